@@ -1,0 +1,246 @@
+//! What all tools share: flags, streams, exit codes and the path from a plan to a printed manifest.
+//!
+//! A tool is `flags → validated config → Plan → work`; [`run_plan`] does everything around the work.
+
+pub mod mk_imbalance;
+
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser};
+use serde_json::json;
+
+use crate::manifest::store::{Claim, Plan, Produced, Writer};
+use crate::manifest::{Manifest, Object, hash, store};
+
+/// Flags that every tool takes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// Directory of the result [default: named after the parameters and the key]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub out: Option<PathBuf>,
+
+    /// Worker threads; results do not depend on it [default: all cores]
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto", global = true)]
+    pub device: String,
+
+    /// Do the work again even if the result is there
+    #[arg(long, global = true)]
+    pub force: bool,
+
+    /// Print the planned manifest (key, params, inputs) and do nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+
+    /// Say which part of the key differs from the result in the output directory, and do nothing
+    #[arg(long, global = true)]
+    pub explain: bool,
+
+    /// Read every input and output again and compare hashes; exit 1 if the result is not there or not intact
+    #[arg(long, global = true)]
+    pub verify: bool,
+
+    /// Print no progress, only warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Print more of what is done; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Version, git commit and whether the build has CUDA, for `--version`.
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (git ",
+    env!("REMIX_GIT_COMMIT"),
+    ", without CUDA)"
+);
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether SIGINT or SIGTERM has come: long work stops at its next safe point with [`Interrupted`].
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// The error of work that stopped because of a signal: exit code 130.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; the same command goes on from the last finished epoch")]
+pub struct Interrupted;
+
+/// The error of an asked check that is false: exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CheckFailed(pub String);
+
+/// Parses the flags, runs the tool and turns its result into an exit code: 0, 1 for a false check, 2 for an error, 130
+/// after a signal. Errors are one line on stderr.
+pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A) -> Result<()>) -> ExitCode {
+    let args = match A::try_parse() {
+        Ok(args) => args,
+        Err(e) if e.use_stderr() => {
+            // clap's text is several lines (usage, tip); keep it, it is for people.
+            let _ = write!(io::stderr(), "{}", e.render());
+            return ExitCode::from(2);
+        }
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::SUCCESS;
+        }
+    };
+    let c = common(&args);
+    let level = match (c.quiet, c.verbose) {
+        (true, _) => log::LevelFilter::Warn,
+        (_, 0) => log::LevelFilter::Info,
+        (_, 1) => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        .filter_module("remix", level)
+        .format(move |f, r| match r.level() {
+            log::Level::Warn => writeln!(f, "{tool}: warning: {}", r.args()),
+            _ => writeln!(f, "{tool}: {}", r.args()),
+        })
+        .init();
+    let threads = c.threads.map_or(0, usize::from);
+    if let Err(e) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
+        log::warn!("cannot start {threads} threads: {e}");
+    }
+    // A second signal kills at once: state on disk is safe at any moment.
+    let handler = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(e) = handler {
+        log::debug!("no signal handler: {e}");
+    }
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "{tool}: {}", one_line(&e));
+            ExitCode::from(match () {
+                () if e.is::<Interrupted>() => 130,
+                () if e.is::<CheckFailed>() => 1,
+                () => 2,
+            })
+        }
+    }
+}
+
+fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {
+    e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+}
+
+fn one_line(e: &anyhow::Error) -> String {
+    format!("{e:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Prints one manifest as one line on stdout.
+///
+/// # Errors
+/// A closed stdout; [`main`] takes it for success.
+pub fn print(m: &Manifest) -> Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, m).map_err(io::Error::from)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+/// Answers from the cache, or locks the directory, does the work and publishes it; then prints the manifest.
+///
+/// `work` writes the outputs into the directory (each by [`store::write_atomic`]) and returns what they are, the
+/// metrics, and what it wants to add to `run`.
+///
+/// # Errors
+/// Those of the work and of the file system; [`CheckFailed`] from `--verify`.
+pub fn run_plan(plan: &Plan, common: &Common, work: impl FnOnce(&Writer) -> Result<Done>) -> Result<Manifest> {
+    let started = (SystemTime::now(), Instant::now());
+    let planned = plan.manifest();
+    if common.explain {
+        eprintln!("{}", plan.explain());
+        return Ok(planned);
+    }
+    if common.dry_run {
+        print(&planned)?;
+        return Ok(planned);
+    }
+    if common.verify {
+        return verify(plan);
+    }
+    let waiting = || log::info!("{}: another process is making it, waiting", plan.dir.display());
+    let m = match plan.claim(common.force, waiting)? {
+        Claim::Done(m) => {
+            log::debug!("{}: already done", plan.dir.display());
+            *m
+        }
+        Claim::Work(writer) => {
+            let done = work(&writer).with_context(|| plan.dir.display().to_string())?;
+            let mut run = provenance(common, started.0, started.1.elapsed().as_secs_f64(), &plan.dir);
+            run.extend(done.run);
+            writer.publish(done.outputs, done.metrics, run)?
+        }
+    };
+    print(&m)?;
+    Ok(m)
+}
+
+/// What the work of a tool hands to [`run_plan`].
+#[derive(Default)]
+pub struct Done {
+    /// The files.
+    pub outputs: Vec<Produced>,
+    /// Numbers for `metrics`.
+    pub metrics: Object,
+    /// Additions to `run`.
+    pub run: Object,
+}
+
+fn verify(plan: &Plan) -> Result<Manifest> {
+    let dir = plan.dir.display();
+    let Some(m) = plan.existing() else {
+        return Err(CheckFailed(format!("{dir}: no finished result here")).into());
+    };
+    if m.key != plan.key() {
+        return Err(CheckFailed(format!("{dir}: holds another result; --explain says what differs")).into());
+    }
+    for o in &m.outputs {
+        m.check(o, hash::file_now).map_err(|e| CheckFailed(e.to_string()))?;
+    }
+    log::info!("{dir}: {} outputs intact", m.outputs.len());
+    print(&m)?;
+    Ok(m)
+}
+
+fn provenance(common: &Common, started: SystemTime, seconds: f64, dir: &Path) -> Object {
+    let since = started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let run = json!({
+        "tool": format!("remix {}", env!("CARGO_PKG_VERSION")),
+        "argv": std::env::args().collect::<Vec<_>>(),
+        "git": {"commit": env!("REMIX_GIT_COMMIT"), "dirty": env!("REMIX_GIT_DIRTY") == "true"},
+        "started_unix": since,
+        "seconds": (seconds * 1e3).round() / 1e3,
+        "host": host.trim(),
+        "device": "cpu",
+        "threads": rayon::current_num_threads(),
+        "requested_device": common.device,
+        "cwd": store::absolute(Path::new(".")),
+        "out": dir,
+    });
+    match run {
+        serde_json::Value::Object(run) => run,
+        _ => Object::new(),
+    }
+}

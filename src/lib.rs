@@ -1,0 +1,5 @@
+//! Learning image classifiers from class-imbalanced data: the library behind `mk-imbalance`, `train`, `eval`, `embed` and
+//! `report`.
+
+pub mod cli;
+pub mod manifest;

@@ -1,0 +1,107 @@
+//! blake3 of files, remembered by the file's identity so that an unchanged 180 MB archive is read only once.
+//!
+//! The memo lives in `$REMIX_CACHE_DIR`, else `$XDG_CACHE_HOME/remix`, else `~/.cache/remix`. An entry holds device,
+//! inode, size, mtime and ctime; any difference means the file is read again. Nobody can set ctime back, so a changed file
+//! is never taken for the old one. Without a writable cache directory everything works, only slower.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::Error;
+
+/// A file changed this recently could change again within one tick of the file system's clock: it is not remembered.
+const SETTLED: Duration = Duration::from_millis(50);
+
+/// The blake3 of a file, from the memo where the file has not been touched since.
+pub fn file(path: &Path) -> Result<String, Error> {
+    let meta = fs::metadata(path).map_err(Error::io(path))?;
+    let identity = format!(
+        "{} {} {} {} {} {} {}",
+        meta.dev(),
+        meta.ino(),
+        meta.size(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec()
+    );
+    let entry = memo_dir().map(|dir| dir.join(format!("{:x}-{:x}", meta.dev(), meta.ino())));
+    if let Some(text) = entry.as_deref().and_then(|e| fs::read_to_string(e).ok())
+        && let Some((hash, rest)) = text.split_once(' ')
+        && rest == identity
+        && hash.len() == 64
+    {
+        return Ok(hash.to_owned());
+    }
+    let hash = file_now(path)?;
+    let changed = Duration::new(
+        meta.ctime().try_into().unwrap_or(0),
+        meta.ctime_nsec().try_into().unwrap_or(0),
+    );
+    let settled = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH + changed)
+        .is_ok_and(|age| age > SETTLED);
+    if let Some(entry) = entry
+        && settled
+    {
+        remember(&entry, &format!("{hash} {identity}"));
+    }
+    Ok(hash)
+}
+
+/// The blake3 of a file, read in full.
+pub fn file_now(path: &Path) -> Result<String, Error> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path).map_err(Error::io(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn memo_dir() -> Option<PathBuf> {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let root = var("REMIX_CACHE_DIR")
+        .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("remix")))
+        .or_else(|| var("HOME").map(|d| d.join(".cache/remix")))?;
+    Some(root.join("hashes"))
+}
+
+/// Best effort: a memo that cannot be written costs time, not correctness.
+fn remember(entry: &Path, text: &str) {
+    let Some(dir) = entry.parent() else { return };
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(dir)?;
+        let mut tmp = tempfile::NamedTempFile::new_in(dir)?;
+        tmp.write_all(text.as_bytes())?;
+        tmp.persist(entry)?;
+        Ok(())
+    };
+    if let Err(e) = write() {
+        log::debug!("hash memo {}: {e}", entry.display());
+    }
+}
+
+/// Opens a directory to make the renames inside it durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_file_is_read_again_even_with_its_old_mtime() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("f");
+        fs::write(&path, b"one").expect("written");
+        let mtime = fs::metadata(&path).and_then(|m| m.modified()).expect("mtime");
+        std::thread::sleep(SETTLED * 2);
+        assert_eq!(file(&path).expect("hash"), blake3::hash(b"one").to_hex().as_str());
+        fs::write(&path, b"two").expect("written");
+        let f = File::options().append(true).open(&path).expect("open");
+        f.set_modified(mtime).expect("mtime set back");
+        assert_eq!(file(&path).expect("hash"), blake3::hash(b"two").to_hex().as_str());
+    }
+}

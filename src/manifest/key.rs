@@ -1,0 +1,91 @@
+//! Keys: what identifies a result before any work is done.
+//!
+//! `key = blake3(canonical JSON of {kind, semantics, params, inputs: [{role, blake3}]})`. Canonical JSON has sorted keys, no
+//! white space, and numbers as serde_json prints them. Whatever cannot change a result never gets here.
+
+use serde_json::{Value, json};
+
+use super::{Input, Kind, Object, Output};
+
+/// The text of a value with sorted object keys and no white space.
+pub fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(name, _)| *name);
+            let body: Vec<_> = entries
+                .into_iter()
+                .map(|(name, v)| format!("{}:{}", Value::from(name.as_str()), canonical(v)))
+                .collect();
+            format!("{{{}}}", body.join(","))
+        }
+        Value::Array(items) => {
+            let body: Vec<_> = items.iter().map(canonical).collect();
+            format!("[{}]", body.join(","))
+        }
+        scalar => scalar.to_string(),
+    }
+}
+
+/// The key of a result. Inputs count by role and content, not by place or by their own key.
+pub fn key(kind: Kind, semantics: u32, params: &Object, inputs: &[Input]) -> String {
+    let inputs: Vec<Value> = inputs
+        .iter()
+        .map(|i| json!({"role": i.role, "blake3": i.blake3}))
+        .collect();
+    let preimage = json!({"kind": kind, "semantics": semantics, "params": params, "inputs": inputs});
+    blake3::hash(canonical(&preimage).as_bytes()).to_hex().to_string()
+}
+
+/// Content hash of some outputs: what another tool's key sees of them.
+pub fn content(outputs: &[&Output]) -> String {
+    let list: Vec<Value> = outputs
+        .iter()
+        .map(|o| json!({"role": o.role, "blake3": o.blake3}))
+        .collect();
+    blake3::hash(canonical(&Value::from(list)).as_bytes())
+        .to_hex()
+        .to_string()
+}
+
+/// The first twelve digits of a key: enough to tell directories apart.
+pub fn short(key: &str) -> &str {
+    key.get(..12).unwrap_or(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_json_sorts_and_escapes() {
+        let value = json!({"b": [1, 2.5, null], "a": {"y": "\"", "x": true}});
+        assert_eq!(canonical(&value), r#"{"a":{"x":true,"y":"\""},"b":[1,2.5,null]}"#);
+    }
+
+    #[test]
+    fn key_sees_content_but_not_place() {
+        let input = |path: &str, blake3: &str| Input {
+            role: "dataset".into(),
+            key: Some(path.into()),
+            path: path.into(),
+            blake3: blake3.into(),
+            params: Object::new(),
+            inputs: vec![],
+        };
+        let k = |i: Input| key(Kind::Checkpoint, 1, &Object::new(), &[i]);
+        assert_eq!(k(input("a", "00")), k(input("b", "00")));
+        assert_ne!(k(input("a", "00")), k(input("a", "01")));
+    }
+
+    #[test]
+    fn key_is_the_documented_hash() {
+        // echo -n '{"inputs":[],"kind":"dataset","params":{"a":1},"semantics":1}' | b3sum
+        let params = json!({"a": 1}).as_object().cloned().expect("an object");
+        let text = r#"{"inputs":[],"kind":"dataset","params":{"a":1},"semantics":1}"#;
+        assert_eq!(
+            key(Kind::Dataset, 1, &params, &[]),
+            blake3::hash(text.as_bytes()).to_hex().to_string()
+        );
+    }
+}

@@ -1,0 +1,312 @@
+//! The manifest: the one JSON object by which the tools describe what they made and find what others made.
+//!
+//! This module is the schema ([`Manifest`]), its key ([`key`]), reading manifests from files and pipes ([`source`]),
+//! file hashes ([`hash`]) and the directory that publishes outputs atomically ([`store`]). It knows nothing of
+//! images or networks.
+
+pub mod hash;
+pub mod key;
+pub mod source;
+pub mod store;
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The schema this build writes. The number behind the slash is the major version: another one is refused.
+pub const SCHEMA: &str = "remix.manifest/1";
+
+/// File name of a manifest inside its output directory.
+pub const FILE: &str = "manifest.json";
+
+/// A JSON object, in the order in which it was written.
+pub type Object = Map<String, Value>;
+
+/// What a manifest describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Image shards made by `mk-imbalance`.
+    Dataset,
+    /// Weights, training state and log made by `train`.
+    Checkpoint,
+    /// Numbers made by `eval`.
+    Metrics,
+    /// Features and logits made by `embed`.
+    Embedding,
+    /// Tables and figures made by `report`.
+    Report,
+}
+
+impl Kind {
+    /// The name used in JSON and in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Dataset => "dataset",
+            Kind::Checkpoint => "checkpoint",
+            Kind::Metrics => "metrics",
+            Kind::Embedding => "embedding",
+            Kind::Report => "report",
+        }
+    }
+
+    /// The tool that makes manifests of this kind.
+    pub fn tool(self) -> &'static str {
+        match self {
+            Kind::Dataset => "mk-imbalance",
+            Kind::Checkpoint => "train",
+            Kind::Metrics => "eval",
+            Kind::Embedding => "embed",
+            Kind::Report => "report",
+        }
+    }
+}
+
+/// One result with everything needed to trust it, repeat it and find its files.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Manifest {
+    /// Always `remix.manifest/1`.
+    pub schema: String,
+    /// What this manifest describes.
+    pub kind: Kind,
+    /// blake3 of the canonical JSON of kind, semantics, params and the content hashes of the inputs.
+    pub key: String,
+    /// Version of the tool's meaning; raised when the same params would give another result.
+    pub semantics: u32,
+    /// Every parameter that can change the result, fully resolved.
+    pub params: Object,
+    /// What the result was computed from, with its own lineage.
+    pub inputs: Vec<Input>,
+    /// The files of the result, relative to the manifest. Empty in a dry run's plan.
+    #[serde(default)]
+    pub outputs: Vec<Output>,
+    /// Numbers that describe the result.
+    #[serde(default)]
+    pub metrics: Object,
+    /// How, when and where it was made. Nothing here enters the key.
+    #[serde(default)]
+    pub run: Object,
+    /// Where the manifest's file is. Only on stdout, never in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Fields that this version does not know; they survive a round trip.
+    #[serde(flatten)]
+    pub extra: Object,
+}
+
+/// Something that a result was computed from: an official file, or the outputs of another manifest.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Input {
+    /// What it is to the tool: `archive`, `dataset`, `checkpoint`, `metrics`.
+    pub role: String,
+    /// Key of the manifest, where the input has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Where it was, relative to the manifest that lists it.
+    pub path: PathBuf,
+    /// Content hash: of the file, or of the hashes of the files that were used ([`key::content`]).
+    pub blake3: String,
+    /// Parameters of the input's manifest, so that lineage survives the loss of the files.
+    #[serde(default, skip_serializing_if = "Object::is_empty")]
+    pub params: Object,
+    /// Inputs of the input's manifest, up to the official files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Input>,
+}
+
+/// One file of a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Output {
+    /// What the file is: `train`, `test`, `last`, `best`, `state`, `log`, ….
+    pub role: String,
+    /// File name, relative to the manifest.
+    pub path: PathBuf,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Hash of the content.
+    pub blake3: String,
+    /// Images, lines or table rows, where that means something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+}
+
+impl Manifest {
+    /// The directory that the outputs' paths are relative to.
+    ///
+    /// # Errors
+    /// When the manifest came from a pipe without `path`.
+    pub fn dir(&self) -> Result<&Path, Error> {
+        self.path
+            .as_deref()
+            .and_then(Path::parent)
+            .ok_or(Error::Nowhere { kind: self.kind.name() })
+    }
+
+    /// Outputs with a role, in the order of the manifest.
+    pub fn outputs_of<'a>(&'a self, role: &'a str) -> impl Iterator<Item = &'a Output> {
+        self.outputs.iter().filter(move |o| o.role == role)
+    }
+
+    /// The input with a role.
+    pub fn input(&self, role: &str) -> Option<&Input> {
+        self.inputs.iter().find(|i| i.role == role)
+    }
+
+    /// This manifest as an input of another one: its key, params and inputs become lineage, `blake3` is the content
+    /// hash over the outputs with `roles`.
+    ///
+    /// # Errors
+    /// When the manifest has no such outputs (a dry run's plan) or no place.
+    pub fn as_input(&self, role: &str, roles: &[&str]) -> Result<Input, Error> {
+        let used: Vec<&Output> = self
+            .outputs
+            .iter()
+            .filter(|o| roles.contains(&o.role.as_str()))
+            .collect();
+        if used.is_empty() {
+            return Err(Error::NoOutput {
+                path: self.path.clone().unwrap_or_default(),
+                kind: self.kind.name(),
+                role: roles.join(" or "),
+                tool: self.kind.tool(),
+            });
+        }
+        let dir = self.dir()?;
+        let mut inputs = self.inputs.clone();
+        for_each_path(&mut inputs, &mut |path| *path = dir.join(&*path));
+        Ok(Input {
+            role: role.to_owned(),
+            key: Some(self.key.clone()),
+            path: dir.join(FILE),
+            blake3: key::content(&used),
+            params: self.params.clone(),
+            inputs,
+        })
+    }
+
+    /// The JSON Schema of manifests, as committed in `docs/manifest.schema.json`.
+    pub fn json_schema() -> Value {
+        let mut schema = schemars::schema_for!(Manifest).to_value();
+        schema["properties"]["schema"]["const"] = SCHEMA.into();
+        schema["$id"] = SCHEMA.into();
+        schema
+    }
+}
+
+/// Visits the paths of inputs and of their inputs.
+pub(crate) fn for_each_path(inputs: &mut [Input], f: &mut impl FnMut(&mut PathBuf)) {
+    for input in inputs {
+        f(&mut input.path);
+        for_each_path(&mut input.inputs, f);
+    }
+}
+
+/// What can be wrong with a manifest or with the files that it names.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Not JSON, or not a manifest.
+    #[error("{path}: not a manifest: {why}; expected the manifest.json that mk-imbalance, train, eval, embed or report wrote")]
+    NotAManifest {
+        /// The file, or `stdin`.
+        path: PathBuf,
+        /// What the parser said.
+        why: String,
+    },
+    /// A schema of another major version.
+    #[error("{path}: schema {found} is not {SCHEMA}; use the version of the tools that wrote it")]
+    Schema {
+        /// The file, or `stdin`.
+        path: PathBuf,
+        /// The schema named there.
+        found: String,
+    },
+    /// A manifest of a kind that the tool does not take.
+    #[error("{path}: is a {found} manifest, {tool} takes {wanted}; {wanted} manifests come from {maker}")]
+    WrongKind {
+        /// The file, or `stdin`.
+        path: PathBuf,
+        /// Kind found.
+        found: &'static str,
+        /// Kind wanted.
+        wanted: &'static str,
+        /// The tool that reads.
+        tool: &'static str,
+        /// The tool that makes what is wanted.
+        maker: &'static str,
+    },
+    /// Came through a pipe, and neither says where it is nor is where it was made.
+    #[error("stdin: a {kind} manifest that does not say where its files are; pass its path as an argument instead")]
+    Nowhere {
+        /// Kind of the manifest.
+        kind: &'static str,
+    },
+    /// The manifest has no output of the role that is needed.
+    #[error("{path}: this {kind} has no {role} output; make it with {tool} (a --dry-run plan has none)")]
+    NoOutput {
+        /// The manifest.
+        path: PathBuf,
+        /// Its kind.
+        kind: &'static str,
+        /// The role that was looked for.
+        role: String,
+        /// The tool that makes it.
+        tool: &'static str,
+    },
+    /// An output is gone.
+    #[error("{path}: missing, though {manifest} lists it; run {tool} again to restore it")]
+    Missing {
+        /// The output.
+        path: PathBuf,
+        /// The manifest.
+        manifest: PathBuf,
+        /// The tool that makes it.
+        tool: &'static str,
+    },
+    /// An output is not what was published.
+    #[error("{path}: {what} differs from its manifest (expected {expected}, found {found}); it was changed or damaged, run {tool} again to restore it")]
+    Damaged {
+        /// The output.
+        path: PathBuf,
+        /// `size` or `blake3`.
+        what: &'static str,
+        /// As in the manifest.
+        expected: String,
+        /// As on disk.
+        found: String,
+        /// The tool that makes it.
+        tool: &'static str,
+    },
+    /// A path in a manifest that leads out of its directory.
+    #[error("{path}: lists the output {output}, which is outside its directory; do not use this manifest")]
+    Escapes {
+        /// The manifest.
+        path: PathBuf,
+        /// The output's path.
+        output: PathBuf,
+    },
+    /// No manifest at all.
+    #[error("{path}: no manifests; {hint}")]
+    Empty {
+        /// The file, or `stdin`.
+        path: PathBuf,
+        /// What to do.
+        hint: &'static str,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+}
