@@ -3,3 +3,6 @@
 
 pub mod cli;
 pub mod manifest;
+pub mod methods;
+pub mod rng;
+pub mod train;
