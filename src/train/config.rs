@@ -3,6 +3,9 @@
 //! It is the `params` of the checkpoint's manifest, and so the key: however an experiment was spelled on the command
 //! line, its configuration is the same. What cannot change a result (device, threads, paths) is not here.
 
+use std::fmt;
+use std::str::FromStr;
+
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,44 +26,54 @@ pub const MEAN: [f64; 3] = [0.4914, 0.4822, 0.4465];
 /// Standard deviation of the channels of CIFAR on the 0–1 scale, as the reference recipe has it.
 pub const STD: [f64; 3] = [0.2023, 0.1994, 0.2010];
 
-/// A network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-#[value(rename_all = "lowercase")]
-pub enum Arch {
-    /// ResNet-20 in the CIFAR form (He et al., arXiv 1512.03385, section 4.2).
-    Resnet20,
-    /// ResNet-32.
-    Resnet32,
-    /// ResNet-44.
-    Resnet44,
-    /// ResNet-56.
-    Resnet56,
-    /// ResNet-110.
-    Resnet110,
+/// A network: a ResNet in the CIFAR form (He et al., arXiv 1512.03385, section 4.2) of 6n + 2 layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Arch {
+    depth: usize,
 }
 
-impl Arch {
-    /// Layers with weights: 6n + 2 for n blocks a stage.
-    pub fn depth(self) -> usize {
-        match self {
-            Arch::Resnet20 => 20,
-            Arch::Resnet32 => 32,
-            Arch::Resnet44 => 44,
-            Arch::Resnet56 => 56,
-            Arch::Resnet110 => 110,
-        }
-    }
+const DEPTHS: [usize; 5] = [20, 32, 44, 56, 110];
 
-    /// The name in flags, params and file names.
-    pub fn name(self) -> &'static str {
-        match self {
-            Arch::Resnet20 => "resnet20",
-            Arch::Resnet32 => "resnet32",
-            Arch::Resnet44 => "resnet44",
-            Arch::Resnet56 => "resnet56",
-            Arch::Resnet110 => "resnet110",
-        }
+impl Arch {
+    /// ResNet-32, the network of the papers.
+    pub const RESNET32: Arch = Arch { depth: 32 };
+
+    /// All names.
+    pub fn names() -> Vec<String> {
+        DEPTHS.iter().map(|d| format!("resnet{d}")).collect()
+    }
+}
+
+impl FromStr for Arch {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let depth = DEPTHS.into_iter().find(|d| format!("resnet{d}") == s);
+        let unknown = || format!("no architecture {s:?}; there are {}", Arch::names().join(", "));
+        Ok(Arch {
+            depth: depth.ok_or_else(unknown)?,
+        })
+    }
+}
+
+impl TryFrom<String> for Arch {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        s.parse()
+    }
+}
+
+impl From<Arch> for String {
+    fn from(arch: Arch) -> String {
+        arch.to_string()
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "resnet{}", self.depth)
     }
 }
 
@@ -136,7 +149,7 @@ impl Config {
     /// The recipe of the papers for one method: ResNet-32, 300 epochs, batch 128, SGD 0.1.
     pub fn new(method: Method) -> Config {
         Config {
-            arch: Arch::Resnet32,
+            arch: Arch::RESNET32,
             mix: method.mix,
             loss: method.loss,
             rule: method.rule,
@@ -199,7 +212,7 @@ impl Config {
     /// # Errors
     /// The first such value, with the flag that sets it.
     pub fn validate(&self) -> Result<(), Error> {
-        let check = |ok: bool, flag, value: &dyn std::fmt::Display, why| {
+        let check = |ok: bool, flag, value: &dyn fmt::Display, why| {
             let fault = || Error {
                 flag,
                 value: value.to_string(),

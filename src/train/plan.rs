@@ -185,7 +185,12 @@ impl EpochPlan<'_> {
 
     /// One step, from 0 to `steps() - 1`.
     pub fn step(&self, i: usize) -> Step {
-        let Plan { config, labels, .. } = self.plan;
+        let Plan {
+            config,
+            labels,
+            cls_num_list,
+            ..
+        } = self.plan;
         let from = i * config.batch_size;
         let batch = &self.order[from..self.order.len().min(from + config.batch_size)];
         let rng = |purpose| stream(config.seed, purpose, self.epoch.into(), i as u64);
@@ -202,7 +207,14 @@ impl EpochPlan<'_> {
         let label_a: Vec<u32> = batch.iter().map(|&n| labels[n as usize]).collect();
         let label_b: Vec<u32> = partner.iter().map(|&p| label_a[p as usize]).collect();
         let lambda = config.mix.draw_lambda(&mut rng(Purpose::Lambda), batch.len());
-        let (coef_a, coef_b) = self.coefficients(&lambda, &label_a, &label_b);
+        let (coef_a, coef_b) = coefficients(
+            &config.mix,
+            cls_num_list,
+            self.weights,
+            &lambda,
+            &label_a,
+            &label_b,
+        );
         Step {
             samples,
             partner,
@@ -213,33 +225,36 @@ impl EpochPlan<'_> {
             coef_b,
         }
     }
+}
 
-    /// Computed in f64, rounded to f32 once.
-    fn coefficients(&self, lambda: &[f32], label_a: &[u32], label_b: &[u32]) -> (Vec<f32>, Vec<f32>) {
-        let counts = &self.plan.cls_num_list;
-        let weight = |class: u32| self.weights.map_or(1.0, |(w, _)| w[class as usize]);
-        let shares: Vec<(f64, f64)> = lambda
-            .iter()
-            .zip(label_a.iter().zip(label_b))
-            .map(|(&lambda, (&a, &b))| {
-                let lambda_y = self
-                    .plan
-                    .config
-                    .mix
-                    .lambda_y(lambda, counts[a as usize], counts[b as usize]);
-                let lambda_y = f64::from(lambda_y);
-                (lambda_y * weight(a), (1.0 - lambda_y) * weight(b))
-            })
-            .collect();
-        let divisor = match self.weights {
-            Some((_, RwNorm::WeightSum)) => shares.iter().map(|(a, b)| a + b).sum(),
-            _ => shares.len() as f64,
-        };
-        shares
-            .iter()
-            .map(|(a, b)| ((a / divisor) as f32, (b / divisor) as f32))
-            .unzip()
-    }
+/// The coefficients of a batch's labels, given its λ and the classes' `counts`; without weights every class counts 1.
+/// Computed in f64, rounded to f32 once.
+fn coefficients(
+    mix: &Mix,
+    counts: &[usize],
+    weights: Option<&(Vec<f64>, RwNorm)>,
+    lambda: &[f32],
+    label_a: &[u32],
+    label_b: &[u32],
+) -> (Vec<f32>, Vec<f32>) {
+    let weight = |class: usize| weights.map_or(1.0, |(w, _)| w[class]);
+    let shares: Vec<(f64, f64)> = lambda
+        .iter()
+        .zip(label_a.iter().zip(label_b))
+        .map(|(&lambda, (&a, &b))| {
+            let (a, b) = (a as usize, b as usize);
+            let lambda_y = f64::from(mix.lambda_y(lambda, counts[a], counts[b]));
+            (lambda_y * weight(a), (1.0 - lambda_y) * weight(b))
+        })
+        .collect();
+    let divisor = match weights {
+        Some((_, RwNorm::WeightSum)) => shares.iter().map(|(a, b)| a + b).sum(),
+        _ => shares.len() as f64,
+    };
+    shares
+        .iter()
+        .map(|(a, b)| ((a / divisor) as f32, (b / divisor) as f32))
+        .unzip()
 }
 
 /// The augmentation that one random word stands for: ⌊162·word/2³²⌋ numbers the 9 × 9 crops times two.
@@ -268,3 +283,7 @@ fn augment(augment: Augment, index: u32, word: u32) -> Sample {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "reference_tests.rs"]
+mod reference;
