@@ -3,6 +3,7 @@
 //! A tool is `flags → validated config → Plan → work`; [`run_plan`] does everything around the work.
 
 pub mod mk_imbalance;
+pub mod train;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
