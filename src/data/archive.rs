@@ -19,18 +19,14 @@ const MAX_UNPACKED: u64 = 1 << 30;
 /// # Errors
 /// An archive that is damaged or truncated, one with links, absolute paths or `..` in it, members that come twice or
 /// are longer than their limit.
-pub fn read(
-    path: &Path,
-    wanted: impl Fn(&Path) -> Option<u64>,
-) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
+pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
     let damaged = |e: io::Error| Error::Official {
         path: path.to_owned(),
         why: format!("damaged or truncated archive ({e})"),
     };
     let file = File::open(path).map_err(Error::io(path))?;
-    let mut archive = Archive::new(
-        GzDecoder::new(io::BufReader::with_capacity(1 << 18, file)).take(MAX_UNPACKED),
-    );
+    let mut archive =
+        Archive::new(GzDecoder::new(io::BufReader::with_capacity(1 << 18, file)).take(MAX_UNPACKED));
     let mut found = BTreeMap::new();
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
@@ -91,9 +87,7 @@ mod tests {
         header.set_cksum();
         let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
         tar.append(&header, data).expect("appended");
-        tar.into_inner()
-            .and_then(GzEncoder::finish)
-            .expect("finished")
+        tar.into_inner().and_then(GzEncoder::finish).expect("finished")
     }
 
     fn message(bytes: &[u8]) -> Result<usize, String> {
@@ -115,12 +109,7 @@ mod tests {
             ("/etc/a", Regular, "1", "leads out of its directory"),
             ("d/a", Symlink, "", "is a link"),
             ("d/a", Link, "", "is a link"),
-            (
-                "d/a",
-                Regular,
-                "12345",
-                "has 5 bytes, at most 4 are expected",
-            ),
+            ("d/a", Regular, "12345", "has 5 bytes, at most 4 are expected"),
         ] {
             let e = message(&packed(name, kind, data.as_bytes())).expect_err(why);
             assert!(e.contains(why), "{e}");

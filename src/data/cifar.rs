@@ -146,12 +146,7 @@ impl Dataset {
     /// # Errors
     /// Nothing of this data set there, or not all of it.
     pub fn locate(self, path: &Path) -> Result<Located, Error> {
-        let found = |place| {
-            Ok(Located {
-                dataset: self,
-                place,
-            })
-        };
+        let found = |place| Ok(Located { dataset: self, place });
         let meta = fs::metadata(path).map_err(Error::io(path))?;
         if meta.is_file() {
             return found(Place::Archive(path.to_owned()));
@@ -175,21 +170,13 @@ impl Dataset {
             return found(Place::Archive(archive));
         }
         if let Some((form, dir)) = directories().find(|(form, dir)| form.begins_in(dir)) {
-            let missing = form
-                .files
-                .iter()
-                .map(|f| dir.join(f))
-                .find(|f| !f.is_file());
+            let missing = form.files.iter().map(|f| dir.join(f)).find(|f| !f.is_file());
             return Err(Error::Official {
                 path: missing.unwrap_or(dir),
                 why: format!("missing, though other files of {} are there", self.name),
             });
         }
-        let names: Vec<_> = self
-            .forms
-            .iter()
-            .flat_map(|f| [f.directory, f.archive])
-            .collect();
+        let names: Vec<_> = self.forms.iter().flat_map(|f| [f.directory, f.archive]).collect();
         Err(Error::NotFound {
             path: path.to_owned(),
             dataset: self.name,
@@ -221,9 +208,7 @@ impl Located {
     pub fn files(&self) -> Vec<(&'static str, PathBuf)> {
         match &self.place {
             Place::Archive(path) => vec![("archive", path.clone())],
-            Place::Directory(form, dir) => {
-                form.files.iter().map(|f| ("file", dir.join(f))).collect()
-            }
+            Place::Directory(form, dir) => form.files.iter().map(|f| ("file", dir.join(f))).collect(),
         }
     }
 
@@ -248,10 +233,7 @@ impl Located {
                 };
                 (
                     *form,
-                    form.files
-                        .par_iter()
-                        .map(read)
-                        .collect::<Result<Vec<_>, _>>()?,
+                    form.files.par_iter().map(read).collect::<Result<Vec<_>, _>>()?,
                 )
             }
             Place::Archive(path) => self.unpack(path)?,
@@ -284,8 +266,7 @@ impl Located {
             Place::Directory(_, path) | Place::Archive(path) => path,
         };
         for (what, images) in [("training", &train), ("test", &test)] {
-            balanced(images, d.classes)
-                .map_err(|why| official(place, format!("the {what} set {why}")))?;
+            balanced(images, d.classes).map_err(|why| official(place, format!("the {what} set {why}")))?;
         }
         Ok(Source {
             class_names,
@@ -319,16 +300,11 @@ impl Located {
         let member = |name: &&str| {
             let member = Path::new(form.directory).join(name);
             let bytes = members.remove(&member);
-            let bytes = bytes.ok_or_else(|| {
-                official(path, format!("the member {} is missing", member.display()))
-            })?;
+            let bytes =
+                bytes.ok_or_else(|| official(path, format!("the member {} is missing", member.display())))?;
             Ok((path.join(member), bytes))
         };
-        let files = form
-            .files
-            .iter()
-            .map(member)
-            .collect::<Result<_, Error>>()?;
+        let files = form.files.iter().map(member).collect::<Result<_, Error>>()?;
         Ok((form, files))
     }
 }
@@ -343,10 +319,7 @@ fn official(path: &Path, why: String) -> Error {
 /// Every class must have the same number of images: the profiles are defined on balanced data.
 fn balanced(images: &Images, classes: usize) -> Result<(), String> {
     let mut counts = vec![0; classes];
-    images
-        .labels()
-        .iter()
-        .for_each(|&l| counts[l as usize] += 1);
+    images.labels().iter().for_each(|&l| counts[l as usize] += 1);
     let each = images.len() / classes;
     match counts.iter().position(|&n| n != each) {
         Some(k) => Err(format!(
@@ -384,18 +357,12 @@ impl Dataset {
                     why: e.to_string(),
                 },
             })?;
-            let (pixels, labels) = self
-                .python(&value, rows)
-                .map_err(|why| official(path, why))?;
+            let (pixels, labels) = self.python(&value, rows).map_err(|why| official(path, why))?;
             (pixels, 0, labels)
         } else {
             let record = self.lead + PIXELS;
             if bytes.len() != rows * record {
-                let why = format!(
-                    "has {} bytes, the official file {}",
-                    bytes.len(),
-                    rows * record
-                );
+                let why = format!("has {} bytes, the official file {}", bytes.len(), rows * record);
                 return Err(official(path, why));
             }
             let labels = bytes
@@ -405,9 +372,7 @@ impl Dataset {
             (bytes, self.lead, labels)
         };
         let label = |(row, label): (usize, i64)| {
-            let known = u32::try_from(label)
-                .ok()
-                .filter(|&l| (l as usize) < self.classes);
+            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < self.classes);
             known.ok_or_else(|| {
                 official(
                     path,
@@ -447,10 +412,7 @@ impl Dataset {
             Value::Int(n) => Ok(*n),
             _ => Err(format!("`{key}` holds something that is no integer")),
         };
-        Ok((
-            data.to_vec(),
-            labels.iter().map(int).collect::<Result<_, _>>()?,
-        ))
+        Ok((data.to_vec(), labels.iter().map(int).collect::<Result<_, _>>()?))
     }
 
     fn class_names(&self, form: Form, bytes: &[u8]) -> Result<Vec<String>, String> {

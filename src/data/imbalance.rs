@@ -76,10 +76,7 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
     // The same operations on the same doubles as in the reference, so that int() cuts at the same places.
     let smallest = |ratio: f64| (n_max as f64 * (1.0 / ratio)) as usize;
     if smallest(ratio) == 0 {
-        let usable = (1..=n_max)
-            .rev()
-            .find(|&r| smallest(r as f64) > 0)
-            .unwrap_or(1);
+        let usable = (1..=n_max).rev().find(|&r| smallest(r as f64) > 0).unwrap_or(1);
         return fail(format!(
             "--imb-ratio {ratio}: the smallest class would have no image; with {n_max} images a class the largest usable \
              ratio is {usable}"
@@ -184,9 +181,7 @@ mod tests {
     }
 
     fn message(profile: Profile, n_max: usize) -> String {
-        cls_num_list(profile, 10, n_max)
-            .expect_err("refused")
-            .to_string()
+        cls_num_list(profile, 10, n_max).expect_err("refused").to_string()
     }
 
     #[test]
@@ -195,10 +190,7 @@ mod tests {
             let counts = cls_num_list(step(100.0, f), 10, 5000).expect("counts");
             counts.iter().filter(|&&n| n == 5000).count()
         };
-        assert_eq!(
-            [0.1, 0.25, 0.3, 0.5, 0.7, 0.9].map(large),
-            [9, 7, 7, 5, 3, 1]
-        );
+        assert_eq!([0.1, 0.25, 0.3, 0.5, 0.7, 0.9].map(large), [9, 7, 7, 5, 3, 1]);
     }
 
     #[test]

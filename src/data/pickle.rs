@@ -123,9 +123,7 @@ impl<'a> Machine<'a> {
 
     fn take(&mut self, n: usize) -> Result<&'a [u8], Error> {
         let rest = &self.bytes[self.at..];
-        let taken = rest
-            .get(..n)
-            .ok_or_else(|| self.damaged("it ends too early"))?;
+        let taken = rest.get(..n).ok_or_else(|| self.damaged("it ends too early"))?;
         self.at += n;
         Ok(taken)
     }
@@ -230,9 +228,7 @@ impl<'a> Machine<'a> {
             b'e' => {
                 let items = self.pop_to_mark()?;
                 match self.stack.last_mut() {
-                    Some(Value::List(list)) if list.len() + items.len() <= MAX_VALUES => {
-                        list.extend(items)
-                    }
+                    Some(Value::List(list)) if list.len() + items.len() <= MAX_VALUES => list.extend(items),
                     _ => return Err(self.damaged("appends to no list")),
                 }
                 Ok(false)
@@ -260,10 +256,9 @@ impl<'a> Machine<'a> {
                     .find(|&known| known == name)
                 {
                     Some(known) => self.push(Value::Global(known)),
-                    None => Err(self.refused(format!(
-                        "asks for {}, which could run code,",
-                        name.escape_debug()
-                    ))),
+                    None => {
+                        Err(self.refused(format!("asks for {}, which could run code,", name.escape_debug())))
+                    }
                 }
             }
             // REDUCE: in Python a call. Here the two calls that make an empty array and its dtype are recognised.
@@ -279,9 +274,7 @@ impl<'a> Machine<'a> {
                     {
                         self.push(Value::Unbuilt)
                     }
-                    (Value::Global(DTYPE), Value::Tuple(t))
-                        if t.first() == Some(&Value::Bytes(b"u1")) =>
-                    {
+                    (Value::Global(DTYPE), Value::Tuple(t)) if t.first() == Some(&Value::Bytes(b"u1")) => {
                         self.push(Value::DtypeU8)
                     }
                     _ => Err(self.refused("calls something that is no array of bytes")),
@@ -332,10 +325,8 @@ mod tests {
 
     #[test]
     fn plain_values() {
-        let value = parse(
-            b"\x80\x02}q\x01(U\x01aq\x02](K\x01M\x00\x01J\xff\xff\xff\xffNeU\x01bK\x02\x85u.",
-        )
-        .expect("parsed");
+        let value = parse(b"\x80\x02}q\x01(U\x01aq\x02](K\x01M\x00\x01J\xff\xff\xff\xffNeU\x01bK\x02\x85u.")
+            .expect("parsed");
         let ints = [Value::Int(1), Value::Int(256), Value::Int(-1), Value::None];
         assert_eq!(value.get("a").and_then(Value::items), Some(&ints[..]));
         assert_eq!(value.get("b"), Some(&Value::Tuple(vec![Value::Int(2)])));
@@ -370,10 +361,7 @@ mod tests {
             parse(&vec![b'('; MAX_VALUES + 2]),
             Err(Error::Refused(..))
         ));
-        assert!(matches!(
-            parse(b"T\xff\xff\xff\xffab"),
-            Err(Error::Damaged(..))
-        ));
+        assert!(matches!(parse(b"T\xff\xff\xff\xffab"), Err(Error::Damaged(..))));
     }
 
     #[test]

@@ -33,16 +33,24 @@ pub type Chosen<'a> = (&'static str, &'a Images, &'a [u32]);
 /// The file system's.
 pub fn write(dir: &Path, splits: &[Chosen], shard_bytes: usize) -> Result<Vec<Produced>, Error> {
     let rows = (shard_bytes.saturating_sub(HEADER) / ROW).max(1);
-    let shards = |&(split, images, chosen): &Chosen| {
-        let chunks = chosen.chunks(rows).enumerate();
-        chunks.map(|(n, chunk)| (split, images, chunk, n)).collect::<Vec<_>>()
-    };
-    let shards: Vec<_> = splits.iter().flat_map(shards).collect();
+    let mut shards = vec![];
+    for &(split, images, chosen) in splits {
+        shards.extend(
+            chosen
+                .chunks(rows)
+                .enumerate()
+                .map(|(n, chunk)| (split, images, chunk, n)),
+        );
+    }
     let write = |(split, images, chunk, n): (_, _, &[u32], _)| {
         let name = format!("{split}-{n:05}.safetensors");
         let bytes = encode(images, chunk);
         write_atomic(&dir.join(&name), |f| std::io::Write::write_all(f, &bytes))?;
-        Ok(Produced { role: split, name, rows: Some(chunk.len() as u64) })
+        Ok(Produced {
+            role: split,
+            name,
+            rows: Some(chunk.len() as u64),
+        })
     };
     shards.into_par_iter().map(write).collect()
 }
@@ -56,14 +64,10 @@ fn encode(images: &Images, chosen: &[u32]) -> Vec<u8> {
     let label = |&i: &u32| i64::from(images.labels()[i as usize]).to_le_bytes();
     let labels: Vec<u8> = chosen.iter().flat_map(label).collect();
     let indices: Vec<u8> = chosen.iter().flat_map(|i| i.to_le_bytes()).collect();
-    let view = |dtype, shape, bytes| {
-        TensorView::new(dtype, shape, bytes).expect("sizes match by construction")
-    };
+    let view =
+        |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).expect("sizes match by construction");
     let tensors = [
-        (
-            "images",
-            view(Dtype::U8, vec![n, SIDE, SIDE, CHANNELS], &pixels),
-        ),
+        ("images", view(Dtype::U8, vec![n, SIDE, SIDE, CHANNELS], &pixels)),
         ("labels", view(Dtype::I64, vec![n], &labels)),
         ("source_index", view(Dtype::U32, vec![n], &indices)),
     ];
@@ -116,8 +120,7 @@ impl Split {
         // SAFETY: the map is only read. Shards are replaced by rename, never written in place, so the mapped file stays as
         // it is; a program that truncates it all the same makes reads fault, as with any mapped file.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-        let tensors =
-            SafeTensors::deserialize(&map).map_err(|e| bad(format!("not a shard: {e}")))?;
+        let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(format!("not a shard: {e}")))?;
         let tensor = |name: &str, dtype: Dtype, rank: usize| {
             let t = tensors
                 .tensor(name)
@@ -154,14 +157,9 @@ impl Split {
         let first = self.labels.len();
         for (row, word) in labels.data().as_chunks().0.iter().enumerate() {
             let label = i64::from_le_bytes(*word);
-            let known = u32::try_from(label)
-                .ok()
-                .filter(|&l| (l as usize) < classes);
-            self.labels.push(
-                known.ok_or_else(|| {
-                    bad(format!("row {row} has label {label} of {classes} classes"))
-                })?,
-            );
+            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < classes);
+            self.labels
+                .push(known.ok_or_else(|| bad(format!("row {row} has label {label} of {classes} classes")))?);
         }
         self.source_index.extend(
             indices

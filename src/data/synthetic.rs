@@ -59,11 +59,7 @@ fn images(split: u64, n: usize) -> Images {
             paint(i % CLASSES.len(), &mut Dice(generator), out);
         });
     let mut images = Images::default();
-    images.push(
-        pixels,
-        0,
-        (0..n).map(|i| (i % CLASSES.len()) as u32).collect(),
-    );
+    images.push(pixels, 0, (0..n).map(|i| (i % CLASSES.len()) as u32).collect());
     images
 }
 
