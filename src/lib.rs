@@ -2,6 +2,7 @@
 //! `report`.
 
 pub mod cli;
+pub mod data;
 pub mod manifest;
 pub mod methods;
 pub mod rng;
