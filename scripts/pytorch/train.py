@@ -101,6 +101,8 @@ def main():
     test_images, test_labels = read_split(manifest, directory, "test")
     classes, size = int(test_labels.max()) + 1, images.shape[1]
     counts = torch.bincount(labels, minlength=classes).double()
+    if rule and counts.min() == 0:
+        raise SystemExit(f"{directory}: class {counts.argmin()} has no images; use a method without a rule")
     padded = F.pad(images, (0, 0, PAD, PAD, PAD, PAD))
     weights = effective_weights(counts)
     device, n = args.device, len(labels)
