@@ -27,7 +27,7 @@ def main():
 
     state = load_file(args.checkpoint)
     if "linear.weight" not in state:
-        raise SystemExit(f"{args.checkpoint}: no linear.weight in it; give a last.safetensors or best.safetensors")
+        raise SystemExit(f"{args.checkpoint}: no linear.weight; give a last.safetensors or best.safetensors")
     use_norm = "linear.bias" not in state
     classes = state["linear.weight"].shape[1 if use_norm else 0]
     model = resnet_s(args.arch, classes, use_norm)

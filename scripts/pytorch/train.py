@@ -21,6 +21,7 @@ from shards import read_manifest, read_split
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 RECIPES = {"seed": (150, 225), "paper": (150, 250)}
 BETA, ALPHA, KAPPA, TAU = 0.9999, 1.0, 3.0, 0.5
+RULES = ("rs", "rw", "drs", "drw")
 PAD = 4
 
 
@@ -80,12 +81,10 @@ def parse():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    # The plain rules are methods too: rs, rw, drs, drw mean erm with that rule.
-    mix, _, rule = args.method.rpartition("-") if "-" in args.method else (args.method, "", "none")
-    if mix in ("rs", "rw", "drs", "drw"):
-        mix, rule = "erm", mix
-    if mix not in ("erm", "mixup", "remix") or rule not in ("none", "rs", "rw", "drs", "drw"):
-        parser.error(f"--method {args.method}: give erm, mixup or remix, with -rs, -rw, -drs or -drw behind")
+    # A rule alone is a method too: erm with that rule.
+    mix, _, rule = (f"erm-{args.method}" if args.method in RULES else args.method).partition("-")
+    if mix not in ("erm", "mixup", "remix") or (rule not in RULES and "-" in args.method):
+        parser.error(f"--method {args.method}: give erm, mixup or remix, then -rs, -rw, -drs or -drw")
     return args, mix, rule
 
 
@@ -102,6 +101,8 @@ def main():
     test_images, test_labels = read_split(manifest, directory, "test")
     classes, size = int(test_labels.max()) + 1, images.shape[1]
     counts = torch.bincount(labels, minlength=classes).double()
+    if rule and counts.min() == 0:
+        raise SystemExit(f"{directory}: class {counts.argmin()} has no images; use a method without a rule")
     padded = F.pad(images, (0, 0, PAD, PAD, PAD, PAD))
     weights = effective_weights(counts)
     device, n = args.device, len(labels)
@@ -112,7 +113,7 @@ def main():
 
     for epoch in range(1, args.epochs + 1):
         started = time.perf_counter()
-        lr = args.lr * 0.1 ** sum(epoch >= m for m in milestones)
+        lr = args.lr / 10 ** sum(epoch >= m for m in milestones)
         sgd.param_groups[0]["lr"] = lr
         deferred = epoch >= milestones[-1]
         resample = rule == "rs" or (rule == "drs" and deferred)
