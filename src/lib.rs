@@ -5,5 +5,7 @@ pub mod cli;
 pub mod data;
 pub mod manifest;
 pub mod methods;
+pub mod model;
+pub mod ops;
 pub mod rng;
 pub mod train;

@@ -20,13 +20,11 @@ use super::{Common, Done, run_plan};
 use crate::manifest::store::{Plan, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, key, source};
 use crate::train::config::Config;
-use crate::train::{self, SEMANTICS};
+use crate::train::{self, SEMANTICS, STATE};
 
 /// While a run is unfinished, its plan stands here and tells whose training state the directory holds.
 const PLAN: &str = "plan.json";
 
-/// The training state of an unfinished or finished run.
-const STATE: &str = "state.safetensors";
 
 /// The tool.
 pub fn main() -> ExitCode {
@@ -77,9 +75,7 @@ fn directory(flags: &Flags, config: &Config, key: &str) -> PathBuf {
 fn work(writer: &Writer, config: &Config, dataset: &Manifest, common: &Common) -> Result<Done> {
     take_over(writer, common.force)?;
     let mut progress = Progress::new(config, common.quiet);
-    let done = train::run(config, dataset, writer.dir(), common.force, &mut |e| {
-        progress.epoch(e)
-    })?;
+    let done = train::run(config, dataset, writer.dir(), &mut |e| progress.epoch(e))?;
     drop(progress);
     Ok(done)
 }

@@ -5,7 +5,6 @@
 //! here.
 
 use std::fmt;
-use std::str::FromStr;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use crate::methods::loss::Loss;
 use crate::methods::mix::Mix;
 use crate::methods::presets::Method;
 use crate::methods::rule::Rule;
+use crate::model::Arch;
 
 /// Pixels of zero padding before the random crop.
 pub const CROP_PADDING: u8 = 4;
@@ -26,57 +26,6 @@ pub const MEAN: [f64; 3] = [0.4914, 0.4822, 0.4465];
 
 /// Standard deviation of the channels of CIFAR on the 0–1 scale, as the reference recipe has it.
 pub const STD: [f64; 3] = [0.2023, 0.1994, 0.2010];
-
-/// A network: a ResNet in the CIFAR form (He et al., arXiv 1512.03385, section 4.2) of 6n + 2 layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Arch {
-    depth: usize,
-}
-
-const DEPTHS: [usize; 5] = [20, 32, 44, 56, 110];
-
-impl Arch {
-    /// ResNet-32, the network of the papers.
-    pub const RESNET32: Arch = Arch { depth: 32 };
-
-    /// All names.
-    pub fn names() -> Vec<String> {
-        DEPTHS.iter().map(|d| format!("resnet{d}")).collect()
-    }
-}
-
-impl FromStr for Arch {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        let depth = DEPTHS.into_iter().find(|d| format!("resnet{d}") == s);
-        let unknown = || format!("no architecture {s:?}; there are {}", Arch::names().join(", "));
-        Ok(Arch {
-            depth: depth.ok_or_else(unknown)?,
-        })
-    }
-}
-
-impl TryFrom<String> for Arch {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        s.parse()
-    }
-}
-
-impl From<Arch> for String {
-    fn from(arch: Arch) -> String {
-        arch.to_string()
-    }
-}
-
-impl fmt::Display for Arch {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "resnet{}", self.depth)
-    }
-}
 
 /// The arithmetic of forward and backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

@@ -1,51 +1,270 @@
-//! Training: what to do ([`config`]), at which learning rate ([`schedule`]), on which batches ([`plan`]).
+//! Training: what to do ([`config`]), at which learning rate ([`schedule`]), on which batches ([`plan`]), and the loop
+//! over the epochs, which can be killed at any moment and goes on from the last finished epoch.
+//!
+//! At the end of an epoch the log, the best weights and the state are replaced, each atomically and in this order. A kill
+//! between them leaves a state that is older than the other two; the epoch is then repeated with the same numbers and
+//! writes the same bytes.
 
 pub mod config;
 pub mod plan;
 pub mod schedule;
 
+use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::time::Instant;
 
-use crate::cli::Done;
-use crate::manifest::Manifest;
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::cli::{Done, Interrupted, interrupted};
+use crate::data::Info;
+use crate::data::shard::Split;
+use crate::manifest::store::{Produced, write_atomic};
+use crate::manifest::{Manifest, Object};
+use crate::model::infer::Folded;
+use crate::model::resnet::Net;
+use crate::model::weights;
+use crate::methods::loss::Targets;
+use crate::ops::head::argmax;
+use crate::ops::load::{self, Levels, View, levels};
+use crate::ops::sgd::Rates;
+use crate::ops::simd::Isa;
 use config::Config;
+use plan::{EpochPlan, Plan, Step};
 
 /// Version of what `train` means; raised when the same params would give another result.
 pub const SEMANTICS: u32 = 1;
 
-/// What one epoch came to.
-#[derive(Clone, Copy, Debug)]
+/// Weights after the last epoch.
+pub const LAST: &str = "last.safetensors";
+/// Weights after the epoch with the best accuracy on the test set.
+pub const BEST: &str = "best.safetensors";
+/// Everything that a resumed training needs.
+pub const STATE: &str = "state.safetensors";
+/// One JSON object an epoch.
+pub const LOG: &str = "log.jsonl";
+
+/// What one epoch came to; a line of `log.jsonl`. Accuracies are in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochReport {
-    /// Seed of the run.
-    pub seed: u64,
     /// The epoch that has ended, from 1.
     pub epoch: u32,
     /// Epochs of the run.
     pub epochs: u32,
+    /// Seed of the run.
+    pub seed: u64,
     /// Learning rate of the epoch.
     pub lr: f32,
     /// Mean training loss of the epoch.
     pub loss: f64,
-    /// Share of training images classified right while training, 0–1.
+    /// Training images classified right while training, a mixed label counting by its share.
     pub train_top1: f64,
-    /// Share of test images classified right after the epoch, 0–1.
+    /// Test images classified right after the epoch.
     pub test_top1: f64,
-    /// Training images a second.
+    /// Training images a second, without evaluation.
     pub images_per_second: f64,
     /// Seconds of the epoch, evaluation included.
     pub seconds: f64,
 }
 
-/// Trains, or goes on where an earlier call was stopped.
+/// How far a training is; the metadata of its state file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Reached {
+    epoch: u32,
+    steps: u64,
+    best_epoch: u32,
+    best_top1: f64,
+}
+
+/// Name of the metadata entry that holds [`Reached`].
+const REACHED: &str = "reached";
+
+/// Trains, or goes on where an earlier call was stopped: from the state in `dir`, if there is one.
 ///
 /// # Errors
-/// Not built yet.
+/// Damaged data or state, a loss that is no number, a full disk; [`Interrupted`] after a signal.
 pub fn run(
-    _config: &Config,
-    _dataset: &Manifest,
-    _dir: &Path,
-    _force: bool,
-    _on_epoch: &mut dyn FnMut(&EpochReport),
-) -> anyhow::Result<Done> {
-    anyhow::bail!("not built")
+    config: &Config,
+    dataset: &Manifest,
+    dir: &Path,
+    on_epoch: &mut dyn FnMut(&EpochReport),
+) -> Result<Done> {
+    let info = Info::of(dataset)?;
+    let (train, test) = (Split::open(dataset, "train")?, Split::open(dataset, "test")?);
+    ensure!(
+        train.shape() == test.shape(),
+        "train images are {:?}, test images {:?}; make the data set again",
+        train.shape(),
+        test.shape()
+    );
+    let plan = Plan::new(config, train.labels(), &info.cls_num_list)?;
+    let net = Net::new(config.arch, train.shape(), info.classes, config.batch_size.min(train.len()))?;
+    let levels = levels(&config.mean, &config.std);
+    let (mut reached, mut log) = match resume(&net, dir)? {
+        Some(found) => {
+            log::info!("going on after epoch {} of {}", found.0.epoch, config.epochs);
+            found
+        }
+        None => {
+            net.init(config.seed)?;
+            Default::default()
+        }
+    };
+    for epoch in reached.epoch + 1..=config.epochs {
+        let started = Instant::now();
+        let epoch_plan = plan.epoch(epoch);
+        let rates = Rates {
+            lr: config.lr_at(epoch),
+            momentum: config.momentum as f32,
+            weight_decay: config.weight_decay as f32,
+        };
+        let (loss, right) = train_epoch(&net, &train, &levels, &epoch_plan, rates, epoch)?;
+        let trained = started.elapsed().as_secs_f64();
+        let state = net.state_dict()?;
+        let test_top1 = top1(&Folded::new(&state, config.arch, test.shape(), info.classes)?, &test);
+        reached.epoch = epoch;
+        reached.steps += epoch_plan.steps() as u64;
+        let report = EpochReport {
+            epoch,
+            epochs: config.epochs,
+            seed: config.seed,
+            lr: rates.lr,
+            loss: loss / epoch_plan.steps() as f64,
+            train_top1: 100.0 * right / train.len() as f64,
+            test_top1,
+            images_per_second: round(train.len() as f64 / trained),
+            seconds: round(started.elapsed().as_secs_f64()),
+        };
+        log.push(report);
+        write_log(dir, &log)?;
+        if test_top1 > reached.best_top1 || reached.best_epoch == 0 {
+            (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
+            weights::save(&dir.join(BEST), &state, reached.steps, None)?;
+        }
+        let note = serde_json::to_string(&reached)?;
+        weights::save(&dir.join(STATE), &net.training_state()?, reached.steps, Some((REACHED, note)))?;
+        on_epoch(&report);
+    }
+    weights::save(&dir.join(LAST), &net.state_dict()?, reached.steps, None)?;
+    finish(reached, &log)
+}
+
+/// One epoch; returns the sum of the steps' losses and the number of right predictions.
+fn train_epoch(
+    net: &Net,
+    train: &Split,
+    levels: &Levels,
+    plan: &EpochPlan,
+    rates: Rates,
+    epoch: u32,
+) -> Result<(f64, f64)> {
+    let (mut loss, mut right) = (0.0, 0.0);
+    for step in 0..plan.steps() {
+        if interrupted() {
+            return Err(Interrupted.into());
+        }
+        let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(step);
+        let view = |n: usize| {
+            let s = samples[n];
+            View {
+                image: train.image(s.index as usize),
+                dy: s.dy.into(),
+                dx: s.dx.into(),
+                flip: s.flip,
+            }
+        };
+        load::forward(&net.x, train.shape(), levels, view, &partner, &lambda)?;
+        let targets =
+            Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
+        let result = net.step(targets, rates)?;
+        if !result.loss.is_finite() {
+            bail!(
+                "the loss is {} in epoch {epoch}, step {}; try a smaller --lr, or --warmup 5",
+                result.loss,
+                step + 1
+            );
+        }
+        loss += result.loss;
+        right += result.right;
+    }
+    Ok((loss, right))
+}
+
+/// Percent of a split that is classified right.
+fn top1(net: &Folded, split: &Split) -> f64 {
+    let out = net.run(split);
+    let rows = out.logits.chunks_exact(out.classes);
+    let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
+    100.0 * right as f64 / split.len() as f64
+}
+
+/// Takes up the state in the directory, with the log as far as the state goes.
+fn resume(net: &Net, dir: &Path) -> Result<Option<(Reached, Vec<EpochReport>)>> {
+    let path = dir.join(STATE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let hint = || format!("{}: cannot go on from here; --force starts the training anew", path.display());
+    let (state, notes) = weights::open(&path).with_context(hint)?;
+    let reached: Reached = notes
+        .get(REACHED)
+        .context("does not say how far the training is")
+        .and_then(|text| Ok(serde_json::from_str(text)?))
+        .with_context(hint)?;
+    net.resume(&state).with_context(hint)?;
+    let path = dir.join(LOG);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let log = text
+        .lines()
+        .take(reached.epoch as usize)
+        .map(serde_json::from_str)
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| format!("{}: --force starts the training anew", path.display()))?;
+    ensure!(
+        log.len() == reached.epoch as usize,
+        "{}: has {} of {} epochs; --force starts the training anew",
+        path.display(),
+        log.len(),
+        reached.epoch
+    );
+    Ok(Some((reached, log)))
+}
+
+fn write_log(dir: &Path, log: &[EpochReport]) -> Result<()> {
+    let lines = log.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    Ok(write_atomic(&dir.join(LOG), |f| lines.iter().try_for_each(|line| writeln!(f, "{line}")))?)
+}
+
+fn finish(reached: Reached, log: &[EpochReport]) -> Result<Done> {
+    let last = log.last().context("a training has at least one epoch")?;
+    let mut speed: Vec<f64> = log.iter().map(|e| e.images_per_second).collect();
+    speed.sort_by(f64::total_cmp);
+    let object = |value: Value| value.as_object().cloned().unwrap_or_else(Object::new);
+    let file = |role, name: &str, rows| Produced { role, name: name.to_owned(), rows };
+    Ok(Done {
+        outputs: vec![
+            file("last", LAST, None),
+            file("best", BEST, None),
+            file("state", STATE, None),
+            file("log", LOG, Some(log.len() as u64)),
+        ],
+        metrics: object(json!({
+            "last_top1": last.test_top1,
+            "best_top1": reached.best_top1,
+            "best_epoch": reached.best_epoch,
+            "last_loss": last.loss,
+            "last_train_top1": last.train_top1,
+            "epochs": last.epoch,
+        })),
+        run: object(json!({
+            "train_images_per_second": speed[speed.len() / 2],
+            "instruction_set": Isa::get().name(),
+        })),
+    })
+}
+
+fn round(x: f64) -> f64 {
+    (x * 1e3).round() / 1e3
 }

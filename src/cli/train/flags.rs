@@ -12,7 +12,8 @@ use crate::methods::loss::Loss;
 use crate::methods::mix::{LambdaPer, Mix};
 use crate::methods::presets::{Method, preset};
 use crate::methods::rule::{Draw, Reweight, Rule, RwNorm};
-use crate::train::config::{Arch, Augment, Config, Precision};
+use crate::model::Arch;
+use crate::train::config::{Augment, Config, Precision};
 use crate::train::schedule::Recipe;
 
 const EXAMPLES: &str = "\

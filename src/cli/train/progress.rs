@@ -78,8 +78,8 @@ fn describe(e: &EpochReport, seconds_per_epoch: f64) -> String {
         "lr {} loss {:.4} train {:.2} % test {:.2} % {:.0} images/s ETA {}",
         e.lr,
         e.loss,
-        100.0 * e.train_top1,
-        100.0 * e.test_top1,
+        e.train_top1,
+        e.test_top1,
         e.images_per_second,
         FormattedDuration(Duration::try_from_secs_f64(left.round()).unwrap_or_default()),
     )
@@ -97,8 +97,8 @@ mod tests {
             epochs: 300,
             lr: 0.001,
             loss: 0.123_456,
-            train_top1: 0.9876,
-            test_top1: 0.7,
+            train_top1: 98.76,
+            test_top1: 70.0,
             images_per_second: 612.4,
             seconds: 20.0,
         };

@@ -1,0 +1,306 @@
+//! Inference: batch norm folded into the convolutions, and a whole network run over a few images while they are in the
+//! cache.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::weights::{self, StateDict, get, to_hwio};
+use super::{Arch, Named};
+use crate::data::Info;
+use crate::data::shard::Split;
+use crate::ops::conv::Geometry;
+use crate::ops::conv::tile::{Run, Sink, Walk, correlate};
+use crate::ops::head::logits;
+use crate::ops::load::{Levels, levels};
+use crate::ops::simd::{Isa, Task, Vector, run};
+use crate::ops::{Parts, chunk_range, for_each_chunk, norm};
+use crate::train::config;
+
+/// Outputs of a network for a whole split, row major, in the order of the split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inference {
+    /// (N, classes).
+    pub logits: Vec<f32>,
+    /// Pooled features, (N, `feature_len`).
+    pub features: Vec<f32>,
+    /// Number of classes.
+    pub classes: usize,
+    /// Length of a feature vector.
+    pub feature_len: usize,
+}
+
+/// Runs the weights of a file over a split, with the recipe's normalisation and no augmentation.
+///
+/// # Errors
+/// A file that cannot be read, weights of another architecture or number of classes.
+pub fn infer(weights: &Path, arch: Arch, split: &Split, info: &Info) -> Result<Inference> {
+    let at = || weights.display().to_string();
+    let (dict, _) = weights::open(weights)?;
+    weights::check_arch(&dict, arch).with_context(at)?;
+    let classes = weights::classes(&dict).with_context(at)?;
+    ensure!(
+        classes == info.classes,
+        "{}: a network for {classes} classes, the data set has {}; use the data set it was trained on",
+        at(),
+        info.classes
+    );
+    Ok(Folded::new(&dict, arch, split.shape(), classes).with_context(at)?.run(split))
+}
+
+/// A convolution with its batch norm folded in: `relu(conv(x) + bias [+ shortcut])`.
+struct Conv {
+    geo: Geometry,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// A network ready for inference.
+pub struct Folded {
+    convs: Vec<Conv>,
+    linear: (Vec<f32>, Vec<f32>),
+    classes: usize,
+    feature_len: usize,
+    levels: Levels,
+}
+
+/// Images that go through a layer before the next layer's weights are needed.
+const GROUP: usize = 2;
+
+impl Folded {
+    /// Folds weights. `shape` is that of the images, `[H, W, C]`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn new(dict: &StateDict, arch: Arch, shape: [usize; 3], classes: usize) -> Result<Self> {
+        let fold = |Named { conv, norm: bn, geo }: Named| -> Result<Conv> {
+            let (cin, cout) = (geo.cin, geo.cout);
+            let mut weight =
+                to_hwio(get(dict, &format!("{conv}.weight"), &[cout, cin, 3, 3])?, cin, cout);
+            let part = |name: &str| get(dict, &format!("{bn}.{name}"), &[cout]);
+            let (gamma, beta) = (part("weight")?, part("bias")?);
+            let (mean, var) = (part("running_mean")?, part("running_var")?);
+            let scale: Vec<f64> = (0..cout)
+                .map(|c| f64::from(gamma[c]) / (f64::from(var[c]) + norm::EPS).sqrt())
+                .collect();
+            for row in weight.chunks_exact_mut(cout) {
+                row.iter_mut().zip(&scale).for_each(|(w, s)| *w = (f64::from(*w) * s) as f32);
+            }
+            let bias =
+                (0..cout).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
+            Ok(Conv { geo, weight, bias })
+        };
+        let len = arch.feature_len();
+        Ok(Folded {
+            convs: arch.convs(shape).into_iter().map(fold).collect::<Result<_>>()?,
+            linear: (
+                get(dict, "linear.weight", &[classes, len])?.to_vec(),
+                get(dict, "linear.bias", &[classes])?.to_vec(),
+            ),
+            classes,
+            feature_len: len,
+            levels: levels(&config::MEAN, &config::STD),
+        })
+    }
+
+    /// Logits and features of all images of a split.
+    pub fn run(&self, split: &Split) -> Inference {
+        let n = split.len();
+        let mut out = Inference {
+            logits: vec![0.0; n * self.classes],
+            features: vec![0.0; n * self.feature_len],
+            classes: self.classes,
+            feature_len: self.feature_len,
+        };
+        let (z, f) = (Parts::new(&mut out.logits), Parts::new(&mut out.features));
+        for_each_chunk(n, |chunk| {
+            let range = chunk_range(chunk, n);
+            let mut space = Space::new(self);
+            for first in range.clone().step_by(GROUP) {
+                let group = first..range.end.min(first + GROUP);
+                // SAFETY: groups do not overlap.
+                let features =
+                    unsafe { f.part(group.start * self.feature_len..group.end * self.feature_len) };
+                let images: Vec<&[u8]> = group.clone().map(|n| split.image(n)).collect();
+                run(Isa::get(), Group { net: self, images: &images, space: &mut space, features });
+                for (i, n) in group.enumerate() {
+                    // SAFETY: one image each.
+                    let z = unsafe { z.part(n * self.classes..(n + 1) * self.classes) };
+                    let features = &features[i * self.feature_len..][..self.feature_len];
+                    logits(features, &self.linear.0, &self.linear.1, z);
+                }
+            }
+        });
+        out
+    }
+}
+
+/// Three halo'd activations for each image of a group.
+struct Space {
+    len: usize,
+    buffers: [Vec<f32>; 3],
+}
+
+impl Space {
+    fn new(net: &Folded) -> Self {
+        let padded = |g: &Geometry| (g.height + 2) * (g.width + 2) * g.cin.max(g.cout);
+        let len = net.convs.iter().map(|c| padded(&c.geo)).max().unwrap_or(0);
+        Space { len, buffers: std::array::from_fn(|_| vec![0.0; GROUP * len]) }
+    }
+}
+
+struct Group<'a> {
+    net: &'a Folded,
+    images: &'a [&'a [u8]],
+    space: &'a mut Space,
+    features: &'a mut [f32],
+}
+
+impl Task for Group<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector, const WIDE: bool>(self) {
+        let len = self.space.len;
+        let [a, b, c] = &mut self.space.buffers;
+        let (mut x, mid, mut y) = (a, b, c);
+        let mut convs = self.net.convs.iter();
+        let Some(stem) = convs.next() else { return };
+        mid.fill(0.0);
+        x.fill(0.0);
+        for (i, image) in self.images.iter().enumerate() {
+            load(stem.geo, image, &self.net.levels, &mut mid[i * len..(i + 1) * len]);
+        }
+        // SAFETY: the buffers hold every layer's images with their halos, zero outside the image.
+        unsafe {
+            for i in 0..self.images.len() {
+                convolve::<V, WIDE>(stem, &mid[i * len..], &mut x[i * len..], None, false);
+            }
+            mid.fill(0.0);
+            while let (Some(first), Some(second)) = (convs.next(), convs.next()) {
+                let half = first.geo.stride == 2;
+                if half {
+                    mid.fill(0.0);
+                    y.fill(0.0);
+                }
+                for i in 0..self.images.len() {
+                    convolve::<V, WIDE>(first, &x[i * len..], &mut mid[i * len..], None, false);
+                }
+                for i in 0..self.images.len() {
+                    let at = i * len;
+                    if half {
+                        let before = (&x[at..], first.geo);
+                        convolve::<V, WIDE>(second, &mid[at..], &mut y[at..], Some(before), false);
+                    } else {
+                        convolve::<V, WIDE>(second, &mid[at..], &mut x[at..], None, true);
+                    }
+                }
+                if half {
+                    std::mem::swap(&mut x, &mut y);
+                }
+            }
+        }
+        let Some(last) = self.net.convs.last() else { return };
+        let (c, width) = (last.geo.cout, last.geo.out_width());
+        let pixels = (width * last.geo.out_height()) as f32;
+        self.features.fill(0.0);
+        for (i, features) in self.features.chunks_exact_mut(c).enumerate() {
+            for row in 0..last.geo.out_height() {
+                let start = i * len + ((row + 1) * (width + 2) + 1) * c;
+                for pixel in x[start..start + width * c].chunks_exact(c) {
+                    features.iter_mut().zip(pixel).for_each(|(f, p)| *f += p);
+                }
+            }
+            features.iter_mut().for_each(|f| *f /= pixels);
+        }
+    }
+}
+
+/// Normalises an image into its halo.
+fn load(geo: Geometry, image: &[u8], levels: &Levels, out: &mut [f32]) {
+    let c = geo.cin;
+    for row in 0..geo.height {
+        let start = ((row + 1) * (geo.width + 2) + 1) * c;
+        let bytes = &image[row * geo.width * c..(row + 1) * geo.width * c];
+        for (at, (x, byte)) in out[start..].iter_mut().zip(bytes).enumerate() {
+            *x = levels[at % c][usize::from(*byte)];
+        }
+    }
+}
+
+/// One convolution of one image, from halo to halo. `half` is the image of a [`crate::ops::conv::Shortcut::Half`] with the
+/// geometry it entered the block with; `in_place` adds what `out` holds.
+#[inline(always)]
+unsafe fn convolve<V: Vector, const WIDE: bool>(
+    conv: &Conv,
+    x: &[f32],
+    out: &mut [f32],
+    half: Option<(&[f32], Geometry)>,
+    in_place: bool,
+) {
+    let geo = conv.geo;
+    let row = (geo.width + 2) * geo.cin;
+    let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * geo.cin });
+    let walk = Walk {
+        rows: geo.out_height(),
+        cols: geo.out_width(),
+        row_step: geo.stride * row,
+        col_step: geo.stride * geo.cin,
+        runs: &runs,
+    };
+    let mut sink = Finish { geo, out: out.as_mut_ptr(), bias: &conv.bias, in_place, relu: half.is_none() };
+    // SAFETY: the caller's buffers hold the images with their halos.
+    unsafe { correlate::<V, WIDE, _>(x.as_ptr(), walk, conv.weight.as_ptr(), geo.cout, &mut sink) };
+    let Some((x, before)) = half else { return };
+    // The shortcut of a block that changes the size: the sums are not cut off yet.
+    let c = geo.cout;
+    for row in 0..geo.height {
+        for col in 0..geo.width {
+            let from = ((2 * row + 1) * (before.width + 2) + 2 * col + 1) * before.cin;
+            let pixel = &mut out[((row + 1) * (geo.width + 2) + col + 1) * c..][..c];
+            for (o, x) in pixel[c / 4..].iter_mut().zip(&x[from..from + before.cin]) {
+                *o += x;
+            }
+            pixel.iter_mut().for_each(|o| *o = o.max(0.0));
+        }
+    }
+}
+
+/// Adds bias and shortcut, cuts off what is negative, stores inside the halo.
+struct Finish<'a> {
+    geo: Geometry,
+    out: *mut f32,
+    bias: &'a [f32],
+    in_place: bool,
+    relu: bool,
+}
+
+impl Sink for Finish<'_> {
+    #[inline(always)]
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(
+        &mut self,
+        acc: [[V; Q]; P],
+        row: usize,
+        col: usize,
+        channel: usize,
+    ) {
+        let (cout, width) = (self.geo.cout, self.geo.out_width());
+        // SAFETY: the trait's contract: the tile is inside the image.
+        unsafe {
+            let out = self.out.add(((row + 1) * (width + 2) + col + 1) * cout + channel);
+            for q in 0..Q {
+                let at = q * V::LANES;
+                let bias = V::load(self.bias.as_ptr().add(channel + at));
+                for (p, pixel) in acc.iter().enumerate() {
+                    let out = out.add(p * cout + at);
+                    let mut v = pixel[q].add(bias);
+                    if self.in_place {
+                        v = v.add(V::load(out));
+                    }
+                    if self.relu {
+                        v = v.relu();
+                    }
+                    v.store(out);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! 3×3 convolution (padding 1, stride 1 or 2, no bias) with what stands before and behind it in a ResNet.
+//!
+//! A step is bound by memory as much as by arithmetic, so the op takes in all that can be done while an image is in the
+//! cache. Forward: the input `a = relu(y·scale + shift + shortcut)` is made from the previous convolution's raw output,
+//! convolved, and the raw output's sums for the next batch norm are taken on the way. Backward: the gradient of the raw
+//! output `g = c1·dz + c2·y + c3` is made from the one behind the batch norm, `a` is made again, and the input gradient leaves
+//! masked by the ReLU and summed for the batch norm before. No activation between a batch norm and its convolution
+//! is ever stored.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+pub(crate) mod tile;
+
+use candle_core::{Result, Tensor};
+
+use super::{chunks, read, simd::Isa, write_parts};
+
+/// Sizes of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Input height.
+    pub height: usize,
+    /// Input width.
+    pub width: usize,
+    /// Input channels.
+    pub cin: usize,
+    /// Output channels.
+    pub cout: usize,
+    /// 1 or 2.
+    pub stride: usize,
+}
+
+impl Geometry {
+    /// Output height.
+    pub fn out_height(&self) -> usize {
+        (self.height - 1) / self.stride + 1
+    }
+
+    /// Output width.
+    pub fn out_width(&self) -> usize {
+        (self.width - 1) / self.stride + 1
+    }
+
+    /// Values of one input image.
+    pub fn in_len(&self) -> usize {
+        self.height * self.width * self.cin
+    }
+
+    /// Values of one output image.
+    pub fn out_len(&self) -> usize {
+        self.out_height() * self.out_width() * self.cout
+    }
+
+    /// Values of the weight (3, 3, cin, cout).
+    pub fn weight_len(&self) -> usize {
+        9 * self.cin * self.cout
+    }
+
+    /// Floats of an input image with its halo.
+    fn padded_in(&self) -> usize {
+        (self.height + 2) * (self.width + 2) * self.cin
+    }
+
+    /// Floats of an output image with a halo.
+    fn padded_out(&self) -> usize {
+        (self.out_height() + 2) * (self.out_width() + 2) * self.cout
+    }
+}
+
+/// The shortcut added before a block's last ReLU (He et al. 2016, option A).
+#[derive(Clone, Copy, Debug)]
+pub enum Shortcut<T> {
+    /// None.
+    None,
+    /// The block's input, (N, H, W, C).
+    Same(T),
+    /// Every second pixel of the block's input (N, 2H, 2W, C/2), with C/4 zero channels before and behind.
+    Half(T),
+}
+
+/// Where the input of a convolution comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<T> {
+    /// (N, H, W, C) as it is: images, or a stored block output.
+    Plain(T),
+    /// `relu(y·scale + shift + shortcut)`.
+    Norm {
+        /// Raw output of the convolution before, (N, H, W, C).
+        y: T,
+        /// Rows `scale` and `shift`, (2, C).
+        affine: T,
+        /// Shortcut.
+        shortcut: Shortcut<T>,
+    },
+}
+
+impl<T> Source<T> {
+    /// The same source over something else, such as borrowed slices.
+    fn map<'a, U>(&'a self, f: impl Fn(&'a T) -> Result<U>) -> Result<Source<U>> {
+        Ok(match self {
+            Source::Plain(x) => Source::Plain(f(x)?),
+            Source::Norm { y, affine, shortcut } => Source::Norm {
+                y: f(y)?,
+                affine: f(affine)?,
+                shortcut: match shortcut {
+                    Shortcut::None => Shortcut::None,
+                    Shortcut::Same(x) => Shortcut::Same(f(x)?),
+                    Shortcut::Half(x) => Shortcut::Half(f(x)?),
+                },
+            },
+        })
+    }
+}
+
+/// `out = conv(source, weight)`, and for each chunk of images the sums of `out` and of its squares by channel.
+///
+/// - `weight` (3, 3, cin, cout), `out` (N, H', W', cout), `sums` (chunks, 2, cout);
+/// - `store` (N, H, W, cin), if given, receives the source's values.
+///
+/// # Errors
+/// Tensors of another type, size or device.
+pub fn forward(
+    geo: Geometry,
+    batch: usize,
+    source: Source<&Tensor>,
+    weight: &Tensor,
+    store: Option<&Tensor>,
+    out: &Tensor,
+    sums: &Tensor,
+) -> Result<()> {
+    let lent = source.map(|t| read(t))?;
+    let weight = read(weight)?;
+    let mut written = vec![out, sums];
+    written.extend(store);
+    write_parts(&written, |parts| {
+        let op = cpu::Forward {
+            geo,
+            batch,
+            source: lent.map(|t| Ok(&t[..]))?,
+            weight: &weight,
+            out: parts[0],
+            sums: parts[1],
+            store: parts.get(2).copied(),
+        };
+        op.run(Isa::get());
+        Ok(())
+    })
+}
+
+/// How the gradient of the input is finished.
+pub struct InputGrad<'a> {
+    /// Receives `dz = mask · (dx + residual)`, (N, H, W, cin): the gradient behind the batch norm before this layer.
+    pub dz: &'a Tensor,
+    /// The gradient that comes through the shortcut.
+    pub residual: Residual<'a>,
+    /// Raw output of the convolution before, (N, H, W, cin), for `sums`.
+    pub y: &'a Tensor,
+    /// Receives `Σ dz` and `Σ dz·y` by channel for each chunk, (chunks, 2, cin).
+    pub sums: &'a Tensor,
+}
+
+/// The shortcut's part of an input gradient.
+#[derive(Clone, Copy)]
+pub enum Residual<'a> {
+    /// None.
+    None,
+    /// What `dz` holds already.
+    InPlace,
+    /// The gradient of a half-size block output (N, H/2, W/2, 2·cin) under [`Shortcut::Half`].
+    Half(&'a Tensor),
+}
+
+/// The gradients of [`forward`].
+///
+/// - `source`: what `forward` had, or the stored values as [`Source::Plain`];
+/// - `dz` (N, H', W', cout): gradient behind the batch norm of the output, `y` the raw output,
+///   `coef` (3, cout) so that the gradient of the raw output is `coef[0]·dz + coef[1]·y + coef[2]`;
+/// - `partial` (chunks, 3, 3, cin, cout) and `flipped` (9·cin·cout) are work space; `dw` (3, 3, cin, cout) is written.
+///
+/// # Errors
+/// Tensors of another type, size or device.
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    geo: Geometry,
+    batch: usize,
+    source: Source<&Tensor>,
+    weight: &Tensor,
+    dz: &Tensor,
+    y: &Tensor,
+    coef: &Tensor,
+    work: &Work,
+    dw: &Tensor,
+    input: Option<InputGrad>,
+) -> Result<()> {
+    let lent = source.map(|t| read(t))?;
+    let (dz, y, coef) = (read(dz)?, read(y)?, read(coef)?);
+    let mut written = vec![&work.partial];
+    if let Some(input) = &input {
+        let weight = read(weight)?;
+        super::write(&work.flipped, |flipped| {
+            cpu::flip(geo, &weight, flipped);
+            Ok(())
+        })?;
+        written.extend([input.dz, input.sums]);
+    }
+    let flipped = read(&work.flipped)?;
+    let (y_before, half) = match &input {
+        None => (None, None),
+        Some(i) => (Some(read(i.y)?), if let Residual::Half(t) = i.residual { Some(read(t)?) } else { None }),
+    };
+    write_parts(&written, |parts| {
+        let op = cpu::Backward {
+            geo,
+            batch,
+            source: lent.map(|t| Ok(&t[..]))?,
+            flipped: &flipped,
+            dz: &dz,
+            y: &y,
+            coef: &coef,
+            partial: parts[0],
+            input: y_before.as_deref().map(|y| cpu::Input {
+                dz: parts[1],
+                sums: parts[2],
+                y,
+                half: half.as_deref(),
+                in_place: matches!(&input, Some(InputGrad { residual: Residual::InPlace, .. })),
+            }),
+        };
+        op.run(Isa::get());
+        Ok(())
+    })?;
+    let partial = read(&work.partial)?;
+    super::write(dw, |dw| {
+        super::add_up(dw, &partial[..chunks(batch) * geo.weight_len()]);
+        Ok(())
+    })
+}
+
+/// Work space of [`backward`], shared by all layers.
+pub struct Work {
+    partial: Tensor,
+    flipped: Tensor,
+}
+
+impl Work {
+    /// Space for the largest of some layers.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn new(largest_weight: usize, batch: usize) -> Result<Self> {
+        Ok(Work {
+            partial: super::zeros(&[chunks(batch) * largest_weight])?,
+            flipped: super::zeros(&[largest_weight])?,
+        })
+    }
+}
+
+/// Scratch floats that a thread needs for a layer: the input and the output gradient of one image with their halos.
+fn scratch_len(geo: Geometry) -> usize {
+    geo.padded_in() + geo.padded_out()
+}

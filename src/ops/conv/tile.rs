@@ -1,0 +1,249 @@
+//! Register tiles: the inner loops of the 3×3 convolution, for one image.
+//!
+//! [`correlate`] makes the output of the forward pass and the input gradient; [`outer`] adds up the weight gradient. Both
+//! read an image with a halo of one zero pixel, so they have no border cases. In NHWC the three taps of a kernel row
+//! are `3·C` neighbouring floats; a [`Run`] is such a row. What happens to a finished tile is up to a [`Sink`].
+
+use crate::ops::simd::Vector;
+
+/// Consecutive floats of the image that one output pixel sums over.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Run {
+    /// Distance of the first float from the output pixel's place in the image.
+    pub offset: usize,
+    /// Number of floats; each has its row of `cout` weights.
+    pub len: usize,
+}
+
+/// How the output pixels walk over the image.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk<'a> {
+    /// Output rows.
+    pub rows: usize,
+    /// Output columns.
+    pub cols: usize,
+    /// Floats between the places of two output rows.
+    pub row_step: usize,
+    /// Floats between the places of two output columns.
+    pub col_step: usize,
+    /// What is summed at each place.
+    pub runs: &'a [Run],
+}
+
+/// Receives finished tiles: `P` neighbouring pixels by `Q` vectors of channels.
+pub trait Sink {
+    /// Takes the sums of the pixels `(row, col..col + P)` and the channels from `channel` on.
+    ///
+    /// # Safety
+    /// As [`Vector`]; the pixels and channels are inside the output that the sink was made for.
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(
+        &mut self,
+        acc: [[V; Q]; P],
+        row: usize,
+        col: usize,
+        channel: usize,
+    );
+}
+
+/// `out[row, col, :] = Σ_runs Σ_k x[place(row, col) + run.offset + k] · w[k, :]`, handed to the sink tile by tile.
+///
+/// `w` is (Σ run.len, cout), row after row in the order of the runs.
+///
+/// # Safety
+/// As [`Vector`]; `x` and `w` must hold what the walk touches.
+#[inline(always)]
+pub unsafe fn correlate<V: Vector, const WIDE: bool, S: Sink>(
+    x: *const f32,
+    walk: Walk,
+    w: *const f32,
+    cout: usize,
+    sink: &mut S,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let pair = 2 * V::LANES;
+        let paired = cout / pair * pair;
+        let single = (cout - paired) / V::LANES * V::LANES;
+        if !WIDE {
+            channels::<V, 4, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
+            channels::<V, 4, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
+        } else if paired == 0 {
+            // A known column step makes every load an offset from one pointer.
+            match walk.col_step {
+                16 => channels::<V, 16, 1, 16, S>(x, walk, w, cout, 0..single, sink),
+                _ => channels::<V, 16, 1, 0, S>(x, walk, w, cout, 0..single, sink),
+            }
+        } else {
+            match walk.col_step {
+                32 => channels::<V, 8, 2, 32, S>(x, walk, w, cout, 0..paired, sink),
+                64 => channels::<V, 8, 2, 64, S>(x, walk, w, cout, 0..paired, sink),
+                _ => channels::<V, 8, 2, 0, S>(x, walk, w, cout, 0..paired, sink),
+            }
+            channels::<V, 8, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
+        }
+        channels::<f32, 4, 1, 0, S>(x, walk, w, cout, paired + single..cout, sink);
+    }
+}
+
+/// The part of [`correlate`] for a range of channels. `STEP` is the column step where it is known, else 0.
+#[inline(always)]
+unsafe fn channels<V: Vector, const P: usize, const Q: usize, const STEP: usize, S: Sink>(
+    x: *const f32,
+    walk: Walk,
+    w: *const f32,
+    cout: usize,
+    range: std::ops::Range<usize>,
+    sink: &mut S,
+) {
+    let step = if STEP == 0 { walk.col_step } else { STEP };
+    // Channels outside: one block of weights stays in the cache for the whole image.
+    for channel in range.step_by(Q * V::LANES) {
+        for row in 0..walk.rows {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let w = w.add(channel);
+                let x = x.add(row * walk.row_step);
+                let mut col = 0;
+                while col + P <= walk.cols {
+                    let acc = tile::<V, P, Q>(x.add(col * step), step, walk.runs, w, cout);
+                    sink.put(acc, row, col, channel);
+                    col += P;
+                }
+                while col < walk.cols {
+                    let acc = tile::<V, 1, Q>(x.add(col * step), step, walk.runs, w, cout);
+                    sink.put(acc, row, col, channel);
+                    col += 1;
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<V: Vector, const P: usize, const Q: usize>(
+    x: *const f32,
+    step: usize,
+    runs: &[Run],
+    mut w: *const f32,
+    cout: usize,
+) -> [[V; Q]; P] {
+    // SAFETY: the contract of `correlate`.
+    unsafe {
+        let mut acc = [[V::splat(0.0); Q]; P];
+        for run in runs {
+            let x = x.add(run.offset);
+            for k in 0..run.len {
+                let weights: [V; Q] = std::array::from_fn(|q| V::load(w.add(q * V::LANES)));
+                for p in 0..P {
+                    let pixel = V::splat(*x.add(p * step + k));
+                    for q in 0..Q {
+                        acc[p][q] = acc[p][q].fma(pixel, weights[q]);
+                    }
+                }
+                w = w.add(cout);
+            }
+        }
+        acc
+    }
+}
+
+/// A weight gradient: `dw[k, co] += Σ_{row, col} x[place(row, col) + k] · g[row, col, co]` for `k < taps`.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    /// Rows of `g`.
+    pub rows: usize,
+    /// Columns of `g`.
+    pub cols: usize,
+    /// Floats between the places of two rows in `x`.
+    pub x_row: usize,
+    /// Floats between the places of two columns in `x`.
+    pub x_col: usize,
+    /// Floats between two rows of `g`; columns are `cout` apart.
+    pub g_row: usize,
+    /// Floats at each place of `x`: three taps of `cin`.
+    pub taps: usize,
+    /// Channels of `g`.
+    pub cout: usize,
+}
+
+/// Adds up the weight gradient of one kernel row over one image.
+///
+/// # Safety
+/// As [`Vector`]; `x`, `g` and `dw` must hold what the sizes say.
+#[inline(always)]
+pub unsafe fn outer<V: Vector, const WIDE: bool>(size: Outer, x: *const f32, g: *const f32, dw: *mut f32) {
+    let pair = 2 * V::LANES;
+    let paired = size.cout / pair * pair;
+    let single = (size.cout - paired) / V::LANES * V::LANES;
+    // SAFETY: the caller's contract.
+    unsafe {
+        if !WIDE {
+            taps::<V, 4, 2>(size, x, g, dw, 0..paired);
+            taps::<V, 4, 1>(size, x, g, dw, paired..paired + single);
+        } else {
+            taps::<V, 8, 2>(size, x, g, dw, 0..paired);
+            taps::<V, 16, 1>(size, x, g, dw, paired..paired + single);
+        }
+        taps::<f32, 4, 1>(size, x, g, dw, paired + single..size.cout);
+    }
+}
+
+#[inline(always)]
+unsafe fn taps<V: Vector, const K: usize, const Q: usize>(
+    size: Outer,
+    x: *const f32,
+    g: *const f32,
+    dw: *mut f32,
+    range: std::ops::Range<usize>,
+) {
+    for channel in range.step_by(Q * V::LANES) {
+        // SAFETY: the contract of `outer`.
+        unsafe {
+            let (g, dw) = (g.add(channel), dw.add(channel));
+            let mut k = 0;
+            while k + K <= size.taps {
+                outer_tile::<V, K, Q>(size, x.add(k), g, dw.add(k * size.cout));
+                k += K;
+            }
+            while k < size.taps {
+                outer_tile::<V, 1, Q>(size, x.add(k), g, dw.add(k * size.cout));
+                k += 1;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn outer_tile<V: Vector, const K: usize, const Q: usize>(
+    size: Outer,
+    x: *const f32,
+    g: *const f32,
+    dw: *mut f32,
+) {
+    // SAFETY: the contract of `outer`.
+    unsafe {
+        let mut acc: [[V; Q]; K] = std::array::from_fn(|k| {
+            std::array::from_fn(|q| V::load(dw.add(k * size.cout + q * V::LANES)))
+        });
+        for row in 0..size.rows {
+            let mut x = x.add(row * size.x_row);
+            let mut g = g.add(row * size.g_row);
+            for _ in 0..size.cols {
+                let grad: [V; Q] = std::array::from_fn(|q| V::load(g.add(q * V::LANES)));
+                for k in 0..K {
+                    let pixel = V::splat(*x.add(k));
+                    for q in 0..Q {
+                        acc[k][q] = acc[k][q].fma(pixel, grad[q]);
+                    }
+                }
+                x = x.add(size.x_col);
+                g = g.add(size.cout);
+            }
+        }
+        for k in 0..K {
+            for q in 0..Q {
+                acc[k][q].store(dw.add(k * size.cout + q * V::LANES));
+            }
+        }
+    }
+}
