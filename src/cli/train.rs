@@ -22,7 +22,7 @@ use crate::manifest::{Kind, Manifest, key, source};
 use crate::train::config::Config;
 use crate::train::{self, SEMANTICS, STATE};
 
-/// While a run is unfinished, its plan stands here and tells whose training state the directory holds.
+/// The plan of the run that works in the directory: until there is a manifest, it tells whose state is there.
 const PLAN: &str = "plan.json";
 
 

@@ -49,7 +49,7 @@ pub struct Reweight {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum RwNorm {
-    /// The number of samples: a batch's loss, and its step, grow with the weights that happen to be in it.
+    /// The number of samples: a batch's loss grows with the weights in it.
     BatchSize,
     /// The sum of their weights, as PyTorch's `CrossEntropyLoss(weight=…)` does.
     #[default]
