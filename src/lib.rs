@@ -2,4 +2,5 @@
 //! `report`.
 
 pub mod cli;
+pub mod data;
 pub mod manifest;
