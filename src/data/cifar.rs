@@ -153,7 +153,6 @@ impl Dataset {
             self.forms
                 .iter()
                 .map(|form| (form, path.to_owned()))
-                .into_iter()
                 .chain(inside)
         };
         if let Some((form, dir)) = directories().find(|(form, dir)| form.is_in(dir)) {

@@ -186,6 +186,17 @@ fn another_result_replaces_all_shards_of_the_old_one() {
 }
 
 #[test]
+fn what_a_killed_run_left_is_cleared_away() {
+    let s = Sandbox::new();
+    fs::create_dir_all(s.join("d/.tmp-killed")).unwrap();
+    fs::write(s.join("d/.tmp-killed/train-00000.safetensors"), "half").unwrap();
+    fs::write(s.join("d/.tmp-manifest"), "half").unwrap();
+    s.one("mk-imbalance", &format!("{SMALL} --out d"));
+    let left = fs::read_dir(s.join("d")).unwrap().count();
+    assert_eq!(left, 4, "manifest, lock and two shards");
+}
+
+#[test]
 fn absurd_flags_are_refused() {
     let s = Sandbox::new();
     for (flags, why) in [
@@ -275,7 +286,7 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
     let names: String = (0..10).map(|k| format!("U\x01{k}")).collect();
     fs::write(
         py.join("batches.meta"),
-        format!("}}(U\x0blabel_names](") + &names + "eu.",
+        ["}(U\x0blabel_names](", &names, "eu."].concat(),
     )
     .unwrap();
     fs::write(s.join("text.tar.gz"), "no archive").unwrap();
