@@ -28,7 +28,7 @@ const SEMANTICS: u32 = 1;
 #[command(name = "mk-imbalance", version = super::VERSION, after_help = EXAMPLES)]
 pub struct Flags {
     /// Data set to start from
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "SET")]
     pub dataset: Name,
 
     /// Where the official files are: a .tar.gz, the directory it unpacks to, or a directory that holds either
@@ -38,7 +38,7 @@ pub struct Flags {
     pub data: Option<PathBuf>,
 
     /// Profile of the class sizes
-    #[arg(long, value_enum, default_value = "exp")]
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "exp")]
     pub imb_type: ImbType,
 
     /// Size of the largest class over the smallest (exp, step)
@@ -263,6 +263,7 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
         flags.rand_number,
     )?;
     let all: Vec<u32> = (0..test.len() as u32).collect();
+    clear(writer.dir())?;
     let staging = tempfile::Builder::new()
         .prefix(".tmp-")
         .tempdir_in(writer.dir())?;
@@ -300,6 +301,25 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
         metrics,
         run: Object::new(),
     })
+}
+
+/// Removes what a killed run left. The directory is locked, so nobody else is at work in it.
+fn clear(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if !path
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with(".tmp-"))
+        {
+            continue;
+        }
+        if path.is_dir() {
+            fs::remove_dir_all(path)?
+        } else {
+            fs::remove_file(path)?
+        }
+    }
+    Ok(())
 }
 
 /// Moves the finished shards into place and removes those of an earlier result, which may have had more of them.

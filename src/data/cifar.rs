@@ -4,19 +4,15 @@
 //! Both forms hold the same images in the same order. Binary: records of one label byte (CIFAR-100: coarse, then fine)
 //! and 3072 bytes of pixels. Python: a pickled dictionary with a (rows, 3072) array and a list of labels.
 
+mod decode;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::pickle::{self, Value};
-use super::{Error, Images, PIXELS, Source, archive};
-
-/// Largest python file that is read: the biggest official one has 155 MB.
-const MAX_PICKLE: u64 = 1 << 28;
-
-/// Largest file of class names that is read.
-const MAX_NAMES: u64 = 1 << 16;
+use self::decode::balanced;
+use super::{Error, Images, Source, archive};
 
 /// What distinguishes the two data sets.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +29,8 @@ pub struct Dataset {
     lead: usize,
     /// Keys of the labels and of their names in the pickles.
     keys: [&'static str; 2],
-    forms: [Form; 2],
+    /// The binary form and the python form.
+    forms: &'static [Form; 2],
 }
 
 /// One published form of a data set.
@@ -54,7 +51,7 @@ pub const CIFAR10: Dataset = Dataset {
     test_rows: 10_000,
     lead: 1,
     keys: ["labels", "label_names"],
-    forms: [
+    forms: &[
         Form {
             python: false,
             directory: "cifar-10-batches-bin",
@@ -94,7 +91,7 @@ pub const CIFAR100: Dataset = Dataset {
     test_rows: 10_000,
     lead: 2,
     keys: ["fine_labels", "fine_label_names"],
-    forms: [
+    forms: &[
         Form {
             python: false,
             directory: "cifar-100-binary",
@@ -129,7 +126,7 @@ pub struct Located {
 
 #[derive(Debug)]
 enum Place {
-    Directory(Form, PathBuf),
+    Directory(&'static Form, PathBuf),
     /// Which form it holds is known when it is read.
     Archive(PathBuf),
 }
@@ -152,10 +149,10 @@ impl Dataset {
             return found(Place::Archive(path.to_owned()));
         }
         let directories = || {
-            let inside = self.forms.map(|form| (form, path.join(form.directory)));
+            let inside = self.forms.iter().map(|form| (form, path.join(form.directory)));
             self.forms
+                .iter()
                 .map(|form| (form, path.to_owned()))
-                .into_iter()
                 .chain(inside)
         };
         if let Some((form, dir)) = directories().find(|(form, dir)| form.is_in(dir)) {
@@ -163,8 +160,8 @@ impl Dataset {
         }
         if let Some(archive) = self
             .forms
+            .iter()
             .map(|form| path.join(form.archive))
-            .into_iter()
             .find(|a| a.is_file())
         {
             return found(Place::Archive(archive));
@@ -202,6 +199,9 @@ impl Dataset {
         }
     }
 }
+
+/// Paths (of an archive's member: below the archive) and contents, in the order of [`Form::files`].
+type Files = Vec<(PathBuf, Vec<u8>)>;
 
 impl Located {
     /// The files that will be read, with their role in the manifest: one `archive`, or each `file` in order.
@@ -275,7 +275,7 @@ impl Located {
         })
     }
 
-    fn unpack(&self, path: &Path) -> Result<(Form, Vec<(PathBuf, Vec<u8>)>), Error> {
+    fn unpack(&self, path: &Path) -> Result<(&'static Form, Files), Error> {
         let d = &self.dataset;
         let form_of = |member: &Path| {
             d.forms
@@ -290,8 +290,8 @@ impl Located {
                 .find(|&&f| member.file_name().is_some_and(|n| n == f))?;
             Some(d.limit(form, name))
         })?;
-        let Some(form) = members.keys().find_map(|m| form_of(m)).copied() else {
-            let [binary, python] = d.forms.map(|f| f.directory);
+        let Some(form) = members.keys().find_map(|m| form_of(m)) else {
+            let [binary, python] = d.forms.each_ref().map(|f| f.directory);
             return Err(official(
                 path,
                 format!("holds no {} ({binary} or {python})", d.name),
@@ -313,137 +313,6 @@ fn official(path: &Path, why: String) -> Error {
     Error::Official {
         path: path.to_owned(),
         why,
-    }
-}
-
-/// Every class must have the same number of images: the profiles are defined on balanced data.
-fn balanced(images: &Images, classes: usize) -> Result<(), String> {
-    let mut counts = vec![0; classes];
-    images.labels().iter().for_each(|&l| counts[l as usize] += 1);
-    let each = images.len() / classes;
-    match counts.iter().position(|&n| n != each) {
-        Some(k) => Err(format!(
-            "has {} images of class {k}, the official one {each}",
-            counts[k]
-        )),
-        None => Ok(()),
-    }
-}
-
-impl Dataset {
-    /// Largest size of a file that is worth reading.
-    fn limit(&self, form: &Form, name: &str) -> u64 {
-        match () {
-            () if form.files.last() == Some(&name) => MAX_NAMES,
-            () if form.python => MAX_PICKLE,
-            // One byte more, so that a file that is too long is found so and not cut.
-            () => (self.train_rows.max(self.test_rows) * (self.lead + PIXELS)) as u64 + 1,
-        }
-    }
-
-    /// Buffer, bytes before each image, labels.
-    fn decode(
-        &self,
-        form: Form,
-        path: &Path,
-        bytes: Vec<u8>,
-        rows: usize,
-    ) -> Result<(Vec<u8>, usize, Vec<u32>), Error> {
-        let (bytes, lead, labels) = if form.python {
-            let value = pickle::parse(&bytes).map_err(|e| match e {
-                pickle::Error::Damaged(..) => official(path, e.to_string()),
-                pickle::Error::Refused(..) => Error::Hostile {
-                    path: path.to_owned(),
-                    why: e.to_string(),
-                },
-            })?;
-            let (pixels, labels) = self.python(&value, rows).map_err(|why| official(path, why))?;
-            (pixels, 0, labels)
-        } else {
-            let record = self.lead + PIXELS;
-            if bytes.len() != rows * record {
-                let why = format!("has {} bytes, the official file {}", bytes.len(), rows * record);
-                return Err(official(path, why));
-            }
-            let labels = bytes
-                .chunks_exact(record)
-                .map(|r| i64::from(r[self.lead - 1]))
-                .collect();
-            (bytes, self.lead, labels)
-        };
-        let label = |(row, label): (usize, i64)| {
-            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < self.classes);
-            known.ok_or_else(|| {
-                official(
-                    path,
-                    format!("image {row} has label {label}, of {} classes", self.classes),
-                )
-            })
-        };
-        let labels = labels
-            .into_iter()
-            .enumerate()
-            .map(label)
-            .collect::<Result<_, _>>()?;
-        Ok((bytes, lead, labels))
-    }
-
-    fn python(&self, value: &Value, rows: usize) -> Result<(Vec<u8>, Vec<i64>), String> {
-        let key = self.keys[0];
-        let Some(Value::Array { shape, data }) = value.get("data") else {
-            return Err("has no array `data`".into());
-        };
-        if shape[..] != [rows, PIXELS] {
-            return Err(format!(
-                "`data` is {shape:?}, in the official file [{rows}, {PIXELS}]"
-            ));
-        }
-        let labels = value
-            .get(key)
-            .and_then(Value::items)
-            .ok_or_else(|| format!("has no list `{key}`"))?;
-        if labels.len() != rows {
-            return Err(format!(
-                "`{key}` has {} items, in the official file {rows}",
-                labels.len()
-            ));
-        }
-        let int = |v: &Value| match v {
-            Value::Int(n) => Ok(*n),
-            _ => Err(format!("`{key}` holds something that is no integer")),
-        };
-        Ok((data.to_vec(), labels.iter().map(int).collect::<Result<_, _>>()?))
-    }
-
-    fn class_names(&self, form: Form, bytes: &[u8]) -> Result<Vec<String>, String> {
-        let key = self.keys[1];
-        let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-            Ok(name) if !name.is_empty() && !name.contains(char::is_control) => Ok(name.to_owned()),
-            _ => Err("holds a class name that is no plain text".to_owned()),
-        };
-        let names: Vec<String> = if form.python {
-            let value = pickle::parse(bytes).map_err(|e| e.to_string())?;
-            let names = value
-                .get(key)
-                .and_then(Value::items)
-                .ok_or_else(|| format!("has no list `{key}`"))?;
-            let name = |v: &Value| match v {
-                Value::Bytes(name) => text(name),
-                _ => Err(format!("`{key}` holds something that is no string")),
-            };
-            names.iter().map(name).collect::<Result<_, _>>()?
-        } else {
-            let lines = bytes.split(|&b| b == b'\n').filter(|l| !l.is_empty());
-            lines.map(text).collect::<Result<_, _>>()?
-        };
-        if names.len() != self.classes {
-            return Err(format!(
-                "has {} class names, the official file {}",
-                names.len(),
-                self.classes
-            ));
-        }
-        Ok(names)
     }
 }
 

@@ -3,8 +3,8 @@
 //! A pickle is a program for a stack machine that may call any Python function. This machine knows only the opcodes that
 //! the official files (protocol 2, written by Python 2 and numpy 1) are made of. It calls nothing: the one thing they
 //! "construct", a numpy array of bytes, is recognised by its three names and becomes a [`Value::Array`]; every other name
-//! and every other opcode is refused. Memory is bounded by the length of the file and by [`MAX_VALUES`], nesting by
-//! [`MAX_CONTAINERS`]. It is no general pickle reader and is not meant to become one.
+//! and every other opcode is refused. Memory is bounded by the length of the file and by `MAX_VALUES`, nesting by
+//! `MAX_CONTAINERS`. It is no general pickle reader and is not meant to become one.
 
 /// Objects in one file; CIFAR-100's training set has about 200,000.
 const MAX_VALUES: usize = 1 << 20;
@@ -351,7 +351,9 @@ mod tests {
 
     #[test]
     fn harm_by_size_is_refused() {
-        let deep: Vec<u8> = std::iter::once(b'N').chain(std::iter::repeat_n(0x85, 1 << 20)).collect();
+        let deep: Vec<u8> = std::iter::once(b'N')
+            .chain(std::iter::repeat_n(0x85, 1 << 20))
+            .collect();
         assert!(matches!(parse(&deep), Err(Error::Refused(..))));
         assert!(matches!(
             parse(&vec![b'N'; MAX_VALUES + 2]),

@@ -148,7 +148,10 @@ impl Split {
             )));
         }
         if c != info.mean.len() {
-            return Err(bad(format!("images have {c} channels, the data set {}", info.mean.len())));
+            return Err(bad(format!(
+                "images have {c} channels, the data set {}",
+                info.mean.len()
+            )));
         }
         if !self.labels.is_empty() && self.shape != [h, w, c] {
             return Err(bad(format!(
@@ -229,8 +232,13 @@ mod tests {
 
     /// Publishes files that are already in the directory as the training split of a 10-class data set.
     fn published(dir: &Path, outputs: Vec<Produced>) -> Manifest {
-        let plan =
-            Plan { kind: Kind::Dataset, semantics: 1, params: Object::new(), inputs: vec![], dir: dir.to_owned() };
+        let plan = Plan {
+            kind: Kind::Dataset,
+            semantics: 1,
+            params: Object::new(),
+            inputs: vec![],
+            dir: dir.to_owned(),
+        };
         let metrics = json!({
             "classes": 10,
             "class_names": vec!["c"; 10],
@@ -238,8 +246,15 @@ mod tests {
             "mean": vec![0.5; 3],
             "std": vec![0.2; 3],
         });
-        let Ok(Claim::Work(w)) = plan.claim(false, || ()) else { panic!("nothing is there yet") };
-        w.publish(outputs, metrics.as_object().cloned().expect("an object"), Object::new()).expect("published")
+        let Ok(Claim::Work(w)) = plan.claim(false, || ()) else {
+            panic!("nothing is there yet")
+        };
+        w.publish(
+            outputs,
+            metrics.as_object().cloned().expect("an object"),
+            Object::new(),
+        )
+        .expect("published")
     }
 
     #[test]
@@ -270,7 +285,10 @@ mod tests {
     fn foreign_files_are_refused() {
         let good = encode(&synthetic::generate(1, 1).train, &[0, 1]);
         let text = |from: &str, to: &str| {
-            let at = good.windows(from.len()).position(|w| w == from.as_bytes()).expect("in the header");
+            let at = good
+                .windows(from.len())
+                .position(|w| w == from.as_bytes())
+                .expect("in the header");
             [&good[..at], to.as_bytes(), &good[at + from.len()..]].concat()
         };
         let mut label = good.clone();
@@ -284,14 +302,24 @@ mod tests {
             (text("images", "pixels"), "has no tensor `images`"),
             (text("labels", "target"), "has no tensor `labels`"),
             (text("\"U8\"", "\"I8\""), "`images` is I8"),
-            (text("[2,32,32,3]", "[2,32,96,1]"), "have 1 channels, the data set 3"),
+            (
+                text("[2,32,32,3]", "[2,32,96,1]"),
+                "have 1 channels, the data set 3",
+            ),
             (text("[2,32,32,3]", "[2,3072]   "), "not U8 of rank 4"),
             (text("[2,32,32,3]", "[1,64,32,3]"), "images 1, labels [2]"),
             (label, "row 0 has label 10 of 10 classes"),
         ] {
             let dir = tempfile::tempdir().expect("a directory");
             std::fs::write(dir.path().join("f"), bytes).expect("written");
-            let m = published(dir.path(), vec![Produced { role: "train", name: "f".into(), rows: None }]);
+            let m = published(
+                dir.path(),
+                vec![Produced {
+                    role: "train",
+                    name: "f".into(),
+                    rows: None,
+                }],
+            );
             let e = Split::open(&m, "train").expect_err(why).to_string();
             assert!(e.contains(why), "{why}: {e}");
         }
@@ -301,12 +329,17 @@ mod tests {
     fn a_split_that_is_not_there_is_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let images = synthetic::generate(1, 1).train;
-        let m = published(dir.path(), write(dir.path(), &[("train", &images, &[0])], 1 << 20).expect("written"));
+        let m = published(
+            dir.path(),
+            write(dir.path(), &[("train", &images, &[0])], 1 << 20).expect("written"),
+        );
         let e = Split::open(&m, "val").expect_err("no val").to_string();
         assert!(e.contains("has no val output"), "{e}");
         let mut other = m.clone();
         other.metrics.insert("class_names".into(), json!(["one"]));
-        let e = Split::open(&other, "train").expect_err("contradiction").to_string();
+        let e = Split::open(&other, "train")
+            .expect_err("contradiction")
+            .to_string();
         assert!(e.contains("disagree"), "{e}");
     }
 }

@@ -1,0 +1,144 @@
+//! From the bytes of one official file to labels and pixels, with every size and number checked.
+
+use std::path::Path;
+
+use super::{Dataset, Form, official};
+use crate::data::pickle::{self, Value};
+use crate::data::{Error, Images, PIXELS};
+
+/// Largest python file that is read: the biggest official one has 155 MB.
+const MAX_PICKLE: u64 = 1 << 28;
+
+/// Largest file of class names that is read.
+const MAX_NAMES: u64 = 1 << 16;
+
+/// Every class must have the same number of images: the profiles are defined on balanced data.
+pub(super) fn balanced(images: &Images, classes: usize) -> Result<(), String> {
+    let mut counts = vec![0; classes];
+    images.labels().iter().for_each(|&l| counts[l as usize] += 1);
+    let each = images.len() / classes;
+    match counts.iter().position(|&n| n != each) {
+        Some(k) => Err(format!(
+            "has {} images of class {k}, the official one {each}",
+            counts[k]
+        )),
+        None => Ok(()),
+    }
+}
+
+impl Dataset {
+    /// Largest size of a file that is worth reading.
+    pub(super) fn limit(&self, form: &Form, name: &str) -> u64 {
+        match () {
+            () if form.files.last() == Some(&name) => MAX_NAMES,
+            () if form.python => MAX_PICKLE,
+            // One byte more, so that a file that is too long is found so and not cut.
+            () => (self.train_rows.max(self.test_rows) * (self.lead + PIXELS)) as u64 + 1,
+        }
+    }
+
+    /// Buffer, bytes before each image, labels.
+    pub(super) fn decode(
+        &self,
+        form: &Form,
+        path: &Path,
+        bytes: Vec<u8>,
+        rows: usize,
+    ) -> Result<(Vec<u8>, usize, Vec<u32>), Error> {
+        let (bytes, lead, labels) = if form.python {
+            let value = pickle::parse(&bytes).map_err(|e| match e {
+                pickle::Error::Damaged(..) => official(path, e.to_string()),
+                pickle::Error::Refused(..) => Error::Hostile {
+                    path: path.to_owned(),
+                    why: e.to_string(),
+                },
+            })?;
+            let (pixels, labels) = self.python(&value, rows).map_err(|why| official(path, why))?;
+            (pixels, 0, labels)
+        } else {
+            let record = self.lead + PIXELS;
+            if bytes.len() != rows * record {
+                let why = format!("has {} bytes, the official file {}", bytes.len(), rows * record);
+                return Err(official(path, why));
+            }
+            let labels = bytes
+                .chunks_exact(record)
+                .map(|r| i64::from(r[self.lead - 1]))
+                .collect();
+            (bytes, self.lead, labels)
+        };
+        let label = |(row, label): (usize, i64)| {
+            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < self.classes);
+            known.ok_or_else(|| {
+                official(
+                    path,
+                    format!("image {row} has label {label}, of {} classes", self.classes),
+                )
+            })
+        };
+        let labels = labels
+            .into_iter()
+            .enumerate()
+            .map(label)
+            .collect::<Result<_, _>>()?;
+        Ok((bytes, lead, labels))
+    }
+
+    fn python(&self, value: &Value, rows: usize) -> Result<(Vec<u8>, Vec<i64>), String> {
+        let key = self.keys[0];
+        let Some(Value::Array { shape, data }) = value.get("data") else {
+            return Err("has no array `data`".into());
+        };
+        if shape[..] != [rows, PIXELS] {
+            return Err(format!(
+                "`data` is {shape:?}, in the official file [{rows}, {PIXELS}]"
+            ));
+        }
+        let labels = value
+            .get(key)
+            .and_then(Value::items)
+            .ok_or_else(|| format!("has no list `{key}`"))?;
+        if labels.len() != rows {
+            return Err(format!(
+                "`{key}` has {} items, in the official file {rows}",
+                labels.len()
+            ));
+        }
+        let int = |v: &Value| match v {
+            Value::Int(n) => Ok(*n),
+            _ => Err(format!("`{key}` holds something that is no integer")),
+        };
+        Ok((data.to_vec(), labels.iter().map(int).collect::<Result<_, _>>()?))
+    }
+
+    pub(super) fn class_names(&self, form: &Form, bytes: &[u8]) -> Result<Vec<String>, String> {
+        let key = self.keys[1];
+        let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+            Ok(name) if !name.is_empty() && !name.contains(char::is_control) => Ok(name.to_owned()),
+            _ => Err("holds a class name that is no plain text".to_owned()),
+        };
+        let names: Vec<String> = if form.python {
+            let value = pickle::parse(bytes).map_err(|e| e.to_string())?;
+            let names = value
+                .get(key)
+                .and_then(Value::items)
+                .ok_or_else(|| format!("has no list `{key}`"))?;
+            let name = |v: &Value| match v {
+                Value::Bytes(name) => text(name),
+                _ => Err(format!("`{key}` holds something that is no string")),
+            };
+            names.iter().map(name).collect::<Result<_, _>>()?
+        } else {
+            let lines = bytes.split(|&b| b == b'\n').filter(|l| !l.is_empty());
+            lines.map(text).collect::<Result<_, _>>()?
+        };
+        if names.len() != self.classes {
+            return Err(format!(
+                "has {} class names, the official file {}",
+                names.len(),
+                self.classes
+            ));
+        }
+        Ok(names)
+    }
+}
