@@ -2,4 +2,10 @@
 //! `report`.
 
 pub mod cli;
+pub mod data;
 pub mod manifest;
+pub mod methods;
+pub mod metrics;
+pub mod model;
+pub mod report;
+pub mod rng;

@@ -2,7 +2,11 @@
 //!
 //! A tool is `flags → validated config → Plan → work`; [`run_plan`] does everything around the work.
 
+pub mod checkpoints;
+pub mod embed;
+pub mod eval;
 pub mod mk_imbalance;
+pub mod report;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};

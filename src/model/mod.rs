@@ -1,0 +1,62 @@
+//! Stub of the network API: to be replaced by the real one when the branches meet.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::data;
+
+/// A network of the CIFAR ResNet family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arch(u32);
+
+impl FromStr for Arch {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Arch, String> {
+        let depth = s.strip_prefix("resnet").and_then(|d| d.parse().ok());
+        depth
+            .filter(|d| [20, 32, 44, 56, 110].contains(d))
+            .map(Arch)
+            .ok_or_else(|| format!("{s} is no architecture; take resnet20, resnet32, resnet44, resnet56 or resnet110"))
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "resnet{}", self.0)
+    }
+}
+
+/// What the network says of a split.
+pub struct Inference {
+    /// (N, classes)
+    pub logits: Vec<f32>,
+    /// (N, feature_len)
+    pub features: Vec<f32>,
+    /// Number of classes.
+    pub classes: usize,
+    /// Length of a feature vector.
+    pub feature_len: usize,
+}
+
+/// Stub: logits that depend on the weights' bytes and on each image, nothing else.
+pub fn infer(
+    weights: &Path,
+    _arch: Arch,
+    split: &data::shard::Split,
+    info: &data::Info,
+    _batch: usize,
+) -> anyhow::Result<Inference> {
+    let bytes = std::fs::read(weights)?;
+    safetensors::SafeTensors::deserialize(&bytes)
+        .map_err(|e| anyhow::anyhow!("{}: not a safetensors file: {e}", weights.display()))?;
+    let pull = bytes.iter().map(|&b| u32::from(b)).sum::<u32>() % 7;
+    let (n, c) = (split.len(), info.classes);
+    let logit = |i: usize, k: usize| {
+        let hit = split.label(i) == k && !(split.image(i)[0] as u32 + pull).is_multiple_of(3);
+        f32::from(u8::from(hit)) + (k as f32) * 0.01
+    };
+    let logits = (0..n * c).map(|j| logit(j / c, j % c)).collect();
+    Ok(Inference { logits, features: vec![0.5; n * 64], classes: c, feature_len: 64 })
+}
