@@ -79,7 +79,7 @@ pub fn interrupted() -> bool {
 
 /// The error of work that stopped because of a signal: exit code 130.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted; the same command goes on from the last finished epoch")]
+#[error("interrupted; the same command goes on from what is finished")]
 pub struct Interrupted;
 
 /// The error of an asked check that is false: exit code 1.

@@ -1,0 +1,448 @@
+//! CIFAR-10 and CIFAR-100 as Toronto publishes them: the binary and the python form, each as a directory or as its
+//! .tar.gz. Everything is checked against the published sizes; nothing is downloaded here.
+//!
+//! Both forms hold the same images in the same order. Binary: records of one label byte (CIFAR-100: coarse, then fine)
+//! and 3072 bytes of pixels. Python: a pickled dictionary with a (rows, 3072) array and a list of labels.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::pickle::{self, Value};
+use super::{Error, Images, PIXELS, Source, archive};
+
+/// Largest python file that is read: the biggest official one has 155 MB.
+const MAX_PICKLE: u64 = 1 << 28;
+
+/// Largest file of class names that is read.
+const MAX_NAMES: u64 = 1 << 16;
+
+/// What distinguishes the two data sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Dataset {
+    /// The value of `--dataset`.
+    pub name: &'static str,
+    /// Number of (fine) classes.
+    pub classes: usize,
+    /// Images in each training file.
+    train_rows: usize,
+    /// Images in the test file.
+    test_rows: usize,
+    /// Label bytes of a binary record; the last one is the label.
+    lead: usize,
+    /// Keys of the labels and of their names in the pickles.
+    keys: [&'static str; 2],
+    forms: [Form; 2],
+}
+
+/// One published form of a data set.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    python: bool,
+    directory: &'static str,
+    archive: &'static str,
+    /// Training files in order, the test file, the class names.
+    files: &'static [&'static str],
+}
+
+/// CIFAR-10: 50,000 and 10,000 images of 10 classes.
+pub const CIFAR10: Dataset = Dataset {
+    name: "cifar10",
+    classes: 10,
+    train_rows: 10_000,
+    test_rows: 10_000,
+    lead: 1,
+    keys: ["labels", "label_names"],
+    forms: [
+        Form {
+            python: false,
+            directory: "cifar-10-batches-bin",
+            archive: "cifar-10-binary.tar.gz",
+            files: &[
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+                "test_batch.bin",
+                "batches.meta.txt",
+            ],
+        },
+        Form {
+            python: true,
+            directory: "cifar-10-batches-py",
+            archive: "cifar-10-python.tar.gz",
+            files: &[
+                "data_batch_1",
+                "data_batch_2",
+                "data_batch_3",
+                "data_batch_4",
+                "data_batch_5",
+                "test_batch",
+                "batches.meta",
+            ],
+        },
+    ],
+};
+
+/// CIFAR-100 with its fine labels: 50,000 and 10,000 images of 100 classes.
+pub const CIFAR100: Dataset = Dataset {
+    name: "cifar100",
+    classes: 100,
+    train_rows: 50_000,
+    test_rows: 10_000,
+    lead: 2,
+    keys: ["fine_labels", "fine_label_names"],
+    forms: [
+        Form {
+            python: false,
+            directory: "cifar-100-binary",
+            archive: "cifar-100-binary.tar.gz",
+            files: &["train.bin", "test.bin", "fine_label_names.txt"],
+        },
+        Form {
+            python: true,
+            directory: "cifar-100-python",
+            archive: "cifar-100-python.tar.gz",
+            files: &["train", "test", "meta"],
+        },
+    ],
+};
+
+impl Form {
+    fn is_in(&self, dir: &Path) -> bool {
+        self.files.iter().all(|f| dir.join(f).is_file())
+    }
+
+    fn begins_in(&self, dir: &Path) -> bool {
+        self.files.iter().any(|f| dir.join(f).is_file())
+    }
+}
+
+/// Where a data set was found.
+#[derive(Debug)]
+pub struct Located {
+    dataset: Dataset,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Directory(Form, PathBuf),
+    /// Which form it holds is known when it is read.
+    Archive(PathBuf),
+}
+
+impl Dataset {
+    /// Training images of each class.
+    pub fn train_per_class(&self) -> usize {
+        (self.forms[0].files.len() - 2) * self.train_rows / self.classes
+    }
+
+    /// Finds the official files at `path`: the archive itself, its directory, or a directory (such as a torchvision
+    /// root) that holds either. Directories win over archives, the binary form over the python form.
+    ///
+    /// # Errors
+    /// Nothing of this data set there, or not all of it.
+    pub fn locate(self, path: &Path) -> Result<Located, Error> {
+        let found = |place| Ok(Located { dataset: self, place });
+        let meta = fs::metadata(path).map_err(Error::io(path))?;
+        if meta.is_file() {
+            return found(Place::Archive(path.to_owned()));
+        }
+        let directories = || {
+            let inside = self.forms.map(|form| (form, path.join(form.directory)));
+            self.forms
+                .map(|form| (form, path.to_owned()))
+                .into_iter()
+                .chain(inside)
+        };
+        if let Some((form, dir)) = directories().find(|(form, dir)| form.is_in(dir)) {
+            return found(Place::Directory(form, dir));
+        }
+        if let Some(archive) = self
+            .forms
+            .map(|form| path.join(form.archive))
+            .into_iter()
+            .find(|a| a.is_file())
+        {
+            return found(Place::Archive(archive));
+        }
+        if let Some((form, dir)) = directories().find(|(form, dir)| form.begins_in(dir)) {
+            let missing = form.files.iter().map(|f| dir.join(f)).find(|f| !f.is_file());
+            return Err(Error::Official {
+                path: missing.unwrap_or(dir),
+                why: format!("missing, though other files of {} are there", self.name),
+            });
+        }
+        let names: Vec<_> = self.forms.iter().flat_map(|f| [f.directory, f.archive]).collect();
+        Err(Error::NotFound {
+            path: path.to_owned(),
+            dataset: self.name,
+            hint: self.hint(path),
+            names: names.join(", "),
+        })
+    }
+
+    /// What is there instead.
+    fn hint(&self, path: &Path) -> &'static str {
+        let there = |other: Dataset| {
+            let at = |form: &Form| {
+                form.is_in(path)
+                    || form.is_in(&path.join(form.directory))
+                    || path.join(form.archive).is_file()
+            };
+            other.name != self.name && other.forms.iter().any(at)
+        };
+        match () {
+            () if there(CIFAR10) => " (but cifar10 is: use --dataset cifar10)",
+            () if there(CIFAR100) => " (but cifar100 is: use --dataset cifar100)",
+            () => "",
+        }
+    }
+}
+
+impl Located {
+    /// The files that will be read, with their role in the manifest: one `archive`, or each `file` in order.
+    pub fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        match &self.place {
+            Place::Archive(path) => vec![("archive", path.clone())],
+            Place::Directory(form, dir) => form.files.iter().map(|f| ("file", dir.join(f))).collect(),
+        }
+    }
+
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// Whatever differs from the published files in size, count, label range or balance, and hostile content.
+    pub fn read(&self) -> Result<Source, Error> {
+        let d = &self.dataset;
+        let (form, files) = match &self.place {
+            Place::Directory(form, dir) => {
+                let read = |name: &&str| {
+                    let path = dir.join(name);
+                    let size = fs::metadata(&path).map_err(Error::io(&path))?.len();
+                    let limit = d.limit(form, name);
+                    if size > limit {
+                        let why = format!("has {size} bytes, at most {limit} are expected");
+                        return Err(Error::Official { path, why });
+                    }
+                    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+                    Ok((path, bytes))
+                };
+                (
+                    *form,
+                    form.files.par_iter().map(read).collect::<Result<Vec<_>, _>>()?,
+                )
+            }
+            Place::Archive(path) => self.unpack(path)?,
+        };
+        let mut files = files.into_iter();
+        let mut train = Images::default();
+        let mut test = Images::default();
+        let (names_path, names) = files.next_back().expect("the last file holds the names");
+        let class_names = d
+            .class_names(form, &names)
+            .map_err(|why| official(&names_path, why))?;
+        let last = files.len() - 1;
+        let decoded: Vec<_> = files
+            .enumerate()
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .map(|(n, (path, bytes))| {
+                d.decode(
+                    form,
+                    &path,
+                    bytes,
+                    if n == last { d.test_rows } else { d.train_rows },
+                )
+            })
+            .collect::<Result<_, _>>()?;
+        for (n, (bytes, lead, labels)) in decoded.into_iter().enumerate() {
+            if n == last { &mut test } else { &mut train }.push(bytes, lead, labels);
+        }
+        let place = match &self.place {
+            Place::Directory(_, path) | Place::Archive(path) => path,
+        };
+        for (what, images) in [("training", &train), ("test", &test)] {
+            balanced(images, d.classes).map_err(|why| official(place, format!("the {what} set {why}")))?;
+        }
+        Ok(Source {
+            class_names,
+            train,
+            test,
+        })
+    }
+
+    fn unpack(&self, path: &Path) -> Result<(Form, Vec<(PathBuf, Vec<u8>)>), Error> {
+        let d = &self.dataset;
+        let form_of = |member: &Path| {
+            d.forms
+                .iter()
+                .find(|f| member.parent() == Some(Path::new(f.directory)))
+        };
+        let mut members = archive::read(path, |member| {
+            let form = form_of(member)?;
+            let name = form
+                .files
+                .iter()
+                .find(|&&f| member.file_name().is_some_and(|n| n == f))?;
+            Some(d.limit(form, name))
+        })?;
+        let Some(form) = members.keys().find_map(|m| form_of(m)).copied() else {
+            let [binary, python] = d.forms.map(|f| f.directory);
+            return Err(official(
+                path,
+                format!("holds no {} ({binary} or {python})", d.name),
+            ));
+        };
+        let member = |name: &&str| {
+            let member = Path::new(form.directory).join(name);
+            let bytes = members.remove(&member);
+            let bytes =
+                bytes.ok_or_else(|| official(path, format!("the member {} is missing", member.display())))?;
+            Ok((path.join(member), bytes))
+        };
+        let files = form.files.iter().map(member).collect::<Result<_, Error>>()?;
+        Ok((form, files))
+    }
+}
+
+fn official(path: &Path, why: String) -> Error {
+    Error::Official {
+        path: path.to_owned(),
+        why,
+    }
+}
+
+/// Every class must have the same number of images: the profiles are defined on balanced data.
+fn balanced(images: &Images, classes: usize) -> Result<(), String> {
+    let mut counts = vec![0; classes];
+    images.labels().iter().for_each(|&l| counts[l as usize] += 1);
+    let each = images.len() / classes;
+    match counts.iter().position(|&n| n != each) {
+        Some(k) => Err(format!(
+            "has {} images of class {k}, the official one {each}",
+            counts[k]
+        )),
+        None => Ok(()),
+    }
+}
+
+impl Dataset {
+    /// Largest size of a file that is worth reading.
+    fn limit(&self, form: &Form, name: &str) -> u64 {
+        match () {
+            () if form.files.last() == Some(&name) => MAX_NAMES,
+            () if form.python => MAX_PICKLE,
+            // One byte more, so that a file that is too long is found so and not cut.
+            () => (self.train_rows.max(self.test_rows) * (self.lead + PIXELS)) as u64 + 1,
+        }
+    }
+
+    /// Buffer, bytes before each image, labels.
+    fn decode(
+        &self,
+        form: Form,
+        path: &Path,
+        bytes: Vec<u8>,
+        rows: usize,
+    ) -> Result<(Vec<u8>, usize, Vec<u32>), Error> {
+        let (bytes, lead, labels) = if form.python {
+            let value = pickle::parse(&bytes).map_err(|e| match e {
+                pickle::Error::Damaged(..) => official(path, e.to_string()),
+                pickle::Error::Refused(..) => Error::Hostile {
+                    path: path.to_owned(),
+                    why: e.to_string(),
+                },
+            })?;
+            let (pixels, labels) = self.python(&value, rows).map_err(|why| official(path, why))?;
+            (pixels, 0, labels)
+        } else {
+            let record = self.lead + PIXELS;
+            if bytes.len() != rows * record {
+                let why = format!("has {} bytes, the official file {}", bytes.len(), rows * record);
+                return Err(official(path, why));
+            }
+            let labels = bytes
+                .chunks_exact(record)
+                .map(|r| i64::from(r[self.lead - 1]))
+                .collect();
+            (bytes, self.lead, labels)
+        };
+        let label = |(row, label): (usize, i64)| {
+            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < self.classes);
+            known.ok_or_else(|| {
+                official(
+                    path,
+                    format!("image {row} has label {label}, of {} classes", self.classes),
+                )
+            })
+        };
+        let labels = labels
+            .into_iter()
+            .enumerate()
+            .map(label)
+            .collect::<Result<_, _>>()?;
+        Ok((bytes, lead, labels))
+    }
+
+    fn python(&self, value: &Value, rows: usize) -> Result<(Vec<u8>, Vec<i64>), String> {
+        let key = self.keys[0];
+        let Some(Value::Array { shape, data }) = value.get("data") else {
+            return Err("has no array `data`".into());
+        };
+        if shape[..] != [rows, PIXELS] {
+            return Err(format!(
+                "`data` is {shape:?}, in the official file [{rows}, {PIXELS}]"
+            ));
+        }
+        let labels = value
+            .get(key)
+            .and_then(Value::items)
+            .ok_or_else(|| format!("has no list `{key}`"))?;
+        if labels.len() != rows {
+            return Err(format!(
+                "`{key}` has {} items, in the official file {rows}",
+                labels.len()
+            ));
+        }
+        let int = |v: &Value| match v {
+            Value::Int(n) => Ok(*n),
+            _ => Err(format!("`{key}` holds something that is no integer")),
+        };
+        Ok((data.to_vec(), labels.iter().map(int).collect::<Result<_, _>>()?))
+    }
+
+    fn class_names(&self, form: Form, bytes: &[u8]) -> Result<Vec<String>, String> {
+        let key = self.keys[1];
+        let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+            Ok(name) if !name.is_empty() && !name.contains(char::is_control) => Ok(name.to_owned()),
+            _ => Err("holds a class name that is no plain text".to_owned()),
+        };
+        let names: Vec<String> = if form.python {
+            let value = pickle::parse(bytes).map_err(|e| e.to_string())?;
+            let names = value
+                .get(key)
+                .and_then(Value::items)
+                .ok_or_else(|| format!("has no list `{key}`"))?;
+            let name = |v: &Value| match v {
+                Value::Bytes(name) => text(name),
+                _ => Err(format!("`{key}` holds something that is no string")),
+            };
+            names.iter().map(name).collect::<Result<_, _>>()?
+        } else {
+            let lines = bytes.split(|&b| b == b'\n').filter(|l| !l.is_empty());
+            lines.map(text).collect::<Result<_, _>>()?
+        };
+        if names.len() != self.classes {
+            return Err(format!(
+                "has {} class names, the official file {}",
+                names.len(),
+                self.classes
+            ));
+        }
+        Ok(names)
+    }
+}

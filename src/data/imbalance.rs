@@ -1,0 +1,237 @@
+//! Which images of a balanced data set stay: the long-tailed and step profiles and the draw of the reference code.
+//!
+//! The subset is the one of LDAM-DRW's `IMBALANCECIFAR10` (Cao et al., 2019), which the Remix report uses too: for each
+//! class in turn numpy's legacy generator shuffles the class's indices and the first n_k stay, in shuffled order.
+//!
+//! The balanced hold-out is cut *before* the profile: every class gives the same number of images, the last ones of its
+//! shuffle, and the profile is applied to the n_max − v that are left. So validation is balanced like the test set (the
+//! usual protocol, e.g. Ren et al., 2018), the ratio is the one asked for, each class's training images are a prefix of
+//! the reference's order, and without a hold-out the subset is the reference's exactly.
+
+use rand_mt::Mt;
+
+use super::Error;
+
+/// How many images each class keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Profile {
+    /// n_k = int(n_max · r^(−k/(C−1))): a long tail.
+    Exp {
+        /// Largest class over smallest, r ≥ 1.
+        ratio: f64,
+    },
+    /// The first classes keep n_max, the others int(n_max / r).
+    Step {
+        /// Largest class over smallest, r ≥ 1.
+        ratio: f64,
+        /// Share of the classes that are small, 0 < F < 1; the large ones are int(C · (1 − F)).
+        minority_fraction: f64,
+    },
+    /// All images, in file order.
+    None,
+}
+
+/// Indices into the official training set.
+#[derive(Debug, PartialEq)]
+pub struct Draw {
+    /// The training subset, class by class as drawn (in file order for [`Profile::None`]).
+    pub train: Vec<u32>,
+    /// The hold-out, class by class as drawn; empty without one.
+    pub val: Vec<u32>,
+    /// Training images of each class.
+    pub cls_num_list: Vec<usize>,
+}
+
+/// Training images of each class. `classes` is C, `n_max` the images that each class has.
+///
+/// # Errors
+/// A ratio below 1, no class on one side of the step, or a class that would be empty.
+pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Vec<usize>, Error> {
+    let fail = |what: String| Err(Error::Profile(what));
+    let (ratio, large) = match profile {
+        Profile::None => return Ok(vec![n_max; classes]),
+        Profile::Exp { ratio } => (ratio, None),
+        Profile::Step {
+            ratio,
+            minority_fraction: f,
+        } => {
+            // The margin makes 0.9 of 10 classes leave 1, though 10 · (1 − 0.9) is a little less in binary.
+            let large = (classes as f64 * (1.0 - f) + 1e-9).floor();
+            if !(large >= 1.0 && large < classes as f64) {
+                return fail(format!(
+                    "--minority-fraction {f}: of {classes} classes it leaves none large or none small; use a value \
+                     from {:.2} to {:.2}",
+                    1.0 / classes as f64,
+                    1.0 - 1.0 / classes as f64
+                ));
+            }
+            (ratio, Some(large as usize))
+        }
+    };
+    if !(ratio >= 1.0 && ratio.is_finite()) {
+        return fail(format!(
+            "--imb-ratio {ratio}: must be 1 or more (largest class over smallest, e.g. 100)"
+        ));
+    }
+    // The same operations on the same doubles as in the reference, so that int() cuts at the same places.
+    let smallest = |ratio: f64| (n_max as f64 * (1.0 / ratio)) as usize;
+    if smallest(ratio) == 0 {
+        let usable = (1..=n_max).rev().find(|&r| smallest(r as f64) > 0).unwrap_or(1);
+        return fail(format!(
+            "--imb-ratio {ratio}: the smallest class would have no image; with {n_max} images a class the largest usable \
+             ratio is {usable}"
+        ));
+    }
+    let factor = 1.0 / ratio;
+    let count = |k: usize| match large {
+        None => (n_max as f64 * factor.powf(k as f64 / (classes as f64 - 1.0))) as usize,
+        Some(large) if k < large => n_max,
+        Some(_) => smallest(ratio),
+    };
+    Ok((0..classes).map(count).collect())
+}
+
+/// How many images each class gives to the training subset, and how many every class gives to the hold-out, when each
+/// of `classes` has `each`.
+///
+/// # Errors
+/// Those of [`cls_num_list`], and a hold-out that takes no image or all.
+pub fn counts(
+    profile: Profile,
+    val_fraction: f64,
+    classes: usize,
+    each: usize,
+) -> Result<(Vec<usize>, usize), Error> {
+    let held = (each as f64 * val_fraction).round() as usize;
+    if !(0.0..1.0).contains(&val_fraction) || (held == 0) != (val_fraction == 0.0) || held >= each {
+        return Err(Error::Profile(format!(
+            "--val-fraction {val_fraction}: of {each} images a class this holds out {held}; use 0 for none, or a value \
+             below 1 that leaves both sides images"
+        )));
+    }
+    Ok((cls_num_list(profile, classes, each - held)?, held))
+}
+
+/// Draws the subset and the hold-out. `labels` are those of the official training set, which must be balanced.
+///
+/// # Errors
+/// Those of [`counts`].
+pub fn draw(
+    labels: &[u32],
+    classes: usize,
+    profile: Profile,
+    val_fraction: f64,
+    rand_number: u32,
+) -> Result<Draw, Error> {
+    let each = labels.len() / classes;
+    let (counts, held) = counts(profile, val_fraction, classes, each)?;
+    let mut members = vec![Vec::with_capacity(each); classes];
+    for (i, &label) in labels.iter().enumerate() {
+        members[label as usize].push(i as u32);
+    }
+    let mut generator = Mt::new(rand_number);
+    let (mut train, mut val) = (
+        Vec::with_capacity(counts.iter().sum()),
+        Vec::with_capacity(held * classes),
+    );
+    for (class, &n) in members.iter_mut().zip(&counts) {
+        shuffle(class, &mut generator);
+        train.extend_from_slice(&class[..n]);
+        val.extend_from_slice(&class[each - held..]);
+    }
+    if profile == Profile::None {
+        train.sort_unstable();
+    }
+    Ok(Draw {
+        train,
+        val,
+        cls_num_list: counts,
+    })
+}
+
+/// `numpy.random.shuffle` of the legacy `RandomState`: from the back, swap with a uniform index found by masked
+/// rejection on 32-bit words.
+fn shuffle(items: &mut [u32], generator: &mut Mt) {
+    for i in (1..items.len()).rev() {
+        let bound = u32::try_from(i).expect("a data set has fewer than 2^32 images");
+        let mask = u32::MAX >> bound.leading_zeros();
+        let j = loop {
+            let word = generator.next_u32() & mask;
+            if word <= bound {
+                break word as usize;
+            }
+        };
+        items.swap(i, j);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exp(ratio: f64) -> Profile {
+        Profile::Exp { ratio }
+    }
+
+    fn step(ratio: f64, minority_fraction: f64) -> Profile {
+        Profile::Step {
+            ratio,
+            minority_fraction,
+        }
+    }
+
+    fn message(profile: Profile, n_max: usize) -> String {
+        cls_num_list(profile, 10, n_max).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn step_boundary_follows_the_fraction() {
+        let large = |f| {
+            let counts = cls_num_list(step(100.0, f), 10, 5000).expect("counts");
+            counts.iter().filter(|&&n| n == 5000).count()
+        };
+        assert_eq!([0.1, 0.25, 0.3, 0.5, 0.7, 0.9].map(large), [9, 7, 7, 5, 3, 1]);
+    }
+
+    #[test]
+    fn impossible_profiles_are_refused() {
+        assert!(message(exp(0.99), 5000).contains("must be 1 or more"));
+        assert!(message(exp(f64::NAN), 5000).contains("must be 1 or more"));
+        assert!(message(exp(f64::INFINITY), 5000).contains("must be 1 or more"));
+        assert!(message(exp(5001.0), 5000).contains("largest usable ratio is 5000"));
+        assert!(message(step(600.0, 0.5), 500).contains("largest usable ratio is 500"));
+        assert!(message(step(10.0, 1.0), 500).contains("--minority-fraction 1"));
+        assert!(message(step(10.0, f64::NAN), 500).contains("--minority-fraction NaN"));
+        assert_eq!(cls_num_list(exp(5000.0), 10, 5000).expect("usable")[9], 1);
+        // 49 · (1/49) is below 1 in doubles, so 49 is not usable although 49/49 = 1.
+        assert!(message(exp(49.0), 49).contains("largest usable ratio is 48"));
+    }
+
+    #[test]
+    fn the_hold_out_is_balanced_disjoint_and_leaves_a_prefix() {
+        let labels: Vec<u32> = (0..1000).map(|i| i % 10).collect();
+        let whole = draw(&labels, 10, exp(1.0), 0.0, 7).expect("drawn");
+        let part = draw(&labels, 10, exp(10.0), 0.2, 7).expect("drawn");
+        assert_eq!(
+            part.cls_num_list,
+            cls_num_list(exp(10.0), 10, 80).expect("counts")
+        );
+        let mut at = 0;
+        for (k, &n) in part.cls_num_list.iter().enumerate() {
+            assert_eq!(part.train[at..at + n], whole.train[k * 100..k * 100 + n]);
+            assert_eq!(
+                part.val[k * 20..(k + 1) * 20],
+                whole.train[k * 100 + 80..(k + 1) * 100]
+            );
+            at += n;
+        }
+        let none = draw(&labels, 10, Profile::None, 0.0, 7).expect("drawn");
+        assert_eq!(none.train, (0..1000).collect::<Vec<_>>());
+        for f in [-0.1, 0.001, 1.0, f64::NAN] {
+            let e = draw(&labels, 10, Profile::None, f, 0)
+                .expect_err("refused")
+                .to_string();
+            assert!(e.contains("--val-fraction"), "{e}");
+        }
+    }
+}

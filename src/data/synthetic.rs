@@ -1,0 +1,116 @@
+//! Ten classes of procedural 32×32 images, for demonstrations and tests without a download.
+//!
+//! A class is a shape (disc, square, triangle, cross, ring) filled with stripes of one of two directions. Colours, place,
+//! size, angle and phase are random, and clutter and noise lie over all, so that colour or mean tell nothing and a class
+//! must be learnt from many examples: a short tail hurts. Nothing here reproduces a published data set.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rayon::prelude::*;
+
+use super::{CHANNELS, Images, PIXELS, PLANE, SIDE, Source};
+
+/// Names of the classes.
+pub const CLASSES: [&str; 10] = [
+    "disc-along",
+    "disc-across",
+    "square-along",
+    "square-across",
+    "triangle-along",
+    "triangle-across",
+    "cross-along",
+    "cross-across",
+    "ring-along",
+    "ring-across",
+];
+
+/// Uniform random numbers of one image.
+struct Dice(ChaCha8Rng);
+
+impl Dice {
+    /// A number in [lo, hi).
+    fn range(&mut self, lo: f32, hi: f32) -> f32 {
+        let unit = (self.0.next_u32() >> 8) as f32 / (1 << 24) as f32;
+        lo + (hi - lo) * unit
+    }
+
+    fn colour(&mut self) -> [f32; CHANNELS] {
+        std::array::from_fn(|_| self.range(30.0, 225.0))
+    }
+}
+
+/// Makes the data set. Image i of a split has class i mod 10 and depends on nothing but the split and i.
+pub fn generate(train_per_class: usize, test_per_class: usize) -> Source {
+    Source {
+        class_names: CLASSES.map(String::from).to_vec(),
+        train: images(0, train_per_class * CLASSES.len()),
+        test: images(1, test_per_class * CLASSES.len()),
+    }
+}
+
+fn images(split: u64, n: usize) -> Images {
+    let mut pixels = vec![0; n * PIXELS];
+    pixels
+        .par_chunks_exact_mut(PIXELS)
+        .enumerate()
+        .for_each(|(i, out)| {
+            let mut generator = ChaCha8Rng::seed_from_u64(split);
+            generator.set_stream(i as u64);
+            paint(i % CLASSES.len(), &mut Dice(generator), out);
+        });
+    let mut images = Images::default();
+    images.push(pixels, 0, (0..n).map(|i| (i % CLASSES.len()) as u32).collect());
+    images
+}
+
+/// One image as planes, (C, H, W).
+fn paint(class: usize, dice: &mut Dice, out: &mut [u8]) {
+    let (ground, ink) = (dice.colour(), [dice.colour(), dice.colour()]);
+    let half = SIDE as f32 / 2.0;
+    let centre = [dice.range(-5.0, 5.0) + half, dice.range(-5.0, 5.0) + half];
+    let size = dice.range(7.0, 12.0);
+    // Small angles only: with free ones a square's stripes along and across would be the same picture.
+    let (sin, cos) = dice.range(-0.4, 0.4).sin_cos();
+    let (wave, phase) = (dice.range(1.1, 1.9), dice.range(0.0, 6.3));
+    let clutter: [[f32; 6]; 4] = std::array::from_fn(|_| {
+        let [r, g, b] = dice.colour();
+        [
+            dice.range(0.0, SIDE as f32),
+            dice.range(0.0, SIDE as f32),
+            dice.range(1.0, 3.0),
+            r,
+            g,
+            b,
+        ]
+    });
+    for at in 0..PLANE {
+        let (px, py) = ((at % SIDE) as f32, (at / SIDE) as f32);
+        let (dx, dy) = ((px - centre[0]) / size, (py - centre[1]) / size);
+        let (x, y) = (cos * dx + sin * dy, cos * dy - sin * dx);
+        let mut colour = ground;
+        if inside(class / 2, x, y) {
+            let across = if class % 2 == 0 { x } else { y };
+            colour = ink[usize::from((across * size * wave + phase).sin() > 0.0)];
+        }
+        for &[cx, cy, r, red, green, blue] in &clutter {
+            if (px - cx).abs() < r && (py - cy).abs() < r {
+                colour = [red, green, blue];
+            }
+        }
+        for (c, value) in colour.into_iter().enumerate() {
+            out[c * PLANE + at] = (value + dice.range(-30.0, 30.0)) as u8;
+        }
+    }
+}
+
+/// Whether a point of the shape's own frame, about −1 to 1, is in the shape.
+fn inside(shape: usize, x: f32, y: f32) -> bool {
+    let r = x * x + y * y;
+    match shape {
+        0 => r < 1.0,
+        1 => x.abs().max(y.abs()) < 0.88,
+        2 => y < 0.8 && y > 2.2 * x.abs() - 1.1,
+        3 => x.abs().min(y.abs()) < 0.34 && x.abs().max(y.abs()) < 1.05,
+        _ => r < 1.2 && r > 0.3,
+    }
+}

@@ -1,2 +1,0 @@
-//! Integration tests, one module a tool.
-#![allow(missing_docs)]
