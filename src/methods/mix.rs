@@ -1,0 +1,261 @@
+//! Mixup and Remix: the mixing coefficient λ of a pair, and the coefficient λ_y of its labels.
+//!
+//! A pair (i, j) becomes x = λ x_i + (1−λ) x_j with the loss λ_y ℓ(i) + (1−λ_y) ℓ(j). Who is paired with whom, and the
+//! pixels, are not decided here.
+//!
+//! **Where rounding happens.** λ is rounded to f32 once, where it is drawn, and from there on is *the* λ: the pixels are
+//! mixed with it, the case analysis of Remix compares it (widened to f64, exactly) with τ, and λ_y is it wherever Remix
+//! does not intervene. So the analysis never disagrees with the picture, and τ = 0 is Mixup bit for bit.
+
+use clap::ValueEnum;
+use rand::distr::Distribution;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::Beta;
+use serde::{Deserialize, Serialize};
+
+use crate::rng;
+
+/// How images and labels of a batch are mixed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
+pub enum Mix {
+    /// Not at all.
+    None,
+    /// *mixup* (Zhang et al., arXiv 1710.09412): the labels with the λ of the images.
+    Mixup {
+        /// λ ~ Beta(α, α); 1 is uniform.
+        alpha: f64,
+        /// How often λ is drawn.
+        lambda_per: LambdaPer,
+    },
+    /// *Remix* (Chou et al., arXiv 2007.03943): the label of the clearly rarer class wins where λ allows it.
+    Remix {
+        /// λ ~ Beta(α, α); 1 is uniform.
+        alpha: f64,
+        /// κ: a class is the rarer one if the other has at least κ times its images.
+        kappa: f64,
+        /// τ: the rarer class takes the whole label if the other one's share of the image is below τ.
+        tau: f64,
+        /// How often λ is drawn.
+        lambda_per: LambdaPer,
+    },
+}
+
+/// How often λ is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LambdaPer {
+    /// Once a batch, as in the papers' code.
+    #[default]
+    Batch,
+    /// Once a pair.
+    Sample,
+}
+
+impl Mix {
+    /// Mixup as in the Remix paper: α = 1.
+    pub const MIXUP: Mix = Mix::Mixup {
+        alpha: 1.0,
+        lambda_per: LambdaPer::Batch,
+    };
+
+    /// Remix as in its paper: α = 1, κ = 3, τ = 0.5.
+    pub const REMIX: Mix = Mix::Remix {
+        alpha: 1.0,
+        kappa: 3.0,
+        tau: 0.5,
+        lambda_per: LambdaPer::Batch,
+    };
+
+    /// Draws λ for the `n` pairs of a batch, all in [0, 1]. `None` takes nothing from the stream and gives 1.
+    pub fn draw_lambda(&self, rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+        let (alpha, per) = match *self {
+            Mix::None => return vec![1.0; n],
+            Mix::Mixup { alpha, lambda_per }
+            | Mix::Remix {
+                alpha, lambda_per, ..
+            } => (alpha, lambda_per),
+        };
+        // Beta(1, 1) is uniform: one word a draw, on any device, and 1−λ is exact.
+        let beta = (alpha != 1.0).then(|| Beta::new(alpha, alpha).expect("a validated config has alpha > 0"));
+        let mut draw = || match &beta {
+            Some(beta) => beta.sample(rng) as f32,
+            None => rng::uniform_f32(rng),
+        };
+        match per {
+            LambdaPer::Batch => vec![draw(); n],
+            LambdaPer::Sample => (0..n).map(|_| draw()).collect(),
+        }
+    }
+
+    /// λ_y of a pair whose classes have `n_i` and `n_j` training images (Remix paper, equation 4):
+    ///
+    /// ```text
+    /// λ_y = 0   if n_i ≥ κ n_j  and  λ < τ        (j is rare, and more than 1−τ of the picture)
+    ///       1   if κ n_i ≤ n_j  and  1−λ < τ      (i is rare, and more than 1−τ of the picture)
+    ///       λ   otherwise
+    /// ```
+    ///
+    /// Both conditions at once need κ = 1, n_i = n_j and τ > ½; then the first one holds.
+    pub fn lambda_y(&self, lambda: f32, n_i: usize, n_j: usize) -> f32 {
+        let Mix::Remix { kappa, tau, .. } = *self else {
+            return lambda;
+        };
+        let (n_i, n_j, l) = (n_i as f64, n_j as f64, f64::from(lambda));
+        if n_i >= kappa * n_j && l < tau {
+            0.0
+        } else if kappa * n_i <= n_j && 1.0 - l < tau {
+            1.0
+        } else {
+            lambda
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, stream};
+
+    fn remix(kappa: f64, tau: f64) -> Mix {
+        Mix::Remix {
+            alpha: 1.0,
+            kappa,
+            tau,
+            lambda_per: LambdaPer::Batch,
+        }
+    }
+
+    /// The paper's cases written out one after the other, in the order of the text.
+    fn transcription(lambda: f64, n_i: f64, n_j: f64, kappa: f64, tau: f64) -> f64 {
+        let mut lambda_y = lambda;
+        let mut decided = false;
+        if n_i / n_j >= kappa && lambda < tau {
+            lambda_y = 0.0;
+            decided = true;
+        }
+        if !decided && n_i / n_j <= 1.0 / kappa && 1.0 - lambda < tau {
+            lambda_y = 1.0;
+        }
+        lambda_y
+    }
+
+    #[test]
+    fn lambda_y_is_the_papers_rule_on_every_boundary() {
+        // Powers of two, so that the transcription's quotients are exact and equality is met exactly.
+        let counts = [1, 2, 4, 8, 64, 512, 4096, 4097, 4095];
+        let lambdas = [
+            0.0f32,
+            1e-30,
+            0.125,
+            0.25,
+            0.25f32.next_down(),
+            0.25f32.next_up(),
+            0.5,
+            0.5f32.next_down(),
+        ]
+        .into_iter()
+        .chain([
+            0.5f32.next_up(),
+            0.75,
+            0.75f32.next_up(),
+            0.75f32.next_down(),
+            1.0f32.next_down(),
+            1.0,
+        ]);
+        let mut seen = [0u32; 3];
+        for lambda in lambdas {
+            for (n_i, n_j) in counts.iter().flat_map(|&i| counts.iter().map(move |&j| (i, j))) {
+                for kappa in [1.0, 2.0, 4.0, 8.0] {
+                    for tau in [0.0, 0.25, 0.5, 0.75, 1.0] {
+                        let got = remix(kappa, tau).lambda_y(lambda, n_i, n_j);
+                        let want = transcription(f64::from(lambda), n_i as f64, n_j as f64, kappa, tau);
+                        assert_eq!(f64::from(got), want, "λ {lambda} n {n_i} {n_j} κ {kappa} τ {tau}");
+                        seen[if got == lambda { 2 } else { got as usize }] += 1;
+                    }
+                }
+            }
+        }
+        assert!(seen.iter().all(|&n| n > 500), "every case is met: {seen:?}");
+    }
+
+    #[test]
+    fn swapping_the_pair_swaps_the_labels() {
+        let m = remix(3.0, 0.5);
+        for step in 0..2000u16 {
+            let lambda = f32::from(step) / 2048.0;
+            for (n_i, n_j) in [(5000, 50), (300, 100), (100, 300), (299, 100), (100, 100)] {
+                let there = m.lambda_y(lambda, n_i, n_j);
+                let back = m.lambda_y(1.0 - lambda, n_j, n_i);
+                assert_eq!(there, 1.0 - back, "λ {lambda} n {n_i} {n_j}");
+            }
+        }
+    }
+
+    #[test]
+    fn uniform_lambda_has_the_moments_of_its_beta() {
+        for (alpha, variance) in [
+            (1.0, 1.0 / 12.0),
+            (0.2, 1.0 / (4.0 * 1.4)),
+            (4.0, 1.0 / 36.0),
+            (0.001, 0.2495),
+        ] {
+            let m = Mix::Mixup {
+                alpha,
+                lambda_per: LambdaPer::Sample,
+            };
+            let draws = m.draw_lambda(&mut stream(1, Purpose::Lambda, 1, 0), 20_000);
+            assert!(draws.iter().all(|l| (0.0..=1.0).contains(l)), "α {alpha}");
+            let mean = draws.iter().map(|&l| f64::from(l)).sum::<f64>() / 20_000.0;
+            let var = draws.iter().map(|&l| (f64::from(l) - 0.5).powi(2)).sum::<f64>() / 20_000.0;
+            // Five standard errors of the mean; the variance's relative error is below 1.5 %.
+            assert!(
+                (mean - 0.5).abs() < 5.0 * (variance / 20_000.0f64).sqrt(),
+                "α {alpha}: mean {mean}"
+            );
+            assert!(
+                (var / variance - 1.0).abs() < 0.05,
+                "α {alpha}: variance {var}, {variance} expected"
+            );
+        }
+    }
+
+    #[test]
+    fn lambda_per_batch_is_one_draw_and_the_first_of_per_sample() {
+        let rng = || stream(9, Purpose::Lambda, 2, 3);
+        let one = Mix::MIXUP.draw_lambda(&mut rng(), 8);
+        let each = Mix::Mixup {
+            alpha: 1.0,
+            lambda_per: LambdaPer::Sample,
+        }
+        .draw_lambda(&mut rng(), 8);
+        assert!(one.iter().all(|l| *l == one[0]));
+        assert_eq!(one[0], each[0]);
+        assert!(each.windows(2).all(|w| w[0] != w[1]));
+    }
+
+    #[test]
+    fn draws_are_pinned() {
+        // A change here changes every mixed result: raise the semantics number of `train`.
+        let draw = |alpha| {
+            let m = Mix::Mixup {
+                alpha,
+                lambda_per: LambdaPer::Sample,
+            };
+            m.draw_lambda(&mut stream(0, Purpose::Lambda, 1, 0), 3)
+        };
+        assert_eq!(draw(1.0), [0.0; 3]);
+        assert_eq!(draw(0.2), [0.0; 3]);
+    }
+
+    #[test]
+    fn json_is_tagged_by_name() {
+        let text = r#"{"name":"remix","alpha":1.0,"kappa":3.0,"tau":0.5,"lambda_per":"batch"}"#;
+        assert_eq!(serde_json::to_string(&Mix::REMIX).expect("JSON"), text);
+        assert_eq!(serde_json::from_str::<Mix>(text).expect("a mix"), Mix::REMIX);
+        assert_eq!(
+            serde_json::to_string(&Mix::None).expect("JSON"),
+            r#"{"name":"none"}"#
+        );
+    }
+}

@@ -1,0 +1,242 @@
+//! Methods by name: `remix-drw` is the mix `remix`, the loss `ce` and the rule `drw`, each with its paper's options.
+//!
+//! A name is the parts joined by `-`, those that do nothing (`none`, `ce`) left out; `erm` if nothing is left.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::loss::Loss;
+use super::mix::Mix;
+use super::rule::{Draw, Reweight, Rule};
+use crate::manifest::Object;
+
+/// A training method: three independent choices.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Method {
+    /// How images and labels are mixed.
+    pub mix: Mix,
+    /// The loss of a label.
+    pub loss: Loss,
+    /// How the class imbalance is answered.
+    pub rule: Rule,
+}
+
+const MIXES: [Mix; 3] = [Mix::None, Mix::MIXUP, Mix::REMIX];
+const LOSSES: [Loss; 1] = [Loss::Ce];
+const RULES: [Rule; 5] = [
+    Rule::None,
+    Rule::Rs(Draw::EFFECTIVE),
+    Rule::Rw(Reweight::EFFECTIVE),
+    Rule::Drs(Draw::EFFECTIVE),
+    Rule::Drw(Reweight::EFFECTIVE),
+];
+
+/// The parts of a method, as its params name them.
+const PARTS: [&str; 3] = ["mix", "loss", "rule"];
+
+/// No preset has this name.
+#[derive(Debug, thiserror::Error)]
+#[error("--method {name}: no such method{}; it is one of {}", hint(.nearest), names().collect::<Vec<_>>().join(", "))]
+pub struct Unknown {
+    name: String,
+    nearest: Option<String>,
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest
+        .as_ref()
+        .map_or(String::new(), |n| format!(", did you mean {n}"))
+}
+
+/// All presets with their names: every mix with every loss and every rule, from plain to elaborate.
+fn all() -> impl Iterator<Item = (String, Method)> {
+    let losses = |mix| LOSSES.into_iter().map(move |loss| (mix, loss));
+    let rules = |(mix, loss)| RULES.into_iter().map(move |rule| Method { mix, loss, rule });
+    MIXES
+        .into_iter()
+        .flat_map(losses)
+        .flat_map(rules)
+        .map(|m| (m.name(), m))
+}
+
+/// The names of all presets.
+pub fn names() -> impl Iterator<Item = String> {
+    all().map(|(name, _)| name)
+}
+
+/// The method with a name.
+///
+/// # Errors
+/// [`Unknown`], which lists the names and suggests the nearest.
+pub fn preset(name: &str) -> Result<Method, Unknown> {
+    all()
+        .find(|(n, _)| n == name)
+        .map(|(_, m)| m)
+        .ok_or_else(|| Unknown {
+            name: name.to_owned(),
+            nearest: names()
+                .map(|n| (distance(&n, name), n))
+                .min()
+                .filter(|(d, _)| *d <= 3)
+                .map(|(_, n)| n),
+        })
+}
+
+impl Method {
+    /// The name of the preset with the same parts, whatever the options.
+    pub fn name(&self) -> String {
+        base_name(&self.params())
+    }
+
+    /// The parts as they stand in a checkpoint's `params`.
+    pub fn params(&self) -> Object {
+        match json!(self) {
+            Value::Object(params) => params,
+            _ => unreachable!("a struct is a JSON object"),
+        }
+    }
+}
+
+/// The name of a method from a checkpoint manifest's `params`, with the options that differ from the preset's in
+/// brackets: `remix-drw`, `remix(tau=0.3)`. `unknown` if the params do not say.
+pub fn preset_name(params: &Object) -> String {
+    if PARTS
+        .iter()
+        .any(|part| params.get(*part).and_then(|p| p.get("name")).is_none())
+    {
+        return "unknown".into();
+    }
+    let name = base_name(params);
+    // A method of a newer version has no preset here: then all of its options are told.
+    let defaults = preset(&name).map_or_else(|_| Object::new(), |m| m.params());
+    let mut options = Vec::new();
+    for part in PARTS {
+        let asked = params.get(part).and_then(Value::as_object).into_iter().flatten();
+        for (option, value) in asked.filter(|(option, _)| *option != "name") {
+            if defaults.get(part).and_then(|d| d.get(option)) != Some(value) {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                options.push(format!("{option}={value}"));
+            }
+        }
+    }
+    match options.is_empty() {
+        true => name,
+        false => format!("{name}({})", options.join(",")),
+    }
+}
+
+fn base_name(params: &Object) -> String {
+    let parts: Vec<&str> = PARTS
+        .iter()
+        .filter_map(|part| params.get(*part)?.get("name")?.as_str())
+        .filter(|name| !["none", "ce"].contains(name))
+        .collect();
+    if parts.is_empty() {
+        "erm".into()
+    } else {
+        parts.join("-")
+    }
+}
+
+/// Levenshtein's distance, in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::mix::LambdaPer;
+    use crate::methods::rule::RwNorm;
+
+    #[test]
+    fn the_names() {
+        let expected = "erm rs rw drs drw mixup mixup-rs mixup-rw mixup-drs mixup-drw \
+                        remix remix-rs remix-rw remix-drs remix-drw";
+        assert_eq!(names().collect::<Vec<_>>().join(" "), expected);
+    }
+
+    #[test]
+    fn names_and_methods_are_each_others_inverse() {
+        for (name, method) in all() {
+            assert_eq!(preset(&name).expect("a preset"), method);
+            assert_eq!(preset_name(&method.params()), name);
+        }
+        let m = preset("remix-drw").expect("a preset");
+        assert_eq!(
+            m,
+            Method {
+                mix: Mix::REMIX,
+                loss: Loss::Ce,
+                rule: Rule::Drw(Reweight::EFFECTIVE)
+            }
+        );
+    }
+
+    #[test]
+    fn other_options_show() {
+        let mut m = preset("remix-rw").expect("a preset");
+        m.mix = Mix::Remix {
+            alpha: 1.0,
+            kappa: 3.0,
+            tau: 0.3,
+            lambda_per: LambdaPer::Sample,
+        };
+        m.rule = Rule::Rw(Reweight {
+            beta: 0.9999,
+            rw_norm: RwNorm::BatchSize,
+        });
+        assert_eq!(
+            preset_name(&m.params()),
+            "remix-rw(tau=0.3,lambda_per=sample,rw_norm=batch-size)"
+        );
+        assert_eq!(m.name(), "remix-rw");
+        m = preset("rs").expect("a preset");
+        m.rule = Rule::Rs(Draw::Inverse);
+        assert_eq!(preset_name(&m.params()), "rs(rs=inverse)");
+    }
+
+    #[test]
+    fn params_of_others() {
+        assert_eq!(preset_name(&Object::new()), "unknown");
+        let newer = json!({"mix": {"name": "none"}, "loss": {"name": "ldam", "margin": 0.5}, "rule": {"name": "drw",
+            "beta": 0.9999, "rw_norm": "weight-sum"}});
+        let name = preset_name(newer.as_object().expect("an object"));
+        assert_eq!(name, "ldam-drw(margin=0.5,beta=0.9999,rw_norm=weight-sum)");
+    }
+
+    #[test]
+    fn an_unknown_name_lists_all_and_suggests_the_nearest() {
+        let text = |name| preset(name).expect_err("unknown").to_string();
+        assert!(text("remix-dwr").starts_with("--method remix-dwr: no such method, did you mean remix-d"));
+        assert!(text("mixp").contains("did you mean mixup;"));
+        assert!(text("mixp").ends_with(
+            "one of erm, rs, rw, drs, drw, mixup, mixup-rs, mixup-rw, mixup-drs, \
+            mixup-drw, remix, remix-rs, remix-rw, remix-drs, remix-drw"
+        ));
+        assert!(!text("transformer").contains("did you mean"));
+    }
+
+    #[test]
+    fn distances() {
+        let all = [
+            ("", "", 0),
+            ("abc", "", 3),
+            ("remix", "remx", 1),
+            ("drw", "rw", 1),
+            ("mixup", "remix", 4),
+        ];
+        for (a, b, d) in all {
+            assert_eq!((distance(a, b), distance(b, a)), (d, d), "{a} {b}");
+        }
+    }
+}

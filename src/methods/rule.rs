@@ -1,0 +1,281 @@
+//! Re-sampling and re-weighting, at once (RS, RW) or deferred (DRS, DRW): class weights and class probabilities.
+//!
+//! Weights follow the effective number of samples (Cui et al., arXiv 1901.05555), deferral Cao et al., arXiv 1906.07413.
+//! When a deferred rule starts is the schedule's business; which images are drawn, the plan's.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// How the class imbalance is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
+pub enum Rule {
+    /// Not at all.
+    None,
+    /// Re-sampling: classes are drawn with chosen probabilities.
+    Rs(Draw),
+    /// Re-weighting: the loss of a sample is scaled by its class's weight.
+    Rw(Reweight),
+    /// Re-sampling from the last learning-rate milestone on.
+    Drs(Draw),
+    /// Re-weighting from the last learning-rate milestone on.
+    Drw(Reweight),
+}
+
+/// Class weights w_k for re-sampling; a class is drawn with probability ∝ n_k·w_k.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rs", rename_all = "lowercase")]
+pub enum Draw {
+    /// w_k = (1−β)/(1−β^n_k).
+    Effective {
+        /// β of the effective number of samples.
+        beta: f64,
+    },
+    /// w_k = 1/n_k: every class equally often.
+    Inverse,
+}
+
+/// Class weights for the loss: w_k = (1−β)/(1−β^n_k), normalised to mean 1 over the classes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reweight {
+    /// β of the effective number of samples.
+    pub beta: f64,
+    /// What the batch's weighted sum is divided by.
+    pub rw_norm: RwNorm,
+}
+
+/// What the weighted sum of a batch's losses is divided by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RwNorm {
+    /// The number of samples: a batch's loss, and its step, grow with the weights that happen to be in it.
+    BatchSize,
+    /// The sum of their weights, as PyTorch's `CrossEntropyLoss(weight=…)` does.
+    #[default]
+    WeightSum,
+}
+
+/// The β that the long-tailed literature uses on CIFAR.
+pub const BETA: f64 = 0.9999;
+
+impl Draw {
+    /// The literature's: effective number of samples with [`BETA`].
+    pub const EFFECTIVE: Draw = Draw::Effective { beta: BETA };
+
+    /// The probability of each class, summing to 1; `counts` are the classes' training images, all positive.
+    pub fn probabilities(&self, counts: &[usize]) -> Vec<f64> {
+        let mass: Vec<f64> = match *self {
+            Draw::Effective { beta } => counts.iter().map(|&n| n as f64 * effective(beta, n)).collect(),
+            Draw::Inverse => vec![1.0; counts.len()],
+        };
+        let sum: f64 = mass.iter().sum();
+        mass.iter().map(|m| m / sum).collect()
+    }
+}
+
+impl Reweight {
+    /// The literature's: [`BETA`], and the normalisation of PyTorch.
+    pub const EFFECTIVE: Reweight = Reweight {
+        beta: BETA,
+        rw_norm: RwNorm::WeightSum,
+    };
+
+    /// The weight of each class, mean 1; `counts` are the classes' training images, all positive.
+    pub fn weights(&self, counts: &[usize]) -> Vec<f64> {
+        let raw: Vec<f64> = counts.iter().map(|&n| effective(self.beta, n)).collect();
+        let mean = raw.iter().sum::<f64>() / raw.len() as f64;
+        raw.iter().map(|w| w / mean).collect()
+    }
+}
+
+impl Rule {
+    /// The re-sampling of RS and DRS.
+    pub fn draw(&self) -> Option<&Draw> {
+        match self {
+            Rule::Rs(d) | Rule::Drs(d) => Some(d),
+            _ => None,
+        }
+    }
+
+    /// The re-weighting of RW and DRW.
+    pub fn reweight(&self) -> Option<&Reweight> {
+        match self {
+            Rule::Rw(w) | Rule::Drw(w) => Some(w),
+            _ => None,
+        }
+    }
+
+    /// Whether the rule waits for the last learning-rate milestone.
+    pub fn deferred(&self) -> bool {
+        matches!(self, Rule::Drs(_) | Rule::Drw(_))
+    }
+
+    /// β, where the rule has one.
+    pub fn beta(&self) -> Option<f64> {
+        match *self {
+            Rule::Rs(Draw::Effective { beta }) | Rule::Drs(Draw::Effective { beta }) => Some(beta),
+            Rule::Rw(w) | Rule::Drw(w) => Some(w.beta),
+            _ => None,
+        }
+    }
+}
+
+/// (1−β)/(1−β^n), one over the effective number of n samples.
+fn effective(beta: f64, n: usize) -> f64 {
+    (1.0 - beta) / (1.0 - beta.powf(n as f64))
+}
+
+/// Draws classes by cumulative probability, then an image of the class uniformly.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    /// Upper end of each class's share of [0, 1).
+    cumulative: Vec<f64>,
+    /// Positions of the images, class by class.
+    images: Vec<u32>,
+    /// Where each class starts in `images`; one more entry than classes.
+    starts: Vec<usize>,
+}
+
+impl Sampler {
+    /// A sampler over the images with these labels; `counts` are the labels' counts, all positive.
+    pub fn new(draw: &Draw, labels: &[u32], counts: &[usize]) -> Sampler {
+        let mut sum = 0.0;
+        let mut cumulative: Vec<f64> = draw
+            .probabilities(counts)
+            .iter()
+            .map(|p| (sum += p, sum).1)
+            .collect();
+        // The rounding of the sum must not leave a gap below 1.
+        if let Some(last) = cumulative.last_mut() {
+            *last = 1.0;
+        }
+        let mut starts = vec![0];
+        starts.extend(counts.iter().scan(0, |end, n| {
+            *end += n;
+            Some(*end)
+        }));
+        let mut images: Vec<u32> = (0..).take(labels.len()).collect();
+        images.sort_by_key(|&i| labels[i as usize]);
+        Sampler {
+            cumulative,
+            images,
+            starts,
+        }
+    }
+
+    /// The position of one image; four words of the stream.
+    pub fn sample(&self, rng: &mut rand_chacha::ChaCha8Rng) -> u32 {
+        let u = crate::rng::uniform(rng);
+        let class = self.cumulative.partition_point(|&end| end <= u);
+        let (from, to) = (self.starts[class], self.starts[class + 1]);
+        self.images[from + crate::rng::below(rng, to - from)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, stream};
+    use proptest::prelude::*;
+
+    #[test]
+    fn weights_are_those_of_the_ldam_code() {
+        // numpy: e = 1 - 0.9999**n; w = (1 - 0.9999)/e; w/w.sum()*10, n of CIFAR-10 exp 100.
+        let counts = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50];
+        let w = Reweight::EFFECTIVE.weights(&counts);
+        assert!((w.iter().sum::<f64>() - 10.0).abs() < 1e-12);
+        assert!(w.windows(2).all(|w| w[0] < w[1]), "rarer classes weigh more");
+        let plain: Vec<f64> = counts
+            .iter()
+            .map(|&n| 1e-4 / (1.0 - 0.9999f64.powi(n as i32)))
+            .collect();
+        for (a, b) in w.iter().zip(&plain) {
+            assert!((a / w[0] - b / plain[0]).abs() < 1e-9 * a / w[0]);
+        }
+    }
+
+    #[test]
+    fn limits_of_beta() {
+        let counts = [4000, 100, 20];
+        let flat = Reweight {
+            beta: 0.0,
+            rw_norm: RwNorm::WeightSum,
+        }
+        .weights(&counts);
+        assert_eq!(flat, [1.0; 3], "β = 0: no re-weighting");
+        let p = Draw::Effective { beta: 1.0 - 1e-9 }.probabilities(&counts);
+        assert!(
+            p.iter().all(|p| (p - 1.0 / 3.0).abs() < 1e-5),
+            "β → 1: every class equally: {p:?}"
+        );
+        assert_eq!(Draw::Inverse.probabilities(&counts), [1.0 / 3.0; 3]);
+        let natural = Draw::Effective { beta: 0.0 }.probabilities(&counts);
+        assert!(
+            (natural[0] - 4000.0 / 4120.0).abs() < 1e-15,
+            "β = 0: as in the data"
+        );
+    }
+
+    #[test]
+    fn json_is_flat_and_holds_only_what_counts() {
+        let text = |r: Rule| serde_json::to_string(&r).expect("JSON");
+        let all = [
+            (Rule::None, r#"{"name":"none"}"#),
+            (
+                Rule::Rs(Draw::EFFECTIVE),
+                r#"{"name":"rs","rs":"effective","beta":0.9999}"#,
+            ),
+            (Rule::Drs(Draw::Inverse), r#"{"name":"drs","rs":"inverse"}"#),
+            (
+                Rule::Rw(Reweight::EFFECTIVE),
+                r#"{"name":"rw","beta":0.9999,"rw_norm":"weight-sum"}"#,
+            ),
+        ];
+        for (rule, json) in all {
+            assert_eq!(text(rule), json);
+            assert_eq!(serde_json::from_str::<Rule>(json).expect("a rule"), rule);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 32, ..ProptestConfig::default() })]
+
+        /// Pearson's χ² of the drawn classes, far beyond any chance: mean C−1, σ = √(2(C−1)); and every image of a
+        /// class is as likely as its brothers.
+        #[test]
+        fn classes_are_drawn_with_their_probabilities(
+            counts in proptest::collection::vec(1usize..400, 2..12),
+            inverse: bool,
+            seed: u64,
+        ) {
+            let draw = if inverse { Draw::Inverse } else { Draw::Effective { beta: 0.99 } };
+            let mut labels: Vec<u32> =
+                (0u32..).zip(&counts).flat_map(|(k, &n)| std::iter::repeat_n(k, n)).collect();
+            // The images of a class need not lie together.
+            labels.reverse();
+            let sampler = Sampler::new(&draw, &labels, &counts);
+            let mut rng = stream(seed, Purpose::Order, 1, 0);
+            let mut seen = vec![0usize; counts.len()];
+            let n = 20_000;
+            for _ in 0..n {
+                seen[labels[sampler.sample(&mut rng) as usize] as usize] += 1;
+            }
+            let chi2: f64 = draw.probabilities(&counts).iter().zip(&seen)
+                .map(|(p, &o)| (o as f64 - p * n as f64).powi(2) / (p * n as f64))
+                .sum();
+            let freedom = (counts.len() - 1) as f64;
+            prop_assert!(chi2 < freedom + 8.0 * (2.0 * freedom).sqrt() + 20.0, "χ² {chi2}, {seen:?}");
+        }
+    }
+
+    #[test]
+    fn images_within_a_class_are_equally_likely() {
+        let labels = [0, 1, 0, 1, 1, 0, 0, 1];
+        let sampler = Sampler::new(&Draw::Inverse, &labels, &[4, 4]);
+        let mut rng = stream(11, Purpose::Order, 1, 0);
+        let mut seen = [0u32; 8];
+        (0..8000).for_each(|_| seen[sampler.sample(&mut rng) as usize] += 1);
+        // σ ≈ 29.6 a cell.
+        assert!(seen.iter().all(|n| n.abs_diff(1000) < 150), "{seen:?}");
+    }
+}

@@ -1,0 +1,398 @@
+//! The configuration of one training run: every choice that can change its result, resolved and checked.
+//!
+//! It is the `params` of the checkpoint's manifest, and so the key: however an experiment was spelled on the command
+//! line, its configuration is the same. What cannot change a result (device, threads, paths) is not here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::schedule::{self, Recipe};
+use crate::manifest::Object;
+use crate::methods::loss::Loss;
+use crate::methods::mix::Mix;
+use crate::methods::presets::Method;
+use crate::methods::rule::Rule;
+
+/// Pixels of zero padding before the random crop.
+pub const CROP_PADDING: u8 = 4;
+
+/// Mean of the channels of CIFAR on the 0–1 scale, as the reference recipe has it.
+pub const MEAN: [f64; 3] = [0.4914, 0.4822, 0.4465];
+
+/// Standard deviation of the channels of CIFAR on the 0–1 scale, as the reference recipe has it.
+pub const STD: [f64; 3] = [0.2023, 0.1994, 0.2010];
+
+/// A network: a ResNet in the CIFAR form (He et al., arXiv 1512.03385, section 4.2) of 6n + 2 layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Arch {
+    depth: usize,
+}
+
+const DEPTHS: [usize; 5] = [20, 32, 44, 56, 110];
+
+impl Arch {
+    /// ResNet-32, the network of the papers.
+    pub const RESNET32: Arch = Arch { depth: 32 };
+
+    /// All names.
+    pub fn names() -> Vec<String> {
+        DEPTHS.iter().map(|d| format!("resnet{d}")).collect()
+    }
+}
+
+impl FromStr for Arch {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let depth = DEPTHS.into_iter().find(|d| format!("resnet{d}") == s);
+        let unknown = || format!("no architecture {s:?}; there are {}", Arch::names().join(", "));
+        Ok(Arch {
+            depth: depth.ok_or_else(unknown)?,
+        })
+    }
+}
+
+impl TryFrom<String> for Arch {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        s.parse()
+    }
+}
+
+impl From<Arch> for String {
+    fn from(arch: Arch) -> String {
+        arch.to_string()
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "resnet{}", self.depth)
+    }
+}
+
+/// The arithmetic of forward and backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats throughout.
+    #[default]
+    F32,
+}
+
+/// What is done to a training image before it is mixed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// A random crop out of the image padded by [`CROP_PADDING`] zeros, and a horizontal flip every other time.
+    #[default]
+    CropFlip,
+    /// Nothing.
+    None,
+}
+
+/// Everything that can change the result of a training run, except the data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// The network.
+    pub arch: Arch,
+    /// How images and labels are mixed.
+    pub mix: Mix,
+    /// The loss of a label.
+    pub loss: Loss,
+    /// How the class imbalance is answered.
+    pub rule: Rule,
+    /// Passes over as many images as the training split has.
+    pub epochs: u32,
+    /// Images a step; the last step of an epoch may have fewer.
+    pub batch_size: usize,
+    /// Base learning rate of SGD.
+    pub lr: f64,
+    /// Momentum of SGD, in PyTorch's form: v ← momentum·v + g, w ← w − lr·v.
+    pub momentum: f64,
+    /// Weight decay on all parameters: g ← g + weight_decay·w.
+    pub weight_decay: f64,
+    /// The recipe whose milestones these are.
+    pub recipe: Recipe,
+    /// First epochs (from 1) of a tenth of the learning rate before; ascending.
+    pub milestones: Vec<u32>,
+    /// Epochs of linear warm-up; 0 for none.
+    pub warmup: u32,
+    /// Seed of all random streams.
+    pub seed: u64,
+    /// The arithmetic.
+    pub precision: Precision,
+    /// Augmentation.
+    pub augment: Augment,
+    /// Mean of each channel on the 0–1 scale, subtracted from the pixels.
+    pub mean: [f64; 3],
+    /// Standard deviation of each channel on the 0–1 scale, which the pixels are divided by.
+    pub std: [f64; 3],
+}
+
+/// A value that no experiment can want.
+#[derive(Debug, thiserror::Error)]
+#[error("--{flag} {value}: {why}")]
+pub struct Error {
+    flag: &'static str,
+    value: String,
+    why: &'static str,
+}
+
+impl Config {
+    /// The recipe of the papers for one method: ResNet-32, 300 epochs, batch 128, SGD 0.1.
+    pub fn new(method: Method) -> Config {
+        Config {
+            arch: Arch::RESNET32,
+            mix: method.mix,
+            loss: method.loss,
+            rule: method.rule,
+            epochs: 300,
+            batch_size: 128,
+            lr: 0.1,
+            momentum: 0.9,
+            weight_decay: 2e-4,
+            recipe: Recipe::Seed,
+            milestones: Recipe::Seed.milestones(300),
+            warmup: 0,
+            seed: 0,
+            precision: Precision::F32,
+            augment: Augment::CropFlip,
+            mean: MEAN,
+            std: STD,
+        }
+    }
+
+    /// The three choices that make up the method.
+    pub fn method(&self) -> Method {
+        Method {
+            mix: self.mix,
+            loss: self.loss,
+            rule: self.rule,
+        }
+    }
+
+    /// Learning rate of an epoch, from 1.
+    pub fn lr_at(&self, epoch: u32) -> f32 {
+        schedule::lr(self.lr, &self.milestones, self.warmup, epoch)
+    }
+
+    /// The first epoch (from 1) in which the rule holds.
+    pub fn rule_from(&self) -> u32 {
+        match self.rule.deferred() {
+            true => self.milestones.last().copied().unwrap_or(u32::MAX),
+            false => 1,
+        }
+    }
+
+    /// The manifest's `params`.
+    pub fn params(&self) -> Object {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(params)) => params,
+            _ => unreachable!("a struct of numbers and names is a JSON object"),
+        }
+    }
+
+    /// The configuration in a checkpoint manifest's `params`.
+    ///
+    /// # Errors
+    /// Params of another tool or version, as serde says it.
+    pub fn from_params(params: &Object) -> Result<Config, serde_json::Error> {
+        serde_json::from_value(Value::Object(params.clone()))
+    }
+
+    /// Refuses what no experiment can want.
+    ///
+    /// # Errors
+    /// The first such value, with the flag that sets it.
+    pub fn validate(&self) -> Result<(), Error> {
+        let check = |ok: bool, flag, value: &dyn fmt::Display, why| {
+            let fault = || Error {
+                flag,
+                value: value.to_string(),
+                why,
+            };
+            if ok { Ok(()) } else { Err(fault()) }
+        };
+        let not_negative = |x: f64| x.is_finite() && x.is_sign_positive();
+        let list: Vec<String> = self.milestones.iter().map(u32::to_string).collect();
+        let list = list.join(",");
+
+        check(self.epochs > 0, "epochs", &self.epochs, "must be at least 1")?;
+        let batch = (1..=65_536).contains(&self.batch_size);
+        check(
+            batch,
+            "batch-size",
+            &self.batch_size,
+            "must be between 1 and 65536",
+        )?;
+        let lr = self.lr > 0.0 && (self.lr as f32).is_normal();
+        check(lr, "lr", &self.lr, "must be a positive number, such as 0.1")?;
+        let momentum = not_negative(self.momentum) && self.momentum < 1.0;
+        check(
+            momentum,
+            "momentum",
+            &self.momentum,
+            "must be at least 0 and below 1",
+        )?;
+        check(
+            not_negative(self.weight_decay),
+            "weight-decay",
+            &self.weight_decay,
+            "must be 0 or a positive number",
+        )?;
+        let ascending = self.milestones.is_sorted() && self.milestones.first() != Some(&0);
+        check(
+            ascending,
+            "milestones",
+            &list,
+            "must be ascending epochs, the first being 1 or later",
+        )?;
+        check(
+            self.warmup < self.epochs,
+            "warmup",
+            &self.warmup,
+            "must be shorter than the training",
+        )?;
+        let starts = self.rule_from() <= self.epochs;
+        let why = "a deferred rule starts at the last milestone, and the training has none; move it, or use rs or rw";
+        check(starts, "milestones", &list, why)?;
+
+        if let Mix::Mixup { alpha, .. } | Mix::Remix { alpha, .. } = self.mix {
+            check(
+                (1e-3..=1e3).contains(&alpha),
+                "alpha",
+                &alpha,
+                "must be between 0.001 and 1000; 1 is uniform",
+            )?;
+        }
+        if let Mix::Remix { kappa, tau, .. } = self.mix {
+            check(
+                kappa >= 1.0 && kappa.is_finite(),
+                "kappa",
+                &kappa,
+                "must be at least 1",
+            )?;
+            let tau_ok = not_negative(tau) && tau <= 1.0;
+            check(tau_ok, "tau", &tau, "must be between 0 (Mixup) and 1")?;
+        }
+        if let Some(beta) = self.rule.beta() {
+            check(
+                not_negative(beta) && beta < 1.0,
+                "beta",
+                &beta,
+                "must be at least 0 and below 1",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::presets::preset;
+
+    fn config(name: &str) -> Config {
+        Config::new(preset(name).expect("a preset"))
+    }
+
+    #[test]
+    fn params_round_trip() {
+        for name in crate::methods::presets::names() {
+            let c = config(&name);
+            c.validate().expect("the defaults are sound");
+            assert_eq!(Config::from_params(&c.params()).expect("a config"), c);
+        }
+    }
+
+    #[test]
+    fn params_are_pinned() {
+        // A change here changes the keys of all checkpoints.
+        let text = Value::Object(config("remix-drw").params()).to_string();
+        let expected = r#"{"arch":"resnet32","mix":{"name":"remix","alpha":1.0,"kappa":3.0,"tau":0.5,"#
+            .to_owned()
+            + r#""lambda_per":"batch"},"loss":{"name":"ce"},"rule":{"name":"drw","beta":0.9999,"#
+            + r#""rw_norm":"weight-sum"},"epochs":300,"batch_size":128,"lr":0.1,"momentum":0.9,"weight_decay":0.0002,"#
+            + r#""recipe":"seed","milestones":[150,225],"warmup":0,"seed":0,"precision":"f32","augment":"crop-flip","#
+            + r#""mean":[0.4914,0.4822,0.4465],"std":[0.2023,0.1994,0.201]}"#;
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn absurd_values_are_refused_by_the_name_of_their_flag() {
+        let remix = |c: &mut Config, f: &dyn Fn(&mut f64, &mut f64, &mut f64)| {
+            let Mix::Remix {
+                alpha, kappa, tau, ..
+            } = &mut c.mix
+            else {
+                panic!("this one is Remix");
+            };
+            f(alpha, kappa, tau);
+        };
+        type Change<'a> = (&'a str, &'a dyn Fn(&mut Config));
+        let cases: &[Change] = &[
+            ("epochs", &|c| c.epochs = 0),
+            ("batch-size", &|c| c.batch_size = 0),
+            ("batch-size", &|c| c.batch_size = 1 << 40),
+            ("lr", &|c| c.lr = 0.0),
+            ("lr", &|c| c.lr = -0.1),
+            ("lr", &|c| c.lr = f64::NAN),
+            ("lr", &|c| c.lr = 1e300),
+            ("momentum", &|c| c.momentum = 1.0),
+            ("momentum", &|c| c.momentum = f64::NAN),
+            ("weight-decay", &|c| c.weight_decay = -1e-4),
+            ("weight-decay", &|c| c.weight_decay = -0.0),
+            ("weight-decay", &|c| c.weight_decay = f64::INFINITY),
+            ("milestones", &|c| c.milestones = vec![0, 10]),
+            ("milestones", &|c| c.milestones = vec![20, 10]),
+            ("milestones", &|c| c.milestones = vec![]),
+            ("milestones", &|c| c.milestones = vec![301]),
+            ("warmup", &|c| c.warmup = 300),
+            ("alpha", &|c| remix(c, &|alpha, _, _| *alpha = 0.0)),
+            ("alpha", &|c| remix(c, &|alpha, _, _| *alpha = f64::NAN)),
+            ("kappa", &|c| remix(c, &|_, kappa, _| *kappa = 0.99)),
+            ("kappa", &|c| remix(c, &|_, kappa, _| *kappa = f64::INFINITY)),
+            ("tau", &|c| remix(c, &|_, _, tau| *tau = 1.01)),
+            ("tau", &|c| remix(c, &|_, _, tau| *tau = -0.5)),
+            ("tau", &|c| remix(c, &|_, _, tau| *tau = f64::NAN)),
+            ("beta", &|c| {
+                c.rule = Rule::Drw(crate::methods::rule::Reweight {
+                    beta: 1.0,
+                    ..REWEIGHT
+                })
+            }),
+            ("beta", &|c| {
+                c.rule = Rule::Drw(crate::methods::rule::Reweight {
+                    beta: f64::NAN,
+                    ..REWEIGHT
+                })
+            }),
+        ];
+        for (n, (flag, change)) in cases.iter().enumerate() {
+            let mut c = config("remix-drw");
+            change(&mut c);
+            let text = c.validate().expect_err("absurd").to_string();
+            assert!(text.starts_with(&format!("--{flag} ")), "case {n}: {text}");
+        }
+        // Without a deferred rule a constant learning rate is nobody's business.
+        let mut c = config("remix-rw");
+        c.milestones = vec![];
+        c.validate().expect("sound");
+    }
+
+    const REWEIGHT: crate::methods::rule::Reweight = crate::methods::rule::Reweight::EFFECTIVE;
+
+    #[test]
+    fn deferred_rules_start_at_the_last_milestone() {
+        assert_eq!(config("remix-drs").rule_from(), 225);
+        assert_eq!(config("drw").rule_from(), 225);
+        assert_eq!(config("rw").rule_from(), 1);
+    }
+}

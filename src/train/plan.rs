@@ -1,0 +1,289 @@
+//! What every training step works on: which images, how augmented, mixed with whom, and what each label counts.
+//!
+//! A step is a pure function of (configuration, labels, epoch, step), so a prefetch thread, another device or a resumed
+//! run makes the same one. No pixels here: the loader follows the plan.
+
+use rand::RngCore;
+
+use super::config::{Augment, CROP_PADDING, Config};
+use crate::methods::mix::Mix;
+use crate::methods::rule::{RwNorm, Sampler};
+use crate::rng::{Purpose, shuffle, stream};
+
+/// One training image and how it is augmented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Position in the training split.
+    pub index: u32,
+    /// Rows by which the crop lies below the image's own place, −4…4.
+    pub dy: i8,
+    /// Columns by which the crop lies right of the image's own place, −4…4.
+    pub dx: i8,
+    /// Whether the crop is mirrored, left to right.
+    pub flip: bool,
+}
+
+/// One batch. All vectors have one entry a sample.
+///
+/// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented. Its loss is
+/// `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum over s, for class
+/// weights and the division by the batch are in the coefficients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The images.
+    pub samples: Vec<Sample>,
+    /// Position in this batch of the image that each is mixed with.
+    pub partner: Vec<u32>,
+    /// λ, the share of the sample's own image.
+    pub lambda: Vec<f32>,
+    /// The image's own label.
+    pub label_a: Vec<u32>,
+    /// The partner's label.
+    pub label_b: Vec<u32>,
+    /// λ_y·w\[label_a\]/D, where D is the batch size or the sum of the batch's weights.
+    pub coef_a: Vec<f32>,
+    /// (1−λ_y)·w\[label_b\]/D.
+    pub coef_b: Vec<f32>,
+}
+
+/// Labels that no training can be planned on.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A class has no image to learn it from.
+    #[error("class {class} has no training images; make the data set with a smaller ratio")]
+    EmptyClass {
+        /// The class.
+        class: usize,
+    },
+    /// A label beyond the classes.
+    #[error("image {index} has label {label}, but there are {classes} classes; make the data set again")]
+    Label {
+        /// The image's position.
+        index: usize,
+        /// Its label.
+        label: u32,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// The manifest's class counts are not those of the labels.
+    #[error(
+        "class {class} has {found} training images, but its manifest says {listed}; make the data set again"
+    )]
+    Counts {
+        /// The class.
+        class: usize,
+        /// Images in the manifest's `cls_num_list`.
+        listed: usize,
+        /// Images with this label.
+        found: usize,
+    },
+    /// No class or more images than 32 bits can number.
+    #[error("{images} training images in {classes} classes; there must be some, and fewer than 2³²")]
+    Size {
+        /// Number of images.
+        images: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+}
+
+/// The plan of a whole run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    config: Config,
+    labels: Vec<u32>,
+    cls_num_list: Vec<usize>,
+    sampler: Option<Sampler>,
+    weights: Option<(Vec<f64>, RwNorm)>,
+}
+
+impl Plan {
+    /// A plan for a validated configuration over the training labels; `cls_num_list` is the manifest's count a class.
+    ///
+    /// # Errors
+    /// Labels and counts that do not agree, or a class without images.
+    pub fn new(config: &Config, labels: &[u32], cls_num_list: &[usize]) -> Result<Plan, Error> {
+        let classes = cls_num_list.len();
+        if classes == 0 || labels.is_empty() || u32::try_from(labels.len()).is_err() {
+            return Err(Error::Size {
+                images: labels.len(),
+                classes,
+            });
+        }
+        let mut found = vec![0; classes];
+        for (index, &label) in labels.iter().enumerate() {
+            *found.get_mut(label as usize).ok_or(Error::Label {
+                index,
+                label,
+                classes,
+            })? += 1;
+        }
+        for (class, (&listed, found)) in cls_num_list.iter().zip(found).enumerate() {
+            if listed != found {
+                return Err(Error::Counts { class, listed, found });
+            }
+            if found == 0 {
+                return Err(Error::EmptyClass { class });
+            }
+        }
+        Ok(Plan {
+            config: config.clone(),
+            labels: labels.to_vec(),
+            cls_num_list: cls_num_list.to_vec(),
+            sampler: config
+                .rule
+                .draw()
+                .map(|draw| Sampler::new(draw, labels, cls_num_list)),
+            weights: config
+                .rule
+                .reweight()
+                .map(|r| (r.weights(cls_num_list), r.rw_norm)),
+        })
+    }
+
+    /// The plan of one epoch, from 1: chooses the images and their order.
+    pub fn epoch(&self, epoch: u32) -> EpochPlan<'_> {
+        let active = epoch >= self.config.rule_from();
+        let mut rng = stream(self.config.seed, Purpose::Order, epoch.into(), 0);
+        let order = match self.sampler.as_ref().filter(|_| active) {
+            Some(sampler) => self.labels.iter().map(|_| sampler.sample(&mut rng)).collect(),
+            None => {
+                let mut order: Vec<u32> = (0..).take(self.labels.len()).collect();
+                shuffle(&mut rng, &mut order);
+                order
+            }
+        };
+        let weights = self.weights.as_ref().filter(|_| active);
+        EpochPlan {
+            plan: self,
+            epoch,
+            order,
+            weights,
+        }
+    }
+}
+
+/// The plan of one epoch.
+#[derive(Clone, Debug)]
+pub struct EpochPlan<'p> {
+    plan: &'p Plan,
+    epoch: u32,
+    order: Vec<u32>,
+    weights: Option<&'p (Vec<f64>, RwNorm)>,
+}
+
+impl EpochPlan<'_> {
+    /// Steps of the epoch; the last one may be a smaller batch.
+    pub fn steps(&self) -> usize {
+        self.order.len().div_ceil(self.plan.config.batch_size)
+    }
+
+    /// The images of the epoch, in order, with repetition where the rule re-samples.
+    pub fn order(&self) -> &[u32] {
+        &self.order
+    }
+
+    /// One step, from 0 to `steps() - 1`.
+    pub fn step(&self, i: usize) -> Step {
+        let Plan {
+            config,
+            labels,
+            cls_num_list,
+            ..
+        } = self.plan;
+        let from = i * config.batch_size;
+        let batch = &self.order[from..self.order.len().min(from + config.batch_size)];
+        let rng = |purpose| stream(config.seed, purpose, self.epoch.into(), i as u64);
+
+        let mut words = rng(Purpose::Augment);
+        let samples = batch
+            .iter()
+            .map(|&index| augment(config.augment, index, words.next_u32()))
+            .collect();
+        let mut partner: Vec<u32> = (0..).take(batch.len()).collect();
+        if config.mix != Mix::None {
+            shuffle(&mut rng(Purpose::Pair), &mut partner);
+        }
+        let label_a: Vec<u32> = batch.iter().map(|&n| labels[n as usize]).collect();
+        let label_b: Vec<u32> = partner.iter().map(|&p| label_a[p as usize]).collect();
+        let lambda = config.mix.draw_lambda(&mut rng(Purpose::Lambda), batch.len());
+        let (coef_a, coef_b) = coefficients(
+            &config.mix,
+            cls_num_list,
+            self.weights,
+            &lambda,
+            &label_a,
+            &label_b,
+        );
+        Step {
+            samples,
+            partner,
+            lambda,
+            label_a,
+            label_b,
+            coef_a,
+            coef_b,
+        }
+    }
+}
+
+/// The coefficients of a batch's labels, given its λ and the classes' `counts`; without weights every class counts 1.
+/// Computed in f64, rounded to f32 once.
+fn coefficients(
+    mix: &Mix,
+    counts: &[usize],
+    weights: Option<&(Vec<f64>, RwNorm)>,
+    lambda: &[f32],
+    label_a: &[u32],
+    label_b: &[u32],
+) -> (Vec<f32>, Vec<f32>) {
+    let weight = |class: usize| weights.map_or(1.0, |(w, _)| w[class]);
+    let shares: Vec<(f64, f64)> = lambda
+        .iter()
+        .zip(label_a.iter().zip(label_b))
+        .map(|(&lambda, (&a, &b))| {
+            let (a, b) = (a as usize, b as usize);
+            let lambda_y = f64::from(mix.lambda_y(lambda, counts[a], counts[b]));
+            (lambda_y * weight(a), (1.0 - lambda_y) * weight(b))
+        })
+        .collect();
+    let divisor = match weights {
+        Some((_, RwNorm::WeightSum)) => shares.iter().map(|(a, b)| a + b).sum(),
+        _ => shares.len() as f64,
+    };
+    shares
+        .iter()
+        .map(|(a, b)| ((a / divisor) as f32, (b / divisor) as f32))
+        .unzip()
+}
+
+/// The augmentation that one random word stands for: ⌊162·word/2³²⌋ numbers the 9 × 9 crops times two.
+fn augment(augment: Augment, index: u32, word: u32) -> Sample {
+    const OFFSETS: u64 = 2 * CROP_PADDING as u64 + 1;
+    match augment {
+        Augment::None => Sample {
+            index,
+            dy: 0,
+            dx: 0,
+            flip: false,
+        },
+        Augment::CropFlip => {
+            let n = (u64::from(word) * (OFFSETS * OFFSETS * 2)) >> 32;
+            let offset = |n: u64| (n % OFFSETS) as i8 - CROP_PADDING as i8;
+            Sample {
+                index,
+                dy: offset(n / 2 / OFFSETS),
+                dx: offset(n / 2),
+                flip: n % 2 == 1,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "reference_tests.rs"]
+mod reference;

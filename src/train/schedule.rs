@@ -1,0 +1,116 @@
+//! The learning rate of each epoch: divided by ten at milestones, after an optional linear warm-up.
+//!
+//! Epochs count from 1, as papers and logs do; a milestone is the first epoch at the lower rate.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// Where the milestones come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Recipe {
+    /// Of the reproduction report's code: epochs 150 and 225 of 300.
+    #[default]
+    Seed,
+    /// Of the Remix paper: epochs 150 and 250 of 300.
+    Paper,
+    /// Any others.
+    #[value(skip)]
+    Custom,
+}
+
+impl Recipe {
+    /// The milestones for a number of epochs: m of 300 becomes ⌊m·epochs/300 + ½⌋. `Custom` has none of its own.
+    pub fn milestones(self, epochs: u32) -> Vec<u32> {
+        let of_300: &[u64] = match self {
+            Recipe::Seed => &[150, 225],
+            Recipe::Paper => &[150, 250],
+            Recipe::Custom => &[],
+        };
+        // ⌊(2·m·E + 300) / 600⌋ is the formula in integers; m < 300 keeps the result within the epochs.
+        of_300
+            .iter()
+            .map(|m| ((2 * m * u64::from(epochs) + 300) / 600) as u32)
+            .collect()
+    }
+
+    /// The recipe that has these milestones, so that `--recipe paper` and the same `--milestones` are one experiment.
+    pub fn of(milestones: &[u32], epochs: u32) -> Recipe {
+        [Recipe::Seed, Recipe::Paper]
+            .into_iter()
+            .find(|r| r.milestones(epochs) == milestones)
+            .unwrap_or(Recipe::Custom)
+    }
+}
+
+/// The learning rate of an epoch, from 1: `base` · min(1, epoch/warmup) / 10^(milestones reached). Computed in f64.
+pub fn lr(base: f64, milestones: &[u32], warmup: u32, epoch: u32) -> f32 {
+    let reached = milestones.iter().filter(|&&m| m <= epoch).count();
+    let decay = milestones.iter().take(reached).fold(1.0, |d, _| d * 10.0);
+    let ramp = if epoch < warmup {
+        f64::from(epoch) / f64::from(warmup)
+    } else {
+        1.0
+    };
+    (base * ramp / decay) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipes_at_their_own_length() {
+        for (recipe, second) in [(Recipe::Seed, 225), (Recipe::Paper, 250)] {
+            let milestones = recipe.milestones(300);
+            assert_eq!(milestones, [150, second]);
+            for (epoch, rate) in [
+                (1, 0.1),
+                (149, 0.1),
+                (150, 0.01),
+                (second - 1, 0.01),
+                (second, 0.001),
+                (300, 0.001),
+            ] {
+                assert_eq!(lr(0.1, &milestones, 0, epoch), rate, "{recipe:?} epoch {epoch}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_lengths_scale_and_round_half_up() {
+        let all = [
+            (200, [100, 150], [100, 167]),
+            (10, [5, 8], [5, 8]),
+            (3, [2, 2], [2, 3]),
+            (1, [1, 1], [1, 1]),
+        ];
+        for (epochs, seed, paper) in all {
+            assert_eq!(Recipe::Seed.milestones(epochs), seed, "{epochs}");
+            assert_eq!(Recipe::Paper.milestones(epochs), paper, "{epochs}");
+        }
+        for epochs in 1..=2000 {
+            let plain = |m: f64| (m * f64::from(epochs) / 300.0 + 0.5).floor() as u32;
+            assert_eq!(
+                Recipe::Paper.milestones(epochs),
+                [plain(150.0), plain(250.0)],
+                "{epochs}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_recipe_is_known_by_its_milestones() {
+        assert_eq!(Recipe::of(&[150, 225], 300), Recipe::Seed);
+        assert_eq!(Recipe::of(&[150, 250], 300), Recipe::Paper);
+        assert_eq!(Recipe::of(&[100, 200], 300), Recipe::Custom);
+        assert_eq!(Recipe::of(&[150, 225], 200), Recipe::Custom);
+    }
+
+    #[test]
+    fn warmup_is_linear_and_ends_at_the_base() {
+        // LDAM-DRW: lr · epoch / 5 while epoch <= 5.
+        let rates: Vec<f32> = (1..=6).map(|e| lr(0.1, &[160, 180], 5, e)).collect();
+        assert_eq!(rates, [0.02, 0.04, 0.06, 0.08, 0.1, 0.1]);
+    }
+}
