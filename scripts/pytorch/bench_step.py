@@ -1,0 +1,120 @@
+"""Times PyTorch's ResNet training step and inference: the peer that our engine is measured beside.
+
+    python scripts/pytorch/bench_step.py --threads 2             # CPU
+    python scripts/pytorch/bench_step.py --device cuda --compile # GPU, with CUDA graphs
+
+One step is: forward, cross-entropy, backward, SGD with momentum and weight decay, on a batch that is
+already on the device. Modes take turns, so that a change of the machine's speed hits all of them. One JSON
+line a mode (median, quartiles and fastest of all repeats: on a busy machine only the fastest means
+anything), then one that names the fastest mode of each precision for training and inference.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+
+from resnet_s import BLOCKS, resnet_s
+
+
+class Mode:
+    """One way to run the network; `once()` runs it one time."""
+
+    def __init__(self, args, train, bf16, channels_last, compiled):
+        self.name = "-".join([
+            "train" if train else "eval",
+            "bf16" if bf16 else "f32",
+            "channels_last" if channels_last else "contiguous",
+            *["compiled"] * compiled,
+        ])  # fmt: skip
+        self.train, self.bf16, self.device = train, bf16, args.device
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        torch.manual_seed(0)
+        self.model = resnet_s(args.arch).to(args.device, memory_format=layout).train(train)
+        self.xs = torch.randn(args.batch_size, 3, 32, 32, device=args.device).contiguous(memory_format=layout)
+        self.ys = torch.randint(10, (args.batch_size,), device=args.device)
+        self.sgd = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=2e-4, fused=True)
+        # reduce-overhead is what captures CUDA graphs; on a CPU it means nothing.
+        how = {"mode": "reduce-overhead"} if args.device == "cuda" else {}
+        self.run = torch.compile(self.loss, **how) if compiled else self.loss
+        self.seconds = []
+
+    def loss(self):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(self.xs)
+        return F.cross_entropy(logits.float(), self.ys) if self.train else logits
+
+    def once(self):
+        if not self.train:
+            with torch.no_grad():
+                return self.run()
+        self.sgd.zero_grad(set_to_none=True)
+        self.run().backward()
+        return self.sgd.step()
+
+    def time(self, repeats):
+        for _ in range(repeats):
+            synchronize(self.device)
+            start = time.perf_counter()
+            self.once()
+            synchronize(self.device)
+            self.seconds.append(time.perf_counter() - start)
+
+
+def synchronize(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def main():
+    parser = argparse.ArgumentParser(description="time PyTorch's training step and inference")
+    parser.add_argument("--arch", choices=BLOCKS, default="resnet32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads [default: 2]")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=4, help="turns that each mode takes [default: 4]")
+    parser.add_argument("--repeats", type=int, default=4, help="timed runs a turn [default: 4]")
+    parser.add_argument("--warmup", type=int, default=3, help="runs before the first timed one [default: 3]")
+    parser.add_argument("--compile", action="store_true", help="also time torch.compile of channels_last")
+    parser.add_argument("--tf32", action="store_true", help="let the f32 modes use TF32 on a GPU")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+
+    # train?, bf16?, channels_last?
+    kinds = [(True, False, False), (True, False, True), (True, True, True)]
+    kinds += [(False, False, True), (False, True, True)]
+    modes = [Mode(args, *kind, compiled=False) for kind in kinds]
+    if args.compile:
+        modes += [Mode(args, *kind, compiled=True) for kind in kinds if kind[2]]
+    for mode in modes:
+        for _ in range(args.warmup):
+            mode.once()
+    for _ in range(args.rounds):
+        for mode in modes:
+            mode.time(args.repeats)
+
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"cpu, {args.threads} threads"
+    rate = {}
+    for mode in modes:
+        low, median, high = statistics.quantiles(mode.seconds, n=4)
+        rate[mode.name] = args.batch_size / median
+        print(json.dumps({
+            "mode": mode.name, "arch": args.arch, "batch_size": args.batch_size, "device": where,
+            "torch": torch.__version__, "repeats": len(mode.seconds), "milliseconds": round(median * 1e3, 3),
+            "quartiles": [round(low * 1e3, 3), round(high * 1e3, 3)],
+            "fastest": round(min(mode.seconds) * 1e3, 3), "images_per_second": round(rate[mode.name], 1),
+        }))  # fmt: skip
+    best = {}
+    for kind in ("train-f32", "train-bf16", "eval-f32", "eval-bf16"):
+        name = max((n for n in rate if n.startswith(kind)), key=rate.get)
+        best[kind] = {"mode": name, "images_per_second": round(rate[name], 1)}
+    print(json.dumps({"best": best}))
+
+
+if __name__ == "__main__":
+    main()

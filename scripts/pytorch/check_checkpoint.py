@@ -1,0 +1,49 @@
+"""Loads one of our checkpoints into the reference network, strictly, and evaluates it if given data.
+
+    python scripts/pytorch/check_checkpoint.py runs/…/last.safetensors --arch resnet32 --data data/…
+
+Prints one JSON line. Exit code 1 where a tensor is missing, unknown or of another shape. It sees LDAM's
+cosine classifier by the bias that it lacks.
+"""
+
+import argparse
+import json
+
+from safetensors.torch import load_file
+
+from resnet_s import BLOCKS, resnet_s
+from shards import read_manifest, read_split
+from train import accuracy
+
+
+def main():
+    parser = argparse.ArgumentParser(description="load a checkpoint into the reference ResNet")
+    parser.add_argument("checkpoint", metavar="FILE.safetensors")
+    parser.add_argument("--arch", choices=BLOCKS, default="resnet32")
+    parser.add_argument("--data", metavar="MANIFEST", help="data set to evaluate on, or its directory")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    args = parser.parse_args()
+
+    state = load_file(args.checkpoint)
+    if "linear.weight" not in state:
+        raise SystemExit(f"{args.checkpoint}: no linear.weight in it; give a last.safetensors or best.safetensors")
+    use_norm = "linear.bias" not in state
+    classes = state["linear.weight"].shape[1 if use_norm else 0]
+    model = resnet_s(args.arch, classes, use_norm)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as e:
+        raise SystemExit(f"{args.checkpoint}: does not load into {args.arch}: {e}") from None
+    model.to(args.device)
+    found = {"checkpoint": args.checkpoint, "arch": args.arch, "classes": classes, "use_norm": use_norm}
+    found |= {"tensors": len(state), "loads": True}
+    if args.data:
+        images, labels = read_split(*read_manifest(args.data), args.split)
+        found |= {"split": args.split, "images": len(labels)}
+        found |= {"top1": round(accuracy(model, images, labels, args.device), 3)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

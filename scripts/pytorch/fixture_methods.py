@@ -1,0 +1,121 @@
+"""The fixture `methods.json`: plain scalar transcriptions of the methods' formulas, in float64.
+
+- `remix`: rows [n_i, n_j, λ, κ, τ, λ_y] (Chou et al. 2020, arXiv 2007.03943). Every λ, κ and τ is a
+  multiple of 2^-20, so f32 and f64 take the same branch, also where a comparison meets equality. Where both
+  cases hold (κ = 1, n_i = n_j, τ > 1/2), the first one counts, as in the paper's order.
+- `remix_loss`: a batch of pairs (a, b) with one λ; for each pair `lambda_y`, and under `none` (w = 1) and
+  `rw` (w = class weights of `cls_num_list`) `per_sample` = λ_y w_a CE(z, a) + (1 - λ_y) w_b CE(z, b) and
+  `weights` = λ_y w_a + (1 - λ_y) w_b. The batch's loss is the sum of `per_sample` over the batch size, or
+  over the sum of `weights` under weight-sum normalisation.
+- `counts`: the data sets by name, each with `cls_num_list` and, of it: `rw`, the class weights (1 - β) / (1
+  - β^n), β = 0.9999 (Cui et al. 2019), normalised to mean 1; `rs`, the probability of drawing each class
+  when an image of class k has weight (1 - β) / (1 - β^n_k); `rs_inverse`, the same with weight 1 / n_k;
+  `ldam`, the margins ∝ n^(-1/4), the largest 0.5 (Cao et al. 2019).
+- `schedule`: for each recipe and number of epochs E the 1-based `milestones` floor(m E / 300 + 1/2), from
+  each of which on the rate is a tenth, and the rate `lr` of every epoch.
+
+1 - β^n cancels for small n: compare `rw` and `rs` to a relative 1e-9.
+"""
+
+import math
+import random
+
+BETA = 0.9999
+RECIPES = {"seed": (150, 225), "paper": (150, 250)}
+
+
+def remix(n_i, n_j, lam, kappa, tau):
+    if n_i >= kappa * n_j and lam < tau:
+        return 0.0
+    if kappa * n_i <= n_j and 1 - lam < tau:
+        return 1.0
+    return lam
+
+
+def remix_rows():
+    pairs = [(1, 1), (100, 100), (2, 1), (1, 2), (3, 1), (1, 3), (3, 2), (2, 3), (5000, 50), (50, 5000)]
+    pairs += [(150, 50), (149, 50), (151, 50), (50, 150), (50, 149), (50, 151), (5000, 1), (1, 5000)]
+    step = 2.0**-20
+    lambdas = [0.0, step, 0.25, 0.5 - step, 0.5, 0.5 + step, 0.75, 1.0 - step, 1.0]
+    grid = [(l, k, t) for l in lambdas for k in (1.0, 1.5, 3.0) for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return [[*pair, *point, remix(*pair, *point)] for pair in pairs for point in grid]
+
+
+def cls_num_list(classes, imb_type, ratio):
+    largest, f = {10: 5000, 100: 500}[classes], 1 / ratio
+    if imb_type == "exp":
+        return [int(largest * f ** (k / (classes - 1))) for k in range(classes)]
+    return [largest] * (classes // 2) + [int(largest * f)] * (classes // 2)
+
+
+def effective(n):
+    return (1 - BETA) / (1 - BETA**n)
+
+
+def rw(counts):
+    ws = [effective(n) for n in counts]
+    return [w * len(ws) / sum(ws) for w in ws]
+
+
+def drawn(counts, weights):
+    mass = [n * w for n, w in zip(counts, weights)]
+    return [m / sum(mass) for m in mass]
+
+
+def ldam(counts):
+    ms = [n**-0.25 for n in counts]
+    return [m * 0.5 / max(ms) for m in ms]
+
+
+def of_counts(counts):
+    return {
+        "cls_num_list": counts,
+        "rw": rw(counts),
+        "rs": drawn(counts, [effective(n) for n in counts]),
+        "rs_inverse": drawn(counts, [1 / n for n in counts]),
+        "ldam": ldam(counts),
+    }
+
+
+def schedule(recipe, epochs):
+    milestones = [math.floor(m * epochs / 300 + 0.5) for m in RECIPES[recipe]]
+    passed = [sum(epoch >= m for m in milestones) for epoch in range(1, epochs + 1)]
+    lr = [(0.1, 0.01, 0.001)[p] for p in passed]
+    return {"recipe": recipe, "epochs": epochs, "milestones": milestones, "lr": lr}
+
+
+def cross_entropy(zs, label):
+    top = max(zs)
+    return math.log(sum(math.exp(z - top) for z in zs)) + top - zs[label]
+
+
+def remix_loss(lam, kappa=3.0, tau=0.5):
+    rng = random.Random(0)
+    counts = [500, 166, 55, 18, 6]
+    n = 24
+    # Multiples of 1/256: exact in f32.
+    logits = [[rng.randrange(-1024, 1025) / 256 for _ in counts] for _ in range(n)]
+    a = [rng.randrange(len(counts)) for _ in range(n)]
+    b = [rng.randrange(len(counts)) for _ in range(n)]
+    lambda_y = [remix(counts[i], counts[j], lam, kappa, tau) for i, j in zip(a, b)]
+    out = {"cls_num_list": counts, "lambda": lam, "kappa": kappa, "tau": tau, "logits": logits}
+    out |= {"labels_a": a, "labels_b": b, "lambda_y": lambda_y}
+    for rule, w in [("none", [1.0] * len(counts)), ("rw", rw(counts))]:
+        pairs = list(zip(logits, a, b, lambda_y))
+        out[rule] = {
+            "per_sample": [
+                y * w[i] * cross_entropy(z, i) + (1 - y) * w[j] * cross_entropy(z, j) for z, i, j, y in pairs
+            ],
+            "weights": [y * w[i] + (1 - y) * w[j] for _, i, j, y in pairs],
+        }
+    return out
+
+
+def make():
+    sets = [(c, t, r) for c in (10, 100) for t in ("exp", "step") for r in (100, 10)]
+    return {
+        "remix": remix_rows(),
+        "remix_loss": [remix_loss(lam) for lam in (0.25, 0.5, 0.8125)],
+        "counts": {f"cifar{c}/{t}/{r}": of_counts(cls_num_list(c, t, r)) for c, t, r in sets},
+        "schedule": [schedule(recipe, e) for recipe in RECIPES for e in (300, 200, 20, 10)],
+    }

@@ -1,0 +1,165 @@
+"""The plain PyTorch peer of `train`: same data, network, recipe and methods; its own random numbers.
+
+    python scripts/pytorch/train.py data/cifar10-exp-100-… --method remix --epochs 10 > curve.jsonl
+
+One JSON line an epoch on stdout. It keeps no checkpoints and resumes nothing: it is there to lay its curve
+beside ours. Crop and flip run on whole batches, so that no data loader is in the way.
+"""
+
+import argparse
+import json
+import math
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from resnet_s import BLOCKS, resnet_s
+from shards import read_manifest, read_split
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+RECIPES = {"seed": (150, 225), "paper": (150, 250)}
+BETA, ALPHA, KAPPA, TAU = 0.9999, 1.0, 3.0, 0.5
+PAD = 4
+
+
+def normalise(images, device):
+    """(N, H, W, C) u8 → (N, C, H, W) f32; the permuted view is channels_last in memory."""
+    xs = images.to(device).float().div_(255)
+    xs = xs.sub_(torch.tensor(MEAN, device=device)).div_(torch.tensor(STD, device=device))
+    return xs.permute(0, 3, 1, 2)
+
+
+def augment(padded, picked, size, rng):
+    """Random crops and flips of the picked images. `padded`: (N, H+8, W+8, C) u8, zeros around."""
+    n = len(picked)
+    rows = torch.randint(2 * PAD + 1, (n, 1), generator=rng) + torch.arange(size)
+    cols = torch.randint(2 * PAD + 1, (n, 1), generator=rng) + torch.arange(size)
+    flip = torch.rand(n, 1, generator=rng) < 0.5
+    cols = torch.where(flip, cols.flip(1), cols)
+    return padded[picked[:, None, None], rows[:, :, None], cols[:, None, :]]
+
+
+def effective_weights(counts):
+    """Class weights (1 - β) / (1 - β^n), normalised to mean 1."""
+    ws = (1 - BETA) / (1 - BETA**counts)
+    return ws * len(ws) / ws.sum()
+
+
+def remix_lambda(n_a, n_b, lam):
+    """λ_y of every pair of a batch."""
+    lam_y = torch.full_like(n_a, lam)
+    lam_y[(n_a >= KAPPA * n_b) & (lam < TAU)] = 0.0
+    lam_y[(KAPPA * n_a <= n_b) & (1 - lam < TAU)] = 1.0
+    return lam_y
+
+
+@torch.no_grad()
+def accuracy(model, images, labels, device):
+    """Top-1 in percent."""
+    model.eval()
+    hits = 0
+    for xs, ys in zip(images.split(500), labels.split(500)):
+        hits += (model(normalise(xs, device)).argmax(1).cpu() == ys).sum().item()
+    return 100 * hits / len(labels)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description="train a CIFAR ResNet on a data set of mk-imbalance")
+    parser.add_argument("dataset", help="manifest of the data set, or its directory")
+    parser.add_argument("--arch", choices=BLOCKS, default="resnet32")
+    parser.add_argument("--method", default="remix", help="erm, mixup or remix, then -rs, -rw, -drs or -drw")
+    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--recipe", choices=RECIPES, default="seed")
+    parser.add_argument("--rw-norm", choices=["batch-size", "weight-sum"], default="batch-size")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    # The plain rules are methods too: rs, rw, drs, drw mean erm with that rule.
+    mix, _, rule = args.method.rpartition("-") if "-" in args.method else (args.method, "", "none")
+    if mix in ("rs", "rw", "drs", "drw"):
+        mix, rule = "erm", mix
+    if mix not in ("erm", "mixup", "remix") or rule not in ("none", "rs", "rw", "drs", "drw"):
+        parser.error(f"--method {args.method}: give erm, mixup or remix, with -rs, -rw, -drs or -drw behind")
+    return args, mix, rule
+
+
+def main():
+    args, mix, rule = parse()
+    torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(args.seed)
+    rng = torch.Generator().manual_seed(args.seed)
+    beta = np.random.RandomState(args.seed)
+
+    manifest, directory = read_manifest(args.dataset)
+    images, labels = read_split(manifest, directory, "train")
+    test_images, test_labels = read_split(manifest, directory, "test")
+    classes, size = int(test_labels.max()) + 1, images.shape[1]
+    counts = torch.bincount(labels, minlength=classes).double()
+    padded = F.pad(images, (0, 0, PAD, PAD, PAD, PAD))
+    weights = effective_weights(counts)
+    device, n = args.device, len(labels)
+
+    model = resnet_s(args.arch, classes).to(device, memory_format=torch.channels_last)
+    sgd = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=2e-4, fused=True)
+    milestones = [math.floor(m * args.epochs / 300 + 0.5) for m in RECIPES[args.recipe]]
+
+    for epoch in range(1, args.epochs + 1):
+        started = time.perf_counter()
+        lr = args.lr * 0.1 ** sum(epoch >= m for m in milestones)
+        sgd.param_groups[0]["lr"] = lr
+        deferred = epoch >= milestones[-1]
+        resample = rule == "rs" or (rule == "drs" and deferred)
+        reweight = rule == "rw" or (rule == "drw" and deferred)
+        w = weights.float().to(device) if reweight else torch.ones(classes, device=device)
+        if resample:
+            order = torch.multinomial(weights[labels], n, replacement=True, generator=rng)
+        else:
+            order = torch.randperm(n, generator=rng)
+
+        model.train()
+        total = hits = torch.zeros((), device=device)
+        for picked in order.split(args.batch_size):
+            xs = normalise(augment(padded, picked, size, rng), device)
+            a = labels[picked].to(device)
+            b, lam_y = a, torch.ones(len(a), device=device)
+            if mix != "erm":
+                lam = float(beta.beta(ALPHA, ALPHA))
+                perm = torch.randperm(len(a), generator=rng)
+                xs, b = lam * xs + (1 - lam) * xs[perm], a[perm]
+                lam_y = lam_y * lam
+                if mix == "remix":
+                    per_label = counts.float().to(device)
+                    lam_y = remix_lambda(per_label[a], per_label[b], lam_y[0].item())
+            with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
+                logits = model(xs)
+            logits = logits.float()
+            coef_a, coef_b = lam_y * w[a], (1 - lam_y) * w[b]
+            ce_a, ce_b = (F.cross_entropy(logits, ys, reduction="none") for ys in (a, b))
+            norm = len(a) if args.rw_norm == "batch-size" else (coef_a + coef_b).sum()
+            loss = (coef_a * ce_a + coef_b * ce_b).sum() / norm
+            sgd.zero_grad(set_to_none=True)
+            loss.backward()
+            sgd.step()
+            best = logits.argmax(1)
+            total = total + loss.detach() * len(a)
+            hits = hits + (lam_y * (best == a) + (1 - lam_y) * (best == b)).sum()
+        loss, hits = total.item() / n, hits.item()
+        if not math.isfinite(loss):
+            raise SystemExit(f"epoch {epoch}: the loss is {loss}; lower --lr")
+        seconds = time.perf_counter() - started
+        print(json.dumps({
+            "epoch": epoch, "lr": lr, "loss": round(loss, 6), "train_top1": round(100 * hits / n, 3),
+            "test_top1": round(accuracy(model, test_images, test_labels, device), 3),
+            "images_per_second": round(n / seconds, 1),
+        }), flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
