@@ -13,7 +13,7 @@ use crate::model::{self, Arch, Inference};
 
 /// Flags that choose checkpoints and images.
 #[derive(Args, Clone, Debug)]
-pub struct Flags {
+pub struct Choice {
     /// Checkpoints: manifests (or their directories), or bare weights in PyTorch's names [default: stdin]
     #[arg(value_name = "MANIFEST|FILE.safetensors")]
     pub checkpoints: Vec<PathBuf>,
@@ -58,7 +58,7 @@ pub struct Subject {
 }
 
 enum Weights {
-    Checkpoint(Manifest),
+    Checkpoint(Box<Manifest>),
     File(PathBuf),
 }
 
@@ -66,7 +66,7 @@ enum Weights {
 ///
 /// # Errors
 /// Input that is no checkpoint, a data set that is gone or is another one, bare weights without --arch and --data.
-pub fn subjects(flags: &Flags, tool: &'static str, out: Option<&Path>) -> Result<Vec<Subject>> {
+pub fn subjects(flags: &Choice, tool: &'static str, out: Option<&Path>) -> Result<Vec<Subject>> {
     let given = flags.data.as_deref().map(|p| dataset_at(p, tool)).transpose()?;
     let mut all = Vec::new();
     if flags.checkpoints.is_empty() {
@@ -90,7 +90,7 @@ pub fn subjects(flags: &Flags, tool: &'static str, out: Option<&Path>) -> Result
     Ok(all)
 }
 
-fn checkpoint(m: Manifest, flags: &Flags, given: Option<&Manifest>, tool: &'static str) -> Result<Subject> {
+fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'static str) -> Result<Subject> {
     let dir = m.dir()?.to_owned();
     let place = dir.join(FILE);
     let here = place.display();
@@ -134,10 +134,10 @@ fn checkpoint(m: Manifest, flags: &Flags, given: Option<&Manifest>, tool: &'stat
         }
     };
     let name = dir.file_name().map_or_else(|| "checkpoint".into(), |n| n.to_string_lossy().into_owned());
-    subject(Weights::Checkpoint(m), arch, &flags.checkpoint, dataset, name, input, flags)
+    subject(Weights::Checkpoint(Box::new(m)), arch, &flags.checkpoint, dataset, name, input, flags)
 }
 
-fn bare(file: &Path, flags: &Flags, given: Option<&Manifest>) -> Result<Subject> {
+fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Subject> {
     let (Some(arch), Some(dataset)) = (flags.arch, given) else {
         let file = file.display();
         bail!("{file}: bare weights do not say what they are; add --arch (as resnet32) and --data (a data set's manifest)");
@@ -162,7 +162,7 @@ fn subject(
     dataset: Manifest,
     name: String,
     checkpoint: Input,
-    flags: &Flags,
+    flags: &Choice,
 ) -> Result<Subject> {
     let info = data::Info::of(&dataset)?;
     let images = dataset.as_input("dataset", &[&flags.split]).with_context(|| {
@@ -197,7 +197,7 @@ impl Subject {
     ///
     /// # Errors
     /// Missing or damaged files, weights that do not fit the architecture.
-    pub fn infer(&self, flags: &Flags) -> Result<(Split, Inference)> {
+    pub fn infer(&self, flags: &Choice) -> Result<(Split, Inference)> {
         let weights = match &self.weights {
             Weights::Checkpoint(m) => m.checked(&self.which)?.swap_remove(0),
             Weights::File(file) => file.clone(),

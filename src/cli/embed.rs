@@ -32,7 +32,7 @@ const FEATURES: &str = "features.safetensors";
 pub struct Flags {
     /// What to run.
     #[command(flatten)]
-    pub input: checkpoints::Flags,
+    pub input: checkpoints::Choice,
 
     /// Common flags.
     #[command(flatten)]

@@ -28,7 +28,7 @@ const SEMANTICS: u32 = 1;
 pub struct Flags {
     /// What to evaluate.
     #[command(flatten)]
-    pub input: checkpoints::Flags,
+    pub input: checkpoints::Choice,
 
     /// Common flags.
     #[command(flatten)]

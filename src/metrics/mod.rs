@@ -180,6 +180,46 @@ mod tests {
     }
 
     #[test]
+    fn the_numbers_of_scikit_learn() {
+        // scripts/pytorch/fixture_metrics.py; there accuracies are fractions.
+        let text = include_str!("../../tests/fixtures/metrics.json");
+        let truth: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        let list = |v: &serde_json::Value| v.as_array().expect("a list").clone();
+        let number = |v: &serde_json::Value| v.as_f64();
+        let logits: Vec<f32> = list(&truth["logits"])
+            .iter()
+            .flat_map(list)
+            .map(|v| v.as_f64().expect("a logit") as f32)
+            .collect();
+        let labels: Vec<u32> = list(&truth["labels"]).iter().map(|v| v.as_u64().expect("a label") as u32).collect();
+        assert_eq!((logits.len(), labels.len()), (2000, 200));
+        let close = |name: &str, found: Option<f64>, expected: Option<f64>, scale: f64| match (found, expected) {
+            (None, None) => {}
+            (Some(f), Some(e)) => assert!((f - scale * e).abs() < 1e-9, "{name}: {f}, not {}", scale * e),
+            other => panic!("{name}: {other:?}"),
+        };
+        let shots = list(&truth["shots"]);
+        assert_eq!(shots.len(), 4);
+        for shot in &shots {
+            let counts: Vec<usize> =
+                list(&shot["cls_num_list"]).iter().map(|v| v.as_u64().expect("a count") as usize).collect();
+            let m = evaluate(&logits, &labels, &counts).expect("metrics");
+            close("many", m.many, number(&shot["many"]), 100.0);
+            close("medium", m.medium, number(&shot["medium"]), 100.0);
+            close("few", m.few, number(&shot["few"]), 100.0);
+            close("top1", Some(m.top1), number(&truth["top1"]), 100.0);
+            close("top5", Some(m.top5), number(&truth["top5"]), 100.0);
+            close("macro_f1", Some(m.macro_f1), number(&truth["macro_f1"]), 1.0);
+            close("nll", Some(m.nll), number(&truth["nll"]), 1.0);
+            close("ece", Some(m.ece), number(&truth["ece"]), 1.0);
+            for (found, expected) in m.per_class.iter().zip(list(&truth["per_class"])) {
+                close("per_class", *found, number(&expected), 100.0);
+            }
+            assert_eq!(serde_json::json!(m.confusion), truth["confusion"]);
+        }
+    }
+
+    #[test]
     fn groups_without_classes_and_classes_without_images_are_null() {
         let m = evaluate(&[1.0, 0.0], &[0], &[100, 21]).expect("metrics");
         assert_eq!(m.per_class, [Some(100.0), None]);

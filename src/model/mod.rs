@@ -1,32 +1,9 @@
 //! Stub of the network API: to be replaced by the real one when the branches meet.
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
 use crate::data;
-
-/// A network of the CIFAR ResNet family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arch(u32);
-
-impl FromStr for Arch {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Arch, String> {
-        let depth = s.strip_prefix("resnet").and_then(|d| d.parse().ok());
-        depth
-            .filter(|d| [20, 32, 44, 56, 110].contains(d))
-            .map(Arch)
-            .ok_or_else(|| format!("{s} is no architecture; take resnet20, resnet32, resnet44, resnet56 or resnet110"))
-    }
-}
-
-impl fmt::Display for Arch {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "resnet{}", self.0)
-    }
-}
+pub use crate::train::config::Arch;
 
 /// What the network says of a split.
 pub struct Inference {

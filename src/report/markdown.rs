@@ -1,7 +1,7 @@
 //! Tables as GitHub Markdown, for people.
 
 use super::record::Column;
-use super::table::{Cell, STANDARD, Table};
+use super::table::{Cell, Table, standard_in_words};
 use super::{published, signed, title, two};
 
 /// All tables, one below the other, with their notes.
@@ -96,7 +96,7 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
         );
     }
     let suffix = "what departs from that, or from the method's usual options, stands in brackets";
-    notes.push(format!("Setting: {STANDARD}; {suffix}."));
+    notes.push(format!("Setting: {}; {suffix}.", standard_in_words()));
     if !t.common.is_empty() {
         notes.push(format!("All rows: {}.", t.common.join(", ")));
     }

@@ -92,6 +92,9 @@ impl Record {
                 flatten(name, value, &mut settings);
             }
         }
+        // The milestones follow from the recipe, unless they were chosen by hand.
+        let custom = settings.get("recipe").is_none_or(|r| r == "custom");
+        settings.remove(if custom { "recipe" } else { "milestones" });
         if let Some(arch) = m.params.get("arch") {
             settings.insert("arch".into(), arch.clone());
         }

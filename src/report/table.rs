@@ -3,11 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
 use super::record::{Column, Record};
 use super::{Error, published};
+use crate::manifest::Object;
+use crate::methods::loss::Loss;
+use crate::methods::mix::Mix;
+use crate::methods::presets::Method;
+use crate::methods::rule::Rule;
+use crate::train::config::Config;
 
 /// One table.
 #[derive(Debug)]
@@ -119,21 +126,28 @@ impl Table {
     }
 }
 
-/// What the recipes prescribe, so that only departures from it are told. Other settings are told where they vary.
-fn standard(name: &str) -> Option<Value> {
-    Some(match name {
-        "arch" => json!("resnet32"),
-        "epochs" => json!(300),
-        "precision" => json!("f32"),
-        "split" => json!("test"),
-        "rand_number" | "val_fraction" => json!(0),
-        "minority_fraction" => json!(0.5),
-        _ => return None,
-    })
+/// What train and mk-imbalance do unless told otherwise, so that only departures from it are told. Settings that are not
+/// here are told where they vary.
+static STANDARD: LazyLock<Object> = LazyLock::new(|| {
+    let erm = Method { mix: Mix::None, loss: Loss::Ce, rule: Rule::None };
+    let mut all = Config::new(erm).params();
+    all.insert("split".into(), "test".into());
+    all.insert("rand_number".into(), 0.into());
+    all.insert("val_fraction".into(), 0.into());
+    all.insert("minority_fraction".into(), json!(0.5));
+    all
+});
+
+fn standard(name: &str) -> Option<&'static Value> {
+    STANDARD.get(name)
 }
 
 /// The standard settings in words, for the notes of a table.
-pub const STANDARD: &str = "ResNet-32, 300 epochs, f32, test split";
+pub fn standard_in_words() -> String {
+    let of = |name| standard(name).map_or(String::new(), |v| v.to_string().replace('"', ""));
+    let [arch, epochs, batch, recipe] = ["arch", "epochs", "batch_size", "recipe"].map(of);
+    format!("{arch}, {epochs} epochs, batch {batch}, recipe {recipe}")
+}
 
 /// Equal as numbers, where both are numbers: JSON tells 0 from 0.0.
 fn same(a: &Value, b: &Value) -> bool {
@@ -244,7 +258,7 @@ fn telling(records: &[&Record]) -> BTreeSet<String> {
 fn variant(r: &Record, telling: &BTreeSet<String>) -> String {
     let mut parts: Vec<String> = r.options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', " ")).collect();
     for (name, value) in &r.settings {
-        if standard(name).is_some_and(|s| !same(&s, value)) || telling.contains(name) {
+        if standard(name).is_some_and(|s| !same(s, value)) || telling.contains(name) {
             parts.push(words(name, value));
         }
     }

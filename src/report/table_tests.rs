@@ -52,15 +52,15 @@ fn other_settings_are_other_rows() {
 
 #[test]
 fn settings_without_a_standard_are_told_only_where_they_vary() {
-    let with = |recipe| json!({"arch": "resnet32", "recipe": recipe, "lr": 0.1});
-    let a = record("erm", EXP100, 0, 70.0, with("seed"));
-    let b = record("erm", EXP100, 1, 71.0, with("paper"));
+    let with = |swa| json!({"arch": "resnet32", "swa": swa, "ema": 0.1});
+    let a = record("erm", EXP100, 0, 70.0, with(true));
+    let b = record("erm", EXP100, 1, 71.0, with(false));
     let t = &tables(&[a.clone(), b]).expect("tables")[0];
     let variants: Vec<_> = t.rows.iter().map(|r| r.variant.as_str()).collect();
-    assert_eq!(variants, ["recipe paper", "recipe seed"]);
-    assert_eq!(t.common, ["lr 0.1"]);
+    assert_eq!(variants, ["swa false", "swa true"]);
+    assert_eq!(t.common, ["ema 0.1"]);
     let t = &tables(&[a]).expect("tables")[0];
-    assert_eq!((t.rows[0].variant.as_str(), t.common.join(", ")), ("", "lr 0.1, recipe seed".into()));
+    assert_eq!((t.rows[0].variant.as_str(), t.common.join(", ")), ("", "ema 0.1, swa true".into()));
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! What the tests of all tools share: running a tool in a directory of its own, and finding the real CIFAR files.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use assert_cmd::assert::Assert;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A directory in which tools run, with a hash memo of its own.
+pub struct Sandbox {
+    dir: TempDir,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        Sandbox {
+            dir: tempfile::tempdir().expect("a directory"),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The tool with these arguments, not started yet.
+    pub fn tool(&self, name: &str, args: &str) -> assert_cmd::Command {
+        let mut command = assert_cmd::Command::cargo_bin(name).expect("the tool is built");
+        command
+            .current_dir(self.path())
+            .env("REMIX_CACHE_DIR", self.join("memo"))
+            .args(args.split_whitespace());
+        command
+    }
+
+    /// Runs a tool that must succeed; the manifests that it prints.
+    pub fn run(&self, name: &str, args: &str) -> Vec<Value> {
+        let output = self.tool(name, args).assert().success().get_output().clone();
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a manifest a line"))
+            .collect()
+    }
+
+    /// Runs a tool that prints one manifest.
+    pub fn one(&self, name: &str, args: &str) -> Value {
+        let mut found = self.run(name, args);
+        assert_eq!(found.len(), 1, "one manifest");
+        found.remove(0)
+    }
+}
+
+/// Asserts exit code 2, nothing on stdout, and one line on stderr, `tool: …`, that contains `why`.
+pub fn refused(assert: Assert, why: &str) {
+    let output = assert.code(2).get_output().clone();
+    let message = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(output.stdout.is_empty(), "stdout: {:?}", output.stdout);
+    assert_eq!(message.lines().count(), 1, "one line: {message}");
+    assert!(message.contains(why), "`{why}` is not in: {message}");
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+/// Directory with the four unpacked official directories: `$CIFAR_DIR`, else rebuilt from `../shared` once into the
+/// user's cache. Without either it says so, and the test is skipped.
+pub fn cifar_dir() -> Option<&'static Path> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        if let Some(dir) = std::env::var_os("CIFAR_DIR") {
+            return Some(PathBuf::from(dir));
+        }
+        let unpack = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/unpack");
+        let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"));
+        let dest = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or(home)?
+            .join("remix-test-data");
+        let done = unpack.exists()
+            && std::fs::create_dir_all(&dest).is_ok()
+            && ["cifar10", "cifar100"].iter().all(|set| {
+                let status = Command::new(&unpack).arg(set).arg(&dest).status();
+                status.is_ok_and(|s| s.success())
+            });
+        done.then_some(dest)
+    });
+    if found.is_none() {
+        eprintln!(
+            "skipped: no real CIFAR files; set CIFAR_DIR to the directory of cifar-10-batches-bin and its like"
+        );
+    }
+    found.as_deref()
+}
