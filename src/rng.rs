@@ -1,13 +1,15 @@
-//! Counter-based random streams: every random number of a run is a function of (seed, purpose, epoch, step) alone.
+//! Counter-based random streams: every random number of a run is a function of (seed, purpose, epoch, step)
+//! alone.
 //!
-//! So any step of any epoch can be made on its own, in any order, on any thread or device, and a resumed run goes on with
-//! the very numbers that it would have had. There is no generator state to save.
+//! So any step of any epoch can be made on its own, in any order, on any thread or device, and a resumed run
+//! goes on with the very numbers that it would have had. There is no generator state to save.
 //!
-//! **The numbers, for whoever has to make them elsewhere (a CUDA kernel).** [`stream`] is the key stream of ChaCha with 8
-//! rounds in Bernstein's original form: the 256-bit key is the four numbers, each as a 64-bit little-endian integer, in
-//! the order seed, purpose, epoch, step; the 64-bit nonce is 0; the 64-bit block counter starts at 0. Word `i` of the
-//! stream is 32-bit word `i mod 16` of block `i / 16`. `next_u32` takes the next word; `next_u64` the next two, the lower
-//! half first. The derived draws of this module each take a fixed number of words, so they too can be reached directly.
+//! **The numbers, for whoever has to make them elsewhere (a CUDA kernel).** [`stream`] is the key stream of
+//! ChaCha with 8 rounds in Bernstein's original form: the 256-bit key is the four numbers, each as a 64-bit
+//! little-endian integer, in the order seed, purpose, epoch, step; the 64-bit nonce is 0; the 64-bit block
+//! counter starts at 0. Word `i` of the stream is 32-bit word `i mod 16` of block `i / 16`. `next_u32` takes
+//! the next word; `next_u64` the next two, the lower half first. The derived draws of this module each take a
+//! fixed number of words, so they too can be reached directly.
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -49,8 +51,8 @@ pub fn uniform_f32(rng: &mut ChaCha8Rng) -> f32 {
     (rng.next_u32() >> 8) as f32 * (1.0 / (1u32 << 24) as f32)
 }
 
-/// A uniform integer below `n`, from two words: the upper half of the 128-bit product `u64 · n`. No value is off its
-/// probability by more than 2⁻⁶⁴, so nothing is rejected and the number of words stays fixed.
+/// A uniform integer below `n`, from two words: the upper half of the 128-bit product `u64 · n`. No value is
+/// off its probability by more than 2⁻⁶⁴, so nothing is rejected and the number of words stays fixed.
 pub fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
     ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
 }
@@ -113,7 +115,7 @@ mod tests {
         // An odd number of words first: a 64-bit draw may straddle two blocks.
         let mut rng = stream(seed, Purpose::Lambda, epoch, step);
         let (first, second) = (block([seed, 4, epoch, step], 0), block([seed, 4, epoch, step], 1));
-        (0..15).for_each(|_| drop(rng.next_u32()));
+        rng.fill_bytes(&mut [0; 15 * 4]);
         assert_eq!(rng.next_u64(), u64::from(first[15]) | u64::from(second[0]) << 32);
     }
 

@@ -7,6 +7,7 @@ pub mod embed;
 pub mod eval;
 pub mod mk_imbalance;
 pub mod report;
+pub mod train;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};

@@ -446,3 +446,6 @@ impl Dataset {
         Ok(names)
     }
 }
+
+#[cfg(test)]
+mod tests;

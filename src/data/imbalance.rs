@@ -167,6 +167,8 @@ fn shuffle(items: &mut [u32], generator: &mut Mt) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn exp(ratio: f64) -> Profile {
@@ -182,6 +184,47 @@ mod tests {
 
     fn message(profile: Profile, n_max: usize) -> String {
         cls_num_list(profile, 10, n_max).expect_err("refused").to_string()
+    }
+
+    /// Subsets drawn by numpy; see the script beside the file.
+    #[test]
+    fn the_draw_is_numpys() {
+        let vectors: Value =
+            serde_json::from_str(include_str!("../../tests/fixtures/numpy_parity.json")).expect("JSON");
+        let subsets = vectors["subsets"].as_array().expect("a list");
+        assert_eq!(subsets.len(), 200);
+        for s in subsets {
+            let int = |n: usize| s[n].as_u64().expect("an integer");
+            let classes = int(0) as u32;
+            let ratio = s[2].as_f64().expect("a number");
+            let profile = if s[1] == "exp" { exp(ratio) } else { step(ratio, 0.5) };
+            let labels: Vec<u32> = (0..50_000).map(|i| (7 * i + 3) % classes).collect();
+            let d = draw(&labels, classes as usize, profile, 0.0, int(3) as u32).expect("drawn");
+            let fnv = |h: u64, &i: &u32| (h ^ u64::from(i)).wrapping_mul(0x100_0000_01b3);
+            let hash = format!("{:016x}", d.train.iter().fold(0xcbf2_9ce4_8422_2325, fnv));
+            let smallest = d.cls_num_list[classes as usize - 1];
+            assert_eq!((d.train.len() as u64, smallest as u64, Value::from(hash)), (int(4), int(5), s[6].clone()), "{s}");
+            assert_eq!(d.cls_num_list.iter().sum::<usize>(), d.train.len());
+        }
+        for (name, first) in vectors["reference"]["first8_of_shuffled_arange"].as_object().expect("an object") {
+            let (size, class) = name.split_once('/').expect("size/class");
+            let mut generator = Mt::new(0);
+            let mut items = vec![];
+            for _ in 0..=class.parse::<usize>().expect("a number") {
+                items = (0..size.parse().expect("a number")).collect();
+                shuffle(&mut items, &mut generator);
+            }
+            assert_eq!(serde_json::json!(items[..8]), *first);
+        }
+    }
+
+    #[test]
+    fn counts_are_the_references() {
+        let counts = |profile| cls_num_list(profile, 10, 5000).expect("counts");
+        assert_eq!(counts(exp(100.0)), [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]);
+        assert_eq!(counts(exp(10.0)), [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]);
+        assert_eq!(counts(step(100.0, 0.5)), [5000, 5000, 5000, 5000, 5000, 50, 50, 50, 50, 50]);
+        assert_eq!(counts(step(10.0, 0.5)), [5000, 5000, 5000, 5000, 5000, 500, 500, 500, 500, 500]);
     }
 
     #[test]

@@ -249,3 +249,32 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channel_statistics_are_those_of_the_definition() {
+        let source = synthetic::generate(3, 1);
+        let chosen = [4u32, 7, 29];
+        let (mean, std) = source.train.mean_std(&chosen);
+        for c in 0..CHANNELS {
+            let plane = |&i: &u32| source.train.planes(i as usize)[c * PLANE..(c + 1) * PLANE].to_vec();
+            let values: Vec<f64> = chosen.iter().flat_map(plane).map(|v| f64::from(v) / 255.0).collect();
+            let m = values.iter().sum::<f64>() / values.len() as f64;
+            let variance = values.iter().map(|v| (v - m) * (v - m)).sum::<f64>() / values.len() as f64;
+            assert!((mean[c] - m).abs() < 1e-12 && (std[c] - variance.sqrt()).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn planes_become_interleaved() {
+        let source = synthetic::generate(1, 1);
+        let mut out = vec![0; PIXELS];
+        source.train.write_hwc(3, &mut out);
+        for (at, &value) in out.iter().enumerate() {
+            assert_eq!(value, source.train.planes(3)[at % CHANNELS * PLANE + at / CHANNELS]);
+        }
+    }
+}

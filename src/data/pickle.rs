@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn harm_by_size_is_refused() {
-        let deep: Vec<u8> = std::iter::once(b'N').chain([0x85; 1 << 20]).collect();
+        let deep: Vec<u8> = std::iter::once(b'N').chain(std::iter::repeat_n(0x85, 1 << 20)).collect();
         assert!(matches!(parse(&deep), Err(Error::Refused(..))));
         assert!(matches!(
             parse(&vec![b'N'; MAX_VALUES + 2]),

@@ -98,7 +98,7 @@ impl Split {
     /// # Errors
     /// Files that are missing, damaged, or hold something else than images with labels of the data set's classes.
     pub fn open(m: &Manifest, split: &str) -> Result<Split, Error> {
-        let classes = Info::of(m)?.classes;
+        let info = Info::of(m)?;
         let mut all = Split {
             shards: vec![],
             labels: vec![],
@@ -106,12 +106,12 @@ impl Split {
             shape: [0; 3],
         };
         for path in m.checked(split)? {
-            all.append(&path, classes)?;
+            all.append(&path, &info)?;
         }
         Ok(all)
     }
 
-    fn append(&mut self, path: &Path, classes: usize) -> Result<(), Error> {
+    fn append(&mut self, path: &Path, info: &Info) -> Result<(), Error> {
         let bad = |why: String| Error::Foreign {
             path: path.to_owned(),
             why,
@@ -147,6 +147,9 @@ impl Split {
                 indices.shape()
             )));
         }
+        if c != info.mean.len() {
+            return Err(bad(format!("images have {c} channels, the data set {}", info.mean.len())));
+        }
         if !self.labels.is_empty() && self.shape != [h, w, c] {
             return Err(bad(format!(
                 "images are {h}×{w}×{c}, those of the other shards {:?}",
@@ -157,9 +160,9 @@ impl Split {
         let first = self.labels.len();
         for (row, word) in labels.data().as_chunks().0.iter().enumerate() {
             let label = i64::from_le_bytes(*word);
-            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < classes);
-            self.labels
-                .push(known.ok_or_else(|| bad(format!("row {row} has label {label} of {classes} classes")))?);
+            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < info.classes);
+            let wrong = || bad(format!("row {row} has label {label} of {} classes", info.classes));
+            self.labels.push(known.ok_or_else(wrong)?);
         }
         self.source_index.extend(
             indices
@@ -214,5 +217,96 @@ impl Split {
     /// Index of image `i` in the official training or test set.
     pub fn source_index(&self, i: usize) -> u32 {
         self.source_index[i]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::synthetic;
+    use crate::manifest::{Kind, Object, store::Claim, store::Plan};
+    use serde_json::json;
+
+    /// Publishes files that are already in the directory as the training split of a 10-class data set.
+    fn published(dir: &Path, outputs: Vec<Produced>) -> Manifest {
+        let plan =
+            Plan { kind: Kind::Dataset, semantics: 1, params: Object::new(), inputs: vec![], dir: dir.to_owned() };
+        let metrics = json!({
+            "classes": 10,
+            "class_names": vec!["c"; 10],
+            "cls_num_list": vec![1; 10],
+            "mean": vec![0.5; 3],
+            "std": vec![0.2; 3],
+        });
+        let Ok(Claim::Work(w)) = plan.claim(false, || ()) else { panic!("nothing is there yet") };
+        w.publish(outputs, metrics.as_object().cloned().expect("an object"), Object::new()).expect("published")
+    }
+
+    #[test]
+    fn what_was_written_is_read_in_order_and_in_bounds() {
+        let images = synthetic::generate(10, 1).train;
+        let chosen: Vec<u32> = (0..100).rev().step_by(3).collect();
+        let mut one_file = vec![];
+        for (limit, files) in [(MIN_SHARD_BYTES, 34), (HEADER + 5 * ROW, 7), (usize::MAX, 1)] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let outputs = write(dir.path(), &[("train", &images, &chosen)], limit).expect("written");
+            assert_eq!(outputs.len(), files);
+            let m = published(dir.path(), outputs);
+            assert!(m.outputs.iter().all(|o| o.bytes <= limit as u64));
+            let split = Split::open(&m, "train").expect("opened");
+            assert_eq!((split.len(), split.shape()), (chosen.len(), [32, 32, 3]));
+            let mut pixels = vec![0; PIXELS];
+            for (row, &i) in chosen.iter().enumerate() {
+                images.write_hwc(i as usize, &mut pixels);
+                assert_eq!(split.image(row), pixels);
+                assert_eq!((split.label(row), split.source_index(row)), (i as usize % 10, i));
+            }
+            one_file = std::fs::read(dir.path().join("train-00000.safetensors")).expect("read");
+        }
+        assert_eq!(one_file, encode(&images, &chosen), "the same bytes again");
+    }
+
+    #[test]
+    fn foreign_files_are_refused() {
+        let good = encode(&synthetic::generate(1, 1).train, &[0, 1]);
+        let text = |from: &str, to: &str| {
+            let at = good.windows(from.len()).position(|w| w == from.as_bytes()).expect("in the header");
+            [&good[..at], to.as_bytes(), &good[at + from.len()..]].concat()
+        };
+        let mut label = good.clone();
+        // Labels are the first data after the header.
+        let at = 8 + u64::from_le_bytes(good[..8].try_into().expect("eight bytes")) as usize;
+        label[at] = 10;
+        for (bytes, why) in [
+            (vec![], "not a shard"),
+            (good[..good.len() - 1].to_vec(), "not a shard"),
+            (vec![0xff; 4096], "not a shard"),
+            (text("images", "pixels"), "has no tensor `images`"),
+            (text("labels", "target"), "has no tensor `labels`"),
+            (text("\"U8\"", "\"I8\""), "`images` is I8"),
+            (text("[2,32,32,3]", "[2,32,96,1]"), "have 1 channels, the data set 3"),
+            (text("[2,32,32,3]", "[2,3072]   "), "not U8 of rank 4"),
+            (text("[2,32,32,3]", "[1,64,32,3]"), "images 1, labels [2]"),
+            (label, "row 0 has label 10 of 10 classes"),
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            std::fs::write(dir.path().join("f"), bytes).expect("written");
+            let m = published(dir.path(), vec![Produced { role: "train", name: "f".into(), rows: None }]);
+            let e = Split::open(&m, "train").expect_err(why).to_string();
+            assert!(e.contains(why), "{why}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_split_that_is_not_there_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let images = synthetic::generate(1, 1).train;
+        let m = published(dir.path(), write(dir.path(), &[("train", &images, &[0])], 1 << 20).expect("written"));
+        let e = Split::open(&m, "val").expect_err("no val").to_string();
+        assert!(e.contains("has no val output"), "{e}");
+        let mut other = m.clone();
+        other.metrics.insert("class_names".into(), json!(["one"]));
+        let e = Split::open(&other, "train").expect_err("contradiction").to_string();
+        assert!(e.contains("disagree"), "{e}");
     }
 }

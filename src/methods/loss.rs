@@ -1,7 +1,7 @@
 //! The loss in plain f64: what a kernel is tested against, never what trains.
 //!
-//! Each sample has two labels with a coefficient each; mixing, class weights and the batch's normalisation are all in the
-//! coefficients (see `train::plan`), so one formula serves every method:
+//! Each sample has two labels with a coefficient each; mixing, class weights and the batch's normalisation
+//! are all in the coefficients (see `train::plan`), so one formula serves every method:
 //!
 //! ```text
 //! L       = Σ_s  coef_a[s] · CE(z_s, a_s) + coef_b[s] · CE(z_s, b_s),     CE(z, k) = log Σ_c exp z_c − z_k

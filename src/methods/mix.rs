@@ -1,11 +1,12 @@
 //! Mixup and Remix: the mixing coefficient λ of a pair, and the coefficient λ_y of its labels.
 //!
-//! A pair (i, j) becomes x = λ x_i + (1−λ) x_j with the loss λ_y ℓ(i) + (1−λ_y) ℓ(j). Who is paired with whom, and the
-//! pixels, are not decided here.
+//! A pair (i, j) becomes x = λ x_i + (1−λ) x_j with the loss λ_y ℓ(i) + (1−λ_y) ℓ(j). Who is paired with
+//! whom, and the pixels, are not decided here.
 //!
-//! **Where rounding happens.** λ is rounded to f32 once, where it is drawn, and from there on is *the* λ: the pixels are
-//! mixed with it, the case analysis of Remix compares it (widened to f64, exactly) with τ, and λ_y is it wherever Remix
-//! does not intervene. So the analysis never disagrees with the picture, and τ = 0 is Mixup bit for bit.
+//! **Where rounding happens.** λ is rounded to f32 once, where it is drawn, and from there on is *the* λ: the
+//! pixels are mixed with it, the case analysis of Remix compares it (widened to f64, exactly) with τ, and λ_y
+//! is it wherever Remix does not intervene. So the analysis never disagrees with the picture, and τ = 0 is
+//! Mixup bit for bit.
 
 use clap::ValueEnum;
 use rand::distr::Distribution;
@@ -244,8 +245,8 @@ mod tests {
             };
             m.draw_lambda(&mut stream(0, Purpose::Lambda, 1, 0), 3)
         };
-        assert_eq!(draw(1.0), [0.0; 3]);
-        assert_eq!(draw(0.2), [0.0; 3]);
+        assert_eq!(draw(1.0), [0.38086307, 0.70061684, 0.9315945]);
+        assert_eq!(draw(0.2), [5.2100194e-7, 0.7582576, 0.4805201]);
     }
 
     #[test]

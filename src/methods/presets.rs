@@ -1,6 +1,8 @@
-//! Methods by name: `remix-drw` is the mix `remix`, the loss `ce` and the rule `drw`, each with its paper's options.
+//! Methods by name: `remix-drw` is the mix `remix`, the loss `ce` and the rule `drw`, each with its paper's
+//! options.
 //!
-//! A name is the parts joined by `-`, those that do nothing (`none`, `ce`) left out; `erm` if nothing is left.
+//! A name is the parts joined by `-`, those that do nothing (`none`, `ce`) left out; `erm` if nothing is
+//! left.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -36,10 +38,14 @@ const PARTS: [&str; 3] = ["mix", "loss", "rule"];
 
 /// No preset has this name.
 #[derive(Debug, thiserror::Error)]
-#[error("--method {name}: no such method{}; it is one of {}", hint(.nearest), names().collect::<Vec<_>>().join(", "))]
+#[error("--method {name}: no such method{}; it is one of {}", hint(.nearest), listed())]
 pub struct Unknown {
     name: String,
     nearest: Option<String>,
+}
+
+fn listed() -> String {
+    names().collect::<Vec<_>>().join(", ")
 }
 
 fn hint(nearest: &Option<String>) -> String {
@@ -97,8 +103,8 @@ impl Method {
     }
 }
 
-/// The name of a method from a checkpoint manifest's `params`, with the options that differ from the preset's in
-/// brackets: `remix-drw`, `remix(tau=0.3)`. `unknown` if the params do not say.
+/// The name of a method from a checkpoint manifest's `params`, with the options that differ from the preset's
+/// in brackets: `remix-drw`, `remix(tau=0.3)`. `unknown` if the params do not say.
 pub fn preset_name(params: &Object) -> String {
     if PARTS
         .iter()
@@ -208,8 +214,11 @@ mod tests {
     #[test]
     fn params_of_others() {
         assert_eq!(preset_name(&Object::new()), "unknown");
-        let newer = json!({"mix": {"name": "none"}, "loss": {"name": "ldam", "margin": 0.5}, "rule": {"name": "drw",
-            "beta": 0.9999, "rw_norm": "weight-sum"}});
+        let newer = json!({
+            "mix": {"name": "none"},
+            "loss": {"name": "ldam", "margin": 0.5},
+            "rule": {"name": "drw", "beta": 0.9999, "rw_norm": "weight-sum"},
+        });
         let name = preset_name(newer.as_object().expect("an object"));
         assert_eq!(name, "ldam-drw(margin=0.5,beta=0.9999,rw_norm=weight-sum)");
     }

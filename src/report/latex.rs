@@ -61,8 +61,9 @@ fn one(t: &Table) -> String {
         text += " \\\\\n";
     }
     text += "\\bottomrule\n\\end{tabular}}\n";
+    text += "\n\\smallskip\\raggedright\\footnotesize\n";
     for note in notes(t) {
-        text += &format!("% {note}\n");
+        text += &format!("{}\\par\n", escape(&note));
     }
     text + "\\end{table*}\n"
 }
@@ -86,6 +87,10 @@ fn escape(text: &str) -> String {
             '\\' => out += "\\textbackslash{}",
             '~' => out += "\\textasciitilde{}",
             '^' => out += "\\textasciicircum{}",
+            '†' => out += "$^\\dagger$",
+            'Δ' => out += "$\\Delta$",
+            '−' => out += "$-$",
+            '—' => out += "--",
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
             c => out.push(c),
         }
@@ -101,5 +106,6 @@ mod tests {
     fn names_are_escaped() {
         assert_eq!(escape("rw_norm 50%"), "rw\\_norm 50\\%");
         assert_eq!(escape("a\\b"), "a\\textbackslash{}b");
+        assert_eq!(escape("Δ: †, —"), "$\\Delta$: $^\\dagger$, --");
     }
 }

@@ -1,7 +1,8 @@
 //! The configuration of one training run: every choice that can change its result, resolved and checked.
 //!
-//! It is the `params` of the checkpoint's manifest, and so the key: however an experiment was spelled on the command
-//! line, its configuration is the same. What cannot change a result (device, threads, paths) is not here.
+//! It is the `params` of the checkpoint's manifest, and so the key: however an experiment was spelled on the
+//! command line, its configuration is the same. What cannot change a result (device, threads, paths) is not
+//! here.
 
 use std::fmt;
 use std::str::FromStr;
@@ -90,7 +91,8 @@ pub enum Precision {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Augment {
-    /// A random crop out of the image padded by [`CROP_PADDING`] zeros, and a horizontal flip every other time.
+    /// A random crop out of the image padded by [`CROP_PADDING`] zeros, and a horizontal flip every other
+    /// time.
     #[default]
     CropFlip,
     /// Nothing.
@@ -261,7 +263,8 @@ impl Config {
             "must be shorter than the training",
         )?;
         let starts = self.rule_from() <= self.epochs;
-        let why = "a deferred rule starts at the last milestone, and the training has none; move it, or use rs or rw";
+        let why =
+            "a deferred rule starts at the last milestone, which must be one of the epochs; or use rs or rw";
         check(starts, "milestones", &list, why)?;
 
         if let Mix::Mixup { alpha, .. } | Mix::Remix { alpha, .. } = self.mix {
@@ -295,104 +298,5 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::methods::presets::preset;
-
-    fn config(name: &str) -> Config {
-        Config::new(preset(name).expect("a preset"))
-    }
-
-    #[test]
-    fn params_round_trip() {
-        for name in crate::methods::presets::names() {
-            let c = config(&name);
-            c.validate().expect("the defaults are sound");
-            assert_eq!(Config::from_params(&c.params()).expect("a config"), c);
-        }
-    }
-
-    #[test]
-    fn params_are_pinned() {
-        // A change here changes the keys of all checkpoints.
-        let text = Value::Object(config("remix-drw").params()).to_string();
-        let expected = r#"{"arch":"resnet32","mix":{"name":"remix","alpha":1.0,"kappa":3.0,"tau":0.5,"#
-            .to_owned()
-            + r#""lambda_per":"batch"},"loss":{"name":"ce"},"rule":{"name":"drw","beta":0.9999,"#
-            + r#""rw_norm":"weight-sum"},"epochs":300,"batch_size":128,"lr":0.1,"momentum":0.9,"weight_decay":0.0002,"#
-            + r#""recipe":"seed","milestones":[150,225],"warmup":0,"seed":0,"precision":"f32","augment":"crop-flip","#
-            + r#""mean":[0.4914,0.4822,0.4465],"std":[0.2023,0.1994,0.201]}"#;
-        assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn absurd_values_are_refused_by_the_name_of_their_flag() {
-        let remix = |c: &mut Config, f: &dyn Fn(&mut f64, &mut f64, &mut f64)| {
-            let Mix::Remix {
-                alpha, kappa, tau, ..
-            } = &mut c.mix
-            else {
-                panic!("this one is Remix");
-            };
-            f(alpha, kappa, tau);
-        };
-        type Change<'a> = (&'a str, &'a dyn Fn(&mut Config));
-        let cases: &[Change] = &[
-            ("epochs", &|c| c.epochs = 0),
-            ("batch-size", &|c| c.batch_size = 0),
-            ("batch-size", &|c| c.batch_size = 1 << 40),
-            ("lr", &|c| c.lr = 0.0),
-            ("lr", &|c| c.lr = -0.1),
-            ("lr", &|c| c.lr = f64::NAN),
-            ("lr", &|c| c.lr = 1e300),
-            ("momentum", &|c| c.momentum = 1.0),
-            ("momentum", &|c| c.momentum = f64::NAN),
-            ("weight-decay", &|c| c.weight_decay = -1e-4),
-            ("weight-decay", &|c| c.weight_decay = -0.0),
-            ("weight-decay", &|c| c.weight_decay = f64::INFINITY),
-            ("milestones", &|c| c.milestones = vec![0, 10]),
-            ("milestones", &|c| c.milestones = vec![20, 10]),
-            ("milestones", &|c| c.milestones = vec![]),
-            ("milestones", &|c| c.milestones = vec![301]),
-            ("warmup", &|c| c.warmup = 300),
-            ("alpha", &|c| remix(c, &|alpha, _, _| *alpha = 0.0)),
-            ("alpha", &|c| remix(c, &|alpha, _, _| *alpha = f64::NAN)),
-            ("kappa", &|c| remix(c, &|_, kappa, _| *kappa = 0.99)),
-            ("kappa", &|c| remix(c, &|_, kappa, _| *kappa = f64::INFINITY)),
-            ("tau", &|c| remix(c, &|_, _, tau| *tau = 1.01)),
-            ("tau", &|c| remix(c, &|_, _, tau| *tau = -0.5)),
-            ("tau", &|c| remix(c, &|_, _, tau| *tau = f64::NAN)),
-            ("beta", &|c| {
-                c.rule = Rule::Drw(crate::methods::rule::Reweight {
-                    beta: 1.0,
-                    ..REWEIGHT
-                })
-            }),
-            ("beta", &|c| {
-                c.rule = Rule::Drw(crate::methods::rule::Reweight {
-                    beta: f64::NAN,
-                    ..REWEIGHT
-                })
-            }),
-        ];
-        for (n, (flag, change)) in cases.iter().enumerate() {
-            let mut c = config("remix-drw");
-            change(&mut c);
-            let text = c.validate().expect_err("absurd").to_string();
-            assert!(text.starts_with(&format!("--{flag} ")), "case {n}: {text}");
-        }
-        // Without a deferred rule a constant learning rate is nobody's business.
-        let mut c = config("remix-rw");
-        c.milestones = vec![];
-        c.validate().expect("sound");
-    }
-
-    const REWEIGHT: crate::methods::rule::Reweight = crate::methods::rule::Reweight::EFFECTIVE;
-
-    #[test]
-    fn deferred_rules_start_at_the_last_milestone() {
-        assert_eq!(config("remix-drs").rule_from(), 225);
-        assert_eq!(config("drw").rule_from(), 225);
-        assert_eq!(config("rw").rule_from(), 1);
-    }
-}
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,13 +1,15 @@
-//! What every training step works on: which images, how augmented, mixed with whom, and what each label counts.
+//! What every training step works on: which images, how augmented, mixed with whom, and what each label
+//! counts.
 //!
-//! A step is a pure function of (configuration, labels, epoch, step), so a prefetch thread, another device or a resumed
-//! run makes the same one. No pixels here: the loader follows the plan.
+//! A step is a pure function of (configuration, labels, epoch, step), so a prefetch thread, another device or
+//! a resumed run makes the same one. No pixels here: the loader follows the plan.
 
 use rand::RngCore;
 
 use super::config::{Augment, CROP_PADDING, Config};
 use crate::methods::mix::Mix;
-use crate::methods::rule::{RwNorm, Sampler};
+use crate::methods::rule::RwNorm;
+use crate::methods::sampler::Sampler;
 use crate::rng::{Purpose, shuffle, stream};
 
 /// One training image and how it is augmented.
@@ -25,9 +27,9 @@ pub struct Sample {
 
 /// One batch. All vectors have one entry a sample.
 ///
-/// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented. Its loss is
-/// `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum over s, for class
-/// weights and the division by the batch are in the coefficients.
+/// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented. Its
+/// loss is `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum
+/// over s, for class weights and the division by the batch are in the coefficients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// The images.
@@ -98,7 +100,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan for a validated configuration over the training labels; `cls_num_list` is the manifest's count a class.
+    /// A plan for a validated configuration over the training labels; `cls_num_list` is the manifest's count
+    /// a class.
     ///
     /// # Errors
     /// Labels and counts that do not agree, or a class without images.
@@ -227,8 +230,8 @@ impl EpochPlan<'_> {
     }
 }
 
-/// The coefficients of a batch's labels, given its λ and the classes' `counts`; without weights every class counts 1.
-/// Computed in f64, rounded to f32 once.
+/// The coefficients of a batch's labels, given its λ and the classes' `counts`; without weights every class
+/// counts 1. Computed in f64, rounded to f32 once.
 fn coefficients(
     mix: &Mix,
     counts: &[usize],

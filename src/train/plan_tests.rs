@@ -271,19 +271,32 @@ fn labels_that_cannot_be_are_refused() {
 #[test]
 fn a_step_is_pinned() {
     // A change here changes every result: raise the semantics number of `train`.
-    let step = plan(&Config {
-        batch_size: 3,
-        ..config("remix-rw")
+    let s = plan(&Config {
+        batch_size: 4,
+        ..config("remix-rs")
     })
     .epoch(1)
     .step(2);
-    assert_eq!(format!("{step:?}"), "");
+    let samples: Vec<_> = s.samples.iter().map(|s| (s.index, s.dy, s.dx, s.flip)).collect();
+    assert_eq!(
+        samples,
+        [
+            (64, 1, -4, true),
+            (280, -3, -2, true),
+            (279, 0, 4, false),
+            (18, -2, 1, false)
+        ]
+    );
+    assert_eq!((s.partner, s.lambda), (vec![0, 1, 3, 2], vec![0.47586882; 4]));
+    // The last pair is (200 images, 5 images) with λ < ½: the rare one takes the label.
+    assert_eq!(s.coef_a, [0.118967205, 0.118967205, 0.118967205, 0.0]);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
-    /// The coefficients of a batch are a weighted mean: they sum to 1, or for RW over the batch size to the mean weight.
+    /// The coefficients of a batch are a weighted mean: they sum to 1, or for RW over the batch size to the
+    /// mean weight.
     #[test]
     fn coefficients_sum_to_one(
         method in 0usize..15,

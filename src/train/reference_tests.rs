@@ -1,5 +1,5 @@
-//! The methods against `tests/fixtures/methods.json`, which plain Python made (`scripts/pytorch`): λ_y, class weights and
-//! probabilities, learning rates, and the loss of whole mixed and re-weighted batches.
+//! The methods against `tests/fixtures/methods.json`, which plain Python made (`scripts/pytorch`): λ_y, class
+//! weights and probabilities, learning rates, and the loss of whole mixed and re-weighted batches.
 
 use serde::Deserialize;
 

@@ -20,7 +20,8 @@ pub enum Recipe {
 }
 
 impl Recipe {
-    /// The milestones for a number of epochs: m of 300 becomes ⌊m·epochs/300 + ½⌋. `Custom` has none of its own.
+    /// The milestones for a number of epochs: m of 300 becomes ⌊m·epochs/300 + ½⌋. `Custom` has none of its
+    /// own.
     pub fn milestones(self, epochs: u32) -> Vec<u32> {
         let of_300: &[u64] = match self {
             Recipe::Seed => &[150, 225],
@@ -34,7 +35,8 @@ impl Recipe {
             .collect()
     }
 
-    /// The recipe that has these milestones, so that `--recipe paper` and the same `--milestones` are one experiment.
+    /// The recipe that has these milestones, so that `--recipe paper` and the same `--milestones` are one
+    /// experiment.
     pub fn of(milestones: &[u32], epochs: u32) -> Recipe {
         [Recipe::Seed, Recipe::Paper]
             .into_iter()
@@ -43,7 +45,8 @@ impl Recipe {
     }
 }
 
-/// The learning rate of an epoch, from 1: `base` · min(1, epoch/warmup) / 10^(milestones reached). Computed in f64.
+/// The learning rate of an epoch, from 1: `base` · min(1, epoch/warmup) / 10^(milestones reached). Computed
+/// in f64.
 pub fn lr(base: f64, milestones: &[u32], warmup: u32, epoch: u32) -> f32 {
     let reached = milestones.iter().filter(|&&m| m <= epoch).count();
     let decay = milestones.iter().take(reached).fold(1.0, |d, _| d * 10.0);

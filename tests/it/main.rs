@@ -4,5 +4,8 @@
 mod common;
 mod eval;
 mod fabricate;
+mod fetch_cifar;
+mod mk_imbalance;
+mod mk_imbalance_real;
 mod report;
 mod schema;

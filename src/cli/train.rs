@@ -1,0 +1,143 @@
+//! `train`: trains classifiers on a data set, one run a seed, and prints their checkpoint manifests.
+//!
+//! Flags become configurations in [`flags`]; the training itself is [`crate::train`]. Here a run gets its
+//! directory, and what stands in that directory is protected: hours of training are never thrown away without
+//! `--force`.
+
+pub mod flags;
+mod progress;
+pub mod values;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use self::flags::Flags;
+use self::progress::Progress;
+use super::{Common, Done, run_plan};
+use crate::manifest::store::{Plan, Writer, write_atomic};
+use crate::manifest::{Kind, Manifest, key, source};
+use crate::train::config::Config;
+use crate::train::{self, SEMANTICS};
+
+/// While a run is unfinished, its plan stands here and tells whose training state the directory holds.
+const PLAN: &str = "plan.json";
+
+/// The training state of an unfinished or finished run.
+const STATE: &str = "state.safetensors";
+
+/// The tool.
+pub fn main() -> ExitCode {
+    super::main("train", |a: &Flags| &a.common, run)
+}
+
+fn run(flags: Flags) -> Result<()> {
+    let configs = flags.configs()?;
+    let datasets = source::read_all(flags.dataset.as_slice(), "train", &[Kind::Dataset])?;
+    if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
+        bail!(
+            "--out {}: is for one data set, {} were given; leave it out",
+            out.display(),
+            datasets.len()
+        );
+    }
+    for dataset in &datasets {
+        for config in &configs {
+            let mut plan = Plan {
+                kind: Kind::Checkpoint,
+                semantics: SEMANTICS,
+                params: config.params(),
+                inputs: vec![dataset.as_input("dataset", &["train", "test"])?],
+                dir: PathBuf::new(),
+            };
+            plan.dir = directory(&flags, config, &plan.key());
+            run_plan(&plan, &flags.common, |writer| {
+                work(writer, config, dataset, &flags.common)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// `--out`, with one directory a seed inside it where there are several; else a name that tells runs apart.
+fn directory(flags: &Flags, config: &Config, key: &str) -> PathBuf {
+    let seed = config.seed;
+    match (&flags.common.out, &flags.seeds) {
+        (Some(out), None) => out.clone(),
+        (Some(out), Some(_)) => out.join(format!("seed-{seed}")),
+        (None, _) => {
+            let (method, key) = (config.method().name(), key::short(key));
+            Path::new("runs").join(format!("{method}-{}-s{seed}-{key}", config.arch))
+        }
+    }
+}
+
+fn work(writer: &Writer, config: &Config, dataset: &Manifest, common: &Common) -> Result<Done> {
+    take_over(writer, common.force)?;
+    let mut progress = Progress::new(config, common.quiet);
+    let done = train::run(config, dataset, writer.dir(), common.force, &mut |e| {
+        progress.epoch(e)
+    })?;
+    drop(progress);
+    Ok(done)
+}
+
+/// Makes the directory this run's, unless that would throw away another run.
+///
+/// The order makes a crash safe at any point: a training state is gone before the plan of another run stands
+/// beside it.
+fn take_over(writer: &Writer, force: bool) -> Result<()> {
+    let plan = writer.plan();
+    let (plan_file, state) = (writer.dir().join(PLAN), writer.dir().join(STATE));
+    let finished = plan.existing();
+    let unfinished = || serde_json::from_str::<Manifest>(&fs::read_to_string(&plan_file).ok()?).ok();
+    let (what, how) = match finished {
+        Some(_) => ("a finished", "--explain"),
+        None => ("an unfinished", PLAN),
+    };
+    match finished.or_else(unfinished) {
+        Some(old) if old.key != plan.key() && !force => bail!(
+            "holds {what} run of another experiment (differs in {}; {how} says how); choose another --out, \
+             or --force to discard it",
+            differences(&old, &plan.manifest()),
+        ),
+        None if state.exists() && !force => {
+            bail!("holds a {STATE} of an unknown run; choose another --out, or --force to discard it")
+        }
+        _ => {}
+    }
+    writer.withdraw()?;
+    if force && state.exists() {
+        fs::remove_file(&state).with_context(|| state.display().to_string())?;
+    }
+    let text = serde_json::to_string_pretty(&plan.manifest())?;
+    Ok(write_atomic(&plan_file, |f| {
+        std::io::Write::write_all(f, text.as_bytes())
+    })?)
+}
+
+/// Which parts of two keys differ, by name.
+fn differences(old: &Manifest, new: &Manifest) -> String {
+    let names = old
+        .params
+        .keys()
+        .chain(new.params.keys().filter(|k| !old.params.contains_key(*k)));
+    let mut differ: Vec<&str> = names
+        .filter(|k| old.params.get(*k) != new.params.get(*k))
+        .map(String::as_str)
+        .collect();
+    let content = |m: &Manifest| m.inputs.iter().map(|i| i.blake3.clone()).collect::<Vec<_>>();
+    if content(old) != content(new) {
+        differ.push("the data set");
+    }
+    if old.semantics != new.semantics {
+        differ.push("the version of train");
+    }
+    differ.join(", ")
+}
+
+#[cfg(test)]
+#[path = "train/tests.rs"]
+mod tests;

@@ -1,0 +1,329 @@
+//! The flags of `train`, and how they become validated configurations: the preset first, then what was asked
+//! otherwise.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use super::values::{DrawName, LossName, Milestones, MixName, RuleName, Seeds};
+use crate::cli::{Common, VERSION};
+use crate::methods::loss::Loss;
+use crate::methods::mix::{LambdaPer, Mix};
+use crate::methods::presets::{Method, preset};
+use crate::methods::rule::{Draw, Reweight, Rule, RwNorm};
+use crate::train::config::{Arch, Augment, Config, Precision};
+use crate::train::schedule::Recipe;
+
+const EXAMPLES: &str = "\
+Examples:
+  mk-imbalance --dataset cifar10 --data ~/data --imb-ratio 100 | train --method remix
+  train data/cifar10-exp-100-*/manifest.json --method remix-drw --seeds 0-4
+  train MANIFEST --mix remix --tau 0.3 --rule rs --rs inverse    any parts, any options
+  train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the milestones scale
+
+Methods: erm, mixup or remix, each also with -rs, -rw, -drs or -drw (rs alone is erm with rs).
+A stopped run goes on from its last finished epoch when the same command is given again.";
+
+/// Train an image classifier on an imbalanced data set
+///
+/// Reads the manifest of a data set (from mk-imbalance), trains once a seed, and prints one checkpoint
+/// manifest for each run as it finishes. A run that is there already is not repeated.
+#[derive(Parser, Debug)]
+#[command(name = "train", version = VERSION, after_help = EXAMPLES)]
+pub struct Flags {
+    /// Manifest of the data set, or its directory; `-` or nothing for stdin
+    #[arg(value_name = "DATASET_MANIFEST")]
+    pub dataset: Option<PathBuf>,
+
+    /// A method by name, such as remix-drw; the flags below change parts of it
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        default_value = "erm",
+        help_heading = "Method"
+    )]
+    pub method: String,
+
+    /// How images and labels are mixed
+    #[arg(long, value_name = "MIX", help_heading = "Method")]
+    pub mix: Option<MixName>,
+
+    /// The loss of a label
+    #[arg(long, value_name = "LOSS", help_heading = "Method")]
+    pub loss: Option<LossName>,
+
+    /// Re-sampling (rs), re-weighting (rw), or either from the last milestone on (drs, drw)
+    #[arg(long, value_name = "RULE", help_heading = "Method")]
+    pub rule: Option<RuleName>,
+
+    /// Mixup, Remix: the mixing coefficient is drawn from Beta(A, A) [default: 1, uniform]
+    #[arg(
+        long,
+        value_name = "A",
+        allow_negative_numbers = true,
+        help_heading = "Options of the method"
+    )]
+    pub alpha: Option<f64>,
+
+    /// Remix: a class is rare beside one with K times its images [default: 3]
+    #[arg(
+        long,
+        value_name = "K",
+        allow_negative_numbers = true,
+        help_heading = "Options of the method"
+    )]
+    pub kappa: Option<f64>,
+
+    /// Remix: the rare class takes the whole label if the other has less than T of the image [default: 0.5]
+    #[arg(
+        long,
+        value_name = "T",
+        allow_negative_numbers = true,
+        help_heading = "Options of the method"
+    )]
+    pub tau: Option<f64>,
+
+    /// Mixup, Remix: one mixing coefficient a batch or a sample [default: batch]
+    #[arg(long, value_name = "PER", help_heading = "Options of the method")]
+    pub lambda_per: Option<LambdaPer>,
+
+    /// Rules: β of the effective number of samples, (1−β^n)/(1−β) [default: 0.9999]
+    #[arg(
+        long,
+        value_name = "B",
+        allow_negative_numbers = true,
+        help_heading = "Options of the method"
+    )]
+    pub beta: Option<f64>,
+
+    /// rs, drs: class weights by the effective number, or 1/n for balanced classes [default: effective]
+    #[arg(long, value_name = "WEIGHTS", help_heading = "Options of the method")]
+    pub rs: Option<DrawName>,
+
+    /// rw, drw: what a batch's weighted loss is divided by [default: weight-sum]
+    ///
+    /// weight-sum is what PyTorch's CrossEntropyLoss(weight=…) does. batch-size lets batches with rare
+    /// classes make larger steps (up to 25 times at ratio 100); code in the literature that weights each
+    /// sample's loss and takes the plain mean does that.
+    #[arg(long, value_name = "BY", help_heading = "Options of the method")]
+    pub rw_norm: Option<RwNorm>,
+
+    /// The network: resnet20, resnet32, resnet44, resnet56 or resnet110, in the CIFAR form
+    #[arg(long, value_name = "ARCH", default_value_t = Arch::RESNET32, help_heading = "Recipe")]
+    pub arch: Arch,
+
+    /// Passes over as many images as the training split has
+    #[arg(long, value_name = "N", default_value_t = 300, help_heading = "Recipe")]
+    pub epochs: u32,
+
+    /// Images a step
+    #[arg(long, value_name = "N", default_value_t = 128, help_heading = "Recipe")]
+    pub batch_size: usize,
+
+    /// Learning rate of SGD
+    #[arg(
+        long,
+        value_name = "RATE",
+        default_value_t = 0.1,
+        allow_negative_numbers = true,
+        help_heading = "Recipe"
+    )]
+    pub lr: f64,
+
+    /// Momentum of SGD
+    #[arg(
+        long,
+        value_name = "M",
+        default_value_t = 0.9,
+        allow_negative_numbers = true,
+        help_heading = "Recipe"
+    )]
+    pub momentum: f64,
+
+    /// Weight decay, on all parameters
+    #[arg(
+        long,
+        value_name = "W",
+        default_value_t = 2e-4,
+        allow_negative_numbers = true,
+        help_heading = "Recipe"
+    )]
+    pub weight_decay: f64,
+
+    /// Milestones: epochs 150 and 225 of 300 (seed: the starting report's code), or 150 and 250 (the Remix
+    /// paper)
+    #[arg(long, value_name = "RECIPE", default_value = "seed", help_heading = "Recipe")]
+    pub recipe: Recipe,
+
+    /// Epochs, from 1, at which the learning rate falls to a tenth, such as 100,150; `none` keeps it
+    #[arg(
+        long,
+        value_name = "EPOCHS",
+        conflicts_with = "recipe",
+        help_heading = "Recipe"
+    )]
+    pub milestones: Option<Milestones>,
+
+    /// Epochs over which the learning rate first rises, linearly
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Recipe")]
+    pub warmup: u32,
+
+    /// Arithmetic of the network
+    #[arg(long, value_name = "P", default_value = "f32", help_heading = "Recipe")]
+    pub precision: Precision,
+
+    /// Train on the images as they are: no random crop, no flip
+    #[arg(long, help_heading = "Recipe")]
+    pub no_augment: bool,
+
+    /// Seed of weights, batches, crops and mixing
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Seeds")]
+    pub seed: u64,
+
+    /// Several runs, one a seed, such as 0-4 or 0-4,7; with --out DIR they are DIR/seed-N
+    #[arg(long, value_name = "LIST", conflicts_with = "seed", help_heading = "Seeds")]
+    pub seeds: Option<Seeds>,
+
+    /// Common flags.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl Flags {
+    /// The configuration of each run, in the order of the seeds.
+    ///
+    /// # Errors
+    /// Unknown methods, options that the method does not have, absurd values.
+    pub fn configs(&self) -> Result<Vec<Config>> {
+        let milestones = match &self.milestones {
+            Some(Milestones(list)) => list.clone(),
+            None => self.recipe.milestones(self.epochs),
+        };
+        let config = Config {
+            arch: self.arch,
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            lr: self.lr,
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            recipe: Recipe::of(&milestones, self.epochs),
+            milestones,
+            warmup: self.warmup,
+            precision: self.precision,
+            augment: if self.no_augment {
+                Augment::None
+            } else {
+                Augment::CropFlip
+            },
+            ..Config::new(self.method()?)
+        };
+        config.validate()?;
+        let seeds = self
+            .seeds
+            .as_ref()
+            .map_or(&[self.seed][..], |Seeds(list)| list)
+            .to_vec();
+        Ok(seeds
+            .into_iter()
+            .map(|seed| Config {
+                seed,
+                ..config.clone()
+            })
+            .collect())
+    }
+
+    fn method(&self) -> Result<Method> {
+        let Method {
+            mut mix,
+            mut loss,
+            mut rule,
+        } = preset(&self.method)?;
+        if let Some(name) = self.mix {
+            mix = match name {
+                MixName::None => Mix::None,
+                MixName::Mixup => Mix::MIXUP,
+                MixName::Remix => Mix::REMIX,
+            };
+        }
+        if let Some(LossName::Ce) = self.loss {
+            loss = Loss::Ce;
+        }
+        if let Some(name) = self.rule {
+            rule = match name {
+                RuleName::None => Rule::None,
+                RuleName::Rs => Rule::Rs(Draw::EFFECTIVE),
+                RuleName::Rw => Rule::Rw(Reweight::EFFECTIVE),
+                RuleName::Drs => Rule::Drs(Draw::EFFECTIVE),
+                RuleName::Drw => Rule::Drw(Reweight::EFFECTIVE),
+            };
+        }
+
+        let (mut alpha, mut kappa, mut tau, mut lambda_per) = (None, None, None, None);
+        match &mut mix {
+            Mix::None => {}
+            Mix::Mixup {
+                alpha: a,
+                lambda_per: per,
+            } => (alpha, lambda_per) = (Some(a), Some(per)),
+            Mix::Remix {
+                alpha: a,
+                kappa: k,
+                tau: t,
+                lambda_per: per,
+            } => {
+                (alpha, kappa, tau, lambda_per) = (Some(a), Some(k), Some(t), Some(per));
+            }
+        }
+        set("alpha", self.alpha, alpha, "--mix mixup or --mix remix")?;
+        set("kappa", self.kappa, kappa, "--mix remix")?;
+        set("tau", self.tau, tau, "--mix remix")?;
+        set(
+            "lambda-per",
+            self.lambda_per,
+            lambda_per,
+            "--mix mixup or --mix remix",
+        )?;
+
+        let draw = match &mut rule {
+            Rule::Rs(draw) | Rule::Drs(draw) => Some(draw),
+            _ => None,
+        };
+        let asked = self.rs.map(|name| match name {
+            DrawName::Effective => Draw::EFFECTIVE,
+            DrawName::Inverse => Draw::Inverse,
+        });
+        set("rs", asked, draw, "--rule rs or --rule drs")?;
+        let (mut beta, mut rw_norm) = (None, None);
+        match &mut rule {
+            Rule::Rs(Draw::Effective { beta: b }) | Rule::Drs(Draw::Effective { beta: b }) => beta = Some(b),
+            Rule::Rw(w) | Rule::Drw(w) => (beta, rw_norm) = (Some(&mut w.beta), Some(&mut w.rw_norm)),
+            _ => {}
+        }
+        set(
+            "beta",
+            self.beta,
+            beta,
+            "--rule rw or drw, or --rule rs or drs with --rs effective",
+        )?;
+        set("rw-norm", self.rw_norm, rw_norm, "--rule rw or --rule drw")?;
+        Ok(Method { mix, loss, rule })
+    }
+}
+
+/// Sets an option of the method, which has no `place` for it if the option would do nothing.
+fn set<T>(flag: &str, asked: Option<T>, place: Option<&mut T>, needs: &str) -> Result<()> {
+    match (asked, place) {
+        (None, _) => Ok(()),
+        (Some(value), Some(place)) => {
+            *place = value;
+            Ok(())
+        }
+        (Some(_), None) => bail!("--{flag}: does nothing with this method; it needs {needs}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "flags_tests.rs"]
+mod tests;

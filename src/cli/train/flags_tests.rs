@@ -1,0 +1,163 @@
+//! Tests of the flags: spellings of one experiment, refusals, lists.
+
+use super::*;
+use crate::methods::presets::{names, preset_name};
+
+fn flags(line: &str) -> Flags {
+    Flags::try_parse_from(std::iter::once("train").chain(line.split_whitespace())).expect("sound flags")
+}
+
+fn params(line: &str) -> serde_json::Value {
+    let configs = flags(line).configs().expect("sound flags");
+    assert_eq!(configs.len(), 1, "{line}");
+    configs[0].params().into()
+}
+
+fn refused(line: &str) -> String {
+    match Flags::try_parse_from(std::iter::once("train").chain(line.split_whitespace())) {
+        Ok(flags) => flags.configs().expect_err(line).to_string(),
+        Err(e) => e.to_string(),
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    use clap::CommandFactory;
+    Flags::command().debug_assert();
+}
+
+#[test]
+fn spellings_of_one_experiment_have_equal_params() {
+    for name in names() {
+        let (mix, rule) = match name.split_once('-') {
+            Some((mix, rule)) => (mix, rule),
+            None if ["mixup", "remix"].contains(&&*name) => (&*name, "none"),
+            None if name == "erm" => ("none", "none"),
+            None => ("none", &*name),
+        };
+        let orthogonal = format!("--mix {mix} --loss ce --rule {rule}");
+        assert_eq!(params(&format!("--method {name}")), params(&orthogonal), "{name}");
+    }
+    let same = [
+        ("--method remix-drw", "--method mixup-rs --rule drw --mix remix"),
+        (
+            "--method remix",
+            "--mix remix --alpha 1 --kappa 3.0 --tau .5 --lambda-per batch",
+        ),
+        ("--method rw", "--rule rw --beta 9999e-4 --rw-norm weight-sum"),
+        ("--method rs", "--rule rs --rs effective --beta 0.9999"),
+        ("--recipe paper", "--milestones 150,250"),
+        ("--recipe paper --epochs 10", "--milestones 5,8 --epochs 10"),
+        (
+            "",
+            "--method erm --seed 0 --arch resnet32 --lr 1e-1 --recipe seed --weight-decay 0.0002",
+        ),
+        ("--seed 3", "--seeds 3"),
+    ];
+    for (a, b) in same {
+        assert_eq!(params(a), params(b), "{a} | {b}");
+    }
+}
+
+#[test]
+fn every_flag_of_the_experiment_reaches_the_params() {
+    let plain = "--method remix-drw";
+    let all = [
+        "--tau 0.3",
+        "--kappa 2",
+        "--alpha 0.5",
+        "--lambda-per sample",
+        "--beta 0.999",
+        "--rw-norm batch-size",
+        "--arch resnet20",
+        "--epochs 30",
+        "--batch-size 64",
+        "--lr 0.2",
+        "--momentum 0",
+        "--weight-decay 0",
+        "--recipe paper",
+        "--milestones 10,20",
+        "--warmup 5",
+        "--no-augment",
+        "--seed 1",
+        "--mix mixup",
+        "--rule rw",
+    ];
+    for flag in all {
+        assert_ne!(params(plain), params(&format!("{plain} {flag}")), "{flag}");
+    }
+    assert_ne!(params("--rule rs"), params("--rule rs --rs inverse"));
+    // What cannot change the result does not.
+    assert_eq!(
+        params(plain),
+        params("--method remix-drw --threads 1 --device cpu --out x --force -v")
+    );
+}
+
+#[test]
+fn options_show_in_the_name() {
+    let name = |line| preset_name(params(line).as_object().expect("an object"));
+    assert_eq!(name("--method remix --tau 0.3"), "remix(tau=0.3)");
+    assert_eq!(name("--mix remix --rule rs --rs inverse"), "remix-rs(rs=inverse)");
+    assert_eq!(name("--method remix --tau 0.5 --epochs 7"), "remix");
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let all = [
+        ("--method remx", "did you mean remix;"),
+        (
+            "--tau 0.3",
+            "--tau: does nothing with this method; it needs --mix remix",
+        ),
+        ("--method mixup --kappa 2", "needs --mix remix"),
+        ("--rule rw --rs inverse", "needs --rule rs"),
+        ("--rule rs --rs inverse --beta 0.9", "with --rs effective"),
+        ("--rule drs --rw-norm batch-size", "needs --rule rw"),
+        ("--lambda-per sample", "needs --mix"),
+        ("--epochs 0", "--epochs 0: must be at least 1"),
+        ("--batch-size 0", "--batch-size 0: must be between"),
+        ("--lr -0.1", "--lr -0.1: must be a positive number"),
+        ("--lr nan", "--lr NaN: must be a positive number"),
+        (
+            "--method remix --tau 1.5",
+            "--tau 1.5: must be between 0 (Mixup) and 1",
+        ),
+        ("--method remix --kappa 0.5", "--kappa 0.5: must be at least 1"),
+        (
+            "--rule drw --milestones none",
+            "a deferred rule starts at the last milestone",
+        ),
+        (
+            "--rule drw --milestones 400",
+            "a deferred rule starts at the last milestone",
+        ),
+        ("--milestones 5,x", "\"x\" is no epoch"),
+        ("--milestones 5,10 --recipe paper", "cannot be used with"),
+        ("--seeds 4-0", "write 0-4"),
+        ("--seeds 0-9999999", "more than 1000 seeds"),
+        ("--seeds a", "is no seed"),
+        ("--seeds 0-4 --seed 1", "cannot be used with"),
+        ("--arch resnet33", "no architecture"),
+    ];
+    for (line, what) in all {
+        let text = refused(line);
+        assert!(text.contains(what), "{line}: {text}");
+    }
+}
+
+#[test]
+fn lists_of_seeds() {
+    let seeds = |line: &str| {
+        flags(line)
+            .configs()
+            .expect("sound")
+            .iter()
+            .map(|c| c.seed)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(seeds(""), [0]);
+    assert_eq!(seeds("--seed 18446744073709551615"), [u64::MAX]);
+    assert_eq!(seeds("--seeds 0-4,7"), [0, 1, 2, 3, 4, 7]);
+    assert_eq!(seeds("--seeds 3,0-4"), [3, 0, 1, 2, 4]);
+}

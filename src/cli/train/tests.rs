@@ -1,0 +1,117 @@
+//! Tests of directories: their names, and what is protected in them.
+
+use clap::Parser;
+
+use super::*;
+use crate::manifest::store::Claim;
+
+fn flags(line: &str) -> Flags {
+    Flags::try_parse_from(std::iter::once("train").chain(line.split_whitespace())).expect("sound flags")
+}
+
+fn plan(line: &str, dir: &Path) -> Plan {
+    let config = flags(line).configs().expect("sound flags").remove(0);
+    let params = config.params();
+    Plan {
+        kind: Kind::Checkpoint,
+        semantics: SEMANTICS,
+        params,
+        inputs: vec![],
+        dir: dir.to_owned(),
+    }
+}
+
+fn claim(line: &str, dir: &Path, force: bool) -> Result<()> {
+    let Claim::Work(writer) = plan(line, dir).claim(force, || ())? else {
+        panic!("nothing is finished here");
+    };
+    take_over(&writer, force)
+}
+
+#[test]
+fn directories() {
+    let name = |line: &str| {
+        let flags = flags(line);
+        let configs = flags.configs().expect("sound flags");
+        let names = configs
+            .iter()
+            .map(|c| directory(&flags, c, "0123456789abcdef").display().to_string());
+        names.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        name("--method remix-drw"),
+        "runs/remix-drw-resnet32-s0-0123456789ab"
+    );
+    assert_eq!(
+        name("--method remix --tau 0.3 --arch resnet20 --seed 4"),
+        "runs/remix-resnet20-s4-0123456789ab"
+    );
+    assert_eq!(name("--out x/y"), "x/y");
+    assert_eq!(name("--out x --seeds 1,3"), "x/seed-1 x/seed-3");
+    assert_eq!(name("--out x --seeds 1"), "x/seed-1");
+}
+
+#[test]
+fn another_unfinished_run_is_kept_unless_forced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = dir.path().join(STATE);
+    claim("--method remix", dir.path(), false).expect("an empty directory");
+    fs::write(&state, "hours of work").expect("written");
+    claim("--method remix", dir.path(), false).expect("the same run goes on");
+    assert!(state.exists());
+
+    let text = claim("--method remix --tau 0.3 --seed 1", dir.path(), false)
+        .expect_err("another run")
+        .to_string();
+    assert!(
+        text.contains("unfinished run of another experiment (differs in mix, seed;"),
+        "{text}"
+    );
+    assert!(text.contains("--force"), "{text}");
+    assert!(state.exists());
+    claim("--method remix", dir.path(), false).expect("still the first run's");
+
+    claim("--method remix --tau 0.3", dir.path(), true).expect("forced");
+    assert!(!state.exists(), "no state of one run beside the plan of another");
+    claim("--method remix --tau 0.3", dir.path(), false).expect("now this one's");
+}
+
+#[test]
+fn a_finished_run_is_kept_unless_forced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Claim::Work(writer) = plan("--method erm", dir.path())
+        .claim(false, || ())
+        .expect("claimed")
+    else {
+        panic!("nothing is finished here");
+    };
+    writer
+        .publish(vec![], Default::default(), Default::default())
+        .expect("published");
+    drop(writer);
+    let text = claim("--method rw", dir.path(), false)
+        .expect_err("another run")
+        .to_string();
+    assert!(
+        text.contains("a finished run of another experiment (differs in rule;"),
+        "{text}"
+    );
+    assert!(text.contains("--explain"), "{text}");
+    assert!(plan("--method erm", dir.path()).done().is_some(), "untouched");
+    claim("--method rw", dir.path(), true).expect("forced");
+    assert!(plan("--method erm", dir.path()).existing().is_none(), "withdrawn");
+}
+
+#[test]
+fn a_state_of_unknown_origin_is_kept_unless_forced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join(STATE), "hours of work").expect("written");
+    assert!(
+        claim("", dir.path(), false)
+            .expect_err("unknown")
+            .to_string()
+            .contains("unknown run")
+    );
+    claim("", dir.path(), true).expect("forced");
+    assert!(!dir.path().join(STATE).exists());
+}

@@ -1,0 +1,100 @@
+//! Values that flags of `train` take: names of the parts of a method, and lists.
+
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+/// Names of mixes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum MixName {
+    /// No mixing
+    None,
+    /// Mixup: images and labels with one coefficient
+    Mixup,
+    /// Remix: Mixup whose label goes to the clearly rarer class
+    Remix,
+}
+
+/// Names of losses.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LossName {
+    /// Cross-entropy
+    Ce,
+}
+
+/// Names of rules.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RuleName {
+    /// No answer to the imbalance
+    None,
+    /// Re-sampling
+    Rs,
+    /// Re-weighting
+    Rw,
+    /// Deferred re-sampling
+    Drs,
+    /// Deferred re-weighting
+    Drw,
+}
+
+/// Names of the weights of re-sampling.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DrawName {
+    /// By the effective number of samples
+    Effective,
+    /// By one over the number of images: balanced
+    Inverse,
+}
+
+/// A list of epochs, or `none`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Milestones(pub Vec<u32>);
+
+impl FromStr for Milestones {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "none" {
+            return Ok(Milestones(vec![]));
+        }
+        let epoch = |e: &str| {
+            e.trim()
+                .parse()
+                .map_err(|_| format!("{e:?} is no epoch; write 100,150 or none"))
+        };
+        s.split(',').map(epoch).collect::<Result<_, _>>().map(Milestones)
+    }
+}
+
+/// A list of seeds and ranges of seeds, each seed once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seeds(pub Vec<u64>);
+
+impl FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let mut seeds = Vec::new();
+        for part in s.split(',') {
+            let number = |n: &str| {
+                n.trim()
+                    .parse::<u64>()
+                    .map_err(|_| format!("{part:?} is no seed; write 0-4,7"))
+            };
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(format!("{part:?} runs backwards; write {last}-{first}"));
+            }
+            if last - first >= 1000 {
+                return Err(format!("{part:?} is more than 1000 seeds"));
+            }
+            for seed in first..=last {
+                if !seeds.contains(&seed) {
+                    seeds.push(seed);
+                }
+            }
+        }
+        Ok(Seeds(seeds))
+    }
+}

@@ -1,0 +1,277 @@
+//! `mk-imbalance` on data that needs no download: the cache, what ends up in the directory, and bad input.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use flate2::{Compression, write::GzEncoder};
+use serde_json::json;
+
+use crate::common::{Sandbox, refused};
+
+const SMALL: &str = "--dataset synthetic --train-per-class 20 --test-per-class 2 --imb-ratio 10";
+
+#[test]
+fn the_manifest_says_what_was_made() {
+    let s = Sandbox::new();
+    let m = s.one("mk-imbalance", &format!("{SMALL} --val-fraction 0.1 --rand-number 3 --shard-bytes 64K"));
+    assert_eq!(m["kind"], "dataset");
+    let params = json!({
+        "dataset": "synthetic", "train_per_class": 20, "test_per_class": 2, "imb_type": "exp", "imb_ratio": 10,
+        "val_fraction": 0.1, "rand_number": 3, "shard_bytes": 65536,
+    });
+    assert_eq!(m["params"], params);
+    assert_eq!(m["metrics"]["cls_num_list"], json!([18, 13, 10, 8, 6, 5, 3, 3, 2, 1]));
+    assert_eq!((&m["metrics"]["train"], &m["metrics"]["val"], &m["metrics"]["test"]), (&json!(69), &json!(20), &json!(20)));
+    let rows = |role: &str| -> Vec<u64> {
+        let outputs = m["outputs"].as_array().unwrap().iter().filter(|o| o["role"] == role);
+        outputs.map(|o| o["rows"].as_u64().unwrap()).collect()
+    };
+    assert_eq!((rows("train"), rows("val"), rows("test")), (vec![21, 21, 21, 6], vec![20], vec![20]));
+    let key = m["key"].as_str().unwrap();
+    let place = s.join(format!("data/synthetic-exp-10-{}/manifest.json", &key[..12])).canonicalize().unwrap();
+    assert_eq!(Path::new(m["path"].as_str().unwrap()).canonicalize().unwrap(), place);
+}
+
+#[test]
+fn only_what_matters_enters_the_key() {
+    let s = Sandbox::new();
+    let key = |args: &str| s.one("mk-imbalance", &format!("--dry-run {args}"))["key"].clone();
+    let base = key(SMALL);
+    for same in ["--imb-ratio 10.0", "--threads 1", "--out elsewhere", "--shard-bytes 65536K", "--minority-fraction 0.3", "-v"]
+    {
+        let args = SMALL.replace("--imb-ratio 10", if same.contains("ratio") { same } else { "--imb-ratio 10" });
+        let args = if same.contains("ratio") { args } else { format!("{args} {same}") };
+        assert_eq!(key(&args), base, "{same}");
+    }
+    for other in ["--imb-type step", "--imb-type none", "--rand-number 1", "--val-fraction 0.1", "--shard-bytes 1M"] {
+        assert_ne!(key(&format!("{SMALL} {other}")), base, "{other}");
+    }
+    let none = key(&format!("{SMALL} --imb-type none"));
+    assert_eq!(none, key(&format!("{SMALL} --imb-type none --seed 9")), "nothing is drawn");
+    let step = key(&format!("{SMALL} --imb-type step"));
+    assert_ne!(step, key(&format!("{SMALL} --imb-type step --minority-fraction 0.3")));
+    assert!(!s.join("data").exists(), "a dry run makes nothing");
+}
+
+#[test]
+fn a_second_run_answers_from_the_cache_until_something_is_wrong() {
+    let s = Sandbox::new();
+    let command = format!("{SMALL} --out d");
+    let first = s.one("mk-imbalance", &command);
+    let shard = s.join("d/train-00000.safetensors");
+    let bytes = fs::read(&shard).unwrap();
+    assert_eq!(s.one("mk-imbalance", &command), first, "the very same manifest");
+    File::open(&shard).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    assert_eq!(s.one("mk-imbalance", &command), first, "touched");
+    s.tool("mk-imbalance", &format!("{command} --verify")).assert().code(0);
+
+    let mut damaged = bytes.clone();
+    damaged[5000] ^= 1;
+    fs::write(&shard, &damaged).unwrap();
+    s.tool("mk-imbalance", &format!("{command} --verify")).assert().code(1);
+    assert_eq!(s.one("mk-imbalance", &command)["outputs"], first["outputs"], "rebuilt");
+    assert_eq!(fs::read(&shard).unwrap(), bytes);
+
+    let forced = s.one("mk-imbalance", &format!("{command} --force --threads 1"));
+    assert_eq!((&forced["outputs"], &forced["run"]["threads"]), (&first["outputs"], &json!(1)), "worked again");
+
+    let explained = s.tool("mk-imbalance", &format!("{command} --seed 5 --explain")).assert().success();
+    let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
+    assert!(text.contains("params.rand_number: 0 there, 5 asked"), "{text}");
+    s.tool("mk-imbalance", &format!("{command} --seed 5 --verify")).assert().code(1);
+}
+
+#[test]
+fn another_result_replaces_all_shards_of_the_old_one() {
+    let s = Sandbox::new();
+    let names = || {
+        let all = fs::read_dir(s.join("d")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut all: Vec<_> = all.filter(|n| n != ".lock").collect();
+        all.sort();
+        all
+    };
+    s.one("mk-imbalance", &format!("{SMALL} --out d --val-fraction 0.1 --shard-bytes 64K"));
+    assert_eq!(names().len(), 7);
+    s.one("mk-imbalance", &format!("{SMALL} --out d"));
+    assert_eq!(names(), ["manifest.json", "test-00000.safetensors", "train-00000.safetensors"]);
+}
+
+#[test]
+fn absurd_flags_are_refused() {
+    let s = Sandbox::new();
+    for (flags, why) in [
+        ("--imb-ratio 0.5", "--imb-ratio 0.5: must be 1 or more"),
+        ("--imb-ratio NaN", "must be 1 or more"),
+        ("--imb-ratio inf", "must be 1 or more"),
+        ("--imb-ratio 21", "the largest usable ratio is 20"),
+        ("--imb-type step --imb-ratio 21", "the largest usable ratio is 20"),
+        ("--imb-type step --minority-fraction 0", "--minority-fraction 0"),
+        ("--imb-type step --minority-fraction 1.5", "--minority-fraction 1.5"),
+        ("--val-fraction 1", "--val-fraction 1"),
+        ("--val-fraction 0.001", "--val-fraction 0.001"),
+        ("--val-fraction NaN", "--val-fraction NaN"),
+    ] {
+        let args = format!("--dataset synthetic --train-per-class 20 --test-per-class 2 {flags}");
+        refused(s.tool("mk-imbalance", &args).assert(), why);
+    }
+    for flags in ["--imb-ratio=-1", "--dataset cifar10", "--shard-bytes 100", "--rand-number 4294967296", "--seed=-1"] {
+        s.tool("mk-imbalance", flags).assert().code(2);
+    }
+    assert!(!s.join("data").exists(), "nothing was made");
+}
+
+/// A directory in the binary form with sparse batches: every label is 0.
+fn sparse(dir: &Path) {
+    fs::create_dir_all(dir).unwrap();
+    for n in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        File::create(dir.join(format!("{n}.bin"))).unwrap().set_len(30_730_000).unwrap();
+    }
+    fs::write(dir.join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
+}
+
+fn archive(path: &Path, member: &str, kind: tar::EntryType) {
+    let mut header = tar::Header::new_gnu();
+    header.as_gnu_mut().unwrap().name[..member.len()].copy_from_slice(member.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header.set_cksum();
+    let mut tar = tar::Builder::new(GzEncoder::new(File::create(path).unwrap(), Compression::fast()));
+    tar.append(&header, &b""[..]).unwrap();
+    tar.into_inner().unwrap().finish().unwrap();
+}
+
+#[test]
+fn bad_official_files_are_refused_and_the_earlier_result_stays() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{SMALL} --out d"));
+    let before = fs::read(s.join("d/manifest.json")).unwrap();
+
+    let bin = s.join("root/cifar-10-batches-bin");
+    let py = s.join("py");
+    fs::create_dir(s.join("empty")).unwrap();
+    fs::create_dir(&py).unwrap();
+    for n in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        fs::write(py.join(n), b"\x80\x02cos\nsystem\nq\x01U\x05touchq\x02\x85q\x03R.").unwrap();
+    }
+    let names: String = (0..10).map(|k| format!("U\x01{k}")).collect();
+    fs::write(py.join("batches.meta"), format!("}}(U\x0blabel_names](")+ &names + "eu.").unwrap();
+    fs::write(s.join("text.tar.gz"), "no archive").unwrap();
+    archive(&s.join("up.tar.gz"), "../cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Regular);
+    archive(&s.join("root.tar.gz"), "/cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Regular);
+    archive(&s.join("link.tar.gz"), "cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Symlink);
+    archive(&s.join("other.tar.gz"), "readme", tar::EntryType::Regular);
+    archive(&s.join("part.tar.gz"), "cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Regular);
+    let good = fs::read(s.join("other.tar.gz")).unwrap();
+    fs::write(s.join("cut.tar.gz"), &good[..good.len() - 9]).unwrap();
+
+    let refuse = |data: &str, why: &str| {
+        let args = format!("--dataset cifar10 --data {data} --imb-ratio 10 --out d");
+        refused(s.tool("mk-imbalance", &args).assert(), why);
+        assert_eq!(fs::read(s.join("d/manifest.json")).unwrap(), before, "{data}: the earlier result stays");
+    };
+    refuse("nowhere", "nowhere: No such file");
+    refuse("empty", "empty: no cifar10 here; it may be");
+    refuse("py", "asks for os.system, which could run code");
+    refuse("text.tar.gz", "damaged or truncated archive");
+    refuse("cut.tar.gz", "damaged or truncated archive");
+    refuse("up.tar.gz", "leads out of its directory");
+    refuse("root.tar.gz", "leads out of its directory");
+    refuse("link.tar.gz", "is a link");
+    refuse("other.tar.gz", "holds no cifar10");
+    refuse("part.tar.gz", "the member cifar-10-batches-bin/data_batch_2.bin is missing");
+    refuse("d/train-00000.safetensors", "damaged or truncated archive");
+
+    sparse(&bin);
+    refuse("root", "the training set has 50000 images of class 0, the official one 5000");
+    File::options().write(true).open(bin.join("data_batch_2.bin")).unwrap().write_at(&[0x10], 3073).unwrap();
+    refuse("root", "data_batch_2.bin: image 1 has label 16, of 10 classes");
+    File::create(bin.join("data_batch_2.bin")).unwrap().set_len(30_729_999).unwrap();
+    refuse("root", "data_batch_2.bin: has 30729999 bytes, the official file 30730000");
+    fs::remove_file(bin.join("data_batch_2.bin")).unwrap();
+    refuse("root", "data_batch_2.bin: missing");
+    refused(
+        s.tool("mk-imbalance", "--dataset cifar100 --data py --out d").assert(),
+        "no cifar100 here (but cifar10 is: use --dataset cifar10)",
+    );
+    s.tool("mk-imbalance", &format!("{SMALL} --out d --verify")).assert().code(0);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named() {
+    let s = Sandbox::new();
+    fs::write(s.join("file"), "").unwrap();
+    refused(s.tool("mk-imbalance", &format!("{SMALL} --out file/d")).assert(), "file/d: Not a directory");
+    refused(s.tool("mk-imbalance", &format!("{SMALL} --out /proc/d")).assert(), "/proc/d: ");
+}
+
+#[test]
+fn a_full_disk_leaves_the_earlier_result() {
+    let s = Sandbox::new();
+    let disk = s.join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+        .arg(&disk)
+        .output()
+        .is_ok_and(|o| o.status.success());
+    if !mounted {
+        eprintln!("skipped: mounting a tmpfs is not permitted");
+        return;
+    }
+    let first = s.one("mk-imbalance", &format!("{SMALL} --out disk/d"));
+    let large = s.tool("mk-imbalance", "--dataset synthetic --imb-ratio 10 --out disk/d").assert();
+    let again = s.one("mk-imbalance", &format!("{SMALL} --out disk/d"));
+    let left = fs::read_dir(disk.join("d")).unwrap().count();
+    let unmounted = std::process::Command::new("umount").arg(&disk).status().is_ok_and(|s| s.success());
+    refused(large, "No space left on device");
+    assert_eq!(again, first, "the earlier result, from the cache");
+    assert_eq!(left, 4, "manifest, lock and two shards; nothing temporary");
+    assert!(unmounted);
+}
+
+/// A whole CIFAR-10 in the binary form, with patterns for pixels.
+fn fake(dir: &Path) {
+    sparse(dir);
+    for (n, name) in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut bytes = vec![n as u8; 30_730_000];
+        for (i, record) in bytes.chunks_exact_mut(3073).enumerate() {
+            record[0] = ((i * 7 + n) % 10) as u8;
+            record[1..5].copy_from_slice(&(i as u32).to_le_bytes());
+        }
+        fs::write(dir.join(name).with_extension("bin"), bytes).unwrap();
+    }
+}
+
+#[test]
+fn directory_and_archive_give_the_same_bytes_under_different_keys() {
+    let s = Sandbox::new();
+    let dir = s.join("in/cifar-10-batches-bin");
+    fake(&dir);
+    let packed = GzEncoder::new(File::create(s.join("c.tgz")).unwrap(), Compression::fast());
+    let mut tar = tar::Builder::new(packed);
+    tar.append_dir_all("cifar-10-batches-bin", &dir).unwrap();
+    tar.into_inner().unwrap().finish().unwrap();
+
+    let from_dir = s.one("mk-imbalance", "--dataset cifar10 --data in --imb-ratio 50 --out a");
+    let from_archive = s.one("mk-imbalance", "--dataset cifar10 --data c.tgz --imb-ratio 50 --out b --threads 1");
+    assert_eq!(from_dir["outputs"], from_archive["outputs"]);
+    assert_ne!(from_dir["key"], from_archive["key"]);
+    let roles = |m: &serde_json::Value| -> Vec<String> {
+        m["inputs"].as_array().unwrap().iter().map(|i| i["role"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!((roles(&from_dir), roles(&from_archive)), (vec!["file".to_owned(); 7], vec!["archive".to_owned()]));
+
+    // The input matters by content: touched or moved it is the same, changed it is another.
+    fs::rename(s.join("in"), s.join("moved")).unwrap();
+    let file = s.join("moved/cifar-10-batches-bin/test_batch.bin");
+    File::open(&file).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let again = s.one("mk-imbalance", "--dataset cifar10 --data moved --imb-ratio 50 --out a");
+    assert_eq!(again["run"], from_dir["run"], "from the cache");
+    File::options().write(true).open(&file).unwrap().write_at(&[9], 100).unwrap();
+    let changed = s.one("mk-imbalance", "--dataset cifar10 --data moved --imb-ratio 50 --dry-run");
+    assert_ne!(changed["key"], from_dir["key"]);
+}

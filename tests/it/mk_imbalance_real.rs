@@ -1,0 +1,41 @@
+//! `mk-imbalance` on the official files. The shards whose hashes are in the fixture were compared with numpy's subset
+//! image by image by `scripts/check-subset.py`.
+
+use serde_json::{Value, json};
+
+use crate::common::{Sandbox, cifar_dir};
+
+#[test]
+fn shards_of_the_official_files_are_the_checked_ones() {
+    let Some(root) = cifar_dir() else { return };
+    let fixture: Value = serde_json::from_str(include_str!("../fixtures/real_shards.json")).unwrap();
+    let s = Sandbox::new();
+    for (flags, expected) in fixture.as_object().unwrap() {
+        // Directories of either form; --data is the directory that holds all four.
+        let m = s.one("mk-imbalance", &format!("{flags} --out d --data {}", root.display()));
+        let hash = |role: &str| {
+            let of_role = m["outputs"].as_array().unwrap().iter().filter(|o| o["role"] == role);
+            of_role.map(|o| o["blake3"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(json!({"train": hash("train"), "test": hash("test")}), *expected, "{flags}");
+    }
+}
+
+#[test]
+fn the_python_form_gives_the_bytes_of_the_binary_form() {
+    let Some(root) = cifar_dir() else { return };
+    let s = Sandbox::new();
+    for (set, binary, python) in [
+        ("cifar10", "cifar-10-batches-bin", "cifar-10-batches-py"),
+        ("cifar100", "cifar-100-binary", "cifar-100-python"),
+    ] {
+        let [binary, python] = [binary, python].map(|form| {
+            let data = root.join(form);
+            let flags = "--imb-type step --imb-ratio 20 --val-fraction 0.1 --rand-number 5";
+            s.one("mk-imbalance", &format!("--dataset {set} {flags} --out {form} --data {}", data.display()))
+        });
+        assert_eq!(binary["outputs"], python["outputs"]);
+        assert_eq!(binary["metrics"], python["metrics"]);
+        assert_ne!(binary["key"], python["key"]);
+    }
+}
