@@ -11,6 +11,9 @@ use crate::data::{self, shard::Split};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, key, source, store};
 use crate::model::{self, Arch, Inference};
 
+/// The splits that `train` lists in a checkpoint's input `dataset`.
+const TRAINED_ON: [&str; 2] = ["train", "test"];
+
 /// Flags that choose checkpoints and images.
 #[derive(Args, Clone, Debug)]
 pub struct Choice {
@@ -103,9 +106,9 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
     {
         bail!("{here}: is a {arch}, not the {asked} of --arch; leave --arch away, it is for bare weights");
     }
-    let trained = m
-        .input("dataset")
-        .with_context(|| format!("{here}: does not say what it was trained on; train the checkpoint again"))?;
+    let trained = m.input("dataset").with_context(|| {
+        format!("{here}: does not say what it was trained on; train the checkpoint again")
+    })?;
     let dataset = match given {
         Some(d) => {
             if !is_content_of(trained, d) {
@@ -140,7 +143,9 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
 fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Subject> {
     let (Some(arch), Some(dataset)) = (flags.arch, given) else {
         let file = file.display();
-        bail!("{file}: bare weights do not say what they are; add --arch (as resnet32) and --data (a data set's manifest)");
+        bail!(
+            "{file}: bare weights do not say what they are; add --arch (as resnet32) and --data (a data set's manifest)"
+        );
     };
     let file = store::absolute(file);
     let input = Input {
@@ -179,12 +184,10 @@ fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
     Ok(m)
 }
 
-/// Whether a checkpoint's dataset input is this data set. Which splits beside `train` it saw is the trainer's choice.
+/// Whether a checkpoint's dataset input is this data set, by content.
 fn is_content_of(trained: &Input, dataset: &Manifest) -> bool {
-    let choices: [&[&str]; 4] = [&["train"], &["train", "val"], &["train", "test"], &["train", "val", "test"]];
-    choices
-        .iter()
-        .any(|roles| dataset.as_input("dataset", roles).is_ok_and(|i| i.blake3 == trained.blake3))
+    let now = dataset.as_input("dataset", &TRAINED_ON);
+    now.is_ok_and(|i| i.blake3 == trained.blake3)
 }
 
 impl Subject {
@@ -206,7 +209,10 @@ impl Subject {
         let out = model::infer(&weights, self.arch, &split, &self.info, flags.batch_size as usize)?;
         if out.classes != self.info.classes {
             let (w, d) = (out.classes, self.info.classes);
-            bail!("{}: has {w} classes, the data set {d}; give the data set it was trained on", weights.display());
+            bail!(
+                "{}: has {w} classes, the data set {d}; give the data set it was trained on",
+                weights.display()
+            );
         }
         Ok((split, out))
     }

@@ -135,6 +135,9 @@ fn write(writer: &Writer, tables: &[Table]) -> Result<Done> {
     }
     let mut metrics = Object::new();
     metrics.insert("cells".into(), cells.into());
-    metrics.insert("missing".into(), tables.iter().flat_map(Table::cells).filter(|c| c.values.is_empty()).count().into());
+    metrics.insert(
+        "missing".into(),
+        tables.iter().flat_map(Table::cells).filter(|c| c.values.is_empty()).count().into(),
+    );
     Ok(Done { outputs, metrics, ..Done::default() })
 }

@@ -60,7 +60,9 @@ pub enum Error {
         classes: usize,
     },
     /// NaN or an infinity.
-    #[error("image {image} has a logit of {value} for class {class}; the training diverged, use another checkpoint")]
+    #[error(
+        "image {image} has a logit of {value} for class {class}; the training diverged, use another checkpoint"
+    )]
     NotFinite {
         /// Row.
         image: usize,
@@ -70,7 +72,9 @@ pub enum Error {
         value: f32,
     },
     /// A label that is no class.
-    #[error("image {image} has label {label}, there are {classes} classes; the weights are not for this data set")]
+    #[error(
+        "image {image} has label {label}, there are {classes} classes; the weights are not for this data set"
+    )]
     Label {
         /// Row.
         image: usize,
@@ -191,13 +195,15 @@ mod tests {
             .flat_map(list)
             .map(|v| v.as_f64().expect("a logit") as f32)
             .collect();
-        let labels: Vec<u32> = list(&truth["labels"]).iter().map(|v| v.as_u64().expect("a label") as u32).collect();
+        let labels: Vec<u32> =
+            list(&truth["labels"]).iter().map(|v| v.as_u64().expect("a label") as u32).collect();
         assert_eq!((logits.len(), labels.len()), (2000, 200));
-        let close = |name: &str, found: Option<f64>, expected: Option<f64>, scale: f64| match (found, expected) {
-            (None, None) => {}
-            (Some(f), Some(e)) => assert!((f - scale * e).abs() < 1e-9, "{name}: {f}, not {}", scale * e),
-            other => panic!("{name}: {other:?}"),
-        };
+        let close =
+            |name: &str, found: Option<f64>, expected: Option<f64>, scale: f64| match (found, expected) {
+                (None, None) => {}
+                (Some(f), Some(e)) => assert!((f - scale * e).abs() < 1e-9, "{name}: {f}, not {}", scale * e),
+                other => panic!("{name}: {other:?}"),
+            };
         let shots = list(&truth["shots"]);
         assert_eq!(shots.len(), 4);
         for shot in &shots {

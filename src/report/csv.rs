@@ -3,8 +3,7 @@
 use super::table::Table;
 
 /// The first line.
-pub const HEADER: &str =
-    "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,mean,std,paper,paper_source,difference,starting_report";
+pub const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,mean,std,paper,paper_source,difference,starting_report";
 
 /// All cells of all tables.
 pub fn write(tables: &[Table]) -> String {

@@ -1,7 +1,8 @@
 //! Tables as GitHub Markdown, for people.
 
 use super::record::Column;
-use super::table::{Cell, Table, standard_in_words};
+use super::settings::standard_in_words;
+use super::table::{Cell, Table};
 use super::{published, signed, title, two};
 
 /// All tables, one below the other, with their notes.

@@ -9,6 +9,7 @@ pub mod latex;
 pub mod markdown;
 pub mod published;
 pub mod record;
+mod settings;
 pub mod table;
 
 use std::path::PathBuf;
@@ -25,7 +26,9 @@ pub enum Error {
         why: String,
     },
     /// The same experiment with the same seed, and two results.
-    #[error("{second}: {what} has top-1 {value:.2} here and {other:.2} in {first}; leave one of the two away")]
+    #[error(
+        "{second}: {what} has top-1 {value:.2} here and {other:.2} in {first}; leave one of the two away"
+    )]
     Duplicate {
         /// The experiment.
         what: String,

@@ -65,11 +65,11 @@ impl Record {
         let checkpoint = m.input("checkpoint").ok_or_else(|| bad("no checkpoint in its lineage"))?;
         let evaluated = m.input("dataset").ok_or_else(|| bad("no data set in its lineage"))?;
         let trained = checkpoint.inputs.iter().find(|i| i.role == "dataset");
-        let column = column(trained.unwrap_or(evaluated)).ok_or_else(|| {
-            bad("its data set's params lack dataset, imb_type or imb_ratio")
-        })?;
+        let column = column(trained.unwrap_or(evaluated))
+            .ok_or_else(|| bad("its data set's params lack dataset, imb_type or imb_ratio"))?;
         let top1 = m.metrics.get("top1").and_then(Value::as_f64);
-        let top1 = top1.filter(|v| (0.0..=100.0).contains(v)).ok_or_else(|| bad("metrics.top1 is no percentage"))?;
+        let top1 =
+            top1.filter(|v| (0.0..=100.0).contains(v)).ok_or_else(|| bad("metrics.top1 is no percentage"))?;
         let text = |name| m.params.get(name).and_then(Value::as_str).map(str::to_owned);
         let which = text("which").ok_or_else(|| bad("params.which is missing"))?;
 
@@ -169,7 +169,9 @@ fn lineage(inputs: &[Input]) -> Value {
         let name: Object = match i.key {
             Some(_) => Object::new(),
             // A bare file is known by its name.
-            None => [("name".to_owned(), json!(i.path.file_name().map(|n| n.to_string_lossy())))].into_iter().collect(),
+            None => [("name".to_owned(), json!(i.path.file_name().map(|n| n.to_string_lossy())))]
+                .into_iter()
+                .collect(),
         };
         json!({"role": i.role, "blake3": i.blake3, "params": i.params, "file": name, "inputs": lineage(&i.inputs)})
     };

@@ -1,5 +1,7 @@
 //! Tests of the arrangement and the statistics.
 
+use serde_json::{Value, json};
+
 use super::*;
 
 fn record(method: &str, column: [&str; 3], seed: u64, top1: f64, settings: Value) -> Record {

@@ -38,7 +38,12 @@ fn metrics_agree_with_the_embedding() {
     let bytes = fs::read(dir.join("features.safetensors")).unwrap();
     let t = SafeTensors::deserialize(&bytes).unwrap();
     let ints = |name: &str| -> Vec<i64> {
-        t.tensor(name).unwrap().data().chunks_exact(8).map(|w| i64::from_le_bytes(w.try_into().unwrap())).collect()
+        t.tensor(name)
+            .unwrap()
+            .data()
+            .chunks_exact(8)
+            .map(|w| i64::from_le_bytes(w.try_into().unwrap()))
+            .collect()
     };
     let (labels, predictions) = (ints("labels"), ints("predictions"));
     assert_eq!((labels.len(), t.tensor("features").unwrap().shape()), (40, &[40, 64][..]));
@@ -68,11 +73,18 @@ fn lineage_and_key_name_only_what_was_used() {
     assert_eq!(m["inputs"][0]["blake3"], json!(last.blake3));
     assert_eq!(m["inputs"][0]["params"]["mix"]["name"], "remix");
     assert_eq!(m["inputs"][0]["inputs"][0]["params"]["dataset"], "synthetic");
-    assert_eq!(m["inputs"][1]["blake3"], json!(manifest(s.join("data")).as_input("dataset", &["test"]).unwrap().blake3));
+    assert_eq!(
+        m["inputs"][1]["blake3"],
+        json!(manifest(s.join("data")).as_input("dataset", &["test"]).unwrap().blake3)
+    );
     // Paths in the file are relative to it, and lead there.
     let file = PathBuf::from(m["path"].as_str().unwrap());
     let written: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    for path in [&written["inputs"][0]["path"], &written["inputs"][0]["inputs"][0]["path"], &written["inputs"][1]["path"]] {
+    for path in [
+        &written["inputs"][0]["path"],
+        &written["inputs"][0]["inputs"][0]["path"],
+        &written["inputs"][1]["path"],
+    ] {
         let path = path.as_str().unwrap();
         assert!(Path::new(path).is_relative() && file.parent().unwrap().join(path).exists(), "{path}");
     }
@@ -85,7 +97,8 @@ fn lineage_and_key_name_only_what_was_used() {
 #[test]
 fn checkpoints_come_from_pipes_and_files_and_answers_from_the_cache() {
     let s = prepared(3);
-    let cat: Vec<u8> = (0..3).flat_map(|n| fs::read(s.join(format!("runs/{n}/manifest.json"))).unwrap()).collect();
+    let cat: Vec<u8> =
+        (0..3).flat_map(|n| fs::read(s.join(format!("runs/{n}/manifest.json"))).unwrap()).collect();
     // What `cat` prints does not say where it was; give it the path, as the tools do on stdout.
     let piped: String = serde_json::Deserializer::from_slice(&cat)
         .into_iter::<Value>()
@@ -98,7 +111,13 @@ fn checkpoints_come_from_pipes_and_files_and_answers_from_the_cache() {
         .collect();
     let first = s.tool("eval", "-q").write_stdin(piped).assert().success().get_output().stdout.clone();
     assert_eq!(first.iter().filter(|b| **b == b'\n').count(), 3);
-    let again = s.tool("eval", "runs/0 runs/1/manifest.json runs/2 -q").assert().success().get_output().stdout.clone();
+    let again = s
+        .tool("eval", "runs/0 runs/1/manifest.json runs/2 -q")
+        .assert()
+        .success()
+        .get_output()
+        .stdout
+        .clone();
     assert_eq!(first, again, "the same bytes, start time included: nothing was done again");
 }
 
@@ -108,6 +127,12 @@ fn bare_weights_need_arch_and_data() {
     fs::write(s.join("mine.safetensors"), resnet20(10, 0)).unwrap();
     refused(s.tool("eval", "mine.safetensors").assert(), "add --arch (as resnet32) and --data");
     refused(s.tool("eval", "mine.safetensors --arch resnet20").assert(), "--data");
+    refused(
+        s.tool("eval", "other.safetensors --arch resnet20 --data data").assert(),
+        "other.safetensors: No such file",
+    );
+    fs::write(s.join("other.safetensors"), "PK zip").unwrap();
+    refused(s.tool("eval", "other.safetensors --arch resnet20 --data data").assert(), "other.safetensors: ");
     let m = s.one("eval", "mine.safetensors --arch resnet20 --data data -q");
     assert_eq!(m["params"]["which"], "file");
     // The same weights as the checkpoint's.
@@ -173,7 +198,11 @@ fn bad_input_is_one_line_and_exit_code_2() {
             "runs/0",
             "does not say what it was trained on",
         ),
-        (|s| fs::remove_file(s.join("runs/0/last.safetensors")).unwrap(), "runs/0", "last.safetensors: missing"),
+        (
+            |s| fs::remove_file(s.join("runs/0/last.safetensors")).unwrap(),
+            "runs/0",
+            "last.safetensors: missing",
+        ),
         (
             |s| {
                 let mut bytes = fs::read(s.join("runs/0/last.safetensors")).unwrap();
@@ -186,7 +215,8 @@ fn bad_input_is_one_line_and_exit_code_2() {
         ),
         (
             |s| {
-                let file = fs::File::options().write(true).open(s.join("data/test-00000.safetensors")).unwrap();
+                let file =
+                    fs::File::options().write(true).open(s.join("data/test-00000.safetensors")).unwrap();
                 file.set_len(1000).unwrap();
             },
             "runs/0",
@@ -198,7 +228,11 @@ fn bad_input_is_one_line_and_exit_code_2() {
         spoil(&s);
         refused(s.tool("eval", args).assert(), why);
         refused(s.tool("embed", args).assert(), &why.replace("eval takes", "embed takes"));
-        assert!(!s.join("metrics").read_dir().is_ok_and(|d| d.flatten().any(|e| e.path().join("manifest.json").exists())));
+        assert!(
+            !s.join("metrics")
+                .read_dir()
+                .is_ok_and(|d| d.flatten().any(|e| e.path().join("manifest.json").exists()))
+        );
     }
 }
 
