@@ -1,1 +1,7 @@
-fn main() {}
+//! `embed`: see [`remix::cli::embed`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    remix::cli::embed::main()
+}

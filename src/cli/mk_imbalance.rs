@@ -120,10 +120,7 @@ enum Origin {
 
 fn run(flags: Flags) -> Result<()> {
     let locate = |d: cifar::Dataset| -> Result<_> {
-        let path = flags
-            .data
-            .as_deref()
-            .context("--data PATH: where are the official files?")?;
+        let path = flags.data.as_deref().context("--data PATH: where are the official files?")?;
         Ok((Origin::Files(d.locate(path)?), d.classes, d.train_per_class()))
     };
     let (origin, classes, each) = match flags.dataset {
@@ -146,10 +143,7 @@ impl Flags {
         let ratio = self.imb_ratio;
         match self.imb_type {
             ImbType::Exp => Profile::Exp { ratio },
-            ImbType::Step => Profile::Step {
-                ratio,
-                minority_fraction: self.minority_fraction,
-            },
+            ImbType::Step => Profile::Step { ratio, minority_fraction: self.minority_fraction },
             ImbType::None => Profile::None,
         }
     }
@@ -172,14 +166,7 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
             for (role, path) in files.files() {
                 let blake3 = hash::file(&path)?;
                 let (role, params) = (role.to_owned(), Object::new());
-                inputs.push(Input {
-                    role,
-                    key: None,
-                    path,
-                    blake3,
-                    params,
-                    inputs: vec![],
-                });
+                inputs.push(Input { role, key: None, path, blake3, params, inputs: vec![] });
             }
         }
     }
@@ -198,13 +185,7 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
         set("rand_number", json!(flags.rand_number));
     }
     set("shard_bytes", json!(flags.shard_bytes));
-    let mut plan = Plan {
-        kind: Kind::Dataset,
-        semantics: SEMANTICS,
-        params,
-        inputs,
-        dir: PathBuf::new(),
-    };
+    let mut plan = Plan { kind: Kind::Dataset, semantics: SEMANTICS, params, inputs, dir: PathBuf::new() };
     plan.dir = match &flags.common.out {
         Some(out) => out.clone(),
         None => Path::new("data").join(format!("{place}-{}", key::short(&plan.key()))),
@@ -214,18 +195,12 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
 
 /// The name of a flag's value.
 fn name(value: impl ValueEnum) -> String {
-    value
-        .to_possible_value()
-        .map_or_else(String::new, |v| v.get_name().to_owned())
+    value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
 }
 
 /// 100 and 100.0 are one number, −0 is 0.
 fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 2f64.powi(53) {
-        json!(value as i64)
-    } else {
-        json!(value)
-    }
+    if value.fract() == 0.0 && value.abs() < 2f64.powi(53) { json!(value as i64) } else { json!(value) }
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -246,33 +221,19 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 
 /// Reads, draws and writes. What stands in the directory stays until the new shards are safely on disk.
 fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
-    let Source {
-        class_names,
-        train,
-        test,
-    } = match origin {
+    let Source { class_names, train, test } = match origin {
         Origin::Files(files) => files.read()?,
         Origin::Synthetic { train, test } => synthetic::generate(*train, *test),
     };
     let classes = class_names.len();
-    let draw = imbalance::draw(
-        train.labels(),
-        classes,
-        flags.profile(),
-        flags.val_fraction,
-        flags.rand_number,
-    )?;
+    let draw =
+        imbalance::draw(train.labels(), classes, flags.profile(), flags.val_fraction, flags.rand_number)?;
     let all: Vec<u32> = (0..test.len() as u32).collect();
     clear(writer.dir())?;
-    let staging = tempfile::Builder::new()
-        .prefix(".tmp-")
-        .tempdir_in(writer.dir())?;
+    let staging = tempfile::Builder::new().prefix(".tmp-").tempdir_in(writer.dir())?;
     let shard_bytes = usize::try_from(flags.shard_bytes).unwrap_or(usize::MAX);
-    let splits: [shard::Chosen; 3] = [
-        ("train", &train, &draw.train),
-        ("val", &train, &draw.val),
-        ("test", &test, &all),
-    ];
+    let splits: [shard::Chosen; 3] =
+        [("train", &train, &draw.train), ("val", &train, &draw.val), ("test", &test, &all)];
     let outputs = shard::write(staging.path(), &splits, shard_bytes)?;
     if interrupted() {
         return Err(Interrupted.into());
@@ -293,31 +254,18 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
         "val": draw.val.len(),
         "test": test.len(),
     });
-    let Value::Object(metrics) = metrics else {
-        unreachable!("an object literal")
-    };
-    Ok(Done {
-        outputs,
-        metrics,
-        run: Object::new(),
-    })
+    let Value::Object(metrics) = metrics else { unreachable!("an object literal") };
+    Ok(Done { outputs, metrics, run: Object::new() })
 }
 
 /// Removes what a killed run left. The directory is locked, so nobody else is at work in it.
 fn clear(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if !path
-            .file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with(".tmp-"))
-        {
+        if !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".tmp-")) {
             continue;
         }
-        if path.is_dir() {
-            fs::remove_dir_all(path)?
-        } else {
-            fs::remove_file(path)?
-        }
+        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
     }
     Ok(())
 }
@@ -348,17 +296,9 @@ mod tests {
         assert_eq!(parse_bytes("64M"), Ok(64 << 20));
         assert_eq!(parse_bytes("4096"), Ok(4096));
         assert_eq!(parse_bytes("8k"), Ok(8192));
-        for bad in [
-            "",
-            "M",
-            "1.5M",
-            "-1",
-            "64MB",
-            "99999999999999999999",
-            "18446744073709551615G",
-            "1K",
-            "6µ",
-        ] {
+        for bad in
+            ["", "M", "1.5M", "-1", "64MB", "99999999999999999999", "18446744073709551615G", "1K", "6µ"]
+        {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }
     }

@@ -2,7 +2,11 @@
 //!
 //! A tool is `flags → validated config → Plan → work`; [`run_plan`] does everything around the work.
 
+pub mod checkpoints;
+pub mod embed;
+pub mod eval;
 pub mod mk_imbalance;
+pub mod report;
 pub mod train;
 
 use std::io::{self, ErrorKind, Write};
@@ -60,12 +64,8 @@ pub struct Common {
 }
 
 /// Version, git commit and whether the build has CUDA, for `--version`.
-pub const VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (git ",
-    env!("REMIX_GIT_COMMIT"),
-    ", without CUDA)"
-);
+pub const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ", without CUDA)");
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -166,7 +166,11 @@ pub fn print(m: &Manifest) -> Result<()> {
 ///
 /// # Errors
 /// Those of the work and of the file system; [`CheckFailed`] from `--verify`.
-pub fn run_plan(plan: &Plan, common: &Common, work: impl FnOnce(&Writer) -> Result<Done>) -> Result<Manifest> {
+pub fn run_plan(
+    plan: &Plan,
+    common: &Common,
+    work: impl FnOnce(&Writer) -> Result<Done>,
+) -> Result<Manifest> {
     let started = (SystemTime::now(), Instant::now());
     let planned = plan.manifest();
     if common.explain {

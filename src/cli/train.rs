@@ -25,7 +25,6 @@ use crate::train::{self, SEMANTICS, STATE};
 /// The plan of the run that works in the directory: until there is a manifest, it tells whose state is there.
 const PLAN: &str = "plan.json";
 
-
 /// The tool.
 pub fn main() -> ExitCode {
     super::main("train", |a: &Flags| &a.common, run)
@@ -35,11 +34,7 @@ fn run(flags: Flags) -> Result<()> {
     let configs = flags.configs()?;
     let datasets = source::read_all(flags.dataset.as_slice(), "train", &[Kind::Dataset])?;
     if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
-        bail!(
-            "--out {}: is for one data set, {} were given; leave it out",
-            out.display(),
-            datasets.len()
-        );
+        bail!("--out {}: is for one data set, {} were given; leave it out", out.display(), datasets.len());
     }
     for dataset in &datasets {
         for config in &configs {
@@ -51,9 +46,7 @@ fn run(flags: Flags) -> Result<()> {
                 dir: PathBuf::new(),
             };
             plan.dir = directory(&flags, config, &plan.key());
-            run_plan(&plan, &flags.common, |writer| {
-                work(writer, config, dataset, &flags.common)
-            })?;
+            run_plan(&plan, &flags.common, |writer| work(writer, config, dataset, &flags.common))?;
         }
     }
     Ok(())
@@ -109,21 +102,14 @@ fn take_over(writer: &Writer, force: bool) -> Result<()> {
         fs::remove_file(&state).with_context(|| state.display().to_string())?;
     }
     let text = serde_json::to_string_pretty(&plan.manifest())?;
-    Ok(write_atomic(&plan_file, |f| {
-        std::io::Write::write_all(f, text.as_bytes())
-    })?)
+    Ok(write_atomic(&plan_file, |f| std::io::Write::write_all(f, text.as_bytes()))?)
 }
 
 /// Which parts of two keys differ, by name.
 fn differences(old: &Manifest, new: &Manifest) -> String {
-    let names = old
-        .params
-        .keys()
-        .chain(new.params.keys().filter(|k| !old.params.contains_key(*k)));
-    let mut differ: Vec<&str> = names
-        .filter(|k| old.params.get(*k) != new.params.get(*k))
-        .map(String::as_str)
-        .collect();
+    let names = old.params.keys().chain(new.params.keys().filter(|k| !old.params.contains_key(*k)));
+    let mut differ: Vec<&str> =
+        names.filter(|k| old.params.get(*k) != new.params.get(*k)).map(String::as_str).collect();
     let content = |m: &Manifest| m.inputs.iter().map(|i| i.blake3.clone()).collect::<Vec<_>>();
     if content(old) != content(new) {
         differ.push("the data set");

@@ -32,32 +32,21 @@ pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeM
         let mut entry = entry.map_err(damaged)?;
         let member = entry.path().map_err(damaged)?.into_owned();
         let shown = member.display().to_string();
-        let refuse = |why: &str| Error::Hostile {
-            path: path.to_owned(),
-            why: format!("the member {shown} {why}"),
-        };
-        if !member
-            .components()
-            .all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
-        {
+        let refuse =
+            |why: &str| Error::Hostile { path: path.to_owned(), why: format!("the member {shown} {why}") };
+        if !member.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
             return Err(refuse("leads out of its directory"));
         }
         let kind = entry.header().entry_type();
         if kind.is_symlink() || kind.is_hard_link() {
             return Err(refuse("is a link"));
         }
-        let member: PathBuf = member
-            .components()
-            .filter(|c| matches!(c, Component::Normal(_)))
-            .collect();
+        let member: PathBuf = member.components().filter(|c| matches!(c, Component::Normal(_))).collect();
         let Some(limit) = wanted(&member).filter(|_| kind.is_file()) else {
             continue;
         };
         if entry.size() > limit {
-            return Err(refuse(&format!(
-                "has {} bytes, at most {limit} are expected",
-                entry.size()
-            )));
+            return Err(refuse(&format!("has {} bytes, at most {limit} are expected", entry.size())));
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(damaged)?;
@@ -128,10 +117,7 @@ mod tests {
             let mut bad = good.clone();
             bad[n] ^= 0x10;
             // Some bits carry nothing: time and system in gzip's header, the padding behind its last code.
-            assert!(
-                unpacked(&bad).is_ok_and(|m| m == whole) || unpacked(&bad).is_err(),
-                "flip at {n}"
-            );
+            assert!(unpacked(&bad).is_ok_and(|m| m == whole) || unpacked(&bad).is_err(), "flip at {n}");
         }
         let mut bad = good.clone();
         let checksum = bad.len() - 8;

@@ -150,20 +150,12 @@ impl Dataset {
         }
         let directories = || {
             let inside = self.forms.iter().map(|form| (form, path.join(form.directory)));
-            self.forms
-                .iter()
-                .map(|form| (form, path.to_owned()))
-                .chain(inside)
+            self.forms.iter().map(|form| (form, path.to_owned())).chain(inside)
         };
         if let Some((form, dir)) = directories().find(|(form, dir)| form.is_in(dir)) {
             return found(Place::Directory(form, dir));
         }
-        if let Some(archive) = self
-            .forms
-            .iter()
-            .map(|form| path.join(form.archive))
-            .find(|a| a.is_file())
-        {
+        if let Some(archive) = self.forms.iter().map(|form| path.join(form.archive)).find(|a| a.is_file()) {
             return found(Place::Archive(archive));
         }
         if let Some((form, dir)) = directories().find(|(form, dir)| form.begins_in(dir)) {
@@ -231,10 +223,7 @@ impl Located {
                     let bytes = fs::read(&path).map_err(Error::io(&path))?;
                     Ok((path, bytes))
                 };
-                (
-                    *form,
-                    form.files.par_iter().map(read).collect::<Result<Vec<_>, _>>()?,
-                )
+                (*form, form.files.par_iter().map(read).collect::<Result<Vec<_>, _>>()?)
             }
             Place::Archive(path) => self.unpack(path)?,
         };
@@ -242,21 +231,14 @@ impl Located {
         let mut train = Images::default();
         let mut test = Images::default();
         let (names_path, names) = files.next_back().expect("the last file holds the names");
-        let class_names = d
-            .class_names(form, &names)
-            .map_err(|why| official(&names_path, why))?;
+        let class_names = d.class_names(form, &names).map_err(|why| official(&names_path, why))?;
         let last = files.len() - 1;
         let decoded: Vec<_> = files
             .enumerate()
             .collect::<Vec<_>>()
             .into_par_iter()
             .map(|(n, (path, bytes))| {
-                d.decode(
-                    form,
-                    &path,
-                    bytes,
-                    if n == last { d.test_rows } else { d.train_rows },
-                )
+                d.decode(form, &path, bytes, if n == last { d.test_rows } else { d.train_rows })
             })
             .collect::<Result<_, _>>()?;
         for (n, (bytes, lead, labels)) in decoded.into_iter().enumerate() {
@@ -268,34 +250,21 @@ impl Located {
         for (what, images) in [("training", &train), ("test", &test)] {
             balanced(images, d.classes).map_err(|why| official(place, format!("the {what} set {why}")))?;
         }
-        Ok(Source {
-            class_names,
-            train,
-            test,
-        })
+        Ok(Source { class_names, train, test })
     }
 
     fn unpack(&self, path: &Path) -> Result<(&'static Form, Files), Error> {
         let d = &self.dataset;
-        let form_of = |member: &Path| {
-            d.forms
-                .iter()
-                .find(|f| member.parent() == Some(Path::new(f.directory)))
-        };
+        let form_of =
+            |member: &Path| d.forms.iter().find(|f| member.parent() == Some(Path::new(f.directory)));
         let mut members = archive::read(path, |member| {
             let form = form_of(member)?;
-            let name = form
-                .files
-                .iter()
-                .find(|&&f| member.file_name().is_some_and(|n| n == f))?;
+            let name = form.files.iter().find(|&&f| member.file_name().is_some_and(|n| n == f))?;
             Some(d.limit(form, name))
         })?;
         let Some(form) = members.keys().find_map(|m| form_of(m)) else {
             let [binary, python] = d.forms.each_ref().map(|f| f.directory);
-            return Err(official(
-                path,
-                format!("holds no {} ({binary} or {python})", d.name),
-            ));
+            return Err(official(path, format!("holds no {} ({binary} or {python})", d.name)));
         };
         let member = |name: &&str| {
             let member = Path::new(form.directory).join(name);
@@ -310,10 +279,7 @@ impl Located {
 }
 
 fn official(path: &Path, why: String) -> Error {
-    Error::Official {
-        path: path.to_owned(),
-        why,
-    }
+    Error::Official { path: path.to_owned(), why }
 }
 
 #[cfg(test)]

@@ -51,10 +51,7 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
     let (ratio, large) = match profile {
         Profile::None => return Ok(vec![n_max; classes]),
         Profile::Exp { ratio } => (ratio, None),
-        Profile::Step {
-            ratio,
-            minority_fraction: f,
-        } => {
+        Profile::Step { ratio, minority_fraction: f } => {
             // The margin makes 0.9 of 10 classes leave 1, though 10 · (1 − 0.9) is a little less in binary.
             let large = (classes as f64 * (1.0 - f) + 1e-9).floor();
             if !(large >= 1.0 && large < classes as f64) {
@@ -130,10 +127,7 @@ pub fn draw(
         members[label as usize].push(i as u32);
     }
     let mut generator = Mt::new(rand_number);
-    let (mut train, mut val) = (
-        Vec::with_capacity(counts.iter().sum()),
-        Vec::with_capacity(held * classes),
-    );
+    let (mut train, mut val) = (Vec::with_capacity(counts.iter().sum()), Vec::with_capacity(held * classes));
     for (class, &n) in members.iter_mut().zip(&counts) {
         shuffle(class, &mut generator);
         train.extend_from_slice(&class[..n]);
@@ -142,11 +136,7 @@ pub fn draw(
     if profile == Profile::None {
         train.sort_unstable();
     }
-    Ok(Draw {
-        train,
-        val,
-        cls_num_list: counts,
-    })
+    Ok(Draw { train, val, cls_num_list: counts })
 }
 
 /// `numpy.random.shuffle` of the legacy `RandomState`: from the back, swap with a uniform index found by masked
@@ -176,10 +166,7 @@ mod tests {
     }
 
     fn step(ratio: f64, minority_fraction: f64) -> Profile {
-        Profile::Step {
-            ratio,
-            minority_fraction,
-        }
+        Profile::Step { ratio, minority_fraction }
     }
 
     fn message(profile: Profile, n_max: usize) -> String {
@@ -197,11 +184,7 @@ mod tests {
             let int = |n: usize| s[n].as_u64().expect("an integer");
             let classes = int(0) as u32;
             let ratio = s[2].as_f64().expect("a number");
-            let profile = if s[1] == "exp" {
-                exp(ratio)
-            } else {
-                step(ratio, 0.5)
-            };
+            let profile = if s[1] == "exp" { exp(ratio) } else { step(ratio, 0.5) };
             let labels: Vec<u32> = (0..50_000).map(|i| (7 * i + 3) % classes).collect();
             let d = draw(&labels, classes as usize, profile, 0.0, int(3) as u32).expect("drawn");
             let fnv = |h: u64, &i: &u32| (h ^ u64::from(i)).wrapping_mul(0x100_0000_01b3);
@@ -214,9 +197,7 @@ mod tests {
             );
             assert_eq!(d.cls_num_list.iter().sum::<usize>(), d.train.len());
         }
-        for (name, first) in vectors["reference"]["first8_of_shuffled_arange"]
-            .as_object()
-            .expect("an object")
+        for (name, first) in vectors["reference"]["first8_of_shuffled_arange"].as_object().expect("an object")
         {
             let (size, class) = name.split_once('/').expect("size/class");
             let mut generator = Mt::new(0);
@@ -232,22 +213,10 @@ mod tests {
     #[test]
     fn counts_are_the_references() {
         let counts = |profile| cls_num_list(profile, 10, 5000).expect("counts");
-        assert_eq!(
-            counts(exp(100.0)),
-            [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
-        );
-        assert_eq!(
-            counts(exp(10.0)),
-            [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]
-        );
-        assert_eq!(
-            counts(step(100.0, 0.5)),
-            [5000, 5000, 5000, 5000, 5000, 50, 50, 50, 50, 50]
-        );
-        assert_eq!(
-            counts(step(10.0, 0.5)),
-            [5000, 5000, 5000, 5000, 5000, 500, 500, 500, 500, 500]
-        );
+        assert_eq!(counts(exp(100.0)), [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]);
+        assert_eq!(counts(exp(10.0)), [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]);
+        assert_eq!(counts(step(100.0, 0.5)), [5000, 5000, 5000, 5000, 5000, 50, 50, 50, 50, 50]);
+        assert_eq!(counts(step(10.0, 0.5)), [5000, 5000, 5000, 5000, 5000, 500, 500, 500, 500, 500]);
     }
 
     #[test]
@@ -278,25 +247,17 @@ mod tests {
         let labels: Vec<u32> = (0..1000).map(|i| i % 10).collect();
         let whole = draw(&labels, 10, exp(1.0), 0.0, 7).expect("drawn");
         let part = draw(&labels, 10, exp(10.0), 0.2, 7).expect("drawn");
-        assert_eq!(
-            part.cls_num_list,
-            cls_num_list(exp(10.0), 10, 80).expect("counts")
-        );
+        assert_eq!(part.cls_num_list, cls_num_list(exp(10.0), 10, 80).expect("counts"));
         let mut at = 0;
         for (k, &n) in part.cls_num_list.iter().enumerate() {
             assert_eq!(part.train[at..at + n], whole.train[k * 100..k * 100 + n]);
-            assert_eq!(
-                part.val[k * 20..(k + 1) * 20],
-                whole.train[k * 100 + 80..(k + 1) * 100]
-            );
+            assert_eq!(part.val[k * 20..(k + 1) * 20], whole.train[k * 100 + 80..(k + 1) * 100]);
             at += n;
         }
         let none = draw(&labels, 10, Profile::None, 0.0, 7).expect("drawn");
         assert_eq!(none.train, (0..1000).collect::<Vec<_>>());
         for f in [-0.1, 0.001, 1.0, f64::NAN] {
-            let e = draw(&labels, 10, Profile::None, f, 0)
-                .expect_err("refused")
-                .to_string();
+            let e = draw(&labels, 10, Profile::None, f, 0).expect_err("refused").to_string();
             assert!(e.contains("--val-fraction"), "{e}");
         }
     }

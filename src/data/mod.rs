@@ -63,16 +63,8 @@ impl Images {
     /// # Panics
     /// When `bytes` does not hold exactly one record a label: readers check their files first.
     fn push(&mut self, bytes: Vec<u8>, lead: usize, labels: Vec<u32>) {
-        assert_eq!(
-            bytes.len(),
-            labels.len() * (lead + PIXELS),
-            "one record a label"
-        );
-        self.batches.push(Batch {
-            bytes,
-            lead,
-            first: self.labels.len(),
-        });
+        assert_eq!(bytes.len(), labels.len() * (lead + PIXELS), "one record a label");
+        self.batches.push(Batch { bytes, lead, first: self.labels.len() });
         self.labels.extend(labels);
     }
 
@@ -115,23 +107,14 @@ impl Images {
             .par_iter()
             .map(|&i| {
                 let mut sums = [[0u64; 2]; CHANNELS];
-                for (sum, plane) in sums
-                    .iter_mut()
-                    .zip(self.planes(i as usize).chunks_exact(PLANE))
-                {
+                for (sum, plane) in sums.iter_mut().zip(self.planes(i as usize).chunks_exact(PLANE)) {
                     // Both fit 32 bits for one plane: 1024 · 255².
                     sum[0] = plane.iter().map(|&v| u32::from(v)).sum::<u32>().into();
-                    sum[1] = plane
-                        .iter()
-                        .map(|&v| u32::from(v) * u32::from(v))
-                        .sum::<u32>()
-                        .into();
+                    sum[1] = plane.iter().map(|&v| u32::from(v) * u32::from(v)).sum::<u32>().into();
                 }
                 sums
             })
-            .reduce(Default::default, |a, b| {
-                std::array::from_fn(|c| [a[c][0] + b[c][0], a[c][1] + b[c][1]])
-            });
+            .reduce(Default::default, |a, b| std::array::from_fn(|c| [a[c][0] + b[c][0], a[c][1] + b[c][1]]));
         let n = (chosen.len() * PLANE) as f64;
         let mean = sums.map(|[sum, _]| sum as f64 / n / 255.0);
         // n·Σv² − (Σv)² in integers: no cancellation.
@@ -165,22 +148,15 @@ impl Info {
     /// # Errors
     /// Metrics that are missing or contradict each other, or a manifest of something else.
     pub fn of(m: &Manifest) -> Result<Info, Error> {
-        let bad = |why: String| Error::Foreign {
-            path: m.path.clone().unwrap_or_default(),
-            why,
-        };
+        let bad = |why: String| Error::Foreign { path: m.path.clone().unwrap_or_default(), why };
         let info: Info = serde_json::from_value(Value::Object(m.metrics.clone()))
             .map_err(|e| bad(format!("metrics: {e}")))?;
         let same = [info.class_names.len(), info.cls_num_list.len()] == [info.classes; 2];
         if info.classes == 0 || !same {
-            return Err(bad(
-                "metrics: classes, class_names and cls_num_list disagree".into(),
-            ));
+            return Err(bad("metrics: classes, class_names and cls_num_list disagree".into()));
         }
         if [info.mean.len(), info.std.len()] != [CHANNELS; 2] {
-            return Err(bad(format!(
-                "metrics: mean and std are not {CHANNELS} numbers each"
-            )));
+            return Err(bad(format!("metrics: mean and std are not {CHANNELS} numbers each")));
         }
         Ok(info)
     }

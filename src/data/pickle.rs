@@ -56,10 +56,7 @@ impl<'a> Value<'a> {
         let Value::Dict(entries) = self else {
             return None;
         };
-        entries
-            .iter()
-            .find(|(k, _)| *k == Value::Bytes(key.as_bytes()))
-            .map(|(_, v)| v)
+        entries.iter().find(|(k, _)| *k == Value::Bytes(key.as_bytes())).map(|(_, v)| v)
     }
 
     /// The items of a list.
@@ -87,18 +84,9 @@ pub enum Error {
 /// # Errors
 /// See [`Error`]. Nothing in the file can run, and trailing bytes are an error.
 pub fn parse(bytes: &[u8]) -> Result<Value<'_>, Error> {
-    let mut machine = Machine {
-        bytes,
-        at: 0,
-        stack: vec![],
-        marks: vec![],
-        containers: 0,
-    };
+    let mut machine = Machine { bytes, at: 0, stack: vec![], marks: vec![], containers: 0 };
     while !machine.step()? {}
-    match (
-        machine.stack.pop(),
-        machine.stack.is_empty() && machine.at == bytes.len(),
-    ) {
+    match (machine.stack.pop(), machine.stack.is_empty() && machine.at == bytes.len()) {
         (Some(value), true) => Ok(value),
         _ => Err(machine.damaged("something is left over")),
     }
@@ -151,19 +139,12 @@ impl<'a> Machine<'a> {
     fn pop(&mut self) -> Result<Value<'a>, Error> {
         // What is below a mark belongs to the container that is still open.
         let floor = self.marks.last().copied().unwrap_or(0);
-        let value = if self.stack.len() > floor {
-            self.stack.pop()
-        } else {
-            None
-        };
+        let value = if self.stack.len() > floor { self.stack.pop() } else { None };
         value.ok_or_else(|| self.damaged("a value is missing"))
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Value<'a>>, Error> {
-        let mark = self
-            .marks
-            .pop()
-            .ok_or_else(|| self.damaged("a mark is missing"))?;
+        let mark = self.marks.pop().ok_or_else(|| self.damaged("a mark is missing"))?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -203,27 +184,17 @@ impl<'a> Machine<'a> {
             0x89 => self.push(Value::Bool(false)),
             b'K' => self.number(1).and_then(|n| self.push(Value::Int(n as i64))),
             b'M' => self.number(2).and_then(|n| self.push(Value::Int(n as i64))),
-            b'J' => self
-                .number(4)
-                .and_then(|n| self.push(Value::Int((n as u32 as i32).into()))),
+            b'J' => self.number(4).and_then(|n| self.push(Value::Int((n as u32 as i32).into()))),
             // SHORT_BINSTRING, BINSTRING
-            b'U' => self
-                .number(1)
-                .and_then(|n| self.take(n))
-                .and_then(|s| self.push(Value::Bytes(s))),
-            b'T' => self
-                .number(4)
-                .and_then(|n| self.take(n))
-                .and_then(|s| self.push(Value::Bytes(s))),
+            b'U' => self.number(1).and_then(|n| self.take(n)).and_then(|s| self.push(Value::Bytes(s))),
+            b'T' => self.number(4).and_then(|n| self.take(n)).and_then(|s| self.push(Value::Bytes(s))),
             // EMPTY_LIST, EMPTY_DICT, TUPLE1, TUPLE2, TUPLE3, TUPLE
             b']' => self.push(Value::List(vec![])),
             b'}' => self.push(Value::Dict(vec![])),
             0x85 => self.tuple(1),
             0x86 => self.tuple(2),
             0x87 => self.tuple(3),
-            b't' => self
-                .pop_to_mark()
-                .and_then(|items| self.push(Value::Tuple(items))),
+            b't' => self.pop_to_mark().and_then(|items| self.push(Value::Tuple(items))),
             // APPENDS, SETITEMS
             b'e' => {
                 let items = self.pop_to_mark()?;
@@ -251,10 +222,7 @@ impl<'a> Machine<'a> {
             // GLOBAL
             b'c' => {
                 let name = format!("{}.{}", self.line()?, self.line()?);
-                match [RECONSTRUCT, NDARRAY, DTYPE]
-                    .into_iter()
-                    .find(|&known| known == name)
-                {
+                match [RECONSTRUCT, NDARRAY, DTYPE].into_iter().find(|&known| known == name) {
                     Some(known) => self.push(Value::Global(known)),
                     None => {
                         Err(self.refused(format!("asks for {}, which could run code,", name.escape_debug())))
@@ -296,13 +264,8 @@ impl<'a> Machine<'a> {
 
     /// An array from numpy's state tuple: version, shape, dtype, Fortran order, bytes.
     fn array(&self, state: &[Value<'a>]) -> Result<Value<'a>, Error> {
-        let [
-            Value::Int(1),
-            Value::Tuple(shape),
-            Value::DtypeU8,
-            Value::Bool(false),
-            Value::Bytes(data),
-        ] = state
+        let [Value::Int(1), Value::Tuple(shape), Value::DtypeU8, Value::Bool(false), Value::Bytes(data)] =
+            state
         else {
             return Err(self.refused("holds an array that is not of bytes in C order"));
         };
@@ -351,18 +314,10 @@ mod tests {
 
     #[test]
     fn harm_by_size_is_refused() {
-        let deep: Vec<u8> = std::iter::once(b'N')
-            .chain(std::iter::repeat_n(0x85, 1 << 20))
-            .collect();
+        let deep: Vec<u8> = std::iter::once(b'N').chain(std::iter::repeat_n(0x85, 1 << 20)).collect();
         assert!(matches!(parse(&deep), Err(Error::Refused(..))));
-        assert!(matches!(
-            parse(&vec![b'N'; MAX_VALUES + 2]),
-            Err(Error::Refused(..))
-        ));
-        assert!(matches!(
-            parse(&vec![b'('; MAX_VALUES + 2]),
-            Err(Error::Refused(..))
-        ));
+        assert!(matches!(parse(&vec![b'N'; MAX_VALUES + 2]), Err(Error::Refused(..))));
+        assert!(matches!(parse(&vec![b'('; MAX_VALUES + 2]), Err(Error::Refused(..))));
         assert!(matches!(parse(b"T\xff\xff\xff\xffab"), Err(Error::Damaged(..))));
     }
 
@@ -373,15 +328,7 @@ mod tests {
         for n in 0..good.len() {
             assert!(parse(&good[..n]).is_err(), "cut at {n}");
         }
-        for bad in [
-            &b"."[..],
-            b"NN.",
-            b"N.N",
-            b"N(K\x01e.",
-            b"}(K\x01u.",
-            b"K\x01e.",
-            b"]K\x01(\x85.",
-        ] {
+        for bad in [&b"."[..], b"NN.", b"N.N", b"N(K\x01e.", b"}(K\x01u.", b"K\x01e.", b"]K\x01(\x85."] {
             assert!(matches!(parse(bad), Err(Error::Damaged(..))), "{bad:?}");
         }
     }

@@ -35,22 +35,13 @@ pub fn write(dir: &Path, splits: &[Chosen], shard_bytes: usize) -> Result<Vec<Pr
     let rows = (shard_bytes.saturating_sub(HEADER) / ROW).max(1);
     let mut shards = vec![];
     for &(split, images, chosen) in splits {
-        shards.extend(
-            chosen
-                .chunks(rows)
-                .enumerate()
-                .map(|(n, chunk)| (split, images, chunk, n)),
-        );
+        shards.extend(chosen.chunks(rows).enumerate().map(|(n, chunk)| (split, images, chunk, n)));
     }
     let write = |(split, images, chunk, n): (_, _, &[u32], _)| {
         let name = format!("{split}-{n:05}.safetensors");
         let bytes = encode(images, chunk);
         write_atomic(&dir.join(&name), |f| std::io::Write::write_all(f, &bytes))?;
-        Ok(Produced {
-            role: split,
-            name,
-            rows: Some(chunk.len() as u64),
-        })
+        Ok(Produced { role: split, name, rows: Some(chunk.len() as u64) })
     };
     shards.into_par_iter().map(write).collect()
 }
@@ -99,12 +90,7 @@ impl Split {
     /// Files that are missing, damaged, or hold something else than images with labels of the data set's classes.
     pub fn open(m: &Manifest, split: &str) -> Result<Split, Error> {
         let info = Info::of(m)?;
-        let mut all = Split {
-            shards: vec![],
-            labels: vec![],
-            source_index: vec![],
-            shape: [0; 3],
-        };
+        let mut all = Split { shards: vec![], labels: vec![], source_index: vec![], shape: [0; 3] };
         for path in m.checked(split)? {
             all.append(&path, &info)?;
         }
@@ -112,19 +98,14 @@ impl Split {
     }
 
     fn append(&mut self, path: &Path, info: &Info) -> Result<(), Error> {
-        let bad = |why: String| Error::Foreign {
-            path: path.to_owned(),
-            why,
-        };
+        let bad = |why: String| Error::Foreign { path: path.to_owned(), why };
         let file = File::open(path).map_err(Error::io(path))?;
         // SAFETY: the map is only read. Shards are replaced by rename, never written in place, so the mapped file stays as
         // it is; a program that truncates it all the same makes reads fault, as with any mapped file.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(format!("not a shard: {e}")))?;
         let tensor = |name: &str, dtype: Dtype, rank: usize| {
-            let t = tensors
-                .tensor(name)
-                .map_err(|_| bad(format!("has no tensor `{name}`")))?;
+            let t = tensors.tensor(name).map_err(|_| bad(format!("has no tensor `{name}`")))?;
             if t.dtype() != dtype || t.shape().len() != rank {
                 return Err(bad(format!(
                     "`{name}` is {:?} {:?}, not {dtype:?} of rank {rank}",
@@ -137,9 +118,7 @@ impl Split {
         let images = tensor("images", Dtype::U8, 4)?;
         let labels = tensor("labels", Dtype::I64, 1)?;
         let indices = tensor("source_index", Dtype::U32, 1)?;
-        let &[n, h, w, c] = images.shape() else {
-            unreachable!("the rank was checked")
-        };
+        let &[n, h, w, c] = images.shape() else { unreachable!("the rank was checked") };
         if n == 0 || labels.shape() != [n] || indices.shape() != [n] {
             return Err(bad(format!(
                 "images {n}, labels {:?}, source_index {:?}",
@@ -148,16 +127,10 @@ impl Split {
             )));
         }
         if c != info.mean.len() {
-            return Err(bad(format!(
-                "images have {c} channels, the data set {}",
-                info.mean.len()
-            )));
+            return Err(bad(format!("images have {c} channels, the data set {}", info.mean.len())));
         }
         if !self.labels.is_empty() && self.shape != [h, w, c] {
-            return Err(bad(format!(
-                "images are {h}×{w}×{c}, those of the other shards {:?}",
-                self.shape
-            )));
+            return Err(bad(format!("images are {h}×{w}×{c}, those of the other shards {:?}", self.shape)));
         }
         self.shape = [h, w, c];
         let first = self.labels.len();
@@ -167,14 +140,7 @@ impl Split {
             let wrong = || bad(format!("row {row} has label {label} of {} classes", info.classes));
             self.labels.push(known.ok_or_else(wrong)?);
         }
-        self.source_index.extend(
-            indices
-                .data()
-                .as_chunks()
-                .0
-                .iter()
-                .map(|w| u32::from_le_bytes(*w)),
-        );
+        self.source_index.extend(indices.data().as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)));
         let pixels = images.data().as_ptr() as usize - map.as_ptr() as usize;
         self.shards.push(Shard { map, pixels, first });
         Ok(())
@@ -246,15 +212,9 @@ mod tests {
             "mean": vec![0.5; 3],
             "std": vec![0.2; 3],
         });
-        let Ok(Claim::Work(w)) = plan.claim(false, || ()) else {
-            panic!("nothing is there yet")
-        };
-        w.publish(
-            outputs,
-            metrics.as_object().cloned().expect("an object"),
-            Object::new(),
-        )
-        .expect("published")
+        let Ok(Claim::Work(w)) = plan.claim(false, || ()) else { panic!("nothing is there yet") };
+        w.publish(outputs, metrics.as_object().cloned().expect("an object"), Object::new())
+            .expect("published")
     }
 
     #[test]
@@ -285,10 +245,7 @@ mod tests {
     fn foreign_files_are_refused() {
         let good = encode(&synthetic::generate(1, 1).train, &[0, 1]);
         let text = |from: &str, to: &str| {
-            let at = good
-                .windows(from.len())
-                .position(|w| w == from.as_bytes())
-                .expect("in the header");
+            let at = good.windows(from.len()).position(|w| w == from.as_bytes()).expect("in the header");
             [&good[..at], to.as_bytes(), &good[at + from.len()..]].concat()
         };
         let mut label = good.clone();
@@ -302,24 +259,14 @@ mod tests {
             (text("images", "pixels"), "has no tensor `images`"),
             (text("labels", "target"), "has no tensor `labels`"),
             (text("\"U8\"", "\"I8\""), "`images` is I8"),
-            (
-                text("[2,32,32,3]", "[2,32,96,1]"),
-                "have 1 channels, the data set 3",
-            ),
+            (text("[2,32,32,3]", "[2,32,96,1]"), "have 1 channels, the data set 3"),
             (text("[2,32,32,3]", "[2,3072]   "), "not U8 of rank 4"),
             (text("[2,32,32,3]", "[1,64,32,3]"), "images 1, labels [2]"),
             (label, "row 0 has label 10 of 10 classes"),
         ] {
             let dir = tempfile::tempdir().expect("a directory");
             std::fs::write(dir.path().join("f"), bytes).expect("written");
-            let m = published(
-                dir.path(),
-                vec![Produced {
-                    role: "train",
-                    name: "f".into(),
-                    rows: None,
-                }],
-            );
+            let m = published(dir.path(), vec![Produced { role: "train", name: "f".into(), rows: None }]);
             let e = Split::open(&m, "train").expect_err(why).to_string();
             assert!(e.contains(why), "{why}: {e}");
         }
@@ -329,17 +276,13 @@ mod tests {
     fn a_split_that_is_not_there_is_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let images = synthetic::generate(1, 1).train;
-        let m = published(
-            dir.path(),
-            write(dir.path(), &[("train", &images, &[0])], 1 << 20).expect("written"),
-        );
+        let m =
+            published(dir.path(), write(dir.path(), &[("train", &images, &[0])], 1 << 20).expect("written"));
         let e = Split::open(&m, "val").expect_err("no val").to_string();
         assert!(e.contains("has no val output"), "{e}");
         let mut other = m.clone();
         other.metrics.insert("class_names".into(), json!(["one"]));
-        let e = Split::open(&other, "train")
-            .expect_err("contradiction")
-            .to_string();
+        let e = Split::open(&other, "train").expect_err("contradiction").to_string();
         assert!(e.contains("disagree"), "{e}");
     }
 }

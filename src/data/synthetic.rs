@@ -51,14 +51,11 @@ pub fn generate(train_per_class: usize, test_per_class: usize) -> Source {
 
 fn images(split: u64, n: usize) -> Images {
     let mut pixels = vec![0; n * PIXELS];
-    pixels
-        .par_chunks_exact_mut(PIXELS)
-        .enumerate()
-        .for_each(|(i, out)| {
-            let mut generator = ChaCha8Rng::seed_from_u64(split);
-            generator.set_stream(i as u64);
-            paint(i % CLASSES.len(), &mut Dice(generator), out);
-        });
+    pixels.par_chunks_exact_mut(PIXELS).enumerate().for_each(|(i, out)| {
+        let mut generator = ChaCha8Rng::seed_from_u64(split);
+        generator.set_stream(i as u64);
+        paint(i % CLASSES.len(), &mut Dice(generator), out);
+    });
     let mut images = Images::default();
     images.push(pixels, 0, (0..n).map(|i| (i % CLASSES.len()) as u32).collect());
     images
@@ -66,10 +63,7 @@ fn images(split: u64, n: usize) -> Images {
 
 /// One image as planes, (C, H, W).
 fn paint(class: usize, dice: &mut Dice, out: &mut [u8]) {
-    let (ground, ink) = (
-        dice.colour(60.0, 195.0),
-        [dice.colour(25.0, 115.0), dice.colour(140.0, 230.0)],
-    );
+    let (ground, ink) = (dice.colour(60.0, 195.0), [dice.colour(25.0, 115.0), dice.colour(140.0, 230.0)]);
     let half = SIDE as f32 / 2.0;
     let centre = [dice.range(-5.0, 5.0) + half, dice.range(-5.0, 5.0) + half];
     let size = dice.range(7.0, 12.0);
@@ -80,14 +74,7 @@ fn paint(class: usize, dice: &mut Dice, out: &mut [u8]) {
     let (wave, phase) = (dice.range(0.17, 0.3), dice.range(0.0, 1.0));
     let clutter: [[f32; 6]; 4] = std::array::from_fn(|_| {
         let [r, g, b] = dice.colour(25.0, 230.0);
-        [
-            dice.range(0.0, SIDE as f32),
-            dice.range(0.0, SIDE as f32),
-            dice.range(1.0, 3.0),
-            r,
-            g,
-            b,
-        ]
+        [dice.range(0.0, SIDE as f32), dice.range(0.0, SIDE as f32), dice.range(1.0, 3.0), r, g, b]
     });
     for at in 0..PLANE {
         let (px, py) = ((at % SIDE) as f32, (at / SIDE) as f32);
@@ -134,11 +121,7 @@ mod tests {
             assert_eq!(few.test.planes(i), many.test.planes(i));
             assert_ne!(few.train.planes(i), few.test.planes(i));
         }
-        assert_ne!(
-            few.train.planes(0),
-            few.train.planes(10),
-            "two images of one class"
-        );
+        assert_ne!(few.train.planes(0), few.train.planes(10), "two images of one class");
         assert_eq!(few.train.labels()[..11], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
     }
 
@@ -146,9 +129,8 @@ mod tests {
     fn the_bytes_are_these() {
         // A change here changes every synthetic data set: raise SEMANTICS of mk-imbalance with it.
         let source = generate(1, 1);
-        let all: Vec<u8> = (0..10)
-            .flat_map(|i| [source.train.planes(i), source.test.planes(i)].concat())
-            .collect();
+        let all: Vec<u8> =
+            (0..10).flat_map(|i| [source.train.planes(i), source.test.planes(i)].concat()).collect();
         assert_eq!(&blake3::hash(&all).to_hex()[..16], "9248290cc1c23425");
     }
 }

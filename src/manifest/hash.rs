@@ -37,13 +37,10 @@ pub fn file(path: &Path) -> Result<String, Error> {
         return Ok(hash.to_owned());
     }
     let hash = file_now(path)?;
-    let changed = Duration::new(
-        meta.ctime().try_into().unwrap_or(0),
-        meta.ctime_nsec().try_into().unwrap_or(0),
-    );
-    let settled = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH + changed)
-        .is_ok_and(|age| age > SETTLED);
+    let changed =
+        Duration::new(meta.ctime().try_into().unwrap_or(0), meta.ctime_nsec().try_into().unwrap_or(0));
+    let settled =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed).is_ok_and(|age| age > SETTLED);
     if let Some(entry) = entry
         && settled
     {

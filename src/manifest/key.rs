@@ -29,23 +29,15 @@ pub fn canonical(value: &Value) -> String {
 
 /// The key of a result. Inputs count by role and content, not by place or by their own key.
 pub fn key(kind: Kind, semantics: u32, params: &Object, inputs: &[Input]) -> String {
-    let inputs: Vec<Value> = inputs
-        .iter()
-        .map(|i| json!({"role": i.role, "blake3": i.blake3}))
-        .collect();
+    let inputs: Vec<Value> = inputs.iter().map(|i| json!({"role": i.role, "blake3": i.blake3})).collect();
     let preimage = json!({"kind": kind, "semantics": semantics, "params": params, "inputs": inputs});
     blake3::hash(canonical(&preimage).as_bytes()).to_hex().to_string()
 }
 
 /// Content hash of some outputs: what another tool's key sees of them.
 pub fn content(outputs: &[&Output]) -> String {
-    let list: Vec<Value> = outputs
-        .iter()
-        .map(|o| json!({"role": o.role, "blake3": o.blake3}))
-        .collect();
-    blake3::hash(canonical(&Value::from(list)).as_bytes())
-        .to_hex()
-        .to_string()
+    let list: Vec<Value> = outputs.iter().map(|o| json!({"role": o.role, "blake3": o.blake3})).collect();
+    blake3::hash(canonical(&Value::from(list)).as_bytes()).to_hex().to_string()
 }
 
 /// The first twelve digits of a key: enough to tell directories apart.
@@ -83,9 +75,6 @@ mod tests {
         // echo -n '{"inputs":[],"kind":"dataset","params":{"a":1},"semantics":1}' | b3sum
         let params = json!({"a": 1}).as_object().cloned().expect("an object");
         let text = r#"{"inputs":[],"kind":"dataset","params":{"a":1},"semantics":1}"#;
-        assert_eq!(
-            key(Kind::Dataset, 1, &params, &[]),
-            blake3::hash(text.as_bytes()).to_hex().to_string()
-        );
+        assert_eq!(key(Kind::Dataset, 1, &params, &[]), blake3::hash(text.as_bytes()).to_hex().to_string());
     }
 }

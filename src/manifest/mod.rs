@@ -138,10 +138,7 @@ impl Manifest {
     /// # Errors
     /// When the manifest came from a pipe without `path`.
     pub fn dir(&self) -> Result<&Path, Error> {
-        self.path
-            .as_deref()
-            .and_then(Path::parent)
-            .ok_or(Error::Nowhere { kind: self.kind.name() })
+        self.path.as_deref().and_then(Path::parent).ok_or(Error::Nowhere { kind: self.kind.name() })
     }
 
     /// Outputs with a role, in the order of the manifest.
@@ -160,11 +157,7 @@ impl Manifest {
     /// # Errors
     /// When the manifest has no such outputs (a dry run's plan) or no place.
     pub fn as_input(&self, role: &str, roles: &[&str]) -> Result<Input, Error> {
-        let used: Vec<&Output> = self
-            .outputs
-            .iter()
-            .filter(|o| roles.contains(&o.role.as_str()))
-            .collect();
+        let used: Vec<&Output> = self.outputs.iter().filter(|o| roles.contains(&o.role.as_str())).collect();
         if used.is_empty() {
             return Err(Error::NoOutput {
                 path: self.path.clone().unwrap_or_default(),
@@ -215,7 +208,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Not JSON, or not a manifest.
-    #[error("{path}: not a manifest: {why}; expected the manifest.json that mk-imbalance, train, eval, embed or report wrote")]
+    #[error(
+        "{path}: not a manifest: {why}; expected the manifest.json that mk-imbalance, train, eval, embed or report wrote"
+    )]
     NotAManifest {
         /// The file, or `stdin`.
         path: PathBuf,
@@ -245,7 +240,9 @@ pub enum Error {
         maker: &'static str,
     },
     /// Came through a pipe, and neither says where it is nor is where it was made.
-    #[error("stdin: a {kind} manifest that does not say where its files are; pass its path as an argument instead")]
+    #[error(
+        "stdin: a {kind} manifest that does not say where its files are; pass its path as an argument instead"
+    )]
     Nowhere {
         /// Kind of the manifest.
         kind: &'static str,
@@ -273,7 +270,9 @@ pub enum Error {
         tool: &'static str,
     },
     /// An output is not what was published.
-    #[error("{path}: {what} differs from its manifest (expected {expected}, found {found}); it was changed or damaged, run {tool} again to restore it")]
+    #[error(
+        "{path}: {what} differs from its manifest (expected {expected}, found {found}); it was changed or damaged, run {tool} again to restore it"
+    )]
     Damaged {
         /// The output.
         path: PathBuf,

@@ -19,11 +19,7 @@ pub fn read_all(args: &[PathBuf], tool: &'static str, kinds: &[Kind]) -> Result<
     let args = if args.is_empty() { &stdin[..] } else { args };
     let mut all = Vec::new();
     for arg in args {
-        let found = if arg.as_os_str() == "-" {
-            read_stdin(kinds)?
-        } else {
-            read_file(arg)?
-        };
+        let found = if arg.as_os_str() == "-" { read_stdin(kinds)? } else { read_file(arg)? };
         for m in &found {
             if !kinds.contains(&m.kind) {
                 let wanted = kinds.first().copied().unwrap_or(Kind::Dataset);
@@ -86,16 +82,12 @@ fn locate(m: &mut Manifest) {
     let text = |name| m.run.get(name).and_then(Value::as_str).map(PathBuf::from);
     let Some(out) = text("out") else { return };
     let absolute = text("cwd").map(|cwd| cwd.join(&out));
-    m.path = [absolute, Some(out)]
-        .into_iter()
-        .flatten()
-        .map(|dir| dir.join(FILE))
-        .find(|file| {
-            fs::read_to_string(file)
-                .ok()
-                .and_then(|t| serde_json::from_str::<Manifest>(&t).ok())
-                .is_some_and(|there| there.key == m.key)
-        });
+    m.path = [absolute, Some(out)].into_iter().flatten().map(|dir| dir.join(FILE)).find(|file| {
+        fs::read_to_string(file)
+            .ok()
+            .and_then(|t| serde_json::from_str::<Manifest>(&t).ok())
+            .is_some_and(|there| there.key == m.key)
+    });
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Manifest>, Error> {
@@ -126,10 +118,8 @@ impl Manifest {
     /// # Errors
     /// No such output, or one that is missing or damaged.
     pub fn checked(&self, role: &str) -> Result<Vec<PathBuf>, Error> {
-        let paths = self
-            .outputs_of(role)
-            .map(|o| self.check(o, hash::file))
-            .collect::<Result<Vec<_>, _>>()?;
+        let paths =
+            self.outputs_of(role).map(|o| self.check(o, hash::file)).collect::<Result<Vec<_>, _>>()?;
         if paths.is_empty() {
             // `as_input` has the message for a role that is not there.
             self.as_input(role, &[role])?;

@@ -64,19 +64,11 @@ mod tests {
     #[test]
     fn value_by_hand() {
         // Equal logits: every cross-entropy is ln 3.
-        let t = Targets {
-            label_a: &[2],
-            label_b: &[0],
-            coef_a: &[0.5],
-            coef_b: &[0.25],
-        };
+        let t = Targets { label_a: &[2], label_b: &[0], coef_a: &[0.5], coef_b: &[0.25] };
         let (loss, gradient) = cross_entropy(&[7.0; 3], 3, &t);
         assert!((loss - 0.75 * 3f64.ln()).abs() < 1e-15);
         let expected = [0.25 - 0.25, 0.25, 0.25 - 0.5];
-        assert!(
-            gradient.iter().zip(expected).all(|(g, e)| (g - e).abs() < 1e-15),
-            "{gradient:?}"
-        );
+        assert!(gradient.iter().zip(expected).all(|(g, e)| (g - e).abs() < 1e-15), "{gradient:?}");
     }
 
     #[test]
@@ -95,12 +87,7 @@ mod tests {
 
     #[test]
     fn huge_logits_do_not_overflow() {
-        let t = Targets {
-            label_a: &[0],
-            label_b: &[1],
-            coef_a: &[1.0],
-            coef_b: &[0.0],
-        };
+        let t = Targets { label_a: &[0], label_b: &[1], coef_a: &[1.0], coef_b: &[0.0] };
         let (loss, gradient) = cross_entropy(&[-4000.0, 4000.0, 0.0], 3, &t);
         assert_eq!(loss, 8000.0);
         assert_eq!(gradient, [-1.0, 1.0, 0.0]);

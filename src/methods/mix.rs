@@ -55,27 +55,16 @@ pub enum LambdaPer {
 
 impl Mix {
     /// Mixup as in the Remix paper: α = 1.
-    pub const MIXUP: Mix = Mix::Mixup {
-        alpha: 1.0,
-        lambda_per: LambdaPer::Batch,
-    };
+    pub const MIXUP: Mix = Mix::Mixup { alpha: 1.0, lambda_per: LambdaPer::Batch };
 
     /// Remix as in its paper: α = 1, κ = 3, τ = 0.5.
-    pub const REMIX: Mix = Mix::Remix {
-        alpha: 1.0,
-        kappa: 3.0,
-        tau: 0.5,
-        lambda_per: LambdaPer::Batch,
-    };
+    pub const REMIX: Mix = Mix::Remix { alpha: 1.0, kappa: 3.0, tau: 0.5, lambda_per: LambdaPer::Batch };
 
     /// Draws λ for the `n` pairs of a batch, all in [0, 1]. `None` takes nothing from the stream and gives 1.
     pub fn draw_lambda(&self, rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
         let (alpha, per) = match *self {
             Mix::None => return vec![1.0; n],
-            Mix::Mixup { alpha, lambda_per }
-            | Mix::Remix {
-                alpha, lambda_per, ..
-            } => (alpha, lambda_per),
+            Mix::Mixup { alpha, lambda_per } | Mix::Remix { alpha, lambda_per, .. } => (alpha, lambda_per),
         };
         // Beta(1, 1) is uniform: one word a draw, on any device, and 1−λ is exact.
         let beta = (alpha != 1.0).then(|| Beta::new(alpha, alpha).expect("a validated config has alpha > 0"));
@@ -119,12 +108,7 @@ mod tests {
     use crate::rng::{Purpose, stream};
 
     fn remix(kappa: f64, tau: f64) -> Mix {
-        Mix::Remix {
-            alpha: 1.0,
-            kappa,
-            tau,
-            lambda_per: LambdaPer::Batch,
-        }
+        Mix::Remix { alpha: 1.0, kappa, tau, lambda_per: LambdaPer::Batch }
     }
 
     /// The paper's cases written out one after the other, in the order of the text.
@@ -145,25 +129,17 @@ mod tests {
     fn lambda_y_is_the_papers_rule_on_every_boundary() {
         // Powers of two, so that the transcription's quotients are exact and equality is met exactly.
         let counts = [1, 2, 4, 8, 64, 512, 4096, 4097, 4095];
-        let lambdas = [
-            0.0f32,
-            1e-30,
-            0.125,
-            0.25,
-            0.25f32.next_down(),
-            0.25f32.next_up(),
-            0.5,
-            0.5f32.next_down(),
-        ]
-        .into_iter()
-        .chain([
-            0.5f32.next_up(),
-            0.75,
-            0.75f32.next_up(),
-            0.75f32.next_down(),
-            1.0f32.next_down(),
-            1.0,
-        ]);
+        let lambdas =
+            [0.0f32, 1e-30, 0.125, 0.25, 0.25f32.next_down(), 0.25f32.next_up(), 0.5, 0.5f32.next_down()]
+                .into_iter()
+                .chain([
+                    0.5f32.next_up(),
+                    0.75,
+                    0.75f32.next_up(),
+                    0.75f32.next_down(),
+                    1.0f32.next_down(),
+                    1.0,
+                ]);
         let mut seen = [0u32; 3];
         for lambda in lambdas {
             for (n_i, n_j) in counts.iter().flat_map(|&i| counts.iter().map(move |&j| (i, j))) {
@@ -195,29 +171,17 @@ mod tests {
 
     #[test]
     fn uniform_lambda_has_the_moments_of_its_beta() {
-        for (alpha, variance) in [
-            (1.0, 1.0 / 12.0),
-            (0.2, 1.0 / (4.0 * 1.4)),
-            (4.0, 1.0 / 36.0),
-            (0.001, 0.2495),
-        ] {
-            let m = Mix::Mixup {
-                alpha,
-                lambda_per: LambdaPer::Sample,
-            };
+        for (alpha, variance) in
+            [(1.0, 1.0 / 12.0), (0.2, 1.0 / (4.0 * 1.4)), (4.0, 1.0 / 36.0), (0.001, 0.2495)]
+        {
+            let m = Mix::Mixup { alpha, lambda_per: LambdaPer::Sample };
             let draws = m.draw_lambda(&mut stream(1, Purpose::Lambda, 1, 0), 20_000);
             assert!(draws.iter().all(|l| (0.0..=1.0).contains(l)), "α {alpha}");
             let mean = draws.iter().map(|&l| f64::from(l)).sum::<f64>() / 20_000.0;
             let var = draws.iter().map(|&l| (f64::from(l) - 0.5).powi(2)).sum::<f64>() / 20_000.0;
             // Five standard errors of the mean; the variance's relative error is below 1.5 %.
-            assert!(
-                (mean - 0.5).abs() < 5.0 * (variance / 20_000.0f64).sqrt(),
-                "α {alpha}: mean {mean}"
-            );
-            assert!(
-                (var / variance - 1.0).abs() < 0.05,
-                "α {alpha}: variance {var}, {variance} expected"
-            );
+            assert!((mean - 0.5).abs() < 5.0 * (variance / 20_000.0f64).sqrt(), "α {alpha}: mean {mean}");
+            assert!((var / variance - 1.0).abs() < 0.05, "α {alpha}: variance {var}, {variance} expected");
         }
     }
 
@@ -225,11 +189,7 @@ mod tests {
     fn lambda_per_batch_is_one_draw_and_the_first_of_per_sample() {
         let rng = || stream(9, Purpose::Lambda, 2, 3);
         let one = Mix::MIXUP.draw_lambda(&mut rng(), 8);
-        let each = Mix::Mixup {
-            alpha: 1.0,
-            lambda_per: LambdaPer::Sample,
-        }
-        .draw_lambda(&mut rng(), 8);
+        let each = Mix::Mixup { alpha: 1.0, lambda_per: LambdaPer::Sample }.draw_lambda(&mut rng(), 8);
         assert!(one.iter().all(|l| *l == one[0]));
         assert_eq!(one[0], each[0]);
         assert!(each.windows(2).all(|w| w[0] != w[1]));
@@ -239,10 +199,7 @@ mod tests {
     fn draws_are_pinned() {
         // A change here changes every mixed result: raise the semantics number of `train`.
         let draw = |alpha| {
-            let m = Mix::Mixup {
-                alpha,
-                lambda_per: LambdaPer::Sample,
-            };
+            let m = Mix::Mixup { alpha, lambda_per: LambdaPer::Sample };
             m.draw_lambda(&mut stream(0, Purpose::Lambda, 1, 0), 3)
         };
         assert_eq!(draw(1.0), [0.38086307, 0.70061684, 0.9315945]);
@@ -254,9 +211,6 @@ mod tests {
         let text = r#"{"name":"remix","alpha":1.0,"kappa":3.0,"tau":0.5,"lambda_per":"batch"}"#;
         assert_eq!(serde_json::to_string(&Mix::REMIX).expect("JSON"), text);
         assert_eq!(serde_json::from_str::<Mix>(text).expect("a mix"), Mix::REMIX);
-        assert_eq!(
-            serde_json::to_string(&Mix::None).expect("JSON"),
-            r#"{"name":"none"}"#
-        );
+        assert_eq!(serde_json::to_string(&Mix::None).expect("JSON"), r#"{"name":"none"}"#);
     }
 }

@@ -49,20 +49,14 @@ fn listed() -> String {
 }
 
 fn hint(nearest: &Option<String>) -> String {
-    nearest
-        .as_ref()
-        .map_or(String::new(), |n| format!(", did you mean {n}"))
+    nearest.as_ref().map_or(String::new(), |n| format!(", did you mean {n}"))
 }
 
 /// All presets with their names: every mix with every loss and every rule, from plain to elaborate.
 fn all() -> impl Iterator<Item = (String, Method)> {
     let losses = |mix| LOSSES.into_iter().map(move |loss| (mix, loss));
     let rules = |(mix, loss)| RULES.into_iter().map(move |rule| Method { mix, loss, rule });
-    MIXES
-        .into_iter()
-        .flat_map(losses)
-        .flat_map(rules)
-        .map(|m| (m.name(), m))
+    MIXES.into_iter().flat_map(losses).flat_map(rules).map(|m| (m.name(), m))
 }
 
 /// The names of all presets.
@@ -75,17 +69,10 @@ pub fn names() -> impl Iterator<Item = String> {
 /// # Errors
 /// [`Unknown`], which lists the names and suggests the nearest.
 pub fn preset(name: &str) -> Result<Method, Unknown> {
-    all()
-        .find(|(n, _)| n == name)
-        .map(|(_, m)| m)
-        .ok_or_else(|| Unknown {
-            name: name.to_owned(),
-            nearest: names()
-                .map(|n| (distance(&n, name), n))
-                .min()
-                .filter(|(d, _)| *d <= 3)
-                .map(|(_, n)| n),
-        })
+    all().find(|(n, _)| n == name).map(|(_, m)| m).ok_or_else(|| Unknown {
+        name: name.to_owned(),
+        nearest: names().map(|n| (distance(&n, name), n)).min().filter(|(d, _)| *d <= 3).map(|(_, n)| n),
+    })
 }
 
 impl Method {
@@ -106,10 +93,7 @@ impl Method {
 /// The name of a method from a checkpoint manifest's `params`, with the options that differ from the preset's
 /// in brackets: `remix-drw`, `remix(tau=0.3)`. `unknown` if the params do not say.
 pub fn preset_name(params: &Object) -> String {
-    if PARTS
-        .iter()
-        .any(|part| params.get(*part).and_then(|p| p.get("name")).is_none())
-    {
+    if PARTS.iter().any(|part| params.get(*part).and_then(|p| p.get("name")).is_none()) {
         return "unknown".into();
     }
     let name = base_name(params);
@@ -137,11 +121,7 @@ fn base_name(params: &Object) -> String {
         .filter_map(|part| params.get(*part)?.get("name")?.as_str())
         .filter(|name| !["none", "ce"].contains(name))
         .collect();
-    if parts.is_empty() {
-        "erm".into()
-    } else {
-        parts.join("-")
-    }
+    if parts.is_empty() { "erm".into() } else { parts.join("-") }
 }
 
 /// Levenshtein's distance, in bytes.
@@ -178,33 +158,15 @@ mod tests {
             assert_eq!(preset_name(&method.params()), name);
         }
         let m = preset("remix-drw").expect("a preset");
-        assert_eq!(
-            m,
-            Method {
-                mix: Mix::REMIX,
-                loss: Loss::Ce,
-                rule: Rule::Drw(Reweight::EFFECTIVE)
-            }
-        );
+        assert_eq!(m, Method { mix: Mix::REMIX, loss: Loss::Ce, rule: Rule::Drw(Reweight::EFFECTIVE) });
     }
 
     #[test]
     fn other_options_show() {
         let mut m = preset("remix-rw").expect("a preset");
-        m.mix = Mix::Remix {
-            alpha: 1.0,
-            kappa: 3.0,
-            tau: 0.3,
-            lambda_per: LambdaPer::Sample,
-        };
-        m.rule = Rule::Rw(Reweight {
-            beta: 0.9999,
-            rw_norm: RwNorm::BatchSize,
-        });
-        assert_eq!(
-            preset_name(&m.params()),
-            "remix-rw(tau=0.3,lambda_per=sample,rw_norm=batch-size)"
-        );
+        m.mix = Mix::Remix { alpha: 1.0, kappa: 3.0, tau: 0.3, lambda_per: LambdaPer::Sample };
+        m.rule = Rule::Rw(Reweight { beta: 0.9999, rw_norm: RwNorm::BatchSize });
+        assert_eq!(preset_name(&m.params()), "remix-rw(tau=0.3,lambda_per=sample,rw_norm=batch-size)");
         assert_eq!(m.name(), "remix-rw");
         m = preset("rs").expect("a preset");
         m.rule = Rule::Rs(Draw::Inverse);
@@ -237,13 +199,8 @@ mod tests {
 
     #[test]
     fn distances() {
-        let all = [
-            ("", "", 0),
-            ("abc", "", 3),
-            ("remix", "remx", 1),
-            ("drw", "rw", 1),
-            ("mixup", "remix", 4),
-        ];
+        let all =
+            [("", "", 0), ("abc", "", 3), ("remix", "remx", 1), ("drw", "rw", 1), ("mixup", "remix", 4)];
         for (a, b, d) in all {
             assert_eq!((distance(a, b), distance(b, a)), (d, d), "{a} {b}");
         }

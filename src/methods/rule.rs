@@ -76,10 +76,7 @@ impl Draw {
 
 impl Reweight {
     /// The literature's: [`BETA`], and the normalisation of PyTorch.
-    pub const EFFECTIVE: Reweight = Reweight {
-        beta: BETA,
-        rw_norm: RwNorm::WeightSum,
-    };
+    pub const EFFECTIVE: Reweight = Reweight { beta: BETA, rw_norm: RwNorm::WeightSum };
 
     /// The weight of each class, mean 1; `counts` are the classes' training images, all positive.
     pub fn weights(&self, counts: &[usize]) -> Vec<f64> {
@@ -137,10 +134,7 @@ mod tests {
         let w = Reweight::EFFECTIVE.weights(&counts);
         assert!((w.iter().sum::<f64>() - 10.0).abs() < 1e-12);
         assert!(w.windows(2).all(|w| w[0] < w[1]), "rarer classes weigh more");
-        let plain: Vec<f64> = counts
-            .iter()
-            .map(|&n| 1e-4 / (1.0 - 0.9999f64.powi(n as i32)))
-            .collect();
+        let plain: Vec<f64> = counts.iter().map(|&n| 1e-4 / (1.0 - 0.9999f64.powi(n as i32))).collect();
         for (a, b) in w.iter().zip(&plain) {
             assert!((a / w[0] - b / plain[0]).abs() < 1e-9 * a / w[0]);
         }
@@ -149,23 +143,13 @@ mod tests {
     #[test]
     fn limits_of_beta() {
         let counts = [4000, 100, 20];
-        let flat = Reweight {
-            beta: 0.0,
-            rw_norm: RwNorm::WeightSum,
-        }
-        .weights(&counts);
+        let flat = Reweight { beta: 0.0, rw_norm: RwNorm::WeightSum }.weights(&counts);
         assert_eq!(flat, [1.0; 3], "β = 0: no re-weighting");
         let p = Draw::Effective { beta: 1.0 - 1e-9 }.probabilities(&counts);
-        assert!(
-            p.iter().all(|p| (p - 1.0 / 3.0).abs() < 1e-5),
-            "β → 1: every class equally: {p:?}"
-        );
+        assert!(p.iter().all(|p| (p - 1.0 / 3.0).abs() < 1e-5), "β → 1: every class equally: {p:?}");
         assert_eq!(Draw::Inverse.probabilities(&counts), [1.0 / 3.0; 3]);
         let natural = Draw::Effective { beta: 0.0 }.probabilities(&counts);
-        assert!(
-            (natural[0] - 4000.0 / 4120.0).abs() < 1e-15,
-            "β = 0: as in the data"
-        );
+        assert!((natural[0] - 4000.0 / 4120.0).abs() < 1e-15, "β = 0: as in the data");
     }
 
     #[test]
@@ -173,15 +157,9 @@ mod tests {
         let text = |r: Rule| serde_json::to_string(&r).expect("JSON");
         let all = [
             (Rule::None, r#"{"name":"none"}"#),
-            (
-                Rule::Rs(Draw::EFFECTIVE),
-                r#"{"name":"rs","rs":"effective","beta":0.9999}"#,
-            ),
+            (Rule::Rs(Draw::EFFECTIVE), r#"{"name":"rs","rs":"effective","beta":0.9999}"#),
             (Rule::Drs(Draw::Inverse), r#"{"name":"drs","rs":"inverse"}"#),
-            (
-                Rule::Rw(Reweight::EFFECTIVE),
-                r#"{"name":"rw","beta":0.9999,"rw_norm":"weight-sum"}"#,
-            ),
+            (Rule::Rw(Reweight::EFFECTIVE), r#"{"name":"rw","beta":0.9999,"rw_norm":"weight-sum"}"#),
         ];
         for (rule, json) in all {
             assert_eq!(text(rule), json);

@@ -20,11 +20,7 @@ impl Sampler {
     /// A sampler over the images with these labels; `counts` are the labels' counts, all positive.
     pub fn new(draw: &Draw, labels: &[u32], counts: &[usize]) -> Sampler {
         let mut sum = 0.0;
-        let mut cumulative: Vec<f64> = draw
-            .probabilities(counts)
-            .iter()
-            .map(|p| (sum += p, sum).1)
-            .collect();
+        let mut cumulative: Vec<f64> = draw.probabilities(counts).iter().map(|p| (sum += p, sum).1).collect();
         // The rounding of the sum must not leave a gap below 1.
         if let Some(last) = cumulative.last_mut() {
             *last = 1.0;
@@ -36,11 +32,7 @@ impl Sampler {
         }));
         let mut images: Vec<u32> = (0..).take(labels.len()).collect();
         images.sort_by_key(|&i| labels[i as usize]);
-        Sampler {
-            cumulative,
-            images,
-            starts,
-        }
+        Sampler { cumulative, images, starts }
     }
 
     /// The position of one image; four words of the stream.

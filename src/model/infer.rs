@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
 
 use super::weights::{self, StateDict, get, to_hwio};
 use super::{Arch, Named};
@@ -13,8 +14,8 @@ use crate::ops::conv::Geometry;
 use crate::ops::conv::tile::{Run, Sink, Walk, correlate};
 use crate::ops::head::logits;
 use crate::ops::load::{Levels, levels};
+use crate::ops::norm;
 use crate::ops::simd::{Isa, Task, Vector, run};
-use crate::ops::{Parts, chunk_range, for_each_chunk, norm};
 use crate::train::config;
 
 /// Outputs of a network for a whole split, row major, in the order of the split.
@@ -30,11 +31,12 @@ pub struct Inference {
     pub feature_len: usize,
 }
 
-/// Runs the weights of a file over a split, with the recipe's normalisation and no augmentation.
+/// Runs the weights of a file over a split, with the recipe's normalisation and no augmentation. A thread takes `batch`
+/// images at a time through the network; the result does not depend on it.
 ///
 /// # Errors
 /// A file that cannot be read, weights of another architecture or number of classes.
-pub fn infer(weights: &Path, arch: Arch, split: &Split, info: &Info) -> Result<Inference> {
+pub fn infer(weights: &Path, arch: Arch, split: &Split, info: &Info, batch: usize) -> Result<Inference> {
     let at = || weights.display().to_string();
     let (dict, _) = weights::open(weights)?;
     weights::check_arch(&dict, arch).with_context(at)?;
@@ -45,7 +47,7 @@ pub fn infer(weights: &Path, arch: Arch, split: &Split, info: &Info) -> Result<I
         at(),
         info.classes
     );
-    Ok(Folded::new(&dict, arch, split.shape(), classes).with_context(at)?.run(split))
+    Ok(Folded::new(&dict, arch, split.shape(), classes).with_context(at)?.run(split, batch))
 }
 
 /// A convolution with its batch norm folded in: `relu(conv(x) + bias [+ shortcut])`.
@@ -64,8 +66,8 @@ pub struct Folded {
     levels: Levels,
 }
 
-/// Images that go through a layer before the next layer's weights are needed.
-const GROUP: usize = 2;
+/// Images that go through a layer before the next layer's weights are needed: as many as fit the second-level cache.
+pub const BATCH: usize = 2;
 
 impl Folded {
     /// Folds weights. `shape` is that of the images, `[H, W, C]`.
@@ -75,14 +77,12 @@ impl Folded {
     pub fn new(dict: &StateDict, arch: Arch, shape: [usize; 3], classes: usize) -> Result<Self> {
         let fold = |Named { conv, norm: bn, geo }: Named| -> Result<Conv> {
             let (cin, cout) = (geo.cin, geo.cout);
-            let mut weight =
-                to_hwio(get(dict, &format!("{conv}.weight"), &[cout, cin, 3, 3])?, cin, cout);
+            let mut weight = to_hwio(get(dict, &format!("{conv}.weight"), &[cout, cin, 3, 3])?, cin, cout);
             let part = |name: &str| get(dict, &format!("{bn}.{name}"), &[cout]);
             let (gamma, beta) = (part("weight")?, part("bias")?);
             let (mean, var) = (part("running_mean")?, part("running_var")?);
-            let scale: Vec<f64> = (0..cout)
-                .map(|c| f64::from(gamma[c]) / (f64::from(var[c]) + norm::EPS).sqrt())
-                .collect();
+            let scale: Vec<f64> =
+                (0..cout).map(|c| f64::from(gamma[c]) / (f64::from(var[c]) + norm::EPS).sqrt()).collect();
             for row in weight.chunks_exact_mut(cout) {
                 row.iter_mut().zip(&scale).for_each(|(w, s)| *w = (f64::from(*w) * s) as f32);
             }
@@ -103,35 +103,24 @@ impl Folded {
         })
     }
 
-    /// Logits and features of all images of a split.
-    pub fn run(&self, split: &Split) -> Inference {
-        let n = split.len();
-        let mut out = Inference {
-            logits: vec![0.0; n * self.classes],
-            features: vec![0.0; n * self.feature_len],
-            classes: self.classes,
-            feature_len: self.feature_len,
-        };
-        let (z, f) = (Parts::new(&mut out.logits), Parts::new(&mut out.features));
-        for_each_chunk(n, |chunk| {
-            let range = chunk_range(chunk, n);
-            let mut space = Space::new(self);
-            for first in range.clone().step_by(GROUP) {
-                let group = first..range.end.min(first + GROUP);
-                // SAFETY: groups do not overlap.
-                let features =
-                    unsafe { f.part(group.start * self.feature_len..group.end * self.feature_len) };
-                let images: Vec<&[u8]> = group.clone().map(|n| split.image(n)).collect();
-                run(Isa::get(), Group { net: self, images: &images, space: &mut space, features });
-                for (i, n) in group.enumerate() {
-                    // SAFETY: one image each.
-                    let z = unsafe { z.part(n * self.classes..(n + 1) * self.classes) };
-                    let features = &features[i * self.feature_len..][..self.feature_len];
-                    logits(features, &self.linear.0, &self.linear.1, z);
+    /// Logits and features of all images of a split, `batch` images of a thread at a time.
+    pub fn run(&self, split: &Split, batch: usize) -> Inference {
+        let (n, classes, len) = (split.len(), self.classes, self.feature_len);
+        let batch = batch.clamp(1, n.max(1));
+        let (mut z, mut f) = (vec![0.0; n * classes], vec![0.0; n * len]);
+        let rows = z.par_chunks_mut(batch * classes).zip(f.par_chunks_mut(batch * len)).enumerate();
+        rows.for_each_init(
+            || Space::new(self, batch),
+            |space, (at, (z, features))| {
+                let images: Vec<&[u8]> =
+                    (at * batch..n.min((at + 1) * batch)).map(|n| split.image(n)).collect();
+                run(Isa::get(), Group { net: self, images: &images, space, features });
+                for (z, f) in z.chunks_exact_mut(classes).zip(features.chunks_exact(len)) {
+                    logits(f, &self.linear.0, &self.linear.1, z);
                 }
-            }
-        });
-        out
+            },
+        );
+        Inference { logits: z, features: f, classes, feature_len: len }
     }
 }
 
@@ -142,10 +131,10 @@ struct Space {
 }
 
 impl Space {
-    fn new(net: &Folded) -> Self {
+    fn new(net: &Folded, images: usize) -> Self {
         let padded = |g: &Geometry| (g.height + 2) * (g.width + 2) * g.cin.max(g.cout);
         let len = net.convs.iter().map(|c| padded(&c.geo)).max().unwrap_or(0);
-        Space { len, buffers: std::array::from_fn(|_| vec![0.0; GROUP * len]) }
+        Space { len, buffers: std::array::from_fn(|_| vec![0.0; images * len]) }
     }
 }
 

@@ -86,11 +86,7 @@ impl Arch {
                 let second = Geometry { height, width, cin, cout, stride: 1 };
                 for (n, geo) in [(1, first), (2, second)] {
                     let place = format!("layer{}.{block}", stage + 1);
-                    all.push(Named {
-                        conv: format!("{place}.conv{n}"),
-                        norm: format!("{place}.bn{n}"),
-                        geo,
-                    });
+                    all.push(Named { conv: format!("{place}.conv{n}"), norm: format!("{place}.bn{n}"), geo });
                 }
             }
         }

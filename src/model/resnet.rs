@@ -8,8 +8,8 @@ use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{Arch, Named};
-use crate::ops::conv::{self, Geometry, InputGrad, Residual, Shortcut, Source};
 use crate::methods::loss::Targets;
+use crate::ops::conv::{self, Geometry, InputGrad, Residual, Shortcut, Source};
 use crate::ops::head::{Head, Loss};
 use crate::ops::sgd::{self, Rates};
 use crate::ops::{chunks, norm, pool, write, zeros};
@@ -119,9 +119,8 @@ impl Net {
 
         let conv_bn = |slot: &Slot| -> Result<ConvBn> {
             let geo = slot.conv.geo;
-            let weight = |of: &Tensor| {
-                of.narrow(0, slot.weight, geo.weight_len())?.reshape((3, 3, geo.cin, geo.cout))
-            };
+            let weight =
+                |of: &Tensor| of.narrow(0, slot.weight, geo.weight_len())?.reshape((3, 3, geo.cin, geo.cout));
             let gamma_beta =
                 |of: &Tensor| of.narrow(0, slot.gamma_beta, 2 * geo.cout)?.reshape((2, geo.cout));
             Ok(ConvBn {
@@ -147,7 +146,8 @@ impl Net {
             })
             .collect::<Result<Vec<_>>>()?;
 
-        let stage_ends: Vec<Geometry> = (1..=3).map(|s| blocks[s * blocks.len() / 3 - 1].second.geo()).collect();
+        let stage_ends: Vec<Geometry> =
+            (1..=3).map(|s| blocks[s * blocks.len() / 3 - 1].second.geo()).collect();
         let gradients = || stage_ends.iter().map(|&g| output(batch, g)).collect::<Result<Vec<_>>>();
         let widest = stage_ends[2].cout;
         Ok(Net {
@@ -265,9 +265,7 @@ impl Net {
             shortcut = if block.first.geo().stride == 1 { Shortcut::Same(out) } else { Shortcut::Half(out) };
             (before, out) = (&block.second, &block.out);
         }
-        let Shortcut::Same(x) = shortcut else {
-            candle_core::bail!("the last block changes the size")
-        };
+        let Shortcut::Same(x) = shortcut else { candle_core::bail!("the last block changes the size") };
         pool::forward(batch, &before.y, &before.affine, x, out, &self.features)
     }
 
@@ -295,7 +293,14 @@ impl Net {
     fn backward(&self, batch: usize) -> Result<()> {
         let mut stage = 2;
         let last = &self.blocks[self.blocks.len() - 1];
-        pool::backward(batch, &self.head.d_features, &last.out, &last.second.y, &self.d_out[stage], &self.sums)?;
+        pool::backward(
+            batch,
+            &self.head.d_features,
+            &last.out,
+            &last.second.y,
+            &self.d_out[stage],
+            &self.sums,
+        )?;
         for n in (0..self.blocks.len()).rev() {
             let Block { first, second, .. } = &self.blocks[n];
             let (before, x) = match n.checked_sub(1).map(|n| &self.blocks[n]) {

@@ -66,17 +66,12 @@ impl Net {
             let Named { conv, norm, geo } = &slot.conv;
             let weight = &flat[slot.weight..][..geo.weight_len()];
             let (gamma, beta) = flat[slot.gamma_beta..][..2 * geo.cout].split_at(geo.cout);
-            put(
-                format!("{conv}.weight"),
-                vec![geo.cout, geo.cin, 3, 3],
-                to_oihw(weight, geo.cin, geo.cout),
-            );
+            put(format!("{conv}.weight"), vec![geo.cout, geo.cin, 3, 3], to_oihw(weight, geo.cin, geo.cout));
             put(format!("{norm}.weight"), vec![geo.cout], gamma.to_vec());
             put(format!("{norm}.bias"), vec![geo.cout], beta.to_vec());
         }
         let len = self.arch.feature_len();
-        let (weight, bias) =
-            flat[self.linear_at..][..self.classes * (len + 1)].split_at(self.classes * len);
+        let (weight, bias) = flat[self.linear_at..][..self.classes * (len + 1)].split_at(self.classes * len);
         put("linear.weight".into(), vec![self.classes, len], weight.to_vec());
         put("linear.bias".into(), vec![self.classes], bias.to_vec());
         Ok(all)
@@ -113,10 +108,8 @@ impl Net {
             let Named { conv, norm, geo } = &slot.conv;
             let weight = get(dict, &format!("{prefix}{conv}.weight"), &[geo.cout, geo.cin, 3, 3])?;
             parts.push((slot.weight, to_hwio(weight, geo.cin, geo.cout)));
-            parts.push((
-                slot.gamma_beta,
-                get(dict, &format!("{prefix}{norm}.weight"), &[geo.cout])?.to_vec(),
-            ));
+            parts
+                .push((slot.gamma_beta, get(dict, &format!("{prefix}{norm}.weight"), &[geo.cout])?.to_vec()));
             parts.push((
                 slot.gamma_beta + geo.cout,
                 get(dict, &format!("{prefix}{norm}.bias"), &[geo.cout])?.to_vec(),
@@ -209,7 +202,9 @@ pub fn check_arch(dict: &StateDict, arch: Arch) -> Result<()> {
         layer == "linear" || norms.iter().any(|n| n.conv == layer || n.norm == layer)
     };
     match dict.keys().find(|name| !known(name)) {
-        Some(name) => bail!("has a tensor {name:?}, which {arch} has not; is it another architecture (--arch)?"),
+        Some(name) => {
+            bail!("has a tensor {name:?}, which {arch} has not; is it another architecture (--arch)?")
+        }
         None => Ok(()),
     }
 }
@@ -260,17 +255,13 @@ fn parse(bytes: &[u8]) -> Result<(StateDict, HashMap<String, String>)> {
         if name.ends_with(".num_batches_tracked") {
             continue;
         }
+        ensure!(view.dtype() == Dtype::F32, "{name} is {:?}; save the weights as float32", view.dtype());
+        let data: Vec<f32> =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         ensure!(
-            view.dtype() == Dtype::F32,
-            "{name} is {:?}; save the weights as float32",
-            view.dtype()
+            data.iter().all(|x| x.is_finite()),
+            "{name} has values that are not finite; the training diverged"
         );
-        let data: Vec<f32> = view
-            .data()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
-        ensure!(data.iter().all(|x| x.is_finite()), "{name} has values that are not finite; the training diverged");
         // DataParallel's prefix, as the field's checkpoints often have it.
         let name = name.strip_prefix("module.").unwrap_or(&name).to_owned();
         dict.insert(name, Values { shape: view.shape().to_vec(), data });

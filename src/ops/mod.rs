@@ -72,9 +72,7 @@ pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R
             "remix-write"
         }
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-            let CpuStorage::F32(values) = storage else {
-                bail!("expected an f32 tensor")
-            };
+            let CpuStorage::F32(values) = storage else { bail!("expected an f32 tensor") };
             let range = contiguous(layout)?;
             if let Some(f) = self.0.take() {
                 self.1.set(Some(f(&mut values[range])?));

@@ -122,11 +122,7 @@ impl Config {
 
     /// The three choices that make up the method.
     pub fn method(&self) -> Method {
-        Method {
-            mix: self.mix,
-            loss: self.loss,
-            rule: self.rule,
-        }
+        Method { mix: self.mix, loss: self.loss, rule: self.rule }
     }
 
     /// Learning rate of an epoch, from 1.
@@ -164,11 +160,7 @@ impl Config {
     /// The first such value, with the flag that sets it.
     pub fn validate(&self) -> Result<(), Error> {
         let check = |ok: bool, flag, value: &dyn fmt::Display, why| {
-            let fault = || Error {
-                flag,
-                value: value.to_string(),
-                why,
-            };
+            let fault = || Error { flag, value: value.to_string(), why };
             if ok { Ok(()) } else { Err(fault()) }
         };
         let not_negative = |x: f64| x.is_finite() && x.is_sign_positive();
@@ -177,21 +169,11 @@ impl Config {
 
         check(self.epochs > 0, "epochs", &self.epochs, "must be at least 1")?;
         let batch = (1..=65_536).contains(&self.batch_size);
-        check(
-            batch,
-            "batch-size",
-            &self.batch_size,
-            "must be between 1 and 65536",
-        )?;
+        check(batch, "batch-size", &self.batch_size, "must be between 1 and 65536")?;
         let lr = self.lr > 0.0 && (self.lr as f32).is_normal();
         check(lr, "lr", &self.lr, "must be a positive number, such as 0.1")?;
         let momentum = not_negative(self.momentum) && self.momentum < 1.0;
-        check(
-            momentum,
-            "momentum",
-            &self.momentum,
-            "must be at least 0 and below 1",
-        )?;
+        check(momentum, "momentum", &self.momentum, "must be at least 0 and below 1")?;
         check(
             not_negative(self.weight_decay),
             "weight-decay",
@@ -199,18 +181,8 @@ impl Config {
             "must be 0 or a positive number",
         )?;
         let ascending = self.milestones.is_sorted() && self.milestones.first() != Some(&0);
-        check(
-            ascending,
-            "milestones",
-            &list,
-            "must be ascending epochs, the first being 1 or later",
-        )?;
-        check(
-            self.warmup < self.epochs,
-            "warmup",
-            &self.warmup,
-            "must be shorter than the training",
-        )?;
+        check(ascending, "milestones", &list, "must be ascending epochs, the first being 1 or later")?;
+        check(self.warmup < self.epochs, "warmup", &self.warmup, "must be shorter than the training")?;
         let starts = self.rule_from() <= self.epochs;
         let why =
             "a deferred rule starts at the last milestone, which must be one of the epochs; or use rs or rw";
@@ -225,22 +197,12 @@ impl Config {
             )?;
         }
         if let Mix::Remix { kappa, tau, .. } = self.mix {
-            check(
-                kappa >= 1.0 && kappa.is_finite(),
-                "kappa",
-                &kappa,
-                "must be at least 1",
-            )?;
+            check(kappa >= 1.0 && kappa.is_finite(), "kappa", &kappa, "must be at least 1")?;
             let tau_ok = not_negative(tau) && tau <= 1.0;
             check(tau_ok, "tau", &tau, "must be between 0 (Mixup) and 1")?;
         }
         if let Some(beta) = self.rule.beta() {
-            check(
-                not_negative(beta) && beta < 1.0,
-                "beta",
-                &beta,
-                "must be at least 0 and below 1",
-            )?;
+            check(not_negative(beta) && beta < 1.0, "beta", &beta, "must be at least 0 and below 1")?;
         }
         Ok(())
     }

@@ -34,10 +34,7 @@ fn params_are_pinned() {
 #[test]
 fn absurd_values_are_refused_by_the_name_of_their_flag() {
     let remix = |c: &mut Config, f: &dyn Fn(&mut f64, &mut f64, &mut f64)| {
-        let Mix::Remix {
-            alpha, kappa, tau, ..
-        } = &mut c.mix
-        else {
+        let Mix::Remix { alpha, kappa, tau, .. } = &mut c.mix else {
             panic!("this one is Remix");
         };
         f(alpha, kappa, tau);
@@ -68,18 +65,8 @@ fn absurd_values_are_refused_by_the_name_of_their_flag() {
         ("tau", &|c| remix(c, &|_, _, tau| *tau = 1.01)),
         ("tau", &|c| remix(c, &|_, _, tau| *tau = -0.5)),
         ("tau", &|c| remix(c, &|_, _, tau| *tau = f64::NAN)),
-        ("beta", &|c| {
-            c.rule = Rule::Drw(Reweight {
-                beta: 1.0,
-                ..Reweight::EFFECTIVE
-            })
-        }),
-        ("beta", &|c| {
-            c.rule = Rule::Drw(Reweight {
-                beta: f64::NAN,
-                ..Reweight::EFFECTIVE
-            })
-        }),
+        ("beta", &|c| c.rule = Rule::Drw(Reweight { beta: 1.0, ..Reweight::EFFECTIVE })),
+        ("beta", &|c| c.rule = Rule::Drw(Reweight { beta: f64::NAN, ..Reweight::EFFECTIVE })),
     ];
     for (n, (flag, change)) in cases.iter().enumerate() {
         let mut c = config("remix-drw");

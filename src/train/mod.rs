@@ -23,10 +23,10 @@ use crate::data::Info;
 use crate::data::shard::Split;
 use crate::manifest::store::{Produced, write_atomic};
 use crate::manifest::{Manifest, Object};
-use crate::model::infer::Folded;
+use crate::methods::loss::Targets;
+use crate::model::infer::{self, Folded};
 use crate::model::resnet::Net;
 use crate::model::weights;
-use crate::methods::loss::Targets;
 use crate::ops::head::argmax;
 use crate::ops::load::{self, Levels, View, levels};
 use crate::ops::sgd::Rates;
@@ -168,16 +168,10 @@ fn train_epoch(
         let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(step);
         let view = |n: usize| {
             let s = samples[n];
-            View {
-                image: train.image(s.index as usize),
-                dy: s.dy.into(),
-                dx: s.dx.into(),
-                flip: s.flip,
-            }
+            View { image: train.image(s.index as usize), dy: s.dy.into(), dx: s.dx.into(), flip: s.flip }
         };
         load::forward(&net.x, train.shape(), levels, view, &partner, &lambda)?;
-        let targets =
-            Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
+        let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
         let result = net.step(targets, rates)?;
         if !result.loss.is_finite() {
             bail!(
@@ -194,7 +188,7 @@ fn train_epoch(
 
 /// Percent of a split that is classified right.
 fn top1(net: &Folded, split: &Split) -> f64 {
-    let out = net.run(split);
+    let out = net.run(split, infer::BATCH);
     let rows = out.logits.chunks_exact(out.classes);
     let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
     100.0 * right as f64 / split.len() as f64

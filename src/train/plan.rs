@@ -108,18 +108,11 @@ impl Plan {
     pub fn new(config: &Config, labels: &[u32], cls_num_list: &[usize]) -> Result<Plan, Error> {
         let classes = cls_num_list.len();
         if classes == 0 || labels.is_empty() || u32::try_from(labels.len()).is_err() {
-            return Err(Error::Size {
-                images: labels.len(),
-                classes,
-            });
+            return Err(Error::Size { images: labels.len(), classes });
         }
         let mut found = vec![0; classes];
         for (index, &label) in labels.iter().enumerate() {
-            *found.get_mut(label as usize).ok_or(Error::Label {
-                index,
-                label,
-                classes,
-            })? += 1;
+            *found.get_mut(label as usize).ok_or(Error::Label { index, label, classes })? += 1;
         }
         for (class, (&listed, found)) in cls_num_list.iter().zip(found).enumerate() {
             if listed != found {
@@ -133,14 +126,8 @@ impl Plan {
             config: config.clone(),
             labels: labels.to_vec(),
             cls_num_list: cls_num_list.to_vec(),
-            sampler: config
-                .rule
-                .draw()
-                .map(|draw| Sampler::new(draw, labels, cls_num_list)),
-            weights: config
-                .rule
-                .reweight()
-                .map(|r| (r.weights(cls_num_list), r.rw_norm)),
+            sampler: config.rule.draw().map(|draw| Sampler::new(draw, labels, cls_num_list)),
+            weights: config.rule.reweight().map(|r| (r.weights(cls_num_list), r.rw_norm)),
         })
     }
 
@@ -157,12 +144,7 @@ impl Plan {
             }
         };
         let weights = self.weights.as_ref().filter(|_| active);
-        EpochPlan {
-            plan: self,
-            epoch,
-            order,
-            weights,
-        }
+        EpochPlan { plan: self, epoch, order, weights }
     }
 }
 
@@ -188,21 +170,13 @@ impl EpochPlan<'_> {
 
     /// One step, from 0 to `steps() - 1`.
     pub fn step(&self, i: usize) -> Step {
-        let Plan {
-            config,
-            labels,
-            cls_num_list,
-            ..
-        } = self.plan;
+        let Plan { config, labels, cls_num_list, .. } = self.plan;
         let from = i * config.batch_size;
         let batch = &self.order[from..self.order.len().min(from + config.batch_size)];
         let rng = |purpose| stream(config.seed, purpose, self.epoch.into(), i as u64);
 
         let mut words = rng(Purpose::Augment);
-        let samples = batch
-            .iter()
-            .map(|&index| augment(config.augment, index, words.next_u32()))
-            .collect();
+        let samples = batch.iter().map(|&index| augment(config.augment, index, words.next_u32())).collect();
         let mut partner: Vec<u32> = (0..).take(batch.len()).collect();
         if config.mix != Mix::None {
             shuffle(&mut rng(Purpose::Pair), &mut partner);
@@ -210,23 +184,9 @@ impl EpochPlan<'_> {
         let label_a: Vec<u32> = batch.iter().map(|&n| labels[n as usize]).collect();
         let label_b: Vec<u32> = partner.iter().map(|&p| label_a[p as usize]).collect();
         let lambda = config.mix.draw_lambda(&mut rng(Purpose::Lambda), batch.len());
-        let (coef_a, coef_b) = coefficients(
-            &config.mix,
-            cls_num_list,
-            self.weights,
-            &lambda,
-            &label_a,
-            &label_b,
-        );
-        Step {
-            samples,
-            partner,
-            lambda,
-            label_a,
-            label_b,
-            coef_a,
-            coef_b,
-        }
+        let (coef_a, coef_b) =
+            coefficients(&config.mix, cls_num_list, self.weights, &lambda, &label_a, &label_b);
+        Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b }
     }
 }
 
@@ -254,31 +214,18 @@ fn coefficients(
         Some((_, RwNorm::WeightSum)) => shares.iter().map(|(a, b)| a + b).sum(),
         _ => shares.len() as f64,
     };
-    shares
-        .iter()
-        .map(|(a, b)| ((a / divisor) as f32, (b / divisor) as f32))
-        .unzip()
+    shares.iter().map(|(a, b)| ((a / divisor) as f32, (b / divisor) as f32)).unzip()
 }
 
 /// The augmentation that one random word stands for: ⌊162·word/2³²⌋ numbers the 9 × 9 crops times two.
 fn augment(augment: Augment, index: u32, word: u32) -> Sample {
     const OFFSETS: u64 = 2 * CROP_PADDING as u64 + 1;
     match augment {
-        Augment::None => Sample {
-            index,
-            dy: 0,
-            dx: 0,
-            flip: false,
-        },
+        Augment::None => Sample { index, dy: 0, dx: 0, flip: false },
         Augment::CropFlip => {
             let n = (u64::from(word) * (OFFSETS * OFFSETS * 2)) >> 32;
             let offset = |n: u64| (n % OFFSETS) as i8 - CROP_PADDING as i8;
-            Sample {
-                index,
-                dy: offset(n / 2 / OFFSETS),
-                dx: offset(n / 2),
-                flip: n % 2 == 1,
-            }
+            Sample { index, dy: offset(n / 2 / OFFSETS), dx: offset(n / 2), flip: n % 2 == 1 }
         }
     }
 }

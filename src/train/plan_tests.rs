@@ -12,10 +12,7 @@ use crate::methods::rule::{Draw, Reweight, Rule};
 const COUNTS: [usize; 4] = [200, 60, 19, 5];
 
 fn labels() -> Vec<u32> {
-    (0u32..)
-        .zip(COUNTS)
-        .flat_map(|(k, n)| std::iter::repeat_n(k, n))
-        .collect()
+    (0u32..).zip(COUNTS).flat_map(|(k, n)| std::iter::repeat_n(k, n)).collect()
 }
 
 fn config(name: &str) -> Config {
@@ -33,9 +30,7 @@ fn a_step_depends_on_nothing_but_its_place() {
     for name in names() {
         let (one, other) = (plan(&config(&name)), plan(&config(&name)));
         for epoch in [224, 1, 300] {
-            let there: Vec<Step> = (0..one.epoch(epoch).steps())
-                .map(|i| one.epoch(epoch).step(i))
-                .collect();
+            let there: Vec<Step> = (0..one.epoch(epoch).steps()).map(|i| one.epoch(epoch).step(i)).collect();
             let back = other.epoch(epoch);
             for i in (0..back.steps()).rev() {
                 assert_eq!(back.step(i), there[i], "{name} epoch {epoch} step {i}");
@@ -44,13 +39,7 @@ fn a_step_depends_on_nothing_but_its_place() {
         assert_ne!(one.epoch(1).step(0).samples, one.epoch(2).step(0).samples);
         assert_ne!(
             one.epoch(1).step(0).samples,
-            plan(&Config {
-                seed: 8,
-                ..config(&name)
-            })
-            .epoch(1)
-            .step(0)
-            .samples
+            plan(&Config { seed: 8, ..config(&name) }).epoch(1).step(0).samples
         );
     }
 }
@@ -63,41 +52,23 @@ fn every_image_once_an_epoch_and_the_last_batch_is_kept() {
         assert_eq!(epoch.steps(), 9);
         let steps: Vec<Step> = (0..9).map(|i| epoch.step(i)).collect();
         assert_eq!(steps[8].samples.len(), 284 - 8 * 32);
-        let seen: HashSet<u32> = steps
-            .iter()
-            .flat_map(|s| s.samples.iter().map(|s| s.index))
-            .collect();
+        let seen: HashSet<u32> = steps.iter().flat_map(|s| s.samples.iter().map(|s| s.index)).collect();
         assert_eq!(seen.len(), 284);
     }
 }
 
 #[test]
 fn remix_without_tau_is_mixup_bit_for_bit() {
-    for (per, rule) in [
-        (LambdaPer::Batch, "mixup"),
-        (LambdaPer::Sample, "mixup-rw"),
-        (LambdaPer::Sample, "mixup-drs"),
-    ] {
+    for (per, rule) in
+        [(LambdaPer::Batch, "mixup"), (LambdaPer::Sample, "mixup-rw"), (LambdaPer::Sample, "mixup-drs")]
+    {
         for alpha in [1.0, 0.3] {
             let mut mixup = config(rule);
-            mixup.mix = Mix::Mixup {
-                alpha,
-                lambda_per: per,
-            };
+            mixup.mix = Mix::Mixup { alpha, lambda_per: per };
             let mut remix = mixup.clone();
-            remix.mix = Mix::Remix {
-                alpha,
-                kappa: 3.0,
-                tau: 0.0,
-                lambda_per: per,
-            };
+            remix.mix = Mix::Remix { alpha, kappa: 3.0, tau: 0.0, lambda_per: per };
             let mut paper = mixup.clone();
-            paper.mix = Mix::Remix {
-                alpha,
-                kappa: 3.0,
-                tau: 0.5,
-                lambda_per: per,
-            };
+            paper.mix = Mix::Remix { alpha, kappa: 3.0, tau: 0.5, lambda_per: per };
             let (a, b, c) = (plan(&mixup), plan(&remix), plan(&paper));
             let mut differs = false;
             for epoch in [1, 225, 226, 227] {
@@ -120,12 +91,7 @@ fn remix_without_tau_is_mixup_bit_for_bit() {
 #[test]
 fn remix_gives_the_rare_class_the_label() {
     let mut c = config("remix");
-    c.mix = Mix::Remix {
-        alpha: 1.0,
-        kappa: 3.0,
-        tau: 0.5,
-        lambda_per: LambdaPer::Sample,
-    };
+    c.mix = Mix::Remix { alpha: 1.0, kappa: 3.0, tau: 0.5, lambda_per: LambdaPer::Sample };
     let plan = plan(&c);
     let (mut kept, mut zeros, mut ones) = (0, 0, 0);
     for epoch in 1..10 {
@@ -165,10 +131,7 @@ fn weights_stay_in_a_batch_of_one() {
     let mut c = config("rw");
     c.batch_size = 1;
     assert_eq!(plan(&c).epoch(1).step(0).coef_a, [1.0]);
-    c.rule = Rule::Rw(Reweight {
-        rw_norm: RwNorm::BatchSize,
-        ..Reweight::EFFECTIVE
-    });
+    c.rule = Rule::Rw(Reweight { rw_norm: RwNorm::BatchSize, ..Reweight::EFFECTIVE });
     let step = plan(&c).epoch(1).step(0);
     let weight = Reweight::EFFECTIVE.weights(&COUNTS)[step.label_a[0] as usize];
     assert_eq!(step.coef_a, [weight as f32]);
@@ -177,11 +140,7 @@ fn weights_stay_in_a_batch_of_one() {
 #[test]
 fn deferred_rules_are_nothing_before_the_last_milestone_and_the_rule_after() {
     for (deferred, rule) in [("remix-drs", "remix-rs"), ("remix-drw", "remix-rw")] {
-        let (deferred, none, rule) = (
-            plan(&config(deferred)),
-            plan(&config("remix")),
-            plan(&config(rule)),
-        );
+        let (deferred, none, rule) = (plan(&config(deferred)), plan(&config("remix")), plan(&config(rule)));
         for epoch in [1, 150, 224] {
             assert_eq!(deferred.epoch(epoch).step(1), none.epoch(epoch).step(1));
             assert_ne!(deferred.epoch(epoch).step(1), rule.epoch(epoch).step(1));
@@ -202,10 +161,7 @@ fn resampled_epochs_are_balanced() {
     for epoch in 1..=50 {
         let epoch = plan.epoch(epoch);
         assert_eq!(epoch.order().len(), 284);
-        epoch
-            .order()
-            .iter()
-            .for_each(|&i| seen[labels[i as usize] as usize] += 1);
+        epoch.order().iter().for_each(|&i| seen[labels[i as usize] as usize] += 1);
     }
     // 14,200 draws, 3,550 expected a class, σ ≈ 52.
     assert!(seen.iter().all(|n| n.abs_diff(3550) < 260), "{seen:?}");
@@ -222,19 +178,9 @@ fn augmentation_reaches_all_162_forms_alike_and_can_be_off() {
     }
     assert_eq!(counts.len(), 162);
     assert!(counts.values().all(|n| n.abs_diff(64) <= 1));
-    let plain = Sample {
-        index: 5,
-        dy: 0,
-        dx: 0,
-        flip: false,
-    };
+    let plain = Sample { index: 5, dy: 0, dx: 0, flip: false };
     assert_eq!(augment(Augment::None, 5, u32::MAX), plain);
-    let last = Sample {
-        index: 5,
-        dy: 4,
-        dx: 4,
-        flip: true,
-    };
+    let last = Sample { index: 5, dy: 4, dx: 4, flip: true };
     assert_eq!(augment(Augment::CropFlip, 5, u32::MAX), last);
 }
 
@@ -243,50 +189,17 @@ fn labels_that_cannot_be_are_refused() {
     let c = config("erm");
     let error = |labels: &[u32], counts: &[usize]| Plan::new(&c, labels, counts).expect_err("refused");
     assert_eq!(error(&[0, 0, 2], &[2, 0, 1]), Error::EmptyClass { class: 1 });
-    assert_eq!(
-        error(&[0, 3], &[1, 1]),
-        Error::Label {
-            index: 1,
-            label: 3,
-            classes: 2
-        }
-    );
-    assert_eq!(
-        error(&[0, 1], &[1, 2]),
-        Error::Counts {
-            class: 1,
-            listed: 2,
-            found: 1
-        }
-    );
-    assert_eq!(
-        error(&[], &[]),
-        Error::Size {
-            images: 0,
-            classes: 0
-        }
-    );
+    assert_eq!(error(&[0, 3], &[1, 1]), Error::Label { index: 1, label: 3, classes: 2 });
+    assert_eq!(error(&[0, 1], &[1, 2]), Error::Counts { class: 1, listed: 2, found: 1 });
+    assert_eq!(error(&[], &[]), Error::Size { images: 0, classes: 0 });
 }
 
 #[test]
 fn a_step_is_pinned() {
     // A change here changes every result: raise the semantics number of `train`.
-    let s = plan(&Config {
-        batch_size: 4,
-        ..config("remix-rs")
-    })
-    .epoch(1)
-    .step(2);
+    let s = plan(&Config { batch_size: 4, ..config("remix-rs") }).epoch(1).step(2);
     let samples: Vec<_> = s.samples.iter().map(|s| (s.index, s.dy, s.dx, s.flip)).collect();
-    assert_eq!(
-        samples,
-        [
-            (64, 1, -4, true),
-            (280, -3, -2, true),
-            (279, 0, 4, false),
-            (18, -2, 1, false)
-        ]
-    );
+    assert_eq!(samples, [(64, 1, -4, true), (280, -3, -2, true), (279, 0, 4, false), (18, -2, 1, false)]);
     assert_eq!((s.partner, s.lambda), (vec![0, 1, 3, 2], vec![0.47586882; 4]));
     // The last pair is (200 images, 5 images) with λ < ½: the rare one takes the label.
     assert_eq!(s.coef_a, [0.118967205, 0.118967205, 0.118967205, 0.0]);

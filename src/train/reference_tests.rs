@@ -61,12 +61,7 @@ fn fixture() -> Fixture {
 }
 
 fn remix(kappa: f64, tau: f64) -> Mix {
-    Mix::Remix {
-        alpha: 1.0,
-        kappa,
-        tau,
-        lambda_per: LambdaPer::Batch,
-    }
+    Mix::Remix { alpha: 1.0, kappa, tau, lambda_per: LambdaPer::Batch }
 }
 
 fn close(a: &[f64], b: &[f64], what: &str) {
@@ -82,11 +77,7 @@ fn lambda_y() {
     assert!(rows.len() > 2000);
     for (n_i, n_j, lambda, kappa, tau, expected) in rows {
         let got = remix(kappa, tau).lambda_y(lambda, n_i, n_j);
-        assert_eq!(
-            got.to_bits(),
-            expected.to_bits(),
-            "n {n_i} {n_j} λ {lambda} κ {kappa} τ {tau}"
-        );
+        assert_eq!(got.to_bits(), expected.to_bits(), "n {n_i} {n_j} λ {lambda} κ {kappa} τ {tau}");
     }
 }
 
@@ -95,27 +86,15 @@ fn class_weights_and_probabilities() {
     for (name, c) in fixture().counts {
         close(&Reweight::EFFECTIVE.weights(&c.cls_num_list), &c.rw, &name);
         close(&Draw::EFFECTIVE.probabilities(&c.cls_num_list), &c.rs, &name);
-        close(
-            &Draw::Inverse.probabilities(&c.cls_num_list),
-            &c.rs_inverse,
-            &name,
-        );
+        close(&Draw::Inverse.probabilities(&c.cls_num_list), &c.rs_inverse, &name);
     }
 }
 
 #[test]
 fn learning_rates() {
     for s in fixture().schedule {
-        assert_eq!(
-            s.recipe.milestones(s.epochs),
-            s.milestones,
-            "{:?} {}",
-            s.recipe,
-            s.epochs
-        );
-        let got: Vec<f32> = (1..=s.epochs)
-            .map(|e| schedule::lr(0.1, &s.milestones, 0, e))
-            .collect();
+        assert_eq!(s.recipe.milestones(s.epochs), s.milestones, "{:?} {}", s.recipe, s.epochs);
+        let got: Vec<f32> = (1..=s.epochs).map(|e| schedule::lr(0.1, &s.milestones, 0, e)).collect();
         let expected: Vec<f32> = s.lr.iter().map(|&lr| lr as f32).collect();
         assert_eq!(got, expected, "{:?} {}", s.recipe, s.epochs);
     }
@@ -132,34 +111,20 @@ fn losses_of_whole_batches() {
             let (n_i, n_j) = (count(batch.labels_a[s]), count(batch.labels_b[s]));
             assert_eq!(mix.lambda_y(batch.lambda, n_i, n_j), batch.lambda_y[s]);
         }
-        let (none, rw) = (
-            batch.none.per_sample.iter().sum::<f64>(),
-            batch.rw.per_sample.iter().sum::<f64>(),
-        );
+        let (none, rw) = (batch.none.per_sample.iter().sum::<f64>(), batch.rw.per_sample.iter().sum::<f64>());
         let cases = [
             (None, none / n as f64),
             (Some((weights.clone(), RwNorm::BatchSize)), rw / n as f64),
-            (
-                Some((weights, RwNorm::WeightSum)),
-                rw / batch.rw.weights.iter().sum::<f64>(),
-            ),
+            (Some((weights, RwNorm::WeightSum)), rw / batch.rw.weights.iter().sum::<f64>()),
         ];
         for (weights, expected) in cases {
             let (counts, lambda) = (&batch.cls_num_list, vec![batch.lambda; n]);
             let (label_a, label_b) = (&batch.labels_a[..], &batch.labels_b[..]);
             let (coef_a, coef_b) = coefficients(&mix, counts, weights.as_ref(), &lambda, label_a, label_b);
-            let targets = Targets {
-                label_a,
-                label_b,
-                coef_a: &coef_a,
-                coef_b: &coef_b,
-            };
+            let targets = Targets { label_a, label_b, coef_a: &coef_a, coef_b: &coef_b };
             let (loss, _) = cross_entropy(&batch.logits.concat(), classes, &targets);
             // The coefficients are f32: one part in 10⁷ each.
-            assert!(
-                (loss / expected - 1.0).abs() < 1e-7,
-                "{weights:?}: {loss}, {expected} expected"
-            );
+            assert!((loss / expected - 1.0).abs() < 1e-7, "{weights:?}: {loss}, {expected} expected");
         }
         assert!(batch.none.weights.iter().all(|&w| (w - 1.0).abs() < 1e-12));
     }

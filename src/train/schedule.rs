@@ -29,10 +29,7 @@ impl Recipe {
             Recipe::Custom => &[],
         };
         // ⌊(2·m·E + 300) / 600⌋ is the formula in integers; m < 300 keeps the result within the epochs.
-        of_300
-            .iter()
-            .map(|m| ((2 * m * u64::from(epochs) + 300) / 600) as u32)
-            .collect()
+        of_300.iter().map(|m| ((2 * m * u64::from(epochs) + 300) / 600) as u32).collect()
     }
 
     /// The recipe that has these milestones, so that `--recipe paper` and the same `--milestones` are one
@@ -50,11 +47,7 @@ impl Recipe {
 pub fn lr(base: f64, milestones: &[u32], warmup: u32, epoch: u32) -> f32 {
     let reached = milestones.iter().filter(|&&m| m <= epoch).count();
     let decay = milestones.iter().take(reached).fold(1.0, |d, _| d * 10.0);
-    let ramp = if epoch < warmup {
-        f64::from(epoch) / f64::from(warmup)
-    } else {
-        1.0
-    };
+    let ramp = if epoch < warmup { f64::from(epoch) / f64::from(warmup) } else { 1.0 };
     (base * ramp / decay) as f32
 }
 
@@ -67,14 +60,9 @@ mod tests {
         for (recipe, second) in [(Recipe::Seed, 225), (Recipe::Paper, 250)] {
             let milestones = recipe.milestones(300);
             assert_eq!(milestones, [150, second]);
-            for (epoch, rate) in [
-                (1, 0.1),
-                (149, 0.1),
-                (150, 0.01),
-                (second - 1, 0.01),
-                (second, 0.001),
-                (300, 0.001),
-            ] {
+            for (epoch, rate) in
+                [(1, 0.1), (149, 0.1), (150, 0.01), (second - 1, 0.01), (second, 0.001), (300, 0.001)]
+            {
                 assert_eq!(lr(0.1, &milestones, 0, epoch), rate, "{recipe:?} epoch {epoch}");
             }
         }
@@ -82,23 +70,15 @@ mod tests {
 
     #[test]
     fn other_lengths_scale_and_round_half_up() {
-        let all = [
-            (200, [100, 150], [100, 167]),
-            (10, [5, 8], [5, 8]),
-            (3, [2, 2], [2, 3]),
-            (1, [1, 1], [1, 1]),
-        ];
+        let all =
+            [(200, [100, 150], [100, 167]), (10, [5, 8], [5, 8]), (3, [2, 2], [2, 3]), (1, [1, 1], [1, 1])];
         for (epochs, seed, paper) in all {
             assert_eq!(Recipe::Seed.milestones(epochs), seed, "{epochs}");
             assert_eq!(Recipe::Paper.milestones(epochs), paper, "{epochs}");
         }
         for epochs in 1..=2000 {
             let plain = |m: f64| (m * f64::from(epochs) / 300.0 + 0.5).floor() as u32;
-            assert_eq!(
-                Recipe::Paper.milestones(epochs),
-                [plain(150.0), plain(250.0)],
-                "{epochs}"
-            );
+            assert_eq!(Recipe::Paper.milestones(epochs), [plain(150.0), plain(250.0)], "{epochs}");
         }
     }
 

@@ -16,9 +16,7 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub fn new() -> Self {
-        Sandbox {
-            dir: tempfile::tempdir().expect("a directory"),
-        }
+        Sandbox { dir: tempfile::tempdir().expect("a directory") }
     }
 
     pub fn path(&self) -> &Path {
@@ -43,9 +41,7 @@ impl Sandbox {
     pub fn run(&self, name: &str, args: &str) -> Vec<Value> {
         let output = self.tool(name, args).assert().success().get_output().clone();
         let text = String::from_utf8(output.stdout).expect("UTF-8");
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("a manifest a line"))
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).expect("a manifest a line")).collect()
     }
 
     /// Runs a tool that prints one manifest.
@@ -76,10 +72,7 @@ pub fn cifar_dir() -> Option<&'static Path> {
         }
         let unpack = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/unpack");
         let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"));
-        let dest = std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or(home)?
-            .join("remix-test-data");
+        let dest = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home)?.join("remix-test-data");
         let done = unpack.exists()
             && std::fs::create_dir_all(&dest).is_ok()
             && ["cifar10", "cifar100"].iter().all(|set| {

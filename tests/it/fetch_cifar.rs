@@ -78,23 +78,14 @@ fn answer(host: &Host, mut stream: TcpStream, log: &Mutex<Vec<usize>>) -> std::i
     let (total, rest) = (body.len(), &body[start..]);
     let status = match start {
         0 => "200 OK".to_owned(),
-        _ => format!(
-            "206 Partial\r\nContent-Range: bytes {start}-{}/{total}",
-            total - 1
-        ),
+        _ => format!("206 Partial\r\nContent-Range: bytes {start}-{}/{total}", total - 1),
     };
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        rest.len()
-    )?;
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", rest.len())?;
     stream.write_all(&rest[..rest.len().min(limit)])
 }
 
 fn content() -> Vec<u8> {
-    (0..300_000u32)
-        .flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes())
-        .collect()
+    (0..300_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
 }
 
 fn md5(bytes: &[u8]) -> String {
@@ -123,10 +114,7 @@ fn text(out: &Output) -> String {
 /// Asserts success and that the archive is there, whole, under its name only.
 fn complete(out: &Output, dest: &Path) {
     assert!(out.status.success(), "{}", text(out));
-    assert_eq!(
-        String::from_utf8_lossy(&out.stdout).trim(),
-        dest.join(ARCHIVE).display().to_string()
-    );
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), dest.join(ARCHIVE).display().to_string());
     assert!(fs::read(dest.join(ARCHIVE)).expect("there") == content());
     assert!(!dest.join(format!("{ARCHIVE}.part")).exists());
 }
@@ -147,46 +135,29 @@ fn an_interrupted_download_goes_on_later_and_is_then_left_alone() {
     complete(&fetch(dest.path(), &[&server]), dest.path());
     let out = fetch(dest.path(), &[&server]);
     complete(&out, dest.path());
-    assert!(
-        text(&out).contains("already there, checksum right"),
-        "{}",
-        text(&out)
-    );
+    assert!(text(&out).contains("already there, checksum right"), "{}", text(&out));
     assert_eq!(server.asked(), [123_456], "the second time nothing was asked");
 }
 
 #[test]
 fn the_mirror_is_asked_when_the_first_host_fails() {
     let dest = tempfile::tempdir().expect("a directory");
-    let unreachable = Server {
-        url: "http://127.0.0.1:9".into(),
-        asked: Arc::default(),
-    };
+    let unreachable = Server { url: "http://127.0.0.1:9".into(), asked: Arc::default() };
     let (down, mirror) = (Server::start(Host::Down), Server::start(Host::Good(content())));
     let out = fetch(dest.path(), &[&unreachable, &down, &mirror]);
     complete(&out, dest.path());
-    assert!(
-        text(&out).contains(&format!("{}: failed", down.url)),
-        "{}",
-        text(&out)
-    );
+    assert!(text(&out).contains(&format!("{}: failed", down.url)), "{}", text(&out));
     assert_eq!((down.asked(), mirror.asked()), (vec![0], vec![0]));
 }
 
 #[test]
 fn a_wrong_file_is_discarded_and_the_mirror_asked() {
     let dest = tempfile::tempdir().expect("a directory");
-    let (wrong, mirror) = (
-        Server::start(Host::Good(b"<html>moved".to_vec())),
-        Server::start(Host::Good(content())),
-    );
+    let (wrong, mirror) =
+        (Server::start(Host::Good(b"<html>moved".to_vec())), Server::start(Host::Good(content())));
     let out = fetch(dest.path(), &[&wrong, &mirror]);
     complete(&out, dest.path());
-    assert!(
-        text(&out).contains("checksum") && text(&out).contains("discarded"),
-        "{}",
-        text(&out)
-    );
+    assert!(text(&out).contains("checksum") && text(&out).contains("discarded"), "{}", text(&out));
     assert_eq!(mirror.asked(), [0], "nothing of the wrong file was kept");
 }
 
@@ -217,10 +188,7 @@ fn a_damaged_archive_is_replaced_only_by_a_good_one() {
     assert_eq!(out.status.code(), Some(2), "{}", text(&out));
     assert!(text(&out).contains("no host has it now"), "{}", text(&out));
     assert_eq!(fs::read(&archive).expect("still there"), b"old");
-    complete(
-        &fetch(dest.path(), &[&Server::start(Host::Good(content()))]),
-        dest.path(),
-    );
+    complete(&fetch(dest.path(), &[&Server::start(Host::Good(content()))]), dest.path());
 }
 
 #[test]
@@ -232,10 +200,7 @@ fn flags_are_checked() {
         (&["mnist"], "mnist: unknown"),
         (&["--md5", "00", "cifar10", "cifar100"], "name one data set"),
     ] {
-        let out = Command::new(&script)
-            .args(args)
-            .output()
-            .expect("the script runs");
+        let out = Command::new(&script).args(args).output().expect("the script runs");
         assert_eq!(out.status.code(), Some(2));
         assert!(text(&out).contains(why), "{}", text(&out));
     }

@@ -2,6 +2,10 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
+mod eval;
+mod fabricate;
 mod fetch_cifar;
 mod mk_imbalance;
 mod mk_imbalance_real;
+mod report;
+mod schema;

@@ -14,49 +14,26 @@ const SMALL: &str = "--dataset synthetic --train-per-class 20 --test-per-class 2
 #[test]
 fn the_manifest_says_what_was_made() {
     let s = Sandbox::new();
-    let m = s.one(
-        "mk-imbalance",
-        &format!("{SMALL} --val-fraction 0.1 --rand-number 3 --shard-bytes 64K"),
-    );
+    let m = s.one("mk-imbalance", &format!("{SMALL} --val-fraction 0.1 --rand-number 3 --shard-bytes 64K"));
     assert_eq!(m["kind"], "dataset");
     let params = json!({
         "dataset": "synthetic", "train_per_class": 20, "test_per_class": 2, "imb_type": "exp", "imb_ratio": 10,
         "val_fraction": 0.1, "rand_number": 3, "shard_bytes": 65536,
     });
     assert_eq!(m["params"], params);
+    assert_eq!(m["metrics"]["cls_num_list"], json!([18, 13, 10, 8, 6, 5, 3, 3, 2, 1]));
     assert_eq!(
-        m["metrics"]["cls_num_list"],
-        json!([18, 13, 10, 8, 6, 5, 3, 3, 2, 1])
-    );
-    assert_eq!(
-        (
-            &m["metrics"]["train"],
-            &m["metrics"]["val"],
-            &m["metrics"]["test"]
-        ),
+        (&m["metrics"]["train"], &m["metrics"]["val"], &m["metrics"]["test"]),
         (&json!(69), &json!(20), &json!(20))
     );
     let rows = |role: &str| -> Vec<u64> {
-        let outputs = m["outputs"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|o| o["role"] == role);
+        let outputs = m["outputs"].as_array().unwrap().iter().filter(|o| o["role"] == role);
         outputs.map(|o| o["rows"].as_u64().unwrap()).collect()
     };
-    assert_eq!(
-        (rows("train"), rows("val"), rows("test")),
-        (vec![21, 21, 21, 6], vec![20], vec![20])
-    );
+    assert_eq!((rows("train"), rows("val"), rows("test")), (vec![21, 21, 21, 6], vec![20], vec![20]));
     let key = m["key"].as_str().unwrap();
-    let place = s
-        .join(format!("data/synthetic-exp-10-{}/manifest.json", &key[..12]))
-        .canonicalize()
-        .unwrap();
-    assert_eq!(
-        Path::new(m["path"].as_str().unwrap()).canonicalize().unwrap(),
-        place
-    );
+    let place = s.join(format!("data/synthetic-exp-10-{}/manifest.json", &key[..12])).canonicalize().unwrap();
+    assert_eq!(Path::new(m["path"].as_str().unwrap()).canonicalize().unwrap(), place);
 }
 
 #[test]
@@ -72,41 +49,20 @@ fn only_what_matters_enters_the_key() {
         "--minority-fraction 0.3",
         "-v",
     ] {
-        let args = SMALL.replace(
-            "--imb-ratio 10",
-            if same.contains("ratio") {
-                same
-            } else {
-                "--imb-ratio 10"
-            },
-        );
-        let args = if same.contains("ratio") {
-            args
-        } else {
-            format!("{args} {same}")
-        };
+        let args =
+            SMALL.replace("--imb-ratio 10", if same.contains("ratio") { same } else { "--imb-ratio 10" });
+        let args = if same.contains("ratio") { args } else { format!("{args} {same}") };
         assert_eq!(key(&args), base, "{same}");
     }
-    for other in [
-        "--imb-type step",
-        "--imb-type none",
-        "--rand-number 1",
-        "--val-fraction 0.1",
-        "--shard-bytes 1M",
-    ] {
+    for other in
+        ["--imb-type step", "--imb-type none", "--rand-number 1", "--val-fraction 0.1", "--shard-bytes 1M"]
+    {
         assert_ne!(key(&format!("{SMALL} {other}")), base, "{other}");
     }
     let none = key(&format!("{SMALL} --imb-type none"));
-    assert_eq!(
-        none,
-        key(&format!("{SMALL} --imb-type none --seed 9")),
-        "nothing is drawn"
-    );
+    assert_eq!(none, key(&format!("{SMALL} --imb-type none --seed 9")), "nothing is drawn");
     let step = key(&format!("{SMALL} --imb-type step"));
-    assert_ne!(
-        step,
-        key(&format!("{SMALL} --imb-type step --minority-fraction 0.3"))
-    );
+    assert_ne!(step, key(&format!("{SMALL} --imb-type step --minority-fraction 0.3")));
     assert!(!s.join("data").exists(), "a dry run makes nothing");
 }
 
@@ -118,26 +74,15 @@ fn a_second_run_answers_from_the_cache_until_something_is_wrong() {
     let shard = s.join("d/train-00000.safetensors");
     let bytes = fs::read(&shard).unwrap();
     assert_eq!(s.one("mk-imbalance", &command), first, "the very same manifest");
-    File::open(&shard)
-        .unwrap()
-        .set_modified(std::time::SystemTime::now())
-        .unwrap();
+    File::open(&shard).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     assert_eq!(s.one("mk-imbalance", &command), first, "touched");
-    s.tool("mk-imbalance", &format!("{command} --verify"))
-        .assert()
-        .code(0);
+    s.tool("mk-imbalance", &format!("{command} --verify")).assert().code(0);
 
     let mut damaged = bytes.clone();
     damaged[5000] ^= 1;
     fs::write(&shard, &damaged).unwrap();
-    s.tool("mk-imbalance", &format!("{command} --verify"))
-        .assert()
-        .code(1);
-    assert_eq!(
-        s.one("mk-imbalance", &command)["outputs"],
-        first["outputs"],
-        "rebuilt"
-    );
+    s.tool("mk-imbalance", &format!("{command} --verify")).assert().code(1);
+    assert_eq!(s.one("mk-imbalance", &command)["outputs"], first["outputs"], "rebuilt");
     assert_eq!(fs::read(&shard).unwrap(), bytes);
 
     let forced = s.one("mk-imbalance", &format!("{command} --force --threads 1"));
@@ -147,42 +92,25 @@ fn a_second_run_answers_from_the_cache_until_something_is_wrong() {
         "worked again"
     );
 
-    let explained = s
-        .tool("mk-imbalance", &format!("{command} --seed 5 --explain"))
-        .assert()
-        .success();
+    let explained = s.tool("mk-imbalance", &format!("{command} --seed 5 --explain")).assert().success();
     let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
     assert!(text.contains("params.rand_number: 0 there, 5 asked"), "{text}");
-    s.tool("mk-imbalance", &format!("{command} --seed 5 --verify"))
-        .assert()
-        .code(1);
+    s.tool("mk-imbalance", &format!("{command} --seed 5 --verify")).assert().code(1);
 }
 
 #[test]
 fn another_result_replaces_all_shards_of_the_old_one() {
     let s = Sandbox::new();
     let names = || {
-        let all = fs::read_dir(s.join("d"))
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap());
+        let all = fs::read_dir(s.join("d")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut all: Vec<_> = all.filter(|n| n != ".lock").collect();
         all.sort();
         all
     };
-    s.one(
-        "mk-imbalance",
-        &format!("{SMALL} --out d --val-fraction 0.1 --shard-bytes 64K"),
-    );
+    s.one("mk-imbalance", &format!("{SMALL} --out d --val-fraction 0.1 --shard-bytes 64K"));
     assert_eq!(names().len(), 7);
     s.one("mk-imbalance", &format!("{SMALL} --out d"));
-    assert_eq!(
-        names(),
-        [
-            "manifest.json",
-            "test-00000.safetensors",
-            "train-00000.safetensors"
-        ]
-    );
+    assert_eq!(names(), ["manifest.json", "test-00000.safetensors", "train-00000.safetensors"]);
 }
 
 #[test]
@@ -206,10 +134,7 @@ fn absurd_flags_are_refused() {
         ("--imb-ratio 21", "the largest usable ratio is 20"),
         ("--imb-type step --imb-ratio 21", "the largest usable ratio is 20"),
         ("--imb-type step --minority-fraction 0", "--minority-fraction 0"),
-        (
-            "--imb-type step --minority-fraction 1.5",
-            "--minority-fraction 1.5",
-        ),
+        ("--imb-type step --minority-fraction 1.5", "--minority-fraction 1.5"),
         ("--val-fraction 1", "--val-fraction 1"),
         ("--val-fraction 0.001", "--val-fraction 0.001"),
         ("--val-fraction NaN", "--val-fraction NaN"),
@@ -217,13 +142,9 @@ fn absurd_flags_are_refused() {
         let args = format!("--dataset synthetic --train-per-class 20 --test-per-class 2 {flags}");
         refused(s.tool("mk-imbalance", &args).assert(), why);
     }
-    for flags in [
-        "--imb-ratio=-1",
-        "--dataset cifar10",
-        "--shard-bytes 100",
-        "--rand-number 4294967296",
-        "--seed=-1",
-    ] {
+    for flags in
+        ["--imb-ratio=-1", "--dataset cifar10", "--shard-bytes 100", "--rand-number 4294967296", "--seed=-1"]
+    {
         s.tool("mk-imbalance", flags).assert().code(2);
     }
     assert!(!s.join("data").exists(), "nothing was made");
@@ -232,18 +153,8 @@ fn absurd_flags_are_refused() {
 /// A directory in the binary form with sparse batches: every label is 0.
 fn sparse(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
-    for n in [
-        "data_batch_1",
-        "data_batch_2",
-        "data_batch_3",
-        "data_batch_4",
-        "data_batch_5",
-        "test_batch",
-    ] {
-        File::create(dir.join(format!("{n}.bin")))
-            .unwrap()
-            .set_len(30_730_000)
-            .unwrap();
+    for n in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        File::create(dir.join(format!("{n}.bin"))).unwrap().set_len(30_730_000).unwrap();
     }
     fs::write(dir.join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
 }
@@ -269,59 +180,24 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
     let py = s.join("py");
     fs::create_dir(s.join("empty")).unwrap();
     fs::create_dir(&py).unwrap();
-    for n in [
-        "data_batch_1",
-        "data_batch_2",
-        "data_batch_3",
-        "data_batch_4",
-        "data_batch_5",
-        "test_batch",
-    ] {
-        fs::write(
-            py.join(n),
-            b"\x80\x02cos\nsystem\nq\x01U\x05touchq\x02\x85q\x03R.",
-        )
-        .unwrap();
+    for n in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        fs::write(py.join(n), b"\x80\x02cos\nsystem\nq\x01U\x05touchq\x02\x85q\x03R.").unwrap();
     }
     let names: String = (0..10).map(|k| format!("U\x01{k}")).collect();
-    fs::write(
-        py.join("batches.meta"),
-        ["}(U\x0blabel_names](", &names, "eu."].concat(),
-    )
-    .unwrap();
+    fs::write(py.join("batches.meta"), ["}(U\x0blabel_names](", &names, "eu."].concat()).unwrap();
     fs::write(s.join("text.tar.gz"), "no archive").unwrap();
-    archive(
-        &s.join("up.tar.gz"),
-        "../cifar-10-batches-bin/data_batch_1.bin",
-        tar::EntryType::Regular,
-    );
-    archive(
-        &s.join("root.tar.gz"),
-        "/cifar-10-batches-bin/data_batch_1.bin",
-        tar::EntryType::Regular,
-    );
-    archive(
-        &s.join("link.tar.gz"),
-        "cifar-10-batches-bin/data_batch_1.bin",
-        tar::EntryType::Symlink,
-    );
+    archive(&s.join("up.tar.gz"), "../cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Regular);
+    archive(&s.join("root.tar.gz"), "/cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Regular);
+    archive(&s.join("link.tar.gz"), "cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Symlink);
     archive(&s.join("other.tar.gz"), "readme", tar::EntryType::Regular);
-    archive(
-        &s.join("part.tar.gz"),
-        "cifar-10-batches-bin/data_batch_1.bin",
-        tar::EntryType::Regular,
-    );
+    archive(&s.join("part.tar.gz"), "cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Regular);
     let good = fs::read(s.join("other.tar.gz")).unwrap();
     fs::write(s.join("cut.tar.gz"), &good[..good.len() - 9]).unwrap();
 
     let refuse = |data: &str, why: &str| {
         let args = format!("--dataset cifar10 --data {data} --imb-ratio 10 --out d");
         refused(s.tool("mk-imbalance", &args).assert(), why);
-        assert_eq!(
-            fs::read(s.join("d/manifest.json")).unwrap(),
-            before,
-            "{data}: the earlier result stays"
-        );
+        assert_eq!(fs::read(s.join("d/manifest.json")).unwrap(), before, "{data}: the earlier result stays");
     };
     refuse("nowhere", "nowhere: No such file");
     refuse("empty", "empty: no cifar10 here; it may be");
@@ -332,56 +208,30 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
     refuse("root.tar.gz", "leads out of its directory");
     refuse("link.tar.gz", "is a link");
     refuse("other.tar.gz", "holds no cifar10");
-    refuse(
-        "part.tar.gz",
-        "the member cifar-10-batches-bin/data_batch_2.bin is missing",
-    );
+    refuse("part.tar.gz", "the member cifar-10-batches-bin/data_batch_2.bin is missing");
     refuse("d/train-00000.safetensors", "damaged or truncated archive");
 
     sparse(&bin);
-    refuse(
-        "root",
-        "the training set has 50000 images of class 0, the official one 5000",
-    );
-    File::options()
-        .write(true)
-        .open(bin.join("data_batch_2.bin"))
-        .unwrap()
-        .write_at(&[0x10], 3073)
-        .unwrap();
+    refuse("root", "the training set has 50000 images of class 0, the official one 5000");
+    File::options().write(true).open(bin.join("data_batch_2.bin")).unwrap().write_at(&[0x10], 3073).unwrap();
     refuse("root", "data_batch_2.bin: image 1 has label 16, of 10 classes");
-    File::create(bin.join("data_batch_2.bin"))
-        .unwrap()
-        .set_len(30_729_999)
-        .unwrap();
-    refuse(
-        "root",
-        "data_batch_2.bin: has 30729999 bytes, the official file 30730000",
-    );
+    File::create(bin.join("data_batch_2.bin")).unwrap().set_len(30_729_999).unwrap();
+    refuse("root", "data_batch_2.bin: has 30729999 bytes, the official file 30730000");
     fs::remove_file(bin.join("data_batch_2.bin")).unwrap();
     refuse("root", "data_batch_2.bin: missing");
     refused(
-        s.tool("mk-imbalance", "--dataset cifar100 --data py --out d")
-            .assert(),
+        s.tool("mk-imbalance", "--dataset cifar100 --data py --out d").assert(),
         "no cifar100 here (but cifar10 is: use --dataset cifar10)",
     );
-    s.tool("mk-imbalance", &format!("{SMALL} --out d --verify"))
-        .assert()
-        .code(0);
+    s.tool("mk-imbalance", &format!("{SMALL} --out d --verify")).assert().code(0);
 }
 
 #[test]
 fn a_directory_that_cannot_be_written_is_named() {
     let s = Sandbox::new();
     fs::write(s.join("file"), "").unwrap();
-    refused(
-        s.tool("mk-imbalance", &format!("{SMALL} --out file/d")).assert(),
-        "file/d: Not a directory",
-    );
-    refused(
-        s.tool("mk-imbalance", &format!("{SMALL} --out /proc/d")).assert(),
-        "/proc/d: ",
-    );
+    refused(s.tool("mk-imbalance", &format!("{SMALL} --out file/d")).assert(), "file/d: Not a directory");
+    refused(s.tool("mk-imbalance", &format!("{SMALL} --out /proc/d")).assert(), "/proc/d: ");
 }
 
 #[test]
@@ -399,15 +249,10 @@ fn a_full_disk_leaves_the_earlier_result() {
         return;
     }
     let first = s.one("mk-imbalance", &format!("{SMALL} --out disk/d"));
-    let large = s
-        .tool("mk-imbalance", "--dataset synthetic --imb-ratio 10 --out disk/d")
-        .assert();
+    let large = s.tool("mk-imbalance", "--dataset synthetic --imb-ratio 10 --out disk/d").assert();
     let again = s.one("mk-imbalance", &format!("{SMALL} --out disk/d"));
     let left = fs::read_dir(disk.join("d")).unwrap().count();
-    let unmounted = std::process::Command::new("umount")
-        .arg(&disk)
-        .status()
-        .is_ok_and(|s| s.success());
+    let unmounted = std::process::Command::new("umount").arg(&disk).status().is_ok_and(|s| s.success());
     refused(large, "No space left on device");
     assert_eq!(again, first, "the earlier result, from the cache");
     assert_eq!(left, 4, "manifest, lock and two shards; nothing temporary");
@@ -417,16 +262,10 @@ fn a_full_disk_leaves_the_earlier_result() {
 /// A whole CIFAR-10 in the binary form, with patterns for pixels.
 fn fake(dir: &Path) {
     sparse(dir);
-    for (n, name) in [
-        "data_batch_1",
-        "data_batch_2",
-        "data_batch_3",
-        "data_batch_4",
-        "data_batch_5",
-        "test_batch",
-    ]
-    .into_iter()
-    .enumerate()
+    for (n, name) in
+        ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
+            .into_iter()
+            .enumerate()
     {
         let mut bytes = vec![n as u8; 30_730_000];
         for (i, record) in bytes.chunks_exact_mut(3073).enumerate() {
@@ -447,23 +286,13 @@ fn directory_and_archive_give_the_same_bytes_under_different_keys() {
     tar.append_dir_all("cifar-10-batches-bin", &dir).unwrap();
     tar.into_inner().unwrap().finish().unwrap();
 
-    let from_dir = s.one(
-        "mk-imbalance",
-        "--dataset cifar10 --data in --imb-ratio 50 --out a",
-    );
-    let from_archive = s.one(
-        "mk-imbalance",
-        "--dataset cifar10 --data c.tgz --imb-ratio 50 --out b --threads 1",
-    );
+    let from_dir = s.one("mk-imbalance", "--dataset cifar10 --data in --imb-ratio 50 --out a");
+    let from_archive =
+        s.one("mk-imbalance", "--dataset cifar10 --data c.tgz --imb-ratio 50 --out b --threads 1");
     assert_eq!(from_dir["outputs"], from_archive["outputs"]);
     assert_ne!(from_dir["key"], from_archive["key"]);
     let roles = |m: &serde_json::Value| -> Vec<String> {
-        m["inputs"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|i| i["role"].as_str().unwrap().to_owned())
-            .collect()
+        m["inputs"].as_array().unwrap().iter().map(|i| i["role"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(
         (roles(&from_dir), roles(&from_archive)),
@@ -473,24 +302,10 @@ fn directory_and_archive_give_the_same_bytes_under_different_keys() {
     // The input matters by content: touched or moved it is the same, changed it is another.
     fs::rename(s.join("in"), s.join("moved")).unwrap();
     let file = s.join("moved/cifar-10-batches-bin/test_batch.bin");
-    File::open(&file)
-        .unwrap()
-        .set_modified(std::time::SystemTime::UNIX_EPOCH)
-        .unwrap();
-    let again = s.one(
-        "mk-imbalance",
-        "--dataset cifar10 --data moved --imb-ratio 50 --out a",
-    );
+    File::open(&file).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let again = s.one("mk-imbalance", "--dataset cifar10 --data moved --imb-ratio 50 --out a");
     assert_eq!(again["run"], from_dir["run"], "from the cache");
-    File::options()
-        .write(true)
-        .open(&file)
-        .unwrap()
-        .write_at(&[9], 100)
-        .unwrap();
-    let changed = s.one(
-        "mk-imbalance",
-        "--dataset cifar10 --data moved --imb-ratio 50 --dry-run",
-    );
+    File::options().write(true).open(&file).unwrap().write_at(&[9], 100).unwrap();
+    let changed = s.one("mk-imbalance", "--dataset cifar10 --data moved --imb-ratio 50 --dry-run");
     assert_ne!(changed["key"], from_dir["key"]);
 }

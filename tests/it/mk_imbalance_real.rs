@@ -12,23 +12,12 @@ fn shards_of_the_official_files_are_the_checked_ones() {
     let s = Sandbox::new();
     for (flags, expected) in fixture.as_object().unwrap() {
         // Directories of either form; --data is the directory that holds all four.
-        let m = s.one(
-            "mk-imbalance",
-            &format!("{flags} --out d --data {}", root.display()),
-        );
+        let m = s.one("mk-imbalance", &format!("{flags} --out d --data {}", root.display()));
         let hash = |role: &str| {
-            let of_role = m["outputs"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .filter(|o| o["role"] == role);
+            let of_role = m["outputs"].as_array().unwrap().iter().filter(|o| o["role"] == role);
             of_role.map(|o| o["blake3"].clone()).collect::<Vec<_>>()
         };
-        assert_eq!(
-            json!({"train": hash("train"), "test": hash("test")}),
-            *expected,
-            "{flags}"
-        );
+        assert_eq!(json!({"train": hash("train"), "test": hash("test")}), *expected, "{flags}");
     }
 }
 
@@ -43,10 +32,7 @@ fn the_python_form_gives_the_bytes_of_the_binary_form() {
         let [binary, python] = [binary, python].map(|form| {
             let data = root.join(form);
             let flags = "--imb-type step --imb-ratio 20 --val-fraction 0.1 --rand-number 5";
-            s.one(
-                "mk-imbalance",
-                &format!("--dataset {set} {flags} --out {form} --data {}", data.display()),
-            )
+            s.one("mk-imbalance", &format!("--dataset {set} {flags} --out {form} --data {}", data.display()))
         });
         assert_eq!(binary["outputs"], python["outputs"]);
         assert_eq!(binary["metrics"], python["metrics"]);

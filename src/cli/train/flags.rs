@@ -38,13 +38,7 @@ pub struct Flags {
     pub dataset: Option<PathBuf>,
 
     /// A method by name, such as remix-drw; the flags below change parts of it
-    #[arg(
-        short,
-        long,
-        value_name = "NAME",
-        default_value = "erm",
-        help_heading = "Method"
-    )]
+    #[arg(short, long, value_name = "NAME", default_value = "erm", help_heading = "Method")]
     pub method: String,
 
     /// How images and labels are mixed
@@ -60,30 +54,15 @@ pub struct Flags {
     pub rule: Option<RuleName>,
 
     /// Mixup, Remix: the mixing coefficient is drawn from Beta(A, A) [default: 1, uniform]
-    #[arg(
-        long,
-        value_name = "A",
-        allow_negative_numbers = true,
-        help_heading = "Options of the method"
-    )]
+    #[arg(long, value_name = "A", allow_negative_numbers = true, help_heading = "Options of the method")]
     pub alpha: Option<f64>,
 
     /// Remix: a class is rare beside one with K times its images [default: 3]
-    #[arg(
-        long,
-        value_name = "K",
-        allow_negative_numbers = true,
-        help_heading = "Options of the method"
-    )]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, help_heading = "Options of the method")]
     pub kappa: Option<f64>,
 
     /// Remix: the rare class takes the whole label if the other has less than T of the image [default: 0.5]
-    #[arg(
-        long,
-        value_name = "T",
-        allow_negative_numbers = true,
-        help_heading = "Options of the method"
-    )]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = "Options of the method")]
     pub tau: Option<f64>,
 
     /// Mixup, Remix: one mixing coefficient a batch or a sample [default: batch]
@@ -91,12 +70,7 @@ pub struct Flags {
     pub lambda_per: Option<LambdaPer>,
 
     /// Rules: β of the effective number of samples, (1−β^n)/(1−β) [default: 0.9999]
-    #[arg(
-        long,
-        value_name = "B",
-        allow_negative_numbers = true,
-        help_heading = "Options of the method"
-    )]
+    #[arg(long, value_name = "B", allow_negative_numbers = true, help_heading = "Options of the method")]
     pub beta: Option<f64>,
 
     /// rs, drs: class weights by the effective number, or 1/n for balanced classes [default: effective]
@@ -159,12 +133,7 @@ pub struct Flags {
     pub recipe: Recipe,
 
     /// Epochs, from 1, at which the learning rate falls to a tenth, such as 100,150; `none` keeps it
-    #[arg(
-        long,
-        value_name = "EPOCHS",
-        conflicts_with = "recipe",
-        help_heading = "Recipe"
-    )]
+    #[arg(long, value_name = "EPOCHS", conflicts_with = "recipe", help_heading = "Recipe")]
     pub milestones: Option<Milestones>,
 
     /// Epochs over which the learning rate first rises, linearly
@@ -213,34 +182,16 @@ impl Flags {
             milestones,
             warmup: self.warmup,
             precision: self.precision,
-            augment: if self.no_augment {
-                Augment::None
-            } else {
-                Augment::CropFlip
-            },
+            augment: if self.no_augment { Augment::None } else { Augment::CropFlip },
             ..Config::new(self.method()?)
         };
         config.validate()?;
-        let seeds = self
-            .seeds
-            .as_ref()
-            .map_or(&[self.seed][..], |Seeds(list)| list)
-            .to_vec();
-        Ok(seeds
-            .into_iter()
-            .map(|seed| Config {
-                seed,
-                ..config.clone()
-            })
-            .collect())
+        let seeds = self.seeds.as_ref().map_or(&[self.seed][..], |Seeds(list)| list).to_vec();
+        Ok(seeds.into_iter().map(|seed| Config { seed, ..config.clone() }).collect())
     }
 
     fn method(&self) -> Result<Method> {
-        let Method {
-            mut mix,
-            mut loss,
-            mut rule,
-        } = preset(&self.method)?;
+        let Method { mut mix, mut loss, mut rule } = preset(&self.method)?;
         if let Some(name) = self.mix {
             mix = match name {
                 MixName::None => Mix::None,
@@ -264,28 +215,15 @@ impl Flags {
         let (mut alpha, mut kappa, mut tau, mut lambda_per) = (None, None, None, None);
         match &mut mix {
             Mix::None => {}
-            Mix::Mixup {
-                alpha: a,
-                lambda_per: per,
-            } => (alpha, lambda_per) = (Some(a), Some(per)),
-            Mix::Remix {
-                alpha: a,
-                kappa: k,
-                tau: t,
-                lambda_per: per,
-            } => {
+            Mix::Mixup { alpha: a, lambda_per: per } => (alpha, lambda_per) = (Some(a), Some(per)),
+            Mix::Remix { alpha: a, kappa: k, tau: t, lambda_per: per } => {
                 (alpha, kappa, tau, lambda_per) = (Some(a), Some(k), Some(t), Some(per));
             }
         }
         set("alpha", self.alpha, alpha, "--mix mixup or --mix remix")?;
         set("kappa", self.kappa, kappa, "--mix remix")?;
         set("tau", self.tau, tau, "--mix remix")?;
-        set(
-            "lambda-per",
-            self.lambda_per,
-            lambda_per,
-            "--mix mixup or --mix remix",
-        )?;
+        set("lambda-per", self.lambda_per, lambda_per, "--mix mixup or --mix remix")?;
 
         let draw = match &mut rule {
             Rule::Rs(draw) | Rule::Drs(draw) => Some(draw),
@@ -302,12 +240,7 @@ impl Flags {
             Rule::Rw(w) | Rule::Drw(w) => (beta, rw_norm) = (Some(&mut w.beta), Some(&mut w.rw_norm)),
             _ => {}
         }
-        set(
-            "beta",
-            self.beta,
-            beta,
-            "--rule rw or drw, or --rule rs or drs with --rs effective",
-        )?;
+        set("beta", self.beta, beta, "--rule rw or drw, or --rule rs or drs with --rs effective")?;
         set("rw-norm", self.rw_norm, rw_norm, "--rule rw or --rule drw")?;
         Ok(Method { mix, loss, rule })
     }

@@ -40,18 +40,12 @@ fn spellings_of_one_experiment_have_equal_params() {
     }
     let same = [
         ("--method remix-drw", "--method mixup-rs --rule drw --mix remix"),
-        (
-            "--method remix",
-            "--mix remix --alpha 1 --kappa 3.0 --tau .5 --lambda-per batch",
-        ),
+        ("--method remix", "--mix remix --alpha 1 --kappa 3.0 --tau .5 --lambda-per batch"),
         ("--method rw", "--rule rw --beta 9999e-4 --rw-norm weight-sum"),
         ("--method rs", "--rule rs --rs effective --beta 0.9999"),
         ("--recipe paper", "--milestones 150,250"),
         ("--recipe paper --epochs 10", "--milestones 5,8 --epochs 10"),
-        (
-            "",
-            "--method erm --seed 0 --arch resnet32 --lr 1e-1 --recipe seed --weight-decay 0.0002",
-        ),
+        ("", "--method erm --seed 0 --arch resnet32 --lr 1e-1 --recipe seed --weight-decay 0.0002"),
         ("--seed 3", "--seeds 3"),
     ];
     for (a, b) in same {
@@ -88,10 +82,7 @@ fn every_flag_of_the_experiment_reaches_the_params() {
     }
     assert_ne!(params("--rule rs"), params("--rule rs --rs inverse"));
     // What cannot change the result does not.
-    assert_eq!(
-        params(plain),
-        params("--method remix-drw --threads 1 --device cpu --out x --force -v")
-    );
+    assert_eq!(params(plain), params("--method remix-drw --threads 1 --device cpu --out x --force -v"));
 }
 
 #[test]
@@ -106,10 +97,7 @@ fn options_show_in_the_name() {
 fn refusals_say_what_to_do() {
     let all = [
         ("--method remx", "did you mean remix;"),
-        (
-            "--tau 0.3",
-            "--tau: does nothing with this method; it needs --mix remix",
-        ),
+        ("--tau 0.3", "--tau: does nothing with this method; it needs --mix remix"),
         ("--method mixup --kappa 2", "needs --mix remix"),
         ("--rule rw --rs inverse", "needs --rule rs"),
         ("--rule rs --rs inverse --beta 0.9", "with --rs effective"),
@@ -119,19 +107,10 @@ fn refusals_say_what_to_do() {
         ("--batch-size 0", "--batch-size 0: must be between"),
         ("--lr -0.1", "--lr -0.1: must be a positive number"),
         ("--lr nan", "--lr NaN: must be a positive number"),
-        (
-            "--method remix --tau 1.5",
-            "--tau 1.5: must be between 0 (Mixup) and 1",
-        ),
+        ("--method remix --tau 1.5", "--tau 1.5: must be between 0 (Mixup) and 1"),
         ("--method remix --kappa 0.5", "--kappa 0.5: must be at least 1"),
-        (
-            "--rule drw --milestones none",
-            "a deferred rule starts at the last milestone",
-        ),
-        (
-            "--rule drw --milestones 400",
-            "a deferred rule starts at the last milestone",
-        ),
+        ("--rule drw --milestones none", "a deferred rule starts at the last milestone"),
+        ("--rule drw --milestones 400", "a deferred rule starts at the last milestone"),
         ("--milestones 5,x", "\"x\" is no epoch"),
         ("--milestones 5,10 --recipe paper", "cannot be used with"),
         ("--seeds 4-0", "write 0-4"),
@@ -148,14 +127,7 @@ fn refusals_say_what_to_do() {
 
 #[test]
 fn lists_of_seeds() {
-    let seeds = |line: &str| {
-        flags(line)
-            .configs()
-            .expect("sound")
-            .iter()
-            .map(|c| c.seed)
-            .collect::<Vec<_>>()
-    };
+    let seeds = |line: &str| flags(line).configs().expect("sound").iter().map(|c| c.seed).collect::<Vec<_>>();
     assert_eq!(seeds(""), [0]);
     assert_eq!(seeds("--seed 18446744073709551615"), [u64::MAX]);
     assert_eq!(seeds("--seeds 0-4,7"), [0, 1, 2, 3, 4, 7]);

@@ -23,12 +23,7 @@ pub struct Progress {
 impl Progress {
     /// Starts the bar, if there is one. Lines go through the log, which `-q` silences.
     pub fn new(config: &Config, quiet: bool) -> Progress {
-        let name = format!(
-            "{} {} seed {}",
-            preset_name(&config.params()),
-            config.arch,
-            config.seed
-        );
+        let name = format!("{} {} seed {}", preset_name(&config.params()), config.arch, config.seed);
         let terminal =
             std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
         let bar = (terminal && !quiet).then(|| {
@@ -42,11 +37,7 @@ impl Progress {
             bar.tick();
             bar
         });
-        Progress {
-            name,
-            bar,
-            spent: (0, 0.0),
-        }
+        Progress { name, bar, spent: (0, 0.0) }
     }
 
     /// An epoch has ended.
@@ -103,13 +94,7 @@ mod tests {
             seconds: 20.0,
         };
         let text = describe(&report, 400.0);
-        assert_eq!(
-            text,
-            "lr 0.001 loss 0.1235 train 98.76 % test 70.00 % 612 images/s ETA 01:06:40"
-        );
-        assert!(
-            describe(&report, f64::NAN).ends_with("ETA 00:00:00"),
-            "a broken clock is no panic"
-        );
+        assert_eq!(text, "lr 0.001 loss 0.1235 train 98.76 % test 70.00 % 612 images/s ETA 01:06:40");
+        assert!(describe(&report, f64::NAN).ends_with("ETA 00:00:00"), "a broken clock is no panic");
     }
 }

@@ -12,13 +12,7 @@ fn flags(line: &str) -> Flags {
 fn plan(line: &str, dir: &Path) -> Plan {
     let config = flags(line).configs().expect("sound flags").remove(0);
     let params = config.params();
-    Plan {
-        kind: Kind::Checkpoint,
-        semantics: SEMANTICS,
-        params,
-        inputs: vec![],
-        dir: dir.to_owned(),
-    }
+    Plan { kind: Kind::Checkpoint, semantics: SEMANTICS, params, inputs: vec![], dir: dir.to_owned() }
 }
 
 fn claim(line: &str, dir: &Path, force: bool) -> Result<()> {
@@ -33,15 +27,10 @@ fn directories() {
     let name = |line: &str| {
         let flags = flags(line);
         let configs = flags.configs().expect("sound flags");
-        let names = configs
-            .iter()
-            .map(|c| directory(&flags, c, "0123456789abcdef").display().to_string());
+        let names = configs.iter().map(|c| directory(&flags, c, "0123456789abcdef").display().to_string());
         names.collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(
-        name("--method remix-drw"),
-        "runs/remix-drw-resnet32-s0-0123456789ab"
-    );
+    assert_eq!(name("--method remix-drw"), "runs/remix-drw-resnet32-s0-0123456789ab");
     assert_eq!(
         name("--method remix --tau 0.3 --arch resnet20 --seed 4"),
         "runs/remix-resnet20-s4-0123456789ab"
@@ -60,13 +49,9 @@ fn another_unfinished_run_is_kept_unless_forced() {
     claim("--method remix", dir.path(), false).expect("the same run goes on");
     assert!(state.exists());
 
-    let text = claim("--method remix --tau 0.3 --seed 1", dir.path(), false)
-        .expect_err("another run")
-        .to_string();
-    assert!(
-        text.contains("unfinished run of another experiment (differs in mix, seed;"),
-        "{text}"
-    );
+    let text =
+        claim("--method remix --tau 0.3 --seed 1", dir.path(), false).expect_err("another run").to_string();
+    assert!(text.contains("unfinished run of another experiment (differs in mix, seed;"), "{text}");
     assert!(text.contains("--force"), "{text}");
     assert!(state.exists());
     claim("--method remix", dir.path(), false).expect("still the first run's");
@@ -79,23 +64,13 @@ fn another_unfinished_run_is_kept_unless_forced() {
 #[test]
 fn a_finished_run_is_kept_unless_forced() {
     let dir = tempfile::tempdir().expect("a directory");
-    let Claim::Work(writer) = plan("--method erm", dir.path())
-        .claim(false, || ())
-        .expect("claimed")
-    else {
+    let Claim::Work(writer) = plan("--method erm", dir.path()).claim(false, || ()).expect("claimed") else {
         panic!("nothing is finished here");
     };
-    writer
-        .publish(vec![], Default::default(), Default::default())
-        .expect("published");
+    writer.publish(vec![], Default::default(), Default::default()).expect("published");
     drop(writer);
-    let text = claim("--method rw", dir.path(), false)
-        .expect_err("another run")
-        .to_string();
-    assert!(
-        text.contains("a finished run of another experiment (differs in rule;"),
-        "{text}"
-    );
+    let text = claim("--method rw", dir.path(), false).expect_err("another run").to_string();
+    assert!(text.contains("a finished run of another experiment (differs in rule;"), "{text}");
     assert!(text.contains("--explain"), "{text}");
     assert!(plan("--method erm", dir.path()).done().is_some(), "untouched");
     claim("--method rw", dir.path(), true).expect("forced");
@@ -106,12 +81,7 @@ fn a_finished_run_is_kept_unless_forced() {
 fn a_state_of_unknown_origin_is_kept_unless_forced() {
     let dir = tempfile::tempdir().expect("a directory");
     fs::write(dir.path().join(STATE), "hours of work").expect("written");
-    assert!(
-        claim("", dir.path(), false)
-            .expect_err("unknown")
-            .to_string()
-            .contains("unknown run")
-    );
+    assert!(claim("", dir.path(), false).expect_err("unknown").to_string().contains("unknown run"));
     claim("", dir.path(), true).expect("forced");
     assert!(!dir.path().join(STATE).exists());
 }

@@ -57,11 +57,8 @@ impl FromStr for Milestones {
         if s == "none" {
             return Ok(Milestones(vec![]));
         }
-        let epoch = |e: &str| {
-            e.trim()
-                .parse()
-                .map_err(|_| format!("{e:?} is no epoch; write 100,150 or none"))
-        };
+        let epoch =
+            |e: &str| e.trim().parse().map_err(|_| format!("{e:?} is no epoch; write 100,150 or none"));
         s.split(',').map(epoch).collect::<Result<_, _>>().map(Milestones)
     }
 }
@@ -76,11 +73,8 @@ impl FromStr for Seeds {
     fn from_str(s: &str) -> Result<Self, String> {
         let mut seeds = Vec::new();
         for part in s.split(',') {
-            let number = |n: &str| {
-                n.trim()
-                    .parse::<u64>()
-                    .map_err(|_| format!("{part:?} is no seed; write 0-4,7"))
-            };
+            let number =
+                |n: &str| n.trim().parse::<u64>().map_err(|_| format!("{part:?} is no seed; write 0-4,7"));
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (number(first)?, number(last)?);
             if first > last {

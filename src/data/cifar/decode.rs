@@ -18,10 +18,7 @@ pub(super) fn balanced(images: &Images, classes: usize) -> Result<(), String> {
     images.labels().iter().for_each(|&l| counts[l as usize] += 1);
     let each = images.len() / classes;
     match counts.iter().position(|&n| n != each) {
-        Some(k) => Err(format!(
-            "has {} images of class {k}, the official one {each}",
-            counts[k]
-        )),
+        Some(k) => Err(format!("has {} images of class {k}, the official one {each}", counts[k])),
         None => Ok(()),
     }
 }
@@ -48,10 +45,7 @@ impl Dataset {
         let (bytes, lead, labels) = if form.python {
             let value = pickle::parse(&bytes).map_err(|e| match e {
                 pickle::Error::Damaged(..) => official(path, e.to_string()),
-                pickle::Error::Refused(..) => Error::Hostile {
-                    path: path.to_owned(),
-                    why: e.to_string(),
-                },
+                pickle::Error::Refused(..) => Error::Hostile { path: path.to_owned(), why: e.to_string() },
             })?;
             let (pixels, labels) = self.python(&value, rows).map_err(|why| official(path, why))?;
             (pixels, 0, labels)
@@ -61,26 +55,16 @@ impl Dataset {
                 let why = format!("has {} bytes, the official file {}", bytes.len(), rows * record);
                 return Err(official(path, why));
             }
-            let labels = bytes
-                .chunks_exact(record)
-                .map(|r| i64::from(r[self.lead - 1]))
-                .collect();
+            let labels = bytes.chunks_exact(record).map(|r| i64::from(r[self.lead - 1])).collect();
             (bytes, self.lead, labels)
         };
         let label = |(row, label): (usize, i64)| {
             let known = u32::try_from(label).ok().filter(|&l| (l as usize) < self.classes);
             known.ok_or_else(|| {
-                official(
-                    path,
-                    format!("image {row} has label {label}, of {} classes", self.classes),
-                )
+                official(path, format!("image {row} has label {label}, of {} classes", self.classes))
             })
         };
-        let labels = labels
-            .into_iter()
-            .enumerate()
-            .map(label)
-            .collect::<Result<_, _>>()?;
+        let labels = labels.into_iter().enumerate().map(label).collect::<Result<_, _>>()?;
         Ok((bytes, lead, labels))
     }
 
@@ -90,19 +74,11 @@ impl Dataset {
             return Err("has no array `data`".into());
         };
         if shape[..] != [rows, PIXELS] {
-            return Err(format!(
-                "`data` is {shape:?}, in the official file [{rows}, {PIXELS}]"
-            ));
+            return Err(format!("`data` is {shape:?}, in the official file [{rows}, {PIXELS}]"));
         }
-        let labels = value
-            .get(key)
-            .and_then(Value::items)
-            .ok_or_else(|| format!("has no list `{key}`"))?;
+        let labels = value.get(key).and_then(Value::items).ok_or_else(|| format!("has no list `{key}`"))?;
         if labels.len() != rows {
-            return Err(format!(
-                "`{key}` has {} items, in the official file {rows}",
-                labels.len()
-            ));
+            return Err(format!("`{key}` has {} items, in the official file {rows}", labels.len()));
         }
         let int = |v: &Value| match v {
             Value::Int(n) => Ok(*n),
@@ -119,10 +95,8 @@ impl Dataset {
         };
         let names: Vec<String> = if form.python {
             let value = pickle::parse(bytes).map_err(|e| e.to_string())?;
-            let names = value
-                .get(key)
-                .and_then(Value::items)
-                .ok_or_else(|| format!("has no list `{key}`"))?;
+            let names =
+                value.get(key).and_then(Value::items).ok_or_else(|| format!("has no list `{key}`"))?;
             let name = |v: &Value| match v {
                 Value::Bytes(name) => text(name),
                 _ => Err(format!("`{key}` holds something that is no string")),
@@ -133,11 +107,7 @@ impl Dataset {
             lines.map(text).collect::<Result<_, _>>()?
         };
         if names.len() != self.classes {
-            return Err(format!(
-                "has {} class names, the official file {}",
-                names.len(),
-                self.classes
-            ));
+            return Err(format!("has {} class names, the official file {}", names.len(), self.classes));
         }
         Ok(names)
     }

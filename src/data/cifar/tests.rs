@@ -9,33 +9,16 @@ use crate::data::PIXELS;
 const TRAIN: usize = 20;
 
 /// CIFAR-10 with 20 images a training file and 10 test images.
-const SMALL10: Dataset = Dataset {
-    train_rows: TRAIN,
-    test_rows: 10,
-    ..CIFAR10
-};
+const SMALL10: Dataset = Dataset { train_rows: TRAIN, test_rows: 10, ..CIFAR10 };
 /// CIFAR-100 with 200 training images and 100 test images.
-const SMALL100: Dataset = Dataset {
-    train_rows: 200,
-    test_rows: 100,
-    ..CIFAR100
-};
+const SMALL100: Dataset = Dataset { train_rows: 200, test_rows: 100, ..CIFAR100 };
 
 /// The rows of file `n`: label and pixels.
 fn rows(d: &Dataset, n: usize) -> Vec<(u8, Vec<u8>)> {
-    let count = if n == d.forms[0].files.len() - 2 {
-        d.test_rows
-    } else {
-        d.train_rows
-    };
+    let count = if n == d.forms[0].files.len() - 2 { d.test_rows } else { d.train_rows };
     let pixel = |i: usize, at: usize| (i * 31 + at * 7 + n * 101 + (at >> 8)) as u8;
     (0..count)
-        .map(|i| {
-            (
-                ((i * 3 + n) % d.classes) as u8,
-                (0..PIXELS).map(|at| pixel(i, at)).collect(),
-            )
-        })
+        .map(|i| (((i * 3 + n) % d.classes) as u8, (0..PIXELS).map(|at| pixel(i, at)).collect()))
         .collect()
 }
 
@@ -87,21 +70,12 @@ fn files(d: &Dataset, form: &Form) -> Vec<(&'static str, Vec<u8>)> {
     let names = match form.python {
         true => {
             let names = list(names(d).iter().map(|n| string(n)));
-            [
-                b"\x80\x02}q\x01(".to_vec(),
-                string(d.keys[1]),
-                names,
-                b"u.".to_vec(),
-            ]
-            .concat()
+            [b"\x80\x02}q\x01(".to_vec(), string(d.keys[1]), names, b"u.".to_vec()].concat()
         }
         false => format!("{}\n\n", names(d).join("\n")).into_bytes(),
     };
     let file = |n: usize| if form.python { python(d, n) } else { binary(d, n) };
-    let batches = form.files[..last]
-        .iter()
-        .enumerate()
-        .map(|(n, &name)| (name, file(n)));
+    let batches = form.files[..last].iter().enumerate().map(|(n, &name)| (name, file(n)));
     batches.chain([(form.files[last], names)]).collect()
 }
 
@@ -122,37 +96,21 @@ fn packed(root: &Path, d: &Dataset, form: &Form, prefix: &str) -> PathBuf {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        tar.append_data(
-            &mut header,
-            format!("{prefix}{}/{name}", form.directory),
-            &bytes[..],
-        )
-        .expect("appended");
+        tar.append_data(&mut header, format!("{prefix}{}/{name}", form.directory), &bytes[..])
+            .expect("appended");
     }
     tar.into_inner().and_then(GzEncoder::finish).expect("finished");
     path
 }
 
 fn everything(source: &Source) -> (Vec<String>, Vec<u32>, Vec<u8>) {
-    let all = |images: &Images| {
-        (0..images.len())
-            .flat_map(|i| images.planes(i).to_vec())
-            .collect::<Vec<_>>()
-    };
+    let all = |images: &Images| (0..images.len()).flat_map(|i| images.planes(i).to_vec()).collect::<Vec<_>>();
     let labels = [source.train.labels(), source.test.labels()].concat();
-    (
-        source.class_names.clone(),
-        labels,
-        [all(&source.train), all(&source.test)].concat(),
-    )
+    (source.class_names.clone(), labels, [all(&source.train), all(&source.test)].concat())
 }
 
 fn message(d: Dataset, path: &Path) -> String {
-    let e = d
-        .locate(path)
-        .and_then(|found| found.read())
-        .expect_err("refused")
-        .to_string();
+    let e = d.locate(path).and_then(|found| found.read()).expect_err("refused").to_string();
     assert!(!e.contains('\n'), "{e}");
     e
 }
@@ -160,9 +118,7 @@ fn message(d: Dataset, path: &Path) -> String {
 #[test]
 fn all_forms_hold_the_same() {
     for d in [SMALL10, SMALL100] {
-        let expected: Vec<_> = (0..d.forms[0].files.len() - 1)
-            .flat_map(|n| rows(&d, n))
-            .collect();
+        let expected: Vec<_> = (0..d.forms[0].files.len() - 1).flat_map(|n| rows(&d, n)).collect();
         let labels: Vec<u32> = expected.iter().map(|(label, _)| u32::from(*label)).collect();
         let pixels: Vec<u8> = expected.into_iter().flat_map(|(_, pixels)| pixels).collect();
         let expected = (names(&d), labels, pixels);
@@ -172,11 +128,7 @@ fn all_forms_hold_the_same() {
                 let archive = packed(root.path(), &d, form, prefix);
                 let from = |path: &Path| d.locate(path).and_then(|found| found.read()).expect("read");
                 assert_eq!(everything(&from(&archive)), expected, "the archive itself");
-                assert_eq!(
-                    everything(&from(root.path())),
-                    expected,
-                    "a directory with the archive"
-                );
+                assert_eq!(everything(&from(root.path())), expected, "a directory with the archive");
                 let dir = unpacked(root.path(), &d, form);
                 assert_eq!(everything(&from(&dir)), expected, "the directory itself");
                 let found = d.locate(root.path()).expect("found");
@@ -184,11 +136,7 @@ fn all_forms_hold_the_same() {
                     found.files().iter().all(|(role, _)| *role == "file"),
                     "the directory wins over the archive"
                 );
-                assert_eq!(
-                    everything(&found.read().expect("read")),
-                    expected,
-                    "a torchvision root"
-                );
+                assert_eq!(everything(&found.read().expect("read")), expected, "a torchvision root");
             }
         }
     }
@@ -199,81 +147,21 @@ fn broken_files_are_refused() {
     type Change = fn(&mut Vec<u8>);
     let [binary, python] = SMALL10.forms;
     let cases: &[(&Form, &str, Change, &str)] = &[
-        (
-            binary,
-            "data_batch_3.bin",
-            |b| b.truncate(b.len() - 1),
-            "has 61459 bytes, the official file 61460",
-        ),
+        (binary, "data_batch_3.bin", |b| b.truncate(b.len() - 1), "has 61459 bytes, the official file 61460"),
         (binary, "data_batch_3.bin", |b| b.push(0), "has 61461 bytes"),
-        (
-            binary,
-            "data_batch_3.bin",
-            |b| b.extend([0; 99]),
-            "at most 61461 are expected",
-        ),
-        (
-            binary,
-            "data_batch_3.bin",
-            |b| b[3073] = 10,
-            "image 1 has label 10, of 10 classes",
-        ),
-        (
-            binary,
-            "data_batch_3.bin",
-            |b| b[3073] ^= 1,
-            "the training set has",
-        ),
+        (binary, "data_batch_3.bin", |b| b.extend([0; 99]), "at most 61461 are expected"),
+        (binary, "data_batch_3.bin", |b| b[3073] = 10, "image 1 has label 10, of 10 classes"),
+        (binary, "data_batch_3.bin", |b| b[3073] ^= 1, "the training set has"),
         (binary, "test_batch.bin", |b| b[0] ^= 1, "the test set has"),
-        (
-            binary,
-            "batches.meta.txt",
-            |b| b.truncate(9),
-            "has 2 class names, the official file 10",
-        ),
+        (binary, "batches.meta.txt", |b| b.truncate(9), "has 2 class names, the official file 10"),
         (binary, "batches.meta.txt", |b| b[0] = 0xff, "no plain text"),
-        (
-            python,
-            "data_batch_3",
-            |b| b.truncate(b.len() / 2),
-            "damaged pickle",
-        ),
-        (
-            python,
-            "data_batch_3",
-            |b| *b = b"cos\nsystem\n(U\x02idtR.".to_vec(),
-            "asks for os.system",
-        ),
-        (
-            python,
-            "data_batch_3",
-            |b| *b = b"\x80\x02}.".to_vec(),
-            "has no array `data`",
-        ),
-        (
-            python,
-            "data_batch_3",
-            |b| *b = self::python(&SMALL10, 5),
-            "`data` is [10, 3072]",
-        ),
-        (
-            python,
-            "data_batch_3",
-            |b| *b = self::python(&SMALL100, 0),
-            "`data` is [200, 3072]",
-        ),
-        (
-            python,
-            "batches.meta",
-            |b| *b = b"cposix\nsystem\n.".to_vec(),
-            "asks for posix.system",
-        ),
-        (
-            python,
-            "batches.meta",
-            |b| *b = b"\x80\x02}.".to_vec(),
-            "has no list `label_names`",
-        ),
+        (python, "data_batch_3", |b| b.truncate(b.len() / 2), "damaged pickle"),
+        (python, "data_batch_3", |b| *b = b"cos\nsystem\n(U\x02idtR.".to_vec(), "asks for os.system"),
+        (python, "data_batch_3", |b| *b = b"\x80\x02}.".to_vec(), "has no array `data`"),
+        (python, "data_batch_3", |b| *b = self::python(&SMALL10, 5), "`data` is [10, 3072]"),
+        (python, "data_batch_3", |b| *b = self::python(&SMALL100, 0), "`data` is [200, 3072]"),
+        (python, "batches.meta", |b| *b = b"cposix\nsystem\n.".to_vec(), "asks for posix.system"),
+        (python, "batches.meta", |b| *b = b"\x80\x02}.".to_vec(), "has no list `label_names`"),
     ];
     for (form, name, change, why) in cases {
         let root = tempfile::tempdir().expect("a directory");

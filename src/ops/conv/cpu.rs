@@ -163,7 +163,9 @@ unsafe fn fill_input<V: Vector>(
                     match shortcut {
                         Shortcut::None => norm_row::<V, false>(y, affine, geo.cin, &[], a),
                         Shortcut::Same(x) => norm_row::<V, true>(y, affine, geo.cin, &x[at..at + width], a),
-                        Shortcut::Half(x) => norm_row_half(geo, y, affine, &half_row(geo, x, image, row)[..], a),
+                        Shortcut::Half(x) => {
+                            norm_row_half(geo, y, affine, &half_row(geo, x, image, row)[..], a)
+                        }
                     }
                 }
             }
@@ -176,7 +178,13 @@ unsafe fn fill_input<V: Vector>(
 
 /// `a = relu(y·scale + shift [+ x])` for a row of pixels.
 #[inline(always)]
-unsafe fn norm_row<V: Vector, const ADD: bool>(y: &[f32], affine: &[f32], c: usize, x: &[f32], a: &mut [f32]) {
+unsafe fn norm_row<V: Vector, const ADD: bool>(
+    y: &[f32],
+    affine: &[f32],
+    c: usize,
+    x: &[f32],
+    a: &mut [f32],
+) {
     assert!(y.len() == a.len() && (!ADD || x.len() == a.len()) && affine.len() >= 2 * c);
     let whole = c / V::LANES * V::LANES;
     for pixel in (0..a.len()).step_by(c) {
@@ -435,12 +443,16 @@ unsafe fn weight_grad<V: Vector, const WIDE: bool>(geo: Geometry, a: &[f32], g: 
 }
 
 #[inline(always)]
-unsafe fn input_grad<V: Vector, const WIDE: bool>(geo: Geometry, g: &[f32], flipped: &[f32], sink: &mut Grad) {
+unsafe fn input_grad<V: Vector, const WIDE: bool>(
+    geo: Geometry,
+    g: &[f32],
+    flipped: &[f32],
+    sink: &mut Grad,
+) {
     let row = (geo.out_width() + 2) * geo.cout;
     if geo.stride == 1 {
         let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * geo.cout });
-        let walk =
-            Walk { rows: geo.height, cols: geo.width, row_step: row, col_step: geo.cout, runs: &runs };
+        let walk = Walk { rows: geo.height, cols: geo.width, row_step: row, col_step: geo.cout, runs: &runs };
         // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
         unsafe { correlate::<V, WIDE, _>(g.as_ptr(), walk, flipped.as_ptr(), geo.cin, sink) };
         return;

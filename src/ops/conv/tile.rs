@@ -222,9 +222,8 @@ unsafe fn outer_tile<V: Vector, const K: usize, const Q: usize>(
 ) {
     // SAFETY: the contract of `outer`.
     unsafe {
-        let mut acc: [[V; Q]; K] = std::array::from_fn(|k| {
-            std::array::from_fn(|q| V::load(dw.add(k * size.cout + q * V::LANES)))
-        });
+        let mut acc: [[V; Q]; K] =
+            std::array::from_fn(|k| std::array::from_fn(|q| V::load(dw.add(k * size.cout + q * V::LANES))));
         for row in 0..size.rows {
             let mut x = x.add(row * size.x_row);
             let mut g = g.add(row * size.g_row);

@@ -55,7 +55,13 @@ impl Head {
     ///
     /// # Errors
     /// Tensors of another type, size or device.
-    pub fn step(&self, features: &Tensor, linear: &Tensor, targets: Targets, d_linear: &Tensor) -> Result<Loss> {
+    pub fn step(
+        &self,
+        features: &Tensor,
+        linear: &Tensor,
+        targets: Targets,
+        d_linear: &Tensor,
+    ) -> Result<Loss> {
         let (features, linear) = (read(features)?, read(linear)?);
         let batch = targets.label_a.len();
         let (classes, len) = (self.classes, self.len);

@@ -1,0 +1,212 @@
+//! What `eval` and `embed` have in common: checkpoints, the data set that each is judged on, and running the network.
+//!
+//! What is made of the logits is the tools' own business.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::data::{self, shard::Split};
+use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, key, source, store};
+use crate::model::{self, Arch, Inference};
+
+/// The splits that `train` lists in a checkpoint's input `dataset`.
+const TRAINED_ON: [&str; 2] = ["train", "test"];
+
+/// Flags that choose checkpoints and images.
+#[derive(Args, Clone, Debug)]
+pub struct Choice {
+    /// Checkpoints: manifests (or their directories), or bare weights in PyTorch's names [default: stdin]
+    #[arg(value_name = "MANIFEST|FILE.safetensors")]
+    pub checkpoints: Vec<PathBuf>,
+
+    /// Images to run over
+    #[arg(long, default_value = "test", value_parser = ["test", "val", "train"])]
+    pub split: String,
+
+    /// Which weights of a checkpoint to take: those of its last epoch or of its best one
+    #[arg(long, default_value = "last", value_parser = ["last", "best"])]
+    pub checkpoint: String,
+
+    /// Data set to run over [default: the one that the checkpoint was trained on]
+    #[arg(long, value_name = "MANIFEST")]
+    pub data: Option<PathBuf>,
+
+    /// Architecture of bare weights: resnet20, 32, 44, 56 or 110 (checkpoints say it themselves)
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<Arch>,
+
+    /// Images that a thread takes through the network at a time; the result does not depend on it
+    #[arg(long, value_name = "N", default_value_t = crate::model::infer::BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: u32,
+}
+
+/// Weights with the data set to run them on.
+pub struct Subject {
+    /// Where the weights come from.
+    weights: Weights,
+    /// The network.
+    pub arch: Arch,
+    /// `last` or `best` epoch of a checkpoint; `file` for bare weights, whose epoch nobody knows.
+    pub which: String,
+    /// The data set to run over.
+    dataset: Manifest,
+    /// Its classes.
+    pub info: data::Info,
+    /// Name of the checkpoint's directory, or of the bare file without its ending.
+    name: String,
+    /// Roles `checkpoint` (only the weights that are used) and `dataset` (only the split that is used).
+    pub inputs: Vec<Input>,
+}
+
+enum Weights {
+    Checkpoint(Box<Manifest>),
+    File(PathBuf),
+}
+
+/// Finds all checkpoints and their data sets, before any work: a bad one is told at once.
+///
+/// # Errors
+/// Input that is no checkpoint, a data set that is gone or is another one, bare weights without --arch and --data.
+pub fn subjects(flags: &Choice, tool: &'static str, out: Option<&Path>) -> Result<Vec<Subject>> {
+    let given = flags.data.as_deref().map(|p| dataset_at(p, tool)).transpose()?;
+    let mut all = Vec::new();
+    if flags.checkpoints.is_empty() {
+        for m in source::read_all(&[], tool, &[Kind::Checkpoint])? {
+            all.push(checkpoint(m, flags, given.as_ref(), tool)?);
+        }
+    }
+    for arg in &flags.checkpoints {
+        if arg.extension().is_some_and(|e| e == "safetensors") {
+            all.push(bare(arg, flags, given.as_ref())?);
+            continue;
+        }
+        for m in source::read_all(std::slice::from_ref(arg), tool, &[Kind::Checkpoint])? {
+            all.push(checkpoint(m, flags, given.as_ref(), tool)?);
+        }
+    }
+    if let (Some(out), 2..) = (out, all.len()) {
+        let (out, n) = (out.display(), all.len());
+        bail!("--out {out}: one directory for {n} checkpoints; leave --out away, or give one checkpoint");
+    }
+    Ok(all)
+}
+
+fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'static str) -> Result<Subject> {
+    let dir = m.dir()?.to_owned();
+    let place = dir.join(FILE);
+    let here = place.display();
+    let input = m.as_input("checkpoint", &[&flags.checkpoint])?;
+    let said = m.params.get("arch").and_then(serde_json::Value::as_str);
+    let said = said.with_context(|| format!("{here}: params.arch is missing; train the checkpoint again"))?;
+    let arch: Arch = said.parse().map_err(|e| anyhow::anyhow!("{here}: params.arch: {e}"))?;
+    if let Some(asked) = flags.arch
+        && asked != arch
+    {
+        bail!("{here}: is a {arch}, not the {asked} of --arch; leave --arch away, it is for bare weights");
+    }
+    let trained = m.input("dataset").with_context(|| {
+        format!("{here}: does not say what it was trained on; train the checkpoint again")
+    })?;
+    let dataset = match given {
+        Some(d) => {
+            if !is_content_of(trained, d) {
+                let d = d.path.as_deref().unwrap_or(Path::new("--data")).display();
+                log::warn!("{here}: was trained on another data set than {d}; the result says so");
+            }
+            d.clone()
+        }
+        None => {
+            let path = dir.join(&trained.path);
+            let hint = || {
+                format!(
+                    "{here}: its data set cannot be read; build it again with mk-imbalance, or say with --data where it is"
+                )
+            };
+            let d = dataset_at(&path, tool).with_context(hint)?;
+            if !is_content_of(trained, &d) {
+                bail!(
+                    "{}: is no longer the data set that {here} was trained on (content {} then); build that one \
+                     again with mk-imbalance, or take this one on purpose with --data",
+                    path.display(),
+                    key::short(&trained.blake3),
+                );
+            }
+            d
+        }
+    };
+    let name = dir.file_name().map_or_else(|| "checkpoint".into(), |n| n.to_string_lossy().into_owned());
+    subject(Weights::Checkpoint(Box::new(m)), arch, &flags.checkpoint, dataset, name, input, flags)
+}
+
+fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Subject> {
+    let (Some(arch), Some(dataset)) = (flags.arch, given) else {
+        let file = file.display();
+        bail!(
+            "{file}: bare weights do not say what they are; add --arch (as resnet32) and --data (a data set's manifest)"
+        );
+    };
+    let file = store::absolute(file);
+    let input = Input {
+        role: "checkpoint".into(),
+        key: None,
+        blake3: hash::file(&file)?,
+        path: file.clone(),
+        params: Object::new(),
+        inputs: vec![],
+    };
+    let name = file.file_stem().map_or_else(|| "weights".into(), |n| n.to_string_lossy().into_owned());
+    subject(Weights::File(file), arch, "file", dataset.clone(), name, input, flags)
+}
+
+fn subject(
+    weights: Weights,
+    arch: Arch,
+    which: &str,
+    dataset: Manifest,
+    name: String,
+    checkpoint: Input,
+    flags: &Choice,
+) -> Result<Subject> {
+    let info = data::Info::of(&dataset)?;
+    let images = dataset.as_input("dataset", &[&flags.split]).with_context(|| {
+        let hint = if flags.split == "val" { " (mk-imbalance --val-fraction makes it)" } else { "" };
+        format!("--split {}{hint}", flags.split)
+    })?;
+    Ok(Subject { weights, arch, which: which.into(), dataset, info, name, inputs: vec![checkpoint, images] })
+}
+
+fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
+    let found = source::read_all(&[path.to_owned()], tool, &[Kind::Dataset])?;
+    let [m] = <[Manifest; 1]>::try_from(found)
+        .map_err(|all| anyhow::anyhow!("{}: holds {} manifests, not one", path.display(), all.len()))?;
+    Ok(m)
+}
+
+/// Whether a checkpoint's dataset input is this data set, by content.
+fn is_content_of(trained: &Input, dataset: &Manifest) -> bool {
+    let now = dataset.as_input("dataset", &TRAINED_ON);
+    now.is_ok_and(|i| i.blake3 == trained.blake3)
+}
+
+impl Subject {
+    /// Where a result goes unless `--out` says otherwise: `<root>/<checkpoint>-<split>-<which>-<key>`.
+    pub fn dir(&self, root: &str, split: &str, key: &str) -> PathBuf {
+        Path::new(root).join(format!("{}-{split}-{}-{}", self.name, self.which, key::short(key)))
+    }
+
+    /// Maps the split and runs the network over it, after checking that weights and shards are the published ones.
+    ///
+    /// # Errors
+    /// Missing or damaged files, weights that do not fit the architecture.
+    pub fn infer(&self, flags: &Choice) -> Result<(Split, Inference)> {
+        let weights = match &self.weights {
+            Weights::Checkpoint(m) => m.checked(&self.which)?.swap_remove(0),
+            Weights::File(file) => file.clone(),
+        };
+        let split = Split::open(&self.dataset, &flags.split)?;
+        let out = model::infer(&weights, self.arch, &split, &self.info, flags.batch_size as usize)?;
+        Ok((split, out))
+    }
+}

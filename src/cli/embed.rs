@@ -1,0 +1,109 @@
+//! `embed`: the network's pooled features, logits and predictions of a split, as one safetensors file.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+
+use super::checkpoints::{self, Subject};
+use super::{Common, Done, Interrupted};
+use crate::data::shard::Split;
+use crate::manifest::store::{Plan, Produced, Writer, write_atomic};
+use crate::manifest::{Kind, Object};
+use crate::metrics;
+use crate::model::Inference;
+
+/// Raised when the same weights and images would give another file.
+const SEMANTICS: u32 = 1;
+
+/// The file of the result.
+const FEATURES: &str = "features.safetensors";
+
+/// Extract features: what the network computes of each image, for t-SNE, probes and error analysis
+///
+/// Writes features.safetensors with `features` F32 (N, 64), pooled before the classifier; `logits` F32 (N, C); `labels`
+/// and `predictions` I64 (N); `source_index` U32 (N), the image's place in the official file. One embedding manifest a
+/// checkpoint is printed on stdout.
+#[derive(Parser, Debug)]
+#[command(name = "embed", version = super::VERSION, after_help = EXAMPLES)]
+pub struct Flags {
+    /// What to run.
+    #[command(flatten)]
+    pub input: checkpoints::Choice,
+
+    /// Common flags.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+const EXAMPLES: &str = "Examples:
+  embed runs/remix-*/manifest.json --split test
+  embed resnet32.safetensors --arch resnet32 --data data/cifar10-exp-100-*/manifest.json --split train";
+
+/// The tool.
+pub fn main() -> ExitCode {
+    super::main("embed", |a: &Flags| &a.common, run)
+}
+
+fn run(flags: Flags) -> Result<()> {
+    for subject in checkpoints::subjects(&flags.input, "embed", flags.common.out.as_deref())? {
+        if super::interrupted() {
+            return Err(Interrupted.into());
+        }
+        super::run_plan(&plan(&subject, &flags), &flags.common, |w| work(w, &subject, &flags))?;
+    }
+    Ok(())
+}
+
+fn plan(subject: &Subject, flags: &Flags) -> Plan {
+    let mut params = Object::new();
+    params.insert("split".into(), flags.input.split.clone().into());
+    params.insert("which".into(), subject.which.clone().into());
+    params.insert("arch".into(), subject.arch.to_string().into());
+    let inputs = subject.inputs.clone();
+    let mut plan =
+        Plan { kind: Kind::Embedding, semantics: SEMANTICS, params, inputs, dir: Default::default() };
+    plan.dir = match &flags.common.out {
+        Some(out) => out.clone(),
+        None => subject.dir("embeddings", &flags.input.split, &plan.key()),
+    };
+    plan
+}
+
+fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
+    let (split, out) = subject.infer(&flags.input)?;
+    let predicted = metrics::predictions(&out.logits, split.len(), out.classes)?;
+    let bytes = encode(&split, &out, &predicted)?;
+    writer.withdraw()?;
+    write_atomic(&writer.dir().join(FEATURES), |f| f.write_all(&bytes))?;
+    let mut numbers = Object::new();
+    numbers.insert("images".into(), split.len().into());
+    numbers.insert("classes".into(), out.classes.into());
+    numbers.insert("feature_len".into(), out.feature_len.into());
+    numbers.insert("class_names".into(), json!(subject.info.class_names));
+    let rows = Some(split.len() as u64);
+    let outputs = vec![Produced { role: "features", name: FEATURES.into(), rows }];
+    Ok(Done { outputs, metrics: numbers, ..Done::default() })
+}
+
+/// The file's bytes, which follow from the numbers alone: safetensors sorts tensors, and there is no metadata.
+fn encode(split: &Split, out: &Inference, predicted: &[usize]) -> Result<Vec<u8>> {
+    let n = split.len();
+    let floats = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let features = floats(&out.features);
+    let logits = floats(&out.logits);
+    let labels: Vec<u8> = split.labels().iter().flat_map(|&l| i64::from(l).to_le_bytes()).collect();
+    let predictions: Vec<u8> = predicted.iter().flat_map(|&p| (p as i64).to_le_bytes()).collect();
+    let index: Vec<u8> = (0..n).flat_map(|i| split.source_index(i).to_le_bytes()).collect();
+    let tensors = [
+        ("features", TensorView::new(Dtype::F32, vec![n, out.feature_len], &features)?),
+        ("logits", TensorView::new(Dtype::F32, vec![n, out.classes], &logits)?),
+        ("labels", TensorView::new(Dtype::I64, vec![n], &labels)?),
+        ("predictions", TensorView::new(Dtype::I64, vec![n], &predictions)?),
+        ("source_index", TensorView::new(Dtype::U32, vec![n], &index)?),
+    ];
+    Ok(safetensors::serialize(tensors, None)?)
+}

@@ -1,0 +1,105 @@
+//! `eval`: judges checkpoints on a split. The numbers themselves are made in [`crate::metrics`].
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::checkpoints::{self, Subject};
+use super::{Common, Done, Interrupted};
+use crate::manifest::store::Plan;
+use crate::manifest::{Kind, Object};
+use crate::metrics;
+
+/// Raised when the same weights and images would give other numbers.
+const SEMANTICS: u32 = 1;
+
+/// Evaluate checkpoints: accuracy, many/medium/few, macro-F1, NLL, ECE, confusion matrix
+///
+/// One metrics manifest a checkpoint is printed on stdout as it is done. Accuracies are percent; macro_f1 and ece are
+/// fractions, nll is in nats. Groups by training images of a class: many > 100, medium 20 to 100, few < 20.
+///
+/// A checkpoint is evaluated on the data set that it was trained on, which must still be the same by content. --data
+/// names it elsewhere, or names another one on purpose: many, medium and few then follow that one's class counts, and
+/// the report gives the result a row of its own.
+#[derive(Parser, Debug)]
+#[command(name = "eval", version = super::VERSION, after_help = EXAMPLES)]
+pub struct Flags {
+    /// What to evaluate.
+    #[command(flatten)]
+    pub input: checkpoints::Choice,
+
+    /// Common flags.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+const EXAMPLES: &str = "Examples:
+  train data/cifar10-exp-100-*/manifest.json --method remix | ./eval | report table
+  cat runs/*/manifest.json | ./eval --checkpoint best
+  ./eval resnet32.safetensors --arch resnet32 --data data/cifar10-exp-100-*/manifest.json
+
+`eval` is also a shell builtin: call this one by its path.";
+
+/// The tool.
+pub fn main() -> ExitCode {
+    super::main("eval", |a: &Flags| &a.common, run)
+}
+
+fn run(flags: Flags) -> Result<()> {
+    for subject in checkpoints::subjects(&flags.input, "eval", flags.common.out.as_deref())? {
+        if super::interrupted() {
+            return Err(Interrupted.into());
+        }
+        super::run_plan(&plan(&subject, &flags), &flags.common, |_| work(&subject, &flags))?;
+    }
+    Ok(())
+}
+
+fn plan(subject: &Subject, flags: &Flags) -> Plan {
+    let params = json!({
+        "split": flags.input.split,
+        "which": subject.which,
+        "arch": subject.arch.to_string(),
+        // The split's content does not hold them, many/medium/few depend on them.
+        "cls_num_list": subject.info.cls_num_list,
+    });
+    let mut plan = Plan {
+        kind: Kind::Metrics,
+        semantics: SEMANTICS,
+        params: object(params),
+        inputs: subject.inputs.clone(),
+        dir: Default::default(),
+    };
+    plan.dir = match &flags.common.out {
+        Some(out) => out.clone(),
+        None => subject.dir("metrics", &flags.input.split, &plan.key()),
+    };
+    plan
+}
+
+fn work(subject: &Subject, flags: &Flags) -> Result<Done> {
+    let (split, out) = subject.infer(&flags.input)?;
+    let m = metrics::evaluate(&out.logits, split.labels(), &subject.info.cls_num_list)?;
+    log::info!(
+        "{}: {} {} top-1 {:.2} %, top-5 {:.2} %",
+        subject.inputs[0].path.display(),
+        flags.input.split,
+        subject.which,
+        m.top1,
+        m.top5
+    );
+    let mut numbers = object(serde_json::to_value(&m)?);
+    // So that a report needs the metrics manifests alone.
+    numbers.insert("cls_num_list".into(), json!(subject.info.cls_num_list));
+    numbers.insert("class_names".into(), json!(subject.info.class_names));
+    Ok(Done { metrics: numbers, ..Done::default() })
+}
+
+fn object(value: Value) -> Object {
+    match value {
+        Value::Object(map) => map,
+        _ => unreachable!("a struct and an object literal are objects"),
+    }
+}

@@ -1,0 +1,246 @@
+//! The numbers by which a classifier is judged, from its logits on a labelled split.
+//!
+//! Pure functions: no files, no networks. Accuracies (top-1, top-5, per class, many/medium/few) are **percent**, as papers
+//! print them; macro-F1 and ECE are fractions in 0–1, as scikit-learn and Guo et al. define them; NLL is in nats.
+
+mod calibration;
+mod confusion;
+
+use serde::{Deserialize, Serialize};
+
+pub use calibration::ECE_BINS;
+pub use confusion::{FEW, MANY};
+
+/// Everything that `eval` reports of one split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Images in the split.
+    pub images: usize,
+    /// Percent of images whose label has the largest logit.
+    pub top1: f64,
+    /// Percent of images whose label is among the five largest logits (all of them, where there are fewer classes).
+    pub top5: f64,
+    /// Recall of each class, percent; `None` for a class without images in the split.
+    pub per_class: Vec<Option<f64>>,
+    /// Mean recall, percent, of the classes with more than [`MANY`] training images; `None` where there are none.
+    pub many: Option<f64>,
+    /// The same for [`FEW`] to [`MANY`] training images.
+    pub medium: Option<f64>,
+    /// The same for fewer than [`FEW`] training images.
+    pub few: Option<f64>,
+    /// Unweighted mean of the classes' F1, 0–1; as scikit-learn's `f1_score(average="macro", zero_division=0)`.
+    pub macro_f1: f64,
+    /// Mean negative log-likelihood of the labels, nats.
+    pub nll: f64,
+    /// Expected calibration error, 0–1, over [`ECE_BINS`] equal-width bins of confidence.
+    pub ece: f64,
+    /// Counts, (true class, predicted class).
+    pub confusion: Vec<Vec<u64>>,
+}
+
+/// What makes logits impossible to judge.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// No images or no classes.
+    #[error("there is nothing to evaluate: {images} images, {classes} classes")]
+    Empty {
+        /// Number of labels.
+        images: usize,
+        /// Length of `cls_num_list`.
+        classes: usize,
+    },
+    /// Logits that are no (images, classes) matrix.
+    #[error("{found} logits for {images} images of {classes} classes")]
+    Shape {
+        /// Number of logits.
+        found: usize,
+        /// Number of labels.
+        images: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// NaN or an infinity.
+    #[error(
+        "image {image} has a logit of {value} for class {class}; the training diverged, use another checkpoint"
+    )]
+    NotFinite {
+        /// Row.
+        image: usize,
+        /// Column.
+        class: usize,
+        /// NaN, inf or -inf.
+        value: f32,
+    },
+    /// A label that is no class.
+    #[error(
+        "image {image} has label {label}, there are {classes} classes; the weights are not for this data set"
+    )]
+    Label {
+        /// Row.
+        image: usize,
+        /// The label.
+        label: u32,
+        /// Number of classes.
+        classes: usize,
+    },
+}
+
+/// Judges logits (N, C), row-major, by labels (N) and the number of training images of each class (C).
+///
+/// # Errors
+/// Sizes that do not fit, labels that are no class, logits that are not finite.
+pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Result<Metrics, Error> {
+    let classes = cls_num_list.len();
+    let predicted = predictions(logits, labels.len(), classes)?;
+    for (image, &label) in labels.iter().enumerate() {
+        if label as usize >= classes {
+            return Err(Error::Label { image, label, classes });
+        }
+    }
+    let confusion = confusion::confusion(labels, &predicted, classes);
+    let per_class = confusion::recalls(&confusion);
+    let [many, medium, few] = confusion::shots(&per_class, cls_num_list);
+    let (nll, ece) = calibration::nll_and_ece(logits, labels, &predicted, classes);
+    let hits = |k| {
+        let rows = logits.chunks_exact(classes).zip(labels);
+        rows.filter(|(row, label)| rank(row, **label as usize) < k).count()
+    };
+    let percent = |n: usize| 100.0 * n as f64 / labels.len() as f64;
+    Ok(Metrics {
+        images: labels.len(),
+        top1: percent(hits(1)),
+        top5: percent(hits(5)),
+        per_class,
+        many,
+        medium,
+        few,
+        macro_f1: confusion::macro_f1(&confusion),
+        nll,
+        ece,
+        confusion,
+    })
+}
+
+/// The class of each row's largest logit; of equal ones the lowest, as numpy's and PyTorch's `argmax`.
+///
+/// # Errors
+/// Logits that are no (images, classes) matrix or are not finite.
+pub fn predictions(logits: &[f32], images: usize, classes: usize) -> Result<Vec<usize>, Error> {
+    if images == 0 || classes == 0 {
+        return Err(Error::Empty { images, classes });
+    }
+    if logits.len() != images * classes {
+        return Err(Error::Shape { found: logits.len(), images, classes });
+    }
+    if let Some(at) = logits.iter().position(|v| !v.is_finite()) {
+        return Err(Error::NotFinite { image: at / classes, class: at % classes, value: logits[at] });
+    }
+    Ok(logits.chunks_exact(classes).map(argmax).collect())
+}
+
+fn argmax(row: &[f32]) -> usize {
+    let mut best = 0;
+    for (k, v) in row.iter().enumerate() {
+        if *v > row[best] {
+            best = k;
+        }
+    }
+    best
+}
+
+/// How many classes come before `label` when logits are sorted downwards, equal ones by class.
+fn rank(row: &[f32], label: usize) -> usize {
+    let own = row[label];
+    row.iter().enumerate().filter(|&(k, &v)| v > own || (v == own && k < label)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_logits_go_to_the_lowest_class() {
+        // numpy: np.argmax([1, 3, 3, 0]) == 1
+        assert_eq!(argmax(&[1.0, 3.0, 3.0, 0.0]), 1);
+        assert_eq!([0, 1, 2, 3].map(|l| rank(&[1.0, 3.0, 3.0, 0.0], l)), [2, 0, 1, 3]);
+    }
+
+    #[test]
+    fn a_case_by_hand() {
+        // Labels 0, 0, 1, 2; predictions 0, 1, 1, 0.
+        let logits = [2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 2.0, 0.0, 2.0, 0.0, 0.0];
+        let m = evaluate(&logits, &[0, 0, 1, 2], &[101, 20, 19]).expect("metrics");
+        assert_eq!((m.top1, m.top5), (50.0, 100.0));
+        assert_eq!(m.per_class, [Some(50.0), Some(100.0), Some(0.0)]);
+        assert_eq!([m.many, m.medium, m.few], [Some(50.0), Some(100.0), Some(0.0)]);
+        assert_eq!(m.confusion, [[1, 1, 0], [0, 1, 0], [1, 0, 0]]);
+        // F1: 2·1/(2+2) = 1/2, 2·1/(2+1) = 2/3, 0.
+        assert!((m.macro_f1 - (0.5 + 2.0 / 3.0) / 3.0).abs() < 1e-15, "{}", m.macro_f1);
+        // Two labels have logit 2 beside two zeros, two have a zero beside a 2.
+        let sum = 2f64.exp() + 2.0;
+        assert!((m.nll - (sum.ln() - 1.0)).abs() < 1e-15, "{}", m.nll);
+        // All confidences are e²/(e²+2) = 0.787, in one bin, half of them right.
+        assert!((m.ece - (2f64.exp() / sum - 0.5)).abs() < 1e-15, "{}", m.ece);
+    }
+
+    #[test]
+    fn the_numbers_of_scikit_learn() {
+        // scripts/pytorch/fixture_metrics.py; there accuracies are fractions.
+        let text = include_str!("../../tests/fixtures/metrics.json");
+        let truth: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        let list = |v: &serde_json::Value| v.as_array().expect("a list").clone();
+        let number = |v: &serde_json::Value| v.as_f64();
+        let logits: Vec<f32> = list(&truth["logits"])
+            .iter()
+            .flat_map(list)
+            .map(|v| v.as_f64().expect("a logit") as f32)
+            .collect();
+        let labels: Vec<u32> =
+            list(&truth["labels"]).iter().map(|v| v.as_u64().expect("a label") as u32).collect();
+        assert_eq!((logits.len(), labels.len()), (2000, 200));
+        let close =
+            |name: &str, found: Option<f64>, expected: Option<f64>, scale: f64| match (found, expected) {
+                (None, None) => {}
+                (Some(f), Some(e)) => assert!((f - scale * e).abs() < 1e-9, "{name}: {f}, not {}", scale * e),
+                other => panic!("{name}: {other:?}"),
+            };
+        let shots = list(&truth["shots"]);
+        assert_eq!(shots.len(), 4);
+        for shot in &shots {
+            let counts: Vec<usize> =
+                list(&shot["cls_num_list"]).iter().map(|v| v.as_u64().expect("a count") as usize).collect();
+            let m = evaluate(&logits, &labels, &counts).expect("metrics");
+            close("many", m.many, number(&shot["many"]), 100.0);
+            close("medium", m.medium, number(&shot["medium"]), 100.0);
+            close("few", m.few, number(&shot["few"]), 100.0);
+            close("top1", Some(m.top1), number(&truth["top1"]), 100.0);
+            close("top5", Some(m.top5), number(&truth["top5"]), 100.0);
+            close("macro_f1", Some(m.macro_f1), number(&truth["macro_f1"]), 1.0);
+            close("nll", Some(m.nll), number(&truth["nll"]), 1.0);
+            close("ece", Some(m.ece), number(&truth["ece"]), 1.0);
+            for (found, expected) in m.per_class.iter().zip(list(&truth["per_class"])) {
+                close("per_class", *found, number(&expected), 100.0);
+            }
+            assert_eq!(serde_json::json!(m.confusion), truth["confusion"]);
+        }
+    }
+
+    #[test]
+    fn groups_without_classes_and_classes_without_images_are_null() {
+        let m = evaluate(&[1.0, 0.0], &[0], &[100, 21]).expect("metrics");
+        assert_eq!(m.per_class, [Some(100.0), None]);
+        assert_eq!([m.many, m.medium, m.few], [None, Some(100.0), None]);
+    }
+
+    #[test]
+    fn bad_logits_are_errors() {
+        let of = |logits: &[f32], labels: &[u32]| evaluate(logits, labels, &[1, 1]).expect_err("bad");
+        assert_eq!(of(&[], &[]), Error::Empty { images: 0, classes: 2 });
+        assert_eq!(of(&[1.0], &[0]), Error::Shape { found: 1, images: 1, classes: 2 });
+        assert_eq!(of(&[1.0, 0.0], &[2]), Error::Label { image: 0, label: 2, classes: 2 });
+        let nan = of(&[1.0, 0.0, 0.0, f32::NAN], &[0, 0]);
+        assert!(matches!(nan, Error::NotFinite { image: 1, class: 1, value } if value.is_nan()), "{nan}");
+        let inf = of(&[f32::INFINITY, 0.0], &[0]);
+        assert!(matches!(inf, Error::NotFinite { image: 0, class: 0, .. }), "{inf}");
+    }
+}

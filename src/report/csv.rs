@@ -1,0 +1,60 @@
+//! Tables as tidy CSV (RFC 4180): one row a cell, percent with two decimals, empty where there is no number.
+
+use super::table::Table;
+
+/// The first line.
+pub const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,mean,std,paper,paper_source,difference,starting_report";
+
+/// All cells of all tables.
+pub fn write(tables: &[Table]) -> String {
+    let mut text = format!("{HEADER}\n");
+    for t in tables {
+        for row in &t.rows {
+            for (column, cell) in t.columns.iter().zip(&row.cells) {
+                let fields = [
+                    t.number.map_or(String::new(), |n| n.to_string()),
+                    quoted(&t.dataset),
+                    quoted(&t.which),
+                    quoted(&row.method),
+                    quoted(&row.variant),
+                    quoted(&column.imb_type),
+                    quoted(&column.imb_ratio),
+                    cell.values.len().to_string(),
+                    number(cell.mean()),
+                    number(cell.std()),
+                    number(cell.paper.map(|(value, _)| value)),
+                    cell.paper.map_or(String::new(), |(_, source)| source.into()),
+                    number(cell.difference()),
+                    number(cell.starting_report),
+                ];
+                text += &fields.join(",");
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or(String::new(), |v| format!("{v:.2}").replace("-0.00", "0.00"))
+}
+
+fn quoted(text: &str) -> String {
+    match text.contains(['"', ',', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_with_commas_are_quoted() {
+        assert_eq!(quoted("resnet20, 10 epochs"), "\"resnet20, 10 epochs\"");
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quoted("erm"), "erm");
+        assert_eq!([number(Some(-0.001)), number(Some(-10.0)), number(None)], ["0.00", "-10.00", ""]);
+    }
+}

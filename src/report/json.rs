@@ -1,0 +1,41 @@
+//! Tables as JSON, for programs: one record a cell, unrounded, with the keys of the evaluations behind it.
+
+use serde_json::{Value, json};
+
+use super::published;
+use super::table::Table;
+
+/// An object of `unit`, `sources` and `cells`, indented.
+pub fn write(tables: &[Table]) -> String {
+    let mut cells: Vec<Value> = Vec::new();
+    for t in tables {
+        for row in &t.rows {
+            for (column, cell) in t.columns.iter().zip(&row.cells) {
+                let value = |v: &super::table::Run| json!({"seed": v.seed, "top1": v.top1, "metrics": v.key});
+                cells.push(json!({
+                    "table": t.number,
+                    "dataset": t.dataset,
+                    "checkpoint": t.which,
+                    "method": row.method,
+                    "variant": row.variant,
+                    "imb_type": column.imb_type,
+                    "imb_ratio": column.imb_ratio.parse::<serde_json::Number>().ok(),
+                    "n": cell.values.len(),
+                    "mean": cell.mean(),
+                    "std": cell.std(),
+                    "values": cell.values.iter().map(value).collect::<Vec<_>>(),
+                    "paper": cell.paper.map(|(value, source)| json!({"value": value, "source": source})),
+                    "difference": cell.difference(),
+                    "starting_report": cell.starting_report,
+                }));
+            }
+        }
+    }
+    let sources = ["paper", "ldam", "seed"].map(|s| (s.to_owned(), json!(published::source(s))));
+    let all = json!({
+        "unit": "top-1 accuracy, percent",
+        "sources": serde_json::Map::from_iter(sources),
+        "cells": cells,
+    });
+    format!("{all:#}\n")
+}

@@ -1,0 +1,80 @@
+//! From evaluations to tables: [`record`] reads metrics manifests, [`table`] arranges them, and one module a format writes
+//! them. Published numbers come from `published.json`.
+//!
+//! Everything here is drawn from the metrics manifests alone; no other file is opened, and nothing is printed.
+
+pub mod csv;
+pub mod json;
+pub mod latex;
+pub mod markdown;
+pub mod published;
+pub mod record;
+mod settings;
+pub mod table;
+
+use std::path::PathBuf;
+
+/// What keeps evaluations from becoming a table.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A metrics manifest without the numbers or the lineage that a table needs.
+    #[error("{path}: {why}; evaluate the checkpoint again with eval")]
+    Foreign {
+        /// The manifest.
+        path: PathBuf,
+        /// What is missing.
+        why: String,
+    },
+    /// The same experiment with the same seed, and two results.
+    #[error(
+        "{second}: {what} has top-1 {value:.2} here and {other:.2} in {first}; leave one of the two away"
+    )]
+    Duplicate {
+        /// The experiment.
+        what: String,
+        /// One manifest.
+        first: PathBuf,
+        /// Its accuracy.
+        other: f64,
+        /// The other manifest.
+        second: PathBuf,
+        /// Its accuracy.
+        value: f64,
+    },
+}
+
+/// The name of a method as papers print it: `remix-drw` is Remix-DRW.
+pub(crate) fn title(method: &str) -> String {
+    let part = |p: &str| match p {
+        "mixup" => "Mixup".into(),
+        "remix" => "Remix".into(),
+        "erm" | "rs" | "rw" | "drs" | "drw" | "ldam" => p.to_uppercase(),
+        other => other.to_owned(),
+    };
+    method.split('-').map(part).collect::<Vec<String>>().join("-")
+}
+
+/// A number with two decimals, `—` if there is none.
+pub(crate) fn two(value: Option<f64>) -> String {
+    value.map_or("—".into(), |v| format!("{v:.2}"))
+}
+
+/// A signed number with two decimals, `—` if there is none; what rounds to zero has no sign.
+pub(crate) fn signed(value: Option<f64>) -> String {
+    let text = value.map_or("—".into(), |v| format!("{v:+.2}"));
+    if ["+0.00", "-0.00"].contains(&text.as_str()) { "0.00".into() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers() {
+        assert_eq!(title("remix-drw"), "Remix-DRW");
+        assert_eq!(title("erm"), "ERM");
+        assert_eq!([two(Some(75.0)), two(None)], ["75.00", "—"]);
+        let all = [Some(1.0), Some(-1.234), Some(-0.001), None].map(signed);
+        assert_eq!(all, ["+1.00", "-1.23", "0.00", "—"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! Tests of the arrangement and the statistics.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn record(method: &str, column: [&str; 3], seed: u64, top1: f64, settings: Value) -> Record {
+    let [dataset, imb_type, imb_ratio] = column.map(str::to_owned);
+    Record {
+        column: Column { dataset, imb_type, imb_ratio },
+        which: "last".into(),
+        method: method.into(),
+        options: String::new(),
+        settings: settings.as_object().expect("an object").clone().into_iter().collect(),
+        seed: Some(seed),
+        top1,
+        key: format!("{method}{seed}"),
+        place: format!("{method}-s{seed}.json").into(),
+    }
+}
+
+const EXP100: [&str; 3] = ["cifar10", "exp", "100"];
+
+fn plain() -> Value {
+    json!({"arch": "resnet32", "epochs": 300, "val_fraction": 0.0})
+}
+
+#[test]
+fn seeds_are_averaged_and_compared() {
+    let values = [74.0, 76.0, 75.3];
+    let records: Vec<_> = (0..3).map(|s| record("remix", EXP100, s, values[s as usize], plain())).collect();
+    let tables = tables(&records).expect("tables");
+    assert_eq!(tables[0].title(), "Table 1. CIFAR-10, last epoch");
+    assert_eq!((tables.len(), tables[0].columns.len(), tables[0].rows.len()), (1, 4, 1));
+    let cell = &tables[0].rows[0].cells[0];
+    // statistics.mean([74, 76, 75.3]), statistics.stdev([74, 76, 75.3])
+    assert!((cell.mean().expect("mean") - 75.1).abs() < 1e-12);
+    assert!((cell.std().expect("std") - 1.0148891565092215).abs() < 1e-12);
+    assert!((cell.difference().expect("difference") - (75.1 - 75.36)).abs() < 1e-12);
+    assert_eq!(cell.starting_report, Some(75.05));
+    let missing = &tables[0].rows[0].cells[3];
+    assert_eq!((missing.mean(), missing.std(), missing.difference()), (None, None, None));
+    assert_eq!(missing.paper, Some((86.34, "paper")));
+}
+
+#[test]
+fn other_settings_are_other_rows() {
+    let short = json!({"arch": "resnet20", "epochs": 10});
+    let records = [record("erm", EXP100, 0, 70.0, plain()), record("erm", EXP100, 0, 50.0, short)];
+    let tables = tables(&records).expect("tables");
+    let variants: Vec<_> = tables[0].rows.iter().map(|r| r.variant.as_str()).collect();
+    assert_eq!(variants, ["", "resnet20, 10 epochs"]);
+}
+
+#[test]
+fn settings_without_a_standard_are_told_only_where_they_vary() {
+    let with = |swa| json!({"arch": "resnet32", "swa": swa, "ema": 0.1});
+    let a = record("erm", EXP100, 0, 70.0, with(true));
+    let b = record("erm", EXP100, 1, 71.0, with(false));
+    let t = &tables(&[a.clone(), b]).expect("tables")[0];
+    let variants: Vec<_> = t.rows.iter().map(|r| r.variant.as_str()).collect();
+    assert_eq!(variants, ["swa false", "swa true"]);
+    assert_eq!(t.common, ["ema 0.1"]);
+    let t = &tables(&[a]).expect("tables")[0];
+    assert_eq!((t.rows[0].variant.as_str(), t.common.join(", ")), ("", "ema 0.1, swa true".into()));
+}
+
+#[test]
+fn last_and_best_are_other_tables() {
+    let last = record("erm", EXP100, 0, 70.0, plain());
+    let best = Record { which: "best".into(), top1: 71.0, ..last.clone() };
+    let titles: Vec<_> = tables(&[best, last]).expect("tables").iter().map(Table::title).collect();
+    assert_eq!(titles, ["Table 1. CIFAR-10, last epoch", "Table 1. CIFAR-10, best epoch"]);
+}
+
+#[test]
+fn duplicates_count_once_or_are_errors() {
+    let a = record("erm", EXP100, 0, 70.0, plain());
+    let b = Record { place: "copy.json".into(), ..a.clone() };
+    let t = tables(&[a.clone(), b.clone()]).expect("tables");
+    assert_eq!(t[0].rows[0].cells[0].values.len(), 1);
+    let e = tables(&[a, Record { top1: 71.0, ..b }]).expect_err("two results").to_string();
+    for part in ["erm", "cifar10/exp/100", "seed 0", "erm-s0.json", "copy.json", "70.00", "71.00"] {
+        assert!(e.contains(part), "{part} in {e}");
+    }
+}
+
+#[test]
+fn columns_and_rows_have_an_order() {
+    let at = |t, r| ["cifar10", t, r];
+    let records = [
+        record("remix", at("none", "1"), 0, 90.0, plain()),
+        record("zzz", at("step", "20"), 0, 1.0, plain()),
+        record("remix-drw", at("exp", "50"), 0, 1.0, plain()),
+        record("erm", EXP100, 0, 1.0, plain()),
+    ];
+    let t = &tables(&records).expect("tables")[0];
+    let columns: Vec<_> = t.columns.iter().map(|c| format!("{} {}", c.imb_type, c.imb_ratio)).collect();
+    assert_eq!(columns, ["exp 100", "exp 50", "exp 10", "step 100", "step 20", "step 10", "none 1"]);
+    let rows: Vec<_> = t.rows.iter().map(|r| r.method.as_str()).collect();
+    assert_eq!(rows, ["erm", "remix", "remix-drw", "zzz"]);
+}

@@ -1,0 +1,136 @@
+//! Checkpoints and evaluations without any training: real manifests around weights and numbers of the test's choice.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use remix::manifest::store::{Claim, Plan, Produced, write_atomic};
+use remix::manifest::{Input, Kind, Manifest, Object, source};
+use remix::methods::presets::preset;
+use remix::train::config::Config;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+
+/// The manifest in a directory or file.
+pub fn manifest(path: impl AsRef<Path>) -> Manifest {
+    source::read_file(path.as_ref()).unwrap().remove(0)
+}
+
+/// Params of a checkpoint: the preset's, changed by `with`.
+pub fn params(method: &str, seed: u64, with: Value) -> Object {
+    let mut params = Config::new(preset(method).unwrap()).params();
+    params.insert("seed".into(), seed.into());
+    params.extend(with.as_object().unwrap().clone());
+    params
+}
+
+/// A checkpoint of a ResNet-20 with random weights, other ones in `best`; its manifest's path.
+pub fn checkpoint(dir: &Path, dataset: &Manifest, seed: u64) -> PathBuf {
+    let params = params("remix", seed, json!({"arch": "resnet20", "epochs": 2}));
+    let inputs = vec![dataset.as_input("dataset", &["train", "test"]).unwrap()];
+    let plan = Plan { kind: Kind::Checkpoint, semantics: 1, params, inputs, dir: dir.to_owned() };
+    let Claim::Work(w) = plan.claim(false, || ()).unwrap() else { panic!("it is there already") };
+    let classes = dataset.metrics["classes"].as_u64().unwrap() as usize;
+    let mut outputs = vec![];
+    for (role, seed) in [("last", 2 * seed), ("best", 2 * seed + 1)] {
+        let name = format!("{role}.safetensors");
+        write_atomic(&dir.join(&name), |f| std::io::Write::write_all(f, &resnet20(classes, seed))).unwrap();
+        outputs.push(Produced { role, name, rows: None });
+    }
+    w.publish(outputs, Object::new(), Object::new()).unwrap().path.unwrap()
+}
+
+/// Weights of a ResNet-20 in PyTorch's names.
+pub fn resnet20(classes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut uniform = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    let mut add = |name: String, shape: Vec<usize>, mut value: Box<dyn FnMut() -> f32>| {
+        let bytes = (0..shape.iter().product()).flat_map(|_: usize| value().to_le_bytes()).collect();
+        tensors.insert(name, (shape, bytes));
+    };
+    let mut layers = vec![(String::new(), "1", 3, 16)];
+    for stage in 1..=3 {
+        for block in 0..3 {
+            let out = 8 << stage;
+            let into = if block == 0 && stage > 1 { out / 2 } else { out };
+            layers.push((format!("layer{stage}.{block}."), "1", into, out));
+            layers.push((format!("layer{stage}.{block}."), "2", out, out));
+        }
+    }
+    let mut draw = |n: usize, scale: f32| -> Vec<f32> { (0..n).map(|_| uniform() * scale).collect() };
+    let mut from = |n: usize, scale: f32| -> Box<dyn FnMut() -> f32> {
+        let mut values = draw(n, scale).into_iter();
+        Box::new(move || values.next().unwrap())
+    };
+    for (prefix, k, into, out) in layers {
+        let fan = (2.0 / (9 * into) as f32).sqrt() * 3.4;
+        add(format!("{prefix}conv{k}.weight"), vec![out, into, 3, 3], from(9 * into * out, fan));
+        for (name, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
+            add(format!("{prefix}bn{k}.{name}"), vec![out], Box::new(move || value));
+        }
+    }
+    add("linear.weight".into(), vec![classes, 64], from(64 * classes, 1.0));
+    add("linear.bias".into(), vec![classes], from(classes, 0.1));
+    let views = tensors.iter().map(|(n, (s, b))| (n, TensorView::new(Dtype::F32, s.clone(), b).unwrap()));
+    safetensors::serialize(views, None).unwrap()
+}
+
+/// An evaluation with a given accuracy, as `eval` would publish it; its manifest's path.
+pub struct Evaluation<'a> {
+    pub method: &'a str,
+    pub dataset: &'a str,
+    pub imb_type: &'a str,
+    pub imb_ratio: f64,
+    pub seed: u64,
+    pub which: &'a str,
+    pub top1: f64,
+    /// Changes to the checkpoint's params.
+    pub with: Value,
+}
+
+impl Default for Evaluation<'_> {
+    fn default() -> Self {
+        Evaluation {
+            method: "remix",
+            dataset: "cifar10",
+            imb_type: "exp",
+            imb_ratio: 100.0,
+            seed: 0,
+            which: "last",
+            top1: 75.0,
+            with: json!({}),
+        }
+    }
+}
+
+impl Evaluation<'_> {
+    pub fn publish(&self, dir: &Path) -> PathBuf {
+        let hash = |text: String| blake3::hash(text.as_bytes()).to_hex().to_string();
+        let data = json!({"dataset": self.dataset, "imb_type": self.imb_type, "imb_ratio": self.imb_ratio,
+            "rand_number": 0, "val_fraction": 0.0, "shard_bytes": 1 << 26});
+        let key = hash(data.to_string());
+        let input = |role: &str, key: &str, params: Object, inputs: Vec<Input>| Input {
+            role: role.into(),
+            key: Some(key.to_owned()),
+            path: dir.join("../elsewhere/manifest.json"),
+            blake3: hash(format!("{role} {params:?} {}", self.which)),
+            params,
+            inputs,
+        };
+        let dataset = input("dataset", &key, data.as_object().unwrap().clone(), vec![]);
+        let params = params(self.method, self.seed, self.with.clone());
+        let arch = params["arch"].clone();
+        let checkpoint = input("checkpoint", "c", params, vec![dataset.clone()]);
+        let params = json!({"split": "test", "which": self.which, "arch": arch}).as_object().unwrap().clone();
+        let inputs = vec![checkpoint, dataset];
+        let plan = Plan { kind: Kind::Metrics, semantics: 1, params, inputs, dir: dir.to_owned() };
+        let Claim::Work(w) = plan.claim(true, || ()).unwrap() else { panic!("forced") };
+        let metrics = json!({"top1": self.top1}).as_object().unwrap().clone();
+        w.publish(vec![], metrics, Object::new()).unwrap().path.unwrap()
+    }
+}

@@ -1,0 +1,55 @@
+//! The committed JSON Schema is the one of the code, and what the tools write keeps to it.
+
+use std::fs;
+use std::path::Path;
+
+use remix::manifest::Manifest;
+use serde_json::{Value, json};
+
+use crate::common::Sandbox;
+use crate::fabricate::{checkpoint, manifest};
+
+#[test]
+fn the_committed_schema_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/manifest.schema.json");
+    let current = format!("{:#}\n", Manifest::json_schema());
+    if std::env::var_os("REMIX_BLESS").is_some() {
+        fs::write(&path, &current).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == current,
+        "{}: not current; renew it with REMIX_BLESS=1 cargo test schema",
+        path.display()
+    );
+}
+
+#[test]
+fn what_the_tools_write_is_valid() {
+    let s = Sandbox::new();
+    s.one(
+        "mk-imbalance",
+        "--dataset synthetic --train-per-class 20 --test-per-class 2 --imb-ratio 10 -q --out data",
+    );
+    checkpoint(&s.join("run"), &manifest(s.join("data")), 0);
+    let printed = [
+        s.one("eval", "run -q --out m"),
+        s.one("embed", "run -q --out e"),
+        s.one("report", "table m -q --out r"),
+    ];
+    let schema = jsonschema::validator_for(&Manifest::json_schema()).unwrap();
+    let written = ["data", "run", "m", "e", "r"].map(|dir| -> Value {
+        serde_json::from_str(&fs::read_to_string(s.join(dir).join("manifest.json")).unwrap()).unwrap()
+    });
+    for m in printed.iter().chain(&written) {
+        let errors: Vec<String> =
+            schema.iter_errors(m).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(errors.is_empty(), "{}: {errors:?}", m["kind"]);
+    }
+    let mut other = written[0].clone();
+    other["schema"] = json!("remix.manifest/2");
+    assert!(!schema.is_valid(&other), "another major schema");
+    other = written[0].clone();
+    other.as_object_mut().unwrap().remove("key");
+    assert!(!schema.is_valid(&other), "no key");
+}
