@@ -1,6 +1,7 @@
 //! Inference: batch norm folded into the convolutions, and a whole network run over a few images while they are in the
 //! cache.
 
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -105,16 +106,25 @@ impl Folded {
 
     /// Logits and features of all images of a split, `batch` images of a thread at a time.
     pub fn run(&self, split: &Split, batch: usize) -> Inference {
-        let (n, classes, len) = (split.len(), self.classes, self.feature_len);
-        let batch = batch.clamp(1, n.max(1));
+        self.forward(split.len(), batch, |n, pixels| {
+            let channels = self.levels.iter().cycle();
+            for ((x, byte), level) in pixels.iter_mut().zip(split.image(n)).zip(channels) {
+                *x = level[usize::from(*byte)];
+            }
+        })
+    }
+
+    /// Logits and features of `n` images; `image(i, pixels)` writes the normalised pixels of one, (H, W, C).
+    pub fn forward(&self, n: usize, batch: usize, image: impl Fn(usize, &mut [f32]) + Sync) -> Inference {
+        let (classes, len) = (self.classes, self.feature_len);
+        let (batch, isa) = (batch.clamp(1, n.max(1)), Isa::get());
         let (mut z, mut f) = (vec![0.0; n * classes], vec![0.0; n * len]);
         let rows = z.par_chunks_mut(batch * classes).zip(f.par_chunks_mut(batch * len)).enumerate();
         rows.for_each_init(
             || Space::new(self, batch),
             |space, (at, (z, features))| {
-                let images: Vec<&[u8]> =
-                    (at * batch..n.min((at + 1) * batch)).map(|n| split.image(n)).collect();
-                run(Isa::get(), Group { net: self, images: &images, space, features });
+                let images = at * batch..n.min((at + 1) * batch);
+                run(isa, Group { net: self, images, image: &image, space, features });
                 for (z, f) in z.chunks_exact_mut(classes).zip(features.chunks_exact(len)) {
                     logits(f, &self.linear.0, &self.linear.1, z);
                 }
@@ -138,14 +148,15 @@ impl Space {
     }
 }
 
-struct Group<'a> {
+struct Group<'a, F> {
     net: &'a Folded,
-    images: &'a [&'a [u8]],
+    images: Range<usize>,
+    image: &'a F,
     space: &'a mut Space,
     features: &'a mut [f32],
 }
 
-impl Task for Group<'_> {
+impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(self) {
         let len = self.space.len;
@@ -155,8 +166,10 @@ impl Task for Group<'_> {
         let Some(stem) = convs.next() else { return };
         mid.fill(0.0);
         x.fill(0.0);
-        for (i, image) in self.images.iter().enumerate() {
-            load(stem.geo, image, &self.net.levels, &mut mid[i * len..(i + 1) * len]);
+        for (i, n) in self.images.clone().enumerate() {
+            let pixels = &mut y[..stem.geo.in_len()];
+            (self.image)(n, pixels);
+            pad(stem.geo, pixels, &mut mid[i * len..(i + 1) * len]);
         }
         // SAFETY: the buffers hold every layer's images with their halos, zero outside the image.
         unsafe {
@@ -203,15 +216,12 @@ impl Task for Group<'_> {
     }
 }
 
-/// Normalises an image into its halo.
-fn load(geo: Geometry, image: &[u8], levels: &Levels, out: &mut [f32]) {
-    let c = geo.cin;
-    for row in 0..geo.height {
-        let start = ((row + 1) * (geo.width + 2) + 1) * c;
-        let bytes = &image[row * geo.width * c..(row + 1) * geo.width * c];
-        for (at, (x, byte)) in out[start..].iter_mut().zip(bytes).enumerate() {
-            *x = levels[at % c][usize::from(*byte)];
-        }
+/// Copies an image into its halo.
+fn pad(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
+    let width = geo.width * geo.cin;
+    for (row, pixels) in pixels.chunks_exact(width).enumerate() {
+        let start = (row + 1) * (width + 2 * geo.cin) + geo.cin;
+        out[start..start + width].copy_from_slice(pixels);
     }
 }
 

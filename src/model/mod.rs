@@ -104,3 +104,6 @@ pub struct Named {
     /// Its sizes.
     pub geo: Geometry,
 }
+
+#[cfg(test)]
+mod tests;

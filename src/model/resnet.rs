@@ -12,7 +12,7 @@ use crate::methods::loss::Targets;
 use crate::ops::conv::{self, Geometry, InputGrad, Residual, Shortcut, Source};
 use crate::ops::head::{Head, Loss};
 use crate::ops::sgd::{self, Rates};
-use crate::ops::{chunks, norm, pool, write, zeros};
+use crate::ops::{norm, pool, write, zeros};
 use crate::rng::{Purpose, stream};
 
 /// A convolution with its batch norm.
@@ -161,7 +161,7 @@ impl Net {
             head: Head::new(batch, features, classes)?,
             d_out: gradients()?,
             d_mid: gradients()?,
-            sums: zeros(&[chunks(batch), 2, widest])?,
+            sums: zeros(&[batch, 2, widest])?,
             coef: zeros(&[3, widest])?,
             work: conv::Work::new(stage_ends[2].weight_len(), batch)?,
             params,
@@ -278,16 +278,8 @@ impl Net {
     ) -> Result<()> {
         let geo = layer.geo();
         conv::forward(geo, batch, source, &layer.weight, store, &layer.y, &self.sums)?;
-        let (chunks, count) = (chunks(batch), batch * geo.out_height() * geo.out_width());
-        norm::forward(
-            &self.sums,
-            chunks,
-            count,
-            &layer.gamma_beta,
-            &layer.stat,
-            &layer.affine,
-            &layer.running,
-        )
+        let count = batch * geo.out_height() * geo.out_width();
+        norm::forward(&self.sums, batch, count, &layer.gamma_beta, &layer.stat, &layer.affine, &layer.running)
     }
 
     fn backward(&self, batch: usize) -> Result<()> {
@@ -340,7 +332,7 @@ impl Net {
         let count = batch * geo.out_height() * geo.out_width();
         norm::backward(
             &self.sums,
-            chunks(batch),
+            batch,
             count,
             &layer.gamma_beta,
             &layer.stat,

@@ -1,0 +1,198 @@
+//! A ResNet-32 against PyTorch: `tests/fixtures/resnet32.safetensors`, made in f64 by `scripts/pytorch/fixture_resnet.py`, whose
+//! docstring is the specification of the weights and the input here.
+
+use std::path::Path;
+
+use safetensors::SafeTensors;
+
+use super::infer::{BATCH, Folded};
+use super::resnet::Net;
+use super::weights::{StateDict, Values, open, save};
+use super::*;
+use crate::methods::loss::Targets;
+use crate::ops::sgd::Rates;
+use crate::ops::simd::for_each_isa;
+use crate::ops::{read, write};
+
+const SHAPE: [usize; 3] = [32, 32, 3];
+
+fn uniform(name: &str, i: usize) -> f32 {
+    let fnv = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+    let mut x = fnv.wrapping_add(i as u64).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((x ^ (x >> 31)) >> 40) as f32 * (1.0 / 16_777_216.0)
+}
+
+fn value(name: &str, shape: &[usize], i: usize) -> f32 {
+    let u = uniform(name, i);
+    match name.rsplit_once('.').map_or(name, |(_, last)| last) {
+        "pixels" => (2.0 * u - 1.0) * 2.0,
+        "bias" if name == "linear.bias" => (u - 0.5) * 0.25,
+        "bias" => u - if name.contains("bn2") { 0.5 } else { -0.5 },
+        "running_mean" => (u - 0.5) * 0.5,
+        "running_var" => 2.0 + 4.0 * u,
+        "weight" if shape.len() == 1 => 0.25 + 0.5 * u,
+        _ => (2.0 * u - 1.0) * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt() as f32,
+    }
+}
+
+fn tensor(name: &str, shape: &[usize]) -> Values {
+    let data = (0..shape.iter().product()).map(|i| value(name, shape, i)).collect();
+    Values { shape: shape.to_vec(), data }
+}
+
+/// The network of the fixture, with the input in its batch.
+fn network() -> Net {
+    let net = Net::new(Arch::RESNET32, SHAPE, 10, 8).expect("a network");
+    let mut dict = net.state_dict().expect("names");
+    for (name, v) in &mut dict {
+        *v = tensor(name, &v.shape);
+    }
+    net.load(&dict).expect("all there");
+    let pixels = pixels();
+    write(&net.x, |x| {
+        x.copy_from_slice(&pixels);
+        Ok(())
+    })
+    .expect("written");
+    net
+}
+
+/// The input as (N, H, W, C).
+fn pixels() -> Vec<f32> {
+    let shape = [8, 3, 32, 32];
+    let nchw = tensor("pixels", &shape).data;
+    (0..nchw.len()).map(|at| nchw[(at / 3072) * 3072 + (at % 3) * 1024 + at / 3 % 1024]).collect()
+}
+
+struct Fixture(Vec<u8>);
+
+impl Fixture {
+    fn open() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/resnet32.safetensors");
+        Fixture(std::fs::read(path).expect("the fixture"))
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        let all = SafeTensors::deserialize(&self.0).expect("safetensors");
+        all.tensor(name).expect(name).data().to_vec()
+    }
+
+    fn f32(&self, name: &str) -> Vec<f32> {
+        self.bytes(name).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    }
+
+    fn labels(&self, name: &str) -> Vec<u32> {
+        self.bytes(name).as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
+    }
+}
+
+fn largest_difference(found: &[f32], truth: &[f32]) -> f64 {
+    assert_eq!(found.len(), truth.len());
+    found.iter().zip(truth).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+}
+
+/// ‖found − truth‖ / ‖truth‖.
+fn relative_error(found: &[f32], truth: &[f32]) -> f64 {
+    assert_eq!(found.len(), truth.len());
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let error: f64 = found.iter().zip(truth).map(|(a, b)| square(a - b)).sum();
+    (error / truth.iter().map(|&t| square(t)).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn the_formula_gives_the_known_values() {
+    for (name, shape, i, known) in [
+        ("conv1.weight", &[16, 3, 3, 3][..], 0, 0.042_497_061_192_989_35),
+        ("layer3.4.conv2.weight", &[64, 64, 3, 3], 36863, -0.047_770_787_030_458_45),
+        ("layer1.0.bn1.weight", &[16], 1, 0.322_441_905_736_923_2),
+        ("layer2.3.bn2.bias", &[32], 31, 0.117_491_662_502_288_82),
+        ("bn1.running_var", &[16], 2, 2.356_198_787_689_209),
+        ("bn1.running_mean", &[16], 3, 0.180_060_356_855_392_46),
+        ("linear.bias", &[10], 9, 0.010_001_704_096_794_128),
+        ("pixels", &[8, 3, 32, 32], 24575, 1.464_539_051_055_908_2),
+    ] {
+        assert_eq!(f64::from(value(name, shape, i)), known, "{name}[{i}]");
+    }
+}
+
+#[test]
+fn a_training_step_is_pytorchs() {
+    let fixture = Fixture::open();
+    let (a, b) = (fixture.labels("labels_a"), fixture.labels("labels_b"));
+    let (ca, cb) = (fixture.f32("coef_a"), fixture.f32("coef_b"));
+    let targets = Targets { label_a: &a, label_b: &b, coef_a: &ca, coef_b: &cb };
+    for_each_isa(|isa| {
+        let net = network();
+        let loss = net.gradients(targets).expect("a step");
+        let logits = read(net.logits()).expect("logits").to_vec();
+        let truth = f64::from(fixture.f32("loss")[0]);
+        assert!(largest_difference(&logits, &fixture.f32("logits")) < 1e-5, "{isa:?} logits");
+        assert!(((loss.loss - truth) / truth).abs() < 1e-6, "{isa:?} loss {} {truth}", loss.loss);
+        let mut worst = (0.0, String::new());
+        for (name, found) in net.named(net.grads()).expect("names") {
+            let error = relative_error(&found.data, &fixture.f32(&format!("grad.{name}")));
+            if error > worst.0 {
+                worst = (error, name);
+            }
+        }
+        assert!(worst.0 < 1e-4, "{isa:?}: gradient of {} is {:.1e} off", worst.1, worst.0);
+
+        let net = network();
+        let rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4 };
+        for _ in 0..3 {
+            net.step(targets, rates).expect("a step");
+        }
+        for (name, found) in net.state_dict().expect("names") {
+            let error = largest_difference(&found.data, &fixture.f32(&format!("after3.{name}")));
+            assert!(error < 1e-5, "{isa:?}: {name} is {error:.1e} off after three steps");
+        }
+    });
+}
+
+#[test]
+fn inference_is_pytorchs() {
+    let fixture = Fixture::open();
+    let dict = network().state_dict().expect("names");
+    let net = Folded::new(&dict, Arch::RESNET32, SHAPE, 10).expect("folded");
+    let pixels = pixels();
+    for_each_isa(|isa| {
+        for batch in [1, BATCH, 3, 100] {
+            let out =
+                net.forward(8, batch, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
+            let logits = largest_difference(&out.logits, &fixture.f32("eval_logits"));
+            let features = largest_difference(&out.features, &fixture.f32("features"));
+            assert!(logits < 1e-5 && features < 1e-5, "{isa:?} {batch}: {logits:.1e} {features:.1e}");
+        }
+    });
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("w.safetensors");
+    let net = network();
+    let dict = net.training_state().expect("names");
+    save(&path, &dict, 7, Some(("note", "x".into()))).expect("saved");
+    let (found, notes) = open(&path).expect("opened");
+    assert_eq!(found, dict);
+    assert_eq!(notes["note"], "x");
+    let other = Net::new(Arch::RESNET32, SHAPE, 10, 1).expect("a network");
+    other.resume(&found).expect("loaded");
+    assert_eq!(other.training_state().expect("names"), dict);
+}
+
+#[test]
+fn foreign_weights_are_refused() {
+    let net = Net::new("resnet20".parse().expect("a name"), SHAPE, 10, 1).expect("a network");
+    let error = |dict: &StateDict| format!("{:#}", net.load(dict).expect_err("refused"));
+    let mut dict = net.state_dict().expect("names");
+    dict.remove("layer1.0.conv1.weight");
+    assert!(error(&dict).contains("no tensor \"layer1.0.conv1.weight\""));
+    let deeper = network().state_dict().expect("names");
+    let refused = weights::check_arch(&deeper, net.arch).expect_err("a deeper network");
+    assert!(format!("{refused}").contains("layer1.3"), "{refused}");
+}

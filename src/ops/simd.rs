@@ -50,6 +50,10 @@ impl Isa {
 
     /// The set in use: the best available one, or the one named by `$REMIX_ISA` if the machine has it.
     pub fn get() -> Isa {
+        #[cfg(test)]
+        if let Some(isa) = FORCED.get() {
+            return isa;
+        }
         static ISA: OnceLock<Isa> = OnceLock::new();
         *ISA.get_or_init(|| {
             let sets = Isa::available();
@@ -62,6 +66,19 @@ impl Isa {
             })
         })
     }
+}
+
+#[cfg(test)]
+thread_local!(static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) });
+
+/// Runs a test once for every instruction set that the machine has.
+#[cfg(test)]
+pub(crate) fn for_each_isa(mut test: impl FnMut(Isa)) {
+    for isa in Isa::available() {
+        FORCED.set(Some(isa));
+        test(isa);
+    }
+    FORCED.set(None);
 }
 
 /// A register of `LANES` values.

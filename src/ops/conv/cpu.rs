@@ -45,7 +45,7 @@ impl Forward<'_> {
             let (out, sums, store) = unsafe {
                 (
                     self.out.part(images(&range, geo.out_len())),
-                    self.sums.part(chunk * 2 * geo.cout..(chunk + 1) * 2 * geo.cout),
+                    self.sums.part(images(&range, 2 * geo.cout)),
                     self.store.map(|s| s.part(images(&range, geo.in_len()))),
                 )
             };
@@ -83,7 +83,8 @@ impl Task for ForwardChunk<'_> {
             let at = n * geo.in_len();
             let store = self.store.as_deref_mut().map(|s| &mut s[at..at + geo.in_len()]);
             let out = &mut self.out[n * geo.out_len()..(n + 1) * geo.out_len()];
-            let mut sink = Stats { out: out.as_mut_ptr(), sums: self.sums.as_mut_ptr(), geo };
+            let sums = &mut self.sums[n * 2 * geo.cout..(n + 1) * 2 * geo.cout];
+            let mut sink = Stats { out: out.as_mut_ptr(), sums: sums.as_mut_ptr(), geo };
             // SAFETY: the scratch holds an image with its halo, the slices are one image each.
             unsafe {
                 fill_input::<V>(geo, &self.op.source, image, self.scratch, store);
@@ -315,11 +316,7 @@ impl Backward<'_> {
             let input = self.input.map(|i| {
                 // SAFETY: chunks do not overlap.
                 unsafe {
-                    (
-                        i.dz.part(images(&range, geo.in_len())),
-                        i.sums.part(chunk * 2 * geo.cin..(chunk + 1) * 2 * geo.cin),
-                        i,
-                    )
+                    (i.dz.part(images(&range, geo.in_len())), i.sums.part(images(&range, 2 * geo.cin)), i)
                 }
             });
             with_scratch(scratch_len(geo), |scratch| {
@@ -360,7 +357,7 @@ impl Task for BackwardChunk<'_> {
                         dz: dz[n * geo.in_len()..(n + 1) * geo.in_len()].as_mut_ptr(),
                         a: a.as_ptr(),
                         y: input.y[at..at + geo.in_len()].as_ptr(),
-                        sums: sums.as_mut_ptr(),
+                        sums: sums[n * 2 * geo.cin..(n + 1) * 2 * geo.cin].as_mut_ptr(),
                         in_place: input.in_place,
                         half: input.half.map(|h| h[image * geo.in_len() / 2..][..geo.in_len() / 2].as_ptr()),
                         parity: (0, 0),

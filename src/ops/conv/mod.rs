@@ -113,9 +113,9 @@ impl<T> Source<T> {
     }
 }
 
-/// `out = conv(source, weight)`, and for each chunk of images the sums of `out` and of its squares by channel.
+/// `out = conv(source, weight)`, and for each image the sums of `out` and of its squares by channel.
 ///
-/// - `weight` (3, 3, cin, cout), `out` (N, H', W', cout), `sums` (chunks, 2, cout);
+/// - `weight` (3, 3, cin, cout), `out` (N, H', W', cout), `sums` (N, 2, cout);
 /// - `store` (N, H, W, cin), if given, receives the source's values.
 ///
 /// # Errors
@@ -156,7 +156,7 @@ pub struct InputGrad<'a> {
     pub residual: Residual<'a>,
     /// Raw output of the convolution before, (N, H, W, cin), for `sums`.
     pub y: &'a Tensor,
-    /// Receives `Σ dz` and `Σ dz·y` by channel for each chunk, (chunks, 2, cin).
+    /// Receives `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, cin).
     pub sums: &'a Tensor,
 }
 

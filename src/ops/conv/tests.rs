@@ -1,1 +1,309 @@
+//! The convolution against plain loops in `f64`, for every instruction set and at awkward sizes, and its gradients
+//! against candle's autograd.
 
+use candle_core::{DType, Device, Var};
+
+use super::*;
+use crate::ops::norm;
+use crate::ops::simd::for_each_isa;
+use crate::ops::{chunks, write, zeros};
+use crate::rng::{Purpose, stream, uniform};
+
+/// (batch, height, width, cin, cout, stride)
+const SIZES: [(usize, usize, usize, usize, usize, usize); 12] = [
+    (1, 5, 7, 3, 16, 1),
+    (3, 9, 17, 16, 16, 1),
+    (2, 8, 8, 64, 64, 1),
+    (129, 3, 2, 5, 10, 1),
+    (1, 1, 1, 16, 32, 1),
+    (9, 16, 16, 32, 32, 1),
+    (2, 7, 13, 20, 24, 1),
+    (2, 9, 5, 16, 32, 2),
+    (3, 8, 8, 32, 64, 2),
+    (1, 7, 6, 10, 20, 2),
+    (17, 4, 4, 16, 32, 2),
+    (1, 4, 4, 64, 128, 2),
+];
+
+fn random(shape: &[usize], seed: u64) -> Tensor {
+    let t = zeros(shape).expect("a tensor");
+    let mut rng = stream(seed, Purpose::Init, 0, 0);
+    write(&t, |t| {
+        t.iter_mut().for_each(|x| *x = (2.0 * uniform(&mut rng) - 1.0) as f32);
+        Ok(())
+    })
+    .expect("written");
+    t
+}
+
+fn values(t: &Tensor) -> Vec<f64> {
+    read(t).expect("values").iter().map(|&x| f64::from(x)).collect()
+}
+
+/// `t` is within `tolerance` of the truth, relative to the truth's largest value.
+fn assert_close(what: &str, t: &Tensor, truth: &[f64], tolerance: f64) {
+    let found = values(t);
+    assert_eq!(found.len(), truth.len(), "{what}");
+    let scale = truth.iter().fold(1e-30, |m: f64, x| m.max(x.abs()));
+    let error = found.iter().zip(truth).fold(0.0, |m: f64, (a, b)| m.max((a - b).abs())) / scale;
+    assert!(error < tolerance, "{what}: {error:.1e} off");
+}
+
+/// Calls `f(image, output row, output column, kernel row, kernel column, input row, input column)` for all taps inside.
+fn taps(geo: Geometry, batch: usize, mut f: impl FnMut(usize, [usize; 2], usize, [usize; 2])) {
+    for n in 0..batch {
+        for (row, col) in (0..geo.out_height()).flat_map(|r| (0..geo.out_width()).map(move |c| (r, c))) {
+            for k in 0..9 {
+                let (h, w) = (row * geo.stride + k / 3, col * geo.stride + k % 3);
+                if (1..=geo.height).contains(&h) && (1..=geo.width).contains(&w) {
+                    f(n, [row, col], k, [h - 1, w - 1]);
+                }
+            }
+        }
+    }
+}
+
+struct Case {
+    geo: Geometry,
+    batch: usize,
+    y: Tensor,
+    affine: Tensor,
+    shortcut: Tensor,
+    half: Tensor,
+    weight: Tensor,
+}
+
+impl Case {
+    fn new((batch, height, width, cin, cout, stride): (usize, usize, usize, usize, usize, usize)) -> Self {
+        let image = [batch, height, width, cin];
+        Case {
+            geo: Geometry { height, width, cin, cout, stride },
+            batch,
+            y: random(&image, 1),
+            affine: random(&[2, cin], 2),
+            shortcut: random(&image, 3),
+            half: random(&[batch, 2 * height, 2 * width, cin / 2], 4),
+            weight: random(&[3, 3, cin, cout], 5),
+        }
+    }
+
+    fn source<'a>(&'a self, shortcut: Shortcut<&'a Tensor>) -> Source<&'a Tensor> {
+        Source::Norm { y: &self.y, affine: &self.affine, shortcut }
+    }
+
+    /// The input of the convolution.
+    fn input(&self, shortcut: Shortcut<&Tensor>) -> Vec<f64> {
+        let (y, affine, c) = (values(&self.y), values(&self.affine), self.geo.cin);
+        let (same, half) = (values(&self.shortcut), values(&self.half));
+        let (height, width) = (self.geo.height, self.geo.width);
+        let added = |at: usize| {
+            let (pixel, channel) = (at / c, at % c);
+            match shortcut {
+                Shortcut::None => 0.0,
+                Shortcut::Same(_) => same[at],
+                Shortcut::Half(_) if (c / 4..c / 4 + c / 2).contains(&channel) => {
+                    let (n, row, col) = (pixel / width / height, pixel / width % height, pixel % width);
+                    half[((n * 2 * height + 2 * row) * 2 * width + 2 * col) * (c / 2) + channel - c / 4]
+                }
+                Shortcut::Half(_) => 0.0,
+            }
+        };
+        (0..y.len()).map(|at| (y[at] * affine[at % c] + affine[c + at % c] + added(at)).max(0.0)).collect()
+    }
+}
+
+#[test]
+fn forward_is_the_plain_sum() {
+    for_each_isa(|isa| {
+        for size in SIZES {
+            let case = Case::new(size);
+            let Case { geo, batch, .. } = case;
+            let mut shortcuts = vec![Shortcut::None, Shortcut::Same(&case.shortcut)];
+            if geo.cin % 4 == 0 {
+                shortcuts.push(Shortcut::Half(&case.half));
+            }
+            for shortcut in shortcuts {
+                let (a, w) = (case.input(shortcut), values(&case.weight));
+                let mut truth = vec![0.0; batch * geo.out_len()];
+                taps(geo, batch, |n, [row, col], k, [h, v]| {
+                    let x = ((n * geo.height + h) * geo.width + v) * geo.cin;
+                    let y = ((n * geo.out_height() + row) * geo.out_width() + col) * geo.cout;
+                    for (ci, co) in (0..geo.cin).flat_map(|i| (0..geo.cout).map(move |o| (i, o))) {
+                        truth[y + co] += a[x + ci] * w[(k * geo.cin + ci) * geo.cout + co];
+                    }
+                });
+                let mut sums = vec![0.0; batch * 2 * geo.cout];
+                for (at, y) in truth.iter().enumerate() {
+                    let place = at / geo.out_len() * 2 * geo.cout + at % geo.cout;
+                    sums[place] += y;
+                    sums[place + geo.cout] += y * y;
+                }
+                let out = random(&[batch, geo.out_height(), geo.out_width(), geo.cout], 6);
+                let (found, store) = (random(&[batch, 2, geo.cout], 7), random(case.y.dims(), 8));
+                let source = case.source(shortcut);
+                forward(geo, batch, source, &case.weight, Some(&store), &out, &found)
+                    .expect("a forward pass");
+                let what = format!("{isa:?} {size:?} {shortcut:?}");
+                assert_close(&format!("{what} input"), &store, &a, 1e-6);
+                assert_close(&what, &out, &truth, 3e-6);
+                assert_close(&format!("{what} sums"), &found, &sums, 3e-6);
+                let stored = Source::Plain(&store);
+                let again = random(out.dims(), 9);
+                forward(geo, batch, stored, &case.weight, None, &again, &found).expect("a forward pass");
+                assert_eq!(values(&again), values(&out), "{what}: the stored input gives the same");
+            }
+        }
+    });
+}
+
+#[test]
+fn backward_is_the_plain_sum() {
+    for_each_isa(|isa| {
+        for size in SIZES {
+            let case = Case::new(size);
+            let Case { geo, batch, .. } = case;
+            let out_shape = [batch, geo.out_height(), geo.out_width(), geo.cout];
+            let (dz, y, coef) = (random(&out_shape, 10), random(&out_shape, 11), random(&[3, geo.cout], 12));
+            let c = geo.cout;
+            let (a, w, k) = (case.input(Shortcut::None), values(&case.weight), values(&coef));
+            let g: Vec<f64> = values(&dz)
+                .iter()
+                .zip(values(&y))
+                .enumerate()
+                .map(|(at, (dz, y))| k[at % c] * dz + k[c + at % c] * y + k[2 * c + at % c])
+                .collect();
+            let (mut dw, mut da) = (vec![0.0; geo.weight_len()], vec![0.0; a.len()]);
+            taps(geo, batch, |n, [row, col], k, [h, v]| {
+                let x = ((n * geo.height + h) * geo.width + v) * geo.cin;
+                let y = ((n * geo.out_height() + row) * geo.out_width() + col) * c;
+                for (ci, co) in (0..geo.cin).flat_map(|i| (0..c).map(move |o| (i, o))) {
+                    let at = (k * geo.cin + ci) * c + co;
+                    dw[at] += a[x + ci] * g[y + co];
+                    da[x + ci] += w[at] * g[y + co];
+                }
+            });
+            let before = random(case.y.dims(), 13);
+            let small = random(&[batch, geo.height / 2, geo.width / 2, 2 * geo.cin], 14);
+            let mut residuals = vec![Residual::None, Residual::InPlace];
+            if geo.stride == 2 && geo.height % 2 == 0 && geo.width % 2 == 0 {
+                residuals.push(Residual::Half(&small));
+            }
+            for residual in residuals {
+                let (held, through) = (values(&before), values(&small));
+                let added = |at: usize| {
+                    let (pixel, channel) = (at / geo.cin, at % geo.cin);
+                    let (row, col) = (pixel / geo.width % geo.height, pixel % geo.width);
+                    match residual {
+                        Residual::InPlace => held[at],
+                        Residual::Half(_) if row % 2 == 0 && col % 2 == 0 => {
+                            let n = pixel / geo.width / geo.height;
+                            let place = (n * geo.height / 2 + row / 2) * geo.width / 2 + col / 2;
+                            through[place * 2 * geo.cin + geo.cin / 2 + channel]
+                        }
+                        _ => 0.0,
+                    }
+                };
+                let truth: Vec<f64> =
+                    (0..a.len()).map(|at| if a[at] > 0.0 { da[at] + added(at) } else { 0.0 }).collect();
+                let y_before = values(&case.y);
+                let mut sums = vec![0.0; batch * 2 * geo.cin];
+                for (at, dz) in truth.iter().enumerate() {
+                    let place = at / geo.in_len() * 2 * geo.cin + at % geo.cin;
+                    sums[place] += dz;
+                    sums[place + geo.cin] += dz * y_before[at];
+                }
+                let found = zeros(case.y.dims()).expect("a tensor");
+                write(&found, |f| {
+                    f.copy_from_slice(&read(&before)?);
+                    Ok(())
+                })
+                .expect("written");
+                let found_sums = random(&[batch, 2, geo.cin], 15);
+                let found_dw = random(&[3, 3, geo.cin, c], 16);
+                let work = Work::new(geo.weight_len(), batch).expect("work space");
+                let input = InputGrad { dz: &found, residual, y: &case.y, sums: &found_sums };
+                let source = case.source(Shortcut::None);
+                backward(geo, batch, source, &case.weight, &dz, &y, &coef, &work, &found_dw, Some(input))
+                    .expect("a backward pass");
+                let what = format!("{isa:?} {size:?}");
+                assert_close(&format!("{what} weight gradient"), &found_dw, &dw, 5e-6);
+                assert_close(&format!("{what} input gradient"), &found, &truth, 5e-6);
+                assert_close(&format!("{what} sums"), &found_sums, &sums, 5e-6);
+            }
+        }
+    });
+}
+
+/// A batch norm, ReLU and convolution, and the batch norm behind it, by candle's own ops in `f64` (N, C, H, W).
+#[test]
+fn gradients_are_those_of_candles_autograd() -> Result<()> {
+    for (stride, shortcut) in [(1, true), (2, false)] {
+        let (batch, height, width, cin, cout) = (3, 6, 8, 16, 32);
+        let geo = Geometry { height, width, cin, cout, stride };
+        let count = |g: Geometry| (g.out_height(), g.out_width());
+        let (out_height, out_width) = count(geo);
+        let (image, out_shape) = ([batch, height, width, cin], [batch, out_height, out_width, cout]);
+        let (y0, x, weight) = (random(&image, 1), random(&image, 2), random(&[3, 3, cin, cout], 3));
+        let (gb0, gb1, r) = (random(&[2, cin], 4), random(&[2, cout], 5), random(&out_shape, 6));
+
+        // By candle.
+        let var = |t: &Tensor| Var::from_tensor(&t.to_dtype(DType::F64)?);
+        let nchw = |t: &Tensor| t.permute((0, 3, 1, 2))?.contiguous();
+        let (y_var, w_var, gb0_var, gb1_var) = (var(&y0)?, var(&weight)?, var(&gb0)?, var(&gb1)?);
+        let norm_of = |z: &Tensor, gb: &Tensor| -> Result<Tensor> {
+            let flat = z.permute((0, 2, 3, 1))?.contiguous()?.flatten(0, 2)?;
+            let centred = flat.broadcast_sub(&flat.mean_keepdim(0)?)?;
+            let var = centred.sqr()?.mean_keepdim(0)?;
+            let hat = centred.broadcast_div(&(var + norm::EPS)?.sqrt()?)?;
+            let scaled = hat.broadcast_mul(&gb.narrow(0, 0, 1)?)?.broadcast_add(&gb.narrow(0, 1, 1)?)?;
+            let (n, c, h, w) = z.dims4()?;
+            scaled.reshape((n, h, w, c))?.permute((0, 3, 1, 2))?.contiguous()
+        };
+        let mut a = norm_of(&nchw(y_var.as_tensor())?, &gb0_var)?;
+        if shortcut {
+            a = (a + nchw(&x.to_dtype(DType::F64)?)?)?;
+        }
+        let kernel = w_var.permute((3, 2, 0, 1))?.contiguous()?;
+        let z = norm_of(&a.relu()?.conv2d(&kernel, 1, stride, 1, 1)?, &gb1_var)?;
+        let grads = (z * nchw(&r.to_dtype(DType::F64)?)?)?.sum_all()?.backward()?;
+        let truth = |v: &Var| -> Result<Vec<f64>> {
+            let g = grads.get(v).map_or_else(|| v.zeros_like(), |g| Ok(g.clone()))?;
+            g.contiguous()?.flatten_all()?.to_vec1()
+        };
+
+        // By our ops: the statistics of y0, then forward and backward.
+        let (stat0, affine, running) = (zeros(&[2, cin])?, zeros(&[2, cin])?, zeros(&[2, cin])?);
+        let sums = zeros(&[batch, 2, cout])?;
+        let sums0 = Tensor::stack(&[y0.sum((1, 2))?, y0.sqr()?.sum((1, 2))?], 1)?.contiguous()?;
+        norm::forward(&sums0, batch, batch * height * width, &gb0, &stat0, &affine, &running)?;
+        let shortcut = if shortcut { Shortcut::Same(&x) } else { Shortcut::None };
+        let source = Source::Norm { y: &y0, affine: &affine, shortcut };
+        let (y1, stat1, affine1, running1) =
+            (zeros(&out_shape)?, zeros(&[2, cout])?, zeros(&[2, cout])?, zeros(&[2, cout])?);
+        forward(geo, batch, source, &weight, None, &y1, &sums)?;
+        let pixels = batch * out_height * out_width;
+        norm::forward(&sums, batch, pixels, &gb1, &stat1, &affine1, &running1)?;
+        let dz_sums = Tensor::stack(&[r.sum((1, 2))?, (&r * &y1)?.sum((1, 2))?], 1)?.contiguous()?;
+        let (d_gb1, coef) = (zeros(&[2, cout])?, zeros(&[3, cout])?);
+        norm::backward(&dz_sums, batch, pixels, &gb1, &stat1, &d_gb1, &coef)?;
+        let (dz0, dw, work) = (zeros(&image)?, zeros(weight.dims())?, Work::new(geo.weight_len(), batch)?);
+        let sums0 = zeros(&[batch, 2, cin])?;
+        let input = InputGrad { dz: &dz0, residual: Residual::None, y: &y0, sums: &sums0 };
+        backward(geo, batch, source, &weight, &r, &y1, &coef, &work, &dw, Some(input))?;
+        let (d_gb0, coef0) = (zeros(&[2, cin])?, zeros(&[3, cin])?);
+        norm::backward(&sums0, batch, batch * height * width, &gb0, &stat0, &d_gb0, &coef0)?;
+        let dy0 = {
+            let (k, dz, y) = (read(&coef0)?, read(&dz0)?, read(&y0)?);
+            let all: Vec<f32> = (0..dz.len())
+                .map(|at| k[at % cin] * dz[at] + k[cin + at % cin] * y[at] + k[2 * cin + at % cin])
+                .collect();
+            Tensor::from_vec(all, &image, &Device::Cpu)?
+        };
+        assert_eq!(chunks(batch), 1);
+        assert_close("weight", &dw, &truth(&w_var)?, 1e-5);
+        assert_close("second norm", &d_gb1, &truth(&gb1_var)?, 1e-5);
+        assert_close("first norm", &d_gb0, &truth(&gb0_var)?, 1e-5);
+        assert_close("input", &dy0, &truth(&y_var)?, 1e-5);
+    }
+    Ok(())
+}

@@ -2,11 +2,11 @@
 //!
 //! Forward, `z = y·scale + shift` with `scale = γ/√(σ² + ε)`, `shift = β − μ·scale` (Ioffe and Szegedy 2015). Backward, with
 //! `x̂ = (y − μ)/√(σ² + ε)` over M values: `dβ = Σ dz`, `dγ = Σ dz·x̂`, `dy = γ/√(σ² + ε) · (dz − dβ/M − x̂·dγ/M)`, which is linear in `dz`
-//! and `y`: three coefficients a channel. Sums of chunks are added in `f64`.
+//! and `y`: three coefficients a channel. The images' sums are added in `f64`.
 
 use candle_core::{Result, Tensor};
 
-use super::{Lent, read, write};
+use super::{read, write};
 
 /// PyTorch's default ε.
 pub const EPS: f64 = 1e-5;
@@ -14,17 +14,18 @@ pub const EPS: f64 = 1e-5;
 /// PyTorch's default weight of a new batch in the running statistics.
 pub const MOMENTUM: f64 = 0.1;
 
-/// The two sums of a channel over all chunks.
-fn totals(sums: &Lent, chunks: usize, channels: usize, c: usize) -> (f64, f64) {
-    (0..chunks).fold((0.0, 0.0), |(a, b), chunk| {
-        let row = &sums[chunk * 2 * channels..][..2 * channels];
-        (a + f64::from(row[c]), b + f64::from(row[channels + c]))
-    })
+/// The sums of all images, (2, C), in `f64` and in the order of the images.
+fn totals(sums: &[f32], images: usize, channels: usize) -> Vec<f64> {
+    let mut totals = vec![0f64; 2 * channels];
+    for row in sums.chunks_exact(2 * channels).take(images) {
+        totals.iter_mut().zip(row).for_each(|(total, x)| *total += f64::from(*x));
+    }
+    totals
 }
 
-/// Training: statistics of a batch from `Σ y` and `Σ y²` of each chunk.
+/// Training: statistics of a batch from `Σ y` and `Σ y²` of each image.
 ///
-/// - `sums` (chunks, 2, C) over `count` values a channel; `gamma_beta` (2, C);
+/// - `sums` (N, 2, C), `count` values a channel in all; `gamma_beta` (2, C);
 /// - `stat` (2, C) receives μ and 1/√(σ² + ε), `affine` (2, C) scale and shift;
 /// - `running` (2, C), mean and unbiased variance, moves by [`MOMENTUM`].
 ///
@@ -32,7 +33,7 @@ fn totals(sums: &Lent, chunks: usize, channels: usize, c: usize) -> (f64, f64) {
 /// Tensors of another type, size or device.
 pub fn forward(
     sums: &Tensor,
-    chunks: usize,
+    images: usize,
     count: usize,
     gamma_beta: &Tensor,
     stat: &Tensor,
@@ -41,11 +42,11 @@ pub fn forward(
 ) -> Result<()> {
     let (sums, gamma_beta) = (read(sums)?, read(gamma_beta)?);
     let channels = gamma_beta.len() / 2;
+    let totals = totals(&sums, images, channels);
     let n = count as f64;
-    let moments = |c| {
-        let (sum, square) = totals(&sums, chunks, channels, c);
-        let mean = sum / n;
-        (mean, (square / n - mean * mean).max(0.0))
+    let moments = |c: usize| {
+        let mean = totals[c] / n;
+        (mean, (totals[channels + c] / n - mean * mean).max(0.0))
     };
     write(stat, |stat| {
         for c in 0..channels {
@@ -76,16 +77,16 @@ pub fn forward(
     })
 }
 
-/// The gradient's coefficients from `Σ dz` and `Σ dz·y` of each chunk.
+/// The gradient's coefficients from `Σ dz` and `Σ dz·y` of each image.
 ///
-/// - `sums` (chunks, 2, C) over `count` values a channel, `stat` as [`forward`] left it;
+/// - `sums` (N, 2, C), `count` values a channel in all, `stat` as [`forward`] left it;
 /// - `d_gamma_beta` (2, C) and `coef` (3, C) are written: `dy = coef[0]·dz + coef[1]·y + coef[2]`.
 ///
 /// # Errors
 /// Tensors of another type, size or device.
 pub fn backward(
     sums: &Tensor,
-    chunks: usize,
+    images: usize,
     count: usize,
     gamma_beta: &Tensor,
     stat: &Tensor,
@@ -94,9 +95,10 @@ pub fn backward(
 ) -> Result<()> {
     let (sums, gamma_beta, stat) = (read(sums)?, read(gamma_beta)?, read(stat)?);
     let channels = gamma_beta.len() / 2;
+    let totals = totals(&sums, images, channels);
     let grads = |c: usize| {
         let (mean, inv) = (f64::from(stat[c]), f64::from(stat[channels + c]));
-        let (dz, dzy) = totals(&sums, chunks, channels, c);
+        let (dz, dzy) = (totals[c], totals[channels + c]);
         (inv * (dzy - mean * dz), dz)
     };
     write(d_gamma_beta, |out| {
@@ -120,6 +122,3 @@ pub fn backward(
         Ok(())
     })
 }
-
-#[cfg(test)]
-mod tests;

@@ -46,9 +46,9 @@ pub fn forward(
     })
 }
 
-/// `dz = (out > 0) · d_features / pixels`, with `Σ dz` and `Σ dz·y` by channel for each chunk.
+/// `dz = (out > 0) · d_features / pixels`, with `Σ dz` and `Σ dz·y` by channel for each image.
 ///
-/// Shapes as in [`forward`]; `sums` is (chunks, 2, C).
+/// Shapes as in [`forward`]; `sums` is (N, 2, C).
 ///
 /// # Errors
 /// Tensors of another type, size or device.
@@ -67,14 +67,13 @@ pub fn backward(
         let len = y.len() / (d_features.len() / channels);
         let pixels = (len / channels) as f32;
         for_each_chunk(batch, |chunk| {
-            // SAFETY: chunks do not overlap.
-            let sums = unsafe { sums.part(chunk * 2 * channels..(chunk + 1) * 2 * channels) };
-            sums.fill(0.0);
-            let (sum, product) = sums.split_at_mut(channels);
             for n in chunk_range(chunk, batch) {
                 let at = n * len..(n + 1) * len;
                 // SAFETY: one image each.
-                let dz = unsafe { dz.part(at.clone()) };
+                let (dz, sums) =
+                    unsafe { (dz.part(at.clone()), sums.part(n * 2 * channels..(n + 1) * 2 * channels)) };
+                sums.fill(0.0);
+                let (sum, product) = sums.split_at_mut(channels);
                 let d = &d_features[n * channels..(n + 1) * channels];
                 let rows = y[at.clone()].chunks_exact(channels).zip(out[at].chunks_exact(channels));
                 for (dz, (y, out)) in dz.chunks_exact_mut(channels).zip(rows) {
