@@ -12,7 +12,7 @@ use super::{Arch, Named};
 use crate::data::Info;
 use crate::data::shard::Split;
 use crate::ops::conv::Geometry;
-use crate::ops::conv::tile::{Run, Sink, Walk, correlate};
+use crate::ops::conv::cpu::tile::{Run, Sink, Walk, correlate};
 use crate::ops::head::logits;
 use crate::ops::load::{Levels, levels};
 use crate::ops::norm;

@@ -91,25 +91,28 @@ pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R
 /// Lends several tensors for writing by parallel tasks. They must not share storage.
 ///
 /// # Errors
-/// Those of [`write`].
+/// Those of [`write`]; more than four tensors.
 pub fn write_parts<R>(tensors: &[&Tensor], f: impl FnOnce(&[Parts]) -> Result<R>) -> Result<R> {
-    fn lend<'p, R>(
-        tensors: &[&Tensor],
-        lent: &mut Vec<Parts<'p>>,
-        f: impl FnOnce(&[Parts]) -> Result<R>,
-    ) -> Result<R> {
-        // The recursion is as deep as there are tensors, three or four: each level holds one storage's lock.
-        let f: Box<dyn FnOnce(&[Parts]) -> Result<R> + '_> = Box::new(f);
-        match tensors.split_first() {
-            None => f(lent),
-            Some((first, rest)) => write(first, |values| {
-                // SAFETY: the lock on this storage is held until `f` has returned.
-                lent.push(unsafe { Parts::erased(values) });
-                lend(rest, lent, f)
-            }),
-        }
+    type Lent<'p> = [Parts<'p>; 4];
+    // As deep as there are tensors: each level holds one storage's lock.
+    fn lend(tensors: &[&Tensor], n: usize, lent: &mut Lent, f: &mut dyn FnMut(&[Parts])) -> Result<()> {
+        let Some(t) = tensors.get(n) else {
+            f(&lent[..n]);
+            return Ok(());
+        };
+        write(t, |values| {
+            // SAFETY: the lock on this storage is held until `f` has returned.
+            lent[n] = unsafe { Parts::erased(values) };
+            lend(tensors, n + 1, lent, f)
+        })
     }
-    lend(tensors, &mut Vec::with_capacity(tensors.len()), f)
+    let mut lent: Lent = [Parts::new(&mut []); 4];
+    if tensors.len() > lent.len() {
+        bail!("{} tensors to write, at most {}", tensors.len(), lent.len());
+    }
+    let (mut f, mut result) = (Some(f), None);
+    lend(tensors, 0, &mut lent, &mut |parts| result = f.take().map(|f| f(parts)))?;
+    result.unwrap_or_else(|| bail!("remix-write did not run"))
 }
 
 fn contiguous(layout: &Layout) -> Result<Range<usize>> {

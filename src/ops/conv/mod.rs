@@ -7,10 +7,9 @@
 //! masked by the ReLU and summed for the batch norm before. No activation between a batch norm and its convolution
 //! is ever stored.
 
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;
-pub(crate) mod tile;
 
 use candle_core::{Result, Tensor};
 
@@ -131,9 +130,8 @@ pub fn forward(
 ) -> Result<()> {
     let lent = source.map(|t| read(t))?;
     let weight = read(weight)?;
-    let mut written = vec![out, sums];
-    written.extend(store);
-    write_parts(&written, |parts| {
+    let written = [out, sums, store.unwrap_or(out)];
+    write_parts(&written[..2 + usize::from(store.is_some())], |parts| {
         let op = cpu::Forward {
             geo,
             batch,
@@ -195,21 +193,23 @@ pub fn backward(
 ) -> Result<()> {
     let lent = source.map(|t| read(t))?;
     let (dz, y, coef) = (read(dz)?, read(y)?, read(coef)?);
-    let mut written = vec![&work.partial];
-    if let Some(input) = &input {
+    if input.is_some() {
         let weight = read(weight)?;
         super::write(&work.flipped, |flipped| {
             cpu::flip(geo, &weight, flipped);
             Ok(())
         })?;
-        written.extend([input.dz, input.sums]);
     }
     let flipped = read(&work.flipped)?;
+    let written = match &input {
+        Some(i) => &[&work.partial, i.dz, i.sums][..],
+        None => &[&work.partial],
+    };
     let (y_before, half) = match &input {
         None => (None, None),
         Some(i) => (Some(read(i.y)?), if let Residual::Half(t) = i.residual { Some(read(t)?) } else { None }),
     };
-    write_parts(&written, |parts| {
+    write_parts(written, |parts| {
         let op = cpu::Backward {
             geo,
             batch,
@@ -254,9 +254,4 @@ impl Work {
             flipped: super::zeros(&[largest_weight])?,
         })
     }
-}
-
-/// Scratch floats that a thread needs for a layer: the input and the output gradient of one image with their halos.
-fn scratch_len(geo: Geometry) -> usize {
-    geo.padded_in() + geo.padded_out()
 }

@@ -1,259 +1,18 @@
-//! The convolution on the CPU: what a thread does with a chunk of images. The inner loops are in [`super::tile`].
+//! The gradients of a chunk of images.
+//!
+//! The weight gradient is summed over the chunk. The input gradient is a correlation of the output gradient with the
+//! flipped weights; under stride 2 it is four of them, one for each parity of row and column.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
-use super::{Geometry, Shortcut, Source, scratch_len};
+use super::{fill_input, images, with_scratch};
+use crate::ops::conv::{Geometry, Source};
 use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::{Parts, chunk_range, for_each_chunk};
 
-/// Lends the thread's scratch memory: allocated at its first use, then kept.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    const LINE: usize = 16;
-    thread_local!(static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
-    SCRATCH.with_borrow_mut(|buffer| {
-        if buffer.len() < len + LINE {
-            buffer.resize(len + LINE, 0.0);
-        }
-        let skip = buffer.as_ptr().align_offset(64).min(LINE);
-        f(&mut buffer[skip..skip + len])
-    })
-}
-
-/// The part of a batch's buffer that belongs to some images.
-fn images(chunk: &Range<usize>, len: usize) -> Range<usize> {
-    chunk.start * len..chunk.end * len
-}
-
-pub(super) struct Forward<'a> {
-    pub geo: Geometry,
-    pub batch: usize,
-    pub source: Source<&'a [f32]>,
-    pub weight: &'a [f32],
-    pub out: Parts<'a>,
-    pub sums: Parts<'a>,
-    pub store: Option<Parts<'a>>,
-}
-
-impl Forward<'_> {
-    pub fn run(&self, isa: Isa) {
-        let geo = self.geo;
-        for_each_chunk(self.batch, |chunk| {
-            let range = chunk_range(chunk, self.batch);
-            // SAFETY: chunks do not overlap.
-            let (out, sums, store) = unsafe {
-                (
-                    self.out.part(images(&range, geo.out_len())),
-                    self.sums.part(images(&range, 2 * geo.cout)),
-                    self.store.map(|s| s.part(images(&range, geo.in_len()))),
-                )
-            };
-            with_scratch(geo.padded_in(), |scratch| {
-                run(isa, ForwardChunk { op: self, range, out, sums, store, scratch });
-            });
-        });
-    }
-}
-
-struct ForwardChunk<'a> {
-    op: &'a Forward<'a>,
-    range: Range<usize>,
-    out: &'a mut [f32],
-    sums: &'a mut [f32],
-    store: Option<&'a mut [f32]>,
-    scratch: &'a mut [f32],
-}
-
-impl Task for ForwardChunk<'_> {
-    #[inline(always)]
-    unsafe fn run<V: Vector, const WIDE: bool>(mut self) {
-        let geo = self.op.geo;
-        let runs = forward_runs(geo);
-        let walk = Walk {
-            rows: geo.out_height(),
-            cols: geo.out_width(),
-            row_step: geo.stride * (geo.width + 2) * geo.cin,
-            col_step: geo.stride * geo.cin,
-            runs: &runs,
-        };
-        self.sums.fill(0.0);
-        self.scratch.fill(0.0);
-        for (n, image) in self.range.enumerate() {
-            let at = n * geo.in_len();
-            let store = self.store.as_deref_mut().map(|s| &mut s[at..at + geo.in_len()]);
-            let out = &mut self.out[n * geo.out_len()..(n + 1) * geo.out_len()];
-            let sums = &mut self.sums[n * 2 * geo.cout..(n + 1) * 2 * geo.cout];
-            let mut sink = Stats { out: out.as_mut_ptr(), sums: sums.as_mut_ptr(), geo };
-            // SAFETY: the scratch holds an image with its halo, the slices are one image each.
-            unsafe {
-                fill_input::<V>(geo, &self.op.source, image, self.scratch, store);
-                correlate::<V, WIDE, _>(
-                    self.scratch.as_ptr(),
-                    walk,
-                    self.op.weight.as_ptr(),
-                    geo.cout,
-                    &mut sink,
-                );
-            }
-        }
-    }
-}
-
-/// The three kernel rows of the forward pass: each is three neighbouring pixels.
-fn forward_runs(geo: Geometry) -> [Run; 3] {
-    std::array::from_fn(|kh| Run { offset: kh * (geo.width + 2) * geo.cin, len: 3 * geo.cin })
-}
-
-/// Stores the output and sums it and its square by channel.
-struct Stats {
-    out: *mut f32,
-    sums: *mut f32,
-    geo: Geometry,
-}
-
-impl Sink for Stats {
-    #[inline(always)]
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(
-        &mut self,
-        acc: [[V; Q]; P],
-        row: usize,
-        col: usize,
-        channel: usize,
-    ) {
-        let cout = self.geo.cout;
-        // SAFETY: the trait's contract: the tile is inside the image.
-        unsafe {
-            let out = self.out.add((row * self.geo.out_width() + col) * cout + channel);
-            for q in 0..Q {
-                let at = q * V::LANES;
-                let (sum, square) = (self.sums.add(channel + at), self.sums.add(cout + channel + at));
-                let (mut s, mut s2) = (V::load(sum), V::load(square));
-                for (p, pixel) in acc.iter().enumerate() {
-                    pixel[q].store(out.add(p * cout + at));
-                    s = s.add(pixel[q]);
-                    s2 = s2.fma(pixel[q], pixel[q]);
-                }
-                s.store(sum);
-                s2.store(square);
-            }
-        }
-    }
-}
-
-/// Makes the input of one image inside its halo, whose border stays as it is (zero), and stores it if asked.
-#[inline(always)]
-unsafe fn fill_input<V: Vector>(
-    geo: Geometry,
-    source: &Source<&[f32]>,
-    image: usize,
-    scratch: &mut [f32],
-    mut store: Option<&mut [f32]>,
-) {
-    let width = geo.width * geo.cin;
-    for row in 0..geo.height {
-        let start = (row + 1) * (geo.width + 2) * geo.cin + geo.cin;
-        let a = &mut scratch[start..start + width];
-        let at = image * geo.in_len() + row * width;
-        match source {
-            Source::Plain(x) => a.copy_from_slice(&x[at..at + width]),
-            Source::Norm { y, affine, shortcut } => {
-                let y = &y[at..at + width];
-                // SAFETY: the contract of the caller; rows of equal length.
-                unsafe {
-                    match shortcut {
-                        Shortcut::None => norm_row::<V, false>(y, affine, geo.cin, &[], a),
-                        Shortcut::Same(x) => norm_row::<V, true>(y, affine, geo.cin, &x[at..at + width], a),
-                        Shortcut::Half(x) => {
-                            norm_row_half(geo, y, affine, &half_row(geo, x, image, row)[..], a)
-                        }
-                    }
-                }
-            }
-        }
-        if let Some(store) = &mut store {
-            store[row * width..(row + 1) * width].copy_from_slice(a);
-        }
-    }
-}
-
-/// `a = relu(y·scale + shift [+ x])` for a row of pixels.
-#[inline(always)]
-unsafe fn norm_row<V: Vector, const ADD: bool>(
-    y: &[f32],
-    affine: &[f32],
-    c: usize,
-    x: &[f32],
-    a: &mut [f32],
-) {
-    assert!(y.len() == a.len() && (!ADD || x.len() == a.len()) && affine.len() >= 2 * c);
-    let whole = c / V::LANES * V::LANES;
-    for pixel in (0..a.len()).step_by(c) {
-        // SAFETY: `pixel + channel + LANES` stays inside the row, by the assertion.
-        unsafe {
-            for channel in (0..whole).step_by(V::LANES) {
-                norm::<V, ADD>(y, affine, c, x, a, pixel, channel);
-            }
-            for channel in whole..c {
-                norm::<f32, ADD>(y, affine, c, x, a, pixel, channel);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn norm<V: Vector, const ADD: bool>(
-    y: &[f32],
-    affine: &[f32],
-    c: usize,
-    x: &[f32],
-    a: &mut [f32],
-    pixel: usize,
-    channel: usize,
-) {
-    let at = pixel + channel;
-    // SAFETY: the contract of `norm_row`.
-    unsafe {
-        let scale = V::load(affine.as_ptr().add(channel));
-        let shift = V::load(affine.as_ptr().add(c + channel));
-        let mut v = shift.fma(V::load(y.as_ptr().add(at)), scale);
-        if ADD {
-            v = v.add(V::load(x.as_ptr().add(at)));
-        }
-        v.relu().store(a.as_mut_ptr().add(at));
-    }
-}
-
-/// The row of the double-size image `(2H, 2W, C/2)` that a half-size row sees.
-#[inline(always)]
-fn half_row<'a>(geo: Geometry, x: &'a [f32], image: usize, row: usize) -> &'a [f32] {
-    let len = 2 * geo.width * geo.cin / 2;
-    let start = (image * 2 * geo.height + 2 * row) * len;
-    &x[start..start + len]
-}
-
-#[inline(always)]
-fn norm_row_half(geo: Geometry, y: &[f32], affine: &[f32], x: &[f32], a: &mut [f32]) {
-    let c = geo.cin;
-    let (before, narrow) = (c / 4, c / 2);
-    let (scale, shift) = affine.split_at(c);
-    for pixel in 0..geo.width {
-        let (a, y) = (&mut a[pixel * c..(pixel + 1) * c], &y[pixel * c..(pixel + 1) * c]);
-        for k in 0..c {
-            a[k] = y[k] * scale[k] + shift[k];
-        }
-        let x = &x[2 * pixel * narrow..(2 * pixel + 1) * narrow];
-        for (a, x) in a[before..before + narrow].iter_mut().zip(x) {
-            *a += x;
-        }
-        for a in a {
-            *a = a.max(0.0);
-        }
-    }
-}
-
 /// Weights of the input gradient, in the order of [`backward_runs`].
-pub(super) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
+pub(in crate::ops::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
     let (cin, cout) = (geo.cin, geo.cout);
     let mut rows = flipped.chunks_exact_mut(cin);
     let mut tap = |kh: usize, kw: usize| {
@@ -285,7 +44,7 @@ fn taps_of(parity: usize) -> &'static [usize] {
     if parity == 0 { &[1] } else { &[2, 0] }
 }
 
-pub(super) struct Backward<'a> {
+pub(in crate::ops::conv) struct Backward<'a> {
     pub geo: Geometry,
     pub batch: usize,
     pub source: Source<&'a [f32]>,
@@ -298,7 +57,7 @@ pub(super) struct Backward<'a> {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Input<'a> {
+pub(in crate::ops::conv) struct Input<'a> {
     pub dz: Parts<'a>,
     pub sums: Parts<'a>,
     pub y: &'a [f32],
@@ -319,7 +78,7 @@ impl Backward<'_> {
                     (i.dz.part(images(&range, geo.in_len())), i.sums.part(images(&range, 2 * geo.cin)), i)
                 }
             });
-            with_scratch(scratch_len(geo), |scratch| {
+            with_scratch(geo.padded_in() + geo.padded_out(), |scratch| {
                 run(isa, BackwardChunk { op: self, range, dw, input, scratch });
             });
         });
