@@ -91,7 +91,9 @@ fn convolutions(c: &mut Criterion) {
         let mut group = c.benchmark_group("conv");
         group.throughput(Throughput::Elements(flops));
         group.bench_function(BenchmarkId::new("forward", &name), |b| {
-            b.iter(|| conv::forward(geo, IMAGES, source, &weight, None, &z, &sums).expect("sizes fit"));
+            b.iter(|| {
+                conv::forward(geo, IMAGES, source, &weight, &work, None, &z, &sums).expect("sizes fit")
+            });
         });
         let stem = cin == 3;
         group.throughput(Throughput::Elements(if stem { flops } else { 2 * flops }));

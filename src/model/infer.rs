@@ -12,7 +12,8 @@ use super::{Arch, Named};
 use crate::data::Info;
 use crate::data::shard::Split;
 use crate::ops::conv::Geometry;
-use crate::ops::conv::cpu::tile::{Run, Sink, Walk, correlate};
+use crate::ops::conv::cpu::tile::Sink;
+use crate::ops::conv::cpu::{convolve, winograd};
 use crate::ops::head::logits;
 use crate::ops::load::{Levels, levels};
 use crate::ops::norm;
@@ -54,7 +55,9 @@ pub fn infer(weights: &Path, arch: Arch, split: &Split, info: &Info, batch: usiz
 /// A convolution with its batch norm folded in: `relu(conv(x) + bias [+ shortcut])`.
 struct Conv {
     geo: Geometry,
+    /// As it is, or transformed where [`winograd`] is used.
     weight: Vec<f32>,
+    winograd: bool,
     bias: Vec<f32>,
 }
 
@@ -65,6 +68,7 @@ pub struct Folded {
     classes: usize,
     feature_len: usize,
     levels: Levels,
+    isa: Isa,
 }
 
 /// Images that go through a layer before the next layer's weights are needed: as many as fit the second-level cache.
@@ -76,6 +80,7 @@ impl Folded {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn new(dict: &StateDict, arch: Arch, shape: [usize; 3], classes: usize) -> Result<Self> {
+        let isa = Isa::get();
         let fold = |Named { conv, norm: bn, geo }: Named| -> Result<Conv> {
             let (cin, cout) = (geo.cin, geo.cout);
             let mut weight = to_hwio(get(dict, &format!("{conv}.weight"), &[cout, cin, 3, 3])?, cin, cout);
@@ -87,9 +92,14 @@ impl Folded {
             for row in weight.chunks_exact_mut(cout) {
                 row.iter_mut().zip(&scale).for_each(|(w, s)| *w = (f64::from(*w) * s) as f32);
             }
+            let winograd = winograd::fits(geo, isa);
+            if winograd {
+                let plain = std::mem::replace(&mut weight, vec![0.0; 16 * cin * cout]);
+                winograd::transform_weight(isa, &plain, &mut weight);
+            }
             let bias =
                 (0..cout).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
-            Ok(Conv { geo, weight, bias })
+            Ok(Conv { geo, weight, winograd, bias })
         };
         let len = arch.feature_len();
         Ok(Folded {
@@ -101,6 +111,7 @@ impl Folded {
             classes,
             feature_len: len,
             levels: levels(&config::MEAN, &config::STD),
+            isa,
         })
     }
 
@@ -117,14 +128,14 @@ impl Folded {
     /// Logits and features of `n` images; `image(i, pixels)` writes the normalised pixels of one, (H, W, C).
     pub fn forward(&self, n: usize, batch: usize, image: impl Fn(usize, &mut [f32]) + Sync) -> Inference {
         let (classes, len) = (self.classes, self.feature_len);
-        let (batch, isa) = (batch.clamp(1, n.max(1)), Isa::get());
+        let batch = batch.clamp(1, n.max(1));
         let (mut z, mut f) = (vec![0.0; n * classes], vec![0.0; n * len]);
         let rows = z.par_chunks_mut(batch * classes).zip(f.par_chunks_mut(batch * len)).enumerate();
         rows.for_each_init(
             || Space::new(self, batch),
             |space, (at, (z, features))| {
                 let images = at * batch..n.min((at + 1) * batch);
-                run(isa, Group { net: self, images, image: &image, space, features });
+                run(self.isa, Group { net: self, images, image: &image, space, features });
                 for (z, f) in z.chunks_exact_mut(classes).zip(features.chunks_exact(len)) {
                     logits(f, &self.linear.0, &self.linear.1, z);
                 }
@@ -138,13 +149,15 @@ impl Folded {
 struct Space {
     len: usize,
     buffers: [Vec<f32>; 3],
+    work: Vec<f32>,
 }
 
 impl Space {
     fn new(net: &Folded, images: usize) -> Self {
         let padded = |g: &Geometry| (g.height + 2) * (g.width + 2) * g.cin.max(g.cout);
         let len = net.convs.iter().map(|c| padded(&c.geo)).max().unwrap_or(0);
-        Space { len, buffers: std::array::from_fn(|_| vec![0.0; images * len]) }
+        let work = net.convs.iter().map(|c| winograd::scratch_len(c.geo)).max().unwrap_or(0);
+        Space { len, buffers: std::array::from_fn(|_| vec![0.0; images * len]), work: vec![0.0; work] }
     }
 }
 
@@ -160,8 +173,8 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(self) {
         let len = self.space.len;
-        let [a, b, c] = &mut self.space.buffers;
-        let (mut x, mid, mut y) = (a, b, c);
+        let Space { buffers: [x, mid, y], work, .. } = self.space;
+        let (mut x, mut y) = (x, y);
         let mut convs = self.net.convs.iter();
         let Some(stem) = convs.next() else { return };
         mid.fill(0.0);
@@ -174,7 +187,7 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
         // SAFETY: the buffers hold every layer's images with their halos, zero outside the image.
         unsafe {
             for i in 0..self.images.len() {
-                convolve::<V, WIDE>(stem, &mid[i * len..], &mut x[i * len..], None, false);
+                layer::<V, WIDE>(stem, &mid[i * len..], &mut x[i * len..], None, false, work);
             }
             mid.fill(0.0);
             while let (Some(first), Some(second)) = (convs.next(), convs.next()) {
@@ -184,15 +197,15 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
                     y.fill(0.0);
                 }
                 for i in 0..self.images.len() {
-                    convolve::<V, WIDE>(first, &x[i * len..], &mut mid[i * len..], None, false);
+                    layer::<V, WIDE>(first, &x[i * len..], &mut mid[i * len..], None, false, work);
                 }
                 for i in 0..self.images.len() {
                     let at = i * len;
                     if half {
                         let before = (&x[at..], first.geo);
-                        convolve::<V, WIDE>(second, &mid[at..], &mut y[at..], Some(before), false);
+                        layer::<V, WIDE>(second, &mid[at..], &mut y[at..], Some(before), false, work);
                     } else {
-                        convolve::<V, WIDE>(second, &mid[at..], &mut x[at..], None, true);
+                        layer::<V, WIDE>(second, &mid[at..], &mut x[at..], None, true, work);
                     }
                 }
                 if half {
@@ -228,26 +241,19 @@ fn pad(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
 /// One convolution of one image, from halo to halo. `half` is the image of a [`crate::ops::conv::Shortcut::Half`] with the
 /// geometry it entered the block with; `in_place` adds what `out` holds.
 #[inline(always)]
-unsafe fn convolve<V: Vector, const WIDE: bool>(
+unsafe fn layer<V: Vector, const WIDE: bool>(
     conv: &Conv,
     x: &[f32],
     out: &mut [f32],
     half: Option<(&[f32], Geometry)>,
     in_place: bool,
+    work: &mut [f32],
 ) {
     let geo = conv.geo;
-    let row = (geo.width + 2) * geo.cin;
-    let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * geo.cin });
-    let walk = Walk {
-        rows: geo.out_height(),
-        cols: geo.out_width(),
-        row_step: geo.stride * row,
-        col_step: geo.stride * geo.cin,
-        runs: &runs,
-    };
     let mut sink = Finish { geo, out: out.as_mut_ptr(), bias: &conv.bias, in_place, relu: half.is_none() };
+    let work = conv.winograd.then_some(work);
     // SAFETY: the caller's buffers hold the images with their halos.
-    unsafe { correlate::<V, WIDE, _>(x.as_ptr(), walk, conv.weight.as_ptr(), geo.cout, &mut sink) };
+    unsafe { convolve::<V, WIDE, _>(geo, x, &conv.weight, work, &mut sink) };
     let Some((x, before)) = half else { return };
     // The shortcut of a block that changes the size: the sums are not cut off yet.
     let c = geo.cout;

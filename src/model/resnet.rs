@@ -277,7 +277,7 @@ impl Net {
         store: Option<&Tensor>,
     ) -> Result<()> {
         let geo = layer.geo();
-        conv::forward(geo, batch, source, &layer.weight, store, &layer.y, &self.sums)?;
+        conv::forward(geo, batch, source, &layer.weight, &self.work, store, &layer.y, &self.sums)?;
         let count = batch * geo.out_height() * geo.out_width();
         norm::forward(&self.sums, batch, count, &layer.gamma_beta, &layer.stat, &layer.affine, &layer.running)
     }

@@ -157,9 +157,9 @@ fn a_training_step_is_pytorchs() {
 fn inference_is_pytorchs() {
     let fixture = Fixture::open();
     let dict = network().state_dict().expect("names");
-    let net = Folded::new(&dict, Arch::RESNET32, SHAPE, 10).expect("folded");
     let pixels = pixels();
     for_each_isa(|isa| {
+        let net = Folded::new(&dict, Arch::RESNET32, SHAPE, 10).expect("folded");
         for batch in [1, BATCH, 3, 100] {
             let out =
                 net.forward(8, batch, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));

@@ -20,6 +20,11 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Whether it has 32 registers.
+    pub fn is_wide(self) -> bool {
+        matches!(self, Isa::Avx512 | Isa::Neon)
+    }
+
     /// Those that this machine can run, best first.
     pub fn available() -> Vec<Isa> {
         let mut sets = Vec::new();
@@ -100,6 +105,8 @@ pub unsafe trait Vector: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// `self + a`.
     unsafe fn add(self, a: Self) -> Self;
+    /// `self − a`.
+    unsafe fn sub(self, a: Self) -> Self;
     /// Lanes of `self` where `a > 0`, else 0.
     unsafe fn where_positive(self, a: Self) -> Self;
     /// Lanes of `self` where they are positive, else 0.
@@ -130,6 +137,10 @@ unsafe impl Vector for f32 {
     #[inline(always)]
     unsafe fn add(self, a: f32) -> f32 {
         self + a
+    }
+    #[inline(always)]
+    unsafe fn sub(self, a: f32) -> f32 {
+        self - a
     }
     #[inline(always)]
     unsafe fn where_positive(self, a: f32) -> f32 {
@@ -171,6 +182,10 @@ unsafe impl Vector for Plain {
         Plain(std::array::from_fn(|i| self.0[i] + a.0[i]))
     }
     #[inline(always)]
+    unsafe fn sub(self, a: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i] - a.0[i]))
+    }
+    #[inline(always)]
     unsafe fn where_positive(self, a: Self) -> Self {
         Plain(std::array::from_fn(|i| if a.0[i] > 0.0 { self.0[i] } else { 0.0 }))
     }
@@ -182,7 +197,7 @@ unsafe impl Vector for Plain {
 
 /// Implements [`Vector`] for a register type of `core::arch` from its intrinsics.
 macro_rules! vector {
-    ($vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident,
+    ($vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident,
      fma: |$c:ident, $a:ident, $b:ident| $fma:expr, positive: |$x:ident, $m:ident| $positive:expr) => {
         // SAFETY: each method is one or two instructions of the set; the callers are inside `run`.
         #[allow(unused_unsafe)]
@@ -215,6 +230,11 @@ macro_rules! vector {
                 unsafe { $add(self, a) }
             }
             #[inline(always)]
+            unsafe fn sub(self, a: Self) -> Self {
+                // SAFETY: the trait's contract.
+                unsafe { $sub(self, a) }
+            }
+            #[inline(always)]
             unsafe fn where_positive(self, $m: Self) -> Self {
                 let $x = self;
                 // SAFETY: the trait's contract.
@@ -234,10 +254,10 @@ mod x86 {
     use super::Vector;
     use std::arch::x86_64::*;
 
-    vector!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps,
+    vector!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps,
         fma: |c, a, b| _mm512_fmadd_ps(a, b, c),
         positive: |x, m| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(m, _mm512_setzero_ps()), x));
-    vector!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps,
+    vector!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps,
         fma: |c, a, b| _mm256_fmadd_ps(a, b, c),
         positive: |x, m| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(m, _mm256_setzero_ps()), x));
 }
@@ -247,7 +267,7 @@ mod arm {
     use super::Vector;
     use std::arch::aarch64::*;
 
-    vector!(float32x4_t, 4, vdupq_n_f32, vld1q_f32, vst1q_f32, vaddq_f32,
+    vector!(float32x4_t, 4, vdupq_n_f32, vld1q_f32, vst1q_f32, vaddq_f32, vsubq_f32,
         fma: |c, a, b| vfmaq_f32(c, a, b),
         positive: |x, m| vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(m), vreinterpretq_u32_f32(x))));
 }

@@ -13,7 +13,8 @@ mod tests;
 
 use candle_core::{Result, Tensor};
 
-use super::{chunks, read, simd::Isa, write_parts};
+use super::{Lent, chunks, read, simd::Isa, write_parts};
+use cpu::winograd;
 
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,21 +116,25 @@ impl<T> Source<T> {
 /// `out = conv(source, weight)`, and for each image the sums of `out` and of its squares by channel.
 ///
 /// - `weight` (3, 3, cin, cout), `out` (N, H', W', cout), `sums` (N, 2, cout);
-/// - `store` (N, H, W, cin), if given, receives the source's values.
+/// - `store` (N, H, W, cin), if given, receives the source's values; `work` is work space.
 ///
 /// # Errors
 /// Tensors of another type, size or device.
+#[allow(clippy::too_many_arguments)]
 pub fn forward(
     geo: Geometry,
     batch: usize,
     source: Source<&Tensor>,
     weight: &Tensor,
+    work: &Work,
     store: Option<&Tensor>,
     out: &Tensor,
     sums: &Tensor,
 ) -> Result<()> {
+    let isa = Isa::get();
+    let winograd = winograd::fits(geo, isa);
     let lent = source.map(|t| read(t))?;
-    let weight = read(weight)?;
+    let weight = if winograd { work.transform(isa, weight, geo)? } else { read(weight)? };
     let written = [out, sums, store.unwrap_or(out)];
     write_parts(&written[..2 + usize::from(store.is_some())], |parts| {
         let op = cpu::Forward {
@@ -137,11 +142,12 @@ pub fn forward(
             batch,
             source: lent.map(|t| Ok(&t[..]))?,
             weight: &weight,
+            winograd,
             out: parts[0],
             sums: parts[1],
             store: parts.get(2).copied(),
         };
-        op.run(Isa::get());
+        op.run(isa);
         Ok(())
     })
 }
@@ -174,7 +180,7 @@ pub enum Residual<'a> {
 /// - `source`: what `forward` had, or the stored values as [`Source::Plain`];
 /// - `dz` (N, H', W', cout): gradient behind the batch norm of the output, `y` the raw output,
 ///   `coef` (3, cout) so that the gradient of the raw output is `coef[0]·dz + coef[1]·y + coef[2]`;
-/// - `partial` (chunks, 3, 3, cin, cout) and `flipped` (9·cin·cout) are work space; `dw` (3, 3, cin, cout) is written.
+/// - `dw` (3, 3, cin, cout) is written; `work` is work space.
 ///
 /// # Errors
 /// Tensors of another type, size or device.
@@ -193,6 +199,8 @@ pub fn backward(
 ) -> Result<()> {
     let lent = source.map(|t| read(t))?;
     let (dz, y, coef) = (read(dz)?, read(y)?, read(coef)?);
+    let isa = Isa::get();
+    let winograd = winograd::fits(geo, isa);
     if input.is_some() {
         let weight = read(weight)?;
         super::write(&work.flipped, |flipped| {
@@ -200,7 +208,7 @@ pub fn backward(
             Ok(())
         })?;
     }
-    let flipped = read(&work.flipped)?;
+    let flipped = if winograd { work.transform(isa, &work.flipped, geo)? } else { read(&work.flipped)? };
     let written = match &input {
         Some(i) => &[&work.partial, i.dz, i.sums][..],
         None => &[&work.partial],
@@ -215,6 +223,7 @@ pub fn backward(
             batch,
             source: lent.map(|t| Ok(&t[..]))?,
             flipped: &flipped,
+            winograd,
             dz: &dz,
             y: &y,
             coef: &coef,
@@ -227,20 +236,34 @@ pub fn backward(
                 in_place: matches!(&input, Some(InputGrad { residual: Residual::InPlace, .. })),
             }),
         };
-        op.run(Isa::get());
+        op.run(isa);
         Ok(())
     })?;
+    drop(flipped);
     let partial = read(&work.partial)?;
+    let len = cpu::grad_len(geo, winograd);
+    let partial = &partial[..chunks(batch) * len];
     super::write(dw, |dw| {
-        super::add_up(dw, &partial[..chunks(batch) * geo.weight_len()]);
-        Ok(())
+        if !winograd {
+            super::add_up(dw, partial);
+            return Ok(());
+        }
+        super::write(&work.transformed, |du| {
+            super::add_up(&mut du[..len], partial);
+            winograd::restore_weight(isa, du, dw);
+            Ok(())
+        })
     })
 }
 
-/// Work space of [`backward`], shared by all layers.
+/// Work space of [`forward`] and [`backward`], shared by all layers.
 pub struct Work {
+    /// Weight gradients of the chunks.
     partial: Tensor,
+    /// Weights of an input gradient.
     flipped: Tensor,
+    /// Weights or their gradient as [`winograd`] has them.
+    transformed: Tensor,
 }
 
 impl Work {
@@ -249,9 +272,21 @@ impl Work {
     /// # Errors
     /// Candle's.
     pub fn new(largest_weight: usize, batch: usize) -> Result<Self> {
+        let transformed = largest_weight.div_ceil(9) * 16;
         Ok(Work {
-            partial: super::zeros(&[chunks(batch) * largest_weight])?,
+            partial: super::zeros(&[chunks(batch) * transformed])?,
             flipped: super::zeros(&[largest_weight])?,
+            transformed: super::zeros(&[transformed])?,
         })
+    }
+
+    /// Transforms weights for [`winograd`].
+    fn transform(&self, isa: Isa, weight: &Tensor, geo: Geometry) -> Result<Lent<'_>> {
+        let weight = read(weight)?;
+        super::write(&self.transformed, |u| {
+            winograd::transform_weight(isa, &weight[..geo.weight_len()], u);
+            Ok(())
+        })?;
+        read(&self.transformed)
     }
 }

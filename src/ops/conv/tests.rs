@@ -10,7 +10,11 @@ use crate::ops::{chunks, write, zeros};
 use crate::rng::{Purpose, stream, uniform};
 
 /// (batch, height, width, cin, cout, stride)
-const SIZES: [(usize, usize, usize, usize, usize, usize); 12] = [
+const SIZES: [(usize, usize, usize, usize, usize, usize); 16] = [
+    (3, 32, 32, 16, 16, 1),
+    (2, 16, 16, 32, 32, 1),
+    (9, 2, 8, 16, 48, 1),
+    (2, 6, 24, 32, 16, 1),
     (1, 5, 7, 3, 16, 1),
     (3, 9, 17, 16, 16, 1),
     (2, 8, 8, 64, 64, 1),
@@ -118,6 +122,7 @@ fn forward_is_the_plain_sum() {
         for size in SIZES {
             let case = Case::new(size);
             let Case { geo, batch, .. } = case;
+            let work = Work::new(geo.weight_len(), batch).expect("work space");
             let mut shortcuts = vec![Shortcut::None, Shortcut::Same(&case.shortcut)];
             if geo.cin % 4 == 0 {
                 shortcuts.push(Shortcut::Half(&case.half));
@@ -141,7 +146,7 @@ fn forward_is_the_plain_sum() {
                 let out = random(&[batch, geo.out_height(), geo.out_width(), geo.cout], 6);
                 let (found, store) = (random(&[batch, 2, geo.cout], 7), random(case.y.dims(), 8));
                 let source = case.source(shortcut);
-                forward(geo, batch, source, &case.weight, Some(&store), &out, &found)
+                forward(geo, batch, source, &case.weight, &work, Some(&store), &out, &found)
                     .expect("a forward pass");
                 let what = format!("{isa:?} {size:?} {shortcut:?}");
                 assert_close(&format!("{what} input"), &store, &a, 1e-6);
@@ -149,7 +154,8 @@ fn forward_is_the_plain_sum() {
                 assert_close(&format!("{what} sums"), &found, &sums, 3e-6);
                 let stored = Source::Plain(&store);
                 let again = random(out.dims(), 9);
-                forward(geo, batch, stored, &case.weight, None, &again, &found).expect("a forward pass");
+                forward(geo, batch, stored, &case.weight, &work, None, &again, &found)
+                    .expect("a forward pass");
                 assert_eq!(values(&again), values(&out), "{what}: the stored input gives the same");
             }
         }
@@ -280,13 +286,14 @@ fn gradients_are_those_of_candles_autograd() -> Result<()> {
         let source = Source::Norm { y: &y0, affine: &affine, shortcut };
         let (y1, stat1, affine1, running1) =
             (zeros(&out_shape)?, zeros(&[2, cout])?, zeros(&[2, cout])?, zeros(&[2, cout])?);
-        forward(geo, batch, source, &weight, None, &y1, &sums)?;
+        let work = Work::new(geo.weight_len(), batch)?;
+        forward(geo, batch, source, &weight, &work, None, &y1, &sums)?;
         let pixels = batch * out_height * out_width;
         norm::forward(&sums, batch, pixels, &gb1, &stat1, &affine1, &running1)?;
         let dz_sums = Tensor::stack(&[r.sum((1, 2))?, (&r * &y1)?.sum((1, 2))?], 1)?.contiguous()?;
         let (d_gb1, coef) = (zeros(&[2, cout])?, zeros(&[3, cout])?);
         norm::backward(&dz_sums, batch, pixels, &gb1, &stat1, &d_gb1, &coef)?;
-        let (dz0, dw, work) = (zeros(&image)?, zeros(weight.dims())?, Work::new(geo.weight_len(), batch)?);
+        let (dz0, dw) = (zeros(&image)?, zeros(weight.dims())?);
         let sums0 = zeros(&[batch, 2, cin])?;
         let input = InputGrad { dz: &dz0, residual: Residual::None, y: &y0, sums: &sums0 };
         backward(geo, batch, source, &weight, &r, &y1, &coef, &work, &dw, Some(input))?;

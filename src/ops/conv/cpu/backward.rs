@@ -6,12 +6,17 @@
 use std::ops::Range;
 
 use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
-use super::{fill_input, images, with_scratch};
+use super::{fill_input, images, winograd, with_scratch};
 use crate::ops::conv::{Geometry, Source};
 use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::{Parts, chunk_range, for_each_chunk};
 
-/// Weights of the input gradient, in the order of [`backward_runs`].
+/// Floats of a weight gradient while it is summed.
+pub(in crate::ops::conv) fn grad_len(geo: Geometry, winograd: bool) -> usize {
+    if winograd { geo.weight_len() / 9 * 16 } else { geo.weight_len() }
+}
+
+/// Weights of the input gradient, in the order in which [`input_grad`] meets them.
 pub(in crate::ops::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
     let (cin, cout) = (geo.cin, geo.cout);
     let mut rows = flipped.chunks_exact_mut(cin);
@@ -48,7 +53,9 @@ pub(in crate::ops::conv) struct Backward<'a> {
     pub geo: Geometry,
     pub batch: usize,
     pub source: Source<&'a [f32]>,
+    /// Of [`flip`], transformed where [`winograd`] is used.
     pub flipped: &'a [f32],
+    pub winograd: bool,
     pub dz: &'a [f32],
     pub y: &'a [f32],
     pub coef: &'a [f32],
@@ -70,15 +77,17 @@ impl Backward<'_> {
         let geo = self.geo;
         for_each_chunk(self.batch, |chunk| {
             let range = chunk_range(chunk, self.batch);
+            let len = grad_len(geo, self.winograd);
             // SAFETY: chunks do not overlap.
-            let dw = unsafe { self.partial.part(chunk * geo.weight_len()..(chunk + 1) * geo.weight_len()) };
+            let dw = unsafe { self.partial.part(chunk * len..(chunk + 1) * len) };
             let input = self.input.map(|i| {
                 // SAFETY: chunks do not overlap.
                 unsafe {
                     (i.dz.part(images(&range, geo.in_len())), i.sums.part(images(&range, 2 * geo.cin)), i)
                 }
             });
-            with_scratch(geo.padded_in() + geo.padded_out(), |scratch| {
+            let work = if self.winograd { winograd::scratch_len(geo) } else { 0 };
+            with_scratch(geo.padded_in() + geo.padded_out() + work, |scratch| {
                 run(isa, BackwardChunk { op: self, range, dw, input, scratch });
             });
         });
@@ -97,9 +106,12 @@ impl Task for BackwardChunk<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(mut self) {
         let geo = self.op.geo;
-        self.scratch.fill(0.0);
+        let (a, rest) = self.scratch.split_at_mut(geo.padded_in());
+        let (g, work) = rest.split_at_mut(geo.padded_out());
+        a.fill(0.0);
+        g.fill(0.0);
         self.dw.fill(0.0);
-        let (a, g) = self.scratch.split_at_mut(geo.padded_in());
+        let winograd = WIDE && self.op.winograd;
         if let Some((_, sums, _)) = &mut self.input {
             sums.fill(0.0);
         }
@@ -108,7 +120,11 @@ impl Task for BackwardChunk<'_> {
             unsafe {
                 fill_input::<V>(geo, &self.op.source, image, a, None);
                 fill_grad::<V>(self.op, image, g);
-                weight_grad::<V, WIDE>(geo, a, g, self.dw);
+                if winograd {
+                    winograd::weight_grad::<V, WIDE>(geo, a.as_ptr(), g.as_ptr(), self.dw.as_mut_ptr(), work);
+                } else {
+                    weight_grad::<V, WIDE>(geo, a, g, self.dw);
+                }
                 if let Some((dz, sums, input)) = &mut self.input {
                     let at = image * geo.in_len();
                     let mut sink = Grad {
@@ -121,7 +137,13 @@ impl Task for BackwardChunk<'_> {
                         half: input.half.map(|h| h[image * geo.in_len() / 2..][..geo.in_len() / 2].as_ptr()),
                         parity: (0, 0),
                     };
-                    input_grad::<V, WIDE>(geo, g, self.op.flipped, &mut sink);
+                    if winograd {
+                        let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
+                        let u = self.op.flipped.as_ptr();
+                        winograd::forward::<V, WIDE, _>(back, g.as_ptr(), u, work, &mut sink);
+                    } else {
+                        input_grad::<V, WIDE>(geo, g, self.op.flipped, &mut sink);
+                    }
                 }
             }
         }

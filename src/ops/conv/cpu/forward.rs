@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tile::{Run, Sink, Walk, correlate};
-use super::{fill_input, images, with_scratch};
+use super::{fill_input, images, winograd, with_scratch};
 use crate::ops::conv::{Geometry, Source};
 use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::{Parts, chunk_range, for_each_chunk};
@@ -12,7 +12,9 @@ pub(in crate::ops::conv) struct Forward<'a> {
     pub geo: Geometry,
     pub batch: usize,
     pub source: Source<&'a [f32]>,
+    /// As it is, or transformed for [`winograd`].
     pub weight: &'a [f32],
+    pub winograd: bool,
     pub out: Parts<'a>,
     pub sums: Parts<'a>,
     pub store: Option<Parts<'a>>,
@@ -31,7 +33,8 @@ impl Forward<'_> {
                     self.store.map(|s| s.part(images(&range, geo.in_len()))),
                 )
             };
-            with_scratch(geo.padded_in(), |scratch| {
+            let work = if self.winograd { winograd::scratch_len(geo) } else { 0 };
+            with_scratch(geo.padded_in() + work, |scratch| {
                 run(isa, ForwardChunk { op: self, range, out, sums, store, scratch });
             });
         });
@@ -51,16 +54,9 @@ impl Task for ForwardChunk<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(mut self) {
         let geo = self.op.geo;
-        let runs = forward_runs(geo);
-        let walk = Walk {
-            rows: geo.out_height(),
-            cols: geo.out_width(),
-            row_step: geo.stride * (geo.width + 2) * geo.cin,
-            col_step: geo.stride * geo.cin,
-            runs: &runs,
-        };
         self.sums.fill(0.0);
-        self.scratch.fill(0.0);
+        let (a, work) = self.scratch.split_at_mut(geo.padded_in());
+        a.fill(0.0);
         for (n, image) in self.range.enumerate() {
             let at = n * geo.in_len();
             let store = self.store.as_deref_mut().map(|s| &mut s[at..at + geo.in_len()]);
@@ -69,22 +65,47 @@ impl Task for ForwardChunk<'_> {
             let mut sink = Stats { out: out.as_mut_ptr(), sums: sums.as_mut_ptr(), geo };
             // SAFETY: the scratch holds an image with its halo, the slices are one image each.
             unsafe {
-                fill_input::<V>(geo, &self.op.source, image, self.scratch, store);
-                correlate::<V, WIDE, _>(
-                    self.scratch.as_ptr(),
-                    walk,
-                    self.op.weight.as_ptr(),
-                    geo.cout,
-                    &mut sink,
-                );
+                let work = &mut *work;
+                fill_input::<V>(geo, &self.op.source, image, a, store);
+                convolve::<V, WIDE, _>(geo, a, self.op.weight, self.op.winograd.then_some(work), &mut sink);
             }
         }
     }
 }
 
-/// The three kernel rows of the forward pass: each is three neighbouring pixels.
-fn forward_runs(geo: Geometry) -> [Run; 3] {
-    std::array::from_fn(|kh| Run { offset: kh * (geo.width + 2) * geo.cin, len: 3 * geo.cin })
+/// The output of one image from its input `a` inside a halo. With `winograd`'s work space the weight is transformed.
+///
+/// # Safety
+/// As [`Vector`]; the sink takes all pixels of the output.
+#[inline(always)]
+pub(crate) unsafe fn convolve<V: Vector, const WIDE: bool, S: Sink>(
+    geo: Geometry,
+    a: &[f32],
+    weight: &[f32],
+    winograd: Option<&mut [f32]>,
+    sink: &mut S,
+) {
+    if let Some(work) = winograd
+        && WIDE
+    {
+        assert!(a.len() >= geo.padded_in() && weight.len() >= 16 * geo.cin * geo.cout);
+        // SAFETY: the lengths were checked.
+        unsafe { winograd::forward::<V, WIDE, S>(geo, a.as_ptr(), weight.as_ptr(), work, sink) };
+        return;
+    }
+    assert!(a.len() >= geo.padded_in() && weight.len() >= geo.weight_len());
+    let row = (geo.width + 2) * geo.cin;
+    // A kernel row is three neighbouring pixels.
+    let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * geo.cin });
+    let walk = Walk {
+        rows: geo.out_height(),
+        cols: geo.out_width(),
+        row_step: geo.stride * row,
+        col_step: geo.stride * geo.cin,
+        runs: &runs,
+    };
+    // SAFETY: with its halo the image has every tap of every output pixel.
+    unsafe { correlate::<V, WIDE, S>(a.as_ptr(), walk, weight.as_ptr(), geo.cout, sink) };
 }
 
 /// Stores the output and sums it and its square by channel.
