@@ -67,7 +67,7 @@ table = $1 $(MAKE) --no-print-directory table
 
 .PHONY: demo
 demo: ## Train ERM, Mixup, Remix and Remix-DRW on synthetic images and show the table (minutes)
-	+@$(call table,NAME=demo CELLS=synthetic-exp-20 METHODS='$(FOUR)' ARCH=resnet20 EPOCHS=12 \
+	+@$(call table,NAME=demo CELLS=synthetic-exp-20 METHODS='$(FOUR)' ARCH=resnet20 EPOCHS=10 \
 	    FLAGS='batch-size=32 lr=0.05') OUT=$(OUT)/demo
 
 .PHONY: quick
@@ -107,9 +107,8 @@ run   = $(call field,_,$1,$*)
 $(OUT)/runs/%/manifest.json: $$(OUT)/data/$$(call run,1)/manifest.json | build
 	$(LAUNCH) $(B)/train $< --method $(call run,2) --arch $(call run,3) --epochs $(patsubst e%,%,$(call run,4)) \
 	    --recipe $(patsubst recipe-%,%,$(call run,5)) --seed $(patsubst s%,%,$(call run,6)) \
-	    $(addprefix --,$(wordlist 7,99,$(subst _, ,$*))) \
-	    --device $(DEVICE) $(THREADS:%=--threads %) --out $(@D) >/dev/null
-	touch $@
+	    $(addprefix --,$(wordlist 7,99,$(subst _, ,$*))) --device $(DEVICE) $(THREADS:%=--threads %) --out $(@D) >/dev/null
+	@touch $@
 
 # DATASET-TYPE-RATIO, such as cifar10-exp-100; cifar10-none is the whole of it.
 set = $(call field,-,$1,$*)
