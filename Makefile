@@ -67,7 +67,7 @@ table = $1 $(MAKE) --no-print-directory table
 
 .PHONY: demo
 demo: ## Train ERM, Mixup, Remix and Remix-DRW on synthetic images and show the table (minutes)
-	+@$(call table,NAME=demo CELLS=synthetic-exp-20 METHODS='$(FOUR)' ARCH=resnet20 EPOCHS=10 \
+	+@$(call table,NAME=demo CELLS=synthetic-exp-20 METHODS='$(FOUR)' ARCH=resnet20 EPOCHS=12 \
 	    FLAGS='batch-size=32 lr=0.05') OUT=$(OUT)/demo
 
 .PHONY: quick
