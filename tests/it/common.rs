@@ -52,6 +52,16 @@ impl Sandbox {
     }
 }
 
+/// A shell in the repository from which make can be started, also where make started the tests.
+pub fn make() -> Command {
+    let mut bash = Command::new("bash");
+    bash.current_dir(env!("CARGO_MANIFEST_DIR"));
+    for inherited in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"] {
+        bash.env_remove(inherited);
+    }
+    bash
+}
+
 /// Asserts exit code 2, nothing on stdout, and one line on stderr, `tool: …`, that contains `why`.
 pub fn refused(assert: Assert, why: &str) {
     let output = assert.code(2).get_output().clone();

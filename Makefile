@@ -1,0 +1,125 @@
+# The pipeline as a graph: data set -> training runs -> table.
+#
+# A training run is a target, its manifest; its directory's name holds every parameter, so EPOCHS=1 and EPOCHS=300 never
+# meet, and any run can be asked for by name. Programs are order-only prerequisites: a rebuilt one retrains nothing.
+# Evaluation and tables are asked for each time and answer from their own cache in milliseconds, keyed by content: so a
+# changed metric reruns evaluation alone. Needs GNU make 4 and bash.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-builtin-variables
+.DELETE_ON_ERROR:
+.SECONDEXPANSION:
+.DEFAULT_GOAL := help
+
+# Set these on the command line: make reproduce-table1 SEEDS=0-4 EPOCHS=200 METHODS="erm mixup remix remix-drw"
+METHODS ?= remix remix-rs remix-rw
+SEEDS   ?= 0
+ARCH    ?= resnet32
+EPOCHS  ?= 300
+RECIPE  ?= seed
+# Further flags of train without their dashes, such as "rw-norm=batch-size tau=0.3".
+FLAGS   ?=
+DEVICE  ?= auto
+THREADS ?=
+# What a training command starts with, such as "srun --gres=gpu:1".
+LAUNCH  ?=
+# The directory with the official CIFAR files; those that are missing are downloaded into it.
+DATA    ?= data
+# Where data/, runs/, metrics/ and reports/ are made.
+OUT     ?= .
+
+empty :=
+space := $(empty) $(empty)
+comma := ,
+
+CARGO  ?= cargo
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+B      := $(TARGET)/release
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
+	@echo 'Variables: METHODS SEEDS ARCH EPOCHS RECIPE FLAGS DEVICE THREADS LAUNCH DATA OUT; see the head of the Makefile'
+
+.PHONY: build
+build: ## Build the five tools into target/release
+	$(CARGO) build --release --locked
+
+.PHONY: test
+test: ## Run all tests; those of the real CIFAR files are skipped where there are none
+	$(CARGO) test --release --locked
+
+.PHONY: lint
+lint: ## Check formatting, clippy and documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
+
+.PHONY: data
+data: ## Download CIFAR-10 and CIFAR-100 into DATA, resuming and checking (342 MB)
+	scripts/fetch-cifar --dest $(DATA)
+
+# The goals below set what to train in the environment, so that the command line has the last word.
+grid = $(foreach type,exp step,$(foreach ratio,100 10,$1-$(type)-$(ratio)))
+FOUR := erm mixup remix remix-drw
+table = $1 $(MAKE) --no-print-directory table
+
+.PHONY: demo
+demo: ## Train ERM, Mixup, Remix and Remix-DRW on synthetic images and show the table (minutes)
+	+@$(call table,NAME=demo CELLS=synthetic-exp-20 METHODS='$(FOUR)' ARCH=resnet20 EPOCHS=12 \
+	    FLAGS='batch-size=32 lr=0.05') OUT=$(OUT)/demo
+
+.PHONY: quick
+quick: ## The same four on real CIFAR-10 at ratio 100, with ResNet-20 for 10 epochs
+	+@$(call table,NAME=quick CELLS=cifar10-exp-100 METHODS='$(FOUR)' ARCH=resnet20 EPOCHS=10)
+
+.PHONY: reproduce-table1
+reproduce-table1: ## Table 1: METHODS on CIFAR-10, exp and step, ratios 100 and 10
+	+@$(call table,NAME=table1 CELLS='$(call grid,cifar10)')
+
+.PHONY: reproduce-table2
+reproduce-table2: ## Table 2: the same on CIFAR-100
+	+@$(call table,NAME=table2 CELLS='$(call grid,cifar100)')
+
+# What the goals above come down to: the data sets CELLS, each trained on with METHODS and SEEDS, in one table NAME.
+NAME  ?= table
+CELLS ?= cifar10-exp-100
+
+seeds  := $(foreach s,$(subst $(comma), ,$(SEEDS)),$(if $(findstring -,$s),$(shell seq $(subst -, ,$s)),$s))
+suffix := $(ARCH)_e$(EPOCHS)_recipe-$(RECIPE)
+flags  := $(if $(strip $(FLAGS)),_$(subst $(space),_,$(strip $(FLAGS))))
+sets   := $(CELLS:%=$(OUT)/data/%/manifest.json)
+runs   := $(foreach c,$(CELLS),$(foreach m,$(METHODS),$(seeds:%=$(OUT)/runs/$c_$m_$(suffix)_s%$(flags)/manifest.json)))
+
+.PHONY: table
+table: $(sets) $(runs)
+	cd $(OUT) && { $(B)/eval $(runs:$(OUT)/%=%); $(B)/eval --checkpoint best $(runs:$(OUT)/%=%); } \
+	    | $(B)/report table --out reports/$(NAME)_$(suffix)$(flags) >/dev/null
+
+# What took hours is not deleted because make was interrupted; the tools publish whole manifests or none.
+.PRECIOUS: %/manifest.json
+
+# DATASET_METHOD_ARCH_eEPOCHS_recipe-RECIPE_sSEED[_FLAG=VALUE...]. The run asks its own cache before it works, and goes on where a
+# stopped one ended.
+field = $(word $2,$(subst $1, ,$3))
+run   = $(call field,_,$1,$*)
+$(OUT)/runs/%/manifest.json: $$(OUT)/data/$$(call run,1)/manifest.json | build
+	$(LAUNCH) $(B)/train $< --method $(call run,2) --arch $(call run,3) --epochs $(patsubst e%,%,$(call run,4)) \
+	    --recipe $(patsubst recipe-%,%,$(call run,5)) --seed $(patsubst s%,%,$(call run,6)) \
+	    $(addprefix --,$(wordlist 7,99,$(subst _, ,$*))) --device $(DEVICE) $(THREADS:%=--threads %) --out $(@D) >/dev/null
+	@touch $@
+
+# DATASET-TYPE-RATIO, such as cifar10-exp-100; cifar10-none is the whole of it.
+set = $(call field,-,$1,$*)
+$(OUT)/data/%/manifest.json: | build $$(call official,$$(call set,1))
+	$(B)/mk-imbalance --dataset $(call set,1) --imb-type $(call set,2) $(addprefix --imb-ratio ,$(call set,3)) \
+	    $(if $(call official,$(call set,1)),--data $(DATA)) --out $(@D) >/dev/null
+
+# The official files as they are, in whichever form; else the archive, which is then downloaded.
+cifar10_forms  := cifar-10-batches-py cifar-10-batches-bin cifar-10-python.tar.gz cifar-10-binary.tar.gz
+cifar100_forms := cifar-100-python cifar-100-binary cifar-100-python.tar.gz cifar-100-binary.tar.gz
+official = $(if $($1_forms),$(or $(firstword $(wildcard $($1_forms:%=$(DATA)/%))),$(DATA)/$(word 3,$($1_forms))))
+
+$(DATA)/cifar-%-python.tar.gz:
+	scripts/fetch-cifar --dest $(DATA) cifar$*

@@ -1,0 +1,76 @@
+//! The Makefile's graph, on a small synthetic grid: what runs again, and what does not.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::cargo::cargo_bin;
+
+use super::common::{Sandbox, make};
+
+/// The manifests of the two runs that [`table`] trains.
+fn runs(out: &Path) -> Vec<String> {
+    let mut found: Vec<_> =
+        fs::read_dir(out.join("runs")).expect("runs").flatten().map(|e| e.path()).collect();
+    found.sort();
+    found.iter().map(|dir| fs::read_to_string(dir.join("manifest.json")).expect("a manifest")).collect()
+}
+
+/// `make FLAGS table` of ERM and Remix for one epoch, with the tools of this build; its whole output.
+fn table(sandbox: &Sandbox, flags: &str) -> String {
+    let tools = cargo_bin("train").parent().expect("a directory").display().to_string();
+    let command = format!(
+        "make --no-print-directory table OUT='{}' B='{tools}' CARGO=true CELLS=synthetic-exp-100 METHODS='erm remix' \
+         ARCH=resnet20 EPOCHS=1 {flags} 2>&1",
+        sandbox.path().display()
+    );
+    let out: Output =
+        make().args(["-c", &command]).env("REMIX_CACHE_DIR", sandbox.join("memo")).output().expect("bash");
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{said}");
+    said
+}
+
+/// Lines that start a training, and epochs that were trained.
+fn trained(said: &str) -> (usize, usize) {
+    let count = |what: &str| said.lines().filter(|l| l.contains(what)).count();
+    (count("/train "), count(": epoch 1/1"))
+}
+
+#[test]
+fn what_is_there_is_not_made_again() {
+    let sandbox = Sandbox::new();
+    assert_eq!(trained(&table(&sandbox, "-n")), (2, 0));
+    let said = table(&sandbox, "-j2");
+    assert_eq!(trained(&said), (2, 2), "{said}");
+    assert!(said.contains("| Remix"), "the table is shown: {said}");
+    let first = runs(sandbox.path());
+
+    // Again: no training is asked for, evaluation answers from its cache, the table is shown.
+    assert_eq!(trained(&table(&sandbox, "-n")), (0, 0));
+    let said = table(&sandbox, "");
+    assert_eq!(trained(&said), (0, 0));
+    assert!(said.contains("| Remix") && !said.contains("top-1 "), "{said}");
+
+    // A touched data set is asked about once and changes nothing.
+    let touch = |name: &str| {
+        let file = fs::File::options().append(true).open(sandbox.join(name)).expect(name);
+        file.set_modified(std::time::SystemTime::now()).expect("touched");
+    };
+    touch("data/synthetic-exp-100/manifest.json");
+    touch("data/synthetic-exp-100/train-00000.safetensors");
+    assert_eq!(trained(&table(&sandbox, "")), (2, 0));
+    assert_eq!(trained(&table(&sandbox, "-n")), (0, 0));
+    assert_eq!(runs(sandbox.path()), first);
+
+    // Other settings are other runs.
+    for other in ["EPOCHS=2", "RECIPE=paper", "SEEDS=1-2", "FLAGS=batch-size=64", "ARCH=resnet32"] {
+        let wanted = if other.starts_with("SEEDS") { 4 } else { 2 };
+        assert_eq!(trained(&table(&sandbox, &format!("-n {other}"))), (wanted, 0), "{other}");
+    }
+
+    // A data set that is gone is made again, the same; the runs stay.
+    fs::remove_dir_all(sandbox.join("data")).expect("removed");
+    assert_eq!(trained(&table(&sandbox, "")), (2, 0));
+    assert_eq!(runs(sandbox.path()), first);
+}
