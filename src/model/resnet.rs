@@ -94,7 +94,7 @@ impl Net {
     /// # Errors
     /// Candle's; images whose sides are not multiples of 4.
     pub fn new(arch: Arch, shape: [usize; 3], classes: usize, batch: usize) -> Result<Self> {
-        if shape[0] % 4 != 0 || shape[1] % 4 != 0 || shape[2] == 0 {
+        if !shape[0].is_multiple_of(4) || !shape[1].is_multiple_of(4) || shape[2] == 0 {
             candle_core::bail!("images are {shape:?}; {arch} needs sides that are multiples of 4");
         }
         let mut len = 0;

@@ -1,7 +1,7 @@
 //! The operations of a training step, over candle tensors that were allocated once.
 //!
 //! An op reads some tensors and overwrites others; its CPU kernels are in `cpu.rs` beside it. Candle owns the memory:
-//! [`read`] and [`write`] lend it to a kernel (`write` as a candle in-place op), and allocate nothing. All images are
+//! [`read`] and [`write()`] lend it to a kernel (`write` as a candle in-place op), and allocate nothing. All images are
 //! NHWC. Work is split over images in chunks of fixed size, and sums over images are added in chunk order, so results
 //! do not depend on the number of threads.
 
@@ -91,7 +91,7 @@ pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R
 /// Lends several tensors for writing by parallel tasks. They must not share storage.
 ///
 /// # Errors
-/// Those of [`write`]; more than four tensors.
+/// Those of [`write()`]; more than four tensors.
 pub fn write_parts<R>(tensors: &[&Tensor], f: impl FnOnce(&[Parts]) -> Result<R>) -> Result<R> {
     type Lent<'p> = [Parts<'p>; 4];
     // As deep as there are tensors: each level holds one storage's lock.

@@ -59,9 +59,7 @@ unsafe fn fill_input<V: Vector>(
                     match shortcut {
                         Shortcut::None => norm_row::<V, false>(y, affine, geo.cin, &[], a),
                         Shortcut::Same(x) => norm_row::<V, true>(y, affine, geo.cin, &x[at..at + width], a),
-                        Shortcut::Half(x) => {
-                            norm_row_half(geo, y, affine, &half_row(geo, x, image, row)[..], a)
-                        }
+                        Shortcut::Half(x) => norm_row_half(geo, y, affine, half_row(geo, x, image, row), a),
                     }
                 }
             }
@@ -121,7 +119,7 @@ unsafe fn norm<V: Vector, const ADD: bool>(
 
 /// The row of the double-size image `(2H, 2W, C/2)` that a half-size row sees.
 #[inline(always)]
-fn half_row<'a>(geo: Geometry, x: &'a [f32], image: usize, row: usize) -> &'a [f32] {
+fn half_row(geo: Geometry, x: &[f32], image: usize, row: usize) -> &[f32] {
     let len = 2 * geo.width * geo.cin / 2;
     let start = (image * 2 * geo.height + 2 * row) * len;
     &x[start..start + len]

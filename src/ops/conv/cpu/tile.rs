@@ -4,6 +4,9 @@
 //! read an image with a halo of one zero pixel, so they have no border cases. In NHWC the three taps of a kernel row
 //! are `3·C` neighbouring floats; a [`Run`] is such a row. What happens to a finished tile is up to a [`Sink`].
 
+// Indices are those of the formulas.
+#![allow(clippy::needless_range_loop)]
+
 use crate::ops::simd::Vector;
 
 /// Consecutive floats of the image that one output pixel sums over.

@@ -14,6 +14,9 @@
 //! With channels, each of the 16 places ⊙ is a matrix product over some tiles, for which [`super::tile`] has the loops.
 //! Transformed values are kept as 16 planes: (16, tiles, channels).
 
+// Indices are those of the formulas.
+#![allow(clippy::needless_range_loop)]
+
 use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
 use crate::ops::conv::Geometry;
 use crate::ops::simd::{Isa, Task, Vector, run};
