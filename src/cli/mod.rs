@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser};
 use serde_json::json;
 
@@ -35,7 +35,7 @@ pub struct Common {
     pub threads: Option<u16>,
 
     /// Where to compute: auto, cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "auto", global = true)]
+    #[arg(long, value_name = "DEVICE", default_value = "auto", global = true, value_parser = device)]
     pub device: String,
 
     /// Do the work again even if the result is there
@@ -50,7 +50,7 @@ pub struct Common {
     #[arg(long, global = true)]
     pub explain: bool,
 
-    /// Read every input and output again and compare hashes; exit 1 if the result is not there or not intact
+    /// Read every output again and compare hashes; exit 1 if the result is not there or not intact
     #[arg(long, global = true)]
     pub verify: bool,
 
@@ -126,7 +126,7 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     if let Err(e) = handler {
         log::debug!("no signal handler: {e}");
     }
-    match run(args) {
+    match usable(&c.device).and_then(|()| run(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if e.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
         Err(e) => {
@@ -138,6 +138,23 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
             })
         }
     }
+}
+
+fn device(name: &str) -> Result<String, &'static str> {
+    let known = match name.strip_prefix("cuda:") {
+        Some(index) => index.parse::<u16>().is_ok(),
+        None => ["auto", "cpu", "cuda"].contains(&name),
+    };
+    if known { Ok(name.to_owned()) } else { Err("expected auto, cpu, cuda or cuda:N") }
+}
+
+/// Refuses a device that this build cannot compute on.
+fn usable(device: &str) -> Result<()> {
+    ensure!(
+        !device.starts_with("cuda"),
+        "--device {device}: this build is without CUDA; take --device cpu, or auto for the best there is"
+    );
+    Ok(())
 }
 
 fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {
