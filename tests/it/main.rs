@@ -4,8 +4,11 @@
 mod common;
 mod eval;
 mod fabricate;
+mod faults;
 mod fetch_cifar;
 mod mk_imbalance;
 mod mk_imbalance_real;
+mod pipeline;
 mod report;
 mod schema;
+mod train;
