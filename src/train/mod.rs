@@ -156,7 +156,7 @@ pub fn run(
         log.push(report);
         let text = lines(&log)?;
         write_atomic(&dir.join(LOG), |f| f.write_all(text.as_bytes()))?;
-        reached.log_blake3 = blake3::hash(text.as_bytes()).to_hex().to_string();
+        reached.log_blake3 = log_digest(&log)?;
         if test_top1 > reached.best_top1 || reached.best_epoch == 0 {
             (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
             reached.best_blake3 = weights::digest(&state);
@@ -238,16 +238,22 @@ fn resume(net: &Net, dir: &Path) -> Result<Option<(Reached, Vec<EpochReport>)>> 
     let at = || format!("{}: {ANEW}", path.display());
     let text = fs::read_to_string(&path).with_context(at)?;
     // A kill may have left the log one epoch ahead of the state.
-    let text: String = text.split_inclusive('\n').take(reached.epoch as usize).collect();
-    let hash = blake3::hash(text.as_bytes()).to_hex();
-    ensure!(hash.as_str() == reached.log_blake3, "{}: it was changed or damaged", at());
-    let log = text.lines().map(serde_json::from_str).collect::<Result<Vec<_>, _>>().with_context(at)?;
+    let lines = text.lines().take(reached.epoch as usize);
+    let log = lines.map(serde_json::from_str).collect::<Result<Vec<_>, _>>().with_context(at)?;
+    ensure!(log_digest(&log)? == reached.log_blake3, "{}: it was changed or damaged", at());
     Ok(Some((reached, log)))
 }
 
 /// The text of the log.
 fn lines(log: &[EpochReport]) -> Result<String> {
     log.iter().map(|epoch| Ok(serde_json::to_string(epoch)? + "\n")).collect()
+}
+
+/// Hash of a log without its times: the state that holds it must be the same in every run.
+fn log_digest(log: &[EpochReport]) -> Result<String> {
+    let timeless: Vec<_> =
+        log.iter().map(|e| EpochReport { images_per_second: 0.0, seconds: 0.0, ..*e }).collect();
+    Ok(blake3::hash(lines(&timeless)?.as_bytes()).to_hex().to_string())
 }
 
 fn finish(reached: &Reached, log: &[EpochReport]) -> Result<Done> {
