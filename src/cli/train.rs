@@ -80,9 +80,9 @@ fn take_over(writer: &Writer, force: bool) -> Result<()> {
     let (plan_file, state) = (writer.dir().join(PLAN), writer.dir().join(STATE));
     let finished = plan.existing();
     let what = if finished.is_some() { "a finished" } else { "an unfinished" };
-    // A plan without a state is that of a run that came to nothing; there is nothing to protect.
     // A damaged result is restored file by file, with the same bytes: its manifest stays true.
     let restored = finished.as_ref().is_some_and(|old| old.key == plan.key()) && !force;
+    // A plan without a state is that of a run that came to nothing: there is nothing to protect.
     match finished.or_else(|| plan.unfinished().filter(|_| state.exists())) {
         Some(old) if old.key != plan.key() && !force => bail!(
             "holds {what} run of another experiment (differs in {}; --explain says how); choose another --out, \

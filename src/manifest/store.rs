@@ -313,6 +313,17 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_that_lists_files_elsewhere_counts_as_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let p = plan(dir.path(), 1);
+        make(&p, "hello");
+        let file = dir.path().join(FILE);
+        let text = fs::read_to_string(&file).expect("read").replace("a.txt", "../a.txt");
+        fs::write(&file, text).expect("written");
+        assert!(p.existing().is_none() && p.done().is_none());
+    }
+
+    #[test]
     fn explain_names_the_parameter() {
         let dir = tempfile::tempdir().expect("a directory");
         make(&plan(dir.path(), 1), "hello");

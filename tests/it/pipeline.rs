@@ -48,19 +48,12 @@ fn one_line_from_nothing_to_a_table() {
 
     // Only the evaluation and the report are asked again, from files; from another directory too.
     let again = manifests(&shell(&s, "cat runs/*/manifest.json | $B/eval -q | $B/report table -q"));
-    assert_eq!(again, [report.clone()], "from the cache");
+    assert_eq!(again, std::slice::from_ref(&report), "from the cache");
     fs::create_dir(s.join("elsewhere")).unwrap();
     let away = manifests(&shell(&s, "cd elsewhere && cat ../runs/*/manifest.json | $B/eval -q"));
     assert_eq!(away.len(), 2);
-    assert_eq!(
-        away[0]["key"],
-        report["inputs"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|i| i["inputs"][0]["params"]["seed"] == away[0]["inputs"][0]["params"]["seed"])
-            .unwrap()["key"]
-    );
+    let known = report["inputs"].as_array().unwrap();
+    assert!(away.iter().all(|m| known.iter().any(|i| i["key"] == m["key"])), "the same keys from elsewhere");
 }
 
 #[test]

@@ -241,7 +241,7 @@ fn a_damaged_file_is_restored_or_refused_but_never_published() {
     for (name, why) in [
         (
             "state.safetensors",
-            "state.safetensors: cannot go on from here; --force starts the training anew: it was changed",
+            "state.safetensors: cannot go on from here; --force starts the training anew: it was",
         ),
         ("best.safetensors", "best.safetensors: not the weights of epoch"),
         ("log.jsonl", "log.jsonl: cannot go on from here; --force starts the training anew"),
