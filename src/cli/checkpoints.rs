@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::{Interrupted, interrupted};
 use crate::data::{self, shard::Split};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, key, source, store};
 use crate::model::{self, Arch, Inference};
@@ -65,30 +66,54 @@ enum Weights {
     File(PathBuf),
 }
 
-/// Finds all checkpoints and their data sets, before any work: a bad one is told at once.
+/// Finds the checkpoints and their data sets and does the work of the tool on each.
+///
+/// Those of the arguments are all found before any work: a bad one is told at once. Those of stdin are worked on as they
+/// come, while `train` is still at the next one; with `--out`, which is for one, they are counted first.
 ///
 /// # Errors
-/// Input that is no checkpoint, a data set that is gone or is another one, bare weights without --arch and --data.
-pub fn subjects(flags: &Choice, tool: &'static str, out: Option<&Path>) -> Result<Vec<Subject>> {
+/// Input that is no checkpoint, a data set that is gone or is another one, bare weights without --arch and --data; those
+/// of the work; [`Interrupted`] after a signal.
+pub fn for_each(
+    flags: &Choice,
+    tool: &'static str,
+    out: Option<&Path>,
+    mut work: impl FnMut(&Subject) -> Result<()>,
+) -> Result<()> {
     let given = flags.data.as_deref().map(|p| dataset_at(p, tool)).transpose()?;
-    let mut all = Vec::new();
-    if flags.checkpoints.is_empty() {
-        for m in source::read_all(&[], tool, &[Kind::Checkpoint])? {
-            all.push(checkpoint(m, flags, given.as_ref(), tool)?);
+    let mut one = |subject: Result<Subject>| {
+        if interrupted() {
+            return Err(Interrupted.into());
         }
+        work(&subject?)
+    };
+    if flags.checkpoints.is_empty() && out.is_none() {
+        let mut found = source::read_stdin(tool, Kind::Checkpoint);
+        return found.try_for_each(|m| {
+            one(m.map_err(Into::into).and_then(|m| checkpoint(m, flags, given.as_ref(), tool)))
+        });
     }
-    for arg in &flags.checkpoints {
-        if arg.extension().is_some_and(|e| e == "safetensors") {
-            all.push(bare(arg, flags, given.as_ref())?);
-            continue;
-        }
-        for m in source::read_all(std::slice::from_ref(arg), tool, &[Kind::Checkpoint])? {
-            all.push(checkpoint(m, flags, given.as_ref(), tool)?);
-        }
-    }
+    let all = subjects(flags, tool, given.as_ref())?;
     if let (Some(out), 2..) = (out, all.len()) {
         let (out, n) = (out.display(), all.len());
         bail!("--out {out}: one directory for {n} checkpoints; leave --out away, or give one checkpoint");
+    }
+    all.into_iter().map(Ok).try_for_each(one)
+}
+
+/// All checkpoints, from the arguments or stdin.
+fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Result<Vec<Subject>> {
+    let stdin = [PathBuf::from("-")];
+    let args = if flags.checkpoints.is_empty() { &stdin[..] } else { &flags.checkpoints };
+    let mut all = Vec::new();
+    for arg in args {
+        if arg.extension().is_some_and(|e| e == "safetensors") {
+            all.push(bare(arg, flags, given)?);
+            continue;
+        }
+        for m in source::read_all(std::slice::from_ref(arg), tool, Kind::Checkpoint)? {
+            all.push(checkpoint(m, flags, given, tool)?);
+        }
     }
     Ok(all)
 }
@@ -178,7 +203,7 @@ fn subject(
 }
 
 fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
-    let found = source::read_all(&[path.to_owned()], tool, &[Kind::Dataset])?;
+    let found = source::read_all(&[path.to_owned()], tool, Kind::Dataset)?;
     let [m] = <[Manifest; 1]>::try_from(found)
         .map_err(|all| anyhow::anyhow!("{}: holds {} manifests, not one", path.display(), all.len()))?;
     Ok(m)

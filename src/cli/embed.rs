@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use super::checkpoints::{self, Subject};
-use super::{Common, Done, Interrupted};
+use super::{Common, Done};
 use crate::data::shard::Split;
 use crate::manifest::store::{Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object};
@@ -49,13 +49,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<()> {
-    for subject in checkpoints::subjects(&flags.input, "embed", flags.common.out.as_deref())? {
-        if super::interrupted() {
-            return Err(Interrupted.into());
-        }
-        super::run_plan(&plan(&subject, &flags), &flags.common, |w| work(w, &subject, &flags))?;
-    }
-    Ok(())
+    checkpoints::for_each(&flags.input, "embed", flags.common.out.as_deref(), |subject| {
+        super::run_plan(&plan(subject, &flags), &flags.common, |w| work(w, subject, &flags))?;
+        Ok(())
+    })
 }
 
 fn plan(subject: &Subject, flags: &Flags) -> Plan {

@@ -7,7 +7,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::checkpoints::{self, Subject};
-use super::{Common, Done, Interrupted};
+use super::{Common, Done};
 use crate::manifest::store::Plan;
 use crate::manifest::{Kind, Object};
 use crate::metrics;
@@ -48,13 +48,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<()> {
-    for subject in checkpoints::subjects(&flags.input, "eval", flags.common.out.as_deref())? {
-        if super::interrupted() {
-            return Err(Interrupted.into());
-        }
-        super::run_plan(&plan(&subject, &flags), &flags.common, |_| work(&subject, &flags))?;
-    }
-    Ok(())
+    checkpoints::for_each(&flags.input, "eval", flags.common.out.as_deref(), |subject| {
+        super::run_plan(&plan(subject, &flags), &flags.common, |_| work(subject, &flags))?;
+        Ok(())
+    })
 }
 
 fn plan(subject: &Subject, flags: &Flags) -> Plan {

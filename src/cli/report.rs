@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
 fn run(flags: Flags) -> Result<()> {
     let Command::Table(table) = &flags.command;
     let common = &flags.common;
-    let found = source::read_all(&table.metrics, "report", &[Kind::Metrics])?;
+    let found = source::read_all(&table.metrics, "report", Kind::Metrics)?;
     let (inputs, records) = choose(&found, &table.checkpoint)?;
     let tables = tables(&records)?;
     let plan = plan(inputs, &table.checkpoint, common.out.as_deref());

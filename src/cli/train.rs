@@ -17,13 +17,10 @@ use anyhow::{Context, Result, bail};
 use self::flags::Flags;
 use self::progress::Progress;
 use super::{Common, Done, run_plan};
-use crate::manifest::store::{Plan, Writer, write_atomic};
+use crate::manifest::store::{PLAN, Plan, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, key, source};
 use crate::train::config::Config;
 use crate::train::{self, SEMANTICS, STATE};
-
-/// The plan of the run that works in the directory: until there is a manifest, it tells whose state is there.
-const PLAN: &str = "plan.json";
 
 /// The tool.
 pub fn main() -> ExitCode {
@@ -32,7 +29,7 @@ pub fn main() -> ExitCode {
 
 fn run(flags: Flags) -> Result<()> {
     let configs = flags.configs()?;
-    let datasets = source::read_all(flags.dataset.as_slice(), "train", &[Kind::Dataset])?;
+    let datasets = source::read_all(flags.dataset.as_slice(), "train", Kind::Dataset)?;
     if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
         bail!("--out {}: is for one data set, {} were given; leave it out", out.display(), datasets.len());
     }
@@ -75,20 +72,20 @@ fn work(writer: &Writer, config: &Config, dataset: &Manifest, common: &Common) -
 
 /// Makes the directory this run's, unless that would throw away another run.
 ///
-/// The order makes a crash safe at any point: a training state is gone before the plan of another run stands
-/// beside it.
+/// The plan tells whose state is there: while there is no manifest, and again should a finished run's manifest be
+/// removed, so it stays. The order makes a crash safe at any point: a training state is gone before the plan of
+/// another run stands beside it.
 fn take_over(writer: &Writer, force: bool) -> Result<()> {
     let plan = writer.plan();
     let (plan_file, state) = (writer.dir().join(PLAN), writer.dir().join(STATE));
     let finished = plan.existing();
-    let unfinished = || serde_json::from_str::<Manifest>(&fs::read_to_string(&plan_file).ok()?).ok();
-    let (what, how) = match finished {
-        Some(_) => ("a finished", "--explain"),
-        None => ("an unfinished", PLAN),
-    };
-    match finished.or_else(unfinished) {
+    let what = if finished.is_some() { "a finished" } else { "an unfinished" };
+    // A damaged result is restored file by file, with the same bytes: its manifest stays true.
+    let restored = finished.as_ref().is_some_and(|old| old.key == plan.key()) && !force;
+    // A plan without a state is that of a run that came to nothing: there is nothing to protect.
+    match finished.or_else(|| plan.unfinished().filter(|_| state.exists())) {
         Some(old) if old.key != plan.key() && !force => bail!(
-            "holds {what} run of another experiment (differs in {}; {how} says how); choose another --out, \
+            "holds {what} run of another experiment (differs in {}; --explain says how); choose another --out, \
              or --force to discard it",
             differences(&old, &plan.manifest()),
         ),
@@ -97,7 +94,9 @@ fn take_over(writer: &Writer, force: bool) -> Result<()> {
         }
         _ => {}
     }
-    writer.withdraw()?;
+    if !restored {
+        writer.withdraw()?;
+    }
     if force && state.exists() {
         fs::remove_file(&state).with_context(|| state.display().to_string())?;
     }

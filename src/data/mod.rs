@@ -169,12 +169,12 @@ pub enum Error {
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
     /// The file system said no.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// What it said.
-        source: std::io::Error,
+        /// What it said. Not named `source`: with its causes the message would say it twice.
+        error: std::io::Error,
     },
     /// None of the official forms is there.
     #[error(
@@ -222,7 +222,7 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
-        move |source| Error::Io { path, source }
+        move |error| Error::Io { path, error }
     }
 }
 

@@ -179,6 +179,12 @@ impl Manifest {
         })
     }
 
+    /// An output whose path leads out of the manifest's directory; such a manifest is not to be trusted.
+    pub fn escaping(&self) -> Option<&Path> {
+        let inside = |p: &Path| p.components().all(|c| matches!(c, std::path::Component::Normal(_)));
+        self.outputs.iter().map(|o| o.path.as_path()).find(|p| !inside(p))
+    }
+
     /// The JSON Schema of manifests, as committed in `docs/manifest.schema.json`.
     pub fn json_schema() -> Value {
         let mut schema = schemars::schema_for!(Manifest).to_value();
@@ -200,12 +206,12 @@ pub(crate) fn for_each_path(inputs: &mut [Input], f: &mut impl FnMut(&mut PathBu
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file system said no.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
+        /// The system's reason. Not named `source`: with its causes the message would say it twice.
+        error: std::io::Error,
     },
     /// Not JSON, or not a manifest.
     #[error(
@@ -306,6 +312,6 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
-        move |source| Error::Io { path, source }
+        move |error| Error::Io { path, error }
     }
 }

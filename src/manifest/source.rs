@@ -1,7 +1,7 @@
 //! Reading manifests: from files, from pipes (`-` or no argument), one or many, concatenated or one a line.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -10,38 +10,67 @@ use super::{Error, FILE, Kind, Manifest, SCHEMA, hash};
 
 /// Reads all manifests of the arguments; no argument means stdin, `-` too. A directory means the manifest in it.
 ///
-/// `tool` is who asks, for messages; `kinds` is what it takes.
+/// `tool` is who asks, for messages; `kind` is what it takes.
 ///
 /// # Errors
 /// Unreadable files, text that is no manifest, another schema, another kind, nothing at all.
-pub fn read_all(args: &[PathBuf], tool: &'static str, kinds: &[Kind]) -> Result<Vec<Manifest>, Error> {
-    let stdin = [PathBuf::from("-")];
-    let args = if args.is_empty() { &stdin[..] } else { args };
+pub fn read_all(args: &[PathBuf], tool: &'static str, kind: Kind) -> Result<Vec<Manifest>, Error> {
+    if args.is_empty() {
+        return read_stdin(tool, kind).collect();
+    }
     let mut all = Vec::new();
     for arg in args {
-        let found = if arg.as_os_str() == "-" { read_stdin(kinds)? } else { read_file(arg)? };
-        for m in &found {
-            if !kinds.contains(&m.kind) {
-                let wanted = kinds.first().copied().unwrap_or(Kind::Dataset);
-                return Err(Error::WrongKind {
-                    path: m.path.clone().unwrap_or_else(|| "stdin".into()),
-                    found: m.kind.name(),
-                    wanted: wanted.name(),
-                    tool,
-                    maker: wanted.tool(),
-                });
-            }
+        if arg.as_os_str() == "-" {
+            all.extend(read_stdin(tool, kind).collect::<Result<Vec<_>, _>>()?);
+        } else {
+            let found = read_file(arg)?.into_iter();
+            all.extend(found.map(|m| of_kind(m, tool, kind)).collect::<Result<Vec<_>, _>>()?);
         }
-        all.extend(found);
     }
     Ok(all)
+}
+
+/// The manifests of stdin, each as soon as it has come: the tool before in the pipe may still be at work.
+///
+/// # Errors
+/// As [`read_all`]; nothing comes after an error.
+pub fn read_stdin(tool: &'static str, kind: Kind) -> impl Iterator<Item = Result<Manifest, Error>> {
+    let values = serde_json::Deserializer::from_reader(io::stdin().lock()).into_iter();
+    let found = values.map(move |value| {
+        let mut m = parse(value, Path::new("stdin"))?;
+        locate(&mut m);
+        of_kind(m, tool, kind)
+    });
+    let hint = match kind {
+        Kind::Dataset => "pipe mk-imbalance into this tool, or pass a data set's manifest.json",
+        Kind::Checkpoint => "pipe train into this tool, or pass checkpoints' manifest.json",
+        _ => "pipe eval into this tool, or pass manifest.json files",
+    };
+    let mut found = found.peekable();
+    let none = || Err(Error::Empty { path: "stdin".into(), hint });
+    let empty = found.peek().is_none().then(none);
+    empty.into_iter().chain(found)
+}
+
+fn of_kind(m: Manifest, tool: &'static str, wanted: Kind) -> Result<Manifest, Error> {
+    if m.kind == wanted {
+        return Ok(m);
+    }
+    Err(Error::WrongKind {
+        path: m.path.unwrap_or_else(|| "stdin".into()),
+        found: m.kind.name(),
+        wanted: wanted.name(),
+        tool,
+        maker: wanted.tool(),
+    })
 }
 
 /// The manifests in one file, or in the directory's `manifest.json`.
 pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
     let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
-    let mut found = parse(&text, &file)?;
+    let values = serde_json::Deserializer::from_str(&text).into_iter();
+    let mut found = values.map(|v| parse(v, &file)).collect::<Result<Vec<_>, _>>()?;
     let several = found.len() > 1;
     for m in &mut found {
         // A file that holds one manifest is that manifest's place; a collection of them (a saved pipe) is not.
@@ -54,22 +83,6 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     if found.is_empty() {
         return Err(Error::Empty { path: file, hint: "the file is empty" });
     }
-    Ok(found)
-}
-
-fn read_stdin(kinds: &[Kind]) -> Result<Vec<Manifest>, Error> {
-    let mut text = String::new();
-    io::stdin().read_to_string(&mut text).map_err(Error::io("stdin"))?;
-    let mut found = parse(&text, Path::new("stdin"))?;
-    if found.is_empty() {
-        let hint = match kinds.first() {
-            Some(Kind::Dataset) => "pipe mk-imbalance into this tool, or pass a data set's manifest.json",
-            Some(Kind::Checkpoint) => "pipe train into this tool, or pass checkpoints' manifest.json",
-            _ => "pipe eval into this tool, or pass manifest.json files",
-        };
-        return Err(Error::Empty { path: "stdin".into(), hint });
-    }
-    found.iter_mut().for_each(locate);
     Ok(found)
 }
 
@@ -90,26 +103,21 @@ fn locate(m: &mut Manifest) {
     });
 }
 
-fn parse(text: &str, path: &Path) -> Result<Vec<Manifest>, Error> {
+fn parse(value: serde_json::Result<Value>, path: &Path) -> Result<Manifest, Error> {
     let bad = |why: String| Error::NotAManifest { path: path.to_owned(), why };
-    let mut found = Vec::new();
-    for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
-        let value = value.map_err(|e| bad(e.to_string()))?;
-        let schema = value.get("schema").and_then(Value::as_str).unwrap_or_default();
-        if !schema.starts_with("remix.manifest/") {
-            return Err(bad("no \"schema\": \"remix.manifest/1\" in it".into()));
-        }
-        if schema != SCHEMA {
-            return Err(Error::Schema { path: path.to_owned(), found: schema.to_owned() });
-        }
-        let m: Manifest = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
-        let inside = |p: &Path| p.components().all(|c| matches!(c, std::path::Component::Normal(_)));
-        if let Some(o) = m.outputs.iter().find(|o| !inside(&o.path)) {
-            return Err(Error::Escapes { path: path.to_owned(), output: o.path.clone() });
-        }
-        found.push(m);
+    let value = value.map_err(|e| bad(e.to_string()))?;
+    let schema = value.get("schema").and_then(Value::as_str).unwrap_or_default();
+    if !schema.starts_with("remix.manifest/") {
+        return Err(bad("no \"schema\": \"remix.manifest/1\" in it".into()));
     }
-    Ok(found)
+    if schema != SCHEMA {
+        return Err(Error::Schema { path: path.to_owned(), found: schema.to_owned() });
+    }
+    let m: Manifest = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+    match m.escaping() {
+        Some(output) => Err(Error::Escapes { path: path.to_owned(), output: output.to_owned() }),
+        None => Ok(m),
+    }
 }
 
 impl Manifest {
@@ -141,7 +149,7 @@ impl Manifest {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::Missing { path, manifest: dir.join(FILE), tool });
             }
-            Err(source) => return Err(Error::Io { path, source }),
+            Err(error) => return Err(Error::Io { path, error }),
         };
         let damaged = |what, expected: String, found: String| Error::Damaged {
             path: path.clone(),

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use super::{Error, FILE, Input, Kind, Manifest, Object, Output, SCHEMA, for_each_path, hash, key};
 
+/// File name of a plan that stands in a directory as long as work on it can be gone on with.
+pub const PLAN: &str = "plan.json";
+
 /// A result before any work: everything that its key is made of, and the directory it will be in.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -57,13 +60,22 @@ impl Plan {
         }
     }
 
-    /// The manifest that stands in the directory now, whatever its key. A file that is no manifest counts as none.
+    /// The manifest that stands in the directory now, whatever its key. A file that is no manifest counts as none, and
+    /// so does one that lists files outside its directory.
     pub fn existing(&self) -> Option<Manifest> {
-        let file = self.dir.join(FILE);
-        let text = fs::read_to_string(&file).ok()?;
-        let mut m: Manifest = serde_json::from_str(&text).ok().filter(|m: &Manifest| m.schema == SCHEMA)?;
+        self.read(FILE)
+    }
+
+    /// The plan of the unfinished work in the directory, where the tool wrote one as [`PLAN`].
+    pub fn unfinished(&self) -> Option<Manifest> {
+        self.read(PLAN)
+    }
+
+    fn read(&self, name: &str) -> Option<Manifest> {
+        let text = fs::read_to_string(self.dir.join(name)).ok()?;
+        let mut m: Manifest = serde_json::from_str(&text).ok()?;
         m.path = Some(absolute(&self.dir).join(FILE));
-        Some(m)
+        (m.schema == SCHEMA && m.escaping().is_none()).then_some(m)
     }
 
     /// The finished result, if the directory holds it with intact outputs.
@@ -78,13 +90,18 @@ impl Plan {
         Some(m)
     }
 
-    /// Says, part by part, how the key differs from the one of the result in the directory.
+    /// Says, part by part, how the key differs from the one of the result in the directory, finished or not.
     pub fn explain(&self) -> String {
-        let Some(old) = self.existing() else {
-            return format!("{}: no finished result here", self.dir.display());
+        let dir = self.dir.display();
+        let (old, what, next) = match (self.existing(), self.unfinished()) {
+            (Some(old), _) => (old, "another key", "nothing to do"),
+            (None, Some(old)) => {
+                (old, "an unfinished result of another key", "unfinished, to be gone on with")
+            }
+            (None, None) => return format!("{dir}: no result here"),
         };
         if old.key == self.key() {
-            return format!("{}: same key {}, nothing to do", self.dir.display(), old.key);
+            return format!("{dir}: same key {}, {next}", old.key);
         }
         let parts = |kind: Kind, semantics: u32, params: &Object, inputs: &[Input]| {
             let mut all = Object::new();
@@ -107,7 +124,7 @@ impl Plan {
             .filter(|n| was.get(*n) != now.get(*n))
             .map(|n| format!("  {n}: {} there, {} asked", show(was.get(n)), show(now.get(n))))
             .collect();
-        format!("{}: another key:\n{}", self.dir.display(), lines.join("\n"))
+        format!("{dir}: {what}:\n{}", lines.join("\n"))
     }
 
     /// Takes the directory's lock, waiting for another process if need be, and looks whether the work is done.
@@ -293,6 +310,17 @@ mod tests {
         assert!(p.done().is_none(), "damaged");
         fs::remove_file(dir.path().join("a.txt")).expect("removed");
         assert!(p.done().is_none(), "missing");
+    }
+
+    #[test]
+    fn a_manifest_that_lists_files_elsewhere_counts_as_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let p = plan(dir.path(), 1);
+        make(&p, "hello");
+        let file = dir.path().join(FILE);
+        let text = fs::read_to_string(&file).expect("read").replace("a.txt", "../a.txt");
+        fs::write(&file, text).expect("written");
+        assert!(p.existing().is_none() && p.done().is_none());
     }
 
     #[test]

@@ -209,6 +209,17 @@ pub fn check_arch(dict: &StateDict, arch: Arch) -> Result<()> {
     }
 }
 
+/// Hash of names and values, in the order of the names.
+pub fn digest(dict: &StateDict) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, v) in dict {
+        hasher.update(name.as_bytes());
+        let bytes: Vec<u8> = v.data.iter().flat_map(|x| x.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
 /// Writes tensors as safetensors, atomically. `steps` becomes every batch norm's `num_batches_tracked`; `note` is the one
 /// metadata entry, if any (the order of several would not be reproducible).
 ///

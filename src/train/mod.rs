@@ -70,13 +70,24 @@ pub struct EpochReport {
 }
 
 /// How far a training is; the metadata of its state file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Reached {
     epoch: u32,
     steps: u64,
     best_epoch: u32,
     best_top1: f64,
+    /// Hashes of the state's own tensors, of those of the best weights and of the log: until the manifest is
+    /// published, nothing else would tell of damage, and a damaged file must never be published as sound.
+    state_blake3: String,
+    best_blake3: String,
+    log_blake3: String,
 }
+
+/// What to do where files of an earlier call cannot be used.
+const ANEW: &str = "cannot go on from here; --force starts the training anew";
+
+/// What to do about numbers that are none.
+const SLOWER: &str = "try a smaller --lr, or --warmup 5";
 
 /// Name of the metadata entry that holds [`Reached`].
 const REACHED: &str = "reached";
@@ -123,6 +134,11 @@ pub fn run(
         let (loss, right) = train_epoch(&net, &train, &levels, &epoch_plan, rates, epoch)?;
         let trained = started.elapsed().as_secs_f64();
         let state = net.state_dict()?;
+        // The loss of the last step was taken before its update.
+        ensure!(
+            state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
+            "the weights are no longer finite after epoch {epoch}; {SLOWER}"
+        );
         let test_top1 = top1(&Folded::new(&state, config.arch, test.shape(), info.classes)?, &test);
         reached.epoch = epoch;
         reached.steps += epoch_plan.steps() as u64;
@@ -138,17 +154,30 @@ pub fn run(
             seconds: round(started.elapsed().as_secs_f64()),
         };
         log.push(report);
-        write_log(dir, &log)?;
+        let text = lines(&log)?;
+        write_atomic(&dir.join(LOG), |f| f.write_all(text.as_bytes()))?;
+        reached.log_blake3 = log_digest(&log)?;
         if test_top1 > reached.best_top1 || reached.best_epoch == 0 {
             (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
+            reached.best_blake3 = weights::digest(&state);
             weights::save(&dir.join(BEST), &state, reached.steps, None)?;
         }
+        let state = net.training_state()?;
+        reached.state_blake3 = weights::digest(&state);
         let note = serde_json::to_string(&reached)?;
-        weights::save(&dir.join(STATE), &net.training_state()?, reached.steps, Some((REACHED, note)))?;
+        weights::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
         on_epoch(&report);
     }
     weights::save(&dir.join(LAST), &net.state_dict()?, reached.steps, None)?;
-    finish(reached, &log)
+    let best = dir.join(BEST);
+    let (found, _) = weights::open(&best).context(ANEW)?;
+    ensure!(
+        weights::digest(&found) == reached.best_blake3,
+        "{}: not the weights of epoch {}, it was changed or damaged; {ANEW}",
+        best.display(),
+        reached.best_epoch
+    );
+    finish(&reached, &log)
 }
 
 /// One epoch; returns the sum of the steps' losses and the number of right predictions.
@@ -174,11 +203,7 @@ fn train_epoch(
         let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
         let result = net.step(targets, rates)?;
         if !result.loss.is_finite() {
-            bail!(
-                "the loss is {} in epoch {epoch}, step {}; try a smaller --lr, or --warmup 5",
-                result.loss,
-                step + 1
-            );
+            bail!("the loss is {} in epoch {epoch}, step {}; {SLOWER}", result.loss, step + 1);
         }
         loss += result.loss;
         right += result.right;
@@ -200,38 +225,38 @@ fn resume(net: &Net, dir: &Path) -> Result<Option<(Reached, Vec<EpochReport>)>> 
     if !path.exists() {
         return Ok(None);
     }
-    let hint = || format!("{}: cannot go on from here; --force starts the training anew", path.display());
-    let (state, notes) = weights::open(&path).with_context(hint)?;
+    let at = || format!("{}: {ANEW}", path.display());
+    let (state, notes) = weights::open(&path).context(ANEW)?;
     let reached: Reached = notes
         .get(REACHED)
         .context("does not say how far the training is")
         .and_then(|text| Ok(serde_json::from_str(text)?))
-        .with_context(hint)?;
-    net.resume(&state).with_context(hint)?;
+        .with_context(at)?;
+    ensure!(weights::digest(&state) == reached.state_blake3, "{}: it was changed or damaged", at());
+    net.resume(&state).with_context(at)?;
     let path = dir.join(LOG);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let log = text
-        .lines()
-        .take(reached.epoch as usize)
-        .map(serde_json::from_str)
-        .collect::<Result<Vec<_>, _>>()
-        .with_context(|| format!("{}: --force starts the training anew", path.display()))?;
-    ensure!(
-        log.len() == reached.epoch as usize,
-        "{}: has {} of {} epochs; --force starts the training anew",
-        path.display(),
-        log.len(),
-        reached.epoch
-    );
+    let at = || format!("{}: {ANEW}", path.display());
+    let text = fs::read_to_string(&path).with_context(at)?;
+    // A kill may have left the log one epoch ahead of the state.
+    let lines = text.lines().take(reached.epoch as usize);
+    let log = lines.map(serde_json::from_str).collect::<Result<Vec<_>, _>>().with_context(at)?;
+    ensure!(log_digest(&log)? == reached.log_blake3, "{}: it was changed or damaged", at());
     Ok(Some((reached, log)))
 }
 
-fn write_log(dir: &Path, log: &[EpochReport]) -> Result<()> {
-    let lines = log.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
-    Ok(write_atomic(&dir.join(LOG), |f| lines.iter().try_for_each(|line| writeln!(f, "{line}")))?)
+/// The text of the log.
+fn lines(log: &[EpochReport]) -> Result<String> {
+    log.iter().map(|epoch| Ok(serde_json::to_string(epoch)? + "\n")).collect()
 }
 
-fn finish(reached: Reached, log: &[EpochReport]) -> Result<Done> {
+/// Hash of a log without its times: the state that holds it must be the same in every run.
+fn log_digest(log: &[EpochReport]) -> Result<String> {
+    let timeless: Vec<_> =
+        log.iter().map(|e| EpochReport { images_per_second: 0.0, seconds: 0.0, ..*e }).collect();
+    Ok(blake3::hash(lines(&timeless)?.as_bytes()).to_hex().to_string())
+}
+
+fn finish(reached: &Reached, log: &[EpochReport]) -> Result<Done> {
     let last = log.last().context("a training has at least one epoch")?;
     let mut speed: Vec<f64> = log.iter().map(|e| e.images_per_second).collect();
     speed.sort_by(f64::total_cmp);

@@ -72,6 +72,14 @@ pub fn refused(assert: Assert, why: &str) {
     assert!(!message.contains("panicked"), "{message}");
 }
 
+/// Changes one bit in the middle of a file.
+pub fn flip(path: &Path) {
+    let mut bytes = std::fs::read(path).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).expect("written");
+}
+
 /// Directory with the four unpacked official directories: `$CIFAR_DIR`, else rebuilt from `../shared` once into the
 /// user's cache. Without either it says so, and the test is skipped.
 pub fn cifar_dir() -> Option<&'static Path> {

@@ -4,10 +4,13 @@
 mod common;
 mod eval;
 mod fabricate;
+mod faults;
 mod fetch_cifar;
 mod makefile;
 mod mk_imbalance;
 mod mk_imbalance_real;
+mod pipeline;
 mod readme;
 mod report;
 mod schema;
+mod train;

@@ -1,0 +1,345 @@
+//! What is done about bad input: for `train`, `eval` and `embed` a table of what was tried and what the tool says.
+//! Those of `mk-imbalance` and `report` stand with their tools.
+//!
+//! Each time: exit code 2, one line on stderr, nothing on stdout, and whatever was finished before is still intact.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::common::{Sandbox, flip};
+
+const TRAIN: &str = "--arch resnet20 --epochs 1 --batch-size 64 -q";
+
+/// A data set in `data`, a run in `run`, an evaluation in `m` and an embedding in `e`.
+fn prepared() -> Sandbox {
+    let s = Sandbox::new();
+    s.one(
+        "mk-imbalance",
+        "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4 -q --out data",
+    );
+    s.one("train", &format!("data {TRAIN} --out run"));
+    s.one("eval", "run -q --out m");
+    s.one("embed", "run -q --out e");
+    s
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut v: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    change(&mut v);
+    fs::write(path, v.to_string()).unwrap();
+}
+
+fn cut(path: &Path) {
+    fs::File::options().write(true).open(path).unwrap().set_len(1000).unwrap();
+}
+
+/// All files under a directory with their contents, but for locks, the memo of hashes, and plans of failed runs.
+fn snapshot(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut all = vec![];
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.file_name().and_then(|n| n.to_str()) {
+            Some(".lock" | "plan.json" | "memo") => {}
+            _ if path.is_dir() => all.extend(snapshot(&path)),
+            _ => all.push((path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    all.sort();
+    all
+}
+
+fn names(files: &[(std::path::PathBuf, Vec<u8>)]) -> Vec<String> {
+    files.iter().map(|(path, bytes)| format!("{} {}", path.display(), blake3::hash(bytes).to_hex())).collect()
+}
+
+/// The tool, its arguments, and a part of what it says.
+type Row = (&'static str, &'static str, &'static str);
+
+/// Runs each row in one sandbox, which it must leave as it was.
+fn all_refused(s: &Sandbox, rows: &[Row]) {
+    for &(tool, args, why) in rows {
+        let before = snapshot(s.path());
+        let output = s.tool(tool, args).write_stdin("").assert().get_output().clone();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let what = format!("{tool} {args}: {said}");
+        assert_eq!(output.status.code(), Some(2), "{what}");
+        assert!(output.stdout.is_empty(), "{what}");
+        assert_eq!(said.lines().count(), 1, "{what}");
+        assert!(said.starts_with(&format!("{tool}: ")) && said.contains(why), "`{why}` is not in: {what}");
+        assert!(!said.contains("panicked"), "{what}");
+        let after = snapshot(s.path());
+        // No manifest, nothing temporary, no half result; and nothing that was there has changed.
+        assert!(before == after, "{what}: before {:?}, after {:?}", names(&before), names(&after));
+    }
+}
+
+#[test]
+fn manifests_that_are_none_or_others() {
+    let s = prepared();
+    fs::write(s.join("foreign.json"), r#"{"name": "left-pad", "version": "1.3.0"}"#).unwrap();
+    fs::write(s.join("empty.json"), "").unwrap();
+    fs::write(s.join("binary.json"), b"\x7fELF\xff\xfe").unwrap();
+    let text = fs::read_to_string(s.join("run/manifest.json")).unwrap();
+    fs::write(s.join("half.json"), &text[..text.len() / 2]).unwrap();
+    for name in ["data", "run"] {
+        copy(&s.join(name), &s.join(format!("{name}-v2")));
+        edit(&s.join(format!("{name}-v2/manifest.json")), |v| v["schema"] = json!("remix.manifest/2"));
+        copy(&s.join(name), &s.join(format!("{name}-up")));
+        edit(&s.join(format!("{name}-up/manifest.json")), |v| v["outputs"][0]["path"] = json!("../x"));
+    }
+    copy(&s.join("data"), &s.join("plan"));
+    edit(&s.join("plan/manifest.json"), |v| v["outputs"] = json!([]));
+    copy(&s.join("run"), &s.join("arch"));
+    edit(&s.join("arch/manifest.json"), |v| v["params"]["arch"] = json!("vgg16"));
+    copy(&s.join("run"), &s.join("deeper"));
+    edit(&s.join("deeper/manifest.json"), |v| v["params"]["arch"] = json!("resnet32"));
+
+    all_refused(
+        &s,
+        &[
+            ("train", "nowhere", "nowhere: No such file or directory (os error 2)\n"),
+            ("train", "", "stdin: no manifests; pipe mk-imbalance into this tool"),
+            ("train", "foreign.json", "foreign.json: not a manifest: no \"schema\""),
+            ("train", "empty.json", "empty.json: no manifests"),
+            ("train", "binary.json", "binary.json: stream did not contain valid UTF-8"),
+            ("train", "half.json", "half.json: not a manifest: EOF"),
+            ("train", "run", "run/manifest.json: is a checkpoint manifest, train takes dataset"),
+            ("train", "data-v2", "use the version of the tools that wrote it"),
+            ("train", "data-up", "lists the output ../x, which is outside its directory"),
+            ("train", "plan", "this dataset has no train or test output"),
+            ("eval", "", "stdin: no manifests; pipe train into this tool"),
+            ("eval", "data", "data/manifest.json: is a dataset manifest, eval takes checkpoint"),
+            ("eval", "run-v2", "use the version of the tools that wrote it"),
+            ("eval", "run-up", "lists the output ../x, which is outside its directory"),
+            ("eval", "arch", "params.arch"),
+            ("eval", "deeper", "is it another architecture"),
+            ("eval", "run --arch resnet44", "is a resnet20, not the resnet44 of --arch"),
+            ("eval", "run --split val", "mk-imbalance --val-fraction makes it"),
+            ("embed", "half.json", "half.json: not a manifest: EOF"),
+            ("embed", "data", "data/manifest.json: is a dataset manifest, embed takes checkpoint"),
+            ("embed", "run-up", "lists the output ../x, which is outside its directory"),
+            ("embed", "deeper", "is it another architecture"),
+            ("embed", "run/last.safetensors", "add --arch (as resnet32) and --data"),
+            ("embed", "run/last.safetensors --arch resnet32 --data data", "is it another architecture"),
+            ("embed", "run/log.jsonl", "run/log.jsonl: not a manifest"),
+        ],
+    );
+    // The file that the manifest points to is neither read nor replaced when its directory is the output.
+    s.one("eval", "run -q --out m");
+    fs::write(s.join("x"), "not ours").unwrap();
+    copy(&s.join("e"), &s.join("e-up"));
+    edit(&s.join("e-up/manifest.json"), |v| v["outputs"][0]["path"] = json!("../x"));
+    s.tool("embed", "run -q --out e-up --verify").assert().code(1);
+}
+
+#[test]
+fn files_that_are_damaged() {
+    type Spoil = fn(&Path);
+    let gone: Spoil = |p| fs::remove_file(p).unwrap();
+    let s = prepared();
+    for (file, rows) in [
+        ("data/train-00000.safetensors", &[("train", "data --arch resnet20 -q --out new")][..]),
+        (
+            "data/test-00000.safetensors",
+            &[
+                ("train", "data --arch resnet20 -q --out new"),
+                ("eval", "run -q --out new"),
+                ("embed", "run -q --out new"),
+            ][..],
+        ),
+        ("run/last.safetensors", &[("eval", "run -q --out new"), ("embed", "run -q --out new")][..]),
+        ("run/best.safetensors", &[("eval", "run -q --out new --checkpoint best")][..]),
+    ] {
+        let name: &'static str = Path::new(file).file_name().unwrap().to_str().unwrap();
+        let sound = fs::read(s.join(file)).unwrap();
+        let spoils: [(Spoil, &str); 3] = [
+            (gone, "missing, though"),
+            (cut, "size differs from its manifest"),
+            (flip, "blake3 differs from its manifest"),
+        ];
+        for (spoil, why) in spoils {
+            spoil(&s.join(file));
+            for &(tool, args) in rows {
+                all_refused(&s, &[(tool, args, why), (tool, args, name)]);
+            }
+            fs::write(s.join(file), &sound).unwrap();
+        }
+    }
+    // Not listed by hash, but not ours either: bare weights.
+    fs::write(s.join("cut.safetensors"), &fs::read(s.join("run/last.safetensors")).unwrap()[..5000]).unwrap();
+    fs::write(s.join("text.safetensors"), "PK").unwrap();
+    all_refused(
+        &s,
+        &[
+            (
+                "eval",
+                "cut.safetensors --arch resnet20 --data data",
+                "cut.safetensors: not an intact safetensors file",
+            ),
+            (
+                "eval",
+                "text.safetensors --arch resnet20 --data data",
+                "text.safetensors: not an intact safetensors file",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn counts_that_were_edited_by_hand() {
+    let s = prepared();
+    for (name, change) in [
+        ("zero", (|v| v["metrics"]["cls_num_list"][9] = json!(0)) as fn(&mut Value)),
+        ("other", |v| v["metrics"]["cls_num_list"][0] = json!(7)),
+        ("few", |v| v["metrics"]["cls_num_list"] = json!([1, 2])),
+        ("none", |v| v["metrics"] = json!({})),
+        ("text", |v| v["metrics"]["cls_num_list"] = json!("many")),
+        ("one", |v| {
+            v["metrics"] = json!({"classes": 1, "class_names": ["a"], "cls_num_list": [8], "mean": [0, 0, 0], "std": [1, 1, 1]});
+        }),
+    ] {
+        copy(&s.join("data"), &s.join(name));
+        edit(&s.join(name).join("manifest.json"), change);
+    }
+    all_refused(
+        &s,
+        &[
+            (
+                "train",
+                "zero --arch resnet20 -q --out new",
+                "class 9 has 2 training images, but its manifest says 0",
+            ),
+            (
+                "train",
+                "other --arch resnet20 -q --out new",
+                "class 0 has 8 training images, but its manifest says 7",
+            ),
+            ("train", "few --arch resnet20 -q --out new", "classes, class_names and cls_num_list disagree"),
+            ("train", "none --arch resnet20 -q --out new", "metrics: missing field"),
+            ("train", "text --arch resnet20 -q --out new", "metrics: invalid type"),
+            ("train", "one --arch resnet20 -q --out new", "of 1 classes"),
+            ("eval", "run --data few -q", "classes, class_names and cls_num_list disagree"),
+            ("eval", "run --data one -q", "of 1 classes"),
+        ],
+    );
+}
+
+#[test]
+fn flags_that_are_absurd() {
+    let s = prepared();
+    all_refused(
+        &s,
+        &[
+            ("train", "data --epochs 0", "--epochs 0: must be at least 1"),
+            ("train", "data --batch-size 0", "--batch-size 0: must be between 1 and 65536"),
+            ("train", "data --lr NaN", "--lr NaN: must be a positive number"),
+            ("train", "data --lr inf", "--lr inf: must be a positive number"),
+            ("train", "data --method remixx", "did you mean remix"),
+            ("train", "data --device cuda", "--device cuda: this build is without CUDA; take --device cpu"),
+            ("train", "data --device cuda:1", "--device cuda:1: this build is without CUDA"),
+            ("embed", "run --device cuda", "--device cuda: this build is without CUDA"),
+            ("eval", "run run --out x", "one directory for 2 checkpoints"),
+            (
+                "train",
+                "data --arch resnet20 --lr 1e38 --epochs 4 --batch-size 8 --milestones none -q --out nan",
+                "the loss is ",
+            ),
+            (
+                "train",
+                "data --arch resnet20 --lr 1e38 --weight-decay 1e10 --epochs 1 --milestones none -q --out nan2",
+                "finite after epoch 1; try a smaller --lr",
+            ),
+        ],
+    );
+    // Nothing was reached there, so nothing keeps another experiment out.
+    s.one("train", &format!("data {TRAIN} --out nan"));
+    // clap's own messages have more than one line.
+    for (args, why) in [
+        ("data --seeds 5-2", "runs backwards; write 2-5"),
+        ("data --threads 0", "0 is not in 1..=65535"),
+        ("data --device nonsense", "expected auto, cpu, cuda or cuda:N"),
+        ("data --device cuda:x", "expected auto, cpu, cuda or cuda:N"),
+        ("data --arch vgg", "resnet32"),
+        ("data other", "unexpected argument"),
+    ] {
+        let output = s.tool("train", args).assert().code(2).get_output().clone();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(why) && !said.contains("panicked"), "{args}: {said}");
+    }
+    assert_eq!(s.run("train", &format!("data {TRAIN} --seeds 1,1,1-1")).len(), 1, "a seed is trained once");
+}
+
+#[test]
+fn directories_that_cannot_be_written() {
+    let s = prepared();
+    fs::write(s.join("file"), "").unwrap();
+    let rows = [("train", format!("data {TRAIN}")), ("eval", "run -q".into()), ("embed", "run -q".into())];
+    for (tool, args) in rows {
+        for (out, why) in [("file/d", "file/d: Not a directory"), ("/proc/d", "/proc/d: ")] {
+            let output = s.tool(tool, &format!("{args} --out {out}")).assert().code(2).get_output().clone();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.starts_with(&format!("{tool}: {why}")) && said.lines().count() == 1, "{said}");
+            // The cause stands there once.
+            assert_eq!(said.matches("os error").count(), 1, "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_is_full() {
+    let s = prepared();
+    let disk = s.join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mount = |args: &[&str]| {
+        Command::new(args[0]).args(&args[1..]).arg(&disk).output().is_ok_and(|o| o.status.success())
+    };
+    if !mount(&["mount", "-t", "tmpfs", "-o", "size=1600k", "tmpfs"]) {
+        eprintln!("skipped: mounting a tmpfs is not permitted");
+        return;
+    }
+    // Room for the best weights, not for the state; nor, after that, for an embedding.
+    let run = std::panic::catch_unwind(|| {
+        let out =
+            s.tool("train", &format!("data {TRAIN} --out disk/run")).assert().code(2).get_output().clone();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert!(
+            said.contains("state.safetensors: No space left on device") && said.lines().count() == 1,
+            "{said}"
+        );
+        let mut left: Vec<_> =
+            fs::read_dir(disk.join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".lock", "best.safetensors", "log.jsonl", "plan.json"], "nothing half-written");
+        fs::write(disk.join("fill"), vec![0; 1 << 20]).unwrap_err();
+        for (tool, file) in [("eval", "manifest.json"), ("embed", "features.safetensors")] {
+            let out = s
+                .tool(tool, &format!("run -q --out disk/{tool} --force"))
+                .assert()
+                .code(2)
+                .get_output()
+                .clone();
+            let said = String::from_utf8(out.stderr).unwrap();
+            assert!(said.contains("No space left on device") && said.lines().count() == 1, "{said}");
+            assert!(!disk.join(tool).join(file).exists());
+        }
+        // With room again the same command goes through.
+        fs::remove_file(disk.join("fill")).unwrap();
+        assert!(mount(&["mount", "-o", "remount,size=8m"]));
+        s.one("train", &format!("data {TRAIN} --out disk/run"));
+    });
+    assert!(mount(&["umount"]));
+    if let Err(e) = run {
+        std::panic::resume_unwind(e);
+    }
+}

@@ -1,0 +1,209 @@
+//! The tools together: pipes, what they say to people, and what a key does and does not depend on.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+use crate::common::Sandbox;
+
+const DATA: &str = "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4";
+const TRAIN: &str = "--method remix --arch resnet20 --epochs 1 --batch-size 32";
+
+/// Runs a line of bash with the tools' directory in `$B`; fails if any part of a pipe does.
+fn shell(s: &Sandbox, line: &str) -> Output {
+    let bin = assert_cmd::cargo::cargo_bin("train");
+    Command::new("bash")
+        .args(["-o", "pipefail", "-c", line])
+        .current_dir(s.path())
+        .env("REMIX_CACHE_DIR", s.join("memo"))
+        .env("B", bin.parent().unwrap())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn manifests(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::str::from_utf8(&output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn one_line_from_nothing_to_a_table() {
+    let s = Sandbox::new();
+    let line = format!("$B/mk-imbalance {DATA} | $B/train {TRAIN} --seeds 0-1 | $B/eval | $B/report table");
+    let output = shell(&s, &line);
+    let report = manifests(&output).remove(0);
+    assert_eq!((&report["kind"], &report["metrics"]["cells"]), (&json!("report"), &json!(1)));
+    // Everything came through pipes, and the table says that it has two seeds.
+    let file = Path::new(report["path"].as_str().unwrap()).with_file_name("table.md");
+    assert!(fs::read_to_string(file).unwrap().contains("(2) |"));
+    // For people: lines of text, no bar.
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("epoch 1/1") && said.contains("top-1"), "{said}");
+    assert!(!said.contains(['\r', '\x1b']), "{said:?}");
+
+    // Only the evaluation and the report are asked again, from files; from another directory too.
+    let again = manifests(&shell(&s, "cat runs/*/manifest.json | $B/eval -q | $B/report table -q"));
+    assert_eq!(again, std::slice::from_ref(&report), "from the cache");
+    fs::create_dir(s.join("elsewhere")).unwrap();
+    let away = manifests(&shell(&s, "cd elsewhere && cat ../runs/*/manifest.json | $B/eval -q"));
+    assert_eq!(away.len(), 2);
+    let known = report["inputs"].as_array().unwrap();
+    assert!(away.iter().all(|m| known.iter().any(|i| i["key"] == m["key"])), "the same keys from elsewhere");
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let s = Sandbox::new();
+    shell(&s, &format!("$B/mk-imbalance {DATA} -q --out data"));
+    let output = shell(&s, &format!("$B/train data {TRAIN} -q --seeds 0-2 | head -1"));
+    assert_eq!(manifests(&output).len(), 1);
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = shell(&s, "$B/eval runs/* -q | head -1");
+    assert_eq!(manifests(&output).len(), 1);
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn evaluation_starts_while_training_goes_on() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
+    // `hold` keeps the pipe open after the first checkpoint until the evaluation of it is there.
+    let hold = "for i in $(seq 600); do ls metrics/*/manifest.json && exit 0; sleep 0.1; done >/dev/null 2>&1; exit 1";
+    let output = shell(&s, &format!("{{ $B/train data {TRAIN} -q; ({hold}); }} | $B/eval -q"));
+    assert_eq!(manifests(&output).len(), 1);
+}
+
+#[test]
+fn a_moved_directory_is_found_by_its_argument() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} -q --out a/data"));
+    s.one("train", &format!("a/data {TRAIN} -q --out a/runs/r"));
+    let before = s.one("eval", "a/runs/r -q --out m");
+    fs::rename(s.join("a"), s.join("b")).unwrap();
+    let after = s.one("eval", "b/runs/r/manifest.json -q --out m");
+    assert_eq!(before, after, "the same key, from the cache");
+    // A pipe does not say where the files have gone.
+    let output = shell(&s, "cat b/runs/r/manifest.json | $B/eval -q");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("pass its path as an argument"));
+}
+
+/// Runs `train` with stderr on a terminal (script's), and gives what came there.
+fn on_a_terminal(s: &Sandbox, setting: &str, more: &str) -> Option<String> {
+    let bin = assert_cmd::cargo::cargo_bin("train");
+    let command = format!("{setting} {} data {TRAIN} {more} >/dev/null", bin.display());
+    let output = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .current_dir(s.path())
+        .env("REMIX_CACHE_DIR", s.join("memo"))
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn a_bar_is_for_terminals_alone() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
+    let output =
+        s.tool("train", &format!("data {TRAIN} --out plain")).assert().success().get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "one line an epoch: {said}");
+    assert!(!said.contains(['\r', '\x1b']), "{said:?}");
+    let quiet =
+        s.tool("train", &format!("data {TRAIN} --out quiet -q")).assert().success().get_output().clone();
+    assert!(quiet.stderr.is_empty());
+
+    let Some(bar) = on_a_terminal(&s, "TERM=xterm", "--out bar") else {
+        eprintln!("skipped: no script(1) to make a terminal with");
+        return;
+    };
+    assert!(bar.contains("] 0/1"), "a bar: {bar:?}");
+    let dumb = on_a_terminal(&s, "TERM=dumb", "--out dumb").unwrap();
+    assert!(dumb.contains("epoch 1/1") && !dumb.contains('\x1b'), "lines: {dumb:?}");
+    let colourless = on_a_terminal(&s, "NO_COLOR=1 TERM=xterm", "--out colourless").unwrap();
+    assert!(!colourless.contains("\x1b[3") && !colourless.contains("\x1b[1m"), "no colours: {colourless:?}");
+    assert_eq!(on_a_terminal(&s, "TERM=xterm", "--out silent -q").unwrap(), "");
+}
+
+#[test]
+fn a_key_does_not_depend_on_places_threads_or_devices() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
+    s.one("mk-imbalance", &format!("{DATA} -q --out deep/er/copy --threads 1"));
+    let key = |args: &str| s.one("train", &format!("--dry-run {TRAIN} {args}"))["key"].clone();
+    let base = key("data");
+    for same in
+        ["deep/er/copy", "data --threads 1", "data --device cpu", "data --device auto", "data --out x -v"]
+    {
+        assert_eq!(key(same), base, "{same}");
+    }
+    assert_ne!(key("data --seed 1"), base);
+    let done = s.one("train", &format!("data {TRAIN} -q --out run"));
+    assert_eq!(s.one("train", &format!("deep/er/copy {TRAIN} -q --out run --threads 1 --device cpu")), done);
+}
+
+#[test]
+fn both_forms_of_the_official_files_are_one_data_set_to_train() {
+    let Some(cifar) = crate::common::cifar_dir() else { return };
+    let s = Sandbox::new();
+    let keys = ["cifar-10-batches-bin", "cifar-10-batches-py"].map(|form| {
+        let data = cifar.join(form);
+        s.one(
+            "mk-imbalance",
+            &format!("--dataset cifar10 --data {} --imb-ratio 100 -q --out {form}", data.display()),
+        );
+        s.one("train", &format!("{form} --dry-run"))["key"].clone()
+    });
+    assert_eq!(keys[0], keys[1]);
+}
+
+/// The logits of the test images after a short training, both with one instruction set.
+fn logits(s: &Sandbox, isa: &str, threads: u32) -> (Vec<u8>, Vec<f32>) {
+    let name = format!("{isa}-{threads}");
+    for (tool, args) in [
+        ("train", format!("data {TRAIN} --milestones none -q --out {name} --threads {threads}")),
+        ("embed", format!("{name} -q --out {name}-e --threads {threads}")),
+    ] {
+        s.tool(tool, &args).env("REMIX_ISA", isa).assert().success();
+    }
+    let said: Value =
+        serde_json::from_slice(&fs::read(s.join(&name).join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(said["run"]["instruction_set"], isa);
+    let bytes = fs::read(s.join(format!("{name}-e/features.safetensors"))).unwrap();
+    let values = SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().data().to_vec();
+    let values = values.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    (bytes, values)
+}
+
+#[test]
+fn instruction_sets_agree() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
+    let sets: Vec<&str> = remix::ops::simd::Isa::available().iter().map(|isa| isa.name()).collect();
+    let (_, best) = logits(&s, sets[0], 1);
+    let scale = best.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    for isa in sets {
+        let (bytes, values) = logits(&s, isa, 2);
+        let apart = values.iter().zip(&best).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(apart <= 1e-4 * scale, "{isa}: {apart} of {scale}");
+        let (other, _) = logits(&s, isa, 4);
+        assert!(bytes == other, "{isa}: the same bytes for any number of threads");
+    }
+    let output = s
+        .tool("train", &format!("data {TRAIN} -q --out odd"))
+        .env("REMIX_ISA", "mmx")
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("warning: REMIX_ISA=mmx: not on this machine, using "), "{said}");
+}

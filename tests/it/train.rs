@@ -1,0 +1,267 @@
+//! `train`: the same bytes every time, whatever was killed; the cache; and what protects a directory.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::common::{Sandbox, flip, refused};
+
+const DATA: &str = "--dataset synthetic --train-per-class 12 --test-per-class 2 --imb-ratio 6 -q --out data";
+
+/// A short training, with every random stream in use.
+const SHORT: &str = "data --method remix-drs --arch resnet20 --batch-size 32 -q";
+
+fn prepared() -> Sandbox {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", DATA);
+    s
+}
+
+/// The weights and the state of a run, and its log without the times.
+fn bytes(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let read =
+        |name: &str| fs::read(dir.join(name)).unwrap_or_else(|e| panic!("{}: {name}: {e}", dir.display()));
+    let mut all: BTreeMap<_, _> = ["last.safetensors", "best.safetensors", "state.safetensors"]
+        .map(|name| (name.to_owned(), read(name)))
+        .into();
+    let text = String::from_utf8(read("log.jsonl")).unwrap();
+    let lines = text.lines().map(|line| {
+        let mut v: Value = serde_json::from_str(line).unwrap();
+        v.as_object_mut().unwrap().retain(|name, _| name != "seconds" && name != "images_per_second");
+        format!("{v}\n")
+    });
+    all.insert("log".into(), lines.collect::<String>().into_bytes());
+    all
+}
+
+/// Which of the files differ.
+fn differing(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
+    a.iter().filter(|(name, bytes)| b[*name] != **bytes).map(|(name, _)| name.clone()).collect()
+}
+
+fn spawn(s: &Sandbox, args: &str) -> Child {
+    Command::new(assert_cmd::cargo::cargo_bin("train"))
+        .args(args.split_whitespace())
+        .current_dir(s.path())
+        .env("REMIX_CACHE_DIR", s.join("memo"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until the first epoch is on disk.
+fn started(dir: &Path) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !dir.join("state.safetensors").exists() {
+        assert!(Instant::now() < limit, "no epoch in a minute");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_bytes_for_any_number_of_threads() {
+    let s = prepared();
+    for threads in [1, 2, 4] {
+        s.one("train", &format!("{SHORT} --epochs 2 --threads {threads} --out t{threads}"));
+    }
+    let first = bytes(&s.join("t1"));
+    for threads in [2, 4] {
+        let none: [&str; 0] = [];
+        assert_eq!(differing(&first, &bytes(&s.join(format!("t{threads}")))), none, "{threads} threads");
+    }
+    // Seeds 0 and 1: two manifests, each as if it had been trained alone.
+    let both = s.run("train", &format!("{SHORT} --epochs 2 --seeds 0-1 --out both"));
+    assert_eq!(both.iter().map(|m| &m["params"]["seed"]).collect::<Vec<_>>(), [0, 1]);
+    assert!(differing(&first, &bytes(&s.join("both/seed-0"))).is_empty());
+    assert_eq!(differing(&first, &bytes(&s.join("both/seed-1"))).len(), 4, "another seed");
+}
+
+#[test]
+fn killed_twenty_times_it_ends_with_the_same_bytes() {
+    let s = prepared();
+    let run = format!("{SHORT} --epochs 12 --threads 1");
+    let whole = Instant::now();
+    s.one("train", &format!("{run} --out whole"));
+    let whole = whole.elapsed();
+    // The moments are spread over two epochs, so that most processes get somewhere and none to the end.
+    let mut random = 0x2545_F491_4F6C_DD1D_u64;
+    let mut kills = 0;
+    while kills < 20 {
+        let mut child = spawn(&s, &format!("{run} --out killed"));
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        sleep(whole.mul_f64(2.0 / 12.0 * (random >> 40) as f64 / (1 << 24) as f64));
+        if child.try_wait().unwrap().is_some() {
+            // Done sooner than thought: once more from the beginning.
+            fs::remove_dir_all(s.join("killed")).unwrap();
+            continue;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        assert!(
+            !s.join("killed/manifest.json").exists()
+                || s.tool("train", &format!("{run} --out killed --verify")).assert().try_success().is_ok()
+        );
+    }
+    let m = s.one("train", &format!("{run} --out killed"));
+    assert!(differing(&bytes(&s.join("whole")), &bytes(&s.join("killed"))).is_empty());
+    assert_eq!(m["outputs"][3]["rows"], 12);
+}
+
+#[test]
+fn an_interrupted_run_says_so_and_goes_on() {
+    let s = prepared();
+    let run = format!("{SHORT} --epochs 6");
+    s.one("train", &format!("{run} --out whole"));
+    let child = spawn(&s, &format!("{run} --out stopped"));
+    started(&s.join("stopped"));
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert!(message.contains("interrupted; the same command goes on"), "{message}");
+    assert!(output.stdout.is_empty() && !s.join("stopped/manifest.json").exists());
+
+    let explained = s.tool("train", &format!("{run} --seed 3 --out stopped --explain")).assert().success();
+    let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
+    assert!(
+        text.contains("an unfinished result") && text.contains("params.seed: 0 there, 3 asked"),
+        "{text}"
+    );
+    refused(
+        s.tool("train", &format!("{run} --seed 3 --out stopped")).assert(),
+        "an unfinished run of another experiment (differs in seed;",
+    );
+    s.one("train", &format!("{run} --out stopped"));
+    assert!(differing(&bytes(&s.join("whole")), &bytes(&s.join("stopped"))).is_empty());
+}
+
+#[test]
+fn a_second_call_of_any_tool_answers_at_once() {
+    let s = prepared();
+    s.one("train", &format!("{SHORT} --epochs 1 --out run"));
+    let all = [
+        ("mk-imbalance", DATA.to_owned()),
+        ("train", format!("{SHORT} --epochs 1 --out run")),
+        ("eval", "run -q --out m".to_owned()),
+        ("embed", "run -q --out e".to_owned()),
+        ("report", "table m -q --out r".to_owned()),
+    ];
+    let first: Vec<Value> = all.iter().map(|(tool, args)| s.one(tool, args)).collect();
+    // Hashes of files that have just been written are not remembered yet.
+    sleep(Duration::from_millis(100));
+    for ((tool, args), first) in all.iter().zip(&first) {
+        let mut best = Duration::MAX;
+        for _ in 0..8 {
+            let started = Instant::now();
+            assert_eq!(&s.one(tool, args), first, "{tool}: the same manifest, times included");
+            best = best.min(started.elapsed());
+        }
+        assert!(best < Duration::from_millis(50), "{tool}: {best:?}");
+    }
+    for dir in ["data", "run", "m", "e", "r"] {
+        for entry in fs::read_dir(s.join(dir)).unwrap() {
+            File::open(entry.unwrap().path()).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+        }
+    }
+    for ((tool, args), first) in all.iter().zip(&first) {
+        assert_eq!(&s.one(tool, args), first, "{tool}: touched");
+    }
+}
+
+#[test]
+fn asking_without_doing() {
+    let s = prepared();
+    let run = format!("{SHORT} --epochs 1 --out run");
+    let planned = s.one("train", &format!("{run} --dry-run"));
+    assert!(!s.join("run").exists(), "a dry run makes nothing");
+    s.tool("train", &format!("{run} --verify")).assert().code(1);
+    let made = s.one("train", &run);
+    assert_eq!((&planned["key"], &planned["params"]), (&made["key"], &made["params"]));
+    s.tool("train", &format!("{run} --verify")).assert().code(0);
+    let explained = s.tool("train", &format!("{run} --lr 0.2 --explain")).assert().success();
+    let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
+    assert!(text.contains("params.lr: 0.1 there, 0.2 asked") && !text.contains("epochs"), "{text}");
+
+    // Another experiment does not get this directory, and --force means it.
+    let before = bytes(&s.join("run"));
+    refused(
+        s.tool("train", &format!("{run} --lr 0.2")).assert(),
+        "a finished run of another experiment (differs in lr;",
+    );
+    assert!(differing(&before, &bytes(&s.join("run"))).is_empty());
+    assert_eq!(s.one("train", &run), made, "still from the cache");
+    let forced = s.one("train", &format!("{run} --force"));
+    assert_ne!(
+        forced["run"]["started_unix"].as_u64().zip(forced["run"]["seconds"].as_f64()),
+        made["run"]["started_unix"].as_u64().zip(made["run"]["seconds"].as_f64()),
+        "trained again"
+    );
+    assert!(differing(&before, &bytes(&s.join("run"))).is_empty(), "to the same bytes");
+    s.one("train", &format!("{run} --lr 0.2 --force"));
+    assert!(!differing(&before, &bytes(&s.join("run"))).is_empty());
+}
+
+#[test]
+fn of_two_processes_one_works_and_one_waits() {
+    let s = prepared();
+    let run = format!("{} --epochs 3 --out run", SHORT.replace("-q", "-v"));
+    let both = [spawn(&s, &run), spawn(&s, &run)].map(|child| child.wait_with_output().unwrap());
+    for output in &both {
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(both[0].stdout, both[1].stdout, "the same manifest");
+    let said = both.map(|o| String::from_utf8(o.stderr).unwrap());
+    let epochs: Vec<usize> = said.iter().map(|text| text.matches("epoch 3/3").count()).collect();
+    assert_eq!(epochs.iter().sum::<usize>(), 1, "one of them trained: {said:?}");
+    assert!(said.iter().any(|text| text.contains("another process is making it, waiting")), "{said:?}");
+}
+
+#[test]
+fn a_damaged_file_is_restored_or_refused_but_never_published() {
+    let s = prepared();
+    let run = format!("{SHORT} --epochs 2 --out run");
+    s.one("train", &run);
+    let sound = bytes(&s.join("run"));
+    for spoil in [|p: &Path| flip(p), |p: &Path| fs::remove_file(p).unwrap()] {
+        spoil(&s.join("run/last.safetensors"));
+        s.one("train", &run);
+        assert!(differing(&sound, &bytes(&s.join("run"))).is_empty(), "restored");
+    }
+    for (name, why) in [
+        (
+            "state.safetensors",
+            "state.safetensors: cannot go on from here; --force starts the training anew: it was",
+        ),
+        ("best.safetensors", "best.safetensors: not the weights of epoch"),
+        ("log.jsonl", "log.jsonl: cannot go on from here; --force starts the training anew"),
+    ] {
+        let path = s.join("run").join(name);
+        let bytes_before = fs::read(&path).unwrap();
+        if name == "log.jsonl" {
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, text.replacen("\"train_top1\":", "\"train_top1\":1", 1)).unwrap();
+        } else {
+            flip(&path);
+        }
+        let output = s.tool("train", &run).assert().code(2).get_output().clone();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(why), "{name}: {text}");
+        assert!(s.join("run/manifest.json").exists(), "{name}: what is sound stays usable");
+        fs::write(&path, bytes_before).unwrap();
+        s.tool("train", &format!("{run} --verify")).assert().code(0);
+    }
+    flip(&s.join("run/state.safetensors"));
+    s.one("train", &format!("{run} --force"));
+    assert!(differing(&sound, &bytes(&s.join("run"))).is_empty(), "trained anew");
+}
