@@ -56,6 +56,12 @@ lint: ## Check formatting, clippy and documentation
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
 
+# A Python that has PyTorch, to measure beside; without one only our side is measured.
+TORCH ?=
+.PHONY: bench
+bench: ## Measure the CPU engine, beside PyTorch with TORCH=venv/bin/python, as Markdown (minutes)
+	python3 scripts/bench.py $(TORCH:%=--torch %)
+
 .PHONY: data
 data: ## Download CIFAR-10 and CIFAR-100 into DATA, resuming and checking (342 MB)
 	scripts/fetch-cifar --dest $(DATA)

@@ -73,7 +73,7 @@ def parse():
     parser.add_argument("--method", default="remix", help="erm, mixup or remix, then -rs, -rw, -drs or -drw")
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--recipe", choices=RECIPES, default="seed")
-    parser.add_argument("--rw-norm", choices=["batch-size", "weight-sum"], default="batch-size")
+    parser.add_argument("--rw-norm", choices=["batch-size", "weight-sum"], default="weight-sum")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.1)

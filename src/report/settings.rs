@@ -83,7 +83,7 @@ fn words(name: &str, value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match name {
         "arch" | "precision" => text,
-        "epochs" => format!("{text} epochs"),
+        "epochs" => format!("{text} epoch{}", if text == "1" { "" } else { "s" }),
         name => format!("{name} {text}"),
     }
 }

@@ -74,6 +74,7 @@ pub unsafe fn correlate<V: Vector, const WIDE: bool, S: Sink>(
             // A known column step makes every load an offset from one pointer.
             match walk.col_step {
                 16 => channels::<V, 16, 1, 16, S>(x, walk, w, cout, 0..single, sink),
+                32 => channels::<V, 16, 1, 32, S>(x, walk, w, cout, 0..single, sink),
                 _ => channels::<V, 16, 1, 0, S>(x, walk, w, cout, 0..single, sink),
             }
         } else {
@@ -181,18 +182,19 @@ pub unsafe fn outer<V: Vector, const WIDE: bool>(size: Outer, x: *const f32, g: 
     // SAFETY: the caller's contract.
     unsafe {
         if !WIDE {
-            taps::<V, 4, 2>(size, x, g, dw, 0..paired);
-            taps::<V, 4, 1>(size, x, g, dw, paired..paired + single);
+            taps::<V, 4, 2, 2>(size, x, g, dw, 0..paired);
+            taps::<V, 4, 2, 1>(size, x, g, dw, paired..paired + single);
         } else {
-            taps::<V, 8, 2>(size, x, g, dw, 0..paired);
-            taps::<V, 16, 1>(size, x, g, dw, paired..paired + single);
+            taps::<V, 8, 4, 2>(size, x, g, dw, 0..paired);
+            taps::<V, 16, 8, 1>(size, x, g, dw, paired..paired + single);
         }
-        taps::<f32, 4, 1>(size, x, g, dw, paired + single..size.cout);
+        taps::<f32, 4, 2, 1>(size, x, g, dw, paired + single..size.cout);
     }
 }
 
+/// The part of [`outer`] for a range of channels, `K` taps at a time, then `HALF` of that, then one by one.
 #[inline(always)]
-unsafe fn taps<V: Vector, const K: usize, const Q: usize>(
+unsafe fn taps<V: Vector, const K: usize, const HALF: usize, const Q: usize>(
     size: Outer,
     x: *const f32,
     g: *const f32,
@@ -207,6 +209,10 @@ unsafe fn taps<V: Vector, const K: usize, const Q: usize>(
             while k + K <= size.taps {
                 outer_tile::<V, K, Q>(size, x.add(k), g, dw.add(k * size.cout));
                 k += K;
+            }
+            while k + HALF <= size.taps {
+                outer_tile::<V, HALF, Q>(size, x.add(k), g, dw.add(k * size.cout));
+                k += HALF;
             }
             while k < size.taps {
                 outer_tile::<V, 1, Q>(size, x.add(k), g, dw.add(k * size.cout));
