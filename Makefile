@@ -34,8 +34,11 @@ space := $(empty) $(empty)
 comma := ,
 
 CARGO  ?= cargo
-TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
-B      := $(TARGET)/release
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+B      := $(if $(filter /%,$(TARGET)),,$(CURDIR)/)$(TARGET)/release
+ifneq ($(words $(OUT) x $(DATA)),3)
+$(error OUT and DATA must be names without spaces, not "$(OUT)" and "$(DATA)")
+endif
 
 .PHONY: help
 help: ## Show this list
@@ -100,8 +103,8 @@ runs   := $(foreach c,$(CELLS),$(foreach m,$(METHODS),$(seeds:%=$(OUT)/runs/$c_$
 
 .PHONY: table
 table: $(sets) $(runs)
-	cd $(OUT) && { $(B)/eval $(runs:$(OUT)/%=%); $(B)/eval --checkpoint best $(runs:$(OUT)/%=%); } \
-	    | $(B)/report table --out reports/$(NAME)_$(suffix)$(flags) >/dev/null
+	cd $(OUT) && { "$(B)/eval" $(runs:$(OUT)/%=%); "$(B)/eval" --checkpoint best $(runs:$(OUT)/%=%); } \
+	    | "$(B)/report" table --out reports/$(NAME)_$(suffix)$(flags) >/dev/null
 
 # What took hours is not deleted because make was interrupted; the tools publish whole manifests or none.
 .PRECIOUS: %/manifest.json
@@ -111,7 +114,7 @@ table: $(sets) $(runs)
 field = $(word $2,$(subst $1, ,$3))
 run   = $(call field,_,$1,$*)
 $(OUT)/runs/%/manifest.json: $$(OUT)/data/$$(call run,1)/manifest.json | build
-	$(LAUNCH) $(B)/train $< --method $(call run,2) --arch $(call run,3) --epochs $(patsubst e%,%,$(call run,4)) \
+	$(LAUNCH) "$(B)/train" $< --method $(call run,2) --arch $(call run,3) --epochs $(patsubst e%,%,$(call run,4)) \
 	    --recipe $(patsubst recipe-%,%,$(call run,5)) --seed $(patsubst s%,%,$(call run,6)) \
 	    $(addprefix --,$(wordlist 7,99,$(subst _, ,$*))) --device $(DEVICE) $(THREADS:%=--threads %) --out $(@D) >/dev/null
 	@touch $@
@@ -119,7 +122,7 @@ $(OUT)/runs/%/manifest.json: $$(OUT)/data/$$(call run,1)/manifest.json | build
 # DATASET-TYPE-RATIO, such as cifar10-exp-100; cifar10-none is the whole of it.
 set = $(call field,-,$1,$*)
 $(OUT)/data/%/manifest.json: | build $$(call official,$$(call set,1))
-	$(B)/mk-imbalance --dataset $(call set,1) --imb-type $(call set,2) $(addprefix --imb-ratio ,$(call set,3)) \
+	"$(B)/mk-imbalance" --dataset $(call set,1) --imb-type $(call set,2) $(addprefix --imb-ratio ,$(call set,3)) \
 	    $(if $(call official,$(call set,1)),--data $(DATA)) --out $(@D) >/dev/null
 
 # The official files as they are, in whichever form; else the archive, which is then downloaded.

@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod data;
+pub mod interrupt;
 pub mod manifest;
 pub mod methods;
 pub mod metrics;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::{Interrupted, interrupted};
 use crate::data::{self, shard::Split};
+use crate::interrupt::{self, Interrupted};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, key, source, store};
 use crate::model::{self, Arch, Inference};
 
@@ -82,7 +82,7 @@ pub fn for_each(
 ) -> Result<()> {
     let given = flags.data.as_deref().map(|p| dataset_at(p, tool)).transpose()?;
     let mut one = |subject: Result<Subject>| {
-        if interrupted() {
+        if interrupt::requested() {
             return Err(Interrupted.into());
         }
         work(&subject?)

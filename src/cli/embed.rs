@@ -8,9 +8,10 @@ use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
+use super::Common;
 use super::checkpoints::{self, Subject};
-use super::{Common, Done};
 use crate::data::shard::Split;
+use crate::manifest::store::Done;
 use crate::manifest::store::{Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object};
 use crate::metrics;

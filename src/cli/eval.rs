@@ -6,8 +6,9 @@ use anyhow::Result;
 use clap::Parser;
 use serde_json::{Value, json};
 
+use super::Common;
 use super::checkpoints::{self, Subject};
-use super::{Common, Done};
+use crate::manifest::store::Done;
 use crate::manifest::store::Plan;
 use crate::manifest::{Kind, Object};
 use crate::metrics;

@@ -8,10 +8,12 @@ use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Common, Done, Interrupted, interrupted};
+use super::Common;
 use crate::data::cifar::{self, CIFAR10, CIFAR100};
 use crate::data::imbalance::{self, Profile};
 use crate::data::{CHANNELS, SIDE, Source, shard, synthetic};
+use crate::interrupt::{self, Interrupted};
+use crate::manifest::store::Done;
 use crate::manifest::store::{Plan, Produced, Writer};
 use crate::manifest::{Input, Kind, Object, hash, key};
 
@@ -235,7 +237,7 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
     let splits: [shard::Chosen; 3] =
         [("train", &train, &draw.train), ("val", &train, &draw.val), ("test", &test, &all)];
     let outputs = shard::write(staging.path(), &splits, shard_bytes)?;
-    if interrupted() {
+    if interrupt::requested() {
         return Err(Interrupted.into());
     }
     writer.withdraw()?;

@@ -12,14 +12,14 @@ pub mod train;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser};
 use serde_json::json;
 
-use crate::manifest::store::{Claim, Plan, Produced, Writer};
+use crate::interrupt::{self, Interrupted};
+use crate::manifest::store::{Claim, Done, Plan, Writer};
 use crate::manifest::{Manifest, Object, hash, store};
 
 /// Flags that every tool takes.
@@ -67,18 +67,6 @@ pub struct Common {
 pub const VERSION: &str =
     concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ", without CUDA)");
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Whether SIGINT or SIGTERM has come: long work stops at its next safe point with [`Interrupted`].
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
-/// The error of work that stopped because of a signal: exit code 130.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted; the same command goes on from what is finished")]
-pub struct Interrupted;
-
 /// The error of an asked check that is false: exit code 1.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -117,16 +105,9 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     if let Err(e) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
         log::warn!("cannot start {threads} threads: {e}");
     }
-    // A second signal kills at once: state on disk is safe at any moment.
-    let handler = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    });
-    if let Err(e) = handler {
-        log::debug!("no signal handler: {e}");
-    }
+    interrupt::install();
     match usable(&c.device).and_then(|()| run(args)) {
+        Ok(()) if interrupt::requested() => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if e.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
         Err(e) => {
@@ -191,7 +172,8 @@ pub fn run_plan(
     let started = (SystemTime::now(), Instant::now());
     let planned = plan.manifest();
     if common.explain {
-        eprintln!("{}", plan.explain());
+        // Nobody may be listening.
+        let _ = writeln!(io::stderr(), "{}", plan.explain());
         return Ok(planned);
     }
     if common.dry_run {
@@ -208,6 +190,7 @@ pub fn run_plan(
             *m
         }
         Claim::Work(writer) => {
+            interrupt::working();
             let done = work(&writer).with_context(|| plan.dir.display().to_string())?;
             let mut run = provenance(common, started.0, started.1.elapsed().as_secs_f64(), &plan.dir);
             run.extend(done.run);
@@ -216,17 +199,6 @@ pub fn run_plan(
     };
     print(&m)?;
     Ok(m)
-}
-
-/// What the work of a tool hands to [`run_plan`].
-#[derive(Default)]
-pub struct Done {
-    /// The files.
-    pub outputs: Vec<Produced>,
-    /// Numbers for `metrics`.
-    pub metrics: Object,
-    /// Additions to `run`.
-    pub run: Object,
 }
 
 fn verify(plan: &Plan) -> Result<Manifest> {
@@ -250,7 +222,7 @@ fn provenance(common: &Common, started: SystemTime, seconds: f64, dir: &Path) ->
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let run = json!({
         "tool": format!("remix {}", env!("CARGO_PKG_VERSION")),
-        "argv": std::env::args().collect::<Vec<_>>(),
+        "argv": std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>(),
         "git": {"commit": env!("REMIX_GIT_COMMIT"), "dirty": env!("REMIX_GIT_DIRTY") == "true"},
         "started_unix": since,
         "seconds": (seconds * 1e3).round() / 1e3,

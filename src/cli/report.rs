@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
-use super::{Common, Done};
+use super::Common;
+use crate::manifest::store::Done;
 use crate::manifest::store::{Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Input, Kind, Manifest, Object, key, source};
 use crate::report::record::{self, Record};

@@ -16,7 +16,8 @@ use anyhow::{Context, Result, bail};
 
 use self::flags::Flags;
 use self::progress::Progress;
-use super::{Common, Done, run_plan};
+use super::{Common, run_plan};
+use crate::manifest::store::Done;
 use crate::manifest::store::{PLAN, Plan, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, key, source};
 use crate::train::config::Config;

@@ -299,6 +299,22 @@ pub enum Error {
         /// The output's path.
         output: PathBuf,
     },
+    /// An output directory that is another tool's.
+    #[error("{path}: holds a {found}, which {wanted} would replace; choose another --out")]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// Kind found.
+        found: &'static str,
+        /// Kind to be made.
+        wanted: &'static str,
+    },
+    /// An output directory that no manifest can name.
+    #[error("{path}: is not UTF-8, and manifests name their files in it; choose another --out")]
+    NotUtf8 {
+        /// The directory.
+        path: PathBuf,
+    },
     /// No manifest at all.
     #[error("{path}: no manifests; {hint}")]
     Empty {

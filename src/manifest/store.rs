@@ -131,16 +131,25 @@ impl Plan {
     /// `waiting` is called once if another process holds the lock.
     ///
     /// # Errors
-    /// A directory that cannot be made or written.
+    /// A directory that cannot be made or written, or that holds another tool's result: that one is never replaced.
     pub fn claim(&self, force: bool, waiting: impl FnOnce()) -> Result<Claim, Error> {
         if !force && let Some(m) = self.done() {
             return Ok(Claim::Done(Box::new(m)));
+        }
+        if self.dir.to_str().is_none() {
+            return Err(Error::NotUtf8 { path: self.dir.clone() });
         }
         fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
         let path = self.dir.join(".lock");
         let lock = File::create(&path).map_err(Error::io(&path))?;
         match lock.try_lock() {
-            Ok(()) => {}
+            Ok(()) if force => {}
+            // Another process may have finished between the first look and the lock.
+            Ok(()) => {
+                if let Some(m) = self.done() {
+                    return Ok(Claim::Done(Box::new(m)));
+                }
+            }
             Err(TryLockError::WouldBlock) => {
                 waiting();
                 lock.lock().map_err(Error::io(&path))?;
@@ -149,6 +158,13 @@ impl Plan {
                 }
             }
             Err(TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
+        }
+        // A plan alone, beside the lock, is of a run that came to nothing.
+        let begun = || fs::read_dir(&self.dir).is_ok_and(|files| files.count() > 2);
+        let there = self.existing().or_else(|| self.unfinished().filter(|_| begun()));
+        if let Some(other) = there.filter(|m| m.kind != self.kind) {
+            let (found, wanted) = (other.kind.name(), self.kind.name());
+            return Err(Error::Occupied { path: self.dir.clone(), found, wanted });
         }
         Ok(Claim::Work(Writer { plan: self.clone(), _lock: lock }))
     }
@@ -177,6 +193,17 @@ pub struct Produced {
     pub name: String,
     /// Rows, where that means something.
     pub rows: Option<u64>,
+}
+
+/// What the work on a plan came to.
+#[derive(Default)]
+pub struct Done {
+    /// The files.
+    pub outputs: Vec<Produced>,
+    /// Numbers for `metrics`.
+    pub metrics: Object,
+    /// Additions to `run`.
+    pub run: Object,
 }
 
 impl Writer {
@@ -221,8 +248,10 @@ impl Writer {
         }
         m.metrics = metrics;
         m.run = run;
-        let here = absolute(dir);
-        for_each_path(&mut m.inputs, &mut |p| *p = relative(&absolute(p), &here));
+        // Through symbolic links: the system resolves `..` behind them.
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| absolute(path));
+        let here = real(dir);
+        for_each_path(&mut m.inputs, &mut |p| *p = relative(&real(p), &here));
         let place = m.path.take();
         let mut text = serde_json::to_string_pretty(&m).expect("a manifest is plain JSON");
         text.push('\n');
@@ -349,6 +378,18 @@ mod tests {
             drop(w);
             assert!(matches!(other.join().expect("joined"), Ok(Claim::Done(_))));
         });
+    }
+
+    #[test]
+    fn another_tools_result_is_never_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        make(&plan(dir.path(), 1), "hello");
+        let other = Plan { kind: Kind::Metrics, ..plan(dir.path(), 2) };
+        for force in [false, true] {
+            let e = other.claim(force, || ()).err().expect("refused").to_string();
+            assert!(e.contains("holds a dataset"), "{e}");
+        }
+        assert!(plan(dir.path(), 1).done().is_some(), "intact");
     }
 
     #[test]

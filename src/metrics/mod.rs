@@ -6,6 +6,7 @@
 mod calibration;
 mod confusion;
 
+use crate::ops::head::argmax;
 use serde::{Deserialize, Serialize};
 
 pub use calibration::ECE_BINS;
@@ -136,16 +137,6 @@ pub fn predictions(logits: &[f32], images: usize, classes: usize) -> Result<Vec<
         return Err(Error::NotFinite { image: at / classes, class: at % classes, value: logits[at] });
     }
     Ok(logits.chunks_exact(classes).map(argmax).collect())
-}
-
-fn argmax(row: &[f32]) -> usize {
-    let mut best = 0;
-    for (k, v) in row.iter().enumerate() {
-        if *v > row[best] {
-            best = k;
-        }
-    }
-    best
 }
 
 /// How many classes come before `label` when logits are sorted downwards, equal ones by class.

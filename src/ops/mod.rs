@@ -1,6 +1,6 @@
 //! The operations of a training step, over candle tensors that were allocated once.
 //!
-//! An op reads some tensors and overwrites others; its CPU kernels are in `cpu.rs` beside it. Candle owns the memory:
+//! An op reads some tensors and overwrites others; the convolution's CPU kernels are in `conv/cpu`, the smaller ops hold theirs. Candle owns the memory:
 //! [`read`] and [`write()`] lend it to a kernel (`write` as a candle in-place op), and allocate nothing. All images are
 //! NHWC. Work is split over images in chunks of fixed size, and sums over images are added in chunk order, so results
 //! do not depend on the number of threads.

@@ -146,14 +146,6 @@ impl Config {
         }
     }
 
-    /// The configuration in a checkpoint manifest's `params`.
-    ///
-    /// # Errors
-    /// Params of another tool or version, as serde says it.
-    pub fn from_params(params: &Object) -> Result<Config, serde_json::Error> {
-        serde_json::from_value(Value::Object(params.clone()))
-    }
-
     /// Refuses what no experiment can want.
     ///
     /// # Errors

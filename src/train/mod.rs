@@ -18,10 +18,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::cli::{Done, Interrupted, interrupted};
 use crate::data::Info;
 use crate::data::shard::Split;
-use crate::manifest::store::{Produced, write_atomic};
+use crate::interrupt::{self, Interrupted};
+use crate::manifest::store::{Done, Produced, write_atomic};
 use crate::manifest::{Manifest, Object};
 use crate::methods::loss::Targets;
 use crate::model::infer::{self, Folded};
@@ -191,7 +191,7 @@ fn train_epoch(
 ) -> Result<(f64, f64)> {
     let (mut loss, mut right) = (0.0, 0.0);
     for step in 0..plan.steps() {
-        if interrupted() {
+        if interrupt::requested() {
             return Err(Interrupted.into());
         }
         let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(step);

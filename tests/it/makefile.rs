@@ -34,7 +34,7 @@ fn table(sandbox: &Sandbox, flags: &str) -> String {
 /// Lines that start a training, and epochs that were trained.
 fn trained(said: &str) -> (usize, usize) {
     let count = |what: &str| said.lines().filter(|l| l.contains(what)).count();
-    (count("/train "), count(": epoch 1/1"))
+    (count("/train\" "), count(": epoch 1/1"))
 }
 
 #[test]
