@@ -7,24 +7,29 @@
 #![allow(missing_docs)]
 
 use std::hint::black_box;
+use std::marker::PhantomData;
 
+use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use half::bf16;
 use remix::methods::loss::Targets;
 use remix::model::Arch;
 use remix::model::infer::{BATCH, Folded};
 use remix::model::resnet::Net;
 use remix::ops::conv::{self, Geometry, InputGrad, Residual, Shortcut, Source, Work};
 use remix::ops::sgd::Rates;
-use remix::ops::simd::{Isa, Task, Vector, run};
-use remix::ops::{write, zeros};
+use remix::ops::simd::{Isa, Task, Vector};
+use remix::ops::value::Value;
+use remix::ops::zeros_of;
 
 const IMAGES: usize = 128;
 const SHAPE: [usize; 3] = [32, 32, 3];
+const DTYPES: [(&str, DType); 2] = [("f32", DType::F32), ("bf16", DType::BF16)];
 
 /// Sixteen independent chains of multiply-adds: as many as hide the latency.
-struct Peak(u64);
+struct Peak<T>(u64, PhantomData<T>);
 
-impl Task for Peak {
+impl<T: Value> Task for Peak<T> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(self) {
         // SAFETY: inside `run`.
@@ -33,7 +38,7 @@ impl Task for Peak {
             let mut acc = [V::splat(0.0); 16];
             for _ in 0..self.0 {
                 for x in &mut acc {
-                    *x = x.fma(a, b);
+                    *x = T::multiply_add(*x, a, b);
                 }
             }
             let mut out = [0f32; 16];
@@ -57,38 +62,53 @@ fn peak(c: &mut Criterion) {
     let (rounds, threads) = (100_000, rayon::current_num_threads() as u64);
     let mut group = c.benchmark_group("peak");
     group.throughput(Throughput::Elements(threads * rounds * 16 * lanes() * 2));
-    group.bench_function("fma", |b| {
-        b.iter(|| rayon::broadcast(|_| run(Isa::get(), Peak(rounds))));
+    group.bench_function("f32", |b| {
+        b.iter(|| rayon::broadcast(|_| f32::run(Isa::get(), Peak::<f32>(rounds, PhantomData))));
+    });
+    group.throughput(Throughput::Elements(threads * rounds * 16 * lanes() * 4));
+    group.bench_function("bf16", |b| {
+        b.iter(|| rayon::broadcast(|_| bf16::run(Isa::get(), Peak::<bf16>(rounds, PhantomData))));
     });
 }
 
-fn filled(shape: &[usize]) -> candle_core::Tensor {
-    let t = zeros(shape).expect("memory");
-    write(&t, |t| {
-        t.iter_mut().enumerate().for_each(|(i, x)| *x = (i * 7919 % 1000) as f32 / 500.0 - 1.0);
-        Ok(())
-    })
-    .expect("a fresh tensor");
+fn fill(t: &Tensor) {
+    let values = Tensor::arange(0u32, t.elem_count() as u32, &Device::Cpu)
+        .and_then(|i| ((i.to_dtype(DType::F64)? * 0.7919)?.sin()?).to_dtype(t.dtype())?.reshape(t.dims()))
+        .expect("values");
+    t.slice_set(&values, 0, 0).expect("a tensor of the same size");
+}
+
+fn filled(dtype: DType, shape: &[usize]) -> Tensor {
+    let t = zeros_of(dtype, shape).expect("memory");
+    fill(&t);
     t
 }
 
 fn convolutions(c: &mut Criterion) {
+    for (group, dtype) in DTYPES {
+        convolutions_in(c, &format!("conv-{group}"), dtype);
+    }
+}
+
+fn convolutions_in(c: &mut Criterion, group: &str, dtype: DType) {
+    let filled_f32 = |shape: &[usize]| filled(DType::F32, shape);
+    let filled = |shape: &[usize]| filled(dtype, shape);
     let sizes =
         [(32, 3, 16, 1), (32, 16, 16, 1), (32, 16, 32, 2), (16, 32, 32, 1), (16, 32, 64, 2), (8, 64, 64, 1)];
     for (side, cin, cout, stride) in sizes {
         let geo = Geometry { height: side, width: side, cin, cout, stride };
         let out = [IMAGES, geo.out_height(), geo.out_width(), cout];
         let (y, affine, weight) =
-            (filled(&[IMAGES, side, side, cin]), filled(&[2, cin]), filled(&[3, 3, cin, cout]));
+            (filled(&[IMAGES, side, side, cin]), filled_f32(&[2, cin]), filled_f32(&[3, 3, cin, cout]));
         let (z, sums, dz, coef) =
-            (filled(&out), filled(&[IMAGES, 2, cout]), filled(&out), filled(&[3, cout]));
-        let (dx, dx_sums, dw) = (filled(y.dims()), filled(&[IMAGES, 2, cin]), filled(weight.dims()));
+            (filled(&out), filled_f32(&[IMAGES, 2, cout]), filled(&out), filled_f32(&[3, cout]));
+        let (dx, dx_sums, dw) = (filled(y.dims()), filled_f32(&[IMAGES, 2, cin]), filled_f32(weight.dims()));
         let work = Work::new(geo.weight_len(), IMAGES).expect("memory");
         let source = Source::Norm { y: &y, affine: &affine, shortcut: Shortcut::None };
         let name = format!("{cin}-{cout}@{side}/{stride}");
         let flops = 2 * 9 * (IMAGES * cin * out[1] * out[2] * cout) as u64;
 
-        let mut group = c.benchmark_group("conv");
+        let mut group = c.benchmark_group(group);
         group.throughput(Throughput::Elements(flops));
         group.bench_function(BenchmarkId::new("forward", &name), |b| {
             b.iter(|| {
@@ -108,27 +128,28 @@ fn convolutions(c: &mut Criterion) {
     }
 }
 
-fn network() -> Net {
-    let net = Net::new(Arch::RESNET32, SHAPE, 10, IMAGES).expect("memory");
+fn network(dtype: DType) -> Net {
+    let net = Net::new(Arch::RESNET32, SHAPE, 10, IMAGES, dtype).expect("memory");
     net.init(0).expect("a fresh network");
     net
 }
 
 fn step(c: &mut Criterion) {
-    let net = network();
-    write(&net.x, |x| {
-        x.iter_mut().enumerate().for_each(|(i, x)| *x = (i * 7919 % 1000) as f32 / 500.0 - 1.0);
-        Ok(())
-    })
-    .expect("a fresh tensor");
     let labels: Vec<u32> = (0..IMAGES as u32).map(|n| n % 10).collect();
     let (one, none) = (vec![1.0 / IMAGES as f32; IMAGES], vec![0.0; IMAGES]);
     let targets = Targets { label_a: &labels, label_b: &labels, coef_a: &one, coef_b: &none };
     let rates = Rates { lr: 0.01, momentum: 0.9, weight_decay: 2e-4 };
     let mut group = c.benchmark_group("resnet32");
     group.throughput(Throughput::Elements(IMAGES as u64));
-    group.bench_function("train", |b| b.iter(|| net.step(targets, rates).expect("a step")));
-    let net = Folded::new(&net.state_dict().expect("names"), Arch::RESNET32, SHAPE, 10).expect("folded");
+    for (name, dtype) in DTYPES {
+        let net = network(dtype);
+        fill(&net.x);
+        group.bench_function(BenchmarkId::new("train", name), |b| {
+            b.iter(|| net.step(targets, rates).expect("a step"));
+        });
+    }
+    let state = network(DType::F32).state_dict().expect("names");
+    let net = Folded::new(&state, Arch::RESNET32, SHAPE, 10).expect("folded");
     group.throughput(Throughput::Elements(8 * IMAGES as u64));
     group.bench_function("infer", |b| {
         b.iter(|| net.forward(8 * IMAGES, BATCH, |n, x| x.fill(n as f32 * 1e-3)))

@@ -12,12 +12,13 @@ use super::{Arch, Named};
 use crate::data::Info;
 use crate::data::shard::Split;
 use crate::ops::conv::Geometry;
+use crate::ops::conv::cpu::convolve;
 use crate::ops::conv::cpu::tile::Sink;
-use crate::ops::conv::cpu::{convolve, winograd};
+use crate::ops::conv::cpu::winograd::{self, Four};
 use crate::ops::head::logits;
 use crate::ops::load::{Levels, levels};
-use crate::ops::norm;
 use crate::ops::simd::{Isa, Task, Vector, run};
+use crate::ops::{Aligned, norm};
 use crate::train::config;
 
 /// Outputs of a network for a whole split, row major, in the order of the split.
@@ -56,14 +57,16 @@ pub fn infer(weights: &Path, arch: Arch, split: &Split, info: &Info, batch: usiz
 struct Conv {
     geo: Geometry,
     /// As it is, or transformed where [`winograd`] is used.
-    weight: Vec<f32>,
+    weight: Aligned,
     winograd: bool,
     bias: Vec<f32>,
 }
 
 /// A network ready for inference.
 pub struct Folded {
-    convs: Vec<Conv>,
+    stem: Conv,
+    /// The convolutions of the blocks, by stages: layers whose outputs have one size.
+    stages: Vec<Vec<Conv>>,
     linear: (Vec<f32>, Vec<f32>),
     classes: usize,
     feature_len: usize,
@@ -71,8 +74,14 @@ pub struct Folded {
     isa: Isa,
 }
 
-/// Images that go through a layer before the next layer's weights are needed: as many as fit the second-level cache.
-pub const BATCH: usize = 2;
+/// Images that a thread takes at a time: as many as share a layer's weights at most.
+pub const BATCH: usize = 4;
+
+/// Images of a size that go through a layer together: four at the most, and no more than fill a group of tiles, so that
+/// they stay in the second-level cache.
+fn together(geo: Geometry) -> usize {
+    (BATCH * 64 / (geo.height * geo.width)).clamp(1, BATCH)
+}
 
 impl Folded {
     /// Folds weights. `shape` is that of the images, `[H, W, C]`.
@@ -92,18 +101,34 @@ impl Folded {
             for row in weight.chunks_exact_mut(cout) {
                 row.iter_mut().zip(&scale).for_each(|(w, s)| *w = (f64::from(*w) * s) as f32);
             }
-            let winograd = winograd::fits(geo, isa);
+            let winograd = winograd::fits(geo, isa, 4);
+            let mut kept = Aligned::new(if winograd { 36 * cin * cout } else { weight.len() });
             if winograd {
-                let plain = std::mem::replace(&mut weight, vec![0.0; 16 * cin * cout]);
-                winograd::transform_weight(isa, &plain, &mut weight);
+                winograd::transform_weight::<Four, 6, 4>(isa, &weight, &mut kept);
+            } else {
+                kept.copy_from_slice(&weight);
             }
             let bias =
                 (0..cout).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
-            Ok(Conv { geo, weight, winograd, bias })
+            Ok(Conv { geo, weight: kept, winograd, bias })
         };
         let len = arch.feature_len();
+        let mut convs = arch.convs(shape).into_iter().map(fold);
+        let stem = convs.next().context("an architecture without layers")??;
+        let convs = convs.collect::<Result<Vec<_>>>()?;
+        // A stage begins where the size changes.
+        let mut stages: Vec<Vec<Conv>> = vec![vec![]];
+        for conv in convs {
+            if conv.geo.stride == 2 {
+                stages.push(vec![]);
+            }
+            if let Some(stage) = stages.last_mut() {
+                stage.push(conv);
+            }
+        }
         Ok(Folded {
-            convs: arch.convs(shape).into_iter().map(fold).collect::<Result<_>>()?,
+            stem,
+            stages,
             linear: (
                 get(dict, "linear.weight", &[classes, len])?.to_vec(),
                 get(dict, "linear.bias", &[classes])?.to_vec(),
@@ -145,19 +170,22 @@ impl Folded {
     }
 }
 
-/// Three halo'd activations for each image of a group.
+/// Three halo'd activations for each image of a group, and work space.
 struct Space {
+    /// Floats of one activation.
     len: usize,
-    buffers: [Vec<f32>; 3],
-    work: Vec<f32>,
+    buffers: [Aligned; 3],
+    work: Aligned,
 }
 
 impl Space {
     fn new(net: &Folded, images: usize) -> Self {
-        let padded = |g: &Geometry| (g.height + 2) * (g.width + 2) * g.cin.max(g.cout);
-        let len = net.convs.iter().map(|c| padded(&c.geo)).max().unwrap_or(0);
-        let work = net.convs.iter().map(|c| winograd::scratch_len(c.geo)).max().unwrap_or(0);
-        Space { len, buffers: std::array::from_fn(|_| vec![0.0; images * len]), work: vec![0.0; work] }
+        let convs = || net.stages.iter().flatten().chain([&net.stem]);
+        let padded = |g: Geometry| (g.height + 2) * (g.width + 2) * g.cin.max(g.cout);
+        let len = convs().map(|c| padded(c.geo)).max().unwrap_or(0).next_multiple_of(16);
+        let suited = convs().filter(|c| c.winograd);
+        let work = suited.map(|c| winograd::scratch_len(c.geo, 4, images)).max().unwrap_or(0);
+        Space { len, buffers: std::array::from_fn(|_| Aligned::new(images * len)), work: Aligned::new(work) }
     }
 }
 
@@ -172,11 +200,10 @@ struct Group<'a, F> {
 impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(self) {
-        let len = self.space.len;
-        let Space { buffers: [x, mid, y], work, .. } = self.space;
-        let (mut x, mut y) = (x, y);
-        let mut convs = self.net.convs.iter();
-        let Some(stem) = convs.next() else { return };
+        let Folded { stem, stages, .. } = self.net;
+        let Space { len, buffers: [x, mid, y], work } = self.space;
+        let (mut x, mid, mut y, len) = (&mut x[..], &mut mid[..], &mut y[..], *len);
+        let count = self.images.len();
         mid.fill(0.0);
         x.fill(0.0);
         for (i, n) in self.images.clone().enumerate() {
@@ -186,26 +213,26 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
         }
         // SAFETY: the buffers hold every layer's images with their halos, zero outside the image.
         unsafe {
-            for i in 0..self.images.len() {
-                layer::<V, WIDE>(stem, &mid[i * len..], &mut x[i * len..], None, false, work);
+            for (mid, x) in mid.chunks(BATCH * len).zip(x.chunks_mut(BATCH * len)) {
+                layer::<V, WIDE>(stem, mid, x, len, None, false, work);
             }
-            mid.fill(0.0);
-            while let (Some(first), Some(second)) = (convs.next(), convs.next()) {
+            for stage in stages {
+                let [first, second, ..] = &stage[..] else { continue };
                 let half = first.geo.stride == 2;
-                if half {
+                let some = together(second.geo) * len;
+                for from in (0..count * len).step_by(some) {
+                    let to = (from + some).min(count * len);
+                    let (mut x, mid, mut y) = (&mut x[from..to], &mut mid[from..to], &mut y[from..to]);
                     mid.fill(0.0);
-                    y.fill(0.0);
-                }
-                for i in 0..self.images.len() {
-                    layer::<V, WIDE>(first, &x[i * len..], &mut mid[i * len..], None, false, work);
-                }
-                for i in 0..self.images.len() {
-                    let at = i * len;
                     if half {
-                        let before = (&x[at..], first.geo);
-                        layer::<V, WIDE>(second, &mid[at..], &mut y[at..], Some(before), false, work);
-                    } else {
-                        layer::<V, WIDE>(second, &mid[at..], &mut x[at..], None, true, work);
+                        y.fill(0.0);
+                        layer::<V, WIDE>(first, x, mid, len, None, false, work);
+                        layer::<V, WIDE>(second, mid, y, len, Some((x, first.geo)), false, work);
+                        std::mem::swap(&mut x, &mut y);
+                    }
+                    for block in stage[2 * usize::from(half)..].chunks_exact(2) {
+                        layer::<V, WIDE>(&block[0], x, mid, len, None, false, work);
+                        layer::<V, WIDE>(&block[1], mid, x, len, None, true, work);
                     }
                 }
                 if half {
@@ -213,7 +240,7 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
                 }
             }
         }
-        let Some(last) = self.net.convs.last() else { return };
+        let Some(last) = stages.last().and_then(|s| s.last()) else { return };
         let (c, width) = (last.geo.cout, last.geo.out_width());
         let pixels = (width * last.geo.out_height()) as f32;
         self.features.fill(0.0);
@@ -238,33 +265,52 @@ fn pad(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
     }
 }
 
-/// One convolution of one image, from halo to halo. `half` is the image of a [`crate::ops::conv::Shortcut::Half`] with the
-/// geometry it entered the block with; `in_place` adds what `out` holds.
+/// One convolution of some images, from halo to halo, `len` floats apart. `half` are the images of a
+/// [`crate::ops::conv::Shortcut::Half`] with the geometry they entered the block with; `in_place` adds what `out` holds.
 #[inline(always)]
 unsafe fn layer<V: Vector, const WIDE: bool>(
     conv: &Conv,
     x: &[f32],
     out: &mut [f32],
+    len: usize,
     half: Option<(&[f32], Geometry)>,
     in_place: bool,
     work: &mut [f32],
 ) {
     let geo = conv.geo;
-    let mut sink = Finish { geo, out: out.as_mut_ptr(), bias: &conv.bias, in_place, relu: half.is_none() };
-    let work = conv.winograd.then_some(work);
+    let images = out.len() / len;
+    let start = out.as_mut_ptr();
+    let mut sinks: [Finish; BATCH] = std::array::from_fn(|i| Finish {
+        geo,
+        out: start.wrapping_add(i * len),
+        bias: &conv.bias,
+        in_place,
+        relu: half.is_none(),
+    });
     // SAFETY: the caller's buffers hold the images with their halos.
-    unsafe { convolve::<V, WIDE, _>(geo, x, &conv.weight, work, &mut sink) };
+    unsafe {
+        if WIDE && conv.winograd {
+            let u = conv.weight.as_ptr();
+            winograd::forward::<V, WIDE, _, Four, 6, 4>(geo, x.as_ptr(), len, u, work, &mut sinks[..images]);
+        } else {
+            for (sink, x) in sinks[..images].iter_mut().zip(x.chunks_exact(len)) {
+                convolve::<V, WIDE, f32, _>(geo, x, &conv.weight, sink);
+            }
+        }
+    }
     let Some((x, before)) = half else { return };
     // The shortcut of a block that changes the size: the sums are not cut off yet.
     let c = geo.cout;
-    for row in 0..geo.height {
-        for col in 0..geo.width {
-            let from = ((2 * row + 1) * (before.width + 2) + 2 * col + 1) * before.cin;
-            let pixel = &mut out[((row + 1) * (geo.width + 2) + col + 1) * c..][..c];
-            for (o, x) in pixel[c / 4..].iter_mut().zip(&x[from..from + before.cin]) {
-                *o += x;
+    for (x, out) in x.chunks_exact(len).zip(out.chunks_exact_mut(len)) {
+        for row in 0..geo.height {
+            for col in 0..geo.width {
+                let from = ((2 * row + 1) * (before.width + 2) + 2 * col + 1) * before.cin;
+                let pixel = &mut out[((row + 1) * (geo.width + 2) + col + 1) * c..][..c];
+                for (o, x) in pixel[c / 4..].iter_mut().zip(&x[from..from + before.cin]) {
+                    *o += x;
+                }
+                pixel.iter_mut().for_each(|o| *o = o.max(0.0));
             }
-            pixel.iter_mut().for_each(|o| *o = o.max(0.0));
         }
     }
 }

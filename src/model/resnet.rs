@@ -3,7 +3,7 @@
 //! Parameters, gradients and velocities are three flat tensors; layers hold views of them. Between the layers only raw
 //! convolution outputs and block outputs are stored (see [`crate::ops::conv`]).
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
@@ -12,7 +12,7 @@ use crate::methods::loss::Targets;
 use crate::ops::conv::{self, Geometry, InputGrad, Residual, Shortcut, Source};
 use crate::ops::head::{Head, Loss};
 use crate::ops::sgd::{self, Rates};
-use crate::ops::{norm, pool, write, zeros};
+use crate::ops::{norm, pool, write, zeros, zeros_of};
 use crate::rng::{Purpose, stream};
 
 /// A convolution with its batch norm.
@@ -89,11 +89,12 @@ pub struct Net {
 const LINE: usize = 16;
 
 impl Net {
-    /// A network with all parameters zero, for images of `shape` `[H, W, C]` and batches up to `batch`.
+    /// A network with all parameters zero, for images of `shape` `[H, W, C]` and batches up to `batch`. Images, activations and
+    /// their gradients are stored as `dtype`, `f32` or bf16.
     ///
     /// # Errors
-    /// Candle's; images whose sides are not multiples of 4.
-    pub fn new(arch: Arch, shape: [usize; 3], classes: usize, batch: usize) -> Result<Self> {
+    /// Candle's; images whose sides are not multiples of 4; another type.
+    pub fn new(arch: Arch, shape: [usize; 3], classes: usize, batch: usize, dtype: DType) -> Result<Self> {
         if !shape[0].is_multiple_of(4) || !shape[1].is_multiple_of(4) || shape[2] == 0 {
             candle_core::bail!("images are {shape:?}; {arch} needs sides that are multiples of 4");
         }
@@ -132,7 +133,7 @@ impl Net {
                 running: zeros(&[2, geo.cout])?,
                 stat: zeros(&[2, geo.cout])?,
                 affine: zeros(&[2, geo.cout])?,
-                y: output(batch, geo)?,
+                y: output(dtype, batch, geo)?,
             })
         };
         let mut layers = slots.iter().map(conv_bn);
@@ -141,20 +142,20 @@ impl Net {
         let blocks = (0..slots.len() / 2)
             .map(|_| {
                 let (first, second) = (next()?, next()?);
-                let out = output(batch, second.geo())?;
+                let out = output(dtype, batch, second.geo())?;
                 Ok(Block { first, second, out })
             })
             .collect::<Result<Vec<_>>>()?;
 
         let stage_ends: Vec<Geometry> =
             (1..=3).map(|s| blocks[s * blocks.len() / 3 - 1].second.geo()).collect();
-        let gradients = || stage_ends.iter().map(|&g| output(batch, g)).collect::<Result<Vec<_>>>();
+        let gradients = || stage_ends.iter().map(|&g| output(dtype, batch, g)).collect::<Result<Vec<_>>>();
         let widest = stage_ends[2].cout;
         Ok(Net {
             arch,
             classes,
-            x: zeros(&[batch, shape[0], shape[1], shape[2]])?,
-            stem_out: output(batch, stem.geo())?,
+            x: zeros_of(dtype, &[batch, shape[0], shape[1], shape[2]])?,
+            stem_out: output(dtype, batch, stem.geo())?,
             features: zeros(&[batch, features])?,
             linear: params.narrow(0, linear_at, linear_len)?,
             d_linear: grads.narrow(0, linear_at, linear_len)?,
@@ -241,9 +242,12 @@ impl Net {
     /// # Errors
     /// Candle's.
     pub fn step(&self, targets: Targets, rates: Rates) -> Result<Loss> {
-        let loss = self.gradients(targets)?;
-        sgd::step(&self.params, &self.grads, &self.velocity, rates)?;
-        Ok(loss)
+        // On a thread of the pool: a caller outside would be put to sleep and woken again for each of the ops.
+        rayon::scope(|_| {
+            let loss = self.gradients(targets)?;
+            sgd::step(&self.params, &self.grads, &self.velocity, rates)?;
+            Ok(loss)
+        })
     }
 
     /// The logits of the last batch, (batch, classes).
@@ -354,6 +358,6 @@ impl Net {
     }
 }
 
-fn output(batch: usize, geo: Geometry) -> Result<Tensor> {
-    zeros(&[batch, geo.out_height(), geo.out_width(), geo.cout])
+fn output(dtype: DType, batch: usize, geo: Geometry) -> Result<Tensor> {
+    zeros_of(dtype, &[batch, geo.out_height(), geo.out_width(), geo.cout])
 }

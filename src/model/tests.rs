@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use candle_core::{DType, Tensor};
 use safetensors::SafeTensors;
 
 use super::infer::{BATCH, Folded};
@@ -10,9 +11,9 @@ use super::resnet::Net;
 use super::weights::{StateDict, Values, open, save};
 use super::*;
 use crate::methods::loss::Targets;
+use crate::ops::read;
 use crate::ops::sgd::Rates;
 use crate::ops::simd::for_each_isa;
-use crate::ops::{read, write};
 
 const SHAPE: [usize; 3] = [32, 32, 3];
 
@@ -46,18 +47,18 @@ fn tensor(name: &str, shape: &[usize]) -> Values {
 
 /// The network of the fixture, with the input in its batch.
 fn network() -> Net {
-    let net = Net::new(Arch::RESNET32, SHAPE, 10, 8).expect("a network");
+    network_in(DType::F32)
+}
+
+fn network_in(dtype: DType) -> Net {
+    let net = Net::new(Arch::RESNET32, SHAPE, 10, 8, dtype).expect("a network");
     let mut dict = net.state_dict().expect("names");
     for (name, v) in &mut dict {
         *v = tensor(name, &v.shape);
     }
     net.load(&dict).expect("all there");
-    let pixels = pixels();
-    write(&net.x, |x| {
-        x.copy_from_slice(&pixels);
-        Ok(())
-    })
-    .expect("written");
+    let pixels = Tensor::from_vec(pixels(), net.x.dims(), net.x.device()).and_then(|x| x.to_dtype(dtype));
+    net.x.slice_set(&pixels.expect("pixels"), 0, 0).expect("written");
     net
 }
 
@@ -154,6 +155,29 @@ fn a_training_step_is_pytorchs() {
 }
 
 #[test]
+fn a_bf16_step_is_pytorchs_but_for_rounding() {
+    let fixture = Fixture::open();
+    let (a, b) = (fixture.labels("labels_a"), fixture.labels("labels_b"));
+    let (ca, cb) = (fixture.f32("coef_a"), fixture.f32("coef_b"));
+    let targets = Targets { label_a: &a, label_b: &b, coef_a: &ca, coef_b: &cb };
+    for_each_isa(|isa| {
+        let net = network_in(DType::BF16);
+        let loss = net.gradients(targets).expect("a step");
+        let truth = f64::from(fixture.f32("loss")[0]);
+        let logits = relative_error(&read(net.logits()).expect("logits"), &fixture.f32("logits"));
+        let (mut found, mut true_grads) = (vec![], vec![]);
+        for (name, grad) in net.named(net.grads()).expect("names") {
+            found.extend(grad.data);
+            true_grads.extend(fixture.f32(&format!("grad.{name}")));
+        }
+        let grads = relative_error(&found, &true_grads);
+        let loss = ((loss.loss - truth) / truth).abs();
+        println!("{isa:?}: loss {loss:.1e}, logits {logits:.1e}, gradients {grads:.1e}");
+        assert!(loss < 1e-2 && logits < 0.03 && grads < 0.1, "{isa:?}: {loss:.1e} {logits:.1e} {grads:.1e}");
+    });
+}
+
+#[test]
 fn inference_is_pytorchs() {
     let fixture = Fixture::open();
     let dict = network().state_dict().expect("names");
@@ -180,14 +204,14 @@ fn what_is_saved_is_loaded() {
     let (found, notes) = open(&path).expect("opened");
     assert_eq!(found, dict);
     assert_eq!(notes["note"], "x");
-    let other = Net::new(Arch::RESNET32, SHAPE, 10, 1).expect("a network");
+    let other = Net::new(Arch::RESNET32, SHAPE, 10, 1, DType::F32).expect("a network");
     other.resume(&found).expect("loaded");
     assert_eq!(other.training_state().expect("names"), dict);
 }
 
 #[test]
 fn foreign_weights_are_refused() {
-    let net = Net::new("resnet20".parse().expect("a name"), SHAPE, 10, 1).expect("a network");
+    let net = Net::new("resnet20".parse().expect("a name"), SHAPE, 10, 1, DType::F32).expect("a network");
     let error = |dict: &StateDict| format!("{:#}", net.load(dict).expect_err("refused"));
     let mut dict = net.state_dict().expect("names");
     dict.remove("layer1.0.conv1.weight");

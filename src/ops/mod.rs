@@ -12,12 +12,16 @@ pub mod norm;
 pub mod pool;
 pub mod sgd;
 pub mod simd;
+pub mod value;
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
+use half::bf16;
 use rayon::prelude::*;
+use value::Value;
 
 /// Images that one task works on. Fixed: the order of summation hangs on it.
 pub const CHUNK: usize = 8;
@@ -32,19 +36,20 @@ pub fn chunk_range(chunk: usize, batch: usize) -> Range<usize> {
     chunk * CHUNK..batch.min((chunk + 1) * CHUNK)
 }
 
-/// The values of a contiguous `f32` tensor on the CPU, lent for reading while this lives.
-pub struct Lent<'a> {
+/// The values of a contiguous tensor on the CPU, lent for reading while this lives.
+pub struct Lent<'a, T = f32> {
     storage: StorageRef<'a>,
     range: Range<usize>,
+    _type: PhantomData<T>,
 }
 
-impl std::ops::Deref for Lent<'_> {
-    type Target = [f32];
+impl<T: Value> std::ops::Deref for Lent<'_, T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
-            _ => unreachable!("`read` has looked at the storage"),
+            Storage::Cpu(storage) if let Some(values) = T::slice(storage) => &values[self.range.clone()],
+            _ => unreachable!("`read_as` has looked at the storage"),
         }
     }
 }
@@ -54,11 +59,19 @@ impl std::ops::Deref for Lent<'_> {
 /// # Errors
 /// Another type, device or layout.
 pub fn read(t: &Tensor) -> Result<Lent<'_>> {
+    read_as::<f32>(t)
+}
+
+/// Lends the values of a contiguous tensor on the CPU.
+///
+/// # Errors
+/// Another type, device or layout.
+pub fn read_as<T: Value>(t: &Tensor) -> Result<Lent<'_, T>> {
     let (storage, layout) = t.storage_and_layout();
-    if !matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))) {
-        bail!("expected an f32 tensor on the CPU, got {:?} on {:?}", t.dtype(), t.device());
+    if !matches!(&*storage, Storage::Cpu(s) if T::slice(s).is_some()) {
+        bail!("expected a tensor of {:?} on the CPU, got {:?} on {:?}", T::DTYPE, t.dtype(), t.device());
     }
-    Ok(Lent { range: contiguous(layout)?, storage })
+    Ok(Lent { range: contiguous(layout)?, storage, _type: PhantomData })
 }
 
 /// Lends the values of a contiguous `f32` tensor on the CPU for writing.
@@ -66,16 +79,28 @@ pub fn read(t: &Tensor) -> Result<Lent<'_>> {
 /// # Errors
 /// Another type, device or layout; those of the closure.
 pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R> {
+    // SAFETY: all of it, once.
+    lend(t, |parts| unsafe { f(parts.part(0..parts.len)) })
+}
+
+/// Lends the values of a contiguous tensor on the CPU, of any type of [`Value`].
+fn lend<R>(t: &Tensor, f: impl FnOnce(Parts) -> Result<R>) -> Result<R> {
     struct Lend<F, R>(Cell<Option<F>>, Cell<Option<R>>);
-    impl<R, F: FnOnce(&mut [f32]) -> Result<R>> InplaceOp1 for Lend<F, R> {
+    impl<R, F: FnOnce(Parts) -> Result<R>> InplaceOp1 for Lend<F, R> {
         fn name(&self) -> &'static str {
             "remix-write"
         }
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-            let CpuStorage::F32(values) = storage else { bail!("expected an f32 tensor") };
             let range = contiguous(layout)?;
+            let parts = if let Some(values) = f32::slice_mut(storage) {
+                Parts::new(&mut values[range])
+            } else if let Some(values) = bf16::slice_mut(storage) {
+                Parts::new(&mut values[range])
+            } else {
+                bail!("expected a tensor of f32 or bf16")
+            };
             if let Some(f) = self.0.take() {
-                self.1.set(Some(f(&mut values[range])?));
+                self.1.set(Some(f(parts)?));
             }
             Ok(())
         }
@@ -95,25 +120,43 @@ pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R
 pub fn write_parts<R>(tensors: &[&Tensor], f: impl FnOnce(&[Parts]) -> Result<R>) -> Result<R> {
     type Lent<'p> = [Parts<'p>; 4];
     // As deep as there are tensors: each level holds one storage's lock.
-    fn lend(tensors: &[&Tensor], n: usize, lent: &mut Lent, f: &mut dyn FnMut(&[Parts])) -> Result<()> {
+    fn each(tensors: &[&Tensor], n: usize, lent: &mut Lent, f: &mut dyn FnMut(&[Parts])) -> Result<()> {
         let Some(t) = tensors.get(n) else {
             f(&lent[..n]);
             return Ok(());
         };
-        write(t, |values| {
-            // SAFETY: the lock on this storage is held until `f` has returned.
-            lent[n] = unsafe { Parts::erased(values) };
-            lend(tensors, n + 1, lent, f)
+        lend(t, |parts| {
+            // The lock on this storage is held until `f` has returned.
+            lent[n] = Parts { _life: PhantomData, ..parts };
+            each(tensors, n + 1, lent, f)
         })
     }
-    let mut lent: Lent = [Parts::new(&mut []); 4];
+    let mut lent: Lent = [Parts::new::<f32>(&mut []); 4];
     if tensors.len() > lent.len() {
         bail!("{} tensors to write, at most {}", tensors.len(), lent.len());
     }
     let (mut f, mut result) = (Some(f), None);
-    lend(tensors, 0, &mut lent, &mut |parts| result = f.take().map(|f| f(parts)))?;
+    each(tensors, 0, &mut lent, &mut |parts| result = f.take().map(|f| f(parts)))?;
     result.unwrap_or_else(|| bail!("remix-write did not run"))
 }
+
+/// Evaluates an expression with `$T` as the type of a tensor's values.
+macro_rules! with_value {
+    ($t:expr, $T:ident => $e:expr) => {
+        match $t.dtype() {
+            candle_core::DType::F32 => {
+                type $T = f32;
+                $e
+            }
+            candle_core::DType::BF16 => {
+                type $T = half::bf16;
+                $e
+            }
+            other => candle_core::bail!("expected a tensor of f32 or bf16, got {other:?}"),
+        }
+    };
+}
+use with_value;
 
 fn contiguous(layout: &Layout) -> Result<Range<usize>> {
     match layout.contiguous_offsets() {
@@ -127,19 +170,61 @@ fn contiguous(layout: &Layout) -> Result<Range<usize>> {
 /// # Errors
 /// Candle's.
 pub fn zeros(shape: &[usize]) -> Result<Tensor> {
-    const LINE: usize = 64 / size_of::<f32>();
+    zeros_of(DType::F32, shape)
+}
+
+/// [`zeros`] of a type of [`Value`].
+///
+/// # Errors
+/// Candle's; another type.
+pub fn zeros_of(dtype: DType, shape: &[usize]) -> Result<Tensor> {
+    const LINE: usize = 64;
+    let spare = LINE / dtype.size_in_bytes();
     let len = shape.iter().product();
-    let t = Tensor::zeros(len + LINE, DType::F32, &Device::Cpu)?;
-    let skip = read(&t)?.as_ptr().align_offset(64).min(LINE);
-    t.narrow(0, skip, len)?.reshape(shape)
+    let t = Tensor::zeros(len + spare, dtype, &Device::Cpu)?;
+    let bytes = lend(&t, |parts| Ok(parts.start.align_offset(LINE)))?;
+    t.narrow(0, (bytes / dtype.size_in_bytes()).min(spare), len)?.reshape(shape)
+}
+
+/// Floats that start on a cache line, for a thread's own use.
+pub(crate) struct Aligned {
+    memory: Vec<f32>,
+    start: usize,
+}
+
+impl Aligned {
+    const LINE: usize = 64 / size_of::<f32>();
+
+    /// `len` zeros.
+    pub(crate) fn new(len: usize) -> Self {
+        let memory = vec![0.0; len + Self::LINE];
+        let start = memory.as_ptr().align_offset(64).min(Self::LINE);
+        Aligned { memory, start }
+    }
+}
+
+impl std::ops::Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[self.start..self.start + self.memory.len() - Self::LINE]
+    }
+}
+
+impl std::ops::DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let len = self.memory.len() - Self::LINE;
+        &mut self.memory[self.start..self.start + len]
+    }
 }
 
 /// A buffer of which parallel tasks write parts that do not overlap.
 #[derive(Clone, Copy)]
 pub struct Parts<'a> {
-    start: *mut f32,
+    start: *mut u8,
     len: usize,
-    _life: std::marker::PhantomData<&'a mut [f32]>,
+    dtype: DType,
+    _life: PhantomData<&'a mut [u8]>,
 }
 
 // SAFETY: the parts that tasks take do not overlap, by the contract of `part`.
@@ -149,16 +234,9 @@ unsafe impl Sync for Parts<'_> {}
 
 impl<'a> Parts<'a> {
     /// All of a buffer.
-    pub fn new(values: &'a mut [f32]) -> Self {
-        Parts { start: values.as_mut_ptr(), len: values.len(), _life: std::marker::PhantomData }
-    }
-
-    /// All of a buffer, for a life that the caller vouches for.
-    ///
-    /// # Safety
-    /// The buffer must stay lent as long as the result is used.
-    unsafe fn erased<'b>(values: &mut [f32]) -> Parts<'b> {
-        Parts { start: values.as_mut_ptr(), len: values.len(), _life: std::marker::PhantomData }
+    pub fn new<T: Value>(values: &'a mut [T]) -> Self {
+        let (start, len) = (values.as_mut_ptr().cast(), values.len());
+        Parts { start, len, dtype: T::DTYPE, _life: PhantomData }
     }
 
     /// One part of it.
@@ -167,12 +245,13 @@ impl<'a> Parts<'a> {
     /// No two parts that live at the same time may overlap.
     ///
     /// # Panics
-    /// If the range is not inside the buffer.
+    /// If the range is not inside the buffer, or the buffer is of another type.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [f32] {
+    pub unsafe fn part<T: Value>(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
-        // SAFETY: inside the buffer by the assertion, not aliased by the contract.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+        assert_eq!(self.dtype, T::DTYPE);
+        // SAFETY: inside the buffer and of its type by the assertions, not aliased by the contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast::<T>().add(range.start), range.len()) }
     }
 }
 

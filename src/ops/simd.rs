@@ -6,6 +6,8 @@
 
 use std::sync::OnceLock;
 
+use half::bf16;
+
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
@@ -111,6 +113,78 @@ pub unsafe trait Vector: Copy {
     unsafe fn where_positive(self, a: Self) -> Self;
     /// Lanes of `self` where they are positive, else 0.
     unsafe fn relu(self) -> Self;
+
+    // What computes in bf16 is below. These bodies are for any set: the loops over lanes become its instructions.
+
+    /// Reads `LANES` values of bf16.
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self {
+        let mut lanes = [0f32; MAX_LANES];
+        for (i, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
+            // SAFETY: the trait's contract.
+            *lane = unsafe { f32::from_bits(u32::from((*p.add(i)).to_bits()) << 16) };
+        }
+        // SAFETY: the array is long enough.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+
+    /// Rounds to bf16, to even, and writes `LANES` values.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16) {
+        let mut lanes = [0f32; MAX_LANES];
+        // SAFETY: the array is long enough; the trait's contract.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            for (i, lane) in lanes[..Self::LANES].iter().enumerate() {
+                *p.add(i) = round(*lane);
+            }
+        }
+    }
+
+    /// Writes `2·LANES` values of each of two images side by side.
+    #[inline(always)]
+    unsafe fn side_by_side(first: *const bf16, second: *const bf16, out: *mut bf16) {
+        for i in 0..2 * Self::LANES {
+            // SAFETY: the trait's contract.
+            unsafe { (*out.add(2 * i), *out.add(2 * i + 1)) = (*first.add(i), *second.add(i)) };
+        }
+    }
+
+    /// `self + a₀·b₀ + a₁·b₁` where the lanes of `a` and `b` are pairs of bf16, the first in the lower half.
+    #[inline(always)]
+    unsafe fn dot(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let ([a0, a1], [b0, b1]) = (unpair(a), unpair(b));
+            self.fma(a0, b0).fma(a1, b1)
+        }
+    }
+}
+
+/// The lanes of the widest vector.
+const MAX_LANES: usize = 16;
+
+/// The nearest bf16, the even one of two; a number that is none stays none.
+#[inline(always)]
+fn round(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let even = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    bf16::from_bits(if x.is_nan() { 0x7fc0 } else { even as u16 })
+}
+
+/// The two values of each pair of bf16.
+#[inline(always)]
+unsafe fn unpair<V: Vector>(pairs: V) -> [V; 2] {
+    let (mut low, mut high) = ([0f32; MAX_LANES], [0f32; MAX_LANES]);
+    // SAFETY: the arrays are long enough; the caller is inside `run`.
+    unsafe {
+        pairs.store(low.as_mut_ptr());
+        for i in 0..V::LANES {
+            let bits = low[i].to_bits();
+            (low[i], high[i]) = (f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000));
+        }
+        [V::load(low.as_ptr()), V::load(high.as_ptr())]
+    }
 }
 
 // SAFETY: a plain float needs no instruction set.
@@ -198,7 +272,7 @@ unsafe impl Vector for Plain {
 /// Implements [`Vector`] for a register type of `core::arch` from its intrinsics.
 macro_rules! vector {
     ($vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident,
-     fma: |$c:ident, $a:ident, $b:ident| $fma:expr, positive: |$x:ident, $m:ident| $positive:expr) => {
+     fma: |$c:ident, $a:ident, $b:ident| $fma:expr, positive: |$x:ident, $m:ident| $positive:expr $(, $own:item)*) => {
         // SAFETY: each method is one or two instructions of the set; the callers are inside `run`.
         #[allow(unused_unsafe)]
         unsafe impl Vector for $vector {
@@ -245,18 +319,62 @@ macro_rules! vector {
                 // SAFETY: the trait's contract.
                 unsafe { self.where_positive(self) }
             }
+            $($own)*
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Vector;
     use std::arch::x86_64::*;
 
+    use super::{Vector, bf16};
+
+    /// Lanes of two registers of 32, taken in turns from a lane on.
+    const fn in_turns(from: u16) -> [u16; 32] {
+        let (mut lanes, mut i) = ([0; 32], 0);
+        while i < 32 {
+            lanes[i] = from + i as u16 / 2 + 32 * (i as u16 % 2);
+            i += 1;
+        }
+        lanes
+    }
+
     vector!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps,
-        fma: |c, a, b| _mm512_fmadd_ps(a, b, c),
-        positive: |x, m| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(m, _mm512_setzero_ps()), x));
+    fma: |c, a, b| _mm512_fmadd_ps(a, b, c),
+    positive: |x, m| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(m, _mm512_setzero_ps()), x),
+    // The instructions of AVX512-BF16, which `run_pairs` asks for.
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
+    },
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16) {
+        // SAFETY: the trait's contract.
+        unsafe { _mm256_storeu_si256(p.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self))) }
+    },
+    #[inline(always)]
+    unsafe fn side_by_side(first: *const bf16, second: *const bf16, out: *mut bf16) {
+        const LOW: [u16; 32] = in_turns(0);
+        const HIGH: [u16; 32] = in_turns(16);
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (a, b) = (_mm512_loadu_si512(first.cast()), _mm512_loadu_si512(second.cast()));
+            let low = _mm512_permutex2var_epi16(a, _mm512_loadu_si512(LOW.as_ptr().cast()), b);
+            let high = _mm512_permutex2var_epi16(a, _mm512_loadu_si512(HIGH.as_ptr().cast()), b);
+            _mm512_storeu_si512(out.cast(), low);
+            _mm512_storeu_si512(out.add(32).cast(), high);
+        }
+    },
+    #[inline(always)]
+    unsafe fn dot(self, a: Self, b: Self) -> Self {
+        // SAFETY: the trait's contract; registers of one size.
+        unsafe {
+            let pairs = |x: __m512| std::mem::transmute::<__m512, __m512bh>(x);
+            _mm512_dpbf16_ps(self, pairs(a), pairs(b))
+        }
+    });
     vector!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps,
         fma: |c, a, b| _mm256_fmadd_ps(a, b, c),
         positive: |x, m| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(m, _mm256_setzero_ps()), x));
@@ -290,24 +408,51 @@ pub trait Task {
 #[inline]
 pub fn run<T: Task>(isa: Isa, task: T) {
     #[cfg(target_arch = "x86_64")]
-    {
+    if isa == Isa::Avx512 {
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
         unsafe fn avx512<T: Task>(task: T) {
             // SAFETY: this function has the features.
             unsafe { task.run::<std::arch::x86_64::__m512, true>() }
         }
+        // SAFETY: `Isa::Avx512` exists only where `available` has found the features.
+        return unsafe { avx512(task) };
+    }
+    run_narrow(isa, task);
+}
+
+/// [`run`] for tasks that compute in pairs of bf16. AVX-512 without its bf16 instructions gives way to AVX2.
+///
+/// # Panics
+/// As [`run`].
+#[inline]
+pub fn run_pairs<T: Task>(isa: Isa, task: T) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma")]
+        unsafe fn avx512<T: Task>(task: T) {
+            // SAFETY: this function has the features.
+            unsafe { task.run::<std::arch::x86_64::__m512, true>() }
+        }
+        if !is_x86_feature_detected!("avx512bf16") {
+            return run_narrow(Isa::Avx2, task);
+        }
+        // SAFETY: the features were found.
+        return unsafe { avx512(task) };
+    }
+    run_narrow(isa, task);
+}
+
+/// [`run`] for all sets but AVX-512.
+fn run_narrow<T: Task>(isa: Isa, task: T) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn avx2<T: Task>(task: T) {
             // SAFETY: this function has the features.
             unsafe { task.run::<std::arch::x86_64::__m256, false>() }
         }
-        match isa {
-            // SAFETY: `Isa::Avx512` and `Isa::Avx2` exist only where `available` has found the features.
-            Isa::Avx512 => return unsafe { avx512(task) },
-            // SAFETY: as above.
-            Isa::Avx2 => return unsafe { avx2(task) },
-            _ => {}
-        }
+        // SAFETY: `Isa::Avx2` exists only where `available` has found the features, and every AVX-512 machine has them.
+        return unsafe { avx2(task) };
     }
     #[cfg(target_arch = "aarch64")]
     if isa == Isa::Neon {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use candle_core::DType;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,6 +35,19 @@ pub enum Precision {
     /// 32-bit floats throughout.
     #[default]
     F32,
+    /// Images, activations and their gradients in bf16, products added up in 32 bits; parameters, statistics, loss and
+    /// evaluation in 32 bits
+    Bf16,
+}
+
+impl Precision {
+    /// What activations are stored as.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }
+    }
 }
 
 /// What is done to a training image before it is mixed.

@@ -111,7 +111,8 @@ pub fn run(
         test.shape()
     );
     let plan = Plan::new(config, train.labels(), &info.cls_num_list)?;
-    let net = Net::new(config.arch, train.shape(), info.classes, config.batch_size.min(train.len()))?;
+    let batch = config.batch_size.min(train.len());
+    let net = Net::new(config.arch, train.shape(), info.classes, batch, config.precision.dtype())?;
     let levels = levels(&config.mean, &config.std);
     let (mut reached, mut log) = match resume(&net, dir)? {
         Some(found) => {

@@ -13,7 +13,8 @@ mod tests;
 
 use candle_core::{Result, Tensor};
 
-use super::{Lent, chunks, read, simd::Isa, write_parts};
+use super::value::Value;
+use super::{Lent, chunks, read, read_as, simd::Isa, with_value, write_parts};
 use cpu::winograd;
 
 /// Sizes of a convolution.
@@ -57,14 +58,14 @@ impl Geometry {
         9 * self.cin * self.cout
     }
 
-    /// Floats of an input image with its halo.
-    fn padded_in(&self) -> usize {
-        (self.height + 2) * (self.width + 2) * self.cin
+    /// Lanes of an input image with its halo.
+    fn padded_in<T: Value>(&self) -> usize {
+        (self.height + 2) * (self.width + 2) * T::lanes(self.cin)
     }
 
-    /// Floats of an output image with a halo.
-    fn padded_out(&self) -> usize {
-        (self.out_height() + 2) * (self.out_width() + 2) * self.cout
+    /// Lanes of an output image with a halo.
+    fn padded_out<T: Value>(&self) -> usize {
+        (self.out_height() + 2) * (self.out_width() + 2) * T::lanes(self.cout)
     }
 }
 
@@ -81,7 +82,7 @@ pub enum Shortcut<T> {
 
 /// Where the input of a convolution comes from.
 #[derive(Clone, Copy, Debug)]
-pub enum Source<T> {
+pub enum Source<T, A = T> {
     /// (N, H, W, C) as it is: images, or a stored block output.
     Plain(T),
     /// `relu(y·scale + shift + shortcut)`.
@@ -89,27 +90,45 @@ pub enum Source<T> {
         /// Raw output of the convolution before, (N, H, W, C).
         y: T,
         /// Rows `scale` and `shift`, (2, C).
-        affine: T,
+        affine: A,
         /// Shortcut.
         shortcut: Shortcut<T>,
     },
 }
 
-impl<T> Source<T> {
-    /// The same source over something else, such as borrowed slices.
-    fn map<'a, U>(&'a self, f: impl Fn(&'a T) -> Result<U>) -> Result<Source<U>> {
-        Ok(match self {
-            Source::Plain(x) => Source::Plain(f(x)?),
+impl Source<&Tensor> {
+    /// The same source with its tensors lent.
+    fn read<T: Value>(&self) -> Result<Source<Lent<'_, T>, Lent<'_>>> {
+        Ok(match *self {
+            Source::Plain(x) => Source::Plain(read_as(x)?),
             Source::Norm { y, affine, shortcut } => Source::Norm {
-                y: f(y)?,
-                affine: f(affine)?,
+                y: read_as(y)?,
+                affine: read(affine)?,
                 shortcut: match shortcut {
                     Shortcut::None => Shortcut::None,
-                    Shortcut::Same(x) => Shortcut::Same(f(x)?),
-                    Shortcut::Half(x) => Shortcut::Half(f(x)?),
+                    Shortcut::Same(x) => Shortcut::Same(read_as(x)?),
+                    Shortcut::Half(x) => Shortcut::Half(read_as(x)?),
                 },
             },
         })
+    }
+}
+
+impl<T: Value> Source<Lent<'_, T>, Lent<'_>> {
+    /// The same source as slices.
+    fn slices(&self) -> Source<&[T], &[f32]> {
+        match self {
+            Source::Plain(x) => Source::Plain(x),
+            Source::Norm { y, affine, shortcut } => Source::Norm {
+                y,
+                affine,
+                shortcut: match shortcut {
+                    Shortcut::None => Shortcut::None,
+                    Shortcut::Same(x) => Shortcut::Same(x),
+                    Shortcut::Half(x) => Shortcut::Half(x),
+                },
+            },
+        }
     }
 }
 
@@ -117,6 +136,9 @@ impl<T> Source<T> {
 ///
 /// - `weight` (3, 3, cin, cout), `out` (N, H', W', cout), `sums` (N, 2, cout);
 /// - `store` (N, H, W, cin), if given, receives the source's values; `work` is work space.
+///
+/// Images are `f32`, or all of them bf16: then the source's values and the weights are rounded to bf16, their products are
+/// added in `f32`, and the sums are those of the output before it is rounded.
 ///
 /// # Errors
 /// Tensors of another type, size or device.
@@ -131,16 +153,30 @@ pub fn forward(
     out: &Tensor,
     sums: &Tensor,
 ) -> Result<()> {
+    with_value!(out, T => forward_of::<T>(geo, batch, source, weight, work, store, out, sums))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn forward_of<T: Value>(
+    geo: Geometry,
+    batch: usize,
+    source: Source<&Tensor>,
+    weight: &Tensor,
+    work: &Work,
+    store: Option<&Tensor>,
+    out: &Tensor,
+    sums: &Tensor,
+) -> Result<()> {
     let isa = Isa::get();
-    let winograd = winograd::fits(geo, isa);
-    let lent = source.map(|t| read(t))?;
-    let weight = if winograd { work.transform(isa, weight, geo)? } else { read(weight)? };
+    let winograd = T::PACK == 1 && winograd::fits(geo, isa, 2);
+    let lent = source.read::<T>()?;
+    let weight = work.arrange::<T>(isa, weight, geo.cin, geo, winograd)?;
     let written = [out, sums, store.unwrap_or(out)];
     write_parts(&written[..2 + usize::from(store.is_some())], |parts| {
         let op = cpu::Forward {
             geo,
             batch,
-            source: lent.map(|t| Ok(&t[..]))?,
+            source: lent.slices(),
             weight: &weight,
             winograd,
             out: parts[0],
@@ -182,6 +218,8 @@ pub enum Residual<'a> {
 ///   `coef` (3, cout) so that the gradient of the raw output is `coef[0]·dz + coef[1]·y + coef[2]`;
 /// - `dw` (3, 3, cin, cout) is written; `work` is work space.
 ///
+/// In bf16 the gradient of the raw output is rounded to it as the input and the weights are.
+///
 /// # Errors
 /// Tensors of another type, size or device.
 #[allow(clippy::too_many_arguments)]
@@ -197,10 +235,26 @@ pub fn backward(
     dw: &Tensor,
     input: Option<InputGrad>,
 ) -> Result<()> {
-    let lent = source.map(|t| read(t))?;
-    let (dz, y, coef) = (read(dz)?, read(y)?, read(coef)?);
+    with_value!(dz, T => backward_of::<T>(geo, batch, source, weight, dz, y, coef, work, dw, input))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn backward_of<T: Value>(
+    geo: Geometry,
+    batch: usize,
+    source: Source<&Tensor>,
+    weight: &Tensor,
+    dz: &Tensor,
+    y: &Tensor,
+    coef: &Tensor,
+    work: &Work,
+    dw: &Tensor,
+    input: Option<InputGrad>,
+) -> Result<()> {
+    let lent = source.read::<T>()?;
+    let (dz, y, coef) = (read_as::<T>(dz)?, read_as::<T>(y)?, read(coef)?);
     let isa = Isa::get();
-    let winograd = winograd::fits(geo, isa);
+    let winograd = T::PACK == 1 && winograd::fits(geo, isa, 2);
     if input.is_some() {
         let weight = read(weight)?;
         super::write(&work.flipped, |flipped| {
@@ -208,20 +262,23 @@ pub fn backward(
             Ok(())
         })?;
     }
-    let flipped = if winograd { work.transform(isa, &work.flipped, geo)? } else { read(&work.flipped)? };
+    let flipped = work.arrange::<T>(isa, &work.flipped, geo.cout, geo, winograd)?;
     let written = match &input {
         Some(i) => &[&work.partial, i.dz, i.sums][..],
         None => &[&work.partial],
     };
     let (y_before, half) = match &input {
         None => (None, None),
-        Some(i) => (Some(read(i.y)?), if let Residual::Half(t) = i.residual { Some(read(t)?) } else { None }),
+        Some(i) => (
+            Some(read_as::<T>(i.y)?),
+            if let Residual::Half(t) = i.residual { Some(read_as(t)?) } else { None },
+        ),
     };
     write_parts(written, |parts| {
         let op = cpu::Backward {
             geo,
             batch,
-            source: lent.map(|t| Ok(&t[..]))?,
+            source: lent.slices(),
             flipped: &flipped,
             winograd,
             dz: &dz,
@@ -248,7 +305,7 @@ pub fn backward(
             super::add_up(dw, partial);
             return Ok(());
         }
-        super::write(&work.transformed, |du| {
+        super::write(&work.arranged, |du| {
             super::add_up(&mut du[..len], partial);
             winograd::restore_weight(isa, du, dw);
             Ok(())
@@ -262,8 +319,8 @@ pub struct Work {
     partial: Tensor,
     /// Weights of an input gradient.
     flipped: Tensor,
-    /// Weights or their gradient as [`winograd`] has them.
-    transformed: Tensor,
+    /// Weights as the kernels take them, or their gradient as [`winograd`] has it.
+    arranged: Tensor,
 }
 
 impl Work {
@@ -272,21 +329,36 @@ impl Work {
     /// # Errors
     /// Candle's.
     pub fn new(largest_weight: usize, batch: usize) -> Result<Self> {
-        let transformed = largest_weight.div_ceil(9) * 16;
+        let arranged = largest_weight.div_ceil(9) * 16;
         Ok(Work {
-            partial: super::zeros(&[chunks(batch) * transformed])?,
+            partial: super::zeros(&[chunks(batch) * arranged])?,
             flipped: super::zeros(&[largest_weight])?,
-            transformed: super::zeros(&[transformed])?,
+            arranged: super::zeros(&[arranged])?,
         })
     }
 
-    /// Transforms weights for [`winograd`].
-    fn transform(&self, isa: Isa, weight: &Tensor, geo: Geometry) -> Result<Lent<'_>> {
-        let weight = read(weight)?;
-        super::write(&self.transformed, |u| {
-            winograd::transform_weight(isa, &weight[..geo.weight_len()], u);
+    /// Weights as the kernels take them: as they are, transformed for [`winograd`], or in pairs of the `rows` of a tap.
+    fn arrange<'a, T: Value>(
+        &'a self,
+        isa: Isa,
+        weight: &'a Tensor,
+        rows: usize,
+        geo: Geometry,
+        winograd: bool,
+    ) -> Result<Lent<'a>> {
+        let lent = read(weight)?;
+        if !winograd && T::PACK == 1 {
+            return Ok(lent);
+        }
+        super::write(&self.arranged, |arranged| {
+            let weight = &lent[..geo.weight_len()];
+            if winograd {
+                winograd::transform_weight::<winograd::Two, 4, 2>(isa, weight, arranged);
+            } else {
+                cpu::pair(weight, rows, arranged);
+            }
             Ok(())
         })?;
-        read(&self.transformed)
+        read(&self.arranged)
     }
 }

@@ -6,8 +6,10 @@ use candle_core::{DType, Device, Var};
 use super::*;
 use crate::ops::norm;
 use crate::ops::simd::for_each_isa;
-use crate::ops::{chunks, write, zeros};
+use crate::ops::{chunks, zeros, zeros_of};
 use crate::rng::{Purpose, stream, uniform};
+
+const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// (batch, height, width, cin, cout, stride)
 const SIZES: [(usize, usize, usize, usize, usize, usize); 16] = [
@@ -30,18 +32,40 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 16] = [
 ];
 
 fn random(shape: &[usize], seed: u64) -> Tensor {
-    let t = zeros(shape).expect("a tensor");
+    random_of(DType::F32, shape, seed)
+}
+
+/// Uniform in ±1. For bf16, in steps of 1/32: sums of a few products are exact then, and so is where they are rounded to.
+fn random_of(precision: DType, shape: &[usize], seed: u64) -> Tensor {
     let mut rng = stream(seed, Purpose::Init, 0, 0);
-    write(&t, |t| {
-        t.iter_mut().for_each(|x| *x = (2.0 * uniform(&mut rng) - 1.0) as f32);
-        Ok(())
-    })
-    .expect("written");
+    let value = |_| {
+        let x = (2.0 * uniform(&mut rng) - 1.0) as f32;
+        if precision == DType::BF16 { (32.0 * x).round() / 32.0 } else { x }
+    };
+    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+    stored(DType::F32, shape, &values)
+}
+
+/// A tensor of one type of values.
+fn stored(dtype: DType, shape: &[usize], values: &[f32]) -> Tensor {
+    let from = Tensor::from_slice(values, shape, &Device::Cpu).expect("values");
+    let t = zeros_of(dtype, shape).expect("memory");
+    t.slice_set(&from.to_dtype(dtype).expect("a type"), 0, 0).expect("one size");
     t
 }
 
 fn values(t: &Tensor) -> Vec<f64> {
-    read(t).expect("values").iter().map(|&x| f64::from(x)).collect()
+    t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1()).expect("values")
+}
+
+/// What a value is stored as.
+fn rounded(dtype: DType, x: f64) -> f64 {
+    if dtype == DType::BF16 { half::bf16::from_f32(x as f32).into() } else { x }
+}
+
+/// How far a stored value may be off, relative to the largest one, if its computation may be off by `exact`.
+fn tolerance(dtype: DType, exact: f64) -> f64 {
+    if dtype == DType::BF16 { 1.0 / 256.0 } else { exact }
 }
 
 /// `t` is within `tolerance` of the truth, relative to the truth's largest value.
@@ -68,6 +92,7 @@ fn taps(geo: Geometry, batch: usize, mut f: impl FnMut(usize, [usize; 2], usize,
 }
 
 struct Case {
+    dtype: DType,
     geo: Geometry,
     batch: usize,
     y: Tensor,
@@ -78,17 +103,38 @@ struct Case {
 }
 
 impl Case {
-    fn new((batch, height, width, cin, cout, stride): (usize, usize, usize, usize, usize, usize)) -> Self {
+    fn new(
+        dtype: DType,
+        (batch, height, width, cin, cout, stride): (usize, usize, usize, usize, usize, usize),
+    ) -> Self {
         let image = [batch, height, width, cin];
-        Case {
+        let case = Case {
+            dtype,
             geo: Geometry { height, width, cin, cout, stride },
             batch,
-            y: random(&image, 1),
-            affine: random(&[2, cin], 2),
-            shortcut: random(&image, 3),
-            half: random(&[batch, 2 * height, 2 * width, cin / 2], 4),
+            y: random(&[0], 0),
+            affine: random_of(dtype, &[2, cin], 2),
+            shortcut: random(&[0], 0),
+            half: random(&[0], 0),
             weight: random(&[3, 3, cin, cout], 5),
+        };
+        Case {
+            y: case.image(&image, 1),
+            shortcut: case.image(&image, 3),
+            half: case.image(&[batch, 2 * height, 2 * width, cin / 2], 4),
+            ..case
         }
+    }
+
+    /// Random images, stored as the case's are.
+    fn image(&self, shape: &[usize], seed: u64) -> Tensor {
+        let values = random_of(self.dtype, shape, seed);
+        stored(self.dtype, shape, &read(&values).expect("values"))
+    }
+
+    /// The weights as the convolution takes them.
+    fn weights(&self) -> Vec<f64> {
+        values(&self.weight).into_iter().map(|w| rounded(self.dtype, w)).collect()
     }
 
     fn source<'a>(&'a self, shortcut: Shortcut<&'a Tensor>) -> Source<&'a Tensor> {
@@ -112,15 +158,18 @@ impl Case {
                 Shortcut::Half(_) => 0.0,
             }
         };
-        (0..y.len()).map(|at| (y[at] * affine[at % c] + affine[c + at % c] + added(at)).max(0.0)).collect()
+        (0..y.len())
+            .map(|at| (y[at] * affine[at % c] + affine[c + at % c] + added(at)).max(0.0))
+            .map(|a| rounded(self.dtype, a))
+            .collect()
     }
 }
 
 #[test]
 fn forward_is_the_plain_sum() {
     for_each_isa(|isa| {
-        for size in SIZES {
-            let case = Case::new(size);
+        for (dtype, size) in DTYPES.into_iter().flat_map(|d| SIZES.map(|s| (d, s))) {
+            let case = Case::new(dtype, size);
             let Case { geo, batch, .. } = case;
             let work = Work::new(geo.weight_len(), batch).expect("work space");
             let mut shortcuts = vec![Shortcut::None, Shortcut::Same(&case.shortcut)];
@@ -128,7 +177,7 @@ fn forward_is_the_plain_sum() {
                 shortcuts.push(Shortcut::Half(&case.half));
             }
             for shortcut in shortcuts {
-                let (a, w) = (case.input(shortcut), values(&case.weight));
+                let (a, w) = (case.input(shortcut), case.weights());
                 let mut truth = vec![0.0; batch * geo.out_len()];
                 taps(geo, batch, |n, [row, col], k, [h, v]| {
                     let x = ((n * geo.height + h) * geo.width + v) * geo.cin;
@@ -143,17 +192,17 @@ fn forward_is_the_plain_sum() {
                     sums[place] += y;
                     sums[place + geo.cout] += y * y;
                 }
-                let out = random(&[batch, geo.out_height(), geo.out_width(), geo.cout], 6);
-                let (found, store) = (random(&[batch, 2, geo.cout], 7), random(case.y.dims(), 8));
+                let out = case.image(&[batch, geo.out_height(), geo.out_width(), geo.cout], 6);
+                let (found, store) = (random(&[batch, 2, geo.cout], 7), case.image(case.y.dims(), 8));
                 let source = case.source(shortcut);
                 forward(geo, batch, source, &case.weight, &work, Some(&store), &out, &found)
                     .expect("a forward pass");
-                let what = format!("{isa:?} {size:?} {shortcut:?}");
+                let what = format!("{isa:?} {dtype:?} {size:?} {shortcut:?}");
                 assert_close(&format!("{what} input"), &store, &a, 1e-6);
-                assert_close(&what, &out, &truth, 3e-6);
+                assert_close(&what, &out, &truth, tolerance(dtype, 3e-6));
                 assert_close(&format!("{what} sums"), &found, &sums, 3e-6);
                 let stored = Source::Plain(&store);
-                let again = random(out.dims(), 9);
+                let again = case.image(out.dims(), 9);
                 forward(geo, batch, stored, &case.weight, &work, None, &again, &found)
                     .expect("a forward pass");
                 assert_eq!(values(&again), values(&out), "{what}: the stored input gives the same");
@@ -165,18 +214,20 @@ fn forward_is_the_plain_sum() {
 #[test]
 fn backward_is_the_plain_sum() {
     for_each_isa(|isa| {
-        for size in SIZES {
-            let case = Case::new(size);
+        for (dtype, size) in DTYPES.into_iter().flat_map(|d| SIZES.map(|s| (d, s))) {
+            let case = Case::new(dtype, size);
             let Case { geo, batch, .. } = case;
             let out_shape = [batch, geo.out_height(), geo.out_width(), geo.cout];
-            let (dz, y, coef) = (random(&out_shape, 10), random(&out_shape, 11), random(&[3, geo.cout], 12));
+            let (dz, y) = (case.image(&out_shape, 10), case.image(&out_shape, 11));
+            let coef = random_of(dtype, &[3, geo.cout], 12);
             let c = geo.cout;
-            let (a, w, k) = (case.input(Shortcut::None), values(&case.weight), values(&coef));
+            let (a, w, k) = (case.input(Shortcut::None), case.weights(), values(&coef));
             let g: Vec<f64> = values(&dz)
                 .iter()
                 .zip(values(&y))
                 .enumerate()
                 .map(|(at, (dz, y))| k[at % c] * dz + k[c + at % c] * y + k[2 * c + at % c])
+                .map(|g| rounded(dtype, g))
                 .collect();
             let (mut dw, mut da) = (vec![0.0; geo.weight_len()], vec![0.0; a.len()]);
             taps(geo, batch, |n, [row, col], k, [h, v]| {
@@ -188,8 +239,8 @@ fn backward_is_the_plain_sum() {
                     da[x + ci] += w[at] * g[y + co];
                 }
             });
-            let before = random(case.y.dims(), 13);
-            let small = random(&[batch, geo.height / 2, geo.width / 2, 2 * geo.cin], 14);
+            let before = case.image(case.y.dims(), 13);
+            let small = case.image(&[batch, geo.height / 2, geo.width / 2, 2 * geo.cin], 14);
             let mut residuals = vec![Residual::None, Residual::InPlace];
             if geo.stride == 2 && geo.height % 2 == 0 && geo.width % 2 == 0 {
                 residuals.push(Residual::Half(&small));
@@ -218,12 +269,8 @@ fn backward_is_the_plain_sum() {
                     sums[place] += dz;
                     sums[place + geo.cin] += dz * y_before[at];
                 }
-                let found = zeros(case.y.dims()).expect("a tensor");
-                write(&found, |f| {
-                    f.copy_from_slice(&read(&before)?);
-                    Ok(())
-                })
-                .expect("written");
+                let found = zeros_of(dtype, case.y.dims()).expect("a tensor");
+                found.slice_set(&before, 0, 0).expect("one size");
                 let found_sums = random(&[batch, 2, geo.cin], 15);
                 let found_dw = random(&[3, 3, geo.cin, c], 16);
                 let work = Work::new(geo.weight_len(), batch).expect("work space");
@@ -231,9 +278,9 @@ fn backward_is_the_plain_sum() {
                 let source = case.source(Shortcut::None);
                 backward(geo, batch, source, &case.weight, &dz, &y, &coef, &work, &found_dw, Some(input))
                     .expect("a backward pass");
-                let what = format!("{isa:?} {size:?}");
+                let what = format!("{isa:?} {dtype:?} {size:?}");
                 assert_close(&format!("{what} weight gradient"), &found_dw, &dw, 5e-6);
-                assert_close(&format!("{what} input gradient"), &found, &truth, 5e-6);
+                assert_close(&format!("{what} input gradient"), &found, &truth, tolerance(dtype, 5e-6));
                 assert_close(&format!("{what} sums"), &found_sums, &sums, 5e-6);
             }
         }

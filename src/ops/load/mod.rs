@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{chunk_range, for_each_chunk, write_parts};
+use super::value::Value;
+use super::{chunk_range, for_each_chunk, with_value, write_parts};
 
 /// Normalised value of each byte in each channel: `(byte/255 − mean)/std`.
 pub type Levels = Vec<[f32; 256]>;
@@ -51,6 +52,17 @@ pub fn forward<'a>(
     partner: &[u32],
     lambda: &[f32],
 ) -> Result<()> {
+    with_value!(x, T => forward_of::<T>(x, shape, levels, view, partner, lambda))
+}
+
+fn forward_of<'a, T: Value>(
+    x: &Tensor,
+    shape: [usize; 3],
+    levels: &Levels,
+    view: impl Fn(usize) -> View<'a> + Sync + Send,
+    partner: &[u32],
+    lambda: &[f32],
+) -> Result<()> {
     let batch = lambda.len();
     let [height, width, channels] = shape;
     let len = height * width * channels;
@@ -59,21 +71,21 @@ pub fn forward<'a>(
         for_each_chunk(batch, |chunk| {
             for n in chunk_range(chunk, batch) {
                 // SAFETY: one image each.
-                let x = unsafe { parts[0].part(n * len..(n + 1) * len) };
+                let x: &mut [T] = unsafe { parts[0].part(n * len..(n + 1) * len) };
                 let (a, b, l) = (view(n), view(partner[n] as usize), lambda[n]);
                 for (at, x) in x.chunks_exact_mut(channels).enumerate() {
                     let (row, col) = (at / width, at % width);
                     let first = a.pixel(shape, row, col).unwrap_or(&black);
                     if l == 1.0 {
                         for c in 0..channels {
-                            x[c] = levels[c][usize::from(first[c])];
+                            x[c] = T::from_f32(levels[c][usize::from(first[c])]);
                         }
                         continue;
                     }
                     let second = b.pixel(shape, row, col).unwrap_or(&black);
                     for c in 0..channels {
                         let (first, second) = (usize::from(first[c]), usize::from(second[c]));
-                        x[c] = l * levels[c][first] + (1.0 - l) * levels[c][second];
+                        x[c] = T::from_f32(l * levels[c][first] + (1.0 - l) * levels[c][second]);
                     }
                 }
             }

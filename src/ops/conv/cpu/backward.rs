@@ -3,12 +3,17 @@
 //! The weight gradient is summed over the chunk. The input gradient is a correlation of the output gradient with the
 //! flipped weights; under stride 2 it is four of them, one for each parity of row and column.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
+use half::bf16;
+
 use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
-use super::{fill_input, images, winograd, with_scratch};
+use super::winograd::{self, Two};
+use super::{fill_input, images, row_of, spread, with_scratch};
 use crate::ops::conv::{Geometry, Source};
-use crate::ops::simd::{Isa, Task, Vector, run};
+use crate::ops::simd::{Isa, Task, Vector};
+use crate::ops::value::Value;
 use crate::ops::{Parts, chunk_range, for_each_chunk};
 
 /// Floats of a weight gradient while it is summed.
@@ -49,30 +54,30 @@ fn taps_of(parity: usize) -> &'static [usize] {
     if parity == 0 { &[1] } else { &[2, 0] }
 }
 
-pub(in crate::ops::conv) struct Backward<'a> {
+pub(in crate::ops::conv) struct Backward<'a, T> {
     pub geo: Geometry,
     pub batch: usize,
-    pub source: Source<&'a [f32]>,
-    /// Of [`flip`], transformed where [`winograd`] is used.
+    pub source: Source<&'a [T], &'a [f32]>,
+    /// Of [`flip`], transformed for [`winograd`], or in pairs.
     pub flipped: &'a [f32],
     pub winograd: bool,
-    pub dz: &'a [f32],
-    pub y: &'a [f32],
+    pub dz: &'a [T],
+    pub y: &'a [T],
     pub coef: &'a [f32],
     pub partial: Parts<'a>,
-    pub input: Option<Input<'a>>,
+    pub input: Option<Input<'a, T>>,
 }
 
 #[derive(Clone, Copy)]
-pub(in crate::ops::conv) struct Input<'a> {
+pub(in crate::ops::conv) struct Input<'a, T> {
     pub dz: Parts<'a>,
     pub sums: Parts<'a>,
-    pub y: &'a [f32],
-    pub half: Option<&'a [f32]>,
+    pub y: &'a [T],
+    pub half: Option<&'a [T]>,
     pub in_place: bool,
 }
 
-impl Backward<'_> {
+impl<T: Value> Backward<'_, T> {
     pub fn run(&self, isa: Isa) {
         let geo = self.geo;
         for_each_chunk(self.batch, |chunk| {
@@ -86,51 +91,64 @@ impl Backward<'_> {
                     (i.dz.part(images(&range, geo.in_len())), i.sums.part(images(&range, 2 * geo.cin)), i)
                 }
             });
-            let work = if self.winograd { winograd::scratch_len(geo) } else { 0 };
-            with_scratch(geo.padded_in() + geo.padded_out() + work, |scratch| {
-                run(isa, BackwardChunk { op: self, range, dw, input, scratch });
+            let work =
+                if self.winograd { winograd::scratch_len(geo, 2, 1) } else { Space::<T>::paired_len(geo) };
+            let len = T::PACK * (geo.padded_in::<T>() + geo.padded_out::<T>()) + work;
+            with_scratch(len, |scratch| {
+                T::run(isa, BackwardChunk { op: self, range, dw, input, scratch });
             });
         });
     }
 }
 
-struct BackwardChunk<'a> {
-    op: &'a Backward<'a>,
+struct BackwardChunk<'a, T> {
+    op: &'a Backward<'a, T>,
     range: Range<usize>,
     dw: &'a mut [f32],
-    input: Option<(&'a mut [f32], &'a mut [f32], Input<'a>)>,
+    input: Option<(&'a mut [T], &'a mut [f32], Input<'a, T>)>,
     scratch: &'a mut [f32],
 }
 
-impl Task for BackwardChunk<'_> {
+impl<T: Value> Task for BackwardChunk<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(mut self) {
         let geo = self.op.geo;
-        let (a, rest) = self.scratch.split_at_mut(geo.padded_in());
-        let (g, work) = rest.split_at_mut(geo.padded_out());
-        a.fill(0.0);
-        g.fill(0.0);
+        let mut space = Space::<T>::new(geo, self.scratch);
         self.dw.fill(0.0);
-        let winograd = WIDE && self.op.winograd;
         if let Some((_, sums, _)) = &mut self.input {
             sums.fill(0.0);
         }
-        for (n, image) in self.range.enumerate() {
-            // SAFETY: the scratch holds both images with their halos; slices are one image each.
+        // As many images at a time as share a lane in the weight gradient.
+        for first in self.range.clone().step_by(T::PACK) {
+            // SAFETY: the scratch holds the images with their halos; slices are one image each.
             unsafe {
-                fill_input::<V>(geo, &self.op.source, image, a, None);
-                fill_grad::<V>(self.op, image, g);
-                if winograd {
-                    winograd::weight_grad::<V, WIDE>(geo, a.as_ptr(), g.as_ptr(), self.dw.as_mut_ptr(), work);
-                } else {
-                    weight_grad::<V, WIDE>(geo, a, g, self.dw);
+                for m in 0..T::PACK {
+                    let (a, g) = space.image(m);
+                    if first + m < self.range.end {
+                        fill_input::<V, T>(geo, &self.op.source, first + m, T::unpack(a), None);
+                        fill_grad::<V, T>(self.op, first + m, T::unpack(g));
+                    } else {
+                        a.fill(0.0);
+                        g.fill(0.0);
+                    }
                 }
-                if let Some((dz, sums, input)) = &mut self.input {
-                    let at = image * geo.in_len();
+                let winograd = WIDE && self.op.winograd;
+                let dw = &mut *self.dw;
+                if winograd {
+                    let Space { a, g, work, .. } = &mut space;
+                    winograd::weight_grad::<V, WIDE>(geo, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr(), work);
+                } else {
+                    let (a, g) = space.paired::<V>();
+                    weight_grad::<V, WIDE, T>(geo, a, g, dw);
+                }
+                let Some((dz, sums, input)) = &mut self.input else { continue };
+                for image in first..self.range.end.min(first + T::PACK) {
+                    let (a, g) = space.image(image - first);
+                    let (n, at) = (image - self.range.start, image * geo.in_len());
                     let mut sink = Grad {
                         geo,
                         dz: dz[n * geo.in_len()..(n + 1) * geo.in_len()].as_mut_ptr(),
-                        a: a.as_ptr(),
+                        a: T::unpack(a).as_ptr(),
                         y: input.y[at..at + geo.in_len()].as_ptr(),
                         sums: sums[n * 2 * geo.cin..(n + 1) * 2 * geo.cin].as_mut_ptr(),
                         in_place: input.in_place,
@@ -139,10 +157,11 @@ impl Task for BackwardChunk<'_> {
                     };
                     if winograd {
                         let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
-                        let u = self.op.flipped.as_ptr();
-                        winograd::forward::<V, WIDE, _>(back, g.as_ptr(), u, work, &mut sink);
+                        let (u, g) = (self.op.flipped.as_ptr(), g.as_ptr());
+                        let sinks = std::slice::from_mut(&mut sink);
+                        winograd::forward::<V, WIDE, _, Two, 4, 2>(back, g, 0, u, space.work, sinks);
                     } else {
-                        input_grad::<V, WIDE>(geo, g, self.op.flipped, &mut sink);
+                        input_grad::<V, WIDE, T>(geo, g, self.op.flipped, &mut sink);
                     }
                 }
             }
@@ -150,53 +169,122 @@ impl Task for BackwardChunk<'_> {
     }
 }
 
-/// `g = c1·dz + c2·y + c3` inside the halo of one image.
+/// The scratch memory of a thread: inputs and output gradients of [`Value::PACK`] images inside their halos, and work space.
+struct Space<'a, T> {
+    geo: Geometry,
+    a: &'a mut [f32],
+    g: &'a mut [f32],
+    work: &'a mut [f32],
+    _type: PhantomData<T>,
+}
+
+impl<'a, T: Value> Space<'a, T> {
+    #[inline(always)]
+    fn new(geo: Geometry, scratch: &'a mut [f32]) -> Self {
+        let (a, rest) = scratch.split_at_mut(T::PACK * geo.padded_in::<T>());
+        let (g, work) = rest.split_at_mut(T::PACK * geo.padded_out::<T>());
+        a.fill(0.0);
+        g.fill(0.0);
+        Space { geo, a, g, work, _type: PhantomData }
+    }
+
+    /// Lanes of work space for [`Space::paired`].
+    fn paired_len(geo: Geometry) -> usize {
+        if T::PACK == 1 { 0 } else { geo.padded_in::<f32>() + geo.padded_out::<f32>() }
+    }
+
+    /// Input and gradient of one of the images.
+    #[inline(always)]
+    fn image(&mut self, n: usize) -> (&mut [f32], &mut [f32]) {
+        let (a, g) = (self.geo.padded_in::<T>(), self.geo.padded_out::<T>());
+        (&mut self.a[n * a..(n + 1) * a], &mut self.g[n * g..(n + 1) * g])
+    }
+
+    /// Inputs and gradients with one value of each image in a lane, as [`outer`] takes them.
+    #[inline(always)]
+    unsafe fn paired<V: Vector>(&mut self) -> (&[f32], &[f32]) {
+        if T::PACK == 1 {
+            return (self.a, self.g);
+        }
+        let (a, g) = self.work.split_at_mut(self.geo.padded_in::<f32>());
+        // SAFETY: the caller is inside a task.
+        unsafe {
+            interleave::<V>(bf16::unpack(self.a), self.geo.cin, bf16::unpack(a));
+            interleave::<V>(bf16::unpack(self.g), self.geo.cout, bf16::unpack(g));
+        }
+        (a, g)
+    }
+}
+
+/// Puts the values of two images side by side, without what fills up a pixel's last lane.
 #[inline(always)]
-unsafe fn fill_grad<V: Vector>(op: &Backward, image: usize, g: &mut [f32]) {
-    let (c, width) = (op.geo.cout, op.geo.out_width() * op.geo.cout);
-    let whole = c / V::LANES * V::LANES;
-    assert!(op.coef.len() >= 3 * c);
-    for row in 0..op.geo.out_height() {
-        let start = (row + 1) * (op.geo.out_width() + 2) * c + c;
-        let g = &mut g[start..start + width];
-        let at = image * op.geo.out_len() + row * width;
-        let (dz, y) = (&op.dz[at..at + width], &op.y[at..at + width]);
-        for pixel in (0..width).step_by(c) {
-            // SAFETY: inside the row and inside the three rows of coefficients.
+unsafe fn interleave<V: Vector>(images: &[bf16], channels: usize, out: &mut [bf16]) {
+    let pixel = bf16::lanes(channels) * bf16::PACK;
+    let (first, second) = images.split_at(images.len() / 2);
+    // All pixels at once where they are neighbours.
+    let run = if pixel == channels { first.len() } else { channels };
+    let step = run.max(pixel);
+    let runs = first.chunks_exact(step).zip(second.chunks_exact(step));
+    for ((first, second), out) in runs.zip(out.chunks_exact_mut(2 * run)) {
+        let whole = run / (2 * V::LANES) * 2 * V::LANES;
+        for at in (0..whole).step_by(2 * V::LANES) {
+            // SAFETY: inside the runs.
             unsafe {
-                for channel in (0..whole).step_by(V::LANES) {
-                    grad::<V>(op.coef, c, dz, y, g, pixel, channel);
-                }
-                for channel in whole..c {
-                    grad::<f32>(op.coef, c, dz, y, g, pixel, channel);
-                }
-            }
+                V::side_by_side(first.as_ptr().add(at), second.as_ptr().add(at), out.as_mut_ptr().add(2 * at))
+            };
+        }
+        for at in whole..run {
+            (out[2 * at], out[2 * at + 1]) = (first[at], second[at]);
         }
     }
 }
 
+/// `g = c1·dz + c2·y + c3` inside the halo of one image.
 #[inline(always)]
-unsafe fn grad<V: Vector>(
-    coef: &[f32],
-    c: usize,
-    dz: &[f32],
-    y: &[f32],
-    g: &mut [f32],
-    pixel: usize,
-    channel: usize,
-) {
-    let at = pixel + channel;
-    // SAFETY: the contract of `fill_grad`.
-    unsafe {
-        let coef = |row: usize| V::load(coef.as_ptr().add(row * c + channel));
-        let sum = coef(2).fma(coef(0), V::load(dz.as_ptr().add(at)));
-        sum.fma(coef(1), V::load(y.as_ptr().add(at))).store(g.as_mut_ptr().add(at));
+unsafe fn fill_grad<V: Vector, T: Value>(op: &Backward<T>, image: usize, g: &mut [T]) {
+    let (c, width) = (op.geo.cout, op.geo.out_width() * op.geo.cout);
+    let whole = c / V::LANES * V::LANES;
+    assert!(op.coef.len() >= 3 * c);
+    for row in 0..op.geo.out_height() {
+        let all = row_of(g, row, op.geo.out_width(), c);
+        let g = &mut all[..width];
+        let at = image * op.geo.out_len() + row * width;
+        let (dz, y) = (&op.dz[at..at + width], &op.y[at..at + width]);
+        // SAFETY: inside the row and inside the three rows of coefficients.
+        unsafe {
+            for channel in (0..whole).step_by(V::LANES) {
+                grad::<V, T>(op.coef, c, dz, y, g, channel);
+            }
+            for channel in whole..c {
+                grad::<f32, T>(op.coef, c, dz, y, g, channel);
+            }
+        }
+        spread(all, c);
     }
 }
 
-/// Adds one image's weight gradient, some rows at a time so that they stay in the first-level cache.
+/// Some channels of all pixels of a row.
 #[inline(always)]
-unsafe fn weight_grad<V: Vector, const WIDE: bool>(geo: Geometry, a: &[f32], g: &[f32], dw: &mut [f32]) {
+unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g: &mut [T], channel: usize) {
+    // SAFETY: the contract of `fill_grad`.
+    unsafe {
+        let coef = coef.as_ptr().add(channel);
+        let (c1, c2, c3) = (V::load(coef), V::load(coef.add(c)), V::load(coef.add(2 * c)));
+        for at in (channel..g.len()).step_by(c) {
+            let sum = c3.fma(c1, T::load(dz.as_ptr().add(at))).fma(c2, T::load(y.as_ptr().add(at)));
+            T::store(sum, g.as_mut_ptr().add(at));
+        }
+    }
+}
+
+/// Adds the weight gradient of [`Value::PACK`] images, some rows at a time so that they stay in the first-level cache.
+#[inline(always)]
+unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
+    geo: Geometry,
+    a: &[f32],
+    g: &[f32],
+    dw: &mut [f32],
+) {
     const CACHE: usize = 6 * 1024;
     let (a_row, g_row) = ((geo.width + 2) * geo.cin, (geo.out_width() + 2) * geo.cout);
     let block = (CACHE / (geo.stride * a_row + g_row)).clamp(1, geo.out_height());
@@ -215,60 +303,61 @@ unsafe fn weight_grad<V: Vector, const WIDE: bool>(geo: Geometry, a: &[f32], g: 
             let g = &g[(first + 1) * g_row + geo.cout..];
             let dw = &mut dw[kh * size.taps * geo.cout..];
             // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the halos.
-            unsafe { outer::<V, WIDE>(size, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
+            unsafe { outer::<V, WIDE, T>(size, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
         }
     }
 }
 
 #[inline(always)]
-unsafe fn input_grad<V: Vector, const WIDE: bool>(
+unsafe fn input_grad<V: Vector, const WIDE: bool, T: Value>(
     geo: Geometry,
     g: &[f32],
     flipped: &[f32],
-    sink: &mut Grad,
+    sink: &mut Grad<T>,
 ) {
-    let row = (geo.out_width() + 2) * geo.cout;
+    let pixel = T::lanes(geo.cout);
+    let row = (geo.out_width() + 2) * pixel;
     if geo.stride == 1 {
-        let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * geo.cout });
-        let walk = Walk { rows: geo.height, cols: geo.width, row_step: row, col_step: geo.cout, runs: &runs };
+        let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * pixel });
+        let walk = Walk { rows: geo.height, cols: geo.width, row_step: row, col_step: pixel, runs: &runs };
         // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
-        unsafe { correlate::<V, WIDE, _>(g.as_ptr(), walk, flipped.as_ptr(), geo.cin, sink) };
+        unsafe { correlate::<V, WIDE, T, _>(g.as_ptr(), walk, flipped.as_ptr(), geo.cin, sink) };
         return;
     }
     let mut weights = flipped;
     for (a, b) in PARITIES {
         let (rows, cols) = (taps_of(a).len(), taps_of(b).len());
-        let runs: [Run; 2] = std::array::from_fn(|r| Run { offset: r * row, len: cols * geo.cout });
+        let runs: [Run; 2] = std::array::from_fn(|r| Run { offset: r * row, len: cols * pixel });
         let walk = Walk {
             rows: (geo.height + 1 - a) / 2,
             cols: (geo.width + 1 - b) / 2,
             row_step: row,
-            col_step: geo.cout,
+            col_step: pixel,
             runs: &runs[..rows],
         };
         sink.parity = (a, b);
         // SAFETY: the last odd row and column meet the halo of `g`.
         unsafe {
-            let first = g.as_ptr().add(row + geo.cout);
-            correlate::<V, WIDE, _>(first, walk, weights.as_ptr(), geo.cin, sink);
+            let first = g.as_ptr().add(row + pixel);
+            correlate::<V, WIDE, T, _>(first, walk, weights.as_ptr(), geo.cin, sink);
         }
-        weights = &weights[rows * cols * geo.cout * geo.cin..];
+        weights = &weights[rows * cols * pixel * geo.cin..];
     }
 }
 
 /// Finishes an input gradient: adds the shortcut's, masks by the ReLU, stores, sums.
-struct Grad {
+struct Grad<T> {
     geo: Geometry,
-    dz: *mut f32,
-    a: *const f32,
-    y: *const f32,
+    dz: *mut T,
+    a: *const T,
+    y: *const T,
     sums: *mut f32,
     in_place: bool,
-    half: Option<*const f32>,
+    half: Option<*const T>,
     parity: (usize, usize),
 }
 
-impl Sink for Grad {
+impl<T: Value> Sink for Grad<T> {
     #[inline(always)]
     unsafe fn put<V: Vector, const P: usize, const Q: usize>(
         &mut self,
@@ -290,20 +379,21 @@ impl Sink for Grad {
                     let at = (row * width + col) * cin + channel;
                     let mut dx = pixel[q];
                     if self.in_place {
-                        dx = dx.add(V::load(self.dz.add(at)));
+                        dx = dx.add(T::load(self.dz.add(at)));
                     }
                     if let Some(half) = self.half
                         && self.parity == (0, 0)
                     {
                         // Channels cin/2.. of the 2·cin of the half-size image are this image's.
                         let place = (row / 2 * (width / 2) + col / 2) * 2 * cin + cin / 2 + channel;
-                        dx = dx.add(V::load(half.add(place)));
+                        dx = dx.add(T::load(half.add(place)));
                     }
-                    let a = self.a.add(((row + 1) * (width + 2) + col + 1) * cin + channel);
-                    let dz = dx.where_positive(V::load(a));
-                    dz.store(self.dz.add(at));
+                    let pixel = (row + 1) * (width + 2) + col + 1;
+                    let a = self.a.add(pixel * T::lanes(cin) * T::PACK + channel);
+                    let dz = dx.where_positive(T::load(a));
+                    T::store(dz, self.dz.add(at));
                     s = s.add(dz);
-                    sy = sy.fma(dz, V::load(self.y.add(at)));
+                    sy = sy.fma(dz, T::load(self.y.add(at)));
                 }
                 s.store(sum);
                 sy.store(product);

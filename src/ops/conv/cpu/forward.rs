@@ -3,16 +3,18 @@
 use std::ops::Range;
 
 use super::tile::{Run, Sink, Walk, correlate};
-use super::{fill_input, images, winograd, with_scratch};
+use super::winograd::{self, Two};
+use super::{fill_input, images, with_scratch};
 use crate::ops::conv::{Geometry, Source};
-use crate::ops::simd::{Isa, Task, Vector, run};
+use crate::ops::simd::{Isa, Task, Vector};
+use crate::ops::value::Value;
 use crate::ops::{Parts, chunk_range, for_each_chunk};
 
-pub(in crate::ops::conv) struct Forward<'a> {
+pub(in crate::ops::conv) struct Forward<'a, T> {
     pub geo: Geometry,
     pub batch: usize,
-    pub source: Source<&'a [f32]>,
-    /// As it is, or transformed for [`winograd`].
+    pub source: Source<&'a [T], &'a [f32]>,
+    /// As it is, transformed for [`winograd`], or in pairs.
     pub weight: &'a [f32],
     pub winograd: bool,
     pub out: Parts<'a>,
@@ -20,7 +22,7 @@ pub(in crate::ops::conv) struct Forward<'a> {
     pub store: Option<Parts<'a>>,
 }
 
-impl Forward<'_> {
+impl<T: Value> Forward<'_, T> {
     pub fn run(&self, isa: Isa) {
         let geo = self.geo;
         for_each_chunk(self.batch, |chunk| {
@@ -33,29 +35,29 @@ impl Forward<'_> {
                     self.store.map(|s| s.part(images(&range, geo.in_len()))),
                 )
             };
-            let work = if self.winograd { winograd::scratch_len(geo) } else { 0 };
-            with_scratch(geo.padded_in() + work, |scratch| {
-                run(isa, ForwardChunk { op: self, range, out, sums, store, scratch });
+            let work = if self.winograd { winograd::scratch_len(geo, 2, 1) } else { 0 };
+            with_scratch(geo.padded_in::<T>() + work, |scratch| {
+                T::run(isa, ForwardChunk { op: self, range, out, sums, store, scratch });
             });
         });
     }
 }
 
-struct ForwardChunk<'a> {
-    op: &'a Forward<'a>,
+struct ForwardChunk<'a, T> {
+    op: &'a Forward<'a, T>,
     range: Range<usize>,
-    out: &'a mut [f32],
+    out: &'a mut [T],
     sums: &'a mut [f32],
-    store: Option<&'a mut [f32]>,
+    store: Option<&'a mut [T]>,
     scratch: &'a mut [f32],
 }
 
-impl Task for ForwardChunk<'_> {
+impl<T: Value> Task for ForwardChunk<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(mut self) {
         let geo = self.op.geo;
         self.sums.fill(0.0);
-        let (a, work) = self.scratch.split_at_mut(geo.padded_in());
+        let (a, work) = self.scratch.split_at_mut(geo.padded_in::<T>());
         a.fill(0.0);
         for (n, image) in self.range.enumerate() {
             let at = n * geo.in_len();
@@ -65,57 +67,53 @@ impl Task for ForwardChunk<'_> {
             let mut sink = Stats { out: out.as_mut_ptr(), sums: sums.as_mut_ptr(), geo };
             // SAFETY: the scratch holds an image with its halo, the slices are one image each.
             unsafe {
-                let work = &mut *work;
-                fill_input::<V>(geo, &self.op.source, image, a, store);
-                convolve::<V, WIDE, _>(geo, a, self.op.weight, self.op.winograd.then_some(work), &mut sink);
+                fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store);
+                if WIDE && self.op.winograd {
+                    let (u, sinks) = (self.op.weight.as_ptr(), std::slice::from_mut(&mut sink));
+                    winograd::forward::<V, WIDE, _, Two, 4, 2>(geo, a.as_ptr(), 0, u, work, sinks);
+                } else {
+                    convolve::<V, WIDE, T, _>(geo, a, self.op.weight, &mut sink);
+                }
             }
         }
     }
 }
 
-/// The output of one image from its input `a` inside a halo. With `winograd`'s work space the weight is transformed.
+/// The output of one image from its input `a` inside a halo, in lanes, without Winograd.
 ///
 /// # Safety
 /// As [`Vector`]; the sink takes all pixels of the output.
 #[inline(always)]
-pub(crate) unsafe fn convolve<V: Vector, const WIDE: bool, S: Sink>(
+pub(crate) unsafe fn convolve<V: Vector, const WIDE: bool, T: Value, S: Sink>(
     geo: Geometry,
     a: &[f32],
     weight: &[f32],
-    winograd: Option<&mut [f32]>,
     sink: &mut S,
 ) {
-    if let Some(work) = winograd
-        && WIDE
-    {
-        assert!(a.len() >= geo.padded_in() && weight.len() >= 16 * geo.cin * geo.cout);
-        // SAFETY: the lengths were checked.
-        unsafe { winograd::forward::<V, WIDE, S>(geo, a.as_ptr(), weight.as_ptr(), work, sink) };
-        return;
-    }
-    assert!(a.len() >= geo.padded_in() && weight.len() >= geo.weight_len());
-    let row = (geo.width + 2) * geo.cin;
+    let pixel = T::lanes(geo.cin);
+    assert!(a.len() >= geo.padded_in::<T>() && weight.len() >= 9 * pixel * geo.cout);
+    let row = (geo.width + 2) * pixel;
     // A kernel row is three neighbouring pixels.
-    let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * geo.cin });
+    let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * pixel });
     let walk = Walk {
         rows: geo.out_height(),
         cols: geo.out_width(),
         row_step: geo.stride * row,
-        col_step: geo.stride * geo.cin,
+        col_step: geo.stride * pixel,
         runs: &runs,
     };
     // SAFETY: with its halo the image has every tap of every output pixel.
-    unsafe { correlate::<V, WIDE, S>(a.as_ptr(), walk, weight.as_ptr(), geo.cout, sink) };
+    unsafe { correlate::<V, WIDE, T, S>(a.as_ptr(), walk, weight.as_ptr(), geo.cout, sink) };
 }
 
 /// Stores the output and sums it and its square by channel.
-struct Stats {
-    out: *mut f32,
+struct Stats<T> {
+    out: *mut T,
     sums: *mut f32,
     geo: Geometry,
 }
 
-impl Sink for Stats {
+impl<T: Value> Sink for Stats<T> {
     #[inline(always)]
     unsafe fn put<V: Vector, const P: usize, const Q: usize>(
         &mut self,
@@ -133,7 +131,7 @@ impl Sink for Stats {
                 let (sum, square) = (self.sums.add(channel + at), self.sums.add(cout + channel + at));
                 let (mut s, mut s2) = (V::load(sum), V::load(square));
                 for (p, pixel) in acc.iter().enumerate() {
-                    pixel[q].store(out.add(p * cout + at));
+                    T::store(pixel[q], out.add(p * cout + at));
                     s = s.add(pixel[q]);
                     s2 = s2.fma(pixel[q], pixel[q]);
                 }

@@ -16,18 +16,18 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{Geometry, Shortcut, Source};
+use half::bf16;
+
+use crate::ops::Aligned;
 use crate::ops::simd::Vector;
+use crate::ops::value::Value;
 
 /// Lends the thread's scratch memory: allocated at its first use, then kept.
 fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    const LINE: usize = 16;
-    thread_local!(static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
-    SCRATCH.with_borrow_mut(|buffer| {
-        if buffer.len() < len + LINE {
-            buffer.resize(len + LINE, 0.0);
-        }
-        let skip = buffer.as_ptr().align_offset(64).min(LINE);
-        f(&mut buffer[skip..skip + len])
+    thread_local!(static SCRATCH: RefCell<Option<Aligned>> = const { RefCell::new(None) });
+    SCRATCH.with_borrow_mut(|scratch| {
+        let kept = scratch.take().filter(|s| s.len() >= len);
+        f(&mut scratch.insert(kept.unwrap_or_else(|| Aligned::new(len)))[..len])
     })
 }
 
@@ -36,19 +36,33 @@ fn images(chunk: &Range<usize>, len: usize) -> Range<usize> {
     chunk.start * len..chunk.end * len
 }
 
+/// Weights in pairs: of each tap's `rows`, row after row, two neighbours become one, (9, rows / 2, columns, 2).
+pub(super) fn pair(weight: &[f32], rows: usize, pairs: &mut [f32]) {
+    let cols = weight.len() / 9 / rows;
+    let mut out = bf16::unpack(pairs).chunks_exact_mut(2 * cols);
+    for tap in weight.chunks_exact(rows * cols) {
+        for (rows, out) in tap.chunks(2 * cols).zip(&mut out) {
+            for (col, pair) in out.chunks_exact_mut(2).enumerate() {
+                pair[0] = bf16::from_f32(rows[col]);
+                pair[1] = rows.get(cols + col).map_or(bf16::ZERO, |&w| bf16::from_f32(w));
+            }
+        }
+    }
+}
+
 /// Makes the input of one image inside its halo, whose border stays as it is (zero), and stores it if asked.
 #[inline(always)]
-unsafe fn fill_input<V: Vector>(
+unsafe fn fill_input<V: Vector, T: Value>(
     geo: Geometry,
-    source: &Source<&[f32]>,
+    source: &Source<&[T], &[f32]>,
     image: usize,
-    scratch: &mut [f32],
-    mut store: Option<&mut [f32]>,
+    scratch: &mut [T],
+    mut store: Option<&mut [T]>,
 ) {
     let width = geo.width * geo.cin;
     for row in 0..geo.height {
-        let start = (row + 1) * (geo.width + 2) * geo.cin + geo.cin;
-        let a = &mut scratch[start..start + width];
+        let whole = row_of(scratch, row, geo.width, geo.cin);
+        let a = &mut whole[..width];
         let at = image * geo.in_len() + row * width;
         match source {
             Source::Plain(x) => a.copy_from_slice(&x[at..at + width]),
@@ -57,8 +71,10 @@ unsafe fn fill_input<V: Vector>(
                 // SAFETY: the contract of the caller; rows of equal length.
                 unsafe {
                     match shortcut {
-                        Shortcut::None => norm_row::<V, false>(y, affine, geo.cin, &[], a),
-                        Shortcut::Same(x) => norm_row::<V, true>(y, affine, geo.cin, &x[at..at + width], a),
+                        Shortcut::None => norm_row::<V, T, false>(y, affine, geo.cin, &[], a),
+                        Shortcut::Same(x) => {
+                            norm_row::<V, T, true>(y, affine, geo.cin, &x[at..at + width], a)
+                        }
                         Shortcut::Half(x) => norm_row_half(geo, y, affine, half_row(geo, x, image, row), a),
                     }
                 }
@@ -67,80 +83,97 @@ unsafe fn fill_input<V: Vector>(
         if let Some(store) = &mut store {
             store[row * width..(row + 1) * width].copy_from_slice(a);
         }
+        spread(whole, geo.cin);
+    }
+}
+
+/// The place of a row of pixels inside an image's halo; its first values are for the row, before [`spread`].
+#[inline(always)]
+fn row_of<T: Value>(scratch: &mut [T], row: usize, width: usize, channels: usize) -> &mut [T] {
+    let pixel = T::lanes(channels) * T::PACK;
+    &mut scratch[((row + 1) * (width + 2) + 1) * pixel..][..width * pixel]
+}
+
+/// Moves the pixels of a row apart so that each starts in a lane of its own.
+#[inline(always)]
+fn spread<T: Value>(row: &mut [T], channels: usize) {
+    let pixel = T::lanes(channels) * T::PACK;
+    if pixel == channels {
+        return;
+    }
+    for n in (0..row.len() / pixel).rev() {
+        row.copy_within(n * channels..(n + 1) * channels, n * pixel);
+        row[n * pixel + channels..(n + 1) * pixel].fill(T::ZERO);
     }
 }
 
 /// `a = relu(y·scale + shift [+ x])` for a row of pixels.
 #[inline(always)]
-unsafe fn norm_row<V: Vector, const ADD: bool>(
-    y: &[f32],
+unsafe fn norm_row<V: Vector, T: Value, const ADD: bool>(
+    y: &[T],
     affine: &[f32],
     c: usize,
-    x: &[f32],
-    a: &mut [f32],
+    x: &[T],
+    a: &mut [T],
 ) {
     assert!(y.len() == a.len() && (!ADD || x.len() == a.len()) && affine.len() >= 2 * c);
     let whole = c / V::LANES * V::LANES;
-    for pixel in (0..a.len()).step_by(c) {
-        // SAFETY: `pixel + channel + LANES` stays inside the row, by the assertion.
-        unsafe {
-            for channel in (0..whole).step_by(V::LANES) {
-                norm::<V, ADD>(y, affine, c, x, a, pixel, channel);
-            }
-            for channel in whole..c {
-                norm::<f32, ADD>(y, affine, c, x, a, pixel, channel);
-            }
+    // SAFETY: the channels from `channel` on are inside each pixel, by the assertion.
+    unsafe {
+        for channel in (0..whole).step_by(V::LANES) {
+            norm::<V, T, ADD>(y, affine, c, x, a, channel);
+        }
+        for channel in whole..c {
+            norm::<f32, T, ADD>(y, affine, c, x, a, channel);
         }
     }
 }
 
+/// Some channels of all pixels of a row.
 #[inline(always)]
-unsafe fn norm<V: Vector, const ADD: bool>(
-    y: &[f32],
+unsafe fn norm<V: Vector, T: Value, const ADD: bool>(
+    y: &[T],
     affine: &[f32],
     c: usize,
-    x: &[f32],
-    a: &mut [f32],
-    pixel: usize,
+    x: &[T],
+    a: &mut [T],
     channel: usize,
 ) {
-    let at = pixel + channel;
     // SAFETY: the contract of `norm_row`.
     unsafe {
         let scale = V::load(affine.as_ptr().add(channel));
         let shift = V::load(affine.as_ptr().add(c + channel));
-        let mut v = shift.fma(V::load(y.as_ptr().add(at)), scale);
-        if ADD {
-            v = v.add(V::load(x.as_ptr().add(at)));
+        for at in (channel..a.len()).step_by(c) {
+            let mut v = shift.fma(T::load::<V>(y.as_ptr().add(at)), scale);
+            if ADD {
+                v = v.add(T::load(x.as_ptr().add(at)));
+            }
+            T::store(v.relu(), a.as_mut_ptr().add(at));
         }
-        v.relu().store(a.as_mut_ptr().add(at));
     }
 }
 
 /// The row of the double-size image `(2H, 2W, C/2)` that a half-size row sees.
 #[inline(always)]
-fn half_row(geo: Geometry, x: &[f32], image: usize, row: usize) -> &[f32] {
+fn half_row<T>(geo: Geometry, x: &[T], image: usize, row: usize) -> &[T] {
     let len = 2 * geo.width * geo.cin / 2;
     let start = (image * 2 * geo.height + 2 * row) * len;
     &x[start..start + len]
 }
 
 #[inline(always)]
-fn norm_row_half(geo: Geometry, y: &[f32], affine: &[f32], x: &[f32], a: &mut [f32]) {
+fn norm_row_half<T: Value>(geo: Geometry, y: &[T], affine: &[f32], x: &[T], a: &mut [T]) {
     let c = geo.cin;
     let (before, narrow) = (c / 4, c / 2);
     let (scale, shift) = affine.split_at(c);
     for pixel in 0..geo.width {
         let (a, y) = (&mut a[pixel * c..(pixel + 1) * c], &y[pixel * c..(pixel + 1) * c]);
-        for k in 0..c {
-            a[k] = y[k] * scale[k] + shift[k];
-        }
         let x = &x[2 * pixel * narrow..(2 * pixel + 1) * narrow];
-        for (a, x) in a[before..before + narrow].iter_mut().zip(x) {
-            *a += x;
+        for k in (0..before).chain(before + narrow..c) {
+            a[k] = T::from_f32((y[k].to_f32() * scale[k] + shift[k]).max(0.0));
         }
-        for a in a {
-            *a = a.max(0.0);
+        for (k, x) in (before..).zip(x) {
+            a[k] = T::from_f32((y[k].to_f32() * scale[k] + shift[k] + x.to_f32()).max(0.0));
         }
     }
 }

@@ -3,11 +3,15 @@
 //! [`correlate`] makes the output of the forward pass and the input gradient; [`outer`] adds up the weight gradient. Both
 //! read an image with a halo of one zero pixel, so they have no border cases. In NHWC the three taps of a kernel row
 //! are `3·C` neighbouring floats; a [`Run`] is such a row. What happens to a finished tile is up to a [`Sink`].
+//!
+//! "Floats" are lanes of 32 bits. In bf16 ([`Value::PACK`]) each is a pair: two neighbouring channels for [`correlate`], whose
+//! weights are paired in the same way, and one value of each of two images for [`outer`].
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use crate::ops::simd::Vector;
+use crate::ops::value::Value;
 
 /// Consecutive floats of the image that one output pixel sums over.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +59,7 @@ pub trait Sink {
 /// # Safety
 /// As [`Vector`]; `x` and `w` must hold what the walk touches.
 #[inline(always)]
-pub unsafe fn correlate<V: Vector, const WIDE: bool, S: Sink>(
+pub unsafe fn correlate<V: Vector, const WIDE: bool, T: Value, S: Sink>(
     x: *const f32,
     walk: Walk,
     w: *const f32,
@@ -68,30 +72,32 @@ pub unsafe fn correlate<V: Vector, const WIDE: bool, S: Sink>(
         let paired = cout / pair * pair;
         let single = (cout - paired) / V::LANES * V::LANES;
         if !WIDE {
-            channels::<V, 4, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
-            channels::<V, 4, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
+            channels::<V, T, 4, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
+            channels::<V, T, 4, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
         } else if paired == 0 {
             // A known column step makes every load an offset from one pointer.
             match walk.col_step {
-                16 => channels::<V, 16, 1, 16, S>(x, walk, w, cout, 0..single, sink),
-                32 => channels::<V, 16, 1, 32, S>(x, walk, w, cout, 0..single, sink),
-                _ => channels::<V, 16, 1, 0, S>(x, walk, w, cout, 0..single, sink),
+                8 => channels::<V, T, 16, 1, 8, S>(x, walk, w, cout, 0..single, sink),
+                16 => channels::<V, T, 16, 1, 16, S>(x, walk, w, cout, 0..single, sink),
+                32 => channels::<V, T, 16, 1, 32, S>(x, walk, w, cout, 0..single, sink),
+                _ => channels::<V, T, 16, 1, 0, S>(x, walk, w, cout, 0..single, sink),
             }
         } else {
             match walk.col_step {
-                32 => channels::<V, 8, 2, 32, S>(x, walk, w, cout, 0..paired, sink),
-                64 => channels::<V, 8, 2, 64, S>(x, walk, w, cout, 0..paired, sink),
-                _ => channels::<V, 8, 2, 0, S>(x, walk, w, cout, 0..paired, sink),
+                16 => channels::<V, T, 8, 2, 16, S>(x, walk, w, cout, 0..paired, sink),
+                32 => channels::<V, T, 8, 2, 32, S>(x, walk, w, cout, 0..paired, sink),
+                64 => channels::<V, T, 8, 2, 64, S>(x, walk, w, cout, 0..paired, sink),
+                _ => channels::<V, T, 8, 2, 0, S>(x, walk, w, cout, 0..paired, sink),
             }
-            channels::<V, 8, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
+            channels::<V, T, 8, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
         }
-        channels::<f32, 4, 1, 0, S>(x, walk, w, cout, paired + single..cout, sink);
+        channels::<f32, T, 4, 1, 0, S>(x, walk, w, cout, paired + single..cout, sink);
     }
 }
 
 /// The part of [`correlate`] for a range of channels. `STEP` is the column step where it is known, else 0.
 #[inline(always)]
-unsafe fn channels<V: Vector, const P: usize, const Q: usize, const STEP: usize, S: Sink>(
+unsafe fn channels<V: Vector, T: Value, const P: usize, const Q: usize, const STEP: usize, S: Sink>(
     x: *const f32,
     walk: Walk,
     w: *const f32,
@@ -109,12 +115,12 @@ unsafe fn channels<V: Vector, const P: usize, const Q: usize, const STEP: usize,
                 let x = x.add(row * walk.row_step);
                 let mut col = 0;
                 while col + P <= walk.cols {
-                    let acc = tile::<V, P, Q>(x.add(col * step), step, walk.runs, w, cout);
+                    let acc = tile::<V, T, P, Q>(x.add(col * step), step, walk.runs, w, cout);
                     sink.put(acc, row, col, channel);
                     col += P;
                 }
                 while col < walk.cols {
-                    let acc = tile::<V, 1, Q>(x.add(col * step), step, walk.runs, w, cout);
+                    let acc = tile::<V, T, 1, Q>(x.add(col * step), step, walk.runs, w, cout);
                     sink.put(acc, row, col, channel);
                     col += 1;
                 }
@@ -124,7 +130,7 @@ unsafe fn channels<V: Vector, const P: usize, const Q: usize, const STEP: usize,
 }
 
 #[inline(always)]
-unsafe fn tile<V: Vector, const P: usize, const Q: usize>(
+unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
     x: *const f32,
     step: usize,
     runs: &[Run],
@@ -141,7 +147,7 @@ unsafe fn tile<V: Vector, const P: usize, const Q: usize>(
                 for p in 0..P {
                     let pixel = V::splat(*x.add(p * step + k));
                     for q in 0..Q {
-                        acc[p][q] = acc[p][q].fma(pixel, weights[q]);
+                        acc[p][q] = T::multiply_add(acc[p][q], pixel, weights[q]);
                     }
                 }
                 w = w.add(cout);
@@ -175,26 +181,31 @@ pub struct Outer {
 /// # Safety
 /// As [`Vector`]; `x`, `g` and `dw` must hold what the sizes say.
 #[inline(always)]
-pub unsafe fn outer<V: Vector, const WIDE: bool>(size: Outer, x: *const f32, g: *const f32, dw: *mut f32) {
+pub unsafe fn outer<V: Vector, const WIDE: bool, T: Value>(
+    size: Outer,
+    x: *const f32,
+    g: *const f32,
+    dw: *mut f32,
+) {
     let pair = 2 * V::LANES;
     let paired = size.cout / pair * pair;
     let single = (size.cout - paired) / V::LANES * V::LANES;
     // SAFETY: the caller's contract.
     unsafe {
         if !WIDE {
-            taps::<V, 4, 2, 2>(size, x, g, dw, 0..paired);
-            taps::<V, 4, 2, 1>(size, x, g, dw, paired..paired + single);
+            taps::<V, T, 4, 2, 2>(size, x, g, dw, 0..paired);
+            taps::<V, T, 4, 2, 1>(size, x, g, dw, paired..paired + single);
         } else {
-            taps::<V, 8, 4, 2>(size, x, g, dw, 0..paired);
-            taps::<V, 16, 8, 1>(size, x, g, dw, paired..paired + single);
+            taps::<V, T, 8, 4, 2>(size, x, g, dw, 0..paired);
+            taps::<V, T, 16, 8, 1>(size, x, g, dw, paired..paired + single);
         }
-        taps::<f32, 4, 2, 1>(size, x, g, dw, paired + single..size.cout);
+        taps::<f32, T, 4, 2, 1>(size, x, g, dw, paired + single..size.cout);
     }
 }
 
 /// The part of [`outer`] for a range of channels, `K` taps at a time, then `HALF` of that, then one by one.
 #[inline(always)]
-unsafe fn taps<V: Vector, const K: usize, const HALF: usize, const Q: usize>(
+unsafe fn taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: usize>(
     size: Outer,
     x: *const f32,
     g: *const f32,
@@ -207,15 +218,15 @@ unsafe fn taps<V: Vector, const K: usize, const HALF: usize, const Q: usize>(
             let (g, dw) = (g.add(channel), dw.add(channel));
             let mut k = 0;
             while k + K <= size.taps {
-                outer_tile::<V, K, Q>(size, x.add(k), g, dw.add(k * size.cout));
+                outer_tile::<V, T, K, Q>(size, x.add(k), g, dw.add(k * size.cout));
                 k += K;
             }
             while k + HALF <= size.taps {
-                outer_tile::<V, HALF, Q>(size, x.add(k), g, dw.add(k * size.cout));
+                outer_tile::<V, T, HALF, Q>(size, x.add(k), g, dw.add(k * size.cout));
                 k += HALF;
             }
             while k < size.taps {
-                outer_tile::<V, 1, Q>(size, x.add(k), g, dw.add(k * size.cout));
+                outer_tile::<V, T, 1, Q>(size, x.add(k), g, dw.add(k * size.cout));
                 k += 1;
             }
         }
@@ -223,7 +234,7 @@ unsafe fn taps<V: Vector, const K: usize, const HALF: usize, const Q: usize>(
 }
 
 #[inline(always)]
-unsafe fn outer_tile<V: Vector, const K: usize, const Q: usize>(
+unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
     size: Outer,
     x: *const f32,
     g: *const f32,
@@ -241,7 +252,7 @@ unsafe fn outer_tile<V: Vector, const K: usize, const Q: usize>(
                 for k in 0..K {
                     let pixel = V::splat(*x.add(k));
                     for q in 0..Q {
-                        acc[k][q] = acc[k][q].fma(pixel, grad[q]);
+                        acc[k][q] = T::multiply_add(acc[k][q], pixel, grad[q]);
                     }
                 }
                 x = x.add(size.x_col);

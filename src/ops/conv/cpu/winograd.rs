@@ -1,71 +1,181 @@
-//! The 3×3 convolution by Winograd's F(2×2, 3×3): 16 multiplications for four outputs instead of 36.
+//! The 3×3 convolution by Winograd's F(m×m, 3×3): (m + 2)² multiplications for m² outputs instead of 9 m².
 //!
-//! An output tile of 2×2 sees an input tile d of 4×4 (Lavin and Gray, arXiv 1509.09308, section 4.1):
+//! An output tile of m×m sees an input tile d of (m + 2)×(m + 2) (Lavin and Gray, arXiv 1509.09308, section 4):
 //!
 //! ```text
 //! y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ d B) ] A        dw = Gᵀ [ Σ (Bᵀ d B) ⊙ (A dy Aᵀ) ] G
 //!
+//! m = 2:
 //!      1  0 −1  0           1   0   0             1  0
 //! Bᵀ = 0  1  1  0       G = ½   ½   ½         A = 1  1
 //!      0 −1  1  0           ½  −½   ½             1 −1
 //!      0  1  0 −1           0   0   1             0 −1
 //! ```
 //!
-//! With channels, each of the 16 places ⊙ is a matrix product over some tiles, for which [`super::tile`] has the loops.
-//! Transformed values are kept as 16 planes: (16, tiles, channels).
+//! m = 4 has the points 0, ±1, ±2, ∞ of the same paper; it rounds ten times as coarsely and serves inference only.
+//!
+//! With channels, each of the places ⊙ is a matrix product over some tiles, for which [`super::tile`] has the loops.
+//! Transformed values are kept as planes, one a place: (places, tiles, channels).
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
+
+use std::marker::PhantomData;
 
 use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
 use crate::ops::conv::Geometry;
 use crate::ops::simd::{Isa, Task, Vector, run};
 
-/// Whether a layer's sizes suit: whole tiles, four of which fill a row, and whole vectors.
-pub fn fits(geo: Geometry, isa: Isa) -> bool {
-    let whole = geo.height.is_multiple_of(2) && geo.width.is_multiple_of(8);
+/// The transforms of a tile size: `IN` = `OUT` + 2.
+pub trait Form<const IN: usize, const OUT: usize> {
+    /// `Bᵀ d`.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn input<V: Vector>(d: [V; IN]) -> [V; IN];
+    /// `Aᵀ m`.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn output<V: Vector>(m: [V; IN]) -> [V; OUT];
+    /// `G w`.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn weight<V: Vector>(w: [V; 3]) -> [V; IN];
+}
+
+/// F(2×2, 3×3).
+pub struct Two;
+
+impl Form<4, 2> for Two {
+    #[inline(always)]
+    unsafe fn input<V: Vector>(d: [V; 4]) -> [V; 4] {
+        // SAFETY: the caller's contract.
+        unsafe { [d[0].sub(d[2]), d[1].add(d[2]), d[2].sub(d[1]), d[1].sub(d[3])] }
+    }
+
+    #[inline(always)]
+    unsafe fn output<V: Vector>(m: [V; 4]) -> [V; 2] {
+        // SAFETY: the caller's contract.
+        unsafe { [m[0].add(m[1]).add(m[2]), m[1].sub(m[2]).sub(m[3])] }
+    }
+
+    #[inline(always)]
+    unsafe fn weight<V: Vector>(w: [V; 3]) -> [V; 4] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let (even, half, zero) = (w[0].add(w[2]), V::splat(0.5), V::splat(0.0));
+            [w[0], zero.fma(even.add(w[1]), half), zero.fma(even.sub(w[1]), half), w[2]]
+        }
+    }
+}
+
+/// F(4×4, 3×3).
+pub struct Four;
+
+impl Form<6, 4> for Four {
+    #[inline(always)]
+    unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let (four, five, two) = (V::splat(4.0), V::splat(-5.0), V::splat(2.0));
+            let (even, odd) = (d[4].fma(d[2], V::splat(-4.0)), d[3].fma(d[1], V::splat(-4.0)));
+            let (outer, inner) = (d[4].sub(d[2]), d[3].sub(d[1]));
+            [
+                d[4].fma(d[0], four).fma(d[2], five),
+                even.add(odd),
+                even.sub(odd),
+                outer.fma(inner, two),
+                outer.fma(inner, V::splat(-2.0)),
+                d[5].fma(d[1], four).fma(d[3], five),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn output<V: Vector>(m: [V; 6]) -> [V; 4] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let (even1, odd1) = (m[1].add(m[2]), m[1].sub(m[2]));
+            let (even2, odd2) = (m[3].add(m[4]), m[3].sub(m[4]));
+            [
+                m[0].add(even1).add(even2),
+                odd1.fma(odd2, V::splat(2.0)),
+                even1.fma(even2, V::splat(4.0)),
+                odd1.fma(odd2, V::splat(8.0)).add(m[5]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weight<V: Vector>(w: [V; 3]) -> [V; 6] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let zero = V::splat(0.0);
+            let (even1, even2) = (w[0].add(w[2]), w[0].fma(w[2], V::splat(4.0)));
+            let (sixth, other) = (V::splat(-1.0 / 6.0), V::splat(1.0 / 24.0));
+            [
+                zero.fma(w[0], V::splat(0.25)),
+                zero.fma(even1.add(w[1]), sixth),
+                zero.fma(even1.sub(w[1]), sixth),
+                zero.fma(even2.fma(w[1], V::splat(2.0)), other),
+                zero.fma(even2.fma(w[1], V::splat(-2.0)), other),
+                w[2],
+            ]
+        }
+    }
+}
+
+/// Whether a layer's sizes suit tiles of `out`×`out`: whole tiles, of which some make rows of eight, and whole vectors.
+pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
+    let whole = geo.height.is_multiple_of(out) && geo.width.is_multiple_of(8);
     isa.is_wide() && geo.stride == 1 && whole && geo.cin.is_multiple_of(16) && geo.cout.is_multiple_of(16)
 }
 
-/// Tiles that are transformed at a time: some whole rows of them.
-fn tiles(geo: Geometry) -> usize {
-    let per_row = geo.width / 2;
-    (16 / per_row).clamp(1, geo.height / 2) * per_row
+/// Tiles that are transformed at a time: some whole rows of them, of `images` images one below the other.
+fn tiles(geo: Geometry, out: usize, images: usize) -> usize {
+    let per_row = geo.width / out;
+    (16 / per_row).clamp(1, images * geo.height / out) * per_row
 }
 
-/// Floats of work space for [`forward`]; [`weight_grad`] needs as many.
-pub fn scratch_len(geo: Geometry) -> usize {
-    16 * tiles(geo) * (geo.cin + geo.cout)
+/// Floats of work space for [`forward`] with tiles of `out`×`out`; [`weight_grad`] needs as many as for one image and 2×2.
+pub fn scratch_len(geo: Geometry, out: usize, images: usize) -> usize {
+    (out + 2) * (out + 2) * tiles(geo, out, images) * (geo.cin + geo.cout)
 }
 
-/// `u = G w Gᵀ`: (3, 3, rows, cols) to (16, rows, cols).
-pub fn transform_weight(isa: Isa, w: &[f32], u: &mut [f32]) {
-    struct Transform<'a>(&'a [f32], &'a mut [f32]);
-    impl Task for Transform<'_> {
+/// `u = G w Gᵀ`: (3, 3, rows, cols) to (places, rows, cols).
+pub fn transform_weight<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
+    isa: Isa,
+    w: &[f32],
+    u: &mut [f32],
+) {
+    struct Transform<'a, F, const IN: usize, const OUT: usize>(&'a [f32], &'a mut [f32], PhantomData<F>);
+    impl<F: Form<IN, OUT>, const IN: usize, const OUT: usize> Task for Transform<'_, F, IN, OUT> {
         #[inline(always)]
         unsafe fn run<V: Vector, const WIDE: bool>(self) {
-            let plane = self.0.len() / 9;
-            assert!(plane.is_multiple_of(V::LANES) && self.1.len() >= 16 * plane);
+            let Transform(w, u, _) = self;
+            let plane = w.len() / 9;
+            assert!(plane.is_multiple_of(V::LANES) && u.len() >= IN * IN * plane);
             for at in (0..plane).step_by(V::LANES) {
                 // SAFETY: inside the planes, by the assertion.
                 unsafe {
-                    let w = |kw: usize| self.0.as_ptr().add(kw * plane + at);
-                    let columns = [
-                        g(column::<V, 3>(w(0), 3 * plane)),
-                        g(column::<V, 3>(w(1), 3 * plane)),
-                        g(column::<V, 3>(w(2), 3 * plane)),
-                    ];
-                    for i in 0..4 {
-                        let u = g([columns[0][i], columns[1][i], columns[2][i]]);
-                        for (j, u) in u.into_iter().enumerate() {
-                            u.store(self.1.as_mut_ptr().add((i * 4 + j) * plane + at));
+                    let w = w.as_ptr().add(at);
+                    let mut columns = [[V::splat(0.0); IN]; 3];
+                    for kw in 0..3 {
+                        columns[kw] = F::weight(column::<V, 3>(w.add(kw * plane), 3 * plane));
+                    }
+                    for i in 0..IN {
+                        let row = F::weight([columns[0][i], columns[1][i], columns[2][i]]);
+                        for j in 0..IN {
+                            row[j].store(u.as_mut_ptr().add((i * IN + j) * plane + at));
                         }
                     }
                 }
             }
         }
     }
-    run(isa, Transform(w, u));
+    run(isa, Transform::<F, IN, OUT>(w, u, PhantomData));
 }
 
 /// `dw = Gᵀ du G`: (16, rows, cols) to (3, 3, rows, cols).
@@ -100,33 +210,48 @@ pub fn restore_weight(isa: Isa, du: &[f32], dw: &mut [f32]) {
     run(isa, Restore(du, dw));
 }
 
-/// The output of one image from its input `x` inside a halo: `geo` with `u` of [`transform_weight`].
+/// The outputs of some images, one for each sink, from their inputs inside halos, `x_step` floats apart: `geo` with `u` of
+/// [`transform_weight`].
 ///
 /// # Safety
-/// As [`Vector`]; `x` holds the image with its halo, `u` 16·cin·cout and `scratch` [`scratch_len`] floats.
+/// As [`Vector`]; `x` holds the images with their halos, `u` the transformed weights and `scratch` [`scratch_len`] floats.
 #[inline(always)]
-pub unsafe fn forward<V: Vector, const WIDE: bool, S: Sink>(
+pub unsafe fn forward<V: Vector, const WIDE: bool, S: Sink, F, const IN: usize, const OUT: usize>(
     geo: Geometry,
     x: *const f32,
+    x_step: usize,
     u: *const f32,
     scratch: &mut [f32],
-    sink: &mut S,
-) {
-    let group = tiles(geo);
-    let (v, m) = scratch.split_at_mut(16 * group * geo.cin);
-    for (row, count) in groups(geo) {
+    sinks: &mut [S],
+) where
+    F: Form<IN, OUT>,
+{
+    let (per_row, rows) = (geo.width / OUT, geo.height / OUT);
+    let group = tiles(geo, OUT, sinks.len());
+    let (v, m) = scratch.split_at_mut(IN * IN * group * geo.cin);
+    for first in (0..sinks.len() * rows).step_by(group / per_row) {
+        let last = (first + group / per_row).min(sinks.len() * rows);
+        let count = (last - first) * per_row;
         // SAFETY: the caller's contract.
         unsafe {
-            transform_input::<V>(geo, x, row, count, v.as_mut_ptr());
+            for row in first..last {
+                let (x, v) =
+                    (x.add(row / rows * x_step), v.as_mut_ptr().add((row - first) * per_row * geo.cin));
+                transform_input::<V, F, IN, OUT>(geo, x, row % rows, count * geo.cin, v);
+            }
             let runs = [Run { offset: 0, len: geo.cin }];
             let walk = Walk { rows: 1, cols: count, row_step: 0, col_step: geo.cin, runs: &runs };
-            for place in 0..16 {
+            for place in 0..IN * IN {
                 let (v, m) =
                     (v.as_ptr().add(place * count * geo.cin), m.as_mut_ptr().add(place * count * geo.cout));
                 let mut product = Product { m, cout: geo.cout };
-                correlate::<V, WIDE, _>(v, walk, u.add(place * geo.cin * geo.cout), geo.cout, &mut product);
+                let u = u.add(place * geo.cin * geo.cout);
+                correlate::<V, WIDE, f32, _>(v, walk, u, geo.cout, &mut product);
             }
-            finish::<V, S>(geo, m.as_ptr(), row, count, sink);
+            for row in first..last {
+                let m = m.as_ptr().add((row - first) * per_row * geo.cout);
+                finish::<V, S, F, IN, OUT>(geo, m, row % rows, count * geo.cout, &mut sinks[row / rows]);
+            }
         }
     }
 }
@@ -143,17 +268,24 @@ pub unsafe fn weight_grad<V: Vector, const WIDE: bool>(
     du: *mut f32,
     scratch: &mut [f32],
 ) {
-    let group = tiles(geo);
+    let (per_row, rows) = (geo.width / 2, geo.height / 2);
+    let group = tiles(geo, 2, 1);
     let (v, d) = scratch.split_at_mut(16 * group * geo.cin);
-    for (row, count) in groups(geo) {
+    for first in (0..rows).step_by(group / per_row) {
+        let last = (first + group / per_row).min(rows);
+        let count = (last - first) * per_row;
         let size =
             Outer { rows: 1, cols: count, x_row: 0, x_col: geo.cin, g_row: 0, taps: geo.cin, cout: geo.cout };
         // SAFETY: the caller's contract.
         unsafe {
-            transform_input::<V>(geo, x, row, count, v.as_mut_ptr());
-            transform_grad::<V>(geo, g, row, count, d.as_mut_ptr());
+            for row in first..last {
+                let at = (row - first) * per_row;
+                let (v, d) = (v.as_mut_ptr().add(at * geo.cin), d.as_mut_ptr().add(at * geo.cout));
+                transform_input::<V, Two, 4, 2>(geo, x, row, count * geo.cin, v);
+                transform_grad::<V>(geo, g, row, count * geo.cout, d);
+            }
             for place in 0..16 {
-                outer::<V, WIDE>(
+                outer::<V, WIDE, f32>(
                     size,
                     v.as_ptr().add(place * count * geo.cin),
                     d.as_ptr().add(place * count * geo.cout),
@@ -164,45 +296,14 @@ pub unsafe fn weight_grad<V: Vector, const WIDE: bool>(
     }
 }
 
-/// First row of tiles and number of tiles of each group.
-fn groups(geo: Geometry) -> impl Iterator<Item = (usize, usize)> {
-    let per_row = geo.width / 2;
-    let rows = tiles(geo) / per_row;
-    (0..geo.height / 2).step_by(rows).map(move |row| (row, rows.min(geo.height / 2 - row) * per_row))
-}
-
-// The products with B, A and G on either side. Functions, not closures: only these can be told to be inlined, and
-// what is not inlined is compiled without the instruction set.
-
-/// `Bᵀ d`.
-#[inline(always)]
-unsafe fn b<V: Vector>(d: [V; 4]) -> [V; 4] {
-    // SAFETY: the caller's contract.
-    unsafe { [d[0].sub(d[2]), d[1].add(d[2]), d[2].sub(d[1]), d[1].sub(d[3])] }
-}
-
-/// `Aᵀ m`.
-#[inline(always)]
-unsafe fn a<V: Vector>(m: [V; 4]) -> [V; 2] {
-    // SAFETY: the caller's contract.
-    unsafe { [m[0].add(m[1]).add(m[2]), m[1].sub(m[2]).sub(m[3])] }
-}
+// More products with A and G. Functions, not closures: only these can be told to be inlined, and what is not inlined is
+// compiled without the instruction set.
 
 /// `A y`.
 #[inline(always)]
 unsafe fn a_transposed<V: Vector>(y: [V; 2]) -> [V; 4] {
     // SAFETY: the caller's contract.
     unsafe { [y[0], y[0].add(y[1]), y[0].sub(y[1]), V::splat(0.0).sub(y[1])] }
-}
-
-/// `G w`.
-#[inline(always)]
-unsafe fn g<V: Vector>(w: [V; 3]) -> [V; 4] {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let (even, half, zero) = (w[0].add(w[2]), V::splat(0.5), V::splat(0.0));
-        [w[0], zero.fma(even.add(w[1]), half), zero.fma(even.sub(w[1]), half), w[2]]
-    }
 }
 
 /// `Gᵀ u`.
@@ -229,43 +330,55 @@ unsafe fn column<V: Vector, const N: usize>(p: *const f32, step: usize) -> [V; N
     }
 }
 
-/// `v = Bᵀ d B` for the tiles from a row on; `v` is (16, count, cin).
+/// `v = Bᵀ d B` for a row of tiles; its planes are `plane` floats apart.
 #[inline(always)]
-unsafe fn transform_input<V: Vector>(geo: Geometry, x: *const f32, row: usize, count: usize, v: *mut f32) {
-    let (c, width, plane) = (geo.cin, (geo.width + 2) * geo.cin, count * geo.cin);
-    let per_row = geo.width / 2;
-    for first in (0..count).step_by(per_row) {
-        for channel in (0..c).step_by(V::LANES) {
-            // SAFETY: the contract of `forward`: four rows from twice the tile's are inside the halo.
-            unsafe {
-                let x = x.add(2 * (row + first / per_row) * width + channel);
-                let (mut left, mut next) = (b(column::<V, 4>(x, width)), b(column::<V, 4>(x.add(c), width)));
-                for tile in 0..per_row {
-                    let x = x.add((2 * tile + 2) * c);
-                    let (third, last) = (b(column::<V, 4>(x, width)), b(column::<V, 4>(x.add(c), width)));
-                    let v = v.add((first + tile) * c + channel);
-                    for i in 0..4 {
-                        for (j, place) in b([left[i], next[i], third[i], last[i]]).into_iter().enumerate() {
-                            place.store(v.add((i * 4 + j) * plane));
-                        }
+unsafe fn transform_input<V: Vector, F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
+    geo: Geometry,
+    x: *const f32,
+    row: usize,
+    plane: usize,
+    v: *mut f32,
+) {
+    let (c, width) = (geo.cin, (geo.width + 2) * geo.cin);
+    for channel in (0..c).step_by(V::LANES) {
+        // SAFETY: the contract of `forward`: `IN` rows from `OUT` times the tile's are inside the halo.
+        unsafe {
+            let x = x.add(OUT * row * width + channel);
+            let mut columns = [[V::splat(0.0); IN]; IN];
+            for col in 0..2 {
+                columns[OUT + col] = F::input(column::<V, IN>(x.add(col * c), width));
+            }
+            for tile in 0..geo.width / OUT {
+                // Two columns are those that the tile before ended with.
+                (columns[0], columns[1]) = (columns[OUT], columns[OUT + 1]);
+                for col in 2..IN {
+                    columns[col] = F::input(column::<V, IN>(x.add((OUT * tile + col) * c), width));
+                }
+                let v = v.add(tile * c + channel);
+                for i in 0..IN {
+                    let mut line = columns[0];
+                    for j in 0..IN {
+                        line[j] = columns[j][i];
                     }
-                    (left, next) = (third, last);
+                    let places = F::input(line);
+                    for j in 0..IN {
+                        places[j].store(v.add((i * IN + j) * plane));
+                    }
                 }
             }
         }
     }
 }
 
-/// `d = A dy Aᵀ` for the tiles from a row on; `d` is (16, count, cout).
+/// `d = A dy Aᵀ` for a row of tiles; its planes are `plane` floats apart.
 #[inline(always)]
-unsafe fn transform_grad<V: Vector>(geo: Geometry, g: *const f32, row: usize, count: usize, d: *mut f32) {
-    let (c, width, plane) = (geo.cout, (geo.width + 2) * geo.cout, count * geo.cout);
-    let per_row = geo.width / 2;
-    for tile in 0..count {
+unsafe fn transform_grad<V: Vector>(geo: Geometry, g: *const f32, row: usize, plane: usize, d: *mut f32) {
+    let (c, width) = (geo.cout, (geo.width + 2) * geo.cout);
+    for tile in 0..geo.width / 2 {
         for channel in (0..c).step_by(V::LANES) {
             // SAFETY: the contract of `weight_grad`: the two rows of the tile are inside the halo.
             unsafe {
-                let at = (2 * (row + tile / per_row) + 1) * width + (2 * (tile % per_row) + 1) * c + channel;
+                let at = (2 * row + 1) * width + (2 * tile + 1) * c + channel;
                 let left = a_transposed(column::<V, 2>(g.add(at), width));
                 let right = a_transposed(column::<V, 2>(g.add(at + c), width));
                 let d = d.add(tile * c + channel);
@@ -279,30 +392,40 @@ unsafe fn transform_grad<V: Vector>(geo: Geometry, g: *const f32, row: usize, co
     }
 }
 
-/// `y = Aᵀ m A`, handed to the sink by eight pixels; `m` is (16, count, cout).
+/// `y = Aᵀ m A` for a row of tiles, handed to the sink by eight pixels; the planes of `m` are `plane` floats apart.
 #[inline(always)]
-unsafe fn finish<V: Vector, S: Sink>(geo: Geometry, m: *const f32, row: usize, count: usize, sink: &mut S) {
-    let (c, plane, per_row) = (geo.cout, count * geo.cout, geo.width / 2);
+unsafe fn finish<V: Vector, S: Sink, F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
+    geo: Geometry,
+    m: *const f32,
+    row: usize,
+    plane: usize,
+    sink: &mut S,
+) {
+    let c = geo.cout;
     for channel in (0..c).step_by(V::LANES) {
-        for first in (0..count).step_by(4) {
-            // SAFETY: the planes hold `count` tiles; a row is whole groups of four.
+        for eight in 0..geo.width / 8 {
+            // SAFETY: the planes hold the row's tiles; it is whole groups of eight pixels.
             unsafe {
-                let mut above = [[V::splat(0.0)]; 8];
-                let mut below = above;
-                for tile in 0..4 {
-                    let m = m.add((first + tile) * c + channel);
-                    let c0 = a(column::<V, 4>(m, 4 * plane));
-                    let c1 = a(column::<V, 4>(m.add(plane), 4 * plane));
-                    let c2 = a(column::<V, 4>(m.add(2 * plane), 4 * plane));
-                    let c3 = a(column::<V, 4>(m.add(3 * plane), 4 * plane));
-                    let [y0, y1] = a([c0[0], c1[0], c2[0], c3[0]]);
-                    (above[2 * tile], above[2 * tile + 1]) = ([y0], [y1]);
-                    let [y0, y1] = a([c0[1], c1[1], c2[1], c3[1]]);
-                    (below[2 * tile], below[2 * tile + 1]) = ([y0], [y1]);
+                let mut pixels = [[[V::splat(0.0)]; 8]; OUT];
+                for tile in 0..8 / OUT {
+                    let m = m.add((eight * (8 / OUT) + tile) * c + channel);
+                    let mut columns = [[V::splat(0.0); OUT]; IN];
+                    for j in 0..IN {
+                        columns[j] = F::output(column::<V, IN>(m.add(j * plane), IN * plane));
+                    }
+                    for y in 0..OUT {
+                        let mut line = [V::splat(0.0); IN];
+                        for j in 0..IN {
+                            line[j] = columns[j][y];
+                        }
+                        for (x, v) in F::output(line).into_iter().enumerate() {
+                            pixels[y][tile * OUT + x] = [v];
+                        }
+                    }
                 }
-                let (y, x) = (2 * (row + first / per_row), 2 * (first % per_row));
-                sink.put::<V, 8, 1>(above, y, x, channel);
-                sink.put::<V, 8, 1>(below, y + 1, x, channel);
+                for y in 0..OUT {
+                    sink.put::<V, 8, 1>(pixels[y], OUT * row + y, 8 * eight, channel);
+                }
             }
         }
     }
