@@ -59,11 +59,42 @@ lint: ## Check formatting, clippy and documentation
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
 
+# Where things are installed; DESTDIR is put before all of it, for packages.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+tools       := mk-imbalance train eval embed report
+bindir      := $(DESTDIR)$(PREFIX)/bin
+mandir      := $(DESTDIR)$(PREFIX)/share/man/man1
+bashdir     := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+zshdir      := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+fishdir     := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+
+.PHONY: install
+install: build ## Install remix-train, remix-eval, … with man pages and completions under PREFIX
+	install -d "$(bindir)" "$(mandir)" "$(bashdir)" "$(zshdir)" "$(fishdir)"
+	for tool in $(tools); do \
+	    name=remix-$$tool; program="$(bindir)/$$name"; \
+	    install -m 755 "$(B)/$$tool" "$$program"; \
+	    "$$program" --generate man "$(mandir)"; \
+	    "$$program" --generate complete-bash > "$(bashdir)/$$name"; \
+	    "$$program" --generate complete-zsh > "$(zshdir)/_$$name"; \
+	    "$$program" --generate complete-fish > "$(fishdir)/$$name.fish"; \
+	done
+
+.PHONY: uninstall
+uninstall: ## Remove what install puts under PREFIX
+	rm -f $(foreach t,$(tools),"$(bindir)/remix-$t" "$(mandir)/remix-$t.1" "$(mandir)/remix-$t"-*.1 \
+	    "$(bashdir)/remix-$t" "$(zshdir)/_remix-$t" "$(fishdir)/remix-$t.fish")
+
 # A Python that has PyTorch, to measure beside; without one only our side is measured.
 TORCH ?=
 .PHONY: bench
 bench: ## Measure the CPU engine, beside PyTorch with TORCH=venv/bin/python, as Markdown (minutes)
 	python3 scripts/bench.py $(TORCH:%=--torch %)
+
+.PHONY: bench-tsne
+bench-tsne: build ## Measure t-SNE of CHECKPOINT with TORCH=venv/bin/python, which has scikit-learn and openTSNE
+	$(or $(TORCH),python3) scripts/bench-tsne.py $(CHECKPOINT) --embed "$(B)/embed"
 
 .PHONY: data
 data: ## Download CIFAR-10 and CIFAR-100 into DATA, resuming and checking (342 MB)
@@ -73,6 +104,7 @@ data: ## Download CIFAR-10 and CIFAR-100 into DATA, resuming and checking (342 M
 grid = $(foreach type,exp step,$(foreach ratio,100 10,$1-$(type)-$(ratio)))
 FOUR := erm mixup remix remix-drw
 table = $1 $(MAKE) --no-print-directory table
+page  = $1 $(MAKE) --no-print-directory page
 
 .PHONY: demo
 demo: ## Train ERM, Mixup, Remix and Remix-DRW on synthetic images and show the table (minutes)
@@ -91,6 +123,14 @@ reproduce-table1: ## Table 1: METHODS on CIFAR-10, exp and step, ratios 100 and 
 reproduce-table2: ## Table 2: the same on CIFAR-100
 	+@$(call table,NAME=table2 CELLS='$(call grid,cifar100)')
 
+.PHONY: report
+report: ## Table 1 with figures, settings and lineage, as one HTML page
+	+@$(call page,NAME=table1 CELLS='$(call grid,cifar10)')
+
+.PHONY: figure1
+figure1: ## The t-SNE of CIFAR-10 under Mixup and under Remix, by true class and by prediction (SVG and PNG)
+	+@NAME=figure1 CELLS=cifar10-exp-100 METHODS='mixup remix' $(MAKE) --no-print-directory tsne
+
 # What the goals above come down to: the data sets CELLS, each trained on with METHODS and SEEDS, in one table NAME.
 NAME  ?= table
 CELLS ?= cifar10-exp-100
@@ -105,6 +145,19 @@ runs   := $(foreach c,$(CELLS),$(foreach m,$(METHODS),$(seeds:%=$(OUT)/runs/$c_$
 table: $(sets) $(runs)
 	cd $(OUT) && { "$(B)/eval" $(runs:$(OUT)/%=%); "$(B)/eval" --checkpoint best $(runs:$(OUT)/%=%); } \
 	    | "$(B)/report" table --out reports/$(NAME)_$(suffix)$(flags) >/dev/null
+
+# The same with everything else that there is to say of the runs, on one page.
+.PHONY: page
+page: $(sets) $(runs)
+	cd $(OUT) && { "$(B)/eval" $(runs:$(OUT)/%=%); "$(B)/eval" --checkpoint best $(runs:$(OUT)/%=%); } \
+	    | "$(B)/report" html - $(runs:$(OUT)/%=%) $(sets:$(OUT)/%=%) --title '$(NAME): $(suffix)$(flags)' \
+	    -o reports/$(NAME)_$(suffix)$(flags)_page/report.html >/dev/null
+
+# The features of each run in the plane.
+.PHONY: tsne
+tsne: $(sets) $(runs)
+	cd $(OUT) && "$(B)/embed" --project tsne $(runs:$(OUT)/%=%) | "$(B)/report" figure --kind figure1 \
+	    -o figures/$(NAME)_$(suffix)$(flags)/$(NAME).svg -o figures/$(NAME)_$(suffix)$(flags)/$(NAME).png >/dev/null
 
 # What took hours is not deleted because make was interrupted; the tools publish whole manifests or none.
 .PRECIOUS: %/manifest.json

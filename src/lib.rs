@@ -9,6 +9,7 @@ pub mod methods;
 pub mod metrics;
 pub mod model;
 pub mod ops;
+pub mod project;
 pub mod report;
 pub mod rng;
 pub mod train;

@@ -221,6 +221,11 @@ impl Subject {
         Path::new(root).join(format!("{}-{split}-{}-{}", self.name, self.which, key::short(key)))
     }
 
+    /// Images in a split, as the data set's manifest has them.
+    pub fn images(&self, split: &str) -> usize {
+        self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>() as usize
+    }
+
     /// Maps the split and runs the network over it, after checking that weights and shards are the published ones.
     ///
     /// # Errors

@@ -1,4 +1,7 @@
-//! `embed`: the network's pooled features, logits and predictions of a split, as one safetensors file.
+//! `embed`: the network's pooled features, logits and predictions of a split, as one safetensors file, and with
+//! `--project` a map of them in the plane.
+
+mod projection;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,6 +11,7 @@ use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
+use self::projection::{Chosen, Projection};
 use super::Common;
 use super::checkpoints::{self, Subject};
 use crate::data::shard::Split;
@@ -26,14 +30,18 @@ const FEATURES: &str = "features.safetensors";
 /// Extract features: what the network computes of each image, for t-SNE, probes and error analysis
 ///
 /// Writes features.safetensors with `features` F32 (N, 64), pooled before the classifier; `logits` F32 (N, C); `labels`
-/// and `predictions` I64 (N); `source_index` U32 (N), the image's place in the official file. One embedding manifest a
-/// checkpoint is printed on stdout.
+/// and `predictions` I64 (N); `source_index` U32 (N), the image's place in the official file; with --project also
+/// `projection` F32 (N, 2). One embedding manifest a checkpoint is printed on stdout.
 #[derive(Parser, Debug)]
 #[command(name = "embed", version = super::VERSION, after_help = EXAMPLES)]
 pub struct Flags {
     /// What to run.
     #[command(flatten)]
     pub input: checkpoints::Choice,
+
+    /// Whether and how to map the features.
+    #[command(flatten)]
+    pub projection: Projection,
 
     /// Common flags.
     #[command(flatten)]
@@ -42,6 +50,7 @@ pub struct Flags {
 
 const EXAMPLES: &str = "Examples:
   embed runs/remix-*/manifest.json --split test
+  embed runs/mixup runs/remix --project tsne                     for the figure of both
   embed resnet32.safetensors --arch resnet32 --data data/cifar10-exp-100-*/manifest.json --split train";
 
 /// The tool.
@@ -50,8 +59,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<()> {
+    let chosen = flags.projection.chosen()?;
     checkpoints::for_each(&flags.input, "embed", flags.common.out.as_deref(), |subject| {
-        super::run_plan(&plan(subject, &flags), &flags.common, |w| work(w, subject, &flags))?;
+        let plain = plan(subject, &flags);
+        match chosen {
+            None => super::run_plan(&plain, &flags.common, |w| extract(w, subject, &flags)),
+            Some(chosen) => {
+                chosen.fits(subject.images(&flags.input.split))?;
+                project(&plain, chosen, subject, &flags)
+            }
+        }?;
         Ok(())
     })
 }
@@ -71,7 +88,31 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
     plan
 }
 
-fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
+/// The embedding with a projection. Its features are a result of their own, so that another projection finds them:
+/// where they would be without `--project`, or inside `--out`.
+fn project(
+    plain: &Plan,
+    chosen: Chosen,
+    subject: &Subject,
+    flags: &Flags,
+) -> Result<crate::manifest::Manifest> {
+    let mut plan = plain.clone();
+    plan.params.insert("project".into(), json!(chosen));
+    let mut plain = plain.clone();
+    match &flags.common.out {
+        Some(out) => plain.dir = out.join("features"),
+        None => {
+            let what = format!("{}-{}", flags.input.split, chosen.name());
+            plan.dir = subject.dir("embeddings", &what, &plan.key());
+        }
+    }
+    super::run_plan(&plan, &flags.common, |writer| {
+        let features = super::settle(&plain, &flags.common, |w| extract(w, subject, flags))?;
+        projection::work(writer, &features, chosen)
+    })
+}
+
+fn extract(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     let (split, out) = subject.infer(&flags.input)?;
     let predicted = metrics::predictions(&out.logits, split.len(), out.classes)?;
     let bytes = encode(&split, &out, &predicted)?;
@@ -82,15 +123,21 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     numbers.insert("classes".into(), out.classes.into());
     numbers.insert("feature_len".into(), out.feature_len.into());
     numbers.insert("class_names".into(), json!(subject.info.class_names));
-    let rows = Some(split.len() as u64);
-    let outputs = vec![Produced { role: "features", name: FEATURES.into(), rows }];
-    Ok(Done { outputs, metrics: numbers, ..Done::default() })
+    Ok(Done { outputs: vec![produced(split.len())], metrics: numbers, ..Done::default() })
+}
+
+fn produced(rows: usize) -> Produced {
+    Produced { role: "features", name: FEATURES.into(), rows: Some(rows as u64) }
+}
+
+/// Bytes of floats, as safetensors has them.
+fn floats<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u8> {
+    values.into_iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
 /// The file's bytes, which follow from the numbers alone: safetensors sorts tensors, and there is no metadata.
 fn encode(split: &Split, out: &Inference, predicted: &[usize]) -> Result<Vec<u8>> {
     let n = split.len();
-    let floats = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let features = floats(&out.features);
     let logits = floats(&out.logits);
     let labels: Vec<u8> = split.labels().iter().flat_map(|&l| i64::from(l).to_le_bytes()).collect();

@@ -13,10 +13,10 @@ use crate::manifest::store::Plan;
 use crate::manifest::{Kind, Object};
 use crate::metrics;
 
-/// Raised when the same weights and images would give other numbers.
-const SEMANTICS: u32 = 1;
+/// Raised when the same weights and images would give other numbers. 2: with reliability.
+const SEMANTICS: u32 = 2;
 
-/// Evaluate checkpoints: accuracy, many/medium/few, macro-F1, NLL, ECE, confusion matrix
+/// Evaluate checkpoints: accuracy, many/medium/few, macro-F1, NLL, ECE, reliability, confusion matrix
 ///
 /// One metrics manifest a checkpoint is printed on stdout as it is done. Accuracies are percent; macro_f1 and ece are
 /// fractions, nll is in nats. Groups by training images of a class: many > 100, medium 20 to 100, few < 20.

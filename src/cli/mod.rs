@@ -5,8 +5,10 @@
 pub mod checkpoints;
 pub mod embed;
 pub mod eval;
+mod generate;
 pub mod mk_imbalance;
 pub mod report;
+mod terminal;
 pub mod train;
 
 use std::io::{self, ErrorKind, Write};
@@ -75,7 +77,16 @@ pub struct CheckFailed(pub String);
 /// Parses the flags, runs the tool and turns its result into an exit code: 0, 1 for a false check, 2 for an error, 130
 /// after a signal. Errors are one line on stderr.
 pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A) -> Result<()>) -> ExitCode {
-    let args = match A::try_parse() {
+    let called = generate::called(tool);
+    let command = generate::command::<A>(called);
+    if let Some(what) = generate::asked() {
+        return match generate::generate(command, &what) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => failure(called, &e),
+        };
+    }
+    let parsed = command.try_get_matches().and_then(|mut m| A::from_arg_matches_mut(&mut m));
+    let args = match parsed {
         Ok(args) => args,
         Err(e) if e.use_stderr() => {
             // clap's text is several lines (usage, tip); keep it, it is for people.
@@ -97,9 +108,10 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     env_logger::Builder::new()
         .filter_module("remix", level)
         .format(move |f, r| match r.level() {
-            log::Level::Warn => writeln!(f, "{tool}: warning: {}", r.args()),
-            _ => writeln!(f, "{tool}: {}", r.args()),
+            log::Level::Warn => writeln!(f, "{called}: warning: {}", r.args()),
+            _ => writeln!(f, "{called}: {}", r.args()),
         })
+        .target(env_logger::Target::Pipe(Box::new(terminal::Messages)))
         .init();
     let threads = c.threads.map_or(0, usize::from);
     if let Err(e) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
@@ -109,16 +121,21 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     match usable(&c.device).and_then(|()| run(args)) {
         Ok(()) if interrupt::requested() => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) if e.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
-        Err(e) => {
-            let _ = writeln!(io::stderr(), "{tool}: {}", one_line(&e));
-            ExitCode::from(match () {
-                () if e.is::<Interrupted>() => 130,
-                () if e.is::<CheckFailed>() => 1,
-                () => 2,
-            })
-        }
+        Err(e) => failure(called, &e),
     }
+}
+
+/// Says what went wrong; the exit code that it has. A closed stdout is no error.
+fn failure(called: &str, e: &anyhow::Error) -> ExitCode {
+    if e.chain().any(is_broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    let _ = writeln!(io::stderr(), "{called}: {}", one_line(e));
+    ExitCode::from(match () {
+        () if e.is::<Interrupted>() => 130,
+        () if e.is::<CheckFailed>() => 1,
+        () => 2,
+    })
 }
 
 fn device(name: &str) -> Result<String, &'static str> {
@@ -151,10 +168,14 @@ fn one_line(e: &anyhow::Error) -> String {
 /// # Errors
 /// A closed stdout; [`main`] takes it for success.
 pub fn print(m: &Manifest) -> Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, m).map_err(io::Error::from)?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
+    let mut line = serde_json::to_vec(m).map_err(io::Error::from)?;
+    line.push(b'\n');
+    // Both streams may be one terminal.
+    terminal::bars().suspend(|| {
+        let mut out = io::stdout().lock();
+        out.write_all(&line)?;
+        Ok(out.flush()?)
+    })
 }
 
 /// Answers from the cache, or locks the directory, does the work and publishes it; then prints the manifest.
@@ -169,7 +190,6 @@ pub fn run_plan(
     common: &Common,
     work: impl FnOnce(&Writer) -> Result<Done>,
 ) -> Result<Manifest> {
-    let started = (SystemTime::now(), Instant::now());
     let planned = plan.manifest();
     if common.explain {
         // Nobody may be listening.
@@ -183,22 +203,32 @@ pub fn run_plan(
     if common.verify {
         return verify(plan);
     }
+    let m = settle(plan, common, work)?;
+    print(&m)?;
+    Ok(m)
+}
+
+/// Answers from the cache, or locks the directory, does the work and publishes it: [`run_plan`] without a word on stdout,
+/// for a result on the way to another.
+///
+/// # Errors
+/// Those of the work and of the file system.
+pub fn settle(plan: &Plan, common: &Common, work: impl FnOnce(&Writer) -> Result<Done>) -> Result<Manifest> {
+    let started = (SystemTime::now(), Instant::now());
     let waiting = || log::info!("{}: another process is making it, waiting", plan.dir.display());
-    let m = match plan.claim(common.force, waiting)? {
+    match plan.claim(common.force, waiting)? {
         Claim::Done(m) => {
             log::debug!("{}: already done", plan.dir.display());
-            *m
+            Ok(*m)
         }
         Claim::Work(writer) => {
             interrupt::working();
             let done = work(&writer).with_context(|| plan.dir.display().to_string())?;
             let mut run = provenance(common, started.0, started.1.elapsed().as_secs_f64(), &plan.dir);
             run.extend(done.run);
-            writer.publish(done.outputs, done.metrics, run)?
+            Ok(writer.publish(done.outputs, done.metrics, run)?)
         }
-    };
-    print(&m)?;
-    Ok(m)
+    }
 }
 
 fn verify(plan: &Plan) -> Result<Manifest> {

@@ -1,25 +1,26 @@
-//! `report`: from metrics manifests to tables. What is in them is decided in [`crate::report`].
+//! `report`: from manifests to tables, figures and pages. What is in them is decided in [`crate::report`].
+
+mod figure;
+mod html;
+mod table;
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use super::Common;
-use crate::manifest::store::Done;
-use crate::manifest::store::{Plan, Produced, Writer, write_atomic};
-use crate::manifest::{Input, Kind, Manifest, Object, key, source};
-use crate::report::record::{self, Record};
-use crate::report::table::{Table, tables};
-use crate::report::{csv, json, latex, markdown, published};
+use crate::manifest::store::Plan;
+use crate::manifest::{Input, Kind, Manifest, Object, key};
+use crate::report::record;
 
-/// Raised when the same evaluations would give other files.
-const SEMANTICS: u32 = 1;
+pub use figure::FigureFlags;
+pub use html::HtmlFlags;
+pub use table::TableFlags;
 
-/// Make tables of evaluations
+/// Make tables, figures and pages
 #[derive(Parser, Debug)]
 #[command(name = "report", version = super::VERSION)]
 pub struct Flags {
@@ -41,25 +42,28 @@ pub enum Command {
     /// mean ± sample standard deviation over seeds, the number of seeds, the paper's value, the difference from it and the
     /// starting report's value. Runs that differ in anything but the seed get rows of their own. The Markdown is shown on
     /// stderr; stdout has the report's manifest.
-    #[command(after_help = EXAMPLES)]
+    #[command(after_help = table::EXAMPLES)]
     Table(TableFlags),
-}
 
-const EXAMPLES: &str = "Examples:
-  cat metrics/*/manifest.json | report table
-  cat runs/*/manifest.json | ./eval --checkpoint best | report table --checkpoint best
-  report table metrics/*cifar10*/manifest.json --out reports/table1";
+    /// A figure for a paper, as SVG or PNG
+    ///
+    /// One column wide (3.3 inches), set in Arimo, which has the widths of Arial and Helvetica; colours that people with any
+    /// colour vision can tell apart; text stays text in SVG. The same inputs give the same bytes. Seeds of a method are
+    /// put together: means with standard deviations, bands of extremes in curves, pooled bins in reliability diagrams.
+    ///
+    /// A directory holds one figure, with its manifest beside it.
+    #[command(after_help = figure::EXAMPLES)]
+    Figure(FigureFlags),
 
-/// Flags of `report table`.
-#[derive(Args, Debug)]
-pub struct TableFlags {
-    /// Evaluations: manifests (or their directories), one or many a file [default: stdin]
-    #[arg(value_name = "METRICS")]
-    pub metrics: Vec<PathBuf>,
-
-    /// Epoch of the evaluations to show; they never share a table
-    #[arg(long, default_value = "both", value_parser = ["last", "best", "both"])]
-    pub checkpoint: String,
+    /// Tables, figures, settings and lineage on one self-contained page
+    ///
+    /// Writes one HTML file that needs no network and no script (with one, tables sort by a click): tables as of
+    /// `report table`, with differences of more than two standard errors from the published values named; figures of
+    /// whatever is given; the settings of every run; and the lineage of every number, hash by hash, down to the official
+    /// files. Give it metrics manifests, and beside them in any order those of checkpoints (training curves), embeddings
+    /// with a projection (figure 1) and data sets.
+    #[command(after_help = html::EXAMPLES)]
+    Html(HtmlFlags),
 }
 
 /// The tool.
@@ -68,77 +72,80 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<()> {
-    let Command::Table(table) = &flags.command;
     let common = &flags.common;
-    let found = source::read_all(&table.metrics, "report", Kind::Metrics)?;
-    let (inputs, records) = choose(&found, &table.checkpoint)?;
-    let tables = tables(&records)?;
-    let plan = plan(inputs, &table.checkpoint, common.out.as_deref());
-    super::run_plan(&plan, common, |w| write(w, &tables))?;
-    if !(common.quiet || common.dry_run || common.explain || common.verify) {
-        // For people; nobody listening is no error.
-        let _ = write!(std::io::stderr().lock(), "\n{}", markdown::write(&tables));
+    match &flags.command {
+        Command::Table(flags) => table::run(flags, common),
+        Command::Figure(flags) => figure::run(flags, common),
+        Command::Html(flags) => html::run(flags, common),
     }
-    Ok(())
 }
 
-/// The evaluations of the asked epoch, each once, in an order that does not depend on how they came.
-fn choose(found: &[Manifest], checkpoint: &str) -> Result<(Vec<Input>, Vec<Record>)> {
-    let mut chosen: BTreeMap<String, (Input, Record)> = BTreeMap::new();
+/// Each manifest once by content, in an order that does not depend on how they came. `roles` are the outputs of a manifest
+/// that the report opens.
+fn unique(
+    found: &[Manifest],
+    roles: impl Fn(&Manifest) -> &'static [&'static str],
+) -> Vec<(Input, &Manifest)> {
+    let mut chosen: BTreeMap<String, (Input, &Manifest)> = BTreeMap::new();
     for m in found {
-        let record = Record::of(m)?;
-        if checkpoint == "both" || checkpoint == record.which {
-            let input = record::input(m);
-            let place = input.path.clone();
-            let entry = chosen.entry(input.blake3.clone()).or_insert_with(|| (input, record));
-            // Of two copies the first by path, or the manifest would depend on the order of the arguments.
-            if place < entry.0.path {
-                *entry = (record::input(m), Record::of(m)?);
-            }
+        let input = record::input(m, roles(m));
+        let entry = chosen.entry(input.blake3.clone()).or_insert_with(|| (input.clone(), m));
+        // Of two copies the first by path, or the manifest would depend on the order of the arguments.
+        if input.path < entry.0.path {
+            *entry = (input, m);
         }
     }
-    if chosen.is_empty() {
+    chosen.into_values().collect()
+}
+
+/// The plan of a report, in `--out` or in `reports/NAME-KEY`.
+///
+/// # Errors
+/// A directory that holds a report of another kind or with other files: it is not replaced.
+fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: &Common) -> Result<Plan> {
+    let mut plan = Plan { kind: Kind::Report, semantics, params, inputs, dir: Default::default() };
+    plan.dir = match &common.out {
+        Some(out) => out.clone(),
+        None => Path::new("reports").join(format!("{name}-{}", key::short(&plan.key()))),
+    };
+    let what = |params: &Object| ["report", "kind", "files"].map(|name| params.get(name).cloned());
+    if let Some(there) =
+        plan.existing().filter(|m| m.kind == Kind::Report && what(&m.params) != what(&plan.params))
+    {
+        let said = there.outputs.first().map_or("nothing".into(), |o| o.path.display().to_string());
         bail!(
-            "--checkpoint {checkpoint}: none of the {} evaluations is of that epoch; run eval --checkpoint {checkpoint}",
-            found.len()
+            "{}: holds another report ({said}), which this one would replace; choose another directory with --out",
+            plan.dir.display()
         );
     }
-    Ok(chosen.into_values().unzip())
+    Ok(plan)
 }
 
-fn plan(inputs: Vec<Input>, checkpoint: &str, out: Option<&Path>) -> Plan {
-    let mut params = Object::new();
-    params.insert("report".into(), "table".into());
-    params.insert("checkpoint".into(), checkpoint.into());
-    params.insert("published".into(), blake3::hash(published::TEXT.as_bytes()).to_hex().to_string().into());
-    let mut plan = Plan { kind: Kind::Report, semantics: SEMANTICS, params, inputs, dir: Default::default() };
-    plan.dir = match out {
-        Some(out) => out.to_owned(),
-        None => Path::new("reports").join(format!("table-{}", key::short(&plan.key()))),
+/// The name of a file, and the flags with its directory, where it says one, as `--out`.
+///
+/// # Errors
+/// Two directories, or a name that is not UTF-8.
+fn place_of(file: &Path, common: &Common) -> Result<(String, Common)> {
+    let here = file.display();
+    let Some(name) = file.file_name().and_then(|n| n.to_str()) else {
+        bail!("{here}: is no file name in UTF-8, and manifests name their files in it; choose another name");
     };
-    plan
+    let mut common = common.clone();
+    if let Some(dir) = file.parent().filter(|d| !d.as_os_str().is_empty()) {
+        let out = common.out.get_or_insert_with(|| dir.to_owned());
+        if out != dir {
+            let out = out.display();
+            bail!("{here}: is not in {out}, where the result goes; all files of a report share a directory");
+        }
+    }
+    Ok((name.to_owned(), common))
 }
 
-fn write(writer: &Writer, tables: &[Table]) -> Result<Done> {
-    writer.withdraw()?;
-    let cells = tables.iter().flat_map(Table::cells).count() as u64;
-    let rows = tables.iter().map(|t| t.rows.len() as u64).sum();
-    let files = [
-        ("markdown", "table.md", markdown::write(tables), rows),
-        ("csv", "table.csv", csv::write(tables), cells),
-        ("latex", "table.tex", latex::write(tables), rows),
-        ("json", "table.json", json::write(tables), cells),
-    ];
-    let mut outputs = Vec::new();
-    for (role, name, text, rows) in files {
-        write_atomic(&writer.dir().join(name), |f| f.write_all(text.as_bytes()))?;
-        outputs.push(Produced { role, name: name.into(), rows: Some(rows) });
+/// Says where the files are, which need not be where one looks first.
+fn say(m: &Manifest) {
+    for o in &m.outputs {
+        if let Ok(dir) = m.dir() {
+            log::info!("{}: {} bytes", dir.join(&o.path).display(), o.bytes);
+        }
     }
-    let mut metrics = Object::new();
-    metrics.insert("cells".into(), cells.into());
-    metrics.insert(
-        "missing".into(),
-        tables.iter().flat_map(Table::cells).filter(|c| c.values.is_empty()).count().into(),
-    );
-    Ok(Done { outputs, metrics, ..Done::default() })
 }

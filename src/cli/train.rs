@@ -15,13 +15,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 use self::flags::Flags;
-use self::progress::Progress;
-use super::{Common, run_plan};
+use self::progress::{Board, Progress};
+use super::run_plan;
 use crate::manifest::store::Done;
 use crate::manifest::store::{PLAN, Plan, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, key, source};
+use crate::methods::presets::preset_name;
 use crate::train::config::Config;
-use crate::train::{self, SEMANTICS, STATE};
+use crate::train::{self, SEMANTICS, STATE, tensorboard};
 
 /// The tool.
 pub fn main() -> ExitCode {
@@ -34,6 +35,7 @@ fn run(flags: Flags) -> Result<()> {
     if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
         bail!("--out {}: is for one data set, {} were given; leave it out", out.display(), datasets.len());
     }
+    let mut runs = Vec::new();
     for dataset in &datasets {
         for config in &configs {
             let mut plan = Plan {
@@ -44,10 +46,30 @@ fn run(flags: Flags) -> Result<()> {
                 dir: PathBuf::new(),
             };
             plan.dir = directory(&flags, config, &plan.key());
-            run_plan(&plan, &flags.common, |writer| work(writer, config, dataset, &flags.common))?;
+            runs.push((dataset, config, plan));
+        }
+    }
+    let several = datasets.len() > 1;
+    let names = runs.iter().map(|(dataset, config, _)| name(config, several.then_some(*dataset)));
+    let mut board = Board::new(names.collect(), flags.epochs, flags.common.quiet);
+    for (number, (dataset, config, plan)) in runs.iter().enumerate() {
+        run_plan(plan, &flags.common, |writer| work(writer, config, dataset, &flags, board.start(number)))?;
+        let only_asked = flags.common.dry_run || flags.common.explain || flags.common.verify;
+        if flags.tensorboard && !only_asked {
+            // Also of a run that was there already.
+            tensorboard::update(&plan.dir)?;
         }
     }
     Ok(())
+}
+
+/// What a run is called while it trains; with its data set where there are several.
+fn name(config: &Config, dataset: Option<&Manifest>) -> String {
+    let run = format!("{} {} seed {}", preset_name(&config.params()), config.arch, config.seed);
+    match dataset.and_then(|d| d.dir().ok()?.file_name()) {
+        Some(dir) => format!("{} {run}", dir.to_string_lossy()),
+        None => run,
+    }
 }
 
 /// `--out`, with one directory a seed inside it where there are several; else a name that tells runs apart.
@@ -63,11 +85,26 @@ fn directory(flags: &Flags, config: &Config, key: &str) -> PathBuf {
     }
 }
 
-fn work(writer: &Writer, config: &Config, dataset: &Manifest, common: &Common) -> Result<Done> {
-    take_over(writer, common.force)?;
-    let mut progress = Progress::new(config, common.quiet);
-    let done = train::run(config, dataset, writer.dir(), &mut |e| progress.epoch(e))?;
-    drop(progress);
+fn work(
+    writer: &Writer,
+    config: &Config,
+    dataset: &Manifest,
+    flags: &Flags,
+    mut progress: Progress,
+) -> Result<Done> {
+    take_over(writer, flags.common.force)?;
+    let dir = writer.dir();
+    let mut failed = None;
+    let done = train::run(config, dataset, dir, &mut |e| {
+        if flags.tensorboard && failed.is_none() {
+            failed = tensorboard::update(dir).err();
+        }
+        progress.epoch(e);
+    })?;
+    if let Some(e) = failed {
+        log::warn!("{e:#}; the event file is made again at the end");
+    }
+    progress.done(&done.metrics);
     Ok(done)
 }
 

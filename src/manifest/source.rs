@@ -15,16 +15,24 @@ use super::{Error, FILE, Kind, Manifest, SCHEMA, hash};
 /// # Errors
 /// Unreadable files, text that is no manifest, another schema, another kind, nothing at all.
 pub fn read_all(args: &[PathBuf], tool: &'static str, kind: Kind) -> Result<Vec<Manifest>, Error> {
+    read_kinds(args, tool, &[kind])
+}
+
+/// The same for a tool that takes several kinds; the first of them is the one that messages name.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn read_kinds(args: &[PathBuf], tool: &'static str, kinds: &[Kind]) -> Result<Vec<Manifest>, Error> {
     if args.is_empty() {
-        return read_stdin(tool, kind).collect();
+        return read_stdin_kinds(tool, kinds.to_vec()).collect();
     }
     let mut all = Vec::new();
     for arg in args {
         if arg.as_os_str() == "-" {
-            all.extend(read_stdin(tool, kind).collect::<Result<Vec<_>, _>>()?);
+            all.extend(read_stdin_kinds(tool, kinds.to_vec()).collect::<Result<Vec<_>, _>>()?);
         } else {
             let found = read_file(arg)?.into_iter();
-            all.extend(found.map(|m| of_kind(m, tool, kind)).collect::<Result<Vec<_>, _>>()?);
+            all.extend(found.map(|m| of_kind(m, tool, kinds)).collect::<Result<Vec<_>, _>>()?);
         }
     }
     Ok(all)
@@ -35,27 +43,35 @@ pub fn read_all(args: &[PathBuf], tool: &'static str, kind: Kind) -> Result<Vec<
 /// # Errors
 /// As [`read_all`]; nothing comes after an error.
 pub fn read_stdin(tool: &'static str, kind: Kind) -> impl Iterator<Item = Result<Manifest, Error>> {
+    read_stdin_kinds(tool, vec![kind])
+}
+
+fn read_stdin_kinds(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item = Result<Manifest, Error>> {
+    let hint = match kinds[0] {
+        Kind::Dataset => "pipe mk-imbalance into this tool, or pass a data set's manifest.json",
+        Kind::Checkpoint => "pipe train into this tool, or pass checkpoints' manifest.json",
+        Kind::Embedding => {
+            "pipe embed --project tsne into this tool, or pass manifest.json files of embeddings"
+        }
+        _ => "pipe eval into this tool, or pass manifest.json files",
+    };
     let values = serde_json::Deserializer::from_reader(io::stdin().lock()).into_iter();
     let found = values.map(move |value| {
         let mut m = parse(value, Path::new("stdin"))?;
         locate(&mut m);
-        of_kind(m, tool, kind)
+        of_kind(m, tool, &kinds)
     });
-    let hint = match kind {
-        Kind::Dataset => "pipe mk-imbalance into this tool, or pass a data set's manifest.json",
-        Kind::Checkpoint => "pipe train into this tool, or pass checkpoints' manifest.json",
-        _ => "pipe eval into this tool, or pass manifest.json files",
-    };
     let mut found = found.peekable();
     let none = || Err(Error::Empty { path: "stdin".into(), hint });
     let empty = found.peek().is_none().then(none);
     empty.into_iter().chain(found)
 }
 
-fn of_kind(m: Manifest, tool: &'static str, wanted: Kind) -> Result<Manifest, Error> {
-    if m.kind == wanted {
+fn of_kind(m: Manifest, tool: &'static str, kinds: &[Kind]) -> Result<Manifest, Error> {
+    if kinds.contains(&m.kind) {
         return Ok(m);
     }
+    let wanted = kinds[0];
     Err(Error::WrongKind {
         path: m.path.unwrap_or_else(|| "stdin".into()),
         found: m.kind.name(),

@@ -1,13 +1,40 @@
 //! What follows from probabilities: the likelihood of the labels and how far confidence is from accuracy.
 
+use serde::{Deserialize, Serialize};
+
 /// Bins of the expected calibration error, as in Guo et al., arXiv 1706.04599.
 pub const ECE_BINS: usize = 15;
 
-/// Mean negative log-likelihood, and the expected calibration error: Σ_b |B_b|/N · |acc(B_b) − conf(B_b)| over bins
-/// (b/15, (b+1)/15] of the predicted class's probability. Softmax and sums are in f64.
-pub(super) fn nll_and_ece(logits: &[f32], labels: &[u32], predicted: &[usize], classes: usize) -> (f64, f64) {
+/// The images whose confidence is in (b/15, (b+1)/15].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bin {
+    /// Number of images.
+    pub images: u64,
+    /// Mean probability of the predicted class, 0–1; `None` without images.
+    pub confidence: Option<f64>,
+    /// Share of images that are right, 0–1; `None` without images.
+    pub accuracy: Option<f64>,
+}
+
+/// What follows from the probabilities.
+pub(super) struct Calibration {
+    /// Mean negative log-likelihood, nats.
+    pub nll: f64,
+    /// Expected calibration error: Σ_b |B_b|/N · |acc(B_b) − conf(B_b)|.
+    pub ece: f64,
+    /// The bins B_b of the reliability diagram.
+    pub bins: Vec<Bin>,
+}
+
+/// Compares probabilities (softmax and sums in f64) with what is right.
+pub(super) fn calibration(
+    logits: &[f32],
+    labels: &[u32],
+    predicted: &[usize],
+    classes: usize,
+) -> Calibration {
     let mut nll = 0.0;
-    let mut bins = [Bin::default(); ECE_BINS];
+    let mut bins = [Sums::default(); ECE_BINS];
     for ((row, &label), &guess) in logits.chunks_exact(classes).zip(labels).zip(predicted) {
         let top = f64::from(row[guess]);
         // Relative to the largest logit nothing overflows, and the sum is at least 1.
@@ -16,7 +43,8 @@ pub(super) fn nll_and_ece(logits: &[f32], labels: &[u32], predicted: &[usize], c
         bins[bin_of(1.0 / sum)].add(1.0 / sum, guess == label as usize);
     }
     let gaps: f64 = bins.iter().map(|b| (b.right - b.confidence).abs()).sum();
-    (nll / labels.len() as f64, gaps / labels.len() as f64)
+    let n = labels.len() as f64;
+    Calibration { nll: nll / n, ece: gaps / n, bins: bins.iter().map(Sums::bin).collect() }
 }
 
 /// The bin (b/15, (b+1)/15] that holds a confidence in (0, 1].
@@ -27,13 +55,20 @@ fn bin_of(confidence: f64) -> usize {
 
 /// Sums over the images in a bin.
 #[derive(Clone, Copy, Default)]
-struct Bin {
+struct Sums {
+    images: u64,
     confidence: f64,
     right: f64,
 }
 
-impl Bin {
+impl Sums {
+    fn bin(&self) -> Bin {
+        let mean = |sum: f64| (self.images > 0).then(|| sum / self.images as f64);
+        Bin { images: self.images, confidence: mean(self.confidence), accuracy: mean(self.right) }
+    }
+
     fn add(&mut self, confidence: f64, right: bool) {
+        self.images += 1;
         self.confidence += confidence;
         self.right += f64::from(u8::from(right));
     }
@@ -56,8 +91,10 @@ mod tests {
     #[test]
     fn huge_logits_stay_finite() {
         // Confidence 1 and wrong: the loss is the distance of the logits, the gap is whole.
-        assert_eq!(nll_and_ece(&[3e38, -3e38], &[1], &[0], 2).1, 1.0);
-        let (nll, ece) = nll_and_ece(&[1000.0, 0.0], &[1], &[0], 2);
-        assert_eq!((nll, ece), (1000.0, 1.0));
+        assert_eq!(calibration(&[3e38, -3e38], &[1], &[0], 2).ece, 1.0);
+        let c = calibration(&[1000.0, 0.0], &[1], &[0], 2);
+        assert_eq!((c.nll, c.ece), (1000.0, 1.0));
+        assert_eq!(c.bins[14], Bin { images: 1, confidence: Some(1.0), accuracy: Some(0.0) });
+        assert_eq!(c.bins[0], Bin { images: 0, confidence: None, accuracy: None });
     }
 }

@@ -7,9 +7,10 @@ mod calibration;
 mod confusion;
 
 use crate::ops::head::argmax;
+use calibration::Calibration;
 use serde::{Deserialize, Serialize};
 
-pub use calibration::ECE_BINS;
+pub use calibration::{Bin, ECE_BINS};
 pub use confusion::{FEW, MANY};
 
 /// Everything that `eval` reports of one split.
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub nll: f64,
     /// Expected calibration error, 0–1, over [`ECE_BINS`] equal-width bins of confidence.
     pub ece: f64,
+    /// These bins, from the lowest confidence to the highest: what a reliability diagram shows.
+    pub reliability: Vec<Bin>,
     /// Counts, (true class, predicted class).
     pub confusion: Vec<Vec<u64>>,
 }
@@ -101,7 +104,7 @@ pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Resul
     let confusion = confusion::confusion(labels, &predicted, classes);
     let per_class = confusion::recalls(&confusion);
     let [many, medium, few] = confusion::shots(&per_class, cls_num_list);
-    let (nll, ece) = calibration::nll_and_ece(logits, labels, &predicted, classes);
+    let Calibration { nll, ece, bins } = calibration::calibration(logits, labels, &predicted, classes);
     let hits = |k| {
         let rows = logits.chunks_exact(classes).zip(labels);
         rows.filter(|(row, label)| rank(row, **label as usize) < k).count()
@@ -118,6 +121,7 @@ pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Resul
         macro_f1: confusion::macro_f1(&confusion),
         nll,
         ece,
+        reliability: bins,
         confusion,
     })
 }
@@ -171,6 +175,8 @@ mod tests {
         let sum = 2f64.exp() + 2.0;
         assert!((m.nll - (sum.ln() - 1.0)).abs() < 1e-15, "{}", m.nll);
         // All confidences are e²/(e²+2) = 0.787, in one bin, half of them right.
+        let bin = &m.reliability[11];
+        assert_eq!((bin.images, bin.accuracy), (4, Some(0.5)));
         assert!((m.ece - (2f64.exp() / sum - 0.5)).abs() < 1e-15, "{}", m.ece);
     }
 

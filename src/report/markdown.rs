@@ -1,6 +1,6 @@
 //! Tables as GitHub Markdown, for people.
 
-use super::record::Column;
+use super::experiment::Column;
 use super::settings::standard_in_words;
 use super::table::{Cell, Table};
 use super::{published, signed, title, two};

@@ -4,11 +4,15 @@
 //! Everything here is drawn from the metrics manifests alone; no other file is opened, and nothing is printed.
 
 pub mod csv;
+pub mod experiment;
+pub mod figure;
+pub mod html;
 pub mod json;
 pub mod latex;
 pub mod markdown;
 pub mod published;
 pub mod record;
+mod series;
 mod settings;
 pub mod table;
 
@@ -17,12 +21,41 @@ use std::path::PathBuf;
 /// What keeps evaluations from becoming a table.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A metrics manifest without the numbers or the lineage that a table needs.
-    #[error("{path}: {why}; evaluate the checkpoint again with eval")]
+    /// A manifest without the numbers or the lineage that a report needs.
+    #[error("{path}: {why}; make it again with {tool}")]
     Foreign {
         /// The manifest.
         path: PathBuf,
         /// What is missing.
+        why: String,
+        /// The tool that makes it.
+        tool: &'static str,
+    },
+    /// Something that cannot be drawn.
+    #[error("{path}: {why}")]
+    Unfit {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// A figure of nothing, or of too much.
+    #[error("{kind}: {why}")]
+    Inputs {
+        /// The kind of figure.
+        kind: &'static str,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// The file system said no, or a manifest's files are not what it says.
+    #[error(transparent)]
+    Manifest(#[from] crate::manifest::Error),
+    /// A picture that cannot be drawn.
+    #[error("--dpi {dpi}: {why}; choose a smaller one, or an SVG")]
+    Render {
+        /// Dots an inch.
+        dpi: u32,
+        /// What the renderer said.
         why: String,
     },
     /// The same experiment with the same seed, and two results.

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-use super::record::Record;
+use super::experiment::Experiment;
 use crate::manifest::Object;
 use crate::methods::loss::Loss;
 use crate::methods::mix::Mix;
@@ -43,7 +43,7 @@ fn same(a: &Value, b: &Value) -> bool {
 
 /// Settings without a standard value that differ between records of a table, or that only some records of one method
 /// have: these must be told, or rows that were never averaged would look the same.
-pub(super) fn telling(records: &[&Record]) -> BTreeSet<String> {
+pub(super) fn telling(records: &[&Experiment]) -> BTreeSet<String> {
     let names: BTreeSet<&String> = records.iter().flat_map(|r| r.settings.keys()).collect();
     let varies = |name: &String| {
         let values: BTreeSet<String> =
@@ -58,7 +58,7 @@ pub(super) fn telling(records: &[&Record]) -> BTreeSet<String> {
 }
 
 /// What departs from the preset and the standard settings, in words.
-pub(super) fn variant(r: &Record, telling: &BTreeSet<String>) -> String {
+pub(super) fn variant(r: &Experiment, telling: &BTreeSet<String>) -> String {
     let mut parts: Vec<String> =
         r.options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', " ")).collect();
     for (name, value) in &r.settings {
@@ -70,7 +70,7 @@ pub(super) fn variant(r: &Record, telling: &BTreeSet<String>) -> String {
 }
 
 /// Settings that every record has with the same value and that no row tells.
-pub(super) fn common(records: &[&Record], telling: &BTreeSet<String>) -> Vec<String> {
+pub(super) fn common(records: &[&Experiment], telling: &BTreeSet<String>) -> Vec<String> {
     let everywhere = |name: &String| records.iter().all(|r| r.settings.contains_key(name));
     let first = records[0].settings.iter();
     first
@@ -79,7 +79,7 @@ pub(super) fn common(records: &[&Record], telling: &BTreeSet<String>) -> Vec<Str
         .collect()
 }
 
-fn words(name: &str, value: &Value) -> String {
+pub(super) fn words(name: &str, value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match name {
         "arch" | "precision" => text,

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::record::{Column, Record};
+use super::experiment::{Column, Experiment, order};
+use super::record::Record;
 use super::settings::{common, telling, variant};
 use super::{Error, published};
 
@@ -104,17 +105,11 @@ impl Table {
 
     /// The title without its number: `CIFAR-10, last epoch`
     pub fn name(&self) -> String {
-        let dataset = match self.dataset.as_str() {
-            "cifar10" => "CIFAR-10",
-            "cifar100" => "CIFAR-100",
-            "synthetic" => "Synthetic",
-            other => other,
-        };
         let epoch = match self.which.as_str() {
             "file" => "weights of unknown epoch".into(),
             which => format!("{which} epoch"),
         };
-        format!("{dataset}, {epoch}")
+        format!("{}, {epoch}", dataset_title(&self.dataset))
     }
 }
 
@@ -125,12 +120,22 @@ impl Table {
 pub fn tables(records: &[Record]) -> Result<Vec<Table>, Error> {
     let mut groups: BTreeMap<_, Vec<&Record>> = BTreeMap::new();
     for r in records {
-        let number = number(&r.column.dataset);
+        let number = number(&r.of.column.dataset);
         // Numbered tables first, then by name; last before best.
-        let which = ["last", "best"].iter().position(|w| *w == r.which).unwrap_or(2);
-        groups.entry((number.unwrap_or(u32::MAX), r.column.dataset.clone(), which)).or_default().push(r);
+        let which = ["last", "best"].iter().position(|w| *w == r.of.which).unwrap_or(2);
+        groups.entry((number.unwrap_or(u32::MAX), r.of.column.dataset.clone(), which)).or_default().push(r);
     }
     groups.into_values().map(|group| table(&group)).collect()
+}
+
+/// A data set's name as papers print it.
+pub(super) fn dataset_title(name: &str) -> &str {
+    match name {
+        "cifar10" => "CIFAR-10",
+        "cifar100" => "CIFAR-100",
+        "synthetic" => "Synthetic",
+        other => other,
+    }
 }
 
 fn number(dataset: &str) -> Option<u32> {
@@ -142,9 +147,10 @@ fn number(dataset: &str) -> Option<u32> {
 }
 
 fn table(records: &[&Record]) -> Result<Table, Error> {
-    let first = records[0];
+    let of: Vec<&Experiment> = records.iter().map(|r| &r.of).collect();
+    let first = of[0];
     let number = number(&first.column.dataset);
-    let mut columns: Vec<Column> = records.iter().map(|r| r.column.clone()).collect();
+    let mut columns: Vec<Column> = of.iter().map(|r| r.column.clone()).collect();
     if number.is_some() {
         // The layout of the starting report, whether or not all of it was run.
         for (imb_type, imb_ratio) in [("exp", "100"), ("exp", "10"), ("step", "100"), ("step", "10")] {
@@ -158,17 +164,22 @@ fn table(records: &[&Record]) -> Result<Table, Error> {
     columns.sort_by_key(|c| c.imb_type == "none");
     columns.dedup();
 
-    let telling = telling(records);
+    let telling = telling(&of);
     let mut rows: BTreeMap<_, BTreeMap<&Column, Vec<Run>>> = BTreeMap::new();
     for r in records {
-        let variant = variant(r, &telling);
-        let row = rows.entry((order(&r.method), r.method.clone(), variant.clone())).or_default();
-        let values = row.entry(&r.column).or_default();
-        if let Some(old) = values.iter().find(|v| v.seed == r.seed) {
+        let variant = variant(&r.of, &telling);
+        let row = rows.entry((order(&r.of.method), r.of.method.clone(), variant.clone())).or_default();
+        let values = row.entry(&r.of.column).or_default();
+        if let Some(old) = values.iter().find(|v| v.seed == r.of.seed) {
             if old.top1 != r.top1 {
-                let seed = r.seed.map_or("without seed".into(), |s| format!("seed {s}"));
+                let seed = r.of.seed.map_or("without seed".into(), |s| format!("seed {s}"));
                 return Err(Error::Duplicate {
-                    what: format!("{} {variant} on {}, {seed}, {}", r.method, r.column.name(), r.which),
+                    what: format!(
+                        "{} {variant} on {}, {seed}, {}",
+                        r.of.method,
+                        r.of.column.name(),
+                        r.of.which
+                    ),
                     first: old.place.clone(),
                     other: old.top1,
                     second: r.place.clone(),
@@ -177,7 +188,7 @@ fn table(records: &[&Record]) -> Result<Table, Error> {
             }
             continue;
         }
-        values.push(Run { seed: r.seed, top1: r.top1, key: r.key.clone(), place: r.place.clone() });
+        values.push(Run { seed: r.of.seed, top1: r.top1, key: r.key.clone(), place: r.place.clone() });
     }
     let rows = rows.into_iter().map(|((_, method, variant), mut cells)| {
         let cells = columns.iter().map(|c| {
@@ -191,29 +202,7 @@ fn table(records: &[&Record]) -> Result<Table, Error> {
     });
     let rows = rows.collect();
     let (dataset, which) = (first.column.dataset.clone(), first.which.clone());
-    Ok(Table { number, dataset, which, columns, rows, common: common(records, &telling) })
-}
-
-/// Place of a method in the table: plain, Mixup, Remix, each with its rules.
-fn order(method: &str) -> usize {
-    const METHODS: [&str; 15] = [
-        "erm",
-        "rs",
-        "rw",
-        "drs",
-        "drw",
-        "mixup",
-        "mixup-rs",
-        "mixup-rw",
-        "mixup-drs",
-        "mixup-drw",
-        "remix",
-        "remix-rs",
-        "remix-rw",
-        "remix-drs",
-        "remix-drw",
-    ];
-    METHODS.iter().position(|m| *m == method).unwrap_or(METHODS.len())
+    Ok(Table { number, dataset, which, columns, rows, common: common(&of, &telling) })
 }
 
 #[cfg(test)]

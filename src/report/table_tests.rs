@@ -6,17 +6,15 @@ use super::*;
 
 fn record(method: &str, column: [&str; 3], seed: u64, top1: f64, settings: Value) -> Record {
     let [dataset, imb_type, imb_ratio] = column.map(str::to_owned);
-    Record {
+    let of = Experiment {
         column: Column { dataset, imb_type, imb_ratio },
         which: "last".into(),
         method: method.into(),
         options: String::new(),
         settings: settings.as_object().expect("an object").clone().into_iter().collect(),
         seed: Some(seed),
-        top1,
-        key: format!("{method}{seed}"),
-        place: format!("{method}-s{seed}.json").into(),
-    }
+    };
+    Record { of, top1, key: format!("{method}{seed}"), place: format!("{method}-s{seed}.json").into() }
 }
 
 const EXP100: [&str; 3] = ["cifar10", "exp", "100"];
@@ -68,7 +66,8 @@ fn settings_without_a_standard_are_told_only_where_they_vary() {
 #[test]
 fn last_and_best_are_other_tables() {
     let last = record("erm", EXP100, 0, 70.0, plain());
-    let best = Record { which: "best".into(), top1: 71.0, ..last.clone() };
+    let mut best = Record { top1: 71.0, ..last.clone() };
+    best.of.which = "best".into();
     let titles: Vec<_> = tables(&[best, last]).expect("tables").iter().map(Table::title).collect();
     assert_eq!(titles, ["Table 1. CIFAR-10, last epoch", "Table 1. CIFAR-10, best epoch"]);
 }

@@ -8,6 +8,7 @@
 pub mod config;
 pub mod plan;
 pub mod schedule;
+pub mod tensorboard;
 
 use std::fs;
 use std::io::Write;

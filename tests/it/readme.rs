@@ -1,4 +1,4 @@
-//! Every shell command of the README and of docs/reproduce.md runs.
+//! Every shell command of the README, of docs/reproduce.md and of docs/tutorial.md runs.
 //!
 //! - Lines that start with `make` run as `make -n` in the repository: targets and variables exist, and the graph holds
 //!   together. What the targets then do is tested in `makefile.rs`; the demo itself runs in `.ci/run`.
@@ -55,7 +55,7 @@ fn every_command_runs() {
     let sandbox = Sandbox::new();
     stand_ins(&sandbox);
     fs::create_dir(sandbox.join("data")).expect("made");
-    for page in ["README.md", "docs/reproduce.md"] {
+    for page in ["README.md", "docs/reproduce.md", "docs/tutorial.md"] {
         let (makes, others): (Vec<_>, Vec<_>) =
             commands(page).into_iter().partition(|c| c.starts_with("make"));
         for command in makes {
@@ -71,7 +71,7 @@ fn every_command_runs() {
             .expect("bash");
         assert!(out.status.success(), "{page}: {}", String::from_utf8_lossy(&out.stderr));
     }
-    for made in ["data", "runs", "metrics", "embeddings", "reports"] {
+    for made in ["data", "runs", "metrics", "embeddings", "reports", "figures"] {
         let manifests =
             fs::read_dir(sandbox.join(made)).expect(made).flatten().map(|e| e.path().join("manifest.json"));
         assert!(manifests.filter(|m| m.is_file()).count() > 0, "{made} has a result");

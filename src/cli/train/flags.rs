@@ -149,12 +149,16 @@ pub struct Flags {
     pub no_augment: bool,
 
     /// Seed of weights, batches, crops and mixing
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Seeds")]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Seeds and files")]
     pub seed: u64,
 
     /// Several runs, one a seed, such as 0-4 or 0-4,7; with --out DIR they are DIR/seed-N
-    #[arg(long, value_name = "LIST", conflicts_with = "seed", help_heading = "Seeds")]
+    #[arg(long, value_name = "LIST", conflicts_with = "seed", help_heading = "Seeds and files")]
     pub seeds: Option<Seeds>,
+
+    /// Also write an event file for TensorBoard into each run's directory, from log.jsonl
+    #[arg(long, help_heading = "Seeds and files")]
+    pub tensorboard: bool,
 
     /// Common flags.
     #[command(flatten)]

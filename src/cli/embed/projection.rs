@@ -1,0 +1,161 @@
+//! `embed --project`: its flags, and from a file of features to one that has the map as well.
+
+use std::fs;
+use std::io::Write;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{FEATURES, floats, produced};
+use crate::manifest::store::{Done, Writer, write_atomic};
+use crate::manifest::{Manifest, Object};
+use crate::project::tsne::Tsne;
+use crate::project::{Rows, pca};
+
+/// Flags that choose a projection.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Projection")]
+pub struct Projection {
+    /// Also map the features to the plane: t-SNE (exact gradient, PCA start), or the first two principal components
+    #[arg(long, value_enum, value_name = "METHOD")]
+    pub project: Option<Name>,
+
+    /// t-SNE: how many neighbours an image has, in effect; at least 1, below a third of the images [default: 30]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub perplexity: Option<f64>,
+
+    /// t-SNE: steps, the first 250 (at most a third) under early exaggeration [default: 750]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub iterations: Option<u32>,
+
+    /// t-SNE: factor on the affinities in the first steps; 1 for none [default: 12]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub early_exaggeration: Option<f64>,
+}
+
+/// Names of projections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Name {
+    /// t-distributed stochastic neighbour embedding
+    Tsne,
+    /// Principal component analysis
+    Pca,
+}
+
+/// A projection with all its parameters, as the manifest has them.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(tag = "method", rename_all = "lowercase")]
+pub enum Chosen {
+    /// t-SNE.
+    Tsne(Tsne),
+    /// PCA.
+    Pca,
+}
+
+impl Projection {
+    /// What the flags ask for.
+    ///
+    /// # Errors
+    /// Parameters of t-SNE without t-SNE, values that nobody can want.
+    pub(super) fn chosen(&self) -> Result<Option<Chosen>> {
+        if self.project == Some(Name::Tsne) {
+            let tsne = Tsne {
+                perplexity: self.perplexity.unwrap_or(30.0),
+                iterations: self.iterations.unwrap_or(750),
+                early_exaggeration: self.early_exaggeration.unwrap_or(12.0),
+            };
+            let Tsne { perplexity, early_exaggeration, .. } = tsne;
+            ensure!(
+                perplexity >= 1.0 && perplexity.is_finite(),
+                "--perplexity {perplexity}: must be a number from 1 on, such as 30"
+            );
+            ensure!(
+                (1.0..=1e3).contains(&early_exaggeration),
+                "--early-exaggeration {early_exaggeration}: must be between 1 (none) and 1000"
+            );
+            return Ok(Some(Chosen::Tsne(tsne)));
+        }
+        let given = [
+            ("perplexity", self.perplexity.is_some()),
+            ("iterations", self.iterations.is_some()),
+            ("early-exaggeration", self.early_exaggeration.is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            bail!("--{flag}: does nothing without --project tsne; add that, or leave it out");
+        }
+        Ok(self.project.map(|_| Chosen::Pca))
+    }
+}
+
+impl Chosen {
+    /// The value of `--project`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Chosen::Tsne(_) => "tsne",
+            Chosen::Pca => "pca",
+        }
+    }
+
+    /// Refuses what a number of images cannot have, before any work.
+    pub(super) fn fits(self, images: usize) -> Result<()> {
+        match self {
+            Chosen::Tsne(tsne) => Ok(tsne.fits(images)?),
+            Chosen::Pca => Ok(()),
+        }
+    }
+}
+
+/// Writes the features again, with their `projection`.
+pub(super) fn work(writer: &Writer, features: &Manifest, chosen: Chosen) -> Result<Done> {
+    let path = features.checked("features")?.swap_remove(0);
+    let at = || path.display().to_string();
+    let bytes = fs::read(&path).with_context(at)?;
+    let file = SafeTensors::deserialize(&bytes).with_context(at)?;
+    let tensor = file.tensor("features").with_context(at)?;
+    let values: Vec<f32> = tensor.data().as_chunks().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
+    let rows = Rows::new(&values, tensor.shape()[1])?;
+
+    let started = Instant::now();
+    let mut metrics = features.metrics.clone();
+    let projection = match chosen {
+        Chosen::Tsne(tsne) => {
+            log::info!("t-SNE of {} images × {} features", rows.len(), tensor.shape()[1]);
+            let map = tsne.run(rows)?;
+            log::info!(
+                "KL divergence {:.4} after {} iterations at perplexity {}, early exaggeration {}: {:.1} s",
+                map.kl_divergence,
+                tsne.iterations,
+                tsne.perplexity,
+                tsne.early_exaggeration,
+                started.elapsed().as_secs_f64()
+            );
+            metrics.insert("kl_divergence".into(), json!(map.kl_divergence));
+            floats(map.projection.as_flattened())
+        }
+        Chosen::Pca => {
+            let found = pca::pca(rows, 2);
+            log::info!(
+                "PCA: {:.1} % and {:.1} % of the variance",
+                100.0 * found.explained[0],
+                100.0 * found.explained[1]
+            );
+            metrics.insert("explained_variance_ratio".into(), json!(found.explained));
+            floats(&found.projection.iter().map(|&x| x as f32).collect::<Vec<_>>())
+        }
+    };
+    let seconds = started.elapsed().as_secs_f64();
+
+    let mut tensors = file.tensors();
+    tensors.push(("projection".into(), TensorView::new(Dtype::F32, vec![rows.len(), 2], &projection)?));
+    let bytes = safetensors::serialize(tensors, None)?;
+    writer.withdraw()?;
+    write_atomic(&writer.dir().join(FEATURES), |f| f.write_all(&bytes))?;
+    let mut run = Object::new();
+    run.insert("projection_seconds".into(), json!((seconds * 1e3).round() / 1e3));
+    Ok(Done { outputs: vec![produced(rows.len())], metrics, run })
+}

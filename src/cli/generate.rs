@@ -1,0 +1,134 @@
+//! `TOOL --generate WHAT`: completions and man pages from the definition of the flags, for `make install`. Hidden from
+//! `--help`, for nobody else needs it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+/// The tools, and what they are called installed: `eval` is a builtin of the shells, and `train` could be anybody's.
+const TOOLS: [(&str, &str); 5] = [
+    ("mk-imbalance", "remix-mk-imbalance"),
+    ("train", "remix-train"),
+    ("eval", "remix-eval"),
+    ("embed", "remix-embed"),
+    ("report", "remix-report"),
+];
+
+fn installed(tool: &str) -> Option<&'static str> {
+    TOOLS.iter().find(|(name, _)| *name == tool).map(|(_, installed)| *installed)
+}
+
+/// The name that a tool was called by: its own, or its installed one.
+pub fn called(tool: &'static str) -> &'static str {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&program).file_name().unwrap_or_default();
+    installed(tool).filter(|installed| name == *installed).unwrap_or(tool)
+}
+
+/// The flags of a tool under the name that it was called by; its examples then call the other tools alike.
+pub fn command<A: CommandFactory>(called: &'static str) -> Command {
+    let command = A::command();
+    if command.get_name() == called { command } else { rename(command.name(called)) }
+}
+
+fn rename(command: Command) -> Command {
+    let examples = command.get_after_help().map(|text| reworded(&text.to_string()));
+    let command = command.mut_subcommands(rename);
+    match examples {
+        Some(examples) => command.after_help(examples),
+        None => command,
+    }
+}
+
+/// Examples with the installed names where a command stands: at the start of a line or behind a bar.
+fn reworded(examples: &str) -> String {
+    let command = |text: &str| {
+        let at = text.len() - text.trim_start().len();
+        let word = text[at..].split(char::is_whitespace).next().unwrap_or_default();
+        match installed(word.trim_start_matches("./")) {
+            Some(name) => format!("{}{name}{}", &text[..at], &text[at + word.len()..]),
+            None => text.to_owned(),
+        }
+    };
+    let line = |line: &str| line.split("| ").map(command).collect::<Vec<_>>().join("| ");
+    examples.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What `--generate` asks for, if that is how the tool was called.
+pub fn asked() -> Option<Vec<String>> {
+    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    (args.first().map(String::as_str) == Some("--generate")).then(|| args[1..].to_vec())
+}
+
+/// Writes completions to stdout, or man pages (one for the tool, one for each of its commands) into a directory.
+///
+/// # Errors
+/// Unknown things to generate; the file system's.
+pub fn generate(mut command: Command, what: &[String]) -> Result<()> {
+    let name = command.get_name().to_owned();
+    let what: Vec<&str> = what.iter().map(String::as_str).collect();
+    let shell = match what[..] {
+        ["man", dir] => {
+            // Not the commit, which would make every build's pages others.
+            command = command.disable_help_subcommand(true).version(env!("CARGO_PKG_VERSION"));
+            command.build();
+            return man(&command, Path::new(dir));
+        }
+        ["complete-bash"] => Shell::Bash,
+        ["complete-zsh"] => Shell::Zsh,
+        ["complete-fish"] => Shell::Fish,
+        ["complete-elvish"] => Shell::Elvish,
+        ["complete-powershell"] => Shell::PowerShell,
+        _ => bail!(
+            "--generate {}: expected man DIR or complete-SHELL, for bash, zsh, fish, elvish or powershell",
+            what.join(" ")
+        ),
+    };
+    // To a buffer first: clap_complete panics where it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    Ok(io::stdout().write_all(&script)?)
+}
+
+/// A page for a command and one for each of its own.
+fn man(command: &Command, dir: &Path) -> Result<()> {
+    command.get_subcommands().try_for_each(|sub| man(sub, dir))?;
+    let man = Man::new(command.clone());
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    if let Some(notes) = command.get_after_help() {
+        // By hand, for lines of examples must not be filled.
+        page.extend_from_slice(b".SH NOTES\n.nf\n");
+        for line in notes.to_string().lines() {
+            writeln!(page, "\\&{}", line.replace('\\', "\\e").replace('-', "\\-"))?;
+        }
+        page.extend_from_slice(b".fi\n");
+    }
+    let path = dir.join(man.get_filename());
+    fs::write(&path, page).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_with_installed_names() {
+        let text =
+            "Examples:\n  mk-imbalance --data a | train --method b | ./eval\n  train x  train a network\n";
+        let expected = "Examples:\n  remix-mk-imbalance --data a | remix-train --method b | remix-eval\n  remix-train x  train a network\n";
+        assert_eq!(reworded(text), expected);
+    }
+}

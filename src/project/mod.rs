@@ -1,0 +1,92 @@
+//! Features to the plane: PCA and t-SNE, for figures.
+//!
+//! Both are exact up to rounding and deterministic: sums run in a fixed order, nothing is drawn at random, and no fused
+//! multiply-add is used, so the bytes depend neither on the number of threads nor on the instruction set. t-SNE sums over
+//! all pairs of points instead of approximating far ones: that costs O(N²) a step, which vectors and threads make cheap
+//! at the sizes of CIFAR (`docs/embedding.md` has the measurements, and why this is no library's).
+
+mod affinity;
+mod neighbours;
+pub mod pca;
+mod repulsion;
+pub mod tsne;
+
+use rayon::prelude::*;
+
+/// Features that cannot be projected, or a parameter that does not fit them.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// Too few rows to speak of a map.
+    #[error("there are {0} images to project; at least 4 are needed")]
+    Few(usize),
+    /// Features that are NaN, infinite or so large that their squares would be.
+    #[error(
+        "the features of image {0} are not finite, or above 10^15; the network is broken, train it again"
+    )]
+    NotFinite(usize),
+    /// No two rows differ.
+    #[error("all {0} images have the same features; the network has collapsed, train it again")]
+    Same(usize),
+    /// A perplexity that needs more neighbours than there are.
+    #[error("--perplexity {0}: must be below a third of the {1} images")]
+    Perplexity(f64, usize),
+}
+
+/// Far from it, sums of squares are finite in f32.
+const LARGEST: f32 = 1e15;
+
+/// Rows of features.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    values: &'a [f32],
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Takes `values` as (N, `width`), row by row.
+    ///
+    /// # Errors
+    /// Fewer than four rows, values that are not finite or too large, or no two rows that differ.
+    ///
+    /// # Panics
+    /// If the values are no whole rows.
+    pub fn new(values: &'a [f32], width: usize) -> Result<Self, Error> {
+        assert!(width > 0 && values.len().is_multiple_of(width), "whole rows");
+        let rows = Rows { values, width };
+        if rows.len() < 4 {
+            return Err(Error::Few(rows.len()));
+        }
+        if let Some(bad) = values.par_iter().position_first(|x| x.is_nan() || x.abs() > LARGEST) {
+            return Err(Error::NotFinite(bad / width));
+        }
+        if values.chunks_exact(width).all(|row| row == &values[..width]) {
+            return Err(Error::Same(rows.len()));
+        }
+        Ok(rows)
+    }
+
+    /// Number of rows.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    fn iter(&self) -> std::slice::ChunksExact<'a, f32> {
+        self.values.chunks_exact(self.width)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_features_are_refused() {
+        assert_eq!(Rows::new(&[0.0; 6], 2).err(), Some(Error::Few(3)));
+        assert_eq!(Rows::new(&[0.5; 8], 2).err(), Some(Error::Same(4)));
+        let mut values = [0.0, 1.0, 2.0, 3.0, 4.0, f32::NAN, 6.0, 7.0];
+        assert_eq!(Rows::new(&values, 2).err(), Some(Error::NotFinite(2)));
+        values[5] = -1e16;
+        assert_eq!(Rows::new(&values, 2).err(), Some(Error::NotFinite(2)));
+    }
+}

@@ -1,0 +1,112 @@
+//! The nearest neighbours of every row, by comparing all pairs: exact, and for rows tens of values wide faster than any
+//! index that has to be built first.
+
+use rayon::prelude::*;
+
+use super::Rows;
+use crate::ops::simd::{self, Isa, Task, Vector};
+
+/// Values that the compiler handles together.
+const LANES: usize = 16;
+/// Rows that pass over the others at a time.
+const BLOCK: usize = 8;
+
+/// Neighbours of all rows.
+pub struct Neighbours {
+    /// Neighbours a row.
+    pub k: usize,
+    /// Their numbers (N, k), nearest first, of equals the lower number; never the row itself.
+    pub index: Vec<u32>,
+    /// Their squared Euclidean distances (N, k).
+    pub squared: Vec<f32>,
+}
+
+/// Finds the `k` nearest neighbours of each row; `k` must be below the number of rows.
+pub fn neighbours(rows: Rows, k: usize) -> Neighbours {
+    let (n, d) = (rows.len(), rows.width);
+    assert!(0 < k && k < n, "{k} neighbours among {n}");
+    // Tiles of LANES rows, each (D, LANES): the lanes then run over rows, and a distance needs no sum across lanes.
+    let mut tiles = vec![[0.0; LANES]; n.div_ceil(LANES) * d];
+    for (i, row) in rows.iter().enumerate() {
+        for (c, &x) in row.iter().enumerate() {
+            tiles[i / LANES * d + c][i % LANES] = x;
+        }
+    }
+    let (mut index, mut squared) = (vec![0; n * k], vec![0.0; n * k]);
+    let chunks = index.par_chunks_mut(BLOCK * k).zip(squared.par_chunks_mut(BLOCK * k));
+    chunks.zip(rows.values.par_chunks(BLOCK * d)).enumerate().for_each_init(
+        || (vec![[[0.0; LANES]; BLOCK]; n.div_ceil(LANES)], Vec::new()),
+        |(distances, keys), (block, ((index, squared), values))| {
+            simd::run(Isa::get(), Distances { values, d, tiles: &tiles, distances });
+            for (r, (index, squared)) in index.chunks_mut(k).zip(squared.chunks_mut(k)).enumerate() {
+                // The bits of floats that are not negative are ordered as the floats are.
+                let key = |j: usize| u64::from(distances[j / LANES][r][j % LANES].to_bits()) << 32 | j as u64;
+                keys.clear();
+                keys.extend((0..n).filter(|&j| j != block * BLOCK + r).map(key));
+                keys.select_nth_unstable(k - 1);
+                keys[..k].sort_unstable();
+                for ((index, squared), key) in index.iter_mut().zip(squared).zip(&keys[..k]) {
+                    (*index, *squared) = (*key as u32, f32::from_bits((key >> 32) as u32));
+                }
+            }
+        },
+    );
+    Neighbours { k, index, squared }
+}
+
+/// Squared distances from up to BLOCK rows to all.
+struct Distances<'a> {
+    values: &'a [f32],
+    d: usize,
+    tiles: &'a [[f32; LANES]],
+    distances: &'a mut [[[f32; LANES]; BLOCK]],
+}
+
+impl Task for Distances<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector, const WIDE: bool>(self) {
+        let Distances { values, d, tiles, distances } = self;
+        let mut rows = [&values[..d]; BLOCK];
+        rows.iter_mut().zip(values.chunks_exact(d)).for_each(|(place, row)| *place = row);
+        for (tile, out) in tiles.chunks_exact(d).zip(distances) {
+            let mut sums = [[0.0f32; LANES]; BLOCK];
+            for (c, xs) in tile.iter().enumerate() {
+                for (sum, row) in sums.iter_mut().zip(&rows) {
+                    for (sum, x) in sum.iter_mut().zip(xs) {
+                        let delta = row[c] - x;
+                        *sum += delta * delta;
+                    }
+                }
+            }
+            *out = sums;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::simd::for_each_isa;
+
+    #[test]
+    fn they_are_those_of_a_full_sort() {
+        // 101 rows: neither whole tiles nor whole blocks; many equal distances.
+        let (n, d, k) = (101, 5, 10);
+        let values: Vec<f32> = (0..n * d).map(|i| ((i * 7919) % 11) as f32).collect();
+        let rows = Rows::new(&values, d).expect("sound");
+        for_each_isa(|isa| {
+            let found = neighbours(rows, k);
+            for i in 0..n {
+                let row = |j: usize| &values[j * d..(j + 1) * d];
+                let squared = |j| row(i).iter().zip(row(j)).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+                let mut all: Vec<(f32, usize)> =
+                    (0..n).filter(|&j| j != i).map(|j| (squared(j), j)).collect();
+                all.sort_by(|a, b| a.partial_cmp(b).expect("finite"));
+                for (m, &(distance, j)) in all[..k].iter().enumerate() {
+                    let place = i * k + m;
+                    assert_eq!((found.index[place], found.squared[place]), (j as u32, distance), "{isa:?}");
+                }
+            }
+        });
+    }
+}

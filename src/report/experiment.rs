@@ -1,0 +1,167 @@
+//! What an evaluation, an embedding or a training is of: method, data set, settings and seed, read from lineage.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::Error;
+use super::record::place;
+use crate::manifest::{Input, Kind, Manifest, Object, key};
+use crate::methods::presets::preset_name;
+
+/// One training with one seed, and which of its epochs is looked at on which images.
+#[derive(Clone, Debug)]
+pub struct Experiment {
+    /// Where in the tables it stands.
+    pub column: Column,
+    /// `last`, `best`, or `file` for bare weights.
+    pub which: String,
+    /// Preset that the run is closest to, or `weights NAME` for a bare file.
+    pub method: String,
+    /// The method's options that are not the preset's, as `preset_name` writes them.
+    pub options: String,
+    /// Everything else that could matter, by name. Two experiments with different settings are never averaged.
+    pub settings: BTreeMap<String, Value>,
+    /// Seed of the training.
+    pub seed: Option<u64>,
+}
+
+/// The training data of a column of the table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Column {
+    /// `cifar10`, `cifar100`, `synthetic`.
+    pub dataset: String,
+    /// `exp`, `step` or `none`.
+    pub imb_type: String,
+    /// Images of the largest class by those of the smallest, as printed: `100`, `1.5`.
+    pub imb_ratio: String,
+}
+
+impl Column {
+    /// As `published.json` names it: `cifar10/exp/100`.
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.dataset, self.imb_type, self.imb_ratio)
+    }
+}
+
+/// Parameters of a data set that choose no images.
+const NEUTRAL: [&str; 4] = ["dataset", "imb_type", "imb_ratio", "shard_bytes"];
+
+impl Experiment {
+    /// Reads the lineage of a metrics or embedding manifest, or a checkpoint's own params (its last epoch).
+    ///
+    /// # Errors
+    /// One without the lineage that `eval`, `embed` and `train` write.
+    pub fn of(m: &Manifest) -> Result<Experiment, Error> {
+        let bad = |why: &str| Error::Foreign { path: place(m), why: why.into(), tool: m.kind.tool() };
+        if m.kind == Kind::Checkpoint {
+            let trained = m.input("dataset").ok_or_else(|| bad("no data set in its lineage"))?;
+            return Experiment::new(&m.params, "", &m.inputs, trained, "last".into(), &Object::new(), &bad);
+        }
+        let checkpoint = m.input("checkpoint").ok_or_else(|| bad("no checkpoint in its lineage"))?;
+        let evaluated = m.input("dataset").ok_or_else(|| bad("no data set in its lineage"))?;
+        let which = m.params.get("which").and_then(Value::as_str).map(str::to_owned);
+        let which = which.ok_or_else(|| bad("params.which is missing"))?;
+        let file = checkpoint.path.file_name().unwrap_or_default().to_string_lossy();
+        Experiment::new(&checkpoint.params, &file, &checkpoint.inputs, evaluated, which, &m.params, &bad)
+    }
+
+    /// From the checkpoint's params, file name and inputs, the data set that it is judged on, and the params of that.
+    fn new(
+        checkpoint: &Object,
+        file: &str,
+        inputs: &[Input],
+        evaluated: &Input,
+        which: String,
+        params: &Object,
+        bad: &dyn Fn(&str) -> Error,
+    ) -> Result<Experiment, Error> {
+        let trained = inputs.iter().find(|i| i.role == "dataset");
+        let column = column_of(trained.unwrap_or(evaluated))
+            .ok_or_else(|| bad("its data set's params lack dataset, imb_type or imb_ratio"))?;
+        let mut settings = BTreeMap::new();
+        let (method, options) = match preset_name(checkpoint) {
+            _ if which == "file" => (format!("weights {file}"), String::new()),
+            name if name == "unknown" => return Err(bad("its checkpoint's params name no method")),
+            name => match name.split_once('(') {
+                Some((base, options)) => (base.to_owned(), options.trim_end_matches(')').to_owned()),
+                None => (name, String::new()),
+            },
+        };
+        // The presets `erm-rs` and `rs` would be the same thing.
+        let method = method.strip_prefix("erm-").map_or(method.clone(), str::to_owned);
+        for (name, value) in checkpoint {
+            if !["mix", "loss", "rule", "method", "seed"].contains(&name.as_str()) {
+                flatten(name, value, &mut settings);
+            }
+        }
+        // The milestones follow from the recipe, unless they were chosen by hand.
+        let custom = settings.get("recipe").is_none_or(|r| r == "custom");
+        settings.remove(if custom { "recipe" } else { "milestones" });
+        if let Some(arch) = params.get("arch") {
+            settings.insert("arch".into(), arch.clone());
+        }
+        for (name, value) in trained.unwrap_or(evaluated).params.iter() {
+            if !NEUTRAL.contains(&name.as_str()) {
+                flatten(name, value, &mut settings);
+            }
+        }
+        if let Some(split) = params.get("split") {
+            settings.insert("split".into(), split.clone());
+        }
+        if let Some(trained) = trained
+            && trained.key != evaluated.key
+        {
+            let on = column_of(evaluated).map_or_else(|| "another data set".into(), |c| c.name());
+            let key = evaluated.key.as_deref().map_or("", key::short);
+            settings.insert("evaluated on".into(), json!(format!("{on} {key}").trim()));
+        }
+        let seed = checkpoint.get("seed").and_then(Value::as_u64);
+        Ok(Experiment { column, which, method, options, settings, seed })
+    }
+}
+
+/// The column that a data set belongs in, from its params.
+pub(super) fn column_of(dataset: &Input) -> Option<Column> {
+    let text = |name| dataset.params.get(name).and_then(Value::as_str).map(str::to_owned);
+    let imb_type = text("imb_type")?;
+    let imb_ratio = match dataset.params.get("imb_ratio").and_then(Value::as_f64) {
+        // f64 prints 100.0 as 100 and 1.5 as 1.5.
+        Some(ratio) => ratio.to_string(),
+        None if imb_type == "none" => "1".into(),
+        None => return None,
+    };
+    Some(Column { dataset: text("dataset")?, imb_type, imb_ratio })
+}
+
+/// Values by name, those of objects by `name.inner`.
+pub(super) fn flatten(name: &str, value: &Value, all: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(k, v)| flatten(&format!("{name}.{k}"), v, all)),
+        v => {
+            all.insert(name.to_owned(), v.clone());
+        }
+    }
+}
+
+/// Place of a method in tables and legends: plain, Mixup, Remix, each with its rules.
+pub(super) fn order(method: &str) -> usize {
+    const METHODS: [&str; 15] = [
+        "erm",
+        "rs",
+        "rw",
+        "drs",
+        "drw",
+        "mixup",
+        "mixup-rs",
+        "mixup-rw",
+        "mixup-drs",
+        "mixup-drw",
+        "remix",
+        "remix-rs",
+        "remix-rw",
+        "remix-drs",
+        "remix-drw",
+    ];
+    METHODS.iter().position(|m| *m == method).unwrap_or(METHODS.len())
+}

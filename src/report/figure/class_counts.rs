@@ -1,0 +1,171 @@
+//! Training images of each class. One data set of few classes has labelled bars; many classes or several data sets are steps, on a
+//! logarithmic scale, on which the exponential profile is a straight line.
+
+use std::collections::BTreeSet;
+
+use super::axis::{Axes, Mark, labels, legend, margin, ticks, whole};
+use super::palette::method;
+use super::svg::{GRID, INK, SMALL, Style, Svg, TEXT};
+use super::text::{CAP, fit, width};
+use super::{Classes, Error, Manifest, class_label, foreign, place};
+use crate::manifest::Input;
+use crate::report::experiment::{Column, column_of};
+use crate::report::markdown::heading;
+use crate::report::table::dataset_title;
+
+/// The most data sets.
+const MOST: usize = 7;
+
+pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
+    let sets = found.iter().map(|m| of_dataset(m)).collect::<Result<Vec<_>, _>>()?;
+    draw_sets(sets, page)
+}
+
+/// The training sets of evaluations that say their class counts, and data sets; each profile once. None where there are none.
+///
+/// # Errors
+/// Data sets that lack their class counts.
+pub(in crate::report) fn of_evaluations(
+    evaluations: &[&Manifest],
+    datasets: &[&Manifest],
+    page: f64,
+) -> Result<Option<String>, Error> {
+    let mut sets = datasets.iter().map(|m| of_dataset(m)).collect::<Result<Vec<_>, _>>()?;
+    for m in evaluations {
+        let trained = m.input("checkpoint").and_then(|c| c.inputs.iter().find(|i| i.role == "dataset"));
+        let evaluated = m.input("dataset");
+        // Class counts are those of the data set that was evaluated on; where that is another one, they are not the training's.
+        if let (Some(t), Some(e), Ok(classes)) = (trained, evaluated, Classes::of(&[m]))
+            && t.key == e.key
+        {
+            sets.push(labelled(column_of(t), classes).ok_or_else(|| foreign(m, LACKS))?);
+        }
+    }
+    sets.sort_by(by_name);
+    sets.dedup_by(|a, b| by_name(a, b).is_eq());
+    sets.truncate(MOST);
+    if sets.is_empty() { Ok(None) } else { draw_sets(sets, page).map(Some) }
+}
+
+/// A training set: its label and its classes.
+type Set = (String, Classes);
+
+const LACKS: &str = "params lack dataset, imb_type or imb_ratio";
+
+fn by_name(a: &Set, b: &Set) -> std::cmp::Ordering {
+    (&a.0, &a.1.counts).cmp(&(&b.0, &b.1.counts))
+}
+
+fn of_dataset(m: &Manifest) -> Result<Set, Error> {
+    let of = Input {
+        role: String::new(),
+        key: None,
+        path: place(m),
+        blake3: String::new(),
+        params: m.params.clone(),
+        inputs: vec![],
+    };
+    labelled(column_of(&of), Classes::of(&[m])?).ok_or_else(|| foreign(m, LACKS))
+}
+
+fn labelled(column: Option<Column>, classes: Classes) -> Option<Set> {
+    let column = column?;
+    let total: u64 = classes.counts.iter().sum();
+    let label =
+        format!("{}, {}: {} images", dataset_title(&column.dataset), heading(&column), whole(total as f64));
+    Some((label, classes))
+}
+
+fn draw_sets(mut sets: Vec<Set>, page: f64) -> Result<String, Error> {
+    sets.sort_by(by_name);
+    if sets.len() > MOST {
+        let why = format!("{} data sets; give at most {MOST}", sets.len());
+        return Err(Error::Inputs { kind: "class-counts", why });
+    }
+    let n = sets.iter().map(|s| s.1.len()).max().unwrap_or(1);
+    let names: BTreeSet<&Vec<String>> = sets.iter().map(|s| &s.1.names).collect();
+    let most = sets.iter().flat_map(|s| &s.1.counts).copied().max().unwrap_or(1).max(1) as f64;
+    let title: Vec<_> = sets.iter().map(|(label, _)| label.clone()).collect();
+
+    let mut svg = Svg::new(page);
+    let bars = sets.len() == 1 && n <= 12;
+    let scale = if bars { ticks(0.0, most, 6) } else { decades(most) };
+    let left = if bars {
+        margin(&scale)
+    } else {
+        width(&whole(*scale.last().unwrap_or(&1.0)), SMALL, false).ceil() + 14.0
+    };
+    let entries: Vec<_> =
+        title.iter().enumerate().map(|(i, t)| (Mark::Line(method(i).0, method(i).1), t.as_str())).collect();
+    let mut top = 2.0;
+    if sets.len() == 1 {
+        svg.text(left, 7.5, &fit(&title[0], 7.0, true, page - left), TEXT.bold());
+        top += 18.0;
+    } else {
+        top += legend(&mut svg, left, 0.0, page - left, &entries) + 5.0;
+    }
+    let ys = if bars { (0.0, most) } else { (0.0, most.log10().max(0.3)) };
+    let axes = Axes { x: left, y: top, w: page - left - 7.0, h: 100.0, xs: (0.0, n as f64), ys };
+    let axis = "training images";
+    if bars {
+        axes.left(&mut svg, &scale, axis);
+        for (k, &count) in sets[0].1.counts.iter().enumerate() {
+            let (from, y) = axes.at(k as f64 + 0.1, count as f64);
+            let (to, base) = axes.at(k as f64 + 0.9, 0.0);
+            svg.rect(from, y, to - from, base - y, method(0).0);
+            svg.text(
+                (from + to) / 2.0,
+                y - 2.0,
+                &whole(count as f64),
+                Style { halo: true, ..TEXT.small().middle() },
+            );
+        }
+    } else {
+        for &v in &scale {
+            let (x, y) = axes.at(0.0, v.log10());
+            svg.line((x, y), (x + axes.w, y), GRID, 0.5, "");
+            svg.text(x - 2.5, y + SMALL * CAP / 2.0, &whole(v), TEXT.small().end());
+        }
+        svg.text(6.0, axes.y + axes.h / 2.0, axis, TEXT.middle().turned(-90.0));
+        for (i, (_, classes)) in sets.iter().enumerate() {
+            let edge = |(k, &count): (usize, &u64)| {
+                let y = (count.max(1) as f64).log10();
+                [axes.at(k as f64, y), axes.at(k as f64 + 1.0, y)]
+            };
+            let steps: Vec<_> = classes.counts.iter().enumerate().flat_map(edge).collect();
+            svg.path(&steps, method(i).0, 1.2, method(i).1);
+        }
+    }
+    let base = axes.y + axes.h;
+    svg.line((axes.x, base), (axes.x + axes.w, base), INK, 0.5, "");
+    let bottom = match names.first().filter(|all| names.len() == 1 && class_label(0, all).is_some()) {
+        Some(all) => {
+            let widest = all.iter().map(|l| width(l, SMALL, false)).fold(0.0, f64::max).min(60.0);
+            for (k, name) in all.iter().enumerate() {
+                let (x, _) = axes.at(k as f64 + 0.5, 0.0);
+                svg.text(
+                    x + 2.5,
+                    base + 6.0,
+                    &fit(name, SMALL, false, 60.0),
+                    TEXT.small().end().turned(-45.0),
+                );
+            }
+            base + 0.72 * widest + 14.0
+        }
+        None => {
+            let at = ticks(0.0, n as f64, 6);
+            for (v, label) in at.iter().zip(labels(&at)) {
+                let (x, _) = axes.at(*v, 0.0);
+                svg.text(x, base + 8.0, &label, TEXT.small().middle());
+            }
+            base + 17.0
+        }
+    };
+    svg.text(axes.x + axes.w / 2.0, bottom, "class", TEXT.middle());
+    Ok(svg.finish(bottom + 4.0, &format!("Training images of each class: {}", title.join("; "))))
+}
+
+/// 1, 10, … up to the largest count.
+fn decades(most: f64) -> Vec<f64> {
+    (0..=most.log10().floor() as i32).map(|p| 10f64.powi(p)).collect()
+}

@@ -1,0 +1,292 @@
+//! The starting report's figure: where each model puts the images, once coloured by their true class, once by its prediction.
+//!
+//! A model is a column of two panels with one projection. Points of a panel are one path a class and eighth, so that
+//! 40,000 of them stay under a megabyte and no class lies on top of all others. A number stands where each class is densest.
+
+use std::fmt::Write;
+
+use safetensors::{Dtype, SafeTensors};
+
+use super::axis::{Mark, legend};
+use super::palette::{MAX_CLASSES, class, viridis};
+use super::svg::{INK, MUTED, Style, Svg, TEXT, num};
+use super::text::fit;
+use super::{Error, Manifest, foreign, grouped, list, place};
+
+/// The most models beside each other.
+const MOST: usize = 4;
+
+/// Units of a panel's coordinates in a point.
+const UNITS: f64 = 10.0;
+
+/// Rounds of drawing, each with every eighth point.
+const ROUNDS: usize = 8;
+
+struct Model {
+    title: String,
+    /// 0–1, y upwards.
+    points: Vec<(f64, f64)>,
+    labels: Vec<usize>,
+    predictions: Vec<usize>,
+}
+
+pub(super) fn draw(found: &[&Manifest], width: f64) -> Result<String, Error> {
+    if found.len() > MOST {
+        let why =
+            format!("{} embeddings; give at most {MOST}, such as those of mixup and remix", found.len());
+        return Err(Error::Inputs { kind: "figure1", why });
+    }
+    let names = class_names(found)?;
+    let mut models = Vec::new();
+    for group in grouped(found)? {
+        let several = group.members.len() > 1;
+        for (n, &i) in group.members.iter().enumerate() {
+            let title = if several { format!("{} #{}", group.label, n + 1) } else { group.label.clone() };
+            models.push(read(found[i], title, names.len())?);
+        }
+    }
+    let axis = axis_name(found[0]);
+
+    let mut svg = Svg::new(width);
+    let (left, gap, head) = (9.0, 4.0, 11.0);
+    let columns = models.len() as f64;
+    let side = ((width - 0.5 - left - gap * (columns - 1.0)) / columns).min(width * 0.75);
+    let bottom = 2.0 * (head + side) + 4.0;
+    for (c, model) in models.iter().enumerate() {
+        let x = left + (side + gap) * c as f64;
+        for (r, classes) in [&model.labels, &model.predictions].into_iter().enumerate() {
+            let y = head + (side + head + 4.0) * r as f64;
+            let letter = char::from(b'a' + (r * models.len() + c) as u8);
+            let by = ["true class", "predicted"][r];
+            let text = fit(&format!("({letter}) {}, {by}", model.title), 7.0, true, side);
+            svg.text(x, y - 3.0, &text, TEXT.bold());
+            svg.frame(x, y, side, side);
+            panel(&mut svg, (x, y, side), &model.points, classes, names.len());
+            if c == 0 {
+                svg.text(6.0, y + side / 2.0, &format!("{axis} 2"), TEXT.small().middle().turned(-90.0));
+            }
+        }
+        svg.text(x + side / 2.0, bottom + 7.5, &format!("{axis} 1"), TEXT.small().middle());
+        let right = model.labels.iter().zip(&model.predictions).filter(|(l, p)| l == p).count();
+        let percent = format!("{:.1} % right", 100.0 * right as f64 / model.labels.len() as f64);
+        svg.text(x + side, bottom + 7.5, &percent, TEXT.small().end().fill(MUTED));
+    }
+    let below = bottom + 11.0;
+    let height = below + key(&mut svg, below, width, &names);
+    let all: Vec<_> = models.iter().map(|m| m.title.as_str()).collect();
+    Ok(svg.finish(height + 2.0, &format!("{axis} of the features of {}", all.join(" and "))))
+}
+
+/// Names of the classes beside their colours.
+fn key(svg: &mut Svg, y: f64, width: f64, names: &[String]) -> f64 {
+    let n = names.len();
+    if n <= MAX_CLASSES {
+        let colours: Vec<String> = (0..n).map(|k| class(k, n)).collect();
+        let entries: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(k, name)| (Mark::Numbered(&colours[k], k), name.as_str()))
+            .collect();
+        return legend(svg, 4.0, y, width - 8.0, &entries);
+    }
+    let bar = (width * 0.5, width * 0.25);
+    for step in 0..64 {
+        let t = f64::from(step) / 63.0;
+        svg.rect(bar.1 + bar.0 * f64::from(step) / 64.0, y + 2.0, bar.0 / 64.0 + 0.2, 5.0, &viridis(t));
+    }
+    svg.text(bar.1 - 3.0, y + 7.0, &names[0], TEXT.small().end());
+    svg.text(bar.1 + bar.0 + 3.0, y + 7.0, &names[n - 1], TEXT.small());
+    10.0
+}
+
+fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], classes: &[usize], n: usize) {
+    let pad = 3.0;
+    let inner = side - 2.0 * pad;
+    // About a fifth of the panel is covered, whatever the number of points.
+    let dot = (0.62 * side / (points.len() as f64).sqrt()).clamp(0.6, 2.5);
+    let place = |&(px, py): &(f64, f64)| {
+        let to = |v: f64| ((pad + inner * v) * UNITS).round() as i64;
+        (to(px), to(1.0 - py))
+    };
+    svg.raw(format_args!(
+        "<g transform=\"translate({} {}) scale({})\" fill=\"none\" stroke-linecap=\"round\" stroke-width=\"{}\">",
+        num(x),
+        num(y),
+        num(1.0 / UNITS),
+        num(dot * UNITS)
+    ));
+    for round in 0..ROUNDS {
+        for k in 0..n {
+            let mut d = String::new();
+            let mut last = (0, 0);
+            for i in (round..points.len()).step_by(ROUNDS).filter(|&i| classes[i] == k) {
+                let (px, py) = place(&points[i]);
+                let (dx, dy) = (px - last.0, py - last.1);
+                // A line of no length with round ends is a disc.
+                let comma = if dy < 0 { "" } else { " " };
+                write!(d, "m{dx}{comma}{dy}h0").expect("a string takes everything");
+                last = (px, py);
+            }
+            if !d.is_empty() {
+                svg.raw(format_args!("<path d=\"{d}\" stroke=\"{}\"/>", class(k, n)));
+            }
+        }
+    }
+    svg.raw(format_args!("</g>"));
+    if n <= MAX_CLASSES {
+        let style = Style { halo: true, fill: INK, ..TEXT.bold().middle() };
+        for (k, (px, py)) in centres(points, classes, n, 9.0 / inner) {
+            svg.text(x + pad + inner * px, y + pad + inner * (1.0 - py) + 2.5, &k.to_string(), style);
+        }
+    }
+}
+
+/// Where each class is densest, 0–1: the fullest of 20 × 20 cells with its neighbours. Those nearer than `apart` are pushed apart.
+fn centres(points: &[(f64, f64)], classes: &[usize], n: usize, apart: f64) -> Vec<(usize, (f64, f64))> {
+    const CELLS: usize = 20;
+    let cell = |v: f64| ((v * CELLS as f64) as usize).min(CELLS - 1);
+    let mut found = Vec::new();
+    for k in 0..n {
+        let mut counts = [[0u32; CELLS + 2]; CELLS + 2];
+        for (p, _) in points.iter().zip(classes).filter(|(_, c)| **c == k) {
+            counts[cell(p.0) + 1][cell(p.1) + 1] += 1;
+        }
+        let around = |i: usize, j: usize| -> u32 {
+            (i - 1..=i + 1)
+                .flat_map(|a| (j - 1..=j + 1).map(move |b| (a, b)))
+                .map(|(a, b)| counts[a][b])
+                .sum()
+        };
+        let cells = (1..=CELLS).flat_map(|i| (1..=CELLS).map(move |j| (i, j)));
+        // Of equal ones the first.
+        let best = cells.fold(
+            (0, (0, 0)),
+            |best, (i, j)| if around(i, j) > best.0 { (around(i, j), (i, j)) } else { best },
+        );
+        if best.0 > 0 {
+            let (i, j) = best.1;
+            let near: Vec<_> = points
+                .iter()
+                .zip(classes)
+                .filter(|(p, c)| **c == k && cell(p.0).abs_diff(i - 1) < 2 && cell(p.1).abs_diff(j - 1) < 2)
+                .map(|(p, _)| *p)
+                .collect();
+            let sum = near.iter().fold((0.0, 0.0), |s, p| (s.0 + p.0, s.1 + p.1));
+            found.push((k, (sum.0 / near.len() as f64, sum.1 / near.len() as f64)));
+        }
+    }
+    for _ in 0..60 {
+        for a in 0..found.len() {
+            for b in 0..a {
+                let (p, q): ((f64, f64), (f64, f64)) = (found[a].1, found[b].1);
+                let (dx, dy) = (p.0 - q.0, p.1 - q.1);
+                let far = dx.hypot(dy).max(1e-6);
+                if far < apart {
+                    let push = (apart - far) / 2.0 / far;
+                    // On top of each other they part upwards and downwards.
+                    let (dx, dy) = if far > 1e-5 { (dx, dy) } else { (0.0, far) };
+                    let moved = |p: (f64, f64), s: f64| {
+                        ((p.0 + s * dx * push).clamp(0.02, 0.98), (p.1 + s * dy * push).clamp(0.02, 0.98))
+                    };
+                    (found[a].1, found[b].1) = (moved(p, 1.0), moved(q, -1.0));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn class_names(found: &[&Manifest]) -> Result<Vec<String>, Error> {
+    let mut all: Option<Vec<String>> = None;
+    for m in found {
+        let names = list(m, "class_names", |v| v.as_str().map(str::to_owned)).filter(|n| n.len() > 1);
+        let names =
+            names.ok_or_else(|| foreign(m, "metrics.class_names does not name two classes or more"))?;
+        if all.get_or_insert_with(|| names.clone()) != &names {
+            let why = "has other classes than the embeddings before it; draw one data set a figure".into();
+            return Err(Error::Unfit { path: place(m), why });
+        }
+    }
+    all.ok_or_else(|| Error::Inputs { kind: "figure1", why: "nothing to draw".into() })
+}
+
+/// What the two numbers of a point are.
+fn axis_name(m: &Manifest) -> &'static str {
+    let said = m.params.get("project").or_else(|| m.params.get("projection"));
+    let method = said.and_then(|p| p.get("method").unwrap_or(p).as_str()).unwrap_or("tsne");
+    if method == "pca" { "PCA" } else { "t-SNE" }
+}
+
+/// Reads the projection, scaled to the unit square with its aspect kept, and the classes.
+fn read(m: &Manifest, title: String, classes: usize) -> Result<Model, Error> {
+    let path = m.checked("features")?.swap_remove(0);
+    let bytes = std::fs::read(&path).map_err(crate::manifest::Error::io(&path))?;
+    let bad = |why: String| Error::Unfit { path: place(m), why };
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| {
+        bad(format!("{} is no safetensors file ({e}); make it again with embed", path.display()))
+    })?;
+    let Ok(projection) = file.tensor("projection") else {
+        return Err(bad("has no projection; make one with embed --project tsne".into()));
+    };
+    let n = projection.shape().first().copied().unwrap_or(0);
+    if projection.dtype() != Dtype::F32 || projection.shape() != [n, 2] || n == 0 {
+        return Err(bad(format!(
+            "projection is {:?}, not F32 (N, 2); make it again with embed",
+            projection.shape()
+        )));
+    }
+    let flat: Vec<f64> = projection
+        .data()
+        .chunks_exact(4)
+        .map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+        .collect();
+    if let Some(i) = flat.iter().position(|v| !v.is_finite()) {
+        return Err(bad(format!("projection of image {} is not finite; make it again with embed", i / 2)));
+    }
+    let class = |name: &str| -> Result<Vec<usize>, Error> {
+        let t = file.tensor(name).ok().filter(|t| t.dtype() == Dtype::I64 && t.shape() == [n]);
+        let t = t.ok_or_else(|| bad(format!("{name} is not I64 ({n}); make it again with embed")))?;
+        let all = t.data().chunks_exact(8).map(|b| {
+            let value = i64::from_le_bytes(b.try_into().expect("eight bytes"));
+            usize::try_from(value).ok().filter(|k| *k < classes)
+        });
+        all.collect::<Option<_>>()
+            .ok_or_else(|| bad(format!("{name} has a number that is no class; make it again with embed")))
+    };
+    Ok(Model { title, points: unit(&flat), labels: class("labels")?, predictions: class("predictions")? })
+}
+
+/// Points into the unit square, centred.
+fn unit(flat: &[f64]) -> Vec<(f64, f64)> {
+    let range = |offset: usize| {
+        let values = flat.iter().skip(offset).step_by(2);
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(*v), hi.max(*v)))
+    };
+    let (xs, ys) = (range(0), range(1));
+    let size = (xs.1 - xs.0).max(ys.1 - ys.0).max(f64::MIN_POSITIVE);
+    let to = |v: f64, (lo, hi): (f64, f64)| 0.5 + (v - (lo + hi) / 2.0) / size;
+    flat.chunks_exact(2).map(|p| (to(p[0], xs), to(p[1], ys))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_fill_the_square_and_keep_their_aspect() {
+        let found = unit(&[0.0, 0.0, 4.0, 2.0, 2.0, 1.0]);
+        assert_eq!(found, [(0.0, 0.25), (1.0, 0.75), (0.5, 0.5)]);
+        assert_eq!(unit(&[3.0, 3.0]), [(0.5, 0.5)]);
+    }
+
+    #[test]
+    fn numbers_stand_in_their_clusters_and_apart() {
+        let points: Vec<_> = (0..100).map(|i| (0.2 + 0.001 * f64::from(i % 10), 0.7)).collect();
+        let classes: Vec<_> = (0..100).map(|i| i % 2).collect();
+        let found = centres(&points, &classes, 3, 0.1);
+        assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [0, 1], "the third class has no points");
+        let ((ax, ay), (bx, by)) = (found[0].1, found[1].1);
+        assert!((ax - bx).hypot(ay - by) > 0.09, "{found:?}");
+        assert!(found.iter().all(|(_, p)| (p.0 - 0.2).abs() < 0.1 && (p.1 - 0.7).abs() < 0.1), "{found:?}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Figures: one drawing of each kind as SVG text, from manifests and, for scatter plots and curves, the files that they list.
+//!
+//! Drawn for one column of a paper: 3.3 inches wide, no text under 6 points. [`svg`] is the pen, [`png`] turns an SVG into
+//! pixels; there is no other path to a picture. Bytes follow from the inputs alone.
+
+mod axis;
+pub(super) mod class_counts;
+mod confusion;
+mod curves;
+mod figure1;
+mod palette;
+mod per_class;
+pub mod png;
+mod reliability;
+pub mod svg;
+pub mod text;
+
+use serde_json::Value;
+
+use super::Error;
+use super::experiment::Experiment;
+use super::record::place;
+use super::series::{Series, series};
+use crate::manifest::{self, Manifest};
+
+/// What to draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// The projected features of each model, by true class and by prediction; from embed --project
+    Figure1,
+    /// Which class is taken for which, in percent of the true class; from eval
+    Confusion,
+    /// Accuracy of each class by method, below its training images; from eval
+    PerClass,
+    /// Training images of each class; from mk-imbalance
+    ClassCounts,
+    /// Loss and test accuracy by epoch; from train
+    Curves,
+    /// Accuracy by confidence, with the calibration error; from eval
+    Reliability,
+}
+
+impl Kind {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Figure1 => "figure1",
+            Kind::Confusion => "confusion",
+            Kind::PerClass => "per-class",
+            Kind::ClassCounts => "class-counts",
+            Kind::Curves => "curves",
+            Kind::Reliability => "reliability",
+        }
+    }
+
+    /// The manifests that it is drawn from.
+    pub fn takes(self) -> manifest::Kind {
+        match self {
+            Kind::Figure1 => manifest::Kind::Embedding,
+            Kind::ClassCounts => manifest::Kind::Dataset,
+            Kind::Curves => manifest::Kind::Checkpoint,
+            Kind::Confusion | Kind::PerClass | Kind::Reliability => manifest::Kind::Metrics,
+        }
+    }
+
+    /// Roles of the outputs that it opens.
+    pub fn roles(self) -> &'static [&'static str] {
+        match self {
+            Kind::Figure1 => &["features"],
+            Kind::Curves => &["log"],
+            _ => &[],
+        }
+    }
+
+    /// Draws a figure of a width in points.
+    ///
+    /// # Errors
+    /// Manifests that lack what the figure shows or do not go together; files that are missing or damaged.
+    pub fn draw(self, found: &[&Manifest], width: f64) -> Result<String, Error> {
+        match self {
+            Kind::Figure1 => figure1::draw(found, width),
+            Kind::Confusion => confusion::draw(found, width),
+            Kind::PerClass => per_class::draw(found, width),
+            Kind::ClassCounts => class_counts::draw(found, width),
+            Kind::Curves => curves::draw(found, width),
+            Kind::Reliability => reliability::draw(found, width),
+        }
+    }
+}
+
+/// The runs of the manifests, grouped; each experiment and seed once.
+fn grouped(found: &[&Manifest]) -> Result<Vec<Series>, Error> {
+    let all = found.iter().map(|m| Experiment::of(m)).collect::<Result<Vec<_>, _>>()?;
+    let groups = series(&all.iter().collect::<Vec<_>>());
+    for g in &groups {
+        for pair in g.members.windows(2) {
+            if all[pair[0]].seed == all[pair[1]].seed {
+                let other = place(found[pair[0]]);
+                let why = format!(
+                    "is the same experiment and seed as {}; leave one of the two away",
+                    other.display()
+                );
+                return Err(Error::Unfit { path: place(found[pair[1]]), why });
+            }
+        }
+    }
+    Ok(groups)
+}
+
+/// Names and training images of the classes, which must be the same in all manifests.
+struct Classes {
+    names: Vec<String>,
+    counts: Vec<u64>,
+}
+
+impl Classes {
+    fn of(found: &[&Manifest]) -> Result<Classes, Error> {
+        let mut all: Option<(Classes, &Manifest)> = None;
+        for m in found {
+            let names: Option<Vec<String>> = list(m, "class_names", |v| v.as_str().map(str::to_owned));
+            let counts = list(m, "cls_num_list", Value::as_u64);
+            let (Some(names), Some(counts)) = (names, counts) else {
+                return Err(foreign(m, "metrics lack class_names or cls_num_list"));
+            };
+            if names.len() != counts.len() || names.is_empty() {
+                return Err(foreign(m, "metrics.class_names and cls_num_list disagree"));
+            }
+            match &all {
+                None => all = Some((Classes { names, counts }, m)),
+                Some((c, _)) if c.names == names && c.counts == counts => {}
+                Some((_, first)) => {
+                    let first = place(first);
+                    let why = format!(
+                        "has other classes or class counts than {}; draw one training set a figure",
+                        first.display()
+                    );
+                    return Err(Error::Unfit { path: place(m), why });
+                }
+            }
+        }
+        all.map(|(c, _)| c).ok_or_else(|| Error::Inputs { kind: "figure", why: "nothing to draw".into() })
+    }
+
+    fn len(&self) -> usize {
+        self.names.len()
+    }
+}
+
+/// A list in a manifest's metrics, if each item is as it should be.
+fn list<T>(m: &Manifest, name: &str, item: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    m.metrics.get(name)?.as_array()?.iter().map(item).collect()
+}
+
+fn foreign(m: &Manifest, why: &str) -> Error {
+    Error::Foreign { path: place(m), why: why.into(), tool: m.kind.tool() }
+}
+
+/// Labels of the class axis: at most about twenty, so that those of a hundred classes do not run into each other.
+fn class_label(k: usize, names: &[String]) -> Option<&str> {
+    (names.len() <= 20).then(|| names[k].as_str())
+}

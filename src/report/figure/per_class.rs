@@ -1,0 +1,131 @@
+//! Accuracy of each class, a bar a method, below the number of its training images. Many classes are shown in groups of
+//! neighbours, from the most to the fewest images.
+
+use super::axis::{Axes, Mark, legend, margin, ticks, whole};
+use super::palette::method;
+use super::svg::{INK, MUTED, SMALL, Svg, TEXT};
+use super::text::{fit, width};
+use super::{Classes, Error, Manifest, foreign, grouped, list};
+use crate::report::series::mean_std;
+
+/// Up to so many classes each has bars of its own.
+const EACH: usize = 12;
+
+/// Groups of more classes.
+const GROUPS: usize = 10;
+
+/// The most methods.
+const MOST: usize = 7;
+
+/// Neighbouring classes that share a bar.
+struct Slot {
+    name: String,
+    classes: Vec<usize>,
+}
+
+pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
+    let groups = grouped(found)?;
+    if groups.len() > MOST {
+        let why = format!("{} methods; give at most {MOST}", groups.len());
+        return Err(Error::Inputs { kind: "per-class", why });
+    }
+    let classes = Classes::of(found)?;
+    let slots = slots(&classes);
+    // By slot and group, mean and deviation over seeds.
+    let mut bars: Vec<Vec<(f64, Option<f64>)>> = vec![Vec::new(); slots.len()];
+    for g in &groups {
+        let mut runs = Vec::new();
+        for &i in &g.members {
+            runs.push(recalls(found[i], classes.len())?);
+        }
+        for (slot, bars) in slots.iter().zip(&mut bars) {
+            let of = |run: &Vec<f64>| {
+                slot.classes.iter().map(|&k| run[k]).sum::<f64>() / slot.classes.len() as f64
+            };
+            bars.push(mean_std(&runs.iter().map(of).collect::<Vec<_>>()));
+        }
+    }
+
+    let ys = ticks(0.0, 100.0, 6);
+    let left = margin(&ys);
+    let mut svg = Svg::new(page);
+    let names: Vec<_> = groups.iter().map(|g| g.label.as_str()).collect();
+    let entries: Vec<_> =
+        names.iter().enumerate().map(|(n, name)| (Mark::Square(method(n).0), *name)).collect();
+    let mut y = 2.0 + legend(&mut svg, left, 0.0, page - left, &entries);
+
+    let xs = (0.0, slots.len() as f64);
+    let counts = Axes { x: left, y: y + 9.0, w: page - left - 2.0, h: 24.0, xs, ys: (0.0, 1.0) };
+    count_strip(&mut svg, &counts, &slots, &classes.counts);
+    y = counts.y + counts.h + 7.0;
+
+    let axes = Axes { x: left, y, w: counts.w, h: 88.0, xs, ys: (0.0, 100.0) };
+    axes.left(&mut svg, &ys, "test accuracy (%)");
+    let each = 0.84 / groups.len() as f64;
+    for (s, bars) in bars.iter().enumerate() {
+        for (n, (mean, std)) in bars.iter().enumerate() {
+            let x = s as f64 + 0.08 + each * n as f64;
+            let (from, top) = axes.at(x, *mean);
+            let (to, base) = axes.at(x + each, 0.0);
+            svg.rect(from, top, (to - from) * 0.94, base - top, method(n).0);
+            if let Some(std) = std {
+                let middle = (from + to) / 2.0;
+                let (_, high) = axes.at(x, (mean + std).min(100.0));
+                let (_, low) = axes.at(x, (mean - std).max(0.0));
+                svg.line((middle, high), (middle, low), INK, 0.6, "");
+            }
+        }
+    }
+    let base = axes.y + axes.h;
+    svg.line((axes.x, base), (axes.x + axes.w, base), INK, 0.5, "");
+    let widest = slots.iter().map(|s| width(&s.name, SMALL, false)).fold(0.0, f64::max).min(60.0);
+    for (s, slot) in slots.iter().enumerate() {
+        let (x, _) = axes.at(s as f64 + 0.5, 0.0);
+        svg.text(x + 2.5, base + 6.0, &fit(&slot.name, SMALL, false, 60.0), TEXT.small().end().turned(-45.0));
+    }
+    let bottom = base + 0.72 * widest + 14.0;
+    let axis =
+        if classes.len() <= EACH { "class" } else { "classes, from the most to the fewest training images" };
+    svg.text(axes.x + axes.w / 2.0, bottom, axis, TEXT.middle());
+    Ok(svg.finish(bottom + 4.0, &format!("Accuracy of each class by method: {}", names.join(", "))))
+}
+
+/// Training images above the bars.
+fn count_strip(svg: &mut Svg, axes: &Axes, slots: &[Slot], counts: &[u64]) {
+    let of = |s: &Slot| s.classes.iter().map(|&k| counts[k]).sum::<u64>() as f64 / s.classes.len() as f64;
+    let most = slots.iter().map(of).fold(1.0, f64::max);
+    let scaled = Axes { ys: (0.0, most), ..*axes };
+    for (i, slot) in slots.iter().enumerate() {
+        let (from, top) = scaled.at(i as f64 + 0.08, of(slot));
+        let (to, base) = scaled.at(i as f64 + 0.92, 0.0);
+        svg.rect(from, top, to - from, base - top, "#a3a3a3");
+        let label = whole(of(slot));
+        svg.text((from + to) / 2.0, top - 2.0, &label, TEXT.small().middle().fill(MUTED));
+    }
+    let (x, y) = (axes.x - margin(&ticks(0.0, 100.0, 6)) + 6.0, axes.y + axes.h / 2.0 - 2.0);
+    svg.text(x, y, "images", TEXT.middle().turned(-90.0));
+}
+
+/// A slot a class, or ten of neighbours by number of images.
+fn slots(classes: &Classes) -> Vec<Slot> {
+    let n = classes.len();
+    if n <= EACH {
+        return (0..n).map(|k| Slot { name: classes.names[k].clone(), classes: vec![k] }).collect();
+    }
+    let mut order: Vec<usize> = (0..n).collect();
+    // Stable: equal ones stay by label.
+    order.sort_by_key(|&k| std::cmp::Reverse(classes.counts[k]));
+    let edge = |g: usize| g * n / GROUPS;
+    (0..GROUPS)
+        .map(|g| {
+            let classes = order[edge(g)..edge(g + 1)].to_vec();
+            Slot { name: format!("{}–{}", edge(g) + 1, edge(g + 1)), classes }
+        })
+        .collect()
+}
+
+fn recalls(m: &Manifest, n: usize) -> Result<Vec<f64>, Error> {
+    // A class without test images has no accuracy; it has no bar either.
+    let found = list(m, "per_class", |v| if v.is_null() { Some(0.0) } else { v.as_f64() });
+    found.filter(|f| f.len() == n).ok_or_else(|| foreign(m, "metrics.per_class does not fit its classes"))
+}

@@ -1,0 +1,114 @@
+//! Reliability diagram (Guo et al., arXiv 1706.04599): accuracy of the images of equal confidence, and how many there are. Seeds of a
+//! method are pooled.
+
+use serde_json::Value;
+
+use super::axis::{Axes, Mark, legend, margin, ticks};
+use super::palette::method;
+use super::svg::{MUTED, Svg, TEXT};
+use super::{Error, Manifest, foreign, grouped, list};
+use crate::report::series::mean_std;
+
+/// The most methods.
+const MOST: usize = 7;
+
+/// Sums over the images of a bin.
+#[derive(Clone, Copy, Default)]
+struct Bin {
+    images: f64,
+    confidence: f64,
+    right: f64,
+}
+
+pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
+    let groups = grouped(found)?;
+    if groups.len() > MOST {
+        let why = format!("{} methods; give at most {MOST}", groups.len());
+        return Err(Error::Inputs { kind: "reliability", why });
+    }
+    let (mut names, mut all) = (Vec::new(), Vec::new());
+    for g in &groups {
+        let mut sum: Vec<Bin> = Vec::new();
+        let mut eces = Vec::new();
+        for &i in &g.members {
+            let (bins, ece) = read(found[i])?;
+            sum.resize(bins.len(), Bin::default());
+            for (s, b) in sum.iter_mut().zip(bins) {
+                *s = Bin {
+                    images: s.images + b.images,
+                    confidence: s.confidence + b.confidence,
+                    right: s.right + b.right,
+                };
+            }
+            eces.push(ece);
+        }
+        names.push(match mean_std(&eces) {
+            (mean, Some(std)) => format!("{} (ECE {mean:.3} ± {std:.3})", g.label),
+            (mean, None) => format!("{} (ECE {mean:.3})", g.label),
+        });
+        all.push(sum);
+    }
+
+    let ys = ticks(0.0, 1.0, 6);
+    let left = margin(&ys);
+    let mut svg = Svg::new(page);
+    let entries: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(n, name)| (Mark::Line(method(n).0, method(n).1), name.as_str()))
+        .collect();
+    let y = 6.0 + legend(&mut svg, left, 0.0, page - left, &entries);
+    let axes = Axes { x: left, y, w: page - left - 6.0, h: 128.0, xs: (0.0, 1.0), ys: (0.0, 1.0) };
+    axes.left(&mut svg, &ys, "accuracy");
+    svg.line(axes.at(0.0, 0.0), axes.at(1.0, 1.0), MUTED, 0.6, "2 1.5");
+    for (n, bins) in all.iter().enumerate() {
+        let (colour, dash) = method(n);
+        let total: f64 = bins.iter().map(|b| b.images).sum();
+        let filled = bins.iter().filter(|b| b.images > 0.0);
+        let points: Vec<_> = filled
+            .map(|b| (axes.at(b.confidence / b.images, b.right / b.images), b.images / total))
+            .collect();
+        svg.path(&points.iter().map(|p| p.0).collect::<Vec<_>>(), colour, 1.1, dash);
+        for ((x, y), share) in points {
+            // The area of a dot grows with the images behind it.
+            svg.dot(x, y, 0.9 + 3.0 * share.sqrt(), colour);
+        }
+    }
+    let most = all.iter().flat_map(|bins| {
+        let total: f64 = bins.iter().map(|b| b.images).sum();
+        bins.iter().map(move |b| 100.0 * b.images / total)
+    });
+    let most = most.fold(1.0, f64::max);
+    let below = Axes { y: y + axes.h + 9.0, h: 30.0, ys: (0.0, most), ..axes };
+    below.left(&mut svg, &ticks(0.0, most, 3), "");
+    svg.text(6.0, below.y + below.h / 2.0, "images (%)", TEXT.middle().turned(-90.0));
+    for (n, bins) in all.iter().enumerate() {
+        let total: f64 = bins.iter().map(|b| b.images).sum();
+        let edge = |b: usize| b as f64 / bins.len() as f64;
+        let mut steps = vec![below.at(0.0, 0.0)];
+        for (b, bin) in bins.iter().enumerate() {
+            let v = 100.0 * bin.images / total;
+            steps.extend([below.at(edge(b), v), below.at(edge(b + 1), v)]);
+        }
+        steps.push(below.at(1.0, 0.0));
+        svg.path(&steps, method(n).0, 1.0, method(n).1);
+    }
+    below.bottom(&mut svg, &ys, "confidence");
+    let height = below.y + below.h + 21.0;
+    Ok(svg.finish(height, &format!("Reliability diagram: {}", names.join(", "))))
+}
+
+fn read(m: &Manifest) -> Result<(Vec<Bin>, f64), Error> {
+    let bin = |v: &Value| {
+        let number = |name| v.get(name).and_then(Value::as_f64);
+        let images = number("images")?;
+        let (confidence, accuracy) = (number("confidence").unwrap_or(0.0), number("accuracy").unwrap_or(0.0));
+        Some(Bin { images, confidence: confidence * images, right: accuracy * images })
+    };
+    let bins = list(m, "reliability", bin).filter(|b| b.iter().any(|b| b.images > 0.0));
+    let bins =
+        bins.ok_or_else(|| foreign(m, "metrics.reliability is missing (older versions did not write it)"))?;
+    let ece =
+        m.metrics.get("ece").and_then(Value::as_f64).ok_or_else(|| foreign(m, "metrics.ece is missing"))?;
+    Ok((bins, ece))
+}

@@ -1,0 +1,138 @@
+//! The figures of a page: whatever can be drawn of what it was given.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Sources;
+use crate::manifest::Manifest;
+use crate::report::Error;
+use crate::report::experiment::{Column, Experiment};
+use crate::report::figure::svg::escape;
+use crate::report::figure::{Kind, class_counts};
+use crate::report::markdown::heading;
+use crate::report::record::Record;
+use crate::report::series::series;
+use crate::report::table::dataset_title;
+
+/// Points; a column of a paper.
+const WIDTH: f64 = 3.3 * 72.0;
+
+/// The most methods in one figure; more are spread over several.
+const MOST: usize = 6;
+
+/// The section.
+pub(super) fn write(sources: &Sources, records: &[Record]) -> Result<String, Error> {
+    let metrics: Vec<&Manifest> = sources.metrics.iter().map(|(_, m)| *m).collect();
+    let mut text = String::from("<section id=\"figures\">\n<h2>Figures</h2>\n");
+    let all: Vec<&Manifest> = sources.datasets.iter().map(|(_, m)| *m).collect();
+    if let Some(svg) = class_counts::of_evaluations(&metrics, &all, WIDTH)? {
+        text +=
+            &format!("<div class=\"figures\">\n{}</div>\n", figure(&svg, "Training images of each class."));
+    }
+    let checkpoints: Vec<&Manifest> = sources.checkpoints.iter().map(|(_, m)| *m).collect();
+    let embeddings: Vec<&Manifest> = sources.embeddings.iter().map(|(_, m)| *m).collect();
+    let (curves, maps) = (by_column(&checkpoints)?, by_column(&embeddings)?);
+
+    // The last epoch, for it was not chosen on the test images; another one only where that is missing.
+    // Class counts belong to the key: a validation split takes images away.
+    let mut columns: BTreeMap<(&Column, String), Vec<usize>> = BTreeMap::new();
+    for (i, r) in records.iter().enumerate() {
+        let counts = metrics[i].metrics.get("cls_num_list").map_or(String::new(), |c| c.to_string());
+        columns.entry((&r.of.column, counts)).or_default().push(i);
+    }
+    for column in curves.keys().chain(maps.keys()) {
+        if !columns.keys().any(|(c, _)| *c == column) {
+            columns.insert((column, String::new()), vec![]);
+        }
+    }
+    let mut drawn = BTreeSet::new();
+    for ((column, _), indices) in columns {
+        // What is not of the evaluations stands with the first of them.
+        let first = drawn.insert(column);
+        let which =
+            ["last", "best", "file"].into_iter().find(|w| indices.iter().any(|&i| records[i].of.which == *w));
+        let chosen: Vec<usize> =
+            indices.into_iter().filter(|&i| Some(records[i].of.which.as_str()) == which).collect();
+        let mut shown = String::new();
+        for part in parts(&chosen, |i| &records[i].of) {
+            let found: Vec<&Manifest> = part.iter().map(|&i| metrics[i]).collect();
+            for (kind, field, caption) in [
+                (
+                    Kind::PerClass,
+                    "per_class",
+                    "Accuracy of each class, a bar a method; lines are standard deviations over seeds.",
+                ),
+                (
+                    Kind::Reliability,
+                    "reliability",
+                    "Accuracy of the images of equal confidence; on the dashed line confidence is right.",
+                ),
+            ] {
+                if found
+                    .iter()
+                    .all(|m| m.metrics.contains_key(field) && m.metrics.contains_key("class_names"))
+                {
+                    shown += &figure(&kind.draw(&found, WIDTH)?, caption);
+                }
+            }
+        }
+        if let Some(found) = curves.get(column).filter(|_| first) {
+            let of = found.iter().map(|m| Experiment::of(m)).collect::<Result<Vec<_>, _>>()?;
+            for part in parts(&(0..found.len()).collect::<Vec<_>>(), |i| &of[i]) {
+                let part: Vec<&Manifest> = part.iter().map(|&i| found[i]).collect();
+                let caption = "Training loss and test accuracy; with several seeds their mean and range.";
+                shown += &figure(&Kind::Curves.draw(&part, WIDTH)?, caption);
+            }
+        }
+        if let Some(found) = maps.get(column).filter(|_| first) {
+            for part in found.chunks(2) {
+                let caption = "The features of the test images, one projection a model, by true class and by prediction.";
+                shown += &figure(&Kind::Figure1.draw(part, WIDTH)?, caption);
+            }
+        }
+        let of: Vec<&Experiment> = chosen.iter().map(|&i| &records[i].of).collect();
+        for group in series(&of) {
+            let found: Vec<&Manifest> = group.members.iter().map(|&i| metrics[chosen[i]]).collect();
+            if found
+                .iter()
+                .all(|m| m.metrics.contains_key("confusion") && m.metrics.contains_key("class_names"))
+            {
+                shown += &figure(
+                    &Kind::Confusion.draw(&found, WIDTH)?,
+                    &format!("Confusion matrix of {}.", group.label),
+                );
+            }
+        }
+        if !shown.is_empty() {
+            let epoch = which.filter(|w| *w == "best").map_or("", |_| ", best epoch");
+            text += &format!(
+                "<h3>{}, {}{epoch}</h3>\n<div class=\"figures\">\n{shown}</div>\n",
+                escape(dataset_title(&column.dataset)),
+                escape(&heading(column))
+            );
+        }
+    }
+    Ok(text + "</section>\n")
+}
+
+fn figure(svg: &str, caption: &str) -> String {
+    format!("<figure>\n{svg}<figcaption>{}</figcaption>\n</figure>\n", escape(caption))
+}
+
+/// Manifests by training set.
+fn by_column<'a>(found: &[&'a Manifest]) -> Result<BTreeMap<Column, Vec<&'a Manifest>>, Error> {
+    let mut all: BTreeMap<Column, Vec<&Manifest>> = BTreeMap::new();
+    for m in found {
+        all.entry(Experiment::of(m)?.column).or_default().push(m);
+    }
+    Ok(all)
+}
+
+/// Indices of experiments in parts of at most [`MOST`] methods, of one class-count list each.
+fn parts<'a>(chosen: &[usize], of: impl Fn(usize) -> &'a Experiment) -> Vec<Vec<usize>> {
+    let all: Vec<&Experiment> = chosen.iter().map(|&i| of(i)).collect();
+    let groups = series(&all);
+    groups
+        .chunks(MOST)
+        .map(|part| part.iter().flat_map(|g| g.members.iter().map(|&i| chosen[i])).collect())
+        .collect()
+}

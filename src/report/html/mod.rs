@@ -1,0 +1,120 @@
+//! The page of a report: tables, figures, settings and lineage in one HTML file that needs nothing else.
+//!
+//! Drawn from manifests as the tables are; bytes follow from them alone: no dates, no paths.
+
+mod figures;
+mod lineage;
+mod settings;
+mod tables;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Error;
+use super::experiment::Experiment;
+use super::figure::svg::escape;
+use super::figure::text::{BOLD, REGULAR};
+use super::record::Record;
+use super::table;
+use crate::manifest::{Input, Kind, Manifest};
+
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("sort.js");
+
+/// What a page is made of, each manifest once.
+pub struct Sources<'a> {
+    /// Evaluations: inputs of the report and their manifests.
+    pub metrics: Vec<(Input, &'a Manifest)>,
+    /// Checkpoints, for training curves.
+    pub checkpoints: Vec<(Input, &'a Manifest)>,
+    /// Embeddings with a projection, for figure 1.
+    pub embeddings: Vec<(Input, &'a Manifest)>,
+    /// Data sets, for their class counts.
+    pub datasets: Vec<(Input, &'a Manifest)>,
+}
+
+impl<'a> Sources<'a> {
+    /// Sorts manifests by kind.
+    ///
+    /// # Errors
+    /// No evaluation among them.
+    pub fn of(found: Vec<(Input, &'a Manifest)>) -> Result<Sources<'a>, Error> {
+        let n = found.len();
+        let of = |kind| found.iter().filter(|(_, m)| m.kind == kind).cloned().collect::<Vec<_>>();
+        let all = Sources {
+            metrics: of(Kind::Metrics),
+            checkpoints: of(Kind::Checkpoint),
+            embeddings: of(Kind::Embedding),
+            datasets: of(Kind::Dataset),
+        };
+        if all.metrics.is_empty() {
+            let why =
+                format!("no evaluation among the {n} manifests; add metrics manifests, which eval makes");
+            return Err(Error::Inputs { kind: "html", why });
+        }
+        Ok(all)
+    }
+}
+
+/// Roles of the outputs that the page opens.
+pub fn roles(m: &Manifest) -> &'static [&'static str] {
+    match m.kind {
+        Kind::Checkpoint => &["log"],
+        Kind::Embedding => &["features"],
+        _ => &[],
+    }
+}
+
+/// Writes the page.
+///
+/// # Errors
+/// Evaluations that do not go together, files of checkpoints and embeddings that are missing or damaged.
+pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
+    let manifests: Vec<&Manifest> = sources.metrics.iter().map(|(_, m)| *m).collect();
+    let records = manifests.iter().map(|m| Record::of(m)).collect::<Result<Vec<_>, _>>()?;
+    let of: Vec<&Experiment> = records.iter().map(|r| &r.of).collect();
+    let tables = table::tables(&records)?;
+    let lineage = lineage::Lineage::of(sources, &records);
+    let body = [
+        intro(title, &records, &tables),
+        tables.iter().enumerate().map(|(n, t)| tables::write(t, n, &lineage)).collect(),
+        figures::write(sources, &records)?,
+        settings::write(&manifests, &of),
+        lineage.write(&records),
+    ];
+    let font = |weight, data| {
+        format!(
+            "@font-face {{ font-family: Arimo; font-weight: {weight}; src: url(data:font/ttf;base64,{}); }}\n",
+            STANDARD.encode(data)
+        )
+    };
+    Ok(format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{}</title>\n<style>\n{}{}{STYLE}</style>\n</head>\n<body>\n<main>\n{}</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
+        escape(title),
+        font(400, REGULAR),
+        font(700, BOLD),
+        body.concat()
+    ))
+}
+
+fn intro(title: &str, records: &[Record], tables: &[table::Table]) -> String {
+    let runs: std::collections::BTreeSet<_> =
+        records.iter().map(|r| (&r.of.column, &r.of.method, &r.of.options, r.of.seed)).collect();
+    let sets: std::collections::BTreeSet<_> = records.iter().map(|r| &r.of.column).collect();
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let mut text = format!(
+        "<header>\n<h1>{}</h1>\n<p>{} of {} on {}. Every number leads, hash by hash, to the official files it came from \
+         (<a href=\"#lineage\">lineage</a>); the same evaluations give the same page, byte for byte.</p>\n<nav>",
+        escape(title),
+        count(records.len(), "evaluation"),
+        count(runs.len(), "run"),
+        count(sets.len(), "training set")
+    );
+    for (n, t) in tables.iter().enumerate() {
+        text += &format!("<a href=\"#table-{n}\">{}</a> ", escape(&t.name()));
+    }
+    text += "<a href=\"#figures\">Figures</a> <a href=\"#settings\">Settings</a> <a href=\"#lineage\">Lineage</a></nav>\n</header>\n";
+    text
+}

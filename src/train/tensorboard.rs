@@ -1,0 +1,204 @@
+//! TensorBoard's event file, made from `log.jsonl`: the same curves in the form that TensorBoard reads.
+//!
+//! Records are TFRecords (length, masked CRC-32C of it, data, masked CRC-32C of it) of `Event` messages, written by hand: of
+//! all of protobuf an event with scalars needs six fields (tensorflow/core/util/event.proto, framework/summary.proto).
+//!
+//! The file is a view of the log: it is in no manifest, no key and no hash, and can be made again at any time. Unlike the
+//! results it grows in place, for a running TensorBoard keeps reading the file that it has opened; a record half written
+//! by a kill does not match its checksum and is made anew.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result};
+
+use super::{EpochReport, LOG};
+
+/// The file; TensorBoard looks for "tfevents" in the name.
+pub const EVENTS: &str = "events.out.tfevents.remix";
+
+/// Brings the event file in `dir` up to the log: appends the epochs that it lacks, or writes it anew where its length is
+/// not one that the log explains.
+///
+/// # Errors
+/// No log, or one that cannot be read; the file system's.
+pub fn update(dir: &Path) -> Result<()> {
+    let path = dir.join(LOG);
+    let at = || path.display().to_string();
+    let text = fs::read_to_string(&path).with_context(at)?;
+    let log: Vec<EpochReport> =
+        text.lines().map(serde_json::from_str).collect::<Result<_, _>>().with_context(at)?;
+    // The log is written at the end of an epoch, so its own time is that of the last one.
+    let written = fs::metadata(&path).and_then(|m| m.modified()).with_context(at)?;
+    let end = written.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    let records = records(&log, end);
+
+    let path = dir.join(EVENTS);
+    let at = || path.display().to_string();
+    let mut file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(at)?;
+    let there = file.metadata().with_context(at)?.len();
+    let mut ends = records.iter().scan(0, |end, r| {
+        *end += r.len() as u64;
+        Some(*end)
+    });
+    // All records of an epoch are of one size, so in a file written anew they are where they were.
+    let known = ends.position(|end| end == there).map_or(0, |last| last + 1);
+    let add = records[known..].concat();
+    if known == 0 {
+        file.set_len(0).with_context(at)?;
+    }
+    file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(&add)).with_context(at)
+}
+
+/// The file's records: the version, then an event an epoch, the last one at `end` in seconds since 1970.
+fn records(log: &[EpochReport], end: f64) -> Vec<Vec<u8>> {
+    let mut time = end - log.iter().map(|e| e.seconds).sum::<f64>();
+    let mut version = double(1, time);
+    version.extend(bytes(3, b"brain.Event:2"));
+    let mut all = vec![record(&version)];
+    for e in log {
+        time += e.seconds;
+        let scalars = [
+            ("loss", e.loss),
+            ("train_top1", e.train_top1),
+            ("test_top1", e.test_top1),
+            ("lr", e.lr.into()),
+            ("images_per_second", e.images_per_second),
+        ];
+        let summary: Vec<u8> = scalars
+            .iter()
+            .flat_map(|&(tag, value)| {
+                let value = [bytes(1, tag.as_bytes()), float(2, value as f32)].concat();
+                bytes(1, &value)
+            })
+            .collect();
+        let step = [vec![2 << 3], varint(e.epoch.into())].concat();
+        all.push(record(&[double(1, time), step, bytes(5, &summary)].concat()));
+    }
+    all
+}
+
+/// A TFRecord.
+fn record(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    [&length[..], &masked_crc(&length), data, &masked_crc(data)].concat()
+}
+
+/// CRC-32C, rotated and shifted by TFRecord's constant.
+fn masked_crc(data: &[u8]) -> [u8; 4] {
+    crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+}
+
+/// CRC-32 with Castagnoli's polynomial, bit by bit: some kilobytes an epoch are not worth a table.
+fn crc32c(data: &[u8]) -> u32 {
+    !data.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
+    })
+}
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}
+
+/// A field of bytes, a string or a message.
+fn bytes(field: u8, data: &[u8]) -> Vec<u8> {
+    [&[field << 3 | 2][..], &varint(data.len() as u64), data].concat()
+}
+
+fn double(field: u8, value: f64) -> Vec<u8> {
+    [&[field << 3 | 1][..], &value.to_le_bytes()].concat()
+}
+
+fn float(field: u8, value: f32) -> Vec<u8> {
+    [&[field << 3 | 5][..], &value.to_le_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(epochs: u32) -> Vec<EpochReport> {
+        let report = |epoch| EpochReport {
+            epoch,
+            epochs: 300,
+            seed: 0,
+            lr: 0.1,
+            loss: 1.0 / f64::from(epoch),
+            train_top1: 50.0,
+            test_top1: 25.0,
+            images_per_second: 600.0,
+            seconds: 20.0,
+        };
+        (1..=epochs).map(report).collect()
+    }
+
+    fn write_log(dir: &Path, epochs: u32) {
+        let text =
+            log(epochs).iter().map(|e| serde_json::to_string(e).expect("JSON") + "\n").collect::<String>();
+        fs::write(dir.join(LOG), text).expect("written");
+    }
+
+    /// The data of each record of a file whose checksums are all right.
+    fn read(mut file: &[u8]) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        while !file.is_empty() {
+            let length = u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize;
+            assert_eq!(file[8..12], masked_crc(&file[..8]));
+            let (data, rest) = file[12..].split_at(length);
+            assert_eq!(rest[..4], masked_crc(data));
+            all.push(data.to_vec());
+            file = &rest[4..];
+        }
+        all
+    }
+
+    #[test]
+    fn the_published_check_values() {
+        // The check value of CRC-32C in the catalogue of CRCs, and of RFC 3720, B.4.
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(varint(300), [0xac, 0x02]);
+    }
+
+    #[test]
+    fn an_event_in_bytes() {
+        let all = records(&log(2), 140.0);
+        let version = read(&all[0]).remove(0);
+        assert_eq!(version[1..9], 100.0f64.to_le_bytes());
+        assert_eq!(version[9..], *b"\x1a\x0dbrain.Event:2");
+        let second = read(&all[2]).remove(0);
+        assert_eq!(second[1..9], 140.0f64.to_le_bytes());
+        assert_eq!(second[9..12], [0x10, 2, 0x2a], "step 2, then the summary");
+        let loss = b"\x0a\x0b\x0a\x04loss\x15\x00\x00\x00\x3f";
+        assert_eq!(second[13..13 + loss.len()], *loss);
+    }
+
+    #[test]
+    fn it_grows_in_place_and_recovers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join(EVENTS);
+        let steps = |epochs| {
+            write_log(dir.path(), epochs);
+            update(dir.path()).expect("updated");
+            let bytes = fs::read(&file).expect("read");
+            assert_eq!(read(&bytes).len(), epochs as usize + 1);
+            bytes
+        };
+        let (two, again, three) = (steps(2), steps(2), steps(3));
+        assert_eq!(two, again, "nothing to add");
+        assert!(three.starts_with(&two));
+        // Epochs that a killed run had written and a resumed one repeats, and a record half written.
+        assert!(steps(1).len() < two.len());
+        fs::write(&file, &three[..three.len() - 7]).expect("cut");
+        assert_eq!(steps(3).len(), three.len());
+    }
+}

@@ -1,0 +1,205 @@
+//! `report figure`: that every kind can be read at its size, is the same each time, and says what is wrong with bad input.
+
+use std::fs;
+
+use resvg::usvg::{self, Node};
+use serde_json::json;
+
+use crate::common::{Sandbox, refused};
+use crate::fabricate::Evaluation;
+use crate::figures::{COUNTS, checkpoint, dataset, edit, embedding, evaluation};
+
+/// Two methods, of two seeds and one, of everything.
+fn prepared() -> Sandbox {
+    let s = Sandbox::new();
+    for (method, seed, top1) in [("mixup", 0, 71.3), ("remix", 0, 75.5), ("remix", 1, 74.9)] {
+        evaluation(
+            &s.join(format!("m/{method}{seed}")),
+            &Evaluation { method, seed, top1, ..Evaluation::default() },
+        );
+        checkpoint(&s.join(format!("c/{method}{seed}")), method, seed);
+    }
+    for method in ["mixup", "remix"] {
+        embedding(&s.join(format!("e/{method}")), method, 500, true);
+    }
+    dataset(&s.join("d/exp"), "exp", &COUNTS);
+    dataset(&s.join("d/step"), "step", &[5000, 5000, 5000, 5000, 5000, 50, 50, 50, 50, 50]);
+    dataset(&s.join("d/many"), "exp", &(0..100).map(|k| 500 - 4 * k).collect::<Vec<_>>());
+    s
+}
+
+/// Each kind with its inputs.
+const ALL: [(&str, &str); 8] = [
+    ("figure1", "e/mixup e/remix"),
+    ("figure1", "e/remix"),
+    ("confusion", "m/remix0 m/remix1"),
+    ("per-class", "m/mixup0 m/remix0 m/remix1"),
+    ("class-counts", "d/exp"),
+    ("class-counts", "d/exp d/step d/many"),
+    ("curves", "c/mixup0 c/remix0 c/remix1"),
+    ("reliability", "m/mixup0 m/remix0 m/remix1"),
+];
+
+fn parse(svg: &str) -> usvg::Tree {
+    let mut options = usvg::Options { font_family: "Arimo".into(), ..usvg::Options::default() };
+    for font in [remix::report::figure::text::REGULAR, remix::report::figure::text::BOLD] {
+        options.fontdb_mut().load_font_data(font.to_vec());
+    }
+    usvg::Tree::from_str(svg, &options).expect("an SVG")
+}
+
+/// Boxes of the level texts of a drawing, and of all.
+fn texts(group: &usvg::Group, all: &mut Vec<(String, usvg::Rect, bool)>) {
+    for node in group.children() {
+        match node {
+            Node::Group(g) => texts(g, all),
+            Node::Text(t) => {
+                let said: String = t.chunks().iter().map(|c| c.text()).collect();
+                all.push((said, t.abs_bounding_box(), t.abs_transform().has_skew()));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn every_kind_can_be_read_at_its_size() {
+    let s = prepared();
+    for (n, (kind, inputs)) in ALL.into_iter().enumerate() {
+        let m = s.one("report", &format!("figure --kind {kind} {inputs} -o f/{n}/a.svg -o f/{n}/a.png -q"));
+        assert_eq!((&m["kind"], &m["params"]["kind"]), (&json!("report"), &json!(kind)));
+        let svg = fs::read_to_string(s.join(format!("f/{n}/a.svg"))).unwrap();
+        assert!(svg.contains("width=\"237.6pt\"") && svg.contains("<title>"), "{kind}");
+        let small =
+            svg.split("font-size=\"").skip(1).map(|t| t[..t.find('"').unwrap()].parse::<f64>().unwrap());
+        assert!(
+            small.clone().count() > 4 && small.fold(9.0, f64::min) >= 6.0,
+            "{kind}: no text under 6 points"
+        );
+
+        let tree = parse(&svg);
+        let (w, h) = (tree.size().width(), tree.size().height());
+        let mut all = vec![];
+        texts(tree.root(), &mut all);
+        for (i, (text, a, turned)) in all.iter().enumerate() {
+            let inside = a.left() >= -0.5 && a.top() >= -0.5 && a.right() <= w + 0.5 && a.bottom() <= h + 0.5;
+            assert!(inside, "{kind}: {text} leaves the page: {a:?} of {w} × {h}");
+            for (other, b, also) in &all[..i] {
+                let apart = a.left() >= b.right()
+                    || b.left() >= a.right()
+                    || a.top() >= b.bottom()
+                    || b.top() >= a.bottom();
+                assert!(apart || *turned || *also, "{kind}: {text} and {other} overlap");
+            }
+        }
+
+        let png = fs::read(s.join(format!("f/{n}/a.png"))).unwrap();
+        let decoded = png::Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
+        let info = decoded.info();
+        assert_eq!((info.width, info.pixel_dims.map(|d| d.xppu)), (990, Some(11811)), "3.3 in at 300 dpi");
+    }
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bytes() {
+    let s = prepared();
+    for (n, (kind, inputs)) in ALL.into_iter().enumerate() {
+        let files = |d: &str| ["svg", "png"].map(|e| fs::read(s.join(format!("{d}/{n}/a.{e}"))).unwrap());
+        let run = |d: &str, inputs: &str, more: &str| {
+            s.one(
+                "report",
+                &format!("figure --kind {kind} {inputs} -o {d}/{n}/a.svg -o {d}/{n}/a.png -q {more}"),
+            )
+        };
+        let backwards: Vec<&str> = inputs.split(' ').rev().collect();
+        let (a, b) = (run("a", inputs, "--threads 1"), run("b", &backwards.join(" "), "--threads 2"));
+        assert_eq!((&a["key"], &a["outputs"]), (&b["key"], &b["outputs"]), "{kind}");
+        assert_eq!(files("a"), files("b"), "{kind}");
+        let again = run("a", inputs, "");
+        assert_eq!(again["run"], a["run"], "from the cache");
+    }
+}
+
+#[test]
+fn what_the_figures_say() {
+    let s = prepared();
+    let svg = |kind: &str, inputs: &str| {
+        s.one("report", &format!("figure --kind {kind} {inputs} -o x-{kind}/a.svg -q"));
+        fs::read_to_string(s.join(format!("x-{kind}/a.svg"))).unwrap()
+    };
+    let figure1 = svg("figure1", "e/remix e/mixup");
+    for text in ["(a) Mixup, true class", "(d) Remix, predicted", "t-SNE 1", "90.0 % right", ">truck<"] {
+        assert!(figure1.contains(text), "{text}");
+    }
+    // Mean of 75.5 + 15 and 74.9 + 15 + 1 in the first class.
+    assert!(svg("confusion", "m/remix0 m/remix1").contains("Remix, mean of 2 seeds"));
+    let counts = svg("class-counts", "d/exp");
+    assert!(counts.contains("CIFAR-10, exp 100: 12,406 images") && counts.contains(">2997<"), "{counts}");
+    assert!(svg("reliability", "m/remix0 m/mixup0 m/remix1").contains("Remix (ECE 0.100 ± 0.000)"));
+    assert!(svg("curves", "c/remix0").contains("lr ÷ 10"));
+}
+
+#[test]
+fn forty_thousand_points_stay_small() {
+    let s = Sandbox::new();
+    for method in ["mixup", "remix"] {
+        embedding(&s.join(method), method, 10_000, true);
+    }
+    let m = s.one("report", "figure --kind figure1 mixup remix -o f/a.svg -q");
+    let bytes = m["outputs"][0]["bytes"].as_u64().unwrap();
+    assert!((100_000..1_500_000).contains(&bytes), "{bytes}");
+    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    assert_eq!(svg.matches("h0").count(), 4 * 10_000, "every image is a point of every panel");
+}
+
+#[test]
+fn bad_input_is_one_line_and_exit_code_2() {
+    let s = prepared();
+    embedding(&s.join("e/plain"), "erm", 20, false);
+    evaluation(&s.join("m/erm"), &Evaluation { method: "erm", ..Evaluation::default() });
+    edit(&s.join("m/erm"), |v| v["metrics"]["cls_num_list"][3] = json!(7));
+    Evaluation { method: "rs", ..Evaluation::default() }.publish(&s.join("m/bare"));
+    embedding(&s.join("e/one"), "rw", 20, true);
+    edit(&s.join("e/one"), |v| v["metrics"]["class_names"] = json!(["cat"]));
+    checkpoint(&s.join("c/empty"), "drw", 0);
+    fs::write(s.join("c/empty/log.jsonl"), "").unwrap();
+    evaluation(&s.join("m/again"), &Evaluation { top1: 50.0, ..Evaluation::default() });
+    let bad = [
+        ("--kind figure1 e/plain", "has no projection; make one with embed --project tsne"),
+        (
+            "--kind figure1 m/remix0",
+            "is a metrics manifest, figure1 takes embedding; embedding manifests come from embed",
+        ),
+        ("--kind figure1 e/one", "does not name two classes or more"),
+        ("--kind figure1 e/mixup e/one", "class"),
+        ("--kind confusion m/remix0 m/mixup0", "shows one method, these are 2 (Mixup, Remix)"),
+        ("--kind per-class m/remix0 m/erm", "has other classes or class counts than"),
+        ("--kind per-class m/bare", "metrics lack class_names or cls_num_list; make it again with eval"),
+        (
+            "--kind reliability m/bare",
+            "metrics.reliability is missing (older versions did not write it); make it again with eval",
+        ),
+        ("--kind per-class m/remix0 m/again", "is the same experiment and seed as"),
+        ("--kind curves c/empty", "log.jsonl: size differs from its manifest"),
+        ("--kind curves d/exp", "is a dataset manifest, curves takes checkpoint"),
+        ("--kind class-counts nowhere", "nowhere: No such file"),
+        ("--kind class-counts d/exp -o a.pdf", "a.pdf: ends neither in .svg nor in .png"),
+        ("--kind class-counts d/exp -o x/a.svg -o y/a.png", "y/a.png: is not in x, where the result goes"),
+        ("--kind class-counts d/exp -o a.svg -o a.svg", "a.svg: is named twice"),
+    ];
+    for (args, why) in bad {
+        refused(s.tool("report", &format!("figure {args}")).assert(), why);
+    }
+    refused(
+        s.tool("report", "figure --kind figure1").write_stdin("").assert(),
+        "pipe embed --project tsne into this tool",
+    );
+
+    s.one("report", "figure --kind class-counts d/exp -o fig/a.svg -q");
+    let other = s.tool("report", "figure --kind curves c/remix0 -o fig/b.svg").assert();
+    refused(
+        other,
+        "fig: holds another report (a.svg), which this one would replace; choose another directory",
+    );
+    s.one("report", "figure --kind class-counts d/step -o fig/a.svg -q");
+}

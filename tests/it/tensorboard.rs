@@ -1,0 +1,68 @@
+//! `train --tensorboard`: the event file, read back by the tensorboard package.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::Sandbox;
+
+const EVENTS: &str = "events.out.tfevents.remix";
+
+/// `$REMIX_PYTHON`, else `python3`, if it has the tensorboard package; without it says that the test is skipped.
+fn python() -> Option<String> {
+    let python = std::env::var("REMIX_PYTHON").unwrap_or_else(|_| "python3".into());
+    let found = Command::new(&python).args(["-c", "import tensorboard"]).output();
+    if found.is_ok_and(|o| o.status.success()) {
+        return Some(python);
+    }
+    eprintln!("skipped: {python} has no tensorboard package; set REMIX_PYTHON to a Python that has");
+    None
+}
+
+/// What TensorBoard finds in a directory, as it would show it: [step, value] by tag.
+const READ: &str = "
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+found = EventAccumulator(sys.argv[1])
+found.Reload()
+print(json.dumps({t: [[e.step, e.value, e.wall_time] for e in found.Scalars(t)] for t in found.Tags()['scalars']}))
+";
+
+#[test]
+fn tensorboard_reads_what_the_log_says() {
+    let s = Sandbox::new();
+    s.one(
+        "mk-imbalance",
+        "--dataset synthetic --train-per-class 12 --test-per-class 2 --imb-ratio 6 -q --out data",
+    );
+    let short = "data --arch resnet20 --batch-size 32 --epochs 3 -q";
+    let with = s.one("train", &format!("{short} --tensorboard --out with"));
+    let without = s.one("train", &format!("{short} --out without"));
+    assert_eq!(with["key"], without["key"], "no part of the experiment");
+    assert_eq!(with["outputs"].as_array().unwrap().len(), without["outputs"].as_array().unwrap().len());
+    assert!(!s.join("without").join(EVENTS).exists());
+    // A finished run gets its file as well, and nothing is trained for it.
+    let again = s.one("train", &format!("{short} --tensorboard --out without"));
+    assert_eq!(again["run"]["started_unix"], without["run"]["started_unix"]);
+    let size = |dir: &str| fs::metadata(s.join(dir).join(EVENTS)).unwrap().len();
+    assert_eq!(size("with"), size("without"));
+
+    let Some(python) = python() else { return };
+    for dir in ["with", "without"] {
+        let out = Command::new(&python).args(["-c", READ]).arg(s.join(dir)).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let found: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let log = fs::read_to_string(s.join(dir).join("log.jsonl")).unwrap();
+        for (n, line) in log.lines().enumerate() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            for tag in ["loss", "train_top1", "test_top1", "lr", "images_per_second"] {
+                let [step, value, time] = &found[tag][n].as_array().unwrap()[..] else { panic!("three") };
+                assert_eq!(*step, line["epoch"], "{tag}");
+                assert_eq!(value.as_f64().unwrap() as f32, line[tag].as_f64().unwrap() as f32, "{tag}");
+                assert!(time.as_f64().unwrap() > 1.7e9, "{tag} at {time}");
+            }
+        }
+        assert_eq!(found["loss"].as_array().unwrap().len(), 3);
+    }
+}
