@@ -204,12 +204,13 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
         let Space { len, buffers: [x, mid, y], work } = self.space;
         let (mut x, mid, mut y, len) = (&mut x[..], &mut mid[..], &mut y[..], *len);
         let count = self.images.len();
-        mid.fill(0.0);
-        x.fill(0.0);
         for (i, n) in self.images.clone().enumerate() {
             let pixels = &mut y[..stem.geo.in_len()];
             (self.image)(n, pixels);
-            pad(stem.geo, pixels, &mut mid[i * len..(i + 1) * len]);
+            let mid = &mut mid[i * len..(i + 1) * len];
+            clear_halo(stem.geo.height, stem.geo.width, stem.geo.cin, mid);
+            pad(stem.geo, pixels, mid);
+            clear_halo_out(stem.geo, &mut x[i * len..(i + 1) * len]);
         }
         // SAFETY: the buffers hold every layer's images with their halos, zero outside the image.
         unsafe {
@@ -223,9 +224,13 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
                 for from in (0..count * len).step_by(some) {
                     let to = (from + some).min(count * len);
                     let (mut x, mid, mut y) = (&mut x[from..to], &mut mid[from..to], &mut y[from..to]);
-                    mid.fill(0.0);
+                    for mid in mid.chunks_exact_mut(len) {
+                        clear_halo_out(second.geo, mid);
+                    }
                     if half {
-                        y.fill(0.0);
+                        for y in y.chunks_exact_mut(len) {
+                            clear_halo_out(second.geo, y);
+                        }
                         layer::<V, WIDE>(first, x, mid, len, None, false, work);
                         layer::<V, WIDE>(second, mid, y, len, Some((x, first.geo)), false, work);
                         std::mem::swap(&mut x, &mut y);
@@ -254,6 +259,22 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
             features.iter_mut().for_each(|f| *f /= pixels);
         }
     }
+}
+
+/// Makes the halo of a layer's output zero.
+fn clear_halo_out(geo: Geometry, image: &mut [f32]) {
+    clear_halo(geo.out_height(), geo.out_width(), geo.cout, image);
+}
+
+/// Makes the halo of an image zero.
+fn clear_halo(height: usize, width: usize, channels: usize, image: &mut [f32]) {
+    let row = (width + 2) * channels;
+    image[..row + channels].fill(0.0);
+    for pixels in image[channels..][row..].chunks_exact_mut(row).take(height) {
+        // The last pixel of a row and the first of the next.
+        pixels[row - 2 * channels..].fill(0.0);
+    }
+    image[(height + 1) * row..(height + 2) * row].fill(0.0);
 }
 
 /// Copies an image into its halo.

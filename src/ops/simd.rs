@@ -390,6 +390,23 @@ mod arm {
         positive: |x, m| vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(m), vreinterpretq_u32_f32(x))));
 }
 
+/// Asks for a cache line, for the second level. Any address may be asked for.
+#[inline(always)]
+pub fn prefetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of every x86-64; a prefetch does not fault.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch does not fault and changes nothing.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{line}]", line = in(reg) line, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = line;
+}
+
 /// Work that is compiled once for each instruction set.
 pub trait Task {
     /// Does the work with vectors `V`. `WIDE` says that there are 32 registers, so that accumulator tiles of 16 fit;

@@ -10,7 +10,7 @@ use half::bf16;
 
 use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
 use super::winograd::{self, Two};
-use super::{fill_input, images, row_of, spread, with_scratch};
+use super::{Ahead, fill_input, image_of, images, row_of, spread, with_scratch};
 use crate::ops::conv::{Geometry, Source};
 use crate::ops::simd::{Isa, Task, Vector};
 use crate::ops::value::Value;
@@ -101,6 +101,22 @@ impl<T: Value> Backward<'_, T> {
     }
 }
 
+impl<T: Value> Backward<'_, T> {
+    /// What is read of an image whose own part of the input's gradient is `dz`.
+    #[inline(always)]
+    fn ahead(&self, image: usize, input: &Input<T>, dz: Option<&[T]>) -> Ahead<5> {
+        let of = |all, len| if image < self.batch { image_of(all, image, len) } else { None };
+        let (in_len, out_len) = (self.geo.in_len(), self.geo.out_len());
+        let source = match self.source {
+            Source::Plain(x) => x,
+            Source::Norm { y, .. } => y,
+        };
+        let y = if std::ptr::eq(source, input.y) { None } else { of(input.y, in_len) };
+        let dz = if input.in_place { dz } else { None };
+        Ahead::new([of(source, in_len), of(self.dz, out_len), of(self.y, out_len), y, dz], in_len)
+    }
+}
+
 struct BackwardChunk<'a, T> {
     op: &'a Backward<'a, T>,
     range: Range<usize>,
@@ -145,6 +161,7 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                 for image in first..self.range.end.min(first + T::PACK) {
                     let (a, g) = space.image(image - first);
                     let (n, at) = (image - self.range.start, image * geo.in_len());
+                    let ahead = self.op.ahead(image + T::PACK, input, image_of(dz, n + T::PACK, geo.in_len()));
                     let mut sink = Grad {
                         geo,
                         dz: dz[n * geo.in_len()..(n + 1) * geo.in_len()].as_mut_ptr(),
@@ -154,6 +171,7 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                         in_place: input.in_place,
                         half: input.half.map(|h| h[image * geo.in_len() / 2..][..geo.in_len() / 2].as_ptr()),
                         parity: (0, 0),
+                        ahead,
                     };
                     if winograd {
                         let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
@@ -355,6 +373,7 @@ struct Grad<T> {
     in_place: bool,
     half: Option<*const T>,
     parity: (usize, usize),
+    ahead: Ahead<5>,
 }
 
 impl<T: Value> Sink for Grad<T> {
@@ -366,6 +385,7 @@ impl<T: Value> Sink for Grad<T> {
         col: usize,
         channel: usize,
     ) {
+        self.ahead.go_on(P * Q * V::LANES);
         let Geometry { width, cin, stride, .. } = self.geo;
         let row = row * stride + self.parity.0;
         // SAFETY: the trait's contract: the tile is inside the image.

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::tile::{Run, Sink, Walk, correlate};
 use super::winograd::{self, Two};
-use super::{fill_input, images, with_scratch};
-use crate::ops::conv::{Geometry, Source};
+use super::{Ahead, fill_input, image_of, images, with_scratch};
+use crate::ops::conv::{Geometry, Shortcut, Source};
 use crate::ops::simd::{Isa, Task, Vector};
 use crate::ops::value::Value;
 use crate::ops::{Parts, chunk_range, for_each_chunk};
@@ -43,6 +43,22 @@ impl<T: Value> Forward<'_, T> {
     }
 }
 
+impl<T: Value> Forward<'_, T> {
+    /// What is read of an image.
+    #[inline(always)]
+    fn ahead(&self, image: usize) -> Ahead<2> {
+        let of = |all, len| if image < self.batch { image_of(all, image, len) } else { None };
+        let len = self.geo.in_len();
+        let parts = match self.source {
+            Source::Plain(x) => [of(x, len), None],
+            Source::Norm { y, shortcut: Shortcut::None, .. } => [of(y, len), None],
+            Source::Norm { y, shortcut: Shortcut::Same(x), .. } => [of(y, len), of(x, len)],
+            Source::Norm { y, shortcut: Shortcut::Half(x), .. } => [of(y, len), of(x, 2 * len)],
+        };
+        Ahead::new(parts, self.geo.out_len())
+    }
+}
+
 struct ForwardChunk<'a, T> {
     op: &'a Forward<'a, T>,
     range: Range<usize>,
@@ -64,7 +80,8 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
             let store = self.store.as_deref_mut().map(|s| &mut s[at..at + geo.in_len()]);
             let out = &mut self.out[n * geo.out_len()..(n + 1) * geo.out_len()];
             let sums = &mut self.sums[n * 2 * geo.cout..(n + 1) * 2 * geo.cout];
-            let mut sink = Stats { out: out.as_mut_ptr(), sums: sums.as_mut_ptr(), geo };
+            let ahead = self.op.ahead(image + 1);
+            let mut sink = Stats { out: out.as_mut_ptr(), sums: sums.as_mut_ptr(), geo, ahead };
             // SAFETY: the scratch holds an image with its halo, the slices are one image each.
             unsafe {
                 fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store);
@@ -111,6 +128,7 @@ struct Stats<T> {
     out: *mut T,
     sums: *mut f32,
     geo: Geometry,
+    ahead: Ahead<2>,
 }
 
 impl<T: Value> Sink for Stats<T> {
@@ -122,6 +140,7 @@ impl<T: Value> Sink for Stats<T> {
         col: usize,
         channel: usize,
     ) {
+        self.ahead.go_on(P * Q * V::LANES);
         let cout = self.geo.cout;
         // SAFETY: the trait's contract: the tile is inside the image.
         unsafe {

@@ -19,7 +19,7 @@ use super::{Geometry, Shortcut, Source};
 use half::bf16;
 
 use crate::ops::Aligned;
-use crate::ops::simd::Vector;
+use crate::ops::simd::{Vector, prefetch};
 use crate::ops::value::Value;
 
 /// Lends the thread's scratch memory: allocated at its first use, then kept.
@@ -31,9 +31,49 @@ fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     })
 }
 
+/// One image of a buffer, if it is there.
+#[inline(always)]
+fn image_of<T>(all: &[T], image: usize, len: usize) -> Option<&[T]> {
+    all.get(image * len..(image + 1) * len)
+}
+
 /// The part of a batch's buffer that belongs to some images.
 fn images(chunk: &Range<usize>, len: usize) -> Range<usize> {
     chunk.start * len..chunk.end * len
+}
+
+/// What is read of the next image, asked for little by little while this one is computed: a pass reads an image in a
+/// burst, for which the memory would else have idled all the while.
+#[derive(Clone, Copy)]
+struct Ahead<const N: usize> {
+    /// Next line of each stream, its end, and bytes to a value of this image, in 1/256.
+    streams: [(*const u8, *const u8, usize); N],
+}
+
+impl<const N: usize> Ahead<N> {
+    /// The parts of the next image, empty ones if there is none, asked for while `values` values of this one are stored.
+    #[inline(always)]
+    fn new<T>(next: [Option<&[T]>; N], values: usize) -> Self {
+        Ahead {
+            streams: next.map(|part| {
+                let part = part.unwrap_or_default();
+                let range = part.as_ptr_range();
+                (range.start.cast(), range.end.cast(), (size_of_val(part) << 8) / values)
+            }),
+        }
+    }
+
+    /// So many values more have been stored.
+    #[inline(always)]
+    fn go_on(&mut self, values: usize) {
+        for (at, end, per_value) in &mut self.streams {
+            let to = at.wrapping_add((values * *per_value) >> 8).min(*end);
+            while *at < to {
+                prefetch(*at);
+                *at = at.wrapping_add(64);
+            }
+        }
+    }
 }
 
 /// Weights in pairs: of each tap's `rows`, row after row, two neighbours become one, (9, rows / 2, columns, 2).
