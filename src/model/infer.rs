@@ -312,7 +312,14 @@ unsafe fn layer<V: Vector, const WIDE: bool>(
     unsafe {
         if WIDE && conv.winograd {
             let u = conv.weight.as_ptr();
-            winograd::forward::<V, WIDE, _, Four, 6, 4>(geo, x.as_ptr(), len, u, work, &mut sinks[..images]);
+            winograd::forward::<V, WIDE, f32, _, Four, 6, 4>(
+                geo,
+                x.as_ptr(),
+                len,
+                u,
+                work,
+                &mut sinks[..images],
+            );
         } else {
             for (sink, x) in sinks[..images].iter_mut().zip(x.chunks_exact(len)) {
                 convolve::<V, WIDE, f32, _>(geo, x, &conv.weight, sink);

@@ -27,6 +27,15 @@ impl Isa {
         matches!(self, Isa::Avx512 | Isa::Neon)
     }
 
+    /// The set that computes in pairs of bf16: AVX-512 without its bf16 instructions gives way to AVX2.
+    pub fn for_pairs(self) -> Isa {
+        #[cfg(target_arch = "x86_64")]
+        if self == Isa::Avx512 && !is_x86_feature_detected!("avx512bf16") {
+            return Isa::Avx2;
+        }
+        self
+    }
+
     /// Those that this machine can run, best first.
     pub fn available() -> Vec<Isa> {
         let mut sets = Vec::new();
@@ -147,6 +156,22 @@ pub unsafe trait Vector: Copy {
         for i in 0..2 * Self::LANES {
             // SAFETY: the trait's contract.
             unsafe { (*out.add(2 * i), *out.add(2 * i + 1)) = (*first.add(i), *second.add(i)) };
+        }
+    }
+
+    /// Rounds two vectors to bf16 and puts their lanes side by side, those of `low` in the lower halves.
+    #[inline(always)]
+    unsafe fn pair(low: Self, high: Self) -> Self {
+        let (mut lows, mut highs) = ([0f32; MAX_LANES], [0f32; MAX_LANES]);
+        // SAFETY: the arrays are long enough; the caller's contract.
+        unsafe {
+            low.store(lows.as_mut_ptr());
+            high.store(highs.as_mut_ptr());
+            for (low, high) in lows[..Self::LANES].iter_mut().zip(highs) {
+                *low =
+                    f32::from_bits(u32::from(round(*low).to_bits()) | u32::from(round(high).to_bits()) << 16);
+            }
+            Self::load(lows.as_ptr())
         }
     }
 
@@ -330,11 +355,11 @@ mod x86 {
 
     use super::{Vector, bf16};
 
-    /// Lanes of two registers of 32, taken in turns from a lane on.
-    const fn in_turns(from: u16) -> [u16; 32] {
+    /// Lanes from `first` and from `second` on, in turns.
+    const fn in_turns(first: u16, second: u16) -> [u16; 32] {
         let (mut lanes, mut i) = ([0; 32], 0);
         while i < 32 {
-            lanes[i] = from + i as u16 / 2 + 32 * (i as u16 % 2);
+            lanes[i] = [first, second][i % 2] + i as u16 / 2;
             i += 1;
         }
         lanes
@@ -356,8 +381,8 @@ mod x86 {
     },
     #[inline(always)]
     unsafe fn side_by_side(first: *const bf16, second: *const bf16, out: *mut bf16) {
-        const LOW: [u16; 32] = in_turns(0);
-        const HIGH: [u16; 32] = in_turns(16);
+        const LOW: [u16; 32] = in_turns(0, 32);
+        const HIGH: [u16; 32] = in_turns(16, 48);
         // SAFETY: the trait's contract.
         unsafe {
             let (a, b) = (_mm512_loadu_si512(first.cast()), _mm512_loadu_si512(second.cast()));
@@ -365,6 +390,15 @@ mod x86 {
             let high = _mm512_permutex2var_epi16(a, _mm512_loadu_si512(HIGH.as_ptr().cast()), b);
             _mm512_storeu_si512(out.cast(), low);
             _mm512_storeu_si512(out.add(32).cast(), high);
+        }
+    },
+    #[inline(always)]
+    unsafe fn pair(low: Self, high: Self) -> Self {
+        const TURNS: [u16; 32] = in_turns(0, 16);
+        // SAFETY: the trait's contract; registers of one size.
+        unsafe {
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_loadu_si512(TURNS.as_ptr().cast()), both))
         }
     },
     #[inline(always)]
@@ -437,10 +471,10 @@ pub fn run<T: Task>(isa: Isa, task: T) {
     run_narrow(isa, task);
 }
 
-/// [`run`] for tasks that compute in pairs of bf16. AVX-512 without its bf16 instructions gives way to AVX2.
+/// [`run`] for tasks that compute in pairs of bf16.
 ///
 /// # Panics
-/// As [`run`].
+/// If the machine does not have the set for bf16 ([`Isa::for_pairs`]).
 #[inline]
 pub fn run_pairs<T: Task>(isa: Isa, task: T) {
     #[cfg(target_arch = "x86_64")]
@@ -450,9 +484,7 @@ pub fn run_pairs<T: Task>(isa: Isa, task: T) {
             // SAFETY: this function has the features.
             unsafe { task.run::<std::arch::x86_64::__m512, true>() }
         }
-        if !is_x86_feature_detected!("avx512bf16") {
-            return run_narrow(Isa::Avx2, task);
-        }
+        assert_eq!(isa.for_pairs(), isa, "no bf16 instructions");
         // SAFETY: the features were found.
         return unsafe { avx512(task) };
     }

@@ -22,6 +22,8 @@ pub trait Value: Copy + Send + Sync + 'static {
     fn slice(storage: &CpuStorage) -> Option<&[Self]>;
     /// The values of a storage of this type.
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+    /// The instruction set in use for these values.
+    fn isa() -> Isa;
     /// Runs a task whose kernels take these values.
     fn run(isa: Isa, task: impl Task);
 
@@ -57,7 +59,7 @@ pub trait Value: Copy + Send + Sync + 'static {
 
 /// What is one expression for either type.
 macro_rules! value {
-    ($type:ident, $dtype:ident, $pack:literal, $run:ident, $load:ident, $store:ident, $fma:ident) => {
+    ($type:ident, $dtype:ident, $pack:literal, $isa:expr, $run:ident, $load:ident, $store:ident, $fma:ident) => {
         impl Value for $type {
             const DTYPE: DType = DType::$dtype;
             const ZERO: Self = <$type>::from_bits(0);
@@ -79,6 +81,9 @@ macro_rules! value {
             }
             fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
                 if let CpuStorage::$dtype(values) = storage { Some(values) } else { None }
+            }
+            fn isa() -> Isa {
+                $isa
             }
             fn run(isa: Isa, task: impl Task) {
                 $run(isa, task);
@@ -102,5 +107,5 @@ macro_rules! value {
     };
 }
 
-value!(f32, F32, 1, run, load, store, fma);
-value!(bf16, BF16, 2, run_pairs, load_bf16, store_bf16, dot);
+value!(f32, F32, 1, Isa::get(), run, load, store, fma);
+value!(bf16, BF16, 2, Isa::get().for_pairs(), run_pairs, load_bf16, store_bf16, dot);

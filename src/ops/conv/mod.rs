@@ -167,8 +167,8 @@ fn forward_of<T: Value>(
     out: &Tensor,
     sums: &Tensor,
 ) -> Result<()> {
-    let isa = Isa::get();
-    let winograd = T::PACK == 1 && winograd::fits(geo, isa, 2);
+    let isa = T::isa();
+    let winograd = winograd::fits(geo, isa, 2);
     let lent = source.read::<T>()?;
     let weight = work.arrange::<T>(isa, weight, geo.cin, geo, winograd)?;
     let written = [out, sums, store.unwrap_or(out)];
@@ -253,8 +253,8 @@ fn backward_of<T: Value>(
 ) -> Result<()> {
     let lent = source.read::<T>()?;
     let (dz, y, coef) = (read_as::<T>(dz)?, read_as::<T>(y)?, read(coef)?);
-    let isa = Isa::get();
-    let winograd = T::PACK == 1 && winograd::fits(geo, isa, 2);
+    let isa = T::isa();
+    let winograd = winograd::fits(geo, isa, 2);
     if input.is_some() {
         let weight = read(weight)?;
         super::write(&work.flipped, |flipped| {
@@ -354,6 +354,10 @@ impl Work {
             let weight = &lent[..geo.weight_len()];
             if winograd {
                 winograd::transform_weight::<winograd::Two, 4, 2>(isa, weight, arranged);
+                if T::PACK == 2 {
+                    let (plane, cols) = (weight.len() / 9, weight.len() / 9 / rows);
+                    winograd::pair_weight(isa, cols, &mut arranged[..16 * plane]);
+                }
             } else {
                 cpu::pair(weight, rows, arranged);
             }

@@ -134,12 +134,14 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
         if let Some((_, sums, _)) = &mut self.input {
             sums.fill(0.0);
         }
+        let winograd = WIDE && self.op.winograd;
         // As many images at a time as share a lane in the weight gradient.
-        for first in self.range.clone().step_by(T::PACK) {
+        let together = if winograd { 1 } else { T::PACK };
+        for first in self.range.clone().step_by(together) {
             // SAFETY: the scratch holds the images with their halos; slices are one image each.
             unsafe {
-                for m in 0..T::PACK {
-                    let (a, g) = space.image(m);
+                for m in 0..together {
+                    let (a, g, _) = space.image(m);
                     if first + m < self.range.end {
                         fill_input::<V, T>(geo, &self.op.source, first + m, T::unpack(a), None);
                         fill_grad::<V, T>(self.op, first + m, T::unpack(g));
@@ -148,20 +150,20 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                         g.fill(0.0);
                     }
                 }
-                let winograd = WIDE && self.op.winograd;
-                let dw = &mut *self.dw;
                 if winograd {
-                    let Space { a, g, work, .. } = &mut space;
-                    winograd::weight_grad::<V, WIDE>(geo, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr(), work);
+                    let (a, g, work) = space.image(0);
+                    let (a, g, dw) = (T::unpack(a).as_ptr(), T::unpack(g).as_ptr(), self.dw.as_mut_ptr());
+                    winograd::weight_grad::<V, WIDE, T>(geo, a, g, dw, work);
                 } else {
                     let (a, g) = space.paired::<V>();
-                    weight_grad::<V, WIDE, T>(geo, a, g, dw);
+                    weight_grad::<V, WIDE, T>(geo, a, g, self.dw);
                 }
                 let Some((dz, sums, input)) = &mut self.input else { continue };
-                for image in first..self.range.end.min(first + T::PACK) {
-                    let (a, g) = space.image(image - first);
+                for image in first..self.range.end.min(first + together) {
+                    let (a, g, work) = space.image(image - first);
                     let (n, at) = (image - self.range.start, image * geo.in_len());
-                    let ahead = self.op.ahead(image + T::PACK, input, image_of(dz, n + T::PACK, geo.in_len()));
+                    let next = image_of(dz, n + together, geo.in_len());
+                    let ahead = self.op.ahead(image + together, input, next);
                     let mut sink = Grad {
                         geo,
                         dz: dz[n * geo.in_len()..(n + 1) * geo.in_len()].as_mut_ptr(),
@@ -175,9 +177,9 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                     };
                     if winograd {
                         let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
-                        let (u, g) = (self.op.flipped.as_ptr(), g.as_ptr());
+                        let (u, g) = (self.op.flipped.as_ptr(), T::unpack(g).as_ptr());
                         let sinks = std::slice::from_mut(&mut sink);
-                        winograd::forward::<V, WIDE, _, Two, 4, 2>(back, g, 0, u, space.work, sinks);
+                        winograd::forward::<V, WIDE, T, _, Two, 4, 2>(back, g, 0, u, work, sinks);
                     } else {
                         input_grad::<V, WIDE, T>(geo, g, self.op.flipped, &mut sink);
                     }
@@ -211,11 +213,11 @@ impl<'a, T: Value> Space<'a, T> {
         if T::PACK == 1 { 0 } else { geo.padded_in::<f32>() + geo.padded_out::<f32>() }
     }
 
-    /// Input and gradient of one of the images.
+    /// Input and gradient of one of the images, and work space.
     #[inline(always)]
-    fn image(&mut self, n: usize) -> (&mut [f32], &mut [f32]) {
+    fn image(&mut self, n: usize) -> (&mut [f32], &mut [f32], &mut [f32]) {
         let (a, g) = (self.geo.padded_in::<T>(), self.geo.padded_out::<T>());
-        (&mut self.a[n * a..(n + 1) * a], &mut self.g[n * g..(n + 1) * g])
+        (&mut self.a[n * a..(n + 1) * a], &mut self.g[n * g..(n + 1) * g], self.work)
     }
 
     /// Inputs and gradients with one value of each image in a lane, as [`outer`] takes them.

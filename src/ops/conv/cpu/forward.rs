@@ -87,7 +87,8 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
                 fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store);
                 if WIDE && self.op.winograd {
                     let (u, sinks) = (self.op.weight.as_ptr(), std::slice::from_mut(&mut sink));
-                    winograd::forward::<V, WIDE, _, Two, 4, 2>(geo, a.as_ptr(), 0, u, work, sinks);
+                    let a = T::unpack(a).as_ptr();
+                    winograd::forward::<V, WIDE, T, _, Two, 4, 2>(geo, a, 0, u, work, sinks);
                 } else {
                     convolve::<V, WIDE, T, _>(geo, a, self.op.weight, &mut sink);
                 }

@@ -15,7 +15,8 @@
 //! m = 4 has the points 0, ±1, ±2, ∞ of the same paper; it rounds ten times as coarsely and serves inference only.
 //!
 //! With channels, each of the places ⊙ is a matrix product over some tiles, for which [`super::tile`] has the loops.
-//! Transformed values are kept as planes, one a place: (places, tiles, channels).
+//! Transformed values are kept as planes, one a place: (places, tiles, channels). In bf16 they are rounded to it after the
+//! transform, and lie in lanes as [`super::tile`] takes them: for the weight gradient two neighbouring tiles share one.
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -25,6 +26,8 @@ use std::marker::PhantomData;
 use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
 use crate::ops::conv::Geometry;
 use crate::ops::simd::{Isa, Task, Vector, run};
+use crate::ops::value::Value;
+use half::bf16;
 
 /// The transforms of a tile size: `IN` = `OUT` + 2.
 pub trait Form<const IN: usize, const OUT: usize> {
@@ -139,7 +142,7 @@ fn tiles(geo: Geometry, out: usize, images: usize) -> usize {
     (16 / per_row).clamp(1, images * geo.height / out) * per_row
 }
 
-/// Floats of work space for [`forward`] with tiles of `out`×`out`; [`weight_grad`] needs as many as for one image and 2×2.
+/// Floats of work space for [`forward`] with tiles of `out`×`out`; [`weight_grad`] needs no more than for one image and 2×2.
 pub fn scratch_len(geo: Geometry, out: usize, images: usize) -> usize {
     (out + 2) * (out + 2) * tiles(geo, out, images) * (geo.cin + geo.cout)
 }
@@ -163,7 +166,7 @@ pub fn transform_weight<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
                     let w = w.as_ptr().add(at);
                     let mut columns = [[V::splat(0.0); IN]; 3];
                     for kw in 0..3 {
-                        columns[kw] = F::weight(column::<V, 3>(w.add(kw * plane), 3 * plane));
+                        columns[kw] = F::weight(column::<V, f32, 3>(w.add(kw * plane), 3 * plane));
                     }
                     for i in 0..IN {
                         let row = F::weight([columns[0][i], columns[1][i], columns[2][i]]);
@@ -176,6 +179,30 @@ pub fn transform_weight<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
         }
     }
     run(isa, Transform::<F, IN, OUT>(w, u, PhantomData));
+}
+
+/// Rounds to bf16 and pairs the rows of transformed weights, in place: (places, rows, cols) to (places, rows / 2, cols, 2).
+pub fn pair_weight(isa: Isa, cols: usize, u: &mut [f32]) {
+    struct Pair<'a>(usize, &'a mut [f32]);
+    impl Task for Pair<'_> {
+        #[inline(always)]
+        unsafe fn run<V: Vector, const WIDE: bool>(self) {
+            let Pair(cols, u) = self;
+            assert!(cols.is_multiple_of(V::LANES) && u.len().is_multiple_of(2 * cols));
+            let start = u.as_mut_ptr();
+            for row in 0..u.len() / cols / 2 {
+                for at in (0..cols).step_by(V::LANES) {
+                    // SAFETY: inside the rows, by the assertion. What is written has been read: rows 0 and 1 go to
+                    // row 0, rows 2 and 3 to row 1.
+                    unsafe {
+                        let rows = start.add(2 * row * cols + at);
+                        V::pair(V::load(rows), V::load(rows.add(cols))).store(start.add(row * cols + at));
+                    }
+                }
+            }
+        }
+    }
+    bf16::run(isa, Pair(cols, u));
 }
 
 /// `dw = Gᵀ du G`: (16, rows, cols) to (3, 3, rows, cols).
@@ -191,10 +218,10 @@ pub fn restore_weight(isa: Isa, du: &[f32], dw: &mut [f32]) {
                 unsafe {
                     let u = |j: usize| self.0.as_ptr().add(j * plane + at);
                     let columns = [
-                        g_transposed(column::<V, 4>(u(0), 4 * plane)),
-                        g_transposed(column::<V, 4>(u(1), 4 * plane)),
-                        g_transposed(column::<V, 4>(u(2), 4 * plane)),
-                        g_transposed(column::<V, 4>(u(3), 4 * plane)),
+                        g_transposed(column::<V, f32, 4>(u(0), 4 * plane)),
+                        g_transposed(column::<V, f32, 4>(u(1), 4 * plane)),
+                        g_transposed(column::<V, f32, 4>(u(2), 4 * plane)),
+                        g_transposed(column::<V, f32, 4>(u(3), 4 * plane)),
                     ];
                     for kh in 0..3 {
                         let w =
@@ -210,43 +237,47 @@ pub fn restore_weight(isa: Isa, du: &[f32], dw: &mut [f32]) {
     run(isa, Restore(du, dw));
 }
 
-/// The outputs of some images, one for each sink, from their inputs inside halos, `x_step` floats apart: `geo` with `u` of
-/// [`transform_weight`].
+/// The outputs of some images, one for each sink, from their inputs inside halos, `x_step` values apart: `geo` with `u` of
+/// [`transform_weight`], in bf16 then of [`pair_weight`].
 ///
 /// # Safety
 /// As [`Vector`]; `x` holds the images with their halos, `u` the transformed weights and `scratch` [`scratch_len`] floats.
 #[inline(always)]
-pub unsafe fn forward<V: Vector, const WIDE: bool, S: Sink, F, const IN: usize, const OUT: usize>(
+pub unsafe fn forward<V, const WIDE: bool, T, S, F, const IN: usize, const OUT: usize>(
     geo: Geometry,
-    x: *const f32,
+    x: *const T,
     x_step: usize,
     u: *const f32,
     scratch: &mut [f32],
     sinks: &mut [S],
 ) where
+    V: Vector,
+    T: Value,
+    S: Sink,
     F: Form<IN, OUT>,
 {
     let (per_row, rows) = (geo.width / OUT, geo.height / OUT);
     let group = tiles(geo, OUT, sinks.len());
-    let (v, m) = scratch.split_at_mut(IN * IN * group * geo.cin);
+    let lanes = T::lanes(geo.cin);
+    let (v, m) = scratch.split_at_mut(IN * IN * group * lanes);
     for first in (0..sinks.len() * rows).step_by(group / per_row) {
         let last = (first + group / per_row).min(sinks.len() * rows);
         let count = (last - first) * per_row;
         // SAFETY: the caller's contract.
         unsafe {
             for row in first..last {
-                let (x, v) =
-                    (x.add(row / rows * x_step), v.as_mut_ptr().add((row - first) * per_row * geo.cin));
-                transform_input::<V, F, IN, OUT>(geo, x, row % rows, count * geo.cin, v);
+                let x = x.add(row / rows * x_step);
+                let v = v.as_mut_ptr().add((row - first) * per_row * lanes);
+                transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, count * geo.cin, v);
             }
-            let runs = [Run { offset: 0, len: geo.cin }];
-            let walk = Walk { rows: 1, cols: count, row_step: 0, col_step: geo.cin, runs: &runs };
+            let runs = [Run { offset: 0, len: lanes }];
+            let walk = Walk { rows: 1, cols: count, row_step: 0, col_step: lanes, runs: &runs };
             for place in 0..IN * IN {
-                let (v, m) =
-                    (v.as_ptr().add(place * count * geo.cin), m.as_mut_ptr().add(place * count * geo.cout));
+                let v = v.as_ptr().add(place * count * lanes);
+                let m = m.as_mut_ptr().add(place * count * geo.cout);
                 let mut product = Product { m, cout: geo.cout };
-                let u = u.add(place * geo.cin * geo.cout);
-                correlate::<V, WIDE, f32, _>(v, walk, u, geo.cout, &mut product);
+                let u = u.add(place * lanes * geo.cout);
+                correlate::<V, WIDE, T, _>(v, walk, u, geo.cout, &mut product);
             }
             for row in first..last {
                 let m = m.as_ptr().add((row - first) * per_row * geo.cout);
@@ -261,34 +292,52 @@ pub unsafe fn forward<V: Vector, const WIDE: bool, S: Sink, F, const IN: usize, 
 /// # Safety
 /// As [`forward`]; `du` holds 16·cin·cout floats.
 #[inline(always)]
-pub unsafe fn weight_grad<V: Vector, const WIDE: bool>(
+pub unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
     geo: Geometry,
-    x: *const f32,
-    g: *const f32,
+    x: *const T,
+    g: *const T,
+    du: *mut f32,
+    scratch: &mut [f32],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if T::PACK == 1 {
+            weight_grad_by::<V, WIDE, T, 1>(geo, x, g, du, scratch);
+        } else {
+            weight_grad_by::<V, WIDE, T, 2>(geo, x, g, du, scratch);
+        }
+    }
+}
+
+/// [`weight_grad`] with `N` = [`Value::PACK`] tiles to a lane.
+#[inline(always)]
+unsafe fn weight_grad_by<V: Vector, const WIDE: bool, T: Value, const N: usize>(
+    geo: Geometry,
+    x: *const T,
+    g: *const T,
     du: *mut f32,
     scratch: &mut [f32],
 ) {
     let (per_row, rows) = (geo.width / 2, geo.height / 2);
     let group = tiles(geo, 2, 1);
-    let (v, d) = scratch.split_at_mut(16 * group * geo.cin);
+    let (v, d) = scratch.split_at_mut(16 * group / N * geo.cin);
     for first in (0..rows).step_by(group / per_row) {
         let last = (first + group / per_row).min(rows);
-        let count = (last - first) * per_row;
-        let size =
-            Outer { rows: 1, cols: count, x_row: 0, x_col: geo.cin, g_row: 0, taps: geo.cin, cout: geo.cout };
+        let cols = (last - first) * per_row / N;
+        let size = Outer { rows: 1, cols, x_row: 0, x_col: geo.cin, g_row: 0, taps: geo.cin, cout: geo.cout };
         // SAFETY: the caller's contract.
         unsafe {
             for row in first..last {
-                let at = (row - first) * per_row;
+                let at = (row - first) * per_row / N;
                 let (v, d) = (v.as_mut_ptr().add(at * geo.cin), d.as_mut_ptr().add(at * geo.cout));
-                transform_input::<V, Two, 4, 2>(geo, x, row, count * geo.cin, v);
-                transform_grad::<V>(geo, g, row, count * geo.cout, d);
+                transform_input::<V, T, Two, 4, 2, N>(geo, x, row, cols * geo.cin, v);
+                transform_grad::<V, T, N>(geo, g, row, cols * geo.cout, d);
             }
             for place in 0..16 {
-                outer::<V, WIDE, f32>(
+                outer::<V, WIDE, T>(
                     size,
-                    v.as_ptr().add(place * count * geo.cin),
-                    d.as_ptr().add(place * count * geo.cout),
+                    v.as_ptr().add(place * cols * geo.cin),
+                    d.as_ptr().add(place * cols * geo.cout),
                     du.add(place * geo.cin * geo.cout),
                 );
             }
@@ -317,52 +366,78 @@ unsafe fn g_transposed<V: Vector>(u: [V; 4]) -> [V; 3] {
     }
 }
 
-/// `N` vectors that are `step` floats apart.
+/// `N` vectors that are `step` values apart.
 #[inline(always)]
-unsafe fn column<V: Vector, const N: usize>(p: *const f32, step: usize) -> [V; N] {
+unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usize) -> [V; N] {
     // SAFETY: the caller's contract.
     unsafe {
         let mut all = [V::splat(0.0); N];
         for (i, v) in all.iter_mut().enumerate() {
-            *v = V::load(p.add(i * step));
+            *v = T::load(p.add(i * step));
         }
         all
     }
 }
 
-/// `v = Bᵀ d B` for a row of tiles; its planes are `plane` floats apart.
+/// Stores one place of `N` neighbouring tiles: one in its own place, two in shared lanes.
 #[inline(always)]
-unsafe fn transform_input<V: Vector, F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
+unsafe fn store_place<V: Vector, T: Value, const N: usize>(tiles: [V; N], plane: *mut f32, at: usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match N {
+            1 => T::store(tiles[0], plane.cast::<T>().add(at)),
+            _ => V::pair(tiles[0], tiles[1]).store(plane.add(at)),
+        }
+    }
+}
+
+/// `v = Bᵀ d B` for a row of tiles, `N` to a lane; its planes are `plane` values, or lanes, apart.
+#[inline(always)]
+unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const N: usize>(
     geo: Geometry,
-    x: *const f32,
+    x: *const T,
     row: usize,
     plane: usize,
     v: *mut f32,
-) {
+) where
+    V: Vector,
+    T: Value,
+    F: Form<IN, OUT>,
+{
+    /// Columns that one tile of 4×4 or two of 2×2 see.
+    const MOST: usize = 6;
     let (c, width) = (geo.cin, (geo.width + 2) * geo.cin);
+    let seen = N * OUT + 2;
     for channel in (0..c).step_by(V::LANES) {
         // SAFETY: the contract of `forward`: `IN` rows from `OUT` times the tile's are inside the halo.
         unsafe {
             let x = x.add(OUT * row * width + channel);
-            let mut columns = [[V::splat(0.0); IN]; IN];
+            let mut columns = [[V::splat(0.0); IN]; MOST];
             for col in 0..2 {
-                columns[OUT + col] = F::input(column::<V, IN>(x.add(col * c), width));
+                columns[seen - 2 + col] = F::input(column::<V, T, IN>(x.add(col * c), width));
             }
-            for tile in 0..geo.width / OUT {
+            for some in 0..geo.width / OUT / N {
                 // Two columns are those that the tile before ended with.
-                (columns[0], columns[1]) = (columns[OUT], columns[OUT + 1]);
-                for col in 2..IN {
-                    columns[col] = F::input(column::<V, IN>(x.add((OUT * tile + col) * c), width));
+                (columns[0], columns[1]) = (columns[seen - 2], columns[seen - 1]);
+                for col in 2..seen {
+                    let x = x.add((N * OUT * some + col) * c);
+                    columns[col] = F::input(column::<V, T, IN>(x, width));
                 }
-                let v = v.add(tile * c + channel);
                 for i in 0..IN {
-                    let mut line = columns[0];
-                    for j in 0..IN {
-                        line[j] = columns[j][i];
+                    let mut places = [[V::splat(0.0); IN]; N];
+                    for n in 0..N {
+                        let mut line = [V::splat(0.0); IN];
+                        for j in 0..IN {
+                            line[j] = columns[n * OUT + j][i];
+                        }
+                        places[n] = F::input(line);
                     }
-                    let places = F::input(line);
                     for j in 0..IN {
-                        places[j].store(v.add((i * IN + j) * plane));
+                        let mut place = [V::splat(0.0); N];
+                        for n in 0..N {
+                            place[n] = places[n][j];
+                        }
+                        store_place::<V, T, N>(place, v, (i * IN + j) * plane + some * c + channel);
                     }
                 }
             }
@@ -370,21 +445,39 @@ unsafe fn transform_input<V: Vector, F: Form<IN, OUT>, const IN: usize, const OU
     }
 }
 
-/// `d = A dy Aᵀ` for a row of tiles; its planes are `plane` floats apart.
+/// `d = A dy Aᵀ` for a row of tiles, `N` to a lane; its planes are `plane` values, or lanes, apart.
 #[inline(always)]
-unsafe fn transform_grad<V: Vector>(geo: Geometry, g: *const f32, row: usize, plane: usize, d: *mut f32) {
+unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
+    geo: Geometry,
+    g: *const T,
+    row: usize,
+    plane: usize,
+    d: *mut f32,
+) {
     let (c, width) = (geo.cout, (geo.width + 2) * geo.cout);
-    for tile in 0..geo.width / 2 {
+    for some in 0..geo.width / 2 / N {
         for channel in (0..c).step_by(V::LANES) {
             // SAFETY: the contract of `weight_grad`: the two rows of the tile are inside the halo.
             unsafe {
-                let at = (2 * row + 1) * width + (2 * tile + 1) * c + channel;
-                let left = a_transposed(column::<V, 2>(g.add(at), width));
-                let right = a_transposed(column::<V, 2>(g.add(at + c), width));
-                let d = d.add(tile * c + channel);
+                let at = (2 * row + 1) * width + (2 * N * some + 1) * c + channel;
+                let mut sides = [[[V::splat(0.0); 4]; 2]; N];
+                for n in 0..N {
+                    for side in 0..2 {
+                        let g = g.add(at + (2 * n + side) * c);
+                        sides[n][side] = a_transposed(column::<V, T, 2>(g, width));
+                    }
+                }
                 for i in 0..4 {
-                    for (j, place) in a_transposed([left[i], right[i]]).into_iter().enumerate() {
-                        place.store(d.add((i * 4 + j) * plane));
+                    let mut places = [[V::splat(0.0); 4]; N];
+                    for n in 0..N {
+                        places[n] = a_transposed([sides[n][0][i], sides[n][1][i]]);
+                    }
+                    for j in 0..4 {
+                        let mut place = [V::splat(0.0); N];
+                        for n in 0..N {
+                            place[n] = places[n][j];
+                        }
+                        store_place::<V, T, N>(place, d, (i * 4 + j) * plane + some * c + channel);
                     }
                 }
             }
@@ -411,7 +504,7 @@ unsafe fn finish<V: Vector, S: Sink, F: Form<IN, OUT>, const IN: usize, const OU
                     let m = m.add((eight * (8 / OUT) + tile) * c + channel);
                     let mut columns = [[V::splat(0.0); OUT]; IN];
                     for j in 0..IN {
-                        columns[j] = F::output(column::<V, IN>(m.add(j * plane), IN * plane));
+                        columns[j] = F::output(column::<V, f32, IN>(m.add(j * plane), IN * plane));
                     }
                     for y in 0..OUT {
                         let mut line = [V::splat(0.0); IN];
