@@ -72,32 +72,40 @@ pub unsafe fn correlate<V: Vector, const WIDE: bool, T: Value, S: Sink>(
         let paired = cout / pair * pair;
         let single = (cout - paired) / V::LANES * V::LANES;
         if !WIDE {
-            channels::<V, T, 4, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
-            channels::<V, T, 4, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
+            channels::<V, T, 4, 2, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
+            channels::<V, T, 4, 2, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
         } else if paired == 0 {
             // A known column step makes every load an offset from one pointer.
             match walk.col_step {
-                8 => channels::<V, T, 16, 1, 8, S>(x, walk, w, cout, 0..single, sink),
-                16 => channels::<V, T, 16, 1, 16, S>(x, walk, w, cout, 0..single, sink),
-                32 => channels::<V, T, 16, 1, 32, S>(x, walk, w, cout, 0..single, sink),
-                _ => channels::<V, T, 16, 1, 0, S>(x, walk, w, cout, 0..single, sink),
+                8 => channels::<V, T, 16, 8, 1, 8, S>(x, walk, w, cout, 0..single, sink),
+                16 => channels::<V, T, 16, 8, 1, 16, S>(x, walk, w, cout, 0..single, sink),
+                32 => channels::<V, T, 16, 8, 1, 32, S>(x, walk, w, cout, 0..single, sink),
+                _ => channels::<V, T, 16, 8, 1, 0, S>(x, walk, w, cout, 0..single, sink),
             }
         } else {
             match walk.col_step {
-                16 => channels::<V, T, 8, 2, 16, S>(x, walk, w, cout, 0..paired, sink),
-                32 => channels::<V, T, 8, 2, 32, S>(x, walk, w, cout, 0..paired, sink),
-                64 => channels::<V, T, 8, 2, 64, S>(x, walk, w, cout, 0..paired, sink),
-                _ => channels::<V, T, 8, 2, 0, S>(x, walk, w, cout, 0..paired, sink),
+                16 => channels::<V, T, 8, 4, 2, 16, S>(x, walk, w, cout, 0..paired, sink),
+                32 => channels::<V, T, 8, 4, 2, 32, S>(x, walk, w, cout, 0..paired, sink),
+                64 => channels::<V, T, 8, 4, 2, 64, S>(x, walk, w, cout, 0..paired, sink),
+                _ => channels::<V, T, 8, 4, 2, 0, S>(x, walk, w, cout, 0..paired, sink),
             }
-            channels::<V, T, 8, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
+            channels::<V, T, 8, 4, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
         }
-        channels::<f32, T, 4, 1, 0, S>(x, walk, w, cout, paired + single..cout, sink);
+        channels::<f32, T, 4, 2, 1, 0, S>(x, walk, w, cout, paired + single..cout, sink);
     }
 }
 
-/// The part of [`correlate`] for a range of channels. `STEP` is the column step where it is known, else 0.
+/// The part of [`correlate`] for a range of channels: `P` pixels at a time, then `HALF` of that, then one by one. `STEP` is the column step where it is known, else 0.
 #[inline(always)]
-unsafe fn channels<V: Vector, T: Value, const P: usize, const Q: usize, const STEP: usize, S: Sink>(
+unsafe fn channels<
+    V: Vector,
+    T: Value,
+    const P: usize,
+    const HALF: usize,
+    const Q: usize,
+    const STEP: usize,
+    S: Sink,
+>(
     x: *const f32,
     walk: Walk,
     w: *const f32,
@@ -118,6 +126,11 @@ unsafe fn channels<V: Vector, T: Value, const P: usize, const Q: usize, const ST
                     let acc = tile::<V, T, P, Q>(x.add(col * step), step, walk.runs, w, cout);
                     sink.put(acc, row, col, channel);
                     col += P;
+                }
+                while col + HALF <= walk.cols {
+                    let acc = tile::<V, T, HALF, Q>(x.add(col * step), step, walk.runs, w, cout);
+                    sink.put(acc, row, col, channel);
+                    col += HALF;
                 }
                 while col < walk.cols {
                     let acc = tile::<V, T, 1, Q>(x.add(col * step), step, walk.runs, w, cout);

@@ -82,16 +82,17 @@ impl Form<6, 4> for Four {
     unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {
         // SAFETY: the caller's contract.
         unsafe {
-            let (four, five, two) = (V::splat(4.0), V::splat(-5.0), V::splat(2.0));
-            let (even, odd) = (d[4].fma(d[2], V::splat(-4.0)), d[3].fma(d[1], V::splat(-4.0)));
+            // As many additions as multiply-adds: processors do one of each at a time.
+            let (two, four) = (V::splat(-2.0), V::splat(-4.0));
+            let (even, odd) = (d[4].fma(d[2], four), d[3].fma(d[1], four));
             let (outer, inner) = (d[4].sub(d[2]), d[3].sub(d[1]));
             [
-                d[4].fma(d[0], four).fma(d[2], five),
+                outer.fma(d[2].sub(d[0]), four),
                 even.add(odd),
                 even.sub(odd),
+                outer.fma(inner, V::splat(2.0)),
                 outer.fma(inner, two),
-                outer.fma(inner, V::splat(-2.0)),
-                d[5].fma(d[1], four).fma(d[3], five),
+                d[5].sub(d[3]).fma(inner, four),
             ]
         }
     }
@@ -136,10 +137,12 @@ pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
     isa.is_wide() && geo.stride == 1 && whole && geo.cin.is_multiple_of(16) && geo.cout.is_multiple_of(16)
 }
 
-/// Tiles that are transformed at a time: some whole rows of them, of `images` images one below the other.
+/// Tiles that are transformed at a time: some whole rows of them, of `images` images one below the other. The fewer, the
+/// closer they stay; but all weights are read for each group of them, and the wide layers have many.
 fn tiles(geo: Geometry, out: usize, images: usize) -> usize {
+    let group = if geo.cin + geo.cout < 128 { 8 } else { 16 };
     let per_row = geo.width / out;
-    (16 / per_row).clamp(1, images * geo.height / out) * per_row
+    (group / per_row).clamp(1, images * geo.height / out) * per_row
 }
 
 /// Floats of work space for [`forward`] with tiles of `out`×`out`; [`weight_grad`] needs no more than for one image and 2×2.
