@@ -8,8 +8,10 @@
 
 use std::hint::black_box;
 use std::marker::PhantomData;
+use std::time::Duration;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Result, Tensor, Var};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use remix::methods::loss::Targets;
@@ -156,9 +158,49 @@ fn step(c: &mut Criterion) {
     });
 }
 
+/// A training step without SGD on candle's own operations and autograd, which is what the engine replaces.
+fn candle(c: &mut Criterion) {
+    const FEW: usize = 16;
+    let var = |shape: &[usize]| Var::from_tensor(&(filled(DType::F32, shape) * 0.1)?);
+    let geometries: Vec<Geometry> = Arch::RESNET32.convs(SHAPE).into_iter().map(|n| n.geo).collect();
+    let weights: Vec<Var> = geometries.iter().map(|g| var(&[g.cout, g.cin, 3, 3]).expect("memory")).collect();
+    let linear = var(&[64, 10]).expect("memory");
+    let x = filled(DType::F32, &[FEW, 3, 32, 32]);
+    // Batch norm with γ = 1 and β = 0.
+    let conv = |x: &Tensor, n: usize| -> Result<Tensor> {
+        let y = x.conv2d(&weights[n], 1, geometries[n].stride, 1, 1)?;
+        let mean = |t: &Tensor| t.mean_keepdim(0)?.mean_keepdim(2)?.mean_keepdim(3);
+        let centred = y.broadcast_sub(&mean(&y)?)?;
+        centred.broadcast_div(&(mean(&centred.sqr()?)? + 1e-5)?.sqrt()?)
+    };
+    let step = || -> Result<GradStore> {
+        let mut x = conv(&x, 0)?.relu()?;
+        for n in (1..geometries.len()).step_by(2) {
+            let y = conv(&conv(&x, n)?.relu()?, n + 1)?;
+            let (channels, stride) = (geometries[n].cin, geometries[n].stride);
+            if stride == 2 {
+                let even: Vec<u32> = (0..x.dim(2)? as u32).step_by(2).collect();
+                let even = Tensor::new(even, &Device::Cpu)?;
+                let half = x.index_select(&even, 2)?.index_select(&even, 3)?;
+                x = half.pad_with_zeros(1, channels / 2, channels / 2)?;
+            }
+            x = (x + y)?.relu()?;
+        }
+        let logits = x.mean((2, 3))?.matmul(&linear)?;
+        (logits.exp()?.sum(1)?.log()? - logits.narrow(1, 0, 1)?.squeeze(1)?)?.mean_all()?.backward()
+    };
+    let mut group = c.benchmark_group("candle");
+    group.throughput(Throughput::Elements(FEW as u64)).sample_size(10);
+    group.bench_function("train", |b| b.iter(|| step().expect("a step")));
+}
+
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(10).without_plots();
-    targets = peak, convolutions, step
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(2))
+        .without_plots();
+    targets = peak, convolutions, step, candle
 }
 criterion_main!(benches);

@@ -5,8 +5,8 @@
 
 Criterion's benchmarks (benches/kernels.rs) and scripts/pytorch/bench_step.py take turns, so that a change of the
 machine's speed hits both. Each figure is the median over the turns; a convolution's share is of the
-multiply-add peak that was measured in the same turn. Without --torch only our side is measured. Standard
-library only.
+multiply-add peak that was measured in the same run; the roofline is the images a second at that peak if every convolution
+took its multiply-adds (Winograd takes fewer, so it can be passed). Without --torch only our side is measured. Standard library only.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# Floating-point operations of ResNet-32's forward pass over one 32x32 image, two a multiply-add; a training step takes three times as many.
+FLOPS = 2 * 9 * 1024 * (3 * 16 + 10 * 16 * 16 + (16 * 32 + 9 * 32 * 32) / 4 + (32 * 64 + 9 * 64 * 64) / 16)
 CRITERION = ROOT / "target/criterion"
 
 
@@ -37,9 +39,41 @@ def ours():
 def pytorch(python, threads):
     """One run of the peer: {mode: images per second}."""
     script = ROOT / "scripts/pytorch/bench_step.py"
-    out = subprocess.run([python, script, "--threads", str(threads)], check=True, capture_output=True, text=True)
+    command = [python, script, "--threads", str(threads), "--compile"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [json.loads(line) for line in out.stdout.splitlines()]
     return {line["mode"]: line["images_per_second"] for line in lines if "mode" in line}
+
+
+def convolutions(rates):
+    for precision in ("f32", "bf16"):
+        peak = rates["peak", precision]
+        print(f"Multiply-add peak in {precision}: {peak / 1e9:.0f} GFLOP/s.\n")
+        print(f"| convolution, {precision} | forward, GFLOP/s | of the peak | backward, GFLOP/s | of the peak |")
+        print("|:--|--:|--:|--:|--:|")
+        for (group, name), rate in sorted(rates.items()):
+            if group == f"conv-{precision}" and name.startswith("forward "):
+                layer = name.removeprefix("forward ")
+                both = (rate, rates[group, f"backward {layer}"])
+                print(f"| {layer} | " + " | ".join(f"{r / 1e9:.0f} | {100 * r / peak:.0f} %" for r in both) + " |")
+        print()
+
+
+def steps(rates, modes):
+    print("| ResNet-32, batch 128 | images/s | roofline | candle | PyTorch, eager | PyTorch, compiled | ours / PyTorch's best |")
+    print("|:--|--:|--:|--:|--:|--:|--:|")
+    for ours, precision, kind in (("train f32", "f32", "train-f32"), ("train bf16", "bf16", "train-bf16"), ("infer", "f32", "eval-f32")):
+        rate = rates["resnet32", ours]
+        roofline = rates["peak", precision] / (FLOPS * (3 if ours.startswith("train") else 1))
+        candle = f"{rates['candle', 'train']:.0f}" if ours == "train f32" else "–"
+        found = {m: r for m, r in modes.items() if m.startswith(kind)}
+        best = [max((r for m, r in found.items() if m.endswith("compiled") == c), default=None) for c in (False, True)]
+        beside = " | ".join("not measured" if b is None else f"{b:.0f}" for b in best)
+        ratio = f"{rate / max(found.values()):.2f}" if found else "–"
+        print(f"| {ours} | {rate:.0f} | {roofline:.0f} | {candle} | {beside} | {ratio} |")
+    for mode, rate in modes.items():
+        print(f"\nPyTorch {mode}: {rate:.0f} images/s", end="")
+    print()
 
 
 def main():
@@ -55,23 +89,9 @@ def main():
             rates[key].append(rate)
         for mode, rate in (pytorch(args.torch, args.threads) if args.torch else {}).items():
             modes[mode].append(rate)
-
-    peak = statistics.median(rates["peak", "fma"])
-    print(f"Multiply-add peak: {peak / 1e9:.0f} GFLOP/s (f32).\n")
-    print("| convolution | GFLOP/s | share of the peak |\n|:--|--:|--:|")
-    for (group, name), found in sorted(rates.items()):
-        if group == "conv":
-            rate = statistics.median(found)
-            print(f"| {name} | {rate / 1e9:.0f} | {100 * rate / peak:.0f} % |")
-    print("\n| ResNet-32, batch 128, f32 | images/s | PyTorch's best | ratio |\n|:--|--:|--:|--:|")
-    for name, kind in (("train", "train-f32"), ("infer", "eval-f32")):
-        rate = statistics.median(rates["resnet32", name])
-        best = max(((statistics.median(r), m) for m, r in modes.items() if m.startswith(kind)), default=None)
-        beside = f"{best[0]:.0f} ({best[1]}) | {rate / best[0]:.2f}" if best else "not measured | –"
-        print(f"| {name} | {rate:.0f} | {beside} |")
-    for mode, found in modes.items():
-        print(f"\nPyTorch {mode}: {statistics.median(found):.0f} images/s", end="")
-    print()
+    median = lambda all: {key: statistics.median(found) for key, found in all.items()}
+    convolutions(median(rates))
+    steps(median(rates), median(modes))
 
 
 if __name__ == "__main__":
