@@ -15,9 +15,8 @@ use self::projection::{Chosen, Projection};
 use super::Common;
 use super::checkpoints::{self, Subject};
 use crate::data::shard::Split;
-use crate::manifest::store::Done;
-use crate::manifest::store::{Plan, Produced, Writer, write_atomic};
-use crate::manifest::{Kind, Object};
+use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
+use crate::manifest::{Kind, Manifest, Object};
 use crate::metrics;
 use crate::model::Inference;
 
@@ -90,12 +89,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
 
 /// The embedding with a projection. Its features are a result of their own, so that another projection finds them:
 /// where they would be without `--project`, or inside `--out`.
-fn project(
-    plain: &Plan,
-    chosen: Chosen,
-    subject: &Subject,
-    flags: &Flags,
-) -> Result<crate::manifest::Manifest> {
+fn project(plain: &Plan, chosen: Chosen, subject: &Subject, flags: &Flags) -> Result<Manifest> {
     let mut plan = plain.clone();
     plan.params.insert("project".into(), json!(chosen));
     let mut plain = plain.clone();

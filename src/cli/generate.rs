@@ -91,14 +91,44 @@ pub fn generate(mut command: Command, what: &[String]) -> Result<()> {
     };
     // To a buffer first: clap_complete panics where it cannot write.
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
-    Ok(io::stdout().write_all(&script)?)
+    clap_complete::generate(shell, &mut command, &name, &mut script);
+    let mut script = String::from_utf8(script)?;
+    if shell == Shell::Bash {
+        // clap_complete 4.6.11 calls the commands of a program with a dash in its name otherwise where it looks them up.
+        script = script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"));
+    }
+    Ok(io::stdout().write_all(script.as_bytes())?)
 }
+
+/// What ends each page.
+const COMMON: &str = r".SH EXIT STATUS
+.TP
+0
+Done, or done before.
+.TP
+1
+What was asked by \-\-verify is not so.
+.TP
+2
+An error, told on stderr.
+.TP
+130
+Interrupted; what had been computed is safe.
+.SH ENVIRONMENT
+.TP
+.B REMIX_CACHE_DIR
+Where hashes of files are remembered [default: ~/.cache/remix].
+.TP
+.B REMIX_ISA
+Instructions to use instead of the best ones: avx512, avx2, neon or portable.
+";
 
 /// A page for a command and one for each of its own.
 fn man(command: &Command, dir: &Path) -> Result<()> {
     command.get_subcommands().try_for_each(|sub| man(sub, dir))?;
-    let man = Man::new(command.clone());
+    let man = Man::new(command.clone())
+        .source(concat!("remix ", env!("CARGO_PKG_VERSION")))
+        .manual("Learning from imbalanced data");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -108,14 +138,18 @@ fn man(command: &Command, dir: &Path) -> Result<()> {
     if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
     }
-    if let Some(notes) = command.get_after_help() {
+    if let Some(examples) = command.get_after_help() {
         // By hand, for lines of examples must not be filled.
-        page.extend_from_slice(b".SH NOTES\n.nf\n");
-        for line in notes.to_string().lines() {
-            writeln!(page, "\\&{}", line.replace('\\', "\\e").replace('-', "\\-"))?;
+        page.extend_from_slice(b".SH EXAMPLES\n.nf\n");
+        for line in examples.to_string().lines().filter(|l| *l != "Examples:") {
+            writeln!(page, "\\&{}", line.trim_start().replace('\\', "\\e").replace('-', "\\-"))?;
         }
         page.extend_from_slice(b".fi\n");
     }
+    page.extend_from_slice(COMMON.as_bytes());
+    let others = TOOLS.iter().map(|(_, installed)| *installed).filter(|i| *i != command.get_name());
+    let others: Vec<_> = others.map(|i| format!(".BR {} (1)", i.replace('-', "\\-"))).collect();
+    writeln!(page, ".SH SEE ALSO\n{}", others.join(",\n"))?;
     let path = dir.join(man.get_filename());
     fs::write(&path, page).with_context(|| path.display().to_string())
 }

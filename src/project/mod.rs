@@ -17,7 +17,7 @@ use rayon::prelude::*;
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// Too few rows to speak of a map.
-    #[error("there are {0} images to project; at least 4 are needed")]
+    #[error("there are {0} images to project, and 4 at least are needed; choose a larger --split")]
     Few(usize),
     /// Features that are NaN, infinite or so large that their squares would be.
     #[error(

@@ -85,7 +85,9 @@ fn everything_is_put_in_its_place_and_taken_away_again() {
         assert!(text.contains(&format!(".TH {name} 1")), "{name}");
         if has("man") {
             let shown = says("man", &["--warnings", "-l", page.to_str().unwrap()]);
-            assert!(shown.contains("SYNOPSIS") && shown.contains("--help"), "{name}: {shown}");
+            for text in ["SYNOPSIS", "--help", "EXIT STATUS", "SEE ALSO"] {
+                assert!(shown.contains(text), "{name}: {text} is not in {shown}");
+            }
         }
     }
 
@@ -104,6 +106,8 @@ fn everything_is_put_in_its_place_and_taken_away_again() {
     assert_eq!(complete("eval", "--spl"), "--split");
     assert_eq!(complete("embed", "--project t"), "tsne");
     assert_eq!(complete("report", "ta"), "table");
+    assert_eq!(complete("report", "figure --kind c"), "confusion class-counts curves");
+    assert_eq!(complete("train", "--method remix-dr"), "remix-drs remix-drw");
     if has("zsh") {
         says("zsh", &["-n", root.join("usr/share/zsh/site-functions/_remix-eval").to_str().unwrap()]);
     }

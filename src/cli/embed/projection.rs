@@ -117,14 +117,17 @@ pub(super) fn work(writer: &Writer, features: &Manifest, chosen: Chosen) -> Resu
     let bytes = fs::read(&path).with_context(at)?;
     let file = SafeTensors::deserialize(&bytes).with_context(at)?;
     let tensor = file.tensor("features").with_context(at)?;
+    let (Dtype::F32, &[_, width @ 1..=usize::MAX]) = (tensor.dtype(), tensor.shape()) else {
+        bail!("{}: features is {:?}, not F32 (N, D); run embed with --force", at(), tensor.shape());
+    };
     let values: Vec<f32> = tensor.data().as_chunks().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
-    let rows = Rows::new(&values, tensor.shape()[1])?;
+    let rows = Rows::new(&values, width)?;
 
     let started = Instant::now();
     let mut metrics = features.metrics.clone();
     let projection = match chosen {
         Chosen::Tsne(tsne) => {
-            log::info!("t-SNE of {} images × {} features", rows.len(), tensor.shape()[1]);
+            log::info!("t-SNE of {} images × {width} features", rows.len());
             let map = tsne.run(rows)?;
             log::info!(
                 "KL divergence {:.4} after {} iterations at perplexity {}, early exaggeration {}: {:.1} s",

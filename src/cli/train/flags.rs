@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 
-use super::values::{DrawName, LossName, Milestones, MixName, RuleName, Seeds};
+use super::values::{DrawName, LossName, MethodName, Milestones, MixName, RuleName, Seeds};
 use crate::cli::{Common, VERSION};
 use crate::methods::loss::Loss;
 use crate::methods::mix::{LambdaPer, Mix};
@@ -39,6 +39,7 @@ pub struct Flags {
 
     /// A method by name, such as remix-drw; the flags below change parts of it
     #[arg(short, long, value_name = "NAME", default_value = "erm", help_heading = "Method")]
+    #[arg(value_parser = MethodName, hide_possible_values = true)]
     pub method: String,
 
     /// How images and labels are mixed

@@ -1,8 +1,30 @@
 //! Values that flags of `train` take: names of the parts of a method, and lists.
 
+use std::ffi::OsStr;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Command, ValueEnum};
+
+use crate::methods::presets;
+
+/// Takes any name, for [`presets::preset`] refuses unknown ones with a suggestion; completions get the presets.
+#[derive(Clone)]
+pub struct MethodName;
+
+impl TypedValueParser for MethodName {
+    type Value = String;
+
+    fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(cmd, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| presets::names().collect());
+        Some(Box::new(NAMES.iter().map(|name| PossibleValue::new(name.as_str()))))
+    }
+}
 
 /// Names of mixes.
 #[derive(Clone, Copy, Debug, ValueEnum)]
