@@ -6,6 +6,7 @@
 //! writes the same bytes.
 
 pub mod config;
+pub mod engine;
 pub mod plan;
 pub mod schedule;
 pub mod tensorboard;
@@ -15,25 +16,21 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::data::Info;
 use crate::data::shard::Split;
-use crate::interrupt::{self, Interrupted};
+use crate::device::Device;
 use crate::manifest::store::{Done, Produced, write_atomic};
 use crate::manifest::{Manifest, Object};
-use crate::methods::loss::Targets;
-use crate::model::infer::{self, Folded};
 use crate::model::resnet::Net;
 use crate::model::weights;
-use crate::ops::head::argmax;
-use crate::ops::load::{self, Levels, View, levels};
 use crate::ops::sgd::Rates;
-use crate::ops::simd::Isa;
 use config::Config;
-use plan::{EpochPlan, Plan, Step};
+use engine::{Engine, host_batch};
+use plan::Plan;
 
 /// Version of what `train` means; raised when the same params would give another result.
 pub const SEMANTICS: u32 = 1;
@@ -96,11 +93,13 @@ const REACHED: &str = "reached";
 /// Trains, or goes on where an earlier call was stopped: from the state in `dir`, if there is one.
 ///
 /// # Errors
-/// Damaged data or state, a loss that is no number, a full disk; [`Interrupted`] after a signal.
+/// Damaged data or state, a loss that is no number, a full disk, a GPU that cannot be used;
+/// [`crate::interrupt::Interrupted`] after a signal.
 pub fn run(
     config: &Config,
     dataset: &Manifest,
     dir: &Path,
+    device: Device,
     on_epoch: &mut dyn FnMut(&EpochReport),
 ) -> Result<Done> {
     let info = Info::of(dataset)?;
@@ -113,8 +112,8 @@ pub fn run(
     );
     let plan = Plan::new(config, train.labels(), &info.cls_num_list)?;
     let batch = config.batch_size.min(train.len());
-    let net = Net::new(config.arch, train.shape(), info.classes, batch, config.precision.dtype())?;
-    let levels = levels(&config.mean, &config.std);
+    let room = host_batch(device, batch);
+    let net = Net::new(config.arch, train.shape(), info.classes, room, config.precision.dtype())?;
     let (mut reached, mut log) = match resume(&net, dir)? {
         Some(found) => {
             log::info!("going on after epoch {} of {}", found.0.epoch, config.epochs);
@@ -125,6 +124,7 @@ pub fn run(
             Default::default()
         }
     };
+    let mut engine = Engine::new(device, config, &net, &train, &test, batch)?;
     for epoch in reached.epoch + 1..=config.epochs {
         let started = Instant::now();
         let epoch_plan = plan.epoch(epoch);
@@ -133,7 +133,7 @@ pub fn run(
             momentum: config.momentum as f32,
             weight_decay: config.weight_decay as f32,
         };
-        let (loss, right) = train_epoch(&net, &train, &levels, &epoch_plan, rates, epoch)?;
+        let (loss, right) = engine.epoch(&epoch_plan, rates, epoch)?;
         let trained = started.elapsed().as_secs_f64();
         let state = net.state_dict()?;
         // The loss of the last step was taken before its update.
@@ -141,7 +141,7 @@ pub fn run(
             state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
             "the weights are no longer finite after epoch {epoch}; {SLOWER}"
         );
-        let test_top1 = top1(&Folded::new(&state, config.arch, test.shape(), info.classes)?, &test);
+        let test_top1 = engine.top1(&state, info.classes)?;
         reached.epoch = epoch;
         reached.steps += epoch_plan.steps() as u64;
         let report = EpochReport {
@@ -179,46 +179,7 @@ pub fn run(
         best.display(),
         reached.best_epoch
     );
-    finish(&reached, &log)
-}
-
-/// One epoch; returns the sum of the steps' losses and the number of right predictions.
-fn train_epoch(
-    net: &Net,
-    train: &Split,
-    levels: &Levels,
-    plan: &EpochPlan,
-    rates: Rates,
-    epoch: u32,
-) -> Result<(f64, f64)> {
-    let (mut loss, mut right) = (0.0, 0.0);
-    for step in 0..plan.steps() {
-        if interrupt::requested() {
-            return Err(Interrupted.into());
-        }
-        let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(step);
-        let view = |n: usize| {
-            let s = samples[n];
-            View { image: train.image(s.index as usize), dy: s.dy.into(), dx: s.dx.into(), flip: s.flip }
-        };
-        load::forward(&net.x, train.shape(), levels, view, &partner, &lambda)?;
-        let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
-        let result = net.step(targets, rates)?;
-        if !result.loss.is_finite() {
-            bail!("the loss is {} in epoch {epoch}, step {}; {SLOWER}", result.loss, step + 1);
-        }
-        loss += result.loss;
-        right += result.right;
-    }
-    Ok((loss, right))
-}
-
-/// Percent of a split that is classified right.
-fn top1(net: &Folded, split: &Split) -> f64 {
-    let out = net.run(split, infer::BATCH);
-    let rows = out.logits.chunks_exact(out.classes);
-    let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
-    100.0 * right as f64 / split.len() as f64
+    finish(&reached, &log, engine.describe())
 }
 
 /// Takes up the state in the directory, with the log as far as the state goes.
@@ -258,7 +219,7 @@ fn log_digest(log: &[EpochReport]) -> Result<String> {
     Ok(blake3::hash(lines(&timeless)?.as_bytes()).to_hex().to_string())
 }
 
-fn finish(reached: &Reached, log: &[EpochReport]) -> Result<Done> {
+fn finish(reached: &Reached, log: &[EpochReport], (computer, name): (&str, String)) -> Result<Done> {
     let last = log.last().context("a training has at least one epoch")?;
     let mut speed: Vec<f64> = log.iter().map(|e| e.images_per_second).collect();
     speed.sort_by(f64::total_cmp);
@@ -281,7 +242,7 @@ fn finish(reached: &Reached, log: &[EpochReport]) -> Result<Done> {
         })),
         run: object(json!({
             "train_images_per_second": speed[speed.len() / 2],
-            "instruction_set": Isa::get().name(),
+            computer: name,
         })),
     })
 }
