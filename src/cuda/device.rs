@@ -5,8 +5,9 @@
 
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::args::{Args, Plain};
 use super::driver::{self, Driver, Handle};
@@ -17,6 +18,9 @@ use super::nvrtc::Nvrtc;
 use super::{Error, Result, program};
 use crate::train::config::Precision;
 
+/// How often a launch is repeated to be timed: waiting takes longer than most kernels.
+const REPEATS: u32 = 20;
+
 /// A GPU with the kernels for one type of activations.
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
@@ -25,6 +29,8 @@ struct Inner {
     /// Bytes in use by this device's memory.
     held: AtomicUsize,
     precision: Precision,
+    /// Where launches are timed: what was found.
+    times: Mutex<Option<Vec<(&'static str, f64)>>>,
     backend: Backend,
 }
 
@@ -94,7 +100,7 @@ impl Device {
     }
 
     fn new(precision: Precision, backend: Backend) -> Device {
-        Device(Arc::new(Inner { held: AtomicUsize::new(0), precision, backend }))
+        Device(Arc::new(Inner { held: AtomicUsize::new(0), precision, times: Mutex::new(None), backend }))
     }
 
     /// What activations are stored as.
@@ -149,6 +155,23 @@ impl Device {
     /// # Errors
     /// The driver's.
     pub unsafe fn launch<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
+        let mut times = self.0.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(times) = &mut *times else {
+            // SAFETY: the caller's contract.
+            return unsafe { self.launch_once(kernel, grid, shared, args) };
+        };
+        self.wait()?;
+        let started = Instant::now();
+        for _ in 0..REPEATS {
+            // SAFETY: the caller's contract.
+            unsafe { self.launch_once(kernel, grid, shared, args)? };
+        }
+        self.wait()?;
+        times.push((NAMES[kernel], started.elapsed().as_secs_f64() / f64::from(REPEATS)));
+        Ok(())
+    }
+
+    unsafe fn launch_once<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
         match &self.0.backend {
             // SAFETY: the caller's contract.
             Backend::Gpu(gpu) => unsafe { gpu.launch(kernel, grid, shared, args) },
@@ -158,6 +181,18 @@ impl Device {
                 Ok(())
             }
         }
+    }
+
+    /// Runs the launches of a closure, each of them several times, and says how many seconds one took.
+    ///
+    /// # Errors
+    /// Those of the closure and of the driver.
+    pub fn timed(&self, launches: impl FnOnce() -> Result<()>) -> Result<Vec<(&'static str, f64)>> {
+        let lock = || self.0.times.lock().unwrap_or_else(PoisonError::into_inner);
+        *lock() = Some(vec![]);
+        let done = launches();
+        let times = lock().take().unwrap_or_default();
+        done.map(|()| times)
     }
 
     /// Records the launches of a closure instead of running them. It must not allocate, read or wait.

@@ -301,6 +301,24 @@ impl DeviceNet {
         Ok(())
     }
 
+    /// The raw outputs of a layer's first `images` images.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[cfg(test)]
+    pub fn raw(&self, layer: usize, images: usize) -> Result<Vec<f32>> {
+        let Layer { geo, y, .. } = &self.layers[layer];
+        let bytes = bytes_of(self.device.precision());
+        let raw = y.read(0, images * geo.out_len() * bytes)?;
+        // The upper half of an f32 is a bf16.
+        let value = |b: &[u8]| match *b {
+            [a, b] => f32::from_le_bytes([0, 0, a, b]),
+            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+            _ => unreachable!("a value has two or four bytes"),
+        };
+        Ok(raw.chunks_exact(bytes).map(value).collect())
+    }
+
     /// The parameters' treatment in the last kernel of a step of `images` images.
     ///
     /// # Errors

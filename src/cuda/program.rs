@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
 
 use super::kernels::source;
 use super::nvrtc::Nvrtc;
 use super::{Error, Result};
+use crate::manifest::hash::cache_dir;
 use crate::manifest::store::write_atomic;
 use crate::train::config::Precision;
 
@@ -34,7 +34,7 @@ pub fn cached(precision: Precision, arch: &str) -> Result<Vec<u8>> {
     for part in [&compiler, arch, &OPTIONS.join(" "), &source(DEVICE, precision)] {
         hasher.update(part.as_bytes()).update(&[0]);
     }
-    let file = directory().map(|d| d.join(format!("{arch}-{}.cubin", hasher.finalize().to_hex())));
+    let file = cache_dir("kernels").map(|d| d.join(format!("{arch}-{}.cubin", hasher.finalize().to_hex())));
     if let Some(found) = file.as_ref().and_then(|file| fs::read(file).ok()).and_then(intact) {
         return Ok(found);
     }
@@ -55,12 +55,4 @@ pub fn cached(precision: Precision, arch: &str) -> Result<Vec<u8>> {
 fn intact(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     let hash = bytes.split_off(bytes.len().checked_sub(blake3::OUT_LEN)?);
     (blake3::hash(&bytes).as_bytes()[..] == hash[..]).then_some(bytes)
-}
-
-/// `$REMIX_CACHE`, or `remix` in the user's cache directory.
-fn directory() -> Option<PathBuf> {
-    let path = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    path("REMIX_CACHE")
-        .or_else(|| path("XDG_CACHE_HOME").map(|d| d.join("remix")))
-        .or_else(|| path("HOME").map(|d| d.join(".cache/remix")))
 }

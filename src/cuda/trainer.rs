@@ -11,7 +11,7 @@ use crate::interrupt::{self, Interrupted};
 use crate::model::resnet::Net;
 use crate::ops::load::Levels;
 use crate::ops::sgd::Rates;
-use crate::train::plan::{EpochPlan, Step};
+use crate::train::plan::{Plan, Step};
 
 /// A training run on a GPU. Fields in the order in which they must go: graphs use all memory below them.
 pub struct Trainer {
@@ -28,6 +28,9 @@ pub struct Trainer {
     rates: Memory<f32>,
     _others: [Memory<f32>; 3],
     device: Device,
+    feed: Feed,
+    /// Rows of the epoch that comes next.
+    planned: Option<(u32, Vec<Row>)>,
     images: usize,
     batch: usize,
 }
@@ -110,17 +113,22 @@ impl Trainer {
             rates,
             _others,
             device,
+            feed,
+            planned: None,
             images,
             batch,
         })
     }
 
-    /// One epoch; returns loss and right predictions of each step.
+    /// One epoch of a plan; returns loss and right predictions of each step. While the GPU works, the next epoch is planned.
     ///
     /// # Errors
     /// The driver's; [`Interrupted`].
-    pub fn epoch(&mut self, plan: &EpochPlan, rates: Rates) -> Result<Vec<[f64; 2]>> {
-        let rows: Vec<Row> = (0..plan.steps()).flat_map(|i| rows(plan.step(i))).collect();
+    pub fn epoch(&mut self, plan: &Plan, epoch: u32, rates: Rates) -> Result<Vec<[f64; 2]>> {
+        let rows = match self.planned.take() {
+            Some((planned, rows)) if planned == epoch => rows,
+            _ => rows(plan, epoch),
+        };
         self.plan.write(0, &rows)?;
         self.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay])?;
         self.step.clear()?;
@@ -135,6 +143,9 @@ impl Trainer {
                 unsafe { graph.launch()? };
             }
         }
+        if epoch < plan.epochs() {
+            self.planned = Some((epoch + 1, self::rows(plan, epoch + 1)));
+        }
         let losses = self.losses.read(0, 2 * plan.steps())?;
         Ok(losses.as_chunks().0.to_vec())
     }
@@ -147,12 +158,46 @@ impl Trainer {
         Ok(self.evaluator.run(&self.net)?.top1(test))
     }
 
+    /// Repeats the first step of the epoch that was uploaded last, `steps` times, and waits: for measurements.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn repeat(&self, steps: usize) -> super::Result<()> {
+        for _ in 0..steps {
+            self.step.clear()?;
+            if let Some(graph) = &self.full {
+                // SAFETY: as where it was recorded.
+                unsafe { graph.launch()? };
+            }
+        }
+        self.device.wait()
+    }
+
+    /// Seconds of each launch of a whole step, by kernel, in their order: for measurements. Leaves the network in disorder.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn profile(&self) -> super::Result<Vec<(&'static str, f64)>> {
+        self.step.clear()?;
+        // SAFETY: as where the step is recorded.
+        self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, &self._segments[0]) })
+    }
+
     /// Gives parameters, velocities and running statistics to the host.
     ///
     /// # Errors
     /// The driver's.
     pub fn give(&self, net: &Net) -> Result<()> {
         self.net.give(net)
+    }
+
+    /// The raw outputs of a layer in the last step, of its first `images` images.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[cfg(test)]
+    pub fn raw(&self, layer: usize, images: usize) -> super::Result<Vec<f32>> {
+        self.net.raw(layer, images)
     }
 
     /// The gradients of the last step, flat as the parameters.
@@ -165,19 +210,23 @@ impl Trainer {
     }
 }
 
-/// A step of the plan as the kernels take it.
-fn rows(step: Step) -> impl Iterator<Item = Row> {
-    let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = step;
-    samples.into_iter().enumerate().map(move |(n, s)| Row {
-        index: s.index,
-        view: view(s.dy, s.dx, s.flip),
-        partner: partner[n],
-        lambda: lambda[n],
-        label_a: label_a[n],
-        label_b: label_b[n],
-        coef_a: coef_a[n],
-        coef_b: coef_b[n],
-    })
+/// An epoch of the plan as the kernels take it.
+fn rows(plan: &Plan, epoch: u32) -> Vec<Row> {
+    let plan = plan.epoch(epoch);
+    let step = |i| {
+        let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(i);
+        samples.into_iter().enumerate().map(move |(n, s)| Row {
+            index: s.index,
+            view: view(s.dy, s.dx, s.flip),
+            partner: partner[n],
+            lambda: lambda[n],
+            label_a: label_a[n],
+            label_b: label_b[n],
+            coef_a: coef_a[n],
+            coef_b: coef_b[n],
+        })
+    };
+    (0..plan.steps()).flat_map(step).collect()
 }
 
 /// An augmentation as the loader takes it.

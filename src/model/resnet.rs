@@ -29,7 +29,7 @@ pub struct ConvBn {
     stat: Tensor,
     affine: Tensor,
     /// Raw output of the convolution, (batch, H', W', cout).
-    y: Tensor,
+    pub(crate) y: Tensor,
 }
 
 impl ConvBn {

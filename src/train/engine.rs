@@ -1,17 +1,16 @@
-//! The network where it trains: on the CPU, or on a GPU with its parameters given back to the CPU's network after an epoch.
+//! The network where it trains: on the CPU, or on a GPU, whose parameters are given back to the CPU's network to be written.
 
 use anyhow::{Result, bail};
 
 use super::SLOWER;
 use super::config::Config;
-use super::plan::{EpochPlan, Step};
+use super::plan::{EpochPlan, Plan, Step};
 use crate::data::shard::Split;
 use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::Targets;
 use crate::model::infer::{self, Folded};
 use crate::model::resnet::Net;
-use crate::model::weights::StateDict;
 use crate::ops::head::argmax;
 use crate::ops::load::{self, Levels, View, levels};
 use crate::ops::sgd::Rates;
@@ -70,36 +69,47 @@ impl<'a> Engine<'a> {
         Ok(Engine { net, train, test, levels, arch: config.arch, on })
     }
 
-    /// One epoch, after which `net` holds its outcome; returns the sum of the steps' losses and the number of right
-    /// predictions.
+    /// One epoch; returns the sum of the steps' losses and the number of right predictions.
     ///
     /// # Errors
     /// A loss that is no number; [`Interrupted`]; those of the device.
-    pub fn epoch(&mut self, plan: &EpochPlan, rates: Rates, epoch: u32) -> Result<(f64, f64)> {
+    pub fn epoch(&mut self, plan: &Plan, epoch: u32, rates: Rates) -> Result<(f64, f64)> {
         match &mut self.on {
-            On::Cpu => train_epoch(self.net, self.train, &self.levels, plan, rates, epoch),
+            On::Cpu => train_epoch(self.net, self.train, &self.levels, &plan.epoch(epoch), rates, epoch),
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, .. } => {
-                let losses = trainer.epoch(plan, rates)?;
+                let losses = trainer.epoch(plan, epoch, rates)?;
                 for (step, [loss, _]) in losses.iter().enumerate() {
                     check_loss(*loss, epoch, step)?;
                 }
-                trainer.give(self.net)?;
                 let sum = |i: usize| losses.iter().map(|l| l[i]).sum();
                 Ok((sum(0), sum(1)))
             }
         }
     }
 
-    /// Percent of the test split that is classified right, with weights `state` that `net` holds.
+    /// Gives what the last epoch came to to the network on the host, which has it already where that trains.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn top1(&mut self, state: &StateDict, classes: usize) -> Result<f64> {
+    pub fn give(&self) -> Result<()> {
+        match &self.on {
+            On::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            On::Cuda { trainer, .. } => trainer.give(self.net),
+        }
+    }
+
+    /// Percent of the test split that is classified right.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn top1(&mut self, classes: usize) -> Result<f64> {
         match &mut self.on {
             On::Cpu => {
-                let out =
-                    Folded::new(state, self.arch, self.test.shape(), classes)?.run(self.test, infer::BATCH);
+                let state = self.net.state_dict()?;
+                let net = Folded::new(&state, self.arch, self.test.shape(), classes)?;
+                let out = net.run(self.test, infer::BATCH);
                 let rows = out.logits.chunks_exact(out.classes);
                 let right = rows.enumerate().filter(|(n, z)| argmax(z) == self.test.label(*n)).count();
                 Ok(100.0 * right as f64 / self.test.len() as f64)

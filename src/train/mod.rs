@@ -1,9 +1,9 @@
 //! Training: what to do ([`config`]), at which learning rate ([`schedule`]), on which batches ([`plan`]), and the loop
 //! over the epochs, which can be killed at any moment and goes on from the last finished epoch.
 //!
-//! At the end of an epoch the log, the best weights and the state are replaced, each atomically and in this order. A kill
-//! between them leaves a state that is older than the other two; the epoch is then repeated with the same numbers and
-//! writes the same bytes.
+//! At the end of an epoch (on a GPU of the first that is a second after the last such) the log, the best weights and the state are
+//! replaced, each atomically and in this order. A kill between them leaves a state that is older than the other two; the
+//! epochs since are then repeated with the same numbers and write the same bytes.
 
 pub mod config;
 pub mod engine;
@@ -14,7 +14,7 @@ pub mod tensorboard;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,9 @@ struct Reached {
     log_blake3: String,
 }
 
+/// How often a GPU's run is written, whose epochs may be shorter than that takes. On the CPU every epoch is.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// What to do where files of an earlier call cannot be used.
 const ANEW: &str = "cannot go on from here; --force starts the training anew";
 
@@ -125,49 +128,62 @@ pub fn run(
         }
     };
     let mut engine = Engine::new(device, config, &net, &train, &test, batch)?;
+    // When the files were last written, and the best weights that are not among them yet.
+    let (mut kept, mut best) = (None::<Instant>, None);
     for epoch in reached.epoch + 1..=config.epochs {
         let started = Instant::now();
-        let epoch_plan = plan.epoch(epoch);
         let rates = Rates {
             lr: config.lr_at(epoch),
             momentum: config.momentum as f32,
             weight_decay: config.weight_decay as f32,
         };
-        let (loss, right) = engine.epoch(&epoch_plan, rates, epoch)?;
+        let (loss, right) = engine.epoch(&plan, epoch, rates)?;
         let trained = started.elapsed().as_secs_f64();
-        let state = net.state_dict()?;
-        // The loss of the last step was taken before its update.
-        ensure!(
-            state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
-            "the weights are no longer finite after epoch {epoch}; {SLOWER}"
-        );
-        let test_top1 = engine.top1(&state, info.classes)?;
+        let test_top1 = engine.top1(info.classes)?;
         reached.epoch = epoch;
-        reached.steps += epoch_plan.steps() as u64;
+        reached.steps += plan.steps() as u64;
         let report = EpochReport {
             epoch,
             epochs: config.epochs,
             seed: config.seed,
             lr: rates.lr,
-            loss: loss / epoch_plan.steps() as f64,
+            loss: loss / plan.steps() as f64,
             train_top1: 100.0 * right / train.len() as f64,
             test_top1,
             images_per_second: round(train.len() as f64 / trained),
             seconds: round(started.elapsed().as_secs_f64()),
         };
         log.push(report);
-        let text = lines(&log)?;
-        write_atomic(&dir.join(LOG), |f| f.write_all(text.as_bytes()))?;
-        reached.log_blake3 = log_digest(&log)?;
-        if test_top1 > reached.best_top1 || reached.best_epoch == 0 {
-            (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
-            reached.best_blake3 = weights::digest(&state);
-            weights::save(&dir.join(BEST), &state, reached.steps, None)?;
+        let better = test_top1 > reached.best_top1 || reached.best_epoch == 0;
+        let now =
+            !device.is_cuda() || epoch == config.epochs || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY);
+        if better || now {
+            engine.give()?;
+            let state = net.state_dict()?;
+            // The loss of the last step was taken before its update.
+            ensure!(
+                state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
+                "the weights are no longer finite after epoch {epoch}; {SLOWER}"
+            );
+            if better {
+                (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
+                reached.best_blake3 = weights::digest(&state);
+                best = Some((state, reached.steps));
+            }
         }
-        let state = net.training_state()?;
-        reached.state_blake3 = weights::digest(&state);
-        let note = serde_json::to_string(&reached)?;
-        weights::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
+        if now {
+            let text = lines(&log)?;
+            write_atomic(&dir.join(LOG), |f| f.write_all(text.as_bytes()))?;
+            reached.log_blake3 = log_digest(&log)?;
+            if let Some((state, steps)) = best.take() {
+                weights::save(&dir.join(BEST), &state, steps, None)?;
+            }
+            let state = net.training_state()?;
+            reached.state_blake3 = weights::digest(&state);
+            let note = serde_json::to_string(&reached)?;
+            weights::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
+            kept = Some(Instant::now());
+        }
         on_epoch(&report);
     }
     weights::save(&dir.join(LAST), &net.state_dict()?, reached.steps, None)?;
