@@ -57,6 +57,7 @@ test: ## Run all tests; those of the real CIFAR files are skipped where there ar
 lint: ## Check formatting, clippy and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
 
 # Where things are installed; DESTDIR is put before all of it, for packages.
@@ -95,6 +96,14 @@ bench: ## Measure the CPU engine, beside PyTorch with TORCH=venv/bin/python, as 
 .PHONY: bench-tsne
 bench-tsne: build ## Measure t-SNE of CHECKPOINT with TORCH=venv/bin/python, which has scikit-learn and openTSNE
 	$(or $(TORCH),python3) scripts/bench-tsne.py $(CHECKPOINT) --embed "$(B)/embed"
+
+.PHONY: check-cuda
+check-cuda: ## Compile every CUDA kernel for sm_80, sm_90 and sm_100, without a GPU; needs NVRTC in LD_LIBRARY_PATH
+	REMIX_REQUIRE_NVRTC=1 $(CARGO) test --release --locked --lib cuda::
+
+.PHONY: bench-cuda
+bench-cuda: build ## Measure the CUDA engine on a GPU, beside PyTorch with TORCH=venv/bin/python, as Markdown
+	python3 scripts/bench-cuda.py $(TORCH:%=--torch %)
 
 .PHONY: data
 data: ## Download CIFAR-10 and CIFAR-100 into DATA, resuming and checking (342 MB)

@@ -2,7 +2,10 @@
 //! `report`.
 
 pub mod cli;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod data;
+pub mod device;
 pub mod interrupt;
 pub mod manifest;
 pub mod methods;

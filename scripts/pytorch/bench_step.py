@@ -2,6 +2,7 @@
 
     python scripts/pytorch/bench_step.py --threads 2             # CPU
     python scripts/pytorch/bench_step.py --device cuda --compile # GPU, with CUDA graphs
+    python scripts/pytorch/bench_step.py --device cuda --loop    # also with the reference code's loss, sample by sample
 
 One step is: forward, cross-entropy, backward, SGD with momentum and weight decay, on a batch that is
 already on the device. Modes take turns, so that a change of the machine's speed hits all of them. One JSON
@@ -23,12 +24,13 @@ from resnet_s import BLOCKS, resnet_s
 class Mode:
     """One way to run the network; `once()` runs it one time."""
 
-    def __init__(self, args, train, bf16, channels_last, compiled):
+    def __init__(self, args, train, bf16, channels_last, compiled, loop=False):
         self.name = "-".join([
             "train" if train else "eval",
             "bf16" if bf16 else "f32",
             "channels_last" if channels_last else "contiguous",
             *["compiled"] * compiled,
+            *["loop"] * loop,
         ])  # fmt: skip
         self.train, self.bf16, self.device = train, bf16, args.device
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -40,7 +42,18 @@ class Mode:
         # reduce-overhead is what captures CUDA graphs; on a CPU it means nothing.
         how = {"mode": "reduce-overhead"} if args.device == "cuda" else {}
         self.run = torch.compile(self.loss, **how) if compiled else self.loss
+        if loop:
+            self.run = self.loss_by_sample
         self.seconds = []
+
+    def loss_by_sample(self):
+        """Remix's loss as the reference code has it: a Python loop over the batch."""
+        logits, total, n = self.model(self.xs), 0.0, len(self.xs)
+        for i in range(n):
+            share = 0.25 if i % 2 else 0.75
+            total += share * F.cross_entropy(logits[i : i + 1], self.ys[i : i + 1])
+            total += (1 - share) * F.cross_entropy(logits[i : i + 1], self.ys[n - 1 - i : n - i])
+        return total / n
 
     def loss(self):
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
@@ -79,6 +92,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=4, help="timed runs a turn [default: 4]")
     parser.add_argument("--warmup", type=int, default=3, help="runs before the first timed one [default: 3]")
     parser.add_argument("--compile", action="store_true", help="also time torch.compile of channels_last")
+    parser.add_argument("--loop", action="store_true", help="also time the reference code's loss, a loop over the samples")
     parser.add_argument("--tf32", action="store_true", help="let the f32 modes use TF32 on a GPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -91,6 +105,8 @@ def main():
     modes = [Mode(args, *kind, compiled=False) for kind in kinds]
     if args.compile:
         modes += [Mode(args, *kind, compiled=True) for kind in kinds if kind[2]]
+    if args.loop:
+        modes.append(Mode(args, True, False, False, compiled=False, loop=True))
     for mode in modes:
         for _ in range(args.warmup):
             mode.once()

@@ -8,9 +8,12 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::data::{self, shard::Split};
+use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, key, source, store};
 use crate::model::{self, Arch, Inference};
+#[cfg(feature = "cuda")]
+use crate::train::config::Precision;
 
 /// The splits that `train` lists in a checkpoint's input `dataset`.
 const TRAINED_ON: [&str; 2] = ["train", "test"];
@@ -226,17 +229,29 @@ impl Subject {
         self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>() as usize
     }
 
-    /// Maps the split and runs the network over it, after checking that weights and shards are the published ones.
+    /// Maps the split and runs the network over it, after checking that weights and shards are the published ones. Also
+    /// says what `run` of the manifest is to hold of it.
     ///
     /// # Errors
-    /// Missing or damaged files, weights that do not fit the architecture.
-    pub fn infer(&self, flags: &Choice) -> Result<(Split, Inference)> {
+    /// Missing or damaged files, weights that do not fit the architecture, a GPU that cannot be used.
+    pub fn infer(&self, flags: &Choice, device: &str) -> Result<(Split, Inference, Object)> {
         let weights = match &self.weights {
             Weights::Checkpoint(m) => m.checked(&self.which)?.swap_remove(0),
             Weights::File(file) => file.clone(),
         };
         let split = Split::open(&self.dataset, &flags.split)?;
-        let out = model::infer(&weights, self.arch, &split, &self.info, flags.batch_size as usize)?;
-        Ok((split, out))
+        let mut run = Object::new();
+        let out = match Device::find(device)? {
+            Device::Cpu => model::infer(&weights, self.arch, &split, &self.info, flags.batch_size as usize)?,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(index) => {
+                let device = crate::cuda::Device::open(index, Precision::F32)?;
+                run.insert("device".into(), device.describe().into());
+                crate::cuda::infer::infer(&device, &weights, self.arch, &split, &self.info)?
+            }
+        };
+        #[cfg(not(feature = "cuda"))]
+        let _ = &mut run;
+        Ok((split, out, run))
     }
 }

@@ -107,7 +107,7 @@ fn project(plain: &Plan, chosen: Chosen, subject: &Subject, flags: &Flags) -> Re
 }
 
 fn extract(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
-    let (split, out) = subject.infer(&flags.input)?;
+    let (split, out, run) = subject.infer(&flags.input, &flags.common.device)?;
     let predicted = metrics::predictions(&out.logits, split.len(), out.classes)?;
     let bytes = encode(&split, &out, &predicted)?;
     writer.withdraw()?;
@@ -117,7 +117,7 @@ fn extract(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     numbers.insert("classes".into(), out.classes.into());
     numbers.insert("feature_len".into(), out.feature_len.into());
     numbers.insert("class_names".into(), json!(subject.info.class_names));
-    Ok(Done { outputs: vec![produced(split.len())], metrics: numbers, ..Done::default() })
+    Ok(Done { outputs: vec![produced(split.len())], metrics: numbers, run })
 }
 
 fn produced(rows: usize) -> Produced {

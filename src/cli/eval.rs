@@ -78,7 +78,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
 }
 
 fn work(subject: &Subject, flags: &Flags) -> Result<Done> {
-    let (split, out) = subject.infer(&flags.input)?;
+    let (split, out, run) = subject.infer(&flags.input, &flags.common.device)?;
     let m = metrics::evaluate(&out.logits, split.labels(), &subject.info.cls_num_list)?;
     log::info!(
         "{}: {} {} top-1 {:.2} %, top-5 {:.2} %",
@@ -92,7 +92,7 @@ fn work(subject: &Subject, flags: &Flags) -> Result<Done> {
     // So that a report needs the metrics manifests alone.
     numbers.insert("cls_num_list".into(), json!(subject.info.cls_num_list));
     numbers.insert("class_names".into(), json!(subject.info.class_names));
-    Ok(Done { metrics: numbers, ..Done::default() })
+    Ok(Done { metrics: numbers, run, ..Done::default() })
 }
 
 fn object(value: Value) -> Object {

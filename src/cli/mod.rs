@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use serde_json::json;
 
+use crate::device::{Device, is_known};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::store::{Claim, Done, Plan, Writer};
 use crate::manifest::{Manifest, Object, hash, store};
@@ -66,8 +67,11 @@ pub struct Common {
 }
 
 /// Version, git commit and whether the build has CUDA, for `--version`.
-pub const VERSION: &str =
-    concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ", without CUDA)");
+pub const VERSION: &str = if cfg!(feature = "cuda") {
+    concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ", with CUDA)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ", without CUDA)")
+};
 
 /// The error of an asked check that is false: exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -139,20 +143,12 @@ fn failure(called: &str, e: &anyhow::Error) -> ExitCode {
 }
 
 fn device(name: &str) -> Result<String, &'static str> {
-    let known = match name.strip_prefix("cuda:") {
-        Some(index) => index.parse::<u16>().is_ok(),
-        None => ["auto", "cpu", "cuda"].contains(&name),
-    };
-    if known { Ok(name.to_owned()) } else { Err("expected auto, cpu, cuda or cuda:N") }
+    if is_known(name) { Ok(name.to_owned()) } else { Err("expected auto, cpu, cuda or cuda:N") }
 }
 
-/// Refuses a device that this build cannot compute on.
+/// Refuses a GPU that was asked for and cannot be used, before any work.
 fn usable(device: &str) -> Result<()> {
-    ensure!(
-        !device.starts_with("cuda"),
-        "--device {device}: this build is without CUDA; take --device cpu, or auto for the best there is"
-    );
-    Ok(())
+    if device.starts_with("cuda") { Device::find(device).map(|_| ()) } else { Ok(()) }
 }
 
 fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {

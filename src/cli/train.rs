@@ -5,18 +5,21 @@
 //! `--force`.
 
 pub mod flags;
+mod parallel;
 mod progress;
 pub mod values;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
 use self::flags::Flags;
 use self::progress::{Board, Progress};
 use super::run_plan;
+use crate::device::Device;
 use crate::manifest::store::Done;
 use crate::manifest::store::{PLAN, Plan, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, key, source};
@@ -51,16 +54,37 @@ fn run(flags: Flags) -> Result<()> {
     }
     let several = datasets.len() > 1;
     let names = runs.iter().map(|(dataset, config, _)| name(config, several.then_some(*dataset)));
-    let mut board = Board::new(names.collect(), flags.epochs, flags.common.quiet);
-    for (number, (dataset, config, plan)) in runs.iter().enumerate() {
-        run_plan(plan, &flags.common, |writer| work(writer, config, dataset, &flags, board.start(number)))?;
-        let only_asked = flags.common.dry_run || flags.common.explain || flags.common.verify;
+    let board = Board::new(names.collect(), flags.epochs, flags.common.quiet);
+    let only_asked = flags.common.dry_run || flags.common.explain || flags.common.verify;
+    let board = Mutex::new(board);
+    let one = |number: usize| {
+        let (dataset, config, plan) = &runs[number];
+        let progress = || board.lock().unwrap_or_else(PoisonError::into_inner).start(number);
+        run_plan(plan, &flags.common, |writer| work(writer, config, dataset, &flags, progress()))?;
         if flags.tensorboard && !only_asked {
             // Also of a run that was there already.
             tensorboard::update(&plan.dir)?;
         }
+        Ok(())
+    };
+    match side_by_side(&flags, runs.len())? {
+        1 => (0..runs.len()).try_for_each(one),
+        threads => parallel::for_each(runs.len(), threads, one),
     }
-    Ok(())
+}
+
+/// How many runs train at a time: on the CPU one, which takes all threads.
+fn side_by_side(flags: &Flags, runs: usize) -> Result<usize> {
+    let common = &flags.common;
+    if runs < 2
+        || common.dry_run
+        || common.explain
+        || common.verify
+        || !Device::find(&common.device)?.is_cuda()
+    {
+        return Ok(1);
+    }
+    Ok(flags.parallel.map_or(parallel::MOST, usize::from).min(runs))
 }
 
 /// What a run is called while it trains; with its data set where there are several.
@@ -95,7 +119,8 @@ fn work(
     take_over(writer, flags.common.force)?;
     let dir = writer.dir();
     let mut failed = None;
-    let done = train::run(config, dataset, dir, &mut |e| {
+    let device = Device::find(&flags.common.device)?;
+    let done = train::run(config, dataset, dir, device, &mut |e| {
         if flags.tensorboard && failed.is_none() {
             failed = tensorboard::update(dir).err();
         }

@@ -28,7 +28,7 @@ pub fn file(path: &Path) -> Result<String, Error> {
         meta.ctime(),
         meta.ctime_nsec()
     );
-    let entry = memo_dir().map(|dir| dir.join(format!("{:x}-{:x}", meta.dev(), meta.ino())));
+    let entry = cache_dir("hashes").map(|dir| dir.join(format!("{:x}-{:x}", meta.dev(), meta.ino())));
     if let Some(text) = entry.as_deref().and_then(|e| fs::read_to_string(e).ok())
         && let Some((hash, rest)) = text.split_once(' ')
         && rest == identity
@@ -56,12 +56,13 @@ pub fn file_now(path: &Path) -> Result<String, Error> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn memo_dir() -> Option<PathBuf> {
+/// A directory for what can be made again: `$REMIX_CACHE_DIR`, else `remix` in the user's cache directory.
+pub(crate) fn cache_dir(name: &str) -> Option<PathBuf> {
     let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let root = var("REMIX_CACHE_DIR")
         .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("remix")))
         .or_else(|| var("HOME").map(|d| d.join(".cache/remix")))?;
-    Some(root.join("hashes"))
+    Some(root.join(name))
 }
 
 /// Best effort: a memo that cannot be written costs time, not correctness.

@@ -17,7 +17,7 @@ use crate::rng::{Purpose, stream};
 
 /// A convolution with its batch norm.
 pub struct ConvBn {
-    pub(super) named: Named,
+    pub(crate) named: Named,
     /// (3, 3, cin, cout), a view of the parameters.
     pub(super) weight: Tensor,
     d_weight: Tensor,
@@ -25,11 +25,11 @@ pub struct ConvBn {
     pub(super) gamma_beta: Tensor,
     d_gamma_beta: Tensor,
     /// Running mean and variance, (2, cout).
-    pub(super) running: Tensor,
+    pub(crate) running: Tensor,
     stat: Tensor,
     affine: Tensor,
     /// Raw output of the convolution, (batch, H', W', cout).
-    y: Tensor,
+    pub(crate) y: Tensor,
 }
 
 impl ConvBn {
@@ -51,7 +51,7 @@ struct Block {
 
 /// Where the parameters of a layer are in the flat tensors.
 #[derive(Clone, Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     pub conv: Named,
     pub weight: usize,
     pub gamma_beta: usize,
@@ -59,17 +59,17 @@ pub(super) struct Slot {
 
 /// A network with everything that a training step needs, for batches up to a size.
 pub struct Net {
-    pub(super) arch: Arch,
-    pub(super) classes: usize,
+    pub(crate) arch: Arch,
+    pub(crate) classes: usize,
     /// Input images, (batch, H, W, C), normalised.
     pub x: Tensor,
     /// All parameters.
-    pub(super) params: Tensor,
+    pub(crate) params: Tensor,
     grads: Tensor,
     /// SGD's velocities, in the order of the parameters.
-    pub(super) velocity: Tensor,
-    pub(super) slots: Vec<Slot>,
-    pub(super) linear_at: usize,
+    pub(crate) velocity: Tensor,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) linear_at: usize,
     stem: ConvBn,
     stem_out: Tensor,
     blocks: Vec<Block>,
@@ -220,7 +220,7 @@ impl Net {
     }
 
     /// All convolutions in the order of the parameters.
-    pub(super) fn layers(&self) -> impl Iterator<Item = &ConvBn> {
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &ConvBn> {
         let blocks = self.blocks.iter().flat_map(|b| [&b.first, &b.second]);
         std::iter::once(&self.stem).chain(blocks)
     }

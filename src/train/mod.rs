@@ -1,11 +1,12 @@
 //! Training: what to do ([`config`]), at which learning rate ([`schedule`]), on which batches ([`plan`]), and the loop
 //! over the epochs, which can be killed at any moment and goes on from the last finished epoch.
 //!
-//! At the end of an epoch the log, the best weights and the state are replaced, each atomically and in this order. A kill
-//! between them leaves a state that is older than the other two; the epoch is then repeated with the same numbers and
-//! writes the same bytes.
+//! At the end of an epoch (on a GPU of the first that is a second after the last such) the log, the best weights and the state are
+//! replaced, each atomically and in this order. A kill between them leaves a state that is older than the other two; the
+//! epochs since are then repeated with the same numbers and write the same bytes.
 
 pub mod config;
+pub mod engine;
 pub mod plan;
 pub mod schedule;
 pub mod tensorboard;
@@ -13,27 +14,23 @@ pub mod tensorboard;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::data::Info;
 use crate::data::shard::Split;
-use crate::interrupt::{self, Interrupted};
+use crate::device::Device;
 use crate::manifest::store::{Done, Produced, write_atomic};
 use crate::manifest::{Manifest, Object};
-use crate::methods::loss::Targets;
-use crate::model::infer::{self, Folded};
 use crate::model::resnet::Net;
 use crate::model::weights;
-use crate::ops::head::argmax;
-use crate::ops::load::{self, Levels, View, levels};
 use crate::ops::sgd::Rates;
-use crate::ops::simd::Isa;
 use config::Config;
-use plan::{EpochPlan, Plan, Step};
+use engine::{Engine, host_batch};
+use plan::Plan;
 
 /// Version of what `train` means; raised when the same params would give another result.
 pub const SEMANTICS: u32 = 1;
@@ -84,6 +81,9 @@ struct Reached {
     log_blake3: String,
 }
 
+/// How often a GPU's run is written, whose epochs may be shorter than that takes. On the CPU every epoch is.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// What to do where files of an earlier call cannot be used.
 const ANEW: &str = "cannot go on from here; --force starts the training anew";
 
@@ -96,11 +96,13 @@ const REACHED: &str = "reached";
 /// Trains, or goes on where an earlier call was stopped: from the state in `dir`, if there is one.
 ///
 /// # Errors
-/// Damaged data or state, a loss that is no number, a full disk; [`Interrupted`] after a signal.
+/// Damaged data or state, a loss that is no number, a full disk, a GPU that cannot be used;
+/// [`crate::interrupt::Interrupted`] after a signal.
 pub fn run(
     config: &Config,
     dataset: &Manifest,
     dir: &Path,
+    device: Device,
     on_epoch: &mut dyn FnMut(&EpochReport),
 ) -> Result<Done> {
     let info = Info::of(dataset)?;
@@ -113,8 +115,8 @@ pub fn run(
     );
     let plan = Plan::new(config, train.labels(), &info.cls_num_list)?;
     let batch = config.batch_size.min(train.len());
-    let net = Net::new(config.arch, train.shape(), info.classes, batch, config.precision.dtype())?;
-    let levels = levels(&config.mean, &config.std);
+    let room = host_batch(device, batch);
+    let net = Net::new(config.arch, train.shape(), info.classes, room, config.precision.dtype())?;
     let (mut reached, mut log) = match resume(&net, dir)? {
         Some(found) => {
             log::info!("going on after epoch {} of {}", found.0.epoch, config.epochs);
@@ -125,49 +127,63 @@ pub fn run(
             Default::default()
         }
     };
+    let mut engine = Engine::new(device, config, &net, &train, &test, batch)?;
+    // When the files were last written, and the best weights that are not among them yet.
+    let (mut kept, mut best) = (None::<Instant>, None);
     for epoch in reached.epoch + 1..=config.epochs {
         let started = Instant::now();
-        let epoch_plan = plan.epoch(epoch);
         let rates = Rates {
             lr: config.lr_at(epoch),
             momentum: config.momentum as f32,
             weight_decay: config.weight_decay as f32,
         };
-        let (loss, right) = train_epoch(&net, &train, &levels, &epoch_plan, rates, epoch)?;
+        let (loss, right) = engine.epoch(&plan, epoch, rates)?;
         let trained = started.elapsed().as_secs_f64();
-        let state = net.state_dict()?;
-        // The loss of the last step was taken before its update.
-        ensure!(
-            state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
-            "the weights are no longer finite after epoch {epoch}; {SLOWER}"
-        );
-        let test_top1 = top1(&Folded::new(&state, config.arch, test.shape(), info.classes)?, &test);
+        let test_top1 = engine.top1(info.classes)?;
         reached.epoch = epoch;
-        reached.steps += epoch_plan.steps() as u64;
+        reached.steps += plan.steps() as u64;
         let report = EpochReport {
             epoch,
             epochs: config.epochs,
             seed: config.seed,
             lr: rates.lr,
-            loss: loss / epoch_plan.steps() as f64,
+            loss: loss / plan.steps() as f64,
             train_top1: 100.0 * right / train.len() as f64,
             test_top1,
             images_per_second: round(train.len() as f64 / trained),
             seconds: round(started.elapsed().as_secs_f64()),
         };
         log.push(report);
-        let text = lines(&log)?;
-        write_atomic(&dir.join(LOG), |f| f.write_all(text.as_bytes()))?;
-        reached.log_blake3 = log_digest(&log)?;
-        if test_top1 > reached.best_top1 || reached.best_epoch == 0 {
-            (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
-            reached.best_blake3 = weights::digest(&state);
-            weights::save(&dir.join(BEST), &state, reached.steps, None)?;
+        let better = test_top1 > reached.best_top1 || reached.best_epoch == 0;
+        let now =
+            !device.is_cuda() || epoch == config.epochs || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY);
+        if better || now {
+            engine.give()?;
+            let state = net.state_dict()?;
+            // The loss of the last step was taken before its update.
+            ensure!(
+                state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
+                "the weights are no longer finite after epoch {epoch}; {SLOWER}"
+            );
+            if better {
+                (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
+                reached.best_blake3 = weights::digest(&state);
+                best = Some((state, reached.steps));
+            }
         }
-        let state = net.training_state()?;
-        reached.state_blake3 = weights::digest(&state);
-        let note = serde_json::to_string(&reached)?;
-        weights::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
+        if now {
+            let text = lines(&log)?;
+            write_atomic(&dir.join(LOG), |f| f.write_all(text.as_bytes()))?;
+            reached.log_blake3 = log_digest(&log)?;
+            if let Some((state, steps)) = best.take() {
+                weights::save(&dir.join(BEST), &state, steps, None)?;
+            }
+            let state = net.training_state()?;
+            reached.state_blake3 = weights::digest(&state);
+            let note = serde_json::to_string(&reached)?;
+            weights::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
+            kept = Some(Instant::now());
+        }
         on_epoch(&report);
     }
     weights::save(&dir.join(LAST), &net.state_dict()?, reached.steps, None)?;
@@ -179,46 +195,7 @@ pub fn run(
         best.display(),
         reached.best_epoch
     );
-    finish(&reached, &log)
-}
-
-/// One epoch; returns the sum of the steps' losses and the number of right predictions.
-fn train_epoch(
-    net: &Net,
-    train: &Split,
-    levels: &Levels,
-    plan: &EpochPlan,
-    rates: Rates,
-    epoch: u32,
-) -> Result<(f64, f64)> {
-    let (mut loss, mut right) = (0.0, 0.0);
-    for step in 0..plan.steps() {
-        if interrupt::requested() {
-            return Err(Interrupted.into());
-        }
-        let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(step);
-        let view = |n: usize| {
-            let s = samples[n];
-            View { image: train.image(s.index as usize), dy: s.dy.into(), dx: s.dx.into(), flip: s.flip }
-        };
-        load::forward(&net.x, train.shape(), levels, view, &partner, &lambda)?;
-        let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
-        let result = net.step(targets, rates)?;
-        if !result.loss.is_finite() {
-            bail!("the loss is {} in epoch {epoch}, step {}; {SLOWER}", result.loss, step + 1);
-        }
-        loss += result.loss;
-        right += result.right;
-    }
-    Ok((loss, right))
-}
-
-/// Percent of a split that is classified right.
-fn top1(net: &Folded, split: &Split) -> f64 {
-    let out = net.run(split, infer::BATCH);
-    let rows = out.logits.chunks_exact(out.classes);
-    let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
-    100.0 * right as f64 / split.len() as f64
+    finish(&reached, &log, engine.describe())
 }
 
 /// Takes up the state in the directory, with the log as far as the state goes.
@@ -258,7 +235,7 @@ fn log_digest(log: &[EpochReport]) -> Result<String> {
     Ok(blake3::hash(lines(&timeless)?.as_bytes()).to_hex().to_string())
 }
 
-fn finish(reached: &Reached, log: &[EpochReport]) -> Result<Done> {
+fn finish(reached: &Reached, log: &[EpochReport], (computer, name): (&str, String)) -> Result<Done> {
     let last = log.last().context("a training has at least one epoch")?;
     let mut speed: Vec<f64> = log.iter().map(|e| e.images_per_second).collect();
     speed.sort_by(f64::total_cmp);
@@ -281,7 +258,7 @@ fn finish(reached: &Reached, log: &[EpochReport]) -> Result<Done> {
         })),
         run: object(json!({
             "train_images_per_second": speed[speed.len() / 2],
-            "instruction_set": Isa::get().name(),
+            computer: name,
         })),
     })
 }

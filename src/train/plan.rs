@@ -131,6 +131,16 @@ impl Plan {
         })
     }
 
+    /// Steps of an epoch; the last one may be a smaller batch.
+    pub fn steps(&self) -> usize {
+        self.labels.len().div_ceil(self.config.batch_size)
+    }
+
+    /// Epochs of the run.
+    pub fn epochs(&self) -> u32 {
+        self.config.epochs
+    }
+
     /// The plan of one epoch, from 1: chooses the images and their order.
     pub fn epoch(&self, epoch: u32) -> EpochPlan<'_> {
         let active = epoch >= self.config.rule_from();
@@ -160,7 +170,7 @@ pub struct EpochPlan<'p> {
 impl EpochPlan<'_> {
     /// Steps of the epoch; the last one may be a smaller batch.
     pub fn steps(&self) -> usize {
-        self.order.len().div_ceil(self.plan.config.batch_size)
+        self.plan.steps()
     }
 
     /// The images of the epoch, in order, with repetition where the rule re-samples.

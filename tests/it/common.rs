@@ -33,6 +33,8 @@ impl Sandbox {
         command
             .current_dir(self.path())
             .env("REMIX_CACHE_DIR", self.join("memo"))
+            // These tests are of the tools, not of the GPU that a machine may have.
+            .env("CUDA_VISIBLE_DEVICES", "")
             .args(args.split_whitespace());
         command
     }

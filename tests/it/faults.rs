@@ -246,9 +246,9 @@ fn flags_that_are_absurd() {
             ("train", "data --lr NaN", "--lr NaN: must be a positive number"),
             ("train", "data --lr inf", "--lr inf: must be a positive number"),
             ("train", "data --method remixx", "did you mean remix"),
-            ("train", "data --device cuda", "--device cuda: this build is without CUDA; take --device cpu"),
-            ("train", "data --device cuda:1", "--device cuda:1: this build is without CUDA"),
-            ("embed", "run --device cuda", "--device cuda: this build is without CUDA"),
+            // Nowhere are there so many.
+            ("train", "data --device cuda:999", "--device cuda:999: "),
+            ("embed", "run --device cuda:999", "--device cuda:999: "),
             ("eval", "run run --out x", "one directory for 2 checkpoints"),
             (
                 "train",

@@ -24,8 +24,12 @@ fn table(sandbox: &Sandbox, flags: &str) -> String {
          ARCH=resnet20 EPOCHS=1 {flags} 2>&1",
         sandbox.path().display()
     );
-    let out: Output =
-        make().args(["-c", &command]).env("REMIX_CACHE_DIR", sandbox.join("memo")).output().expect("bash");
+    let out: Output = make()
+        .args(["-c", &command])
+        .env("REMIX_CACHE_DIR", sandbox.join("memo"))
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .output()
+        .expect("bash");
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "{said}");
     said

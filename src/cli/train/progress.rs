@@ -62,7 +62,11 @@ impl Lines {
             self.next += 1;
         }
         let first = self.next - self.waiting.len();
-        for bar in self.waiting.drain(..=run - first) {
+        // Runs side by side may start out of order, or again.
+        if run < first {
+            own = Some(terminal::bars().add(line()));
+        }
+        for bar in self.waiting.drain(..(run + 1).saturating_sub(first)) {
             if let Some(passed) = own.replace(bar) {
                 remove(&passed);
             }

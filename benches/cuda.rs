@@ -1,0 +1,122 @@
+//! Times the training step on a GPU: `cuda DATASET [--device N] [--steps N] [--side-by-side N]`, a JSON object a line.
+//!
+//! For each precision: the step as a graph replayed, the same for several networks at once, a whole epoch with everything around
+//! it, and every kernel of a step by itself. `make bench-cuda` sets PyTorch beside it. Says so and ends where there is no GPU.
+
+#![allow(missing_docs)]
+
+use std::path::PathBuf;
+use std::sync::Barrier;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use remix::cuda::Device;
+use remix::cuda::device::usable;
+use remix::cuda::trainer::Trainer;
+use remix::data::Info;
+use remix::data::shard::Split;
+use remix::manifest::{Kind, source};
+use remix::methods::presets::preset;
+use remix::model::resnet::Net;
+use remix::ops::load::levels;
+use remix::ops::sgd::Rates;
+use remix::train::config::{Config, Precision};
+use remix::train::plan::Plan;
+use serde_json::json;
+
+const RATES: Rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4 };
+
+struct Bench {
+    train: Split,
+    test: Split,
+    info: Info,
+    index: usize,
+    steps: usize,
+}
+
+impl Bench {
+    fn trainer(&self, config: &Config) -> Result<(Device, Trainer, Plan)> {
+        let device = Device::open(self.index, config.precision)?;
+        let dtype = config.precision.dtype();
+        let net = Net::new(config.arch, self.train.shape(), self.info.classes, 1, dtype)?;
+        net.init(config.seed)?;
+        let levels = levels(&config.mean, &config.std);
+        let mut trainer = Trainer::new(&device, &net, &self.train, &self.test, &levels, config.batch_size)?;
+        let plan = Plan::new(config, self.train.labels(), &self.info.cls_num_list)?;
+        trainer.epoch(&plan, 1, RATES)?;
+        trainer.repeat(self.steps / 10)?;
+        Ok((device, trainer, plan))
+    }
+
+    /// Seconds of a step, each of `seeds` networks taking as many.
+    fn side_by_side(&self, config: &Config, seeds: usize) -> Result<f64> {
+        let (ready, done) = (Barrier::new(seeds + 1), Barrier::new(seeds + 1));
+        std::thread::scope(|scope| {
+            let work = || -> Result<()> {
+                let trainer = self.trainer(config);
+                ready.wait();
+                let ran = trainer.and_then(|(_, trainer, _)| Ok(trainer.repeat(self.steps)?));
+                done.wait();
+                ran
+            };
+            let threads: Vec<_> = (0..seeds).map(|_| scope.spawn(work)).collect();
+            ready.wait();
+            let started = Instant::now();
+            done.wait();
+            let seconds = started.elapsed().as_secs_f64();
+            for thread in threads {
+                thread.join().ok().context("a thread panicked")??;
+            }
+            Ok(seconds / self.steps as f64)
+        })
+    }
+}
+
+fn main() -> Result<()> {
+    let mut args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let mut number = |flag: &str, default: usize| -> Result<usize> {
+        let Some(at) = args.iter().position(|a| a == flag) else { return Ok(default) };
+        args.remove(at);
+        args.get(at).with_context(|| format!("{flag} wants a number"))?;
+        Ok(args.remove(at).parse()?)
+    };
+    let (index, steps, seeds) =
+        (number("--device", 0)?, number("--steps", 500)?, number("--side-by-side", 5)?);
+    if let Err(e) = usable(index) {
+        eprintln!("skipped: {e}");
+        return Ok(());
+    }
+    let given = [PathBuf::from(args.first().context("a data set of mk-imbalance is wanted")?)];
+    let manifest = source::read_all(&given, "train", Kind::Dataset)?.swap_remove(0);
+    let open = |split| Split::open(&manifest, split);
+    let bench =
+        Bench { train: open("train")?, test: open("test")?, info: Info::of(&manifest)?, index, steps };
+    for precision in [Precision::Bf16, Precision::F32] {
+        let config = Config { precision, ..Config::new(preset("remix")?) };
+        let (device, mut trainer, plan) = bench.trainer(&config)?;
+        let started = Instant::now();
+        trainer.repeat(steps)?;
+        let step = started.elapsed().as_secs_f64() / steps as f64;
+        let started = Instant::now();
+        trainer.epoch(&plan, 2, RATES)?;
+        let epoch = started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        trainer.top1(&bench.test)?;
+        let test = started.elapsed().as_secs_f64();
+        let (name, held) = (device.describe(), device.held());
+        let kernels = trainer.profile()?;
+        drop((device, trainer));
+        let several = bench.side_by_side(&config, seeds)?;
+        println!(
+            "{}",
+            json!({
+                "precision": precision, "arch": config.arch, "batch_size": config.batch_size, "device": name,
+                "step_ms": step * 1e3, "launches": kernels.len(), "bytes_held": held, "epoch_ms": epoch * 1e3,
+                "epoch_steps": plan.steps(), "test_ms": test * 1e3, "test_images": bench.test.len(),
+                "side_by_side": seeds, "side_by_side_step_ms": several * 1e3,
+                "kernels_us": kernels.iter().map(|(name, s)| json!([name, s * 1e6])).collect::<Vec<_>>(),
+            })
+        );
+    }
+    Ok(())
+}

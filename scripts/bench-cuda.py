@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Measures training steps on a GPU beside PyTorch and beside what the card can do at most, and prints Markdown.
+
+    python3 scripts/bench-cuda.py --torch ~/torch-venv/bin/python
+
+Ours is benches/cuda.rs (a step as one CUDA graph, loader included); PyTorch's are eager, torch.compile with CUDA graphs,
+and the reference code's loop over the samples (scripts/pytorch/bench_step.py, without a loader). Both sides take turns; each figure
+is the median over the turns. The limit is the larger of a step's bytes over the measured copy bandwidth and its FLOPs
+over the measured rate of a large bf16 matrix product (scripts/pytorch/gpu_limits.py). Standard library only.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH = 128
+
+
+def convolutions(blocks=5):
+    """(pixels out, channels in, channels out, pixels in) of a CIFAR ResNet's convolutions; 5 blocks a stage are ResNet-32."""
+    all, pixels, channels = [(1024, 3, 16, 1024)], 1024, 16
+    for stage in range(3):
+        for block in range(blocks):
+            out = 16 << stage
+            into = pixels // 4 if stage and not block else pixels
+            all += [(into, channels, out, pixels), (into, out, out, into)]
+            pixels, channels = into, out
+    return all
+
+
+def work(size):
+    """FLOPs and bytes of a training step with values of `size` bytes, each tensor that a kernel takes counted once a kernel."""
+    flop = bytes = 0
+    for n, (pixels, cin, cout, before) in enumerate(convolutions()):
+        out, into = pixels * cout, before * (4 if n == 0 else cin)
+        flop += 2 * 9 * pixels * cin * cout * (2 if n == 0 else 3)
+        first = n % 2 == 1  # of a block: reads a shortcut and stores its input; its gradient reads a residual
+        bytes += size * (into + out + 2 * first * into)
+        # Weight gradient: dz, y and the input; input gradient: dz, y, the mask, y before, residual, result.
+        bytes += size * (2 * out + into) + (size * (2 * out + (4 if first else 2) * into) if n else 0)
+    return flop * BATCH, bytes * BATCH
+
+
+def lines(command):
+    """The JSON lines that a command prints; what else it says goes on to stderr."""
+    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return [json.loads(line) for line in out.stdout.splitlines() if line.startswith("{")]
+
+
+def main():
+    parser = argparse.ArgumentParser(description="measure the GPU engine beside PyTorch")
+    parser.add_argument("--torch", help="Python interpreter that has PyTorch with CUDA")
+    parser.add_argument("--ours", help="the compiled benches/cuda.rs [default: built by cargo]")
+    parser.add_argument("--turns", type=int, default=3, help="turns that each side takes [default: 3]")
+    parser.add_argument("--json", help="also write all that was measured into this file")
+    parser.add_argument("--dry", action="store_true", help="print what would be run, and the work of a step")
+    args = parser.parse_args()
+
+    ours_command = [args.ours] if args.ours else ["cargo", "bench", "--bench", "cuda", "--"]
+    torch_command = [args.torch, "scripts/pytorch/bench_step.py", "--device", "cuda", "--compile", "--loop"]
+    torch_command += ["--rounds", "5", "--repeats", "20", "--warmup", "20"]
+    limits_command = [args.torch, "scripts/pytorch/gpu_limits.py"]
+    for precision, size in (("bf16", 2), ("f32", 4)):
+        flop, bytes = work(size)
+        print(f"A step of ResNet-32 at batch {BATCH} in {precision}: {flop / 1e9:.1f} GFLOP, {bytes / 1e9:.2f} GB.", flush=True)
+    if args.dry:
+        for command in [ours_command + ["DATASET"], *([torch_command, limits_command] if args.torch else [])]:
+            print("+", *command)
+        return
+
+    ours, modes, limits = defaultdict(list), defaultdict(list), []
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "data"
+        tool = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/mk-imbalance"
+        subprocess.run([tool, "--dataset", "synthetic", "--imb-type", "none", "--out", data, "-q"], check=True, stdout=subprocess.DEVNULL)
+        for _ in range(args.turns):
+            for line in lines([*ours_command, data]):
+                ours[line["precision"]].append(line)
+            for line in lines(torch_command) if args.torch else []:
+                if line.get("mode", "").startswith("train"):
+                    modes[line["mode"]].append(line["milliseconds"])
+            limits += lines(limits_command) if args.torch else []
+    if args.json:
+        Path(args.json).write_text(json.dumps({"ours": ours, "torch": modes, "limits": limits}, indent=1))
+    if not ours:
+        sys.exit("no GPU: nothing was measured")
+
+    median = lambda rows, key: statistics.median(row[key] for row in rows)
+    print(f"\n{ours['bf16'][0]['device']}\n")
+    if limits:
+        copy, gemm = median(limits, "copy_bytes_per_s"), median(limits, "bf16_flop_per_s")
+        print(f"Copy: {copy / 1e12:.2f} TB/s. bf16 matrix product: {gemm / 1e12:.0f} TFLOP/s.\n")
+    print("| training step, batch 128 | ms | images/s | TFLOP/s | GB/s |\n|:--|--:|--:|--:|--:|")
+
+    def row(name, ms, networks=1, size=None):
+        rates = "| | |"
+        if size:
+            flop, bytes = work(size)
+            rates = f"| {networks * flop / ms / 1e9:.1f} | {networks * bytes / ms / 1e6:.0f} |"
+        print(f"| {name} | {ms:.3f} | {networks * BATCH / ms * 1e3:.0f} {rates}")
+
+    for precision, size in (("bf16", 2), ("f32", 4)):
+        if rows := ours.get(precision):
+            row(f"ours, {precision}, one graph of {rows[0]['launches']} launches", median(rows, "step_ms"), 1, size)
+            n = rows[0]["side_by_side"]
+            row(f"ours, {precision}, {n} networks at once", median(rows, "side_by_side_step_ms"), n, size)
+    for mode, times in modes.items():
+        row("PyTorch " + mode.removeprefix("train-"), statistics.median(times))
+    if limits:
+        flop, bytes = work(2)
+        row("limit in bf16: bytes over copy bandwidth", bytes / copy * 1e3)
+        row("limit in bf16: FLOPs over the matrix product's rate", flop / gemm * 1e3)
+    rows = ours["bf16"]
+    print(f"\nAn epoch of {rows[0]['epoch_steps']} steps takes {median(rows, 'epoch_ms'):.1f} ms with its plan; {rows[0]['test_images']} "
+          f"test images {median(rows, 'test_ms'):.1f} ms.\n\n| kernel, bf16 | launches | µs in all |\n|:--|--:|--:|")
+    kernels = defaultdict(list)
+    for name, us in rows[-1]["kernels_us"]:
+        kernels[name].append(us)
+    for name, us in sorted(kernels.items(), key=lambda k: -sum(k[1])):
+        print(f"| {name} | {len(us)} | {sum(us):.1f} |")
+
+
+if __name__ == "__main__":
+    main()

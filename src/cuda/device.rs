@@ -1,0 +1,556 @@
+//! A GPU with the kernels loaded, its memory, launches and recorded graphs. In tests also the emulator, behind the same functions.
+//!
+//! A device has one stream: what is asked of it happens in that order, and only [`Memory::read`] and [`Device::wait`] wait for it.
+//! Each seed that trains opens a device of its own on the same GPU.
+
+use std::ffi::{CString, c_void};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::args::{Args, Plain};
+use super::driver::{self, Driver, Handle};
+#[cfg(test)]
+use super::emulator::{Emulator, Recorded};
+use super::kernels::{NAMES, THREADS};
+use super::nvrtc::Nvrtc;
+use super::{Error, Result, program};
+use crate::train::config::Precision;
+
+/// How often a launch is repeated to be timed: waiting takes longer than most kernels.
+const REPEATS: u32 = 20;
+
+/// A GPU with the kernels for one type of activations.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    /// Bytes in use by this device's memory.
+    held: AtomicUsize,
+    precision: Precision,
+    /// Where launches are timed: what was found.
+    times: Mutex<Option<Vec<(&'static str, f64)>>>,
+    backend: Backend,
+}
+
+enum Backend {
+    Gpu(Gpu),
+    #[cfg(test)]
+    Emulated(Emulator),
+}
+
+struct Gpu {
+    driver: &'static Driver,
+    index: i32,
+    /// The driver's number of it.
+    device: i32,
+    name: String,
+    context: Handle,
+    stream: Handle,
+    module: Handle,
+    functions: Vec<Handle>,
+    /// Bytes of shared memory that a block can have.
+    shared: usize,
+}
+
+// SAFETY: the driver's handles may be used from any thread; each call first makes the context that thread's.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+/// How many GPUs there are.
+///
+/// # Errors
+/// No driver, or no GPU.
+pub fn count() -> Result<usize> {
+    let driver = Driver::get()?;
+    let mut count = 0;
+    // SAFETY: it writes one number.
+    driver.check("cuDeviceGetCount", unsafe { (driver.device_count)(&raw mut count) })?;
+    if count > 0 { Ok(count as usize) } else { Err(Error::NoDevice) }
+}
+
+/// Looks, without touching the GPU, whether it could be used: driver, GPU, compiler.
+///
+/// # Errors
+/// What is missing.
+pub fn usable(index: usize) -> Result<()> {
+    let count = count()?;
+    if index >= count {
+        return Err(Error::NoSuchDevice { index, count });
+    }
+    Nvrtc::get().map(|_| ())
+}
+
+impl Device {
+    /// Opens a GPU by its number and loads the kernels for a type of activations, compiling them where they are not cached.
+    ///
+    /// # Errors
+    /// All of [`Error`].
+    pub fn open(index: usize, precision: Precision) -> Result<Device> {
+        usable(index)?;
+        Ok(Device::new(precision, Backend::Gpu(Gpu::open(index as i32, precision)?)))
+    }
+
+    /// The emulator, where there is a C++ compiler. With `reverse` threads and blocks run last to first.
+    #[cfg(test)]
+    pub fn emulated(precision: Precision, reverse: bool) -> Option<Device> {
+        Some(Device::new(precision, Backend::Emulated(Emulator::new(precision, reverse)?)))
+    }
+
+    fn new(precision: Precision, backend: Backend) -> Device {
+        Device(Arc::new(Inner { held: AtomicUsize::new(0), precision, times: Mutex::new(None), backend }))
+    }
+
+    /// What activations are stored as.
+    pub fn precision(&self) -> Precision {
+        self.0.precision
+    }
+
+    /// Such as `cuda:0 NVIDIA H200`, for people.
+    pub fn describe(&self) -> String {
+        match &self.0.backend {
+            Backend::Gpu(gpu) => format!("cuda:{} {}", gpu.index, gpu.name),
+            #[cfg(test)]
+            Backend::Emulated(_) => "emulated".into(),
+        }
+    }
+
+    /// Bytes of this device's memory in use.
+    pub fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
+    }
+
+    /// Memory for `len` values, all bits zero.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn zeros<T: Plain>(&self, len: usize) -> Result<Memory<T>> {
+        let bytes = len * size_of::<T>();
+        let at = match &self.0.backend {
+            Backend::Gpu(gpu) => gpu.zeros(bytes, self.held())?,
+            #[cfg(test)]
+            Backend::Emulated(emulator) => emulator.zeros(bytes),
+        };
+        self.0.held.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Memory { device: self.clone(), at, len, _type: PhantomData })
+    }
+
+    /// Memory that holds some values.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn upload<T: Plain>(&self, values: &[T]) -> Result<Memory<T>> {
+        let memory = self.zeros(values.len())?;
+        memory.write(0, values)?;
+        Ok(memory)
+    }
+
+    /// Starts a kernel over `grid` blocks with `shared` bytes of dynamic shared memory each.
+    ///
+    /// # Safety
+    /// The arguments are addresses of live memory of this device, as large as the kernel's sizes ask.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub unsafe fn launch<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
+        let mut times = self.0.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(times) = &mut *times else {
+            // SAFETY: the caller's contract.
+            return unsafe { self.launch_once(kernel, grid, shared, args) };
+        };
+        self.wait()?;
+        let started = Instant::now();
+        for _ in 0..REPEATS {
+            // SAFETY: the caller's contract.
+            unsafe { self.launch_once(kernel, grid, shared, args)? };
+        }
+        self.wait()?;
+        times.push((NAMES[kernel], started.elapsed().as_secs_f64() / f64::from(REPEATS)));
+        Ok(())
+    }
+
+    unsafe fn launch_once<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
+        match &self.0.backend {
+            // SAFETY: the caller's contract.
+            Backend::Gpu(gpu) => unsafe { gpu.launch(kernel, grid, shared, args) },
+            #[cfg(test)]
+            Backend::Emulated(emulator) => {
+                emulator.launch(NAMES[kernel], grid, shared, args.bytes());
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs the launches of a closure, each of them several times, and says how many seconds one took.
+    ///
+    /// # Errors
+    /// Those of the closure and of the driver.
+    pub fn timed(&self, launches: impl FnOnce() -> Result<()>) -> Result<Vec<(&'static str, f64)>> {
+        let lock = || self.0.times.lock().unwrap_or_else(PoisonError::into_inner);
+        *lock() = Some(vec![]);
+        let done = launches();
+        let times = lock().take().unwrap_or_default();
+        done.map(|()| times)
+    }
+
+    /// Records the launches of a closure instead of running them. It must not allocate, read or wait.
+    ///
+    /// # Errors
+    /// Those of the closure and of the driver.
+    pub fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        let recorded = match &self.0.backend {
+            Backend::Gpu(gpu) => Recording::Gpu(gpu.record(launches)?),
+            #[cfg(test)]
+            Backend::Emulated(emulator) => Recording::Emulated(emulator.record(launches)?),
+        };
+        Ok(Graph { device: self.clone(), recorded })
+    }
+
+    /// Waits until everything that was asked for has happened.
+    ///
+    /// # Errors
+    /// That of any kernel before.
+    pub fn wait(&self) -> Result<()> {
+        match &self.0.backend {
+            Backend::Gpu(gpu) => gpu.wait(),
+            #[cfg(test)]
+            Backend::Emulated(_) => Ok(()),
+        }
+    }
+
+    /// Bytes of dynamic shared memory that a block can have.
+    pub fn shared(&self) -> usize {
+        match &self.0.backend {
+            Backend::Gpu(gpu) => gpu.shared,
+            #[cfg(test)]
+            Backend::Emulated(_) => super::emulator::SHARED,
+        }
+    }
+}
+
+/// Memory of a device, freed when dropped.
+pub struct Memory<T> {
+    device: Device,
+    at: u64,
+    len: usize,
+    _type: PhantomData<T>,
+}
+
+impl<T: Plain> Memory<T> {
+    /// Address of a value.
+    ///
+    /// # Panics
+    /// Beyond the end.
+    pub fn at(&self, index: usize) -> u64 {
+        assert!(index <= self.len, "{index} of {}", self.len);
+        self.at + (index * size_of::<T>()) as u64
+    }
+
+    /// Number of values.
+    pub fn count(&self) -> usize {
+        self.len
+    }
+
+    /// Writes values from `start` on, after what was asked for before.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// Beyond the end.
+    pub fn write(&self, start: usize, values: &[T]) -> Result<()> {
+        assert!(start + values.len() <= self.len, "{start} + {} of {}", values.len(), self.len);
+        let (at, from, bytes) = (self.at(start), values.as_ptr().cast(), size_of_val(values));
+        match &self.device.0.backend {
+            // SAFETY: inside the memory, by the assertion; the driver has copied pageable memory when it returns.
+            Backend::Gpu(gpu) => unsafe {
+                gpu.call("cuMemcpyHtoDAsync", |d, s| (d.upload)(at, from, bytes, s))
+            },
+            #[cfg(test)]
+            Backend::Emulated(_) => {
+                // SAFETY: the emulator's addresses are the process's, inside the memory by the assertion.
+                unsafe { std::ptr::copy_nonoverlapping(from.cast::<u8>(), at as *mut u8, bytes) };
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for everything that was asked for before, and reads values.
+    ///
+    /// # Errors
+    /// The driver's; that of any kernel before.
+    ///
+    /// # Panics
+    /// Beyond the end.
+    pub fn read(&self, start: usize, len: usize) -> Result<Vec<T>> {
+        assert!(start + len <= self.len, "{start} + {len} of {}", self.len);
+        let mut values = Vec::<T>::with_capacity(len);
+        let (at, to, bytes) = (self.at(start), values.as_mut_ptr(), len * size_of::<T>());
+        match &self.device.0.backend {
+            Backend::Gpu(gpu) => {
+                // SAFETY: inside the memory by the assertion, and the vector has room.
+                unsafe { gpu.call("cuMemcpyDtoHAsync", |d, s| (d.download)(to.cast(), at, bytes, s)) }?;
+                gpu.wait()?;
+            }
+            // SAFETY: as above, the emulator's addresses are the process's.
+            #[cfg(test)]
+            Backend::Emulated(_) => unsafe { std::ptr::copy_nonoverlapping(at as *const T, to, len) },
+        }
+        // SAFETY: all were written, and any bits are a value.
+        unsafe { values.set_len(len) };
+        Ok(values)
+    }
+
+    /// Sets all bits to zero, after what was asked for before.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn clear(&self) -> Result<()> {
+        let bytes = self.len * size_of::<T>();
+        match &self.device.0.backend {
+            // SAFETY: all of the memory.
+            Backend::Gpu(gpu) => unsafe {
+                gpu.call("cuMemsetD8Async", |d, s| (d.fill)(self.at, 0, bytes, s))
+            },
+            #[cfg(test)]
+            Backend::Emulated(_) => {
+                // SAFETY: all of the memory.
+                unsafe { std::ptr::write_bytes(self.at as *mut u8, 0, bytes) };
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies all of another memory of the same size, on the device.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn copy(&self, from: &Memory<T>) -> Result<()> {
+        assert_eq!(self.len, from.len);
+        let bytes = self.len * size_of::<T>();
+        match &self.device.0.backend {
+            // SAFETY: both are whole and of one size.
+            Backend::Gpu(gpu) => unsafe {
+                gpu.call("cuMemcpyDtoDAsync", |d, s| (d.copy)(self.at, from.at, bytes, s))
+            },
+            #[cfg(test)]
+            Backend::Emulated(_) => self.write(0, &from.read(0, self.len)?),
+        }
+    }
+}
+
+impl<T> Drop for Memory<T> {
+    fn drop(&mut self) {
+        let bytes = self.len * size_of::<T>();
+        self.device.0.held.fetch_sub(bytes, Ordering::Relaxed);
+        match &self.device.0.backend {
+            Backend::Gpu(gpu) => {
+                // SAFETY: nobody else has it. cuMemFree waits for kernels that use it.
+                let _ = unsafe { gpu.call("cuMemFree", |d, _| (d.free)(self.at)) };
+            }
+            #[cfg(test)]
+            Backend::Emulated(emulator) => emulator.free(self.at, bytes),
+        }
+    }
+}
+
+/// Launches that were recorded. The memory that they use must live as long.
+pub struct Graph {
+    device: Device,
+    recorded: Recording,
+}
+
+enum Recording {
+    Gpu(Handle),
+    #[cfg(test)]
+    Emulated(Recorded),
+}
+
+// SAFETY: a graph is launched by one thread at a time, for that takes the device's stream.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Runs all launches, in their order.
+    ///
+    /// # Safety
+    /// As [`Device::launch`], for all of them.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub unsafe fn launch(&self) -> Result<()> {
+        match (&self.device.0.backend, &self.recorded) {
+            // SAFETY: a graph of this device.
+            (Backend::Gpu(gpu), &Recording::Gpu(exec)) => unsafe {
+                gpu.call("cuGraphLaunch", |d, stream| (d.graph_launch)(exec, stream))
+            },
+            #[cfg(test)]
+            (Backend::Emulated(emulator), Recording::Emulated(recorded)) => {
+                emulator.replay(recorded);
+                Ok(())
+            }
+            #[cfg(test)]
+            _ => unreachable!("a graph has its device's kind"),
+        }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        match (&self.device.0.backend, &self.recorded) {
+            (Backend::Gpu(gpu), &Recording::Gpu(exec)) => {
+                // SAFETY: nobody else has it.
+                let _ = unsafe { gpu.call("cuGraphExecDestroy", |d, _| (d.exec_destroy)(exec)) };
+            }
+            #[cfg(test)]
+            _ => {}
+        }
+    }
+}
+
+impl Gpu {
+    fn open(index: i32, precision: Precision) -> Result<Gpu> {
+        let driver = Driver::get()?;
+        let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let (mut device, mut text) = (0, [0; 256]);
+        // SAFETY: it writes a number.
+        driver.check("cuDeviceGet", unsafe { (driver.device)(&raw mut device, index) })?;
+        let attribute = |which| {
+            let mut value = 0;
+            // SAFETY: it writes one number.
+            let status = unsafe { (driver.device_attribute)(&raw mut value, which, device) };
+            driver.check("cuDeviceGetAttribute", status).map(|()| value)
+        };
+        // SAFETY: it writes as much text as there is room for.
+        let status = unsafe { (driver.device_name)(text.as_mut_ptr(), text.len() as i32, device) };
+        driver.check("cuDeviceGetName", status)?;
+        let name: String = text.iter().take_while(|&&c| c != 0).map(|&c| char::from(c as u8)).collect();
+        let (major, minor) = (attribute(driver::CAPABILITY_MAJOR)?, attribute(driver::CAPABILITY_MINOR)?);
+        if major < 8 {
+            return Err(Error::OldDevice { name, major, minor });
+        }
+        let shared = attribute(driver::SHARED_MEMORY)? as usize;
+        let image = program::cached(precision, &format!("sm_{major}{minor}"))?;
+        // SAFETY: each writes a handle. The context is given back by `drop`, which runs from here on whatever happens.
+        unsafe {
+            driver.check("cuDevicePrimaryCtxRetain", (driver.retain)(&raw mut context, device))?;
+            let null = std::ptr::null_mut();
+            let mut gpu = Gpu {
+                driver,
+                index,
+                device,
+                name,
+                context,
+                stream: null,
+                module: null,
+                functions: vec![],
+                shared,
+            };
+            gpu.call("cuStreamCreate", |d, _| (d.stream_create)(&raw mut stream, driver::NON_BLOCKING))?;
+            gpu.stream = stream;
+            gpu.load(&image)?;
+            Ok(gpu)
+        }
+    }
+
+    /// Loads the kernels and allows each all the shared memory that there is.
+    fn load(&mut self, image: &[u8]) -> Result<()> {
+        let (driver, mut module) = (self.driver, std::ptr::null_mut());
+        // SAFETY: the image is one, by its hash or from the compiler.
+        let status = unsafe { (driver.module_load)(&raw mut module, image.as_ptr().cast()) };
+        if status != 0 {
+            let (driver, compiler) = (self.driver.version(), Nvrtc::get()?.version());
+            return Err(Error::Image { driver, compiler, text: self.driver.text(status) });
+        }
+        self.module = module;
+        let most = self.shared;
+        for name in NAMES {
+            let name = CString::new(name).expect("a name without NUL");
+            let (mut function, mut fixed) = (std::ptr::null_mut(), 0);
+            // SAFETY: each writes a handle or a number.
+            unsafe {
+                let status = (driver.function)(&raw mut function, module, name.as_ptr());
+                driver.check("cuModuleGetFunction", status)?;
+                let status = (driver.function_attribute)(&raw mut fixed, driver::STATIC_SHARED, function);
+                driver.check("cuFuncGetAttribute", status)?;
+                let dynamic = most.saturating_sub(fixed as usize);
+                let status =
+                    (driver.set_function_attribute)(function, driver::DYNAMIC_SHARED, dynamic as i32);
+                driver.check("cuFuncSetAttribute", status)?;
+                self.shared = self.shared.min(dynamic);
+            }
+            self.functions.push(function);
+        }
+        Ok(())
+    }
+
+    /// Calls a function of the driver with this GPU's stream, in its context.
+    ///
+    /// # Safety
+    /// That of the function.
+    unsafe fn call(&self, name: &'static str, f: impl FnOnce(&Driver, Handle) -> i32) -> Result<()> {
+        // SAFETY: a live context.
+        self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.set_current)(self.context) })?;
+        self.driver.check(name, f(self.driver, self.stream))
+    }
+
+    fn zeros(&self, bytes: usize, held: usize) -> Result<u64> {
+        let mut found = Ok(0);
+        // SAFETY: a live context; the memory is as large as is said.
+        unsafe {
+            self.call("cuMemAlloc", |d, _| {
+                found = d.allocate(bytes, held);
+                0
+            })?;
+            let at = found?;
+            self.call("cuMemsetD8Async", |d, stream| (d.fill)(at, 0, bytes.max(1), stream)).map(|()| at)
+        }
+    }
+
+    unsafe fn launch<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
+        let mut list = [std::ptr::from_ref(args).cast_mut().cast::<c_void>()];
+        let (function, none) = (self.functions[kernel], std::ptr::null_mut());
+        let (grid, threads, shared) = (grid as u32, THREADS as u32, shared as u32);
+        // SAFETY: the kernel takes one struct, which the driver copies; its addresses are the caller's contract.
+        unsafe {
+            self.call("cuLaunchKernel", |d, stream| {
+                (d.launch)(function, grid, 1, 1, threads, 1, 1, shared, stream, list.as_mut_ptr(), none)
+            })
+        }
+    }
+
+    fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Handle> {
+        let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: each writes a handle; the graph is destroyed once it is instantiated.
+        unsafe {
+            self.call("cuStreamBeginCapture", |d, stream| (d.begin_capture)(stream, driver::THREAD_LOCAL))?;
+            let done = launches();
+            let ended = self.call("cuStreamEndCapture", |d, stream| (d.end_capture)(stream, &raw mut graph));
+            done.and(ended)?;
+            let made = self.call("cuGraphInstantiate", |d, _| (d.instantiate)(&raw mut exec, graph, 0));
+            let _ = self.call("cuGraphDestroy", |d, _| (d.graph_destroy)(graph));
+            made.map(|()| exec)
+        }
+    }
+
+    fn wait(&self) -> Result<()> {
+        // SAFETY: a live stream.
+        unsafe { self.call("cuStreamSynchronize", |d, stream| (d.synchronize)(stream)) }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // SAFETY: memory and graphs hold the device, so nothing uses these any more. Errors at the end help nobody.
+        unsafe {
+            if !self.module.is_null() {
+                let _ = self.call("cuModuleUnload", |d, _| (d.module_unload)(self.module));
+            }
+            if !self.stream.is_null() {
+                let _ = self.call("cuStreamDestroy", |d, stream| (d.stream_destroy)(stream));
+            }
+            (self.driver.release)(self.device);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Inference on a GPU: a whole split through the network, by the running statistics.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::args::Row;
+use super::device::{Device, Graph, Memory};
+use super::net::{DeviceNet, Feed};
+use super::trainer::{flat, upload, view};
+use crate::data::Info;
+use crate::data::shard::Split;
+use crate::model::resnet::Net;
+use crate::model::{Arch, Inference, weights};
+use crate::ops::head::argmax;
+use crate::ops::load::{Levels, levels};
+use crate::train::config;
+
+/// Images that go through the network together.
+pub const BATCH: usize = 256;
+
+/// Runs a split through a network that is on the device. Fields in the order in which they must go.
+pub struct Evaluator {
+    full: Option<Graph>,
+    rest: Option<Graph>,
+    _pixels: Memory<u8>,
+    _plan: Memory<Row>,
+    step: Memory<u32>,
+    _levels: Memory<f32>,
+    features: Memory<f32>,
+    logits: Memory<f32>,
+    images: usize,
+    batch: usize,
+    classes: usize,
+}
+
+impl Evaluator {
+    /// Puts a split on the device and records the passes, for batches up to those of `net`.
+    ///
+    /// # Errors
+    /// Not enough memory; the driver's.
+    pub fn new(
+        device: &Device,
+        net: &DeviceNet,
+        split: &Split,
+        levels: &Levels,
+        batch: usize,
+        classes: usize,
+    ) -> super::Result<Evaluator> {
+        let images = split.len();
+        let row = |index| Row { index, view: view(0, 0, false), lambda: 1.0, ..Row::default() };
+        let plan: Vec<Row> = (0..).take(images).map(row).collect();
+        let (pixels, plan, step) = (upload(device, split)?, device.upload(&plan)?, device.zeros(1)?);
+        let table = device.upload(&flat(levels))?;
+        let (features, logits) = (device.zeros(images * 64)?, device.zeros(images * classes)?);
+        let feed = Feed {
+            pixels: pixels.at(0),
+            plan: plan.at(0),
+            step: step.at(0),
+            levels: table.at(0),
+            features: features.at(0),
+            logits: logits.at(0),
+            ..Feed::default()
+        };
+        let record = |n: usize| {
+            // SAFETY: all memory of the feed is in the evaluator; the plan has as many rows as there are images.
+            (n > 0).then(|| device.record(|| unsafe { net.infer(&feed, n) })).transpose()
+        };
+        let full = record(if images >= batch { batch } else { 0 })?;
+        let rest = record(images % batch)?;
+        let (_pixels, _plan, _levels) = (pixels, plan, table);
+        Ok(Evaluator { full, rest, _pixels, _plan, step, _levels, features, logits, images, batch, classes })
+    }
+
+    /// Logits and features of all images.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn run(&self, net: &DeviceNet) -> super::Result<Outputs> {
+        net.fold()?;
+        self.step.clear()?;
+        for from in (0..self.images).step_by(self.batch) {
+            let whole = from + self.batch <= self.images;
+            if let Some(graph) = if whole { &self.full } else { &self.rest } {
+                // SAFETY: as where it was recorded.
+                unsafe { graph.launch()? };
+            }
+        }
+        let logits = self.logits.read(0, self.images * self.classes)?;
+        Ok(Outputs { logits, features: self.features.read(0, self.images * 64)?, classes: self.classes })
+    }
+}
+
+/// What came out, row by row.
+pub struct Outputs {
+    /// (N, classes).
+    pub logits: Vec<f32>,
+    /// (N, 64).
+    pub features: Vec<f32>,
+    classes: usize,
+}
+
+impl Outputs {
+    /// Percent that is classified right.
+    pub fn top1(&self, split: &Split) -> f64 {
+        let rows = self.logits.chunks_exact(self.classes);
+        let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
+        100.0 * right as f64 / split.len() as f64
+    }
+}
+
+/// [`crate::model::infer()`] on a GPU: the weights of a file over a split, in f32.
+///
+/// # Errors
+/// Those of the weights, as there; those of the GPU.
+pub fn infer(device: &Device, weights: &Path, arch: Arch, split: &Split, info: &Info) -> Result<Inference> {
+    let at = || weights.display().to_string();
+    let (dict, _) = weights::open(weights)?;
+    weights::check_arch(&dict, arch).with_context(at)?;
+    let classes = weights::classes(&dict).with_context(at)?;
+    ensure!(
+        classes == info.classes,
+        "{}: a network for {classes} classes, the data set has {}; use the data set it was trained on",
+        at(),
+        info.classes
+    );
+    let host = Net::new(arch, split.shape(), classes, 1, candle_core::DType::F32)?;
+    host.load(&dict).with_context(at)?;
+    let batch = BATCH.min(split.len());
+    let net = DeviceNet::new(device, &host, split.shape(), batch)?;
+    net.take(&host)?;
+    let levels = levels(&config::MEAN, &config::STD);
+    let evaluator = Evaluator::new(device, &net, split, &levels, batch, classes)?;
+    let out = evaluator.run(&net)?;
+    Ok(Inference { logits: out.logits, features: out.features, classes, feature_len: arch.feature_len() })
+}

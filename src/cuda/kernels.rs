@@ -1,0 +1,38 @@
+//! The source of the kernels, and their names.
+
+use crate::train::config::Precision;
+
+const COMMON: &str = include_str!("kernels/common.cu");
+const CONV: &str = include_str!("kernels/conv.cu");
+const LOAD: &str = include_str!("kernels/load.cu");
+const HEAD: &str = include_str!("kernels/head.cu");
+const SGD: &str = include_str!("kernels/sgd.cu");
+
+/// Threads of a block, in all kernels.
+pub const THREADS: usize = 256;
+
+/// All kernels; those of convolutions are named after channels in and out and the stride.
+pub const NAMES: [&str; 16] = [
+    "remix_load",
+    "remix_forward_3_16_1",
+    "remix_forward_16_16_1",
+    "remix_forward_16_32_2",
+    "remix_forward_32_32_1",
+    "remix_forward_32_64_2",
+    "remix_forward_64_64_1",
+    "remix_head",
+    "remix_backward_3_16_1",
+    "remix_backward_16_16_1",
+    "remix_backward_16_32_2",
+    "remix_backward_32_32_1",
+    "remix_backward_32_64_2",
+    "remix_backward_64_64_1",
+    "remix_step",
+    "remix_fold",
+];
+
+/// The source for a type of activations, behind what the place needs where it runs (`device.h` or `emulator.h`).
+pub fn source(place: &str, precision: Precision) -> String {
+    let bf16 = u8::from(precision == Precision::Bf16);
+    format!("#define REMIX_BF16 {bf16}\n{place}{COMMON}{CONV}{LOAD}{HEAD}{SGD}")
+}

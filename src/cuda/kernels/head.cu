@@ -1,0 +1,144 @@
+// The end of the network, a block an image: the last ReLU, average pool, classifier, soft-target cross-entropy, and the gradients of all
+// that, down to the one behind the last batch norm. The same formulas as ops/pool and ops/head.
+
+struct HeadArgs {
+    Source source;  // of the last block's output, (N, H, W, 64)
+    const Row* plan;
+    u32* step;            // advanced when the grid is done
+    const float* linear;  // weight (classes, 64), bias (classes)
+    float* features;      // (rows of the plan, 64) where `train` is 0, else (images, 64)
+    float* logits;        // (…, classes)
+    double* losses;       // (steps, 2): loss and right predictions of each step
+    float* samples;       // (images, 2)
+    real* dz;             // (N, H, W, 64)
+    float* linear_parts;  // (images, classes · 65), as `linear`
+    float* partial;       // (images, 2, 64)
+    u32* counter;
+    Norm norm;
+    int images, batch, classes, train;
+};
+
+__device__ void head(const HeadArgs& a) {
+    constexpr int C = 64, GROUPS = C / 8, ROWS = THREADS / GROUPS;
+    DYNAMIC_SHARED(memory);  // 16 · THREADS floats, then features, d_features and logits
+    float* scratch = reinterpret_cast<float*>(memory);
+    float* f = scratch + 16 * THREADS;
+    float* df = f + C;
+    float* z = df + C;
+    __shared__ float max, sum;
+    __shared__ int top;
+    const Source& s = a.source;
+    const int image = blockIdx.x, pixels = s.height * s.width, g = threadIdx.x % GROUPS;
+    const size_t row = (size_t)*a.step * a.batch + image, start = (size_t)image * pixels * C + g * 8;
+
+    // The last ReLU; its output is not stored, only averaged.
+    float scale[8], shift[8], mean[8] = {};
+    for (int i = 0; i < 8; i++) scale[i] = s.affine[g * 8 + i], shift[i] = s.affine[C + g * 8 + i];
+    auto output = [&](int p, float y[8], float out[8]) {
+        float x[8];
+        load8(s.y + start + (size_t)p * C, y);
+        load8(s.shortcut + start + (size_t)p * C, x);
+        for (int i = 0; i < 8; i++) {
+            const float sum = y[i] * scale[i] + shift[i] + x[i];
+            out[i] = sum < 0 ? 0 : sum;
+        }
+    };
+    for (int p = threadIdx.x / GROUPS; p < pixels; p += ROWS) {
+        float y[8], out[8];
+        output(p, y, out);
+#if REMIX_BF16
+        // As it would be stored.
+        for (int i = 0; i < 8; i++) out[i] = low(pack(out[i], 0));
+#endif
+        for (int i = 0; i < 8; i++) mean[i] += out[i];
+    }
+    for (int i = 0; i < 8; i++) scratch[i * THREADS + threadIdx.x] = mean[i];
+    __syncthreads();
+    if (threadIdx.x < C) {
+        const int c = threadIdx.x;
+        float total = 0;
+        for (int i = c / 8; i < THREADS; i += GROUPS) total += scratch[c % 8 * THREADS + i];
+        f[c] = total / pixels;
+        a.features[(a.train ? image : row) * C + c] = f[c];
+    }
+    __syncthreads();
+    for (int k = threadIdx.x; k < a.classes; k += THREADS) {
+        float total[4] = {0, 0, 0, 0};
+        for (int c = 0; c < C; c += 4) {
+            for (int i = 0; i < 4; i++) total[i] += a.linear[k * C + c + i] * f[c + i];
+        }
+        z[k] = a.linear[a.classes * C + k] + ((total[0] + total[1]) + (total[2] + total[3]));
+        a.logits[(a.train ? image : row) * a.classes + k] = z[k];
+    }
+    __syncthreads();
+    if (a.train) {
+        if (threadIdx.x == 0) {
+            int best = 0;
+            for (int k = 1; k < a.classes; k++) {
+                if (z[k] > z[best]) best = k;
+            }
+            top = best;
+            max = z[best];
+        }
+        __syncthreads();
+        for (int k = threadIdx.x; k < a.classes; k += THREADS) scratch[k] = expf(z[k] - max);
+        __syncthreads();
+        const Row& r = a.plan[row];
+        const float ca = r.coef_a, cb = r.coef_b;
+        const int la = r.label_a, lb = r.label_b;
+        if (threadIdx.x == 0) {
+            float total = 0;
+            for (int k = 0; k < a.classes; k++) total += scratch[k];
+            sum = total;
+            const float lse = max + logf(total), hit = (top == la ? ca : 0) + (top == lb ? cb : 0);
+            a.samples[image * 2] = ca * (lse - z[la]) + cb * (lse - z[lb]);
+            a.samples[image * 2 + 1] = hit > 0 ? hit / (ca + cb) : 0;
+        }
+        __syncthreads();
+        // From here on z is the gradient of the logits.
+        for (int k = threadIdx.x; k < a.classes; k += THREADS) {
+            float dz = (ca + cb) * (scratch[k] / sum);
+            if (k == la) dz -= ca;
+            if (k == lb) dz -= cb;
+            z[k] = dz;
+        }
+        __syncthreads();
+        if (threadIdx.x < C) {
+            float total = 0;
+            for (int k = 0; k < a.classes; k++) total += z[k] * a.linear[k * C + threadIdx.x];
+            df[threadIdx.x] = total;
+        }
+        float* part = a.linear_parts + (size_t)image * a.classes * (C + 1);
+        for (int i = threadIdx.x; i < a.classes * C; i += THREADS) part[i] = z[i / C] * f[i % C];
+        for (int k = threadIdx.x; k < a.classes; k += THREADS) part[a.classes * C + k] = z[k];
+        __syncthreads();
+
+        float d[8], first[8] = {}, second[8] = {};
+        for (int i = 0; i < 8; i++) d[i] = df[g * 8 + i] / pixels;
+        for (int p = threadIdx.x / GROUPS; p < pixels; p += ROWS) {
+            float y[8], out[8], dz[8];
+            output(p, y, out);
+            for (int i = 0; i < 8; i++) {
+                dz[i] = out[i] > 0 ? d[i] : 0;
+                first[i] += dz[i];
+                second[i] += dz[i] * y[i];
+            }
+            store8(a.dz + start + (size_t)p * C, dz);
+        }
+        __syncthreads();
+        add_threads<C>(first, second, scratch, a.partial + (size_t)image * 2 * C);
+    }
+    if (!last_block(a.counter, gridDim.x)) return;
+    if (a.train) {
+        norm_backward<C>(a.norm, a.partial, gridDim.x, (double)a.images * pixels);
+        if (threadIdx.x < 2) {
+            double total = 0;
+            for (int n = 0; n < a.images; n++) total += __ldcg(a.samples + n * 2 + threadIdx.x);
+            a.losses[(size_t)*a.step * 2 + threadIdx.x] = total;
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) *a.step += 1;
+}
+
+KERNEL(head, HeadArgs, head(a))

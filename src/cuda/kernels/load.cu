@@ -1,0 +1,49 @@
+// The loader: gathers images by the epoch's plan, crops, flips, mixes and normalises them; the same formula as ops/load.
+
+// One sample of the plan. A step's rows begin at step · batch.
+struct Row {
+    u32 index;    // position in the split
+    u32 view;     // bytes: dy + 128, dx + 128, flip
+    u32 partner;  // position in the batch
+    float lambda;
+    u32 label_a, label_b;
+    float coef_a, coef_b;
+};
+
+struct LoadArgs {
+    const u8* pixels;  // (N, H, W, 3)
+    const Row* plan;
+    const u32* step;
+    const float* levels;  // (3, 256): normalised value of each byte
+    real* x;              // (images, H, W, 4), the last channel zero
+    int images, batch, height, width;
+};
+
+// The pixel of an augmented image, or null where it is black.
+__device__ __forceinline__ const u8* pixel_of(const LoadArgs& a, const Row& r, int row, int col) {
+    if (r.view >> 16 & 1) col = a.width - 1 - col;
+    row += (int)(r.view & 255) - 128;
+    col += (int)(r.view >> 8 & 255) - 128;
+    if (row < 0 || row >= a.height || col < 0 || col >= a.width) return nullptr;
+    return a.pixels + (((size_t)r.index * a.height + row) * a.width + col) * 3;
+}
+
+__device__ void load_images(const LoadArgs& a) {
+    const int at = blockIdx.x * THREADS + threadIdx.x, len = a.height * a.width;
+    if (at >= a.images * len) return;
+    const Row* rows = a.plan + (size_t)*a.step * a.batch;
+    const Row& own = rows[at / len];
+    const Row& other = rows[own.partner];
+    const int row = at % len / a.width, col = at % a.width;
+    const u8* first = pixel_of(a, own, row, col);
+    const u8* second = pixel_of(a, other, row, col);
+    float v[4] = {0, 0, 0, 0};
+    for (int c = 0; c < 3; c++) {
+        const float* level = a.levels + c * 256;
+        const float x = level[first ? first[c] : 0];
+        v[c] = own.lambda == 1 ? x : own.lambda * x + (1 - own.lambda) * level[second ? second[c] : 0];
+    }
+    store4(a.x + (size_t)at * 4, v);
+}
+
+KERNEL(load, LoadArgs, load_images(a))

@@ -1,0 +1,345 @@
+//! The GPU's training and inference against the CPU's: on the emulator, and on a GPU where there is one.
+//!
+//! Everything goes through [`Trainer`] and the evaluator, as `train` uses them: plan, loader, forward, backward, batch norm, SGD, the
+//! ragged last batch, graphs.
+
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::device::{Device, usable};
+use super::kernels::NAMES;
+use super::nvrtc::Nvrtc;
+use super::trainer::Trainer;
+use super::{Error, infer, program};
+use crate::data::Info;
+use crate::data::shard::Split;
+use crate::manifest::store::{Claim, Plan as Directory, Produced};
+use crate::manifest::{Kind, Manifest, Object};
+use crate::methods::presets::preset;
+use crate::model::infer::Folded;
+use crate::model::resnet::Net;
+use crate::model::{Arch, weights};
+use crate::ops::load::levels;
+use crate::ops::sgd::Rates;
+use crate::rng::{Purpose, shuffle, stream};
+use crate::train::config::{Config, Precision};
+use crate::train::engine::train_epoch;
+use crate::train::plan::Plan;
+
+const CLASSES: usize = 3;
+const RATES: Rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4 };
+
+/// The emulator and a GPU, as far as there are any.
+fn devices(precision: Precision) -> Vec<Device> {
+    let mut all: Vec<Device> = Device::emulated(precision, false).into_iter().collect();
+    match usable(0) {
+        Ok(()) => all.push(Device::open(0, precision).expect("a GPU")),
+        Err(e) if std::env::var_os("REMIX_REQUIRE_GPU").is_some() => panic!("{e}"),
+        Err(e) => eprintln!("skipped on a GPU: {e}"),
+    }
+    all
+}
+
+/// A data set of noise: splits train and test of images (height, width, 3).
+struct Data {
+    dir: TempDir,
+    manifest: Manifest,
+    train: Split,
+    test: Split,
+}
+
+impl Data {
+    fn new(shape: [usize; 3], train: usize, test: usize) -> Data {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, n) in [("train", train), ("test", test)] {
+            write(&dir.path().join(name), shape, n);
+        }
+        let outputs = ["train", "test"].map(|role| Produced { role, name: role.into(), rows: None }).into();
+        let counts: Vec<usize> = (0..CLASSES).map(|k| (train - k).div_ceil(CLASSES)).collect();
+        let metrics = json!({
+            "classes": CLASSES, "class_names": ["a", "b", "c"], "cls_num_list": counts, "mean": [0.5, 0.5, 0.5],
+            "std": [0.2, 0.2, 0.2],
+        });
+        let (kind, path) = (Kind::Dataset, dir.path().to_owned());
+        let plan = Directory { kind, semantics: 1, params: Object::new(), inputs: vec![], dir: path };
+        let Ok(Claim::Work(w)) = plan.claim(false, || ()) else { panic!("nothing is there yet") };
+        let metrics = metrics.as_object().cloned().expect("an object");
+        let manifest = w.publish(outputs, metrics, Object::new()).expect("published");
+        let open = |split| Split::open(&manifest, split).expect("a split");
+        Data { train: open("train"), test: open("test"), manifest, dir }
+    }
+}
+
+fn write(file: &Path, shape: [usize; 3], n: usize) {
+    let [h, w, c] = shape;
+    let len = n * h * w * c;
+    let mut pixels: Vec<u32> = (0..).take(len).collect();
+    shuffle(&mut stream(7, Purpose::Init, n as u64, 0), &mut pixels);
+    let pixels: Vec<u8> = pixels.into_iter().map(|p| p as u8).collect();
+    let labels: Vec<u8> = (0..n).flat_map(|i| ((i % CLASSES) as i64).to_le_bytes()).collect();
+    let index: Vec<u8> = (0..n as u32).flat_map(u32::to_le_bytes).collect();
+    let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).expect("sizes match");
+    let tensors = [
+        ("images", view(Dtype::U8, vec![n, h, w, c], &pixels)),
+        ("labels", view(Dtype::I64, vec![n], &labels)),
+        ("source_index", view(Dtype::U32, vec![n], &index)),
+    ];
+    let bytes = safetensors::serialize(tensors, None).expect("serialised");
+    std::fs::write(file, bytes).expect("written");
+}
+
+/// A configuration with all that a step can have: mixing by sample and class weights.
+fn config(precision: Precision, batch_size: usize) -> Config {
+    let arch = "resnet20".parse().expect("a name");
+    Config { arch, batch_size, precision, seed: 3, ..Config::new(preset("remix-rw").expect("a method")) }
+}
+
+/// The CPU's network, freshly made.
+fn network(config: &Config, data: &Data) -> Net {
+    let dtype = config.precision.dtype();
+    let net =
+        Net::new(config.arch, data.train.shape(), CLASSES, config.batch_size, dtype).expect("a network");
+    net.init(config.seed).expect("parameters");
+    net
+}
+
+/// ‖found − truth‖ / ‖truth‖.
+fn distance(found: &[f32], truth: &[f32]) -> f64 {
+    assert_eq!(found.len(), truth.len());
+    let square = |x: f64| x * x;
+    let error: f64 = found.iter().zip(truth).map(|(a, b)| square(f64::from(a - b))).sum();
+    (error / truth.iter().map(|&t| square(t.into())).sum::<f64>().max(1e-30)).sqrt()
+}
+
+/// The largest distance of a tensor, with its name.
+fn furthest(found: &weights::StateDict, truth: &weights::StateDict) -> (f64, String) {
+    let each = truth.iter().map(|(name, v)| (distance(&found[name].data, &v.data), name.clone()));
+    each.max_by(|a, b| a.0.total_cmp(&b.0)).expect("some tensors")
+}
+
+fn trainer(device: &Device, config: &Config, data: &Data, net: &Net) -> Trainer {
+    let levels = levels(&config.mean, &config.std);
+    Trainer::new(device, net, &data.train, &data.test, &levels, config.batch_size).expect("a trainer")
+}
+
+/// Trains on a device for some epochs; the state and the losses.
+fn train(device: &Device, config: &Config, data: &Data, epochs: u32) -> (weights::StateDict, Vec<[f64; 2]>) {
+    let net = network(config, data);
+    let mut trainer = trainer(device, config, data, &net);
+    let plan = plan(config, data);
+    let losses = (1..=epochs).flat_map(|e| trainer.epoch(&plan, e, RATES).expect("an epoch")).collect();
+    trainer.give(&net).expect("given");
+    (net.training_state().expect("a state"), losses)
+}
+
+fn plan(config: &Config, data: &Data) -> Plan {
+    let info = Info::of(&data.manifest).expect("a data set");
+    Plan::new(config, data.train.labels(), &info.cls_num_list).expect("a plan")
+}
+
+/// One epoch of a network on the CPU: its loss and right predictions.
+fn on_the_cpu(config: &Config, data: &Data, net: &Net) -> (f64, f64) {
+    let levels = levels(&config.mean, &config.std);
+    train_epoch(net, &data.train, &levels, &plan(config, data).epoch(1), RATES, 1).expect("an epoch")
+}
+
+/// One epoch of a network on a device, which then holds its outcome and the gradients of the last step.
+fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64) {
+    let mut trainer = trainer(device, config, data, net);
+    let losses = trainer.epoch(&plan(config, data), 1, RATES).expect("an epoch");
+    trainer.give(net).expect("given");
+    let found = trainer.grads().expect("gradients");
+    let keep = |grads: &mut [f32]| {
+        grads.copy_from_slice(&found);
+        Ok(())
+    };
+    crate::ops::write(net.grads(), keep).expect("written");
+    let sum = |i: usize| losses.iter().map(|l| l[i]).sum();
+    (sum(0), sum(1))
+}
+
+/// An epoch in f32: loss, gradients of the last step and the state after it, each relative to the CPU's.
+fn compare(shape: [usize; 3], batch: usize, images: usize, tolerance: [f64; 3]) {
+    for device in devices(Precision::F32) {
+        let (data, config) = (Data::new(shape, images, 5), config(Precision::F32, batch));
+        let (found, truth) = (network(&config, &data), network(&config, &data));
+        let (loss, right) = on(&device, &config, &data, &found);
+        let (true_loss, true_right) = on_the_cpu(&config, &data, &truth);
+        let named = |n: &Net| n.named(n.grads()).expect("names");
+        let state = |n: &Net| n.training_state().expect("a state");
+        let (gradient, worst) = furthest(&named(&found), &named(&truth));
+        let (state, changed) = furthest(&state(&found), &state(&truth));
+        let loss = (loss / true_loss - 1.0).abs();
+        let what = format!(
+            "{} {shape:?} {batch}: loss {loss:.1e}, gradient {gradient:.1e} ({worst}), state {state:.1e} ({changed})",
+            device.describe()
+        );
+        eprintln!("{what}");
+        assert!(loss < tolerance[0] && gradient < tolerance[1] && state < tolerance[2], "{what}");
+        assert!((right - true_right).abs() < 1e-3, "right: {right} {true_right}");
+    }
+}
+
+/// A step in bf16: its gradients are no further from those in f32 than the CPU's in bf16, and nearer to these.
+fn compare_bf16(shape: [usize; 3], batch: usize) {
+    for device in devices(Precision::Bf16) {
+        let data = Data::new(shape, batch, 5);
+        let (exact, rounded) = (config(Precision::F32, batch), config(Precision::Bf16, batch));
+        let nets = [network(&exact, &data), network(&rounded, &data), network(&rounded, &data)];
+        let [truth, cpu, found] = &nets;
+        on_the_cpu(&exact, &data, truth);
+        let (true_loss, _) = on_the_cpu(&rounded, &data, cpu);
+        let (loss, _) = on(&device, &rounded, &data, found);
+        let [truth, cpu, found] =
+            nets.each_ref().map(|n| crate::ops::read(n.grads()).expect("values").to_vec());
+        let (own, peer, apart) = (distance(&found, &truth), distance(&cpu, &truth), distance(&found, &cpu));
+        let loss = (loss / true_loss - 1.0).abs();
+        let what = format!(
+            "{} {shape:?} {batch} bf16: loss {loss:.1e} from the CPU's; gradient {own:.1e} from that in f32, the CPU's \
+             {peer:.1e}, {apart:.1e} from each other",
+            device.describe()
+        );
+        eprintln!("{what}");
+        assert!(loss < 2e-2 && own < 1.25 * peer && apart < 1.25 * peer, "{what}");
+    }
+}
+
+#[test]
+fn one_step_is_the_cpus() {
+    // Tiles that are a part of an image, and images that are no squares.
+    compare([32, 32, 3], 3, 3, [1e-6, 1e-4, 1e-5]);
+    compare([8, 12, 3], 7, 7, [1e-6, 1e-4, 1e-5]);
+}
+
+#[test]
+fn an_epoch_with_a_ragged_batch_is_the_cpus() {
+    compare([16, 8, 3], 8, 27, [1e-5, 1e-4, 1e-4]);
+}
+
+#[test]
+fn one_step_in_bf16_is_as_near_as_the_cpus() {
+    compare_bf16([32, 32, 3], 3);
+    compare_bf16([8, 12, 3], 7);
+}
+
+#[test]
+fn raw_outputs_in_bf16_are_the_cpus() {
+    for device in devices(Precision::Bf16) {
+        let (data, config) = (Data::new([16, 16, 3], 6, 5), config(Precision::Bf16, 6));
+        let (found, truth) = (network(&config, &data), network(&config, &data));
+        let mut trainer = trainer(&device, &config, &data, &found);
+        trainer.epoch(&plan(&config, &data), 1, RATES).expect("an epoch");
+        on_the_cpu(&config, &data, &truth);
+        let mut apart = vec![];
+        for (n, layer) in truth.layers().enumerate() {
+            let y = layer.y.to_dtype(candle_core::DType::F32).and_then(|y| y.flatten_all()?.to_vec1::<f32>());
+            let (y, raw) = (y.expect("values"), trainer.raw(n, 6).expect("values"));
+            let other = y.iter().zip(&raw).filter(|(a, b)| a != b).count() as f64 / y.len() as f64;
+            apart.push((distance(&raw, &y), other));
+        }
+        let text: Vec<String> = apart.iter().map(|(d, o)| format!("{d:.1e} ({:.1} %)", 100.0 * o)).collect();
+        eprintln!(
+            "{}: raw outputs apart, by layer (and share that is not the same): {}",
+            device.describe(),
+            text.join(", ")
+        );
+        // The same products; sums in another order now and then round to the neighbour.
+        assert!(apart[0].0 < 1e-3 && apart[0].1 < 0.05, "the first layer: {text:?}");
+        assert!(apart.iter().all(|(d, _)| *d < 3e-2), "{text:?}");
+    }
+}
+
+#[test]
+fn the_same_bits_in_any_order() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let data = Data::new([8, 8, 3], 11, 5);
+        let config = config(precision, 4);
+        for device in devices(precision) {
+            let first = train(&device, &config, &data, 1);
+            let again = Device::emulated(precision, true).filter(|_| device.describe() == "emulated");
+            assert_eq!(first, train(&again.unwrap_or(device), &config, &data, 1));
+        }
+    }
+}
+
+#[test]
+fn a_resumed_training_has_the_same_bits() {
+    for device in devices(Precision::Bf16) {
+        let data = Data::new([8, 8, 3], 11, 5);
+        let config = config(Precision::Bf16, 4);
+        let whole = train(&device, &config, &data, 2).0;
+        let half = train(&device, &config, &data, 1).0;
+        let net = network(&config, &data);
+        net.resume(&half).expect("resumed");
+        let mut trainer = trainer(&device, &config, &data, &net);
+        trainer.epoch(&plan(&config, &data), 2, RATES).expect("an epoch");
+        trainer.give(&net).expect("given");
+        assert_eq!(net.training_state().expect("a state"), whole);
+    }
+}
+
+#[test]
+fn inference_is_the_cpus() {
+    for device in devices(Precision::F32) {
+        let data = Data::new([16, 16, 3], 11, 9);
+        let config = config(Precision::F32, 4);
+        let (state, _) = train(&device, &config, &data, 1);
+        let net = network(&config, &data);
+        net.resume(&state).expect("resumed");
+        let dict = net.state_dict().expect("weights");
+        let file = data.dir.path().join("w.safetensors");
+        weights::save(&file, &dict, 3, None).expect("saved");
+        let info = Info::of(&data.manifest).expect("a data set");
+        let found = infer::infer(&device, &file, config.arch, &data.test, &info).expect("inference");
+        let folded = Folded::new(&dict, config.arch, data.test.shape(), CLASSES).expect("a network");
+        let truth = folded.run(&data.test, 4);
+        assert!(distance(&found.features, &truth.features) < 1e-5);
+        assert!(distance(&found.logits, &truth.logits) < 1e-5);
+        let mut trainer = trainer(&device, &config, &data, &net);
+        let right = (0..9).filter(|&n| {
+            crate::ops::head::argmax(&truth.logits[n * CLASSES..][..CLASSES]) == data.test.label(n)
+        });
+        assert_eq!(trainer.top1(&data.test).expect("accuracy"), 100.0 * right.count() as f64 / 9.0);
+        let other = infer::infer(&device, &file, Arch::RESNET32, &data.test, &info).expect_err("too deep");
+        assert!(
+            format!("{other:#}").contains("resnet20") || format!("{other:#}").contains("no tensor"),
+            "{other:#}"
+        );
+    }
+}
+
+#[test]
+fn every_kernel_compiles() {
+    match Nvrtc::get() {
+        Err(e) if std::env::var_os("REMIX_REQUIRE_NVRTC").is_some() => panic!("{e}"),
+        Err(e) => eprintln!("skipped: {e}"),
+        Ok(nvrtc) => {
+            for (arch, precision) in ["sm_80", "sm_90", "sm_100"]
+                .into_iter()
+                .flat_map(|a| [(a, Precision::F32), (a, Precision::Bf16)])
+            {
+                let image = program::compile(precision, arch).expect("compiles");
+                for name in NAMES {
+                    let found = image.windows(name.len()).any(|w| w == name.as_bytes());
+                    assert!(found, "{arch} {precision:?}: {name} (NVRTC {})", nvrtc.version());
+                }
+            }
+            let log = nvrtc.compile("wrong", "sm_80", &[]).expect_err("no program").to_string();
+            assert!(log.contains("wrong") && log.contains("sm_80"), "{log}");
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    // On a machine with a GPU all is there but the 99th.
+    let text = usable(99).expect_err("no such GPU").to_string();
+    assert!(text.contains("--device cpu") || text.contains("there is no GPU 99"), "{text}");
+    assert!(Error::NoCompiler.to_string().contains("pip install nvidia-cuda-nvrtc"));
+    let text = Error::Memory { held: 100, needed: 20, free: 7 }.to_string();
+    assert!(text.contains("100 MiB are held, 20 MiB more are needed and 7 MiB are free"), "{text}");
+    assert!(text.contains("--batch-size"));
+}

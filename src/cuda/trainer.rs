@@ -1,0 +1,236 @@
+//! What `train` drives on a GPU: an epoch is one upload, one graph launch a step, and one read of the losses at its end.
+
+use anyhow::Result;
+
+use super::args::Row;
+use super::device::{Device, Graph, Memory};
+use super::infer::Evaluator;
+use super::net::{DeviceNet, Feed, Segments};
+use crate::data::shard::Split;
+use crate::interrupt::{self, Interrupted};
+use crate::model::resnet::Net;
+use crate::ops::load::Levels;
+use crate::ops::sgd::Rates;
+use crate::train::plan::{Plan, Step};
+
+/// A training run on a GPU. Fields in the order in which they must go: graphs use all memory below them.
+pub struct Trainer {
+    full: Option<Graph>,
+    /// The last step of an epoch, where it is smaller.
+    rest: Option<Graph>,
+    evaluator: Evaluator,
+    net: DeviceNet,
+    _segments: [Segments; 2],
+    _pixels: Memory<u8>,
+    plan: Memory<Row>,
+    step: Memory<u32>,
+    losses: Memory<f64>,
+    rates: Memory<f32>,
+    _others: [Memory<f32>; 3],
+    device: Device,
+    feed: Feed,
+    /// Rows of the epoch that comes next.
+    planned: Option<(u32, Vec<Row>)>,
+    images: usize,
+    batch: usize,
+}
+
+/// All pixels of a split on the device.
+///
+/// # Errors
+/// The driver's; not enough memory.
+pub fn upload(device: &Device, split: &Split) -> super::Result<Memory<u8>> {
+    let len = split.shape().iter().product::<usize>();
+    let memory = device.zeros(split.len() * len)?;
+    // In pieces, for a copy of the whole would be a second one.
+    let piece = (1 << 24) / len.max(1) + 1;
+    for from in (0..split.len()).step_by(piece) {
+        let to = split.len().min(from + piece);
+        let bytes: Vec<u8> = (from..to).flat_map(|i| split.image(i)).copied().collect();
+        memory.write(from * len, &bytes)?;
+    }
+    Ok(memory)
+}
+
+/// The table of normalised values as the kernels have it, (3, 256).
+pub fn flat(levels: &Levels) -> Vec<f32> {
+    levels.iter().flatten().copied().collect()
+}
+
+impl Trainer {
+    /// Puts a network and its images on a GPU, and records its steps.
+    ///
+    /// # Errors
+    /// Sizes that the kernels do not take; not enough memory; the driver's.
+    pub fn new(
+        device: &Device,
+        net: &Net,
+        train: &Split,
+        test: &Split,
+        levels: &Levels,
+        batch: usize,
+    ) -> Result<Trainer> {
+        let images = train.len();
+        let own = DeviceNet::new(device, net, train.shape(), batch)?;
+        own.take(net)?;
+        let (pixels, plan) = (upload(device, train)?, device.zeros(images)?);
+        let (step, losses) = (device.zeros(1)?, device.zeros(2 * images.div_ceil(batch))?);
+        let (rates, table) = (device.zeros(3)?, device.upload(&flat(levels))?);
+        let (features, logits) =
+            (device.zeros(batch * net.arch.feature_len())?, device.zeros(batch * net.classes)?);
+        let feed = Feed {
+            pixels: pixels.at(0),
+            plan: plan.at(0),
+            step: step.at(0),
+            levels: table.at(0),
+            features: features.at(0),
+            logits: logits.at(0),
+            losses: losses.at(0),
+            rates: rates.at(0),
+        };
+        let rest = images % batch;
+        let segments = [own.segments(batch)?, own.segments(rest.max(1))?];
+        let record = |n: usize, segments: &Segments| {
+            // SAFETY: all memory of the feed is in the trainer, and a plan has as many rows as there are images.
+            (n > 0).then(|| device.record(|| unsafe { own.step(&feed, n, segments) })).transpose()
+        };
+        let full = record(if images >= batch { batch } else { 0 }, &segments[0])?;
+        let rest = record(rest, &segments[1])?;
+        let evaluator = Evaluator::new(device, &own, test, levels, batch, net.classes)?;
+        let _others = [table, features, logits];
+        let device = device.clone();
+        let (_segments, _pixels) = (segments, pixels);
+        Ok(Trainer {
+            full,
+            rest,
+            evaluator,
+            net: own,
+            _segments,
+            _pixels,
+            plan,
+            step,
+            losses,
+            rates,
+            _others,
+            device,
+            feed,
+            planned: None,
+            images,
+            batch,
+        })
+    }
+
+    /// One epoch of a plan; returns loss and right predictions of each step. While the GPU works, the next epoch is planned.
+    ///
+    /// # Errors
+    /// The driver's; [`Interrupted`].
+    pub fn epoch(&mut self, plan: &Plan, epoch: u32, rates: Rates) -> Result<Vec<[f64; 2]>> {
+        let rows = match self.planned.take() {
+            Some((planned, rows)) if planned == epoch => rows,
+            _ => rows(plan, epoch),
+        };
+        self.plan.write(0, &rows)?;
+        self.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay])?;
+        self.step.clear()?;
+        for step in 0..plan.steps() {
+            if interrupt::requested() {
+                self.device.wait()?;
+                return Err(Interrupted.into());
+            }
+            let whole = (step + 1) * self.batch <= self.images;
+            if let Some(graph) = if whole { &self.full } else { &self.rest } {
+                // SAFETY: as where it was recorded.
+                unsafe { graph.launch()? };
+            }
+        }
+        if epoch < plan.epochs() {
+            self.planned = Some((epoch + 1, self::rows(plan, epoch + 1)));
+        }
+        let losses = self.losses.read(0, 2 * plan.steps())?;
+        Ok(losses.as_chunks().0.to_vec())
+    }
+
+    /// Percent of the test split that is classified right.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn top1(&mut self, test: &Split) -> Result<f64> {
+        Ok(self.evaluator.run(&self.net)?.top1(test))
+    }
+
+    /// Repeats the first step of the epoch that was uploaded last, `steps` times, and waits: for measurements.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn repeat(&self, steps: usize) -> super::Result<()> {
+        for _ in 0..steps {
+            self.step.clear()?;
+            if let Some(graph) = &self.full {
+                // SAFETY: as where it was recorded.
+                unsafe { graph.launch()? };
+            }
+        }
+        self.device.wait()
+    }
+
+    /// Seconds of each launch of a whole step, by kernel, in their order: for measurements. Leaves the network in disorder.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn profile(&self) -> super::Result<Vec<(&'static str, f64)>> {
+        self.step.clear()?;
+        // SAFETY: as where the step is recorded.
+        self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, &self._segments[0]) })
+    }
+
+    /// Gives parameters, velocities and running statistics to the host.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn give(&self, net: &Net) -> Result<()> {
+        self.net.give(net)
+    }
+
+    /// The raw outputs of a layer in the last step, of its first `images` images.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[cfg(test)]
+    pub fn raw(&self, layer: usize, images: usize) -> super::Result<Vec<f32>> {
+        self.net.raw(layer, images)
+    }
+
+    /// The gradients of the last step, flat as the parameters.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[cfg(test)]
+    pub fn grads(&self) -> super::Result<Vec<f32>> {
+        self.net.grads.read(0, self.net.grads.count())
+    }
+}
+
+/// An epoch of the plan as the kernels take it.
+fn rows(plan: &Plan, epoch: u32) -> Vec<Row> {
+    let plan = plan.epoch(epoch);
+    let step = |i| {
+        let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(i);
+        samples.into_iter().enumerate().map(move |(n, s)| Row {
+            index: s.index,
+            view: view(s.dy, s.dx, s.flip),
+            partner: partner[n],
+            lambda: lambda[n],
+            label_a: label_a[n],
+            label_b: label_b[n],
+            coef_a: coef_a[n],
+            coef_b: coef_b[n],
+        })
+    };
+    (0..plan.steps()).flat_map(step).collect()
+}
+
+/// An augmentation as the loader takes it.
+pub fn view(dy: i8, dx: i8, flip: bool) -> u32 {
+    let byte = |offset: i8| (i32::from(offset) + 128) as u32;
+    byte(dy) | byte(dx) << 8 | u32::from(flip) << 16
+}

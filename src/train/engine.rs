@@ -1,0 +1,169 @@
+//! The network where it trains: on the CPU, or on a GPU, whose parameters are given back to the CPU's network to be written.
+
+use anyhow::{Result, bail};
+
+use super::SLOWER;
+use super::config::Config;
+use super::plan::{EpochPlan, Plan, Step};
+use crate::data::shard::Split;
+use crate::device::Device;
+use crate::interrupt::{self, Interrupted};
+use crate::methods::loss::Targets;
+use crate::model::infer::{self, Folded};
+use crate::model::resnet::Net;
+use crate::ops::head::argmax;
+use crate::ops::load::{self, Levels, View, levels};
+use crate::ops::sgd::Rates;
+use crate::ops::simd::Isa;
+
+/// A network, its images, and what computes.
+pub struct Engine<'a> {
+    net: &'a Net,
+    train: &'a Split,
+    test: &'a Split,
+    levels: Levels,
+    arch: crate::model::Arch,
+    on: On,
+}
+
+enum On {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda {
+        trainer: Box<crate::cuda::trainer::Trainer>,
+        name: String,
+    },
+}
+
+/// Images that a network on the host needs room for.
+pub fn host_batch(device: Device, batch: usize) -> usize {
+    if device.is_cuda() { 1 } else { batch }
+}
+
+impl<'a> Engine<'a> {
+    /// Takes the parameters of `net` to where they are trained, in batches up to `batch`.
+    ///
+    /// # Errors
+    /// A GPU that cannot be used, or has not enough memory.
+    pub fn new(
+        device: Device,
+        config: &Config,
+        net: &'a Net,
+        train: &'a Split,
+        test: &'a Split,
+        batch: usize,
+    ) -> Result<Engine<'a>> {
+        let levels = levels(&config.mean, &config.std);
+        let on = match device {
+            Device::Cpu => On::Cpu,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(index) => {
+                let device = crate::cuda::Device::open(index, config.precision)?;
+                let trainer = crate::cuda::trainer::Trainer::new(&device, net, train, test, &levels, batch)?;
+                log::debug!("{}: {} MiB in use", device.describe(), device.held() >> 20);
+                On::Cuda { trainer: Box::new(trainer), name: device.describe() }
+            }
+        };
+        #[cfg(not(feature = "cuda"))]
+        let _ = batch;
+        Ok(Engine { net, train, test, levels, arch: config.arch, on })
+    }
+
+    /// One epoch; returns the sum of the steps' losses and the number of right predictions.
+    ///
+    /// # Errors
+    /// A loss that is no number; [`Interrupted`]; those of the device.
+    pub fn epoch(&mut self, plan: &Plan, epoch: u32, rates: Rates) -> Result<(f64, f64)> {
+        match &mut self.on {
+            On::Cpu => train_epoch(self.net, self.train, &self.levels, &plan.epoch(epoch), rates, epoch),
+            #[cfg(feature = "cuda")]
+            On::Cuda { trainer, .. } => {
+                let losses = trainer.epoch(plan, epoch, rates)?;
+                for (step, [loss, _]) in losses.iter().enumerate() {
+                    check_loss(*loss, epoch, step)?;
+                }
+                let sum = |i: usize| losses.iter().map(|l| l[i]).sum();
+                Ok((sum(0), sum(1)))
+            }
+        }
+    }
+
+    /// Gives what the last epoch came to to the network on the host, which has it already where that trains.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn give(&self) -> Result<()> {
+        match &self.on {
+            On::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            On::Cuda { trainer, .. } => trainer.give(self.net),
+        }
+    }
+
+    /// Percent of the test split that is classified right.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn top1(&mut self, classes: usize) -> Result<f64> {
+        match &mut self.on {
+            On::Cpu => {
+                let state = self.net.state_dict()?;
+                let net = Folded::new(&state, self.arch, self.test.shape(), classes)?;
+                let out = net.run(self.test, infer::BATCH);
+                let rows = out.logits.chunks_exact(out.classes);
+                let right = rows.enumerate().filter(|(n, z)| argmax(z) == self.test.label(*n)).count();
+                Ok(100.0 * right as f64 / self.test.len() as f64)
+            }
+            #[cfg(feature = "cuda")]
+            On::Cuda { trainer, .. } => trainer.top1(self.test),
+        }
+    }
+
+    /// What computes, for `run` of the manifest: name and value.
+    pub fn describe(&self) -> (&'static str, String) {
+        match &self.on {
+            On::Cpu => ("instruction_set", Isa::get().name().to_owned()),
+            #[cfg(feature = "cuda")]
+            On::Cuda { name, .. } => ("device", name.clone()),
+        }
+    }
+}
+
+fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
+    if !loss.is_finite() {
+        bail!("the loss is {loss} in epoch {epoch}, step {}; {SLOWER}", step + 1);
+    }
+    Ok(())
+}
+
+/// One epoch on the CPU.
+///
+/// # Errors
+/// A loss that is no number; [`Interrupted`]; candle's.
+pub(crate) fn train_epoch(
+    net: &Net,
+    train: &Split,
+    levels: &Levels,
+    plan: &EpochPlan,
+    rates: Rates,
+    epoch: u32,
+) -> Result<(f64, f64)> {
+    let (mut loss, mut right) = (0.0, 0.0);
+    for step in 0..plan.steps() {
+        if interrupt::requested() {
+            return Err(Interrupted.into());
+        }
+        let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(step);
+        let view = |n: usize| {
+            let s = samples[n];
+            View { image: train.image(s.index as usize), dy: s.dy.into(), dx: s.dx.into(), flip: s.flip }
+        };
+        load::forward(&net.x, train.shape(), levels, view, &partner, &lambda)?;
+        let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
+        let result = net.step(targets, rates)?;
+        check_loss(result.loss, epoch, step)?;
+        loss += result.loss;
+        right += result.right;
+    }
+    Ok((loss, right))
+}
