@@ -1,5 +1,6 @@
 //! What an evaluation, an embedding or a training is of: method, data set, settings and seed, read from lineage.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -26,8 +27,8 @@ pub struct Experiment {
     pub seed: Option<u64>,
 }
 
-/// The training data of a column of the table.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The training data of a column of the table; ordered as columns are: exp, step, balanced, the largest ratio first.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// `cifar10`, `cifar100`, `synthetic`.
     pub dataset: String,
@@ -41,6 +42,23 @@ impl Column {
     /// As `published.json` names it: `cifar10/exp/100`.
     pub fn name(&self) -> String {
         format!("{}/{}/{}", self.dataset, self.imb_type, self.imb_ratio)
+    }
+}
+
+impl Ord for Column {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let place = |c: &Column| (c.dataset.clone(), c.imb_type == "none", c.imb_type.clone());
+        let ratio = |c: &Column| c.imb_ratio.parse::<f64>().unwrap_or(0.0);
+        place(self)
+            .cmp(&place(other))
+            .then(ratio(other).total_cmp(&ratio(self)))
+            .then(self.imb_ratio.cmp(&other.imb_ratio))
+    }
+}
+
+impl PartialOrd for Column {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

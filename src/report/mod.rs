@@ -1,7 +1,8 @@
-//! From evaluations to tables: [`record`] reads metrics manifests, [`table`] arranges them, and one module a format writes
-//! them. Published numbers come from `published.json`.
+//! From manifests to tables, figures and pages: [`record`] reads evaluations, [`table`] arranges them, one module a format
+//! writes them; [`figure`] draws, and [`html`] puts all on a page. Published numbers come from `published.json`.
 //!
-//! Everything here is drawn from the metrics manifests alone; no other file is opened, and nothing is printed.
+//! Tables are made from metrics manifests alone; curves and maps also open the files that their manifests list. Nothing is
+//! printed.
 
 pub mod csv;
 pub mod experiment;

@@ -85,6 +85,6 @@ mod tests {
         assert_eq!(found, wanted.map(|(label, members)| Series { label: label.into(), members }));
         let all = [experiment("remix", "", "100", 0, 300), experiment("remix", "", "10", 0, 10)];
         let labels: Vec<_> = series(&all.iter().collect::<Vec<_>>()).into_iter().map(|s| s.label).collect();
-        assert_eq!(labels, ["Remix (10 epochs, exp 10)", "Remix (300 epochs, exp 100)"]);
+        assert_eq!(labels, ["Remix (300 epochs, exp 100)", "Remix (10 epochs, exp 10)"]);
     }
 }

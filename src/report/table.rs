@@ -18,7 +18,7 @@ pub struct Table {
     pub dataset: String,
     /// `last`, `best` or `file`.
     pub which: String,
-    /// Columns, exp before step, the largest ratio first.
+    /// Columns, in their order.
     pub columns: Vec<Column>,
     /// Rows, in the order of the methods in the literature.
     pub rows: Vec<Row>,
@@ -158,10 +158,7 @@ fn table(records: &[&Record]) -> Result<Table, Error> {
             columns.push(Column { dataset, imb_type: imb_type.into(), imb_ratio: imb_ratio.into() });
         }
     }
-    let ratio = |c: &Column| c.imb_ratio.parse::<f64>().unwrap_or(0.0);
-    columns.sort_by(|a, b| a.imb_type.cmp(&b.imb_type).then(ratio(b).total_cmp(&ratio(a))));
-    // `exp`, `none`, `step` sort as they should but for `none`, which goes last.
-    columns.sort_by_key(|c| c.imb_type == "none");
+    columns.sort();
     columns.dedup();
 
     let telling = telling(&of);

@@ -22,6 +22,18 @@ fn prepared() -> Sandbox {
     for method in ["mixup", "remix"] {
         embedding(&s.join(format!("e/{method}")), method, 500, true);
     }
+    // A hundred classes, a third of each taken for the first.
+    evaluation(&s.join("m/many"), &Evaluation::default());
+    edit(&s.join("m/many"), |v| {
+        let row = |t: usize| (0..100).map(|p| if p == t { 67 } else { 33 * u64::from(p == 0) }).collect();
+        let confusion: Vec<Vec<u64>> = (0..100).map(row).collect();
+        v["metrics"]["confusion"] = json!(confusion);
+        v["metrics"]["per_class"] = json!([67.0; 100].to_vec());
+        v["metrics"]["class_names"] = (0..100).map(|k| format!("class {k}")).collect();
+        v["metrics"]["cls_num_list"] = (0..100).map(|k| 500 - 4 * k).collect();
+    });
+    evaluation(&s.join("m/long"), &Evaluation::default());
+    edit(&s.join("m/long"), |v| v["metrics"]["class_names"][0] = json!("<&\u{1}".repeat(100)));
     dataset(&s.join("d/exp"), "exp", &COUNTS);
     dataset(&s.join("d/step"), "step", &[5000, 5000, 5000, 5000, 5000, 50, 50, 50, 50, 50]);
     dataset(&s.join("d/many"), "exp", &(0..100).map(|k| 500 - 4 * k).collect::<Vec<_>>());
@@ -29,10 +41,14 @@ fn prepared() -> Sandbox {
 }
 
 /// Each kind with its inputs.
-const ALL: [(&str, &str); 8] = [
+const ALL: [(&str, &str); 12] = [
     ("figure1", "e/mixup e/remix"),
     ("figure1", "e/remix"),
     ("confusion", "m/remix0 m/remix1"),
+    ("confusion", "m/many"),
+    ("confusion", "m/long"),
+    ("per-class", "m/many"),
+    ("per-class", "m/long"),
     ("per-class", "m/mixup0 m/remix0 m/remix1"),
     ("class-counts", "d/exp"),
     ("class-counts", "d/exp d/step d/many"),
@@ -133,6 +149,8 @@ fn what_the_figures_say() {
     }
     // Mean of 75.5 + 15 and 74.9 + 15 + 1 in the first class.
     assert!(svg("confusion", "m/remix0 m/remix1").contains("Remix, mean of 2 seeds"));
+    let many = svg("confusion", "m/many");
+    assert!(many.contains("true class (index)") && many.contains(">80</text>") && many.len() < 20_000);
     let counts = svg("class-counts", "d/exp");
     assert!(counts.contains("CIFAR-10, exp 100: 12,406 images") && counts.contains(">2997<"), "{counts}");
     assert!(svg("reliability", "m/remix0 m/mixup0 m/remix1").contains("Remix (ECE 0.100 ± 0.000)"));

@@ -61,7 +61,8 @@ fn numbers_and_what_is_far_from_the_paper() {
         "<h2>Table 1. CIFAR-10, last epoch</h2>",
         "<h2>Table 1. CIFAR-10, best epoch</h2>",
         // statistics.mean and stdev of [74, 76, 75.3]; the paper has 75.36, the starting report 75.05.
-        ">75.10 ± 1.01</a> <small>n = 3</small>",
+        ">75.10 ± 1.01</a></td>",
+        "mean ± sample standard deviation over 3 seeds",
         "data-v=\"75.3600\">75.36</td><td data-v=\"-0.2600\">−0.26</td><td data-v=\"75.0500\">75.05</td>",
         // ERM on exp: 70.57 ± 0.45, s/√3 = 0.26, 1.29 below 71.86: 5.0 errors. Remix on step: 70.87 ± 0.15, 1.89 above 68.98.
         "<p>2 of the 4 cells that can be judged.",
@@ -128,7 +129,7 @@ fn titles_are_text() {
 #[test]
 fn bad_input_is_one_line_and_exit_code_2() {
     let s = prepared();
-    refused(s.tool("report", "html d/exp c/remix").assert(), "html: no evaluation among the 2 manifests");
+    refused(s.tool("report", "html d/exp c/remix").assert(), "html: 2 manifests, and no evaluation");
     refused(s.tool("report", "html m/0 -o a.htm").assert(), "a.htm: does not end in .html");
     refused(s.tool("report", "html").write_stdin("").assert(), "pipe eval into this tool");
     s.one("report", "table m/0 --out t -q");

@@ -1,5 +1,7 @@
 //! Axes: from numbers to points on the page, ticks at round numbers, and legends.
 
+use std::f64::consts::SQRT_2;
+
 use super::svg::{GRID, INK, SMALL, Svg, TEXT};
 use super::text::{CAP, fit, width};
 
@@ -51,6 +53,21 @@ impl Axes {
     }
 }
 
+/// The longest name of a class, points.
+pub const LONGEST: f64 = 60.0;
+
+/// Room for the longest of the names, as far as they are shown.
+pub fn widest<'a>(names: impl Iterator<Item = &'a str>) -> f64 {
+    names.map(|name| width(name, SMALL, false)).fold(0.0, f64::max).min(LONGEST)
+}
+
+/// The name of a class below an axis, slanted, its end at a point; cut where it would leave the page.
+pub fn slanted(svg: &mut Svg, x: f64, y: f64, name: &str) {
+    // To the left it takes its length and its height, descenders included, over √2.
+    let room = (x * SQRT_2 - 1.5 * SMALL).min(LONGEST);
+    svg.text(x, y, &fit(name, SMALL, false, room), TEXT.small().end().turned(-45.0));
+}
+
 /// Room that [`Axes::left`] needs to the left of the axes, points.
 pub fn margin(ticks: &[f64]) -> f64 {
     let widest = labels(ticks).iter().map(|l| width(l, SMALL, false)).fold(0.0, f64::max);
@@ -71,7 +88,8 @@ pub fn ticks(lo: f64, hi: f64, most: usize) -> Vec<f64> {
 /// Numbers with as many decimals as the distance between them needs, and a true minus.
 pub fn labels(ticks: &[f64]) -> Vec<String> {
     let step = ticks.windows(2).map(|w| (w[1] - w[0]).abs()).fold(f64::INFINITY, f64::min);
-    let decimals = if step.is_finite() && step < 1.0 { (-step.log10()).ceil() as usize } else { 0 };
+    // A step of 0.1 may have come out as 0.09999….
+    let decimals = if step < 1.0 { (-step.log10() - 1e-6).ceil().max(0.0) as usize } else { 0 };
     ticks
         .iter()
         .map(|v| if decimals == 0 { whole(*v) } else { format!("{v:.decimals$}") })
@@ -162,6 +180,7 @@ mod tests {
         assert_eq!(ticks(1.0, 300.0, 4), [100.0, 200.0, 300.0]);
         assert_eq!(labels(&ticks(-0.5, 0.5, 6)), ["−0.4", "−0.2", "0.0", "0.2", "0.4"]);
         assert_eq!(labels(&ticks(0.97, 1.03, 5)), ["0.98", "1.00", "1.02"]);
+        assert_eq!(labels(&ticks(1.38, 1.85, 6)), ["1.4", "1.5", "1.6", "1.7", "1.8"]);
         for most in 2..12 {
             for hi in [0.3, 1.0, 5.0, 17.0, 4999.0] {
                 let found = ticks(0.0, hi, most);

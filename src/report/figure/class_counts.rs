@@ -3,25 +3,28 @@
 
 use std::collections::BTreeSet;
 
-use super::axis::{Axes, Mark, labels, legend, margin, ticks, whole};
+use super::axis::{Axes, Mark, labels, legend, margin, slanted, ticks, whole, widest};
 use super::palette::method;
 use super::svg::{GRID, INK, SMALL, Style, Svg, TEXT};
 use super::text::{CAP, fit, width};
-use super::{Classes, Error, Manifest, class_label, foreign, place};
+use super::{Classes, Error, MOST, Manifest, class_label, foreign, place};
 use crate::manifest::Input;
 use crate::report::experiment::{Column, column_of};
 use crate::report::markdown::heading;
 use crate::report::table::dataset_title;
 
-/// The most data sets.
-const MOST: usize = 7;
-
 pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
-    let sets = found.iter().map(|m| of_dataset(m)).collect::<Result<Vec<_>, _>>()?;
-    draw_sets(sets, page)
+    let mut sets = found.iter().map(|m| of_dataset(m)).collect::<Result<Vec<_>, _>>()?;
+    if sets.len() > MOST {
+        let why = format!("{} data sets; give at most {MOST}", sets.len());
+        return Err(Error::Inputs { kind: "class-counts", why });
+    }
+    sets.sort_by(in_order);
+    Ok(draw_sets(&sets, page))
 }
 
-/// The training sets of evaluations that say their class counts, and data sets; each profile once. None where there are none.
+/// The training sets of evaluations that say their class counts, and data sets; each profile once, in drawings of one data set
+/// each.
 ///
 /// # Errors
 /// Data sets that lack their class counts.
@@ -29,7 +32,7 @@ pub(in crate::report) fn of_evaluations(
     evaluations: &[&Manifest],
     datasets: &[&Manifest],
     page: f64,
-) -> Result<Option<String>, Error> {
+) -> Result<Vec<String>, Error> {
     let mut sets = datasets.iter().map(|m| of_dataset(m)).collect::<Result<Vec<_>, _>>()?;
     for m in evaluations {
         let trained = m.input("checkpoint").and_then(|c| c.inputs.iter().find(|i| i.role == "dataset"));
@@ -38,22 +41,25 @@ pub(in crate::report) fn of_evaluations(
         if let (Some(t), Some(e), Ok(classes)) = (trained, evaluated, Classes::of(&[m]))
             && t.key == e.key
         {
-            sets.push(labelled(column_of(t), classes).ok_or_else(|| foreign(m, LACKS))?);
+            sets.push(Set { column: column_of(t).ok_or_else(|| foreign(m, LACKS))?, classes });
         }
     }
-    sets.sort_by(by_name);
-    sets.dedup_by(|a, b| by_name(a, b).is_eq());
-    sets.truncate(MOST);
-    if sets.is_empty() { Ok(None) } else { draw_sets(sets, page).map(Some) }
+    sets.sort_by(in_order);
+    sets.dedup_by(|a, b| in_order(a, b).is_eq());
+    let same = |a: &Set, b: &Set| a.column.dataset == b.column.dataset;
+    sets.chunk_by(same).flat_map(|of| of.chunks(MOST)).map(|sets| Ok(draw_sets(sets, page))).collect()
 }
 
-/// A training set: its label and its classes.
-type Set = (String, Classes);
+/// A training set.
+struct Set {
+    column: Column,
+    classes: Classes,
+}
 
 const LACKS: &str = "params lack dataset, imb_type or imb_ratio";
 
-fn by_name(a: &Set, b: &Set) -> std::cmp::Ordering {
-    (&a.0, &a.1.counts).cmp(&(&b.0, &b.1.counts))
+fn in_order(a: &Set, b: &Set) -> std::cmp::Ordering {
+    (&a.column, &a.classes.counts).cmp(&(&b.column, &b.classes.counts))
 }
 
 fn of_dataset(m: &Manifest) -> Result<Set, Error> {
@@ -65,27 +71,20 @@ fn of_dataset(m: &Manifest) -> Result<Set, Error> {
         params: m.params.clone(),
         inputs: vec![],
     };
-    labelled(column_of(&of), Classes::of(&[m])?).ok_or_else(|| foreign(m, LACKS))
+    let classes = Classes::of(&[m])?;
+    Ok(Set { column: column_of(&of).ok_or_else(|| foreign(m, LACKS))?, classes })
 }
 
-fn labelled(column: Option<Column>, classes: Classes) -> Option<Set> {
-    let column = column?;
-    let total: u64 = classes.counts.iter().sum();
-    let label =
-        format!("{}, {}: {} images", dataset_title(&column.dataset), heading(&column), whole(total as f64));
-    Some((label, classes))
+fn label(Set { column, classes }: &Set) -> String {
+    let total = classes.counts.iter().sum::<u64>() as f64;
+    format!("{}, {}: {} images", dataset_title(&column.dataset), heading(column), whole(total))
 }
 
-fn draw_sets(mut sets: Vec<Set>, page: f64) -> Result<String, Error> {
-    sets.sort_by(by_name);
-    if sets.len() > MOST {
-        let why = format!("{} data sets; give at most {MOST}", sets.len());
-        return Err(Error::Inputs { kind: "class-counts", why });
-    }
-    let n = sets.iter().map(|s| s.1.len()).max().unwrap_or(1);
-    let names: BTreeSet<&Vec<String>> = sets.iter().map(|s| &s.1.names).collect();
-    let most = sets.iter().flat_map(|s| &s.1.counts).copied().max().unwrap_or(1).max(1) as f64;
-    let title: Vec<_> = sets.iter().map(|(label, _)| label.clone()).collect();
+fn draw_sets(sets: &[Set], page: f64) -> String {
+    let n = sets.iter().map(|s| s.classes.len()).max().unwrap_or(1);
+    let names: BTreeSet<&Vec<String>> = sets.iter().map(|s| &s.classes.names).collect();
+    let most = sets.iter().flat_map(|s| &s.classes.counts).copied().max().unwrap_or(1).max(1) as f64;
+    let title: Vec<_> = sets.iter().map(label).collect();
 
     let mut svg = Svg::new(page);
     let bars = sets.len() == 1 && n <= 12;
@@ -109,7 +108,7 @@ fn draw_sets(mut sets: Vec<Set>, page: f64) -> Result<String, Error> {
     let axis = "training images";
     if bars {
         axes.left(&mut svg, &scale, axis);
-        for (k, &count) in sets[0].1.counts.iter().enumerate() {
+        for (k, &count) in sets[0].classes.counts.iter().enumerate() {
             let (from, y) = axes.at(k as f64 + 0.1, count as f64);
             let (to, base) = axes.at(k as f64 + 0.9, 0.0);
             svg.rect(from, y, to - from, base - y, method(0).0);
@@ -127,7 +126,7 @@ fn draw_sets(mut sets: Vec<Set>, page: f64) -> Result<String, Error> {
             svg.text(x - 2.5, y + SMALL * CAP / 2.0, &whole(v), TEXT.small().end());
         }
         svg.text(6.0, axes.y + axes.h / 2.0, axis, TEXT.middle().turned(-90.0));
-        for (i, (_, classes)) in sets.iter().enumerate() {
+        for (i, Set { classes, .. }) in sets.iter().enumerate() {
             let edge = |(k, &count): (usize, &u64)| {
                 let y = (count.max(1) as f64).log10();
                 [axes.at(k as f64, y), axes.at(k as f64 + 1.0, y)]
@@ -138,17 +137,13 @@ fn draw_sets(mut sets: Vec<Set>, page: f64) -> Result<String, Error> {
     }
     let base = axes.y + axes.h;
     svg.line((axes.x, base), (axes.x + axes.w, base), INK, 0.5, "");
-    let bottom = match names.first().filter(|all| names.len() == 1 && class_label(0, all).is_some()) {
+    let shown = names.first().filter(|all| names.len() == 1 && class_label(0, all).is_some());
+    let bottom = match shown {
         Some(all) => {
-            let widest = all.iter().map(|l| width(l, SMALL, false)).fold(0.0, f64::max).min(60.0);
+            let widest = widest(all.iter().map(String::as_str));
             for (k, name) in all.iter().enumerate() {
                 let (x, _) = axes.at(k as f64 + 0.5, 0.0);
-                svg.text(
-                    x + 2.5,
-                    base + 6.0,
-                    &fit(name, SMALL, false, 60.0),
-                    TEXT.small().end().turned(-45.0),
-                );
+                slanted(&mut svg, x + 2.5, base + 6.0, name);
             }
             base + 0.72 * widest + 14.0
         }
@@ -161,11 +156,16 @@ fn draw_sets(mut sets: Vec<Set>, page: f64) -> Result<String, Error> {
             base + 17.0
         }
     };
-    svg.text(axes.x + axes.w / 2.0, bottom, "class", TEXT.middle());
-    Ok(svg.finish(bottom + 4.0, &format!("Training images of each class: {}", title.join("; "))))
+    let axis = if shown.is_some() { "class" } else { "class (index)" };
+    svg.text(axes.x + axes.w / 2.0, bottom, axis, TEXT.middle());
+    svg.finish(bottom + 4.0, &format!("Training images of each class: {}", title.join("; ")))
 }
 
-/// 1, 10, … up to the largest count.
+/// 1, 10, … and the largest count, where it is not too near the power of ten below it.
 fn decades(most: f64) -> Vec<f64> {
-    (0..=most.log10().floor() as i32).map(|p| 10f64.powi(p)).collect()
+    let mut all: Vec<f64> = (0..=most.log10().floor() as i32).map(|p| 10f64.powi(p)).collect();
+    if all.last().is_some_and(|last| most > 2.0 * last) {
+        all.push(most);
+    }
+    all
 }

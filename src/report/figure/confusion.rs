@@ -1,19 +1,32 @@
 //! The confusion matrix of one method: of each true class, the percentage that is taken for each class; mean over seeds.
+//!
+//! Few classes have their numbers in the cells. Of many, colours go by the square root, or all but the diagonal would be
+//! white, and classes have their index at the edges.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::axis::{LONGEST, slanted, ticks, widest};
 use super::palette::blues;
-use super::svg::{GRID, SMALL, Svg, TEXT, num};
+use super::svg::{GRID, INK, SMALL, Svg, TEXT, num};
 use super::text::{fit, width};
 use super::{Classes, Error, Manifest, class_label, foreign, grouped, list};
 
 /// Up to so many classes the numbers stand in the cells.
 const NUMBERS: usize = 12;
 
+/// Steps of the colours from none to all.
+const STEPS: f64 = 50.0;
+
 pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     let groups = grouped(found)?;
     if groups.len() != 1 {
-        let labels: Vec<_> = groups.iter().map(|g| g.label.as_str()).collect();
+        let mut labels: Vec<_> = groups.iter().map(|g| g.label.as_str()).collect();
+        if labels.len() > 4 {
+            labels.splice(3.., ["…"]);
+        }
         let why = format!(
             "shows one method, these are {} ({}); give the evaluations of one, of any number of seeds",
             groups.len(),
@@ -25,9 +38,9 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     let share = shares(found, names.len())?;
     let n = names.len();
 
-    let label = |k: usize| class_label(k, &names);
-    let widest = (0..n).filter_map(label).map(|l| width(l, SMALL, false)).fold(0.0, f64::max).min(60.0);
-    let left = 11.0 + widest + 3.0;
+    let (few, named) = (n <= NUMBERS, class_label(0, &names).is_some());
+    let widest = widest(names.iter().map(String::as_str));
+    let left = if named { 11.0 + widest + 3.0 } else { 25.0 };
     let side = page - left - 3.0;
     let cell = side / n as f64;
     let top = 11.0;
@@ -35,64 +48,106 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     let seeds = found.len();
     let of = if seeds > 1 { format!(", mean of {seeds} seeds") } else { String::new() };
     svg.text(left, 7.5, &fit(&format!("{}{of}", groups[0].label), 7.0, true, side), TEXT.bold());
+    let mut bottom = top + side;
+    if few {
+        numbers(&mut svg, (left, top, cell), &share);
+    } else {
+        cells(&mut svg, (left, top, cell), &share);
+    }
+    svg.frame(left, top, side, side);
+    for (k, name) in names.iter().enumerate().filter(|_| named) {
+        let middle = cell * (k as f64 + 0.5);
+        let name = fit(name, SMALL, false, LONGEST);
+        svg.text(left - 3.0, top + middle + 2.2, &name, TEXT.small().end());
+        slanted(&mut svg, left + middle + 3.0, bottom + 6.0, &name);
+    }
+    for k in ticks(0.0, (n - 1) as f64, 6).into_iter().filter(|_| !named) {
+        let middle = cell * (k + 0.5);
+        svg.text(left - 3.0, top + middle + 2.2, &k.to_string(), TEXT.small().end());
+        svg.text(left + middle, bottom + 7.5, &k.to_string(), TEXT.small().middle());
+    }
+    bottom += if named { 0.72 * widest + 6.0 } else { 9.0 };
+    let of = if named { "" } else { " (index)" };
+    svg.text(7.0, top + side / 2.0, &format!("true class{of}"), TEXT.middle().turned(-90.0));
+    svg.text(left + side / 2.0, bottom + 8.0, &format!("predicted class{of}"), TEXT.middle());
+    bottom += 13.0;
+    bar(&mut svg, left, bottom, side, few);
+    let height = bottom + if few { 10.0 } else { 17.0 };
+    Ok(svg.finish(height, &format!("Confusion matrix of {}", groups[0].label)))
+}
+
+/// Coloured cells with a line around each and its number inside.
+fn numbers(svg: &mut Svg, (left, top, cell): (f64, f64, f64), share: &[Vec<f64>]) {
+    let n = share.len();
     for (t, row) in share.iter().enumerate() {
-        let y = top + cell * t as f64;
         for (p, v) in row.iter().enumerate() {
-            let x = left + cell * p as f64;
-            let overlap = if n > NUMBERS { 0.15 } else { 0.0 };
-            svg.rect(x, y, cell + overlap, cell + overlap, &blues(v / 100.0));
-            if n <= NUMBERS && *v >= 0.5 {
+            let (x, y) = (left + cell * p as f64, top + cell * t as f64);
+            svg.rect(x, y, cell, cell, &blues(v / 100.0));
+            if *v >= 0.5 {
                 // Colours of their own: the ground is the cell, not the page.
                 let fill = if *v > 55.0 { "#fefefe" } else { "#111111" };
                 let style = TEXT.small().middle().fill(fill);
                 svg.text(x + cell / 2.0, y + cell / 2.0 + 2.2, &format!("{v:.0}"), style);
             }
         }
-        if let Some(name) = label(t) {
-            let middle = y + cell / 2.0 + 2.2;
-            svg.text(left - 3.0, middle, &fit(name, SMALL, false, 60.0), TEXT.small().end());
-        }
     }
-    if n <= NUMBERS {
-        for i in 1..n {
-            let at = cell * i as f64;
-            svg.line((left + at, top), (left + at, top + side), GRID, 0.3, "");
-            svg.line((left, top + at), (left + side, top + at), GRID, 0.3, "");
-        }
+    let side = cell * n as f64;
+    for i in 1..n {
+        let at = cell * i as f64;
+        svg.line((left + at, top), (left + at, top + side), GRID, 0.3, "");
+        svg.line((left, top + at), (left + side, top + at), GRID, 0.3, "");
     }
-    svg.frame(left, top, side, side);
-    let mut bottom = top + side;
-    if label(0).is_some() {
-        for (p, name) in names.iter().enumerate() {
-            let x = left + cell * (p as f64 + 0.5) + 3.0;
-            svg.text(x, bottom + 6.0, &fit(name, SMALL, false, 60.0), TEXT.small().end().turned(-45.0));
-        }
-        bottom += 0.72 * widest + 6.0;
-    }
-    svg.text(7.0, top + side / 2.0, "true class", TEXT.middle().turned(-90.0));
-    svg.text(left + side / 2.0, bottom + 8.0, "predicted class", TEXT.middle());
-    bottom += 13.0;
-    bar(&mut svg, left, bottom, side);
-    Ok(svg.finish(bottom + 10.0, &format!("Confusion matrix of {}", groups[0].label)))
 }
 
-/// What the colours mean.
-fn bar(svg: &mut Svg, left: f64, y: f64, room: f64) {
-    let text = "% of the true class: 0";
-    let start = left + width(text, SMALL, false) + 3.0;
-    let long = room - (start - left) - 16.0;
-    svg.text(left, y + 6.0, text, TEXT.small());
-    for i in 0..50 {
-        let x = start + long * f64::from(i) / 50.0;
-        svg.rect(x, y + 1.0, long / 50.0 + 0.15, 5.5, &blues(f64::from(i) / 49.0));
+/// Coloured cells, one path a colour, so that 10,000 of them stay small.
+fn cells(svg: &mut Svg, (left, top, cell): (f64, f64, f64), share: &[Vec<f64>]) {
+    let mut paths: BTreeMap<u32, String> = BTreeMap::new();
+    for (t, row) in share.iter().enumerate() {
+        for (p, v) in row.iter().enumerate() {
+            let step = ((v / 100.0).sqrt() * STEPS).round() as u32;
+            write!(paths.entry(step).or_default(), "M{p} {t}h1v1h-1z").expect("a string takes everything");
+        }
     }
+    let side = num(cell * share.len() as f64);
+    let (x, y) = (num(left), num(top));
+    // The ground of those that are 0, which are most.
     svg.raw(format_args!(
-        "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"5.5\" fill=\"none\" stroke=\"#d8d8d8\" stroke-width=\".5\"/>",
-        num(start),
-        num(y + 1.0),
-        num(long)
+        "<rect x=\"{x}\" y=\"{y}\" width=\"{side}\" height=\"{side}\" fill=\"{}\"/>",
+        blues(0.0)
     ));
-    svg.text(start + long + 3.0, y + 6.0, "100", TEXT.small());
+    // No seams between neighbours.
+    svg.raw(format_args!(
+        "<g transform=\"translate({x} {y}) scale({cell:.5})\" shape-rendering=\"crispEdges\">"
+    ));
+    for (step, d) in paths.iter().filter(|(step, _)| **step > 0) {
+        svg.raw(format_args!("<path d=\"{d}\" fill=\"{}\"/>", blues(f64::from(*step) / STEPS)));
+    }
+    svg.raw(format_args!("</g>"));
+}
+
+/// What the colours mean; they go by the share, or by its square root.
+fn bar(svg: &mut Svg, left: f64, y: f64, room: f64, linear: bool) {
+    let text = if linear { "% of the true class: 0" } else { "% of the true class:" };
+    let start = left + width(text, SMALL, false) + if linear { 3.0 } else { 6.0 };
+    let long = room - (start - left) - if linear { 16.0 } else { 8.0 };
+    svg.text(left, y + 6.0, text, TEXT.small());
+    svg.raw(format_args!("<g shape-rendering=\"crispEdges\">"));
+    for i in 0..=STEPS as u32 {
+        // Each to the end, the next one over it: rounding then leaves no gaps.
+        let part = f64::from(i) / (STEPS + 1.0);
+        svg.rect(start + long * part, y + 1.0, long * (1.0 - part), 5.5, &blues(f64::from(i) / STEPS));
+    }
+    svg.raw(format_args!("</g>"));
+    svg.frame(start, y + 1.0, long, 5.5);
+    if linear {
+        svg.text(start + long + 3.0, y + 6.0, "100", TEXT.small());
+        return;
+    }
+    for v in [0.0, 1.0, 5.0, 20.0, 50.0, 100.0] {
+        let x = start + long * (v / 100.0f64).sqrt();
+        svg.line((x, y + 6.5), (x, y + 8.0), INK, 0.5, "");
+        svg.text(x, y + 14.0, &v.to_string(), TEXT.small().middle());
+    }
 }
 
 /// Percent of each true class, the mean over manifests; a class without images has none.

@@ -5,11 +5,8 @@ use serde_json::Value;
 use super::axis::{Axes, Mark, legend, margin, ticks};
 use super::palette::method;
 use super::svg::{MUTED, Svg, TEXT};
-use super::{Error, Manifest, grouped, place};
+use super::{Error, Manifest, methods, place};
 use crate::manifest;
-
-/// The most methods.
-const MOST: usize = 7;
 
 /// What a line of the log is drawn of.
 const FIELDS: [(&str, &str); 2] = [("loss", "training loss"), ("test_top1", "test accuracy (%)")];
@@ -18,11 +15,7 @@ const FIELDS: [(&str, &str); 2] = [("loss", "training loss"), ("test_top1", "tes
 type Run = [Vec<f64>; 2];
 
 pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
-    let groups = grouped(found)?;
-    if groups.len() > MOST {
-        let why = format!("{} methods; give at most {MOST}", groups.len());
-        return Err(Error::Inputs { kind: "curves", why });
-    }
+    let groups = methods(found, "curves")?;
     let mut runs: Vec<Vec<Run>> = Vec::new();
     for g in &groups {
         runs.push(g.members.iter().map(|&i| read(found[i])).collect::<Result<_, _>>()?);

@@ -1,6 +1,6 @@
 //! The starting report's figure: where each model puts the images, once coloured by their true class, once by its prediction.
 //!
-//! A model is a column of two panels with one projection. Points of a panel are one path a class and eighth, so that
+//! A model is a column of two panels with one projection; a single one has them side by side. Points of a panel are one path a class and eighth, so that
 //! 40,000 of them stay under a megabyte and no class lies on top of all others. A number stands where each class is densest.
 
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::axis::{Mark, legend};
 use super::palette::{MAX_CLASSES, class, viridis};
-use super::svg::{INK, MUTED, Style, Svg, TEXT, num};
+use super::svg::{INK, MUTED, SMALL, Style, Svg, TEXT, num};
 use super::text::fit;
 use super::{Error, Manifest, foreign, grouped, list, place};
 
@@ -49,15 +49,16 @@ pub(super) fn draw(found: &[&Manifest], width: f64) -> Result<String, Error> {
 
     let mut svg = Svg::new(width);
     let (left, gap, head) = (9.0, 4.0, 11.0);
-    let columns = models.len() as f64;
-    let side = ((width - 0.5 - left - gap * (columns - 1.0)) / columns).min(width * 0.75);
-    let bottom = 2.0 * (head + side) + 4.0;
-    for (c, model) in models.iter().enumerate() {
-        let x = left + (side + gap) * c as f64;
-        for (r, classes) in [&model.labels, &model.predictions].into_iter().enumerate() {
-            let y = head + (side + head + 4.0) * r as f64;
-            let letter = char::from(b'a' + (r * models.len() + c) as u8);
-            let by = ["true class", "predicted"][r];
+    let single = models.len() == 1;
+    let (columns, rows) = if single { (2, 1) } else { (models.len(), 2) };
+    let side = (width - 0.5 - left - gap * (columns - 1) as f64) / columns as f64;
+    let bottom = rows as f64 * (head + side + 4.0) - 4.0;
+    for (m, model) in models.iter().enumerate() {
+        for (n, classes) in [&model.labels, &model.predictions].into_iter().enumerate() {
+            let (c, r) = if single { (n, 0) } else { (m, n) };
+            let (x, y) = (left + (side + gap) * c as f64, head + (side + head + 4.0) * r as f64);
+            let letter = char::from(b'a' + (r * columns + c) as u8);
+            let by = ["true class", "predicted"][n];
             let text = fit(&format!("({letter}) {}, {by}", model.title), 7.0, true, side);
             svg.text(x, y - 3.0, &text, TEXT.bold());
             svg.frame(x, y, side, side);
@@ -65,8 +66,11 @@ pub(super) fn draw(found: &[&Manifest], width: f64) -> Result<String, Error> {
             if c == 0 {
                 svg.text(6.0, y + side / 2.0, &format!("{axis} 2"), TEXT.small().middle().turned(-90.0));
             }
+            if r + 1 == rows {
+                svg.text(x + side / 2.0, bottom + 7.5, &format!("{axis} 1"), TEXT.small().middle());
+            }
         }
-        svg.text(x + side / 2.0, bottom + 7.5, &format!("{axis} 1"), TEXT.small().middle());
+        let x = left + (side + gap) * (if single { 1 } else { m }) as f64;
         let right = model.labels.iter().zip(&model.predictions).filter(|(l, p)| l == p).count();
         let percent = format!("{:.1} % right", 100.0 * right as f64 / model.labels.len() as f64);
         svg.text(x + side, bottom + 7.5, &percent, TEXT.small().end().fill(MUTED));
@@ -94,8 +98,9 @@ fn key(svg: &mut Svg, y: f64, width: f64, names: &[String]) -> f64 {
         let t = f64::from(step) / 63.0;
         svg.rect(bar.1 + bar.0 * f64::from(step) / 64.0, y + 2.0, bar.0 / 64.0 + 0.2, 5.0, &viridis(t));
     }
-    svg.text(bar.1 - 3.0, y + 7.0, &names[0], TEXT.small().end());
-    svg.text(bar.1 + bar.0 + 3.0, y + 7.0, &names[n - 1], TEXT.small());
+    let end = |k: usize| fit(&format!("{k} {}", names[k]), SMALL, false, bar.1 - 6.0);
+    svg.text(bar.1 - 3.0, y + 7.0, &end(0), TEXT.small().end());
+    svg.text(bar.1 + bar.0 + 3.0, y + 7.0, &end(n - 1), TEXT.small());
     10.0
 }
 

@@ -23,6 +23,9 @@ use super::record::place;
 use super::series::{Series, series};
 use crate::manifest::{self, Manifest};
 
+/// The most methods, or data sets, in a drawing: each has a colour.
+const MOST: usize = palette::METHODS.len();
+
 /// What to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
@@ -103,6 +106,16 @@ fn grouped(found: &[&Manifest]) -> Result<Vec<Series>, Error> {
                 return Err(Error::Unfit { path: place(found[pair[1]]), why });
             }
         }
+    }
+    Ok(groups)
+}
+
+/// The same of methods that share a drawing.
+fn methods(found: &[&Manifest], kind: &'static str) -> Result<Vec<Series>, Error> {
+    let groups = grouped(found)?;
+    if groups.len() > MOST {
+        let why = format!("{} methods; give at most {MOST}", groups.len());
+        return Err(Error::Inputs { kind, why });
     }
     Ok(groups)
 }

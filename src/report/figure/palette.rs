@@ -9,7 +9,7 @@ const CLASSES: [&str; 10] = [
 ];
 
 /// Colours of methods: Okabe and Ito, *Color Universal Design*, 2008, without its yellow, which is too light for lines.
-const METHODS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"];
+pub const METHODS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"];
 
 /// Dashes that go with the colours of methods, so that print in grey can be read too.
 const DASHES: [&str; 4] = ["", "4 1.5", "1.2 1.2", "5 1.5 1.2 1.5"];

@@ -1,11 +1,10 @@
 //! Accuracy of each class, a bar a method, below the number of its training images. Many classes are shown in groups of
 //! neighbours, from the most to the fewest images.
 
-use super::axis::{Axes, Mark, legend, margin, ticks, whole};
+use super::axis::{Axes, Mark, legend, margin, slanted, ticks, whole, widest};
 use super::palette::method;
-use super::svg::{INK, MUTED, SMALL, Svg, TEXT};
-use super::text::{fit, width};
-use super::{Classes, Error, Manifest, foreign, grouped, list};
+use super::svg::{INK, MUTED, Svg, TEXT};
+use super::{Classes, Error, Manifest, foreign, list, methods};
 use crate::report::series::mean_std;
 
 /// Up to so many classes each has bars of its own.
@@ -14,9 +13,6 @@ const EACH: usize = 12;
 /// Groups of more classes.
 const GROUPS: usize = 10;
 
-/// The most methods.
-const MOST: usize = 7;
-
 /// Neighbouring classes that share a bar.
 struct Slot {
     name: String,
@@ -24,11 +20,7 @@ struct Slot {
 }
 
 pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
-    let groups = grouped(found)?;
-    if groups.len() > MOST {
-        let why = format!("{} methods; give at most {MOST}", groups.len());
-        return Err(Error::Inputs { kind: "per-class", why });
-    }
+    let groups = methods(found, "per-class")?;
     let classes = Classes::of(found)?;
     let slots = slots(&classes);
     // By slot and group, mean and deviation over seeds.
@@ -78,10 +70,10 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     }
     let base = axes.y + axes.h;
     svg.line((axes.x, base), (axes.x + axes.w, base), INK, 0.5, "");
-    let widest = slots.iter().map(|s| width(&s.name, SMALL, false)).fold(0.0, f64::max).min(60.0);
+    let widest = widest(slots.iter().map(|s| s.name.as_str()));
     for (s, slot) in slots.iter().enumerate() {
         let (x, _) = axes.at(s as f64 + 0.5, 0.0);
-        svg.text(x + 2.5, base + 6.0, &fit(&slot.name, SMALL, false, 60.0), TEXT.small().end().turned(-45.0));
+        slanted(&mut svg, x + 2.5, base + 6.0, &slot.name);
     }
     let bottom = base + 0.72 * widest + 14.0;
     let axis =

@@ -6,11 +6,8 @@ use serde_json::Value;
 use super::axis::{Axes, Mark, legend, margin, ticks};
 use super::palette::method;
 use super::svg::{MUTED, Svg, TEXT};
-use super::{Error, Manifest, foreign, grouped, list};
+use super::{Error, Manifest, foreign, list, methods};
 use crate::report::series::mean_std;
-
-/// The most methods.
-const MOST: usize = 7;
 
 /// Sums over the images of a bin.
 #[derive(Clone, Copy, Default)]
@@ -21,11 +18,7 @@ struct Bin {
 }
 
 pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
-    let groups = grouped(found)?;
-    if groups.len() > MOST {
-        let why = format!("{} methods; give at most {MOST}", groups.len());
-        return Err(Error::Inputs { kind: "reliability", why });
-    }
+    let groups = methods(found, "reliability")?;
     let (mut names, mut all) = (Vec::new(), Vec::new());
     for g in &groups {
         let mut sum: Vec<Bin> = Vec::new();

@@ -198,8 +198,10 @@ pub fn num(v: f64) -> String {
     }
 }
 
-/// Text as it stands in XML and HTML, in attributes too.
+/// Text as it stands in XML and HTML, in attributes too. XML has no control characters: they become U+FFFD.
 pub fn escape(text: &str) -> String {
+    let text = text.replace(|c: char| c.is_control() && c.is_whitespace(), " ");
+    let text = text.replace(|c: char| c.is_control() || "\u{fffe}\u{ffff}".contains(c), "\u{fffd}");
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -216,7 +218,7 @@ mod tests {
     #[test]
     fn text_cannot_become_markup() {
         let mut svg = Svg::new(10.0);
-        svg.text(0.0, 0.0, "a<b & \"c\"", TEXT);
-        assert!(svg.finish(5.0, "<x>").contains(">a&lt;b &amp; &quot;c&quot;</text>"));
+        svg.text(0.0, 0.0, "a<b & \"c\"\n\u{1}\u{b}", TEXT);
+        assert!(svg.finish(5.0, "<x>").contains(">a&lt;b &amp; &quot;c&quot; \u{fffd} </text>"));
     }
 }

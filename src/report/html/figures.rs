@@ -24,9 +24,10 @@ pub(super) fn write(sources: &Sources, records: &[Record]) -> Result<String, Err
     let metrics: Vec<&Manifest> = sources.metrics.iter().map(|(_, m)| *m).collect();
     let mut text = String::from("<section id=\"figures\">\n<h2>Figures</h2>\n");
     let all: Vec<&Manifest> = sources.datasets.iter().map(|(_, m)| *m).collect();
-    if let Some(svg) = class_counts::of_evaluations(&metrics, &all, WIDTH)? {
-        text +=
-            &format!("<div class=\"figures\">\n{}</div>\n", figure(&svg, "Training images of each class."));
+    let counts = class_counts::of_evaluations(&metrics, &all, WIDTH)?;
+    if !counts.is_empty() {
+        let shown: String = counts.iter().map(|svg| figure(svg, "Training images of each class.")).collect();
+        text += &format!("<div class=\"figures\">\n{shown}</div>\n");
     }
     let checkpoints: Vec<&Manifest> = sources.checkpoints.iter().map(|(_, m)| *m).collect();
     let embeddings: Vec<&Manifest> = sources.embeddings.iter().map(|(_, m)| *m).collect();

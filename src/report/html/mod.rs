@@ -48,8 +48,7 @@ impl<'a> Sources<'a> {
             datasets: of(Kind::Dataset),
         };
         if all.metrics.is_empty() {
-            let why =
-                format!("no evaluation among the {n} manifests; add metrics manifests, which eval makes");
+            let why = format!("{n} manifests, and no evaluation; add metrics manifests, which eval makes");
             return Err(Error::Inputs { kind: "html", why });
         }
         Ok(all)

@@ -1,4 +1,4 @@
-//! How the runs were set: what all have in common once, what differs in a table.
+//! How the runs were set: what all have in common once, what differs by method in a table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,16 +9,20 @@ use crate::report::experiment::{Experiment, flatten};
 use crate::report::figure::svg::escape;
 use crate::report::series::series;
 
+/// Settings that the columns of a table and the tables themselves stand for.
+const IN_THE_TABLES: [&str; 4] = ["data dataset", "data imb_type", "data imb_ratio", "eval which"];
+
 /// The section; the experiments are those of the manifests.
 pub(super) fn write(manifests: &[&Manifest], of: &[&Experiment]) -> String {
     let all: Vec<BTreeMap<String, Value>> = manifests.iter().map(|m| settings(m)).collect();
     let names: BTreeSet<&String> = all.iter().flat_map(BTreeMap::keys).collect();
-    let (common, differing): (Vec<&String>, Vec<&String>) =
+    let (common, mut differing): (Vec<&String>, Vec<&String>) =
         names.into_iter().partition(|n| all.iter().all(|s| s.get(*n) == all[0].get(*n)));
+    differing.retain(|name| !IN_THE_TABLES.contains(&name.as_str()));
 
     let mut text = String::from(
         "<section id=\"settings\">\n<h2>Settings</h2>\n<p>Every parameter that can change a result, as the manifests have it. \
-         Class counts are in the figures.</p>\n<h3>Of all runs</h3>\n<div class=\"scroll\"><table class=\"text\"><tbody>\n",
+         Training sets and epochs are in the tables, class counts in the figures.</p>\n<h3>Of all runs</h3>\n<div class=\"scroll\"><table class=\"text\"><tbody>\n",
     );
     for name in common {
         text += &format!(
@@ -36,9 +40,13 @@ pub(super) fn write(manifests: &[&Manifest], of: &[&Experiment]) -> String {
         text += &format!("<th data-c=\"{}\">{}</th>", i + 2, escape(name));
     }
     text += "</tr></thead><tbody>\n";
-    for group in series(of) {
-        let seeds: Vec<String> =
-            group.members.iter().filter_map(|&i| of[i].seed).map(|s| s.to_string()).collect();
+    let anywhere: Vec<Experiment> = of
+        .iter()
+        .map(|e| Experiment { column: of[0].column.clone(), which: of[0].which.clone(), ..(*e).clone() })
+        .collect();
+    for group in series(&anywhere.iter().collect::<Vec<_>>()) {
+        let seeds: BTreeSet<u64> = group.members.iter().filter_map(|&i| of[i].seed).collect();
+        let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
         text += &format!("<tr><td>{}</td><td>{}</td>", escape(&group.label), seeds.join(", "));
         for name in &differing {
             let value = all[group.members[0]].get(*name);

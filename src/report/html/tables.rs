@@ -19,9 +19,15 @@ pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
     if report {
         parts.push("report");
     }
+    let seeds = common_seeds(t);
+    let what = match seeds {
+        Some(1) => ", of one seed".into(),
+        Some(n) => format!(": mean ± sample standard deviation over {n} seeds"),
+        None => ": mean ± sample standard deviation over n seeds".into(),
+    };
     let mut text = format!(
-        "<section id=\"table-{n}\">\n<h2>{}</h2>\n<p>Top-1 accuracy on the test images in percent: mean ± sample standard \
-         deviation over n seeds. Each links to its lineage.</p>\n<div class=\"scroll\"><table class=\"sort\">\n<thead>\n\
+        "<section id=\"table-{n}\">\n<h2>{}</h2>\n<p>Top-1 accuracy on the test images in percent{what}. Each links to its \
+         lineage.</p>\n<div class=\"scroll\"><table class=\"sort\">\n<thead>\n\
          <tr><th rowspan=\"2\" data-c=\"0\">Method</th>",
         escape(&t.title())
     );
@@ -46,7 +52,7 @@ pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
         text += &format!("<tr><td>{}</td>", escape(&name(row)));
         for &c in &columns {
             let cell = &row.cells[c];
-            text += &reproduced(cell, lineage);
+            text += &reproduced(cell, seeds.is_none(), lineage);
             if t.has_paper() {
                 let dagger = cell.paper.filter(|(_, source)| *source == "ldam").map_or("", |_| "†");
                 text += &number(cell.paper.map(|p| p.0), &(two(cell.paper.map(|p| p.0)) + dagger), "");
@@ -84,16 +90,22 @@ fn number(value: Option<f64>, text: &str, class: &str) -> String {
     format!("<td{class}{value}>{}</td>", escape(&text.replace('-', "−")))
 }
 
-fn reproduced(cell: &Cell, lineage: &Lineage) -> String {
+/// The number of seeds, if all cells that have any have as many.
+fn common_seeds(t: &Table) -> Option<usize> {
+    let mut all = t.cells().map(|c| c.values.len()).filter(|n| *n > 0);
+    let first = all.next()?;
+    all.all(|n| n == first).then_some(first)
+}
+
+/// A cell of ours, with its number of seeds where that has to be told.
+fn reproduced(cell: &Cell, tell: bool, lineage: &Lineage) -> String {
     let (Some(mean), Some(first)) = (cell.mean(), cell.values.first()) else {
         return "<td class=\"first\">—</td>".into();
     };
     let std = cell.std().map_or(String::new(), |s| format!(" ± {s:.2}"));
-    format!(
-        "<td class=\"first\" data-v=\"{mean:.4}\"><a href=\"#{}\">{mean:.2}{std}</a> <small>n = {}</small></td>",
-        lineage.row(&first.key),
-        cell.values.len()
-    )
+    let seeds = if tell { format!(" <small>n = {}</small>", cell.values.len()) } else { String::new() };
+    let row = lineage.row(&first.key);
+    format!("<td class=\"first\" data-v=\"{mean:.4}\"><a href=\"#{row}\">{mean:.2}{std}</a>{seeds}</td>")
 }
 
 /// The difference from the published value in standard errors of our mean, where there are two seeds or more.
