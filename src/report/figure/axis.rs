@@ -63,8 +63,8 @@ pub fn widest<'a>(names: impl Iterator<Item = &'a str>) -> f64 {
 
 /// The name of a class below an axis, slanted, its end at a point; cut where it would leave the page.
 pub fn slanted(svg: &mut Svg, x: f64, y: f64, name: &str) {
-    // To the left it takes its length and its height, both over √2.
-    let room = (x * SQRT_2 - SMALL).min(LONGEST);
+    // To the left it takes its length and its height, descenders included, over √2.
+    let room = (x * SQRT_2 - 1.5 * SMALL).min(LONGEST);
     svg.text(x, y, &fit(name, SMALL, false, room), TEXT.small().end().turned(-45.0));
 }
 
