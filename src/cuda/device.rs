@@ -18,8 +18,8 @@ use super::nvrtc::Nvrtc;
 use super::{Error, Result, program};
 use crate::train::config::Precision;
 
-/// How often a launch is repeated to be timed: waiting takes longer than most kernels.
-const REPEATS: u32 = 20;
+/// How often [`Device::timed`] repeats a launch: waiting takes longer than most kernels.
+pub const REPEATS: u32 = 20;
 
 /// A GPU with the kernels for one type of activations.
 #[derive(Clone)]
@@ -183,7 +183,7 @@ impl Device {
         }
     }
 
-    /// Runs the launches of a closure, each of them several times, and says how many seconds one took.
+    /// Runs the launches of a closure, each of them [`REPEATS`] times, and says how many seconds one took.
     ///
     /// # Errors
     /// Those of the closure and of the driver.

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
+use super::Error;
 use super::args::Row;
-use super::device::{Device, Graph, Memory};
+use super::device::{Device, Graph, Memory, REPEATS};
 use super::infer::Evaluator;
 use super::net::{DeviceNet, Feed, Segments};
 use crate::data::shard::Split;
@@ -158,13 +159,16 @@ impl Trainer {
         Ok(self.evaluator.run(&self.net)?.top1(test))
     }
 
-    /// Repeats the first step of the epoch that was uploaded last, `steps` times, and waits: for measurements.
+    /// Repeats the whole steps of the epoch that was uploaded last until there were `steps`, and waits: for measurements.
     ///
     /// # Errors
     /// The driver's.
     pub fn repeat(&self, steps: usize) -> super::Result<()> {
-        for _ in 0..steps {
-            self.step.clear()?;
+        let epoch = (self.images / self.batch).max(1);
+        for step in 0..steps {
+            if step % epoch == 0 {
+                self.step.clear()?;
+            }
             if let Some(graph) = &self.full {
                 // SAFETY: as where it was recorded.
                 unsafe { graph.launch()? };
@@ -176,10 +180,14 @@ impl Trainer {
     /// Seconds of each launch of a whole step, by kernel, in their order: for measurements. Leaves the network in disorder.
     ///
     /// # Errors
-    /// The driver's.
+    /// Fewer steps in an epoch than a launch is repeated; the driver's.
     pub fn profile(&self) -> super::Result<Vec<(&'static str, f64)>> {
+        // Each repetition of the head goes on by a step.
+        if self.images / self.batch < REPEATS as usize {
+            return Err(Error::Size(format!("{} images are too few to time kernels on", self.images)));
+        }
         self.step.clear()?;
-        // SAFETY: as where the step is recorded.
+        // SAFETY: as where the step is recorded; the plan has as many steps as the head's repetitions advance.
         self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, &self._segments[0]) })
     }
 
