@@ -12,6 +12,7 @@ pub mod device;
 mod driver;
 #[cfg(test)]
 mod emulator;
+mod gpu;
 pub mod infer;
 mod kernels;
 mod net;
@@ -19,6 +20,7 @@ mod nvrtc;
 pub mod program;
 #[cfg(test)]
 mod tests;
+mod tiles;
 pub mod trainer;
 
 use std::path::PathBuf;

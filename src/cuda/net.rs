@@ -8,16 +8,11 @@ use super::args::{
 };
 use super::device::{Device, Memory};
 use super::kernels::{NAMES, THREADS};
+use super::tiles::{Tiles, bytes_of, padded};
 use super::{Error, Result};
 use crate::model::resnet::Net;
 use crate::ops::conv::Geometry;
 use crate::ops::{read, write};
-use crate::train::config::Precision;
-
-/// Parts that the weight gradient of a layer is computed in: as many blocks, a few images each.
-const PARTS: usize = 64;
-/// The same for the 64 × 64 layers, which have two blocks a part, and large parts.
-const LARGE_PARTS: usize = 32;
 
 /// Length of the features.
 const FEATURES: usize = 64;
@@ -104,71 +99,6 @@ pub struct DeviceNet {
     counter: Memory<u32>,
     norms: Memory<Norm>,
     channels: Memory<i32>,
-}
-
-/// Pixels of a block's tile at most, for channels out.
-fn pixels(channels: usize) -> usize {
-    4096 / channels
-}
-
-/// Channels in as the kernels have them: whole tiles of 16.
-fn padded(geo: Geometry) -> usize {
-    geo.cin.next_multiple_of(16)
-}
-
-/// Rows of a tile `width` pixels wide.
-fn rows(channels: usize, width: usize, height: usize) -> usize {
-    (pixels(channels) / width).clamp(1, height)
-}
-
-/// Bytes of an activation.
-fn bytes_of(precision: Precision) -> usize {
-    if precision == Precision::Bf16 { 2 } else { 4 }
-}
-
-/// What a launch of a layer looks like.
-struct Tiles {
-    /// Rows of output a block of the forward pass.
-    forward: usize,
-    /// Rows of input a block of the input gradient.
-    input: usize,
-    forward_blocks: usize,
-    input_blocks: usize,
-    weight_blocks: usize,
-    groups: usize,
-    forward_shared: usize,
-    backward_shared: usize,
-}
-
-impl Tiles {
-    fn new(geo: Geometry, images: usize, bytes: usize) -> Tiles {
-        let (cin, cout, s) = (padded(geo), geo.cout, geo.stride);
-        let (height, width) = (geo.out_height(), geo.out_width());
-        let forward = rows(cout, width, height);
-        let input = rows(cin, geo.width, geo.height);
-        let pad = 16 / bytes;
-        let tile = |rows: usize, channels: usize| rows * (geo.width + 2) * (channels + pad) * bytes;
-        let result = |channels: usize| pixels(channels) * (channels + 4) * 4;
-        let reduce = 16 * THREADS * 4;
-        let source = tile((forward - 1) * s + 3, cin);
-        let jobs = cin / 16 * (cout / 16);
-        let warps = THREADS / 32;
-        let sum = if jobs < warps { 9 * cin * cout * 4 } else { 0 };
-        let weight = source + pixels(cout) * ((cout + pad) * bytes + 4);
-        let all = images * height.div_ceil(forward);
-        let most = if cout == 64 && cin == 64 { LARGE_PARTS } else { PARTS };
-        let groups = all.min(most);
-        Tiles {
-            forward,
-            input,
-            forward_blocks: all,
-            input_blocks: images * geo.height.div_ceil(input),
-            weight_blocks: groups * (jobs / warps).max(1),
-            groups,
-            forward_shared: source.max(result(cout)).max(reduce),
-            backward_shared: tile(input + 2, cout).max(result(cin)).max(reduce).max(weight).max(sum),
-        }
-    }
 }
 
 impl DeviceNet {
