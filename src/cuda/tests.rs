@@ -246,9 +246,10 @@ fn raw_outputs_in_bf16_are_the_cpus() {
             device.describe(),
             text.join(", ")
         );
-        // The same products; sums in another order now and then round to the neighbour.
+        // The same products in the first layer; sums in another order now and then round to the neighbour. In the others the CPU
+        // may use Winograd, which rounds more.
         assert!(apart[0].0 < 1e-3 && apart[0].1 < 0.05, "the first layer: {text:?}");
-        assert!(apart.iter().all(|(d, _)| *d < 3e-2), "{text:?}");
+        assert!(apart.iter().all(|(d, _)| *d < 6e-2), "{text:?}");
     }
 }
 

@@ -213,6 +213,12 @@ pub enum Error {
         /// The system's reason. Not named `source`: with its causes the message would say it twice.
         error: std::io::Error,
     },
+    /// No such file was given.
+    #[error("{path}: there is no such file; pass the manifest.json of something finished, or its directory")]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// Not JSON, or not a manifest.
     #[error(
         "{path}: not a manifest: {why}; expected the manifest.json that mk-imbalance, train, eval, embed or report wrote"

@@ -84,7 +84,10 @@ fn of_kind(m: Manifest, tool: &'static str, kinds: &[Kind]) -> Result<Manifest, 
 /// The manifests in one file, or in the directory's `manifest.json`.
 pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
-    let text = fs::read_to_string(&file).map_err(Error::io(&file))?;
+    let text = fs::read_to_string(&file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::NoFile { path: file.clone() },
+        _ => Error::Io { path: file.clone(), error },
+    })?;
     let values = serde_json::Deserializer::from_str(&text).into_iter();
     let mut found = values.map(|v| parse(v, &file)).collect::<Result<Vec<_>, _>>()?;
     let several = found.len() > 1;

@@ -166,7 +166,7 @@ type Bad = (fn(&Sandbox), &'static str, &'static str);
 #[test]
 fn bad_input_is_one_line_and_exit_code_2() {
     let bad: [Bad; 16] = [
-        (|_| (), "nowhere.json", "nowhere.json: No such file"),
+        (|_| (), "nowhere.json", "nowhere.json: there is no such file; pass the manifest.json"),
         (|_| (), "data", "is a dataset manifest, eval takes checkpoint"),
         (|_| (), "runs/0 --data runs/0", "is a checkpoint manifest, eval takes dataset"),
         (|_| (), "runs/0 --split val", "mk-imbalance --val-fraction"),

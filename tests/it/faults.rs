@@ -108,7 +108,11 @@ fn manifests_that_are_none_or_others() {
     all_refused(
         &s,
         &[
-            ("train", "nowhere", "nowhere: No such file or directory (os error 2)\n"),
+            (
+                "train",
+                "nowhere",
+                "nowhere: there is no such file; pass the manifest.json of something finished, or its directory\n",
+            ),
             ("train", "", "stdin: no manifests; pipe mk-imbalance into this tool"),
             ("train", "foreign.json", "foreign.json: not a manifest: no \"schema\""),
             ("train", "empty.json", "empty.json: no manifests"),

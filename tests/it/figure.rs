@@ -200,7 +200,7 @@ fn bad_input_is_one_line_and_exit_code_2() {
         ("--kind per-class m/remix0 m/again", "is the same experiment and seed as"),
         ("--kind curves c/empty", "log.jsonl: size differs from its manifest"),
         ("--kind curves d/exp", "is a dataset manifest, curves takes checkpoint"),
-        ("--kind class-counts nowhere", "nowhere: No such file"),
+        ("--kind class-counts nowhere", "nowhere: there is no such file; pass the manifest.json"),
         ("--kind class-counts d/exp -o a.pdf", "a.pdf: ends neither in .svg nor in .png"),
         ("--kind class-counts d/exp -o x/a.svg -o y/a.png", "y/a.png: is not in x, where the result goes"),
         ("--kind class-counts d/exp -o a.svg -o a.svg", "a.svg: is named twice"),

@@ -189,7 +189,10 @@ fn bad_input_is_one_line_and_exit_code_2() {
     for (text, why) in bad {
         refused(s.tool("report", "table").write_stdin(text).assert(), why);
     }
-    refused(s.tool("report", "table nowhere").assert(), "nowhere: No such file");
+    refused(
+        s.tool("report", "table nowhere").assert(),
+        "nowhere: there is no such file; pass the manifest.json",
+    );
     refused(s.tool("report", "table m/0 --checkpoint best").assert(), "run eval --checkpoint best");
     assert!(!s.join("reports").exists(), "nothing was made");
 }
