@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::args::Row;
 use super::device::{Device, Graph, Memory};
@@ -114,18 +114,9 @@ impl Outputs {
 /// # Errors
 /// Those of the weights, as there; those of the GPU.
 pub fn infer(device: &Device, weights: &Path, arch: Arch, split: &Split, info: &Info) -> Result<Inference> {
-    let at = || weights.display().to_string();
-    let (dict, _) = weights::open(weights)?;
-    weights::check_arch(&dict, arch).with_context(at)?;
-    let classes = weights::classes(&dict).with_context(at)?;
-    ensure!(
-        classes == info.classes,
-        "{}: a network for {classes} classes, the data set has {}; use the data set it was trained on",
-        at(),
-        info.classes
-    );
+    let (dict, classes) = weights::open_for(weights, arch, info)?;
     let host = Net::new(arch, split.shape(), classes, 1, candle_core::DType::F32)?;
-    host.load(&dict).with_context(at)?;
+    host.load(&dict).with_context(|| weights.display().to_string())?;
     let batch = BATCH.min(split.len());
     let net = DeviceNet::new(device, &host, split.shape(), batch)?;
     net.take(&host)?;

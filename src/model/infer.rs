@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use super::weights::{self, StateDict, get, to_hwio};
@@ -12,9 +12,9 @@ use super::{Arch, Named};
 use crate::data::Info;
 use crate::data::shard::Split;
 use crate::ops::conv::Geometry;
-use crate::ops::conv::cpu::convolve;
 use crate::ops::conv::cpu::tile::Sink;
 use crate::ops::conv::cpu::winograd::{self, Four};
+use crate::ops::conv::cpu::{convolve, with_scratch};
 use crate::ops::head::logits;
 use crate::ops::load::{Levels, levels};
 use crate::ops::simd::{Isa, Task, Vector, run};
@@ -40,17 +40,10 @@ pub struct Inference {
 /// # Errors
 /// A file that cannot be read, weights of another architecture or number of classes.
 pub fn infer(weights: &Path, arch: Arch, split: &Split, info: &Info, batch: usize) -> Result<Inference> {
-    let at = || weights.display().to_string();
-    let (dict, _) = weights::open(weights)?;
-    weights::check_arch(&dict, arch).with_context(at)?;
-    let classes = weights::classes(&dict).with_context(at)?;
-    ensure!(
-        classes == info.classes,
-        "{}: a network for {classes} classes, the data set has {}; use the data set it was trained on",
-        at(),
-        info.classes
-    );
-    Ok(Folded::new(&dict, arch, split.shape(), classes).with_context(at)?.run(split, batch))
+    let (dict, classes) = weights::open_for(weights, arch, info)?;
+    Ok(Folded::new(&dict, arch, split.shape(), classes)
+        .with_context(|| weights.display().to_string())?
+        .run(split, batch))
 }
 
 /// A convolution with its batch norm folded in: `relu(conv(x) + bias [+ shortcut])`.
@@ -156,36 +149,43 @@ impl Folded {
         let batch = batch.clamp(1, n.max(1));
         let (mut z, mut f) = (vec![0.0; n * classes], vec![0.0; n * len]);
         let rows = z.par_chunks_mut(batch * classes).zip(f.par_chunks_mut(batch * len)).enumerate();
-        rows.for_each_init(
-            || Space::new(self, batch),
-            |space, (at, (z, features))| {
-                let images = at * batch..n.min((at + 1) * batch);
-                run(self.isa, Group { net: self, images, image: &image, space, features });
-                for (z, f) in z.chunks_exact_mut(classes).zip(features.chunks_exact(len)) {
-                    logits(f, &self.linear.0, &self.linear.1, z);
-                }
-            },
-        );
+        let space = Space::new(self, batch);
+        rows.for_each(|(at, (z, features))| {
+            let images = at * batch..n.min((at + 1) * batch);
+            with_scratch(space.len(), |scratch| {
+                run(self.isa, Group { net: self, images, image: &image, space, scratch, features });
+            });
+            for (z, f) in z.chunks_exact_mut(classes).zip(features.chunks_exact(len)) {
+                logits(f, &self.linear.0, &self.linear.1, z);
+            }
+        });
         Inference { logits: z, features: f, classes, feature_len: len }
     }
 }
 
-/// Three halo'd activations for each image of a group, and work space.
+/// The work space of a group of images: three halo'd activations for each of them, and what [`winograd`] needs.
+#[derive(Clone, Copy)]
 struct Space {
+    images: usize,
     /// Floats of one activation.
-    len: usize,
-    buffers: [Aligned; 3],
-    work: Aligned,
+    activation: usize,
+    winograd: usize,
 }
 
 impl Space {
     fn new(net: &Folded, images: usize) -> Self {
         let convs = || net.stages.iter().flatten().chain([&net.stem]);
         let padded = |g: Geometry| (g.height + 2) * (g.width + 2) * g.cin.max(g.cout);
-        let len = convs().map(|c| padded(c.geo)).max().unwrap_or(0).next_multiple_of(16);
         let suited = convs().filter(|c| c.winograd);
-        let work = suited.map(|c| winograd::scratch_len(c.geo, 4, images)).max().unwrap_or(0);
-        Space { len, buffers: std::array::from_fn(|_| Aligned::new(images * len)), work: Aligned::new(work) }
+        Space {
+            images,
+            activation: convs().map(|c| padded(c.geo)).max().unwrap_or(0).next_multiple_of(16),
+            winograd: suited.map(|c| winograd::scratch_len(c.geo, 4, images)).max().unwrap_or(0),
+        }
+    }
+
+    fn len(&self) -> usize {
+        3 * self.images * self.activation + self.winograd
     }
 }
 
@@ -193,7 +193,8 @@ struct Group<'a, F> {
     net: &'a Folded,
     images: Range<usize>,
     image: &'a F,
-    space: &'a mut Space,
+    space: Space,
+    scratch: &'a mut [f32],
     features: &'a mut [f32],
 }
 
@@ -201,8 +202,10 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(self) {
         let Folded { stem, stages, .. } = self.net;
-        let Space { len, buffers: [x, mid, y], work } = self.space;
-        let (mut x, mid, mut y, len) = (&mut x[..], &mut mid[..], &mut y[..], *len);
+        let Space { images, activation: len, .. } = self.space;
+        let (mut x, rest) = self.scratch.split_at_mut(images * len);
+        let (mid, rest) = rest.split_at_mut(images * len);
+        let (mut y, work) = rest.split_at_mut(images * len);
         let count = self.images.len();
         for (i, n) in self.images.clone().enumerate() {
             let pixels = &mut y[..stem.geo.in_len()];
@@ -343,7 +346,7 @@ unsafe fn layer<V: Vector, const WIDE: bool>(
     }
 }
 
-/// Adds bias and shortcut, cuts off what is negative, stores inside the halo.
+/// Starts from the bias, adds the shortcut, cuts off what is negative, stores inside the halo.
 struct Finish<'a> {
     geo: Geometry,
     out: *mut f32,
@@ -353,6 +356,12 @@ struct Finish<'a> {
 }
 
 impl Sink for Finish<'_> {
+    #[inline(always)]
+    unsafe fn start<V: Vector>(&self, channel: usize) -> V {
+        // SAFETY: the trait's contract: a bias for each channel.
+        unsafe { V::load(self.bias.as_ptr().add(channel)) }
+    }
+
     #[inline(always)]
     unsafe fn put<V: Vector, const P: usize, const Q: usize>(
         &mut self,
@@ -367,10 +376,9 @@ impl Sink for Finish<'_> {
             let out = self.out.add(((row + 1) * (width + 2) + col + 1) * cout + channel);
             for q in 0..Q {
                 let at = q * V::LANES;
-                let bias = V::load(self.bias.as_ptr().add(channel + at));
                 for (p, pixel) in acc.iter().enumerate() {
                     let out = out.add(p * cout + at);
-                    let mut v = pixel[q].add(bias);
+                    let mut v = pixel[q];
                     if self.in_place {
                         v = v.add(V::load(out));
                     }

@@ -16,6 +16,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
 use super::resnet::Net;
 use super::{Arch, Named};
+use crate::data::Info;
 use crate::manifest::store::write_atomic;
 use crate::ops::{read, write};
 
@@ -180,22 +181,34 @@ pub fn get<'a>(dict: &'a StateDict, name: &str, shape: &[usize]) -> Result<&'a [
     Ok(&v.data)
 }
 
-/// Number of classes of a network's weights.
+/// Reads the weights of an architecture, and the number of their classes, which is that of a data set.
 ///
 /// # Errors
-/// No classifier in it.
-pub fn classes(dict: &StateDict) -> Result<usize> {
-    match dict.get("linear.weight").map(|v| &v.shape[..]) {
-        Some(&[classes, _]) => Ok(classes),
-        _ => bail!("has no tensor \"linear.weight\" of two dimensions; not a ResNet_s checkpoint"),
-    }
+/// A file that cannot be read, weights of another architecture or number of classes; the file is named.
+pub fn open_for(path: &Path, arch: Arch, info: &Info) -> Result<(StateDict, usize)> {
+    let (dict, _) = open(path)?;
+    let check = || -> Result<usize> {
+        check_arch(&dict, arch)?;
+        let classes = match dict.get("linear.weight").map(|v| &v.shape[..]) {
+            Some(&[classes, _]) => classes,
+            _ => bail!("has no tensor \"linear.weight\" of two dimensions; not a ResNet_s checkpoint"),
+        };
+        let known = info.classes;
+        ensure!(
+            classes == known,
+            "a network for {classes} classes, the data set has {known}; use the data set it was trained on"
+        );
+        Ok(classes)
+    };
+    let classes = check().with_context(|| path.display().to_string())?;
+    Ok((dict, classes))
 }
 
 /// Refuses weights that are not exactly those of the architecture.
 ///
 /// # Errors
 /// Tensors that the architecture does not have; `load` reports those that are missing.
-pub fn check_arch(dict: &StateDict, arch: Arch) -> Result<()> {
+pub(super) fn check_arch(dict: &StateDict, arch: Arch) -> Result<()> {
     let norms: Vec<_> = arch.convs([32, 32, 3]);
     let known = |name: &str| {
         let (layer, _) = name.rsplit_once('.').unwrap_or((name, ""));

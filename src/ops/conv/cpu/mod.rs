@@ -23,7 +23,7 @@ use crate::ops::simd::{Vector, prefetch};
 use crate::ops::value::Value;
 
 /// Lends the thread's scratch memory: allocated at its first use, then kept.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local!(static SCRATCH: RefCell<Option<Aligned>> = const { RefCell::new(None) });
     SCRATCH.with_borrow_mut(|scratch| {
         let kept = scratch.take().filter(|s| s.len() >= len);

@@ -39,6 +39,16 @@ pub struct Walk<'a> {
 
 /// Receives finished tiles: `P` neighbouring pixels by `Q` vectors of channels.
 pub trait Sink {
+    /// What the sums of the channels from `channel` on start from.
+    ///
+    /// # Safety
+    /// As [`Vector`]; the channels are inside the output that the sink was made for.
+    #[inline(always)]
+    unsafe fn start<V: Vector>(&self, _channel: usize) -> V {
+        // SAFETY: the caller's contract.
+        unsafe { V::splat(0.0) }
+    }
+
     /// Takes the sums of the pixels `(row, col..col + P)` and the channels from `channel` on.
     ///
     /// # Safety
@@ -116,6 +126,8 @@ unsafe fn channels<
     let step = if STEP == 0 { walk.col_step } else { STEP };
     // Channels outside: one block of weights stays in the cache for the whole image.
     for channel in range.step_by(Q * V::LANES) {
+        // SAFETY: the caller's contract.
+        let start: [V; Q] = std::array::from_fn(|q| unsafe { sink.start(channel + q * V::LANES) });
         for row in 0..walk.rows {
             // SAFETY: the caller's contract.
             unsafe {
@@ -123,17 +135,17 @@ unsafe fn channels<
                 let x = x.add(row * walk.row_step);
                 let mut col = 0;
                 while col + P <= walk.cols {
-                    let acc = tile::<V, T, P, Q>(x.add(col * step), step, walk.runs, w, cout);
+                    let acc = tile::<V, T, P, Q>(start, x.add(col * step), step, walk.runs, w, cout);
                     sink.put(acc, row, col, channel);
                     col += P;
                 }
                 while col + HALF <= walk.cols {
-                    let acc = tile::<V, T, HALF, Q>(x.add(col * step), step, walk.runs, w, cout);
+                    let acc = tile::<V, T, HALF, Q>(start, x.add(col * step), step, walk.runs, w, cout);
                     sink.put(acc, row, col, channel);
                     col += HALF;
                 }
                 while col < walk.cols {
-                    let acc = tile::<V, T, 1, Q>(x.add(col * step), step, walk.runs, w, cout);
+                    let acc = tile::<V, T, 1, Q>(start, x.add(col * step), step, walk.runs, w, cout);
                     sink.put(acc, row, col, channel);
                     col += 1;
                 }
@@ -144,6 +156,7 @@ unsafe fn channels<
 
 #[inline(always)]
 unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
+    start: [V; Q],
     x: *const f32,
     step: usize,
     runs: &[Run],
@@ -152,7 +165,7 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
 ) -> [[V; Q]; P] {
     // SAFETY: the contract of `correlate`.
     unsafe {
-        let mut acc = [[V::splat(0.0); Q]; P];
+        let mut acc = [start; P];
         for run in runs {
             let x = x.add(run.offset);
             for k in 0..run.len {

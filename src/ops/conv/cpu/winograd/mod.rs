@@ -1,0 +1,175 @@
+//! The 3×3 convolution by Winograd's F(m×m, 3×3): (m + 2)² multiplications for m² outputs instead of 9 m².
+//!
+//! An output tile of m×m sees an input tile d of (m + 2)×(m + 2) (Lavin and Gray, arXiv 1509.09308, section 4):
+//!
+//! ```text
+//! y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ d B) ] A        dw = Gᵀ [ Σ (Bᵀ d B) ⊙ (A dy Aᵀ) ] G
+//!
+//! m = 2:
+//!      1  0 −1  0           1   0   0             1  0
+//! Bᵀ = 0  1  1  0       G = ½   ½   ½         A = 1  1
+//!      0 −1  1  0           ½  −½   ½             1 −1
+//!      0  1  0 −1           0   0   1             0 −1
+//! ```
+//!
+//! m = 4 has the points 0, ±1, ±2, ∞ of the same paper; it rounds ten times as coarsely and serves inference only.
+//!
+//! With channels, each of the places ⊙ is a matrix product over some tiles, for which [`super::tile`] has the loops.
+//! Transformed values are kept as planes, one a place: (places, tiles, channels). In bf16 they are rounded to it after the
+//! transform, and lie in lanes as [`super::tile`] takes them: for the weight gradient two neighbouring tiles share one.
+
+mod form;
+mod planes;
+mod weight;
+
+pub use form::{Form, Four, Two};
+pub use weight::{pair_weight, restore_weight, transform_weight};
+
+use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
+use crate::ops::conv::Geometry;
+use crate::ops::simd::{Isa, Vector};
+use crate::ops::value::Value;
+use planes::{Product, finish, transform_grad, transform_input};
+
+/// Whether a layer's sizes suit tiles of `out`×`out`: whole tiles, of which some make rows of eight, and whole vectors.
+pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
+    let whole = geo.height.is_multiple_of(out) && geo.width.is_multiple_of(8);
+    isa.is_wide() && geo.stride == 1 && whole && geo.cin.is_multiple_of(16) && geo.cout.is_multiple_of(16)
+}
+
+/// Tiles that are transformed at a time: some whole rows of them, of `images` images one below the other. The fewer, the
+/// closer they stay; but all weights are read for each group of them, and the wide layers have many.
+fn tiles(geo: Geometry, out: usize, images: usize) -> usize {
+    let group = if geo.cin + geo.cout < 128 { 8 } else { 16 };
+    let per_row = geo.width / out;
+    (group / per_row).clamp(1, images * geo.height / out) * per_row
+}
+
+/// Floats of work space for [`forward`] with tiles of `out`×`out`; [`weight_grad`] needs no more than for one image and 2×2.
+pub fn scratch_len(geo: Geometry, out: usize, images: usize) -> usize {
+    let tiles = tiles(geo, out, images);
+    (out + 2) * (out + 2) * (pitch(tiles * geo.cin) + pitch(tiles * geo.cout))
+}
+
+/// Floats from one plane of `len` to the next. A cache line more than it needs: all places of a tile are touched together,
+/// and a power of two between them would put them in one set of the cache.
+fn pitch(len: usize) -> usize {
+    len + 16
+}
+
+/// The outputs of some images, one for each sink, from their inputs inside halos, `x_step` values apart: `geo` with `u` of
+/// [`transform_weight`], in bf16 then of [`pair_weight`].
+///
+/// # Safety
+/// As [`Vector`]; `x` holds the images with their halos, `u` the transformed weights and `scratch` [`scratch_len`] floats.
+#[inline(always)]
+pub unsafe fn forward<V, const WIDE: bool, T, S, F, const IN: usize, const OUT: usize>(
+    geo: Geometry,
+    x: *const T,
+    x_step: usize,
+    u: *const f32,
+    scratch: &mut [f32],
+    sinks: &mut [S],
+) where
+    V: Vector,
+    T: Value,
+    S: Sink,
+    F: Form<IN, OUT>,
+{
+    let (per_row, rows) = (geo.width / OUT, geo.height / OUT);
+    let group = tiles(geo, OUT, sinks.len());
+    let lanes = T::lanes(geo.cin);
+    let (v, m) = scratch.split_at_mut(IN * IN * pitch(group * lanes));
+    for first in (0..sinks.len() * rows).step_by(group / per_row) {
+        let last = (first + group / per_row).min(sinks.len() * rows);
+        let count = (last - first) * per_row;
+        // Between the planes of `v` and of `m`.
+        let (from, to) = (pitch(count * lanes), pitch(count * geo.cout));
+        // SAFETY: the caller's contract.
+        unsafe {
+            for row in first..last {
+                let x = x.add(row / rows * x_step);
+                let v = v.as_mut_ptr().add((row - first) * per_row * lanes);
+                transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, from * T::PACK, v);
+            }
+            let runs = [Run { offset: 0, len: lanes }];
+            let walk = Walk { rows: 1, cols: count, row_step: 0, col_step: lanes, runs: &runs };
+            for place in 0..IN * IN {
+                let v = v.as_ptr().add(place * from);
+                let m = m.as_mut_ptr().add(place * to);
+                // Rows and columns of `A` at place 1 are ones.
+                let mut product =
+                    Product { m, cout: geo.cout, sink: sinks.first().filter(|_| place == IN + 1) };
+                let u = u.add(place * lanes * geo.cout);
+                correlate::<V, WIDE, T, _>(v, walk, u, geo.cout, &mut product);
+            }
+            for row in first..last {
+                let m = m.as_ptr().add((row - first) * per_row * geo.cout);
+                let (sink, row) = (&mut sinks[row / rows], row % rows);
+                match OUT {
+                    2 => finish::<V, S, F, IN, OUT, 8>(geo, m, row, to, sink),
+                    _ => finish::<V, S, F, IN, OUT, 4>(geo, m, row, to, sink),
+                }
+            }
+        }
+    }
+}
+
+/// Adds one image's weight gradient to `du`: `x` is the input, `g` the output's gradient, both inside halos.
+///
+/// # Safety
+/// As [`forward`]; `du` holds 16·cin·cout floats.
+#[inline(always)]
+pub unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
+    geo: Geometry,
+    x: *const T,
+    g: *const T,
+    du: *mut f32,
+    scratch: &mut [f32],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if T::PACK == 1 {
+            weight_grad_by::<V, WIDE, T, 1>(geo, x, g, du, scratch);
+        } else {
+            weight_grad_by::<V, WIDE, T, 2>(geo, x, g, du, scratch);
+        }
+    }
+}
+
+/// [`weight_grad`] with `N` = [`Value::PACK`] tiles to a lane.
+#[inline(always)]
+unsafe fn weight_grad_by<V: Vector, const WIDE: bool, T: Value, const N: usize>(
+    geo: Geometry,
+    x: *const T,
+    g: *const T,
+    du: *mut f32,
+    scratch: &mut [f32],
+) {
+    let (per_row, rows) = (geo.width / 2, geo.height / 2);
+    let group = tiles(geo, 2, 1);
+    let (v, d) = scratch.split_at_mut(16 * pitch(group / N * geo.cin));
+    for first in (0..rows).step_by(group / per_row) {
+        let last = (first + group / per_row).min(rows);
+        let cols = (last - first) * per_row / N;
+        let (from, to) = (pitch(cols * geo.cin), pitch(cols * geo.cout));
+        let size = Outer { rows: 1, cols, x_row: 0, x_col: geo.cin, g_row: 0, taps: geo.cin, cout: geo.cout };
+        // SAFETY: the caller's contract.
+        unsafe {
+            for row in first..last {
+                let at = (row - first) * per_row / N;
+                let (v, d) = (v.as_mut_ptr().add(at * geo.cin), d.as_mut_ptr().add(at * geo.cout));
+                transform_input::<V, T, Two, 4, 2, N>(geo, x, row, from, v);
+                transform_grad::<V, T, N>(geo, g, row, to, d);
+            }
+            for place in 0..16 {
+                outer::<V, WIDE, T>(
+                    size,
+                    v.as_ptr().add(place * from),
+                    d.as_ptr().add(place * to),
+                    du.add(place * geo.cin * geo.cout),
+                );
+            }
+        }
+    }
+}

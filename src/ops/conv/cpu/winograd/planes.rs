@@ -1,0 +1,207 @@
+//! Transforms of images: rows of tiles into planes, one a place, and back.
+
+// Indices are those of the formulas.
+#![allow(clippy::needless_range_loop)]
+
+use super::form::{Form, a_transposed};
+use crate::ops::conv::Geometry;
+use crate::ops::conv::cpu::tile::Sink;
+use crate::ops::simd::Vector;
+use crate::ops::value::Value;
+
+/// `N` vectors that are `step` values apart.
+#[inline(always)]
+pub unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usize) -> [V; N] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut all = [V::splat(0.0); N];
+        for (i, v) in all.iter_mut().enumerate() {
+            *v = T::load(p.add(i * step));
+        }
+        all
+    }
+}
+
+/// Stores one place of `N` neighbouring tiles: one in its own place, two in shared lanes.
+#[inline(always)]
+pub unsafe fn store_place<V: Vector, T: Value, const N: usize>(tiles: [V; N], plane: *mut f32, at: usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match N {
+            1 => T::store(tiles[0], plane.cast::<T>().add(at)),
+            _ => V::pair(tiles[0], tiles[1]).store(plane.add(at)),
+        }
+    }
+}
+
+/// `v = Bᵀ d B` for a row of tiles, `N` to a lane; its planes are `plane` values, or lanes, apart.
+#[inline(always)]
+pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const N: usize>(
+    geo: Geometry,
+    x: *const T,
+    row: usize,
+    plane: usize,
+    v: *mut f32,
+) where
+    V: Vector,
+    T: Value,
+    F: Form<IN, OUT>,
+{
+    /// Columns that one tile of 4×4 or two of 2×2 see.
+    const MOST: usize = 6;
+    let (c, width) = (geo.cin, (geo.width + 2) * geo.cin);
+    let seen = N * OUT + 2;
+    for channel in (0..c).step_by(V::LANES) {
+        // SAFETY: the contract of `forward`: `IN` rows from `OUT` times the tile's are inside the halo.
+        unsafe {
+            let x = x.add(OUT * row * width + channel);
+            let mut columns = [[V::splat(0.0); IN]; MOST];
+            for col in 0..2 {
+                columns[seen - 2 + col] = F::input(column::<V, T, IN>(x.add(col * c), width));
+            }
+            for some in 0..geo.width / OUT / N {
+                // Two columns are those that the tile before ended with.
+                (columns[0], columns[1]) = (columns[seen - 2], columns[seen - 1]);
+                for col in 2..seen {
+                    let x = x.add((N * OUT * some + col) * c);
+                    columns[col] = F::input(column::<V, T, IN>(x, width));
+                }
+                for i in 0..IN {
+                    let mut places = [[V::splat(0.0); IN]; N];
+                    for n in 0..N {
+                        let mut line = [V::splat(0.0); IN];
+                        for j in 0..IN {
+                            line[j] = columns[n * OUT + j][i];
+                        }
+                        places[n] = F::input(line);
+                    }
+                    for j in 0..IN {
+                        let mut place = [V::splat(0.0); N];
+                        for n in 0..N {
+                            place[n] = places[n][j];
+                        }
+                        store_place::<V, T, N>(place, v, (i * IN + j) * plane + some * c + channel);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `d = A dy Aᵀ` for a row of tiles, `N` to a lane; its planes are `plane` values, or lanes, apart.
+#[inline(always)]
+pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
+    geo: Geometry,
+    g: *const T,
+    row: usize,
+    plane: usize,
+    d: *mut f32,
+) {
+    let (c, width) = (geo.cout, (geo.width + 2) * geo.cout);
+    for some in 0..geo.width / 2 / N {
+        for channel in (0..c).step_by(V::LANES) {
+            // SAFETY: the contract of `weight_grad`: the two rows of the tile are inside the halo.
+            unsafe {
+                let at = (2 * row + 1) * width + (2 * N * some + 1) * c + channel;
+                let mut sides = [[[V::splat(0.0); 4]; 2]; N];
+                for n in 0..N {
+                    for side in 0..2 {
+                        let g = g.add(at + (2 * n + side) * c);
+                        sides[n][side] = a_transposed(column::<V, T, 2>(g, width));
+                    }
+                }
+                for i in 0..4 {
+                    let mut places = [[V::splat(0.0); 4]; N];
+                    for n in 0..N {
+                        places[n] = a_transposed([sides[n][0][i], sides[n][1][i]]);
+                    }
+                    for j in 0..4 {
+                        let mut place = [V::splat(0.0); N];
+                        for n in 0..N {
+                            place[n] = places[n][j];
+                        }
+                        store_place::<V, T, N>(place, d, (i * 4 + j) * plane + some * c + channel);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `y = Aᵀ m A` for a row of tiles, handed to the sink by `SOME` pixels, as many as the registers hold; the planes of `m` are `plane` floats apart.
+#[inline(always)]
+pub unsafe fn finish<
+    V: Vector,
+    S: Sink,
+    F: Form<IN, OUT>,
+    const IN: usize,
+    const OUT: usize,
+    const SOME: usize,
+>(
+    geo: Geometry,
+    m: *const f32,
+    row: usize,
+    plane: usize,
+    sink: &mut S,
+) {
+    let c = geo.cout;
+    for channel in (0..c).step_by(V::LANES) {
+        for some in 0..geo.width / SOME {
+            // SAFETY: the planes hold the row's tiles; it is whole groups of eight pixels.
+            unsafe {
+                let mut pixels = [[[V::splat(0.0)]; SOME]; OUT];
+                for tile in 0..SOME / OUT {
+                    let m = m.add((some * (SOME / OUT) + tile) * c + channel);
+                    let mut columns = [[V::splat(0.0); OUT]; IN];
+                    for j in 0..IN {
+                        columns[j] = F::output(column::<V, f32, IN>(m.add(j * plane), IN * plane));
+                    }
+                    for y in 0..OUT {
+                        let mut line = [V::splat(0.0); IN];
+                        for j in 0..IN {
+                            line[j] = columns[j][y];
+                        }
+                        for (x, v) in F::output(line).into_iter().enumerate() {
+                            pixels[y][tile * OUT + x] = [v];
+                        }
+                    }
+                }
+                for y in 0..OUT {
+                    sink.put::<V, SOME, 1>(pixels[y], OUT * row + y, SOME * some, channel);
+                }
+            }
+        }
+    }
+}
+
+/// Stores one place's products, (count, cout).
+pub struct Product<'a, S> {
+    pub m: *mut f32,
+    pub cout: usize,
+    /// Where the products start from what the outputs start from: in a place that every output gets once.
+    pub sink: Option<&'a S>,
+}
+
+impl<S: Sink> Sink for Product<'_, S> {
+    #[inline(always)]
+    unsafe fn start<V: Vector>(&self, channel: usize) -> V {
+        // SAFETY: the caller's contract.
+        unsafe { self.sink.map_or(V::splat(0.0), |sink| sink.start(channel)) }
+    }
+
+    #[inline(always)]
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(
+        &mut self,
+        acc: [[V; Q]; P],
+        _: usize,
+        col: usize,
+        channel: usize,
+    ) {
+        for (p, pixel) in acc.into_iter().enumerate() {
+            for (q, v) in pixel.into_iter().enumerate() {
+                // SAFETY: the trait's contract: the tile is inside the plane.
+                unsafe { v.store(self.m.add((col + p) * self.cout + channel + q * V::LANES)) };
+            }
+        }
+    }
+}
