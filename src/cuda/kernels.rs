@@ -2,11 +2,13 @@
 
 use crate::train::config::Precision;
 
-const COMMON: &str = include_str!("kernels/common.cu");
-const CONV: &str = include_str!("kernels/conv.cu");
-const LOAD: &str = include_str!("kernels/load.cu");
-const HEAD: &str = include_str!("kernels/head.cu");
-const SGD: &str = include_str!("kernels/sgd.cu");
+const SOURCE: &str = concat!(
+    include_str!("kernels/common.cu"),
+    include_str!("kernels/conv.cu"),
+    include_str!("kernels/load.cu"),
+    include_str!("kernels/head.cu"),
+    include_str!("kernels/sgd.cu"),
+);
 
 /// Threads of a block, in all kernels.
 pub const THREADS: usize = 256;
@@ -31,8 +33,17 @@ pub const NAMES: [&str; 16] = [
     "remix_fold",
 ];
 
+// Places in `NAMES`; those of convolutions are of the first.
+
+pub const LOAD: usize = 0;
+pub const FORWARD: usize = 1;
+pub const HEAD: usize = 7;
+pub const BACKWARD: usize = 8;
+pub const STEP: usize = 14;
+pub const FOLD: usize = 15;
+
 /// The source for a type of activations, behind what the place needs where it runs (`device.h` or `emulator.h`).
 pub fn source(place: &str, precision: Precision) -> String {
     let bf16 = u8::from(precision == Precision::Bf16);
-    format!("#define REMIX_BF16 {bf16}\n{place}{COMMON}{CONV}{LOAD}{HEAD}{SGD}")
+    format!("#define REMIX_BF16 {bf16}\n{place}{SOURCE}")
 }
