@@ -234,7 +234,7 @@ impl<T: Plain> Memory<T> {
         self.len
     }
 
-    /// Writes values from `start` on, after what was asked for before.
+    /// Writes values from `start` on, after what was asked for before, and waits.
     ///
     /// # Errors
     /// The driver's.
@@ -245,10 +245,12 @@ impl<T: Plain> Memory<T> {
         assert!(start + values.len() <= self.len, "{start} + {} of {}", values.len(), self.len);
         let (at, from, bytes) = (self.at(start), values.as_ptr().cast(), size_of_val(values));
         match &self.device.0.backend {
-            // SAFETY: inside the memory, by the assertion; the driver has copied pageable memory when it returns.
-            Backend::Gpu(gpu) => unsafe {
-                gpu.call("cuMemcpyHtoDAsync", |d, s| (d.upload)(at, from, bytes, s))
-            },
+            Backend::Gpu(gpu) => {
+                // SAFETY: inside the memory, by the assertion.
+                unsafe { gpu.call("cuMemcpyHtoDAsync", |d, s| (d.upload)(at, from, bytes, s)) }?;
+                // Whether the driver has read pageable memory when it returns differs from machine to machine.
+                gpu.wait()
+            }
             #[cfg(test)]
             Backend::Emulated(_) => {
                 // SAFETY: the emulator's addresses are the process's, inside the memory by the assertion.
