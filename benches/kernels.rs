@@ -95,8 +95,19 @@ fn convolutions(c: &mut Criterion) {
 fn convolutions_in(c: &mut Criterion, group: &str, dtype: DType) {
     let filled_f32 = |shape: &[usize]| filled(DType::F32, shape);
     let filled = |shape: &[usize]| filled(dtype, shape);
-    let sizes =
-        [(32, 3, 16, 1), (32, 16, 16, 1), (32, 16, 32, 2), (16, 32, 32, 1), (16, 32, 64, 2), (8, 64, 64, 1)];
+    let sizes = [
+        (32, 3, 16, 1),
+        (32, 16, 16, 1),
+        (32, 16, 32, 2),
+        (16, 32, 32, 1),
+        (16, 32, 64, 2),
+        (8, 64, 64, 1),
+        (32, 64, 64, 1),
+        (16, 128, 128, 1),
+        (8, 256, 256, 1),
+        (8, 256, 512, 2),
+        (4, 512, 512, 1),
+    ];
     for (side, cin, cout, stride) in sizes {
         let geo = Geometry { height: side, width: side, cin, cout, stride };
         let out = [IMAGES, geo.out_height(), geo.out_width(), cout];

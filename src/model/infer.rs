@@ -12,7 +12,7 @@ use super::{Arch, Named};
 use crate::data::Info;
 use crate::data::shard::Split;
 use crate::ops::conv::Geometry;
-use crate::ops::conv::cpu::tile::Sink;
+use crate::ops::conv::cpu::tile::{Pixel, Sink};
 use crate::ops::conv::cpu::winograd::{self, Four};
 use crate::ops::conv::cpu::{convolve, with_scratch};
 use crate::ops::head::logits;
@@ -73,7 +73,7 @@ pub const BATCH: usize = 4;
 /// Images of a size that go through a layer together: four at the most, and no more than fill a group of tiles, so that
 /// they stay in the second-level cache.
 fn together(geo: Geometry) -> usize {
-    (BATCH * 64 / (geo.height * geo.width)).clamp(1, BATCH)
+    (BATCH * 256 / (geo.height * geo.width)).clamp(1, BATCH)
 }
 
 impl Folded {
@@ -303,30 +303,15 @@ unsafe fn layer<V: Vector, const WIDE: bool>(
 ) {
     let geo = conv.geo;
     let images = out.len() / len;
-    let start = out.as_mut_ptr();
-    let mut sinks: [Finish; BATCH] = std::array::from_fn(|i| Finish {
-        geo,
-        out: start.wrapping_add(i * len),
-        bias: &conv.bias,
-        in_place,
-        relu: half.is_none(),
-    });
+    let mut sink =
+        Finish { geo, out: out.as_mut_ptr(), step: len, bias: &conv.bias, in_place, relu: half.is_none() };
     // SAFETY: the caller's buffers hold the images with their halos.
     unsafe {
         if WIDE && conv.winograd {
-            let u = conv.weight.as_ptr();
-            winograd::forward::<V, WIDE, f32, _, Four, 6, 4>(
-                geo,
-                x.as_ptr(),
-                len,
-                u,
-                work,
-                &mut sinks[..images],
-            );
+            let (x, u) = (x.as_ptr(), conv.weight.as_ptr());
+            winograd::forward::<V, WIDE, f32, _, Four, 6, 4>(geo, images, x, len, u, work, &mut sink);
         } else {
-            for (sink, x) in sinks[..images].iter_mut().zip(x.chunks_exact(len)) {
-                convolve::<V, WIDE, f32, _>(geo, x, &conv.weight, sink);
-            }
+            convolve::<V, WIDE, f32, _>(geo, images, x, len, &conv.weight, &mut sink);
         }
     }
     let Some((x, before)) = half else { return };
@@ -350,6 +335,8 @@ unsafe fn layer<V: Vector, const WIDE: bool>(
 struct Finish<'a> {
     geo: Geometry,
     out: *mut f32,
+    /// Floats between two images.
+    step: usize,
     bias: &'a [f32],
     in_place: bool,
     relu: bool,
@@ -363,17 +350,12 @@ impl Sink for Finish<'_> {
     }
 
     #[inline(always)]
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(
-        &mut self,
-        acc: [[V; Q]; P],
-        row: usize,
-        col: usize,
-        channel: usize,
-    ) {
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
+        let Pixel { image, row, col, channel } = at;
         let (cout, width) = (self.geo.cout, self.geo.out_width());
         // SAFETY: the trait's contract: the tile is inside the image.
         unsafe {
-            let out = self.out.add(((row + 1) * (width + 2) + col + 1) * cout + channel);
+            let out = self.out.add(image * self.step + ((row + 1) * (width + 2) + col + 1) * cout + channel);
             for q in 0..Q {
                 let at = q * V::LANES;
                 for (p, pixel) in acc.iter().enumerate() {

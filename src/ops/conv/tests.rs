@@ -12,7 +12,7 @@ use crate::rng::{Purpose, stream, uniform};
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// (batch, height, width, cin, cout, stride)
-const SIZES: [(usize, usize, usize, usize, usize, usize); 16] = [
+const SIZES: [(usize, usize, usize, usize, usize, usize); 19] = [
     (3, 32, 32, 16, 16, 1),
     (2, 16, 16, 32, 32, 1),
     (9, 2, 8, 16, 48, 1),
@@ -29,6 +29,10 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 16] = [
     (1, 7, 6, 10, 20, 2),
     (17, 4, 4, 16, 32, 2),
     (1, 4, 4, 64, 128, 2),
+    // Wide enough for several images together.
+    (9, 3, 3, 128, 96, 1),
+    (3, 16, 9, 96, 84, 1),
+    (11, 4, 6, 96, 80, 2),
 ];
 
 fn random(shape: &[usize], seed: u64) -> Tensor {

@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
+use super::tile::{Outer, Pixel, Run, Sink, Walk, correlate, outer};
 use super::winograd::{self, Two};
-use super::{Ahead, fill_input, image_of, images, row_of, spread, with_scratch};
+use super::{Ahead, fill_input, images, row_of, spread, together, with_scratch};
 use crate::ops::conv::{Geometry, Source};
 use crate::ops::simd::{Isa, Task, Vector};
 use crate::ops::value::Value;
@@ -91,9 +91,13 @@ impl<T: Value> Backward<'_, T> {
                     (i.dz.part(images(&range, geo.in_len())), i.sums.part(images(&range, 2 * geo.cin)), i)
                 }
             });
-            let work =
-                if self.winograd { winograd::scratch_len(geo, 2, 1) } else { Space::<T>::paired_len(geo) };
-            let len = T::PACK * (geo.padded_in::<T>() + geo.padded_out::<T>()) + work;
+            let some = self.together();
+            let work = if self.winograd {
+                winograd::scratch_len(geo, 2, 1)
+            } else {
+                Space::<T>::paired_len(geo, some)
+            };
+            let len = some * (geo.padded_in::<T>() + geo.padded_out::<T>()) + work;
             with_scratch(len, |scratch| {
                 T::run(isa, BackwardChunk { op: self, range, dw, input, scratch });
             });
@@ -101,11 +105,19 @@ impl<T: Value> Backward<'_, T> {
     }
 }
 
-impl<T: Value> Backward<'_, T> {
-    /// What is read of an image whose own part of the input's gradient is `dz`.
+impl<'a, T: Value> Backward<'a, T> {
+    /// Images that go through together, at least as many as share a lane in the weight gradient.
+    fn together(&self) -> usize {
+        if self.winograd { 1 } else { together::<T>(self.geo, T::PACK) }
+    }
+
+    /// What is read of some images, as far as there are so many, while as many are computed; their own part of the input's
+    /// gradient is `dz`.
     #[inline(always)]
-    fn ahead(&self, image: usize, input: &Input<T>, dz: Option<&[T]>) -> Ahead<5> {
-        let of = |all, len| if image < self.batch { image_of(all, image, len) } else { None };
+    fn ahead(&self, range: Range<usize>, input: &Input<'a, T>, dz: Option<&'a [T]>) -> Ahead<5> {
+        let count = range.len();
+        let range = range.start..range.end.min(self.batch);
+        let of = |all: &'a [T], len| all.get(images(&range, len));
         let (in_len, out_len) = (self.geo.in_len(), self.geo.out_len());
         let source = match self.source {
             Source::Plain(x) => x,
@@ -113,7 +125,8 @@ impl<T: Value> Backward<'_, T> {
         };
         let y = if std::ptr::eq(source, input.y) { None } else { of(input.y, in_len) };
         let dz = if input.in_place { dz } else { None };
-        Ahead::new([of(source, in_len), of(self.dz, out_len), of(self.y, out_len), y, dz], in_len)
+        let parts = [of(source, in_len), of(self.dz, out_len), of(self.y, out_len), y, dz];
+        Ahead::new(parts, count * in_len)
     }
 }
 
@@ -129,67 +142,58 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector, const WIDE: bool>(mut self) {
         let geo = self.op.geo;
-        let mut space = Space::<T>::new(geo, self.scratch);
+        let some = self.op.together();
+        let mut space = Space::<T>::new(geo, some, self.scratch);
         self.dw.fill(0.0);
         if let Some((_, sums, _)) = &mut self.input {
             sums.fill(0.0);
         }
         let winograd = WIDE && self.op.winograd;
-        // As many images at a time as share a lane in the weight gradient.
-        let together = if winograd { 1 } else { T::PACK };
-        for first in self.range.clone().step_by(together) {
-            // SAFETY: the scratch holds the images with their halos; slices are one image each.
+        for first in self.range.clone().step_by(some) {
+            let range = first..self.range.end.min(first + some);
+            // SAFETY: the scratch holds the images with their halos; slices go on for as many images.
             unsafe {
-                for m in 0..together {
-                    let (a, g, _) = space.image(m);
-                    if first + m < self.range.end {
-                        fill_input::<V, T>(geo, &self.op.source, first + m, T::unpack(a), None);
-                        fill_grad::<V, T>(self.op, first + m, T::unpack(g));
-                    } else {
-                        a.fill(0.0);
-                        g.fill(0.0);
-                    }
+                for image in range.clone() {
+                    let (a, g) = space.image(image - first);
+                    fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), None);
+                    fill_grad::<V, T>(self.op, image, T::unpack(g));
                 }
                 if winograd {
-                    let (a, g, work) = space.image(0);
-                    let (a, g, dw) = (T::unpack(a).as_ptr(), T::unpack(g).as_ptr(), self.dw.as_mut_ptr());
-                    winograd::weight_grad::<V, WIDE, T>(geo, a, g, dw, work);
+                    let (a, g) = (T::unpack(space.a).as_ptr(), T::unpack(space.g).as_ptr());
+                    winograd::weight_grad::<V, WIDE, T>(geo, a, g, self.dw.as_mut_ptr(), space.work);
                 } else {
-                    let (a, g) = space.paired::<V>();
-                    weight_grad::<V, WIDE, T>(geo, a, g, self.dw);
+                    let (groups, a, g) = space.paired::<V>(range.len());
+                    weight_grad::<V, WIDE, T>(geo, groups, a, g, self.dw);
                 }
                 let Some((dz, sums, input)) = &mut self.input else { continue };
-                for image in first..self.range.end.min(first + together) {
-                    let (a, g, work) = space.image(image - first);
-                    let (n, at) = (image - self.range.start, image * geo.in_len());
-                    let next = image_of(dz, n + together, geo.in_len());
-                    let ahead = self.op.ahead(image + together, input, next);
-                    let mut sink = Grad {
-                        geo,
-                        dz: dz[n * geo.in_len()..(n + 1) * geo.in_len()].as_mut_ptr(),
-                        a: T::unpack(a).as_ptr(),
-                        y: input.y[at..at + geo.in_len()].as_ptr(),
-                        sums: sums[n * 2 * geo.cin..(n + 1) * 2 * geo.cin].as_mut_ptr(),
-                        in_place: input.in_place,
-                        half: input.half.map(|h| h[image * geo.in_len() / 2..][..geo.in_len() / 2].as_ptr()),
-                        parity: (0, 0),
-                        ahead,
-                    };
-                    if winograd {
-                        let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
-                        let (u, g) = (self.op.flipped.as_ptr(), T::unpack(g).as_ptr());
-                        let sinks = std::slice::from_mut(&mut sink);
-                        winograd::forward::<V, WIDE, T, _, Two, 4, 2>(back, g, 0, u, work, sinks);
-                    } else {
-                        input_grad::<V, WIDE, T>(geo, g, self.op.flipped, &mut sink);
-                    }
+                let (n, at) = (first - self.range.start, first * geo.in_len());
+                let next = range.end..range.end + range.len();
+                let own = n + range.len()..self.range.len().min(n + 2 * range.len());
+                let ahead = self.op.ahead(next, input, dz.get(images(&own, geo.in_len())));
+                let mut sink = Grad {
+                    geo,
+                    dz: dz[n * geo.in_len()..].as_mut_ptr(),
+                    a: T::unpack(space.a).as_ptr(),
+                    y: input.y[at..].as_ptr(),
+                    sums: sums[n * 2 * geo.cin..].as_mut_ptr(),
+                    in_place: input.in_place,
+                    half: input.half.map(|h| h[at / 2..].as_ptr()),
+                    parity: (0, 0),
+                    ahead,
+                };
+                if winograd {
+                    let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
+                    let (g, u) = (T::unpack(space.g).as_ptr(), self.op.flipped.as_ptr());
+                    winograd::forward::<V, WIDE, T, _, Two, 4, 2>(back, 1, g, 0, u, space.work, &mut sink);
+                } else {
+                    input_grad::<V, WIDE, T>(geo, range.len(), space.g, self.op.flipped, &mut sink);
                 }
             }
         }
     }
 }
 
-/// The scratch memory of a thread: inputs and output gradients of [`Value::PACK`] images inside their halos, and work space.
+/// The scratch memory of a thread: inputs and output gradients of some images inside their halos, and work space.
 struct Space<'a, T> {
     geo: Geometry,
     a: &'a mut [f32],
@@ -200,39 +204,53 @@ struct Space<'a, T> {
 
 impl<'a, T: Value> Space<'a, T> {
     #[inline(always)]
-    fn new(geo: Geometry, scratch: &'a mut [f32]) -> Self {
-        let (a, rest) = scratch.split_at_mut(T::PACK * geo.padded_in::<T>());
-        let (g, work) = rest.split_at_mut(T::PACK * geo.padded_out::<T>());
+    fn new(geo: Geometry, images: usize, scratch: &'a mut [f32]) -> Self {
+        let (a, rest) = scratch.split_at_mut(images * geo.padded_in::<T>());
+        let (g, work) = rest.split_at_mut(images * geo.padded_out::<T>());
         a.fill(0.0);
         g.fill(0.0);
         Space { geo, a, g, work, _type: PhantomData }
     }
 
     /// Lanes of work space for [`Space::paired`].
-    fn paired_len(geo: Geometry) -> usize {
-        if T::PACK == 1 { 0 } else { geo.padded_in::<f32>() + geo.padded_out::<f32>() }
+    fn paired_len(geo: Geometry, images: usize) -> usize {
+        if T::PACK == 1 { 0 } else { images / 2 * (geo.padded_in::<f32>() + geo.padded_out::<f32>()) }
     }
 
-    /// Input and gradient of one of the images, and work space.
+    /// Input and gradient of one of the images.
     #[inline(always)]
-    fn image(&mut self, n: usize) -> (&mut [f32], &mut [f32], &mut [f32]) {
+    fn image(&mut self, n: usize) -> (&mut [f32], &mut [f32]) {
         let (a, g) = (self.geo.padded_in::<T>(), self.geo.padded_out::<T>());
-        (&mut self.a[n * a..(n + 1) * a], &mut self.g[n * g..(n + 1) * g], self.work)
+        (&mut self.a[n * a..(n + 1) * a], &mut self.g[n * g..(n + 1) * g])
     }
 
-    /// Inputs and gradients with one value of each image in a lane, as [`outer`] takes them.
+    /// Groups of as many of the first `images` images as share a lane, and their inputs and gradients with one value of each image
+    /// in a lane, as [`outer`] takes them.
     #[inline(always)]
-    unsafe fn paired<V: Vector>(&mut self) -> (&[f32], &[f32]) {
+    unsafe fn paired<V: Vector>(&mut self, images: usize) -> (usize, &[f32], &[f32]) {
         if T::PACK == 1 {
-            return (self.a, self.g);
+            return (images, self.a, self.g);
         }
-        let (a, g) = self.work.split_at_mut(self.geo.padded_in::<f32>());
-        // SAFETY: the caller is inside a task.
-        unsafe {
-            interleave::<V>(bf16::unpack(self.a), self.geo.cin, bf16::unpack(a));
-            interleave::<V>(bf16::unpack(self.g), self.geo.cout, bf16::unpack(g));
+        if !images.is_multiple_of(2) {
+            // The last one's partner.
+            let (a, g) = self.image(images);
+            a.fill(0.0);
+            g.fill(0.0);
         }
-        (a, g)
+        let pairs = images.div_ceil(2);
+        let (a_len, g_len) = (self.geo.padded_in::<f32>(), self.geo.padded_out::<f32>());
+        let (a, g) = self.work.split_at_mut(pairs * a_len);
+        for n in 0..pairs {
+            let (a_two, g_two) = (2 * self.geo.padded_in::<T>(), 2 * self.geo.padded_out::<T>());
+            // SAFETY: the caller is inside a task.
+            unsafe {
+                let out = bf16::unpack(&mut a[n * a_len..(n + 1) * a_len]);
+                interleave::<V>(bf16::unpack(&mut self.a[n * a_two..][..a_two]), self.geo.cin, out);
+                let out = bf16::unpack(&mut g[n * g_len..(n + 1) * g_len]);
+                interleave::<V>(bf16::unpack(&mut self.g[n * g_two..][..g_two]), self.geo.cout, out);
+            }
+        }
+        (pairs, a, g)
     }
 }
 
@@ -297,24 +315,31 @@ unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g
     }
 }
 
-/// Adds the weight gradient of [`Value::PACK`] images, some rows at a time so that they stay in the first-level cache.
+/// Adds the weight gradient of some images, or groups of them that share lanes. One by one some rows at a time, so that they stay in
+/// the first-level cache; together, where the gradient is what does not stay in a cache, all at once.
 #[inline(always)]
 unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
     geo: Geometry,
+    images: usize,
     a: &[f32],
     g: &[f32],
     dw: &mut [f32],
 ) {
     const CACHE: usize = 6 * 1024;
     let (a_row, g_row) = ((geo.width + 2) * geo.cin, (geo.out_width() + 2) * geo.cout);
-    let block = (CACHE / (geo.stride * a_row + g_row)).clamp(1, geo.out_height());
+    let few = (CACHE / (geo.stride * a_row + g_row)).clamp(1, geo.out_height());
+    let block = if images == 1 { few } else { geo.out_height() };
     for first in (0..geo.out_height()).step_by(block) {
         let size = Outer {
+            images,
+            x_image: (geo.height + 2) * a_row,
+            g_image: (geo.out_height() + 2) * g_row,
             rows: block.min(geo.out_height() - first),
             cols: geo.out_width(),
             x_row: geo.stride * a_row,
             x_col: geo.stride * geo.cin,
             g_row,
+            g_col: geo.cout,
             taps: 3 * geo.cin,
             cout: geo.cout,
         };
@@ -331,15 +356,25 @@ unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
 #[inline(always)]
 unsafe fn input_grad<V: Vector, const WIDE: bool, T: Value>(
     geo: Geometry,
+    images: usize,
     g: &[f32],
     flipped: &[f32],
     sink: &mut Grad<T>,
 ) {
     let pixel = T::lanes(geo.cout);
     let row = (geo.out_width() + 2) * pixel;
+    let step = geo.padded_out::<T>();
     if geo.stride == 1 {
         let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * pixel });
-        let walk = Walk { rows: geo.height, cols: geo.width, row_step: row, col_step: pixel, runs: &runs };
+        let walk = Walk {
+            images,
+            image_step: step,
+            rows: geo.height,
+            cols: geo.width,
+            row_step: row,
+            col_step: pixel,
+            runs: &runs,
+        };
         // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
         unsafe { correlate::<V, WIDE, T, _>(g.as_ptr(), walk, flipped.as_ptr(), geo.cin, sink) };
         return;
@@ -349,6 +384,8 @@ unsafe fn input_grad<V: Vector, const WIDE: bool, T: Value>(
         let (rows, cols) = (taps_of(a).len(), taps_of(b).len());
         let runs: [Run; 2] = std::array::from_fn(|r| Run { offset: r * row, len: cols * pixel });
         let walk = Walk {
+            images,
+            image_step: step,
             rows: (geo.height + 1 - a) / 2,
             cols: (geo.width + 1 - b) / 2,
             row_step: row,
@@ -380,25 +417,21 @@ struct Grad<T> {
 
 impl<T: Value> Sink for Grad<T> {
     #[inline(always)]
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(
-        &mut self,
-        acc: [[V; Q]; P],
-        row: usize,
-        col: usize,
-        channel: usize,
-    ) {
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
         self.ahead.go_on(P * Q * V::LANES);
-        let Geometry { width, cin, stride, .. } = self.geo;
-        let row = row * stride + self.parity.0;
+        let (geo, Geometry { width, cin, stride, .. }) = (self.geo, self.geo);
+        let (row, image) = (at.row * stride + self.parity.0, at.image * geo.in_len());
         // SAFETY: the trait's contract: the tile is inside the image.
         unsafe {
+            let a = self.a.add(at.image * geo.padded_in::<T>() * T::PACK);
+            let sums = self.sums.add(at.image * 2 * cin);
             for q in 0..Q {
-                let channel = channel + q * V::LANES;
-                let (sum, product) = (self.sums.add(channel), self.sums.add(cin + channel));
+                let channel = at.channel + q * V::LANES;
+                let (sum, product) = (sums.add(channel), sums.add(cin + channel));
                 let (mut s, mut sy) = (V::load(sum), V::load(product));
                 for (p, pixel) in acc.iter().enumerate() {
-                    let col = (col + p) * stride + self.parity.1;
-                    let at = (row * width + col) * cin + channel;
+                    let col = (at.col + p) * stride + self.parity.1;
+                    let at = image + (row * width + col) * cin + channel;
                     let mut dx = pixel[q];
                     if self.in_place {
                         dx = dx.add(T::load(self.dz.add(at)));
@@ -408,10 +441,10 @@ impl<T: Value> Sink for Grad<T> {
                     {
                         // Channels cin/2.. of the 2·cin of the half-size image are this image's.
                         let place = (row / 2 * (width / 2) + col / 2) * 2 * cin + cin / 2 + channel;
-                        dx = dx.add(T::load(half.add(place)));
+                        dx = dx.add(T::load(half.add(image / 2 + place)));
                     }
                     let pixel = (row + 1) * (width + 2) + col + 1;
-                    let a = self.a.add(pixel * T::lanes(cin) * T::PACK + channel);
+                    let a = a.add(pixel * T::lanes(cin) * T::PACK + channel);
                     let dz = dx.where_positive(T::load(a));
                     T::store(dz, self.dz.add(at));
                     s = s.add(dz);

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::tile::{Run, Sink, Walk, correlate};
+use super::tile::{Pixel, Run, Sink, Walk, correlate};
 use super::winograd::{self, Two};
-use super::{Ahead, fill_input, image_of, images, with_scratch};
+use super::{Ahead, fill_input, images, together, with_scratch};
 use crate::ops::conv::{Geometry, Shortcut, Source};
 use crate::ops::simd::{Isa, Task, Vector};
 use crate::ops::value::Value;
@@ -36,18 +36,25 @@ impl<T: Value> Forward<'_, T> {
                 )
             };
             let work = if self.winograd { winograd::scratch_len(geo, 2, 1) } else { 0 };
-            with_scratch(geo.padded_in::<T>() + work, |scratch| {
+            with_scratch(self.together() * geo.padded_in::<T>() + work, |scratch| {
                 T::run(isa, ForwardChunk { op: self, range, out, sums, store, scratch });
             });
         });
     }
 }
 
-impl<T: Value> Forward<'_, T> {
-    /// What is read of an image.
+impl<'a, T: Value> Forward<'a, T> {
+    /// Images that go through together.
+    fn together(&self) -> usize {
+        if self.winograd { 1 } else { together::<T>(self.geo, 1) }
+    }
+
+    /// What is read of some images, as far as there are so many, while as many are computed.
     #[inline(always)]
-    fn ahead(&self, image: usize) -> Ahead<2> {
-        let of = |all, len| if image < self.batch { image_of(all, image, len) } else { None };
+    fn ahead(&self, range: Range<usize>) -> Ahead<2> {
+        let count = range.len();
+        let range = range.start..range.end.min(self.batch);
+        let of = |all: &'a [T], len| all.get(images(&range, len));
         let len = self.geo.in_len();
         let parts = match self.source {
             Source::Plain(x) => [of(x, len), None],
@@ -55,7 +62,7 @@ impl<T: Value> Forward<'_, T> {
             Source::Norm { y, shortcut: Shortcut::Same(x), .. } => [of(y, len), of(x, len)],
             Source::Norm { y, shortcut: Shortcut::Half(x), .. } => [of(y, len), of(x, 2 * len)],
         };
-        Ahead::new(parts, self.geo.out_len())
+        Ahead::new(parts, count * self.geo.out_len())
     }
 }
 
@@ -73,47 +80,56 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
     unsafe fn run<V: Vector, const WIDE: bool>(mut self) {
         let geo = self.op.geo;
         self.sums.fill(0.0);
-        let (a, work) = self.scratch.split_at_mut(geo.padded_in::<T>());
+        let (some, len) = (self.op.together(), geo.padded_in::<T>());
+        let (a, work) = self.scratch.split_at_mut(some * len);
         a.fill(0.0);
-        for (n, image) in self.range.enumerate() {
-            let at = n * geo.in_len();
-            let store = self.store.as_deref_mut().map(|s| &mut s[at..at + geo.in_len()]);
-            let out = &mut self.out[n * geo.out_len()..(n + 1) * geo.out_len()];
-            let sums = &mut self.sums[n * 2 * geo.cout..(n + 1) * 2 * geo.cout];
-            let ahead = self.op.ahead(image + 1);
-            let mut sink = Stats { out: out.as_mut_ptr(), sums: sums.as_mut_ptr(), geo, ahead };
-            // SAFETY: the scratch holds an image with its halo, the slices are one image each.
+        for first in self.range.clone().step_by(some) {
+            let range = first..self.range.end.min(first + some);
+            let n = first - self.range.start;
+            let out = self.out[n * geo.out_len()..].as_mut_ptr();
+            let sums = self.sums[n * 2 * geo.cout..].as_mut_ptr();
+            let ahead = self.op.ahead(range.end..range.end + range.len());
+            let mut sink = Stats { out, sums, geo, ahead };
+            // SAFETY: the scratch holds the images with their halos; the slices go on for as many images.
             unsafe {
-                fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store);
+                for (image, a) in range.clone().zip(a.chunks_exact_mut(len)) {
+                    let at = (image - self.range.start) * geo.in_len();
+                    let store = self.store.as_deref_mut().map(|s| &mut s[at..at + geo.in_len()]);
+                    fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store);
+                }
                 if WIDE && self.op.winograd {
-                    let (u, sinks) = (self.op.weight.as_ptr(), std::slice::from_mut(&mut sink));
-                    let a = T::unpack(a).as_ptr();
-                    winograd::forward::<V, WIDE, T, _, Two, 4, 2>(geo, a, 0, u, work, sinks);
+                    let (a, u) = (T::unpack(a).as_ptr(), self.op.weight.as_ptr());
+                    winograd::forward::<V, WIDE, T, _, Two, 4, 2>(geo, 1, a, 0, u, work, &mut sink);
                 } else {
-                    convolve::<V, WIDE, T, _>(geo, a, self.op.weight, &mut sink);
+                    convolve::<V, WIDE, T, _>(geo, range.len(), a, len, self.op.weight, &mut sink);
                 }
             }
         }
     }
 }
 
-/// The output of one image from its input `a` inside a halo, in lanes, without Winograd.
+/// The outputs of some images from their inputs `a` inside halos, in lanes and `step` lanes apart, without Winograd.
 ///
 /// # Safety
 /// As [`Vector`]; the sink takes all pixels of the output.
 #[inline(always)]
 pub(crate) unsafe fn convolve<V: Vector, const WIDE: bool, T: Value, S: Sink>(
     geo: Geometry,
+    images: usize,
     a: &[f32],
+    step: usize,
     weight: &[f32],
     sink: &mut S,
 ) {
     let pixel = T::lanes(geo.cin);
-    assert!(a.len() >= geo.padded_in::<T>() && weight.len() >= 9 * pixel * geo.cout);
+    assert!(images > 0 && a.len() >= (images - 1) * step + geo.padded_in::<T>());
+    assert!(weight.len() >= 9 * pixel * geo.cout);
     let row = (geo.width + 2) * pixel;
     // A kernel row is three neighbouring pixels.
     let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * pixel });
     let walk = Walk {
+        images,
+        image_step: step,
         rows: geo.out_height(),
         cols: geo.out_width(),
         row_step: geo.stride * row,
@@ -134,21 +150,17 @@ struct Stats<T> {
 
 impl<T: Value> Sink for Stats<T> {
     #[inline(always)]
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(
-        &mut self,
-        acc: [[V; Q]; P],
-        row: usize,
-        col: usize,
-        channel: usize,
-    ) {
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
         self.ahead.go_on(P * Q * V::LANES);
-        let cout = self.geo.cout;
+        let Pixel { image, row, col, channel } = at;
+        let (geo, cout) = (self.geo, self.geo.cout);
         // SAFETY: the trait's contract: the tile is inside the image.
         unsafe {
-            let out = self.out.add((row * self.geo.out_width() + col) * cout + channel);
+            let out = self.out.add(image * geo.out_len() + (row * geo.out_width() + col) * cout + channel);
+            let sums = self.sums.add(image * 2 * cout + channel);
             for q in 0..Q {
                 let at = q * V::LANES;
-                let (sum, square) = (self.sums.add(channel + at), self.sums.add(cout + channel + at));
+                let (sum, square) = (sums.add(at), sums.add(cout + at));
                 let (mut s, mut s2) = (V::load(sum), V::load(square));
                 for (p, pixel) in acc.iter().enumerate() {
                     T::store(pixel[q], out.add(p * cout + at));

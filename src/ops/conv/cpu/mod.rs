@@ -18,9 +18,9 @@ use std::ops::Range;
 use super::{Geometry, Shortcut, Source};
 use half::bf16;
 
-use crate::ops::Aligned;
 use crate::ops::simd::{Vector, prefetch};
 use crate::ops::value::Value;
+use crate::ops::{Aligned, CHUNK};
 
 /// Lends the thread's scratch memory: allocated at its first use, then kept.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
@@ -31,27 +31,32 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     })
 }
 
-/// One image of a buffer, if it is there.
-#[inline(always)]
-fn image_of<T>(all: &[T], image: usize, len: usize) -> Option<&[T]> {
-    all.get(image * len..(image + 1) * len)
+/// Images that go through a convolution without Winograd together, at least `least` and a multiple of them: where the weights do
+/// not stay in the second-level cache, as many as share them while their own values do.
+fn together<T: Value>(geo: Geometry, least: usize) -> usize {
+    const CACHE: usize = 128 * 1024;
+    if 2 * geo.weight_len() <= CACHE {
+        return least;
+    }
+    let image = geo.padded_in::<T>().max(geo.padded_out::<T>());
+    (CACHE / image).clamp(least, CHUNK) / least * least
 }
 
 /// The part of a batch's buffer that belongs to some images.
-fn images(chunk: &Range<usize>, len: usize) -> Range<usize> {
-    chunk.start * len..chunk.end * len
+fn images(range: &Range<usize>, len: usize) -> Range<usize> {
+    range.start * len..range.end * len
 }
 
-/// What is read of the next image, asked for little by little while this one is computed: a pass reads an image in a
+/// What is read of the next images, asked for little by little while these are computed: a pass reads an image in a
 /// burst, for which the memory would else have idled all the while.
 #[derive(Clone, Copy)]
 struct Ahead<const N: usize> {
-    /// Next line of each stream, its end, and bytes to a value of this image, in 1/256.
+    /// Next line of each stream, its end, and bytes to a value of these images, in 1/256.
     streams: [(*const u8, *const u8, usize); N],
 }
 
 impl<const N: usize> Ahead<N> {
-    /// The parts of the next image, empty ones if there is none, asked for while `values` values of this one are stored.
+    /// The parts of the next images, empty ones if there are none, asked for while `values` values of these are stored.
     #[inline(always)]
     fn new<T>(next: [Option<&[T]>; N], values: usize) -> Self {
         Ahead {

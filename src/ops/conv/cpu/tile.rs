@@ -1,4 +1,4 @@
-//! Register tiles: the inner loops of the 3×3 convolution, for one image.
+//! Register tiles: the inner loops of the 3×3 convolution, for some images.
 //!
 //! [`correlate`] makes the output of the forward pass and the input gradient; [`outer`] adds up the weight gradient. Both
 //! read an image with a halo of one zero pixel, so they have no border cases. In NHWC the three taps of a kernel row
@@ -22,9 +22,13 @@ pub struct Run {
     pub len: usize,
 }
 
-/// How the output pixels walk over the image.
+/// How the output pixels walk over the images.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk<'a> {
+    /// Images.
+    pub images: usize,
+    /// Floats between two images.
+    pub image_step: usize,
     /// Output rows.
     pub rows: usize,
     /// Output columns.
@@ -35,6 +39,19 @@ pub struct Walk<'a> {
     pub col_step: usize,
     /// What is summed at each place.
     pub runs: &'a [Run],
+}
+
+/// The first pixel and channel of a tile of the output.
+#[derive(Clone, Copy, Debug)]
+pub struct Pixel {
+    /// Image.
+    pub image: usize,
+    /// Row.
+    pub row: usize,
+    /// Column.
+    pub col: usize,
+    /// First channel.
+    pub channel: usize,
 }
 
 /// Receives finished tiles: `P` neighbouring pixels by `Q` vectors of channels.
@@ -49,20 +66,14 @@ pub trait Sink {
         unsafe { V::splat(0.0) }
     }
 
-    /// Takes the sums of the pixels `(row, col..col + P)` and the channels from `channel` on.
+    /// Takes the sums of `P` pixels of a row from `at` on.
     ///
     /// # Safety
     /// As [`Vector`]; the pixels and channels are inside the output that the sink was made for.
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(
-        &mut self,
-        acc: [[V; Q]; P],
-        row: usize,
-        col: usize,
-        channel: usize,
-    );
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel);
 }
 
-/// `out[row, col, :] = Σ_runs Σ_k x[place(row, col) + run.offset + k] · w[k, :]`, handed to the sink tile by tile.
+/// `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, handed to the sink tile by tile.
 ///
 /// `w` is (Σ run.len, cout), row after row in the order of the runs.
 ///
@@ -87,6 +98,8 @@ pub unsafe fn correlate<V: Vector, const WIDE: bool, T: Value, S: Sink>(
         } else if paired == 0 {
             // A known column step makes every load an offset from one pointer.
             match walk.col_step {
+                2 => channels::<V, T, 16, 8, 1, 2, S>(x, walk, w, cout, 0..single, sink),
+                3 => channels::<V, T, 16, 8, 1, 3, S>(x, walk, w, cout, 0..single, sink),
                 8 => channels::<V, T, 16, 8, 1, 8, S>(x, walk, w, cout, 0..single, sink),
                 16 => channels::<V, T, 16, 8, 1, 16, S>(x, walk, w, cout, 0..single, sink),
                 32 => channels::<V, T, 16, 8, 1, 32, S>(x, walk, w, cout, 0..single, sink),
@@ -124,30 +137,33 @@ unsafe fn channels<
     sink: &mut S,
 ) {
     let step = if STEP == 0 { walk.col_step } else { STEP };
-    // Channels outside: one block of weights stays in the cache for the whole image.
+    // Channels outside: one block of weights stays in the cache for all images.
     for channel in range.step_by(Q * V::LANES) {
         // SAFETY: the caller's contract.
         let start: [V; Q] = std::array::from_fn(|q| unsafe { sink.start(channel + q * V::LANES) });
-        for row in 0..walk.rows {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let w = w.add(channel);
-                let x = x.add(row * walk.row_step);
-                let mut col = 0;
-                while col + P <= walk.cols {
-                    let acc = tile::<V, T, P, Q>(start, x.add(col * step), step, walk.runs, w, cout);
-                    sink.put(acc, row, col, channel);
-                    col += P;
-                }
-                while col + HALF <= walk.cols {
-                    let acc = tile::<V, T, HALF, Q>(start, x.add(col * step), step, walk.runs, w, cout);
-                    sink.put(acc, row, col, channel);
-                    col += HALF;
-                }
-                while col < walk.cols {
-                    let acc = tile::<V, T, 1, Q>(start, x.add(col * step), step, walk.runs, w, cout);
-                    sink.put(acc, row, col, channel);
-                    col += 1;
+        for image in 0..walk.images {
+            for row in 0..walk.rows {
+                let mut at = Pixel { image, row, col: 0, channel };
+                // SAFETY: the caller's contract.
+                unsafe {
+                    let w = w.add(channel);
+                    let x = x.add(image * walk.image_step + row * walk.row_step);
+                    while at.col + P <= walk.cols {
+                        let acc = tile::<V, T, P, Q>(start, x.add(at.col * step), step, walk.runs, w, cout);
+                        sink.put(acc, at);
+                        at.col += P;
+                    }
+                    while at.col + HALF <= walk.cols {
+                        let acc =
+                            tile::<V, T, HALF, Q>(start, x.add(at.col * step), step, walk.runs, w, cout);
+                        sink.put(acc, at);
+                        at.col += HALF;
+                    }
+                    while at.col < walk.cols {
+                        let acc = tile::<V, T, 1, Q>(start, x.add(at.col * step), step, walk.runs, w, cout);
+                        sink.put(acc, at);
+                        at.col += 1;
+                    }
                 }
             }
         }
@@ -183,9 +199,15 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
     }
 }
 
-/// A weight gradient: `dw[k, co] += Σ_{row, col} x[place(row, col) + k] · g[row, col, co]` for `k < taps`.
+/// A weight gradient: `dw[k, co] += Σ_{image, row, col} x[place(image, row, col) + k] · g[image, row, col, co]` for `k < taps`.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
+    /// Images, or groups of them that share lanes.
+    pub images: usize,
+    /// Floats between two images of `x`.
+    pub x_image: usize,
+    /// Floats between two images of `g`.
+    pub g_image: usize,
     /// Rows of `g`.
     pub rows: usize,
     /// Columns of `g`.
@@ -194,15 +216,17 @@ pub struct Outer {
     pub x_row: usize,
     /// Floats between the places of two columns in `x`.
     pub x_col: usize,
-    /// Floats between two rows of `g`; columns are `cout` apart.
+    /// Floats between two rows of `g`.
     pub g_row: usize,
+    /// Floats between two columns of `g`.
+    pub g_col: usize,
     /// Floats at each place of `x`: three taps of `cin`.
     pub taps: usize,
     /// Channels of `g`.
     pub cout: usize,
 }
 
-/// Adds up the weight gradient of one kernel row over one image.
+/// Adds up the weight gradient of one kernel row.
 ///
 /// # Safety
 /// As [`Vector`]; `x`, `g` and `dw` must hold what the sizes say.
@@ -238,23 +262,58 @@ unsafe fn taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: 
     dw: *mut f32,
     range: std::ops::Range<usize>,
 ) {
+    /// Pixels of some images whose gradients are put side by side, so that they stay in the first-level cache.
+    const NEAR: usize = 128;
+    let pixels = size.rows * size.cols;
     for channel in range.step_by(Q * V::LANES) {
         // SAFETY: the contract of `outer`.
         unsafe {
             let (g, dw) = (g.add(channel), dw.add(channel));
-            let mut k = 0;
-            while k + K <= size.taps {
-                outer_tile::<V, T, K, Q>(size, x.add(k), g, dw.add(k * size.cout));
-                k += K;
+            if size.images == 1 || pixels > NEAR {
+                all_taps::<V, T, K, HALF, Q>(size, x, g, dw);
+                continue;
             }
-            while k + HALF <= size.taps {
-                outer_tile::<V, T, HALF, Q>(size, x.add(k), g, dw.add(k * size.cout));
-                k += HALF;
+            let some = NEAR / pixels;
+            for first in (0..size.images).step_by(some) {
+                let images = some.min(size.images - first);
+                let mut near = [[V::splat(0.0); Q]; NEAR];
+                for p in 0..images * pixels {
+                    let (image, row, col) = (first + p / pixels, p % pixels / size.cols, p % size.cols);
+                    let g = g.add(image * size.g_image + row * size.g_row + col * size.g_col);
+                    for q in 0..Q {
+                        near[p][q] = V::load(g.add(q * V::LANES));
+                    }
+                }
+                let g_col = Q * V::LANES;
+                let size = Outer { images, g_image: pixels * g_col, g_row: size.cols * g_col, g_col, ..size };
+                all_taps::<V, T, K, HALF, Q>(size, x.add(first * size.x_image), near.as_ptr().cast(), dw);
             }
-            while k < size.taps {
-                outer_tile::<V, T, 1, Q>(size, x.add(k), g, dw.add(k * size.cout));
-                k += 1;
-            }
+        }
+    }
+}
+
+/// The part of [`outer`] for `Q` vectors of channels.
+#[inline(always)]
+unsafe fn all_taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: usize>(
+    size: Outer,
+    x: *const f32,
+    g: *const f32,
+    dw: *mut f32,
+) {
+    // SAFETY: the contract of `outer`.
+    unsafe {
+        let mut k = 0;
+        while k + K <= size.taps {
+            outer_tile::<V, T, K, Q>(size, x.add(k), g, dw.add(k * size.cout));
+            k += K;
+        }
+        while k + HALF <= size.taps {
+            outer_tile::<V, T, HALF, Q>(size, x.add(k), g, dw.add(k * size.cout));
+            k += HALF;
+        }
+        while k < size.taps {
+            outer_tile::<V, T, 1, Q>(size, x.add(k), g, dw.add(k * size.cout));
+            k += 1;
         }
     }
 }
@@ -270,19 +329,21 @@ unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
     unsafe {
         let mut acc: [[V; Q]; K] =
             std::array::from_fn(|k| std::array::from_fn(|q| V::load(dw.add(k * size.cout + q * V::LANES))));
-        for row in 0..size.rows {
-            let mut x = x.add(row * size.x_row);
-            let mut g = g.add(row * size.g_row);
-            for _ in 0..size.cols {
-                let grad: [V; Q] = std::array::from_fn(|q| V::load(g.add(q * V::LANES)));
-                for k in 0..K {
-                    let pixel = V::splat(*x.add(k));
-                    for q in 0..Q {
-                        acc[k][q] = T::multiply_add(acc[k][q], pixel, grad[q]);
+        for image in 0..size.images {
+            for row in 0..size.rows {
+                let mut x = x.add(image * size.x_image + row * size.x_row);
+                let mut g = g.add(image * size.g_image + row * size.g_row);
+                for _ in 0..size.cols {
+                    let grad: [V; Q] = std::array::from_fn(|q| V::load(g.add(q * V::LANES)));
+                    for k in 0..K {
+                        let pixel = V::splat(*x.add(k));
+                        for q in 0..Q {
+                            acc[k][q] = T::multiply_add(acc[k][q], pixel, grad[q]);
+                        }
                     }
+                    x = x.add(size.x_col);
+                    g = g.add(size.g_col);
                 }
-                x = x.add(size.x_col);
-                g = g.add(size.cout);
             }
         }
         for k in 0..K {

@@ -57,19 +57,20 @@ fn pitch(len: usize) -> usize {
     len + 16
 }
 
-/// The outputs of some images, one for each sink, from their inputs inside halos, `x_step` values apart: `geo` with `u` of
-/// [`transform_weight`], in bf16 then of [`pair_weight`].
+/// The outputs of some images from their inputs inside halos, `x_step` values apart: `geo` with `u` of [`transform_weight`], in
+/// bf16 then of [`pair_weight`].
 ///
 /// # Safety
 /// As [`Vector`]; `x` holds the images with their halos, `u` the transformed weights and `scratch` [`scratch_len`] floats.
 #[inline(always)]
 pub unsafe fn forward<V, const WIDE: bool, T, S, F, const IN: usize, const OUT: usize>(
     geo: Geometry,
+    images: usize,
     x: *const T,
     x_step: usize,
     u: *const f32,
     scratch: &mut [f32],
-    sinks: &mut [S],
+    sink: &mut S,
 ) where
     V: Vector,
     T: Value,
@@ -77,11 +78,11 @@ pub unsafe fn forward<V, const WIDE: bool, T, S, F, const IN: usize, const OUT: 
     F: Form<IN, OUT>,
 {
     let (per_row, rows) = (geo.width / OUT, geo.height / OUT);
-    let group = tiles(geo, OUT, sinks.len());
+    let group = tiles(geo, OUT, images);
     let lanes = T::lanes(geo.cin);
     let (v, m) = scratch.split_at_mut(IN * IN * pitch(group * lanes));
-    for first in (0..sinks.len() * rows).step_by(group / per_row) {
-        let last = (first + group / per_row).min(sinks.len() * rows);
+    for first in (0..images * rows).step_by(group / per_row) {
+        let last = (first + group / per_row).min(images * rows);
         let count = (last - first) * per_row;
         // Between the planes of `v` and of `m`.
         let (from, to) = (pitch(count * lanes), pitch(count * geo.cout));
@@ -93,22 +94,29 @@ pub unsafe fn forward<V, const WIDE: bool, T, S, F, const IN: usize, const OUT: 
                 transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, from * T::PACK, v);
             }
             let runs = [Run { offset: 0, len: lanes }];
-            let walk = Walk { rows: 1, cols: count, row_step: 0, col_step: lanes, runs: &runs };
+            let one = Walk {
+                images: 1,
+                image_step: 0,
+                rows: 1,
+                cols: count,
+                row_step: 0,
+                col_step: lanes,
+                runs: &runs,
+            };
             for place in 0..IN * IN {
                 let v = v.as_ptr().add(place * from);
                 let m = m.as_mut_ptr().add(place * to);
                 // Rows and columns of `A` at place 1 are ones.
-                let mut product =
-                    Product { m, cout: geo.cout, sink: sinks.first().filter(|_| place == IN + 1) };
+                let mut product = Product { m, cout: geo.cout, sink: (place == IN + 1).then_some(&*sink) };
                 let u = u.add(place * lanes * geo.cout);
-                correlate::<V, WIDE, T, _>(v, walk, u, geo.cout, &mut product);
+                correlate::<V, WIDE, T, _>(v, one, u, geo.cout, &mut product);
             }
             for row in first..last {
                 let m = m.as_ptr().add((row - first) * per_row * geo.cout);
-                let (sink, row) = (&mut sinks[row / rows], row % rows);
+                let (image, row) = (row / rows, row % rows);
                 match OUT {
-                    2 => finish::<V, S, F, IN, OUT, 8>(geo, m, row, to, sink),
-                    _ => finish::<V, S, F, IN, OUT, 4>(geo, m, row, to, sink),
+                    2 => finish::<V, S, F, IN, OUT, 8>(geo, m, image, row, to, sink),
+                    _ => finish::<V, S, F, IN, OUT, 4>(geo, m, image, row, to, sink),
                 }
             }
         }
@@ -153,7 +161,19 @@ unsafe fn weight_grad_by<V: Vector, const WIDE: bool, T: Value, const N: usize>(
         let last = (first + group / per_row).min(rows);
         let cols = (last - first) * per_row / N;
         let (from, to) = (pitch(cols * geo.cin), pitch(cols * geo.cout));
-        let size = Outer { rows: 1, cols, x_row: 0, x_col: geo.cin, g_row: 0, taps: geo.cin, cout: geo.cout };
+        let size = Outer {
+            images: 1,
+            x_image: 0,
+            g_image: 0,
+            rows: 1,
+            cols,
+            x_row: 0,
+            x_col: geo.cin,
+            g_row: 0,
+            g_col: geo.cout,
+            taps: geo.cin,
+            cout: geo.cout,
+        };
         // SAFETY: the caller's contract.
         unsafe {
             for row in first..last {

@@ -5,7 +5,7 @@
 
 use super::form::{Form, a_transposed};
 use crate::ops::conv::Geometry;
-use crate::ops::conv::cpu::tile::Sink;
+use crate::ops::conv::cpu::tile::{Pixel, Sink};
 use crate::ops::simd::Vector;
 use crate::ops::value::Value;
 
@@ -140,6 +140,7 @@ pub unsafe fn finish<
 >(
     geo: Geometry,
     m: *const f32,
+    image: usize,
     row: usize,
     plane: usize,
     sink: &mut S,
@@ -147,7 +148,7 @@ pub unsafe fn finish<
     let c = geo.cout;
     for channel in (0..c).step_by(V::LANES) {
         for some in 0..geo.width / SOME {
-            // SAFETY: the planes hold the row's tiles; it is whole groups of eight pixels.
+            // SAFETY: the planes hold the row's tiles; it is whole groups of `SOME` pixels.
             unsafe {
                 let mut pixels = [[[V::splat(0.0)]; SOME]; OUT];
                 for tile in 0..SOME / OUT {
@@ -167,7 +168,7 @@ pub unsafe fn finish<
                     }
                 }
                 for y in 0..OUT {
-                    sink.put::<V, SOME, 1>(pixels[y], OUT * row + y, SOME * some, channel);
+                    sink.put(pixels[y], Pixel { image, row: OUT * row + y, col: SOME * some, channel });
                 }
             }
         }
@@ -190,17 +191,11 @@ impl<S: Sink> Sink for Product<'_, S> {
     }
 
     #[inline(always)]
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(
-        &mut self,
-        acc: [[V; Q]; P],
-        _: usize,
-        col: usize,
-        channel: usize,
-    ) {
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
         for (p, pixel) in acc.into_iter().enumerate() {
             for (q, v) in pixel.into_iter().enumerate() {
                 // SAFETY: the trait's contract: the tile is inside the plane.
-                unsafe { v.store(self.m.add((col + p) * self.cout + channel + q * V::LANES)) };
+                unsafe { v.store(self.m.add((at.col + p) * self.cout + at.channel + q * V::LANES)) };
             }
         }
     }
