@@ -27,7 +27,7 @@ type Launch = unsafe extern "C" fn(Kernel, u32, u32, u32, *const c_void, i32) ->
 
 /// The compiled kernels of one type of activations.
 pub struct Emulator {
-    library: &'static Library,
+    kernels: &'static Library,
     reverse: bool,
     recording: RefCell<Option<Recorded>>,
 }
@@ -47,16 +47,16 @@ impl Emulator {
     /// None where there is no C++ compiler.
     pub fn new(precision: Precision, reverse: bool) -> Option<Emulator> {
         static LIBRARIES: [OnceLock<Option<Library>>; 2] = [OnceLock::new(), OnceLock::new()];
-        let library =
+        let kernels =
             LIBRARIES[usize::from(precision == Precision::Bf16)].get_or_init(|| build(precision)).as_ref()?;
-        Some(Emulator { library, reverse, recording: RefCell::new(None) })
+        Some(Emulator { kernels, reverse, recording: RefCell::new(None) })
     }
 
     /// What the library has as the size of a kernel's arguments.
     pub fn size(&self, kernel: &str) -> usize {
         let name = kernel.replacen("remix", "size", 1);
         // SAFETY: the library has such a number for each kernel.
-        unsafe { **self.library.get::<*const usize>(name.as_bytes()).expect("a size") }
+        unsafe { **self.kernels.get::<*const usize>(name.as_bytes()).expect("a size") }
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -96,8 +96,8 @@ impl Emulator {
         let _running = RUNNING.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: the functions have these types, and the arguments this size.
         let status = unsafe {
-            let run = self.library.get::<Launch>(b"remix_launch\0").expect("the emulator");
-            let f = self.library.get::<Kernel>(name.as_bytes_with_nul()).expect("the kernel");
+            let run = self.kernels.get::<Launch>(b"remix_launch\0").expect("the emulator");
+            let f = self.kernels.get::<Kernel>(name.as_bytes_with_nul()).expect("the kernel");
             let (args, reverse) = (args.as_ptr().cast(), i32::from(self.reverse));
             run(*f, grid as u32, THREADS as u32, shared as u32, args, reverse)
         };

@@ -70,8 +70,8 @@ pub struct Folded {
 /// Images that a thread takes at a time: as many as share a layer's weights at most.
 pub const BATCH: usize = 4;
 
-/// Images of a size that go through a layer together: four at the most, and no more than fill a group of tiles, so that
-/// they stay in the second-level cache.
+/// Images of a size that go through a layer together: four at the most, and no more than 1024 pixels, so that they stay in the
+/// second-level cache.
 fn together(geo: Geometry) -> usize {
     (BATCH * 256 / (geo.height * geo.width)).clamp(1, BATCH)
 }

@@ -1,14 +1,14 @@
 //! The gradients of a chunk of images.
 //!
-//! The weight gradient is summed over the chunk. The input gradient is a correlation of the output gradient with the
-//! flipped weights; under stride 2 it is four of them, one for each parity of row and column.
+//! The weight gradient is summed over the chunk; the input gradient is in [`super::input_grad`].
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::bf16;
 
-use super::tile::{Outer, Pixel, Run, Sink, Walk, correlate, outer};
+use super::input_grad::{Grad, input_grad};
+use super::tile::{Outer, outer};
 use super::winograd::{self, Two};
 use super::{Ahead, fill_input, images, row_of, spread, together, with_scratch};
 use crate::ops::conv::{Geometry, Source};
@@ -21,44 +21,11 @@ pub(in crate::ops::conv) fn grad_len(geo: Geometry, winograd: bool) -> usize {
     if winograd { geo.weight_len() / 9 * 16 } else { geo.weight_len() }
 }
 
-/// Weights of the input gradient, in the order in which [`input_grad`] meets them.
-pub(in crate::ops::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
-    let (cin, cout) = (geo.cin, geo.cout);
-    let mut rows = flipped.chunks_exact_mut(cin);
-    let mut tap = |kh: usize, kw: usize| {
-        let tap = &weight[(kh * 3 + kw) * cin * cout..][..cin * cout];
-        for co in 0..cout {
-            if let Some(row) = rows.next() {
-                for (ci, w) in row.iter_mut().enumerate() {
-                    *w = tap[ci * cout + co];
-                }
-            }
-        }
-    };
-    if geo.stride == 1 {
-        (0..9).for_each(|k| tap(2 - k / 3, 2 - k % 3));
-    } else {
-        for (a, b) in PARITIES {
-            for &kh in taps_of(a) {
-                taps_of(b).iter().for_each(|&kw| tap(kh, kw));
-            }
-        }
-    }
-}
-
-/// Even and odd rows and columns of an input gradient under stride 2.
-const PARITIES: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
-
-/// `y[i] = Σ_k x[2i + k − 1] w[k]`, so an even `x` meets the middle tap and an odd one the last of `y[i]`, the first of `y[i + 1]`.
-fn taps_of(parity: usize) -> &'static [usize] {
-    if parity == 0 { &[1] } else { &[2, 0] }
-}
-
 pub(in crate::ops::conv) struct Backward<'a, T> {
     pub geo: Geometry,
     pub batch: usize,
     pub source: Source<&'a [T], &'a [f32]>,
-    /// Of [`flip`], transformed for [`winograd`], or in pairs.
+    /// Of [`super::flip`], transformed for [`winograd`], or in pairs.
     pub flipped: &'a [f32],
     pub winograd: bool,
     pub dz: &'a [T],
@@ -349,110 +316,6 @@ unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
             let dw = &mut dw[kh * size.taps * geo.cout..];
             // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the halos.
             unsafe { outer::<V, WIDE, T>(size, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn input_grad<V: Vector, const WIDE: bool, T: Value>(
-    geo: Geometry,
-    images: usize,
-    g: &[f32],
-    flipped: &[f32],
-    sink: &mut Grad<T>,
-) {
-    let pixel = T::lanes(geo.cout);
-    let row = (geo.out_width() + 2) * pixel;
-    let step = geo.padded_out::<T>();
-    if geo.stride == 1 {
-        let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * pixel });
-        let walk = Walk {
-            images,
-            image_step: step,
-            rows: geo.height,
-            cols: geo.width,
-            row_step: row,
-            col_step: pixel,
-            runs: &runs,
-        };
-        // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
-        unsafe { correlate::<V, WIDE, T, _>(g.as_ptr(), walk, flipped.as_ptr(), geo.cin, sink) };
-        return;
-    }
-    let mut weights = flipped;
-    for (a, b) in PARITIES {
-        let (rows, cols) = (taps_of(a).len(), taps_of(b).len());
-        let runs: [Run; 2] = std::array::from_fn(|r| Run { offset: r * row, len: cols * pixel });
-        let walk = Walk {
-            images,
-            image_step: step,
-            rows: (geo.height + 1 - a) / 2,
-            cols: (geo.width + 1 - b) / 2,
-            row_step: row,
-            col_step: pixel,
-            runs: &runs[..rows],
-        };
-        sink.parity = (a, b);
-        // SAFETY: the last odd row and column meet the halo of `g`.
-        unsafe {
-            let first = g.as_ptr().add(row + pixel);
-            correlate::<V, WIDE, T, _>(first, walk, weights.as_ptr(), geo.cin, sink);
-        }
-        weights = &weights[rows * cols * pixel * geo.cin..];
-    }
-}
-
-/// Finishes an input gradient: adds the shortcut's, masks by the ReLU, stores, sums.
-struct Grad<T> {
-    geo: Geometry,
-    dz: *mut T,
-    a: *const T,
-    y: *const T,
-    sums: *mut f32,
-    in_place: bool,
-    half: Option<*const T>,
-    parity: (usize, usize),
-    ahead: Ahead<5>,
-}
-
-impl<T: Value> Sink for Grad<T> {
-    #[inline(always)]
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
-        self.ahead.go_on(P * Q * V::LANES);
-        let (geo, Geometry { width, cin, stride, .. }) = (self.geo, self.geo);
-        let (row, image) = (at.row * stride + self.parity.0, at.image * geo.in_len());
-        // SAFETY: the trait's contract: the tile is inside the image.
-        unsafe {
-            let a = self.a.add(at.image * geo.padded_in::<T>() * T::PACK);
-            let sums = self.sums.add(at.image * 2 * cin);
-            for q in 0..Q {
-                let channel = at.channel + q * V::LANES;
-                let (sum, product) = (sums.add(channel), sums.add(cin + channel));
-                let (mut s, mut sy) = (V::load(sum), V::load(product));
-                for (p, pixel) in acc.iter().enumerate() {
-                    let col = (at.col + p) * stride + self.parity.1;
-                    let at = image + (row * width + col) * cin + channel;
-                    let mut dx = pixel[q];
-                    if self.in_place {
-                        dx = dx.add(T::load(self.dz.add(at)));
-                    }
-                    if let Some(half) = self.half
-                        && self.parity == (0, 0)
-                    {
-                        // Channels cin/2.. of the 2·cin of the half-size image are this image's.
-                        let place = (row / 2 * (width / 2) + col / 2) * 2 * cin + cin / 2 + channel;
-                        dx = dx.add(T::load(half.add(image / 2 + place)));
-                    }
-                    let pixel = (row + 1) * (width + 2) + col + 1;
-                    let a = a.add(pixel * T::lanes(cin) * T::PACK + channel);
-                    let dz = dx.where_positive(T::load(a));
-                    T::store(dz, self.dz.add(at));
-                    s = s.add(dz);
-                    sy = sy.fma(dz, T::load(self.y.add(at)));
-                }
-                s.store(sum);
-                sy.store(product);
-            }
         }
     }
 }

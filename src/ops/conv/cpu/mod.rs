@@ -5,12 +5,14 @@
 
 mod backward;
 mod forward;
+mod input_grad;
 pub(crate) mod tile;
 pub(crate) mod winograd;
 
-pub(super) use backward::{Backward, Input, flip, grad_len};
+pub(super) use backward::{Backward, Input, grad_len};
 pub(super) use forward::Forward;
 pub(crate) use forward::convolve;
+pub(super) use input_grad::flip;
 
 use std::cell::RefCell;
 use std::ops::Range;
