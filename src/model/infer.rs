@@ -97,7 +97,7 @@ impl Folded {
             let winograd = winograd::fits(geo, isa, 4);
             let mut kept = Aligned::new(if winograd { 36 * cin * cout } else { weight.len() });
             if winograd {
-                winograd::transform_weight::<Four, 6, 4>(isa, &weight, &mut kept);
+                winograd::transform_weight::<f32, Four, 6, 4>(isa, &weight, cout, &mut kept);
             } else {
                 kept.copy_from_slice(&weight);
             }
@@ -309,7 +309,7 @@ unsafe fn layer<V: Vector, const WIDE: bool>(
     unsafe {
         if WIDE && conv.winograd {
             let (x, u) = (x.as_ptr(), conv.weight.as_ptr());
-            winograd::forward::<V, WIDE, f32, _, Four, 6, 4>(geo, images, x, len, u, work, &mut sink);
+            winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, x, len, u, work, &mut sink);
         } else {
             convolve::<V, WIDE, f32, _>(geo, images, x, len, &conv.weight, &mut sink);
         }

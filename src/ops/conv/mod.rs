@@ -353,11 +353,8 @@ impl Work {
         super::write(&self.arranged, |arranged| {
             let weight = &lent[..geo.weight_len()];
             if winograd {
-                winograd::transform_weight::<winograd::Two, 4, 2>(isa, weight, arranged);
-                if T::PACK == 2 {
-                    let (plane, cols) = (weight.len() / 9, weight.len() / 9 / rows);
-                    winograd::pair_weight(isa, cols, &mut arranged[..16 * plane]);
-                }
+                let cols = geo.weight_len() / 9 / rows;
+                winograd::transform_weight::<T, winograd::Two, 4, 2>(isa, weight, cols, arranged);
             } else {
                 cpu::pair(weight, rows, arranged);
             }

@@ -197,7 +197,7 @@ mod x86 {
         // SAFETY: the trait's contract; registers of one size.
         unsafe {
             let pairs = |x: __m512| std::mem::transmute::<__m512, __m512bh>(x);
-            _mm512_dpbf16_ps(self, pairs(a), pairs(b))
+            _mm512_dpbf16_ps(self, pairs(b), pairs(a))
         }
     });
     vector!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps,

@@ -111,13 +111,13 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
         let geo = self.op.geo;
         let some = self.op.together();
         let mut space = Space::<T>::new(geo, some, self.scratch);
-        self.dw.fill(0.0);
         if let Some((_, sums, _)) = &mut self.input {
             sums.fill(0.0);
         }
         let winograd = WIDE && self.op.winograd;
         for first in self.range.clone().step_by(some) {
             let range = first..self.range.end.min(first + some);
+            let fresh = first == self.range.start;
             // SAFETY: the scratch holds the images with their halos; slices go on for as many images.
             unsafe {
                 for image in range.clone() {
@@ -127,10 +127,10 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                 }
                 if winograd {
                     let (a, g) = (T::unpack(space.a).as_ptr(), T::unpack(space.g).as_ptr());
-                    winograd::weight_grad::<V, WIDE, T>(geo, a, g, self.dw.as_mut_ptr(), space.work);
+                    winograd::weight_grad::<V, WIDE, T>(geo, fresh, a, g, self.dw.as_mut_ptr(), space.work);
                 } else {
                     let (groups, a, g) = space.paired::<V>(range.len());
-                    weight_grad::<V, WIDE, T>(geo, groups, a, g, self.dw);
+                    weight_grad::<V, WIDE, T>(geo, fresh, groups, a, g, self.dw);
                 }
                 let Some((dz, sums, input)) = &mut self.input else { continue };
                 let (n, at) = (first - self.range.start, first * geo.in_len());
@@ -151,7 +151,7 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                 if winograd {
                     let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
                     let (g, u) = (T::unpack(space.g).as_ptr(), self.op.flipped.as_ptr());
-                    winograd::forward::<V, WIDE, T, _, Two, 4, 2>(back, 1, g, 0, u, space.work, &mut sink);
+                    winograd::forward::<V, T, _, Two, 4, 2>(back, 1, g, 0, u, space.work, &mut sink);
                 } else {
                     input_grad::<V, WIDE, T>(geo, range.len(), space.g, self.op.flipped, &mut sink);
                 }
@@ -282,11 +282,13 @@ unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g
     }
 }
 
-/// Adds the weight gradient of some images, or groups of them that share lanes. One by one some rows at a time, so that they stay in
-/// the first-level cache; together, where the gradient is what does not stay in a cache, all at once.
+/// Adds the weight gradient of some images, or groups of them that share lanes, to what is there unless it is `fresh`. One by one
+/// some rows at a time, so that they stay in the first-level cache; together, where the gradient is what does not stay in a cache,
+/// all at once.
 #[inline(always)]
 unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
     geo: Geometry,
+    fresh: bool,
     images: usize,
     a: &[f32],
     g: &[f32],
@@ -298,6 +300,7 @@ unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
     let block = if images == 1 { few } else { geo.out_height() };
     for first in (0..geo.out_height()).step_by(block) {
         let size = Outer {
+            fresh: fresh && first == 0,
             images,
             x_image: (geo.height + 2) * a_row,
             g_image: (geo.out_height() + 2) * g_row,

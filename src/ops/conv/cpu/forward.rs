@@ -99,7 +99,7 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
                 }
                 if WIDE && self.op.winograd {
                     let (a, u) = (T::unpack(a).as_ptr(), self.op.weight.as_ptr());
-                    winograd::forward::<V, WIDE, T, _, Two, 4, 2>(geo, 1, a, 0, u, work, &mut sink);
+                    winograd::forward::<V, T, _, Two, 4, 2>(geo, 1, a, 0, u, work, &mut sink);
                 } else {
                     convolve::<V, WIDE, T, _>(geo, range.len(), a, len, self.op.weight, &mut sink);
                 }

@@ -1,35 +1,35 @@
 //! The input gradient: a correlation of the output gradient with the flipped weights. Under stride 2 it is four of them, one for each
 //! parity of row and column.
 
+use rayon::prelude::*;
+
 use super::Ahead;
 use super::tile::{Pixel, Run, Sink, Walk, correlate};
 use crate::ops::conv::Geometry;
 use crate::ops::simd::Vector;
 use crate::ops::value::Value;
 
-/// Weights of the input gradient, in the order in which [`input_grad`] meets them.
+/// Weights of the input gradient, in the order in which [`input_grad`] meets them: each tap's transposed.
 pub(in crate::ops::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
     let (cin, cout) = (geo.cin, geo.cout);
-    let mut rows = flipped.chunks_exact_mut(cin);
-    let mut tap = |kh: usize, kw: usize| {
-        let tap = &weight[(kh * 3 + kw) * cin * cout..][..cin * cout];
-        for co in 0..cout {
-            if let Some(row) = rows.next() {
-                for (ci, w) in row.iter_mut().enumerate() {
-                    *w = tap[ci * cout + co];
+    let mut order: [usize; 9] = std::array::from_fn(|k| 8 - k);
+    if geo.stride == 2 {
+        let rows = PARITIES.iter().flat_map(|&(a, b)| taps_of(a).iter().map(move |kh| (kh, taps_of(b))));
+        let taps = rows.flat_map(|(kh, cols)| cols.iter().map(move |kw| kh * 3 + kw));
+        order.iter_mut().zip(taps).for_each(|(o, tap)| *o = tap);
+    }
+    let taps = flipped.par_chunks_exact_mut(cin * cout).zip(order);
+    taps.for_each(|(out, tap): (&mut [f32], usize)| {
+        let tap = &weight[tap * cin * cout..][..cin * cout];
+        // Some columns at a time, so that the rows they become stay in the cache.
+        for first in (0..cout).step_by(16) {
+            for (ci, row) in tap.chunks_exact(cout).enumerate() {
+                for co in first..cout.min(first + 16) {
+                    out[co * cin + ci] = row[co];
                 }
             }
         }
-    };
-    if geo.stride == 1 {
-        (0..9).for_each(|k| tap(2 - k / 3, 2 - k % 3));
-    } else {
-        for (a, b) in PARITIES {
-            for &kh in taps_of(a) {
-                taps_of(b).iter().for_each(|&kw| tap(kh, kw));
-            }
-        }
-    }
+    });
 }
 
 /// Even and odd rows and columns of an input gradient under stride 2.

@@ -34,14 +34,17 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
 }
 
 /// Images that go through a convolution without Winograd together, at least `least` and a multiple of them: where the weights do
-/// not stay in the second-level cache, as many as share them while their own values do.
+/// not stay in the second-level cache, as many as share them while their own values do, in groups of one size.
 fn together<T: Value>(geo: Geometry, least: usize) -> usize {
-    const CACHE: usize = 128 * 1024;
-    if 2 * geo.weight_len() <= CACHE {
+    /// Floats that stay in the cache: of weights, and of images.
+    const WEIGHTS: usize = 64 * 1024;
+    const IMAGES: usize = 160 * 1024;
+    if geo.weight_len() <= WEIGHTS {
         return least;
     }
-    let image = geo.padded_in::<T>().max(geo.padded_out::<T>());
-    (CACHE / image).clamp(least, CHUNK) / least * least
+    let most = (IMAGES / geo.padded_in::<T>().max(geo.padded_out::<T>())).clamp(least, CHUNK);
+    let groups = CHUNK.div_ceil(most);
+    CHUNK.div_ceil(groups).next_multiple_of(least)
 }
 
 /// The part of a batch's buffer that belongs to some images.

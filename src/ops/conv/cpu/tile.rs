@@ -100,7 +100,6 @@ pub unsafe fn correlate<V: Vector, const WIDE: bool, T: Value, S: Sink>(
             match walk.col_step {
                 2 => channels::<V, T, 16, 8, 1, 2, S>(x, walk, w, cout, 0..single, sink),
                 3 => channels::<V, T, 16, 8, 1, 3, S>(x, walk, w, cout, 0..single, sink),
-                8 => channels::<V, T, 16, 8, 1, 8, S>(x, walk, w, cout, 0..single, sink),
                 16 => channels::<V, T, 16, 8, 1, 16, S>(x, walk, w, cout, 0..single, sink),
                 32 => channels::<V, T, 16, 8, 1, 32, S>(x, walk, w, cout, 0..single, sink),
                 _ => channels::<V, T, 16, 8, 1, 0, S>(x, walk, w, cout, 0..single, sink),
@@ -202,6 +201,8 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
 /// A weight gradient: `dw[k, co] += Σ_{image, row, col} x[place(image, row, col) + k] · g[image, row, col, co]` for `k < taps`.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
+    /// Whether `dw` begins with these images.
+    pub fresh: bool,
     /// Images, or groups of them that share lanes.
     pub images: usize,
     /// Floats between two images of `x`.
@@ -285,7 +286,9 @@ unsafe fn taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: 
                     }
                 }
                 let g_col = Q * V::LANES;
-                let size = Outer { images, g_image: pixels * g_col, g_row: size.cols * g_col, g_col, ..size };
+                let fresh = size.fresh && first == 0;
+                let size =
+                    Outer { fresh, images, g_image: pixels * g_col, g_row: size.cols * g_col, g_col, ..size };
                 all_taps::<V, T, K, HALF, Q>(size, x.add(first * size.x_image), near.as_ptr().cast(), dw);
             }
         }
@@ -327,8 +330,14 @@ unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
 ) {
     // SAFETY: the contract of `outer`.
     unsafe {
-        let mut acc: [[V; Q]; K] =
-            std::array::from_fn(|k| std::array::from_fn(|q| V::load(dw.add(k * size.cout + q * V::LANES))));
+        let mut acc = [[V::splat(0.0); Q]; K];
+        if !size.fresh {
+            for k in 0..K {
+                for q in 0..Q {
+                    acc[k][q] = V::load(dw.add(k * size.cout + q * V::LANES));
+                }
+            }
+        }
         for image in 0..size.images {
             for row in 0..size.rows {
                 let mut x = x.add(image * size.x_image + row * size.x_row);

@@ -14,22 +14,24 @@
 //!
 //! m = 4 has the points 0, ±1, ±2, ∞ of the same paper; it rounds ten times as coarsely and serves inference only.
 //!
-//! With channels, each of the places ⊙ is a matrix product over some tiles, for which [`super::tile`] has the loops.
-//! Transformed values are kept as planes, one a place: (places, tiles, channels). In bf16 they are rounded to it after the
-//! transform, and lie in lanes as [`super::tile`] takes them: for the weight gradient two neighbouring tiles share one.
+//! With channels, each of the places ⊙ is a matrix product over some tiles: [`product`] has it for the outputs, [`outer`] for the
+//! weight gradient. In bf16 transformed values are rounded to it and lie in lanes as [`super::tile`] takes them: for the weight
+//! gradient two neighbouring tiles share one.
 
 mod form;
 mod planes;
+mod product;
 mod weight;
 
 pub use form::{Form, Four, Two};
-pub use weight::{pair_weight, restore_weight, transform_weight};
+pub use weight::{restore_weight, transform_weight};
 
-use super::tile::{Outer, Run, Sink, Walk, correlate, outer};
+use super::tile::{Outer, Sink, outer};
 use crate::ops::conv::Geometry;
 use crate::ops::simd::{Isa, Vector};
 use crate::ops::value::Value;
-use planes::{Product, finish, transform_grad, transform_input};
+use planes::{finish, transform_grad, transform_input};
+use product::{Sizes, products};
 
 /// Whether a layer's sizes suit tiles of `out`×`out`: whole tiles, of which some make rows of eight, and whole vectors.
 pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
@@ -37,33 +39,32 @@ pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
     isa.is_wide() && geo.stride == 1 && whole && geo.cin.is_multiple_of(16) && geo.cout.is_multiple_of(16)
 }
 
-/// Tiles that are transformed at a time: some whole rows of them, of `images` images one below the other. The fewer, the
-/// closer they stay; but all weights are read for each group of them, and the wide layers have many.
+/// Tiles that are transformed at a time: whole rows of them, of `images` images one below the other. The fewer, the closer they
+/// stay; but all weights are read, or their gradient is, for each group of them.
 fn tiles(geo: Geometry, out: usize, images: usize) -> usize {
-    let group = if geo.cin + geo.cout < 128 { 8 } else { 16 };
+    const GROUP: usize = 16;
     let per_row = geo.width / out;
-    (group / per_row).clamp(1, images * geo.height / out) * per_row
+    (GROUP / per_row).clamp(1, images * geo.height / out) * per_row
 }
 
 /// Floats of work space for [`forward`] with tiles of `out`×`out`; [`weight_grad`] needs no more than for one image and 2×2.
 pub fn scratch_len(geo: Geometry, out: usize, images: usize) -> usize {
     let tiles = tiles(geo, out, images);
-    (out + 2) * (out + 2) * (pitch(tiles * geo.cin) + pitch(tiles * geo.cout))
+    (out + 2) * (pitch(tiles * (out + 2) * geo.cin) + (out + 2) * pitch(tiles * geo.cout))
 }
 
-/// Floats from one plane of `len` to the next. A cache line more than it needs: all places of a tile are touched together,
-/// and a power of two between them would put them in one set of the cache.
+/// Floats from one row of places, or one place, of `len` floats to the next. A cache line more than it needs: all places of a tile are
+/// touched together, and a power of two between them would put them in one set of the cache.
 fn pitch(len: usize) -> usize {
     len + 16
 }
 
-/// The outputs of some images from their inputs inside halos, `x_step` values apart: `geo` with `u` of [`transform_weight`], in
-/// bf16 then of [`pair_weight`].
+/// The outputs of some images from their inputs inside halos, `x_step` values apart: `geo` with `u` of [`transform_weight`].
 ///
 /// # Safety
 /// As [`Vector`]; `x` holds the images with their halos, `u` the transformed weights and `scratch` [`scratch_len`] floats.
 #[inline(always)]
-pub unsafe fn forward<V, const WIDE: bool, T, S, F, const IN: usize, const OUT: usize>(
+pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
     geo: Geometry,
     images: usize,
     x: *const T,
@@ -80,56 +81,41 @@ pub unsafe fn forward<V, const WIDE: bool, T, S, F, const IN: usize, const OUT: 
     let (per_row, rows) = (geo.width / OUT, geo.height / OUT);
     let group = tiles(geo, OUT, images);
     let lanes = T::lanes(geo.cin);
-    let (v, m) = scratch.split_at_mut(IN * IN * pitch(group * lanes));
+    let (v, m) = scratch.split_at_mut(IN * pitch(group * IN * lanes));
     for first in (0..images * rows).step_by(group / per_row) {
         let last = (first + group / per_row).min(images * rows);
         let count = (last - first) * per_row;
-        // Between the planes of `v` and of `m`.
-        let (from, to) = (pitch(count * lanes), pitch(count * geo.cout));
+        let (v_row, m_row) = (pitch(count * IN * lanes), pitch(count * OUT * geo.cout));
         // SAFETY: the caller's contract.
         unsafe {
             for row in first..last {
                 let x = x.add(row / rows * x_step);
-                let v = v.as_mut_ptr().add((row - first) * per_row * lanes);
-                transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, from * T::PACK, v);
+                let v = v.as_mut_ptr().add((row - first) * per_row * IN * lanes);
+                transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, v_row * T::PACK, v);
             }
-            let runs = [Run { offset: 0, len: lanes }];
-            let one = Walk {
-                images: 1,
-                image_step: 0,
-                rows: 1,
-                cols: count,
-                row_step: 0,
-                col_step: lanes,
-                runs: &runs,
-            };
-            for place in 0..IN * IN {
-                let v = v.as_ptr().add(place * from);
-                let m = m.as_mut_ptr().add(place * to);
-                // Rows and columns of `A` at place 1 are ones.
-                let mut product = Product { m, cout: geo.cout, sink: (place == IN + 1).then_some(&*sink) };
-                let u = u.add(place * lanes * geo.cout);
-                correlate::<V, WIDE, T, _>(v, one, u, geo.cout, &mut product);
-            }
+            let size = Sizes { tiles: count, lanes, cout: geo.cout, v_row, m_row };
+            products::<V, T, S, F, IN, OUT>(size, v.as_ptr(), u, m.as_mut_ptr(), sink);
             for row in first..last {
-                let m = m.as_ptr().add((row - first) * per_row * geo.cout);
+                let m = m.as_ptr().add((row - first) * per_row * OUT * geo.cout);
                 let (image, row) = (row / rows, row % rows);
                 match OUT {
-                    2 => finish::<V, S, F, IN, OUT, 8>(geo, m, image, row, to, sink),
-                    _ => finish::<V, S, F, IN, OUT, 4>(geo, m, image, row, to, sink),
+                    2 => finish::<V, S, F, IN, OUT, 8>(geo, m, image, row, m_row, sink),
+                    _ => finish::<V, S, F, IN, OUT, 4>(geo, m, image, row, m_row, sink),
                 }
             }
         }
     }
 }
 
-/// Adds one image's weight gradient to `du`: `x` is the input, `g` the output's gradient, both inside halos.
+/// Adds one image's weight gradient to `du`, or begins it if it is to be `fresh`: `x` is the input, `g` the output's gradient, both
+/// inside halos.
 ///
 /// # Safety
 /// As [`forward`]; `du` holds 16·cin·cout floats.
 #[inline(always)]
 pub unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
     geo: Geometry,
+    fresh: bool,
     x: *const T,
     g: *const T,
     du: *mut f32,
@@ -138,9 +124,9 @@ pub unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
     // SAFETY: the caller's contract.
     unsafe {
         if T::PACK == 1 {
-            weight_grad_by::<V, WIDE, T, 1>(geo, x, g, du, scratch);
+            weight_grad_by::<V, WIDE, T, 1>(geo, fresh, x, g, du, scratch);
         } else {
-            weight_grad_by::<V, WIDE, T, 2>(geo, x, g, du, scratch);
+            weight_grad_by::<V, WIDE, T, 2>(geo, fresh, x, g, du, scratch);
         }
     }
 }
@@ -149,6 +135,7 @@ pub unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
 #[inline(always)]
 unsafe fn weight_grad_by<V: Vector, const WIDE: bool, T: Value, const N: usize>(
     geo: Geometry,
+    fresh: bool,
     x: *const T,
     g: *const T,
     du: *mut f32,
@@ -156,19 +143,20 @@ unsafe fn weight_grad_by<V: Vector, const WIDE: bool, T: Value, const N: usize>(
 ) {
     let (per_row, rows) = (geo.width / 2, geo.height / 2);
     let group = tiles(geo, 2, 1);
-    let (v, d) = scratch.split_at_mut(16 * pitch(group / N * geo.cin));
+    let (v, d) = scratch.split_at_mut(4 * pitch(group / N * 4 * geo.cin));
     for first in (0..rows).step_by(group / per_row) {
         let last = (first + group / per_row).min(rows);
         let cols = (last - first) * per_row / N;
-        let (from, to) = (pitch(cols * geo.cin), pitch(cols * geo.cout));
+        let (from, to) = (pitch(cols * 4 * geo.cin), pitch(cols * geo.cout));
         let size = Outer {
+            fresh: fresh && first == 0,
             images: 1,
             x_image: 0,
             g_image: 0,
             rows: 1,
             cols,
             x_row: 0,
-            x_col: geo.cin,
+            x_col: 4 * geo.cin,
             g_row: 0,
             g_col: geo.cout,
             taps: geo.cin,
@@ -178,14 +166,14 @@ unsafe fn weight_grad_by<V: Vector, const WIDE: bool, T: Value, const N: usize>(
         unsafe {
             for row in first..last {
                 let at = (row - first) * per_row / N;
-                let (v, d) = (v.as_mut_ptr().add(at * geo.cin), d.as_mut_ptr().add(at * geo.cout));
+                let (v, d) = (v.as_mut_ptr().add(at * 4 * geo.cin), d.as_mut_ptr().add(at * geo.cout));
                 transform_input::<V, T, Two, 4, 2, N>(geo, x, row, from, v);
                 transform_grad::<V, T, N>(geo, g, row, to, d);
             }
             for place in 0..16 {
                 outer::<V, WIDE, T>(
                     size,
-                    v.as_ptr().add(place * from),
+                    v.as_ptr().add(place / 4 * from + place % 4 * geo.cin),
                     d.as_ptr().add(place * to),
                     du.add(place * geo.cin * geo.cout),
                 );

@@ -1,4 +1,4 @@
-//! Transforms of images: rows of tiles into planes, one a place, and back.
+//! Transforms of images: rows of tiles into their places, and back.
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -34,13 +34,13 @@ pub unsafe fn store_place<V: Vector, T: Value, const N: usize>(tiles: [V; N], pl
     }
 }
 
-/// `v = Bᵀ d B` for a row of tiles, `N` to a lane; its planes are `plane` values, or lanes, apart.
+/// `v = Bᵀ d B` for a row of tiles, `N` to a lane: (rows of places, tiles, places, channels), the rows `step` values, or lanes, apart.
 #[inline(always)]
 pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const N: usize>(
     geo: Geometry,
     x: *const T,
     row: usize,
-    plane: usize,
+    step: usize,
     v: *mut f32,
 ) where
     V: Vector,
@@ -80,7 +80,7 @@ pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const 
                         for n in 0..N {
                             place[n] = places[n][j];
                         }
-                        store_place::<V, T, N>(place, v, (i * IN + j) * plane + some * c + channel);
+                        store_place::<V, T, N>(place, v, i * step + (some * IN + j) * c + channel);
                     }
                 }
             }
@@ -128,7 +128,7 @@ pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
     }
 }
 
-/// `y = Aᵀ m A` for a row of tiles, handed to the sink by `SOME` pixels, as many as the registers hold; the planes of `m` are `plane` floats apart.
+/// `y = Aᵀ m` for a row of tiles of [`super::product`], handed to the sink by `SOME` pixels, as many as the registers hold.
 #[inline(always)]
 pub unsafe fn finish<
     V: Vector,
@@ -142,7 +142,7 @@ pub unsafe fn finish<
     m: *const f32,
     image: usize,
     row: usize,
-    plane: usize,
+    step: usize,
     sink: &mut S,
 ) {
     let c = geo.cout;
@@ -151,51 +151,15 @@ pub unsafe fn finish<
             // SAFETY: the planes hold the row's tiles; it is whole groups of `SOME` pixels.
             unsafe {
                 let mut pixels = [[[V::splat(0.0)]; SOME]; OUT];
-                for tile in 0..SOME / OUT {
-                    let m = m.add((some * (SOME / OUT) + tile) * c + channel);
-                    let mut columns = [[V::splat(0.0); OUT]; IN];
-                    for j in 0..IN {
-                        columns[j] = F::output(column::<V, f32, IN>(m.add(j * plane), IN * plane));
-                    }
-                    for y in 0..OUT {
-                        let mut line = [V::splat(0.0); IN];
-                        for j in 0..IN {
-                            line[j] = columns[j][y];
-                        }
-                        for (x, v) in F::output(line).into_iter().enumerate() {
-                            pixels[y][tile * OUT + x] = [v];
-                        }
+                for col in 0..SOME {
+                    let m = m.add((some * SOME + col) * c + channel);
+                    for (y, v) in F::output(column::<V, f32, IN>(m, step)).into_iter().enumerate() {
+                        pixels[y][col] = [v];
                     }
                 }
                 for y in 0..OUT {
                     sink.put(pixels[y], Pixel { image, row: OUT * row + y, col: SOME * some, channel });
                 }
-            }
-        }
-    }
-}
-
-/// Stores one place's products, (count, cout).
-pub struct Product<'a, S> {
-    pub m: *mut f32,
-    pub cout: usize,
-    /// Where the products start from what the outputs start from: in a place that every output gets once.
-    pub sink: Option<&'a S>,
-}
-
-impl<S: Sink> Sink for Product<'_, S> {
-    #[inline(always)]
-    unsafe fn start<V: Vector>(&self, channel: usize) -> V {
-        // SAFETY: the caller's contract.
-        unsafe { self.sink.map_or(V::splat(0.0), |sink| sink.start(channel)) }
-    }
-
-    #[inline(always)]
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
-        for (p, pixel) in acc.into_iter().enumerate() {
-            for (q, v) in pixel.into_iter().enumerate() {
-                // SAFETY: the trait's contract: the tile is inside the plane.
-                unsafe { v.store(self.m.add((at.col + p) * self.cout + at.channel + q * V::LANES)) };
             }
         }
     }

@@ -5,69 +5,73 @@
 
 use std::marker::PhantomData;
 
-use half::bf16;
-
 use super::form::{Form, g_transposed};
-use super::planes::column;
+use super::planes::{column, store_place};
 use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::value::Value;
 
-/// `u = G w Gᵀ`: (3, 3, rows, cols) to (places, rows, cols).
-pub fn transform_weight<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
+/// `u = G w Gᵀ`: (3, 3, rows, cols) to (places of a row, cols / vector, rows, places of a column, vector). In bf16 they are rounded to it,
+/// and two rows share lanes.
+pub fn transform_weight<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
     isa: Isa,
     w: &[f32],
+    cols: usize,
     u: &mut [f32],
 ) {
-    struct Transform<'a, F, const IN: usize, const OUT: usize>(&'a [f32], &'a mut [f32], PhantomData<F>);
-    impl<F: Form<IN, OUT>, const IN: usize, const OUT: usize> Task for Transform<'_, F, IN, OUT> {
-        #[inline(always)]
-        unsafe fn run<V: Vector, const WIDE: bool>(self) {
-            let Transform(w, u, _) = self;
-            let plane = w.len() / 9;
-            assert!(plane.is_multiple_of(V::LANES) && u.len() >= IN * IN * plane);
-            for at in (0..plane).step_by(V::LANES) {
-                // SAFETY: inside the planes, by the assertion.
+    if T::PACK == 1 {
+        T::run(isa, Transform::<T, F, IN, OUT, 1>(w, cols, u, PhantomData));
+    } else {
+        T::run(isa, Transform::<T, F, IN, OUT, 2>(w, cols, u, PhantomData));
+    }
+}
+
+/// [`transform_weight`] with `N` = [`Value::PACK`] rows to a lane.
+struct Transform<'a, T, F, const IN: usize, const OUT: usize, const N: usize>(
+    &'a [f32],
+    usize,
+    &'a mut [f32],
+    PhantomData<(T, F)>,
+);
+
+impl<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize, const N: usize> Task
+    for Transform<'_, T, F, IN, OUT, N>
+{
+    #[inline(always)]
+    unsafe fn run<V: Vector, const WIDE: bool>(self) {
+        let Transform(w, cols, u, _) = self;
+        let plane = w.len() / 9;
+        let (rows, blocks) = (plane / cols / N, cols / V::LANES);
+        assert!(cols.is_multiple_of(V::LANES) && plane == rows * cols * N);
+        assert!(u.len() >= IN * IN * rows * cols);
+        for row in 0..rows {
+            for block in 0..blocks {
+                // SAFETY: inside the weights and their transforms, by the assertions.
                 unsafe {
-                    let w = w.as_ptr().add(at);
-                    let mut columns = [[V::splat(0.0); IN]; 3];
-                    for kw in 0..3 {
-                        columns[kw] = F::weight(column::<V, f32, 3>(w.add(kw * plane), 3 * plane));
+                    let mut columns = [[[V::splat(0.0); IN]; 3]; N];
+                    for n in 0..N {
+                        let w = w.as_ptr().add((row * N + n) * cols + block * V::LANES);
+                        for kw in 0..3 {
+                            columns[n][kw] = F::weight(column::<V, f32, 3>(w.add(kw * plane), 3 * plane));
+                        }
                     }
                     for i in 0..IN {
-                        let row = F::weight([columns[0][i], columns[1][i], columns[2][i]]);
+                        let mut places = [[V::splat(0.0); IN]; N];
+                        for n in 0..N {
+                            places[n] = F::weight([columns[n][0][i], columns[n][1][i], columns[n][2][i]]);
+                        }
+                        let at = ((i * blocks + block) * rows + row) * IN;
                         for j in 0..IN {
-                            row[j].store(u.as_mut_ptr().add((i * IN + j) * plane + at));
+                            let mut place = [V::splat(0.0); N];
+                            for n in 0..N {
+                                place[n] = places[n][j];
+                            }
+                            store_place::<V, T, N>(place, u.as_mut_ptr(), (at + j) * V::LANES);
                         }
                     }
                 }
             }
         }
     }
-    run(isa, Transform::<F, IN, OUT>(w, u, PhantomData));
-}
-
-/// Rounds to bf16 and pairs the rows of transformed weights, in place: (places, rows, cols) to (places, rows / 2, cols, 2).
-pub fn pair_weight(isa: Isa, cols: usize, u: &mut [f32]) {
-    struct Pair<'a>(usize, &'a mut [f32]);
-    impl Task for Pair<'_> {
-        #[inline(always)]
-        unsafe fn run<V: Vector, const WIDE: bool>(self) {
-            let Pair(cols, u) = self;
-            assert!(cols.is_multiple_of(V::LANES) && u.len().is_multiple_of(2 * cols));
-            let start = u.as_mut_ptr();
-            for row in 0..u.len() / cols / 2 {
-                for at in (0..cols).step_by(V::LANES) {
-                    // SAFETY: inside the rows, by the assertion. What is written has been read: rows 0 and 1 go to
-                    // row 0, rows 2 and 3 to row 1.
-                    unsafe {
-                        let rows = start.add(2 * row * cols + at);
-                        V::pair(V::load(rows), V::load(rows.add(cols))).store(start.add(row * cols + at));
-                    }
-                }
-            }
-        }
-    }
-    bf16::run(isa, Pair(cols, u));
 }
 
 /// `dw = Gᵀ du G`: (16, rows, cols) to (3, 3, rows, cols).

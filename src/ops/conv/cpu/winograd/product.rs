@@ -1,0 +1,133 @@
+//! The products of the places: what takes the time.
+//!
+//! A register tile holds all places of a row of places, so that the first half of the output's transform is made in registers and
+//! two thirds (F(4×4)) or half (F(2×2)) of what would else be stored and read again remain.
+
+// Indices are those of the formulas.
+#![allow(clippy::needless_range_loop)]
+
+use super::form::Form;
+use crate::ops::conv::cpu::tile::Sink;
+use crate::ops::simd::Vector;
+use crate::ops::value::Value;
+
+/// Sizes and distances of [`products`].
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Tiles: an even number.
+    pub tiles: usize,
+    /// Lanes that a tile's channels take at a place of `v`.
+    pub lanes: usize,
+    /// Channels of `m`.
+    pub cout: usize,
+    /// Floats between two rows of places of `v`.
+    pub v_row: usize,
+    /// Floats between two rows of places of `m`.
+    pub m_row: usize,
+}
+
+/// `m = (u ⊙ v) A`: (rows of places, tiles, output columns, cout) from `v` (rows of places, tiles, places, lanes) and `u` of
+/// [`super::transform_weight`]; the outputs start from what the sink says.
+///
+/// # Safety
+/// As [`Vector`]; `v`, `u` and `m` hold what the sizes say.
+#[inline(always)]
+pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
+    size: Sizes,
+    v: *const f32,
+    u: *const f32,
+    m: *mut f32,
+    sink: &S,
+) where
+    V: Vector,
+    T: Value,
+    S: Sink,
+    F: Form<IN, OUT>,
+{
+    let blocks = size.cout / V::LANES;
+    for i in 0..IN {
+        for block in 0..blocks {
+            // SAFETY: the caller's contract.
+            unsafe {
+                // Rows and columns of `A` at place 1 are ones: every output gets that place once.
+                let start = if i == 1 { sink.start(block * V::LANES) } else { V::splat(0.0) };
+                let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
+                let (v, m) = (v.add(i * size.v_row), m.add(i * size.m_row + block * V::LANES));
+                // A known number of lanes makes every load an offset from one pointer.
+                match size.lanes {
+                    8 => row::<V, T, F, IN, OUT, 8>(size, start, v, u, m),
+                    16 => row::<V, T, F, IN, OUT, 16>(size, start, v, u, m),
+                    32 => row::<V, T, F, IN, OUT, 32>(size, start, v, u, m),
+                    64 => row::<V, T, F, IN, OUT, 64>(size, start, v, u, m),
+                    _ => row::<V, T, F, IN, OUT, 0>(size, start, v, u, m),
+                }
+            }
+        }
+    }
+}
+
+/// The part of [`products`] for a row of places and a vector of channels. `LANES` are the lanes where they are known, else 0.
+#[inline(always)]
+unsafe fn row<V, T, F, const IN: usize, const OUT: usize, const LANES: usize>(
+    size: Sizes,
+    start: V,
+    v: *const f32,
+    u: *const f32,
+    m: *mut f32,
+) where
+    V: Vector,
+    T: Value,
+    F: Form<IN, OUT>,
+{
+    let size = if LANES == 0 { size } else { Sizes { lanes: LANES, ..size } };
+    let mut tile = 0;
+    while tile < size.tiles {
+        // SAFETY: the contract of `products`.
+        unsafe {
+            let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
+            tile += if tile + 4 <= size.tiles {
+                some::<V, T, F, IN, OUT, 4>(size, start, v, u, m)
+            } else {
+                some::<V, T, F, IN, OUT, 2>(size, start, v, u, m)
+            };
+        }
+    }
+}
+
+/// The part of [`row`] for `P` tiles, whose number it returns.
+#[inline(always)]
+unsafe fn some<V, T, F, const IN: usize, const OUT: usize, const P: usize>(
+    Sizes { lanes, cout, .. }: Sizes,
+    start: V,
+    v: *const f32,
+    u: *const f32,
+    m: *mut f32,
+) -> usize
+where
+    V: Vector,
+    T: Value,
+    F: Form<IN, OUT>,
+{
+    // SAFETY: the contract of `products`.
+    unsafe {
+        let mut acc = [[V::splat(0.0); IN]; P];
+        for p in 0..P {
+            acc[p][1] = start;
+        }
+        for k in 0..lanes {
+            let weights: [V; IN] = std::array::from_fn(|j| V::load(u.add((k * IN + j) * V::LANES)));
+            for p in 0..P {
+                for j in 0..IN {
+                    let x = V::splat(*v.add((p * IN + j) * lanes + k));
+                    acc[p][j] = T::multiply_add(acc[p][j], x, weights[j]);
+                }
+            }
+        }
+        for p in 0..P {
+            for (x, sum) in F::output(acc[p]).into_iter().enumerate() {
+                sum.store(m.add((p * OUT + x) * cout));
+            }
+        }
+    }
+    P
+}
