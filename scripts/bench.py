@@ -11,6 +11,7 @@ took its multiply-adds (Winograd takes fewer, so it can be passed). Without --to
 
 import argparse
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -51,7 +52,7 @@ def convolutions(rates):
         print(f"Multiply-add peak in {precision}: {peak / 1e9:.0f} GFLOP/s.\n")
         print(f"| convolution, {precision} | forward, GFLOP/s | of the peak | backward, GFLOP/s | of the peak |")
         print("|:--|--:|--:|--:|--:|")
-        for (group, name), rate in sorted(rates.items()):
+        for (group, name), rate in sorted(rates.items(), key=lambda item: [int(n) for n in re.findall("[0-9]+", item[0][1])]):
             if group == f"conv-{precision}" and name.startswith("forward "):
                 layer = name.removeprefix("forward ")
                 both = (rate, rates[group, f"backward {layer}"])
