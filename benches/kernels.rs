@@ -1,4 +1,4 @@
-//! Throughput of the CPU engine: each convolution of a ResNet-32, a whole training step, inference, and beside them
+//! Throughput of the CPU engine: each convolution of a ResNet-32 and of a ResNet-18, a whole training step of a ResNet-32, inference, and beside them
 //! the fused multiply-add peak of the same machine in the same run.
 //!
 //! `Gelem/s` of a convolution or of the peak is GFLOP/s (two a multiply-add); of a step and of inference it is images.
@@ -33,7 +33,7 @@ struct Peak<T>(u64, PhantomData<T>);
 
 impl<T: Value> Task for Peak<T> {
     #[inline(always)]
-    unsafe fn run<V: Vector, const WIDE: bool>(self) {
+    unsafe fn run<V: Vector>(self) {
         // SAFETY: inside `run`.
         unsafe {
             let (a, b) = (V::splat(black_box(1.0)), V::splat(black_box(1e-9)));
@@ -52,8 +52,8 @@ impl<T: Value> Task for Peak<T> {
     }
 }
 
-fn lanes() -> u64 {
-    match Isa::get() {
+fn lanes(isa: Isa) -> u64 {
+    match isa {
         Isa::Avx512 => 16,
         Isa::Avx2 => 8,
         Isa::Neon | Isa::Portable => 4,
@@ -63,13 +63,13 @@ fn lanes() -> u64 {
 fn peak(c: &mut Criterion) {
     let (rounds, threads) = (100_000, rayon::current_num_threads() as u64);
     let mut group = c.benchmark_group("peak");
-    group.throughput(Throughput::Elements(threads * rounds * 16 * lanes() * 2));
+    group.throughput(Throughput::Elements(threads * rounds * 16 * lanes(f32::isa()) * 2));
     group.bench_function("f32", |b| {
-        b.iter(|| rayon::broadcast(|_| f32::run(Isa::get(), Peak::<f32>(rounds, PhantomData))));
+        b.iter(|| rayon::broadcast(|_| f32::run(f32::isa(), Peak::<f32>(rounds, PhantomData))));
     });
-    group.throughput(Throughput::Elements(threads * rounds * 16 * lanes() * 4));
+    group.throughput(Throughput::Elements(threads * rounds * 16 * lanes(bf16::isa()) * 4));
     group.bench_function("bf16", |b| {
-        b.iter(|| rayon::broadcast(|_| bf16::run(Isa::get(), Peak::<bf16>(rounds, PhantomData))));
+        b.iter(|| rayon::broadcast(|_| bf16::run(bf16::isa(), Peak::<bf16>(rounds, PhantomData))));
     });
 }
 

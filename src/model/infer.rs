@@ -200,7 +200,7 @@ struct Group<'a, F> {
 
 impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
     #[inline(always)]
-    unsafe fn run<V: Vector, const WIDE: bool>(self) {
+    unsafe fn run<V: Vector>(self) {
         let Folded { stem, stages, .. } = self.net;
         let Space { images, activation: len, .. } = self.space;
         let (mut x, rest) = self.scratch.split_at_mut(images * len);
@@ -218,7 +218,7 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
         // SAFETY: the buffers hold every layer's images with their halos, zero outside the image.
         unsafe {
             for (mid, x) in mid.chunks(BATCH * len).zip(x.chunks_mut(BATCH * len)) {
-                layer::<V, WIDE>(stem, mid, x, len, None, false, work);
+                layer::<V>(stem, mid, x, len, None, false, work);
             }
             for stage in stages {
                 let [first, second, ..] = &stage[..] else { continue };
@@ -234,13 +234,13 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
                         for y in y.chunks_exact_mut(len) {
                             clear_halo_out(second.geo, y);
                         }
-                        layer::<V, WIDE>(first, x, mid, len, None, false, work);
-                        layer::<V, WIDE>(second, mid, y, len, Some((x, first.geo)), false, work);
+                        layer::<V>(first, x, mid, len, None, false, work);
+                        layer::<V>(second, mid, y, len, Some((x, first.geo)), false, work);
                         std::mem::swap(&mut x, &mut y);
                     }
                     for block in stage[2 * usize::from(half)..].chunks_exact(2) {
-                        layer::<V, WIDE>(&block[0], x, mid, len, None, false, work);
-                        layer::<V, WIDE>(&block[1], mid, x, len, None, true, work);
+                        layer::<V>(&block[0], x, mid, len, None, false, work);
+                        layer::<V>(&block[1], mid, x, len, None, true, work);
                     }
                 }
                 if half {
@@ -292,7 +292,7 @@ fn pad(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
 /// One convolution of some images, from halo to halo, `len` floats apart. `half` are the images of a
 /// [`crate::ops::conv::Shortcut::Half`] with the geometry they entered the block with; `in_place` adds what `out` holds.
 #[inline(always)]
-unsafe fn layer<V: Vector, const WIDE: bool>(
+unsafe fn layer<V: Vector>(
     conv: &Conv,
     x: &[f32],
     out: &mut [f32],
@@ -307,11 +307,11 @@ unsafe fn layer<V: Vector, const WIDE: bool>(
         Finish { geo, out: out.as_mut_ptr(), step: len, bias: &conv.bias, in_place, relu: half.is_none() };
     // SAFETY: the caller's buffers hold the images with their halos.
     unsafe {
-        if WIDE && conv.winograd {
+        if V::WIDE && conv.winograd {
             let (x, u) = (x.as_ptr(), conv.weight.as_ptr());
             winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, x, len, u, work, &mut sink);
         } else {
-            convolve::<V, WIDE, f32, _>(geo, images, x, len, &conv.weight, &mut sink);
+            convolve::<V, f32, _>(geo, images, x, len, &conv.weight, &mut sink);
         }
     }
     let Some((x, before)) = half else { return };

@@ -79,6 +79,9 @@ pub fn read_as<T: Value>(t: &Tensor) -> Result<Lent<'_, T>> {
 /// # Errors
 /// Another type, device or layout; those of the closure.
 pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R> {
+    if t.dtype() != DType::F32 {
+        bail!("expected a tensor of f32, got {:?}", t.dtype());
+    }
     // SAFETY: all of it, once.
     lend(t, |parts| unsafe { f(parts.part(0..parts.len)) })
 }

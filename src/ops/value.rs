@@ -6,12 +6,15 @@ use half::bf16;
 use super::simd::{Isa, Task, Vector, run, run_pairs};
 
 /// `f32`, or `bf16`, of which kernels take two neighbours in one lane.
-pub trait Value: Copy + Send + Sync + 'static {
+///
+/// # Safety
+/// `DTYPE` is the type, `PACK` of it are 32 bits, and any bits are a value.
+pub unsafe trait Value: Copy + Send + Sync + 'static {
     /// Candle's name of the type.
     const DTYPE: DType;
     /// Zero.
     const ZERO: Self;
-    /// Values to a lane of 32 bits: neighbouring channels of a pixel, or one value of as many images.
+    /// Values to a lane of 32 bits: neighbouring channels of a pixel, or one value of as many images or tiles.
     const PACK: usize;
 
     /// As `f32`, exactly.
@@ -60,7 +63,8 @@ pub trait Value: Copy + Send + Sync + 'static {
 /// What is one expression for either type.
 macro_rules! value {
     ($type:ident, $dtype:ident, $pack:literal, $isa:expr, $run:ident, $load:ident, $store:ident, $fma:ident) => {
-        impl Value for $type {
+        // SAFETY: as the lines below say.
+        unsafe impl Value for $type {
             const DTYPE: DType = DType::$dtype;
             const ZERO: Self = <$type>::from_bits(0);
             const PACK: usize = $pack;

@@ -64,7 +64,7 @@ struct Distances<'a> {
 
 impl Task for Distances<'_> {
     #[inline(always)]
-    unsafe fn run<V: Vector, const WIDE: bool>(self) {
+    unsafe fn run<V: Vector>(self) {
         let Distances { values, d, tiles, distances } = self;
         let mut rows = [&values[..d]; BLOCK];
         rows.iter_mut().zip(values.chunks_exact(d)).for_each(|(place, row)| *place = row);

@@ -53,7 +53,7 @@ struct Push<'a> {
 
 impl Task for Push<'_> {
     #[inline(always)]
-    unsafe fn run<V: Vector, const WIDE: bool>(self) {
+    unsafe fn run<V: Vector>(self) {
         let mut from = [[0.0; 2]; BLOCK];
         from[..self.points.len()].copy_from_slice(self.points);
         let mut sums = [[[0.0f32; LANES]; 3]; BLOCK];

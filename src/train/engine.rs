@@ -1,6 +1,7 @@
 //! The network where it trains: on the CPU, or on a GPU, whose parameters are given back to the CPU's network to be written.
 
 use anyhow::{Result, bail};
+use candle_core::DType;
 
 use super::SLOWER;
 use super::config::Config;
@@ -122,7 +123,10 @@ impl<'a> Engine<'a> {
     /// What computes, for `run` of the manifest: name and value.
     pub fn describe(&self) -> (&'static str, String) {
         match &self.on {
-            On::Cpu => ("instruction_set", Isa::get().name().to_owned()),
+            On::Cpu => {
+                let isa = if self.net.x.dtype() == DType::BF16 { Isa::get().for_pairs() } else { Isa::get() };
+                ("instruction_set", isa.name().to_owned())
+            }
             #[cfg(feature = "cuda")]
             On::Cuda { name, .. } => ("device", name.clone()),
         }

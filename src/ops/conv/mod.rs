@@ -11,7 +11,7 @@ pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use super::value::Value;
 use super::{Lent, chunks, read, read_as, simd::Isa, with_value, write_parts};
@@ -141,7 +141,10 @@ impl<T: Value> Source<Lent<'_, T>, Lent<'_>> {
 /// added in `f32`, and the sums are those of the output before it is rounded.
 ///
 /// # Errors
-/// Tensors of another type, size or device.
+/// Tensors of another type or device.
+///
+/// # Panics
+/// Tensors of another size.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     geo: Geometry,
@@ -221,7 +224,10 @@ pub enum Residual<'a> {
 /// In bf16 the gradient of the raw output is rounded to it as the input and the weights are.
 ///
 /// # Errors
-/// Tensors of another type, size or device.
+/// Tensors of another type or device; a half-size shortcut of an odd size.
+///
+/// # Panics
+/// Tensors of another size.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     geo: Geometry,
@@ -255,14 +261,19 @@ fn backward_of<T: Value>(
     let (dz, y, coef) = (read_as::<T>(dz)?, read_as::<T>(y)?, read(coef)?);
     let isa = T::isa();
     let winograd = winograd::fits(geo, isa, 2);
-    if input.is_some() {
+    let flipped = if let Some(i) = &input {
+        if matches!(i.residual, Residual::Half(_)) && !(geo.height | geo.width).is_multiple_of(2) {
+            bail!("an image of {}×{} has no half-size shortcut", geo.height, geo.width);
+        }
         let weight = read(weight)?;
         super::write(&work.flipped, |flipped| {
             cpu::flip(geo, &weight, flipped);
             Ok(())
         })?;
-    }
-    let flipped = work.arrange::<T>(isa, &work.flipped, geo.cout, geo, winograd)?;
+        work.arrange::<T>(isa, &work.flipped, geo.cout, geo, winograd)?
+    } else {
+        read(&work.flipped)?
+    };
     let written = match &input {
         Some(i) => &[&work.partial, i.dz, i.sums][..],
         None => &[&work.partial],

@@ -40,22 +40,30 @@ impl Isa {
         self
     }
 
+    /// Whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512bw")
+                    && Isa::Avx2.is_available()
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Neon => cfg!(target_arch = "aarch64"),
+            Isa::Portable => true,
+        }
+    }
+
     /// Those that this machine can run, best first.
     pub fn available() -> Vec<Isa> {
-        let mut sets = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-                sets.push(Isa::Avx512);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                sets.push(Isa::Avx2);
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        sets.push(Isa::Neon);
-        sets.push(Isa::Portable);
-        sets
+        let all = [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
+        all.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
     /// The name used in `$REMIX_ISA` and in manifests' `run`.
@@ -91,14 +99,15 @@ impl Isa {
 #[cfg(test)]
 thread_local!(static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) });
 
-/// Runs a test once for every instruction set that the machine has.
+/// Runs a test once for every instruction set that the machine has, on two threads that have no other.
 #[cfg(test)]
-pub(crate) fn for_each_isa(mut test: impl FnMut(Isa)) {
+pub(crate) fn for_each_isa(mut test: impl FnMut(Isa) + Send) {
     for isa in Isa::available() {
-        FORCED.set(Some(isa));
-        test(isa);
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(2);
+        let pool = threads.start_handler(move |_| FORCED.set(Some(isa))).build().expect("threads");
+        pool.broadcast(|_| assert_eq!(Isa::get(), isa));
+        pool.install(|| test(isa));
     }
-    FORCED.set(None);
 }
 
 /// A register of `LANES` values.
@@ -110,6 +119,8 @@ pub(crate) fn for_each_isa(mut test: impl FnMut(Isa)) {
 pub unsafe trait Vector: Copy {
     /// Number of values.
     const LANES: usize;
+    /// Whether there are 32 registers, so that accumulator tiles of 16 fit; else they are 8.
+    const WIDE: bool;
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self;
     /// Reads `LANES` values.
@@ -124,7 +135,7 @@ pub unsafe trait Vector: Copy {
     unsafe fn sub(self, a: Self) -> Self;
     /// Lanes of `self` where `a > 0`, else 0.
     unsafe fn where_positive(self, a: Self) -> Self;
-    /// Lanes of `self` where they are positive, else 0.
+    /// Lanes of `self` where they are positive, else 0, also where they are no number.
     unsafe fn relu(self) -> Self;
 
     // What computes in bf16 is below. These bodies are for any set: the loops over lanes become its instructions.
@@ -235,13 +246,12 @@ pub fn prefetch(line: *const u8) {
 
 /// Work that is compiled once for each instruction set.
 pub trait Task {
-    /// Does the work with vectors `V`. `WIDE` says that there are 32 registers, so that accumulator tiles of 16 fit;
-    /// else they are 8.
+    /// Does the work with vectors `V`.
     ///
     /// # Safety
     /// The machine must have the instruction set of `V`. Implementations are `#[inline(always)]`, and so is every
     /// function that they hand vectors to.
-    unsafe fn run<V: Vector, const WIDE: bool>(self);
+    unsafe fn run<V: Vector>(self);
 }
 
 /// Runs a task with the vectors of an instruction set.
@@ -250,14 +260,15 @@ pub trait Task {
 /// If the machine does not have the set ([`Isa::available`]).
 #[inline]
 pub fn run<T: Task>(isa: Isa, task: T) {
+    assert!(isa.is_available(), "this machine has no {}", isa.name());
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
         unsafe fn avx512<T: Task>(task: T) {
             // SAFETY: this function has the features.
-            unsafe { task.run::<std::arch::x86_64::__m512, true>() }
+            unsafe { task.run::<std::arch::x86_64::__m512>() }
         }
-        // SAFETY: `Isa::Avx512` exists only where `available` has found the features.
+        // SAFETY: the features were found.
         return unsafe { avx512(task) };
     }
     run_narrow(isa, task);
@@ -269,14 +280,14 @@ pub fn run<T: Task>(isa: Isa, task: T) {
 /// If the machine does not have the set for bf16 ([`Isa::for_pairs`]).
 #[inline]
 pub fn run_pairs<T: Task>(isa: Isa, task: T) {
+    assert!(isa.is_available() && isa.for_pairs() == isa, "this machine has no {} for bf16", isa.name());
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma")]
         unsafe fn avx512<T: Task>(task: T) {
             // SAFETY: this function has the features.
-            unsafe { task.run::<std::arch::x86_64::__m512, true>() }
+            unsafe { task.run::<std::arch::x86_64::__m512>() }
         }
-        assert_eq!(isa.for_pairs(), isa, "no bf16 instructions");
         // SAFETY: the features were found.
         return unsafe { avx512(task) };
     }
@@ -290,17 +301,17 @@ fn run_narrow<T: Task>(isa: Isa, task: T) {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn avx2<T: Task>(task: T) {
             // SAFETY: this function has the features.
-            unsafe { task.run::<std::arch::x86_64::__m256, false>() }
+            unsafe { task.run::<std::arch::x86_64::__m256>() }
         }
-        // SAFETY: `Isa::Avx2` exists only where `available` has found the features, and every AVX-512 machine has them.
+        // SAFETY: the callers have found the features.
         return unsafe { avx2(task) };
     }
     #[cfg(target_arch = "aarch64")]
     if isa == Isa::Neon {
         // SAFETY: NEON is part of every aarch64.
-        return unsafe { task.run::<std::arch::aarch64::float32x4_t, true>() };
+        return unsafe { task.run::<std::arch::aarch64::float32x4_t>() };
     }
     assert_eq!(isa, Isa::Portable, "the instruction set is of another architecture");
     // SAFETY: plain Rust.
-    unsafe { task.run::<Plain, false>() }
+    unsafe { task.run::<Plain>() }
 }

@@ -5,6 +5,7 @@ use super::Vector;
 // SAFETY: a plain float needs no instruction set.
 unsafe impl Vector for f32 {
     const LANES: usize = 1;
+    const WIDE: bool = false;
     #[inline(always)]
     unsafe fn splat(x: f32) -> f32 {
         x
@@ -48,6 +49,7 @@ pub struct Plain([f32; 4]);
 // SAFETY: plain Rust needs no instruction set.
 unsafe impl Vector for Plain {
     const LANES: usize = 4;
+    const WIDE: bool = false;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Plain([x; 4])
@@ -86,12 +88,13 @@ unsafe impl Vector for Plain {
 
 /// Implements [`Vector`] for a register type of `core::arch` from its intrinsics.
 macro_rules! vector {
-    ($vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $max:ident,
+    ($vector:ty, $lanes:literal, $wide:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $max:ident,
      fma: |$c:ident, $a:ident, $b:ident| $fma:expr, positive: |$x:ident, $m:ident| $positive:expr $(, $own:item)*) => {
         // SAFETY: each method is one or two instructions of the set; the callers are inside `run`.
         #[allow(unused_unsafe)]
         unsafe impl Vector for $vector {
             const LANES: usize = $lanes;
+            const WIDE: bool = $wide;
             #[inline(always)]
             unsafe fn splat(x: f32) -> Self {
                 // SAFETY: the trait's contract.
@@ -156,7 +159,7 @@ mod x86 {
         lanes
     }
 
-    vector!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_max_ps,
+    vector!(__m512, 16, true, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_max_ps,
     fma: |c, a, b| _mm512_fmadd_ps(a, b, c),
     positive: |x, m| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(m, _mm512_setzero_ps()), x),
     // The instructions of AVX512-BF16, which `run_pairs` asks for.
@@ -200,7 +203,7 @@ mod x86 {
             _mm512_dpbf16_ps(self, pairs(b), pairs(a))
         }
     });
-    vector!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps,
+    vector!(__m256, 8, false, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps,
         fma: |c, a, b| _mm256_fmadd_ps(a, b, c),
         positive: |x, m| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(m, _mm256_setzero_ps()), x));
 }
@@ -210,7 +213,7 @@ mod arm {
     use super::Vector;
     use std::arch::aarch64::*;
 
-    vector!(float32x4_t, 4, vdupq_n_f32, vld1q_f32, vst1q_f32, vaddq_f32, vsubq_f32, vmaxnmq_f32,
+    vector!(float32x4_t, 4, true, vdupq_n_f32, vld1q_f32, vst1q_f32, vaddq_f32, vsubq_f32, vmaxnmq_f32,
         fma: |c, a, b| vfmaq_f32(c, a, b),
         positive: |x, m| vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(m), vreinterpretq_u32_f32(x))));
 }

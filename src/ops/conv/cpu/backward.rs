@@ -60,7 +60,7 @@ impl<T: Value> Backward<'_, T> {
             });
             let some = self.together();
             let work = if self.winograd {
-                winograd::scratch_len(geo, 2, 1)
+                winograd::backward_scratch_len(geo)
             } else {
                 Space::<T>::paired_len(geo, some)
             };
@@ -107,14 +107,14 @@ struct BackwardChunk<'a, T> {
 
 impl<T: Value> Task for BackwardChunk<'_, T> {
     #[inline(always)]
-    unsafe fn run<V: Vector, const WIDE: bool>(mut self) {
+    unsafe fn run<V: Vector>(mut self) {
         let geo = self.op.geo;
         let some = self.op.together();
         let mut space = Space::<T>::new(geo, some, self.scratch);
         if let Some((_, sums, _)) = &mut self.input {
             sums.fill(0.0);
         }
-        let winograd = WIDE && self.op.winograd;
+        let winograd = V::WIDE && self.op.winograd;
         for first in self.range.clone().step_by(some) {
             let range = first..self.range.end.min(first + some);
             let fresh = first == self.range.start;
@@ -127,10 +127,10 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                 }
                 if winograd {
                     let (a, g) = (T::unpack(space.a).as_ptr(), T::unpack(space.g).as_ptr());
-                    winograd::weight_grad::<V, WIDE, T>(geo, fresh, a, g, self.dw.as_mut_ptr(), space.work);
+                    winograd::weight_grad::<V, T>(geo, fresh, a, g, self.dw.as_mut_ptr(), space.work);
                 } else {
                     let (groups, a, g) = space.paired::<V>(range.len());
-                    weight_grad::<V, WIDE, T>(geo, fresh, groups, a, g, self.dw);
+                    weight_grad::<V, T>(geo, fresh, groups, a, g, self.dw);
                 }
                 let Some((dz, sums, input)) = &mut self.input else { continue };
                 let (n, at) = (first - self.range.start, first * geo.in_len());
@@ -141,10 +141,10 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                     geo,
                     dz: dz[n * geo.in_len()..].as_mut_ptr(),
                     a: T::unpack(space.a).as_ptr(),
-                    y: input.y[at..].as_ptr(),
+                    y: input.y[at..at + range.len() * geo.in_len()].as_ptr(),
                     sums: sums[n * 2 * geo.cin..].as_mut_ptr(),
                     in_place: input.in_place,
-                    half: input.half.map(|h| h[at / 2..].as_ptr()),
+                    half: input.half.map(|h| h[at / 2..(at + range.len() * geo.in_len()) / 2].as_ptr()),
                     parity: (0, 0),
                     ahead,
                 };
@@ -153,7 +153,7 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                     let (g, u) = (T::unpack(space.g).as_ptr(), self.op.flipped.as_ptr());
                     winograd::forward::<V, T, _, Two, 4, 2>(back, 1, g, 0, u, space.work, &mut sink);
                 } else {
-                    input_grad::<V, WIDE, T>(geo, range.len(), space.g, self.op.flipped, &mut sink);
+                    input_grad::<V, T>(geo, range.len(), space.g, self.op.flipped, &mut sink);
                 }
             }
         }
@@ -286,7 +286,7 @@ unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g
 /// some rows at a time, so that they stay in the first-level cache; together, where the gradient is what does not stay in a cache,
 /// all at once.
 #[inline(always)]
-unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
+unsafe fn weight_grad<V: Vector, T: Value>(
     geo: Geometry,
     fresh: bool,
     images: usize,
@@ -318,7 +318,7 @@ unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
             let g = &g[(first + 1) * g_row + geo.cout..];
             let dw = &mut dw[kh * size.taps * geo.cout..];
             // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the halos.
-            unsafe { outer::<V, WIDE, T>(size, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
+            unsafe { outer::<V, T>(size, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
         }
     }
 }

@@ -77,7 +77,7 @@ struct ForwardChunk<'a, T> {
 
 impl<T: Value> Task for ForwardChunk<'_, T> {
     #[inline(always)]
-    unsafe fn run<V: Vector, const WIDE: bool>(mut self) {
+    unsafe fn run<V: Vector>(mut self) {
         let geo = self.op.geo;
         self.sums.fill(0.0);
         let (some, len) = (self.op.together(), geo.padded_in::<T>());
@@ -97,11 +97,11 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
                     let store = self.store.as_deref_mut().map(|s| &mut s[at..at + geo.in_len()]);
                     fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store);
                 }
-                if WIDE && self.op.winograd {
+                if V::WIDE && self.op.winograd {
                     let (a, u) = (T::unpack(a).as_ptr(), self.op.weight.as_ptr());
                     winograd::forward::<V, T, _, Two, 4, 2>(geo, 1, a, 0, u, work, &mut sink);
                 } else {
-                    convolve::<V, WIDE, T, _>(geo, range.len(), a, len, self.op.weight, &mut sink);
+                    convolve::<V, T, _>(geo, range.len(), a, len, self.op.weight, &mut sink);
                 }
             }
         }
@@ -113,7 +113,7 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
 /// # Safety
 /// As [`Vector`]; the sink takes all pixels of the output.
 #[inline(always)]
-pub(crate) unsafe fn convolve<V: Vector, const WIDE: bool, T: Value, S: Sink>(
+pub(crate) unsafe fn convolve<V: Vector, T: Value, S: Sink>(
     geo: Geometry,
     images: usize,
     a: &[f32],
@@ -137,7 +137,7 @@ pub(crate) unsafe fn convolve<V: Vector, const WIDE: bool, T: Value, S: Sink>(
         runs: &runs,
     };
     // SAFETY: with its halo the image has every tap of every output pixel.
-    unsafe { correlate::<V, WIDE, T, S>(a.as_ptr(), walk, weight.as_ptr(), geo.cout, sink) };
+    unsafe { correlate::<V, T, S>(a.as_ptr(), walk, weight.as_ptr(), geo.cout, sink) };
 }
 
 /// Stores the output and sums it and its square by channel.

@@ -12,6 +12,7 @@ use crate::ops::value::Value;
 /// Weights of the input gradient, in the order in which [`input_grad`] meets them: each tap's transposed.
 pub(in crate::ops::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
     let (cin, cout) = (geo.cin, geo.cout);
+    assert!(weight.len() >= geo.weight_len() && flipped.len() >= geo.weight_len());
     let mut order: [usize; 9] = std::array::from_fn(|k| 8 - k);
     if geo.stride == 2 {
         let rows = PARITIES.iter().flat_map(|&(a, b)| taps_of(a).iter().map(move |kh| (kh, taps_of(b))));
@@ -45,7 +46,7 @@ fn taps_of(parity: usize) -> &'static [usize] {
 /// # Safety
 /// As [`Vector`]; `g` and `flipped` hold what the sizes say.
 #[inline(always)]
-pub(super) unsafe fn input_grad<V: Vector, const WIDE: bool, T: Value>(
+pub(super) unsafe fn input_grad<V: Vector, T: Value>(
     geo: Geometry,
     images: usize,
     g: &[f32],
@@ -55,6 +56,7 @@ pub(super) unsafe fn input_grad<V: Vector, const WIDE: bool, T: Value>(
     let pixel = T::lanes(geo.cout);
     let row = (geo.out_width() + 2) * pixel;
     let step = geo.padded_out::<T>();
+    assert!(g.len() >= images * step && flipped.len() >= 9 * pixel * geo.cin);
     if geo.stride == 1 {
         let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: 3 * pixel });
         let walk = Walk {
@@ -67,7 +69,7 @@ pub(super) unsafe fn input_grad<V: Vector, const WIDE: bool, T: Value>(
             runs: &runs,
         };
         // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
-        unsafe { correlate::<V, WIDE, T, _>(g.as_ptr(), walk, flipped.as_ptr(), geo.cin, sink) };
+        unsafe { correlate::<V, T, _>(g.as_ptr(), walk, flipped.as_ptr(), geo.cin, sink) };
         return;
     }
     let mut weights = flipped;
@@ -87,7 +89,7 @@ pub(super) unsafe fn input_grad<V: Vector, const WIDE: bool, T: Value>(
         // SAFETY: the last odd row and column meet the halo of `g`.
         unsafe {
             let first = g.as_ptr().add(row + pixel);
-            correlate::<V, WIDE, T, _>(first, walk, weights.as_ptr(), geo.cin, sink);
+            correlate::<V, T, _>(first, walk, weights.as_ptr(), geo.cin, sink);
         }
         weights = &weights[rows * cols * pixel * geo.cin..];
     }

@@ -1,7 +1,7 @@
 //! The convolution on the CPU: what a thread does with a chunk of images.
 //!
-//! Here is what both passes share: scratch memory and the input of an image. The inner loops are in [`tile`];
-//! [`winograd`] uses them with fewer multiplications where a layer's sizes allow it.
+//! Here is what both passes share: scratch memory and the input of an image. The inner loops are in [`tile`]; where a layer's sizes
+//! allow it, [`winograd`] does the same with fewer multiplications.
 
 mod backward;
 mod forward;
@@ -89,6 +89,7 @@ impl<const N: usize> Ahead<N> {
 /// Weights in pairs: of each tap's `rows`, row after row, two neighbours become one, (9, rows / 2, columns, 2).
 pub(super) fn pair(weight: &[f32], rows: usize, pairs: &mut [f32]) {
     let cols = weight.len() / 9 / rows;
+    assert!(pairs.len() >= 9 * rows.div_ceil(2) * cols);
     let mut out = bf16::unpack(pairs).chunks_exact_mut(2 * cols);
     for tap in weight.chunks_exact(rows * cols) {
         for (rows, out) in tap.chunks(2 * cols).zip(&mut out) {

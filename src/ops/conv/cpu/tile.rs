@@ -1,7 +1,7 @@
 //! Register tiles: the inner loops of the 3×3 convolution, for some images.
 //!
-//! [`correlate`] makes the output of the forward pass and the input gradient; [`outer`] adds up the weight gradient. Both
-//! read an image with a halo of one zero pixel, so they have no border cases. In NHWC the three taps of a kernel row
+//! [`correlate`] makes the output of the forward pass and the input gradient, without Winograd; [`outer`] adds up the weight gradient,
+//! with it or without. Both read an image with a halo of one zero pixel, so they have no border cases. In NHWC the three taps of a kernel row
 //! are `3·C` neighbouring floats; a [`Run`] is such a row. What happens to a finished tile is up to a [`Sink`].
 //!
 //! "Floats" are lanes of 32 bits. In bf16 ([`Value::PACK`]) each is a pair: two neighbouring channels for [`correlate`], whose
@@ -80,7 +80,7 @@ pub trait Sink {
 /// # Safety
 /// As [`Vector`]; `x` and `w` must hold what the walk touches.
 #[inline(always)]
-pub unsafe fn correlate<V: Vector, const WIDE: bool, T: Value, S: Sink>(
+pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
     x: *const f32,
     walk: Walk,
     w: *const f32,
@@ -92,7 +92,7 @@ pub unsafe fn correlate<V: Vector, const WIDE: bool, T: Value, S: Sink>(
         let pair = 2 * V::LANES;
         let paired = cout / pair * pair;
         let single = (cout - paired) / V::LANES * V::LANES;
-        if !WIDE {
+        if !V::WIDE {
             channels::<V, T, 4, 2, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
             channels::<V, T, 4, 2, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
         } else if paired == 0 {
@@ -232,18 +232,13 @@ pub struct Outer {
 /// # Safety
 /// As [`Vector`]; `x`, `g` and `dw` must hold what the sizes say.
 #[inline(always)]
-pub unsafe fn outer<V: Vector, const WIDE: bool, T: Value>(
-    size: Outer,
-    x: *const f32,
-    g: *const f32,
-    dw: *mut f32,
-) {
+pub unsafe fn outer<V: Vector, T: Value>(size: Outer, x: *const f32, g: *const f32, dw: *mut f32) {
     let pair = 2 * V::LANES;
     let paired = size.cout / pair * pair;
     let single = (size.cout - paired) / V::LANES * V::LANES;
     // SAFETY: the caller's contract.
     unsafe {
-        if !WIDE {
+        if !V::WIDE {
             taps::<V, T, 4, 2, 2>(size, x, g, dw, 0..paired);
             taps::<V, T, 4, 2, 1>(size, x, g, dw, paired..paired + single);
         } else {

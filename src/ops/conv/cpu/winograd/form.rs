@@ -107,22 +107,22 @@ impl Form<6, 4> for Four {
     }
 }
 
-/// `A y` of F(2×2).
+/// `A y` of F(2×2): the transpose of [`Form::output`].
 ///
 /// # Safety
 /// As [`Vector`].
 #[inline(always)]
-pub unsafe fn a_transposed<V: Vector>(y: [V; 2]) -> [V; 4] {
+pub unsafe fn output_transposed<V: Vector>(y: [V; 2]) -> [V; 4] {
     // SAFETY: the caller's contract.
     unsafe { [y[0], y[0].add(y[1]), y[0].sub(y[1]), V::splat(0.0).sub(y[1])] }
 }
 
-/// `Gᵀ u` of F(2×2).
+/// `Gᵀ u` of F(2×2): the transpose of [`Form::weight`].
 ///
 /// # Safety
 /// As [`Vector`].
 #[inline(always)]
-pub unsafe fn g_transposed<V: Vector>(u: [V; 4]) -> [V; 3] {
+pub unsafe fn weight_transposed<V: Vector>(u: [V; 4]) -> [V; 3] {
     // SAFETY: the caller's contract.
     unsafe {
         let half = V::splat(0.5);

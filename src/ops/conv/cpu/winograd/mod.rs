@@ -47,10 +47,17 @@ fn tiles(geo: Geometry, out: usize, images: usize) -> usize {
     (GROUP / per_row).clamp(1, images * geo.height / out) * per_row
 }
 
-/// Floats of work space for [`forward`] with tiles of `out`×`out`; [`weight_grad`] needs no more than for one image and 2×2.
+/// Floats of work space for [`forward`] with tiles of `out`×`out`.
 pub fn scratch_len(geo: Geometry, out: usize, images: usize) -> usize {
     let tiles = tiles(geo, out, images);
-    (out + 2) * (pitch(tiles * (out + 2) * geo.cin) + (out + 2) * pitch(tiles * geo.cout))
+    (out + 2) * (pitch(tiles * (out + 2) * geo.cin) + pitch(tiles * out * geo.cout))
+}
+
+/// Floats of work space for [`weight_grad`] and for the input gradient of one image.
+pub fn backward_scratch_len(geo: Geometry) -> usize {
+    let tiles = tiles(geo, 2, 1);
+    let weight = 4 * pitch(tiles * 4 * geo.cin) + 16 * pitch(tiles * geo.cout);
+    weight.max(scratch_len(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, 2, 1))
 }
 
 /// Floats from one row of places, or one place, of `len` floats to the next. A cache line more than it needs: all places of a tile are
@@ -80,6 +87,7 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
 {
     let (per_row, rows) = (geo.width / OUT, geo.height / OUT);
     let group = tiles(geo, OUT, images);
+    assert!(scratch.len() >= scratch_len(geo, OUT, images));
     let lanes = T::lanes(geo.cin);
     let (v, m) = scratch.split_at_mut(IN * pitch(group * IN * lanes));
     for first in (0..images * rows).step_by(group / per_row) {
@@ -111,9 +119,9 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
 /// inside halos.
 ///
 /// # Safety
-/// As [`forward`]; `du` holds 16·cin·cout floats.
+/// As [`forward`], but for [`backward_scratch_len`]; `du` holds 16·cin·cout floats.
 #[inline(always)]
-pub unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
+pub unsafe fn weight_grad<V: Vector, T: Value>(
     geo: Geometry,
     fresh: bool,
     x: *const T,
@@ -124,16 +132,16 @@ pub unsafe fn weight_grad<V: Vector, const WIDE: bool, T: Value>(
     // SAFETY: the caller's contract.
     unsafe {
         if T::PACK == 1 {
-            weight_grad_by::<V, WIDE, T, 1>(geo, fresh, x, g, du, scratch);
+            weight_grad_by::<V, T, 1>(geo, fresh, x, g, du, scratch);
         } else {
-            weight_grad_by::<V, WIDE, T, 2>(geo, fresh, x, g, du, scratch);
+            weight_grad_by::<V, T, 2>(geo, fresh, x, g, du, scratch);
         }
     }
 }
 
 /// [`weight_grad`] with `N` = [`Value::PACK`] tiles to a lane.
 #[inline(always)]
-unsafe fn weight_grad_by<V: Vector, const WIDE: bool, T: Value, const N: usize>(
+unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
     geo: Geometry,
     fresh: bool,
     x: *const T,
@@ -143,6 +151,7 @@ unsafe fn weight_grad_by<V: Vector, const WIDE: bool, T: Value, const N: usize>(
 ) {
     let (per_row, rows) = (geo.width / 2, geo.height / 2);
     let group = tiles(geo, 2, 1);
+    assert!(scratch.len() >= backward_scratch_len(geo));
     let (v, d) = scratch.split_at_mut(4 * pitch(group / N * 4 * geo.cin));
     for first in (0..rows).step_by(group / per_row) {
         let last = (first + group / per_row).min(rows);
@@ -171,7 +180,7 @@ unsafe fn weight_grad_by<V: Vector, const WIDE: bool, T: Value, const N: usize>(
                 transform_grad::<V, T, N>(geo, g, row, to, d);
             }
             for place in 0..16 {
-                outer::<V, WIDE, T>(
+                outer::<V, T>(
                     size,
                     v.as_ptr().add(place / 4 * from + place % 4 * geo.cin),
                     d.as_ptr().add(place * to),

@@ -3,7 +3,7 @@
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
-use super::form::{Form, a_transposed};
+use super::form::{Form, output_transposed};
 use crate::ops::conv::Geometry;
 use crate::ops::conv::cpu::tile::{Pixel, Sink};
 use crate::ops::simd::Vector;
@@ -107,13 +107,13 @@ pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
                 for n in 0..N {
                     for side in 0..2 {
                         let g = g.add(at + (2 * n + side) * c);
-                        sides[n][side] = a_transposed(column::<V, T, 2>(g, width));
+                        sides[n][side] = output_transposed(column::<V, T, 2>(g, width));
                     }
                 }
                 for i in 0..4 {
                     let mut places = [[V::splat(0.0); 4]; N];
                     for n in 0..N {
-                        places[n] = a_transposed([sides[n][0][i], sides[n][1][i]]);
+                        places[n] = output_transposed([sides[n][0][i], sides[n][1][i]]);
                     }
                     for j in 0..4 {
                         let mut place = [V::splat(0.0); N];

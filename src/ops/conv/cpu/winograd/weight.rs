@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 
-use super::form::{Form, g_transposed};
+use super::form::{Form, weight_transposed};
 use super::planes::{column, store_place};
 use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::value::Value;
@@ -37,7 +37,7 @@ impl<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize, const N: usi
     for Transform<'_, T, F, IN, OUT, N>
 {
     #[inline(always)]
-    unsafe fn run<V: Vector, const WIDE: bool>(self) {
+    unsafe fn run<V: Vector>(self) {
         let Transform(w, cols, u, _) = self;
         let plane = w.len() / 9;
         let (rows, blocks) = (plane / cols / N, cols / V::LANES);
@@ -79,7 +79,7 @@ pub fn restore_weight(isa: Isa, du: &[f32], dw: &mut [f32]) {
     struct Restore<'a>(&'a [f32], &'a mut [f32]);
     impl Task for Restore<'_> {
         #[inline(always)]
-        unsafe fn run<V: Vector, const WIDE: bool>(self) {
+        unsafe fn run<V: Vector>(self) {
             let plane = self.1.len() / 9;
             assert!(plane.is_multiple_of(V::LANES) && self.0.len() >= 16 * plane);
             for at in (0..plane).step_by(V::LANES) {
@@ -87,14 +87,18 @@ pub fn restore_weight(isa: Isa, du: &[f32], dw: &mut [f32]) {
                 unsafe {
                     let u = |j: usize| self.0.as_ptr().add(j * plane + at);
                     let columns = [
-                        g_transposed(column::<V, f32, 4>(u(0), 4 * plane)),
-                        g_transposed(column::<V, f32, 4>(u(1), 4 * plane)),
-                        g_transposed(column::<V, f32, 4>(u(2), 4 * plane)),
-                        g_transposed(column::<V, f32, 4>(u(3), 4 * plane)),
+                        weight_transposed(column::<V, f32, 4>(u(0), 4 * plane)),
+                        weight_transposed(column::<V, f32, 4>(u(1), 4 * plane)),
+                        weight_transposed(column::<V, f32, 4>(u(2), 4 * plane)),
+                        weight_transposed(column::<V, f32, 4>(u(3), 4 * plane)),
                     ];
                     for kh in 0..3 {
-                        let w =
-                            g_transposed([columns[0][kh], columns[1][kh], columns[2][kh], columns[3][kh]]);
+                        let w = weight_transposed([
+                            columns[0][kh],
+                            columns[1][kh],
+                            columns[2][kh],
+                            columns[3][kh],
+                        ]);
                         for (kw, w) in w.into_iter().enumerate() {
                             w.store(self.1.as_mut_ptr().add((kh * 3 + kw) * plane + at));
                         }
