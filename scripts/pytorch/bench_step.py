@@ -39,9 +39,9 @@ class Mode:
         self.xs = torch.randn(args.batch_size, 3, 32, 32, device=args.device).contiguous(memory_format=layout)
         self.ys = torch.randint(10, (args.batch_size,), device=args.device)
         self.sgd = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=2e-4, fused=True)
-        # reduce-overhead is what captures CUDA graphs; on a CPU it means nothing.
-        how = {"mode": "reduce-overhead"} if args.device == "cuda" else {}
-        self.run = torch.compile(self.loss, **how) if compiled else self.loss
+        # Freezing folds batch norm into the convolutions, as our inference does.
+        how = {"triton.cudagraphs": args.device == "cuda", "freezing": not train}
+        self.run = torch.compile(self.loss, options=how) if compiled else self.loss
         if loop:
             self.run = self.loss_by_sample
         self.seconds = []
