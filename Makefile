@@ -101,6 +101,14 @@ bench-tsne: build ## Measure t-SNE of CHECKPOINT with TORCH=venv/bin/python, whi
 check-cuda: ## Compile every CUDA kernel for sm_80, sm_90 and sm_100, without a GPU; needs NVRTC in LD_LIBRARY_PATH
 	REMIX_REQUIRE_NVRTC=1 $(CARGO) test --release --locked --lib cuda::
 
+# Static, for QEMU 7.2 hangs in the first thread that a dynamic program starts.
+ARM64 := CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU
+.PHONY: check-neon
+check-neon: ## Build for aarch64 and run the CPU engine's tests in QEMU; needs aarch64-linux-gnu-gcc, qemu-aarch64 and the Rust target
+	$(ARM64)_LINKER=aarch64-linux-gnu-gcc $(ARM64)_RUSTFLAGS='-C target-feature=+crt-static' $(ARM64)_RUNNER=qemu-aarch64 \
+	    CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc $(CARGO) test --release --locked --lib --no-default-features \
+	    --target aarch64-unknown-linux-gnu -- --nocapture ops:: model:: project::
+
 .PHONY: bench-cuda
 bench-cuda: build ## Measure the CUDA engine on a GPU, beside PyTorch with TORCH=venv/bin/python, as Markdown
 	python3 scripts/bench-cuda.py $(TORCH:%=--torch %)
