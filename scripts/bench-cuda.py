@@ -41,10 +41,10 @@ def work(size):
     for n, (pixels, cin, cout, before) in enumerate(convolutions()):
         out, into = pixels * cout, before * (4 if n == 0 else cin)
         flop += 2 * 9 * pixels * cin * cout * (2 if n == 0 else 3)
-        first = n % 2 == 1  # of a block: reads a shortcut and stores its input; its gradient reads a residual
-        bytes += size * (into + out + 2 * first * into)
-        # Weight gradient: dz, y and the input; input gradient: dz, y, the mask, y before, residual, result.
-        bytes += size * (2 * out + into) + (size * (2 * out + (4 if first else 2) * into) if n else 0)
+        # Forward: the input's raw values, for a block's first layer a shortcut as well, the input as it is stored for later, the result.
+        bytes += size * (into + out + (into + (n % 2) * into if n else 0))
+        # Weight gradient: dz, y and the input; input gradient: dz, y, the input (its mask), y before, a residual in a block's first layer, the result.
+        bytes += size * (2 * out + into) + (size * (2 * out + (3 + n % 2) * into) if n else 0)
     return flop * BATCH, bytes * BATCH
 
 

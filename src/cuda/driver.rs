@@ -26,6 +26,28 @@ pub const NON_BLOCKING: u32 = 1;
 /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: other seeds' threads may allocate meanwhile.
 pub const THREAD_LOCAL: u32 = 1;
 
+/// `CUlaunchConfig`.
+#[repr(C)]
+pub struct LaunchConfig {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared: u32,
+    pub stream: Handle,
+    pub attributes: *const LaunchAttribute,
+    pub count: u32,
+}
+
+/// `CUlaunchAttribute`, whose value is a union of 64 bytes.
+#[repr(C)]
+pub struct LaunchAttribute {
+    id: u32,
+    _pad: u32,
+    value: [u64; 8],
+}
+
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: a kernel may start before the one before it has ended, and waits for that itself.
+pub const OVERLAP: LaunchAttribute = LaunchAttribute { id: 6, _pad: 0, value: [1, 0, 0, 0, 0, 0, 0, 0] };
+
 const OUT_OF_MEMORY: i32 = 2;
 const NO_DEVICE: i32 = 100;
 
@@ -82,7 +104,7 @@ functions! {
     function = "cuModuleGetFunction"(*mut Handle, Handle, *const c_char);
     function_attribute = "cuFuncGetAttribute"(*mut i32, i32, Handle);
     set_function_attribute = "cuFuncSetAttribute"(Handle, i32, i32);
-    launch = "cuLaunchKernel"(Handle, u32, u32, u32, u32, u32, u32, u32, Handle, *mut *mut c_void, *mut *mut c_void);
+    launch = "cuLaunchKernelEx"(*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
     error_text = "cuGetErrorString"(i32, *mut *const c_char);
 }
 
@@ -126,12 +148,12 @@ impl Driver {
         format!("{words} (error {status})")
     }
 
-    /// The version of CUDA that the driver supports, such as 13.0.
-    pub fn version(&self) -> String {
+    /// The version of CUDA that the driver supports, such as (13, 0).
+    pub fn version(&self) -> (i32, i32) {
         let mut version = 0;
         // SAFETY: it writes one number.
         unsafe { (self.driver_version)(&raw mut version) };
-        format!("{}.{}", version / 1000, version % 1000 / 10)
+        (version / 1000, version % 1000 / 10)
     }
 
     /// Memory of the current context.

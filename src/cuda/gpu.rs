@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_void};
 
 use super::args::Args;
-use super::driver::{self, Driver, Handle};
+use super::driver::{self, Driver, Handle, LaunchConfig, OVERLAP};
 use super::kernels::{NAMES, THREADS};
 use super::nvrtc::Nvrtc;
 use super::{Error, Result, program};
@@ -24,6 +24,8 @@ pub struct Gpu {
     functions: Vec<Handle>,
     /// Bytes of shared memory that a block can have.
     pub shared: usize,
+    /// Whether a kernel may start before the one before it has ended.
+    overlap: bool,
 }
 
 // SAFETY: the driver's handles may be used from any thread; each call first makes the context that thread's.
@@ -69,6 +71,7 @@ impl Gpu {
                 module: null,
                 functions: vec![],
                 shared,
+                overlap: major >= 9 && driver.version() >= (12, 3),
             };
             gpu.call("cuStreamCreate", |d, _| (d.stream_create)(&raw mut stream, driver::NON_BLOCKING))?;
             gpu.stream = stream;
@@ -83,8 +86,12 @@ impl Gpu {
         // SAFETY: the image is one, by its hash or from the compiler.
         let status = unsafe { (driver.module_load)(&raw mut module, image.as_ptr().cast()) };
         if status != 0 {
-            let (driver, compiler) = (self.driver.version(), Nvrtc::get()?.version());
-            return Err(Error::Image { driver, compiler, text: self.driver.text(status) });
+            let ((major, minor), compiler) = (self.driver.version(), Nvrtc::get()?.version());
+            return Err(Error::Image {
+                driver: format!("{major}.{minor}"),
+                compiler,
+                text: self.driver.text(status),
+            });
         }
         self.module = module;
         let most = self.shared;
@@ -139,11 +146,18 @@ impl Gpu {
     pub unsafe fn launch<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
         let mut list = [std::ptr::from_ref(args).cast_mut().cast::<c_void>()];
         let (function, none) = (self.functions[kernel], std::ptr::null_mut());
-        let (grid, threads, shared) = (grid as u32, THREADS as u32, shared as u32);
+        let config = LaunchConfig {
+            grid: [grid as u32, 1, 1],
+            block: [THREADS as u32, 1, 1],
+            shared: shared as u32,
+            stream: self.stream,
+            attributes: &OVERLAP,
+            count: self.overlap.into(),
+        };
         // SAFETY: the kernel takes one struct, which the driver copies; its addresses are the caller's contract.
         unsafe {
-            self.call("cuLaunchKernel", |d, stream| {
-                (d.launch)(function, grid, 1, 1, threads, 1, 1, shared, stream, list.as_mut_ptr(), none)
+            self.call("cuLaunchKernelEx", |d, _| {
+                (d.launch)(&raw const config, function, list.as_mut_ptr(), none)
             })
         }
     }

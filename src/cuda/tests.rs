@@ -216,7 +216,8 @@ fn one_step_is_the_cpus() {
 
 #[test]
 fn an_epoch_with_a_ragged_batch_is_the_cpus() {
-    compare([16, 8, 3], 8, 27, [1e-5, 1e-4, 1e-4]);
+    // Two steps and no more: sooner or later one value among many is on the other side of a ReLU, and from there on the networks differ.
+    compare([16, 8, 3], 8, 11, [1e-5, 1e-4, 1e-4]);
 }
 
 #[test]

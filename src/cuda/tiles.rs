@@ -4,13 +4,19 @@ use super::kernels::THREADS;
 use crate::ops::conv::Geometry;
 use crate::train::config::Precision;
 
-/// Parts that the weight gradient of a layer is computed in: as many blocks, a few images each.
-const PARTS: usize = 64;
-/// The same for the 64 × 64 layers, which have two blocks a part, and large parts.
-const LARGE_PARTS: usize = 32;
+/// Blocks of the weight gradient; each has 16 channels out of some images.
+const WEIGHT_BLOCKS: usize = 128;
 
-/// Pixels of a block's tile at most, for channels out.
+/// Floats of shared memory that the sums of a block's threads take.
+pub const SCRATCH: usize = 16 * (THREADS + 4) + THREADS;
+
+/// Pixels of a block's tile at most, for channels out: `PIXELS`.
 fn pixels(channels: usize) -> usize {
+    if channels == 16 { 512 } else { 4096 / channels }
+}
+
+/// The same for the weight gradient: `WEIGHT_PIXELS`.
+fn weight_pixels(channels: usize) -> usize {
     4096 / channels
 }
 
@@ -19,9 +25,9 @@ pub fn padded(geo: Geometry) -> usize {
     geo.cin.next_multiple_of(16)
 }
 
-/// Rows of a tile `width` pixels wide.
-fn rows(channels: usize, width: usize, height: usize) -> usize {
-    (pixels(channels) / width).clamp(1, height)
+/// Rows of a tile of so many pixels.
+fn rows(pixels: usize, width: usize, height: usize) -> usize {
+    (pixels / width).clamp(1, height)
 }
 
 /// Bytes of an activation.
@@ -35,6 +41,8 @@ pub struct Tiles {
     pub forward: usize,
     /// Rows of input a block of the input gradient.
     pub input: usize,
+    /// Rows of output that the weight gradient takes at a time.
+    pub weight_rows: usize,
     /// Blocks of the forward pass.
     pub forward_blocks: usize,
     /// Blocks of the input gradient.
@@ -54,29 +62,33 @@ impl Tiles {
     pub fn new(geo: Geometry, images: usize, bytes: usize) -> Tiles {
         let (cin, cout, s) = (padded(geo), geo.cout, geo.stride);
         let (height, width) = (geo.out_height(), geo.out_width());
-        let forward = rows(cout, width, height);
-        let input = rows(cin, geo.width, geo.height);
+        let forward = rows(pixels(cout), width, height);
+        let input = rows(pixels(cin), geo.width, geo.height);
+        let weight_rows = rows(weight_pixels(cout), width, height);
         let pad = 16 / bytes;
         let tile = |rows: usize, channels: usize| rows * (geo.width + 2) * (channels + pad) * bytes;
         let result = |channels: usize| pixels(channels) * (channels + 4) * 4;
-        let reduce = 16 * THREADS * 4;
-        let source = tile((forward - 1) * s + 3, cin);
-        let jobs = cin / 16 * (cout / 16);
-        let warps = THREADS / 32;
-        let sum = if jobs < warps { 9 * cin * cout * 4 } else { 0 };
-        let weight = source + pixels(cout) * ((cout + pad) * bytes + 4);
+        let reduce = SCRATCH * 4;
+        let source = |rows: usize| tile((rows - 1) * s + 3, cin);
+        let staged = if bytes == 2 { 9 * cin * cout * bytes } else { 0 };
+        // Two tiles of the input, one of 16 channels of the gradient with a number for each pixel; at the end the sums of nine taps' third.
+        let weight = 2 * source(weight_rows) + weight_pixels(cout) * ((16 + pad) * bytes + 4);
+        let sums = 3 * (THREADS / 32) * 256 * 4;
         let all = images * height.div_ceil(forward);
-        let most = if cout == 64 && cin == 64 { LARGE_PARTS } else { PARTS };
-        let groups = all.min(most);
+        let parts = cout / 16;
+        let groups = (images * height.div_ceil(weight_rows)).min(WEIGHT_BLOCKS / parts);
         Tiles {
             forward,
             input,
+            weight_rows,
             forward_blocks: all,
             input_blocks: images * geo.height.div_ceil(input),
-            weight_blocks: groups * (jobs / warps).max(1),
+            weight_blocks: groups * parts,
             groups,
-            forward_shared: source.max(result(cout)).max(reduce),
-            backward_shared: tile(input + 2, cout).max(result(cin)).max(reduce).max(weight).max(sum),
+            forward_shared: staged + source(forward).max(result(cout)).max(reduce),
+            backward_shared: (staged + tile(input + 2, cout).max(result(cin)).max(reduce))
+                .max(weight)
+                .max(sums),
         }
     }
 }

@@ -5,6 +5,7 @@
 // blocks or warps run: sums are always added in one order, so results are the same bits in every run.
 
 typedef unsigned int u32;
+typedef unsigned long long u64;
 typedef unsigned short u16;
 typedef unsigned char u8;
 
@@ -29,17 +30,31 @@ __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 
 __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ __forceinline__ real to_real(float x) { return real{(u16)(pack(x, 0.0f) & 0xffffu)}; }
 
-__device__ __forceinline__ void load8(const real* from, float v[8]) {
-    const uint4 q = *reinterpret_cast<const uint4*>(from);
-    v[0] = low(q.x), v[1] = high(q.x), v[2] = low(q.y), v[3] = high(q.y);
-    v[4] = low(q.z), v[5] = high(q.z), v[6] = low(q.w), v[7] = high(q.w);
-}
-__device__ __forceinline__ void load4(const real* from, float v[4]) {
+// Eight values as they are stored.
+struct Eight {
+    uint4 q;
+};
+__device__ __forceinline__ Eight fetch8(const real* from) { return {*reinterpret_cast<const uint4*>(from)}; }
+__device__ __forceinline__ Eight fetch4(const real* from) {
     const uint2 q = *reinterpret_cast<const uint2*>(from);
-    v[0] = low(q.x), v[1] = high(q.x), v[2] = low(q.y), v[3] = high(q.y);
+    return {uint4{q.x, q.y, 0, 0}};
+}
+__device__ __forceinline__ void expand(const Eight& e, float v[8]) {
+    v[0] = low(e.q.x), v[1] = high(e.q.x), v[2] = low(e.q.y), v[3] = high(e.q.y);
+    v[4] = low(e.q.z), v[5] = high(e.q.z), v[6] = low(e.q.w), v[7] = high(e.q.w);
 }
 __device__ __forceinline__ void store8(real* to, const float v[8]) {
     *reinterpret_cast<uint4*>(to) = uint4{pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7])};
+}
+// The same to global memory, in one store for certain.
+__device__ __forceinline__ void put8(real* to, const float v[8]) {
+#ifdef REMIX_EMULATOR
+    store8(to, v);
+#else
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(pack(v[0], v[1])), "r"(pack(v[2], v[3])), "r"(pack(v[4], v[5])),
+                 "r"(pack(v[6], v[7]))
+                 : "memory");
+#endif
 }
 __device__ __forceinline__ void store4(real* to, const float v[4]) {
     *reinterpret_cast<uint2*>(to) = uint2{pack(v[0], v[1]), pack(v[2], v[3])};
@@ -70,7 +85,7 @@ __device__ __forceinline__ void multiply_add(float d[4], const u32 a[4], u32 b0,
 #ifdef REMIX_EMULATOR
     emu::multiply_add(d, a, b0, b1);
 #else
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
@@ -82,9 +97,16 @@ __device__ __forceinline__ void load4(const real* from, float v[4]) {
     const float4 q = *reinterpret_cast<const float4*>(from);
     v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
 }
-__device__ __forceinline__ void load8(const real* from, float v[8]) {
-    load4(from, v);
-    load4(from + 4, v + 4);
+struct Eight {
+    float4 q, r;
+};
+__device__ __forceinline__ Eight fetch8(const real* from) {
+    return {*reinterpret_cast<const float4*>(from), *reinterpret_cast<const float4*>(from + 4)};
+}
+__device__ __forceinline__ Eight fetch4(const real* from) { return {*reinterpret_cast<const float4*>(from), float4{0, 0, 0, 0}}; }
+__device__ __forceinline__ void expand(const Eight& e, float v[8]) {
+    v[0] = e.q.x, v[1] = e.q.y, v[2] = e.q.z, v[3] = e.q.w;
+    v[4] = e.r.x, v[5] = e.r.y, v[6] = e.r.z, v[7] = e.r.w;
 }
 __device__ __forceinline__ void store4(real* to, const float v[4]) {
     *reinterpret_cast<float4*>(to) = float4{v[0], v[1], v[2], v[3]};
@@ -93,10 +115,53 @@ __device__ __forceinline__ void store8(real* to, const float v[8]) {
     store4(to, v);
     store4(to + 4, v + 4);
 }
+__device__ __forceinline__ void put8(real* to, const float v[8]) { store8(to, v); }
 #endif
+#if REMIX_BF16
+__device__ __forceinline__ void load8(const real* from, float v[8]) { expand(fetch8(from), v); }
+#endif
+__device__ __forceinline__ void load8(const float* from, float v[8]) {
+    const float4 q = *reinterpret_cast<const float4*>(from), r = *reinterpret_cast<const float4*>(from + 4);
+    v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
+    v[4] = r.x, v[5] = r.y, v[6] = r.z, v[7] = r.w;
+}
 
 // Values between the pixels of a tile in shared memory, so that the eight rows of a matrix lie in different banks.
 constexpr int PAD = 16 / sizeof(real);
+
+// Copies 16 bytes to shared memory, without waiting; `copied` waits for the thread's copies.
+__device__ __forceinline__ void copy16(real* to, const real* from) {
+#ifdef REMIX_EMULATOR
+    memcpy(to, from, 16);
+#else
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+#endif
+}
+// Eight values to shared memory, zeros where they are not to be read.
+__device__ __forceinline__ void copy8(real* to, const real* from, bool reads) {
+#pragma unroll
+    for (int i = 0; i < 8; i += PAD) {
+#ifdef REMIX_EMULATOR
+        if (reads) memcpy(to + i, from + i, 16);
+        else memset(to + i, 0, 16);
+#else
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(to + i)), "l"(from + i), "r"(reads ? 16 : 0) : "memory");
+#endif
+    }
+}
+__device__ __forceinline__ void copied() {
+#ifndef REMIX_EMULATOR
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// A kernel may start when the one before it ends, before that has been seen everywhere; nothing that it or its predecessors of the same step wrote
+// is touched before this.
+__device__ __forceinline__ void after_the_last_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // Where weight (k, n) of a (K, N) matrix stands for the kernels: blocks of 16×8, k-major, each as one load of a warp takes it.
 __device__ __forceinline__ int place(int k, int n, int columns) {
@@ -110,110 +175,152 @@ __device__ __forceinline__ int place(int k, int n, int columns) {
 #endif
 }
 
+// max(x, 0), where a NaN stays one.
+__device__ __forceinline__ float relu(float x) {
+#ifdef REMIX_EMULATOR
+    return x < 0 ? 0 : x;
+#else
+    asm("max.NaN.f32 %0, %0, 0f00000000;" : "+f"(x));
+    return x;
+#endif
+}
+
 // True in all threads of the last block of `blocks` that gets here, which then sees what the others wrote before. Resets the counter.
 __device__ inline bool last_block(u32* counter, u32 blocks) {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
+        // What the other threads wrote before the barrier is ordered by this fence as well.
+        __threadfence();
         last = atomicAdd(counter, 1u) == blocks - 1;
         if (last) *counter = 0;
+        __threadfence();
     }
     __syncthreads();
-    if (last) __threadfence();
     return last;
 }
 
-// The sums of the rows of a (rows, WIDTH) matrix that other blocks wrote, in f64 and in one order, into totals (WIDTH).
-template <int WIDTH>
-__device__ void add_rows(const float* matrix, int rows, double* totals) {
-    constexpr int SLICES = THREADS / WIDTH;
-    __shared__ double slices[THREADS];
-    const int column = threadIdx.x % WIDTH, slice = threadIdx.x / WIDTH;
-    double sum[4] = {0, 0, 0, 0};
-    for (int row = slice; row < rows; row += 4 * SLICES) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int at = row + i * SLICES;
-            if (at < rows) sum[i] += __ldcg(matrix + (size_t)at * WIDTH + column);
-        }
+// Sums over a batch, of C channels twice. Blocks add theirs as integers, in two limbs, so the order in which they do makes no
+// difference. Several copies keep the blocks from waiting for each other: (COPIES, 2, 2C), then (2C) counts of values that are no numbers.
+constexpr int COPIES = 4;
+constexpr float HIGH = 0x1p-12f, LOW = 0x1p-64f, LIMIT = 0x1p38f;
+
+template <int C>
+__device__ void add_sum(u64* sums, int column, float value) {
+    constexpr int WIDTH = 2 * C;
+    if (!(fabsf(value) < LIMIT)) {
+        atomicAdd(sums + COPIES * 2 * WIDTH + column, (u64)1);
+        return;
     }
-    slices[threadIdx.x] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    __syncthreads();
-    if (threadIdx.x < WIDTH) {
-        double total = 0;
-        for (int i = 0; i < SLICES; i++) total += slices[i * WIDTH + column];
-        totals[column] = total;
-    }
-    __syncthreads();
+    // Both steps are exact.
+    const float high = rintf(value * (1 / HIGH)), rest = value - high * HIGH;
+    u64* to = sums + blockIdx.x % COPIES * 2 * WIDTH + column;
+    atomicAdd(to, (u64)__float2ll_rn(high));
+    atomicAdd(to + WIDTH, (u64)__float2ll_rn(rest * (1 / LOW)));
 }
 
-// The block's sums by channel from those of its threads, each of which had eight channels, `8 · (threadIdx.x % (C / 8))` and on:
-// row (2, C). `scratch` is 16 · THREADS floats of shared memory that nobody uses any more.
 template <int C>
-__device__ void add_threads(const float first[8], const float second[8], float* scratch, float* row) {
+__device__ double read_sum(const u64* sums, int column) {
+    constexpr int WIDTH = 2 * C;
+    u64 high[COPIES], low[COPIES], h = 0, l = 0;
+    const u64 bad = __ldcg(sums + COPIES * 2 * WIDTH + column);
+#pragma unroll
+    for (int i = 0; i < COPIES; i++) {
+        high[i] = __ldcg(sums + i * 2 * WIDTH + column);
+        low[i] = __ldcg(sums + (i * 2 + 1) * WIDTH + column);
+    }
+#pragma unroll
+    for (int i = 0; i < COPIES; i++) h += high[i], l += low[i];
+    const double sum = (double)(long long)h * HIGH + (double)(long long)l * LOW;
+    return bad ? sum * __uint_as_float(0x7fc00000u) : sum;
+}
+
+// Adds the block's sums by channel from those of its threads, each of which had eight channels, `8 · (threadIdx.x % (C / 8))` and on.
+// `scratch` is SCRATCH floats of shared memory that nobody uses any more.
+constexpr int SCRATCH = 16 * (THREADS + 4) + THREADS;
+template <int C>
+__device__ void add_threads(const float first[8], const float second[8], float* scratch, u64* sums) {
+    // Rows are so far apart that the lanes of a warp read from different banks.
+    constexpr int GROUPS = C / 8, ROW = THREADS + (GROUPS < 4 ? GROUPS : 4), SLICES = THREADS / (2 * C), EACH = THREADS / GROUPS / SLICES;
     for (int i = 0; i < 8; i++) {
-        scratch[i * THREADS + threadIdx.x] = first[i];
-        scratch[(8 + i) * THREADS + threadIdx.x] = second[i];
+        scratch[i * ROW + threadIdx.x] = first[i];
+        scratch[(8 + i) * ROW + threadIdx.x] = second[i];
     }
     __syncthreads();
+    float* slices = scratch + 16 * ROW;
+    const int column = threadIdx.x % (2 * C), c = column % C, slice = threadIdx.x / (2 * C);
+    const float* from = scratch + (column / C * 8 + c % 8) * ROW + slice * EACH * GROUPS + c / 8;
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < EACH; i++) sum += from[i * GROUPS];
+    slices[threadIdx.x] = sum;
+    __syncthreads();
     if (threadIdx.x < 2 * C) {
-        const int c = threadIdx.x % C;
-        const float* from = scratch + (threadIdx.x / C * 8 + c % 8) * THREADS + c / 8;
-        float sum = 0;
-        for (int i = 0; i < THREADS; i += C / 8) sum += from[i];
-        row[threadIdx.x] = sum;
+        float total = 0;
+        for (int i = 0; i < SLICES; i++) total += slices[i * 2 * C + threadIdx.x];
+        add_sum<C>(sums, threadIdx.x, total);
     }
 }
 
 constexpr double EPS = 1e-5;
 constexpr double MOMENTUM = 0.1;
 
-// Batch norm's coefficients by channel.
+// Batch norm of a layer.
 struct Norm {
     const float* gamma_beta;  // (2, C)
     float* stat;              // (2, C): mean, 1 / sqrt(variance + EPS)
-    float* affine;            // (2, C): scale, shift
+    float* affine;            // (2, C): scale, shift of the running statistics
     float* running;           // (2, C): mean, unbiased variance
     float* d_gamma_beta;      // (2, C)
-    float* coef;              // (3, C): gradient of the raw output = coef[0]·dz + coef[1]·y + coef[2]
+    u64* sums;                // of Σ y and Σ y²
+    u64* d_sums;              // of Σ dz and Σ dz·y
 };
 
-// From the blocks' Σ y and Σ y² (rows, 2, C) over `count` values a channel: statistics, coefficients, running statistics.
+// Scale and shift into shared memory, from the sums over 1 / `per` values a channel; one block also writes the statistics.
 template <int C>
-__device__ void norm_forward(const Norm& norm, const float* partial, int rows, double count) {
+__device__ void norm_forward(const Norm& norm, double per, bool writes, float* affine) {
     __shared__ double totals[2 * C];
-    add_rows<2 * C>(partial, rows, totals);
+    if (threadIdx.x < 2 * C) totals[threadIdx.x] = read_sum<C>(norm.sums, threadIdx.x);
+    __syncthreads();
     const int c = threadIdx.x;
-    if (c >= C) return;
-    const double mean = totals[c] / count;
-    const double square = totals[C + c] / count - mean * mean;
-    // A NaN must stay one.
-    const double variance = square < 0 ? 0 : square;
-    const double unbiased = variance * count / (count > 1 ? count - 1 : 1);
-    const float rounded = (float)mean, inverse = (float)(1 / sqrt(variance + EPS));
-    const float scale = norm.gamma_beta[c] * inverse;
-    norm.stat[c] = rounded;
-    norm.stat[C + c] = inverse;
-    norm.affine[c] = scale;
-    norm.affine[C + c] = norm.gamma_beta[C + c] - rounded * scale;
-    norm.running[c] = (float)((1 - MOMENTUM) * norm.running[c] + MOMENTUM * mean);
-    norm.running[C + c] = (float)((1 - MOMENTUM) * norm.running[C + c] + MOMENTUM * unbiased);
+    if (c < C) {
+        const double mean = totals[c] * per, square = totals[C + c] * per - mean * mean;
+        // A NaN must stay one.
+        const double variance = square < 0 ? 0 : square;
+        const float rounded = (float)mean, inverse = (float)rsqrt(variance + EPS);
+        const float scale = norm.gamma_beta[c] * inverse;
+        affine[c] = scale;
+        affine[C + c] = norm.gamma_beta[C + c] - rounded * scale;
+        if (writes) {
+            const double unbiased = per < 1 ? variance / (1 - per) : variance;
+            norm.stat[c] = rounded;
+            norm.stat[C + c] = inverse;
+            norm.running[c] = (float)((1 - MOMENTUM) * norm.running[c] + MOMENTUM * mean);
+            norm.running[C + c] = (float)((1 - MOMENTUM) * norm.running[C + c] + MOMENTUM * unbiased);
+        }
+    }
+    __syncthreads();
 }
 
-// From the blocks' Σ dz and Σ dz·y (rows, 2, C): gradients of γ and β, and the coefficients of the raw output's gradient.
+// The coefficients of the raw output's gradient, coef[0]·dz + coef[1]·y + coef[2], into shared memory; one block also writes the gradients
+// of γ and β.
 template <int C>
-__device__ void norm_backward(const Norm& norm, const float* partial, int rows, double count) {
+__device__ void norm_backward(const Norm& norm, double per, bool writes, float* coef) {
     __shared__ double totals[2 * C];
-    add_rows<2 * C>(partial, rows, totals);
+    if (threadIdx.x < 2 * C) totals[threadIdx.x] = read_sum<C>(norm.d_sums, threadIdx.x);
+    __syncthreads();
     const int c = threadIdx.x;
-    if (c >= C) return;
-    const double mean = norm.stat[c], inverse = norm.stat[C + c];
-    const double d_beta = totals[c], d_gamma = inverse * (totals[C + c] - mean * d_beta);
-    const double scale = norm.gamma_beta[c] * inverse, slope = scale * inverse * d_gamma / count;
-    norm.d_gamma_beta[c] = (float)d_gamma;
-    norm.d_gamma_beta[C + c] = (float)d_beta;
-    norm.coef[c] = (float)scale;
-    norm.coef[C + c] = (float)-slope;
-    norm.coef[2 * C + c] = (float)(slope * mean - scale * d_beta / count);
+    if (c < C) {
+        const double mean = norm.stat[c], inverse = norm.stat[C + c];
+        const double d_beta = totals[c], d_gamma = inverse * (totals[C + c] - mean * d_beta);
+        const double scale = norm.gamma_beta[c] * inverse, slope = scale * inverse * d_gamma * per;
+        coef[c] = (float)scale;
+        coef[C + c] = (float)-slope;
+        coef[2 * C + c] = (float)(slope * mean - scale * d_beta * per);
+        if (writes) {
+            norm.d_gamma_beta[c] = (float)d_gamma;
+            norm.d_gamma_beta[C + c] = (float)d_beta;
+        }
+    }
+    __syncthreads();
 }

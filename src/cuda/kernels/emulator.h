@@ -170,14 +170,19 @@ static void multiply_add(float d[4], const unsigned a[4], unsigned b0, unsigned 
 
 static inline void __syncthreads() { emu::wait(emu::block, emu::threads); }
 static inline void __threadfence() {}
-static inline float __ldcg(const float* p) { return *p; }
+template <class T>
+static inline T __ldcg(const T* p) { return *p; }
 static inline float __uint_as_float(unsigned u) { return emu::value(u); }
-static inline unsigned atomicAdd(unsigned* p, unsigned v) {
-    const unsigned old = *p;
+template <class T>
+static inline T atomicAdd(T* p, T v) {
+    const T old = *p;
     *p += v;
     return old;
 }
+static inline long long __float2ll_rn(float x) { return llrintf(x); }
+static inline double rsqrt(double x) { return 1 / sqrt(x); }
 static inline int min(int a, int b) { return a < b ? a : b; }
+static inline int max(int a, int b) { return a > b ? a : b; }
 
 // Runs a grid; 1 if the shared memory asked for is more than there is.
 extern "C" int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned threads, unsigned shared, const void* args, int reverse) {
@@ -196,7 +201,7 @@ extern "C" int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned
 }
 
 #define DYNAMIC_SHARED(NAME) unsigned char* NAME = emu::shared
-#define KERNEL(NAME, ARGS, CALL)                        \
+#define KERNEL(NAME, ARGS, BLOCKS, CALL)                \
     extern "C" void remix_##NAME(const void* pointer) { \
         const ARGS& a = *(const ARGS*)pointer;          \
         CALL;                                           \

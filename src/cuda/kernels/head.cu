@@ -12,35 +12,42 @@ struct HeadArgs {
     float* samples;       // (images, 2)
     real* dz;             // (N, H, W, 64)
     float* linear_parts;  // (images, classes · 65), as `linear`
-    float* partial;       // (images, 2, 64)
     u32* counter;
-    Norm norm;
+    Norm norm;            // of the last convolution
     int images, batch, classes, train;
 };
 
 __device__ void head(const HeadArgs& a) {
     constexpr int C = 64, GROUPS = C / 8, ROWS = THREADS / GROUPS;
-    DYNAMIC_SHARED(memory);  // 16 · THREADS floats, then features, d_features and logits
+    DYNAMIC_SHARED(memory);  // SCRATCH floats, then features, d_features and logits
     float* scratch = reinterpret_cast<float*>(memory);
-    float* f = scratch + 16 * THREADS;
+    float* f = scratch + SCRATCH;
     float* df = f + C;
     float* z = df + C;
     __shared__ float max, sum;
     __shared__ int top;
+    after_the_last_kernel();
     const Source& s = a.source;
     const int image = blockIdx.x, pixels = s.height * s.width, g = threadIdx.x % GROUPS;
     const size_t row = (size_t)*a.step * a.batch + image, start = (size_t)image * pixels * C + g * 8;
 
     // The last ReLU; its output is not stored, only averaged.
+    alignas(16) __shared__ float affine[2 * C];
+    if (a.train) {
+        norm_forward<C>(a.norm, 1.0 / ((double)a.images * pixels), blockIdx.x == 0, affine);
+    } else {
+        if (threadIdx.x < 2 * C) affine[threadIdx.x] = s.affine[threadIdx.x];
+        __syncthreads();
+    }
     float scale[8], shift[8], mean[8] = {};
-    for (int i = 0; i < 8; i++) scale[i] = s.affine[g * 8 + i], shift[i] = s.affine[C + g * 8 + i];
+    load8(affine + g * 8, scale);
+    load8(affine + C + g * 8, shift);
     auto output = [&](int p, float y[8], float out[8]) {
         float x[8];
         load8(s.y + start + (size_t)p * C, y);
         load8(s.shortcut + start + (size_t)p * C, x);
         for (int i = 0; i < 8; i++) {
-            const float sum = y[i] * scale[i] + shift[i] + x[i];
-            out[i] = sum < 0 ? 0 : sum;
+            out[i] = relu(y[i] * scale[i] + shift[i] + x[i]);
         }
     };
     for (int p = threadIdx.x / GROUPS; p < pixels; p += ROWS) {
@@ -123,22 +130,25 @@ __device__ void head(const HeadArgs& a) {
                 first[i] += dz[i];
                 second[i] += dz[i] * y[i];
             }
-            store8(a.dz + start + (size_t)p * C, dz);
+            put8(a.dz + start + (size_t)p * C, dz);
         }
         __syncthreads();
-        add_threads<C>(first, second, scratch, a.partial + (size_t)image * 2 * C);
+        add_threads<C>(first, second, scratch, a.norm.d_sums);
     }
     if (!last_block(a.counter, gridDim.x)) return;
     if (a.train) {
-        norm_backward<C>(a.norm, a.partial, gridDim.x, (double)a.images * pixels);
-        if (threadIdx.x < 2) {
-            double total = 0;
-            for (int n = 0; n < a.images; n++) total += __ldcg(a.samples + n * 2 + threadIdx.x);
-            a.losses[(size_t)*a.step * 2 + threadIdx.x] = total;
+        __shared__ double totals[THREADS];
+        double total = 0;
+        for (int n = threadIdx.x; n < 2 * a.images; n += THREADS) total += __ldcg(a.samples + n);
+        totals[threadIdx.x] = total;
+        for (int half = THREADS / 2; half >= 2; half /= 2) {
+            __syncthreads();
+            if (threadIdx.x < half) totals[threadIdx.x] += totals[threadIdx.x + half];
         }
+        if (threadIdx.x < 2) a.losses[(size_t)*a.step * 2 + threadIdx.x] = totals[threadIdx.x];
         __syncthreads();
     }
     if (threadIdx.x == 0) *a.step += 1;
 }
 
-KERNEL(head, HeadArgs, head(a))
+KERNEL(head, HeadArgs, 2, head(a))

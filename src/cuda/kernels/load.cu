@@ -16,7 +16,9 @@ struct LoadArgs {
     const u32* step;
     const float* levels;  // (3, 256): normalised value of each byte
     real* x;              // (images, H, W, 4), the last channel zero
+    u64* sums;            // of all batch norms, which are set to zero
     int images, batch, height, width;
+    int count, unused;    // of the sums
 };
 
 // The pixel of an augmented image, or null where it is black.
@@ -29,7 +31,9 @@ __device__ __forceinline__ const u8* pixel_of(const LoadArgs& a, const Row& r, i
 }
 
 __device__ void load_images(const LoadArgs& a) {
+    after_the_last_kernel();
     const int at = blockIdx.x * THREADS + threadIdx.x, len = a.height * a.width;
+    for (int i = at; i < a.count; i += gridDim.x * THREADS) a.sums[i] = 0;
     if (at >= a.images * len) return;
     const Row* rows = a.plan + (size_t)*a.step * a.batch;
     const Row& own = rows[at / len];
@@ -46,4 +50,4 @@ __device__ void load_images(const LoadArgs& a) {
     store4(a.x + (size_t)at * 4, v);
 }
 
-KERNEL(load, LoadArgs, load_images(a))
+KERNEL(load, LoadArgs, 2, load_images(a))

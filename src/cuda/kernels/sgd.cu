@@ -21,9 +21,15 @@ struct StepArgs {
 };
 
 __device__ void step(const StepArgs& a) {
-    int n = 0;
-    while (n + 1 < a.count && (int)blockIdx.x >= a.segments[n + 1].first_block) n++;
-    const Segment s = a.segments[n];
+    after_the_last_kernel();
+    // The block's segment, for which all threads look at once.
+    __shared__ int found;
+    for (int n = threadIdx.x; n < a.count; n += THREADS) {
+        const int block = blockIdx.x;
+        if (block >= a.segments[n].first_block && (n + 1 == a.count || block < a.segments[n + 1].first_block)) found = n;
+    }
+    __syncthreads();
+    const Segment s = a.segments[found];
     const u32 i = (blockIdx.x - s.first_block) * THREADS + threadIdx.x;
     if (i >= s.len) return;
     const u32 at = s.start + i;
@@ -38,12 +44,15 @@ __device__ void step(const StepArgs& a) {
     if (a.move) {
         float g;
         if (s.parts) {
+            // As many loads under way as there is room for.
+            constexpr int FLIGHT = 16;
             float sum[4] = {0, 0, 0, 0};
-            for (int from = 0; from < s.groups; from += 4) {
+            for (int from = 0; from < s.groups; from += FLIGHT) {
+                float v[FLIGHT];
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    if (from + j < s.groups) sum[j] += s.parts[(size_t)(from + j) * stride + part];
-                }
+                for (int j = 0; j < FLIGHT; j++) v[j] = from + j < s.groups ? s.parts[(size_t)(from + j) * stride + part] : 0;
+#pragma unroll
+                for (int j = 0; j < FLIGHT; j++) sum[j % 4] += v[j];
             }
             g = (sum[0] + sum[1]) + (sum[2] + sum[3]);
             a.grads[at] = g;
@@ -59,7 +68,7 @@ __device__ void step(const StepArgs& a) {
     if (s.backward) s.backward[place((8 - tap) * s.cout + co, ci, s.cin)] = to_real(p);
 }
 
-KERNEL(step, StepArgs, step(a))
+KERNEL(step, StepArgs, 2, step(a))
 
 // Scale and shift of a batch norm from its running statistics, a block a layer.
 struct FoldArgs {
@@ -68,6 +77,7 @@ struct FoldArgs {
 };
 
 __device__ void fold(const FoldArgs& a) {
+    after_the_last_kernel();
     const Norm norm = a.norms[blockIdx.x];
     const int channels = a.channels[blockIdx.x], c = threadIdx.x;
     if (c >= channels) return;
@@ -76,4 +86,4 @@ __device__ void fold(const FoldArgs& a) {
     norm.affine[channels + c] = (float)(norm.gamma_beta[channels + c] - norm.running[c] * scale);
 }
 
-KERNEL(fold, FoldArgs, fold(a))
+KERNEL(fold, FoldArgs, 2, fold(a))

@@ -17,6 +17,11 @@ use crate::ops::{read, write};
 /// Length of the features.
 const FEATURES: usize = 64;
 
+/// Numbers that the sums of a batch norm take in `common.cu`: two limbs in four copies, and a count, of twice the channels.
+fn sums_of(channels: usize) -> usize {
+    (2 * 4 + 1) * 2 * channels
+}
+
 /// A convolution with its batch norm.
 struct Layer {
     geo: Geometry,
@@ -24,11 +29,11 @@ struct Layer {
     kind: usize,
     /// Raw output, (batch, H', W', cout).
     y: Memory<u8>,
-    /// What `norm` and `folded` point into.
+    /// Its input, where backward finds it; of the stem the images are that.
+    x: Memory<u8>,
+    /// What `norm` points into.
     _channels: Memory<f32>,
     norm: Norm,
-    /// Scale and shift from the running statistics.
-    folded: u64,
     /// Weights as the kernels take them.
     weight: Memory<u8>,
     flipped: Memory<u8>,
@@ -79,15 +84,12 @@ pub struct DeviceNet {
     linear_at: usize,
     /// The stem, then two a block.
     layers: Vec<Layer>,
-    /// (batch, H, W, 4).
-    x: Memory<u8>,
-    /// Inputs of the blocks.
-    outs: Vec<Memory<u8>>,
     d_out: Vec<Memory<u8>>,
     d_mid: Vec<Memory<u8>>,
     linear_parts: Memory<f32>,
     samples: Memory<f32>,
-    partial: Memory<f32>,
+    /// The sums of all batch norms.
+    sums: Memory<u64>,
     counter: Memory<u32>,
     norms: Memory<Norm>,
     channels: Memory<i32>,
@@ -110,7 +112,8 @@ impl DeviceNet {
         let params = device.zeros::<f32>(len)?;
         let grads = device.zeros::<f32>(len)?;
         let running = device.zeros(slots.iter().map(|s| 2 * s.conv.geo.cout).sum())?;
-        let (mut layers, mut running_at, mut partial) = (vec![], 0, batch * 2 * FEATURES);
+        let sums = device.zeros(slots.iter().map(|s| 2 * sums_of(s.conv.geo.cout)).sum())?;
+        let (mut layers, mut running_at, mut sums_at) = (vec![], 0, 0);
         for slot in slots {
             let geo = slot.conv.geo;
             let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes));
@@ -121,14 +124,15 @@ impl DeviceNet {
                     "{n} needs {shared} bytes of shared memory, a block has {has}"
                 )));
             }
-            let own = device.zeros::<f32>(9 * c)?;
+            let own = device.zeros::<f32>(4 * c)?;
             let norm = Norm {
                 gamma_beta: params.at(slot.gamma_beta),
                 stat: own.at(0),
                 affine: own.at(2 * c),
                 running: running.at(running_at),
                 d_gamma_beta: grads.at(slot.gamma_beta),
-                coef: own.at(4 * c),
+                sums: sums.at(sums_at),
+                d_sums: sums.at(sums_at + sums_of(c)),
             };
             let names = ["3_16_1", "16_16_1", "16_32_2", "32_32_1", "32_64_2", "64_64_1"];
             let name = format!("{}_{}_{}", geo.cin, geo.cout, geo.stride);
@@ -137,12 +141,12 @@ impl DeviceNet {
             };
             debug_assert!(NAMES[FORWARD + kind].ends_with(&name) && NAMES[BACKWARD + kind].ends_with(&name));
             running_at += 2 * c;
-            partial = partial.max(tiles.forward_blocks * 2 * c).max(tiles.input_blocks * 2 * padded(geo));
+            sums_at += 2 * sums_of(c);
             layers.push(Layer {
                 geo,
                 kind,
                 y: reals(batch * geo.out_len())?,
-                folded: own.at(7 * c),
+                x: reals(if kind == 0 { batch * height * width * 4 } else { batch * geo.in_len() })?,
                 _channels: own,
                 norm,
                 weight: reals(9 * padded(geo) * c)?,
@@ -152,7 +156,7 @@ impl DeviceNet {
                 gamma_beta_at: slot.gamma_beta,
             });
         }
-        let table: Vec<Norm> = layers.iter().map(|l| Norm { affine: l.folded, ..l.norm }).collect();
+        let table: Vec<Norm> = layers.iter().map(|l| l.norm).collect();
         let channels: Vec<i32> = layers.iter().map(|l| l.geo.cout as i32).collect();
         let blocks = layers.len() / 2;
         let end = |stage: usize| layers[2 * ((stage + 1) * blocks / 3)].geo.out_len();
@@ -163,15 +167,11 @@ impl DeviceNet {
             shape,
             velocity: device.zeros(len)?,
             linear_at: net.linear_at,
-            x: reals(batch * height * width * 4)?,
-            outs: (0..blocks)
-                .map(|b| reals(batch * layers[2 * b + 1].geo.in_len()))
-                .collect::<Result<_>>()?,
             d_out: gradients()?,
             d_mid: gradients()?,
             linear_parts: device.zeros(batch * net.classes * (FEATURES + 1))?,
             samples: device.zeros(2 * batch)?,
-            partial: device.zeros(partial)?,
+            sums,
             counter: device.zeros(1)?,
             norms: device.upload(&table)?,
             channels: device.upload(&channels)?,

@@ -8,8 +8,7 @@ use crate::cuda::args::{
 };
 use crate::cuda::device::Memory;
 use crate::cuda::kernels::{BACKWARD, FOLD, FORWARD, HEAD, LOAD, STEP, THREADS};
-use crate::cuda::tiles::{Tiles, bytes_of};
-use crate::ops::conv::Geometry;
+use crate::cuda::tiles::{SCRATCH, Tiles, bytes_of};
 
 impl DeviceNet {
     /// Lays the weights out as the kernels take them; `moves` takes the step of SGD before.
@@ -67,17 +66,10 @@ impl DeviceNet {
     }
 
     /// `relu(y·scale + shift + shortcut)` of a layer.
-    fn normed(&self, layer: usize, shortcut: u64, kind: i32, train: bool) -> Source {
-        let Layer { geo, y, norm, folded, .. } = &self.layers[layer];
-        let affine = if train { norm.affine } else { *folded };
+    fn normed(&self, layer: usize, shortcut: u64, kind: i32) -> Source {
+        let Layer { geo, y, norm, .. } = &self.layers[layer];
         let (height, width) = (geo.out_height() as i32, geo.out_width() as i32);
-        Source { y: y.at(0), affine, shortcut, store: 0, kind, height, width, unused: 0 }
-    }
-
-    /// Values as they are.
-    fn plain(&self, from: &Memory<u8>, geo: Geometry) -> Source {
-        let (height, width) = (geo.height as i32, geo.width as i32);
-        Source { y: from.at(0), height, width, ..Source::default() }
+        Source { y: y.at(0), affine: norm.affine, shortcut, store: 0, kind, height, width, unused: 0 }
     }
 
     unsafe fn forward(&self, feed: &Feed, images: usize, train: bool) -> Result<()> {
@@ -87,26 +79,33 @@ impl DeviceNet {
             plan: feed.plan,
             step: feed.step,
             levels: feed.levels,
-            x: self.x.at(0),
+            x: self.layers[0].x.at(0),
+            sums: self.sums.at(0),
             images: images as i32,
             batch: self.batch as i32,
             height: height as i32,
             width: width as i32,
+            count: if train { self.sums.count() as i32 } else { 0 },
+            unused: 0,
         };
         // SAFETY: the caller's contract, and the net's own memory.
         unsafe { self.device.launch(LOAD, (images * height * width).div_ceil(THREADS), 0, &args)? };
-        self.conv(0, self.plain(&self.x, self.layers[0].geo), images, train)?;
+        self.conv(
+            0,
+            Source { y: args.x, height: args.height, width: args.width, ..Source::default() },
+            images,
+            train,
+        )?;
         let (mut shortcut, mut kind) = (0, 1);
-        for (block, out) in self.outs.iter().enumerate() {
-            let first = 2 * block + 1;
-            let source = Source { store: out.at(0), ..self.normed(first - 1, shortcut, kind, train) };
-            self.conv(first, source, images, train)?;
-            self.conv(first + 1, self.normed(first, 0, 1, train), images, train)?;
-            (shortcut, kind) = (out.at(0), if self.layers[first].geo.stride == 1 { 2 } else { 3 });
+        for first in (1..self.layers.len()).step_by(2) {
+            self.conv(first, self.normed(first - 1, shortcut, kind), images, train)?;
+            self.conv(first + 1, self.normed(first, 0, 1), images, train)?;
+            (shortcut, kind) =
+                (self.layers[first].x.at(0), if self.layers[first].geo.stride == 1 { 2 } else { 3 });
         }
         let last = self.layers.len() - 1;
         let args = HeadArgs {
-            source: self.normed(last, shortcut, 2, train),
+            source: self.normed(last, shortcut, 2),
             plan: feed.plan,
             step: feed.step,
             linear: self.params.at(self.linear_at),
@@ -116,7 +115,6 @@ impl DeviceNet {
             samples: self.samples.at(0),
             dz: self.d_out[2].at(0),
             linear_parts: self.linear_parts.at(0),
-            partial: self.partial.at(0),
             counter: self.counter.at(0),
             norm: self.layers[last].norm,
             images: images as i32,
@@ -124,7 +122,7 @@ impl DeviceNet {
             classes: self.classes as i32,
             train: train.into(),
         };
-        let shared = (16 * THREADS + 2 * FEATURES + self.classes) * 4;
+        let shared = (SCRATCH + 2 * FEATURES + self.classes) * 4;
         // SAFETY: as above.
         unsafe { self.device.launch(HEAD, images, shared, &args) }
     }
@@ -132,13 +130,14 @@ impl DeviceNet {
     fn conv(&self, n: usize, source: Source, images: usize, train: bool) -> Result<()> {
         let layer = &self.layers[n];
         let tiles = Tiles::new(layer.geo, images, bytes_of(self.device.precision()));
+        // Where the input is made of a raw output, it is stored: backward and the shortcuts want it.
+        let store = if n == 0 { 0 } else { layer.x.at(0) };
         let args = ForwardArgs {
-            source,
+            source: Source { store, ..source },
+            before: self.layers[n.saturating_sub(1)].norm,
             weight: layer.weight.at(0),
             out: layer.y.at(0),
-            partial: self.partial.at(0),
-            counter: self.counter.at(0),
-            norm: layer.norm,
+            sums: layer.norm.sums,
             images: images as i32,
             rows: tiles.forward as i32,
             train: train.into(),
@@ -150,59 +149,55 @@ impl DeviceNet {
 
     unsafe fn backward(&self, images: usize) -> Result<()> {
         let mut stage = 2;
-        for block in (0..self.outs.len()).rev() {
-            let (first, second) = (2 * block + 1, 2 * block + 2);
-            let mid = BackwardArgs {
-                source: self.normed(first, 0, 1, true),
-                dz: self.d_mid[stage].at(0),
-                norm: self.layers[first].norm,
-                ..BackwardArgs::default()
-            };
-            self.grad(second, &self.d_out[stage], mid, images)?;
+        for first in (1..self.layers.len()).step_by(2).rev() {
+            self.grad(first + 1, &self.d_out[stage], &self.d_mid[stage], 0, 0, images)?;
             let d_mid = &self.d_mid[stage];
             let (mut residual, mut half) = (1, 0);
             if self.layers[first].geo.stride == 2 {
                 (residual, half) = (2, self.d_out[stage].at(0));
                 stage -= 1;
             }
-            let before = &self.layers[first - 1];
-            let out = BackwardArgs {
-                source: self.plain(&self.outs[block], self.layers[first].geo),
-                dz: self.d_out[stage].at(0),
-                y_before: before.y.at(0),
-                norm: before.norm,
-                residual,
-                half,
-                ..BackwardArgs::default()
-            };
-            self.grad(first, d_mid, out, images)?;
+            self.grad(first, d_mid, &self.d_out[stage], residual, half, images)?;
         }
-        let source = self.plain(&self.x, self.layers[0].geo);
-        self.grad(0, &self.d_out[0], BackwardArgs { source, ..BackwardArgs::default() }, images)
+        self.grad(0, &self.d_out[0], &self.d_out[0], 0, 0, images)
     }
 
-    /// Both gradients of a layer; of the stem only that of the weights.
-    fn grad(&self, n: usize, dz: &Memory<u8>, args: BackwardArgs, images: usize) -> Result<()> {
-        let Layer { geo, kind, y, norm, flipped, parts, .. } = &self.layers[n];
+    /// Both gradients of a layer; of the stem only that of the weights, `to` is not touched.
+    fn grad(
+        &self,
+        n: usize,
+        dz: &Memory<u8>,
+        to: &Memory<u8>,
+        residual: i32,
+        half: u64,
+        images: usize,
+    ) -> Result<()> {
+        let Layer { geo, kind, y, x, norm, flipped, parts, .. } = &self.layers[n];
         let tiles = Tiles::new(*geo, images, bytes_of(self.device.precision()));
+        let before = &self.layers[n.saturating_sub(1)];
         let args = BackwardArgs {
+            x: x.at(0),
             gradient: Gradient {
                 dz: dz.at(0),
                 y: y.at(0),
-                coef: norm.coef,
                 height: geo.out_height() as i32,
                 width: geo.out_width() as i32,
             },
+            norm: *norm,
             weight: flipped.at(0),
-            partial: self.partial.at(0),
-            counter: self.counter.at(0),
+            dz: to.at(0),
+            half,
+            y_before: before.y.at(0),
+            sums_before: before.norm.d_sums,
             weight_parts: parts.at(0),
+            height: geo.height as i32,
+            width: geo.width as i32,
             images: images as i32,
             rows: tiles.input as i32,
-            out_rows: tiles.forward as i32,
+            residual,
+            out_rows: tiles.weight_rows as i32,
             groups: tiles.groups as i32,
             weight_blocks: tiles.weight_blocks as i32,
-            ..args
         };
         let blocks = tiles.weight_blocks + if *kind == 0 { 0 } else { tiles.input_blocks };
         // SAFETY: the net's own memory, as large as the layer's sizes and the batch ask.
