@@ -64,7 +64,7 @@ def main():
     args = parser.parse_args()
 
     ours_command = [args.ours] if args.ours else ["cargo", "bench", "--bench", "cuda", "--"]
-    torch_command = [args.torch, "scripts/pytorch/bench_step.py", "--device", "cuda", "--compile", "--loop"]
+    torch_command = [args.torch, "scripts/pytorch/bench_step.py", "--device", "cuda", "--train", "--compile", "--loop"]
     torch_command += ["--rounds", "5", "--repeats", "20", "--warmup", "20"]
     limits_command = [args.torch, "scripts/pytorch/gpu_limits.py"]
     for precision, size in (("bf16", 2), ("f32", 4)):
