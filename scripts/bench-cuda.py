@@ -49,8 +49,12 @@ def work(size):
 
 
 def lines(command):
-    """The JSON lines that a command prints; what else it says goes on to stderr."""
-    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    """The JSON lines that a command prints; what else it says goes on to stderr. None, said so, where it fails."""
+    print("+", *command, file=sys.stderr, flush=True)
+    out = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if out.returncode:
+        print(f"failed with {out.returncode}: it is left out", file=sys.stderr, flush=True)
+        return []
     return [json.loads(line) for line in out.stdout.splitlines() if line.startswith("{")]
 
 
@@ -64,14 +68,19 @@ def main():
     args = parser.parse_args()
 
     ours_command = [args.ours] if args.ours else ["cargo", "bench", "--bench", "cuda", "--"]
-    torch_command = [args.torch, "scripts/pytorch/bench_step.py", "--device", "cuda", "--train", "--compile", "--loop"]
-    torch_command += ["--rounds", "5", "--repeats", "20", "--warmup", "20"]
     limits_command = [args.torch, "scripts/pytorch/gpu_limits.py"]
+    peer = [args.torch, "scripts/pytorch/bench_step.py", "--device", "cuda", "--train", "--rounds", "5"]
+    # What is quick first: compiling takes minutes, and a step of the loop a tenth of a second.
+    peers = [
+        [*peer, "--repeats", "20", "--warmup", "20"],
+        [*peer, "--skip-eager", "--compile", "--repeats", "20", "--warmup", "20"],
+        [*peer, "--skip-eager", "--loop", "--repeats", "2", "--warmup", "2"],
+    ]
     for precision, size in (("bf16", 2), ("f32", 4)):
         flop, bytes = work(size)
         print(f"A step of ResNet-32 at batch {BATCH} in {precision}: {flop / 1e9:.1f} GFLOP, {bytes / 1e9:.2f} GB.", flush=True)
     if args.dry:
-        for command in [ours_command + ["DATASET"], *([torch_command, limits_command] if args.torch else [])]:
+        for command in [ours_command + ["DATASET"], *([limits_command, *peers] if args.torch else [])]:
             print("+", *command)
         return
 
@@ -83,10 +92,16 @@ def main():
         for _ in range(args.turns):
             for line in lines([*ours_command, data]):
                 ours[line["precision"]].append(line)
-            for line in lines(torch_command) if args.torch else []:
-                if line.get("mode", "").startswith("train"):
-                    modes[line["mode"]].append(line["milliseconds"])
+                print(f"ours, {line['precision']}: {line['step_ms']:.3f} ms a step", file=sys.stderr, flush=True)
             limits += lines(limits_command) if args.torch else []
+            for command in peers if args.torch else []:
+                for line in lines(command):
+                    if "mode" in line:
+                        modes[line["mode"]].append(line["milliseconds"])
+                        print(f"PyTorch {line['mode']}: {line['milliseconds']:.3f} ms a step", file=sys.stderr, flush=True)
+                # As soon as there is something: what comes next may not end in time.
+                if args.json:
+                    Path(args.json).write_text(json.dumps({"ours": ours, "torch": modes, "limits": limits}, indent=1))
     if args.json:
         Path(args.json).write_text(json.dumps({"ours": ours, "torch": modes, "limits": limits}, indent=1))
     if not ours:

@@ -92,6 +92,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=4, help="timed runs a turn [default: 4]")
     parser.add_argument("--warmup", type=int, default=3, help="runs before the first timed one [default: 3]")
     parser.add_argument("--compile", action="store_true", help="also time torch.compile of channels_last")
+    parser.add_argument("--skip-eager", action="store_true", help="not the modes that --compile and --loop do not add")
     parser.add_argument("--loop", action="store_true", help="also time the reference code's loss, a loop over the samples")
     parser.add_argument("--train", action="store_true", help="time the training step only, not inference")
     parser.add_argument("--tf32", action="store_true", help="let the f32 modes use TF32 on a GPU")
@@ -103,7 +104,7 @@ def main():
     # train?, bf16?, channels_last?
     kinds = [(True, False, False), (True, False, True), (True, True, True)]
     kinds += [] if args.train else [(False, False, True), (False, True, True)]
-    modes = [Mode(args, *kind, compiled=False) for kind in kinds]
+    modes = [] if args.skip_eager else [Mode(args, *kind, compiled=False) for kind in kinds]
     if args.compile:
         modes += [Mode(args, *kind, compiled=True) for kind in kinds if kind[2]]
     if args.loop:
@@ -127,8 +128,10 @@ def main():
             "fastest": round(min(mode.seconds) * 1e3, 3), "images_per_second": round(rate[mode.name], 1),
         }))  # fmt: skip
     best = {}
-    for kind in ("train-f32", "train-bf16", *([] if args.train else ["eval-f32", "eval-bf16"])):
-        name = max((n for n in rate if n.startswith(kind)), key=rate.get)
+    for kind in ("train-f32", "train-bf16", "eval-f32", "eval-bf16"):
+        name = max((n for n in rate if n.startswith(kind)), key=rate.get, default=None)
+        if name is None:
+            continue
         best[kind] = {"mode": name, "images_per_second": round(rate[name], 1)}
     print(json.dumps({"best": best}))
 

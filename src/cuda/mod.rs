@@ -36,7 +36,7 @@ pub enum Error {
     NoDriver,
     /// A driver without what is used of it.
     #[error(
-        "the NVIDIA driver is too old (it has no {0}); install one of CUDA 11.4 or newer, or take --device cpu"
+        "the NVIDIA driver is too old (it has no {0}); install one of CUDA 11.8 or newer, or take --device cpu"
     )]
     OldDriver(&'static str),
     /// The driver finds no GPU.

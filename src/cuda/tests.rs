@@ -268,6 +268,21 @@ fn the_same_bits_in_any_order() {
 }
 
 #[test]
+fn a_diverged_training_has_no_number_for_its_loss() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        for device in devices(precision) {
+            let (data, config) = (Data::new([8, 8, 3], 8, 5), config(precision, 4));
+            let net = network(&config, &data);
+            let mut trainer = trainer(&device, &config, &data, &net);
+            let losses =
+                trainer.epoch(&plan(&config, &data), 1, Rates { lr: 1e25, ..RATES }).expect("an epoch");
+            // The second step's sums are beyond what they can hold, or no numbers, which its batch norms must not hide.
+            assert!(losses[0][0].is_finite() && losses[1][0].is_nan(), "{}: {losses:?}", device.describe());
+        }
+    }
+}
+
+#[test]
 fn a_resumed_training_has_the_same_bits() {
     for device in devices(Precision::Bf16) {
         let data = Data::new([8, 8, 3], 11, 5);
