@@ -54,7 +54,7 @@ impl<T: Value> Task for Peak<T> {
 
 fn lanes(isa: Isa) -> u64 {
     match isa {
-        Isa::Avx512 => 16,
+        Isa::Amx | Isa::Avx512 => 16,
         Isa::Avx2 => 8,
         Isa::Neon | Isa::Portable => 4,
     }

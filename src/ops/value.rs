@@ -111,5 +111,5 @@ macro_rules! value {
     };
 }
 
-value!(f32, F32, 1, Isa::get(), run, load, store, fma);
+value!(f32, F32, 1, Isa::get().for_floats(), run, load, store, fma);
 value!(bf16, BF16, 2, Isa::get().for_pairs(), run_pairs, load_bf16, store_bf16, dot);

@@ -4,6 +4,8 @@
 //! function that has the set's target features, so that everything inlined into it is compiled with them. Not for
 //! general use: only what the kernels need is here.
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 mod sets;
 
 use std::sync::OnceLock;
@@ -15,6 +17,8 @@ use sets::Plain;
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512 with AMX's tiles, for bf16 (x86-64).
+    Amx,
     /// 512-bit vectors (x86-64).
     Avx512,
     /// 256-bit vectors with fused multiply-add (x86-64).
@@ -26,9 +30,14 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Whether it has 32 registers.
+    /// Whether it has 32 registers, and nothing that multiplies so fast that Winograd's transforms cost more than they save.
     pub fn is_wide(self) -> bool {
         matches!(self, Isa::Avx512 | Isa::Neon)
+    }
+
+    /// The set that computes in `f32`: tiles have no such products.
+    pub fn for_floats(self) -> Isa {
+        if self == Isa::Amx { Isa::Avx512 } else { self }
     }
 
     /// The set that computes in pairs of bf16: AVX-512 without its bf16 instructions gives way to AVX2.
@@ -44,6 +53,10 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Isa::Amx => {
+                Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16") && amx::is_available()
+            }
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512vl")
@@ -54,7 +67,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Amx | Isa::Avx512 | Isa::Avx2 => false,
             Isa::Neon => cfg!(target_arch = "aarch64"),
             Isa::Portable => true,
         }
@@ -62,13 +75,14 @@ impl Isa {
 
     /// Those that this machine can run, best first.
     pub fn available() -> Vec<Isa> {
-        let all = [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
+        let all = [Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
         all.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
     /// The name used in `$REMIX_ISA` and in manifests' `run`.
     pub fn name(self) -> &'static str {
         match self {
+            Isa::Amx => "amx",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Neon => "neon",
@@ -121,6 +135,8 @@ pub unsafe trait Vector: Copy {
     const LANES: usize;
     /// Whether there are 32 registers, so that accumulator tiles of 16 fit; else they are 8.
     const WIDE: bool;
+    /// Whether there are tiles of bf16 besides ([`amx`]).
+    const TILES: bool = false;
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self;
     /// Reads `LANES` values.
@@ -260,6 +276,7 @@ pub trait Task {
 /// If the machine does not have the set ([`Isa::available`]).
 #[inline]
 pub fn run<T: Task>(isa: Isa, task: T) {
+    let isa = isa.for_floats();
     assert!(isa.is_available(), "this machine has no {}", isa.name());
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
@@ -290,6 +307,19 @@ pub fn run_pairs<T: Task>(isa: Isa, task: T) {
         }
         // SAFETY: the features were found.
         return unsafe { avx512(task) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx {
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma")]
+        unsafe fn amx<T: Task>(task: T) {
+            // SAFETY: this function has the features, and the machine tiles.
+            unsafe {
+                task.run::<sets::Tiled>();
+                amx::release();
+            }
+        }
+        // SAFETY: the features were found.
+        return unsafe { amx(task) };
     }
     run_narrow(isa, task);
 }

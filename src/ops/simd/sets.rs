@@ -1,6 +1,8 @@
 //! The registers of each instruction set as a [`Vector`].
 
 use super::Vector;
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
 
 // SAFETY: a plain float needs no instruction set.
 unsafe impl Vector for f32 {
@@ -206,6 +208,87 @@ mod x86 {
     vector!(__m256, 8, false, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps,
         fma: |c, a, b| _mm256_fmadd_ps(a, b, c),
         positive: |x, m| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(m, _mm256_setzero_ps()), x));
+}
+
+/// A register of AVX-512 beside tiles: all that it does itself is done as there.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub struct Tiled(std::arch::x86_64::__m512);
+
+#[cfg(target_arch = "x86_64")]
+type M = std::arch::x86_64::__m512;
+
+// SAFETY: as its register.
+#[cfg(target_arch = "x86_64")]
+unsafe impl Vector for Tiled {
+    const LANES: usize = <M as Vector>::LANES;
+    const WIDE: bool = <M as Vector>::WIDE;
+    const TILES: bool = true;
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::splat(x) })
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::load(p) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: the trait's contract, which is the same.
+        unsafe { <M as Vector>::store(self.0, p) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::fma(self.0, a.0, b.0) })
+    }
+    #[inline(always)]
+    unsafe fn add(self, a: Self) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::add(self.0, a.0) })
+    }
+    #[inline(always)]
+    unsafe fn sub(self, a: Self) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::sub(self.0, a.0) })
+    }
+    #[inline(always)]
+    unsafe fn where_positive(self, a: Self) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::where_positive(self.0, a.0) })
+    }
+    #[inline(always)]
+    unsafe fn relu(self) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::relu(self.0) })
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::load_bf16(p) })
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16) {
+        // SAFETY: the trait's contract, which is the same.
+        unsafe { <M as Vector>::store_bf16(self.0, p) }
+    }
+    #[inline(always)]
+    unsafe fn side_by_side(first: *const bf16, second: *const bf16, out: *mut bf16) {
+        // SAFETY: the trait's contract, which is the same.
+        unsafe { <M as Vector>::side_by_side(first, second, out) }
+    }
+    #[inline(always)]
+    unsafe fn pair(low: Self, high: Self) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::pair(low.0, high.0) })
+    }
+    #[inline(always)]
+    unsafe fn dot(self, a: Self, b: Self) -> Self {
+        // SAFETY: the trait's contract, which is the same.
+        Tiled(unsafe { <M as Vector>::dot(self.0, a.0, b.0) })
+    }
 }
 
 #[cfg(target_arch = "aarch64")]

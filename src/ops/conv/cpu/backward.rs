@@ -8,7 +8,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::input_grad::{Grad, input_grad};
-use super::tile::{Outer, outer};
+use super::tile::{Outer, outer_rows};
 use super::winograd::{self, Two};
 use super::{Ahead, fill_input, images, row_of, spread, together, with_scratch};
 use crate::ops::conv::{Geometry, Source};
@@ -192,7 +192,7 @@ impl<'a, T: Value> Space<'a, T> {
     }
 
     /// Groups of as many of the first `images` images as share a lane, and their inputs and gradients with one value of each image
-    /// in a lane, as [`outer`] takes them.
+    /// in a lane, as [`outer_rows`] takes them.
     #[inline(always)]
     unsafe fn paired<V: Vector>(&mut self, images: usize) -> (usize, &[f32], &[f32]) {
         if T::PACK == 1 {
@@ -284,7 +284,7 @@ unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g
 
 /// Adds the weight gradient of some images, or groups of them that share lanes, to what is there unless it is `fresh`. One by one
 /// some rows at a time, so that they stay in the first-level cache; together, where the gradient is what does not stay in a cache,
-/// all at once.
+/// all at once, and so where there are tiles.
 #[inline(always)]
 unsafe fn weight_grad<V: Vector, T: Value>(
     geo: Geometry,
@@ -297,7 +297,7 @@ unsafe fn weight_grad<V: Vector, T: Value>(
     const CACHE: usize = 6 * 1024;
     let (a_row, g_row) = ((geo.width + 2) * geo.cin, (geo.out_width() + 2) * geo.cout);
     let few = (CACHE / (geo.stride * a_row + g_row)).clamp(1, geo.out_height());
-    let block = if images == 1 { few } else { geo.out_height() };
+    let block = if images == 1 && !V::TILES { few } else { geo.out_height() };
     for first in (0..geo.out_height()).step_by(block) {
         let size = Outer {
             fresh: fresh && first == 0,
@@ -313,12 +313,9 @@ unsafe fn weight_grad<V: Vector, T: Value>(
             taps: 3 * geo.cin,
             cout: geo.cout,
         };
-        for kh in 0..3 {
-            let a = &a[(first * geo.stride + kh) * a_row..];
-            let g = &g[(first + 1) * g_row + geo.cout..];
-            let dw = &mut dw[kh * size.taps * geo.cout..];
-            // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the halos.
-            unsafe { outer::<V, T>(size, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
-        }
+        let a = &a[first * geo.stride * a_row..];
+        let g = &g[(first + 1) * g_row + geo.cout..];
+        // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the halos.
+        unsafe { outer_rows::<V, T>(size, a_row, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
     }
 }

@@ -7,6 +7,8 @@ mod backward;
 mod forward;
 mod input_grad;
 pub(crate) mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 pub(crate) mod winograd;
 
 pub(super) use backward::{Backward, Input, grad_len};

@@ -1,7 +1,7 @@
 //! Register tiles: the inner loops of the 3×3 convolution, for some images.
 //!
 //! [`correlate`] makes the output of the forward pass and the input gradient, without Winograd; [`outer`] adds up the weight gradient,
-//! with it or without. Both read an image with a halo of one zero pixel, so they have no border cases. In NHWC the three taps of a kernel row
+//! with it or without. Where there are tiles of bf16, `tiled` does both. Both read an image with a halo of one zero pixel, so they have no border cases. In NHWC the three taps of a kernel row
 //! are `3·C` neighbouring floats; a [`Run`] is such a row. What happens to a finished tile is up to a [`Sink`].
 //!
 //! "Floats" are lanes of 32 bits. In bf16 ([`Value::PACK`]) each is a pair: two neighbouring channels for [`correlate`], whose
@@ -89,6 +89,10 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
 ) {
     // SAFETY: the caller's contract.
     unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if V::TILES && T::PACK == 2 && super::tiled::correlate::<V, S>(x, walk, w, cout, sink) {
+            return;
+        }
         let pair = 2 * V::LANES;
         let paired = cout / pair * pair;
         let single = (cout - paired) / V::LANES * V::LANES;
@@ -225,6 +229,30 @@ pub struct Outer {
     pub taps: usize,
     /// Channels of `g`.
     pub cout: usize,
+}
+
+/// [`outer`] for all three kernel rows, whose places in `x` are `kernel_row` floats apart.
+///
+/// # Safety
+/// As [`outer`].
+#[inline(always)]
+pub unsafe fn outer_rows<V: Vector, T: Value>(
+    size: Outer,
+    kernel_row: usize,
+    x: *const f32,
+    g: *const f32,
+    dw: *mut f32,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if V::TILES && T::PACK == 2 && super::tiled::outer::<V>(size, kernel_row, x, g, dw) {
+            return;
+        }
+        for kh in 0..3 {
+            outer::<V, T>(size, x.add(kh * kernel_row), g, dw.add(kh * size.taps * size.cout));
+        }
+    }
 }
 
 /// Adds up the weight gradient of one kernel row.

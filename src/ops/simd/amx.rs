@@ -1,0 +1,188 @@
+//! AMX: products of tiles of bf16, by assembly, for the intrinsics are not stable.
+//!
+//! A tile register is up to 16 rows of 64 bytes. Here registers 0 to 3 hold sums, 16 floats a row; 4 a left factor, whose rows are pairs of
+//! bf16; 5 and 6 right factors, whose rows are 16 such pairs, one of each column.
+
+use std::arch::asm;
+use std::arch::x86_64::{
+    __cpuid, __cpuid_count, __m512, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
+};
+use std::arch::x86_64::{_mm512_castpd_ps, _mm512_castps_pd, _mm512_unpacklo_pd, _mm512_unpacklo_ps};
+use std::sync::OnceLock;
+
+/// Sums that are computed together.
+pub const SUMS: usize = 4;
+
+/// Whether the machine has it and Linux lets the process have the registers, for which it must ask.
+pub fn is_available() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        const TILE: u32 = 1 << 24;
+        const BF16: u32 = 1 << 22;
+        // SAFETY: every x86-64 has the instruction. It is a safe function in newer versions of Rust.
+        #[allow(unused_unsafe)]
+        let (leaves, features) = unsafe { (__cpuid(0).eax, __cpuid_count(7, 0).edx) };
+        let found = leaves >= 7 && features & (TILE | BF16) == TILE | BF16;
+        found && cfg!(target_os = "linux") && permitted()
+    })
+}
+
+/// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`.
+fn permitted() -> bool {
+    let mut status: i64 = 158;
+    // SAFETY: a system call that takes two numbers.
+    unsafe {
+        asm!("syscall", inout("rax") status, in("rdi") 0x1023, in("rsi") 18, out("rcx") _, out("r11") _, options(nostack));
+    }
+    status == 0
+}
+
+/// The shapes of the registers: sums and left factors of `rows` rows, and as many pairs to a row as the right factors have rows.
+///
+/// # Safety
+/// [`is_available`]; at most 16 of each.
+#[inline(always)]
+pub unsafe fn configure(rows: usize, pairs: usize) {
+    #[repr(C, align(64))]
+    struct Config {
+        palette: u8,
+        start: u8,
+        _reserved: [u8; 14],
+        bytes: [u16; 16],
+        rows: [u8; 16],
+    }
+    let mut config = Config { palette: 1, start: 0, _reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
+    for n in 0..7 {
+        config.bytes[n] = if n == 4 { 4 * pairs as u16 } else { 64 };
+        config.rows[n] = if n < 5 { rows as u8 } else { pairs as u8 };
+    }
+    // SAFETY: the caller's contract.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) }
+}
+
+/// Gives the registers back, so that nobody has to save them.
+///
+/// # Safety
+/// [`is_available`].
+#[inline(always)]
+pub unsafe fn release() {
+    // SAFETY: the caller's contract.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) }
+}
+
+/// Sets all sums to zero.
+///
+/// # Safety
+/// After [`configure`].
+#[inline(always)]
+pub unsafe fn clear() {
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem))
+    }
+}
+
+/// Adds the products of a left factor and `count` right ones, `next` bytes apart, to as many sums; rows are `_step` bytes apart.
+///
+/// # Safety
+/// After [`configure`]; the memory holds the factors.
+#[inline(always)]
+pub unsafe fn multiply(
+    count: usize,
+    left: *const f32,
+    left_step: usize,
+    right: *const f32,
+    right_step: usize,
+    next: usize,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{left} + {left_step}]",
+            "tileloadd tmm5, [{right} + {right_step}]",
+            "tdpbf16ps tmm0, tmm4, tmm5",
+            left = in(reg) left, left_step = in(reg) left_step, right = in(reg) right, right_step = in(reg) right_step,
+            options(nostack, readonly)
+        );
+        if count == 1 {
+            return;
+        }
+        asm!(
+            "tileloadd tmm6, [{right} + {right_step}]",
+            "tdpbf16ps tmm1, tmm4, tmm6",
+            right = in(reg) right.byte_add(next), right_step = in(reg) right_step, options(nostack, readonly)
+        );
+        if count == 2 {
+            return;
+        }
+        asm!(
+            "tileloadd tmm5, [{right} + {right_step}]",
+            "tdpbf16ps tmm2, tmm4, tmm5",
+            right = in(reg) right.byte_add(2 * next), right_step = in(reg) right_step, options(nostack, readonly)
+        );
+        if count == 3 {
+            return;
+        }
+        asm!(
+            "tileloadd tmm6, [{right} + {right_step}]",
+            "tdpbf16ps tmm3, tmm4, tmm6",
+            right = in(reg) right.byte_add(3 * next), right_step = in(reg) right_step, options(nostack, readonly)
+        );
+    }
+}
+
+/// Writes all sums, 16 rows of 16 floats each.
+///
+/// # Safety
+/// After [`configure`].
+#[inline(always)]
+pub unsafe fn store(sums: &mut [[[f32; 16]; 16]; SUMS]) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!(
+            "tilestored [{a} + {step}], tmm0",
+            "tilestored [{b} + {step}], tmm1",
+            "tilestored [{c} + {step}], tmm2",
+            "tilestored [{d} + {step}], tmm3",
+            a = in(reg) &raw mut sums[0], b = in(reg) &raw mut sums[1], c = in(reg) &raw mut sums[2], d = in(reg) &raw mut sums[3],
+            step = in(reg) 64usize, options(nostack)
+        );
+    }
+}
+
+/// Rows as columns.
+///
+/// # Safety
+/// AVX-512.
+#[inline(always)]
+pub unsafe fn transpose(r: [__m512; 16]) -> [__m512; 16] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut t = r;
+        // Pairs of rows, then of pairs: blocks of 4×4 in each 128 bits.
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        let mut u = t;
+        for i in 0..4 {
+            let pd = |n: usize| _mm512_castps_pd(t[4 * i + n]);
+            u[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(0), pd(2)));
+            u[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(0), pd(2)));
+            u[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(1), pd(3)));
+            u[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(1), pd(3)));
+        }
+        // u[4i + n] has, in its 128 bits j, column 4j + n of rows 4i … 4i + 3.
+        let mut out = u;
+        for n in 0..4 {
+            let (a, b, c, d) = (u[n], u[4 + n], u[8 + n], u[12 + n]);
+            let (ab0, ab1) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let (cd0, cd1) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            out[n] = _mm512_shuffle_f32x4::<0x88>(ab0, cd0);
+            out[8 + n] = _mm512_shuffle_f32x4::<0xdd>(ab0, cd0);
+            out[4 + n] = _mm512_shuffle_f32x4::<0x88>(ab1, cd1);
+            out[12 + n] = _mm512_shuffle_f32x4::<0xdd>(ab1, cd1);
+        }
+        out
+    }
+}
