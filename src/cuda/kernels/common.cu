@@ -2,7 +2,7 @@
 // blocks of a grid. Compiled twice, for f32 and (REMIX_BF16) for bf16; in tests also by a C++ compiler (emulator.h).
 //
 // Every kernel runs THREADS threads a block and takes one struct, which args.rs mirrors. Nothing here depends on the order in which
-// blocks or warps run: sums are always added in one order, so results are the same bits in every run.
+// blocks or warps run: sums are added in one order, or exactly, so results are the same bits in every run.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
