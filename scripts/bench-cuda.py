@@ -70,7 +70,7 @@ def main():
     ours_command = [args.ours] if args.ours else ["cargo", "bench", "--bench", "cuda", "--"]
     limits_command = [args.torch, "scripts/pytorch/gpu_limits.py"]
     peer = [args.torch, "scripts/pytorch/bench_step.py", "--device", "cuda", "--train", "--rounds", "5"]
-    # What is quick first: compiling takes minutes, and a step of the loop a tenth of a second.
+    # What is quick first, so that there is something where the time ends.
     peers = [
         [*peer, "--repeats", "20", "--warmup", "20"],
         [*peer, "--skip-eager", "--compile", "--repeats", "20", "--warmup", "20"],

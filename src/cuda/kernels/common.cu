@@ -157,7 +157,7 @@ __device__ __forceinline__ void copied() {
 
 // A kernel may start when the one before it ends, before that has been seen everywhere; nothing that it or its predecessors of the same step wrote
 // is touched before this.
-__device__ __forceinline__ void after_the_last_kernel() {
+__device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif

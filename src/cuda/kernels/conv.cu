@@ -7,9 +7,9 @@
 template <int CN>
 constexpr int WIDE = CN / 16;  // warps side by side, of 16 channels each
 template <int CN>
-constexpr int HIGH_TILES = CN == 16 ? 4 : 2;  // tiles of 16 pixels that a warp multiplies
+constexpr int WARP_TILES = CN == 16 ? 4 : 2;  // tiles of 16 pixels that a warp multiplies
 template <int CN>
-constexpr int PIXELS = WARPS / WIDE<CN> * HIGH_TILES<CN> * 16;  // pixels of a block's tile at most
+constexpr int PIXELS = WARPS / WIDE<CN> * WARP_TILES<CN> * 16;  // pixels of a block's tile at most
 
 // Where the input of a convolution comes from.
 struct Source {
@@ -215,7 +215,7 @@ __device__ const real* stage(const real* weight, real* shared) {
 // be the same memory: all threads have read the tile before any writes.
 template <int CK, int CN, int S>
 __device__ void multiply(const real* tile, int cols, int out_width, int pixels, const real* weight, float* out) {
-    constexpr int TILES = HIGH_TILES<CN>;
+    constexpr int TILES = WARP_TILES<CN>;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int first = warp / WIDE<CN> * TILES * 16, column = warp % WIDE<CN> * 16;
     float acc[TILES][2][4] = {};
@@ -307,7 +307,7 @@ __device__ void conv_forward(const ForwardArgs& a) {
     const double per = 1.0 / ((double)a.images * s.height * s.width);
     real* tile = reinterpret_cast<real*>(memory) + STAGED<CK, CN>;
     const real* weight = stage<CK, CN>(a.weight, reinterpret_cast<real*>(memory));
-    after_the_last_kernel();
+    wait_for_previous_kernel();
     fill_input<CK, CS>(s, image, row0 * S - 1, (rows - 1) * S + 3, row0 * S, min((row0 + rows) * S, s.height), tile, affine, [&] {
         if (a.train) {
             norm_forward<CS == CK ? CK : 16>(a.before, per, blockIdx.x == 0, affine);
@@ -380,7 +380,7 @@ __device__ void input_gradient(const BackwardArgs& a, int block, float* coef) {
     const size_t start = ((size_t)image * height + row0) * width * CI + g * 8;
     const float inverse = 1.0f / width;
     Eight values[TURNS], before[TURNS], others[TURNS];
-    after_the_last_kernel();
+    wait_for_previous_kernel();
     fill_gradient<CO, S>(a.gradient, coef, image, row0 - 1, rows + 2, width, tile, [&] { norm_backward<CO>(a.norm, per, false, coef); });
 #pragma unroll
     for (int i = 0; i < TURNS; i++) {
@@ -434,7 +434,7 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     DYNAMIC_SHARED(memory);
     const int height = a.gradient.height, width = a.gradient.width, cols = a.width + 2;
     const int tiles = divide(height + a.out_rows - 1, 1.0f / a.out_rows), all = tiles * a.images;
-    const float one = 1.0f / tiles;
+    const float per_tile = 1.0f / tiles;
     const int group = blockIdx.x / PARTS, co = blockIdx.x % PARTS * W, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int ci = warp / SPLITS * 16, split = warp % SPLITS;
     const double per = per_value(a);
@@ -449,7 +449,7 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
         places[p] = p < a.out_rows * width ? (r * S * cols + (p - r * width) * S) * (CI + PAD) : 0;
     }
     auto copy = [&](int t) {
-        const int image = divide(t, one), row0 = (t - image * tiles) * a.out_rows, rows = (min(a.out_rows, height - row0) - 1) * S + 3;
+        const int image = divide(t, per_tile), row0 = (t - image * tiles) * a.out_rows, rows = (min(a.out_rows, height - row0) - 1) * S + 3;
         real* to = inputs + t % 2 * size;
         if constexpr (CS == CI) {
             copy_input<CI>(a.x, a.height, a.width, image, row0 * S - 1, rows, to);
@@ -460,19 +460,19 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     };
     GradientRows<CO, W, TURNS> next;
     auto fetch = [&](int t) {
-        const int image = divide(t, one), row0 = (t - image * tiles) * a.out_rows;
+        const int image = divide(t, per_tile), row0 = (t - image * tiles) * a.out_rows;
         next.fetch(a.gradient, co, image, row0, min(a.out_rows, height - row0), 0);
     };
     float acc[9][2][4] = {};
     // The first tiles of `all` that are left over go to the first groups.
     const int each = divide(all, 1.0f / a.groups), extra = all - each * a.groups;
     const int from = group * each + min(group, extra), to = from + each + (group < extra);
-    after_the_last_kernel();
+    wait_for_previous_kernel();
     copy(from);
     fetch(from);
     norm_backward<CO>(a.norm, per, blockIdx.x == 0, coef);
     for (int t = from; t < to; t++) {
-        const int row0 = (t - divide(t, one) * tiles) * a.out_rows, rows = min(a.out_rows, height - row0), steps = (rows * width + 15) / 16;
+        const int row0 = (t - divide(t, per_tile) * tiles) * a.out_rows, rows = min(a.out_rows, height - row0), steps = (rows * width + 15) / 16;
         const real* input = inputs + t % 2 * size;
         // Zeros behind the last row, up to a whole step of 16 pixels.
         next.finish(a.gradient, coef, co, row0, rows, 0, [&](int pos, int g, const float v[8]) { store8(grad + pos * (W + PAD) + g * 8, v); });

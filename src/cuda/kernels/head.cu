@@ -26,7 +26,7 @@ __device__ void head(const HeadArgs& a) {
     float* z = df + C;
     __shared__ float max, sum;
     __shared__ int top;
-    after_the_last_kernel();
+    wait_for_previous_kernel();
     const Source& s = a.source;
     const int image = blockIdx.x, pixels = s.height * s.width, g = threadIdx.x % GROUPS;
     const size_t row = (size_t)*a.step * a.batch + image, start = (size_t)image * pixels * C + g * 8;

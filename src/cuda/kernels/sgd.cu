@@ -21,7 +21,7 @@ struct StepArgs {
 };
 
 __device__ void step(const StepArgs& a) {
-    after_the_last_kernel();
+    wait_for_previous_kernel();
     // The block's segment, for which all threads look at once.
     __shared__ int found;
     for (int n = threadIdx.x; n < a.count; n += THREADS) {
@@ -77,7 +77,7 @@ struct FoldArgs {
 };
 
 __device__ void fold(const FoldArgs& a) {
-    after_the_last_kernel();
+    wait_for_previous_kernel();
     const Norm norm = a.norms[blockIdx.x];
     const int channels = a.channels[blockIdx.x], c = threadIdx.x;
     if (c >= channels) return;

@@ -130,8 +130,8 @@ impl DeviceNet {
     fn conv(&self, n: usize, source: Source, images: usize, train: bool) -> Result<()> {
         let layer = &self.layers[n];
         let tiles = Tiles::new(layer.geo, images, bytes_of(self.device.precision()));
-        // Where the input is made of a raw output, it is stored: backward and the shortcuts want it.
-        let store = if n == 0 { 0 } else { layer.x.at(0) };
+        // Where the input is made of a raw output, it is stored: for backward, and of a block's first layer for the shortcut.
+        let store = if n > 0 && (train || n % 2 == 1) { layer.x.at(0) } else { 0 };
         let args = ForwardArgs {
             source: Source { store, ..source },
             before: self.layers[n.saturating_sub(1)].norm,

@@ -135,7 +135,7 @@ pub unsafe trait Vector: Copy {
     const LANES: usize;
     /// Whether there are 32 registers, so that accumulator tiles of 16 fit; else they are 8.
     const WIDE: bool;
-    /// Whether there are tiles of bf16 besides ([`amx`]).
+    /// Whether there are AMX's tiles of bf16 besides.
     const TILES: bool = false;
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self;
