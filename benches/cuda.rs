@@ -1,6 +1,6 @@
 //! Times the training step on a GPU: `cuda DATASET [--device N] [--steps N] [--side-by-side N]`, a JSON object a line.
 //!
-//! For each precision: the step as a graph replayed, the same for several networks at once, a whole epoch with everything around
+//! For each precision: the step as a graph replayed, the same for two and for N networks at once, a whole epoch with everything around
 //! it, and every kernel of a step by itself. `make bench-cuda` sets PyTorch beside it. Says so and ends where there is no GPU.
 
 #![allow(missing_docs)]
@@ -55,9 +55,10 @@ impl Bench {
             let work = || -> Result<()> {
                 let trainer = self.trainer(config);
                 ready.wait();
-                let ran = trainer.and_then(|(_, trainer, _)| Ok(trainer.repeat(self.steps)?));
+                // What it frees at its end is not measured.
+                let ran = trainer.and_then(|all| all.1.repeat(self.steps).map(|()| all).map_err(Into::into));
                 done.wait();
-                ran
+                ran.map(drop)
             };
             let threads: Vec<_> = (0..seeds).map(|_| scope.spawn(work)).collect();
             ready.wait();
@@ -106,14 +107,15 @@ fn main() -> Result<()> {
         let (name, held) = (device.describe(), device.held());
         let kernels = trainer.profile()?;
         drop((device, trainer));
-        let several = bench.side_by_side(&config, seeds)?;
+        let several = [2, seeds].map(|n| bench.side_by_side(&config, n).map(|s| json!([n, s * 1e3])));
+        let several: Vec<_> = several.into_iter().collect::<Result<_>>()?;
         println!(
             "{}",
             json!({
                 "precision": precision, "arch": config.arch, "batch_size": config.batch_size, "device": name,
                 "step_ms": step * 1e3, "launches": kernels.len(), "bytes_held": held, "epoch_ms": epoch * 1e3,
                 "epoch_steps": plan.steps(), "test_ms": test * 1e3, "test_images": bench.test.len(),
-                "side_by_side": seeds, "side_by_side_step_ms": several * 1e3,
+                "side_by_side": several,
                 "kernels_us": kernels.iter().map(|(name, s)| json!([name, s * 1e6])).collect::<Vec<_>>(),
             })
         );

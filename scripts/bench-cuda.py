@@ -21,6 +21,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 128
+# What is quick first, so that there is something where the time ends.
+PEERS = {
+    "eager": "--repeats 20 --warmup 20",
+    "loop": "--skip-eager --loop --repeats 2 --warmup 2",
+    "compiled-bf16": "--skip-eager --compile --precision bf16 --repeats 20 --warmup 20",
+    "compiled-f32": "--skip-eager --compile --precision f32 --repeats 20 --warmup 20",
+}
 
 
 def convolutions(blocks=5):
@@ -48,10 +55,14 @@ def work(size):
     return flop * BATCH, bytes * BATCH
 
 
-def lines(command):
-    """The JSON lines that a command prints; what else it says goes on to stderr. None, said so, where it fails."""
+def lines(command, seconds=None):
+    """The JSON lines that a command prints; what else it says goes on to stderr. None, said so, where it fails or takes longer than it may."""
     print("+", *command, file=sys.stderr, flush=True)
-    out = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        out = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        print(f"not done after {seconds} s: it is left out", file=sys.stderr, flush=True)
+        return []
     if out.returncode:
         print(f"failed with {out.returncode}: it is left out", file=sys.stderr, flush=True)
         return []
@@ -63,6 +74,8 @@ def main():
     parser.add_argument("--torch", help="Python interpreter that has PyTorch with CUDA")
     parser.add_argument("--ours", help="the compiled benches/cuda.rs [default: built by cargo]")
     parser.add_argument("--turns", type=int, default=3, help="turns that each side takes [default: 3]")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="what to measure of PyTorch [default: all]")
+    parser.add_argument("--limit", type=float, help="seconds that a command of PyTorch's may take")
     parser.add_argument("--json", help="also write all that was measured into this file")
     parser.add_argument("--dry", action="store_true", help="print what would be run, and the work of a step")
     args = parser.parse_args()
@@ -70,12 +83,7 @@ def main():
     ours_command = [args.ours] if args.ours else ["cargo", "bench", "--bench", "cuda", "--"]
     limits_command = [args.torch, "scripts/pytorch/gpu_limits.py"]
     peer = [args.torch, "scripts/pytorch/bench_step.py", "--device", "cuda", "--train", "--rounds", "5"]
-    # What is quick first, so that there is something where the time ends.
-    peers = [
-        [*peer, "--repeats", "20", "--warmup", "20"],
-        [*peer, "--skip-eager", "--compile", "--repeats", "20", "--warmup", "20"],
-        [*peer, "--skip-eager", "--loop", "--repeats", "2", "--warmup", "2"],
-    ]
+    peers = [[*peer, *flags.split()] for name, flags in PEERS.items() if name in args.peers]
     for precision, size in (("bf16", 2), ("f32", 4)):
         flop, bytes = work(size)
         print(f"A step of ResNet-32 at batch {BATCH} in {precision}: {flop / 1e9:.1f} GFLOP, {bytes / 1e9:.2f} GB.", flush=True)
@@ -95,7 +103,7 @@ def main():
                 print(f"ours, {line['precision']}: {line['step_ms']:.3f} ms a step", file=sys.stderr, flush=True)
             limits += lines(limits_command) if args.torch else []
             for command in peers if args.torch else []:
-                for line in lines(command):
+                for line in lines(command, args.limit):
                     if "mode" in line:
                         modes[line["mode"]].append(line["milliseconds"])
                         print(f"PyTorch {line['mode']}: {line['milliseconds']:.3f} ms a step", file=sys.stderr, flush=True)
@@ -124,8 +132,8 @@ def main():
     for precision, size in (("bf16", 2), ("f32", 4)):
         if rows := ours.get(precision):
             row(f"ours, {precision}, one graph of {rows[0]['launches']} launches", median(rows, "step_ms"), 1, size)
-            n = rows[0]["side_by_side"]
-            row(f"ours, {precision}, {n} networks at once", median(rows, "side_by_side_step_ms"), n, size)
+            for i, (n, _) in enumerate(rows[0]["side_by_side"]):
+                row(f"ours, {precision}, {n} networks at once", statistics.median(r["side_by_side"][i][1] for r in rows), n, size)
     for mode, times in modes.items():
         row("PyTorch " + mode.removeprefix("train-"), statistics.median(times))
     if limits:

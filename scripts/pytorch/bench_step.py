@@ -95,6 +95,7 @@ def main():
     parser.add_argument("--skip-eager", action="store_true", help="not the modes that --compile and --loop do not add")
     parser.add_argument("--loop", action="store_true", help="also time the reference code's loss, a loop over the samples")
     parser.add_argument("--train", action="store_true", help="time the training step only, not inference")
+    parser.add_argument("--precision", choices=["f32", "bf16"], help="time this one only")
     parser.add_argument("--tf32", action="store_true", help="let the f32 modes use TF32 on a GPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -104,6 +105,7 @@ def main():
     # train?, bf16?, channels_last?
     kinds = [(True, False, False), (True, False, True), (True, True, True)]
     kinds += [] if args.train else [(False, False, True), (False, True, True)]
+    kinds = [kind for kind in kinds if args.precision in (None, "bf16" if kind[1] else "f32")]
     modes = [] if args.skip_eager else [Mode(args, *kind, compiled=False) for kind in kinds]
     if args.compile:
         modes += [Mode(args, *kind, compiled=True) for kind in kinds if kind[2]]

@@ -201,6 +201,15 @@ impl Device {
         }
     }
 
+    /// Bytes of dynamic shared memory that let two blocks have a multiprocessor.
+    pub fn room(&self) -> usize {
+        match &self.0.backend {
+            Backend::Gpu(gpu) => gpu.room,
+            #[cfg(test)]
+            Backend::Emulated(_) => super::emulator::ROOM,
+        }
+    }
+
     /// Bytes of dynamic shared memory that a block can have.
     pub fn shared(&self) -> usize {
         match &self.0.backend {

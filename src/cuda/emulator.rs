@@ -18,6 +18,9 @@ const HEADER: &str = include_str!("kernels/emulator.h");
 /// Bytes of dynamic shared memory: those of an A100's block.
 pub const SHARED: usize = 160 << 10;
 
+/// Bytes of it that let two blocks have a multiprocessor of an H100.
+pub const ROOM: usize = 110 << 10;
+
 /// Bytes behind each allocation that nobody may write.
 const GUARD: usize = 256;
 const GUARDED: u8 = 0xa5;

@@ -24,6 +24,8 @@ pub struct Gpu {
     functions: Vec<Handle>,
     /// Bytes of shared memory that a block can have.
     pub shared: usize,
+    /// Bytes of it that let two blocks have a multiprocessor.
+    pub room: usize,
     /// Whether a kernel may start before the one before it has ended.
     overlap: bool,
 }
@@ -56,6 +58,8 @@ impl Gpu {
             return Err(Error::OldDevice { name, major, minor });
         }
         let shared = attribute(driver::SHARED_MEMORY)? as usize;
+        // A block's fixed part is less than 3 KiB, the driver's 1 KiB.
+        let room = (attribute(driver::SHARED_MEMORY_IN_ALL)? as usize / 2).saturating_sub(4 << 10);
         let image = program::cached(precision, &format!("sm_{major}{minor}"))?;
         // SAFETY: each writes a handle. The context is given back by `drop`, which runs from here on whatever happens.
         unsafe {
@@ -71,6 +75,7 @@ impl Gpu {
                 module: null,
                 functions: vec![],
                 shared,
+                room,
                 overlap: major >= 9 && driver.version() >= (12, 3),
             };
             gpu.call("cuStreamCreate", |d, _| (d.stream_create)(&raw mut stream, driver::NON_BLOCKING))?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::args::Row;
 use super::device::{Device, Graph, Memory};
-use super::net::{DeviceNet, Feed};
+use super::net::{DeviceNet, Feed, Segments};
 use super::trainer::{flat, upload, view};
 use crate::data::Info;
 use crate::data::shard::Split;
@@ -17,12 +17,15 @@ use crate::ops::load::{Levels, levels};
 use crate::train::config;
 
 /// Images that go through the network together.
-pub const BATCH: usize = 256;
+pub const BATCH: usize = 512;
 
-/// Runs a split through a network that is on the device. Fields in the order in which they must go.
+/// Runs a split through a network of its own. Fields in the order in which they must go.
 pub struct Evaluator {
     full: Option<Graph>,
     rest: Option<Graph>,
+    /// The network, without values at first.
+    pub net: DeviceNet,
+    segments: Segments,
     _pixels: Memory<u8>,
     _plan: Memory<Row>,
     step: Memory<u32>,
@@ -35,19 +38,21 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Puts a split on the device and records the passes, for batches up to those of `net`.
+    /// Puts a split and a network laid out as `host` on the device, and records the passes, of `batch` images each.
     ///
     /// # Errors
-    /// Not enough memory; the driver's.
+    /// Sizes that the kernels do not take; not enough memory; the driver's.
     pub fn new(
         device: &Device,
-        net: &DeviceNet,
+        host: &Net,
         split: &Split,
         levels: &Levels,
         batch: usize,
-        classes: usize,
     ) -> super::Result<Evaluator> {
-        let images = split.len();
+        let (images, classes) = (split.len(), host.classes);
+        let batch = batch.min(images);
+        let net = DeviceNet::new(device, host, split.shape(), batch, false)?;
+        let segments = net.segments(1)?;
         let row = |index| Row { index, view: view(0, 0, false), lambda: 1.0, ..Row::default() };
         let plan: Vec<Row> = (0..).take(images).map(row).collect();
         let (pixels, plan, step) = (upload(device, split)?, device.upload(&plan)?, device.zeros(1)?);
@@ -69,15 +74,37 @@ impl Evaluator {
         let full = record(if images >= batch { batch } else { 0 })?;
         let rest = record(images % batch)?;
         let (_pixels, _plan, _levels) = (pixels, plan, table);
-        Ok(Evaluator { full, rest, _pixels, _plan, step, _levels, features, logits, images, batch, classes })
+        Ok(Evaluator {
+            full,
+            rest,
+            net,
+            segments,
+            _pixels,
+            _plan,
+            step,
+            _levels,
+            features,
+            logits,
+            images,
+            batch,
+            classes,
+        })
     }
 
-    /// Logits and features of all images.
+    /// Takes the values of a network in training.
     ///
     /// # Errors
     /// The driver's.
-    pub fn run(&self, net: &DeviceNet) -> super::Result<Outputs> {
-        net.fold()?;
+    pub fn take(&self, net: &DeviceNet) -> super::Result<()> {
+        self.net.copy(net, &self.segments)
+    }
+
+    /// Starts all images on their way.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn run(&self) -> super::Result<()> {
+        self.net.fold()?;
         self.step.clear()?;
         for from in (0..self.images).step_by(self.batch) {
             let whole = from + self.batch <= self.images;
@@ -86,26 +113,34 @@ impl Evaluator {
                 unsafe { graph.launch()? };
             }
         }
-        let logits = self.logits.read(0, self.images * self.classes)?;
-        Ok(Outputs { logits, features: self.features.read(0, self.images * 64)?, classes: self.classes })
+        Ok(())
     }
-}
 
-/// What came out, row by row.
-pub struct Outputs {
-    /// (N, classes).
-    pub logits: Vec<f32>,
-    /// (N, 64).
-    pub features: Vec<f32>,
-    classes: usize,
-}
+    /// Logits of the images that were run, (N, classes).
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn logits(&self) -> super::Result<Vec<f32>> {
+        self.logits.read(0, self.images * self.classes)
+    }
 
-impl Outputs {
-    /// Percent that is classified right.
-    pub fn top1(&self, split: &Split) -> f64 {
-        let rows = self.logits.chunks_exact(self.classes);
+    /// Their features, (N, 64).
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn features(&self) -> super::Result<Vec<f32>> {
+        self.features.read(0, self.images * 64)
+    }
+
+    /// Percent of them that is classified right.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn top1(&self, split: &Split) -> super::Result<f64> {
+        let logits = self.logits()?;
+        let rows = logits.chunks_exact(self.classes);
         let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
-        100.0 * right as f64 / split.len() as f64
+        Ok(100.0 * right as f64 / split.len() as f64)
     }
 }
 
@@ -117,11 +152,9 @@ pub fn infer(device: &Device, weights: &Path, arch: Arch, split: &Split, info: &
     let (dict, classes) = weights::open_for(weights, arch, info)?;
     let host = Net::new(arch, split.shape(), classes, 1, candle_core::DType::F32)?;
     host.load(&dict).with_context(|| weights.display().to_string())?;
-    let batch = BATCH.min(split.len());
-    let net = DeviceNet::new(device, &host, split.shape(), batch)?;
-    net.take(&host)?;
-    let levels = levels(&config::MEAN, &config::STD);
-    let evaluator = Evaluator::new(device, &net, split, &levels, batch, classes)?;
-    let out = evaluator.run(&net)?;
-    Ok(Inference { logits: out.logits, features: out.features, classes, feature_len: arch.feature_len() })
+    let evaluator = Evaluator::new(device, &host, split, &levels(&config::MEAN, &config::STD), BATCH)?;
+    evaluator.net.take(&host)?;
+    evaluator.run()?;
+    let (logits, features) = (evaluator.logits()?, evaluator.features()?);
+    Ok(Inference { logits, features, classes, feature_len: arch.feature_len() })
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::device::{Device, usable};
+use super::infer::Evaluator;
 use super::kernels::NAMES;
 use super::nvrtc::Nvrtc;
 use super::trainer::Trainer;
@@ -209,9 +210,10 @@ fn compare_bf16(shape: [usize; 3], batch: usize) {
 
 #[test]
 fn one_step_is_the_cpus() {
-    // Tiles that are a part of an image, and images that are no squares.
+    // Tiles that are a part of an image, images that are no squares, and tiles of which the last has fewer rows.
     compare([32, 32, 3], 3, 3, [1e-6, 1e-4, 1e-5]);
     compare([8, 12, 3], 7, 7, [1e-6, 1e-4, 1e-5]);
+    compare([36, 64, 3], 3, 3, [1e-6, 1e-4, 3e-5]);
 }
 
 #[test]
@@ -224,6 +226,7 @@ fn an_epoch_with_a_ragged_batch_is_the_cpus() {
 fn one_step_in_bf16_is_as_near_as_the_cpus() {
     compare_bf16([32, 32, 3], 3);
     compare_bf16([8, 12, 3], 7);
+    compare_bf16([36, 64, 3], 3);
 }
 
 #[test]
@@ -315,6 +318,11 @@ fn inference_is_the_cpus() {
         let truth = folded.run(&data.test, 4);
         assert!(distance(&found.features, &truth.features) < 1e-5);
         assert!(distance(&found.logits, &truth.logits) < 1e-5);
+        let levels = levels(&config.mean, &config.std);
+        let batches = Evaluator::new(&device, &net, &data.test, &levels, 4).expect("an evaluator");
+        batches.net.take(&net).expect("taken");
+        batches.run().expect("inference");
+        assert_eq!(batches.logits().expect("logits"), found.logits, "in batches of 4, 4 and 1");
         let mut trainer = trainer(&device, &config, &data, &net);
         let right = (0..9).filter(|&n| {
             crate::ops::head::argmax(&truth.logits[n * CLASSES..][..CLASSES]) == data.test.label(n)

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Error;
 use super::args::Row;
 use super::device::{Device, Graph, Memory, REPEATS};
-use super::infer::Evaluator;
+use super::infer::{BATCH, Evaluator};
 use super::net::{DeviceNet, Feed, Segments};
 use crate::data::shard::Split;
 use crate::interrupt::{self, Interrupted};
@@ -72,7 +72,7 @@ impl Trainer {
         batch: usize,
     ) -> Result<Trainer> {
         let images = train.len();
-        let own = DeviceNet::new(device, net, train.shape(), batch)?;
+        let own = DeviceNet::new(device, net, train.shape(), batch, true)?;
         own.take(net)?;
         let (pixels, plan) = (upload(device, train)?, device.zeros(images)?);
         let (step, losses) = (device.zeros(1)?, device.zeros(2 * images.div_ceil(batch))?);
@@ -97,7 +97,7 @@ impl Trainer {
         };
         let full = record(if images >= batch { batch } else { 0 }, &segments[0])?;
         let rest = record(rest, &segments[1])?;
-        let evaluator = Evaluator::new(device, &own, test, levels, batch, net.classes)?;
+        let evaluator = Evaluator::new(device, net, test, levels, BATCH)?;
         let _others = [table, features, logits];
         let device = device.clone();
         let (_segments, _pixels) = (segments, pixels);
@@ -156,7 +156,9 @@ impl Trainer {
     /// # Errors
     /// The driver's.
     pub fn top1(&mut self, test: &Split) -> Result<f64> {
-        Ok(self.evaluator.run(&self.net)?.top1(test))
+        self.evaluator.take(&self.net)?;
+        self.evaluator.run()?;
+        Ok(self.evaluator.top1(test)?)
     }
 
     /// Repeats the whole steps of the epoch that was uploaded last until there were `steps`, and waits: for measurements.

@@ -157,7 +157,7 @@ pub struct Flags {
     #[arg(long, value_name = "LIST", conflicts_with = "seed", help_heading = "Seeds and files")]
     pub seeds: Option<Seeds>,
 
-    /// Runs that train side by side on a GPU [default: as many as fit, at most 8]
+    /// Runs that train side by side on a GPU [default: as many as fit, at most 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Seeds and files")]
     pub parallel: Option<u16>,
 

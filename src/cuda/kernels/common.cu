@@ -30,11 +30,13 @@ __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 
 __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ __forceinline__ real to_real(float x) { return real{(u16)(pack(x, 0.0f) & 0xffffu)}; }
 
-// Eight values as they are stored.
+// Eight values as they are stored. `peek8` fetches them past the L1 cache, which may hold what was there in a step before: for what is read before
+// the kernel before has ended.
 struct Eight {
     uint4 q;
 };
 __device__ __forceinline__ Eight fetch8(const real* from) { return {*reinterpret_cast<const uint4*>(from)}; }
+__device__ __forceinline__ Eight peek8(const real* from) { return {__ldcg(reinterpret_cast<const uint4*>(from))}; }
 __device__ __forceinline__ Eight fetch4(const real* from) {
     const uint2 q = *reinterpret_cast<const uint2*>(from);
     return {uint4{q.x, q.y, 0, 0}};
@@ -93,15 +95,14 @@ __device__ __forceinline__ void multiply_add(float d[4], const u32 a[4], u32 b0,
 #else  // f32
 typedef float real;
 __device__ __forceinline__ real to_real(float x) { return x; }
-__device__ __forceinline__ void load4(const real* from, float v[4]) {
-    const float4 q = *reinterpret_cast<const float4*>(from);
-    v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
-}
 struct Eight {
     float4 q, r;
 };
 __device__ __forceinline__ Eight fetch8(const real* from) {
     return {*reinterpret_cast<const float4*>(from), *reinterpret_cast<const float4*>(from + 4)};
+}
+__device__ __forceinline__ Eight peek8(const real* from) {
+    return {__ldcg(reinterpret_cast<const float4*>(from)), __ldcg(reinterpret_cast<const float4*>(from + 4))};
 }
 __device__ __forceinline__ Eight fetch4(const real* from) { return {*reinterpret_cast<const float4*>(from), float4{0, 0, 0, 0}}; }
 __device__ __forceinline__ void expand(const Eight& e, float v[8]) {
@@ -120,10 +121,13 @@ __device__ __forceinline__ void put8(real* to, const float v[8]) { store8(to, v)
 #if REMIX_BF16
 __device__ __forceinline__ void load8(const real* from, float v[8]) { expand(fetch8(from), v); }
 #endif
-__device__ __forceinline__ void load8(const float* from, float v[8]) {
-    const float4 q = *reinterpret_cast<const float4*>(from), r = *reinterpret_cast<const float4*>(from + 4);
+__device__ __forceinline__ void load4(const float* from, float v[4]) {
+    const float4 q = *reinterpret_cast<const float4*>(from);
     v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
-    v[4] = r.x, v[5] = r.y, v[6] = r.z, v[7] = r.w;
+}
+__device__ __forceinline__ void load8(const float* from, float v[8]) {
+    load4(from, v);
+    load4(from + 4, v + 4);
 }
 
 // Values between the pixels of a tile in shared memory, so that the eight rows of a matrix lie in different banks.
@@ -160,6 +164,13 @@ __device__ __forceinline__ void copied() {
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The next kernel's blocks may take the room that there is: what they do before they wait overlaps with the rest of this one.
+__device__ __forceinline__ void launch_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
@@ -219,22 +230,6 @@ __device__ void add_sum(u64* sums, int column, float value) {
     atomicAdd(to + WIDTH, (u64)__float2ll_rn(rest * (1 / LOW)));
 }
 
-template <int C>
-__device__ double read_sum(const u64* sums, int column) {
-    constexpr int WIDTH = 2 * C;
-    u64 high[COPIES], low[COPIES], h = 0, l = 0;
-    const u64 bad = __ldcg(sums + COPIES * 2 * WIDTH + column);
-#pragma unroll
-    for (int i = 0; i < COPIES; i++) {
-        high[i] = __ldcg(sums + i * 2 * WIDTH + column);
-        low[i] = __ldcg(sums + (i * 2 + 1) * WIDTH + column);
-    }
-#pragma unroll
-    for (int i = 0; i < COPIES; i++) h += high[i], l += low[i];
-    const double sum = (double)(long long)h * HIGH + (double)(long long)l * LOW;
-    return bad ? sum * __uint_as_float(0x7fc00000u) : sum;
-}
-
 // Adds the block's sums by channel from those of its threads, each of which had eight channels, `8 · (threadIdx.x % (C / 8))` and on.
 // `scratch` is SCRATCH floats of shared memory that nobody uses any more.
 constexpr int SCRATCH = 16 * (THREADS + 4) + THREADS;
@@ -276,51 +271,80 @@ struct Norm {
     u64* d_sums;              // of Σ dz and Σ dz·y
 };
 
-// Scale and shift into shared memory, from the sums over 1 / `per` values a channel; one block also writes the statistics.
+// What a batch norm's coefficients are made of, on its way: parameters, two more values a channel (`old_values`, if any), and sums.
 template <int C>
-__device__ void norm_forward(const Norm& norm, double per, bool writes, float* affine) {
-    __shared__ double totals[2 * C];
-    if (threadIdx.x < 2 * C) totals[threadIdx.x] = read_sum<C>(norm.sums, threadIdx.x);
-    __syncthreads();
-    const int c = threadIdx.x;
-    if (c < C) {
-        const double mean = totals[c] * per, square = totals[C + c] * per - mean * mean;
-        // A NaN must stay one.
-        const double variance = square < 0 ? 0 : square;
-        const float rounded = (float)mean, inverse = (float)rsqrt(variance + EPS);
-        const float scale = norm.gamma_beta[c] * inverse;
-        affine[c] = scale;
-        affine[C + c] = norm.gamma_beta[C + c] - rounded * scale;
-        if (writes) {
-            const double unbiased = per < 1 ? variance / (1 - per) : variance;
-            norm.stat[c] = rounded;
-            norm.stat[C + c] = inverse;
-            norm.running[c] = (float)((1 - MOMENTUM) * norm.running[c] + MOMENTUM * mean);
-            norm.running[C + c] = (float)((1 - MOMENTUM) * norm.running[C + c] + MOMENTUM * unbiased);
-        }
-    }
-    __syncthreads();
-}
+struct Normalizer {
+    float gamma, beta, old[2];
+    u64 limbs[2 * COPIES], bad;
 
-// The coefficients of the raw output's gradient, coef[0]·dz + coef[1]·y + coef[2], into shared memory; one block also writes the gradients
-// of γ and β.
-template <int C>
-__device__ void norm_backward(const Norm& norm, double per, bool writes, float* coef) {
-    __shared__ double totals[2 * C];
-    if (threadIdx.x < 2 * C) totals[threadIdx.x] = read_sum<C>(norm.d_sums, threadIdx.x);
-    __syncthreads();
-    const int c = threadIdx.x;
-    if (c < C) {
-        const double mean = norm.stat[c], inverse = norm.stat[C + c];
-        const double d_beta = totals[c], d_gamma = inverse * (totals[C + c] - mean * d_beta);
-        const double scale = norm.gamma_beta[c] * inverse, slope = scale * inverse * d_gamma * per;
-        coef[c] = (float)scale;
-        coef[C + c] = (float)-slope;
-        coef[2 * C + c] = (float)(slope * mean - scale * d_beta * per);
-        if (writes) {
-            norm.d_gamma_beta[c] = (float)d_gamma;
-            norm.d_gamma_beta[C + c] = (float)d_beta;
-        }
+    __device__ __forceinline__ void fetch(const Norm& norm, const float* old_values) {
+        const int c = threadIdx.x;
+        if (c >= C) return;
+        gamma = norm.gamma_beta[c], beta = norm.gamma_beta[C + c];
+        if (old_values) old[0] = old_values[c], old[1] = old_values[C + c];
     }
-    __syncthreads();
-}
+
+    __device__ __forceinline__ void fetch_sums(const u64* sums) {
+        constexpr int WIDTH = 2 * C;
+        if (threadIdx.x >= WIDTH) return;
+#pragma unroll
+        for (int i = 0; i < 2 * COPIES; i++) limbs[i] = __ldcg(sums + i * WIDTH + threadIdx.x);
+        bad = __ldcg(sums + 2 * COPIES * WIDTH + threadIdx.x);
+    }
+
+    __device__ __forceinline__ void share(double* totals) const {
+        if (threadIdx.x < 2 * C) {
+            u64 high = 0, low = 0;
+#pragma unroll
+            for (int i = 0; i < COPIES; i++) high += limbs[2 * i], low += limbs[2 * i + 1];
+            const double sum = (double)(long long)high * HIGH + (double)(long long)low * LOW;
+            totals[threadIdx.x] = bad ? sum * __uint_as_float(0x7fc00000u) : sum;
+        }
+        __syncthreads();
+    }
+
+    // Scale and shift into shared memory, from the sums over 1 / `per` values a channel; one block also writes the statistics, for which
+    // it has fetched the running ones.
+    __device__ void forward(const Norm& norm, double per, bool writes, float* affine) const {
+        __shared__ double totals[2 * C];
+        share(totals);
+        const int c = threadIdx.x;
+        if (c < C) {
+            const double mean = totals[c] * per, square = totals[C + c] * per - mean * mean;
+            // A NaN must stay one.
+            const double variance = square < 0 ? 0 : square;
+            const float rounded = (float)mean, inverse = rsqrtf((float)(variance + EPS)), scale = gamma * inverse;
+            affine[c] = scale;
+            affine[C + c] = beta - rounded * scale;
+            if (writes) {
+                const double unbiased = per < 1 ? variance / (1 - per) : variance;
+                norm.stat[c] = rounded;
+                norm.stat[C + c] = inverse;
+                norm.running[c] = (float)((1 - MOMENTUM) * old[0] + MOMENTUM * mean);
+                norm.running[C + c] = (float)((1 - MOMENTUM) * old[1] + MOMENTUM * unbiased);
+            }
+        }
+        __syncthreads();
+    }
+
+    // The coefficients of the raw output's gradient, coef[0]·dz + coef[1]·y + coef[2], into shared memory, for which the statistics have been
+    // fetched; one block also writes the gradients of γ and β.
+    __device__ void backward(const Norm& norm, double per, bool writes, float* coef) const {
+        __shared__ double totals[2 * C];
+        share(totals);
+        const int c = threadIdx.x;
+        if (c < C) {
+            const double mean = old[0], inverse = old[1];
+            const double d_beta = totals[c], d_gamma = inverse * (totals[C + c] - mean * d_beta);
+            const double scale = gamma * inverse, slope = scale * inverse * d_gamma * per;
+            coef[c] = (float)scale;
+            coef[C + c] = (float)-slope;
+            coef[2 * C + c] = (float)(slope * mean - scale * d_beta * per);
+            if (writes) {
+                norm.d_gamma_beta[c] = (float)d_gamma;
+                norm.d_gamma_beta[C + c] = (float)d_beta;
+            }
+        }
+        __syncthreads();
+    }
+};

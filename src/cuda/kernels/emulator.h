@@ -180,7 +180,7 @@ static inline T atomicAdd(T* p, T v) {
     return old;
 }
 static inline long long __float2ll_rn(float x) { return llrintf(x); }
-static inline double rsqrt(double x) { return 1 / sqrt(x); }
+static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
 

@@ -26,7 +26,11 @@ __device__ void head(const HeadArgs& a) {
     float* z = df + C;
     __shared__ float max, sum;
     __shared__ int top;
+    Normalizer<C> norm;
+    if (a.train) norm.fetch(a.norm, blockIdx.x == 0 ? a.norm.running : nullptr);
     wait_for_previous_kernel();
+    launch_next_kernel();
+    if (a.train) norm.fetch_sums(a.norm.sums);
     const Source& s = a.source;
     const int image = blockIdx.x, pixels = s.height * s.width, g = threadIdx.x % GROUPS;
     const size_t row = (size_t)*a.step * a.batch + image, start = (size_t)image * pixels * C + g * 8;
@@ -34,7 +38,7 @@ __device__ void head(const HeadArgs& a) {
     // The last ReLU; its output is not stored, only averaged.
     alignas(16) __shared__ float affine[2 * C];
     if (a.train) {
-        norm_forward<C>(a.norm, 1.0 / ((double)a.images * pixels), blockIdx.x == 0, affine);
+        norm.forward(a.norm, 1.0 / ((double)a.images * pixels), blockIdx.x == 0, affine);
     } else {
         if (threadIdx.x < 2 * C) affine[threadIdx.x] = s.affine[threadIdx.x];
         __syncthreads();

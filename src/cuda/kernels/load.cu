@@ -32,6 +32,7 @@ __device__ __forceinline__ const u8* pixel_of(const LoadArgs& a, const Row& r, i
 
 __device__ void load_images(const LoadArgs& a) {
     wait_for_previous_kernel();
+    launch_next_kernel();
     const int at = blockIdx.x * THREADS + threadIdx.x, len = a.height * a.width;
     for (int i = at; i < a.count; i += gridDim.x * THREADS) a.sums[i] = 0;
     if (at >= a.images * len) return;

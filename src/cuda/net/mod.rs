@@ -5,6 +5,8 @@
 
 mod passes;
 
+use std::sync::Arc;
+
 use super::args::{Norm, Segment};
 use super::device::{Device, Memory};
 use super::kernels::{BACKWARD, FORWARD, NAMES, THREADS};
@@ -28,15 +30,16 @@ struct Layer {
     /// Place in the lists of kernels, from 0.
     kind: usize,
     /// Raw output, (batch, H', W', cout).
-    y: Memory<u8>,
+    y: Arc<Memory<u8>>,
     /// Its input, where backward finds it; of the stem the images are that.
-    x: Memory<u8>,
+    x: Arc<Memory<u8>>,
     /// What `norm` points into.
     _channels: Memory<f32>,
     norm: Norm,
     /// Weights as the kernels take them.
     weight: Memory<u8>,
-    flipped: Memory<u8>,
+    /// The same for the input gradient; not in the stem.
+    flipped: Option<Memory<u8>>,
     /// Parts of the weight gradient.
     parts: Memory<f32>,
     weight_at: usize,
@@ -96,27 +99,38 @@ pub struct DeviceNet {
 }
 
 impl DeviceNet {
-    /// A network laid out as `net`, without its values, for images of `shape` and batches up to `batch`.
+    /// A network laid out as `net`, without its values, for images of `shape` and batches up to `batch`. Where it does not train, its layers share
+    /// the memory of their activations.
     ///
     /// # Errors
     /// Sizes that the kernels do not take; [`Error::Memory`].
-    pub fn new(device: &Device, net: &Net, shape: [usize; 3], batch: usize) -> Result<DeviceNet> {
+    pub fn new(
+        device: &Device,
+        net: &Net,
+        shape: [usize; 3],
+        batch: usize,
+        trains: bool,
+    ) -> Result<DeviceNet> {
         let [height, width, channels] = shape;
         if channels != 3 || width > 256 {
             return Err(Error::Size(format!("images are {shape:?}; the GPU's kernels take (H, W ≤ 256, 3)")));
         }
         let bytes = bytes_of(device.precision());
         let reals = |len: usize| device.zeros::<u8>(len * bytes);
+        // What only training needs is empty where there is none.
+        let trained = |len: usize| if trains { len } else { 0 };
         let slots = &net.slots;
+        let longest = slots.iter().map(|s| s.conv.geo.out_len()).max().unwrap_or(0);
+        let len_of = |own: usize| if trains { own } else { longest };
         let len = net.params.elem_count();
         let params = device.zeros::<f32>(len)?;
-        let grads = device.zeros::<f32>(len)?;
+        let grads = device.zeros::<f32>(trained(len))?;
         let running = device.zeros(slots.iter().map(|s| 2 * s.conv.geo.cout).sum())?;
         let sums = device.zeros(slots.iter().map(|s| 2 * sums_of(s.conv.geo.cout)).sum())?;
-        let (mut layers, mut running_at, mut sums_at) = (vec![], 0, 0);
+        let (mut layers, mut running_at, mut sums_at) = (Vec::<Layer>::new(), 0, 0);
         for slot in slots {
             let geo = slot.conv.geo;
-            let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes));
+            let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes, device.room()));
             let shared = tiles.forward_shared.max(tiles.backward_shared);
             if shared > device.shared() {
                 let (has, n) = (device.shared(), &slot.conv.conv);
@@ -130,7 +144,7 @@ impl DeviceNet {
                 stat: own.at(0),
                 affine: own.at(2 * c),
                 running: running.at(running_at),
-                d_gamma_beta: grads.at(slot.gamma_beta),
+                d_gamma_beta: grads.at(trained(slot.gamma_beta)),
                 sums: sums.at(sums_at),
                 d_sums: sums.at(sums_at + sums_of(c)),
             };
@@ -142,16 +156,24 @@ impl DeviceNet {
             debug_assert!(NAMES[FORWARD + kind].ends_with(&name) && NAMES[BACKWARD + kind].ends_with(&name));
             running_at += 2 * c;
             sums_at += 2 * sums_of(c);
+            // Inference reads a raw output in the next layer only, and the input of a block's first layer again in the next block.
+            let (y, x) = match layers.len() {
+                n @ 5.. if !trains => (layers[n - 2].y.clone(), layers[n - 4].x.clone()),
+                n => {
+                    let x = if n == 0 { height * width * 4 } else { len_of(geo.in_len()) };
+                    (Arc::new(reals(batch * len_of(geo.out_len()))?), Arc::new(reals(batch * x)?))
+                }
+            };
             layers.push(Layer {
                 geo,
                 kind,
-                y: reals(batch * geo.out_len())?,
-                x: reals(if kind == 0 { batch * height * width * 4 } else { batch * geo.in_len() })?,
+                y,
+                x,
                 _channels: own,
                 norm,
                 weight: reals(9 * padded(geo) * c)?,
-                flipped: reals(if kind == 0 { 0 } else { geo.weight_len() })?,
-                parts: device.zeros(tiles.groups * 9 * padded(geo) * c)?,
+                flipped: if trains && kind != 0 { Some(reals(geo.weight_len())?) } else { None },
+                parts: device.zeros(trained(tiles.groups * 9 * padded(geo) * c))?,
                 weight_at: slot.weight,
                 gamma_beta_at: slot.gamma_beta,
             });
@@ -160,16 +182,16 @@ impl DeviceNet {
         let channels: Vec<i32> = layers.iter().map(|l| l.geo.cout as i32).collect();
         let blocks = layers.len() / 2;
         let end = |stage: usize| layers[2 * ((stage + 1) * blocks / 3)].geo.out_len();
-        let gradients = || (0..3).map(|s| reals(batch * end(s))).collect::<Result<Vec<_>>>();
+        let gradients = || (0..3).map(|s| reals(trained(batch * end(s)))).collect::<Result<Vec<_>>>();
         Ok(DeviceNet {
             classes: net.classes,
             batch,
             shape,
-            velocity: device.zeros(len)?,
+            velocity: device.zeros(trained(len))?,
             linear_at: net.linear_at,
             d_out: gradients()?,
             d_mid: gradients()?,
-            linear_parts: device.zeros(batch * net.classes * (FEATURES + 1))?,
+            linear_parts: device.zeros(trained(batch * net.classes * (FEATURES + 1)))?,
             samples: device.zeros(2 * batch)?,
             sums,
             counter: device.zeros(1)?,
@@ -189,7 +211,9 @@ impl DeviceNet {
     /// Candle's and the driver's.
     pub fn take(&self, net: &Net) -> anyhow::Result<()> {
         self.params.write(0, &read(&net.params)?)?;
-        self.velocity.write(0, &read(&net.velocity)?)?;
+        if self.velocity.count() > 0 {
+            self.velocity.write(0, &read(&net.velocity)?)?;
+        }
         let mut at = 0;
         for layer in net.layers() {
             let running = read(&layer.running)?;
@@ -199,6 +223,16 @@ impl DeviceNet {
         let segments = self.segments(1)?;
         self.lay_out(&segments, 0, false)?;
         Ok(self.device.wait()?)
+    }
+
+    /// Takes parameters and running statistics from another network on the device.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn copy(&self, net: &DeviceNet, segments: &Segments) -> Result<()> {
+        self.params.copy(&net.params)?;
+        self.running.copy(&net.running)?;
+        self.lay_out(segments, 0, false)
     }
 
     /// Gives parameters, velocities and running statistics to the host.
@@ -221,6 +255,11 @@ impl DeviceNet {
             at += len;
         }
         Ok(())
+    }
+
+    /// How a layer is cut for some images.
+    fn tiles(&self, geo: Geometry, images: usize) -> Tiles {
+        Tiles::new(geo, images, bytes_of(self.device.precision()), self.device.room())
     }
 
     /// The raw outputs of a layer's first `images` images.
@@ -251,16 +290,15 @@ impl DeviceNet {
             table.push(Segment { first_block: blocks as i32, ..s });
             blocks += (s.len as usize).div_ceil(THREADS);
         };
-        let bytes = bytes_of(self.device.precision());
         for layer in &self.layers {
             let geo = layer.geo;
             push(Segment {
                 parts: layer.parts.at(0),
                 forward: layer.weight.at(0),
-                backward: if layer.kind == 0 { 0 } else { layer.flipped.at(0) },
+                backward: layer.flipped.as_ref().map_or(0, |w| w.at(0)),
                 start: layer.weight_at as u32,
                 len: geo.weight_len() as u32,
-                groups: Tiles::new(geo, images, bytes).groups as i32,
+                groups: self.tiles(geo, images).groups as i32,
                 cin: geo.cin as i32,
                 cin_padded: padded(geo) as i32,
                 cout: geo.cout as i32,

@@ -8,7 +8,7 @@ use crate::cuda::args::{
 };
 use crate::cuda::device::Memory;
 use crate::cuda::kernels::{BACKWARD, FOLD, FORWARD, HEAD, LOAD, STEP, THREADS};
-use crate::cuda::tiles::{SCRATCH, Tiles, bytes_of};
+use crate::cuda::tiles::SCRATCH;
 
 impl DeviceNet {
     /// Lays the weights out as the kernels take them; `moves` takes the step of SGD before.
@@ -129,7 +129,7 @@ impl DeviceNet {
 
     fn conv(&self, n: usize, source: Source, images: usize, train: bool) -> Result<()> {
         let layer = &self.layers[n];
-        let tiles = Tiles::new(layer.geo, images, bytes_of(self.device.precision()));
+        let tiles = self.tiles(layer.geo, images);
         // Where the input is made of a raw output, it is stored: for backward, and of a block's first layer for the shortcut.
         let store = if n > 0 && (train || n % 2 == 1) { layer.x.at(0) } else { 0 };
         let args = ForwardArgs {
@@ -173,7 +173,7 @@ impl DeviceNet {
         images: usize,
     ) -> Result<()> {
         let Layer { geo, kind, y, x, norm, flipped, parts, .. } = &self.layers[n];
-        let tiles = Tiles::new(*geo, images, bytes_of(self.device.precision()));
+        let tiles = self.tiles(*geo, images);
         let before = &self.layers[n.saturating_sub(1)];
         let args = BackwardArgs {
             x: x.at(0),
@@ -184,7 +184,7 @@ impl DeviceNet {
                 width: geo.out_width() as i32,
             },
             norm: *norm,
-            weight: flipped.at(0),
+            weight: flipped.as_ref().map_or(0, |w| w.at(0)),
             dz: to.at(0),
             half,
             y_before: before.y.at(0),
