@@ -82,7 +82,7 @@ impl Folded {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn new(dict: &StateDict, arch: Arch, shape: [usize; 3], classes: usize) -> Result<Self> {
-        let isa = Isa::get();
+        let isa = Isa::get().for_floats();
         let fold = |Named { conv, norm: bn, geo }: Named| -> Result<Conv> {
             let (cin, cout) = (geo.cin, geo.cout);
             let mut weight = to_hwio(get(dict, &format!("{conv}.weight"), &[cout, cin, 3, 3])?, cin, cout);
