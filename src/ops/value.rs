@@ -40,6 +40,11 @@ pub unsafe trait Value: Copy + Send + Sync + 'static {
     /// # Safety
     /// As [`Vector`].
     unsafe fn store<V: Vector>(v: V, p: *mut Self);
+    /// Writes a vector that is not read again soon, as [`Vector::stream`]; in bf16, where it is half a line, as any other.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn stream<V: Vector>(v: V, p: *mut Self);
     /// `acc + Σ a·b` over the values of each lane.
     ///
     /// # Safety
@@ -62,7 +67,7 @@ pub unsafe trait Value: Copy + Send + Sync + 'static {
 
 /// What is one expression for either type.
 macro_rules! value {
-    ($type:ident, $dtype:ident, $pack:literal, $isa:expr, $run:ident, $load:ident, $store:ident, $fma:ident) => {
+    ($type:ident, $dtype:ident, $pack:literal, $isa:expr, $run:ident, $load:ident, $store:ident, $stream:ident, $fma:ident) => {
         // SAFETY: as the lines below say.
         unsafe impl Value for $type {
             const DTYPE: DType = DType::$dtype;
@@ -103,6 +108,11 @@ macro_rules! value {
                 unsafe { v.$store(p) }
             }
             #[inline(always)]
+            unsafe fn stream<V: Vector>(v: V, p: *mut Self) {
+                // SAFETY: the caller's contract.
+                unsafe { v.$stream(p) }
+            }
+            #[inline(always)]
             unsafe fn multiply_add<V: Vector>(acc: V, a: V, b: V) -> V {
                 // SAFETY: the caller's contract.
                 unsafe { acc.$fma(a, b) }
@@ -111,5 +121,5 @@ macro_rules! value {
     };
 }
 
-value!(f32, F32, 1, Isa::get().for_floats(), run, load, store, fma);
-value!(bf16, BF16, 2, Isa::get().for_pairs(), run_pairs, load_bf16, store_bf16, dot);
+value!(f32, F32, 1, Isa::get().for_floats(), run, load, store, stream, fma);
+value!(bf16, BF16, 2, Isa::get().for_pairs(), run_pairs, load_bf16, store_bf16, store_bf16, dot);

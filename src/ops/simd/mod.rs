@@ -143,6 +143,13 @@ pub unsafe trait Vector: Copy {
     unsafe fn load(p: *const f32) -> Self;
     /// Writes `LANES` values.
     unsafe fn store(self, p: *mut f32);
+    /// [`Vector::store`] of what is not read again soon: past the caches where a vector is one of their lines, so that nothing
+    /// is read to be written over.
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32) {
+        // SAFETY: the trait's contract.
+        unsafe { self.store(p) }
+    }
     /// `self + a · b`.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// `self + a`.
@@ -282,8 +289,11 @@ pub fn run<T: Task>(isa: Isa, task: T) {
     if isa == Isa::Avx512 {
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
         unsafe fn avx512<T: Task>(task: T) {
-            // SAFETY: this function has the features.
-            unsafe { task.run::<std::arch::x86_64::__m512>() }
+            // SAFETY: this function has the features. What was streamed has to be written before others are told that it is.
+            unsafe {
+                task.run::<std::arch::x86_64::__m512>();
+                std::arch::x86_64::_mm_sfence();
+            }
         }
         // SAFETY: the features were found.
         return unsafe { avx512(task) };

@@ -164,6 +164,13 @@ mod x86 {
     vector!(__m512, 16, true, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_max_ps,
     fma: |c, a, b| _mm512_fmadd_ps(a, b, c),
     positive: |x, m| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(m, _mm512_setzero_ps()), x),
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32) {
+        // SAFETY: the trait's contract; the instruction takes whole lines only.
+        unsafe {
+            if p.addr().is_multiple_of(64) { _mm512_stream_ps(p, self) } else { _mm512_storeu_ps(p, self) }
+        }
+    },
     // The instructions of AVX512-BF16, which `run_pairs` asks for.
     #[inline(always)]
     unsafe fn load_bf16(p: *const bf16) -> Self {

@@ -163,7 +163,7 @@ impl<T: Value> Sink for Stats<T> {
                 let (sum, square) = (sums.add(at), sums.add(cout + at));
                 let (mut s, mut s2) = (V::load(sum), V::load(square));
                 for (p, pixel) in acc.iter().enumerate() {
-                    T::store(pixel[q], out.add(p * cout + at));
+                    T::stream(pixel[q], out.add(p * cout + at));
                     s = s.add(pixel[q]);
                     s2 = s2.fma(pixel[q], pixel[q]);
                 }

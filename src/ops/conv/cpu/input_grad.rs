@@ -139,7 +139,7 @@ impl<T: Value> Sink for Grad<T> {
                     let pixel = (row + 1) * (width + 2) + col + 1;
                     let a = a.add(pixel * T::lanes(cin) * T::PACK + channel);
                     let dz = dx.where_positive(T::load(a));
-                    T::store(dz, self.dz.add(at));
+                    T::stream(dz, self.dz.add(at));
                     s = s.add(dz);
                     sy = sy.fma(dz, T::load(self.y.add(at)));
                 }

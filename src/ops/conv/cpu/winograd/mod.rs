@@ -50,17 +50,17 @@ fn tiles(geo: Geometry, out: usize, images: usize) -> usize {
 /// Floats of work space for [`forward`] with tiles of `out`×`out`.
 pub fn scratch_len(geo: Geometry, out: usize, images: usize) -> usize {
     let tiles = tiles(geo, out, images);
-    (out + 2) * (pitch(tiles * (out + 2) * geo.cin) + pitch(tiles * out * geo.cout))
+    (out + 2) * (tiles * geo.cin + pitch(tiles * out * geo.cout))
 }
 
 /// Floats of work space for [`weight_grad`] and for the input gradient of one image.
 pub fn backward_scratch_len(geo: Geometry) -> usize {
     let tiles = tiles(geo, 2, 1);
-    let weight = 4 * pitch(tiles * 4 * geo.cin) + 16 * pitch(tiles * geo.cout);
+    let weight = 4 * tiles * geo.cin + 4 * pitch(tiles * geo.cout);
     weight.max(scratch_len(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, 2, 1))
 }
 
-/// Floats from one row of places, or one place, of `len` floats to the next. A cache line more than it needs: all places of a tile are
+/// Floats from one row of places, or one place, of `len` floats to the next. A cache line more than it needs: all of a tile are
 /// touched together, and a power of two between them would put them in one set of the cache.
 fn pitch(len: usize) -> usize {
     len + 16
@@ -89,20 +89,22 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
     let group = tiles(geo, OUT, images);
     assert!(scratch.len() >= scratch_len(geo, OUT, images));
     let lanes = T::lanes(geo.cin);
-    let (v, m) = scratch.split_at_mut(IN * pitch(group * IN * lanes));
+    let (v, m) = scratch.split_at_mut(group * IN * geo.cin);
     for first in (0..images * rows).step_by(group / per_row) {
         let last = (first + group / per_row).min(images * rows);
         let count = (last - first) * per_row;
-        let (v_row, m_row) = (pitch(count * IN * lanes), pitch(count * OUT * geo.cout));
+        let m_row = pitch(count * OUT * geo.cout);
+        let size = Sizes { tiles: count, lanes, cout: geo.cout, m_row };
         // SAFETY: the caller's contract.
         unsafe {
-            for row in first..last {
-                let x = x.add(row / rows * x_step);
-                let v = v.as_mut_ptr().add((row - first) * per_row * IN * lanes);
-                transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, v_row * T::PACK, v);
+            for i in 0..IN {
+                for row in first..last {
+                    let x = x.add(row / rows * x_step);
+                    let v = v.as_mut_ptr().add((row - first) * per_row * IN * lanes);
+                    transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, i, v);
+                }
+                products::<V, T, S, F, IN, OUT>(size, i, v.as_ptr(), u, m.as_mut_ptr(), sink);
             }
-            let size = Sizes { tiles: count, lanes, cout: geo.cout, v_row, m_row };
-            products::<V, T, S, F, IN, OUT>(size, v.as_ptr(), u, m.as_mut_ptr(), sink);
             for row in first..last {
                 let m = m.as_ptr().add((row - first) * per_row * OUT * geo.cout);
                 let (image, row) = (row / rows, row % rows);
@@ -152,11 +154,11 @@ unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
     let (per_row, rows) = (geo.width / 2, geo.height / 2);
     let group = tiles(geo, 2, 1);
     assert!(scratch.len() >= backward_scratch_len(geo));
-    let (v, d) = scratch.split_at_mut(4 * pitch(group / N * 4 * geo.cin));
+    let (v, d) = scratch.split_at_mut(group / N * 4 * geo.cin);
     for first in (0..rows).step_by(group / per_row) {
         let last = (first + group / per_row).min(rows);
         let cols = (last - first) * per_row / N;
-        let (from, to) = (pitch(cols * 4 * geo.cin), pitch(cols * geo.cout));
+        let plane = pitch(cols * geo.cout);
         let size = Outer {
             fresh: fresh && first == 0,
             images: 1,
@@ -173,19 +175,21 @@ unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
         };
         // SAFETY: the caller's contract.
         unsafe {
-            for row in first..last {
-                let at = (row - first) * per_row / N;
-                let (v, d) = (v.as_mut_ptr().add(at * 4 * geo.cin), d.as_mut_ptr().add(at * geo.cout));
-                transform_input::<V, T, Two, 4, 2, N>(geo, x, row, from, v);
-                transform_grad::<V, T, N>(geo, g, row, to, d);
-            }
-            for place in 0..16 {
-                outer::<V, T>(
-                    size,
-                    v.as_ptr().add(place / 4 * from + place % 4 * geo.cin),
-                    d.as_ptr().add(place * to),
-                    du.add(place * geo.cin * geo.cout),
-                );
+            for i in 0..4 {
+                for row in first..last {
+                    let at = (row - first) * per_row / N;
+                    let (v, d) = (v.as_mut_ptr().add(at * 4 * geo.cin), d.as_mut_ptr().add(at * geo.cout));
+                    transform_input::<V, T, Two, 4, 2, N>(geo, x, row, i, v);
+                    transform_grad::<V, T, N>(geo, g, row, i, plane, d);
+                }
+                for j in 0..4 {
+                    outer::<V, T>(
+                        size,
+                        v.as_ptr().add(j * geo.cin),
+                        d.as_ptr().add(j * plane),
+                        du.add((4 * i + j) * geo.cin * geo.cout),
+                    );
+                }
             }
         }
     }

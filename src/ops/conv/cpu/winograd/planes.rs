@@ -34,13 +34,42 @@ pub unsafe fn store_place<V: Vector, T: Value, const N: usize>(tiles: [V; N], pl
     }
 }
 
-/// `v = Bᵀ d B` for a row of tiles, `N` to a lane: (rows of places, tiles, places, channels), the rows `step` values, or lanes, apart.
+/// Row `i` of the places of `v = Bᵀ d B` for a row of tiles, `N` to a lane: (tiles, places, channels).
+///
+/// Only what one row of places takes is computed, though each column is read again for the next: so little is written
+/// that the products read it from the first-level cache.
 #[inline(always)]
 pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const N: usize>(
     geo: Geometry,
     x: *const T,
     row: usize,
-    step: usize,
+    i: usize,
+    v: *mut f32,
+) where
+    V: Vector,
+    T: Value,
+    F: Form<IN, OUT>,
+{
+    // SAFETY: the caller's contract.
+    unsafe {
+        match i {
+            0 => input_row::<V, T, F, IN, OUT, N, 0>(geo, x, row, v),
+            1 => input_row::<V, T, F, IN, OUT, N, 1>(geo, x, row, v),
+            2 => input_row::<V, T, F, IN, OUT, N, 2>(geo, x, row, v),
+            3 => input_row::<V, T, F, IN, OUT, N, 3>(geo, x, row, v),
+            4 if IN > 4 => input_row::<V, T, F, IN, OUT, N, 4>(geo, x, row, v),
+            5 if IN > 5 => input_row::<V, T, F, IN, OUT, N, 5>(geo, x, row, v),
+            _ => unreachable!("places have {IN} rows"),
+        }
+    }
+}
+
+/// [`transform_input`] for a row that is known when compiled, so that the others are not.
+#[inline(always)]
+unsafe fn input_row<V, T, F, const IN: usize, const OUT: usize, const N: usize, const I: usize>(
+    geo: Geometry,
+    x: *const T,
+    row: usize,
     v: *mut f32,
 ) where
     V: Vector,
@@ -55,42 +84,61 @@ pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const 
         // SAFETY: the contract of `forward`: `IN` rows from `OUT` times the tile's are inside the halo.
         unsafe {
             let x = x.add(OUT * row * width + channel);
-            let mut columns = [[V::splat(0.0); IN]; MOST];
+            let mut columns = [V::splat(0.0); MOST];
             for col in 0..2 {
-                columns[seen - 2 + col] = F::input(column::<V, T, IN>(x.add(col * c), width));
+                columns[seen - 2 + col] = F::input(column::<V, T, IN>(x.add(col * c), width))[I % IN];
             }
             for some in 0..geo.width / OUT / N {
                 // Two columns are those that the tile before ended with.
                 (columns[0], columns[1]) = (columns[seen - 2], columns[seen - 1]);
                 for col in 2..seen {
                     let x = x.add((N * OUT * some + col) * c);
-                    columns[col] = F::input(column::<V, T, IN>(x, width));
+                    columns[col] = F::input(column::<V, T, IN>(x, width))[I % IN];
                 }
-                for i in 0..IN {
-                    let mut places = [[V::splat(0.0); IN]; N];
-                    for n in 0..N {
-                        let mut line = [V::splat(0.0); IN];
-                        for j in 0..IN {
-                            line[j] = columns[n * OUT + j][i];
-                        }
-                        places[n] = F::input(line);
-                    }
+                let mut places = [[V::splat(0.0); IN]; N];
+                for n in 0..N {
+                    let mut line = [V::splat(0.0); IN];
                     for j in 0..IN {
-                        let mut place = [V::splat(0.0); N];
-                        for n in 0..N {
-                            place[n] = places[n][j];
-                        }
-                        store_place::<V, T, N>(place, v, i * step + (some * IN + j) * c + channel);
+                        line[j] = columns[n * OUT + j];
                     }
+                    places[n] = F::input(line);
+                }
+                for j in 0..IN {
+                    let mut place = [V::splat(0.0); N];
+                    for n in 0..N {
+                        place[n] = places[n][j];
+                    }
+                    store_place::<V, T, N>(place, v, (some * IN + j) * c + channel);
                 }
             }
         }
     }
 }
 
-/// `d = A dy Aᵀ` for a row of tiles, `N` to a lane; its planes are `plane` values, or lanes, apart.
+/// Row `i` of the places of `d = A dy Aᵀ` for a row of tiles, `N` to a lane; its planes are `plane` values, or lanes, apart.
 #[inline(always)]
 pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
+    geo: Geometry,
+    g: *const T,
+    row: usize,
+    i: usize,
+    plane: usize,
+    d: *mut f32,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match i {
+            0 => grad_row::<V, T, N, 0>(geo, g, row, plane, d),
+            1 => grad_row::<V, T, N, 1>(geo, g, row, plane, d),
+            2 => grad_row::<V, T, N, 2>(geo, g, row, plane, d),
+            _ => grad_row::<V, T, N, 3>(geo, g, row, plane, d),
+        }
+    }
+}
+
+/// [`transform_grad`] for a row that is known when compiled.
+#[inline(always)]
+unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
     geo: Geometry,
     g: *const T,
     row: usize,
@@ -103,25 +151,21 @@ pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
             // SAFETY: the contract of `weight_grad`: the two rows of the tile are inside the halo.
             unsafe {
                 let at = (2 * row + 1) * width + (2 * N * some + 1) * c + channel;
-                let mut sides = [[[V::splat(0.0); 4]; 2]; N];
+                let mut places = [[V::splat(0.0); 4]; N];
                 for n in 0..N {
+                    let mut sides = [V::splat(0.0); 2];
                     for side in 0..2 {
                         let g = g.add(at + (2 * n + side) * c);
-                        sides[n][side] = output_transposed(column::<V, T, 2>(g, width));
+                        sides[side] = output_transposed(column::<V, T, 2>(g, width))[I];
                     }
+                    places[n] = output_transposed(sides);
                 }
-                for i in 0..4 {
-                    let mut places = [[V::splat(0.0); 4]; N];
+                for j in 0..4 {
+                    let mut place = [V::splat(0.0); N];
                     for n in 0..N {
-                        places[n] = output_transposed([sides[n][0][i], sides[n][1][i]]);
+                        place[n] = places[n][j];
                     }
-                    for j in 0..4 {
-                        let mut place = [V::splat(0.0); N];
-                        for n in 0..N {
-                            place[n] = places[n][j];
-                        }
-                        store_place::<V, T, N>(place, d, (i * 4 + j) * plane + some * c + channel);
-                    }
+                    store_place::<V, T, N>(place, d, j * plane + some * c + channel);
                 }
             }
         }

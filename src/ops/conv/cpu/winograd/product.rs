@@ -20,20 +20,19 @@ pub struct Sizes {
     pub lanes: usize,
     /// Channels of `m`.
     pub cout: usize,
-    /// Floats between two rows of places of `v`.
-    pub v_row: usize,
     /// Floats between two rows of places of `m`.
     pub m_row: usize,
 }
 
-/// `m = (u ⊙ v) A`: (rows of places, tiles, output columns, cout) from `v` (rows of places, tiles, places, lanes) and `u` of
-/// [`super::transform_weight`]; the outputs start from what the sink says.
+/// Row `i` of the places of `m = (u ⊙ v) A`, which is (rows of places, tiles, output columns, cout), from that row of `v`, (tiles, places,
+/// lanes), and `u` of [`super::transform_weight`]; the outputs start from what the sink says.
 ///
 /// # Safety
 /// As [`Vector`]; `v`, `u` and `m` hold what the sizes say.
 #[inline(always)]
 pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
     size: Sizes,
+    i: usize,
     v: *const f32,
     u: *const f32,
     m: *mut f32,
@@ -45,22 +44,20 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
     F: Form<IN, OUT>,
 {
     let blocks = size.cout / V::LANES;
-    for i in 0..IN {
-        for block in 0..blocks {
-            // SAFETY: the caller's contract.
-            unsafe {
-                // Rows and columns of `A` at place 1 are ones: every output gets that place once.
-                let start = if i == 1 { sink.start(block * V::LANES) } else { V::splat(0.0) };
-                let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
-                let (v, m) = (v.add(i * size.v_row), m.add(i * size.m_row + block * V::LANES));
-                // A known number of lanes makes every load an offset from one pointer.
-                match size.lanes {
-                    8 => row::<V, T, F, IN, OUT, 8>(size, start, v, u, m),
-                    16 => row::<V, T, F, IN, OUT, 16>(size, start, v, u, m),
-                    32 => row::<V, T, F, IN, OUT, 32>(size, start, v, u, m),
-                    64 => row::<V, T, F, IN, OUT, 64>(size, start, v, u, m),
-                    _ => row::<V, T, F, IN, OUT, 0>(size, start, v, u, m),
-                }
+    for block in 0..blocks {
+        // SAFETY: the caller's contract.
+        unsafe {
+            // Rows and columns of `A` at place 1 are ones: every output gets that place once.
+            let start = if i == 1 { sink.start(block * V::LANES) } else { V::splat(0.0) };
+            let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
+            let m = m.add(i * size.m_row + block * V::LANES);
+            // A known number of lanes makes every load an offset from one pointer.
+            match size.lanes {
+                8 => row::<V, T, F, IN, OUT, 8>(size, start, v, u, m),
+                16 => row::<V, T, F, IN, OUT, 16>(size, start, v, u, m),
+                32 => row::<V, T, F, IN, OUT, 32>(size, start, v, u, m),
+                64 => row::<V, T, F, IN, OUT, 64>(size, start, v, u, m),
+                _ => row::<V, T, F, IN, OUT, 0>(size, start, v, u, m),
             }
         }
     }

@@ -1,14 +1,13 @@
-//! The convolution against plain loops in `f64`, for every instruction set and at awkward sizes, and its gradients
-//! against candle's autograd.
+//! The convolution against plain loops in `f64`, for every instruction set and at awkward sizes.
 
-use candle_core::{DType, Device, Var};
+mod autograd;
+mod large_tiles;
 
-use super::cpu::tile::{Pixel, Sink};
-use super::cpu::winograd::Four;
+use candle_core::{DType, Device};
+
 use super::*;
-use crate::ops::norm;
-use crate::ops::simd::{Task, Vector, for_each_isa, run};
-use crate::ops::{chunks, zeros, zeros_of};
+use crate::ops::simd::for_each_isa;
+use crate::ops::{zeros, zeros_of};
 use crate::rng::{Purpose, stream, uniform};
 
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
@@ -315,164 +314,4 @@ fn backward_is_the_plain_sum() {
             }
         }
     });
-}
-
-/// Winograd's F(4×4, 3×3), which inference uses, with a bias.
-#[test]
-fn large_tiles_give_the_plain_sum() {
-    struct Keep<'a> {
-        geo: Geometry,
-        out: &'a mut [f32],
-        bias: &'a [f32],
-    }
-    impl Sink for Keep<'_> {
-        #[inline(always)]
-        unsafe fn start<V: Vector>(&self, channel: usize) -> V {
-            // SAFETY: the trait's contract.
-            unsafe { V::load(self.bias[channel..channel + V::LANES].as_ptr()) }
-        }
-        #[inline(always)]
-        unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
-            let Geometry { height, width, cout, .. } = self.geo;
-            for (p, pixel) in acc.into_iter().enumerate() {
-                let place = ((at.image * height + at.row) * width + at.col + p) * cout + at.channel;
-                for (q, v) in pixel.into_iter().enumerate() {
-                    // SAFETY: the trait's contract.
-                    unsafe { v.store(self.out[place + q * V::LANES..][..V::LANES].as_mut_ptr()) };
-                }
-            }
-        }
-    }
-    struct Forward<'a>(Geometry, usize, &'a [f32], &'a [f32], Keep<'a>);
-    impl Task for Forward<'_> {
-        #[inline(always)]
-        unsafe fn run<V: Vector>(self) {
-            let Forward(geo, images, x, u, mut sink) = self;
-            let mut scratch = vec![f32::NAN; winograd::scratch_len(geo, 4, images)];
-            let (x, step, u) = (x.as_ptr(), geo.padded_in::<f32>(), u.as_ptr());
-            // SAFETY: the images have their halos; inside a task.
-            unsafe {
-                winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, x, step, u, &mut scratch, &mut sink)
-            };
-        }
-    }
-    // (batch, height, width, cin, cout); of 12×24, 12×8 and 20×16 the last group of tiles is smaller.
-    let sizes = [
-        (1, 12, 24, 16, 48),
-        (3, 4, 8, 32, 16),
-        (3, 8, 8, 64, 64),
-        (3, 12, 8, 16, 32),
-        (2, 20, 16, 80, 16),
-        (1, 32, 32, 16, 16),
-    ];
-    for_each_isa(|isa| {
-        for (batch, height, width, cin, cout) in sizes {
-            let geo = Geometry { height, width, cin, cout, stride: 1 };
-            if !winograd::fits(geo, isa, 4) {
-                assert!(!isa.is_wide());
-                continue;
-            }
-            let (x, weight, bias) =
-                (random(&[batch, height, width, cin], 1), random(&[3, 3, cin, cout], 2), random(&[cout], 3));
-            let (a, w, b) = (values(&x), values(&weight), values(&bias));
-            let mut truth: Vec<f64> = (0..batch * geo.out_len()).map(|at| b[at % cout]).collect();
-            let len = geo.padded_in::<f32>();
-            let mut padded = vec![0.0; batch * len];
-            taps(geo, batch, |n, [row, col], k, [h, v]| {
-                let x = ((n * height + h) * width + v) * cin;
-                let y = ((n * height + row) * width + col) * cout;
-                for (ci, co) in (0..cin).flat_map(|i| (0..cout).map(move |o| (i, o))) {
-                    truth[y + co] += a[x + ci] * w[(k * cin + ci) * cout + co];
-                }
-                let place = n * len + ((h + 1) * (width + 2) + v + 1) * cin;
-                (0..cin).for_each(|ci| padded[place + ci] = a[x + ci] as f32);
-            });
-            let (weight, bias) = (read(&weight).expect("weights"), read(&bias).expect("a bias"));
-            let mut u = vec![f32::NAN; 36 * cin * cout];
-            winograd::transform_weight::<f32, Four, 6, 4>(isa, &weight, cout, &mut u);
-            let mut out = vec![f32::NAN; truth.len()];
-            run(isa, Forward(geo, batch, &padded, &u, Keep { geo, out: &mut out, bias: &bias }));
-            let out = Tensor::new(out, &Device::Cpu).expect("a tensor");
-            assert_close(&format!("{isa:?} {batch} {geo:?}"), &out, &truth, 5e-5);
-        }
-    });
-}
-
-/// A batch norm, ReLU and convolution, and the batch norm behind it, by candle's own ops in `f64` (N, C, H, W).
-#[test]
-fn gradients_are_those_of_candles_autograd() {
-    for_each_isa(|isa| compare_with_candle().unwrap_or_else(|e| panic!("{isa:?}: {e}")));
-}
-
-fn compare_with_candle() -> Result<()> {
-    for (stride, shortcut) in [(1, true), (2, false)] {
-        let (batch, height, width, cin, cout) = (3, 6, 8, 16, 32);
-        let geo = Geometry { height, width, cin, cout, stride };
-        let count = |g: Geometry| (g.out_height(), g.out_width());
-        let (out_height, out_width) = count(geo);
-        let (image, out_shape) = ([batch, height, width, cin], [batch, out_height, out_width, cout]);
-        let (y0, x, weight) = (random(&image, 1), random(&image, 2), random(&[3, 3, cin, cout], 3));
-        let (gb0, gb1, r) = (random(&[2, cin], 4), random(&[2, cout], 5), random(&out_shape, 6));
-
-        // By candle.
-        let var = |t: &Tensor| Var::from_tensor(&t.to_dtype(DType::F64)?);
-        let nchw = |t: &Tensor| t.permute((0, 3, 1, 2))?.contiguous();
-        let (y_var, w_var, gb0_var, gb1_var) = (var(&y0)?, var(&weight)?, var(&gb0)?, var(&gb1)?);
-        let norm_of = |z: &Tensor, gb: &Tensor| -> Result<Tensor> {
-            let flat = z.permute((0, 2, 3, 1))?.contiguous()?.flatten(0, 2)?;
-            let centred = flat.broadcast_sub(&flat.mean_keepdim(0)?)?;
-            let var = centred.sqr()?.mean_keepdim(0)?;
-            let hat = centred.broadcast_div(&(var + norm::EPS)?.sqrt()?)?;
-            let scaled = hat.broadcast_mul(&gb.narrow(0, 0, 1)?)?.broadcast_add(&gb.narrow(0, 1, 1)?)?;
-            let (n, c, h, w) = z.dims4()?;
-            scaled.reshape((n, h, w, c))?.permute((0, 3, 1, 2))?.contiguous()
-        };
-        let mut a = norm_of(&nchw(y_var.as_tensor())?, &gb0_var)?;
-        if shortcut {
-            a = (a + nchw(&x.to_dtype(DType::F64)?)?)?;
-        }
-        let kernel = w_var.permute((3, 2, 0, 1))?.contiguous()?;
-        let z = norm_of(&a.relu()?.conv2d(&kernel, 1, stride, 1, 1)?, &gb1_var)?;
-        let grads = (z * nchw(&r.to_dtype(DType::F64)?)?)?.sum_all()?.backward()?;
-        let truth = |v: &Var| -> Result<Vec<f64>> {
-            let g = grads.get(v).map_or_else(|| v.zeros_like(), |g| Ok(g.clone()))?;
-            g.contiguous()?.flatten_all()?.to_vec1()
-        };
-
-        // By our ops: the statistics of y0, then forward and backward.
-        let (stat0, affine, running) = (zeros(&[2, cin])?, zeros(&[2, cin])?, zeros(&[2, cin])?);
-        let sums = zeros(&[batch, 2, cout])?;
-        let sums0 = Tensor::stack(&[y0.sum((1, 2))?, y0.sqr()?.sum((1, 2))?], 1)?.contiguous()?;
-        norm::forward(&sums0, batch, batch * height * width, &gb0, &stat0, &affine, &running)?;
-        let shortcut = if shortcut { Shortcut::Same(&x) } else { Shortcut::None };
-        let source = Source::Norm { y: &y0, affine: &affine, shortcut };
-        let (y1, stat1, affine1, running1) =
-            (zeros(&out_shape)?, zeros(&[2, cout])?, zeros(&[2, cout])?, zeros(&[2, cout])?);
-        let work = Work::new(geo.weight_len(), batch)?;
-        forward(geo, batch, source, &weight, &work, None, &y1, &sums)?;
-        let pixels = batch * out_height * out_width;
-        norm::forward(&sums, batch, pixels, &gb1, &stat1, &affine1, &running1)?;
-        let dz_sums = Tensor::stack(&[r.sum((1, 2))?, (&r * &y1)?.sum((1, 2))?], 1)?.contiguous()?;
-        let (d_gb1, coef) = (zeros(&[2, cout])?, zeros(&[3, cout])?);
-        norm::backward(&dz_sums, batch, pixels, &gb1, &stat1, &d_gb1, &coef)?;
-        let (dz0, dw) = (zeros(&image)?, zeros(weight.dims())?);
-        let sums0 = zeros(&[batch, 2, cin])?;
-        let input = InputGrad { dz: &dz0, residual: Residual::None, y: &y0, sums: &sums0 };
-        backward(geo, batch, source, &weight, &r, &y1, &coef, &work, &dw, Some(input))?;
-        let (d_gb0, coef0) = (zeros(&[2, cin])?, zeros(&[3, cin])?);
-        norm::backward(&sums0, batch, batch * height * width, &gb0, &stat0, &d_gb0, &coef0)?;
-        let dy0 = {
-            let (k, dz, y) = (read(&coef0)?, read(&dz0)?, read(&y0)?);
-            let all: Vec<f32> = (0..dz.len())
-                .map(|at| k[at % cin] * dz[at] + k[cin + at % cin] * y[at] + k[2 * cin + at % cin])
-                .collect();
-            Tensor::from_vec(all, &image, &Device::Cpu)?
-        };
-        assert_eq!(chunks(batch), 1);
-        assert_close("weight", &dw, &truth(&w_var)?, 1e-5);
-        assert_close("second norm", &d_gb1, &truth(&gb1_var)?, 1e-5);
-        assert_close("first norm", &d_gb0, &truth(&gb0_var)?, 1e-5);
-        assert_close("input", &dy0, &truth(&y_var)?, 1e-5);
-    }
-    Ok(())
 }

@@ -1,0 +1,85 @@
+//! The convolution's gradients against candle's autograd.
+
+use candle_core::Var;
+
+use super::*;
+use crate::ops::{chunks, norm};
+
+/// A batch norm, ReLU and convolution, and the batch norm behind it, by candle's own ops in `f64` (N, C, H, W).
+#[test]
+fn gradients_are_those_of_candles_autograd() {
+    for_each_isa(|isa| compare_with_candle().unwrap_or_else(|e| panic!("{isa:?}: {e}")));
+}
+
+fn compare_with_candle() -> Result<()> {
+    for (stride, shortcut) in [(1, true), (2, false)] {
+        let (batch, height, width, cin, cout) = (3, 6, 8, 16, 32);
+        let geo = Geometry { height, width, cin, cout, stride };
+        let count = |g: Geometry| (g.out_height(), g.out_width());
+        let (out_height, out_width) = count(geo);
+        let (image, out_shape) = ([batch, height, width, cin], [batch, out_height, out_width, cout]);
+        let (y0, x, weight) = (random(&image, 1), random(&image, 2), random(&[3, 3, cin, cout], 3));
+        let (gb0, gb1, r) = (random(&[2, cin], 4), random(&[2, cout], 5), random(&out_shape, 6));
+
+        // By candle.
+        let var = |t: &Tensor| Var::from_tensor(&t.to_dtype(DType::F64)?);
+        let nchw = |t: &Tensor| t.permute((0, 3, 1, 2))?.contiguous();
+        let (y_var, w_var, gb0_var, gb1_var) = (var(&y0)?, var(&weight)?, var(&gb0)?, var(&gb1)?);
+        let norm_of = |z: &Tensor, gb: &Tensor| -> Result<Tensor> {
+            let flat = z.permute((0, 2, 3, 1))?.contiguous()?.flatten(0, 2)?;
+            let centred = flat.broadcast_sub(&flat.mean_keepdim(0)?)?;
+            let var = centred.sqr()?.mean_keepdim(0)?;
+            let hat = centred.broadcast_div(&(var + norm::EPS)?.sqrt()?)?;
+            let scaled = hat.broadcast_mul(&gb.narrow(0, 0, 1)?)?.broadcast_add(&gb.narrow(0, 1, 1)?)?;
+            let (n, c, h, w) = z.dims4()?;
+            scaled.reshape((n, h, w, c))?.permute((0, 3, 1, 2))?.contiguous()
+        };
+        let mut a = norm_of(&nchw(y_var.as_tensor())?, &gb0_var)?;
+        if shortcut {
+            a = (a + nchw(&x.to_dtype(DType::F64)?)?)?;
+        }
+        let kernel = w_var.permute((3, 2, 0, 1))?.contiguous()?;
+        let z = norm_of(&a.relu()?.conv2d(&kernel, 1, stride, 1, 1)?, &gb1_var)?;
+        let grads = (z * nchw(&r.to_dtype(DType::F64)?)?)?.sum_all()?.backward()?;
+        let truth = |v: &Var| -> Result<Vec<f64>> {
+            let g = grads.get(v).map_or_else(|| v.zeros_like(), |g| Ok(g.clone()))?;
+            g.contiguous()?.flatten_all()?.to_vec1()
+        };
+
+        // By our ops: the statistics of y0, then forward and backward.
+        let (stat0, affine, running) = (zeros(&[2, cin])?, zeros(&[2, cin])?, zeros(&[2, cin])?);
+        let sums = zeros(&[batch, 2, cout])?;
+        let sums0 = Tensor::stack(&[y0.sum((1, 2))?, y0.sqr()?.sum((1, 2))?], 1)?.contiguous()?;
+        norm::forward(&sums0, batch, batch * height * width, &gb0, &stat0, &affine, &running)?;
+        let shortcut = if shortcut { Shortcut::Same(&x) } else { Shortcut::None };
+        let source = Source::Norm { y: &y0, affine: &affine, shortcut };
+        let (y1, stat1, affine1, running1) =
+            (zeros(&out_shape)?, zeros(&[2, cout])?, zeros(&[2, cout])?, zeros(&[2, cout])?);
+        let work = Work::new(geo.weight_len(), batch)?;
+        forward(geo, batch, source, &weight, &work, None, &y1, &sums)?;
+        let pixels = batch * out_height * out_width;
+        norm::forward(&sums, batch, pixels, &gb1, &stat1, &affine1, &running1)?;
+        let dz_sums = Tensor::stack(&[r.sum((1, 2))?, (&r * &y1)?.sum((1, 2))?], 1)?.contiguous()?;
+        let (d_gb1, coef) = (zeros(&[2, cout])?, zeros(&[3, cout])?);
+        norm::backward(&dz_sums, batch, pixels, &gb1, &stat1, &d_gb1, &coef)?;
+        let (dz0, dw) = (zeros(&image)?, zeros(weight.dims())?);
+        let sums0 = zeros(&[batch, 2, cin])?;
+        let input = InputGrad { dz: &dz0, residual: Residual::None, y: &y0, sums: &sums0 };
+        backward(geo, batch, source, &weight, &r, &y1, &coef, &work, &dw, Some(input))?;
+        let (d_gb0, coef0) = (zeros(&[2, cin])?, zeros(&[3, cin])?);
+        norm::backward(&sums0, batch, batch * height * width, &gb0, &stat0, &d_gb0, &coef0)?;
+        let dy0 = {
+            let (k, dz, y) = (read(&coef0)?, read(&dz0)?, read(&y0)?);
+            let all: Vec<f32> = (0..dz.len())
+                .map(|at| k[at % cin] * dz[at] + k[cin + at % cin] * y[at] + k[2 * cin + at % cin])
+                .collect();
+            Tensor::from_vec(all, &image, &Device::Cpu)?
+        };
+        assert_eq!(chunks(batch), 1);
+        assert_close("weight", &dw, &truth(&w_var)?, 1e-5);
+        assert_close("second norm", &d_gb1, &truth(&gb1_var)?, 1e-5);
+        assert_close("first norm", &d_gb0, &truth(&gb0_var)?, 1e-5);
+        assert_close("input", &dy0, &truth(&y_var)?, 1e-5);
+    }
+    Ok(())
+}
