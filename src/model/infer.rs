@@ -14,7 +14,7 @@ use crate::data::shard::Split;
 use crate::ops::conv::Geometry;
 use crate::ops::conv::cpu::tile::{Pixel, Sink};
 use crate::ops::conv::cpu::winograd::{self, Four};
-use crate::ops::conv::cpu::{convolve, with_scratch};
+use crate::ops::conv::cpu::{convolve, panels, with_scratch};
 use crate::ops::head::logits;
 use crate::ops::load::{Levels, levels};
 use crate::ops::simd::{Isa, Task, Vector, run};
@@ -99,7 +99,7 @@ impl Folded {
             if winograd {
                 winograd::transform_weight::<f32, Four, 6, 4>(isa, &weight, cout, &mut kept);
             } else {
-                kept.copy_from_slice(&weight);
+                panels::<f32>(&weight, cin, &[9], &mut kept);
             }
             let bias =
                 (0..cout).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();

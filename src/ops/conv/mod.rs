@@ -173,7 +173,7 @@ fn forward_of<T: Value>(
     let isa = T::isa();
     let winograd = winograd::fits(geo, isa, 2);
     let lent = source.read::<T>()?;
-    let weight = work.arrange::<T>(isa, weight, geo.cin, geo, winograd)?;
+    let weight = work.arrange::<T>(isa, weight, geo.cin, &[9], geo, winograd)?;
     let written = [out, sums, store.unwrap_or(out)];
     write_parts(&written[..2 + usize::from(store.is_some())], |parts| {
         let op = cpu::Forward {
@@ -270,7 +270,7 @@ fn backward_of<T: Value>(
             cpu::flip(geo, &weight, flipped);
             Ok(())
         })?;
-        work.arrange::<T>(isa, &work.flipped, geo.cout, geo, winograd)?
+        work.arrange::<T>(isa, &work.flipped, geo.cout, cpu::walks(geo), geo, winograd)?
     } else {
         read(&work.flipped)?
     };
@@ -348,26 +348,28 @@ impl Work {
         })
     }
 
-    /// Weights as the kernels take them: as they are, transformed for [`winograd`], or in pairs of the `rows` of a tap.
+    /// Weights of walks over so many `taps` of `rows` rows as the kernels take them: as they are, transformed for [`winograd`], or in panels.
     fn arrange<'a, T: Value>(
         &'a self,
         isa: Isa,
         weight: &'a Tensor,
         rows: usize,
+        taps: &[usize],
         geo: Geometry,
         winograd: bool,
     ) -> Result<Lent<'a>> {
         let lent = read(weight)?;
-        if !winograd && T::PACK == 1 {
+        let cols = geo.weight_len() / 9 / rows;
+        if !winograd && T::PACK == 1 && cols <= cpu::tile::PANEL {
+            // One panel.
             return Ok(lent);
         }
         super::write(&self.arranged, |arranged| {
             let weight = &lent[..geo.weight_len()];
             if winograd {
-                let cols = geo.weight_len() / 9 / rows;
                 winograd::transform_weight::<T, winograd::Two, 4, 2>(isa, weight, cols, arranged);
             } else {
-                cpu::pair(weight, rows, arranged);
+                cpu::panels::<T>(weight, rows, taps, arranged);
             }
             Ok(())
         })?;

@@ -82,7 +82,7 @@ pub unsafe fn clear() {
     }
 }
 
-/// Adds the products of a left factor and `count` right ones, `next` bytes apart, to as many sums; rows are `_step` bytes apart.
+/// Adds the products of a left factor and `count` right ones, two neighbours at each of `right`, to as many sums; rows are `_step` bytes apart.
 ///
 /// # Safety
 /// After [`configure`]; the memory holds the factors.
@@ -91,9 +91,8 @@ pub unsafe fn multiply(
     count: usize,
     left: *const f32,
     left_step: usize,
-    right: *const f32,
-    right_step: usize,
-    next: usize,
+    right: [*const f32; 2],
+    right_step: [usize; 2],
 ) {
     // SAFETY: the caller's contract.
     unsafe {
@@ -101,7 +100,7 @@ pub unsafe fn multiply(
             "tileloadd tmm4, [{left} + {left_step}]",
             "tileloadd tmm5, [{right} + {right_step}]",
             "tdpbf16ps tmm0, tmm4, tmm5",
-            left = in(reg) left, left_step = in(reg) left_step, right = in(reg) right, right_step = in(reg) right_step,
+            left = in(reg) left, left_step = in(reg) left_step, right = in(reg) right[0], right_step = in(reg) right_step[0],
             options(nostack, readonly)
         );
         if count == 1 {
@@ -110,7 +109,7 @@ pub unsafe fn multiply(
         asm!(
             "tileloadd tmm6, [{right} + {right_step}]",
             "tdpbf16ps tmm1, tmm4, tmm6",
-            right = in(reg) right.byte_add(next), right_step = in(reg) right_step, options(nostack, readonly)
+            right = in(reg) right[0].add(16), right_step = in(reg) right_step[0], options(nostack, readonly)
         );
         if count == 2 {
             return;
@@ -118,7 +117,7 @@ pub unsafe fn multiply(
         asm!(
             "tileloadd tmm5, [{right} + {right_step}]",
             "tdpbf16ps tmm2, tmm4, tmm5",
-            right = in(reg) right.byte_add(2 * next), right_step = in(reg) right_step, options(nostack, readonly)
+            right = in(reg) right[1], right_step = in(reg) right_step[1], options(nostack, readonly)
         );
         if count == 3 {
             return;
@@ -126,7 +125,7 @@ pub unsafe fn multiply(
         asm!(
             "tileloadd tmm6, [{right} + {right_step}]",
             "tdpbf16ps tmm3, tmm4, tmm6",
-            right = in(reg) right.byte_add(3 * next), right_step = in(reg) right_step, options(nostack, readonly)
+            right = in(reg) right[1].add(16), right_step = in(reg) right_step[1], options(nostack, readonly)
         );
     }
 }

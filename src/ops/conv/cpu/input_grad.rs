@@ -33,6 +33,11 @@ pub(in crate::ops::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f
     });
 }
 
+/// Taps of each of the correlations of [`input_grad`], one for each of [`PARITIES`] under stride 2.
+pub(in crate::ops::conv) fn walks(geo: Geometry) -> &'static [usize] {
+    if geo.stride == 1 { &[9] } else { &[1, 2, 2, 4] }
+}
+
 /// Even and odd rows and columns of an input gradient under stride 2.
 const PARITIES: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 

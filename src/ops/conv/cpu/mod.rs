@@ -14,17 +14,19 @@ pub(crate) mod winograd;
 pub(super) use backward::{Backward, Input, grad_len};
 pub(super) use forward::Forward;
 pub(crate) use forward::convolve;
-pub(super) use input_grad::flip;
+pub(super) use input_grad::{flip, walks};
 
 use std::cell::RefCell;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::{Geometry, Shortcut, Source};
-use half::bf16;
 
 use crate::ops::simd::{Vector, prefetch};
 use crate::ops::value::Value;
 use crate::ops::{Aligned, CHUNK};
+use tile::PANEL;
 
 /// Lends the thread's scratch memory: allocated at its first use, then kept.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
@@ -88,18 +90,32 @@ impl<const N: usize> Ahead<N> {
     }
 }
 
-/// Weights in pairs: of each tap's `rows`, row after row, two neighbours become one, (9, rows / 2, columns, 2).
-pub(super) fn pair(weight: &[f32], rows: usize, pairs: &mut [f32]) {
+/// Weights (9, rows, columns) as [`tile::correlate`] takes them, for walks over so many `taps` each: by panels of [`tile::PANEL`] columns,
+/// (panels, the walk's taps, rows, columns of the panel). In bf16 two neighbouring rows of a tap share lanes.
+pub(crate) fn panels<T: Value>(weight: &[f32], rows: usize, taps: &[usize], out: &mut [f32]) {
     let cols = weight.len() / 9 / rows;
-    assert!(pairs.len() >= 9 * rows.div_ceil(2) * cols);
-    let mut out = bf16::unpack(pairs).chunks_exact_mut(2 * cols);
-    for tap in weight.chunks_exact(rows * cols) {
-        for (rows, out) in tap.chunks(2 * cols).zip(&mut out) {
-            for (col, pair) in out.chunks_exact_mut(2).enumerate() {
-                pair[0] = bf16::from_f32(rows[col]);
-                pair[1] = rows.get(cols + col).map_or(bf16::ZERO, |&w| bf16::from_f32(w));
+    assert!(out.len() >= 9 * T::lanes(rows) * cols);
+    let (mut weight, mut out) = (weight, out);
+    for &taps in taps {
+        let (walk, other) = weight.split_at(taps * rows * cols);
+        let (panels, rest) = out.split_at_mut(taps * T::lanes(rows) * cols);
+        let panels = panels.par_chunks_mut(taps * T::lanes(rows) * PANEL).enumerate();
+        panels.for_each(|(n, panel)| {
+            let (first, width) = (n * PANEL, PANEL.min(cols - n * PANEL));
+            let mut lines = panel.chunks_exact_mut(width);
+            for tap in walk.chunks_exact(rows * cols) {
+                for (rows, line) in tap.chunks(T::PACK * cols).zip(&mut lines) {
+                    line.fill(0.0);
+                    for (n, row) in rows.chunks_exact(cols).enumerate() {
+                        let values = T::unpack(line)[n..].iter_mut().step_by(T::PACK);
+                        values
+                            .zip(&row[first..first + width])
+                            .for_each(|(value, &w)| *value = T::from_f32(w));
+                    }
+                }
             }
-        }
+        });
+        (weight, out) = (other, rest);
     }
 }
 

@@ -13,6 +13,9 @@
 use crate::ops::simd::Vector;
 use crate::ops::value::Value;
 
+/// Channels whose weights are neighbours. Were whole rows of them, a tile would jump from page to page in a wide layer.
+pub const PANEL: usize = 32;
+
 /// Consecutive floats of the image that one output pixel sums over.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Run {
@@ -75,7 +78,7 @@ pub trait Sink {
 
 /// `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, handed to the sink tile by tile.
 ///
-/// `w` is (Σ run.len, cout), row after row in the order of the runs.
+/// `w` is (Σ run.len, cout) in the order of the runs, by panels of [`PANEL`] channels: (panels, Σ run.len, channels of the panel).
 ///
 /// # Safety
 /// As [`Vector`]; `x` and `w` must hold what the walk touches.
@@ -140,30 +143,33 @@ unsafe fn channels<
     sink: &mut S,
 ) {
     let step = if STEP == 0 { walk.col_step } else { STEP };
+    let rows = walk.runs.iter().map(|r| r.len).sum::<usize>();
     // Channels outside: one block of weights stays in the cache for all images.
     for channel in range.step_by(Q * V::LANES) {
         // SAFETY: the caller's contract.
         let start: [V; Q] = std::array::from_fn(|q| unsafe { sink.start(channel + q * V::LANES) });
+        let panel = channel / PANEL * PANEL;
+        let width = PANEL.min(cout - panel);
         for image in 0..walk.images {
             for row in 0..walk.rows {
                 let mut at = Pixel { image, row, col: 0, channel };
                 // SAFETY: the caller's contract.
                 unsafe {
-                    let w = w.add(channel);
+                    let w = w.add(panel * rows + channel - panel);
                     let x = x.add(image * walk.image_step + row * walk.row_step);
                     while at.col + P <= walk.cols {
-                        let acc = tile::<V, T, P, Q>(start, x.add(at.col * step), step, walk.runs, w, cout);
+                        let acc = tile::<V, T, P, Q>(start, x.add(at.col * step), step, walk.runs, w, width);
                         sink.put(acc, at);
                         at.col += P;
                     }
                     while at.col + HALF <= walk.cols {
                         let acc =
-                            tile::<V, T, HALF, Q>(start, x.add(at.col * step), step, walk.runs, w, cout);
+                            tile::<V, T, HALF, Q>(start, x.add(at.col * step), step, walk.runs, w, width);
                         sink.put(acc, at);
                         at.col += HALF;
                     }
                     while at.col < walk.cols {
-                        let acc = tile::<V, T, 1, Q>(start, x.add(at.col * step), step, walk.runs, w, cout);
+                        let acc = tile::<V, T, 1, Q>(start, x.add(at.col * step), step, walk.runs, w, width);
                         sink.put(acc, at);
                         at.col += 1;
                     }
@@ -180,7 +186,7 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
     step: usize,
     runs: &[Run],
     mut w: *const f32,
-    cout: usize,
+    width: usize,
 ) -> [[V; Q]; P] {
     // SAFETY: the contract of `correlate`.
     unsafe {
@@ -195,7 +201,7 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
                         acc[p][q] = T::multiply_add(acc[p][q], pixel, weights[q]);
                     }
                 }
-                w = w.add(cout);
+                w = w.add(width);
             }
         }
         acc

@@ -3,7 +3,7 @@
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
-use super::tile::{Outer, Pixel, Sink, Walk};
+use super::tile::{Outer, PANEL, Pixel, Sink, Walk};
 use crate::ops::simd::{Vector, amx};
 
 /// Pixels of a row that are taken together.
@@ -53,27 +53,25 @@ unsafe fn rows<V: Vector, S: Sink, const P: usize>(
     sink: &mut S,
 ) {
     let mut sums = Sums([[[0.0; 16]; 16]; amx::SUMS]);
-    for channel in (0..cout).step_by(16 * amx::SUMS) {
+    let taps = walk.runs.iter().map(|r| r.len).sum::<usize>();
+    for channel in (0..cout).step_by(2 * PANEL) {
         let count = ((cout - channel) / 16).min(amx::SUMS);
+        // Two panels, of which the second may be empty.
+        let width = [0, PANEL].map(|next| PANEL.min(cout.saturating_sub(channel + next)));
+        let panels = [0, PANEL * taps].map(|next| w.wrapping_add(channel * taps + next));
         for image in 0..walk.images {
             for row in 0..walk.rows {
                 for col in (0..walk.cols).step_by(P) {
                     // SAFETY: the contract of `correlate`.
                     unsafe {
                         let x = x.add(image * walk.image_step + row * walk.row_step + col * walk.col_step);
-                        let mut w = w.add(channel);
+                        let mut k = 0;
                         amx::clear();
                         for run in walk.runs {
-                            for k in (0..run.len).step_by(lanes) {
-                                amx::multiply(
-                                    count,
-                                    x.add(run.offset + k),
-                                    4 * walk.col_step,
-                                    w,
-                                    4 * cout,
-                                    64,
-                                );
-                                w = w.add(lanes * cout);
+                            for x in (0..run.len).step_by(lanes).map(|k| x.add(run.offset + k)) {
+                                let right = [0, 1].map(|n| panels[n].wrapping_add(k * width[n]));
+                                amx::multiply(count, x, 4 * walk.col_step, right, width.map(|w| 4 * w));
+                                k += lanes;
                             }
                         }
                         amx::store(&mut sums.0);
@@ -137,7 +135,8 @@ pub unsafe fn outer<V: Vector>(
                         for (n, turned) in turned.0[..some].iter().enumerate() {
                             let (image, row, col) = place(first + n);
                             let x = x.add(image * size.x_image + row * size.x_row + col * size.x_col + tap);
-                            amx::multiply(count, turned.as_ptr(), 64, x, 4 * size.x_col, 64);
+                            let right = [x, x.wrapping_add(32)];
+                            amx::multiply(count, turned.as_ptr(), 64, right, [4 * size.x_col; 2]);
                         }
                         amx::store(&mut sums.0);
                         for (q, sums) in sums.0[..count].iter_mut().enumerate() {

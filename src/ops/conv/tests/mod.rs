@@ -13,7 +13,7 @@ use crate::rng::{Purpose, stream, uniform};
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// (batch, height, width, cin, cout, stride)
-const SIZES: [(usize, usize, usize, usize, usize, usize); 22] = [
+const SIZES: [(usize, usize, usize, usize, usize, usize); 24] = [
     (3, 32, 32, 16, 16, 1),
     (2, 16, 16, 32, 32, 1),
     (9, 2, 8, 16, 48, 1),
@@ -38,6 +38,9 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 22] = [
     (9, 3, 3, 128, 96, 1),
     (3, 16, 9, 96, 84, 1),
     (11, 4, 6, 96, 80, 2),
+    // AMX's tiles over several panels of weights.
+    (2, 3, 8, 48, 112, 1),
+    (1, 6, 16, 32, 80, 2),
 ];
 
 fn random(shape: &[usize], seed: u64) -> Tensor {
