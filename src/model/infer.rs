@@ -68,12 +68,11 @@ pub struct Folded {
 }
 
 /// Images that a thread takes at a time: as many as share a layer's weights at most.
-pub const BATCH: usize = 4;
+pub const BATCH: usize = 8;
 
-/// Images of a size that go through a layer together: four at the most, and no more than 1024 pixels, so that they stay in the
-/// second-level cache.
+/// Images of a size that go through a layer together: no more than 1024 pixels, so that they stay in the second-level cache.
 fn together(geo: Geometry) -> usize {
-    (BATCH * 256 / (geo.height * geo.width)).clamp(1, BATCH)
+    (1024 / (geo.height * geo.width)).clamp(1, BATCH)
 }
 
 impl Folded {
@@ -175,12 +174,11 @@ struct Space {
 impl Space {
     fn new(net: &Folded, images: usize) -> Self {
         let convs = || net.stages.iter().flatten().chain([&net.stem]);
-        let padded = |g: Geometry| (g.height + 2) * (g.width + 2) * g.cin.max(g.cout);
         let suited = convs().filter(|c| c.winograd);
         Space {
             images,
             activation: convs().map(|c| padded(c.geo)).max().unwrap_or(0).next_multiple_of(16),
-            winograd: suited.map(|c| winograd::scratch_len(c.geo, 4, images)).max().unwrap_or(0),
+            winograd: suited.map(|c| winograd::scratch_len::<Four, 6, 4>(c.geo, images)).max().unwrap_or(0),
         }
     }
 
@@ -207,18 +205,16 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
         let (mid, rest) = rest.split_at_mut(images * len);
         let (mut y, work) = rest.split_at_mut(images * len);
         let count = self.images.len();
-        for (i, n) in self.images.clone().enumerate() {
-            let pixels = &mut y[..stem.geo.in_len()];
-            (self.image)(n, pixels);
-            let mid = &mut mid[i * len..(i + 1) * len];
-            clear_halo(stem.geo.height, stem.geo.width, stem.geo.cin, mid);
-            pad(stem.geo, pixels, mid);
-            clear_halo_out(stem.geo, &mut x[i * len..(i + 1) * len]);
-        }
         // SAFETY: the buffers hold every layer's images with their halos, zero outside the image.
         unsafe {
-            for (mid, x) in mid.chunks(BATCH * len).zip(x.chunks_mut(BATCH * len)) {
-                layer::<V>(stem, mid, x, len, None, false, work);
+            for (x, n) in x.chunks_exact_mut(len).zip(self.images.clone()) {
+                let pixels = &mut y[..stem.geo.in_len()];
+                (self.image)(n, pixels);
+                let mid = &mut mid[..len];
+                clear_halo(stem.geo.height, stem.geo.width, stem.geo.cin, mid);
+                pad(stem.geo, pixels, mid);
+                clear_halo_out(stem.geo, x);
+                layer::<V>(stem, mid, x, len, false, work);
             }
             for stage in stages {
                 let [first, second, ..] = &stage[..] else { continue };
@@ -226,21 +222,21 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
                 let some = together(second.geo) * len;
                 for from in (0..count * len).step_by(some) {
                     let to = (from + some).min(count * len);
-                    let (mut x, mid, mut y) = (&mut x[from..to], &mut mid[from..to], &mut y[from..to]);
+                    let (mut x, mid, mut y) = (&mut x[from..to], &mut mid[..to - from], &mut y[from..to]);
                     for mid in mid.chunks_exact_mut(len) {
                         clear_halo_out(second.geo, mid);
                     }
                     if half {
-                        for y in y.chunks_exact_mut(len) {
-                            clear_halo_out(second.geo, y);
+                        for (x, y) in x.chunks_exact(len).zip(y.chunks_exact_mut(len)) {
+                            halve(first.geo, x, &mut y[..padded(second.geo)]);
                         }
-                        layer::<V>(first, x, mid, len, None, false, work);
-                        layer::<V>(second, mid, y, len, Some((x, first.geo)), false, work);
+                        layer::<V>(first, x, mid, len, false, work);
+                        layer::<V>(second, mid, y, len, true, work);
                         std::mem::swap(&mut x, &mut y);
                     }
                     for block in stage[2 * usize::from(half)..].chunks_exact(2) {
-                        layer::<V>(&block[0], x, mid, len, None, false, work);
-                        layer::<V>(&block[1], mid, x, len, None, true, work);
+                        layer::<V>(&block[0], x, mid, len, false, work);
+                        layer::<V>(&block[1], mid, x, len, true, work);
                     }
                 }
                 if half {
@@ -262,6 +258,11 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
             features.iter_mut().for_each(|f| *f /= pixels);
         }
     }
+}
+
+/// Floats of a layer's input or output with its halo, whichever has more channels.
+fn padded(geo: Geometry) -> usize {
+    (geo.height + 2) * (geo.width + 2) * geo.cin.max(geo.cout)
 }
 
 /// Makes the halo of a layer's output zero.
@@ -289,22 +290,32 @@ fn pad(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
     }
 }
 
-/// One convolution of some images, from halo to halo, `len` floats apart. `half` are the images of a
-/// [`crate::ops::conv::Shortcut::Half`] with the geometry they entered the block with; `in_place` adds what `out` holds.
+/// The [`crate::ops::conv::Shortcut::Half`] of an image that enters a block's first convolution, both inside halos.
+fn halve(geo: Geometry, x: &[f32], out: &mut [f32]) {
+    let (cin, cout, width) = (geo.cin, geo.cout, geo.out_width());
+    out.fill(0.0);
+    for row in 0..geo.out_height() {
+        for col in 0..width {
+            let from = ((2 * row + 1) * (geo.width + 2) + 2 * col + 1) * cin;
+            let to = ((row + 1) * (width + 2) + col + 1) * cout + cout / 4;
+            out[to..to + cin].copy_from_slice(&x[from..from + cin]);
+        }
+    }
+}
+
+/// One convolution of some images, from halo to halo, `len` floats apart; `in_place` adds what `out` holds.
 #[inline(always)]
 unsafe fn layer<V: Vector>(
     conv: &Conv,
     x: &[f32],
     out: &mut [f32],
     len: usize,
-    half: Option<(&[f32], Geometry)>,
     in_place: bool,
     work: &mut [f32],
 ) {
     let geo = conv.geo;
     let images = out.len() / len;
-    let mut sink =
-        Finish { geo, out: out.as_mut_ptr(), step: len, bias: &conv.bias, in_place, relu: half.is_none() };
+    let mut sink = Finish { geo, out: out.as_mut_ptr(), step: len, bias: &conv.bias, in_place };
     // SAFETY: the caller's buffers hold the images with their halos.
     unsafe {
         if V::WIDE && conv.winograd {
@@ -312,21 +323,6 @@ unsafe fn layer<V: Vector>(
             winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, x, len, u, work, &mut sink);
         } else {
             convolve::<V, f32, _>(geo, images, x, len, &conv.weight, &mut sink);
-        }
-    }
-    let Some((x, before)) = half else { return };
-    // The shortcut of a block that changes the size: the sums are not cut off yet.
-    let c = geo.cout;
-    for (x, out) in x.chunks_exact(len).zip(out.chunks_exact_mut(len)) {
-        for row in 0..geo.height {
-            for col in 0..geo.width {
-                let from = ((2 * row + 1) * (before.width + 2) + 2 * col + 1) * before.cin;
-                let pixel = &mut out[((row + 1) * (geo.width + 2) + col + 1) * c..][..c];
-                for (o, x) in pixel[c / 4..].iter_mut().zip(&x[from..from + before.cin]) {
-                    *o += x;
-                }
-                pixel.iter_mut().for_each(|o| *o = o.max(0.0));
-            }
         }
     }
 }
@@ -339,7 +335,6 @@ struct Finish<'a> {
     step: usize,
     bias: &'a [f32],
     in_place: bool,
-    relu: bool,
 }
 
 impl Sink for Finish<'_> {
@@ -364,10 +359,7 @@ impl Sink for Finish<'_> {
                     if self.in_place {
                         v = v.add(V::load(out));
                     }
-                    if self.relu {
-                        v = v.relu();
-                    }
-                    v.store(out);
+                    v.relu().store(out);
                 }
             }
         }

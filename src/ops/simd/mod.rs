@@ -267,6 +267,18 @@ pub fn prefetch(line: *const u8) {
     let _ = line;
 }
 
+/// The same pointer, of which the compiler knows nothing any more. In a loop over such a pointer addresses are it and a constant;
+/// else LLVM adds an index to where the loop began, and an Intel processor splits a multiply-add from such memory in two.
+#[inline(always)]
+pub fn opaque<T>(mut pointer: *const T) -> *const T {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!("/* {} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+    }
+    pointer
+}
+
 /// Work that is compiled once for each instruction set.
 pub trait Task {
     /// Does the work with vectors `V`.

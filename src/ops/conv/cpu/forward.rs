@@ -35,7 +35,7 @@ impl<T: Value> Forward<'_, T> {
                     self.store.map(|s| s.part(images(&range, geo.in_len()))),
                 )
             };
-            let work = if self.winograd { winograd::scratch_len(geo, 2, 1) } else { 0 };
+            let work = if self.winograd { winograd::scratch_len::<Two, 4, 2>(geo, 1) } else { 0 };
             with_scratch(self.together() * geo.padded_in::<T>() + work, |scratch| {
                 T::run(isa, ForwardChunk { op: self, range, out, sums, store, scratch });
             });

@@ -10,7 +10,7 @@
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
-use crate::ops::simd::Vector;
+use crate::ops::simd::{Vector, opaque};
 use crate::ops::value::Value;
 
 /// Channels whose weights are neighbours. Were whole rows of them, a tile would jump from page to page in a wide layer.
@@ -42,6 +42,13 @@ pub struct Walk<'a> {
     pub col_step: usize,
     /// What is summed at each place.
     pub runs: &'a [Run],
+}
+
+impl Walk<'_> {
+    /// Floats that are summed at each place.
+    pub fn taps(&self) -> usize {
+        self.runs.iter().map(|r| r.len).sum()
+    }
 }
 
 /// The first pixel and channel of a tile of the output.
@@ -143,7 +150,7 @@ unsafe fn channels<
     sink: &mut S,
 ) {
     let step = if STEP == 0 { walk.col_step } else { STEP };
-    let rows = walk.runs.iter().map(|r| r.len).sum::<usize>();
+    let taps = walk.taps();
     // Channels outside: one block of weights stays in the cache for all images.
     for channel in range.step_by(Q * V::LANES) {
         // SAFETY: the caller's contract.
@@ -155,7 +162,7 @@ unsafe fn channels<
                 let mut at = Pixel { image, row, col: 0, channel };
                 // SAFETY: the caller's contract.
                 unsafe {
-                    let w = w.add(panel * rows + channel - panel);
+                    let w = w.add(panel * taps + channel - panel);
                     let x = x.add(image * walk.image_step + row * walk.row_step);
                     while at.col + P <= walk.cols {
                         let acc = tile::<V, T, P, Q>(start, x.add(at.col * step), step, walk.runs, w, width);
@@ -192,16 +199,17 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
     unsafe {
         let mut acc = [start; P];
         for run in runs {
-            let x = x.add(run.offset);
-            for k in 0..run.len {
+            let mut x = x.add(run.offset);
+            for _ in 0..run.len {
+                x = opaque(x);
                 let weights: [V; Q] = std::array::from_fn(|q| V::load(w.add(q * V::LANES)));
                 for p in 0..P {
-                    let pixel = V::splat(*x.add(p * step + k));
+                    let pixel = V::splat(*x.add(p * step));
                     for q in 0..Q {
                         acc[p][q] = T::multiply_add(acc[p][q], pixel, weights[q]);
                     }
                 }
-                w = w.add(width);
+                (x, w) = (x.add(1), w.add(width));
             }
         }
         acc
@@ -372,6 +380,7 @@ unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
                 let mut x = x.add(image * size.x_image + row * size.x_row);
                 let mut g = g.add(image * size.g_image + row * size.g_row);
                 for _ in 0..size.cols {
+                    x = opaque(x);
                     let grad: [V; Q] = std::array::from_fn(|q| V::load(g.add(q * V::LANES)));
                     for k in 0..K {
                         let pixel = V::splat(*x.add(k));

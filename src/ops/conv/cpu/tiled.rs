@@ -53,10 +53,11 @@ unsafe fn rows<V: Vector, S: Sink, const P: usize>(
     sink: &mut S,
 ) {
     let mut sums = Sums([[[0.0; 16]; 16]; amx::SUMS]);
-    let taps = walk.runs.iter().map(|r| r.len).sum::<usize>();
-    for channel in (0..cout).step_by(2 * PANEL) {
+    let taps = walk.taps();
+    for channel in (0..cout).step_by(16 * amx::SUMS) {
         let count = ((cout - channel) / 16).min(amx::SUMS);
         // Two panels, of which the second may be empty.
+        const { assert!(16 * amx::SUMS == 2 * PANEL) };
         let width = [0, PANEL].map(|next| PANEL.min(cout.saturating_sub(channel + next)));
         let panels = [0, PANEL * taps].map(|next| w.wrapping_add(channel * taps + next));
         for image in 0..walk.images {

@@ -36,7 +36,7 @@ fn large_tiles_give_the_plain_sum() {
         #[inline(always)]
         unsafe fn run<V: Vector>(self) {
             let Forward(geo, images, x, u, mut sink) = self;
-            let mut scratch = vec![f32::NAN; winograd::scratch_len(geo, 4, images)];
+            let mut scratch = vec![f32::NAN; winograd::scratch_len::<Four, 6, 4>(geo, images)];
             let (x, step, u) = (x.as_ptr(), geo.padded_in::<f32>(), u.as_ptr());
             // SAFETY: the images have their halos; inside a task.
             unsafe {

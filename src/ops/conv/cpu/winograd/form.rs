@@ -5,6 +5,14 @@ use crate::ops::simd::Vector;
 
 /// The transforms of a tile size: `IN` = `OUT` + 2.
 pub trait Form<const IN: usize, const OUT: usize> {
+    /// The rows of places in the order in which they are computed: neighbours take the same rows of `d`.
+    const ROWS: [usize; IN];
+    /// How many of them are computed at a time. The more, the less is read again; the fewer, the closer they stay.
+    const AT_A_TIME: usize;
+    /// Tiles that are computed at a time, if rows of tiles allow it. The fewer, the closer they stay; but all weights are read, or
+    /// their gradient is, for each group of them.
+    const GROUP: usize;
+
     /// `Bᵀ d`.
     ///
     /// # Safety
@@ -26,6 +34,10 @@ pub trait Form<const IN: usize, const OUT: usize> {
 pub struct Two;
 
 impl Form<4, 2> for Two {
+    const ROWS: [usize; 4] = [0, 1, 2, 3];
+    const AT_A_TIME: usize = 1;
+    const GROUP: usize = 16;
+
     #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 4]) -> [V; 4] {
         // SAFETY: the caller's contract.
@@ -53,6 +65,10 @@ impl Form<4, 2> for Two {
 pub struct Four;
 
 impl Form<6, 4> for Four {
+    const ROWS: [usize; 6] = [1, 2, 3, 4, 0, 5];
+    const AT_A_TIME: usize = 2;
+    const GROUP: usize = 8;
+
     #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {
         // SAFETY: the caller's contract.

@@ -39,25 +39,26 @@ pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
     isa.is_wide() && geo.stride == 1 && whole && geo.cin.is_multiple_of(16) && geo.cout.is_multiple_of(16)
 }
 
-/// Tiles that are transformed at a time: whole rows of them, of `images` images one below the other. The fewer, the closer they
-/// stay; but all weights are read, or their gradient is, for each group of them.
-fn tiles(geo: Geometry, out: usize, images: usize) -> usize {
-    const GROUP: usize = 16;
-    let per_row = geo.width / out;
-    (GROUP / per_row).clamp(1, images * geo.height / out) * per_row
+/// Tiles that are computed at a time: whole rows of them, of `images` images one below the other.
+fn tiles<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(geo: Geometry, images: usize) -> usize {
+    let per_row = geo.width / OUT;
+    (F::GROUP / per_row).clamp(1, images * geo.height / OUT) * per_row
 }
 
-/// Floats of work space for [`forward`] with tiles of `out`×`out`.
-pub fn scratch_len(geo: Geometry, out: usize, images: usize) -> usize {
-    let tiles = tiles(geo, out, images);
-    (out + 2) * (tiles * geo.cin + pitch(tiles * out * geo.cout))
+/// Floats of work space for [`forward`].
+pub fn scratch_len<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
+    geo: Geometry,
+    images: usize,
+) -> usize {
+    let tiles = tiles::<F, IN, OUT>(geo, images);
+    F::AT_A_TIME * tiles * IN * geo.cin + IN * pitch(tiles * OUT * geo.cout)
 }
 
 /// Floats of work space for [`weight_grad`] and for the input gradient of one image.
 pub fn backward_scratch_len(geo: Geometry) -> usize {
-    let tiles = tiles(geo, 2, 1);
+    let tiles = tiles::<Two, 4, 2>(geo, 1);
     let weight = 4 * tiles * geo.cin + 4 * pitch(tiles * geo.cout);
-    weight.max(scratch_len(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, 2, 1))
+    weight.max(scratch_len::<Two, 4, 2>(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, 1))
 }
 
 /// Floats from one row of places, or one place, of `len` floats to the next. A cache line more than it needs: all of a tile are
@@ -86,10 +87,11 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
     F: Form<IN, OUT>,
 {
     let (per_row, rows) = (geo.width / OUT, geo.height / OUT);
-    let group = tiles(geo, OUT, images);
-    assert!(scratch.len() >= scratch_len(geo, OUT, images));
+    let group = tiles::<F, IN, OUT>(geo, images);
+    assert!(scratch.len() >= scratch_len::<F, IN, OUT>(geo, images));
     let lanes = T::lanes(geo.cin);
-    let (v, m) = scratch.split_at_mut(group * IN * geo.cin);
+    let step = group * IN * geo.cin;
+    let (v, m) = scratch.split_at_mut(F::AT_A_TIME * step);
     for first in (0..images * rows).step_by(group / per_row) {
         let last = (first + group / per_row).min(images * rows);
         let count = (last - first) * per_row;
@@ -97,13 +99,15 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
         let size = Sizes { tiles: count, lanes, cout: geo.cout, m_row };
         // SAFETY: the caller's contract.
         unsafe {
-            for i in 0..IN {
+            for (pass, places) in F::ROWS.chunks_exact(F::AT_A_TIME).enumerate() {
                 for row in first..last {
                     let x = x.add(row / rows * x_step);
                     let v = v.as_mut_ptr().add((row - first) * per_row * IN * lanes);
-                    transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, i, v);
+                    transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, pass, step, v);
                 }
-                products::<V, T, S, F, IN, OUT>(size, i, v.as_ptr(), u, m.as_mut_ptr(), sink);
+                for (i, v) in places.iter().zip(v.chunks_exact(step)) {
+                    products::<V, T, S, F, IN, OUT>(size, *i, v.as_ptr(), u, m.as_mut_ptr(), sink);
+                }
             }
             for row in first..last {
                 let m = m.as_ptr().add((row - first) * per_row * OUT * geo.cout);
@@ -152,7 +156,7 @@ unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
     scratch: &mut [f32],
 ) {
     let (per_row, rows) = (geo.width / 2, geo.height / 2);
-    let group = tiles(geo, 2, 1);
+    let group = tiles::<Two, 4, 2>(geo, 1);
     assert!(scratch.len() >= backward_scratch_len(geo));
     let (v, d) = scratch.split_at_mut(group / N * 4 * geo.cin);
     for first in (0..rows).step_by(group / per_row) {
@@ -179,7 +183,7 @@ unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
                 for row in first..last {
                     let at = (row - first) * per_row / N;
                     let (v, d) = (v.as_mut_ptr().add(at * 4 * geo.cin), d.as_mut_ptr().add(at * geo.cout));
-                    transform_input::<V, T, Two, 4, 2, N>(geo, x, row, i, v);
+                    transform_input::<V, T, Two, 4, 2, N>(geo, x, row, i, 0, v);
                     transform_grad::<V, T, N>(geo, g, row, i, plane, d);
                 }
                 for j in 0..4 {

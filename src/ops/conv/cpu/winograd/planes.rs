@@ -22,28 +22,38 @@ pub unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usi
     }
 }
 
-/// Stores one place of `N` neighbouring tiles: one in its own place, two in shared lanes.
+/// Stores the places of `N` neighbouring tiles, `step` values or lanes apart: of one in values of its own, of two in shared lanes.
 #[inline(always)]
-pub unsafe fn store_place<V: Vector, T: Value, const N: usize>(tiles: [V; N], plane: *mut f32, at: usize) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        match N {
-            1 => T::store(tiles[0], plane.cast::<T>().add(at)),
-            _ => V::pair(tiles[0], tiles[1]).store(plane.add(at)),
+pub unsafe fn store_places<V: Vector, T: Value, const N: usize, const IN: usize>(
+    tiles: [[V; IN]; N],
+    out: *mut f32,
+    at: usize,
+    step: usize,
+) {
+    for j in 0..IN {
+        let at = at + j * step;
+        // SAFETY: the caller's contract.
+        unsafe {
+            match N {
+                1 => T::store(tiles[0][j], out.cast::<T>().add(at)),
+                _ => V::pair(tiles[0][j], tiles[1][j]).store(out.add(at)),
+            }
         }
     }
 }
 
-/// Row `i` of the places of `v = Bᵀ d B` for a row of tiles, `N` to a lane: (tiles, places, channels).
+/// Some rows of the places of `v = Bᵀ d B` for a row of tiles, `N` to a lane: those of a `pass` ([`Form::AT_A_TIME`]), each (tiles,
+/// places, channels) and `step` floats behind the one before.
 ///
-/// Only what one row of places takes is computed, though each column is read again for the next: so little is written
-/// that the products read it from the first-level cache.
+/// Only what these rows take is computed, though each column is read again for the next pass: so little is written that the
+/// products read it from the first-level cache.
 #[inline(always)]
 pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const N: usize>(
     geo: Geometry,
     x: *const T,
     row: usize,
-    i: usize,
+    pass: usize,
+    step: usize,
     v: *mut f32,
 ) where
     V: Vector,
@@ -52,24 +62,23 @@ pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const 
 {
     // SAFETY: the caller's contract.
     unsafe {
-        match i {
-            0 => input_row::<V, T, F, IN, OUT, N, 0>(geo, x, row, v),
-            1 => input_row::<V, T, F, IN, OUT, N, 1>(geo, x, row, v),
-            2 => input_row::<V, T, F, IN, OUT, N, 2>(geo, x, row, v),
-            3 => input_row::<V, T, F, IN, OUT, N, 3>(geo, x, row, v),
-            4 if IN > 4 => input_row::<V, T, F, IN, OUT, N, 4>(geo, x, row, v),
-            5 if IN > 5 => input_row::<V, T, F, IN, OUT, N, 5>(geo, x, row, v),
+        match pass {
+            0 => input_pass::<V, T, F, IN, OUT, N, 0>(geo, x, row, step, v),
+            1 => input_pass::<V, T, F, IN, OUT, N, 1>(geo, x, row, step, v),
+            2 => input_pass::<V, T, F, IN, OUT, N, 2>(geo, x, row, step, v),
+            3 if IN > 3 * F::AT_A_TIME => input_pass::<V, T, F, IN, OUT, N, 3>(geo, x, row, step, v),
             _ => unreachable!("places have {IN} rows"),
         }
     }
 }
 
-/// [`transform_input`] for a row that is known when compiled, so that the others are not.
+/// [`transform_input`] for a pass that is known when compiled, so that the other rows are not computed.
 #[inline(always)]
-unsafe fn input_row<V, T, F, const IN: usize, const OUT: usize, const N: usize, const I: usize>(
+unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize, const PASS: usize>(
     geo: Geometry,
     x: *const T,
     row: usize,
+    step: usize,
     v: *mut f32,
 ) where
     V: Vector,
@@ -84,31 +93,35 @@ unsafe fn input_row<V, T, F, const IN: usize, const OUT: usize, const N: usize, 
         // SAFETY: the contract of `forward`: `IN` rows from `OUT` times the tile's are inside the halo.
         unsafe {
             let x = x.add(OUT * row * width + channel);
-            let mut columns = [V::splat(0.0); MOST];
+            let mut columns = [[V::splat(0.0); MOST]; 2];
             for col in 0..2 {
-                columns[seen - 2 + col] = F::input(column::<V, T, IN>(x.add(col * c), width))[I % IN];
+                let all = F::input(column::<V, T, IN>(x.add(col * c), width));
+                for h in 0..F::AT_A_TIME {
+                    columns[h][seen - 2 + col] = all[F::ROWS[PASS * F::AT_A_TIME + h]];
+                }
             }
             for some in 0..geo.width / OUT / N {
                 // Two columns are those that the tile before ended with.
-                (columns[0], columns[1]) = (columns[seen - 2], columns[seen - 1]);
+                for columns in &mut columns {
+                    (columns[0], columns[1]) = (columns[seen - 2], columns[seen - 1]);
+                }
                 for col in 2..seen {
                     let x = x.add((N * OUT * some + col) * c);
-                    columns[col] = F::input(column::<V, T, IN>(x, width))[I % IN];
-                }
-                let mut places = [[V::splat(0.0); IN]; N];
-                for n in 0..N {
-                    let mut line = [V::splat(0.0); IN];
-                    for j in 0..IN {
-                        line[j] = columns[n * OUT + j];
+                    let all = F::input(column::<V, T, IN>(x, width));
+                    for h in 0..F::AT_A_TIME {
+                        columns[h][col] = all[F::ROWS[PASS * F::AT_A_TIME + h]];
                     }
-                    places[n] = F::input(line);
                 }
-                for j in 0..IN {
-                    let mut place = [V::splat(0.0); N];
+                for h in 0..F::AT_A_TIME {
+                    let mut places = [[V::splat(0.0); IN]; N];
                     for n in 0..N {
-                        place[n] = places[n][j];
+                        let mut line = [V::splat(0.0); IN];
+                        for j in 0..IN {
+                            line[j] = columns[h][n * OUT + j];
+                        }
+                        places[n] = F::input(line);
                     }
-                    store_place::<V, T, N>(place, v, (some * IN + j) * c + channel);
+                    store_places::<V, T, N, IN>(places, v.add(h * step), some * IN * c + channel, c);
                 }
             }
         }
@@ -160,13 +173,7 @@ unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
                     }
                     places[n] = output_transposed(sides);
                 }
-                for j in 0..4 {
-                    let mut place = [V::splat(0.0); N];
-                    for n in 0..N {
-                        place[n] = places[n][j];
-                    }
-                    store_place::<V, T, N>(place, d, j * plane + some * c + channel);
-                }
+                store_places::<V, T, N, 4>(places, d, some * c + channel, plane);
             }
         }
     }

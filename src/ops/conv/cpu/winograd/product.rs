@@ -8,7 +8,7 @@
 
 use super::form::Form;
 use crate::ops::conv::cpu::tile::Sink;
-use crate::ops::simd::Vector;
+use crate::ops::simd::{Vector, opaque};
 use crate::ops::value::Value;
 
 /// Sizes and distances of [`products`].
@@ -111,14 +111,17 @@ where
         for p in 0..P {
             acc[p][1] = start;
         }
-        for k in 0..lanes {
-            let weights: [V; IN] = std::array::from_fn(|j| V::load(u.add((k * IN + j) * V::LANES)));
+        let (mut v, mut u) = (v, u);
+        for _ in 0..lanes {
+            v = opaque(v);
+            let weights: [V; IN] = std::array::from_fn(|j| V::load(u.add(j * V::LANES)));
             for p in 0..P {
                 for j in 0..IN {
-                    let x = V::splat(*v.add((p * IN + j) * lanes + k));
+                    let x = V::splat(*v.add((p * IN + j) * lanes));
                     acc[p][j] = T::multiply_add(acc[p][j], x, weights[j]);
                 }
             }
+            (v, u) = (v.add(1), u.add(IN * V::LANES));
         }
         for p in 0..P {
             for (x, sum) in F::output(acc[p]).into_iter().enumerate() {

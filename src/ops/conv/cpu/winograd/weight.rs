@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use super::form::{Form, weight_transposed};
-use super::planes::{column, store_place};
+use super::planes::{column, store_places};
 use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::value::Value;
 
@@ -60,13 +60,7 @@ impl<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize, const N: usi
                             places[n] = F::weight([columns[n][0][i], columns[n][1][i], columns[n][2][i]]);
                         }
                         let at = ((i * blocks + block) * rows + row) * IN;
-                        for j in 0..IN {
-                            let mut place = [V::splat(0.0); N];
-                            for n in 0..N {
-                                place[n] = places[n][j];
-                            }
-                            store_place::<V, T, N>(place, u.as_mut_ptr(), (at + j) * V::LANES);
-                        }
+                        store_places::<V, T, N, IN>(places, u.as_mut_ptr(), at * V::LANES, V::LANES);
                     }
                 }
             }
