@@ -269,6 +269,7 @@ pub fn prefetch(line: *const u8) {
 
 /// The same pointer, of which the compiler knows nothing any more. In a loop over such a pointer addresses are it and a constant;
 /// else LLVM adds an index to where the loop began, and an Intel processor splits a multiply-add from such memory in two.
+#[allow(clippy::pointers_in_nomem_asm_block)] // Nothing is read through it.
 #[inline(always)]
 pub fn opaque<T>(mut pointer: *const T) -> *const T {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
