@@ -67,12 +67,52 @@ fn pitch(len: usize) -> usize {
     len + 16
 }
 
+/// Does `$work` with a geometry whose channels are known when compiled, if they are as many in as out and one of some numbers:
+/// distances are constants then.
+macro_rules! with_channels {
+    ($geo:ident, $($channels:literal)|+, $work:expr) => {
+        match ($geo.cin, $geo.cout) {
+            $(($channels, $channels) => {
+                let $geo = Geometry { cin: $channels, cout: $channels, ..$geo };
+                $work
+            })+
+            _ => $work,
+        }
+    };
+}
+
 /// The outputs of some images from their inputs inside halos, `x_step` values apart: `geo` with `u` of [`transform_weight`].
 ///
 /// # Safety
 /// As [`Vector`]; `x` holds the images with their halos, `u` the transformed weights and `scratch` [`scratch_len`] floats.
 #[inline(always)]
 pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
+    geo: Geometry,
+    images: usize,
+    x: *const T,
+    x_step: usize,
+    u: *const f32,
+    scratch: &mut [f32],
+    sink: &mut S,
+) where
+    V: Vector,
+    T: Value,
+    S: Sink,
+    F: Form<IN, OUT>,
+{
+    // SAFETY: the caller's contract.
+    unsafe {
+        with_channels!(
+            geo,
+            16 | 32 | 64,
+            forward_of::<V, T, S, F, IN, OUT>(geo, images, x, x_step, u, scratch, sink)
+        );
+    }
+}
+
+/// [`forward`] for channels that may be known when compiled.
+#[inline(always)]
+unsafe fn forward_of<V, T, S, F, const IN: usize, const OUT: usize>(
     geo: Geometry,
     images: usize,
     x: *const T,
@@ -138,7 +178,7 @@ pub unsafe fn weight_grad<V: Vector, T: Value>(
     // SAFETY: the caller's contract.
     unsafe {
         if T::PACK == 1 {
-            weight_grad_by::<V, T, 1>(geo, fresh, x, g, du, scratch);
+            with_channels!(geo, 16, weight_grad_by::<V, T, 1>(geo, fresh, x, g, du, scratch));
         } else {
             weight_grad_by::<V, T, 2>(geo, fresh, x, g, du, scratch);
         }

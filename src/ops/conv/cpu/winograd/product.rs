@@ -51,47 +51,20 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
             let start = if i == 1 { sink.start(block * V::LANES) } else { V::splat(0.0) };
             let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
             let m = m.add(i * size.m_row + block * V::LANES);
-            // A known number of lanes makes every load an offset from one pointer.
-            match size.lanes {
-                8 => row::<V, T, F, IN, OUT, 8>(size, start, v, u, m),
-                16 => row::<V, T, F, IN, OUT, 16>(size, start, v, u, m),
-                32 => row::<V, T, F, IN, OUT, 32>(size, start, v, u, m),
-                64 => row::<V, T, F, IN, OUT, 64>(size, start, v, u, m),
-                _ => row::<V, T, F, IN, OUT, 0>(size, start, v, u, m),
+            let mut tile = 0;
+            while tile < size.tiles {
+                let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
+                tile += if tile + 4 <= size.tiles {
+                    some::<V, T, F, IN, OUT, 4>(size, start, v, u, m)
+                } else {
+                    some::<V, T, F, IN, OUT, 2>(size, start, v, u, m)
+                };
             }
         }
     }
 }
 
-/// The part of [`products`] for a row of places and a vector of channels. `LANES` are the lanes where they are known, else 0.
-#[inline(always)]
-unsafe fn row<V, T, F, const IN: usize, const OUT: usize, const LANES: usize>(
-    size: Sizes,
-    start: V,
-    v: *const f32,
-    u: *const f32,
-    m: *mut f32,
-) where
-    V: Vector,
-    T: Value,
-    F: Form<IN, OUT>,
-{
-    let size = if LANES == 0 { size } else { Sizes { lanes: LANES, ..size } };
-    let mut tile = 0;
-    while tile < size.tiles {
-        // SAFETY: the contract of `products`.
-        unsafe {
-            let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
-            tile += if tile + 4 <= size.tiles {
-                some::<V, T, F, IN, OUT, 4>(size, start, v, u, m)
-            } else {
-                some::<V, T, F, IN, OUT, 2>(size, start, v, u, m)
-            };
-        }
-    }
-}
-
-/// The part of [`row`] for `P` tiles, whose number it returns.
+/// The part of [`products`] for a vector of channels and `P` tiles, whose number it returns.
 #[inline(always)]
 unsafe fn some<V, T, F, const IN: usize, const OUT: usize, const P: usize>(
     Sizes { lanes, cout, .. }: Sizes,
