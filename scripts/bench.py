@@ -4,7 +4,8 @@
     python3 scripts/bench.py --torch ~/torch-venv/bin/python
 
 Criterion's benchmarks (benches/kernels.rs) and scripts/pytorch/bench_step.py take turns, so that a change of the
-machine's speed hits both. Each figure is the median over the turns; a convolution's share is of the
+machine's speed hits both. Each figure is the median over the turns, and so is the ratio to PyTorch's best mode of a turn, with the
+least and the greatest beside it; a convolution's share is of the
 multiply-add peak that was measured in the same run; the roofline is the images a second at that peak if every convolution
 took its multiply-adds (Winograd takes fewer, so it can be passed). Without --torch only our side is measured. Standard library only.
 """
@@ -15,7 +16,6 @@ import re
 import shutil
 import statistics
 import subprocess
-from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,10 +24,11 @@ FLOPS = 2 * 9 * 1024 * (3 * 16 + 10 * 16 * 16 + (16 * 32 + 9 * 32 * 32) / 4 + (3
 CRITERION = ROOT / "target/criterion"
 
 
-def ours():
+def ours(filter):
     """One run of criterion: {(group, name): elements per second}."""
     shutil.rmtree(CRITERION, ignore_errors=True)
-    subprocess.run(["cargo", "bench", "--bench", "kernels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    command = ["cargo", "bench", "--bench", "kernels", "--", filter]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     rates = {}
     for file in CRITERION.glob("**/new/benchmark.json"):
         about = json.loads(file.read_text())
@@ -60,7 +61,7 @@ def convolutions(rates):
         print()
 
 
-def steps(rates, modes):
+def steps(rates, modes, turns):
     print("| ResNet-32, batch 128 | images/s | roofline | candle | PyTorch, eager | PyTorch, compiled | ours / PyTorch's best |")
     print("|:--|--:|--:|--:|--:|--:|--:|")
     for ours, precision, kind in (("train f32", "f32", "train-f32"), ("train bf16", "bf16", "train-bf16"), ("infer", "f32", "eval-f32")):
@@ -70,7 +71,8 @@ def steps(rates, modes):
         found = {m: r for m, r in modes.items() if m.startswith(kind)}
         best = [max((r for m, r in found.items() if m.endswith("compiled") == c), default=None) for c in (False, True)]
         beside = " | ".join("not measured" if b is None else f"{b:.0f}" for b in best)
-        ratio = f"{rate / max(found.values()):.2f}" if found else "–"
+        ratios = [mine["resnet32", ours] / max(r for m, r in theirs.items() if m.startswith(kind)) for mine, theirs in turns if theirs]
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
         print(f"| {ours} | {rate:.0f} | {roofline:.0f} | {candle} | {beside} | {ratio} |")
     for mode, rate in modes.items():
         print(f"\nPyTorch {mode}: {rate:.0f} images/s", end="")
@@ -82,17 +84,17 @@ def main():
     parser.add_argument("--torch", help="Python interpreter that has PyTorch")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch [default: 2]; ours uses all cores")
     parser.add_argument("--turns", type=int, default=2, help="turns that each side takes [default: 2]")
+    parser.add_argument("--steps", action="store_true", help="whole steps and inference only, not each convolution: less time a turn")
     args = parser.parse_args()
 
-    rates, modes = defaultdict(list), defaultdict(list)
+    turns = []
     for _ in range(args.turns):
-        for key, rate in ours().items():
-            rates[key].append(rate)
-        for mode, rate in (pytorch(args.torch, args.threads) if args.torch else {}).items():
-            modes[mode].append(rate)
-    median = lambda all: {key: statistics.median(found) for key, found in all.items()}
-    convolutions(median(rates))
-    steps(median(rates), median(modes))
+        mine = ours("resnet32|peak|candle" if args.steps else "")
+        turns.append((mine, pytorch(args.torch, args.threads) if args.torch else {}))
+    rates, modes = ({key: statistics.median(t[side][key] for t in turns) for key in turns[0][side]} for side in (0, 1))
+    if not args.steps:
+        convolutions(rates)
+    steps(rates, modes, turns)
 
 
 if __name__ == "__main__":
