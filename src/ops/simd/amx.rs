@@ -1,7 +1,8 @@
 //! AMX: products of tiles of bf16, by assembly, for the intrinsics are not stable.
 //!
-//! A tile register is up to 16 rows of 64 bytes. Here registers 0 to 3 hold sums, 16 floats a row; 4 a left factor, whose rows are pairs of
-//! bf16; 5 and 6 right factors, whose rows are 16 such pairs, one of each column.
+//! A tile register is up to 16 rows of 64 bytes. Here registers 0 to 4 hold sums, 16 floats a row; 5 a left factor, whose rows are pairs of
+//! bf16; 6 a right factor, whose rows are 16 such pairs, one of each column. The processor renames registers, so that the next
+//! factor is loaded while the last one is in use.
 
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -11,7 +12,10 @@ use std::arch::x86_64::{_mm512_castpd_ps, _mm512_castps_pd, _mm512_unpacklo_pd, 
 use std::sync::OnceLock;
 
 /// Sums that are computed together.
-pub const SUMS: usize = 4;
+pub const SUMS: usize = 5;
+
+/// Floats of a sum of 16 rows.
+pub const SUM: usize = 256;
 
 /// Whether the machine has it and Linux lets the process have the registers, for which it must ask.
 pub fn is_available() -> bool {
@@ -53,8 +57,8 @@ pub unsafe fn configure(rows: usize, pairs: usize) {
     }
     let mut config = Config { palette: 1, start: 0, _reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
     for n in 0..7 {
-        config.bytes[n] = if n == 4 { 4 * pairs as u16 } else { 64 };
-        config.rows[n] = if n < 5 { rows as u8 } else { pairs as u8 };
+        config.bytes[n] = if n == 5 { 4 * pairs as u16 } else { 64 };
+        config.rows[n] = if n < 6 { rows as u8 } else { pairs as u8 };
     }
     // SAFETY: the caller's contract.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) }
@@ -78,74 +82,121 @@ pub unsafe fn release() {
 pub unsafe fn clear() {
     // SAFETY: the caller's contract.
     unsafe {
-        asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem))
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "tilezero tmm4",
+            options(nostack, nomem)
+        )
     }
 }
 
-/// Adds the products of a left factor and `count` right ones, two neighbours at each of `right`, to as many sums; rows are `_step` bytes apart.
+/// Does `$do!(n)` for each sum of the first `$count`.
+macro_rules! for_sums {
+    ($count:expr, $do:ident) => {
+        $do!(0);
+        if $count > 1 {
+            $do!(1);
+        }
+        if $count > 2 {
+            $do!(2);
+        }
+        if $count > 3 {
+            $do!(3);
+        }
+        if $count > 4 {
+            $do!(4);
+        }
+    };
+}
+
+/// Loads a factor into a register; rows are `step` bytes apart.
+macro_rules! load {
+    ($register:literal, $from:expr, $step:expr) => {
+        asm!(
+            concat!("tileloadd tmm", $register, ", [{from} + {step}]"),
+            from = in(reg) $from, step = in(reg) $step, options(nostack, readonly)
+        )
+    };
+}
+
+/// Adds the product of the factors that are loaded to a sum.
+macro_rules! product {
+    ($sum:literal) => {
+        asm!(concat!("tdpbf16ps tmm", $sum, ", tmm5, tmm6"), options(nostack, nomem))
+    };
+}
+
+/// Adds the products of `count` left factors, each `offset` floats after where it says, and one right factor to as many sums.
 ///
 /// # Safety
-/// After [`configure`]; the memory holds the factors.
+/// After [`configure`]; the memory holds the factors, with rows `_step` bytes apart; `count` is 1 to [`SUMS`].
 #[inline(always)]
-pub unsafe fn multiply(
+pub unsafe fn multiply_lefts(
     count: usize,
-    left: *const f32,
+    left: &[*const f32; SUMS],
+    offset: usize,
     left_step: usize,
-    right: [*const f32; 2],
-    right_step: [usize; 2],
+    right: *const f32,
+    right_step: usize,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        asm!(
-            "tileloadd tmm4, [{left} + {left_step}]",
-            "tileloadd tmm5, [{right} + {right_step}]",
-            "tdpbf16ps tmm0, tmm4, tmm5",
-            left = in(reg) left, left_step = in(reg) left_step, right = in(reg) right[0], right_step = in(reg) right_step[0],
-            options(nostack, readonly)
-        );
-        if count == 1 {
-            return;
+        load!(6, right, right_step);
+        macro_rules! add {
+            ($n:literal) => {
+                load!(5, left[$n].add(offset), left_step);
+                product!($n);
+            };
         }
-        asm!(
-            "tileloadd tmm6, [{right} + {right_step}]",
-            "tdpbf16ps tmm1, tmm4, tmm6",
-            right = in(reg) right[0].add(16), right_step = in(reg) right_step[0], options(nostack, readonly)
-        );
-        if count == 2 {
-            return;
-        }
-        asm!(
-            "tileloadd tmm5, [{right} + {right_step}]",
-            "tdpbf16ps tmm2, tmm4, tmm5",
-            right = in(reg) right[1], right_step = in(reg) right_step[1], options(nostack, readonly)
-        );
-        if count == 3 {
-            return;
-        }
-        asm!(
-            "tileloadd tmm6, [{right} + {right_step}]",
-            "tdpbf16ps tmm3, tmm4, tmm6",
-            right = in(reg) right[1].add(16), right_step = in(reg) right_step[1], options(nostack, readonly)
-        );
+        for_sums!(count, add);
     }
 }
 
-/// Writes all sums, 16 rows of 16 floats each.
+/// Adds the products of a left factor and `count` right ones, 16 floats from each to the next, to as many sums.
 ///
 /// # Safety
-/// After [`configure`].
+/// As [`multiply_lefts`].
 #[inline(always)]
-pub unsafe fn store(sums: &mut [[[f32; 16]; 16]; SUMS]) {
+pub unsafe fn multiply_rights(
+    count: usize,
+    left: *const f32,
+    left_step: usize,
+    right: *const f32,
+    right_step: usize,
+) {
     // SAFETY: the caller's contract.
     unsafe {
-        asm!(
-            "tilestored [{a} + {step}], tmm0",
-            "tilestored [{b} + {step}], tmm1",
-            "tilestored [{c} + {step}], tmm2",
-            "tilestored [{d} + {step}], tmm3",
-            a = in(reg) &raw mut sums[0], b = in(reg) &raw mut sums[1], c = in(reg) &raw mut sums[2], d = in(reg) &raw mut sums[3],
-            step = in(reg) 64usize, options(nostack)
-        );
+        load!(5, left, left_step);
+        macro_rules! add {
+            ($n:literal) => {
+                load!(6, right.add(16 * $n), right_step);
+                product!($n);
+            };
+        }
+        for_sums!(count, add);
+    }
+}
+
+/// Writes `count` sums, each to its place in `to`, in rows of 16 floats.
+///
+/// # Safety
+/// After [`configure`]; there is room for as many rows as it was told.
+#[inline(always)]
+pub unsafe fn store(count: usize, to: &[*mut f32; SUMS]) {
+    macro_rules! store {
+        ($n:literal) => {
+            asm!(
+                concat!("tilestored [{to} + {step}], tmm", $n),
+                to = in(reg) to[$n], step = in(reg) 64usize, options(nostack)
+            )
+        };
+    }
+    // SAFETY: the caller's contract.
+    unsafe {
+        for_sums!(count, store);
     }
 }
 

@@ -35,7 +35,7 @@ impl Isa {
         matches!(self, Isa::Avx512 | Isa::Neon)
     }
 
-    /// The set that computes in `f32`: tiles have no such products.
+    /// The set that computes in `f32`: tiles have no such products but of values that are split, which only inference does.
     pub fn for_floats(self) -> Isa {
         if self == Isa::Amx { Isa::Avx512 } else { self }
     }
@@ -271,12 +271,17 @@ pub fn prefetch(line: *const u8) {
 /// else LLVM adds an index to where the loop began, and an Intel processor splits a multiply-add from such memory in two.
 #[allow(clippy::pointers_in_nomem_asm_block)] // Nothing is read through it.
 #[inline(always)]
-pub fn opaque<T>(mut pointer: *const T) -> *const T {
+pub fn opaque<T>(pointer: *const T) -> *const T {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    // SAFETY: no instruction at all.
-    unsafe {
-        std::arch::asm!("/* {} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+    {
+        let same;
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!("/* {} */", inout(reg) pointer => same, options(pure, nomem, nostack, preserves_flags));
+        }
+        same
     }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pointer
 }
 
@@ -290,6 +295,34 @@ pub trait Task {
     unsafe fn run<V: Vector>(self);
 }
 
+/// Modules that run a task with a set's features. They are modules because rustc compiles a generic function with those of the module that
+/// it is in: the sets are compiled at the same time.
+macro_rules! runners {
+    ($($name:ident: $features:literal, $vector:ty, then $after:expr;)*) => {
+        $(#[cfg(target_arch = "x86_64")]
+        mod $name {
+            /// # Safety
+            /// The machine has the features.
+            #[target_feature(enable = $features)]
+            pub unsafe fn run<T: super::Task>(task: T) {
+                // SAFETY: this function has the features.
+                unsafe {
+                    task.run::<$vector>();
+                    $after
+                }
+            }
+        })*
+    };
+}
+
+runners! {
+    // What was streamed has to be written before others are told that it is.
+    floats: "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", std::arch::x86_64::__m512, then std::arch::x86_64::_mm_sfence();
+    pairs: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", std::arch::x86_64::__m512, then ();
+    tiles: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", super::sets::Tiled, then super::amx::release();
+    narrow: "avx2,fma", std::arch::x86_64::__m256, then ();
+}
+
 /// Runs a task with the vectors of an instruction set.
 ///
 /// # Panics
@@ -300,18 +333,10 @@ pub fn run<T: Task>(isa: Isa, task: T) {
     assert!(isa.is_available(), "this machine has no {}", isa.name());
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
-        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-        unsafe fn avx512<T: Task>(task: T) {
-            // SAFETY: this function has the features. What was streamed has to be written before others are told that it is.
-            unsafe {
-                task.run::<std::arch::x86_64::__m512>();
-                std::arch::x86_64::_mm_sfence();
-            }
-        }
         // SAFETY: the features were found.
-        return unsafe { avx512(task) };
+        return unsafe { floats::run(task) };
     }
-    run_narrow(isa, task);
+    run_others(isa, task);
 }
 
 /// [`run`] for tasks that compute in pairs of bf16.
@@ -322,42 +347,22 @@ pub fn run<T: Task>(isa: Isa, task: T) {
 pub fn run_pairs<T: Task>(isa: Isa, task: T) {
     assert!(isa.is_available() && isa.for_pairs() == isa, "this machine has no {} for bf16", isa.name());
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 {
-        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma")]
-        unsafe fn avx512<T: Task>(task: T) {
-            // SAFETY: this function has the features.
-            unsafe { task.run::<std::arch::x86_64::__m512>() }
-        }
+    match isa {
         // SAFETY: the features were found.
-        return unsafe { avx512(task) };
-    }
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Amx {
-        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma")]
-        unsafe fn amx<T: Task>(task: T) {
-            // SAFETY: this function has the features, and the machine tiles.
-            unsafe {
-                task.run::<sets::Tiled>();
-                amx::release();
-            }
-        }
+        Isa::Avx512 => return unsafe { pairs::run(task) },
         // SAFETY: the features were found.
-        return unsafe { amx(task) };
+        Isa::Amx => return unsafe { tiles::run(task) },
+        _ => {}
     }
-    run_narrow(isa, task);
+    run_others(isa, task);
 }
 
 /// [`run`] for all sets but AVX-512.
-fn run_narrow<T: Task>(isa: Isa, task: T) {
+fn run_others<T: Task>(isa: Isa, task: T) {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx2 {
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2<T: Task>(task: T) {
-            // SAFETY: this function has the features.
-            unsafe { task.run::<std::arch::x86_64::__m256>() }
-        }
         // SAFETY: the callers have found the features.
-        return unsafe { avx2(task) };
+        return unsafe { narrow::run(task) };
     }
     #[cfg(target_arch = "aarch64")]
     if isa == Isa::Neon {

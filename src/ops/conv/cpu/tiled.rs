@@ -1,4 +1,5 @@
-//! The inner loops of [`super::tile`] by AMX, where the sizes suit its tiles: 16 or 8 pixels of a row by 16 channels.
+//! The inner loops of [`super::tile`] by AMX, where the sizes suit its tiles: 16 or 8 pixels of a row by 16 channels, or 16 pixels of
+//! several short rows.
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -11,10 +12,63 @@ fn pixels(cols: usize) -> Option<usize> {
     [16, 8].into_iter().find(|&p| cols.is_multiple_of(p))
 }
 
-#[repr(align(64))]
-struct Sums([[[f32; 16]; 16]; amx::SUMS]);
+/// How an output's pixels are taken together: as lines, each of some tiles.
+#[derive(Clone, Copy)]
+struct Tiles {
+    /// Pixels of a tile.
+    pixels: usize,
+    /// Pixels of a line, and lines of an image. A line's last tile ends with it.
+    line: usize,
+    lines: usize,
+    /// Pixels of a line between two rows, which are computed and left out.
+    gap: usize,
+    /// Tiles that are multiplied together.
+    together: usize,
+}
 
-/// [`super::tile::correlate`] of pairs of bf16; false where the sizes do not suit.
+impl Tiles {
+    /// A line is a row; a small image whose rows are not whole tiles of 16 is one line, as it lies in memory.
+    fn of(walk: &Walk) -> Option<Tiles> {
+        if walk.rows * walk.cols == 0 {
+            return None;
+        }
+        let rows = |pixels| Tiles { pixels, line: walk.cols, lines: walk.rows, gap: 0, together: 4 };
+        let pitch = walk.row_step / walk.col_step;
+        let line = (walk.rows - 1) * pitch + walk.cols;
+        let count = line.div_ceil(16);
+        let even = walk.row_step.is_multiple_of(walk.col_step) && walk.cols.is_multiple_of(4);
+        match pixels(walk.cols) {
+            Some(16) => Some(rows(16)),
+            _ if even && line >= 16 && count <= amx::SUMS => {
+                let together = amx::SUMS / count * count;
+                Some(Tiles { pixels: 16, line, lines: 1, gap: pitch - walk.cols, together })
+            }
+            pixels => pixels.map(rows),
+        }
+    }
+}
+
+/// Lanes of a run that are multiplied at a time.
+fn lanes(walk: &Walk) -> usize {
+    (2..=16).rev().find(|&n| walk.runs.iter().all(|r| r.len.is_multiple_of(n))).unwrap_or(1)
+}
+
+/// Whether [`correlate`] takes a walk.
+pub fn suits(walk: &Walk, cout: usize) -> bool {
+    cout.is_multiple_of(16) && Tiles::of(walk).is_some()
+}
+
+/// What a product is a sum of: the lanes so much further on than the run's, by weights so many times as many rows further on as are
+/// multiplied at a time.
+pub type Terms = [(usize, usize)];
+
+/// The product of pairs of bf16.
+pub const PAIRS: &Terms = &[(0, 0)];
+
+#[repr(align(64))]
+struct Sums([f32; amx::SUM * amx::SUMS]);
+
+/// [`super::tile::correlate`] of pairs of bf16 where it [`suits`], with products that are a sum of terms, for all of which `w` has rows.
 ///
 /// # Safety
 /// As there; vectors have 16 lanes, and the machine tiles.
@@ -22,70 +76,137 @@ struct Sums([[[f32; 16]; 16]; amx::SUMS]);
 pub unsafe fn correlate<V: Vector, S: Sink>(
     x: *const f32,
     walk: Walk,
-    w: *const f32,
-    cout: usize,
-    sink: &mut S,
-) -> bool {
-    // Lanes of a run that are multiplied at a time.
-    let lanes = (1..=16).rev().find(|&n| walk.runs.iter().all(|r| r.len.is_multiple_of(n)));
-    let (Some(pixels), Some(lanes), true) = (pixels(walk.cols), lanes, cout.is_multiple_of(16)) else {
-        return false;
-    };
-    // SAFETY: the caller's contract.
-    unsafe {
-        amx::configure(pixels, lanes);
-        if pixels == 16 {
-            rows::<V, S, 16>(x, walk, lanes, w, cout, sink);
-        } else {
-            rows::<V, S, 8>(x, walk, lanes, w, cout, sink);
-        }
-    }
-    true
-}
-
-#[inline(always)]
-unsafe fn rows<V: Vector, S: Sink, const P: usize>(
-    x: *const f32,
-    walk: Walk,
-    lanes: usize,
+    terms: &Terms,
     w: *const f32,
     cout: usize,
     sink: &mut S,
 ) {
-    let mut sums = Sums([[[0.0; 16]; 16]; amx::SUMS]);
-    let taps = walk.taps();
-    for channel in (0..cout).step_by(16 * amx::SUMS) {
-        let count = ((cout - channel) / 16).min(amx::SUMS);
-        // Two panels, of which the second may be empty.
-        const { assert!(16 * amx::SUMS == 2 * PANEL) };
-        let width = [0, PANEL].map(|next| PANEL.min(cout.saturating_sub(channel + next)));
-        let panels = [0, PANEL * taps].map(|next| w.wrapping_add(channel * taps + next));
-        for image in 0..walk.images {
-            for row in 0..walk.rows {
-                for col in (0..walk.cols).step_by(P) {
-                    // SAFETY: the contract of `correlate`.
-                    unsafe {
-                        let x = x.add(image * walk.image_step + row * walk.row_step + col * walk.col_step);
-                        let mut k = 0;
-                        amx::clear();
-                        for run in walk.runs {
-                            for x in (0..run.len).step_by(lanes).map(|k| x.add(run.offset + k)) {
-                                let right = [0, 1].map(|n| panels[n].wrapping_add(k * width[n]));
-                                amx::multiply(count, x, 4 * walk.col_step, right, width.map(|w| 4 * w));
-                                k += lanes;
+    let Some(tiles) = Tiles::of(&walk) else { return };
+    let lanes = lanes(&walk);
+    // SAFETY: the caller's contract.
+    unsafe {
+        amx::configure(tiles.pixels, lanes);
+        // Few pixels fit between the products of several terms, and many save a sink that sums.
+        if terms.len() == 1 && walk.cols.is_multiple_of(8) {
+            blocks::<V, S, 8>(x, walk, tiles, lanes, terms, w, cout, sink);
+        } else {
+            blocks::<V, S, 4>(x, walk, tiles, lanes, terms, w, cout, sink);
+        }
+    }
+}
+
+/// Some tiles at a time. The sink gets their sums, by `P` pixels, while the next ones are multiplied.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
+    x: *const f32,
+    walk: Walk,
+    tiles: Tiles,
+    lanes: usize,
+    terms: &Terms,
+    w: *const f32,
+    cout: usize,
+    sink: &mut S,
+) {
+    let mut sums = Sums([0.0; amx::SUM * amx::SUMS]);
+    let factors = 1 + terms.iter().map(|&(_, rows)| rows).max().unwrap_or(0);
+    for channel in (0..cout).step_by(16) {
+        let panel = channel / PANEL * PANEL;
+        let width = PANEL.min(cout - panel);
+        let w = w.wrapping_add(panel * walk.taps() * factors + channel - panel);
+        let (mut image, mut line, mut first) = (0, 0, 0);
+        let at = Pixel { image, row: 0, col: 0, channel };
+        let mut done = Done { at, from: 0, pieces: 0 };
+        while image < walk.images {
+            let (mut left, mut to) = ([x; amx::SUMS], [sums.0.as_mut_ptr(); amx::SUMS]);
+            let (mut count, mut filled) = (0, 0);
+            while count < tiles.together && image < walk.images {
+                let start = first.min(tiles.line - tiles.pixels);
+                let place = image * walk.image_step + line * walk.row_step + start * walk.col_step;
+                left[count] = x.wrapping_add(place);
+                to[count] = to[count].wrapping_add(16 * (filled + start - first));
+                count += 1;
+                filled += tiles.pixels.min(tiles.line - first);
+                first += tiles.pixels;
+                if first >= tiles.line {
+                    (line, first) = (line + 1, 0);
+                }
+                if line == tiles.lines {
+                    (image, line) = (image + 1, 0);
+                }
+            }
+            let mut w = w;
+            // SAFETY: the contract of `correlate`.
+            unsafe {
+                amx::clear();
+                for run in walk.runs {
+                    for k in (run.offset..run.offset + run.len).step_by(lanes) {
+                        for &(further, rows) in terms {
+                            let right = w.add(rows * lanes * width);
+                            amx::multiply_lefts(
+                                count,
+                                &left,
+                                k + further,
+                                4 * walk.col_step,
+                                right,
+                                4 * width,
+                            );
+                            if done.pieces > 0 {
+                                done.put::<V, S, P>(&sums, &walk, tiles.gap, sink);
                             }
                         }
-                        amx::store(&mut sums.0);
-                        for (q, sums) in sums.0[..count].iter().enumerate() {
-                            let channel = channel + 16 * q;
-                            let mut acc = [[sink.start::<V>(channel)]; P];
-                            for p in 0..P {
-                                acc[p][0] = acc[p][0].add(V::load(sums[p].as_ptr()));
-                            }
-                            sink.put(acc, Pixel { image, row, col, channel });
-                        }
+                        w = w.add(factors * lanes * width);
                     }
                 }
+                while done.pieces > 0 {
+                    done.put::<V, S, P>(&sums, &walk, tiles.gap, sink);
+                }
+                amx::store(count, &to);
+            }
+            (done.from, done.pieces) = (0, filled * (walk.rows * walk.cols / tiles.lines) / (tiles.line * P));
+        }
+        while done.pieces > 0 {
+            // SAFETY: as above.
+            unsafe { done.put::<V, S, P>(&sums, &walk, tiles.gap, sink) };
+        }
+    }
+}
+
+/// Sums that the sink has not got yet.
+struct Done {
+    /// The first pixel of the next piece, and its row of the sums.
+    at: Pixel,
+    from: usize,
+    pieces: usize,
+}
+
+impl Done {
+    /// Hands a piece to the sink.
+    #[inline(always)]
+    unsafe fn put<V: Vector, S: Sink, const P: usize>(
+        &mut self,
+        sums: &Sums,
+        walk: &Walk,
+        gap: usize,
+        sink: &mut S,
+    ) {
+        // SAFETY: the contract of `correlate`.
+        unsafe {
+            let mut acc = [[sink.start::<V>(self.at.channel)]; P];
+            for p in 0..P {
+                acc[p][0] = acc[p][0].add(V::load(sums.0[16 * (self.from + p)..][..16].as_ptr()));
+            }
+            sink.put(acc, self.at);
+        }
+        self.pieces -= 1;
+        self.from += P;
+        self.at.col += P;
+        if self.at.col == walk.cols {
+            (self.at.row, self.at.col) = (self.at.row + 1, 0);
+            if self.at.row == walk.rows {
+                (self.at.image, self.at.row) = (self.at.image + 1, 0);
+            } else {
+                self.from += gap;
             }
         }
     }
@@ -106,6 +227,8 @@ pub unsafe fn outer<V: Vector>(
 ) -> bool {
     /// Tiles of the output's gradient that are transposed at a time: 64 KB.
     const SOME: usize = 64;
+    /// Tiles of taps that are multiplied together.
+    const TOGETHER: usize = 4;
     #[repr(align(64))]
     struct Turned([[f32; 256]; SOME]);
     let Some(pixels) = pixels(size.cols) else { return false };
@@ -116,7 +239,8 @@ pub unsafe fn outer<V: Vector>(
     let all = size.images * size.rows * per_row;
     let place = |n: usize| (n / per_row / size.rows, n / per_row % size.rows, n % per_row * pixels);
     let mut turned = Turned([[0.0; 256]; SOME]);
-    let mut sums = Sums([[[0.0; 16]; 16]; amx::SUMS]);
+    let mut sums = Sums([0.0; amx::SUM * amx::SUMS]);
+    let to = std::array::from_fn(|n| sums.0[amx::SUM * n..].as_mut_ptr());
     // SAFETY: the caller's contract.
     unsafe {
         amx::configure(16, pixels);
@@ -130,18 +254,16 @@ pub unsafe fn outer<V: Vector>(
                 }
                 for kh in 0..3 {
                     let (x, dw) = (x.add(kh * kernel_row), dw.add(kh * size.taps * size.cout + channel));
-                    for tap in (0..size.taps).step_by(16 * amx::SUMS) {
-                        let count = ((size.taps - tap) / 16).min(amx::SUMS);
+                    for tap in (0..size.taps).step_by(16 * TOGETHER) {
+                        let count = ((size.taps - tap) / 16).min(TOGETHER);
                         amx::clear();
                         for (n, turned) in turned.0[..some].iter().enumerate() {
                             let (image, row, col) = place(first + n);
                             let x = x.add(image * size.x_image + row * size.x_row + col * size.x_col + tap);
-                            let right = [x, x.wrapping_add(32)];
-                            amx::multiply(count, turned.as_ptr(), 64, right, [4 * size.x_col; 2]);
+                            amx::multiply_rights(count, turned.as_ptr(), 64, x, 4 * size.x_col);
                         }
-                        amx::store(&mut sums.0);
-                        for (q, sums) in sums.0[..count].iter_mut().enumerate() {
-                            let own = sums.as_mut_ptr().cast::<f32>();
+                        amx::store(count, &to);
+                        for (q, own) in to.into_iter().enumerate().take(count) {
                             turn(16, own, 16, own);
                             for k in 0..16 {
                                 let dw = dw.add((tap + 16 * q + k) * size.cout);

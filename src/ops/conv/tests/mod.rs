@@ -1,7 +1,7 @@
 //! The convolution against plain loops in `f64`, for every instruction set and at awkward sizes.
 
 mod autograd;
-mod large_tiles;
+mod inference;
 
 use candle_core::{DType, Device};
 
@@ -13,7 +13,7 @@ use crate::rng::{Purpose, stream, uniform};
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// (batch, height, width, cin, cout, stride)
-const SIZES: [(usize, usize, usize, usize, usize, usize); 24] = [
+const SIZES: [(usize, usize, usize, usize, usize, usize); 28] = [
     (3, 32, 32, 16, 16, 1),
     (2, 16, 16, 32, 32, 1),
     (9, 2, 8, 16, 48, 1),
@@ -41,6 +41,11 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 24] = [
     // AMX's tiles over several panels of weights.
     (2, 3, 8, 48, 112, 1),
     (1, 6, 16, 32, 80, 2),
+    // Images that are tiles as they lie in memory: of five, two and four of them, and without odd rows.
+    (7, 8, 8, 32, 16, 1),
+    (5, 4, 4, 32, 32, 1),
+    (3, 5, 12, 32, 32, 1),
+    (2, 1, 16, 32, 32, 2),
 ];
 
 fn random(shape: &[usize], seed: u64) -> Tensor {

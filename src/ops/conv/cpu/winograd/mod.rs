@@ -100,65 +100,41 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
     S: Sink,
     F: Form<IN, OUT>,
 {
-    // SAFETY: the caller's contract.
-    unsafe {
-        with_channels!(
-            geo,
-            16 | 32 | 64,
-            forward_of::<V, T, S, F, IN, OUT>(geo, images, x, x_step, u, scratch, sink)
-        );
-    }
-}
-
-/// [`forward`] for channels that may be known when compiled.
-#[inline(always)]
-unsafe fn forward_of<V, T, S, F, const IN: usize, const OUT: usize>(
-    geo: Geometry,
-    images: usize,
-    x: *const T,
-    x_step: usize,
-    u: *const f32,
-    scratch: &mut [f32],
-    sink: &mut S,
-) where
-    V: Vector,
-    T: Value,
-    S: Sink,
-    F: Form<IN, OUT>,
-{
-    let (per_row, rows) = (geo.width / OUT, geo.height / OUT);
-    let group = tiles::<F, IN, OUT>(geo, images);
-    assert!(scratch.len() >= scratch_len::<F, IN, OUT>(geo, images));
-    let lanes = T::lanes(geo.cin);
-    let step = group * IN * geo.cin;
-    let (v, m) = scratch.split_at_mut(F::AT_A_TIME * step);
-    for first in (0..images * rows).step_by(group / per_row) {
-        let last = (first + group / per_row).min(images * rows);
-        let count = (last - first) * per_row;
-        let m_row = pitch(count * OUT * geo.cout);
-        let size = Sizes { tiles: count, lanes, cout: geo.cout, m_row };
-        // SAFETY: the caller's contract.
-        unsafe {
-            for (pass, places) in F::ROWS.chunks_exact(F::AT_A_TIME).enumerate() {
+    with_channels!(geo, 16 | 32 | 64, {
+        let (per_row, rows) = (geo.width / OUT, geo.height / OUT);
+        let group = tiles::<F, IN, OUT>(geo, images);
+        assert!(scratch.len() >= scratch_len::<F, IN, OUT>(geo, images));
+        let lanes = T::lanes(geo.cin);
+        let step = group * IN * geo.cin;
+        let (v, m) = scratch.split_at_mut(F::AT_A_TIME * step);
+        for first in (0..images * rows).step_by(group / per_row) {
+            let last = (first + group / per_row).min(images * rows);
+            let count = (last - first) * per_row;
+            let m_row = pitch(count * OUT * geo.cout);
+            let size = Sizes { tiles: count, lanes, cout: geo.cout, m_row };
+            // SAFETY: the caller's contract.
+            unsafe {
+                for (pass, places) in F::ROWS.chunks_exact(F::AT_A_TIME).enumerate() {
+                    for row in first..last {
+                        let x = x.add(row / rows * x_step);
+                        let v = v.as_mut_ptr().add((row - first) * per_row * IN * lanes);
+                        transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, pass, step, v);
+                    }
+                    for (i, v) in places.iter().zip(v.chunks_exact(step)) {
+                        products::<V, T, S, F, IN, OUT>(size, *i, v.as_ptr(), u, m.as_mut_ptr(), sink);
+                    }
+                }
                 for row in first..last {
-                    let x = x.add(row / rows * x_step);
-                    let v = v.as_mut_ptr().add((row - first) * per_row * IN * lanes);
-                    transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, pass, step, v);
-                }
-                for (i, v) in places.iter().zip(v.chunks_exact(step)) {
-                    products::<V, T, S, F, IN, OUT>(size, *i, v.as_ptr(), u, m.as_mut_ptr(), sink);
-                }
-            }
-            for row in first..last {
-                let m = m.as_ptr().add((row - first) * per_row * OUT * geo.cout);
-                let (image, row) = (row / rows, row % rows);
-                match OUT {
-                    2 => finish::<V, S, F, IN, OUT, 8>(geo, m, image, row, m_row, sink),
-                    _ => finish::<V, S, F, IN, OUT, 4>(geo, m, image, row, m_row, sink),
+                    let m = m.as_ptr().add((row - first) * per_row * OUT * geo.cout);
+                    let (image, row) = (row / rows, row % rows);
+                    match OUT {
+                        2 => finish::<V, S, F, IN, OUT, 8>(geo, m, image, row, m_row, sink),
+                        _ => finish::<V, S, F, IN, OUT, 4>(geo, m, image, row, m_row, sink),
+                    }
                 }
             }
         }
-    }
+    })
 }
 
 /// Adds one image's weight gradient to `du`, or begins it if it is to be `fresh`: `x` is the input, `g` the output's gradient, both
