@@ -14,10 +14,10 @@ use crate::data::shard::Split;
 use crate::ops::conv::Geometry;
 use crate::ops::conv::cpu::tile::{Pixel, Sink};
 use crate::ops::conv::cpu::winograd::{self, Four};
-use crate::ops::conv::cpu::{convolve, panels, split, with_scratch};
+use crate::ops::conv::cpu::{convolve, panels, with_scratch};
 use crate::ops::head::logits;
 use crate::ops::load::{Levels, levels};
-use crate::ops::simd::{Isa, Task, Vector, run, run_pairs};
+use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::{Aligned, norm};
 use crate::train::config;
 
@@ -49,31 +49,10 @@ pub fn infer(weights: &Path, arch: Arch, split: &Split, info: &Info, batch: usiz
 /// A convolution with its batch norm folded in: `relu(conv(x) + bias [+ shortcut])`.
 struct Conv {
     geo: Geometry,
-    kernel: Kernel,
-    /// As the kernel takes it.
+    /// As it is, or transformed where [`winograd`] is used.
     weight: Aligned,
+    winograd: bool,
     bias: Vec<f32>,
-}
-
-/// How a convolution is computed.
-#[derive(Clone, Copy, PartialEq)]
-enum Kernel {
-    Direct,
-    Winograd,
-    /// By AMX; activations are [`split`] then.
-    Split,
-}
-
-impl Kernel {
-    fn of(geo: Geometry, isa: Isa) -> Self {
-        if split::fits(geo, isa) {
-            Kernel::Split
-        } else if winograd::fits(geo, isa, 4) {
-            Kernel::Winograd
-        } else {
-            Kernel::Direct
-        }
-    }
 }
 
 /// A network ready for inference.
@@ -102,10 +81,8 @@ impl Folded {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn new(dict: &StateDict, arch: Arch, shape: [usize; 3], classes: usize) -> Result<Self> {
-        // All layers but the first take activations as the others leave them.
-        let splits = arch.convs(shape).iter().skip(1).all(|named| split::fits(named.geo, Isa::get()));
-        let isa = if splits { Isa::get() } else { Isa::get().for_floats() };
-        let fold = |Named { conv, norm: bn, geo }: Named, kernel: Kernel| -> Result<Conv> {
+        let isa = Isa::get().for_floats();
+        let fold = |Named { conv, norm: bn, geo }: Named, winograd: bool| -> Result<Conv> {
             let (cin, cout) = (geo.cin, geo.cout);
             let mut weight = to_hwio(get(dict, &format!("{conv}.weight"), &[cout, cin, 3, 3])?, cin, cout);
             let part = |name: &str| get(dict, &format!("{bn}.{name}"), &[cout]);
@@ -116,31 +93,24 @@ impl Folded {
             for row in weight.chunks_exact_mut(cout) {
                 row.iter_mut().zip(&scale).for_each(|(w, s)| *w = (f64::from(*w) * s) as f32);
             }
-            let len = match kernel {
-                Kernel::Split => split::weight_len(geo),
-                Kernel::Winograd => 36 * cin * cout,
-                Kernel::Direct => weight.len(),
-            };
-            let mut kept = Aligned::new(len);
-            match kernel {
-                Kernel::Split => split::arrange(geo, &weight, &mut kept),
-                Kernel::Winograd => {
-                    winograd::transform_weight::<f32, Four, 6, 4>(isa, &weight, cout, &mut kept);
-                }
-                Kernel::Direct => panels::<f32>(&weight, cin, &[9], &mut kept),
+            let mut kept = Aligned::new(if winograd { 36 * cin * cout } else { weight.len() });
+            if winograd {
+                winograd::transform_weight::<f32, Four, 6, 4>(isa, &weight, cout, &mut kept);
+            } else {
+                panels::<f32>(&weight, cin, &[9], &mut kept);
             }
             let bias =
                 (0..cout).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
-            Ok(Conv { geo, kernel, weight: kept, bias })
+            Ok(Conv { geo, weight: kept, winograd, bias })
         };
         let len = arch.feature_len();
         let mut convs = arch.convs(shape).into_iter();
-        let stem = fold(convs.next().context("an architecture without layers")?, Kernel::Direct)?;
+        let stem = fold(convs.next().context("an architecture without layers")?, false)?;
         // A stage begins where the size changes.
         let mut stages: Vec<Vec<Conv>> = vec![vec![]];
         for named in convs {
-            let kernel = Kernel::of(named.geo, isa);
-            let conv = fold(named, kernel)?;
+            let winograd = winograd::fits(named.geo, isa, 4);
+            let conv = fold(named, winograd)?;
             if conv.geo.stride == 2 {
                 stages.push(vec![]);
             }
@@ -182,8 +152,7 @@ impl Folded {
         rows.for_each(|(at, (z, features))| {
             let images = at * batch..n.min((at + 1) * batch);
             with_scratch(space.len(), |scratch| {
-                let group = Group { net: self, images, image: &image, space, scratch, features };
-                if self.isa == Isa::Amx { run_pairs(self.isa, group) } else { run(self.isa, group) }
+                run(self.isa, Group { net: self, images, image: &image, space, scratch, features });
             });
             for (z, f) in z.chunks_exact_mut(classes).zip(features.chunks_exact(len)) {
                 logits(f, &self.linear.0, &self.linear.1, z);
@@ -205,7 +174,7 @@ struct Space {
 impl Space {
     fn new(net: &Folded, images: usize) -> Self {
         let convs = || net.stages.iter().flatten().chain([&net.stem]);
-        let suited = convs().filter(|c| c.kernel == Kernel::Winograd);
+        let suited = convs().filter(|c| c.winograd);
         Space {
             images,
             activation: convs().map(|c| padded(c.geo)).max().unwrap_or(0).next_multiple_of(16),
@@ -260,9 +229,10 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
                     }
                     if half {
                         for (x, y) in x.chunks_exact(len).zip(y.chunks_exact_mut(len)) {
-                            halve::<V>(first.geo, x, &mut y[..padded(second.geo)]);
+                            halve(first.geo, x, &mut y[..padded(second.geo)]);
                         }
                     }
+                    // One call of `layer`, which is inlined, and large.
                     for (n, conv) in stage.iter().enumerate() {
                         // A block's second convolution adds to what the first one read, or to half of it.
                         if half && n == 1 {
@@ -286,10 +256,7 @@ impl<F: Fn(usize, &mut [f32])> Task for Group<'_, F> {
             for row in 0..last.geo.out_height() {
                 let start = i * len + ((row + 1) * (width + 2) + 1) * c;
                 for pixel in x[start..start + width * c].chunks_exact(c) {
-                    for (k, f) in features.iter_mut().enumerate() {
-                        // SAFETY: the channels of a pixel.
-                        *f += unsafe { if V::TILES { split::load(pixel.as_ptr(), c, k) } else { pixel[k] } };
-                    }
+                    features.iter_mut().zip(pixel).for_each(|(f, p)| *f += p);
                 }
             }
             features.iter_mut().for_each(|f| *f /= pixels);
@@ -328,18 +295,14 @@ fn pad(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
 }
 
 /// The [`crate::ops::conv::Shortcut::Half`] of an image that enters a block's first convolution, both inside halos.
-fn halve<V: Vector>(geo: Geometry, x: &[f32], out: &mut [f32]) {
+fn halve(geo: Geometry, x: &[f32], out: &mut [f32]) {
     let (cin, cout, width) = (geo.cin, geo.cout, geo.out_width());
-    // Those of a pixel that is split.
-    let parts = if V::TILES { 2 } else { 1 };
     out.fill(0.0);
     for row in 0..geo.out_height() {
         for col in 0..width {
-            let x = &x[((2 * row + 1) * (geo.width + 2) + 2 * col + 1) * cin..][..cin];
-            let out = &mut out[((row + 1) * (width + 2) + col + 1) * cout..][..cout];
-            for (x, out) in x.chunks_exact(cin / parts).zip(out.chunks_exact_mut(cout / parts)) {
-                out[cout / parts / 4..][..x.len()].copy_from_slice(x);
-            }
+            let from = ((2 * row + 1) * (geo.width + 2) + 2 * col + 1) * cin;
+            let to = ((row + 1) * (width + 2) + col + 1) * cout + cout / 4;
+            out[to..to + cin].copy_from_slice(&x[from..from + cin]);
         }
     }
 }
@@ -357,15 +320,13 @@ unsafe fn layer<V: Vector>(
     let geo = conv.geo;
     let images = out.len() / len;
     let mut sink = Finish::new(conv, out, len, in_place);
-    let (from, w) = (x.as_ptr(), conv.weight.as_ptr());
     // SAFETY: the caller's buffers hold the images with their halos.
     unsafe {
-        match conv.kernel {
-            Kernel::Split if V::TILES => split::forward::<V, _>(geo, images, from, len, w, &mut sink),
-            Kernel::Winograd if V::WIDE && !V::TILES => {
-                winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, from, len, w, work, &mut sink);
-            }
-            _ => convolve::<V, f32, _>(geo, images, x, len, &conv.weight, &mut sink),
+        if V::WIDE && conv.winograd {
+            let (x, u) = (x.as_ptr(), conv.weight.as_ptr());
+            winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, x, len, u, work, &mut sink);
+        } else {
+            convolve::<V, f32, _>(geo, images, x, len, &conv.weight, &mut sink);
         }
     }
 }
@@ -399,23 +360,16 @@ impl Sink for Finish<'_> {
         let (cout, width) = (self.geo.cout, self.geo.out_width());
         // SAFETY: the trait's contract: the tile is inside the image.
         unsafe {
-            let out = self.out.add(image * self.step + ((row + 1) * (width + 2) + col + 1) * cout);
+            let out = self.out.add(image * self.step + ((row + 1) * (width + 2) + col + 1) * cout + channel);
             for q in 0..Q {
-                let channel = channel + q * V::LANES;
+                let at = q * V::LANES;
                 for (p, pixel) in acc.iter().enumerate() {
-                    let out = out.add(p * cout);
+                    let out = out.add(p * cout + at);
                     let mut v = pixel[q];
-                    if V::TILES {
-                        if self.in_place {
-                            v = v.add(split::load(out, cout, channel));
-                        }
-                        split::store(v.relu(), out, cout, channel);
-                    } else {
-                        if self.in_place {
-                            v = v.add(V::load(out.add(channel)));
-                        }
-                        v.relu().store(out.add(channel));
+                    if self.in_place {
+                        v = v.add(V::load(out));
                     }
+                    v.relu().store(out);
                 }
             }
         }

@@ -35,7 +35,7 @@ impl Isa {
         matches!(self, Isa::Avx512 | Isa::Neon)
     }
 
-    /// The set that computes in `f32`: tiles have no such products but of values that are split, which only inference does.
+    /// The set that computes in `f32`: tiles have no such products.
     pub fn for_floats(self) -> Isa {
         if self == Isa::Amx { Isa::Avx512 } else { self }
     }

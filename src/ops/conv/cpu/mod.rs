@@ -6,7 +6,6 @@
 mod backward;
 mod forward;
 mod input_grad;
-pub(crate) mod split;
 pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiled;

@@ -101,7 +101,7 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
     unsafe {
         #[cfg(target_arch = "x86_64")]
         if V::TILES && T::PACK == 2 && super::tiled::suits(&walk, cout) {
-            return super::tiled::correlate::<V, S>(x, walk, super::tiled::PAIRS, w, cout, sink);
+            return super::tiled::correlate::<V, S>(x, walk, w, cout, sink);
         }
         let pair = 2 * V::LANES;
         let paired = cout / pair * pair;

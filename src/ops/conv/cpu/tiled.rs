@@ -58,17 +58,10 @@ pub fn suits(walk: &Walk, cout: usize) -> bool {
     cout.is_multiple_of(16) && Tiles::of(walk).is_some()
 }
 
-/// What a product is a sum of: the lanes so much further on than the run's, by weights so many times as many rows further on as are
-/// multiplied at a time.
-pub type Terms = [(usize, usize)];
-
-/// The product of pairs of bf16.
-pub const PAIRS: &Terms = &[(0, 0)];
-
 #[repr(align(64))]
 struct Sums([f32; amx::SUM * amx::SUMS]);
 
-/// [`super::tile::correlate`] of pairs of bf16 where it [`suits`], with products that are a sum of terms, for all of which `w` has rows.
+/// [`super::tile::correlate`] of pairs of bf16 where it [`suits`].
 ///
 /// # Safety
 /// As there; vectors have 16 lanes, and the machine tiles.
@@ -76,7 +69,6 @@ struct Sums([f32; amx::SUM * amx::SUMS]);
 pub unsafe fn correlate<V: Vector, S: Sink>(
     x: *const f32,
     walk: Walk,
-    terms: &Terms,
     w: *const f32,
     cout: usize,
     sink: &mut S,
@@ -86,11 +78,10 @@ pub unsafe fn correlate<V: Vector, S: Sink>(
     // SAFETY: the caller's contract.
     unsafe {
         amx::configure(tiles.pixels, lanes);
-        // Few pixels fit between the products of several terms, and many save a sink that sums.
-        if terms.len() == 1 && walk.cols.is_multiple_of(8) {
-            blocks::<V, S, 8>(x, walk, tiles, lanes, terms, w, cout, sink);
+        if walk.cols.is_multiple_of(8) {
+            blocks::<V, S, 8>(x, walk, tiles, lanes, w, cout, sink);
         } else {
-            blocks::<V, S, 4>(x, walk, tiles, lanes, terms, w, cout, sink);
+            blocks::<V, S, 4>(x, walk, tiles, lanes, w, cout, sink);
         }
     }
 }
@@ -103,17 +94,15 @@ unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
     walk: Walk,
     tiles: Tiles,
     lanes: usize,
-    terms: &Terms,
     w: *const f32,
     cout: usize,
     sink: &mut S,
 ) {
     let mut sums = Sums([0.0; amx::SUM * amx::SUMS]);
-    let factors = 1 + terms.iter().map(|&(_, rows)| rows).max().unwrap_or(0);
     for channel in (0..cout).step_by(16) {
         let panel = channel / PANEL * PANEL;
         let width = PANEL.min(cout - panel);
-        let w = w.wrapping_add(panel * walk.taps() * factors + channel - panel);
+        let w = w.wrapping_add(panel * walk.taps() + channel - panel);
         let (mut image, mut line, mut first) = (0, 0, 0);
         let at = Pixel { image, row: 0, col: 0, channel };
         let mut done = Done { at, from: 0, pieces: 0 };
@@ -141,21 +130,11 @@ unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
                 amx::clear();
                 for run in walk.runs {
                     for k in (run.offset..run.offset + run.len).step_by(lanes) {
-                        for &(further, rows) in terms {
-                            let right = w.add(rows * lanes * width);
-                            amx::multiply_lefts(
-                                count,
-                                &left,
-                                k + further,
-                                4 * walk.col_step,
-                                right,
-                                4 * width,
-                            );
-                            if done.pieces > 0 {
-                                done.put::<V, S, P>(&sums, &walk, tiles.gap, sink);
-                            }
+                        amx::multiply_lefts(count, &left, k, 4 * walk.col_step, w, 4 * width);
+                        if done.pieces > 0 {
+                            done.put::<V, S, P>(&sums, &walk, tiles.gap, sink);
                         }
-                        w = w.add(factors * lanes * width);
+                        w = w.add(lanes * width);
                     }
                 }
                 while done.pieces > 0 {

@@ -1,7 +1,7 @@
 //! The convolution against plain loops in `f64`, for every instruction set and at awkward sizes.
 
 mod autograd;
-mod inference;
+mod large_tiles;
 
 use candle_core::{DType, Device};
 
