@@ -124,7 +124,8 @@ impl<'a> Engine<'a> {
     pub fn describe(&self) -> (&'static str, String) {
         match &self.on {
             On::Cpu => {
-                let isa = if self.net.x.dtype() == DType::BF16 { Isa::get().for_pairs() } else { Isa::get() };
+                let pairs = self.net.x.dtype() == DType::BF16;
+                let isa = if pairs { Isa::get().for_pairs() } else { Isa::get().for_floats() };
                 ("instruction_set", isa.name().to_owned())
             }
             #[cfg(feature = "cuda")]

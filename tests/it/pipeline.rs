@@ -181,7 +181,7 @@ fn logits(s: &Sandbox, isa: Isa, precision: &str, threads: u32) -> (Vec<u8>, Vec
     }
     let said: Value =
         serde_json::from_slice(&fs::read(s.join(&name).join("manifest.json")).unwrap()).unwrap();
-    let used = if precision == "bf16" { isa.for_pairs() } else { isa };
+    let used = if precision == "bf16" { isa.for_pairs() } else { isa.for_floats() };
     assert_eq!(said["run"]["instruction_set"], used.name());
     let bytes = fs::read(s.join(format!("{name}-e/features.safetensors"))).unwrap();
     let values = SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().data().to_vec();

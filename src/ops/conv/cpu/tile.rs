@@ -209,7 +209,7 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
                         acc[p][q] = T::multiply_add(acc[p][q], pixel, weights[q]);
                     }
                 }
-                (x, w) = (x.add(1), w.add(width));
+                (x, w) = (x.add(1), w.wrapping_add(width));
             }
         }
         acc

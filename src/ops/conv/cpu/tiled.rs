@@ -134,7 +134,7 @@ unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
                         if done.pieces > 0 {
                             done.put::<V, S, P>(&sums, &walk, tiles.gap, sink);
                         }
-                        w = w.add(lanes * width);
+                        w = w.wrapping_add(lanes * width);
                     }
                 }
                 while done.pieces > 0 {
@@ -219,7 +219,8 @@ pub unsafe fn outer<V: Vector>(
     let place = |n: usize| (n / per_row / size.rows, n / per_row % size.rows, n % per_row * pixels);
     let mut turned = Turned([[0.0; 256]; SOME]);
     let mut sums = Sums([0.0; amx::SUM * amx::SUMS]);
-    let to = std::array::from_fn(|n| sums.0[amx::SUM * n..].as_mut_ptr());
+    let own = sums.0.as_mut_ptr();
+    let to = std::array::from_fn(|n| own.wrapping_add(amx::SUM * n));
     // SAFETY: the caller's contract.
     unsafe {
         amx::configure(16, pixels);
