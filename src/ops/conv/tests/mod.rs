@@ -41,7 +41,7 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 28] = [
     // AMX's tiles over several panels of weights.
     (2, 3, 8, 48, 112, 1),
     (1, 6, 16, 32, 80, 2),
-    // Images that are tiles as they lie in memory: of five, two and four of them, and without odd rows.
+    // Images that are tiles as they lie in memory: five, two, and five by pieces of four pixels; and an input gradient without odd rows.
     (7, 8, 8, 32, 16, 1),
     (5, 4, 4, 32, 32, 1),
     (3, 5, 12, 32, 32, 1),
