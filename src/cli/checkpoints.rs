@@ -12,6 +12,7 @@ use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, key, source, store};
 use crate::model::{self, Arch, Inference};
+use crate::ops::value::Value;
 #[cfg(feature = "cuda")]
 use crate::train::config::Precision;
 
@@ -41,7 +42,7 @@ pub struct Choice {
     #[arg(long, value_name = "ARCH")]
     pub arch: Option<Arch>,
 
-    /// Images that a thread takes through the network at a time; the result does not depend on it
+    /// Images that a thread of the CPU takes through the network at a time; more take more memory, and the result does not depend on it
     #[arg(long, value_name = "N", default_value_t = crate::model::infer::BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,
 }
@@ -242,7 +243,10 @@ impl Subject {
         let split = Split::open(&self.dataset, &flags.split)?;
         let mut run = Object::new();
         let out = match Device::find(device)? {
-            Device::Cpu => model::infer(&weights, self.arch, &split, &self.info, flags.batch_size as usize)?,
+            Device::Cpu => {
+                run.insert("instruction_set".into(), f32::isa().name().into());
+                model::infer(&weights, self.arch, &split, &self.info, flags.batch_size as usize)?
+            }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
                 let device = crate::cuda::Device::open(index, Precision::F32)?;
@@ -250,8 +254,6 @@ impl Subject {
                 crate::cuda::infer::infer(&device, &weights, self.arch, &split, &self.info)?
             }
         };
-        #[cfg(not(feature = "cuda"))]
-        let _ = &mut run;
         Ok((split, out, run))
     }
 }

@@ -120,7 +120,7 @@ Interrupted; what had been computed is safe.
 Where hashes of files are remembered [default: ~/.cache/remix].
 .TP
 .B REMIX_ISA
-Instructions to use instead of the best ones: amx, avx512, avx2, neon or portable.
+Instructions of the CPU to use instead of the best ones: amx, avx512, avx2, neon or portable.
 ";
 
 /// A page for a command and one for each of its own.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use clap::{Args, Parser};
 use serde_json::json;
 
@@ -24,6 +24,7 @@ use crate::device::{Device, is_known};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::store::{Claim, Done, Plan, Writer};
 use crate::manifest::{Manifest, Object, hash, store};
+use crate::ops::simd::Isa;
 
 /// Flags that every tool takes.
 #[derive(Args, Clone, Debug)]
@@ -37,7 +38,7 @@ pub struct Common {
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
 
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: auto, cpu, cuda or cuda:N; $REMIX_ISA names a CPU's instructions (amx, avx512, avx2, neon or portable)
     #[arg(long, value_name = "DEVICE", default_value = "auto", global = true, value_parser = device)]
     pub device: String,
 
@@ -146,8 +147,9 @@ fn device(name: &str) -> Result<String, &'static str> {
     if is_known(name) { Ok(name.to_owned()) } else { Err("expected auto, cpu, cuda or cuda:N") }
 }
 
-/// Refuses a GPU that was asked for and cannot be used, before any work.
+/// Refuses a GPU or instructions that were asked for and cannot be used, before any work.
 fn usable(device: &str) -> Result<()> {
+    Isa::asked().map_err(Error::msg)?;
     if device.starts_with("cuda") { Device::find(device).map(|_| ()) } else { Ok(()) }
 }
 

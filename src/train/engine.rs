@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use candle_core::DType;
+use half::bf16;
 
 use super::SLOWER;
 use super::config::Config;
@@ -15,7 +16,7 @@ use crate::model::resnet::Net;
 use crate::ops::head::argmax;
 use crate::ops::load::{self, Levels, View, levels};
 use crate::ops::sgd::Rates;
-use crate::ops::simd::Isa;
+use crate::ops::value::Value;
 
 /// A network, its images, and what computes.
 pub struct Engine<'a> {
@@ -124,8 +125,7 @@ impl<'a> Engine<'a> {
     pub fn describe(&self) -> (&'static str, String) {
         match &self.on {
             On::Cpu => {
-                let pairs = self.net.x.dtype() == DType::BF16;
-                let isa = if pairs { Isa::get().for_pairs() } else { Isa::get().for_floats() };
+                let isa = if self.net.x.dtype() == DType::BF16 { bf16::isa() } else { f32::isa() };
                 ("instruction_set", isa.name().to_owned())
             }
             #[cfg(feature = "cuda")]

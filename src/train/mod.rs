@@ -45,7 +45,7 @@ pub const STATE: &str = "state.safetensors";
 pub const LOG: &str = "log.jsonl";
 
 /// What one epoch came to; a line of `log.jsonl`. Accuracies are in percent.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochReport {
     /// The epoch that has ended, from 1.
     pub epoch: u32,
@@ -65,6 +65,9 @@ pub struct EpochReport {
     pub images_per_second: f64,
     /// Seconds of the epoch, evaluation included.
     pub seconds: f64,
+    /// What computed it: a CPU's instruction set or a GPU. Earlier versions did not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub computed_by: String,
 }
 
 /// How far a training is; the metadata of its state file.
@@ -128,6 +131,10 @@ pub fn run(
         }
     };
     let mut engine = Engine::new(device, config, &net, &train, &test, batch)?;
+    let (kind, computer) = engine.describe();
+    if let Some(other) = log.iter().map(|e| &e.computed_by).find(|by| !by.is_empty() && **by != computer) {
+        log::warn!("begun by {other}, goes on by {computer}: neither alone gives the bytes of this run");
+    }
     // When the files were last written, and the best weights that are not among them yet.
     let (mut kept, mut best) = (None::<Instant>, None);
     for epoch in reached.epoch + 1..=config.epochs {
@@ -152,8 +159,9 @@ pub fn run(
             test_top1,
             images_per_second: round(train.len() as f64 / trained),
             seconds: round(started.elapsed().as_secs_f64()),
+            computed_by: computer.clone(),
         };
-        log.push(report);
+        log.push(report.clone());
         let better = test_top1 > reached.best_top1 || reached.best_epoch == 0;
         let now =
             !device.is_cuda() || epoch == config.epochs || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY);
@@ -195,7 +203,7 @@ pub fn run(
         best.display(),
         reached.best_epoch
     );
-    finish(&reached, &log, engine.describe())
+    finish(&reached, &log, kind)
 }
 
 /// Takes up the state in the directory, with the log as far as the state goes.
@@ -228,17 +236,25 @@ fn lines(log: &[EpochReport]) -> Result<String> {
     log.iter().map(|epoch| Ok(serde_json::to_string(epoch)? + "\n")).collect()
 }
 
-/// Hash of a log without its times: the state that holds it must be the same in every run.
+/// Hash of a log without its times and computers: the state that holds it must be the same in every run.
 fn log_digest(log: &[EpochReport]) -> Result<String> {
-    let timeless: Vec<_> =
-        log.iter().map(|e| EpochReport { images_per_second: 0.0, seconds: 0.0, ..*e }).collect();
+    let timeless = |e: &EpochReport| EpochReport {
+        images_per_second: 0.0,
+        seconds: 0.0,
+        computed_by: String::new(),
+        ..e.clone()
+    };
+    let timeless: Vec<_> = log.iter().map(timeless).collect();
     Ok(blake3::hash(lines(&timeless)?.as_bytes()).to_hex().to_string())
 }
 
-fn finish(reached: &Reached, log: &[EpochReport], (computer, name): (&str, String)) -> Result<Done> {
+fn finish(reached: &Reached, log: &[EpochReport], kind: &str) -> Result<Done> {
     let last = log.last().context("a training has at least one epoch")?;
     let mut speed: Vec<f64> = log.iter().map(|e| e.images_per_second).collect();
     speed.sort_by(f64::total_cmp);
+    // More than one where the run was stopped and went on elsewhere.
+    let mut computers: Vec<&str> = log.iter().map(|e| e.computed_by.as_str()).collect();
+    computers.dedup();
     let object = |value: Value| value.as_object().cloned().unwrap_or_else(Object::new);
     let file = |role, name: &str, rows| Produced { role, name: name.to_owned(), rows };
     Ok(Done {
@@ -258,7 +274,7 @@ fn finish(reached: &Reached, log: &[EpochReport], (computer, name): (&str, Strin
         })),
         run: object(json!({
             "train_images_per_second": speed[speed.len() / 2],
-            computer: name,
+            kind: computers.join(", "),
         })),
     })
 }

@@ -137,6 +137,7 @@ mod tests {
             test_top1: 25.0,
             images_per_second: 600.0,
             seconds: 20.0,
+            computed_by: String::new(),
         };
         (1..=epochs).map(report).collect()
     }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use remix::ops::simd::Isa;
 use serde_json::Value;
 
 use crate::common::{Sandbox, flip, refused};
@@ -45,10 +46,15 @@ fn differing(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u8>>) -> Ve
 }
 
 fn spawn(s: &Sandbox, args: &str) -> Child {
+    spawn_with(s, args, &[])
+}
+
+fn spawn_with(s: &Sandbox, args: &str, env: &[(&str, &str)]) -> Child {
     Command::new(assert_cmd::cargo::cargo_bin("train"))
         .args(args.split_whitespace())
         .current_dir(s.path())
         .env("REMIX_CACHE_DIR", s.join("memo"))
+        .envs(env.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -115,6 +121,29 @@ fn killed_twenty_times_it_ends_with_the_same_bytes() {
     let m = s.one("train", &format!("{run} --out killed"));
     assert!(differing(&bytes(&s.join("whole")), &bytes(&s.join("killed"))).is_empty());
     assert_eq!(m["outputs"][3]["rows"], 12);
+}
+
+#[test]
+fn a_run_that_goes_on_by_other_instructions_says_so() {
+    let sets: Vec<_> = Isa::available().iter().map(|isa| isa.for_floats().name()).collect();
+    let (best, other) = (sets[0], sets[sets.len() - 1]);
+    if best == other {
+        return println!("skipped: this machine has {best} alone");
+    }
+    let s = prepared();
+    let run = format!("{SHORT} --epochs 40 --out run");
+    let mut child = spawn_with(&s, &run, &[("REMIX_ISA", other)]);
+    started(&s.join("run"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let done = s.tool("train", &run).env("REMIX_ISA", best).assert().success();
+    let said = String::from_utf8(done.get_output().stderr.clone()).unwrap();
+    assert!(said.contains(&format!("warning: begun by {other}, goes on by {best}")), "{said}");
+    let m: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+    assert_eq!(m["run"]["instruction_set"], format!("{other}, {best}"));
+    let log = fs::read_to_string(s.join("run/log.jsonl")).unwrap();
+    let by = |line: &str| serde_json::from_str::<Value>(line).unwrap()["computed_by"].clone();
+    assert_eq!([by(log.lines().next().unwrap()), by(log.lines().last().unwrap())], [other, best]);
 }
 
 #[test]

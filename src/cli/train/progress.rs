@@ -219,6 +219,7 @@ mod tests {
         test_top1: 70.0,
         images_per_second: 612.4,
         seconds: 20.0,
+        computed_by: String::new(),
     };
 
     #[test]

@@ -90,23 +90,27 @@ impl Isa {
         }
     }
 
-    /// The set in use: the best available one, or the one named by `$REMIX_ISA` if the machine has it.
+    /// The set that `$REMIX_ISA` names, else the best available one.
+    ///
+    /// # Errors
+    /// A name that is none of this machine's.
+    pub fn asked() -> Result<Isa, String> {
+        let sets = Isa::available();
+        let Some(asked) = std::env::var_os("REMIX_ISA") else { return Ok(sets[0]) };
+        sets.iter().copied().find(|s| *s.name() == *asked).ok_or_else(|| {
+            let names: Vec<_> = sets.iter().map(|s| s.name()).collect();
+            format!("REMIX_ISA={}: this machine has {}", asked.display(), names.join(", "))
+        })
+    }
+
+    /// The set in use: [`Isa::asked`], or the best where that is an error, which the tools refuse.
     pub fn get() -> Isa {
         #[cfg(test)]
         if let Some(isa) = FORCED.get() {
             return isa;
         }
         static ISA: OnceLock<Isa> = OnceLock::new();
-        *ISA.get_or_init(|| {
-            let sets = Isa::available();
-            let Ok(asked) = std::env::var("REMIX_ISA") else {
-                return sets[0];
-            };
-            sets.iter().copied().find(|s| s.name() == asked).unwrap_or_else(|| {
-                log::warn!("REMIX_ISA={asked}: not on this machine, using {}", sets[0].name());
-                sets[0]
-            })
-        })
+        *ISA.get_or_init(|| Isa::asked().unwrap_or_else(|_| Isa::available()[0]))
     }
 }
 

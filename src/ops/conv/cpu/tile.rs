@@ -100,8 +100,11 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
     // SAFETY: the caller's contract.
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        if V::TILES && T::PACK == 2 && super::tiled::suits(&walk, cout) {
-            return super::tiled::correlate::<V, S>(x, walk, w, cout, sink);
+        if V::TILES
+            && T::PACK == 2
+            && let Some(tiles) = super::tiled::Tiles::of(&walk, cout)
+        {
+            return super::tiled::correlate::<V, S>(x, walk, tiles, w, cout, sink);
         }
         let pair = 2 * V::LANES;
         let paired = cout / pair * pair;

@@ -1,4 +1,4 @@
-//! The inner loops of [`super::tile`] by AMX, where the sizes suit its tiles: 16 or 8 pixels of a row by 16 channels, or 16 pixels of
+//! The inner loops of [`super::tile`] by AMX, where the sizes suit it: 16 or 8 pixels of a row by 16 channels, or 16 pixels of
 //! several short rows.
 
 // Indices are those of the formulas.
@@ -14,7 +14,7 @@ fn pixels(cols: usize) -> Option<usize> {
 
 /// How an output's pixels are taken together: as lines, each of some tiles.
 #[derive(Clone, Copy)]
-struct Tiles {
+pub struct Tiles {
     /// Pixels of a tile.
     pixels: usize,
     /// Pixels of a line, and lines of an image. A line's last tile ends with it.
@@ -27,9 +27,10 @@ struct Tiles {
 }
 
 impl Tiles {
-    /// A line is a row; a small image whose rows are not whole tiles of 16 is one line, as it lies in memory.
-    fn of(walk: &Walk) -> Option<Tiles> {
-        if walk.rows * walk.cols == 0 {
+    /// Those of a walk, where its sizes and the number of channels suit them. A line is a row; a small image whose rows are not whole tiles
+    /// of 16 is one line, as it lies in memory.
+    pub fn of(walk: &Walk, cout: usize) -> Option<Tiles> {
+        if walk.rows * walk.cols == 0 || !cout.is_multiple_of(16) {
             return None;
         }
         let rows = |pixels| Tiles { pixels, line: walk.cols, lines: walk.rows, gap: 0, together: 4 };
@@ -53,27 +54,22 @@ fn lanes(walk: &Walk) -> usize {
     (2..=16).rev().find(|&n| walk.runs.iter().all(|r| r.len.is_multiple_of(n))).unwrap_or(1)
 }
 
-/// Whether [`correlate`] takes a walk.
-pub fn suits(walk: &Walk, cout: usize) -> bool {
-    cout.is_multiple_of(16) && Tiles::of(walk).is_some()
-}
-
 #[repr(align(64))]
 struct Sums([f32; amx::SUM * amx::SUMS]);
 
-/// [`super::tile::correlate`] of pairs of bf16 where it [`suits`].
+/// [`super::tile::correlate`] of pairs of bf16.
 ///
 /// # Safety
-/// As there; vectors have 16 lanes, and the machine tiles.
+/// As there; the tiles are the walk's, vectors have 16 lanes, and the machine tiles.
 #[inline(always)]
 pub unsafe fn correlate<V: Vector, S: Sink>(
     x: *const f32,
     walk: Walk,
+    tiles: Tiles,
     w: *const f32,
     cout: usize,
     sink: &mut S,
 ) {
-    let Some(tiles) = Tiles::of(&walk) else { return };
     let lanes = lanes(&walk);
     // SAFETY: the caller's contract.
     unsafe {
