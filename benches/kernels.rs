@@ -20,6 +20,8 @@ use remix::model::infer::{BATCH, Folded};
 use remix::model::resnet::Net;
 use remix::ops::conv::{self, Geometry, InputGrad, Residual, Shortcut, Source, Work};
 use remix::ops::sgd::Rates;
+#[cfg(target_arch = "x86_64")]
+use remix::ops::simd::amx;
 use remix::ops::simd::{Isa, Task, Vector};
 use remix::ops::value::Value;
 use remix::ops::zeros_of;
@@ -28,7 +30,7 @@ const IMAGES: usize = 128;
 const SHAPE: [usize; 3] = [32, 32, 3];
 const DTYPES: [(&str, DType); 2] = [("f32", DType::F32), ("bf16", DType::BF16)];
 
-/// Sixteen independent chains of multiply-adds: as many as hide the latency.
+/// Rounds of sixteen independent multiply-adds, as many as hide the latency; or of four products of tiles.
 struct Peak<T>(u64, PhantomData<T>);
 
 impl<T: Value> Task for Peak<T> {
@@ -36,6 +38,10 @@ impl<T: Value> Task for Peak<T> {
     unsafe fn run<V: Vector>(self) {
         // SAFETY: inside `run`.
         unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if V::TILES && T::PACK == 2 {
+                return tiles(self.0);
+            }
             let (a, b) = (V::splat(black_box(1.0)), V::splat(black_box(1e-9)));
             let mut acc = [V::splat(0.0); 16];
             for _ in 0..self.0 {
@@ -52,22 +58,44 @@ impl<T: Value> Task for Peak<T> {
     }
 }
 
-fn lanes(isa: Isa) -> u64 {
-    match isa {
-        Isa::Amx | Isa::Avx512 => 16,
+/// Products of tiles by one that they share, all in the first-level cache.
+///
+/// # Safety
+/// The machine has AMX.
+#[cfg(target_arch = "x86_64")]
+unsafe fn tiles(rounds: u64) {
+    #[repr(align(64))]
+    struct Tile([f32; amx::SUM]);
+    let (left, right) = (Tile([0.0; amx::SUM]), Tile([0.0; amx::SUM]));
+    // SAFETY: tiles of 16 rows of 64 bytes.
+    unsafe {
+        amx::configure(16, 16);
+        amx::clear();
+        for _ in 0..rounds {
+            amx::multiply_lefts(4, &[left.0.as_ptr(); amx::SUMS], 0, 64, right.0.as_ptr(), 64);
+        }
+    }
+}
+
+/// Floating-point operations of a round of [`Peak`].
+fn flops<T: Value>() -> u64 {
+    let lanes = match T::isa() {
+        Isa::Amx => return 4 * 2 * 16 * 16 * 32,
+        Isa::Avx512 => 16,
         Isa::Avx2 => 8,
         Isa::Neon | Isa::Portable => 4,
-    }
+    };
+    16 * lanes * 2 * T::PACK as u64
 }
 
 fn peak(c: &mut Criterion) {
     let (rounds, threads) = (100_000, rayon::current_num_threads() as u64);
     let mut group = c.benchmark_group("peak");
-    group.throughput(Throughput::Elements(threads * rounds * 16 * lanes(f32::isa()) * 2));
+    group.throughput(Throughput::Elements(threads * rounds * flops::<f32>()));
     group.bench_function("f32", |b| {
         b.iter(|| rayon::broadcast(|_| f32::run(f32::isa(), Peak::<f32>(rounds, PhantomData))));
     });
-    group.throughput(Throughput::Elements(threads * rounds * 16 * lanes(bf16::isa()) * 4));
+    group.throughput(Throughput::Elements(threads * rounds * flops::<bf16>()));
     group.bench_function("bf16", |b| {
         b.iter(|| rayon::broadcast(|_| bf16::run(bf16::isa(), Peak::<bf16>(rounds, PhantomData))));
     });

@@ -12,17 +12,36 @@ pub trait Form<const IN: usize, const OUT: usize> {
     /// Tiles that are computed at a time, if rows of tiles allow it. The fewer, the closer they stay; but all weights are read, or
     /// their gradient is, for each group of them.
     const GROUP: usize;
+    /// Places of a row that are multiplied together, for as many tiles as the registers hold then; a divisor of `IN`. The fewer, the more
+    /// tiles share the weights that are read.
+    const PLACES: usize;
 
     /// `Bᵀ d`.
     ///
     /// # Safety
     /// As [`Vector`].
     unsafe fn input<V: Vector>(d: [V; IN]) -> [V; IN];
+    /// `Aᵀ m` as far as it hangs on some [`Form::PLACES`] of `m`, those of a `part`, added to `sums` of the parts before; the first begins
+    /// them.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn output_part<V: Vector>(part: usize, m: [V; IN], sums: [V; OUT]) -> [V; OUT];
     /// `Aᵀ m`.
     ///
     /// # Safety
     /// As [`Vector`].
-    unsafe fn output<V: Vector>(m: [V; IN]) -> [V; OUT];
+    #[inline(always)]
+    unsafe fn output<V: Vector>(m: [V; IN]) -> [V; OUT] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut sums = [V::splat(0.0); OUT];
+            for part in 0..IN / Self::PLACES {
+                sums = Self::output_part(part, m, sums);
+            }
+            sums
+        }
+    }
     /// `G w`.
     ///
     /// # Safety
@@ -37,6 +56,7 @@ impl Form<4, 2> for Two {
     const ROWS: [usize; 4] = [0, 1, 2, 3];
     const AT_A_TIME: usize = 1;
     const GROUP: usize = 16;
+    const PLACES: usize = 4;
 
     #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 4]) -> [V; 4] {
@@ -45,7 +65,7 @@ impl Form<4, 2> for Two {
     }
 
     #[inline(always)]
-    unsafe fn output<V: Vector>(m: [V; 4]) -> [V; 2] {
+    unsafe fn output_part<V: Vector>(_part: usize, m: [V; 4], _sums: [V; 2]) -> [V; 2] {
         // SAFETY: the caller's contract.
         unsafe { [m[0].add(m[1]).add(m[2]), m[1].sub(m[2]).sub(m[3])] }
     }
@@ -68,6 +88,7 @@ impl Form<6, 4> for Four {
     const ROWS: [usize; 6] = [1, 2, 3, 4, 0, 5];
     const AT_A_TIME: usize = 2;
     const GROUP: usize = 8;
+    const PLACES: usize = 3;
 
     #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {
@@ -89,17 +110,20 @@ impl Form<6, 4> for Four {
     }
 
     #[inline(always)]
-    unsafe fn output<V: Vector>(m: [V; 6]) -> [V; 4] {
+    unsafe fn output_part<V: Vector>(part: usize, m: [V; 6], sums: [V; 4]) -> [V; 4] {
         // SAFETY: the caller's contract.
         unsafe {
             let two = V::splat(2.0);
-            let (even1, odd1) = (m[1].add(m[2]), m[1].sub(m[2]));
-            let (even2, odd2) = (m[3].add(m[4]), m[3].sub(m[4]));
+            if part == 0 {
+                let (even, odd) = (m[1].add(m[2]), m[1].sub(m[2]));
+                return [even.fma(m[0], two), odd, even, odd];
+            }
+            let (even, odd) = (m[3].add(m[4]), m[3].sub(m[4]));
             [
-                even1.fma(m[0], two).add(even2),
-                odd1.fma(odd2, two),
-                even1.fma(even2, V::splat(4.0)),
-                odd1.fma(odd2, V::splat(8.0)).fma(m[5], two),
+                sums[0].add(even),
+                sums[1].fma(odd, two),
+                sums[2].fma(even, V::splat(4.0)),
+                sums[3].fma(odd, V::splat(8.0)).fma(m[5], two),
             ]
         }
     }

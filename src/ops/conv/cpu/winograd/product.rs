@@ -1,12 +1,13 @@
 //! The products of the places: what takes the time.
 //!
-//! A register tile holds all places of a row of places, so that the first half of the output's transform is made in registers and
-//! two thirds (F(4×4)) or half (F(2×2)) of what would else be stored and read again remain.
+//! A register tile holds all places of a row of places (F(2×2)) or half of them for twice as many tiles (F(4×4)), so that the first half of
+//! the output's transform is made in registers and half (F(2×2)) or two thirds (F(4×4)) of what would else be stored and read again remain.
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use super::form::Form;
+use super::planes::column;
 use crate::ops::conv::cpu::tile::Sink;
 use crate::ops::simd::{Vector, opaque};
 use crate::ops::value::Value;
@@ -54,53 +55,75 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
             let mut tile = 0;
             while tile < size.tiles {
                 let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
-                tile += if tile + 4 <= size.tiles {
-                    some::<V, T, F, IN, OUT, 4>(size, start, v, u, m)
+                let left = size.tiles - tile;
+                if F::PLACES < IN {
+                    if left >= 8 {
+                        some::<V, T, F, IN, OUT, 8, 0>(size, start, v, u, m);
+                        some::<V, T, F, IN, OUT, 8, 1>(size, start, v, u, m);
+                        tile += 8;
+                    } else {
+                        some::<V, T, F, IN, OUT, 2, 0>(size, start, v, u, m);
+                        some::<V, T, F, IN, OUT, 2, 1>(size, start, v, u, m);
+                        tile += 2;
+                    }
+                } else if left >= 4 {
+                    some::<V, T, F, IN, OUT, 4, 0>(size, start, v, u, m);
+                    tile += 4;
                 } else {
-                    some::<V, T, F, IN, OUT, 2>(size, start, v, u, m)
-                };
+                    some::<V, T, F, IN, OUT, 2, 0>(size, start, v, u, m);
+                    tile += 2;
+                }
             }
         }
     }
 }
 
-/// The part of [`products`] for a vector of channels and `P` tiles, whose number it returns.
+/// The part of [`products`] for a vector of channels, `P` tiles and `PART` of the places.
 #[inline(always)]
-unsafe fn some<V, T, F, const IN: usize, const OUT: usize, const P: usize>(
+unsafe fn some<V, T, F, const IN: usize, const OUT: usize, const P: usize, const PART: usize>(
     Sizes { lanes, cout, .. }: Sizes,
     start: V,
     v: *const f32,
     u: *const f32,
     m: *mut f32,
-) -> usize
-where
+) where
     V: Vector,
     T: Value,
     F: Form<IN, OUT>,
 {
     // SAFETY: the contract of `products`.
     unsafe {
+        let first = PART * F::PLACES;
         let mut acc = [[V::splat(0.0); IN]; P];
-        for p in 0..P {
-            acc[p][1] = start;
+        if first == 0 {
+            for p in 0..P {
+                acc[p][1] = start;
+            }
         }
-        let (mut v, mut u) = (v, u);
+        let (mut v, mut u) = (v, u.add(first * lanes * V::LANES));
         for _ in 0..lanes {
             v = opaque(v);
-            let weights: [V; IN] = std::array::from_fn(|j| V::load(u.add(j * V::LANES)));
+            let mut weights = [V::splat(0.0); IN];
+            for j in 0..F::PLACES {
+                weights[j] = V::load(u.add(j * V::LANES));
+            }
             for p in 0..P {
-                for j in 0..IN {
+                for j in first..first + F::PLACES {
                     let x = V::splat(*v.add((p * IN + j) * lanes));
-                    acc[p][j] = T::multiply_add(acc[p][j], x, weights[j]);
+                    acc[p][j] = T::multiply_add(acc[p][j], x, weights[j - first]);
                 }
             }
-            (v, u) = (v.add(1), u.add(IN * V::LANES));
+            (v, u) = (v.add(1), u.add(F::PLACES * V::LANES));
         }
         for p in 0..P {
-            for (x, sum) in F::output(acc[p]).into_iter().enumerate() {
-                sum.store(m.add((p * OUT + x) * cout));
+            let m = m.add(p * OUT * cout);
+            let mut sums = [V::splat(0.0); OUT];
+            if first > 0 {
+                sums = column::<V, f32, OUT>(m, cout);
+            }
+            for (x, sum) in F::output_part(PART, acc[p], sums).into_iter().enumerate() {
+                sum.store(m.add(x * cout));
             }
         }
     }
-    P
 }

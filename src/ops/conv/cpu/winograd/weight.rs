@@ -10,8 +10,8 @@ use super::planes::{column, store_places};
 use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::value::Value;
 
-/// `u = G w Gᵀ`: (3, 3, rows, cols) to (places of a row, cols / vector, rows, places of a column, vector). In bf16 they are rounded to it,
-/// and two rows share lanes.
+/// `u = G w Gᵀ`: (3, 3, rows, cols) to (places of a row, cols / vector, parts of a column's places, rows, places of a part, vector). In bf16 they
+/// are rounded to it, and two rows share lanes.
 pub fn transform_weight<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
     isa: Isa,
     w: &[f32],
@@ -59,8 +59,16 @@ impl<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize, const N: usi
                         for n in 0..N {
                             places[n] = F::weight([columns[n][0][i], columns[n][1][i], columns[n][2][i]]);
                         }
-                        let at = ((i * blocks + block) * rows + row) * IN;
-                        store_places::<V, T, N, IN>(places, u.as_mut_ptr(), at * V::LANES, V::LANES);
+                        for j in 0..IN {
+                            let mut place = [[V::splat(0.0)]; N];
+                            for n in 0..N {
+                                place[n] = [places[n][j]];
+                            }
+                            let (parts, part) = (IN / F::PLACES, j / F::PLACES);
+                            let at = ((i * blocks + block) * parts + part) * rows + row;
+                            let at = at * F::PLACES + j % F::PLACES;
+                            store_places::<V, T, N, 1>(place, u.as_mut_ptr(), at * V::LANES, 0);
+                        }
                     }
                 }
             }
