@@ -17,6 +17,7 @@ use crate::ops::head::argmax;
 use crate::ops::load::{self, Levels, View, levels};
 use crate::ops::sgd::Rates;
 use crate::ops::value::Value;
+use crate::ops::zeros_of;
 
 /// A network, its images, and what computes.
 pub struct Engine<'a> {
@@ -141,7 +142,7 @@ fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
     Ok(())
 }
 
-/// One epoch on the CPU.
+/// One epoch on the CPU. The next step's images are loaded by what threads are free while one is computed.
 ///
 /// # Errors
 /// A loss that is no number; [`Interrupted`]; candle's.
@@ -153,19 +154,31 @@ pub(crate) fn train_epoch(
     rates: Rates,
     epoch: u32,
 ) -> Result<(f64, f64)> {
+    let ahead = zeros_of(net.x.dtype(), net.x.dims())?;
+    let load = |step: usize| -> Result<Step> {
+        let loaded = plan.step(step);
+        let view = |n: usize| {
+            let s = loaded.samples[n];
+            View { image: train.image(s.index as usize), dy: s.dy.into(), dx: s.dx.into(), flip: s.flip }
+        };
+        load::forward(&ahead, train.shape(), levels, view, &loaded.partner, &loaded.lambda)?;
+        Ok(loaded)
+    };
     let (mut loss, mut right) = (0.0, 0.0);
-    for step in 0..plan.steps() {
+    let mut next = Some(load(0)?);
+    for step in 0.. {
+        let Some(Step { label_a, label_b, coef_a, coef_b, .. }) = next else { break };
         if interrupt::requested() {
             return Err(Interrupted.into());
         }
-        let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(step);
-        let view = |n: usize| {
-            let s = samples[n];
-            View { image: train.image(s.index as usize), dy: s.dy.into(), dx: s.dx.into(), flip: s.flip }
-        };
-        load::forward(&net.x, train.shape(), levels, view, &partner, &lambda)?;
+        net.x.slice_set(&ahead, 0, 0)?;
         let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
-        let result = net.step(targets, rates)?;
+        let (result, loaded) = rayon::join(
+            || net.step(targets, rates),
+            || (step + 1 < plan.steps()).then(|| load(step + 1)).transpose(),
+        );
+        let result = result?;
+        next = loaded?;
         check_loss(result.loss, epoch, step)?;
         loss += result.loss;
         right += result.right;

@@ -132,8 +132,12 @@ pub fn run(
     };
     let mut engine = Engine::new(device, config, &net, &train, &test, batch)?;
     let (kind, computer) = engine.describe();
-    if let Some(other) = log.iter().map(|e| &e.computed_by).find(|by| !by.is_empty() && **by != computer) {
-        log::warn!("begun by {other}, goes on by {computer}: neither alone gives the bytes of this run");
+    let before = computers(&log);
+    if before.iter().any(|by| *by != computer) {
+        log::warn!(
+            "computed by {} so far, goes on by {computer}: none alone gives the bytes of this run",
+            before.join(", ")
+        );
     }
     // When the files were last written, and the best weights that are not among them yet.
     let (mut kept, mut best) = (None::<Instant>, None);
@@ -231,6 +235,14 @@ fn resume(net: &Net, dir: &Path) -> Result<Option<(Reached, Vec<EpochReport>)>> 
     Ok(Some((reached, log)))
 }
 
+/// What computed the epochs of a log, in turn: more than one where a run was stopped and went on elsewhere.
+fn computers(log: &[EpochReport]) -> Vec<&str> {
+    let by = log.iter().map(|e| if e.computed_by.is_empty() { "unknown" } else { &e.computed_by });
+    let mut all: Vec<&str> = by.collect();
+    all.dedup();
+    all
+}
+
 /// The text of the log.
 fn lines(log: &[EpochReport]) -> Result<String> {
     log.iter().map(|epoch| Ok(serde_json::to_string(epoch)? + "\n")).collect()
@@ -252,9 +264,6 @@ fn finish(reached: &Reached, log: &[EpochReport], kind: &str) -> Result<Done> {
     let last = log.last().context("a training has at least one epoch")?;
     let mut speed: Vec<f64> = log.iter().map(|e| e.images_per_second).collect();
     speed.sort_by(f64::total_cmp);
-    // More than one where the run was stopped and went on elsewhere.
-    let mut computers: Vec<&str> = log.iter().map(|e| e.computed_by.as_str()).collect();
-    computers.dedup();
     let object = |value: Value| value.as_object().cloned().unwrap_or_else(Object::new);
     let file = |role, name: &str, rows| Produced { role, name: name.to_owned(), rows };
     Ok(Done {
@@ -274,11 +283,29 @@ fn finish(reached: &Reached, log: &[EpochReport], kind: &str) -> Result<Done> {
         })),
         run: object(json!({
             "train_images_per_second": speed[speed.len() / 2],
-            kind: computers.join(", "),
+            kind: computers(log).join(", "),
         })),
     })
 }
 
 fn round(x: f64) -> f64 {
     (x * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_computed_is_told_in_turn() {
+        let line = |by: &str| {
+            let text = r#"{"epoch":1,"epochs":9,"seed":0,"lr":0.1,"loss":1.0,"train_top1":1.0,"test_top1":1.0,
+                "images_per_second":1.0,"seconds":1.0"#;
+            let by = if by.is_empty() { "}".into() } else { format!(r#","computed_by":"{by}"}}"#) };
+            serde_json::from_str::<EpochReport>(&(text.to_owned() + &by)).expect("a line of a log")
+        };
+        let log = ["", "", "avx2", "amx", "amx", "avx2"].map(line);
+        assert_eq!(computers(&log), ["unknown", "avx2", "amx", "avx2"]);
+        assert_eq!(log_digest(&log).ok(), log_digest(&[""; 6].map(line)).ok(), "who computed is not hashed");
+    }
 }

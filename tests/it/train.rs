@@ -138,7 +138,7 @@ fn a_run_that_goes_on_by_other_instructions_says_so() {
     child.wait().unwrap();
     let done = s.tool("train", &run).env("REMIX_ISA", best).assert().success();
     let said = String::from_utf8(done.get_output().stderr.clone()).unwrap();
-    assert!(said.contains(&format!("warning: begun by {other}, goes on by {best}")), "{said}");
+    assert!(said.contains(&format!("warning: computed by {other} so far, goes on by {best}: ")), "{said}");
     let m: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
     assert_eq!(m["run"]["instruction_set"], format!("{other}, {best}"));
     let log = fs::read_to_string(s.join("run/log.jsonl")).unwrap();

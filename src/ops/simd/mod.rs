@@ -96,10 +96,11 @@ impl Isa {
     /// A name that is none of this machine's.
     pub fn asked() -> Result<Isa, String> {
         let sets = Isa::available();
-        let Some(asked) = std::env::var_os("REMIX_ISA") else { return Ok(sets[0]) };
+        let asked = std::env::var_os("REMIX_ISA").filter(|asked| !asked.is_empty());
+        let Some(asked) = asked else { return Ok(sets[0]) };
         sets.iter().copied().find(|s| *s.name() == *asked).ok_or_else(|| {
             let names: Vec<_> = sets.iter().map(|s| s.name()).collect();
-            format!("REMIX_ISA={}: this machine has {}", asked.display(), names.join(", "))
+            format!("REMIX_ISA: no \"{}\"; this machine has {}", asked.display(), names.join(", "))
         })
     }
 

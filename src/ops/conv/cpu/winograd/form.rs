@@ -12,8 +12,8 @@ pub trait Form<const IN: usize, const OUT: usize> {
     /// Tiles that are computed at a time, if rows of tiles allow it. The fewer, the closer they stay; but all weights are read, or
     /// their gradient is, for each group of them.
     const GROUP: usize;
-    /// Places of a row that are multiplied together, for as many tiles as the registers hold then; a divisor of `IN`. The fewer, the more
-    /// tiles share the weights that are read.
+    /// Places of a row that are multiplied together, for as many tiles as the registers hold then: all or half of them. The fewer, the
+    /// more tiles share the weights that are read.
     const PLACES: usize;
 
     /// `Bᵀ d`.

@@ -56,7 +56,7 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
             while tile < size.tiles {
                 let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
                 let left = size.tiles - tile;
-                if F::PLACES < IN {
+                if 2 * F::PLACES == IN {
                     if left >= 8 {
                         some::<V, T, F, IN, OUT, 8, 0>(size, start, v, u, m);
                         some::<V, T, F, IN, OUT, 8, 1>(size, start, v, u, m);
