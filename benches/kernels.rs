@@ -144,7 +144,7 @@ fn convolutions_in(c: &mut Criterion, group: &str, dtype: DType) {
         let (z, sums, dz, coef) =
             (filled(&out), filled_f32(&[IMAGES, 2, cout]), filled(&out), filled_f32(&[3, cout]));
         let (dx, dx_sums, dw) = (filled(y.dims()), filled_f32(&[IMAGES, 2, cin]), filled_f32(weight.dims()));
-        let work = Work::new(geo.weight_len(), IMAGES).expect("memory");
+        let work = Work::new(&[geo], IMAGES).expect("memory");
         let source = Source::Norm { y: &y, affine: &affine, shortcut: Shortcut::None };
         let name = format!("{cin}-{cout}@{side}/{stride}");
         let flops = 2 * 9 * (IMAGES * cin * out[1] * out[2] * cout) as u64;

@@ -1,4 +1,4 @@
-"""Times PyTorch's 3x3 convolutions at the widths of a ResNet-18, f32, channels last, batch 128: GFLOP/s, the fastest of some runs.
+"""Times PyTorch's 3x3 convolutions at the widths of a ResNet-18, channels last, batch 128: GFLOP/s, the fastest of some runs.
 
     python scripts/pytorch/bench_conv.py --threads 2
 """
@@ -24,14 +24,16 @@ def fastest(run, repeats):
 def main():
     parser = argparse.ArgumentParser(description="time PyTorch's convolutions")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads [default: 2]")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="[default: f32]")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=6, help="timed runs [default: 6]")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
     for side, cin, cout, stride in SIZES:
-        image = torch.randn(args.batch_size, cin, side, side)
+        image = torch.randn(args.batch_size, cin, side, side, dtype=dtype)
         x = image.contiguous(memory_format=torch.channels_last).requires_grad_()
-        w = torch.randn(cout, cin, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+        w = torch.randn(cout, cin, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
         y = F.conv2d(x, w, stride=stride, padding=1)
         g = torch.randn_like(y)
         flops = 2 * 9 * cin * y.numel()

@@ -97,7 +97,7 @@ impl Folded {
             if winograd {
                 winograd::transform_weight::<f32, Four, 6, 4>(isa, &weight, cout, &mut kept);
             } else {
-                panels::<f32>(&weight, cin, &[9], &mut kept);
+                panels::<f32>(isa, &weight, cin, &[9], &mut kept);
             }
             let bias =
                 (0..cout).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();

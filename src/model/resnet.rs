@@ -151,6 +151,7 @@ impl Net {
             (1..=3).map(|s| blocks[s * blocks.len() / 3 - 1].second.geo()).collect();
         let gradients = || stage_ends.iter().map(|&g| output(dtype, batch, g)).collect::<Result<Vec<_>>>();
         let widest = stage_ends[2].cout;
+        let geos: Vec<Geometry> = slots.iter().map(|s| s.conv.geo).collect();
         Ok(Net {
             arch,
             classes,
@@ -164,7 +165,7 @@ impl Net {
             d_mid: gradients()?,
             sums: zeros(&[batch, 2, widest])?,
             coef: zeros(&[3, widest])?,
-            work: conv::Work::new(stage_ends[2].weight_len(), batch)?,
+            work: conv::Work::new(&geos, batch)?,
             params,
             grads,
             velocity,

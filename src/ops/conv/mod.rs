@@ -310,14 +310,20 @@ fn backward_of<T: Value>(
     drop(flipped);
     let partial = read(&work.partial)?;
     let len = cpu::grad_len(geo, winograd);
-    let partial = &partial[..chunks(batch) * len];
+    let sum = |total: &mut [f32]| {
+        if cpu::by_blocks(geo) {
+            cpu::weight_grad::<T>(isa, cpu::Panels::new::<T>(geo, winograd, batch), &partial, total);
+        } else {
+            super::add_up(total, &partial[..chunks(batch) * len]);
+        }
+    };
     super::write(dw, |dw| {
         if !winograd {
-            super::add_up(dw, partial);
+            sum(dw);
             return Ok(());
         }
         super::write(&work.arranged, |du| {
-            super::add_up(&mut du[..len], partial);
+            sum(&mut du[..len]);
             winograd::restore_weight(isa, du, dw);
             Ok(())
         })
@@ -326,7 +332,7 @@ fn backward_of<T: Value>(
 
 /// Work space of [`forward`] and [`backward`], shared by all layers.
 pub struct Work {
-    /// Weight gradients of the chunks.
+    /// Weight gradients of the chunks, or what a wide layer's is made of.
     partial: Tensor,
     /// Weights of an input gradient.
     flipped: Tensor,
@@ -335,16 +341,18 @@ pub struct Work {
 }
 
 impl Work {
-    /// Space for the largest of some layers.
+    /// Space for some layers.
     ///
     /// # Errors
     /// Candle's.
-    pub fn new(largest_weight: usize, batch: usize) -> Result<Self> {
-        let arranged = largest_weight.div_ceil(9) * 16;
+    pub fn new(layers: &[Geometry], batch: usize) -> Result<Self> {
+        let space = |len: &dyn Fn(Geometry) -> usize| {
+            super::zeros(&[layers.iter().map(|&geo| len(geo)).max().unwrap_or_default()])
+        };
         Ok(Work {
-            partial: super::zeros(&[chunks(batch) * arranged])?,
-            flipped: super::zeros(&[largest_weight])?,
-            arranged: super::zeros(&[arranged])?,
+            partial: space(&|geo| cpu::partial_len(geo, batch))?,
+            flipped: space(&|geo| geo.weight_len())?,
+            arranged: space(&|geo| cpu::grad_len(geo, true))?,
         })
     }
 
@@ -369,7 +377,7 @@ impl Work {
             if winograd {
                 winograd::transform_weight::<T, winograd::Two, 4, 2>(isa, weight, cols, arranged);
             } else {
-                cpu::panels::<T>(weight, rows, taps, arranged);
+                cpu::panels::<T>(isa, weight, rows, taps, arranged);
             }
             Ok(())
         })?;

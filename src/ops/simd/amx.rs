@@ -200,6 +200,23 @@ pub unsafe fn store(count: usize, to: &[*mut f32; SUMS]) {
     }
 }
 
+/// Reads what [`store`] has written.
+///
+/// # Safety
+/// As [`store`].
+#[inline(always)]
+pub unsafe fn load(count: usize, from: &[*mut f32; SUMS]) {
+    macro_rules! load_sum {
+        ($n:literal) => {
+            load!($n, from[$n], 64usize);
+        };
+    }
+    // SAFETY: the caller's contract.
+    unsafe {
+        for_sums!(count, load_sum);
+    }
+}
+
 /// Rows as columns.
 ///
 /// # Safety

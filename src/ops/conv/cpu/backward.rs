@@ -9,16 +9,22 @@ use half::bf16;
 
 use super::input_grad::{Grad, input_grad};
 use super::tile::{Outer, outer_rows};
+use super::wide::{Panels, by_blocks};
 use super::winograd::{self, Two};
 use super::{Ahead, fill_input, images, row_of, spread, together, with_scratch};
 use crate::ops::conv::{Geometry, Source};
 use crate::ops::simd::{Isa, Task, Vector};
 use crate::ops::value::Value;
-use crate::ops::{Parts, chunk_range, for_each_chunk};
+use crate::ops::{Parts, chunk_range, chunks, for_each_chunk};
 
 /// Floats of a weight gradient while it is summed.
 pub(in crate::ops::conv) fn grad_len(geo: Geometry, winograd: bool) -> usize {
     if winograd { geo.weight_len() / 9 * 16 } else { geo.weight_len() }
+}
+
+/// Floats of [`Backward::partial`] for a layer and a batch, at most.
+pub(in crate::ops::conv) fn partial_len(geo: Geometry, batch: usize) -> usize {
+    if by_blocks(geo) { Panels::most(geo, batch) } else { chunks(batch) * grad_len(geo, true) }
 }
 
 pub(in crate::ops::conv) struct Backward<'a, T> {
@@ -31,6 +37,7 @@ pub(in crate::ops::conv) struct Backward<'a, T> {
     pub dz: &'a [T],
     pub y: &'a [T],
     pub coef: &'a [f32],
+    /// Receives the chunks' weight gradients, of [`grad_len`] each, or the [`Panels`] of a wide layer.
     pub partial: Parts<'a>,
     pub input: Option<Input<'a, T>>,
 }
@@ -49,7 +56,7 @@ impl<T: Value> Backward<'_, T> {
         let geo = self.geo;
         for_each_chunk(self.batch, |chunk| {
             let range = chunk_range(chunk, self.batch);
-            let len = grad_len(geo, self.winograd);
+            let len = if by_blocks(geo) { 0 } else { grad_len(geo, self.winograd) };
             // SAFETY: chunks do not overlap.
             let dw = unsafe { self.partial.part(chunk * len..(chunk + 1) * len) };
             let input = self.input.map(|i| {
@@ -60,7 +67,7 @@ impl<T: Value> Backward<'_, T> {
             });
             let some = self.together();
             let work = if self.winograd {
-                winograd::backward_scratch_len(geo)
+                winograd::backward_scratch_len(geo, some)
             } else {
                 Space::<T>::paired_len(geo, some)
             };
@@ -75,7 +82,7 @@ impl<T: Value> Backward<'_, T> {
 impl<'a, T: Value> Backward<'a, T> {
     /// Images that go through together, at least as many as share a lane in the weight gradient.
     fn together(&self) -> usize {
-        if self.winograd { 1 } else { together::<T>(self.geo, T::PACK) }
+        together::<T>(self.geo, if self.winograd { 1 } else { T::PACK })
     }
 
     /// What is read of some images, as far as there are so many, while as many are computed; their own part of the input's
@@ -125,9 +132,22 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                     fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), None);
                     fill_grad::<V, T>(self.op, image, T::unpack(g));
                 }
-                if winograd {
+                if by_blocks(geo) {
+                    let (images, a, g) = if winograd {
+                        (range.len(), &*space.a, &*space.g)
+                    } else {
+                        space.paired::<V>(range.len())
+                    };
+                    let panels = Panels::new::<T>(geo, winograd, self.op.batch);
+                    panels.keep::<V>(first / panels.share, images, a, g, self.op.partial);
+                } else if winograd {
                     let (a, g) = (T::unpack(space.a).as_ptr(), T::unpack(space.g).as_ptr());
-                    winograd::weight_grad::<V, T>(geo, fresh, a, g, self.dw.as_mut_ptr(), space.work);
+                    for n in 0..range.len() {
+                        let a = a.add(n * geo.padded_in::<T>() * T::PACK);
+                        let g = g.add(n * geo.padded_out::<T>() * T::PACK);
+                        let fresh = fresh && n == 0;
+                        winograd::weight_grad::<V, T>(geo, fresh, a, g, self.dw.as_mut_ptr(), space.work);
+                    }
                 } else {
                     let (groups, a, g) = space.paired::<V>(range.len());
                     weight_grad::<V, T>(geo, fresh, groups, a, g, self.dw);
@@ -151,7 +171,16 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
                 if winograd {
                     let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
                     let (g, u) = (T::unpack(space.g).as_ptr(), self.op.flipped.as_ptr());
-                    winograd::forward::<V, T, _, Two, 4, 2>(back, 1, g, 0, u, space.work, &mut sink);
+                    let step = geo.padded_out::<T>() * T::PACK;
+                    winograd::forward::<V, T, _, Two, 4, 2>(
+                        back,
+                        range.len(),
+                        g,
+                        step,
+                        u,
+                        space.work,
+                        &mut sink,
+                    );
                 } else {
                     input_grad::<V, T>(geo, range.len(), space.g, self.op.flipped, &mut sink);
                 }
@@ -282,9 +311,8 @@ unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g
     }
 }
 
-/// Adds the weight gradient of some images, or groups of them that share lanes, to what is there unless it is `fresh`. One by one
-/// some rows at a time, so that they stay in the first-level cache; together, where the gradient is what does not stay in a cache,
-/// all at once, and so where there are tiles.
+/// Adds the weight gradient of some images, or groups that share lanes, to what is there unless it is `fresh`: some rows at a time, so
+/// that they stay in the first-level cache, but all at once where there are tiles.
 #[inline(always)]
 unsafe fn weight_grad<V: Vector, T: Value>(
     geo: Geometry,
@@ -297,25 +325,28 @@ unsafe fn weight_grad<V: Vector, T: Value>(
     const CACHE: usize = 6 * 1024;
     let (a_row, g_row) = ((geo.width + 2) * geo.cin, (geo.out_width() + 2) * geo.cout);
     let few = (CACHE / (geo.stride * a_row + g_row)).clamp(1, geo.out_height());
-    let block = if images == 1 && !V::TILES { few } else { geo.out_height() };
-    for first in (0..geo.out_height()).step_by(block) {
-        let size = Outer {
-            fresh: fresh && first == 0,
-            images,
-            x_image: (geo.height + 2) * a_row,
-            g_image: (geo.out_height() + 2) * g_row,
-            rows: block.min(geo.out_height() - first),
-            cols: geo.out_width(),
-            x_row: geo.stride * a_row,
-            x_col: geo.stride * geo.cin,
-            g_row,
-            g_col: geo.cout,
-            taps: 3 * geo.cin,
-            cout: geo.cout,
-        };
-        let a = &a[first * geo.stride * a_row..];
-        let g = &g[(first + 1) * g_row + geo.cout..];
-        // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the halos.
-        unsafe { outer_rows::<V, T>(size, a_row, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
+    let (some, block) = if V::TILES { (images, geo.out_height()) } else { (1, few) };
+    for image in (0..images).step_by(some) {
+        for first in (0..geo.out_height()).step_by(block) {
+            let size = Outer {
+                fresh: fresh && image + first == 0,
+                images: some,
+                x_image: geo.padded_in::<f32>(),
+                g_image: geo.padded_out::<f32>(),
+                rows: block.min(geo.out_height() - first),
+                cols: geo.out_width(),
+                x_row: geo.stride * a_row,
+                x_col: geo.stride * geo.cin,
+                g_row,
+                g_col: geo.cout,
+                taps: 3 * geo.cin,
+                cout: geo.cout,
+                dw_row: geo.cout,
+            };
+            let a = &a[image * size.x_image + first * size.x_row..];
+            let g = &g[image * size.g_image + (first + 1) * g_row + geo.cout..];
+            // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the halos.
+            unsafe { outer_rows::<V, T>(size, a_row, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
+        }
     }
 }

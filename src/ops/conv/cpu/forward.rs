@@ -35,8 +35,9 @@ impl<T: Value> Forward<'_, T> {
                     self.store.map(|s| s.part(images(&range, geo.in_len()))),
                 )
             };
-            let work = if self.winograd { winograd::scratch_len::<Two, 4, 2>(geo, 1) } else { 0 };
-            with_scratch(self.together() * geo.padded_in::<T>() + work, |scratch| {
+            let some = self.together();
+            let work = if self.winograd { winograd::scratch_len::<Two, 4, 2>(geo, some) } else { 0 };
+            with_scratch(some * geo.padded_in::<T>() + work, |scratch| {
                 T::run(isa, ForwardChunk { op: self, range, out, sums, store, scratch });
             });
         });
@@ -46,7 +47,7 @@ impl<T: Value> Forward<'_, T> {
 impl<'a, T: Value> Forward<'a, T> {
     /// Images that go through together.
     fn together(&self) -> usize {
-        if self.winograd { 1 } else { together::<T>(self.geo, 1) }
+        together::<T>(self.geo, 1)
     }
 
     /// What is read of some images, as far as there are so many, while as many are computed.
@@ -99,7 +100,8 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
                 }
                 if V::WIDE && self.op.winograd {
                     let (a, u) = (T::unpack(a).as_ptr(), self.op.weight.as_ptr());
-                    winograd::forward::<V, T, _, Two, 4, 2>(geo, 1, a, 0, u, work, &mut sink);
+                    let step = len * T::PACK;
+                    winograd::forward::<V, T, _, Two, 4, 2>(geo, range.len(), a, step, u, work, &mut sink);
                 } else {
                     convolve::<V, T, _>(geo, range.len(), a, len, self.op.weight, &mut sink);
                 }

@@ -9,21 +9,24 @@ mod input_grad;
 pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
+mod wide;
 pub(crate) mod winograd;
 
-pub(super) use backward::{Backward, Input, grad_len};
+pub(super) use backward::{Backward, Input, grad_len, partial_len};
 pub(super) use forward::Forward;
 pub(crate) use forward::convolve;
 pub(super) use input_grad::{flip, walks};
+pub(super) use wide::{Panels, by_blocks, weight_grad};
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::{Geometry, Shortcut, Source};
 
-use crate::ops::simd::{Vector, prefetch};
+use crate::ops::simd::{Isa, Task, Vector, prefetch};
 use crate::ops::value::Value;
 use crate::ops::{Aligned, CHUNK};
 use tile::PANEL;
@@ -37,13 +40,12 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     })
 }
 
-/// Images that go through a convolution without Winograd together, at least `least` and a multiple of them: where the weights do
-/// not stay in the second-level cache, as many as share them while their own values do, in groups of one size.
+/// Images that go through a convolution together, at least `least` and a multiple of them: in a wide layer as many as share the
+/// weights while their own values stay in the second-level cache, in groups of one size.
 fn together<T: Value>(geo: Geometry, least: usize) -> usize {
-    /// Floats that stay in the cache: of weights, and of images.
-    const WEIGHTS: usize = 64 * 1024;
+    /// Floats of images that stay in the cache.
     const IMAGES: usize = 160 * 1024;
-    if geo.weight_len() <= WEIGHTS {
+    if !wide::is_wide(geo) {
         return least;
     }
     let most = (IMAGES / geo.padded_in::<T>().max(geo.padded_out::<T>())).clamp(least, CHUNK);
@@ -92,7 +94,7 @@ impl<const N: usize> Ahead<N> {
 
 /// Weights (9, rows, columns) as [`tile::correlate`] takes them, for walks over so many `taps` each: by panels of [`tile::PANEL`] columns,
 /// (panels, the walk's taps, rows, columns of the panel). In bf16 two neighbouring rows of a tap share lanes.
-pub(crate) fn panels<T: Value>(weight: &[f32], rows: usize, taps: &[usize], out: &mut [f32]) {
+pub(crate) fn panels<T: Value>(isa: Isa, weight: &[f32], rows: usize, taps: &[usize], out: &mut [f32]) {
     let cols = weight.len() / 9 / rows;
     assert!(out.len() >= 9 * T::lanes(rows) * cols);
     let (mut weight, mut out) = (weight, out);
@@ -101,21 +103,58 @@ pub(crate) fn panels<T: Value>(weight: &[f32], rows: usize, taps: &[usize], out:
         let (panels, rest) = out.split_at_mut(taps * T::lanes(rows) * cols);
         let panels = panels.par_chunks_mut(taps * T::lanes(rows) * PANEL).enumerate();
         panels.for_each(|(n, panel)| {
-            let (first, width) = (n * PANEL, PANEL.min(cols - n * PANEL));
-            let mut lines = panel.chunks_exact_mut(width);
-            for tap in walk.chunks_exact(rows * cols) {
-                for (rows, line) in tap.chunks(T::PACK * cols).zip(&mut lines) {
-                    line.fill(0.0);
-                    for (n, row) in rows.chunks_exact(cols).enumerate() {
-                        let values = T::unpack(line)[n..].iter_mut().step_by(T::PACK);
-                        values
-                            .zip(&row[first..first + width])
-                            .for_each(|(value, &w)| *value = T::from_f32(w));
+            T::run(isa, FillPanel::<T> { walk, rows, cols, first: n * PANEL, panel, _type: PhantomData });
+        });
+        (weight, out) = (other, rest);
+    }
+}
+
+/// One of the [`panels`], from its `first` column on.
+struct FillPanel<'a, T> {
+    walk: &'a [f32],
+    rows: usize,
+    cols: usize,
+    first: usize,
+    panel: &'a mut [f32],
+    _type: PhantomData<T>,
+}
+
+impl<T: Value> Task for FillPanel<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let width = PANEL.min(self.cols - self.first);
+        let whole = width / V::LANES * V::LANES;
+        let mut lines = self.panel.chunks_exact_mut(width);
+        for tap in self.walk.chunks_exact(self.rows * self.cols) {
+            for (rows, line) in tap.chunks(T::PACK * self.cols).zip(&mut lines) {
+                let (low, high) = rows.split_at(self.cols);
+                let columns = self.first..self.first + width;
+                let high = high.get(columns.clone()).unwrap_or_default();
+                let low = &low[columns];
+                // SAFETY: whole vectors are inside the rows.
+                unsafe {
+                    for at in (0..whole).step_by(V::LANES) {
+                        lane::<V, T>(low, high, line, at);
+                    }
+                    for at in whole..width {
+                        lane::<f32, T>(low, high, line, at);
                     }
                 }
             }
-        });
-        (weight, out) = (other, rest);
+        }
+    }
+}
+
+/// A vector of a row, or of two rows in shared lanes, the second of which may be empty.
+#[inline(always)]
+unsafe fn lane<V: Vector, T: Value>(low: &[f32], high: &[f32], line: &mut [f32], at: usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut v = V::load(low.as_ptr().add(at));
+        if T::PACK == 2 {
+            v = V::pair(v, if high.is_empty() { V::splat(0.0) } else { V::load(high.as_ptr().add(at)) });
+        }
+        v.store(line.as_mut_ptr().add(at));
     }
 }
 

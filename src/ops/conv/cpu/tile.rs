@@ -126,6 +126,12 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
                 16 => channels::<V, T, 8, 4, 2, 16, S>(x, walk, w, cout, 0..paired, sink),
                 32 => channels::<V, T, 8, 4, 2, 32, S>(x, walk, w, cout, 0..paired, sink),
                 64 => channels::<V, T, 8, 4, 2, 64, S>(x, walk, w, cout, 0..paired, sink),
+                _ if walk.cols == 4 && walk.rows.is_multiple_of(2) => {
+                    many_taps::<V, T, S, 4>(x, walk, w, cout, 0..paired, sink);
+                }
+                _ if walk.cols.is_multiple_of(8) => {
+                    many_taps::<V, T, S, 8>(x, walk, w, cout, 0..paired, sink);
+                }
                 _ => channels::<V, T, 8, 4, 2, 0, S>(x, walk, w, cout, 0..paired, sink),
             }
             channels::<V, T, 8, 4, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
@@ -168,21 +174,96 @@ unsafe fn channels<
                     let w = w.add(panel * taps + channel - panel);
                     let x = x.add(image * walk.image_step + row * walk.row_step);
                     while at.col + P <= walk.cols {
-                        let acc = tile::<V, T, P, Q>(start, x.add(at.col * step), step, walk.runs, w, width);
+                        let x = x.add(at.col * step);
+                        let acc = tile::<V, T, P, Q>(start, x, step, walk.runs, w, width);
                         sink.put(acc, at);
                         at.col += P;
                     }
                     while at.col + HALF <= walk.cols {
-                        let acc =
-                            tile::<V, T, HALF, Q>(start, x.add(at.col * step), step, walk.runs, w, width);
+                        let x = x.add(at.col * step);
+                        let acc = tile::<V, T, HALF, Q>(start, x, step, walk.runs, w, width);
                         sink.put(acc, at);
                         at.col += HALF;
                     }
                     while at.col < walk.cols {
-                        let acc = tile::<V, T, 1, Q>(start, x.add(at.col * step), step, walk.runs, w, width);
+                        let x = x.add(at.col * step);
+                        let acc = tile::<V, T, 1, Q>(start, x, step, walk.runs, w, width);
                         sink.put(acc, at);
                         at.col += 1;
                     }
+                }
+            }
+        }
+    }
+}
+
+/// [`channels`] for many taps and rows of whole register tiles, of eight pixels in a row or, where `ROW` is 4, in two: some taps at a time
+/// for all of some pixels, so that their weights stay in the first-level cache.
+#[inline(always)]
+unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
+    x: *const f32,
+    walk: Walk,
+    w: *const f32,
+    cout: usize,
+    range: std::ops::Range<usize>,
+    sink: &mut S,
+) {
+    /// Taps, and pixels.
+    const TAPS: usize = 128;
+    const NEAR: usize = 128;
+    let taps = walk.taps();
+    let per_row = walk.cols / ROW;
+    let per_image = walk.rows * walk.cols / 8;
+    let all = walk.images * per_image;
+    // SAFETY: the contract of `correlate`.
+    unsafe {
+        for channel in range.step_by(2 * V::LANES) {
+            let panel = channel / PANEL * PANEL;
+            let width = PANEL.min(cout - panel);
+            let start = [sink.start(channel), sink.start(channel + V::LANES)];
+            for first in (0..all).step_by(NEAR / 8) {
+                let tiles = (NEAR / 8).min(all - first);
+                let place = |n: usize| {
+                    let (image, at) = ((first + n) / per_image, (first + n) % per_image);
+                    Pixel { image, row: at / per_row * (8 / ROW), col: at % per_row * ROW, channel }
+                };
+                let mut sums = [[start; 8]; NEAR / 8];
+                let mut w = w.add(panel * taps + channel - panel);
+                for run in walk.runs {
+                    for from in (0..run.len).step_by(TAPS) {
+                        let len = TAPS.min(run.len - from);
+                        for (n, sums) in sums[..tiles].iter_mut().enumerate() {
+                            let at = place(n);
+                            let x = x.add(
+                                at.image * walk.image_step + at.row * walk.row_step + at.col * walk.col_step,
+                            );
+                            let mut acc = *sums;
+                            let steps = (walk.col_step, walk.row_step);
+                            add_taps::<V, T, 8, 2, ROW>(
+                                &mut acc,
+                                x.add(run.offset + from),
+                                steps,
+                                len,
+                                w,
+                                width,
+                            );
+                            *sums = acc;
+                        }
+                        w = w.wrapping_add(len * width);
+                    }
+                }
+                for (n, sums) in sums[..tiles].iter().enumerate() {
+                    let at = place(n);
+                    if ROW == 8 {
+                        sink.put(*sums, at);
+                        continue;
+                    }
+                    let (mut upper, mut lower) = ([start; 4], [start; 4]);
+                    for p in 0..4 {
+                        (upper[p], lower[p]) = (sums[p], sums[4 + p]);
+                    }
+                    sink.put(upper, at);
+                    sink.put(lower, Pixel { row: at.row + 1, ..at });
                 }
             }
         }
@@ -202,20 +283,37 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
     unsafe {
         let mut acc = [start; P];
         for run in runs {
-            let mut x = x.add(run.offset);
-            for _ in 0..run.len {
-                x = opaque(x);
-                let weights: [V; Q] = std::array::from_fn(|q| V::load(w.add(q * V::LANES)));
-                for p in 0..P {
-                    let pixel = V::splat(*x.add(p * step));
-                    for q in 0..Q {
-                        acc[p][q] = T::multiply_add(acc[p][q], pixel, weights[q]);
-                    }
-                }
-                (x, w) = (x.add(1), w.wrapping_add(width));
-            }
+            w = add_taps::<V, T, P, Q, P>(&mut acc, x.add(run.offset), (step, 0), run.len, w, width);
         }
         acc
+    }
+}
+
+/// Adds some taps to the sums of `P` pixels, `ROW` of them to a row, with `steps` between columns and rows; returns what follows the
+/// weights.
+#[inline(always)]
+unsafe fn add_taps<V: Vector, T: Value, const P: usize, const Q: usize, const ROW: usize>(
+    acc: &mut [[V; Q]; P],
+    mut x: *const f32,
+    steps: (usize, usize),
+    taps: usize,
+    mut w: *const f32,
+    width: usize,
+) -> *const f32 {
+    // SAFETY: the contract of `correlate`.
+    unsafe {
+        for _ in 0..taps {
+            x = opaque(x);
+            let weights: [V; Q] = std::array::from_fn(|q| V::load(w.add(q * V::LANES)));
+            for p in 0..P {
+                let pixel = V::splat(*x.add(p % ROW * steps.0 + p / ROW * steps.1));
+                for q in 0..Q {
+                    acc[p][q] = T::multiply_add(acc[p][q], pixel, weights[q]);
+                }
+            }
+            (x, w) = (x.add(1), w.wrapping_add(width));
+        }
+        w
     }
 }
 
@@ -246,6 +344,29 @@ pub struct Outer {
     pub taps: usize,
     /// Channels of `g`.
     pub cout: usize,
+    /// Floats between two rows of `dw`, each of which is a tap's.
+    pub dw_row: usize,
+}
+
+impl Outer {
+    /// One row of `cols` places, `x_col` floats apart in `x` and neighbours in `g`.
+    pub fn line(fresh: bool, cols: usize, x_col: usize, taps: usize, cout: usize, dw_row: usize) -> Self {
+        Outer {
+            fresh,
+            images: 1,
+            x_image: 0,
+            g_image: 0,
+            rows: 1,
+            cols,
+            x_row: 0,
+            x_col,
+            g_row: 0,
+            g_col: cout,
+            taps,
+            cout,
+            dw_row,
+        }
+    }
 }
 
 /// [`outer`] for all three kernel rows, whose places in `x` are `kernel_row` floats apart.
@@ -267,7 +388,7 @@ pub unsafe fn outer_rows<V: Vector, T: Value>(
             return;
         }
         for kh in 0..3 {
-            outer::<V, T>(size, x.add(kh * kernel_row), g, dw.add(kh * size.taps * size.cout));
+            outer::<V, T>(size, x.add(kh * kernel_row), g, dw.add(kh * size.taps * size.dw_row));
         }
     }
 }
@@ -303,60 +424,23 @@ unsafe fn taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: 
     dw: *mut f32,
     range: std::ops::Range<usize>,
 ) {
-    /// Pixels of some images whose gradients are put side by side, so that they stay in the first-level cache.
-    const NEAR: usize = 128;
-    let pixels = size.rows * size.cols;
     for channel in range.step_by(Q * V::LANES) {
         // SAFETY: the contract of `outer`.
         unsafe {
             let (g, dw) = (g.add(channel), dw.add(channel));
-            if size.images == 1 || pixels > NEAR {
-                all_taps::<V, T, K, HALF, Q>(size, x, g, dw);
-                continue;
+            let mut k = 0;
+            while k + K <= size.taps {
+                outer_tile::<V, T, K, Q>(size, x.add(k), g, dw.add(k * size.dw_row));
+                k += K;
             }
-            let some = NEAR / pixels;
-            for first in (0..size.images).step_by(some) {
-                let images = some.min(size.images - first);
-                let mut near = [[V::splat(0.0); Q]; NEAR];
-                for p in 0..images * pixels {
-                    let (image, row, col) = (first + p / pixels, p % pixels / size.cols, p % size.cols);
-                    let g = g.add(image * size.g_image + row * size.g_row + col * size.g_col);
-                    for q in 0..Q {
-                        near[p][q] = V::load(g.add(q * V::LANES));
-                    }
-                }
-                let g_col = Q * V::LANES;
-                let fresh = size.fresh && first == 0;
-                let size =
-                    Outer { fresh, images, g_image: pixels * g_col, g_row: size.cols * g_col, g_col, ..size };
-                all_taps::<V, T, K, HALF, Q>(size, x.add(first * size.x_image), near.as_ptr().cast(), dw);
+            while k + HALF <= size.taps {
+                outer_tile::<V, T, HALF, Q>(size, x.add(k), g, dw.add(k * size.dw_row));
+                k += HALF;
             }
-        }
-    }
-}
-
-/// The part of [`outer`] for `Q` vectors of channels.
-#[inline(always)]
-unsafe fn all_taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: usize>(
-    size: Outer,
-    x: *const f32,
-    g: *const f32,
-    dw: *mut f32,
-) {
-    // SAFETY: the contract of `outer`.
-    unsafe {
-        let mut k = 0;
-        while k + K <= size.taps {
-            outer_tile::<V, T, K, Q>(size, x.add(k), g, dw.add(k * size.cout));
-            k += K;
-        }
-        while k + HALF <= size.taps {
-            outer_tile::<V, T, HALF, Q>(size, x.add(k), g, dw.add(k * size.cout));
-            k += HALF;
-        }
-        while k < size.taps {
-            outer_tile::<V, T, 1, Q>(size, x.add(k), g, dw.add(k * size.cout));
-            k += 1;
+            while k < size.taps {
+                outer_tile::<V, T, 1, Q>(size, x.add(k), g, dw.add(k * size.dw_row));
+                k += 1;
+            }
         }
     }
 }
@@ -374,7 +458,7 @@ unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
         if !size.fresh {
             for k in 0..K {
                 for q in 0..Q {
-                    acc[k][q] = V::load(dw.add(k * size.cout + q * V::LANES));
+                    acc[k][q] = V::load(dw.add(k * size.dw_row + q * V::LANES));
                 }
             }
         }
@@ -398,7 +482,7 @@ unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
         }
         for k in 0..K {
             for q in 0..Q {
-                acc[k][q].store(dw.add(k * size.cout + q * V::LANES));
+                acc[k][q].store(dw.add(k * size.dw_row + q * V::LANES));
             }
         }
     }

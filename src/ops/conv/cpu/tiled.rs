@@ -229,7 +229,7 @@ pub unsafe fn outer<V: Vector>(
                     turn(pixels, g, size.g_col, turned.as_mut_ptr());
                 }
                 for kh in 0..3 {
-                    let (x, dw) = (x.add(kh * kernel_row), dw.add(kh * size.taps * size.cout + channel));
+                    let (x, dw) = (x.add(kh * kernel_row), dw.add(kh * size.taps * size.dw_row + channel));
                     for tap in (0..size.taps).step_by(16 * TOGETHER) {
                         let count = ((size.taps - tap) / 16).min(TOGETHER);
                         amx::clear();
@@ -242,7 +242,7 @@ pub unsafe fn outer<V: Vector>(
                         for (q, own) in to.into_iter().enumerate().take(count) {
                             turn(16, own, 16, own);
                             for k in 0..16 {
-                                let dw = dw.add((tap + 16 * q + k) * size.cout);
+                                let dw = dw.add((tap + 16 * q + k) * size.dw_row);
                                 let sum = V::load(own.add(16 * k));
                                 if size.fresh && first == 0 {
                                     sum.store(dw)
@@ -261,7 +261,7 @@ pub unsafe fn outer<V: Vector>(
 
 /// Up to 16 rows of 16 lanes as 16 rows of as many.
 #[inline(always)]
-unsafe fn turn(rows: usize, from: *const f32, step: usize, to: *mut f32) {
+pub unsafe fn turn(rows: usize, from: *const f32, step: usize, to: *mut f32) {
     use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps};
     // SAFETY: the caller's contract; tiles come with AVX-512.
     unsafe {

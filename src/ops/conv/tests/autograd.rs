@@ -55,7 +55,7 @@ fn compare_with_candle() -> Result<()> {
         let source = Source::Norm { y: &y0, affine: &affine, shortcut };
         let (y1, stat1, affine1, running1) =
             (zeros(&out_shape)?, zeros(&[2, cout])?, zeros(&[2, cout])?, zeros(&[2, cout])?);
-        let work = Work::new(geo.weight_len(), batch)?;
+        let work = Work::new(&[geo], batch)?;
         forward(geo, batch, source, &weight, &work, None, &y1, &sums)?;
         let pixels = batch * out_height * out_width;
         norm::forward(&sums, batch, pixels, &gb1, &stat1, &affine1, &running1)?;

@@ -13,7 +13,7 @@ use crate::rng::{Purpose, stream, uniform};
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// (batch, height, width, cin, cout, stride)
-const SIZES: [(usize, usize, usize, usize, usize, usize); 28] = [
+const SIZES: [(usize, usize, usize, usize, usize, usize); 33] = [
     (3, 32, 32, 16, 16, 1),
     (2, 16, 16, 32, 32, 1),
     (9, 2, 8, 16, 48, 1),
@@ -38,6 +38,12 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 28] = [
     (9, 3, 3, 128, 96, 1),
     (3, 16, 9, 96, 84, 1),
     (11, 4, 6, 96, 80, 2),
+    // By Winograd, and a weight gradient by blocks of channels: several blocks, a last panel of a few channels, short rows, Winograd.
+    (3, 8, 8, 80, 112, 1),
+    (10, 4, 4, 88, 96, 1),
+    (3, 4, 4, 104, 148, 2),
+    (9, 4, 8, 112, 112, 1),
+    (2, 2, 8, 80, 272, 1),
     // AMX's tiles over several panels of weights.
     (2, 3, 8, 48, 112, 1),
     (1, 6, 16, 32, 80, 2),
@@ -115,7 +121,7 @@ fn taps(geo: Geometry, batch: usize, mut f: impl FnMut(usize, [usize; 2], usize,
 
 /// Work space that no one may rely on: it holds no numbers.
 fn used_work(geo: Geometry, batch: usize) -> Work {
-    let work = Work::new(geo.weight_len(), batch).expect("work space");
+    let work = Work::new(&[geo], batch).expect("work space");
     for t in [&work.partial, &work.flipped, &work.arranged] {
         crate::ops::write(t, |values| {
             values.fill(f32::NAN);

@@ -27,10 +27,12 @@ pub use form::{Form, Four, Two};
 pub use weight::{restore_weight, transform_weight};
 
 use super::tile::{Outer, Sink, outer};
+use super::wide::is_wide;
 use crate::ops::conv::Geometry;
 use crate::ops::simd::{Isa, Vector};
 use crate::ops::value::Value;
-use planes::{finish, transform_grad, transform_input};
+use planes::finish;
+pub use planes::{transform_grad, transform_input};
 use product::{Sizes, products};
 
 /// Whether a layer's sizes suit tiles of `out`×`out`: whole tiles, of which some make rows of eight, and whole vectors.
@@ -39,10 +41,12 @@ pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
     isa.is_wide() && geo.stride == 1 && whole && geo.cin.is_multiple_of(16) && geo.cout.is_multiple_of(16)
 }
 
-/// Tiles that are computed at a time: whole rows of them, of `images` images one below the other.
+/// Tiles that are computed at a time: whole rows of them, of `images` images one below the other. The wider a layer, the more share its
+/// weights.
 fn tiles<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(geo: Geometry, images: usize) -> usize {
     let per_row = geo.width / OUT;
-    (F::GROUP / per_row).clamp(1, images * geo.height / OUT) * per_row
+    let group = if is_wide(geo) { 4 * F::GROUP } else { F::GROUP };
+    (group / per_row).clamp(1, images * geo.height / OUT) * per_row
 }
 
 /// Floats of work space for [`forward`].
@@ -54,16 +58,16 @@ pub fn scratch_len<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
     F::AT_A_TIME * tiles * IN * geo.cin + IN * pitch(tiles * OUT * geo.cout)
 }
 
-/// Floats of work space for [`weight_grad`] and for the input gradient of one image.
-pub fn backward_scratch_len(geo: Geometry) -> usize {
+/// Floats of work space for [`weight_grad`] of an image and for the input gradient of some.
+pub fn backward_scratch_len(geo: Geometry, images: usize) -> usize {
     let tiles = tiles::<Two, 4, 2>(geo, 1);
     let weight = 4 * tiles * geo.cin + 4 * pitch(tiles * geo.cout);
-    weight.max(scratch_len::<Two, 4, 2>(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, 1))
+    weight.max(scratch_len::<Two, 4, 2>(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, images))
 }
 
 /// Floats from one row of places, or one place, of `len` floats to the next. A cache line more than it needs: all of a tile are
 /// touched together, and a power of two between them would put them in one set of the cache.
-fn pitch(len: usize) -> usize {
+pub fn pitch(len: usize) -> usize {
     len + 16
 }
 
@@ -173,26 +177,13 @@ unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
 ) {
     let (per_row, rows) = (geo.width / 2, geo.height / 2);
     let group = tiles::<Two, 4, 2>(geo, 1);
-    assert!(scratch.len() >= backward_scratch_len(geo));
+    assert!(scratch.len() >= backward_scratch_len(geo, 1));
     let (v, d) = scratch.split_at_mut(group / N * 4 * geo.cin);
     for first in (0..rows).step_by(group / per_row) {
         let last = (first + group / per_row).min(rows);
         let cols = (last - first) * per_row / N;
         let plane = pitch(cols * geo.cout);
-        let size = Outer {
-            fresh: fresh && first == 0,
-            images: 1,
-            x_image: 0,
-            g_image: 0,
-            rows: 1,
-            cols,
-            x_row: 0,
-            x_col: 4 * geo.cin,
-            g_row: 0,
-            g_col: geo.cout,
-            taps: geo.cin,
-            cout: geo.cout,
-        };
+        let size = Outer::line(fresh && first == 0, cols, 4 * geo.cin, geo.cin, geo.cout, geo.cout);
         // SAFETY: the caller's contract.
         unsafe {
             for i in 0..4 {

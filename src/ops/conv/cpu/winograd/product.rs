@@ -25,6 +25,9 @@ pub struct Sizes {
     pub m_row: usize,
 }
 
+/// Lanes whose weights for a vector of channels stay in the first-level cache.
+const NEAR: usize = 64;
+
 /// Row `i` of the places of `m = (u ⊙ v) A`, which is (rows of places, tiles, output columns, cout), from that row of `v`, (tiles, places,
 /// lanes), and `u` of [`super::transform_weight`]; the outputs start from what the sink says.
 ///
@@ -52,36 +55,39 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
             let start = if i == 1 { sink.start(block * V::LANES) } else { V::splat(0.0) };
             let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
             let m = m.add(i * size.m_row + block * V::LANES);
-            let mut tile = 0;
-            while tile < size.tiles {
-                let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
-                let left = size.tiles - tile;
-                if 2 * F::PLACES == IN {
-                    if left >= 8 {
-                        some::<V, T, F, IN, OUT, 8, 0>(size, start, v, u, m);
-                        some::<V, T, F, IN, OUT, 8, 1>(size, start, v, u, m);
-                        tile += 8;
+            for first in (0..size.lanes).step_by(NEAR) {
+                let mut tile = 0;
+                while tile < size.tiles {
+                    let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
+                    let left = size.tiles - tile;
+                    if 2 * F::PLACES == IN {
+                        if left >= 8 {
+                            some::<V, T, F, IN, OUT, 8, 0>(size, first, start, v, u, m);
+                            some::<V, T, F, IN, OUT, 8, 1>(size, first, start, v, u, m);
+                            tile += 8;
+                        } else {
+                            some::<V, T, F, IN, OUT, 2, 0>(size, first, start, v, u, m);
+                            some::<V, T, F, IN, OUT, 2, 1>(size, first, start, v, u, m);
+                            tile += 2;
+                        }
+                    } else if left >= 4 {
+                        some::<V, T, F, IN, OUT, 4, 0>(size, first, start, v, u, m);
+                        tile += 4;
                     } else {
-                        some::<V, T, F, IN, OUT, 2, 0>(size, start, v, u, m);
-                        some::<V, T, F, IN, OUT, 2, 1>(size, start, v, u, m);
+                        some::<V, T, F, IN, OUT, 2, 0>(size, first, start, v, u, m);
                         tile += 2;
                     }
-                } else if left >= 4 {
-                    some::<V, T, F, IN, OUT, 4, 0>(size, start, v, u, m);
-                    tile += 4;
-                } else {
-                    some::<V, T, F, IN, OUT, 2, 0>(size, start, v, u, m);
-                    tile += 2;
                 }
             }
         }
     }
 }
 
-/// The part of [`products`] for a vector of channels, `P` tiles and `PART` of the places.
+/// The part of [`products`] for a vector of channels, [`NEAR`] lanes from `lane` on, `P` tiles and `PART` of the places.
 #[inline(always)]
 unsafe fn some<V, T, F, const IN: usize, const OUT: usize, const P: usize, const PART: usize>(
     Sizes { lanes, cout, .. }: Sizes,
+    lane: usize,
     start: V,
     v: *const f32,
     u: *const f32,
@@ -95,13 +101,13 @@ unsafe fn some<V, T, F, const IN: usize, const OUT: usize, const P: usize, const
     unsafe {
         let first = PART * F::PLACES;
         let mut acc = [[V::splat(0.0); IN]; P];
-        if first == 0 {
+        if lane + first == 0 {
             for p in 0..P {
                 acc[p][1] = start;
             }
         }
-        let (mut v, mut u) = (v, u.add(first * lanes * V::LANES));
-        for _ in 0..lanes {
+        let (mut v, mut u) = (v.add(lane), u.add((first * lanes + lane * F::PLACES) * V::LANES));
+        for _ in lane..lanes.min(lane + NEAR) {
             v = opaque(v);
             let mut weights = [V::splat(0.0); IN];
             for j in 0..F::PLACES {
@@ -118,10 +124,12 @@ unsafe fn some<V, T, F, const IN: usize, const OUT: usize, const P: usize, const
         for p in 0..P {
             let m = m.add(p * OUT * cout);
             let mut sums = [V::splat(0.0); OUT];
-            if first > 0 {
+            if lane + first > 0 {
                 sums = column::<V, f32, OUT>(m, cout);
             }
             for (x, sum) in F::output_part(PART, acc[p], sums).into_iter().enumerate() {
+                // The first part begins the outputs; here it goes on with those of the lanes before.
+                let sum = if PART == 0 && lane > 0 { sums[x].add(sum) } else { sum };
                 sum.store(m.add(x * cout));
             }
         }
