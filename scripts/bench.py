@@ -3,7 +3,7 @@
 
     python3 scripts/bench.py --torch ~/torch-venv/bin/python
 
-Criterion's benchmarks (benches/kernels.rs) and scripts/pytorch/bench_step.py take turns, so that a change of the
+Criterion's benchmarks (benches/kernels.rs) and scripts/pytorch/bench_step.py and bench_conv.py take turns, so that a change of the
 machine's speed hits both. Each figure is the median over the turns, and so is the ratio to PyTorch's best mode of a turn, with the
 least and the greatest beside it; a convolution's share is of the
 multiply-add peak that was measured in the same run; the roofline is the images a second at that peak if every convolution
@@ -38,27 +38,37 @@ def ours(filter):
     return rates
 
 
-def pytorch(python, threads):
-    """One run of the peer: {mode: images per second}."""
-    script = ROOT / "scripts/pytorch/bench_step.py"
-    command = [python, script, "--threads", str(threads), "--compile"]
+def pytorch(python, script, *flags):
+    """One run of a peer: {mode: images, or floating-point operations, per second}."""
+    command = [python, ROOT / "scripts/pytorch" / script, *flags]
     out = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [json.loads(line) for line in out.stdout.splitlines()]
-    return {line["mode"]: line["images_per_second"] for line in lines if "mode" in line}
+    rate = {"bench_step.py": "images_per_second", "bench_conv.py": "flop_per_second"}[script]
+    return {line["mode"]: line[rate] for line in lines if "mode" in line}
 
 
-def convolutions(rates):
+def convolutions(rates, turns):
     for precision in ("f32", "bf16"):
+        group = f"conv-{precision}"
         peak = rates["peak", precision]
         print(f"Multiply-add peak in {precision}: {peak / 1e9:.0f} GFLOP/s.\n")
-        print(f"| convolution, {precision} | forward, GFLOP/s | of the peak | backward, GFLOP/s | of the peak |")
-        print("|:--|--:|--:|--:|--:|")
-        for (group, name), rate in sorted(rates.items(), key=lambda item: [int(n) for n in re.findall("[0-9]+", item[0][1])]):
-            if group == f"conv-{precision}" and name.startswith("forward "):
-                layer = name.removeprefix("forward ")
-                both = (rate, rates[group, f"backward {layer}"])
-                print(f"| {layer} | " + " | ".join(f"{r / 1e9:.0f} | {100 * r / peak:.0f} %" for r in both) + " |")
+        print(f"| convolution, {precision} | forward, GFLOP/s | of the peak | ours / PyTorch's | backward, GFLOP/s | of the peak | ours / PyTorch's |")
+        print("|:--|--:|--:|--:|--:|--:|--:|")
+        layers = {name.split()[1] for where, name in rates if where == group}
+        for layer in sorted(layers, key=lambda layer: [int(n) for n in re.findall("[0-9]+", layer)]):
+            cells = [layer]
+            for kind in ("forward", "backward"):
+                name = f"{kind} {layer}"
+                rate = rates[group, name]
+                ratios = [ours[group, name] / theirs[f"{group} {name}"] for ours, theirs in turns if f"{group} {name}" in theirs]
+                cells += [f"{rate / 1e9:.0f}", f"{100 * rate / peak:.0f} %", spread(ratios)]
+            print("| " + " | ".join(cells) + " |")
         print()
+
+
+def spread(ratios):
+    """The median, with the least and the greatest."""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
 
 
 def steps(rates, modes, turns):
@@ -72,10 +82,10 @@ def steps(rates, modes, turns):
         best = [max((r for m, r in found.items() if m.endswith("compiled") == c), default=None) for c in (False, True)]
         beside = " | ".join("not measured" if b is None else f"{b:.0f}" for b in best)
         ratios = [mine["resnet32", ours] / max(r for m, r in theirs.items() if m.startswith(kind)) for mine, theirs in turns if theirs]
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
-        print(f"| {ours} | {rate:.0f} | {roofline:.0f} | {candle} | {beside} | {ratio} |")
+        print(f"| {ours} | {rate:.0f} | {roofline:.0f} | {candle} | {beside} | {spread(ratios)} |")
     for mode, rate in modes.items():
-        print(f"\nPyTorch {mode}: {rate:.0f} images/s", end="")
+        if not mode.startswith("conv-"):
+            print(f"\nPyTorch {mode}: {rate:.0f} images/s", end="")
     print()
 
 
@@ -90,10 +100,16 @@ def main():
     turns = []
     for _ in range(args.turns):
         mine = ours("resnet32|peak|candle" if args.steps else "")
-        turns.append((mine, pytorch(args.torch, args.threads) if args.torch else {}))
+        theirs = {}
+        if args.torch:
+            threads = ["--threads", str(args.threads)]
+            theirs = pytorch(args.torch, "bench_step.py", *threads, "--compile")
+            if not args.steps:
+                theirs |= pytorch(args.torch, "bench_conv.py", *threads)
+        turns.append((mine, theirs))
     rates, modes = ({key: statistics.median(t[side][key] for t in turns) for key in turns[0][side]} for side in (0, 1))
     if not args.steps:
-        convolutions(rates)
+        convolutions(rates, turns)
     steps(rates, modes, turns)
 
 

@@ -2,7 +2,7 @@
 //!
 //! A tile register is up to 16 rows of 64 bytes. Here registers 0 to 4 hold sums, 16 floats a row; 5 a left factor, whose rows are pairs of
 //! bf16; 6 a right factor, whose rows are 16 such pairs, one of each column. The processor renames registers, so that the next
-//! factor is loaded while the last one is in use.
+//! factor is loaded while the last one is in use. Two left factors by two right ones also take registers 4 and 7.
 
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -56,7 +56,7 @@ pub unsafe fn configure(rows: usize, pairs: usize) {
         rows: [u8; 16],
     }
     let mut config = Config { palette: 1, start: 0, _reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
-    for n in 0..7 {
+    for n in 0..8 {
         config.bytes[n] = if n == 5 { 4 * pairs as u16 } else { 64 };
         config.rows[n] = if n < 6 { rows as u8 } else { pairs as u8 };
     }
@@ -177,6 +177,25 @@ pub unsafe fn multiply_rights(
             };
         }
         for_sums!(count, add);
+    }
+}
+
+/// Adds the products of two left factors and two right ones, 16 floats from the first to the second, to four sums: the first left's two, then
+/// the second's. Factors have 16 rows, the left ones without gaps.
+///
+/// # Safety
+/// As [`multiply_lefts`].
+#[inline(always)]
+pub unsafe fn multiply_square(left: [*const f32; 2], right: *const f32, right_step: usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        load!(4, left[0], 64usize);
+        load!(6, right, right_step);
+        asm!("tdpbf16ps tmm0, tmm4, tmm6", options(nostack, nomem));
+        load!(7, right.add(16), right_step);
+        asm!("tdpbf16ps tmm1, tmm4, tmm7", options(nostack, nomem));
+        load!(5, left[1], 64usize);
+        asm!("tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7", options(nostack, nomem));
     }
 }
 

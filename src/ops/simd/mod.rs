@@ -122,11 +122,17 @@ thread_local!(static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::C
 #[cfg(test)]
 pub(crate) fn for_each_isa(mut test: impl FnMut(Isa) + Send) {
     for isa in Isa::available() {
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(2);
-        let pool = threads.start_handler(move |_| FORCED.set(Some(isa))).build().expect("threads");
-        pool.broadcast(|_| assert_eq!(Isa::get(), isa));
-        pool.install(|| test(isa));
+        forced(isa, 2, || test(isa));
     }
+}
+
+/// Computes something by one instruction set on some threads.
+#[cfg(test)]
+pub(crate) fn forced<R: Send>(isa: Isa, threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = threads.start_handler(move |_| FORCED.set(Some(isa))).build().expect("threads");
+    pool.broadcast(|_| assert_eq!(Isa::get(), isa));
+    pool.install(f)
 }
 
 /// A register of `LANES` values.

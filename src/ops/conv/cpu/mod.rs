@@ -31,13 +31,26 @@ use crate::ops::value::Value;
 use crate::ops::{Aligned, CHUNK};
 use tile::PANEL;
 
-/// Lends the thread's scratch memory: allocated at its first use, then kept.
+// A thread's scratch memory, for each loan inside another.
+thread_local!(static SCRATCH: RefCell<Vec<Aligned>> = const { RefCell::new(vec![]) });
+
+/// Lends some of the thread's scratch memory: allocated at its first use, then kept.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local!(static SCRATCH: RefCell<Option<Aligned>> = const { RefCell::new(None) });
-    SCRATCH.with_borrow_mut(|scratch| {
-        let kept = scratch.take().filter(|s| s.len() >= len);
-        f(&mut scratch.insert(kept.unwrap_or_else(|| Aligned::new(len)))[..len])
-    })
+    let mut scratch = take_scratch(len);
+    let result = f(&mut scratch[..len]);
+    keep_scratch(scratch);
+    result
+}
+
+/// [`with_scratch`] for kernels: what a closure does is compiled without their instruction set.
+fn take_scratch(len: usize) -> Aligned {
+    let kept = SCRATCH.with_borrow_mut(Vec::pop).filter(|s| s.len() >= len);
+    kept.unwrap_or_else(|| Aligned::new(len))
+}
+
+/// Ends the loan of [`take_scratch`].
+fn keep_scratch(scratch: Aligned) {
+    SCRATCH.with_borrow_mut(|all| all.push(scratch));
 }
 
 /// Images that go through a convolution together, at least `least` and a multiple of them: in a wide layer as many as share the

@@ -102,9 +102,10 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
         #[cfg(target_arch = "x86_64")]
         if V::TILES
             && T::PACK == 2
-            && let Some(tiles) = super::tiled::Tiles::of(&walk, cout)
+            && (super::tiled::gathered::<V, S>(x, walk, w, cout, sink)
+                || super::tiled::correlate::<V, S>(x, walk, w, cout, sink))
         {
-            return super::tiled::correlate::<V, S>(x, walk, tiles, w, cout, sink);
+            return;
         }
         let pair = 2 * V::LANES;
         let paired = cout / pair * pair;

@@ -1,10 +1,11 @@
-//! The inner loops of [`super::tile`] by AMX, where the sizes suit it: 16 or 8 pixels of a row by 16 channels, or 16 pixels of
-//! several short rows.
+//! The inner loops of [`super::tile`] by AMX, where the sizes suit it: 16 or 8 pixels of a row by 16 channels, 16 pixels of
+//! several short rows, or 32 pixels of any rows by 32 channels, put together first.
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use super::tile::{Outer, PANEL, Pixel, Sink, Walk};
+use super::{keep_scratch, take_scratch};
 use crate::ops::simd::{Vector, amx};
 
 /// Pixels of a row that are taken together.
@@ -57,19 +58,19 @@ fn lanes(walk: &Walk) -> usize {
 #[repr(align(64))]
 struct Sums([f32; amx::SUM * amx::SUMS]);
 
-/// [`super::tile::correlate`] of pairs of bf16.
+/// [`super::tile::correlate`] of pairs of bf16; false where the sizes do not suit.
 ///
 /// # Safety
-/// As there; the tiles are the walk's, vectors have 16 lanes, and the machine tiles.
+/// As there; vectors have 16 lanes, and the machine tiles.
 #[inline(always)]
 pub unsafe fn correlate<V: Vector, S: Sink>(
     x: *const f32,
     walk: Walk,
-    tiles: Tiles,
     w: *const f32,
     cout: usize,
     sink: &mut S,
-) {
+) -> bool {
+    let Some(tiles) = Tiles::of(&walk, cout) else { return false };
     let lanes = lanes(&walk);
     // SAFETY: the caller's contract.
     unsafe {
@@ -80,6 +81,87 @@ pub unsafe fn correlate<V: Vector, S: Sink>(
             blocks::<V, S, 4>(x, walk, tiles, lanes, w, cout, sink);
         }
     }
+    true
+}
+
+/// [`correlate`] for wide layers whose rows are not whole tiles: what some pixels see is put together as tiles first, wherever they are.
+/// The weights are so many that copies of pixels cost less than products of what is between rows.
+///
+/// # Safety
+/// As [`correlate`].
+#[inline(always)]
+pub unsafe fn gathered<V: Vector, S: Sink>(
+    x: *const f32,
+    walk: Walk,
+    w: *const f32,
+    cout: usize,
+    sink: &mut S,
+) -> bool {
+    /// Pixels that are put together at a time; weights, in lanes, that are many; and pixels that the sink gets at a time.
+    const NEAR: usize = 128;
+    const MANY: usize = 32 * 1024;
+    const P: usize = 4;
+    let taps = walk.taps();
+    let whole = cout.is_multiple_of(PANEL) && walk.runs.iter().all(|run| run.len.is_multiple_of(16));
+    if !whole || taps * cout < MANY || walk.cols.is_multiple_of(8) || !walk.cols.is_multiple_of(P) {
+        return false;
+    }
+    let (steps, per_image) = (taps / 16, walk.rows * walk.cols);
+    let all = walk.images * per_image;
+    let mut sums = Sums([0.0; amx::SUM * amx::SUMS]);
+    let own = sums.0.as_mut_ptr();
+    let to = std::array::from_fn(|n| own.wrapping_add(amx::SUM * n));
+    let mut scratch = take_scratch(NEAR * taps);
+    let near = scratch.as_mut_ptr();
+    // SAFETY: the caller's contract; `near` holds tiles for as many pixels.
+    unsafe {
+        amx::configure(16, 16);
+        for first in (0..all).step_by(NEAR) {
+            let some = NEAR.min(all - first);
+            let place = |n: usize| {
+                let (image, at) = ((first + n) / per_image, (first + n) % per_image);
+                Pixel { image, row: at / walk.cols, col: at % walk.cols, channel: 0 }
+            };
+            for n in 0..some {
+                let at = place(n);
+                let x = x.add(at.image * walk.image_step + at.row * walk.row_step + at.col * walk.col_step);
+                let mut row = near.add(n / 16 * taps * 16 + n % 16 * 16);
+                for run in walk.runs {
+                    for k in (run.offset..run.offset + run.len).step_by(16) {
+                        V::load(x.add(k)).store(row);
+                        row = row.wrapping_add(amx::SUM);
+                    }
+                }
+            }
+            for channel in (0..cout).step_by(PANEL) {
+                let start: [V; 2] = [sink.start(channel), sink.start(channel + 16)];
+                for pixel in (0..some).step_by(32) {
+                    let first = near.add(pixel * taps);
+                    let second = if pixel + 16 < some { first.add(16 * taps) } else { first };
+                    let mut w = w.add(channel * taps);
+                    amx::clear();
+                    for step in 0..steps {
+                        let left = [first.add(step * amx::SUM), second.add(step * amx::SUM)];
+                        amx::multiply_square(left.map(<*mut f32>::cast_const), w, 4 * PANEL);
+                        w = w.add(16 * PANEL);
+                    }
+                    amx::store(4, &to);
+                    for n in (pixel..some.min(pixel + 32)).step_by(P) {
+                        let mut acc = [start; P];
+                        for p in 0..P {
+                            let at = (n - pixel) / 16 * 2 * amx::SUM + (n % 16 + p) * 16;
+                            for q in 0..2 {
+                                acc[p][q] = acc[p][q].add(V::load(own.add(at + q * amx::SUM)));
+                            }
+                        }
+                        sink.put(acc, Pixel { channel, ..place(n) });
+                    }
+                }
+            }
+        }
+    }
+    keep_scratch(scratch);
+    true
 }
 
 /// Some tiles at a time. The sink gets their sums, by `P` pixels, while the next ones are multiplied.

@@ -118,9 +118,7 @@ unsafe fn keep_panel<V: Vector>(image: &[f32], all: usize, first: usize, (at, pi
             for n in (0..whole).step_by(V::LANES) {
                 V::load(from.as_ptr().add(n)).store(to.as_mut_ptr().add(n));
             }
-            for n in whole..pixel {
-                to[n] = from[n];
-            }
+            to[whole..].copy_from_slice(&from[whole..]);
         }
     }
 }

@@ -6,14 +6,14 @@ mod large_tiles;
 use candle_core::{DType, Device};
 
 use super::*;
-use crate::ops::simd::for_each_isa;
+use crate::ops::simd::{for_each_isa, forced};
 use crate::ops::{zeros, zeros_of};
 use crate::rng::{Purpose, stream, uniform};
 
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// (batch, height, width, cin, cout, stride)
-const SIZES: [(usize, usize, usize, usize, usize, usize); 33] = [
+const SIZES: [(usize, usize, usize, usize, usize, usize); 36] = [
     (3, 32, 32, 16, 16, 1),
     (2, 16, 16, 32, 32, 1),
     (9, 2, 8, 16, 48, 1),
@@ -44,6 +44,10 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 33] = [
     (3, 4, 4, 104, 148, 2),
     (9, 4, 8, 112, 112, 1),
     (2, 2, 8, 80, 272, 1),
+    // Pixels of several images put together for AMX's tiles, more than go through at a time.
+    (129, 2, 4, 80, 112, 1),
+    (3, 4, 12, 96, 96, 1),
+    (5, 8, 8, 128, 160, 2),
     // AMX's tiles over several panels of weights.
     (2, 3, 8, 48, 112, 1),
     (1, 6, 16, 32, 80, 2),
@@ -328,4 +332,32 @@ fn backward_is_the_plain_sum() {
             }
         }
     });
+}
+
+/// Of layers so wide that threads share out channels, not images.
+#[test]
+fn wide_layers_are_the_same_on_any_number_of_threads() {
+    // More pixels than are put together at a time, too.
+    let sizes = [(20, 4, 4, 88, 96, 1), (9, 4, 8, 112, 112, 1), (70, 4, 4, 96, 96, 2)];
+    for (isa, dtype, size) in Isa::available()
+        .into_iter()
+        .flat_map(|isa| DTYPES.into_iter().flat_map(move |dtype| sizes.map(|size| (isa, dtype, size))))
+    {
+        let [one, three] = [1, 3].map(|threads| {
+            forced(isa, threads, || {
+                let case = Case::new(dtype, size);
+                let Case { geo, batch, .. } = case;
+                let out = [batch, geo.out_height(), geo.out_width(), geo.cout];
+                let (dz, y, coef) = (case.image(&out, 1), case.image(&out, 2), random(&[3, geo.cout], 3));
+                let (dx, dw) = (case.image(case.y.dims(), 4), random(&[3, 3, geo.cin, geo.cout], 5));
+                let (sums, work) = (random(&[batch, 2, geo.cin], 6), used_work(geo, batch));
+                let (residual, source) = (Residual::None, case.source(Shortcut::None));
+                let input = InputGrad { dz: &dx, residual, y: &case.y, sums: &sums };
+                backward(geo, batch, source, &case.weight, &dz, &y, &coef, &work, &dw, Some(input))
+                    .expect("a backward pass");
+                [values(&dx), values(&dw), values(&sums)]
+            })
+        });
+        assert!(one == three, "{isa:?} {dtype:?} {size:?}");
+    }
 }
