@@ -3,7 +3,7 @@
 
     python3 scripts/bench.py --torch ~/torch-venv/bin/python
 
-Criterion's benchmarks (benches/kernels.rs) and scripts/pytorch/bench_step.py and bench_conv.py take turns, so that a change of the
+Criterion's benchmarks (benches/kernels.rs) and scripts/pytorch's take turns, first bench_conv.py, then bench_step.py, so that a change of the
 machine's speed hits both. Each figure is the median over the turns, and so is the ratio to PyTorch's best mode of a turn, with the
 least and the greatest beside it; a convolution's share is of the
 multiply-add peak that was measured in the same run; the roofline is the images a second at that peak if every convolution
@@ -24,10 +24,10 @@ FLOPS = 2 * 9 * 1024 * (3 * 16 + 10 * 16 * 16 + (16 * 32 + 9 * 32 * 32) / 4 + (3
 CRITERION = ROOT / "target/criterion"
 
 
-def ours(filter):
+def ours(filter, *flags):
     """One run of criterion: {(group, name): elements per second}."""
     shutil.rmtree(CRITERION, ignore_errors=True)
-    command = ["cargo", "bench", "--bench", "kernels", "--", filter]
+    command = ["cargo", "bench", "--bench", "kernels", "--", filter, *flags]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     rates = {}
     for file in CRITERION.glob("**/new/benchmark.json"):
@@ -84,8 +84,7 @@ def steps(rates, modes, turns):
         ratios = [mine["resnet32", ours] / max(r for m, r in theirs.items() if m.startswith(kind)) for mine, theirs in turns if theirs]
         print(f"| {ours} | {rate:.0f} | {roofline:.0f} | {candle} | {beside} | {spread(ratios)} |")
     for mode, rate in modes.items():
-        if not mode.startswith("conv-"):
-            print(f"\nPyTorch {mode}: {rate:.0f} images/s", end="")
+        print(f"\nPyTorch {mode}: {rate:.0f} images/s", end="")
     print()
 
 
@@ -94,23 +93,24 @@ def main():
     parser.add_argument("--torch", help="Python interpreter that has PyTorch")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch [default: 2]; ours uses all cores")
     parser.add_argument("--turns", type=int, default=2, help="turns that each side takes [default: 2]")
-    parser.add_argument("--steps", action="store_true", help="whole steps and inference only, not each convolution: less time a turn")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--steps", action="store_true", help="whole steps and inference only, not each convolution")
+    only.add_argument("--convolutions", action="store_true", help="each convolution only")
     args = parser.parse_args()
 
-    turns = []
-    for _ in range(args.turns):
-        mine = ours("resnet32|peak|candle" if args.steps else "")
-        theirs = {}
-        if args.torch:
-            threads = ["--threads", str(args.threads)]
-            theirs = pytorch(args.torch, "bench_step.py", *threads, "--compile")
-            if not args.steps:
-                theirs |= pytorch(args.torch, "bench_conv.py", *threads)
-        turns.append((mine, theirs))
-    rates, modes = ({key: statistics.median(t[side][key] for t in turns) for key in turns[0][side]} for side in (0, 1))
+    def take_turns(filter, flags, script, *theirs):
+        """Both sides' turns, and the medians of each side."""
+        peer = [args.torch, script, "--threads", str(args.threads), *theirs]
+        turns = [(ours(filter, *flags), pytorch(*peer) if args.torch else {}) for _ in range(args.turns)]
+        return turns, *({key: statistics.median(t[side][key] for t in turns) for key in turns[0][side]} for side in (0, 1))
+
     if not args.steps:
+        # Short turns, so that both sides have the machine in the same minute.
+        turns, rates, _ = take_turns("peak|conv", ["--warm-up-time", "0.2", "--measurement-time", "0.5"], "bench_conv.py", "--seconds", "0.3")
         convolutions(rates, turns)
-    steps(rates, modes, turns)
+    if not args.convolutions:
+        turns, rates, modes = take_turns("resnet32|peak|candle", [], "bench_step.py", "--compile")
+        steps(rates, modes, turns)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
-use crate::ops::simd::{Vector, opaque};
+use crate::ops::simd::{Vector, opaque, prefetch};
 use crate::ops::value::Value;
 
 /// Channels whose weights are neighbours. Were whole rows of them, a tile would jump from page to page in a wide layer.
@@ -233,11 +233,17 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
                 for run in walk.runs {
                     for from in (0..run.len).step_by(TAPS) {
                         let len = TAPS.min(run.len - from);
+                        let next = w.wrapping_add(len * width);
                         for (n, sums) in sums[..tiles].iter_mut().enumerate() {
                             let at = place(n);
                             let x = x.add(
                                 at.image * walk.image_step + at.row * walk.row_step + at.col * walk.col_step,
                             );
+                            // Each tile asks for its part of the weights that come next.
+                            let part = len * width / (NEAR / 8);
+                            for line in (n * part..(n + 1) * part).step_by(16) {
+                                prefetch(next.wrapping_add(line).cast());
+                            }
                             let mut acc = *sums;
                             let steps = (walk.col_step, walk.row_step);
                             add_taps::<V, T, 8, 2, ROW>(
@@ -250,7 +256,7 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
                             );
                             *sums = acc;
                         }
-                        w = w.wrapping_add(len * width);
+                        w = next;
                     }
                 }
                 for (n, sums) in sums[..tiles].iter().enumerate() {

@@ -126,21 +126,22 @@ unsafe fn keep_panel<V: Vector>(image: &[f32], all: usize, first: usize, (at, pi
 /// The weight gradient from all that [`Panels::keep`] has kept: (3, 3, cin, cout), or as [`winograd`] has it.
 pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f32]) {
     let geo = panels.geo;
-    // The larger a block, the less often images are transformed by Winograd, or copied for tiles.
-    let (rows, cin, cout) = match isa {
-        _ if panels.winograd => (4, 4 * IN, 8 * PANEL),
-        Isa::Amx => (1, 4 * IN, 4 * PANEL),
-        _ => (1, 2 * IN, 2 * PANEL),
-    };
+    if panels.images == 0 {
+        return dw.fill(0.0);
+    }
+    // The larger a block, the less often images are read, and transformed by Winograd or copied for tiles.
+    let (rows, cin, cout) = if panels.winograd { (4, 4 * IN, 8 * PANEL) } else { (1, 4 * IN, 4 * PANEL) };
     let (ins, outs) = (geo.cin.div_ceil(cin), geo.cout.div_ceil(cout));
     let dw = Parts::new(dw);
     (0..rows * ins * outs).into_par_iter().with_max_len(1).for_each(|n| {
         let (row, cin, cout) =
             (n / outs / ins, block(n / outs % ins, cin, geo.cin), block(n % outs, cout, geo.cout));
         let sums = if panels.winograd { 4 } else { 9 } * cin.len() * cout.len();
-        let tiles = tile_rows(geo) * geo.width / 2;
         let work = match isa {
-            _ if panels.winograd => tiles * 4 * cin.len() + 4 * pitch(tiles * PANEL),
+            _ if panels.winograd => {
+                let tiles = tile_rows(geo) * geo.width / 2;
+                tiles * 4 * cin.len() + 4 * pitch(tiles * PANEL)
+            }
             Isa::Amx => SOME * (cin.len() + cout.len()),
             _ => 0,
         };

@@ -13,7 +13,7 @@ use crate::rng::{Purpose, stream, uniform};
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// (batch, height, width, cin, cout, stride)
-const SIZES: [(usize, usize, usize, usize, usize, usize); 36] = [
+const SIZES: [(usize, usize, usize, usize, usize, usize); 39] = [
     (3, 32, 32, 16, 16, 1),
     (2, 16, 16, 32, 32, 1),
     (9, 2, 8, 16, 48, 1),
@@ -48,6 +48,10 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 36] = [
     (129, 2, 4, 80, 112, 1),
     (3, 4, 12, 96, 96, 1),
     (5, 8, 8, 128, 160, 2),
+    // So small that there is no tile of Winograd's.
+    (1, 1, 1, 128, 128, 1),
+    (3, 1, 1, 96, 112, 2),
+    (9, 3, 1, 128, 96, 1),
     // AMX's tiles over several panels of weights.
     (2, 3, 8, 48, 112, 1),
     (1, 6, 16, 32, 80, 2),
