@@ -60,7 +60,7 @@ def convolutions(rates, turns):
             for kind in ("forward", "backward"):
                 name = f"{kind} {layer}"
                 rate = rates[group, name]
-                ratios = [ours[group, name] / theirs[f"{group} {name}"] for ours, theirs in turns if f"{group} {name}" in theirs]
+                ratios = [mine[group, name] / theirs[f"{group} {name}"] for mine, theirs in turns if f"{group} {name}" in theirs]
                 cells += [f"{rate / 1e9:.0f}", f"{100 * rate / peak:.0f} %", spread(ratios)]
             print("| " + " | ".join(cells) + " |")
         print()
