@@ -8,7 +8,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::input_grad::{Grad, input_grad};
-use super::tile::{Outer, outer_rows};
+use super::outer::{Outer, outer_rows};
 use super::wide::{Panels, by_blocks};
 use super::winograd::{self, Two};
 use super::{Ahead, fill_input, images, row_of, spread, together, with_scratch};

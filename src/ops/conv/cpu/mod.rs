@@ -6,6 +6,7 @@
 mod backward;
 mod forward;
 mod input_grad;
+mod outer;
 pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiled;

@@ -4,7 +4,8 @@
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
-use super::tile::{Outer, PANEL, Pixel, Sink, Walk};
+use super::outer::Outer;
+use super::tile::{PANEL, Pixel, Sink, Walk};
 use super::{keep_scratch, take_scratch};
 use crate::ops::simd::{Vector, amx};
 
@@ -269,7 +270,7 @@ impl Done {
     }
 }
 
-/// [`super::tile::outer`] of pairs of bf16 for all three kernel rows, which are `kernel_row` floats apart in `x`; false where the sizes do not suit.
+/// [`super::outer::outer_rows`] of pairs of bf16, with kernel rows that are `kernel_row` floats apart in `x`; false where the sizes do not suit.
 /// Tiles hold the gradient's transposed, channels out by taps, for then only the output's gradient has to be transposed to be a left factor.
 ///
 /// # Safety

@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::tile::{Outer, PANEL, outer, outer_rows};
+use super::outer::{Outer, outer, outer_rows};
+use super::tile::PANEL;
 #[cfg(target_arch = "x86_64")]
 use super::tiled::turn;
 use super::winograd::{Two, pitch, transform_grad, transform_input};

@@ -15,7 +15,7 @@
 //! m = 4 has the points 0, ±1, ±2, ∞ of the same paper; it rounds ten times as coarsely and serves inference only.
 //!
 //! With channels, each of the places ⊙ is a matrix product over some tiles: [`product`] has it for the outputs, [`outer`] for the
-//! weight gradient. In bf16 transformed values are rounded to it and lie in lanes as [`super::tile`] takes them: for the weight
+//! weight gradient. In bf16 transformed values are rounded to it and lie in lanes as [`super::tile`] and [`super::outer`] take them: for the weight
 //! gradient two neighbouring tiles share one.
 
 mod form;
@@ -26,7 +26,8 @@ mod weight;
 pub use form::{Form, Four, Two};
 pub use weight::{restore_weight, transform_weight};
 
-use super::tile::{Outer, Sink, outer};
+use super::outer::{Outer, outer};
+use super::tile::Sink;
 use super::wide::is_wide;
 use crate::ops::conv::Geometry;
 use crate::ops::simd::{Isa, Vector};
