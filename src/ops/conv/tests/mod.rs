@@ -13,7 +13,7 @@ use crate::rng::{Purpose, stream, uniform};
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// (batch, height, width, cin, cout, stride)
-const SIZES: [(usize, usize, usize, usize, usize, usize); 39] = [
+const SIZES: [(usize, usize, usize, usize, usize, usize); 42] = [
     (3, 32, 32, 16, 16, 1),
     (2, 16, 16, 32, 32, 1),
     (9, 2, 8, 16, 48, 1),
@@ -44,6 +44,10 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 39] = [
     (3, 4, 4, 104, 148, 2),
     (9, 4, 8, 112, 112, 1),
     (2, 2, 8, 80, 272, 1),
+    // The same with rows of two of Winograd's tiles.
+    (9, 4, 4, 96, 112, 1),
+    (1, 2, 4, 112, 96, 1),
+    (3, 6, 4, 128, 128, 1),
     // Pixels of several images put together for AMX's tiles, more than go through at a time.
     (129, 2, 4, 80, 112, 1),
     (3, 4, 12, 96, 96, 1),
@@ -342,7 +346,7 @@ fn backward_is_the_plain_sum() {
 #[test]
 fn wide_layers_are_the_same_on_any_number_of_threads() {
     // More pixels than are put together at a time, too.
-    let sizes = [(20, 4, 4, 88, 96, 1), (9, 4, 8, 112, 112, 1), (70, 4, 4, 96, 96, 2)];
+    let sizes = [(20, 4, 4, 88, 96, 1), (20, 4, 4, 96, 96, 1), (9, 4, 8, 112, 112, 1), (70, 4, 4, 96, 96, 2)];
     for (isa, dtype, size) in Isa::available()
         .into_iter()
         .flat_map(|isa| DTYPES.into_iter().flat_map(move |dtype| sizes.map(|size| (isa, dtype, size))))

@@ -28,17 +28,19 @@ pub use weight::{restore_weight, transform_weight};
 
 use super::outer::{Outer, outer};
 use super::tile::Sink;
-use super::wide::is_wide;
+use super::wide::{by_blocks, is_wide};
 use crate::ops::conv::Geometry;
-use crate::ops::simd::{Isa, Vector};
+use crate::ops::simd::{Isa, Vector, stores_are_slow};
 use crate::ops::value::Value;
 use planes::finish;
 pub use planes::{transform_grad, transform_input};
 use product::{Sizes, products};
 
-/// Whether a layer's sizes suit tiles of `out`×`out`: whole tiles, of which some make rows of eight, and whole vectors.
+/// Whether a layer's sizes suit tiles of `out`×`out`: whole tiles, of which some make rows of eight, and whole vectors. Rows of four will
+/// do where the weight gradient puts images together.
 pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
-    let whole = geo.height.is_multiple_of(out) && geo.width.is_multiple_of(8);
+    let row = if out == 2 && by_blocks(geo) { 4 } else { 8 };
+    let whole = geo.height.is_multiple_of(out) && geo.width.is_multiple_of(row);
     isa.is_wide() && geo.stride == 1 && whole && geo.cin.is_multiple_of(16) && geo.cout.is_multiple_of(16)
 }
 
@@ -116,7 +118,7 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
             let last = (first + group / per_row).min(images * rows);
             let count = (last - first) * per_row;
             let m_row = pitch(count * OUT * geo.cout);
-            let size = Sizes { tiles: count, lanes, cout: geo.cout, m_row };
+            let size = Sizes { tiles: count, lanes, cout: geo.cout, m_row, whole: stores_are_slow() };
             // SAFETY: the caller's contract.
             unsafe {
                 for (pass, places) in F::ROWS.chunks_exact(F::AT_A_TIME).enumerate() {
@@ -133,7 +135,9 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
                     let m = m.as_ptr().add((row - first) * per_row * OUT * geo.cout);
                     let (image, row) = (row / rows, row % rows);
                     match OUT {
-                        2 => finish::<V, S, F, IN, OUT, 8>(geo, m, image, row, m_row, sink),
+                        2 if geo.width.is_multiple_of(8) => {
+                            finish::<V, S, F, IN, OUT, 8>(geo, m, image, row, m_row, sink);
+                        }
                         _ => finish::<V, S, F, IN, OUT, 4>(geo, m, image, row, m_row, sink),
                     }
                 }
