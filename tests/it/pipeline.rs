@@ -170,8 +170,27 @@ fn both_forms_of_the_official_files_are_one_data_set_to_train() {
 /// One step: after several, rounding has turned ReLUs over and the runs are different ones.
 const ONE_STEP: &str = "--arch resnet20 --epochs 1 --batch-size 65536 --milestones none --lr 0.01";
 
-/// The logits of the test images after one step, both with one instruction set.
-fn logits(s: &Sandbox, isa: Isa, precision: &str, threads: u32) -> (Vec<u8>, Vec<f32>) {
+/// All tensors of `f32` of a file, one behind the other.
+fn floats(bytes: &[u8], name: &str) -> Vec<f32> {
+    let tensors = SafeTensors::deserialize(bytes).unwrap();
+    let mut tensors: Vec<_> = tensors.iter().filter(|(n, _)| n.contains(name)).collect();
+    tensors.sort_by_key(|(n, _)| n.to_string());
+    let data = tensors.iter().filter(|(_, t)| t.dtype() == safetensors::Dtype::F32);
+    data.flat_map(|(_, t)| t.data().chunks_exact(4))
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+/// The distance of all values together, relative to what they should be.
+fn distance(found: &[f32], truth: &[f32]) -> f64 {
+    let norm =
+        |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    assert_eq!(found.len(), truth.len());
+    norm(&mut found.iter().zip(truth).map(|(a, b)| a - b)) / norm(&mut truth.iter().copied())
+}
+
+/// The logits of the test images, and the weights, after one step, both with one instruction set.
+fn logits(s: &Sandbox, isa: Isa, precision: &str, threads: u32) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
     let name = format!("{}-{precision}-{threads}", isa.name());
     for (tool, args) in [
         ("train", format!("data {ONE_STEP} --precision {precision} -q --out {name} --threads {threads}")),
@@ -186,9 +205,9 @@ fn logits(s: &Sandbox, isa: Isa, precision: &str, threads: u32) -> (Vec<u8>, Vec
         assert_eq!(said["run"]["instruction_set"], used.name());
     }
     let bytes = fs::read(s.join(format!("{name}-e/features.safetensors"))).unwrap();
-    let values = SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().data().to_vec();
-    let values = values.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    (bytes, values)
+    let weights = fs::read(s.join(format!("{name}/last.safetensors"))).unwrap();
+    let (values, weights) = (floats(&bytes, "logits"), floats(&weights, ""));
+    (bytes, values, weights)
 }
 
 #[test]
@@ -197,15 +216,17 @@ fn instruction_sets_agree() {
     s.one("mk-imbalance", &format!("{DATA} -q --out data"));
     let sets = Isa::available();
     // In bf16 a value falls to the other side of a rounding, and Winograd rounds what the others do not.
-    for (precision, bound) in [("f32", 1e-4), ("bf16", 1e-2)] {
-        let (_, best) = logits(&s, sets[0], precision, 1);
+    for (precision, bound, all) in [("f32", 1e-4, 1e-5), ("bf16", 1e-2, 1e-3)] {
+        let (_, best, weights) = logits(&s, sets[0], precision, 1);
         let scale = best.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         for &isa in &sets {
-            let (bytes, values) = logits(&s, isa, precision, 2);
+            let (bytes, values, found) = logits(&s, isa, precision, 2);
+            let far = distance(&found, &weights);
+            assert!(far < all, "{isa:?} {precision}: all weights are {far:.1e} off");
             let apart = values.iter().zip(&best).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
             println!("{isa:?} {precision}: {:.1e}", apart / scale);
             assert!(apart <= bound * scale, "{isa:?} {precision}: {apart} of {scale}");
-            let (other, _) = logits(&s, isa, precision, 4);
+            let (other, ..) = logits(&s, isa, precision, 4);
             assert!(bytes == other, "{isa:?} {precision}: the same bytes for any number of threads");
         }
     }
