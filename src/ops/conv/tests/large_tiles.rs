@@ -52,6 +52,8 @@ fn large_tiles_give_the_plain_sum() {
         (3, 12, 8, 16, 32),
         (2, 20, 16, 80, 16),
         (1, 32, 32, 16, 16),
+        // Wide.
+        (5, 8, 8, 96, 112),
     ];
     for_each_isa(|isa| {
         for (batch, height, width, cin, cout) in sizes {

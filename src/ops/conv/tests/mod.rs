@@ -13,7 +13,7 @@ use crate::rng::{Purpose, stream, uniform};
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// (batch, height, width, cin, cout, stride)
-const SIZES: [(usize, usize, usize, usize, usize, usize); 42] = [
+const SIZES: [(usize, usize, usize, usize, usize, usize); 43] = [
     (3, 32, 32, 16, 16, 1),
     (2, 16, 16, 32, 32, 1),
     (9, 2, 8, 16, 48, 1),
@@ -48,6 +48,8 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 42] = [
     (9, 4, 4, 96, 112, 1),
     (1, 2, 4, 112, 96, 1),
     (3, 6, 4, 128, 128, 1),
+    // A last group of fewer images.
+    (5, 10, 8, 96, 112, 1),
     // Pixels of several images put together for AMX's tiles, more than go through at a time.
     (129, 2, 4, 80, 112, 1),
     (3, 4, 12, 96, 96, 1),
