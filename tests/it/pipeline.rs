@@ -175,6 +175,7 @@ fn floats(bytes: &[u8], name: &str) -> Vec<f32> {
     let tensors = SafeTensors::deserialize(bytes).unwrap();
     let mut tensors: Vec<_> = tensors.iter().filter(|(n, _)| n.contains(name)).collect();
     tensors.sort_by_key(|(n, _)| n.to_string());
+    assert!(!tensors.is_empty(), "no tensor {name}");
     let data = tensors.iter().filter(|(_, t)| t.dtype() == safetensors::Dtype::F32);
     data.flat_map(|(_, t)| t.data().chunks_exact(4))
         .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
