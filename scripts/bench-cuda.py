@@ -3,8 +3,8 @@
 
     python3 scripts/bench-cuda.py --torch ~/torch-venv/bin/python
 
-Ours is benches/cuda.rs (a step as one CUDA graph, loader included); PyTorch's are eager, torch.compile with CUDA graphs,
-and the reference code's loop over the samples (scripts/pytorch/bench_step.py, without a loader). Both sides take turns; each figure
+Ours is benches/cuda.rs (a step as one CUDA graph, loader included); PyTorch's are eager, the eager step recorded as one CUDA graph,
+torch.compile with CUDA graphs, and the reference code's loop over the samples (scripts/pytorch/bench_step.py, without a loader). Both sides take turns; each figure
 is the median over the turns. The limit is the larger of a step's bytes over the measured copy bandwidth and its FLOPs
 over the measured rate of a large bf16 matrix product (scripts/pytorch/gpu_limits.py). Standard library only.
 """
@@ -24,6 +24,7 @@ BATCH = 128
 # What is quick first, so that there is something where the time ends.
 PEERS = {
     "eager": "--repeats 20 --warmup 20",
+    "graph": "--skip-eager --graph --repeats 50 --warmup 20",
     "loop": "--skip-eager --loop --repeats 2 --warmup 2",
     "compiled-bf16": "--skip-eager --compile --precision bf16 --repeats 20 --warmup 20",
     "compiled-f32": "--skip-eager --compile --precision f32 --repeats 20 --warmup 20",

@@ -1,7 +1,8 @@
 """Times PyTorch's ResNet training step and inference: the peer that our engine is measured beside.
 
     python scripts/pytorch/bench_step.py --threads 2             # CPU
-    python scripts/pytorch/bench_step.py --device cuda --compile # GPU, with CUDA graphs
+    python scripts/pytorch/bench_step.py --device cuda --compile # GPU, also torch.compile with CUDA graphs
+    python scripts/pytorch/bench_step.py --device cuda --graph   # GPU, also the eager step recorded as one CUDA graph
     python scripts/pytorch/bench_step.py --device cuda --loop    # also with the reference code's loss, sample by sample
 
 One step is: forward, cross-entropy, backward, SGD with momentum and weight decay, on a batch that is
@@ -24,15 +25,16 @@ from resnet_s import BLOCKS, resnet_s
 class Mode:
     """One way to run the network; `once()` runs it one time."""
 
-    def __init__(self, args, train, bf16, channels_last, compiled, loop=False):
+    def __init__(self, args, train, bf16, channels_last, compiled=False, loop=False, graph=False):
         self.name = "-".join([
             "train" if train else "eval",
             "bf16" if bf16 else "f32",
             "channels_last" if channels_last else "contiguous",
             *["compiled"] * compiled,
             *["loop"] * loop,
+            *["graph"] * graph,
         ])  # fmt: skip
-        self.train, self.bf16, self.device = train, bf16, args.device
+        self.train, self.bf16, self.device, self.graph = train, bf16, args.device, graph
         layout = torch.channels_last if channels_last else torch.contiguous_format
         torch.manual_seed(0)
         self.model = resnet_s(args.arch).to(args.device, memory_format=layout).train(train)
@@ -44,7 +46,24 @@ class Mode:
         self.run = torch.compile(self.loss, options=how) if compiled else self.loss
         if loop:
             self.run = self.loss_by_sample
+        self.replay = self.record(args.warmup) if graph else None
         self.seconds = []
+
+    def record(self, warmup):
+        """Records the whole step as a CUDA graph, as PyTorch's notes on CUDA semantics do it; what replays it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(warmup):
+                self.step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # The gradients are made anew, so that they are in the graph's own memory.
+        self.sgd.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph):
+            self.run().backward()
+            self.sgd.step()
+        return graph.replay
 
     def loss_by_sample(self):
         """Remix's loss as the reference code has it: a Python loop over the batch."""
@@ -56,14 +75,20 @@ class Mode:
         return total / n
 
     def loss(self):
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+        # A weight is cast once a step, so autocast's cache is of no use; in a recording it must not be.
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16, cache_enabled=not self.graph):
             logits = self.model(self.xs)
         return F.cross_entropy(logits.float(), self.ys) if self.train else logits
 
     def once(self):
+        if self.replay:
+            return self.replay()
         if not self.train:
             with torch.no_grad():
                 return self.run()
+        return self.step()
+
+    def step(self):
         self.sgd.zero_grad(set_to_none=True)
         self.run().backward()
         return self.sgd.step()
@@ -92,12 +117,15 @@ def main():
     parser.add_argument("--repeats", type=int, default=4, help="timed runs a turn [default: 4]")
     parser.add_argument("--warmup", type=int, default=3, help="runs before the first timed one [default: 3]")
     parser.add_argument("--compile", action="store_true", help="also time torch.compile of channels_last")
-    parser.add_argument("--skip-eager", action="store_true", help="not the modes that --compile and --loop do not add")
+    parser.add_argument("--graph", action="store_true", help="also time channels_last's training step as one CUDA graph, not compiled")
+    parser.add_argument("--skip-eager", action="store_true", help="only the modes that --compile, --graph and --loop add")
     parser.add_argument("--loop", action="store_true", help="also time the reference code's loss, a loop over the samples")
     parser.add_argument("--train", action="store_true", help="time the training step only, not inference")
     parser.add_argument("--precision", choices=["f32", "bf16"], help="time this one only")
     parser.add_argument("--tf32", action="store_true", help="let the f32 modes use TF32 on a GPU")
     args = parser.parse_args()
+    if args.graph and args.device != "cuda":
+        parser.error("--graph needs --device cuda")
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
@@ -106,11 +134,13 @@ def main():
     kinds = [(True, False, False), (True, False, True), (True, True, True)]
     kinds += [] if args.train else [(False, False, True), (False, True, True)]
     kinds = [kind for kind in kinds if args.precision in (None, "bf16" if kind[1] else "f32")]
-    modes = [] if args.skip_eager else [Mode(args, *kind, compiled=False) for kind in kinds]
+    modes = [] if args.skip_eager else [Mode(args, *kind) for kind in kinds]
     if args.compile:
         modes += [Mode(args, *kind, compiled=True) for kind in kinds if kind[2]]
+    if args.graph:
+        modes += [Mode(args, *kind, graph=True) for kind in kinds if kind[0] and kind[2]]
     if args.loop:
-        modes.append(Mode(args, True, False, False, compiled=False, loop=True))
+        modes.append(Mode(args, True, False, False, loop=True))
     for mode in modes:
         for _ in range(args.warmup):
             mode.once()
