@@ -74,10 +74,19 @@ impl Device {
         Ok(Device::new(precision, Backend::Gpu(Gpu::open(index as i32, precision)?)))
     }
 
-    /// The emulator, where there is a C++ compiler. With `reverse` threads and blocks run last to first.
+    /// A GPU on which each kernel starts when the one before it has ended.
     #[cfg(test)]
-    pub fn emulated(precision: Precision, reverse: bool) -> Option<Device> {
-        Some(Device::new(precision, Backend::Emulated(Emulator::new(precision, reverse)?)))
+    pub fn one_by_one(index: usize, precision: Precision) -> Result<Device> {
+        let mut gpu = Gpu::open(index as i32, precision)?;
+        gpu.overlap = false;
+        Ok(Device::new(precision, Backend::Gpu(gpu)))
+    }
+
+    /// The emulator, where there is a C++ compiler. A `hostile` one runs threads and blocks last to first, and starts each kernel before the one
+    /// before it has run.
+    #[cfg(test)]
+    pub fn emulated(precision: Precision, hostile: bool) -> Option<Device> {
+        Some(Device::new(precision, Backend::Emulated(Emulator::new(precision, hostile)?)))
     }
 
     fn new(precision: Precision, backend: Backend) -> Device {

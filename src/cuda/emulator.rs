@@ -26,13 +26,25 @@ const GUARD: usize = 256;
 const GUARDED: u8 = 0xa5;
 
 type Kernel = unsafe extern "C" fn(*const c_void);
-type Launch = unsafe extern "C" fn(Kernel, u32, u32, u32, *const c_void, i32) -> i32;
+type Launch = unsafe extern "C" fn(Kernel, u32, u32, u32, *const c_void, i32, *mut Written, usize) -> i32;
+
+/// Eight bytes that a kernel wrote, as `emulator.h` has them.
+#[repr(C)]
+struct Written {
+    at: *mut u64,
+    other: u64,
+}
 
 /// The compiled kernels of one type of activations.
 pub struct Emulator {
     kernels: &'static Library,
-    reverse: bool,
+    /// Threads and blocks run last to first, and a kernel starts before the one before it has run.
+    hostile: bool,
     recording: RefCell<Option<Recorded>>,
+    /// Address and bytes of what is allocated.
+    memory: RefCell<Vec<(u64, usize)>>,
+    /// What the last kernel wrote, where the next one may start early.
+    written: RefCell<Vec<Written>>,
 }
 
 // SAFETY: a device is used by one thread at a time in the tests, and launches take a lock.
@@ -48,11 +60,17 @@ static RUNNING: Mutex<()> = Mutex::new(());
 
 impl Emulator {
     /// None where there is no C++ compiler.
-    pub fn new(precision: Precision, reverse: bool) -> Option<Emulator> {
+    pub fn new(precision: Precision, hostile: bool) -> Option<Emulator> {
         static LIBRARIES: [OnceLock<Option<Library>>; 2] = [OnceLock::new(), OnceLock::new()];
         let kernels =
             LIBRARIES[usize::from(precision == Precision::Bf16)].get_or_init(|| build(precision)).as_ref()?;
-        Some(Emulator { kernels, reverse, recording: RefCell::new(None) })
+        Some(Emulator {
+            kernels,
+            hostile,
+            recording: RefCell::new(None),
+            memory: RefCell::default(),
+            written: RefCell::default(),
+        })
     }
 
     /// What the library has as the size of a kernel's arguments.
@@ -72,12 +90,15 @@ impl Emulator {
             let start = alloc_zeroed(Self::layout(bytes));
             assert!(!start.is_null(), "out of memory");
             start.add(bytes).write_bytes(GUARDED, GUARD);
+            self.memory.borrow_mut().push((start as u64, bytes));
             start as u64
         }
     }
 
     pub fn free(&self, at: u64, bytes: usize) {
         let start = at as *mut u8;
+        self.memory.borrow_mut().retain(|(other, _)| *other != at);
+        self.written.borrow_mut().clear();
         // SAFETY: allocated by `zeros` with this size.
         unsafe {
             let guard = std::slice::from_raw_parts(start.add(bytes), GUARD);
@@ -97,14 +118,40 @@ impl Emulator {
         let name = CString::new(kernel).expect("a name");
         // A test that fails inside poisons nothing of use.
         let _running = RUNNING.lock().unwrap_or_else(|e| e.into_inner());
-        // SAFETY: the functions have these types, and the arguments this size.
+        let mut written = self.written.borrow_mut();
+        let before = self.contents();
+        // SAFETY: the functions have these types, and the arguments this size; what was written is still allocated.
         let status = unsafe {
             let run = self.kernels.get::<Launch>(b"remix_launch\0").expect("the emulator");
             let f = self.kernels.get::<Kernel>(name.as_bytes_with_nul()).expect("the kernel");
-            let (args, reverse) = (args.as_ptr().cast(), i32::from(self.reverse));
-            run(*f, grid as u32, THREADS as u32, shared as u32, args, reverse)
+            let (args, reverse) = (args.as_ptr().cast(), i32::from(self.hostile));
+            let (early, len) = (written.as_mut_ptr(), written.len());
+            run(*f, grid as u32, THREADS as u32, shared as u32, args, reverse, early, len)
         };
-        assert_eq!(status, 0, "{kernel}");
+        let wrong = match status {
+            0 => None,
+            1 => Some("too much shared memory is asked for"),
+            2 => Some("some threads wait for ever"),
+            _ => Some("it wrote to shared memory that it had not asked for"),
+        };
+        assert_eq!(wrong, None, "{kernel}");
+        written.clear();
+        for ((start, _), (before, now)) in self.memory.borrow().iter().zip(before.iter().zip(self.contents())) {
+            for (i, (&other, now)) in before.iter().zip(&now).enumerate() {
+                if other != *now {
+                    written.push(Written { at: (*start as *mut u64).wrapping_add(i), other });
+                }
+            }
+        }
+    }
+
+    /// All memory, where the next kernel must know what this one wrote. The last bytes may be of the guard.
+    fn contents(&self) -> Vec<Vec<u64>> {
+        let words = |&(at, bytes): &(u64, usize)| {
+            // SAFETY: allocated, aligned, and with a guard behind.
+            unsafe { std::slice::from_raw_parts(at as *const u64, bytes.div_ceil(8)) }.to_vec()
+        };
+        if self.hostile { self.memory.borrow().iter().map(words).collect() } else { vec![] }
     }
 
     pub fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Recorded> {
@@ -115,6 +162,8 @@ impl Emulator {
     }
 
     pub fn replay(&self, recorded: &Recorded) {
+        // A graph starts when all that was asked for before has ended.
+        self.written.borrow_mut().clear();
         for (kernel, grid, shared, args) in recorded {
             self.launch(kernel, *grid, *shared, args);
         }

@@ -27,7 +27,7 @@ pub struct Gpu {
     /// Bytes of it that let two blocks have a multiprocessor.
     pub room: usize,
     /// Whether a kernel may start before the one before it has ended.
-    overlap: bool,
+    pub overlap: bool,
 }
 
 // SAFETY: the driver's handles may be used from any thread; each call first makes the context that thread's.

@@ -13,6 +13,9 @@ const SOURCE: &str = concat!(
 /// Threads of a block, in all kernels.
 pub const THREADS: usize = 256;
 
+/// Blocks of a grid at most: sums of so many are exact, and numbers of so many blocks are divided exactly.
+pub const MOST_BLOCKS: usize = 1 << 20;
+
 /// All kernels; those of convolutions are named after channels in and out and the stride.
 pub const NAMES: [&str; 16] = [
     "remix_load",
@@ -45,5 +48,5 @@ pub const FOLD: usize = 15;
 /// The source for a type of activations, behind what the place needs where it runs (`device.h` or `emulator.h`).
 pub fn source(place: &str, precision: Precision) -> String {
     let bf16 = u8::from(precision == Precision::Bf16);
-    format!("#define REMIX_BF16 {bf16}\n{place}{SOURCE}")
+    format!("#define REMIX_BF16 {bf16}\n#define REMIX_MOST_BLOCKS {MOST_BLOCKS}\n{place}{SOURCE}")
 }

@@ -30,15 +30,15 @@ __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 
 __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ __forceinline__ real to_real(float x) { return real{(u16)(pack(x, 0.0f) & 0xffffu)}; }
 
-// Eight values as they are stored. `peek8` fetches them past the L1 cache, which may hold what was there in a step before: for what is read before
-// the kernel before has ended.
+// Eight values as they are stored. `peek8` and, for an image's four, `fetch4` fetch them past the L1 cache, which may hold what was there in a step
+// before: for what is read before the kernel before has ended.
 struct Eight {
     uint4 q;
 };
 __device__ __forceinline__ Eight fetch8(const real* from) { return {*reinterpret_cast<const uint4*>(from)}; }
 __device__ __forceinline__ Eight peek8(const real* from) { return {__ldcg(reinterpret_cast<const uint4*>(from))}; }
 __device__ __forceinline__ Eight fetch4(const real* from) {
-    const uint2 q = *reinterpret_cast<const uint2*>(from);
+    const uint2 q = __ldcg(reinterpret_cast<const uint2*>(from));
     return {uint4{q.x, q.y, 0, 0}};
 }
 __device__ __forceinline__ void expand(const Eight& e, float v[8]) {
@@ -104,7 +104,7 @@ __device__ __forceinline__ Eight fetch8(const real* from) {
 __device__ __forceinline__ Eight peek8(const real* from) {
     return {__ldcg(reinterpret_cast<const float4*>(from)), __ldcg(reinterpret_cast<const float4*>(from + 4))};
 }
-__device__ __forceinline__ Eight fetch4(const real* from) { return {*reinterpret_cast<const float4*>(from), float4{0, 0, 0, 0}}; }
+__device__ __forceinline__ Eight fetch4(const real* from) { return {__ldcg(reinterpret_cast<const float4*>(from)), float4{0, 0, 0, 0}}; }
 __device__ __forceinline__ void expand(const Eight& e, float v[8]) {
     v[0] = e.q.x, v[1] = e.q.y, v[2] = e.q.z, v[3] = e.q.w;
     v[4] = e.r.x, v[5] = e.r.y, v[6] = e.r.z, v[7] = e.r.w;
@@ -159,10 +159,12 @@ __device__ __forceinline__ void copied() {
 #endif
 }
 
-// A kernel may start when the one before it ends, before that has been seen everywhere; nothing that it or its predecessors of the same step wrote
-// is touched before this.
+// A kernel may start before the one before it has ended. What that one wrote is not touched before this; what those before it wrote may be, for
+// none lets the next one start before it has itself got past here.
 __device__ __forceinline__ void wait_for_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
+#ifdef REMIX_EMULATOR
+    emu::wait_for_previous_kernel();
+#elif __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
@@ -214,16 +216,19 @@ __device__ inline bool last_block(u32* counter, u32 blocks) {
 // Sums over a batch, of C channels twice. Blocks add theirs as integers, in two limbs, so the order in which they do makes no
 // difference. Several copies keep the blocks from waiting for each other: (COPIES, 2, 2C), then (2C) counts of values that are no numbers.
 constexpr int COPIES = 4;
-constexpr float HIGH = 0x1p-12f, LOW = 0x1p-64f, LIMIT = 0x1p38f;
+constexpr float HIGH = 0x1p-14f, LOW = 0x1p-57f;
+// What a sum may come to.
+constexpr float MOST = 0x1p48f;
+static_assert(MOST / HIGH <= 0x1p62f && HIGH / 2 / LOW * REMIX_MOST_BLOCKS <= 0x1p62f, "a limb has 63 bits and a sign");
 
 template <int C>
 __device__ void add_sum(u64* sums, int column, float value) {
     constexpr int WIDTH = 2 * C;
-    if (!(fabsf(value) < LIMIT)) {
+    if (!(fabsf(value) < MOST / gridDim.x)) {
         atomicAdd(sums + COPIES * 2 * WIDTH + column, (u64)1);
         return;
     }
-    // Both steps are exact.
+    // Exact, but for what is less than LOW.
     const float high = rintf(value * (1 / HIGH)), rest = value - high * HIGH;
     u64* to = sums + blockIdx.x % COPIES * 2 * WIDTH + column;
     atomicAdd(to, (u64)__float2ll_rn(high));

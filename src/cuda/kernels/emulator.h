@@ -2,8 +2,9 @@
 // fibers that take turns at barriers and at the instructions of a warp; blocks run one after another. It is a model of what a kernel
 // computes, not of how fast, nor of the memory model: a missing __threadfence shows only on a GPU.
 //
-// Shared memory is filled with NaN before each block, and threads and blocks can run in reverse order, so that a value that nobody
-// wrote or a missing barrier changes the result.
+// Shared memory is filled with NaN before each block, a warp runs to a barrier before the next one begins, and threads and blocks can run in reverse
+// order, so that a value that nobody wrote or a missing barrier changes the result. A block can also be made to find, until it waits for the kernel before, the memory as it was
+// before that kernel ran: as if it had started that early.
 
 #include <csetjmp>
 #include <cmath>
@@ -37,15 +38,17 @@ static Index threadIdx, blockIdx, gridDim;
 
 namespace emu {
 
-constexpr int MOST = 256, LANES = 32, STACK = 64 << 10;
+constexpr int MOST = 256, LANES = 32, STACK = 64 << 10, GUARD = 4096;
 
+struct Barrier {
+    unsigned arrived, turn;
+};
 struct Fiber {
     ucontext_t start;
     jmp_buf at;
     bool started, done;
-};
-struct Barrier {
-    unsigned arrived, turn;
+    const volatile Barrier* waits;  // for its next turn
+    unsigned turn;
 };
 struct Warp {
     Barrier barrier;
@@ -59,23 +62,51 @@ static jmp_buf scheduler;
 static Barrier block;
 static Warp warps[MOST / LANES];
 alignas(16) static unsigned char shared[256 << 10];
-static unsigned threads;
+static unsigned threads, asked;
 static bool reverse;
 static void (*body)(const void*);
 static const void* arguments;
+
+// What the kernel before wrote: where, and the value that is not there now. A block that has waited sees the new values.
+struct Written {
+    uint64_t* at;
+    uint64_t other;
+};
+static Written* written;
+static size_t written_len;
+static bool waited;
+
+static void exchange() {
+    for (size_t i = 0; i < written_len; i++) {
+        const uint64_t now = *written[i].at;
+        *written[i].at = written[i].other;
+        written[i].other = now;
+    }
+    waited = !waited;
+}
 
 static void yield() {
     if (!_setjmp(fibers[threadIdx.x].at)) _longjmp(scheduler, 1);
 }
 
 static void wait(Barrier& b, unsigned size) {
-    const unsigned turn = b.turn;
+    Fiber& own = fibers[threadIdx.x];
+    own.waits = &b;
+    own.turn = b.turn;
     if (++b.arrived == size) {
         b.arrived = 0;
         b.turn++;
-        return;
+    } else {
+        yield();
     }
-    while (*(volatile unsigned*)&b.turn == turn) yield();
+    own.waits = nullptr;
+}
+
+// Where there is something to wait for, all threads of a block wait here together.
+static void wait_for_previous_kernel() {
+    if (!written_len) return;
+    if (!waited && block.arrived + 1 == threads) exchange();
+    wait(block, threads);
 }
 
 static void entry() {
@@ -98,19 +129,34 @@ static void resume(unsigned thread) {
     setcontext(&f.start);
 }
 
-static void run_block() {
-    memset(shared, 0xff, sizeof shared);
-    for (unsigned i = 0; i < threads; i++) fibers[i].started = fibers[i].done = false;
-    for (unsigned left = 1; left;) {
-        left = 0;
-        for (unsigned i = 0; i < threads; i++) {
-            const unsigned thread = reverse ? threads - 1 - i : i;
-            if (!fibers[thread].done) {
-                resume(thread);
-                left += !fibers[thread].done;
+// Each warp runs as far as it goes alone, to a barrier of the block or to its end, before the next one begins. What may not be is 2, that
+// some threads never got past a barrier, and 3, that shared memory was written beyond what was asked for.
+static int run_block() {
+    memset(shared, 0xff, asked + GUARD);
+    if (waited) exchange();
+    for (unsigned i = 0; i < threads; i++) fibers[i].started = fibers[i].done = false, fibers[i].waits = nullptr;
+    for (bool any = true; any;) {
+        any = false;
+        for (unsigned first = 0; first < threads; first += LANES) {
+            for (bool alone = true; alone;) {
+                alone = false;
+                for (unsigned i = first; i < first + LANES; i++) {
+                    const unsigned thread = reverse ? threads - 1 - i : i;
+                    const Fiber& f = fibers[thread];
+                    if (f.done || (f.waits && f.waits->turn == f.turn)) continue;
+                    resume(thread);
+                    any = alone = true;
+                }
             }
         }
     }
+    for (unsigned i = 0; i < threads; i++) {
+        if (!fibers[i].done) return 2;
+    }
+    for (unsigned i = asked; i < asked + GUARD; i++) {
+        if (shared[i] != 0xff) return 3;
+    }
+    return 0;
 }
 
 static unsigned bits(float x) {
@@ -184,19 +230,25 @@ static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
 
-// Runs a grid; 1 if the shared memory asked for is more than there is.
-extern "C" int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned threads, unsigned shared, const void* args, int reverse) {
-    if (shared > sizeof emu::shared || threads > emu::MOST) return 1;
+// Runs a grid, behind a kernel that wrote `written`; 1 if the shared memory asked for is more than there is, else what `run_block` says.
+extern "C" int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned threads, unsigned shared, const void* args, int reverse,
+                            emu::Written* written, size_t written_len) {
+    if (shared > sizeof emu::shared - emu::GUARD || threads > emu::MOST || threads % emu::LANES) return 1;
     if (!emu::stacks) emu::stacks = (char*)malloc((size_t)emu::MOST * emu::STACK);
     emu::threads = threads;
+    emu::asked = shared;
     emu::reverse = reverse;
     emu::body = kernel;
     emu::arguments = args;
+    emu::written = written;
+    emu::written_len = written_len;
+    emu::waited = true;
     gridDim.x = grid;
     for (unsigned i = 0; i < grid; i++) {
         blockIdx.x = reverse ? grid - 1 - i : i;
-        emu::run_block();
+        if (const int wrong = emu::run_block()) return wrong;
     }
+    if (!emu::waited) emu::exchange();
     return 0;
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::args::{Norm, Segment};
 use super::device::{Device, Memory};
-use super::kernels::{BACKWARD, FORWARD, NAMES, THREADS};
-use super::tiles::{Tiles, bytes_of, padded};
+use super::kernels::{BACKWARD, FORWARD, MOST_BLOCKS, NAMES, THREADS};
+use super::tiles::{SCRATCH, Tiles, bytes_of, padded};
 use super::{Error, Result};
 use crate::model::resnet::Net;
 use crate::ops::conv::Geometry;
@@ -115,6 +115,9 @@ impl DeviceNet {
         if channels != 3 || width > 256 {
             return Err(Error::Size(format!("images are {shape:?}; the GPU's kernels take (H, W ≤ 256, 3)")));
         }
+        if net.classes > SCRATCH {
+            return Err(Error::Size(format!("{} classes; the GPU's kernels take {SCRATCH}", net.classes)));
+        }
         let bytes = bytes_of(device.precision());
         let reals = |len: usize| device.zeros::<u8>(len * bytes);
         // What only training needs is empty where there is none.
@@ -131,7 +134,13 @@ impl DeviceNet {
         for slot in slots {
             let geo = slot.conv.geo;
             let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes, device.room()));
-            let shared = tiles.forward_shared.max(tiles.backward_shared);
+            let shared = tiles.forward_shared.max(trained(tiles.backward_shared));
+            let blocks = tiles.forward_blocks.max(trained(tiles.weight_blocks + tiles.input_blocks));
+            if blocks > MOST_BLOCKS || batch * geo.out_len() > i32::MAX as usize {
+                return Err(Error::Size(format!(
+                    "{batch} images of {shape:?} at a time are more than the GPU's kernels take (a smaller --batch-size may do)"
+                )));
+            }
             if shared > device.shared() {
                 let (has, n) = (device.shared(), &slot.conv.conv);
                 return Err(Error::Size(format!(
