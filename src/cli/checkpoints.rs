@@ -13,6 +13,7 @@ use crate::interrupt::{self, Interrupted};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, key, source, store};
 use crate::model::{self, Arch, Inference};
 use crate::ops::value::Value;
+use crate::report::experiment::Images;
 #[cfg(feature = "cuda")]
 use crate::train::config::Precision;
 
@@ -115,6 +116,13 @@ fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Res
             all.push(bare(arg, flags, given)?);
             continue;
         }
+        if arg.extension().is_some_and(|e| ["pth", "pt", "ckpt", "tar"].iter().any(|other| e == *other)) {
+            bail!(
+                "{}: looks like a pickle of PyTorch's, which is not read, for it could run code; save the weights as \
+                 float32 with safetensors.torch.save_file(model.state_dict(), \"weights.safetensors\")",
+                arg.display()
+            );
+        }
         for m in source::read_all(std::slice::from_ref(arg), tool, Kind::Checkpoint)? {
             all.push(checkpoint(m, flags, given, tool)?);
         }
@@ -216,7 +224,7 @@ fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
 /// Whether a checkpoint's dataset input is this data set, by content.
 fn is_content_of(trained: &Input, dataset: &Manifest) -> bool {
     let now = dataset.as_input("dataset", &TRAINED_ON);
-    now.is_ok_and(|i| i.blake3 == trained.blake3)
+    now.is_ok_and(|i| Images::of(&i).same(&Images::of(trained)))
 }
 
 impl Subject {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
@@ -43,36 +43,42 @@ pub struct Flags {
     #[arg(long, value_enum, value_name = "TYPE", default_value = "exp")]
     pub imb_type: ImbType,
 
-    /// Size of the largest class over the smallest (exp, step)
-    #[arg(long, value_name = "R", default_value_t = 100.0)]
-    pub imb_ratio: f64,
+    /// Size of the largest class over the smallest (exp, step) [default: 100]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub imb_ratio: Option<f64>,
 
     /// Seed of the draw: numpy.random.seed(N) of the reference code
-    #[arg(long, value_name = "N", default_value_t = 0, visible_alias = "seed")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        visible_alias = "seed",
+        allow_negative_numbers = true
+    )]
     pub rand_number: u32,
 
-    /// Share of the classes that are small (step)
-    #[arg(long, value_name = "F", default_value_t = 0.5)]
-    pub minority_fraction: f64,
+    /// Share of the classes that are small, rounded up to whole ones (step) [default: 0.5]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub minority_fraction: Option<f64>,
 
     /// Share of the training images to hold out for validation, equally from each class
     ///
     /// They are taken before the imbalance: the split is balanced like the test set, and the profile is applied to the
     /// images that are left. With 0 the training subset is exactly the reference's.
-    #[arg(long, value_name = "F", default_value_t = 0.0)]
+    #[arg(long, value_name = "F", default_value_t = 0.0, allow_negative_numbers = true)]
     pub val_fraction: f64,
 
     /// Largest size of a shard; K, M and G are powers of 1024
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
     pub shard_bytes: u64,
 
-    /// Training images of each class before the imbalance (synthetic)
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub train_per_class: u32,
+    /// Training images of each class before the imbalance (synthetic) [default: 500]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub train_per_class: Option<u32>,
 
-    /// Test images of each class (synthetic)
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub test_per_class: u32,
+    /// Test images of each class (synthetic) [default: 100]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub test_per_class: Option<u32>,
 
     /// Common flags.
     #[command(flatten)]
@@ -121,6 +127,7 @@ enum Origin {
 }
 
 fn run(flags: Flags) -> Result<()> {
+    flags.check()?;
     let locate = |d: cifar::Dataset| -> Result<_> {
         let path = flags.data.as_deref().context("--data PATH: where are the official files?")?;
         Ok((Origin::Files(d.locate(path)?), d.classes, d.train_per_class()))
@@ -129,7 +136,8 @@ fn run(flags: Flags) -> Result<()> {
         Name::Cifar10 => locate(CIFAR10)?,
         Name::Cifar100 => locate(CIFAR100)?,
         Name::Synthetic => {
-            let (train, test) = (flags.train_per_class as usize, flags.test_per_class as usize);
+            let [train, test] = [flags.train_per_class.unwrap_or(500), flags.test_per_class.unwrap_or(100)]
+                .map(|n| n as usize);
             (Origin::Synthetic { train, test }, synthetic::CLASSES.len(), train)
         }
     };
@@ -141,11 +149,42 @@ fn run(flags: Flags) -> Result<()> {
 }
 
 impl Flags {
+    /// Refuses what would do nothing.
+    fn check(&self) -> Result<()> {
+        let synthetic = self.dataset == Name::Synthetic;
+        let idle = [
+            (
+                "imb-ratio",
+                self.imb_ratio.is_some() && self.imb_type == ImbType::None,
+                "--imb-type exp or step",
+            ),
+            (
+                "minority-fraction",
+                self.minority_fraction.is_some() && self.imb_type != ImbType::Step,
+                "--imb-type step",
+            ),
+            ("train-per-class", self.train_per_class.is_some() && !synthetic, "--dataset synthetic"),
+            ("test-per-class", self.test_per_class.is_some() && !synthetic, "--dataset synthetic"),
+        ];
+        match idle.iter().find(|(_, idle, _)| *idle) {
+            Some((flag, _, needs)) => bail!("--{flag}: does nothing here; it needs {needs}"),
+            None => Ok(()),
+        }
+    }
+
+    fn ratio(&self) -> f64 {
+        self.imb_ratio.unwrap_or(100.0)
+    }
+
+    fn minority_fraction(&self) -> f64 {
+        self.minority_fraction.unwrap_or(0.5)
+    }
+
     fn profile(&self) -> Profile {
-        let ratio = self.imb_ratio;
+        let ratio = self.ratio();
         match self.imb_type {
             ImbType::Exp => Profile::Exp { ratio },
-            ImbType::Step => Profile::Step { ratio, minority_fraction: self.minority_fraction },
+            ImbType::Step => Profile::Step { ratio, minority_fraction: self.minority_fraction() },
             ImbType::None => Profile::None,
         }
     }
@@ -175,11 +214,11 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
     set("imb_type", json!(imb_type));
     let mut place = format!("{dataset}-{imb_type}");
     if flags.imb_type != ImbType::None {
-        set("imb_ratio", number(flags.imb_ratio));
-        place = format!("{place}-{}", flags.imb_ratio);
+        set("imb_ratio", number(flags.ratio()));
+        place = format!("{place}-{}", flags.ratio());
     }
     if flags.imb_type == ImbType::Step {
-        set("minority_fraction", number(flags.minority_fraction));
+        set("minority_fraction", number(flags.minority_fraction()));
     }
     set("val_fraction", number(flags.val_fraction));
     // All images in file order: nothing is drawn.
@@ -223,10 +262,20 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 
 /// Reads, draws and writes. What stands in the directory stays until the new shards are safely on disk.
 fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
-    let Source { class_names, train, test } = match origin {
-        Origin::Files(files) => files.read()?,
-        Origin::Synthetic { train, test } => synthetic::generate(*train, *test),
+    let (source, official) = match origin {
+        Origin::Files(files) => {
+            let source = files.read()?;
+            let official = files.is_official(&source);
+            if !official {
+                log::warn!(
+                    "these are not the published images or labels: their hash is another; the manifest says so"
+                );
+            }
+            (source, Some(official))
+        }
+        Origin::Synthetic { train, test } => (synthetic::generate(*train, *test), None),
     };
+    let Source { class_names, train, test } = source;
     let classes = class_names.len();
     let draw =
         imbalance::draw(train.labels(), classes, flags.profile(), flags.val_fraction, flags.rand_number)?;
@@ -243,7 +292,7 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
     writer.withdraw()?;
     replace(staging.path(), writer.dir(), &outputs)?;
     let (mean, std) = train.mean_std(&draw.train);
-    let metrics = json!({
+    let mut metrics = json!({
         "classes": classes,
         "class_names": class_names,
         "cls_num_list": draw.cls_num_list,
@@ -256,6 +305,9 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
         "val": draw.val.len(),
         "test": test.len(),
     });
+    if let Some(official) = official {
+        metrics["official"] = official.into();
+    }
     let Value::Object(metrics) = metrics else { unreachable!("an object literal") };
     Ok(Done { outputs, metrics, run: Object::new() })
 }

@@ -35,7 +35,7 @@ pub struct Common {
     pub out: Option<PathBuf>,
 
     /// Worker threads; results do not depend on it [default: all cores]
-    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
     /// Where to compute: auto, cpu, cuda or cuda:N; $REMIX_ISA names a CPU's instructions (amx, avx512, avx2, neon or portable)
@@ -47,11 +47,11 @@ pub struct Common {
     pub force: bool,
 
     /// Print the planned manifest (key, params, inputs) and do nothing
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with_all = ["explain", "verify"])]
     pub dry_run: bool,
 
     /// Say which part of the key differs from the result in the output directory, and do nothing
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "verify")]
     pub explain: bool,
 
     /// Read every output again and compare hashes; exit 1 if the result is not there or not intact
@@ -153,7 +153,7 @@ fn usable(device: &str) -> Result<()> {
     if device.starts_with("cuda") { Device::find(device).map(|_| ()) } else { Ok(()) }
 }
 
-fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {
     e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
@@ -237,8 +237,8 @@ fn verify(plan: &Plan) -> Result<Manifest> {
     if m.key != plan.key() {
         return Err(CheckFailed(format!("{dir}: holds another result; --explain says what differs")).into());
     }
-    for o in &m.outputs {
-        m.check(o, hash::file_now).map_err(|e| CheckFailed(e.to_string()))?;
+    if let Some(e) = m.damage(hash::file_now) {
+        return Err(CheckFailed(e.to_string()).into());
     }
     log::info!("{dir}: {} outputs intact", m.outputs.len());
     print(&m)?;

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use self::flags::Flags;
 use self::progress::{Board, Progress};
-use super::run_plan;
+use super::{is_broken_pipe, run_plan};
 use crate::device::Device;
 use crate::manifest::store::Done;
 use crate::manifest::store::{PLAN, Plan, Writer, write_atomic};
@@ -34,7 +34,8 @@ pub fn main() -> ExitCode {
 
 fn run(flags: Flags) -> Result<()> {
     let configs = flags.configs()?;
-    let datasets = source::read_all(flags.dataset.as_slice(), "train", Kind::Dataset)?;
+    let datasets = source::read_all(&flags.datasets, "train", Kind::Dataset)?;
+    warn_of_milestones(&configs[0]);
     if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
         bail!("--out {}: is for one data set, {} were given; leave it out", out.display(), datasets.len());
     }
@@ -60,7 +61,11 @@ fn run(flags: Flags) -> Result<()> {
     let one = |number: usize| {
         let (dataset, config, plan) = &runs[number];
         let progress = || board.lock().unwrap_or_else(PoisonError::into_inner).start(number);
-        run_plan(plan, &flags.common, |writer| work(writer, config, dataset, &flags, progress()))?;
+        match run_plan(plan, &flags.common, |writer| work(writer, config, dataset, &flags, progress())) {
+            // Nobody reads the manifests any more; the trainings were asked for all the same.
+            Err(e) if e.chain().any(is_broken_pipe) => {}
+            made => drop(made?),
+        }
         if flags.tensorboard && !only_asked {
             // Also of a run that was there already.
             tensorboard::update(&plan.dir)?;
@@ -70,6 +75,19 @@ fn run(flags: Flags) -> Result<()> {
     match side_by_side(&flags, runs.len())? {
         1 => (0..runs.len()).try_for_each(one),
         threads => parallel::for_each(runs.len(), threads, one),
+    }
+}
+
+/// Tells of a schedule that is hardly meant so.
+fn warn_of_milestones(config: &Config) {
+    let Config { lr, epochs, milestones, .. } = config;
+    if milestones.first() == Some(&1) {
+        log::info!(
+            "epoch 1 is a milestone: the rate falls before any epoch has --lr {lr}; --milestones none keeps it"
+        );
+    }
+    if let Some(late) = milestones.iter().find(|m| *m > epochs) {
+        log::warn!("--milestones {late}: does nothing, for there are {epochs} epochs");
     }
 }
 

@@ -136,7 +136,8 @@ impl Emulator {
         };
         assert_eq!(wrong, None, "{kernel}");
         written.clear();
-        for ((start, _), (before, now)) in self.memory.borrow().iter().zip(before.iter().zip(self.contents())) {
+        for ((start, _), (before, now)) in self.memory.borrow().iter().zip(before.iter().zip(self.contents()))
+        {
             for (i, (&other, now)) in before.iter().zip(&now).enumerate() {
                 if other != *now {
                     written.push(Written { at: (*start as *mut u64).wrapping_add(i), other });

@@ -154,7 +154,8 @@ fn on_the_cpu(config: &Config, data: &Data, net: &Net) -> (f64, f64) {
 /// One epoch of a network on a device, which then holds its outcome and the gradients of the last step.
 fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64) {
     let mut trainer = trainer(device, config, data, net);
-    let losses = trainer.epoch(&plan(config, data), 1, RATES).expect("an epoch");
+    let plan = plan(config, data);
+    let losses = trainer.epoch(&plan, 1, RATES).expect("an epoch");
     trainer.give(net).expect("given");
     let found = trainer.grads().expect("gradients");
     let keep = |grads: &mut [f32]| {
@@ -162,8 +163,8 @@ fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64) {
         Ok(())
     };
     crate::ops::write(net.grads(), keep).expect("written");
-    let sum = |i: usize| losses.iter().map(|l| l[i]).sum();
-    (sum(0), sum(1))
+    let loss = losses.iter().enumerate().map(|(step, l)| l[0] * plan.images(step) as f64).sum();
+    (loss, losses.iter().map(|l| l[1]).sum())
 }
 
 /// An epoch in f32: loss, gradients of the last step and the state after it, each relative to the CPU's.
@@ -268,7 +269,9 @@ fn the_same_bits_in_any_order() {
         for device in devices(precision) {
             // On a GPU blocks of several kernels and networks must be there at once; on the emulator it takes long.
             let (sizes, epochs, other) = match Device::emulated(precision, true) {
-                Some(hostile) if emulated(&device) => (vec![([8, 8, 3], 11, 4), ([32, 32, 3], 3, 3)], 2, hostile),
+                Some(hostile) if emulated(&device) => {
+                    (vec![([8, 8, 3], 11, 4), ([32, 32, 3], 3, 3)], 2, hostile)
+                }
                 _ => (vec![([32, 32, 3], 700, 128)], 30, Device::one_by_one(0, precision).expect("a GPU")),
             };
             for (shape, images, batch) in sizes {
@@ -286,7 +289,10 @@ fn the_same_bits_in_any_order() {
                     };
                     let all: Vec<_> = (0..3).map(|_| s.spawn(one)).collect();
                     for (n, other) in all.into_iter().enumerate() {
-                        assert!(other.join().expect("trained") == truth, "{precision:?}: number {n} of three at once");
+                        assert!(
+                            other.join().expect("trained") == truth,
+                            "{precision:?}: number {n} of three at once"
+                        );
                     }
                 });
             }
@@ -298,7 +304,8 @@ fn the_same_bits_in_any_order() {
 fn fifty_steps_have_the_cpus_losses() {
     for precision in [Precision::F32, Precision::Bf16] {
         for device in devices(precision) {
-            let (shape, images, batch) = if emulated(&device) { ([8, 8, 3], 20, 4) } else { ([32, 32, 3], 640, 128) };
+            let (shape, images, batch) =
+                if emulated(&device) { ([8, 8, 3], 20, 4) } else { ([32, 32, 3], 640, 128) };
             let (data, config) = (Data::new(shape, images, 5), config(precision, batch));
             let (found, truth) = (network(&config, &data), network(&config, &data));
             let mut trainer = trainer(&device, &config, &data, &found);
@@ -308,9 +315,9 @@ fn fifty_steps_have_the_cpus_losses() {
             let curves: Vec<[f64; 2]> = (1..=10)
                 .map(|e| {
                     let losses = trainer.epoch(&plan, e, rates).expect("an epoch");
-                    let (loss, _) =
-                        train_epoch(&truth, &data.train, &levels, &plan.epoch(e), rates, e).expect("an epoch");
-                    [losses.iter().map(|l| l[0]).sum::<f64>() / 5.0, loss / 5.0]
+                    let (loss, _) = train_epoch(&truth, &data.train, &levels, &plan.epoch(e), rates, e)
+                        .expect("an epoch");
+                    [losses.iter().map(|l| l[0]).sum::<f64>() / 5.0, loss / images as f64]
                 })
                 .collect();
             let what = format!("{} {precision:?}: losses and the CPU's {curves:.4?}", device.describe());

@@ -31,6 +31,8 @@ pub struct Dataset {
     keys: [&'static str; 2],
     /// The binary form and the python form.
     forms: &'static [Form; 2],
+    /// [`Source::digest`] of the published images.
+    digest: &'static str,
 }
 
 /// One published form of a data set.
@@ -81,6 +83,7 @@ pub const CIFAR10: Dataset = Dataset {
             ],
         },
     ],
+    digest: "81ba180af0fb943081846f317b859070bb7a04d341acdec86d8e186288e10d75",
 };
 
 /// CIFAR-100 with its fine labels: 50,000 and 10,000 images of 100 classes.
@@ -105,6 +108,7 @@ pub const CIFAR100: Dataset = Dataset {
             files: &["train", "test", "meta"],
         },
     ],
+    digest: "1c643b3036f3b75aab34cd1c0acda712deaacd8f5eb9639f83f436964ed783e1",
 };
 
 impl Form {
@@ -204,7 +208,12 @@ impl Located {
         }
     }
 
-    /// Reads and checks everything.
+    /// Whether what was read are the published images, bit for bit.
+    pub fn is_official(&self, read: &Source) -> bool {
+        read.digest() == self.dataset.digest
+    }
+
+    /// Reads and checks everything but that.
     ///
     /// # Errors
     /// Whatever differs from the published files in size, count, label range or balance, and hostile content.

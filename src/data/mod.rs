@@ -57,6 +57,30 @@ struct Batch {
     first: usize,
 }
 
+impl Source {
+    /// Hash of all labels and pixels in their order, whatever files they came in: blake3 of the hashes of pieces of 2,500 images (the last
+    /// one of a split may be smaller), training images first, each image one byte of its label and its three planes.
+    pub fn digest(&self) -> String {
+        use rayon::prelude::*;
+        let pieces = |images: &Images| -> Vec<blake3::Hash> {
+            let numbers: Vec<usize> = (0..images.len()).collect();
+            let hash = |piece: &[usize]| {
+                let mut hasher = blake3::Hasher::new();
+                for &i in piece {
+                    hasher.update(&[images.labels[i] as u8]).update(images.planes(i));
+                }
+                hasher.finalize()
+            };
+            numbers.par_chunks(2_500).map(hash).collect()
+        };
+        let mut all = blake3::Hasher::new();
+        for hash in pieces(&self.train).into_iter().chain(pieces(&self.test)) {
+            all.update(hash.as_bytes());
+        }
+        all.finalize().to_hex().to_string()
+    }
+}
+
 impl Images {
     /// Appends one buffer of records, each `lead` bytes of anything and then [`PIXELS`] bytes of an image.
     ///

@@ -40,6 +40,11 @@ pub fn content(outputs: &[&Output]) -> String {
     blake3::hash(canonical(&Value::from(list)).as_bytes()).to_hex().to_string()
 }
 
+/// Hash of a result's numbers.
+pub fn metrics(metrics: &Object) -> String {
+    blake3::hash(canonical(&Value::Object(metrics.clone())).as_bytes()).to_hex().to_string()
+}
+
 /// The first twelve digits of a key: enough to tell directories apart.
 pub fn short(key: &str) -> &str {
     key.get(..12).unwrap_or(key)

@@ -85,6 +85,9 @@ pub struct Manifest {
     /// Numbers that describe the result.
     #[serde(default)]
     pub metrics: Object,
+    /// blake3 of the canonical JSON of `metrics`. Earlier versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_blake3: Option<String>,
     /// How, when and where it was made. Nothing here enters the key.
     #[serde(default)]
     pub run: Object,
@@ -295,6 +298,16 @@ pub enum Error {
         /// As on disk.
         found: String,
         /// The tool that makes it.
+        tool: &'static str,
+    },
+    /// A manifest that is not as it was published.
+    #[error("{path}: {what}; it was changed or damaged, run {tool} again to restore it")]
+    Edited {
+        /// The manifest.
+        path: PathBuf,
+        /// What does not fit.
+        what: &'static str,
+        /// What makes it again.
         tool: &'static str,
     },
     /// A path in a manifest that leads out of its directory.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Error, FILE, Kind, Manifest, SCHEMA, hash};
+use super::{Error, FILE, Kind, Manifest, SCHEMA, hash, key};
 
 /// Reads all manifests of the arguments; no argument means stdin, `-` too. A directory means the manifest in it.
 ///
@@ -84,8 +84,11 @@ fn of_kind(m: Manifest, tool: &'static str, kinds: &[Kind]) -> Result<Manifest, 
 /// The manifests in one file, or in the directory's `manifest.json`.
 pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
+    // What a manifest names is beside it, not beside a link to it.
+    let file = if file.is_symlink() { file.canonicalize().map_err(Error::io(&file))? } else { file };
     let text = fs::read_to_string(&file).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NoFile { path: file.clone() },
+        io::ErrorKind::InvalidData => Error::NotAManifest { path: file.clone(), why: "it is no text".into() },
         _ => Error::Io { path: file.clone(), error },
     })?;
     let values = serde_json::Deserializer::from_str(&text).into_iter();
@@ -135,7 +138,7 @@ fn parse(value: serde_json::Result<Value>, path: &Path) -> Result<Manifest, Erro
     let m: Manifest = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
     match m.escaping() {
         Some(output) => Err(Error::Escapes { path: path.to_owned(), output: output.to_owned() }),
-        None => Ok(m),
+        None => m.edited(path).map(|()| m),
     }
 }
 
@@ -154,6 +157,26 @@ impl Manifest {
         Ok(paths)
     }
 
+    /// What is wrong with its numbers or outputs, if anything, by the given hash function.
+    pub(crate) fn damage(&self, hash: impl Fn(&Path) -> Result<String, Error>) -> Option<Error> {
+        let here = self.path.clone().unwrap_or_default();
+        self.edited(&here).err().or_else(|| self.outputs.iter().find_map(|o| self.check(o, &hash).err()))
+    }
+
+    /// Refuses a manifest whose key is not that of its params and inputs, or whose metrics are not the published ones.
+    fn edited(&self, path: &Path) -> Result<(), Error> {
+        let bad = |what| Err(Error::Edited { path: path.to_owned(), what, tool: self.kind.tool() });
+        if self.key != key::key(self.kind, self.semantics, &self.params, &self.inputs) {
+            return bad("its key is not that of its params and inputs");
+        }
+        match &self.metrics_blake3 {
+            Some(hash) if *hash != key::metrics(&self.metrics) => {
+                bad("its metrics are not those that were published")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// One output checked with the given hash function (remembered or read in full).
     pub(crate) fn check(
         &self,
@@ -162,7 +185,8 @@ impl Manifest {
     ) -> Result<PathBuf, Error> {
         let dir = self.dir()?;
         let path = dir.join(&o.path);
-        let tool = self.kind.tool();
+        // `train` restores from its state all but what is of an earlier epoch.
+        let tool = if o.role == "best" { "train --force" } else { self.kind.tool() };
         let meta = match fs::metadata(&path) {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {

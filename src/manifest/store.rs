@@ -54,6 +54,7 @@ impl Plan {
             inputs: self.inputs.clone(),
             outputs: vec![],
             metrics: Object::new(),
+            metrics_blake3: None,
             run: Object::new(),
             path: Some(absolute(&self.dir).join(FILE)),
             extra: Object::new(),
@@ -80,14 +81,7 @@ impl Plan {
 
     /// The finished result, if the directory holds it with intact outputs.
     pub fn done(&self) -> Option<Manifest> {
-        let m = self.existing().filter(|m| m.key == self.key())?;
-        for o in &m.outputs {
-            if let Err(e) = m.check(o, hash::file) {
-                log::warn!("{e}; working again");
-                return None;
-            }
-        }
-        Some(m)
+        self.existing().filter(|m| m.key == self.key() && m.damage(hash::file).is_none())
     }
 
     /// Says, part by part, how the key differs from the one of the result in the directory, finished or not.
@@ -101,7 +95,10 @@ impl Plan {
             (None, None) => return format!("{dir}: no result here"),
         };
         if old.key == self.key() {
-            return format!("{dir}: same key {}, {next}", old.key);
+            return match old.damage(hash::file) {
+                Some(e) => format!("{dir}: same key {}, but {e}", old.key),
+                None => format!("{dir}: same key {}, {next}", old.key),
+            };
         }
         let parts = |kind: Kind, semantics: u32, params: &Object, inputs: &[Input]| {
             let mut all = Object::new();
@@ -158,6 +155,11 @@ impl Plan {
                 }
             }
             Err(TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
+        }
+        if let Some(e) =
+            self.existing().filter(|m| m.key == self.key() && !force).and_then(|m| m.damage(hash::file))
+        {
+            log::warn!("{e}; working again");
         }
         // A plan alone, beside the lock, is of a run that came to nothing.
         let begun = || fs::read_dir(&self.dir).is_ok_and(|files| files.count() > 2);
@@ -246,6 +248,7 @@ impl Writer {
                 rows: o.rows,
             });
         }
+        m.metrics_blake3 = (!metrics.is_empty()).then(|| key::metrics(&metrics));
         m.metrics = metrics;
         m.run = run;
         // Through symbolic links: the system resolves `..` behind them.

@@ -201,6 +201,27 @@ fn inference_is_pytorchs() {
 }
 
 #[test]
+fn what_is_no_number_stays_none() {
+    let pixels = pixels();
+    for name in ["conv1.weight", "layer1.2.conv2.weight", "layer2.0.conv1.weight", "layer3.4.conv1.weight"] {
+        let mut dict = network().state_dict().expect("names");
+        // Their products are beyond f32, and then ∞ − ∞.
+        dict.get_mut(name).expect("a tensor").data.iter_mut().for_each(|w| *w *= 1e38);
+        for_each_isa(|isa| {
+            let net = Folded::new(&dict, Arch::RESNET32, SHAPE, 10).expect("folded");
+            let out =
+                net.forward(8, BATCH, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
+            let logits = out.logits.chunks_exact(10);
+            assert!(
+                logits.into_iter().all(|z| z.iter().any(|z| !z.is_finite())),
+                "{isa:?} {name}: {:?}",
+                &out.logits[..10]
+            );
+        });
+    }
+}
+
+#[test]
 fn what_is_saved_is_loaded() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("w.safetensors");
@@ -225,4 +246,10 @@ fn foreign_weights_are_refused() {
     let deeper = network().state_dict().expect("names");
     let refused = weights::check_arch(&deeper, net.arch).expect_err("a deeper network");
     assert!(format!("{refused}").contains("layer1.3"), "{refused}");
+    let mut dict = net.state_dict().expect("names");
+    dict.get_mut("layer2.1.bn1.running_var").expect("a tensor").data[5] = -1e-3;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    save(file.path(), &dict, 1, None).expect("saved");
+    let refused = format!("{:#}", open(file.path()).expect_err("no variance"));
+    assert!(refused.contains("layer2.1.bn1.running_var has negative values"), "{refused}");
 }

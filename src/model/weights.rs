@@ -286,6 +286,10 @@ fn parse(bytes: &[u8]) -> Result<(StateDict, HashMap<String, String>)> {
             data.iter().all(|x| x.is_finite()),
             "{name} has values that are not finite; the training diverged"
         );
+        ensure!(
+            !name.ends_with(".running_var") || data.iter().all(|&x| x >= 0.0),
+            "{name} has negative values, which are no variances; make or copy the file again"
+        );
         // DataParallel's prefix, as the field's checkpoints often have it.
         let name = name.strip_prefix("module.").unwrap_or(&name).to_owned();
         dict.insert(name, Values { shape: view.shape().to_vec(), data });

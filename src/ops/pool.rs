@@ -47,7 +47,7 @@ fn forward_of<T: Value>(
                 for (out, (y, x)) in out.chunks_exact_mut(channels).zip(rows) {
                     for c in 0..channels {
                         let sum = y[c].to_f32() * scale[c] + shift[c] + x[c].to_f32();
-                        out[c] = T::from_f32(sum.max(0.0));
+                        out[c] = T::from_f32(if sum < 0.0 { 0.0 } else { sum });
                         mean[c] += out[c].to_f32();
                     }
                 }

@@ -1,9 +1,11 @@
-//! Tables as tidy CSV (RFC 4180): one row a cell, percent with two decimals, empty where there is no number.
+//! Tables as tidy CSV (RFC 4180): one row a cell, percent with two decimals, empty where there is no number. `mean` and `std` are of top-1, the last
+//! columns are means.
 
+use super::record::OTHERS;
 use super::table::Table;
 
 /// The first line.
-pub const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,mean,std,paper,paper_source,difference,starting_report";
+pub const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,mean,std,paper,paper_source,difference,starting_report,top5,many,medium,few,macro_f1,nll,ece";
 
 /// All cells of all tables.
 pub fn write(tables: &[Table]) -> String {
@@ -11,6 +13,9 @@ pub fn write(tables: &[Table]) -> String {
     for t in tables {
         for row in &t.rows {
             for (column, cell) in t.columns.iter().zip(&row.cells) {
+                let others = (0..OTHERS.len()).map(|n| {
+                    cell.other(n).map_or(String::new(), |(mean, _)| format!("{mean:.*}", OTHERS[n].decimals))
+                });
                 let fields = [
                     t.number.map_or(String::new(), |n| n.to_string()),
                     quoted(&t.dataset),
@@ -27,7 +32,7 @@ pub fn write(tables: &[Table]) -> String {
                     number(cell.difference()),
                     number(cell.starting_report),
                 ];
-                text += &fields.join(",");
+                text += &fields.into_iter().chain(others).collect::<Vec<_>>().join(",");
                 text.push('\n');
             }
         }
@@ -49,6 +54,12 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_columns_are_the_other_numbers() {
+        let names: Vec<&str> = OTHERS.iter().map(|o| o.name).collect();
+        assert!(HEADER.ends_with(&format!(",{}", names.join(","))), "{names:?}");
+    }
 
     #[test]
     fn fields_with_commas_are_quoted() {

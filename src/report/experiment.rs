@@ -25,6 +25,63 @@ pub struct Experiment {
     pub settings: BTreeMap<String, Value>,
     /// Seed of the training.
     pub seed: Option<u64>,
+    /// What it was trained on, by content; nothing where that is not known.
+    pub trained_on: Option<Images>,
+}
+
+/// Which images a data set has. Shards of other sizes, and the other of the two official forms, hold the same ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// Content hash of the shards that were used.
+    shards: String,
+    /// Hash of what they were made from: official files and parameters.
+    origin: String,
+}
+
+impl Images {
+    /// Those of a data set that is an input.
+    pub fn of(dataset: &Input) -> Images {
+        let params: Object = dataset
+            .params
+            .iter()
+            .filter(|(n, _)| *n != "shard_bytes")
+            .map(|(n, v)| (n.clone(), v.clone()))
+            .collect();
+        let files: Vec<_> = dataset.inputs.iter().map(|i| &i.blake3).collect();
+        let origin = key::canonical(&json!({"params": params, "files": files}));
+        Images {
+            shards: dataset.blake3.clone(),
+            origin: blake3::hash(origin.as_bytes()).to_hex().to_string(),
+        }
+    }
+
+    /// Whether they are the same ones.
+    pub fn same(&self, other: &Images) -> bool {
+        self.shards == other.shards || self.origin == other.origin
+    }
+}
+
+/// The experiments, where those of one column that were trained on other images than the first of it say so among their settings: so that
+/// these are never averaged, whatever their params say.
+pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
+    let mut known: Vec<(&Column, &Images)> = vec![];
+    for (column, images) in all.iter().filter_map(|e| Some((&e.column, e.trained_on.as_ref()?))) {
+        if !known.iter().any(|(c, i)| *c == column && i.same(images)) {
+            known.push((column, images));
+        }
+    }
+    let told = |e: &&Experiment| {
+        let mut e = (*e).clone();
+        let several = known.iter().filter(|(c, _)| **c == e.column).count() > 1;
+        let of = |i: &Images| {
+            known.iter().find(|(c, k)| **c == e.column && k.same(i)).map(|(_, k)| key::short(&k.shards))
+        };
+        if let Some(text) = e.trained_on.as_ref().filter(|_| several).and_then(of) {
+            e.settings.insert("training images".into(), text.into());
+        }
+        e
+    };
+    all.iter().map(told).collect()
 }
 
 /// The training data of a column of the table; ordered as columns are: exp, step, balanced, the largest ratio first.
@@ -127,15 +184,18 @@ impl Experiment {
         if let Some(split) = params.get("split") {
             settings.insert("split".into(), split.clone());
         }
+        // The content is that of other splits, the key that of all.
         if let Some(trained) = trained
             && trained.key != evaluated.key
+            && Images::of(trained).origin != Images::of(evaluated).origin
         {
             let on = column_of(evaluated).map_or_else(|| "another data set".into(), |c| c.name());
             let key = evaluated.key.as_deref().map_or("", key::short);
             settings.insert("evaluated on".into(), json!(format!("{on} {key}").trim()));
         }
         let seed = checkpoint.get("seed").and_then(Value::as_u64);
-        Ok(Experiment { column, which, method, options, settings, seed })
+        let trained_on = trained.map(Images::of);
+        Ok(Experiment { column, which, method, options, settings, seed, trained_on })
     }
 }
 

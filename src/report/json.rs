@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::published;
+use super::record::OTHERS;
 use super::table::Table;
 
 /// An object of `unit`, `sources` and `cells`, indented.
@@ -11,6 +12,10 @@ pub fn write(tables: &[Table]) -> String {
     for t in tables {
         for row in &t.rows {
             for (column, cell) in t.columns.iter().zip(&row.cells) {
+                let others = OTHERS.iter().enumerate().filter_map(|(n, o)| {
+                    let (mean, std) = cell.other(n)?;
+                    Some((o.name.to_owned(), json!({"mean": mean, "std": std})))
+                });
                 let value = |v: &super::table::Run| json!({"seed": v.seed, "top1": v.top1, "metrics": v.key});
                 cells.push(json!({
                     "table": t.number,
@@ -27,6 +32,7 @@ pub fn write(tables: &[Table]) -> String {
                     "paper": cell.paper.map(|(value, source)| json!({"value": value, "source": source})),
                     "difference": cell.difference(),
                     "starting_report": cell.starting_report,
+                    "others": serde_json::Map::from_iter(others),
                 }));
             }
         }

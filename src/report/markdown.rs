@@ -1,8 +1,9 @@
 //! Tables as GitHub Markdown, for people.
 
 use super::experiment::Column;
+use super::record::OTHERS;
 use super::settings::standard_in_words;
-use super::table::{Cell, Table};
+use super::table::{Cell, Row, Table};
 use super::{published, signed, title, two};
 
 /// All tables, one below the other, with their notes.
@@ -26,11 +27,7 @@ fn one(t: &Table) -> String {
     text += &line(&head);
     text += &format!("|:--|{}\n", "--:|".repeat(head.len() - 1));
     for row in &t.rows {
-        let mut name = title(&row.method);
-        if !row.variant.is_empty() {
-            name += &format!(" ({})", row.variant);
-        }
-        let mut fields = vec![name.replace('|', "\\|")];
+        let mut fields = vec![name(row)];
         for cell in &row.cells {
             fields.push(reproduced(cell));
             if t.has_paper() {
@@ -43,11 +40,48 @@ fn one(t: &Table) -> String {
         }
         text += &line(&fields);
     }
+    for (k, column) in t.columns.iter().enumerate() {
+        text += &others(t, k, &heading(column));
+    }
     text += "\n";
     for note in notes(t) {
         text += &format!("- {note}\n");
     }
     text
+}
+
+/// The numbers beside top-1 of one training set, if there are any.
+fn others(t: &Table, column: usize, heading: &str) -> String {
+    let numbers = t.others(column);
+    if numbers.is_empty() {
+        return String::new();
+    }
+    let head: Vec<String> =
+        [heading.to_owned()].into_iter().chain(numbers.iter().map(|&n| OTHERS[n].title.into())).collect();
+    let mut text = format!("\n{}|:--|{}\n", line(&head), "--:|".repeat(numbers.len()));
+    for row in t.rows.iter().filter(|r| !r.cells[column].values.is_empty()) {
+        let number = |&n: &usize| other(&row.cells[column], n).unwrap_or("—".into());
+        let fields: Vec<String> = [name(row)].into_iter().chain(numbers.iter().map(number)).collect();
+        text += &line(&fields);
+    }
+    text
+}
+
+/// `0.716 ± 0.004`
+pub(super) fn other(cell: &Cell, n: usize) -> Option<String> {
+    let digits = OTHERS[n].decimals;
+    let (mean, std) = cell.other(n)?;
+    let std = std.map_or(String::new(), |s| format!(" ± {s:.digits$}"));
+    Some(format!("{mean:.digits$}{std}"))
+}
+
+/// A row's method, and in brackets what is special about it.
+fn name(row: &Row) -> String {
+    let name = match row.variant.as_str() {
+        "" => title(&row.method),
+        variant => format!("{} ({variant})", title(&row.method)),
+    };
+    name.replace('|', "\\|")
 }
 
 fn line(fields: &[String]) -> String {
@@ -93,6 +127,13 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
         notes.push(
             "The starting report's Remix-RS and Remix-RW are plain Remix: its sampler never reached the loader, and its \
              class weights cancelled. Those reproduced here are the real ones."
+                .into(),
+        );
+    }
+    if (0..t.columns.len()).any(|k| !t.others(k).is_empty()) {
+        notes.push(
+            "top-5, and many, medium and few (the mean over classes with > 100, 20 to 100 and < 20 training images), are accuracies in percent; macro-F1 \
+             and ECE (15 bins) are fractions, NLL is in nats."
                 .into(),
         );
     }

@@ -8,6 +8,27 @@ use super::Error;
 use super::experiment::Experiment;
 use crate::manifest::{FILE, Input, Manifest, Object, Output, key, store};
 
+/// A number of an evaluation beside its top-1 accuracy.
+pub struct Other {
+    /// As `metrics` has it.
+    pub name: &'static str,
+    /// As a table has it.
+    pub title: &'static str,
+    /// How many decimals say something: percent has two.
+    pub decimals: usize,
+}
+
+/// The numbers that are told of every cell where they are.
+pub const OTHERS: [Other; 7] = [
+    Other { name: "top5", title: "top-5", decimals: 2 },
+    Other { name: "many", title: "many", decimals: 2 },
+    Other { name: "medium", title: "medium", decimals: 2 },
+    Other { name: "few", title: "few", decimals: 2 },
+    Other { name: "macro_f1", title: "macro-F1", decimals: 3 },
+    Other { name: "nll", title: "NLL", decimals: 3 },
+    Other { name: "ece", title: "ECE", decimals: 3 },
+];
+
 /// An evaluation.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -15,6 +36,8 @@ pub struct Record {
     pub of: Experiment,
     /// Percent.
     pub top1: f64,
+    /// The other numbers, by [`OTHERS`]; those that the evaluation does not have are none.
+    pub others: [Option<f64>; OTHERS.len()],
     /// Key of the metrics manifest.
     pub key: String,
     /// The metrics manifest, for messages.
@@ -34,7 +57,8 @@ impl Record {
             why: "metrics.top1 is no percentage".into(),
             tool: m.kind.tool(),
         };
-        Ok(Record { of, top1: top1.ok_or_else(why)?, key: m.key.clone(), place: place(m) })
+        let others = OTHERS.map(|o| m.metrics.get(o.name).and_then(Value::as_f64));
+        Ok(Record { of, top1: top1.ok_or_else(why)?, others, key: m.key.clone(), place: place(m) })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::experiment::{Experiment, order};
+use super::experiment::{Experiment, order, told_apart};
 use super::markdown::heading;
 use super::settings::words;
 use super::title;
@@ -18,6 +18,7 @@ pub(super) struct Series {
 
 /// Groups experiments, in the order of the tables, whatever order they come in.
 pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
+    let all = told_apart(all);
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for (i, e) in all.iter().enumerate() {
         let settings: Vec<String> = e.settings.iter().map(|(name, v)| words(name, v)).collect();
@@ -32,7 +33,7 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
 
     let group = |mut members: Vec<usize>| {
         members.sort_by_key(|&i| all[i].seed);
-        let e = all[members[0]];
+        let e = &all[members[0]];
         let mut parts: Vec<String> =
             e.options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', " ")).collect();
         parts.extend(differing.iter().filter_map(|name| Some(words(name, e.settings.get(*name)?))));
@@ -69,7 +70,15 @@ mod tests {
             Column { dataset: "cifar10".into(), imb_type: "exp".into(), imb_ratio: ratio.to_owned() };
         let settings = [("epochs".to_owned(), epochs.into())].into_iter().collect();
         let (method, options) = (method.to_owned(), options.to_owned());
-        Experiment { column, which: "last".into(), method, options, settings, seed: Some(seed) }
+        Experiment {
+            column,
+            which: "last".into(),
+            method,
+            options,
+            settings,
+            seed: Some(seed),
+            trained_on: None,
+        }
     }
 
     #[test]

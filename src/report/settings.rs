@@ -69,6 +69,22 @@ pub(super) fn variant(r: &Experiment, telling: &BTreeSet<String>) -> String {
     parts.join(", ")
 }
 
+/// Whether published values are of this setting: the standard one, and what the paper's text leaves open, the second milestone and the
+/// norm of class weights. In bf16 it is the same experiment, rounded.
+pub(super) fn is_published(r: &Experiment) -> bool {
+    let open = ["recipe", "milestones", "precision"];
+    let recipe = r.settings.get("recipe").is_none_or(|v| v == "seed" || v == "paper");
+    let standard = r.settings.iter().all(|(name, value)| {
+        open.contains(&name.as_str())
+            || standard(name).map_or(!SAID.contains(&name.as_str()), |s| same(s, value))
+    });
+    let options = r.options.split(',').all(|o| o.is_empty() || o.starts_with("rw-norm="));
+    standard && recipe && options && !r.settings.contains_key("milestones")
+}
+
+/// Settings without a standard value that make it another experiment.
+const SAID: [&str; 2] = ["evaluated on", "training images"];
+
 /// Settings that every record has with the same value and that no row tells.
 pub(super) fn common(records: &[&Experiment], telling: &BTreeSet<String>) -> Vec<String> {
     let everywhere = |name: &String| records.iter().all(|r| r.settings.contains_key(name));

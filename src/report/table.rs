@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::experiment::{Column, Experiment, order};
-use super::record::Record;
-use super::settings::{common, telling, variant};
+use serde_json::Value;
+
+use super::experiment::{Column, Experiment, order, told_apart};
+use super::record::{OTHERS, Record};
+use super::series::mean_std;
+use super::settings::{common, is_published, telling, variant};
 use super::{Error, published};
 
 /// One table.
@@ -24,6 +27,8 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// Settings that all rows share and that have no standard value, as `name value`.
     pub common: Vec<String>,
+    /// The split that all were evaluated on; none where rows differ.
+    pub split: Option<String>,
 }
 
 /// One method in one setting.
@@ -33,6 +38,8 @@ pub struct Row {
     pub method: String,
     /// What departs from the preset and the standard settings; empty for the plain method.
     pub variant: String,
+    /// Whether this is a setting that published values are of.
+    pub published: bool,
     /// One cell a column.
     pub cells: Vec<Cell>,
 }
@@ -42,9 +49,9 @@ pub struct Row {
 pub struct Cell {
     /// One a seed, by seed. Empty where nothing was evaluated.
     pub values: Vec<Run>,
-    /// Published value, percent, and the name of its source.
+    /// Published value, percent, and the name of its source; none in other settings than the published.
     pub paper: Option<(f64, &'static str)>,
-    /// Value in the starting report, percent.
+    /// Value in the starting report, percent; likewise.
     pub starting_report: Option<f64>,
 }
 
@@ -55,6 +62,8 @@ pub struct Run {
     pub seed: Option<u64>,
     /// Percent.
     pub top1: f64,
+    /// The other numbers, by [`OTHERS`].
+    pub others: [Option<f64>; OTHERS.len()],
     /// Key of the metrics manifest.
     pub key: String,
     place: PathBuf,
@@ -63,16 +72,23 @@ pub struct Run {
 impl Cell {
     /// Mean over seeds.
     pub fn mean(&self) -> Option<f64> {
-        let n = self.values.len();
-        (n > 0).then(|| self.values.iter().map(|v| v.top1).sum::<f64>() / n as f64)
+        Some(self.top1()?.0)
     }
 
     /// Sample standard deviation over seeds (n − 1); none for fewer than two.
     pub fn std(&self) -> Option<f64> {
-        let mean = self.mean()?;
-        let n = self.values.len();
-        let squares: f64 = self.values.iter().map(|v| (v.top1 - mean).powi(2)).sum();
-        (n > 1).then(|| (squares / (n - 1) as f64).sqrt())
+        self.top1()?.1
+    }
+
+    fn top1(&self) -> Option<(f64, Option<f64>)> {
+        let all: Vec<f64> = self.values.iter().map(|v| v.top1).collect();
+        (!all.is_empty()).then(|| mean_std(&all))
+    }
+
+    /// Mean over seeds, and sample standard deviation, of a number by its place in [`OTHERS`], where every seed has it.
+    pub fn other(&self, n: usize) -> Option<(f64, Option<f64>)> {
+        let all: Option<Vec<f64>> = self.values.iter().map(|v| v.others[n]).collect();
+        all.filter(|all| !all.is_empty()).map(|all| mean_std(&all))
     }
 
     /// Reproduced mean minus published value.
@@ -95,6 +111,11 @@ impl Table {
     /// All cells, row by row.
     pub fn cells(&self) -> impl Iterator<Item = &Cell> {
         self.rows.iter().flat_map(|r| &r.cells)
+    }
+
+    /// Numbers beside top-1 that some cell of a column has, by their places in [`OTHERS`].
+    pub fn others(&self, column: usize) -> Vec<usize> {
+        (0..OTHERS.len()).filter(|&n| self.rows.iter().any(|r| r.cells[column].other(n).is_some())).collect()
     }
 
     /// `Table 1. CIFAR-10, last epoch`
@@ -147,7 +168,8 @@ fn number(dataset: &str) -> Option<u32> {
 }
 
 fn table(records: &[&Record]) -> Result<Table, Error> {
-    let of: Vec<&Experiment> = records.iter().map(|r| &r.of).collect();
+    let told = told_apart(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
+    let of: Vec<&Experiment> = told.iter().collect();
     let first = of[0];
     let number = number(&first.column.dataset);
     let mut columns: Vec<Column> = of.iter().map(|r| r.column.clone()).collect();
@@ -162,10 +184,11 @@ fn table(records: &[&Record]) -> Result<Table, Error> {
     columns.dedup();
 
     let telling = telling(&of);
-    let mut rows: BTreeMap<_, BTreeMap<&Column, Vec<Run>>> = BTreeMap::new();
-    for r in records {
-        let variant = variant(&r.of, &telling);
-        let row = rows.entry((order(&r.of.method), r.of.method.clone(), variant.clone())).or_default();
+    let mut rows: BTreeMap<_, (bool, BTreeMap<&Column, Vec<Run>>)> = BTreeMap::new();
+    for (r, of) in records.iter().zip(&of) {
+        let variant = variant(of, &telling);
+        let place = (order(&r.of.method), r.of.method.clone(), variant.clone());
+        let (_, row) = rows.entry(place).or_insert_with(|| (is_published(of), BTreeMap::new()));
         let values = row.entry(&r.of.column).or_default();
         if let Some(old) = values.iter().find(|v| v.seed == r.of.seed) {
             if old.top1 != r.top1 {
@@ -185,21 +208,31 @@ fn table(records: &[&Record]) -> Result<Table, Error> {
             }
             continue;
         }
-        values.push(Run { seed: r.of.seed, top1: r.top1, key: r.key.clone(), place: r.place.clone() });
+        values.push(Run {
+            seed: r.of.seed,
+            top1: r.top1,
+            others: r.others,
+            key: r.key.clone(),
+            place: r.place.clone(),
+        });
     }
-    let rows = rows.into_iter().map(|((_, method, variant), mut cells)| {
+    let rows = rows.into_iter().map(|((_, method, variant), (published, mut cells))| {
         let cells = columns.iter().map(|c| {
             let mut values = cells.remove(c).unwrap_or_default();
             values.sort_by_key(|v| v.seed);
             let name = c.name();
-            let starting_report = published::starting_report(&method, &name);
-            Cell { values, paper: published::paper(&method, &name), starting_report }
+            let paper = published::paper(&method, &name).filter(|_| published);
+            let starting_report = published::starting_report(&method, &name).filter(|_| published);
+            Cell { values, paper, starting_report }
         });
-        Row { cells: cells.collect(), method, variant }
+        Row { cells: cells.collect(), method, variant, published }
     });
     let rows = rows.collect();
     let (dataset, which) = (first.column.dataset.clone(), first.which.clone());
-    Ok(Table { number, dataset, which, columns, rows, common: common(&of, &telling) })
+    let split =
+        |e: &&Experiment| e.settings.get("split").and_then(Value::as_str).unwrap_or("test").to_owned();
+    let split = Some(split(&of[0])).filter(|first| of.iter().all(|e| split(e) == *first));
+    Ok(Table { number, dataset, which, columns, rows, common: common(&of, &telling), split })
 }
 
 #[cfg(test)]

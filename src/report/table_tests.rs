@@ -13,8 +13,15 @@ fn record(method: &str, column: [&str; 3], seed: u64, top1: f64, settings: Value
         options: String::new(),
         settings: settings.as_object().expect("an object").clone().into_iter().collect(),
         seed: Some(seed),
+        trained_on: None,
     };
-    Record { of, top1, key: format!("{method}{seed}"), place: format!("{method}-s{seed}.json").into() }
+    Record {
+        of,
+        top1,
+        others: [None; OTHERS.len()],
+        key: format!("{method}{seed}"),
+        place: format!("{method}-s{seed}.json").into(),
+    }
 }
 
 const EXP100: [&str; 3] = ["cifar10", "exp", "100"];
@@ -39,6 +46,24 @@ fn seeds_are_averaged_and_compared() {
     let missing = &tables[0].rows[0].cells[3];
     assert_eq!((missing.mean(), missing.std(), missing.difference()), (None, None, None));
     assert_eq!(missing.paper, Some((86.34, "paper")));
+}
+
+#[test]
+fn other_numbers_are_means_of_all_seeds_or_none() {
+    let mut records: Vec<_> = (0..3).map(|s| record("remix", EXP100, s, 75.0, plain())).collect();
+    let [few, ece] = ["few", "ece"].map(|name| OTHERS.iter().position(|o| o.name == name).expect("a number"));
+    for (r, value) in records.iter_mut().zip([60.0, 62.0, 64.5]) {
+        r.others[few] = Some(value);
+    }
+    records[0].others[ece] = Some(0.1);
+    let t = &tables(&records).expect("tables")[0];
+    let cell = &t.rows[0].cells[0];
+    // statistics.mean([60, 62, 64.5]), statistics.stdev([60, 62, 64.5])
+    let (mean, std) = cell.other(few).expect("all have it");
+    assert!(
+        (mean - 62.166666666666664).abs() < 1e-12 && (std.expect("three") - 2.254624876411447).abs() < 1e-12
+    );
+    assert_eq!((cell.other(ece), t.others(0), t.others(1)), (None, vec![few], vec![]));
 }
 
 #[test]

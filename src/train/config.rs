@@ -171,7 +171,7 @@ impl Config {
         };
         let not_negative = |x: f64| x.is_finite() && x.is_sign_positive();
         let list: Vec<String> = self.milestones.iter().map(u32::to_string).collect();
-        let list = list.join(",");
+        let list = if list.is_empty() { "none".into() } else { list.join(",") };
 
         check(self.epochs > 0, "epochs", &self.epochs, "must be at least 1")?;
         let batch = (1..=65_536).contains(&self.batch_size);

@@ -72,7 +72,7 @@ impl<'a> Engine<'a> {
         Ok(Engine { net, train, test, levels, arch: config.arch, on })
     }
 
-    /// One epoch; returns the sum of the steps' losses and the number of right predictions.
+    /// One epoch; returns the sum of the images' losses, each that of its batch, and the number of right predictions.
     ///
     /// # Errors
     /// A loss that is no number; [`Interrupted`]; those of the device.
@@ -82,11 +82,13 @@ impl<'a> Engine<'a> {
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, .. } => {
                 let losses = trainer.epoch(plan, epoch, rates)?;
-                for (step, [loss, _]) in losses.iter().enumerate() {
-                    check_loss(*loss, epoch, step)?;
+                let (mut sum, mut right) = (0.0, 0.0);
+                for (step, [loss, hits]) in losses.into_iter().enumerate() {
+                    check_loss(loss, epoch, step)?;
+                    sum += loss * plan.images(step) as f64;
+                    right += hits;
                 }
-                let sum = |i: usize| losses.iter().map(|l| l[i]).sum();
-                Ok((sum(0), sum(1)))
+                Ok((sum, right))
             }
         }
     }
@@ -180,7 +182,7 @@ pub(crate) fn train_epoch(
         let result = result?;
         next = loaded?;
         check_loss(result.loss, epoch, step)?;
-        loss += result.loss;
+        loss += result.loss * label_a.len() as f64;
         right += result.right;
     }
     Ok((loss, right))

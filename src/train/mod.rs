@@ -55,7 +55,7 @@ pub struct EpochReport {
     pub seed: u64,
     /// Learning rate of the epoch.
     pub lr: f32,
-    /// Mean training loss of the epoch.
+    /// Training loss: the mean over the epoch's images, each with the loss of its batch.
     pub loss: f64,
     /// Training images classified right while training, a mixed label counting by its share.
     pub train_top1: f64,
@@ -158,7 +158,7 @@ pub fn run(
             epochs: config.epochs,
             seed: config.seed,
             lr: rates.lr,
-            loss: loss / plan.steps() as f64,
+            loss: loss / train.len() as f64,
             train_top1: 100.0 * right / train.len() as f64,
             test_top1,
             images_per_second: round(train.len() as f64 / trained),

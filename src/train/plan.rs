@@ -136,6 +136,12 @@ impl Plan {
         self.labels.len().div_ceil(self.config.batch_size)
     }
 
+    /// Images of a step, from 0.
+    pub fn images(&self, step: usize) -> usize {
+        let from = step * self.config.batch_size;
+        self.labels.len().min(from + self.config.batch_size) - from
+    }
+
     /// Epochs of the run.
     pub fn epochs(&self) -> u32 {
         self.config.epochs
@@ -181,8 +187,7 @@ impl EpochPlan<'_> {
     /// One step, from 0 to `steps() - 1`.
     pub fn step(&self, i: usize) -> Step {
         let Plan { config, labels, cls_num_list, .. } = self.plan;
-        let from = i * config.batch_size;
-        let batch = &self.order[from..self.order.len().min(from + config.batch_size)];
+        let batch = &self.order[i * config.batch_size..][..self.plan.images(i)];
         let rng = |purpose| stream(config.seed, purpose, self.epoch.into(), i as u64);
 
         let mut words = rng(Purpose::Augment);

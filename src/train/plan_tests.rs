@@ -236,6 +236,7 @@ proptest! {
         for i in 0..epoch.steps() {
             let s = epoch.step(i);
             let n = s.samples.len();
+            prop_assert_eq!(n, plan.images(i));
             prop_assert!(s.coef_a.iter().chain(&s.coef_b).all(|&c| c >= 0.0));
             let mut partners = s.partner.clone();
             partners.sort_unstable();

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use assert_cmd::assert::Assert;
+use remix::manifest::{Manifest, key};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -72,6 +73,22 @@ pub fn refused(assert: Assert, why: &str) {
     assert_eq!(message.lines().count(), 1, "one line: {message}");
     assert!(message.contains(why), "`{why}` is not in: {message}");
     assert!(!message.contains("panicked"), "{message}");
+}
+
+/// Changes a manifest, given by its file or directory, and makes its key and hash those of what it then says.
+pub fn edit(place: &Path, change: impl FnOnce(&mut Value)) {
+    let file = if place.is_dir() { place.join("manifest.json") } else { place.to_owned() };
+    let mut v: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("read")).expect("JSON");
+    change(&mut v);
+    seal(&mut v);
+    std::fs::write(&file, v.to_string()).expect("written");
+}
+
+/// Makes a manifest's key and hash those of what it says.
+pub fn seal(v: &mut Value) {
+    let Ok(m) = serde_json::from_value::<Manifest>(v.clone()) else { return };
+    v["key"] = key::key(m.kind, m.semantics, &m.params, &m.inputs).into();
+    v["metrics_blake3"] = key::metrics(&m.metrics).into();
 }
 
 /// Changes one bit in the middle of a file.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use crate::common::{Sandbox, refused};
+use crate::common::{Sandbox, edit, refused};
 use crate::fabricate::{checkpoint, manifest, resnet20};
 
 const DATA: &str = "--dataset synthetic --train-per-class 30 --test-per-class 4 --imb-ratio 10 -q";
@@ -21,12 +21,6 @@ fn prepared(checkpoints: u64) -> Sandbox {
         checkpoint(&s.join(format!("runs/{seed}")), &manifest(s.join("data")), seed);
     }
     s
-}
-
-fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
-    let mut v: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    change(&mut v);
-    fs::write(path, v.to_string()).unwrap();
 }
 
 #[test]
@@ -130,6 +124,10 @@ fn bare_weights_need_arch_and_data() {
     refused(
         s.tool("eval", "other.safetensors --arch resnet20 --data data").assert(),
         "other.safetensors: No such file",
+    );
+    refused(
+        s.tool("eval", "mine.pth --arch resnet20").assert(),
+        "mine.pth: looks like a pickle of PyTorch's",
     );
     fs::write(s.join("other.safetensors"), "PK zip").unwrap();
     refused(s.tool("eval", "other.safetensors --arch resnet20 --data data").assert(), "other.safetensors: ");

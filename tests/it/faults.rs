@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::{Sandbox, flip};
+use crate::common::{Sandbox, edit, flip};
 
 const TRAIN: &str = "--arch resnet20 --epochs 1 --batch-size 64 -q";
 
@@ -32,12 +32,6 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
-}
-
-fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
-    let mut v: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    change(&mut v);
-    fs::write(path, v.to_string()).unwrap();
 }
 
 fn cut(path: &Path) {
@@ -116,7 +110,7 @@ fn manifests_that_are_none_or_others() {
             ("train", "", "stdin: no manifests; pipe mk-imbalance into this tool"),
             ("train", "foreign.json", "foreign.json: not a manifest: no \"schema\""),
             ("train", "empty.json", "empty.json: no manifests"),
-            ("train", "binary.json", "binary.json: stream did not contain valid UTF-8"),
+            ("train", "binary.json", "binary.json: not a manifest: it is no text"),
             ("train", "half.json", "half.json: not a manifest: EOF"),
             ("train", "run", "run/manifest.json: is a checkpoint manifest, train takes dataset"),
             ("train", "data-v2", "use the version of the tools that wrote it"),
@@ -271,11 +265,11 @@ fn flags_that_are_absurd() {
     // clap's own messages have more than one line.
     for (args, why) in [
         ("data --seeds 5-2", "runs backwards; write 2-5"),
-        ("data --threads 0", "0 is not in 1..=65535"),
+        ("data --threads 0", "0 is not in 1..=1024"),
         ("data --device nonsense", "expected auto, cpu, cuda or cuda:N"),
         ("data --device cuda:x", "expected auto, cpu, cuda or cuda:N"),
         ("data --arch vgg", "resnet32"),
-        ("data other", "unexpected argument"),
+        ("data other", "other: there is no such file"),
     ] {
         let output = s.tool("train", args).assert().code(2).get_output().clone();
         let said = String::from_utf8(output.stderr).unwrap();

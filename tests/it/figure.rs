@@ -5,9 +5,9 @@ use std::fs;
 use resvg::usvg::{self, Node};
 use serde_json::json;
 
-use crate::common::{Sandbox, refused};
+use crate::common::{Sandbox, edit, refused};
 use crate::fabricate::Evaluation;
-use crate::figures::{COUNTS, checkpoint, dataset, edit, embedding, evaluation};
+use crate::figures::{COUNTS, checkpoint, dataset, embedding, evaluation};
 
 /// Two methods, of two seeds and one, of everything.
 fn prepared() -> Sandbox {
@@ -154,6 +154,10 @@ fn what_the_figures_say() {
     let counts = svg("class-counts", "d/exp");
     assert!(counts.contains("CIFAR-10, exp 100: 12,406 images") && counts.contains(">2997<"), "{counts}");
     assert!(svg("reliability", "m/remix0 m/mixup0 m/remix1").contains("Remix (ECE 0.100 ± 0.000)"));
+    assert!(svg("per-class", "m/remix0").contains("test accuracy (%)"));
+    edit(&s.join("m/remix0"), |v| v["params"]["split"] = json!("train"));
+    assert!(svg("per-class", "m/remix0").contains("train accuracy (%)"));
+    assert!(svg("per-class", "m/remix0 m/remix1").contains(">accuracy (%)"));
     assert!(svg("curves", "c/remix0").contains("lr ÷ 10"));
 }
 

@@ -1,7 +1,6 @@
 //! What figures and pages are drawn from, without any training: evaluations with all their numbers, embeddings with a
 //! projection, checkpoints with a log, data sets.
 
-use std::fs;
 use std::path::Path;
 
 use remix::manifest::store::{Claim, Plan, Produced, write_atomic};
@@ -9,19 +8,12 @@ use remix::manifest::{Input, Kind, Manifest, Object};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
+use crate::common::edit;
 use crate::fabricate::{Evaluation, manifest, params};
 
 pub const COUNTS: [u64; 10] = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50];
 pub const NAMES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
-
-/// Changes a manifest's file.
-pub fn edit(dir: &Path, change: impl FnOnce(&mut Value)) {
-    let file = dir.join("manifest.json");
-    let mut v: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    change(&mut v);
-    fs::write(&file, v.to_string()).unwrap();
-}
 
 /// An evaluation with every number that `eval` gives.
 pub fn evaluation(dir: &Path, e: &Evaluation) {

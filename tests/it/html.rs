@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::{Sandbox, refused};
+use crate::common::{Sandbox, edit, refused};
 use crate::fabricate::Evaluation;
 use crate::figures::{COUNTS, checkpoint, dataset, embedding, evaluation};
 
@@ -135,7 +135,7 @@ fn bad_input_is_one_line_and_exit_code_2() {
     s.one("report", "table m/0 --out t -q");
     refused(s.tool("report", "html t").assert(), "is a report manifest, report html takes metrics");
     refused(s.tool("report", "html m/0 --out t").assert(), "t: holds another report (table.md)");
-    crate::figures::edit(&s.join("m/0"), |v| v["metrics"]["per_class"] = json!("x"));
+    edit(&s.join("m/0"), |v| v["metrics"]["per_class"] = json!("x"));
     refused(s.tool("report", "html m/0").assert(), "metrics.per_class does not fit its classes");
 }
 

@@ -41,26 +41,19 @@ fn only_what_matters_enters_the_key() {
     let s = Sandbox::new();
     let key = |args: &str| s.one("mk-imbalance", &format!("--dry-run {args}"))["key"].clone();
     let base = key(SMALL);
-    for same in [
-        "--imb-ratio 10.0",
-        "--threads 1",
-        "--out elsewhere",
-        "--shard-bytes 65536K",
-        "--minority-fraction 0.3",
-        "-v",
-    ] {
+    for same in ["--imb-ratio 10.0", "--threads 1", "--out elsewhere", "--shard-bytes 65536K", "-v"] {
         let args =
             SMALL.replace("--imb-ratio 10", if same.contains("ratio") { same } else { "--imb-ratio 10" });
         let args = if same.contains("ratio") { args } else { format!("{args} {same}") };
         assert_eq!(key(&args), base, "{same}");
     }
-    for other in
-        ["--imb-type step", "--imb-type none", "--rand-number 1", "--val-fraction 0.1", "--shard-bytes 1M"]
-    {
+    for other in ["--imb-type step", "--rand-number 1", "--val-fraction 0.1", "--shard-bytes 1M"] {
         assert_ne!(key(&format!("{SMALL} {other}")), base, "{other}");
     }
-    let none = key(&format!("{SMALL} --imb-type none"));
-    assert_eq!(none, key(&format!("{SMALL} --imb-type none --seed 9")), "nothing is drawn");
+    let balanced = SMALL.replace("--imb-ratio 10", "--imb-type none");
+    let none = key(&balanced);
+    assert_ne!(none, base);
+    assert_eq!(none, key(&format!("{balanced} --seed 9")), "nothing is drawn");
     let step = key(&format!("{SMALL} --imb-type step"));
     assert_ne!(step, key(&format!("{SMALL} --imb-type step --minority-fraction 0.3")));
     assert!(!s.join("data").exists(), "a dry run makes nothing");
@@ -135,6 +128,9 @@ fn absurd_flags_are_refused() {
         ("--imb-type step --imb-ratio 21", "the largest usable ratio is 20"),
         ("--imb-type step --minority-fraction 0", "--minority-fraction 0"),
         ("--imb-type step --minority-fraction 1.5", "--minority-fraction 1.5"),
+        ("--minority-fraction 0.3", "--minority-fraction: does nothing here; it needs --imb-type step"),
+        ("--imb-type none --imb-ratio 5", "--imb-ratio: does nothing here; it needs --imb-type exp or step"),
+        ("--val-fraction -0.1", "--val-fraction -0.1"),
         ("--val-fraction 1", "--val-fraction 1"),
         ("--val-fraction 0.001", "--val-fraction 0.001"),
         ("--val-fraction NaN", "--val-fraction NaN"),
@@ -287,6 +283,11 @@ fn directory_and_archive_give_the_same_bytes_under_different_keys() {
     tar.into_inner().unwrap().finish().unwrap();
 
     let from_dir = s.one("mk-imbalance", "--dataset cifar10 --data in --imb-ratio 50 --out a");
+    // Balanced and whole, but not what Toronto publishes.
+    assert_eq!(from_dir["metrics"]["official"], false);
+    let said =
+        s.tool("mk-imbalance", "--dataset cifar10 --data in --out c").assert().success().get_output().clone();
+    assert!(String::from_utf8(said.stderr).unwrap().contains("these are not the published images"));
     let from_archive =
         s.one("mk-imbalance", "--dataset cifar10 --data c.tgz --imb-ratio 50 --out b --threads 1");
     assert_eq!(from_dir["outputs"], from_archive["outputs"]);

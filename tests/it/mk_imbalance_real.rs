@@ -37,5 +37,6 @@ fn the_python_form_gives_the_bytes_of_the_binary_form() {
         assert_eq!(binary["outputs"], python["outputs"]);
         assert_eq!(binary["metrics"], python["metrics"]);
         assert_ne!(binary["key"], python["key"]);
+        assert_eq!(binary["metrics"]["official"], true);
     }
 }

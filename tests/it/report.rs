@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::{Sandbox, refused};
+use crate::common::{Sandbox, edit, refused, seal};
 use crate::fabricate::Evaluation;
 
 /// Publishes evaluations as `m/0`, `m/1`, ….
@@ -57,8 +57,11 @@ fn the_four_files() {
     );
 
     let csv = read("table.csv");
-    assert!(csv.contains("1,cifar10,last,remix,,exp,100,3,75.10,1.01,75.36,paper,-0.26,75.05\n"), "{csv}");
-    assert!(csv.contains("1,cifar10,last,remix,,exp,10,0,,,88.15,paper,,89.16\n"), "{csv}");
+    assert!(
+        csv.contains("1,cifar10,last,remix,,exp,100,3,75.10,1.01,75.36,paper,-0.26,75.05,,,,,,,\n"),
+        "{csv}"
+    );
+    assert!(csv.contains("1,cifar10,last,remix,,exp,10,0,,,88.15,paper,,89.16,,,,,,,\n"), "{csv}");
     assert_eq!(csv.lines().count(), 1 + 8);
 
     let tex = read("table.tex");
@@ -118,6 +121,55 @@ fn what_differs_is_not_averaged() {
 }
 
 #[test]
+fn other_images_are_not_averaged() {
+    let s = prepared(&three_seeds());
+    // As if another pixel had been in the official file of the third.
+    edit(&s.join("m/2"), |v| {
+        for i in [json!("/inputs/0/inputs/0"), json!("/inputs/1")] {
+            let dataset = v.pointer_mut(i.as_str().unwrap()).unwrap();
+            dataset["blake3"] = json!("0123456789abcdef");
+            dataset["inputs"] = json!([{"role": "file", "path": "a", "blake3": "f00"}]);
+        }
+    });
+    s.one("report", "table m/0 m/1 m/2 --out t -q");
+    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
+    assert!(md.contains("| Remix (training images 0123456789ab) | 75.30 (1) | — | — |"), "{md}");
+    assert!(md.contains(" (2) |"), "{md}");
+}
+
+#[test]
+fn published_values_stand_beside_the_published_setting_alone() {
+    let with = |with| Evaluation { with, ..Evaluation::default() };
+    let s = prepared(&[
+        with(json!({"precision": "bf16"})),
+        with(json!({"recipe": "paper", "milestones": [150, 250]})),
+        with(json!({"epochs": 10, "milestones": [5, 8]})),
+        with(json!({"arch": "resnet20"})),
+    ]);
+    edit(&s.join("m/0"), |v| v["params"]["split"] = json!("train"));
+    s.one("report", "table m/0 m/1 m/2 m/3 --out t -q");
+    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
+    assert!(md.contains("| Remix (recipe paper) | 75.00 (1) | 75.36 | -0.36 | 75.05 |"), "{md}");
+    for other in ["10 epochs", "resnet20", "bf16, split train"] {
+        assert!(md.contains(&format!("| Remix ({other}) | 75.00 (1) | — | — | — |")), "{other} in {md}");
+    }
+}
+
+#[test]
+fn numbers_that_were_edited_are_refused() {
+    let s = prepared(&[Evaluation::default()]);
+    let file = s.join("m/0/manifest.json");
+    let good = fs::read_to_string(&file).unwrap();
+    for (from, to, why) in [
+        ("75.0", "99.9", "its metrics are not those that were published"),
+        ("\"last\"", "\"best\"", "its key is not that of its params and inputs"),
+    ] {
+        fs::write(&file, good.replace(from, to)).unwrap();
+        refused(s.tool("report", "table m/0 --out t").assert(), &format!("m/0/manifest.json: {why}"));
+    }
+}
+
+#[test]
 fn other_data_sets_have_no_paper_columns() {
     let s = prepared(&[Evaluation { dataset: "synthetic", imb_ratio: 20.0, ..Evaluation::default() }]);
     s.one("report", "table m/0 --out t -q");
@@ -170,6 +222,7 @@ fn bad_input_is_one_line_and_exit_code_2() {
     let with = |change: &dyn Fn(&mut Value)| {
         let mut v: Value = serde_json::from_str(&good).unwrap();
         change(&mut v);
+        seal(&mut v);
         v.to_string()
     };
     let bad = [

@@ -218,6 +218,19 @@ fn asking_without_doing() {
     let made = s.one("train", &run);
     assert_eq!((&planned["key"], &planned["params"]), (&made["key"], &made["params"]));
     s.tool("train", &format!("{run} --verify")).assert().code(0);
+    s.tool("train", &format!("{run} --verify --dry-run")).assert().code(2);
+    let explained = |run: &str| {
+        let output = s.tool("train", &format!("{run} --explain")).assert().success().get_output().clone();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(explained(&run).contains("nothing to do"));
+    for (name, advice) in [("best", "run train --force again"), ("last", "run train again")] {
+        let file = s.join(format!("run/{name}.safetensors"));
+        fs::rename(&file, s.join("kept")).unwrap();
+        let text = explained(&run);
+        assert!(text.contains("missing") && text.contains(advice) && !text.contains("nothing"), "{text}");
+        fs::rename(s.join("kept"), &file).unwrap();
+    }
     let explained = s.tool("train", &format!("{run} --lr 0.2 --explain")).assert().success();
     let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
     assert!(text.contains("params.lr: 0.1 there, 0.2 asked") && !text.contains("epochs"), "{text}");

@@ -28,14 +28,14 @@ A stopped run goes on from its last finished epoch when the same command is give
 
 /// Train an image classifier on an imbalanced data set
 ///
-/// Reads the manifest of a data set (from mk-imbalance), trains once a seed, and prints one checkpoint
+/// Reads manifests of data sets (from mk-imbalance), trains once a seed on each, and prints one checkpoint
 /// manifest for each run as it finishes. A run that is there already is not repeated.
 #[derive(Parser, Debug)]
 #[command(name = "train", version = VERSION, after_help = EXAMPLES)]
 pub struct Flags {
-    /// Manifest of the data set, or its directory; `-` or nothing for stdin
+    /// Manifests of data sets, or their directories; `-` or nothing for stdin
     #[arg(value_name = "DATASET_MANIFEST")]
-    pub dataset: Option<PathBuf>,
+    pub datasets: Vec<PathBuf>,
 
     /// A method by name, such as remix-drw; the flags below change parts of it
     #[arg(short, long, value_name = "NAME", default_value = "erm", help_heading = "Method")]
@@ -150,7 +150,13 @@ pub struct Flags {
     pub no_augment: bool,
 
     /// Seed of weights, batches, crops and mixing
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Seeds and files")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        help_heading = "Seeds and files"
+    )]
     pub seed: u64,
 
     /// Several runs, one a seed, such as 0-4 or 0-4,7; with --out DIR they are DIR/seed-N

@@ -183,7 +183,7 @@ pub unsafe trait Vector: Copy {
     unsafe fn sub(self, a: Self) -> Self;
     /// Lanes of `self` where `a > 0`, else 0.
     unsafe fn where_positive(self, a: Self) -> Self;
-    /// Lanes of `self` where they are positive, else 0, also where they are no number.
+    /// Lanes of `self`, 0 where they are negative; what is no number stays none.
     unsafe fn relu(self) -> Self;
 
     // What computes in bf16 is below. These bodies are for any set: the loops over lanes become its instructions.

@@ -40,7 +40,7 @@ unsafe impl Vector for f32 {
     }
     #[inline(always)]
     unsafe fn relu(self) -> f32 {
-        self.max(0.0)
+        if self < 0.0 { 0.0 } else { self }
     }
 }
 
@@ -84,7 +84,7 @@ unsafe impl Vector for Plain {
     }
     #[inline(always)]
     unsafe fn relu(self) -> Self {
-        Plain(self.0.map(|x| x.max(0.0)))
+        Plain(self.0.map(|x| if x < 0.0 { 0.0 } else { x }))
     }
 }
 
@@ -136,8 +136,8 @@ macro_rules! vector {
             }
             #[inline(always)]
             unsafe fn relu(self) -> Self {
-                // SAFETY: the trait's contract. Where `self` is no number, the maximum is the second.
-                unsafe { $max(self, $splat(0.0)) }
+                // SAFETY: the trait's contract. Where one is no number, the maximum is the second.
+                unsafe { $max($splat(0.0), self) }
             }
             $($own)*
         }

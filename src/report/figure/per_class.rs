@@ -1,6 +1,8 @@
 //! Accuracy of each class, a bar a method, below the number of its training images. Many classes are shown in groups of
 //! neighbours, from the most to the fewest images.
 
+use serde_json::Value;
+
 use super::axis::{Axes, Mark, legend, margin, slanted, ticks, whole, widest};
 use super::palette::method;
 use super::svg::{INK, MUTED, Svg, TEXT};
@@ -52,7 +54,12 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     y = counts.y + counts.h + 7.0;
 
     let axes = Axes { x: left, y, w: counts.w, h: 88.0, xs, ys: (0.0, 100.0) };
-    axes.left(&mut svg, &ys, "test accuracy (%)");
+    let split = |m: &Manifest| m.params.get("split").and_then(Value::as_str).unwrap_or("test").to_owned();
+    let of = split(found[0]);
+    // Where the splits differ, the legend says which is whose.
+    let what =
+        if found.iter().all(|m| split(m) == of) { of + " accuracy (%)" } else { "accuracy (%)".into() };
+    axes.left(&mut svg, &ys, &what);
     let each = 0.84 / groups.len() as f64;
     for (s, bars) in bars.iter().enumerate() {
         for (n, (mean, std)) in bars.iter().enumerate() {

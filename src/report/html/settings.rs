@@ -42,7 +42,12 @@ pub(super) fn write(manifests: &[&Manifest], of: &[&Experiment]) -> String {
     text += "</tr></thead><tbody>\n";
     let anywhere: Vec<Experiment> = of
         .iter()
-        .map(|e| Experiment { column: of[0].column.clone(), which: of[0].which.clone(), ..(*e).clone() })
+        .map(|e| Experiment {
+            column: of[0].column.clone(),
+            which: of[0].which.clone(),
+            trained_on: None,
+            ..(*e).clone()
+        })
         .collect();
     for group in series(&anywhere.iter().collect::<Vec<_>>()) {
         let seeds: BTreeSet<u64> = group.members.iter().filter_map(|&i| of[i].seed).collect();

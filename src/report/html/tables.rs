@@ -1,8 +1,11 @@
-//! The tables of accuracies, as HTML, and what in them differs from the published values by more than chance.
+//! The tables of accuracies, as HTML, and what in them differs from the published values by more than two standard errors.
+
+use std::collections::BTreeSet;
 
 use super::lineage::Lineage;
 use crate::report::figure::svg::escape;
-use crate::report::markdown::{heading, notes};
+use crate::report::markdown::{heading, notes, other};
+use crate::report::record::OTHERS;
 use crate::report::table::{Cell, Row, Table};
 use crate::report::{signed, title, two};
 
@@ -25,8 +28,14 @@ pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
         Some(n) => format!(": mean ± sample standard deviation over {n} seeds"),
         None => ": mean ± sample standard deviation over n seeds".into(),
     };
+    let of = match t.split.as_deref() {
+        Some("val") => "on the validation images",
+        Some("train") => "on the training images",
+        Some(_) => "on the test images",
+        None => "on the split that a row names, else on the test images,",
+    };
     let mut text = format!(
-        "<section id=\"table-{n}\">\n<h2>{}</h2>\n<p>Top-1 accuracy on the test images in percent{what}. Each links to its \
+        "<section id=\"table-{n}\">\n<h2>{}</h2>\n<p>Top-1 accuracy {of} in percent{what}. Each links to its \
          lineage.</p>\n<div class=\"scroll\"><table class=\"sort\">\n<thead>\n\
          <tr><th rowspan=\"2\" data-c=\"0\">Method</th>",
         escape(&t.title())
@@ -56,7 +65,7 @@ pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
             if t.has_paper() {
                 let dagger = cell.paper.filter(|(_, source)| *source == "ldam").map_or("", |_| "†");
                 text += &number(cell.paper.map(|p| p.0), &(two(cell.paper.map(|p| p.0)) + dagger), "");
-                let far = if is_far(row, cell) { " class=\"far\"" } else { "" };
+                let far = if is_far(cell) { " class=\"far\"" } else { "" };
                 text += &number(cell.difference(), &signed(cell.difference()), far);
             }
             if report {
@@ -69,6 +78,9 @@ pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
     if t.has_paper() {
         text += &differences(t, &columns);
     }
+    for &c in &columns {
+        text += &others(t, c);
+    }
     text += "<ul class=\"note\">\n";
     let missing = |c: &usize| t.rows.iter().any(|r| r.cells[*c].values.is_empty());
     let gaps = columns.iter().any(missing);
@@ -76,6 +88,31 @@ pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
         text += &format!("<li>{}</li>\n", escape(&note));
     }
     text + "</ul>\n</section>\n"
+}
+
+/// The numbers beside top-1 of one training set, if there are any.
+fn others(t: &Table, column: usize) -> String {
+    let numbers = t.others(column);
+    if numbers.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "<h3>{}: by class frequency, and calibration</h3>\n<div class=\"scroll\"><table class=\"sort\">\n<thead><tr><th data-c=\"0\">Method</th>",
+        escape(&heading(&t.columns[column]))
+    );
+    for (i, &n) in numbers.iter().enumerate() {
+        text += &format!("<th data-c=\"{}\">{}</th>", i + 1, OTHERS[n].title);
+    }
+    text += "</tr></thead>\n<tbody>\n";
+    for row in t.rows.iter().filter(|r| !r.cells[column].values.is_empty()) {
+        text += &format!("<tr><td>{}</td>", escape(&name(row)));
+        for &n in &numbers {
+            let cell = &row.cells[column];
+            text += &number(cell.other(n).map(|(mean, _)| mean), &other(cell, n).unwrap_or("—".into()), "");
+        }
+        text += "</tr>\n";
+    }
+    text + "</tbody>\n</table></div>\n"
 }
 
 fn name(row: &Row) -> String {
@@ -114,23 +151,35 @@ fn standard_errors(cell: &Cell) -> Option<f64> {
     Some(cell.difference()?.abs() / error.max(f64::MIN_POSITIVE))
 }
 
-/// Whether a row is of the published setting; the two recipes differ in one milestone.
-fn is_published_setting(row: &Row) -> bool {
-    ["", "recipe paper"].contains(&row.variant.as_str())
+fn is_far(cell: &Cell) -> bool {
+    standard_errors(cell).is_some_and(|e| e > 2.0)
 }
 
-fn is_far(row: &Row, cell: &Cell) -> bool {
-    is_published_setting(row) && standard_errors(cell).is_some_and(|e| e > 2.0)
+/// How often the mean of n values of a normal distribution is more than two of its standard errors off: P(|t| > 2) of Student's
+/// distribution with n − 1 degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+fn by_chance(n: usize) -> f64 {
+    let freedom = (n - 1) as f64;
+    let angle = (2.0 / freedom.sqrt()).atan();
+    let (sin, cos) = angle.sin_cos();
+    let odd = n.is_multiple_of(2);
+    let (mut term, mut sum) = if odd { (cos, 0.0) } else { (1.0, 0.0) };
+    let mut k = if odd { 1 } else { 0 };
+    while k + 2 < n {
+        sum += term;
+        term *= cos * cos * (k + 1) as f64 / (k + 2) as f64;
+        k += 2;
+    }
+    1.0 - if odd { (angle + sin * sum) * std::f64::consts::FRAC_2_PI } else { sin * sum }
 }
 
 /// The differences of more than two standard errors, by name.
 fn differences(t: &Table, columns: &[usize]) -> String {
     let cells = || t.rows.iter().flat_map(|r| columns.iter().map(move |&c| (r, &t.columns[c], &r.cells[c])));
     let count = |keep: &dyn Fn(&Row, &Cell) -> bool| cells().filter(|(r, _, c)| keep(r, c)).count();
-    let judged = count(&|r, c| is_published_setting(r) && standard_errors(c).is_some());
-    let single = count(&|r, c| is_published_setting(r) && c.difference().is_some() && c.std().is_none());
-    let other = count(&|r, c| !is_published_setting(r) && c.difference().is_some());
-    let far: Vec<_> = cells().filter(|(r, _, c)| is_far(r, c)).collect();
+    let judged = count(&|_, c| standard_errors(c).is_some());
+    let single = count(&|_, c| c.difference().is_some() && c.std().is_none());
+    let other = count(&|r, c| !r.published && c.mean().is_some());
+    let far: Vec<_> = cells().filter(|(_, _, c)| is_far(c)).collect();
     let mut text =
         String::from("<h3>Differences from the published values of more than two standard errors</h3>\n<p>");
     text += &match (judged, far.len()) {
@@ -146,6 +195,12 @@ fn differences(t: &Table, columns: &[usize]) -> String {
     }
     if judged > 0 {
         text += " The standard error is that of our mean, s/√n; how far the published means scatter is not known.";
+        let judged =
+            || cells().filter(|(_, _, c)| standard_errors(c).is_some()).map(|(_, _, c)| c.values.len());
+        let seeds: BTreeSet<usize> = judged().collect();
+        let chances: Vec<String> =
+            seeds.iter().map(|&n| format!("{:.0} % of cells of {n} seeds", 100.0 * by_chance(n))).collect();
+        text += &format!(" By chance alone it is more than two for {}.", chances.join(", "));
     }
     text += "</p>\n";
     if !far.is_empty() {
@@ -171,4 +226,24 @@ fn differences(t: &Table, columns: &[usize]) -> String {
         text += "</ul>\n";
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_chance;
+
+    #[test]
+    fn chances_are_students() {
+        // 2 * scipy.stats.t.sf(2, n - 1)
+        let of = [
+            0.29516723530086664,
+            0.18350341907227397,
+            0.13932596855884471,
+            0.11611652351681556,
+            0.10193947882985555,
+        ];
+        for (n, p) in (2..).zip(of) {
+            assert!((by_chance(n) - p).abs() < 1e-8, "{n}: {} {p}", by_chance(n));
+        }
+    }
 }
