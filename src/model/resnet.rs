@@ -3,6 +3,8 @@
 //! Parameters, gradients and velocities are three flat tensors; layers hold views of them. Between the layers only raw
 //! convolution outputs and block outputs are stored (see [`crate::ops::conv`]).
 
+use std::collections::BTreeSet;
+
 use candle_core::{DType, Result, Tensor};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -174,6 +176,16 @@ impl Net {
             stem,
             blocks,
         })
+    }
+
+    /// Bytes of a network's activations and their gradients, which are nearly all that it takes.
+    pub fn bytes(arch: Arch, shape: [usize; 3], batch: usize, dtype: DType) -> u64 {
+        let outputs: Vec<usize> = arch.convs(shape).iter().map(|c| c.geo.out_len()).collect();
+        // Every convolution's output; that of the stem and of each block once more, after its ReLU; of three stages two gradients.
+        let blocks = outputs.iter().step_by(2);
+        let stages = blocks.clone().collect::<BTreeSet<_>>().into_iter();
+        let values = outputs.iter().chain(blocks).sum::<usize>() + 2 * stages.sum::<usize>();
+        (values * batch * dtype.size_in_bytes()) as u64
     }
 
     /// Fresh parameters: Kaiming-normal weights (fan in, gain √2) for convolutions and the classifier, its bias uniform in

@@ -16,7 +16,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -119,6 +119,11 @@ pub fn run(
     let plan = Plan::new(config, train.labels(), &info.cls_num_list)?;
     let batch = config.batch_size.min(train.len());
     let room = host_batch(device, batch);
+    check_memory(
+        Net::bytes(config.arch, train.shape(), room, config.precision.dtype()),
+        available_memory(),
+        batch,
+    )?;
     let net = Net::new(config.arch, train.shape(), info.classes, room, config.precision.dtype())?;
     let (mut reached, mut log) = match resume(&net, dir)? {
         Some(found) => {
@@ -210,6 +215,27 @@ pub fn run(
     finish(&reached, &log, kind)
 }
 
+/// Refuses a network for which there is no memory: the system would end the program, or others, without a word.
+fn check_memory(needed: u64, available: Option<u64>, batch: usize) -> Result<()> {
+    match available {
+        Some(available) if needed > available => bail!(
+            "batches of {batch} images need {} MiB of memory, {} MiB are free; lower --batch-size",
+            needed >> 20,
+            available >> 20
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of memory that can be had, swap included, where the system says it as Linux does.
+fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let of = |name: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    Some((of("MemAvailable:")? + of("SwapFree:").unwrap_or(0)) << 10)
+}
+
 /// Takes up the state in the directory, with the log as far as the state goes.
 fn resume(net: &Net, dir: &Path) -> Result<Option<(Reached, Vec<EpochReport>)>> {
     let path = dir.join(STATE);
@@ -294,7 +320,24 @@ fn round(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
+    use crate::model::Arch;
+
+    #[test]
+    fn memory_is_asked_for_before_it_is_taken() {
+        let needed = |batch| Net::bytes(Arch::RESNET32, [32, 32, 3], batch, DType::F32);
+        // The stem and 15 blocks of three outputs, and twice each stage's end.
+        let values = 2 * 16_384 + 5 * 3 * (16_384 + 8_192 + 4_096) + 2 * (16_384 + 8_192 + 4_096);
+        assert_eq!(needed(128), values * 128 * 4);
+        assert!(check_memory(needed(128), None, 128).is_ok() && check_memory(5, Some(5), 1).is_ok());
+        let refused = check_memory(needed(65_536), Some(8 << 30), 65_536).expect_err("127 GiB").to_string();
+        assert!(refused.contains("130048 MiB") && refused.contains("lower --batch-size"), "{refused}");
+        if cfg!(target_os = "linux") {
+            assert!(available_memory().is_some_and(|bytes| bytes > 1 << 20));
+        }
+    }
 
     #[test]
     fn what_computed_is_told_in_turn() {
