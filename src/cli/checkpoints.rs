@@ -116,7 +116,10 @@ fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Res
             all.push(bare(arg, flags, given)?);
             continue;
         }
-        if arg.extension().is_some_and(|e| ["pth", "pt", "ckpt", "tar"].iter().any(|other| e == *other)) {
+        let pickles = |e: &std::ffi::OsStr| {
+            ["pth", "pt", "ckpt", "tar"].iter().any(|other| e.eq_ignore_ascii_case(other))
+        };
+        if arg.exists() && arg.extension().is_some_and(pickles) {
             bail!(
                 "{}: looks like a pickle of PyTorch's, which is not read, for it could run code; save the weights as \
                  float32 with safetensors.torch.save_file(model.state_dict(), \"weights.safetensors\")",
@@ -191,6 +194,7 @@ fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Subject
         blake3: hash::file(&file)?,
         path: file.clone(),
         params: Object::new(),
+        facts: Object::new(),
         inputs: vec![],
     };
     let name = file.file_stem().map_or_else(|| "weights".into(), |n| n.to_string_lossy().into_owned());
@@ -224,7 +228,7 @@ fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
 /// Whether a checkpoint's dataset input is this data set, by content.
 fn is_content_of(trained: &Input, dataset: &Manifest) -> bool {
     let now = dataset.as_input("dataset", &TRAINED_ON);
-    now.is_ok_and(|i| Images::of(&i).same(&Images::of(trained)))
+    now.is_ok_and(|i| Images::of(&i) == Images::of(trained))
 }
 
 impl Subject {

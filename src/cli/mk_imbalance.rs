@@ -207,7 +207,15 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
             for (role, path) in files.files() {
                 let blake3 = hash::file(&path)?;
                 let (role, params) = (role.to_owned(), Object::new());
-                inputs.push(Input { role, key: None, path, blake3, params, inputs: vec![] });
+                inputs.push(Input {
+                    role,
+                    key: None,
+                    path,
+                    blake3,
+                    params,
+                    facts: Object::new(),
+                    inputs: vec![],
+                });
             }
         }
     }
@@ -305,6 +313,11 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
         "val": draw.val.len(),
         "test": test.len(),
     });
+    metrics["images"] = splits
+        .iter()
+        .filter(|(.., chosen)| !chosen.is_empty())
+        .map(|(split, images, chosen)| ((*split).to_owned(), Value::from(images.digest(chosen))))
+        .collect();
     if let Some(official) = official {
         metrics["official"] = official.into();
     }

@@ -22,7 +22,7 @@ use super::{is_broken_pipe, run_plan};
 use crate::device::Device;
 use crate::manifest::store::Done;
 use crate::manifest::store::{PLAN, Plan, Writer, write_atomic};
-use crate::manifest::{Kind, Manifest, key, source};
+use crate::manifest::{Kind, Manifest, hash, key, source};
 use crate::methods::presets::preset_name;
 use crate::train::config::Config;
 use crate::train::{self, SEMANTICS, STATE, tensorboard};
@@ -162,10 +162,18 @@ fn take_over(writer: &Writer, force: bool) -> Result<()> {
     let finished = plan.existing();
     let what = if finished.is_some() { "a finished" } else { "an unfinished" };
     // A damaged result is restored file by file, with the same bytes: its manifest stays true.
-    let restored = finished.as_ref().is_some_and(|old| old.key == plan.key()) && !force;
+    let restored = finished.as_ref().is_some_and(|old| old.own_key() == plan.key()) && !force;
+    if let Some(old) = finished.as_ref().filter(|_| restored) {
+        // What it goes on from must be what was published; the warning before has said what is wrong.
+        if let Some(o) =
+            old.outputs.iter().filter(|o| o.role != "last").find(|o| old.check(o, hash::file).is_err())
+        {
+            bail!("{}: cannot go on from here; --force starts the training anew", o.path.display());
+        }
+    }
     // A plan without a state is that of a run that came to nothing: there is nothing to protect.
     match finished.or_else(|| plan.unfinished().filter(|_| state.exists())) {
-        Some(old) if old.key != plan.key() && !force => bail!(
+        Some(old) if old.own_key() != plan.key() && !force => bail!(
             "holds {what} run of another experiment (differs in {}; --explain says how); choose another --out, \
              or --force to discard it",
             differences(&old, &plan.manifest()),

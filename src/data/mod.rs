@@ -61,21 +61,12 @@ impl Source {
     /// Hash of all labels and pixels in their order, whatever files they came in: blake3 of the hashes of pieces of 2,500 images (the last
     /// one of a split may be smaller), training images first, each image one byte of its label and its three planes.
     pub fn digest(&self) -> String {
-        use rayon::prelude::*;
-        let pieces = |images: &Images| -> Vec<blake3::Hash> {
-            let numbers: Vec<usize> = (0..images.len()).collect();
-            let hash = |piece: &[usize]| {
-                let mut hasher = blake3::Hasher::new();
-                for &i in piece {
-                    hasher.update(&[images.labels[i] as u8]).update(images.planes(i));
-                }
-                hasher.finalize()
-            };
-            numbers.par_chunks(2_500).map(hash).collect()
-        };
         let mut all = blake3::Hasher::new();
-        for hash in pieces(&self.train).into_iter().chain(pieces(&self.test)) {
-            all.update(hash.as_bytes());
+        for images in [&self.train, &self.test] {
+            let numbers: Vec<u32> = (0..).take(images.len()).collect();
+            for hash in images.pieces(&numbers) {
+                all.update(hash.as_bytes());
+            }
         }
         all.finalize().to_hex().to_string()
     }
@@ -90,6 +81,27 @@ impl Images {
         assert_eq!(bytes.len(), labels.len() * (lead + PIXELS), "one record a label");
         self.batches.push(Batch { bytes, lead, first: self.labels.len() });
         self.labels.extend(labels);
+    }
+
+    /// Hash of the labels and pixels of chosen images, in their order; as [`Source::digest`], of one split.
+    pub fn digest(&self, chosen: &[u32]) -> String {
+        let mut all = blake3::Hasher::new();
+        for hash in self.pieces(chosen) {
+            all.update(hash.as_bytes());
+        }
+        all.finalize().to_hex().to_string()
+    }
+
+    fn pieces(&self, chosen: &[u32]) -> Vec<blake3::Hash> {
+        use rayon::prelude::*;
+        let hash = |piece: &[u32]| {
+            let mut hasher = blake3::Hasher::new();
+            for &i in piece {
+                hasher.update(&[self.labels[i as usize] as u8]).update(self.planes(i as usize));
+            }
+            hasher.finalize()
+        };
+        chosen.par_chunks(2_500).map(hash).collect()
     }
 
     /// Number of images.

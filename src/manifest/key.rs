@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Input, Kind, Object, Output};
+use super::{Input, Kind, Manifest, Object, Output};
 
 /// The text of a value with sorted object keys and no white space.
 pub fn canonical(value: &Value) -> String {
@@ -40,9 +40,18 @@ pub fn content(outputs: &[&Output]) -> String {
     blake3::hash(canonical(&Value::from(list)).as_bytes()).to_hex().to_string()
 }
 
-/// Hash of a result's numbers.
-pub fn metrics(metrics: &Object) -> String {
-    blake3::hash(canonical(&Value::Object(metrics.clone())).as_bytes()).to_hex().to_string()
+/// Hash of all that a manifest says but for how the result came about, where things are, and fields of other versions.
+pub fn digest(m: &Manifest) -> String {
+    fn placeless(inputs: &[Input]) -> Value {
+        let one = |i: &Input| {
+            json!({"role": i.role, "key": i.key, "blake3": i.blake3, "params": i.params, "facts": i.facts,
+                "inputs": placeless(&i.inputs)})
+        };
+        inputs.iter().map(one).collect()
+    }
+    let all = json!({"kind": m.kind, "key": m.key, "semantics": m.semantics, "params": m.params,
+        "inputs": placeless(&m.inputs), "outputs": m.outputs, "metrics": m.metrics});
+    blake3::hash(canonical(&all).as_bytes()).to_hex().to_string()
 }
 
 /// The first twelve digits of a key: enough to tell directories apart.
@@ -68,6 +77,7 @@ mod tests {
             path: path.into(),
             blake3: blake3.into(),
             params: Object::new(),
+            facts: Object::new(),
             inputs: vec![],
         };
         let k = |i: Input| key(Kind::Checkpoint, 1, &Object::new(), &[i]);

@@ -85,9 +85,9 @@ pub struct Manifest {
     /// Numbers that describe the result.
     #[serde(default)]
     pub metrics: Object,
-    /// blake3 of the canonical JSON of `metrics`. Earlier versions did not say.
+    /// blake3 of the canonical JSON of all of the above, the paths of inputs left out. Earlier versions did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metrics_blake3: Option<String>,
+    pub digest: Option<String>,
     /// How, when and where it was made. Nothing here enters the key.
     #[serde(default)]
     pub run: Object,
@@ -114,6 +114,9 @@ pub struct Input {
     /// Parameters of the input's manifest, so that lineage survives the loss of the files.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub params: Object,
+    /// What else of the input's manifest its readers go by: of a data set whether it is the published one, and hashes of its images.
+    #[serde(default, skip_serializing_if = "Object::is_empty")]
+    pub facts: Object,
     /// Inputs of the input's manifest, up to the official files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<Input>,
@@ -178,6 +181,13 @@ impl Manifest {
             path: dir.join(FILE),
             blake3: key::content(&used),
             params: self.params.clone(),
+            facts: match self.kind {
+                Kind::Dataset => ["official", "images"]
+                    .into_iter()
+                    .filter_map(|name| Some((name.to_owned(), self.metrics.get(name)?.clone())))
+                    .collect(),
+                _ => Object::new(),
+            },
             inputs,
         })
     }

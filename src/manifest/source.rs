@@ -157,6 +157,11 @@ impl Manifest {
         Ok(paths)
     }
 
+    /// The key that its params and inputs have, whatever it says.
+    pub(crate) fn own_key(&self) -> String {
+        key::key(self.kind, self.semantics, &self.params, &self.inputs)
+    }
+
     /// What is wrong with its numbers or outputs, if anything, by the given hash function.
     pub(crate) fn damage(&self, hash: impl Fn(&Path) -> Result<String, Error>) -> Option<Error> {
         let here = self.path.clone().unwrap_or_default();
@@ -166,12 +171,12 @@ impl Manifest {
     /// Refuses a manifest whose key is not that of its params and inputs, or whose metrics are not the published ones.
     fn edited(&self, path: &Path) -> Result<(), Error> {
         let bad = |what| Err(Error::Edited { path: path.to_owned(), what, tool: self.kind.tool() });
-        if self.key != key::key(self.kind, self.semantics, &self.params, &self.inputs) {
+        if self.key != self.own_key() {
             return bad("its key is not that of its params and inputs");
         }
-        match &self.metrics_blake3 {
-            Some(hash) if *hash != key::metrics(&self.metrics) => {
-                bad("its metrics are not those that were published")
+        match &self.digest {
+            Some(digest) if *digest != key::digest(self) => {
+                bad("its params, lineage, outputs or metrics are not those that were published")
             }
             _ => Ok(()),
         }
@@ -185,8 +190,9 @@ impl Manifest {
     ) -> Result<PathBuf, Error> {
         let dir = self.dir()?;
         let path = dir.join(&o.path);
-        // `train` restores from its state all but what is of an earlier epoch.
-        let tool = if o.role == "best" { "train --force" } else { self.kind.tool() };
+        // From its state, `train` restores the last weights.
+        let anew = self.kind == Kind::Checkpoint && o.role != "last";
+        let tool = if anew { "train --force" } else { self.kind.tool() };
         let meta = match fs::metadata(&path) {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {

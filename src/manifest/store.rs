@@ -54,7 +54,7 @@ impl Plan {
             inputs: self.inputs.clone(),
             outputs: vec![],
             metrics: Object::new(),
-            metrics_blake3: None,
+            digest: None,
             run: Object::new(),
             path: Some(absolute(&self.dir).join(FILE)),
             extra: Object::new(),
@@ -94,7 +94,7 @@ impl Plan {
             }
             (None, None) => return format!("{dir}: no result here"),
         };
-        if old.key == self.key() {
+        if old.own_key() == self.key() {
             return match old.damage(hash::file) {
                 Some(e) => format!("{dir}: same key {}, but {e}", old.key),
                 None => format!("{dir}: same key {}, {next}", old.key),
@@ -248,8 +248,8 @@ impl Writer {
                 rows: o.rows,
             });
         }
-        m.metrics_blake3 = (!metrics.is_empty()).then(|| key::metrics(&metrics));
         m.metrics = metrics;
+        m.digest = Some(key::digest(&m));
         m.run = run;
         // Through symbolic links: the system resolves `..` behind them.
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| absolute(path));

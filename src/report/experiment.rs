@@ -25,61 +25,42 @@ pub struct Experiment {
     pub settings: BTreeMap<String, Value>,
     /// Seed of the training.
     pub seed: Option<u64>,
-    /// What it was trained on, by content; nothing where that is not known.
-    pub trained_on: Option<Images>,
+    /// What it was trained on; nothing where that is not known.
+    pub images: Option<Images>,
 }
 
-/// Which images a data set has. Shards of other sizes, and the other of the two official forms, hold the same ones.
+/// Which images a data set has, of all splits, as one hash: shards of other sizes, and the other of the two official forms, hold the same ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Images {
-    /// Content hash of the shards that were used.
-    shards: String,
-    /// Hash of what they were made from: official files and parameters.
-    origin: String,
-}
+pub struct Images(String);
 
 impl Images {
-    /// Those of a data set that is an input.
+    /// Those of a data set that is an input. Where an earlier version did not say, what they were made from stands for them.
     pub fn of(dataset: &Input) -> Images {
-        let params: Object = dataset
-            .params
-            .iter()
-            .filter(|(n, _)| *n != "shard_bytes")
-            .map(|(n, v)| (n.clone(), v.clone()))
-            .collect();
-        let files: Vec<_> = dataset.inputs.iter().map(|i| &i.blake3).collect();
-        let origin = key::canonical(&json!({"params": params, "files": files}));
-        Images {
-            shards: dataset.blake3.clone(),
-            origin: blake3::hash(origin.as_bytes()).to_hex().to_string(),
-        }
-    }
-
-    /// Whether they are the same ones.
-    pub fn same(&self, other: &Images) -> bool {
-        self.shards == other.shards || self.origin == other.origin
+        let params = || -> Object {
+            let other = dataset.params.iter().filter(|(n, _)| *n != "shard_bytes");
+            other.map(|(n, v)| (n.clone(), v.clone())).collect()
+        };
+        let made_from = || {
+            let files: Vec<_> = dataset.inputs.iter().map(|i| &i.blake3).collect();
+            json!({"params": params(), "files": files})
+        };
+        let what = dataset.facts.get("images").cloned().unwrap_or_else(made_from);
+        Images(blake3::hash(key::canonical(&what).as_bytes()).to_hex().to_string())
     }
 }
 
-/// The experiments, where those of one column that were trained on other images than the first of it say so among their settings: so that
-/// these are never averaged, whatever their params say.
+/// The experiments, where those of one column say in their settings which images they are of if these differ: so that they are never averaged,
+/// whatever their params say.
 pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
-    let mut known: Vec<(&Column, &Images)> = vec![];
-    for (column, images) in all.iter().filter_map(|e| Some((&e.column, e.trained_on.as_ref()?))) {
-        if !known.iter().any(|(c, i)| *c == column && i.same(images)) {
-            known.push((column, images));
-        }
-    }
+    let differs = |e: &Experiment, own: &Images| {
+        all.iter().any(|other| other.column == e.column && other.images.as_ref().is_some_and(|i| i != own))
+    };
     let told = |e: &&Experiment| {
-        let mut e = (*e).clone();
-        let several = known.iter().filter(|(c, _)| **c == e.column).count() > 1;
-        let of = |i: &Images| {
-            known.iter().find(|(c, k)| **c == e.column && k.same(i)).map(|(_, k)| key::short(&k.shards))
-        };
-        if let Some(text) = e.trained_on.as_ref().filter(|_| several).and_then(of) {
-            e.settings.insert("training images".into(), text.into());
+        let mut told = (*e).clone();
+        if let Some(own) = e.images.as_ref().filter(|own| differs(e, own)) {
+            told.settings.insert("images".into(), key::short(&own.0).into());
         }
-        e
+        told
     };
     all.iter().map(told).collect()
 }
@@ -184,18 +165,25 @@ impl Experiment {
         if let Some(split) = params.get("split") {
             settings.insert("split".into(), split.clone());
         }
-        // The content is that of other splits, the key that of all.
+        // The keys of the other form of the official files, or of shards of another size, differ.
         if let Some(trained) = trained
             && trained.key != evaluated.key
-            && Images::of(trained).origin != Images::of(evaluated).origin
+            && Images::of(trained) != Images::of(evaluated)
         {
             let on = column_of(evaluated).map_or_else(|| "another data set".into(), |c| c.name());
             let key = evaluated.key.as_deref().map_or("", key::short);
             settings.insert("evaluated on".into(), json!(format!("{on} {key}").trim()));
         }
         let seed = checkpoint.get("seed").and_then(Value::as_u64);
-        let trained_on = trained.map(Images::of);
-        Ok(Experiment { column, which, method, options, settings, seed, trained_on })
+        if [trained, Some(evaluated)]
+            .into_iter()
+            .flatten()
+            .any(|i| i.facts.get("official") == Some(&false.into()))
+        {
+            settings.insert("images".into(), "not the published ones".into());
+        }
+        let images = trained.map(Images::of);
+        Ok(Experiment { column, which, method, options, settings, seed, images })
     }
 }
 

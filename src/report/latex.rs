@@ -62,8 +62,9 @@ fn one(t: &Table) -> String {
     }
     text += "\\bottomrule\n\\end{tabular}}\n";
     text += "\n\\smallskip\\raggedright\\footnotesize\n";
-    for note in notes(t) {
-        text += &format!("{}\\par\n", escape(&note));
+    // Of what this table does not have, no note.
+    for note in notes(t).iter().filter(|n| !n.starts_with("top-5")) {
+        text += &format!("{}\\par\n", escape(note));
     }
     text + "\\end{table*}\n"
 }
@@ -91,6 +92,7 @@ fn escape(text: &str) -> String {
             'Δ' => out += "$\\Delta$",
             '−' => out += "$-$",
             '—' => out += "--",
+            '<' | '>' => out.extend(['$', c, '$']),
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
             c => out.push(c),
         }

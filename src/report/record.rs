@@ -87,6 +87,7 @@ pub fn input(m: &Manifest, roles: &[&str]) -> Input {
         path: place,
         blake3: blake3::hash(key::canonical(&content).as_bytes()).to_hex().to_string(),
         params: m.params.clone(),
+        facts: Object::new(),
         inputs,
     }
 }
@@ -100,7 +101,7 @@ fn lineage(inputs: &[Input]) -> Value {
                 .into_iter()
                 .collect(),
         };
-        json!({"role": i.role, "blake3": i.blake3, "params": i.params, "file": name, "inputs": lineage(&i.inputs)})
+        json!({"role": i.role, "blake3": i.blake3, "params": i.params, "facts": i.facts, "file": name, "inputs": lineage(&i.inputs)})
     };
     inputs.iter().map(one).collect()
 }

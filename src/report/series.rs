@@ -70,15 +70,7 @@ mod tests {
             Column { dataset: "cifar10".into(), imb_type: "exp".into(), imb_ratio: ratio.to_owned() };
         let settings = [("epochs".to_owned(), epochs.into())].into_iter().collect();
         let (method, options) = (method.to_owned(), options.to_owned());
-        Experiment {
-            column,
-            which: "last".into(),
-            method,
-            options,
-            settings,
-            seed: Some(seed),
-            trained_on: None,
-        }
+        Experiment { column, which: "last".into(), method, options, settings, seed: Some(seed), images: None }
     }
 
     #[test]

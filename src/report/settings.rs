@@ -22,6 +22,7 @@ static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     all.insert("rand_number".into(), 0.into());
     all.insert("val_fraction".into(), 0.into());
     all.insert("minority_fraction".into(), json!(0.5));
+    all.insert("images".into(), "the published ones".into());
     all
 });
 
@@ -75,15 +76,11 @@ pub(super) fn is_published(r: &Experiment) -> bool {
     let open = ["recipe", "milestones", "precision"];
     let recipe = r.settings.get("recipe").is_none_or(|v| v == "seed" || v == "paper");
     let standard = r.settings.iter().all(|(name, value)| {
-        open.contains(&name.as_str())
-            || standard(name).map_or(!SAID.contains(&name.as_str()), |s| same(s, value))
+        open.contains(&name.as_str()) || standard(name).map_or(name != "evaluated on", |s| same(s, value))
     });
-    let options = r.options.split(',').all(|o| o.is_empty() || o.starts_with("rw-norm="));
+    let options = r.options.split(',').all(|o| o.is_empty() || o.starts_with("rw_norm="));
     standard && recipe && options && !r.settings.contains_key("milestones")
 }
-
-/// Settings without a standard value that make it another experiment.
-const SAID: [&str; 2] = ["evaluated on", "training images"];
 
 /// Settings that every record has with the same value and that no row tells.
 pub(super) fn common(records: &[&Experiment], telling: &BTreeSet<String>) -> Vec<String> {

@@ -13,7 +13,7 @@ fn record(method: &str, column: [&str; 3], seed: u64, top1: f64, settings: Value
         options: String::new(),
         settings: settings.as_object().expect("an object").clone().into_iter().collect(),
         seed: Some(seed),
-        trained_on: None,
+        images: None,
     };
     Record {
         of,

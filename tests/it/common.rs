@@ -87,8 +87,10 @@ pub fn edit(place: &Path, change: impl FnOnce(&mut Value)) {
 /// Makes a manifest's key and hash those of what it says.
 pub fn seal(v: &mut Value) {
     let Ok(m) = serde_json::from_value::<Manifest>(v.clone()) else { return };
-    v["key"] = key::key(m.kind, m.semantics, &m.params, &m.inputs).into();
-    v["metrics_blake3"] = key::metrics(&m.metrics).into();
+    let key = key::key(m.kind, m.semantics, &m.params, &m.inputs);
+    let m = Manifest { key, ..m };
+    v["digest"] = key::digest(&m).into();
+    v["key"] = m.key.into();
 }
 
 /// Changes one bit in the middle of a file.

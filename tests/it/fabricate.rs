@@ -120,6 +120,7 @@ impl Evaluation<'_> {
             path: dir.join("../elsewhere/manifest.json"),
             blake3: hash(format!("{role} {params:?} {}", self.which)),
             params,
+            facts: Object::new(),
             inputs,
         };
         let dataset = input("dataset", &key, data.as_object().unwrap().clone(), vec![]);

@@ -204,7 +204,8 @@ fn counts_that_were_edited_by_hand() {
         ("none", |v| v["metrics"] = json!({})),
         ("text", |v| v["metrics"]["cls_num_list"] = json!("many")),
         ("one", |v| {
-            v["metrics"] = json!({"classes": 1, "class_names": ["a"], "cls_num_list": [8], "mean": [0, 0, 0], "std": [1, 1, 1]});
+            let images = v["metrics"]["images"].take();
+            v["metrics"] = json!({"classes": 1, "class_names": ["a"], "cls_num_list": [8], "mean": [0, 0, 0], "std": [1, 1, 1], "images": images});
         }),
     ] {
         copy(&s.join("data"), &s.join(name));

@@ -133,8 +133,27 @@ fn other_images_are_not_averaged() {
     });
     s.one("report", "table m/0 m/1 m/2 --out t -q");
     let md = fs::read_to_string(s.join("t/table.md")).unwrap();
-    assert!(md.contains("| Remix (training images 0123456789ab) | 75.30 (1) | — | — |"), "{md}");
-    assert!(md.contains(" (2) |"), "{md}");
+    assert!(md.contains(") | 75.30 (1) | — | — |"), "{md}");
+    assert!(md.contains(" (2) |") && md.matches("| Remix (images ").count() == 2, "{md}");
+
+    // Alone, what is not the published images has no published value beside it; other shards and files of the same images are the same.
+    let images = |v: &mut Value, official: bool, hash: &str| {
+        for dataset in ["/inputs/0/inputs/0", "/inputs/1"] {
+            v.pointer_mut(dataset).unwrap()["facts"] =
+                json!({"official": official, "images": {"train": hash}});
+        }
+    };
+    edit(&s.join("m/2"), |v| images(v, true, "f00"));
+    edit(&s.join("m/1"), |v| images(v, true, "f00"));
+    edit(&s.join("m/0"), |v| images(v, false, "bad"));
+    for (args, row) in [
+        ("m/0", "| Remix (images not the published ones) | 74.00 (1) | — | — |"),
+        ("m/1 m/2", "| Remix | 75.65 ± 0.49 (2) | 75.36 |"),
+    ] {
+        s.one("report", &format!("table {args} --out {} -q", &args[2..3]));
+        let md = fs::read_to_string(s.join(&args[2..3]).join("table.md")).unwrap();
+        assert!(md.contains(row), "{row} in {md}");
+    }
 }
 
 #[test]
@@ -161,7 +180,8 @@ fn numbers_that_were_edited_are_refused() {
     let file = s.join("m/0/manifest.json");
     let good = fs::read_to_string(&file).unwrap();
     for (from, to, why) in [
-        ("75.0", "99.9", "its metrics are not those that were published"),
+        ("\"epochs\": 300", "\"epochs\": 3", "its params, lineage, outputs or metrics are not"),
+        ("75.0", "99.9", "its params, lineage, outputs or metrics are not those that were published"),
         ("\"last\"", "\"best\"", "its key is not that of its params and inputs"),
     ] {
         fs::write(&file, good.replace(from, to)).unwrap();

@@ -91,11 +91,23 @@ pub struct Flags {
     pub arch: Arch,
 
     /// Passes over as many images as the training split has
-    #[arg(long, value_name = "N", default_value_t = 300, help_heading = "Recipe")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 300,
+        allow_negative_numbers = true,
+        help_heading = "Recipe"
+    )]
     pub epochs: u32,
 
     /// Images a step
-    #[arg(long, value_name = "N", default_value_t = 128, help_heading = "Recipe")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 128,
+        allow_negative_numbers = true,
+        help_heading = "Recipe"
+    )]
     pub batch_size: usize,
 
     /// Learning rate of SGD
@@ -138,7 +150,13 @@ pub struct Flags {
     pub milestones: Option<Milestones>,
 
     /// Epochs over which the learning rate first rises, linearly
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Recipe")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        help_heading = "Recipe"
+    )]
     pub warmup: u32,
 
     /// Arithmetic of the network

@@ -115,7 +115,8 @@ impl Isa {
     }
 }
 
-/// Whether to store a vector takes as long as two multiply-adds, as 512 bits do on AMD's Zen 4. A matter of speed alone.
+/// Whether to store a vector takes as long as two multiply-adds, as 512 bits do on Zen 4: taken to be so on all of AMD's that have AVX-512. A matter of speed
+/// alone.
 pub fn stores_are_slow() -> bool {
     static SLOW: OnceLock<bool> = OnceLock::new();
     *SLOW.get_or_init(|| {

@@ -45,7 +45,7 @@ pub(super) fn write(manifests: &[&Manifest], of: &[&Experiment]) -> String {
         .map(|e| Experiment {
             column: of[0].column.clone(),
             which: of[0].which.clone(),
-            trained_on: None,
+            images: None,
             ..(*e).clone()
         })
         .collect();

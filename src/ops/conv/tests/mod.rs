@@ -48,7 +48,7 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 43] = [
     (9, 4, 4, 96, 112, 1),
     (1, 2, 4, 112, 96, 1),
     (3, 6, 4, 128, 128, 1),
-    // A last group of fewer images.
+    // A last group of fewer tiles.
     (5, 10, 8, 96, 112, 1),
     // Pixels of several images put together for AMX's tiles, more than go through at a time.
     (129, 2, 4, 80, 112, 1),
