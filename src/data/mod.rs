@@ -95,9 +95,15 @@ impl Images {
     fn pieces(&self, chosen: &[u32]) -> Vec<blake3::Hash> {
         use rayon::prelude::*;
         let hash = |piece: &[u32]| {
-            let mut hasher = blake3::Hasher::new();
-            for &i in piece {
-                hasher.update(&[self.labels[i as usize] as u8]).update(self.planes(i as usize));
+            // Hashing wants many bytes at a time, which stay in the cache.
+            let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![]);
+            for some in piece.chunks(32) {
+                bytes.clear();
+                for &i in some {
+                    bytes.push(self.labels[i as usize] as u8);
+                    bytes.extend_from_slice(self.planes(i as usize));
+                }
+                hasher.update(&bytes);
             }
             hasher.finalize()
         };
