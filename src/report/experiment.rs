@@ -29,36 +29,36 @@ pub struct Experiment {
     pub images: Option<Images>,
 }
 
-/// Which images a data set has, of all splits, as one hash: shards of other sizes, and the other of the two official forms, hold the same ones.
+/// Which images a data set has, of all splits: shards of other sizes, and the other of the two official forms, hold the same ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Images(String);
+pub struct Images {
+    /// How they were chosen.
+    params: Object,
+    /// Hash of the images.
+    hash: String,
+}
 
 impl Images {
-    /// Those of a data set that is an input. Where an earlier version did not say, what they were made from stands for them.
+    /// Those of a data set that is an input. Where an earlier version did not say, the files that they were made from stand for them.
     pub fn of(dataset: &Input) -> Images {
-        let params = || -> Object {
-            let other = dataset.params.iter().filter(|(n, _)| *n != "shard_bytes");
-            other.map(|(n, v)| (n.clone(), v.clone())).collect()
-        };
-        let made_from = || {
-            let files: Vec<_> = dataset.inputs.iter().map(|i| &i.blake3).collect();
-            json!({"params": params(), "files": files})
-        };
-        let what = dataset.facts.get("images").cloned().unwrap_or_else(made_from);
-        Images(blake3::hash(key::canonical(&what).as_bytes()).to_hex().to_string())
+        let params = dataset.params.iter().filter(|(n, _)| *n != "shard_bytes");
+        let files = || dataset.inputs.iter().map(|i| Value::from(i.blake3.as_str())).collect();
+        let what: Value = dataset.facts.get("images").cloned().unwrap_or_else(files);
+        let hash = blake3::hash(key::canonical(&what).as_bytes()).to_hex().to_string();
+        Images { params: params.map(|(n, v)| (n.clone(), v.clone())).collect(), hash }
     }
 }
 
-/// The experiments, where those of one column say in their settings which images they are of if these differ: so that they are never averaged,
-/// whatever their params say.
+/// The experiments, where those on images that were chosen alike say in their settings which these are if they differ: so that they are never
+/// averaged, whatever their params say.
 pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
-    let differs = |e: &Experiment, own: &Images| {
-        all.iter().any(|other| other.column == e.column && other.images.as_ref().is_some_and(|i| i != own))
+    let differs = |own: &&Images| {
+        all.iter().filter_map(|e| e.images.as_ref()).any(|i| i.params == own.params && i.hash != own.hash)
     };
     let told = |e: &&Experiment| {
         let mut told = (*e).clone();
-        if let Some(own) = e.images.as_ref().filter(|own| differs(e, own)) {
-            told.settings.insert("images".into(), key::short(&own.0).into());
+        if let Some(own) = e.images.as_ref().filter(differs) {
+            told.settings.insert("images".into(), key::short(&own.hash).into());
         }
         told
     };

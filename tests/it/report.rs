@@ -136,6 +136,20 @@ fn other_images_are_not_averaged() {
     assert!(md.contains(") | 75.30 (1) | — | — |"), "{md}");
     assert!(md.contains(" (2) |") && md.matches("| Remix (images ").count() == 2, "{md}");
 
+    // Images that were chosen otherwise are told by that alone.
+    edit(&s.join("m/2"), |v| {
+        for dataset in ["/inputs/0/inputs/0", "/inputs/1"] {
+            v.pointer_mut(dataset).unwrap()["params"]["rand_number"] = json!(1);
+        }
+    });
+    s.one("report", "table m/0 m/1 m/2 --out other -q");
+    let md = fs::read_to_string(s.join("other/table.md")).unwrap();
+    assert!(
+        md.contains("| Remix | 75.00 ± 1.41 (2) | 75.36 |")
+            && md.contains("| Remix (rand_number 1) | 75.30 (1) |"),
+        "{md}"
+    );
+
     // Alone, what is not the published images has no published value beside it; other shards and files of the same images are the same.
     let images = |v: &mut Value, official: bool, hash: &str| {
         for dataset in ["/inputs/0/inputs/0", "/inputs/1"] {
@@ -143,7 +157,12 @@ fn other_images_are_not_averaged() {
                 json!({"official": official, "images": {"train": hash}});
         }
     };
-    edit(&s.join("m/2"), |v| images(v, true, "f00"));
+    edit(&s.join("m/2"), |v| {
+        images(v, true, "f00");
+        for dataset in ["/inputs/0/inputs/0", "/inputs/1"] {
+            v.pointer_mut(dataset).unwrap()["params"]["rand_number"] = json!(0);
+        }
+    });
     edit(&s.join("m/1"), |v| images(v, true, "f00"));
     edit(&s.join("m/0"), |v| images(v, false, "bad"));
     for (args, row) in [
