@@ -168,7 +168,7 @@ impl Manifest {
         self.edited(&here).err().or_else(|| self.outputs.iter().find_map(|o| self.check(o, &hash).err()))
     }
 
-    /// Refuses a manifest whose key is not that of its params and inputs, or whose metrics are not the published ones.
+    /// Refuses a manifest whose key is not that of its params and inputs, or whose digest is another than it says.
     fn edited(&self, path: &Path) -> Result<(), Error> {
         let bad = |what| Err(Error::Edited { path: path.to_owned(), what, tool: self.kind.tool() });
         if self.key != self.own_key() {
