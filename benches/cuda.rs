@@ -42,7 +42,7 @@ impl Bench {
         net.init(config.seed)?;
         let levels = levels(&config.mean, &config.std);
         let mut trainer = Trainer::new(&device, &net, &self.train, &self.test, &levels, config.batch_size)?;
-        let plan = Plan::new(config, self.train.labels(), &self.info.cls_num_list)?;
+        let plan = Plan::new(config, self.train.labels(), self.train.shape(), &self.info.cls_num_list)?;
         trainer.epoch(&plan, 1, RATES)?;
         trainer.repeat(self.steps / 10)?;
         Ok((device, trainer, plan))

@@ -11,6 +11,8 @@
   - β^n), β = 0.9999 (Cui et al. 2019), normalised to mean 1; `rs`, the probability of drawing each class
   when an image of class k has weight (1 - β) / (1 - β^n_k); `rs_inverse`, the same with weight 1 / n_k;
   `ldam`, the margins ∝ n^(-1/4), the largest 0.5 (Cao et al. 2019).
+- `cutmix`: rows [λ, [H, W, row, column], [top, bottom, left, right]]: the rectangle of the CutMix paper's code around
+  a centre (Yun et al. 2019, `rand_bbox`), rows and columns from the first to the one behind the last.
 - `schedule`: for each recipe and number of epochs E the 1-based `milestones` floor(m E / 300 + 1/2), from
   each of which on the rate is a tenth, and the rate `lr` of every epoch.
 
@@ -39,6 +41,25 @@ def remix_rows():
     lambdas = [0.0, step, 0.25, 0.5 - step, 0.5, 0.5 + step, 0.75, 1.0 - step, 1.0]
     grid = [(l, k, t) for l in lambdas for k in (1.0, 1.5, 3.0) for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
     return [[*pair, *point, remix(*pair, *point)] for pair in pairs for point in grid]
+
+
+def rand_bbox(lam, height, width, row, col):
+    """As https://github.com/clovaai/CutMix-PyTorch has it, but for the draw of the centre."""
+    cut_rat = math.sqrt(1.0 - lam)
+    cut_w, cut_h = int(width * cut_rat), int(height * cut_rat)
+    clip = lambda x, most: min(max(x, 0), most)  # noqa: E731
+    rows = clip(row - cut_h // 2, height), clip(row + cut_h // 2, height)
+    return [*rows, clip(col - cut_w // 2, width), clip(col + cut_w // 2, width)]
+
+
+def cutmix_rows():
+    rng = random.Random(0)
+    rows = []
+    for height, width in [(32, 32), (32, 32), (32, 32), (8, 12), (64, 36)]:
+        for lam in [k / 64 for k in range(65)]:
+            at = [height, width, rng.randrange(height), rng.randrange(width)]
+            rows.append([lam, at, rand_bbox(lam, *at)])
+    return rows
 
 
 def cls_num_list(classes, imb_type, ratio):
@@ -115,6 +136,7 @@ def make():
     sets = [(c, t, r) for c in (10, 100) for t in ("exp", "step") for r in (100, 10)]
     return {
         "remix": remix_rows(),
+        "cutmix": cutmix_rows(),
         "remix_loss": [remix_loss(lam) for lam in (0.25, 0.5, 0.8125)],
         "counts": {f"cifar{c}/{t}/{r}": of_counts(cls_num_list(c, t, r)) for c, t, r in sets},
         "schedule": [schedule(recipe, e) for recipe in RECIPES for e in (300, 200, 20, 10)],

@@ -1,10 +1,11 @@
 """Writes the golden fixtures of the Rust tests: truth by PyTorch, scikit-learn and plain scalar Python.
 
-    python scripts/pytorch/make_fixtures.py            # all three, into tests/fixtures
+    python scripts/pytorch/make_fixtures.py            # all, into tests/fixtures
 
 - `resnet32.safetensors` (fixture_resnet.py): logits, loss, gradients and three SGD steps of a ResNet-32.
 - `metrics.json` (fixture_metrics.py): what `eval` reports, for 200 × 10 random logits.
-- `methods.json` (fixture_methods.py): Remix, class weights, sampling, margins and schedules.
+- `methods.json` (fixture_methods.py): Remix, CutMix's patches, class weights, sampling, margins and schedules.
+- `losses.json` (fixture_losses.py): each loss of the classifier with its gradients.
 
 Each module's docstring is the specification of its file. The bytes are the same at every run, except that
 another build of PyTorch may round a last bit of `resnet32.safetensors` differently.
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+import fixture_losses
 import fixture_methods
 import fixture_metrics
 import fixture_resnet
@@ -30,11 +32,12 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
 
     save_file(fixture_resnet.make(), args.out / "resnet32.safetensors")
-    for name, made in [("metrics", fixture_metrics.make()), ("methods", fixture_methods.make())]:
+    modules = {"metrics": fixture_metrics, "methods": fixture_methods, "losses": fixture_losses}
+    for name, made in ((name, module.make()) for name, module in modules.items()):
         # One top-level value a line: small, and a diff still says what changed.
         lines = ",\n".join(f'"{k}": {json.dumps(v, separators=(",", ":"))}' for k, v in made.items())
         (args.out / f"{name}.json").write_text("{\n" + lines + "\n}\n")
-    for f in ["resnet32.safetensors", "metrics.json", "methods.json"]:
+    for f in ["resnet32.safetensors", *(f"{name}.json" for name in modules)]:
         print(f"{args.out / f}: {(args.out / f).stat().st_size} bytes")
 
 

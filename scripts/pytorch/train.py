@@ -15,12 +15,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fixture_losses import criterion
+from fixture_methods import rand_bbox
 from resnet_s import BLOCKS, resnet_s
 from shards import read_manifest, read_split
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 RECIPES = {"seed": (150, 225), "paper": (150, 250)}
 BETA, ALPHA, KAPPA, TAU = 0.9999, 1.0, 3.0, 0.5
+MIXES = ("mixup", "remix-cutmix", "remix", "cutmix")
+LOSSES = {
+    "focal": {"gamma": 2.0}, "balanced-softmax": {}, "logit-adjustment": {"la_tau": 1.0}, "ldam": {"margin": 0.5}
+}  # fmt: skip
 RULES = ("rs", "rw", "drs", "drw")
 PAD = 4
 
@@ -66,11 +72,22 @@ def accuracy(model, images, labels, device):
     return 100 * hits / len(labels)
 
 
+def parts(method):
+    """`remix-ldam-drw` → mix, loss and rule; those that are not there are erm, ce and empty."""
+    rest = "" if method == "erm" else method
+    found = []
+    for names, none in ((MIXES, "erm"), (LOSSES, "ce"), (RULES, "")):
+        name = next((n for n in names if rest == n or rest.startswith(f"{n}-")), None)
+        found.append(name or none)
+        rest = rest[len(name) + 1 :] if name else rest
+    return None if rest else found
+
+
 def parse():
     parser = argparse.ArgumentParser(description="train a CIFAR ResNet on a data set of mk-imbalance")
     parser.add_argument("dataset", help="manifest of the data set, or its directory")
     parser.add_argument("--arch", choices=BLOCKS, default="resnet32")
-    parser.add_argument("--method", default="remix", help="erm, mixup or remix, then -rs, -rw, -drs or -drw")
+    parser.add_argument("--method", default="remix", help="as of train, such as remix-ldam-drw")
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--recipe", choices=RECIPES, default="seed")
     parser.add_argument("--rw-norm", choices=["batch-size", "weight-sum"], default="weight-sum")
@@ -81,15 +98,14 @@ def parse():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    # A rule alone is a method too: erm with that rule.
-    mix, _, rule = (f"erm-{args.method}" if args.method in RULES else args.method).partition("-")
-    if mix not in ("erm", "mixup", "remix") or (rule not in RULES and "-" in args.method):
-        parser.error(f"--method {args.method}: give erm, mixup or remix, then -rs, -rw, -drs or -drw")
-    return args, mix, rule
+    found = parts(args.method)
+    if not found:
+        parser.error(f"--method {args.method}: give erm, or a mix, a loss and a rule of train, joined by -")
+    return args, *found
 
 
 def main():
-    args, mix, rule = parse()
+    args, mix, loss_name, rule = parse()
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(args.seed)
@@ -107,7 +123,8 @@ def main():
     weights = effective_weights(counts)
     device, n = args.device, len(labels)
 
-    model = resnet_s(args.arch, classes).to(device, memory_format=torch.channels_last)
+    loss_of = criterion({"name": loss_name, **LOSSES.get(loss_name, {})}, [int(n) for n in counts])
+    model = resnet_s(args.arch, classes, use_norm=loss_name == "ldam").to(device, memory_format=torch.channels_last)
     sgd = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=2e-4, fused=True)
     milestones = [math.floor(m * args.epochs / 300 + 0.5) for m in RECIPES[args.recipe]]
 
@@ -133,18 +150,25 @@ def main():
             if mix != "erm":
                 lam = float(beta.beta(ALPHA, ALPHA))
                 perm = torch.randperm(len(a), generator=rng)
-                xs, b = lam * xs + (1 - lam) * xs[perm], a[perm]
+                b = a[perm]
+                if "cutmix" in mix:
+                    top, bottom, left, right = rand_bbox(lam, size, size, *beta.randint(size, size=2))
+                    # Indexed, xs[perm] is a copy.
+                    xs[:, :, top:bottom, left:right] = xs[perm][:, :, top:bottom, left:right]
+                    lam = 1 - (bottom - top) * (right - left) / size**2
+                else:
+                    xs = lam * xs + (1 - lam) * xs[perm]
                 lam_y = lam_y * lam
-                if mix == "remix":
+                if mix.startswith("remix"):
                     per_label = counts.float().to(device)
                     lam_y = remix_lambda(per_label[a], per_label[b], lam_y[0].item())
             with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
                 logits = model(xs)
             logits = logits.float()
             coef_a, coef_b = lam_y * w[a], (1 - lam_y) * w[b]
-            ce_a, ce_b = (F.cross_entropy(logits, ys, reduction="none") for ys in (a, b))
+            loss_a, loss_b = loss_of(logits, a), loss_of(logits, b)
             norm = len(a) if args.rw_norm == "batch-size" else (coef_a + coef_b).sum()
-            loss = (coef_a * ce_a + coef_b * ce_b).sum() / norm
+            loss = (coef_a * loss_a + coef_b * loss_b).sum() / norm
             sgd.zero_grad(set_to_none=True)
             loss.backward()
             sgd.step()

@@ -43,7 +43,9 @@ macro_rules! structs {
 
 structs! {
     /// One sample of the plan.
-    Row { index: u32, view: u32, partner: u32, lambda: f32, label_a: u32, label_b: u32, coef_a: f32, coef_b: f32 }
+    Row {
+        index: u32, view: u32, partner: u32, lambda: f32, rows: u32, columns: u32, label_a: u32, label_b: u32, coef_a: f32, coef_b: f32,
+    }
     /// Batch norm of a layer.
     Norm { gamma_beta: u64, stat: u64, affine: u64, running: u64, d_gamma_beta: u64, sums: u64, d_sums: u64 }
     /// Where the input of a convolution comes from.
@@ -72,7 +74,8 @@ structs! {
     /// `remix_head`.
     HeadArgs {
         source: Source, plan: u64, step: u64, linear: u64, features: u64, logits: u64, losses: u64, samples: u64, dz: u64,
-        linear_parts: u64, counter: u64, norm: Norm, images: i32, batch: i32, classes: i32, train: i32,
+        linear_parts: u64, counter: u64, norm: Norm, offsets: u64, margins: u64, images: i32, batch: i32, classes: i32, train: i32,
+        gamma: f32, normalised: i32,
     }
     /// `remix_step`.
     StepArgs { params: u64, grads: u64, velocity: u64, segments: u64, rates: u64, count: i32, move_: i32 }

@@ -150,7 +150,8 @@ impl Evaluator {
 /// Those of the weights, as there; those of the GPU.
 pub fn infer(device: &Device, weights: &Path, arch: Arch, split: &Split, info: &Info) -> Result<Inference> {
     let (dict, classes) = weights::open_for(weights, arch, info)?;
-    let host = Net::new(arch, split.shape(), classes, 1, candle_core::DType::F32)?;
+    let mut host = Net::new(arch, split.shape(), classes, 1, candle_core::DType::F32)?;
+    host.criterion.normalised = weights::is_normalised(&dict, arch);
     host.load(&dict).with_context(|| weights.display().to_string())?;
     let evaluator = Evaluator::new(device, &host, split, &levels(&config::MEAN, &config::STD), BATCH)?;
     evaluator.net.take(&host)?;

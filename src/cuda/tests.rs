@@ -19,6 +19,7 @@ use crate::data::Info;
 use crate::data::shard::Split;
 use crate::manifest::store::{Claim, Plan as Directory, Produced};
 use crate::manifest::{Kind, Manifest, Object};
+use crate::methods::mix::{LambdaPer, Mix};
 use crate::methods::presets::preset;
 use crate::model::infer::Folded;
 use crate::model::resnet::Net;
@@ -105,8 +106,9 @@ fn config(precision: Precision, batch_size: usize) -> Config {
 /// The CPU's network, freshly made.
 fn network(config: &Config, data: &Data) -> Net {
     let dtype = config.precision.dtype();
-    let net =
+    let mut net =
         Net::new(config.arch, data.train.shape(), CLASSES, config.batch_size, dtype).expect("a network");
+    net.criterion = config.loss.criterion(&Info::of(&data.manifest).expect("a data set").cls_num_list);
     net.init(config.seed).expect("parameters");
     net
 }
@@ -142,7 +144,7 @@ fn train(device: &Device, config: &Config, data: &Data, epochs: u32) -> (weights
 
 fn plan(config: &Config, data: &Data) -> Plan {
     let info = Info::of(&data.manifest).expect("a data set");
-    Plan::new(config, data.train.labels(), &info.cls_num_list).expect("a plan")
+    Plan::new(config, data.train.labels(), data.train.shape(), &info.cls_num_list).expect("a plan")
 }
 
 /// One epoch of a network on the CPU: its loss and right predictions.
@@ -168,9 +170,9 @@ fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64) {
 }
 
 /// An epoch in f32: loss, gradients of the last step and the state after it, each relative to the CPU's.
-fn compare(shape: [usize; 3], batch: usize, images: usize, tolerance: [f64; 3]) {
-    for device in devices(Precision::F32) {
-        let (data, config) = (Data::new(shape, images, 5), config(Precision::F32, batch));
+fn compare(config: Config, shape: [usize; 3], images: usize, tolerance: [f64; 3]) {
+    for device in devices(config.precision) {
+        let data = Data::new(shape, images, 5);
         let (found, truth) = (network(&config, &data), network(&config, &data));
         let (loss, right) = on(&device, &config, &data, &found);
         let (true_loss, true_right) = on_the_cpu(&config, &data, &truth);
@@ -180,8 +182,9 @@ fn compare(shape: [usize; 3], batch: usize, images: usize, tolerance: [f64; 3]) 
         let (state, changed) = furthest(&state(&found), &state(&truth));
         let loss = (loss / true_loss - 1.0).abs();
         let what = format!(
-            "{} {shape:?} {batch}: loss {loss:.1e}, gradient {gradient:.1e} ({worst}), state {state:.1e} ({changed})",
-            device.describe()
+            "{} {} {shape:?} {images}: loss {loss:.1e}, gradient {gradient:.1e} ({worst}), state {state:.1e} ({changed})",
+            device.describe(),
+            config.method().name()
         );
         eprintln!("{what}");
         assert!(loss < tolerance[0] && gradient < tolerance[1] && state < tolerance[2], "{what}");
@@ -216,16 +219,38 @@ fn compare_bf16(shape: [usize; 3], batch: usize) {
 #[test]
 fn one_step_is_the_cpus() {
     // Tiles that are a part of an image, images that are no squares, and tiles of which the last has fewer rows.
-    compare([32, 32, 3], 3, 3, [1e-6, 1e-4, 1e-5]);
-    compare([8, 12, 3], 7, 7, [1e-6, 1e-4, 1e-5]);
-    compare([36, 64, 3], 3, 3, [1e-6, 1e-4, 3e-5]);
-    compare([4, 8, 3], 4, 4, [1e-6, 1e-4, 3e-5]);
+    let config = |batch| config(Precision::F32, batch);
+    compare(config(3), [32, 32, 3], 3, [1e-6, 1e-4, 1e-5]);
+    compare(config(7), [8, 12, 3], 7, [1e-6, 1e-4, 1e-5]);
+    compare(config(3), [36, 64, 3], 3, [1e-6, 1e-4, 3e-5]);
+    compare(config(4), [4, 8, 3], 4, [1e-6, 1e-4, 3e-5]);
+}
+
+#[test]
+fn every_loss_and_mix_is_the_cpus() {
+    let methods = [
+        "mixup-focal-rw",
+        "balanced-softmax",
+        "remix-logit-adjustment",
+        "mixup-ldam-rw",
+        "ldam",
+        "cutmix-rw",
+        "remix-cutmix-ldam",
+    ];
+    for method in methods {
+        let mut config = Config { seed: 4, ..Config::new(preset(method).expect("a method")) };
+        (config.arch, config.batch_size) = ("resnet20".parse().expect("a name"), 7);
+        if let Mix::CutMix { lambda_per, .. } | Mix::RemixCutMix { lambda_per, .. } = &mut config.mix {
+            *lambda_per = LambdaPer::Sample;
+        }
+        compare(config, [8, 12, 3], 8, [1e-5, 1e-4, 1e-4]);
+    }
 }
 
 #[test]
 fn an_epoch_with_a_ragged_batch_is_the_cpus() {
     // Two steps and no more: sooner or later one value among many is on the other side of a ReLU, and from there on the networks differ.
-    compare([16, 8, 3], 8, 11, [1e-5, 1e-4, 1e-4]);
+    compare(config(Precision::F32, 8), [16, 8, 3], 11, [1e-5, 1e-4, 1e-4]);
 }
 
 #[test]

@@ -224,12 +224,14 @@ impl Trainer {
 fn rows(plan: &Plan, epoch: u32) -> Vec<Row> {
     let plan = plan.epoch(epoch);
     let step = |i| {
-        let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b } = plan.step(i);
+        let Step { samples, partner, lambda, patch, label_a, label_b, coef_a, coef_b } = plan.step(i);
         samples.into_iter().enumerate().map(move |(n, s)| Row {
             index: s.index,
             view: view(s.dy, s.dx, s.flip),
             partner: partner[n],
             lambda: lambda[n],
+            rows: patch[n].top | patch[n].bottom << 16,
+            columns: patch[n].left | patch[n].right << 16,
             label_a: label_a[n],
             label_b: label_b[n],
             coef_a: coef_a[n],

@@ -1,4 +1,4 @@
-//! Methods by name: `remix-drw` is the mix `remix`, the loss `ce` and the rule `drw`, each with its paper's
+//! Methods by name: `remix-ldam-drw` is the mix `remix`, the loss `ldam` and the rule `drw`, each with its paper's
 //! options.
 //!
 //! A name is the parts joined by `-`, those that do nothing (`none`, `ce`) left out; `erm` if nothing is
@@ -23,8 +23,8 @@ pub struct Method {
     pub rule: Rule,
 }
 
-const MIXES: [Mix; 3] = [Mix::None, Mix::MIXUP, Mix::REMIX];
-const LOSSES: [Loss; 1] = [Loss::Ce];
+const MIXES: [Mix; 5] = [Mix::None, Mix::MIXUP, Mix::REMIX, Mix::CUTMIX, Mix::REMIX_CUTMIX];
+const LOSSES: [Loss; 5] = [Loss::Ce, Loss::FOCAL, Loss::BalancedSoftmax, Loss::LOGIT_ADJUSTMENT, Loss::LDAM];
 const RULES: [Rule; 5] = [
     Rule::None,
     Rule::Rs(Draw::EFFECTIVE),
@@ -38,14 +38,35 @@ const PARTS: [&str; 3] = ["mix", "loss", "rule"];
 
 /// No preset has this name.
 #[derive(Debug, thiserror::Error)]
-#[error("--method {name}: no such method{}; it is one of {}", hint(.nearest), listed())]
+#[error("--method {name}: no such method{}; it is erm, or {}", hint(.nearest), listed())]
 pub struct Unknown {
     name: String,
     nearest: Option<String>,
 }
 
+/// What names are made of.
 fn listed() -> String {
-    names().collect::<Vec<_>>().join(", ")
+    let part = |number: usize| {
+        let names = match number {
+            0 => MIXES.map(|m| json!(m)).to_vec(),
+            1 => LOSSES.map(|l| json!(l)).to_vec(),
+            _ => RULES.map(|r| json!(r)).to_vec(),
+        };
+        let names: Vec<&str> =
+            names.iter().filter_map(|n| n["name"].as_str()).filter(|n| !is_nothing(n)).collect();
+        names.join(", ")
+    };
+    format!(
+        "a mix ({}), a loss ({}) and a rule ({}), each or none, in this order, joined by -",
+        part(0),
+        part(1),
+        part(2)
+    )
+}
+
+/// Names that are left out.
+fn is_nothing(part: &str) -> bool {
+    ["none", "ce"].contains(&part)
 }
 
 fn hint(nearest: &Option<String>) -> String {
@@ -119,7 +140,7 @@ fn base_name(params: &Object) -> String {
     let parts: Vec<&str> = PARTS
         .iter()
         .filter_map(|part| params.get(*part)?.get("name")?.as_str())
-        .filter(|name| !["none", "ce"].contains(name))
+        .filter(|name| !is_nothing(name))
         .collect();
     if parts.is_empty() { "erm".into() } else { parts.join("-") }
 }
@@ -146,9 +167,21 @@ mod tests {
 
     #[test]
     fn the_names() {
-        let expected = "erm rs rw drs drw mixup mixup-rs mixup-rw mixup-drs mixup-drw \
-                        remix remix-rs remix-rw remix-drs remix-drw";
-        assert_eq!(names().collect::<Vec<_>>().join(" "), expected);
+        let names: Vec<String> = names().collect();
+        assert_eq!(names.len(), 125);
+        assert_eq!(names[..7].join(" "), "erm rs rw drs drw focal focal-rs");
+        for name in [
+            "mixup",
+            "remix-drs",
+            "balanced-softmax",
+            "mixup-logit-adjustment",
+            "ldam-drw",
+            "remix-ldam-drs",
+            "remix-cutmix",
+            "cutmix-rw",
+        ] {
+            assert!(names.iter().any(|n| n == name), "{name}");
+        }
     }
 
     #[test]
@@ -178,11 +211,11 @@ mod tests {
         assert_eq!(preset_name(&Object::new()), "unknown");
         let newer = json!({
             "mix": {"name": "none"},
-            "loss": {"name": "ldam", "margin": 0.5},
+            "loss": {"name": "seesaw", "p": 0.8},
             "rule": {"name": "drw", "beta": 0.9999, "rw_norm": "weight-sum"},
         });
         let name = preset_name(newer.as_object().expect("an object"));
-        assert_eq!(name, "ldam-drw(margin=0.5,beta=0.9999,rw_norm=weight-sum)");
+        assert_eq!(name, "seesaw-drw(p=0.8,beta=0.9999,rw_norm=weight-sum)");
     }
 
     #[test]
@@ -190,10 +223,14 @@ mod tests {
         let text = |name| preset(name).expect_err("unknown").to_string();
         assert!(text("remix-dwr").starts_with("--method remix-dwr: no such method, did you mean remix-d"));
         assert!(text("mixp").contains("did you mean mixup;"));
-        assert!(text("mixp").ends_with(
-            "one of erm, rs, rw, drs, drw, mixup, mixup-rs, mixup-rw, mixup-drs, \
-            mixup-drw, remix, remix-rs, remix-rw, remix-drs, remix-drw"
-        ));
+        assert!(
+            text("mixp").ends_with(
+                "it is erm, or a mix (mixup, remix, cutmix, remix-cutmix), a loss (focal, balanced-softmax, \
+                logit-adjustment, ldam) and a rule (rs, rw, drs, drw), each or none, in this order, joined by -"
+            ),
+            "{}",
+            text("mixp")
+        );
         assert!(!text("transformer").contains("did you mean"));
     }
 

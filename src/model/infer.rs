@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
-use super::weights::{self, StateDict, get, to_hwio};
+use super::weights::{self, StateDict, get, is_normalised, to_hwio};
 use super::{Arch, Named};
 use crate::data::Info;
 use crate::data::shard::Split;
@@ -15,7 +15,7 @@ use crate::ops::conv::Geometry;
 use crate::ops::conv::cpu::tile::{Pixel, Sink};
 use crate::ops::conv::cpu::winograd::{self, Four};
 use crate::ops::conv::cpu::{convolve, panels, with_scratch};
-use crate::ops::head::logits;
+use crate::ops::head::Classifier;
 use crate::ops::load::{Levels, levels};
 use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::{Aligned, norm};
@@ -61,6 +61,7 @@ pub struct Folded {
     /// The convolutions of the blocks, by stages: layers whose outputs have one size.
     stages: Vec<Vec<Conv>>,
     linear: (Vec<f32>, Vec<f32>),
+    normalised: bool,
     classes: usize,
     feature_len: usize,
     levels: Levels,
@@ -121,10 +122,8 @@ impl Folded {
         Ok(Folded {
             stem,
             stages,
-            linear: (
-                get(dict, "linear.weight", &[classes, len])?.to_vec(),
-                get(dict, "linear.bias", &[classes])?.to_vec(),
-            ),
+            linear: weights::linear(dict, "", classes, len, is_normalised(dict, arch))?,
+            normalised: is_normalised(dict, arch),
             classes,
             feature_len: len,
             levels: levels(&config::MEAN, &config::STD),
@@ -147,6 +146,8 @@ impl Folded {
         let (classes, len) = (self.classes, self.feature_len);
         let batch = batch.clamp(1, n.max(1));
         let (mut z, mut f) = (vec![0.0; n * classes], vec![0.0; n * len]);
+        let (weight, bias) = (&self.linear.0[..], &self.linear.1[..]);
+        let classifier = Classifier { weight, bias, normalised: self.normalised };
         let rows = z.par_chunks_mut(batch * classes).zip(f.par_chunks_mut(batch * len)).enumerate();
         let space = Space::new(self, batch);
         rows.for_each(|(at, (z, features))| {
@@ -155,7 +156,7 @@ impl Folded {
                 run(self.isa, Group { net: self, images, image: &image, space, scratch, features });
             });
             for (z, f) in z.chunks_exact_mut(classes).zip(features.chunks_exact(len)) {
-                logits(f, &self.linear.0, &self.linear.1, z);
+                classifier.logits(f, z);
             }
         });
         Inference { logits: z, features: f, classes, feature_len: len }

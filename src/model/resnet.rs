@@ -10,7 +10,7 @@ use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{Arch, Named};
-use crate::methods::loss::Targets;
+use crate::methods::loss::{Criterion, Targets};
 use crate::ops::conv::{self, Geometry, InputGrad, Residual, Shortcut, Source};
 use crate::ops::head::{Head, Loss};
 use crate::ops::sgd::{self, Rates};
@@ -63,6 +63,8 @@ pub(crate) struct Slot {
 pub struct Net {
     pub(crate) arch: Arch,
     pub(crate) classes: usize,
+    /// The loss, cross-entropy at first; a normalised classifier also has other names and shapes in files, and fresh values.
+    pub criterion: Criterion,
     /// Input images, (batch, H, W, C), normalised.
     pub x: Tensor,
     /// All parameters.
@@ -157,6 +159,7 @@ impl Net {
         Ok(Net {
             arch,
             classes,
+            criterion: Criterion::cross_entropy(classes),
             x: zeros_of(dtype, &[batch, shape[0], shape[1], shape[2]])?,
             stem_out: output(dtype, batch, stem.geo())?,
             features: zeros(&[batch, features])?,
@@ -189,7 +192,8 @@ impl Net {
     }
 
     /// Fresh parameters: Kaiming-normal weights (fan in, gain √2) for convolutions and the classifier, its bias uniform in
-    /// ±1/√features, γ = 1, β = 0, running statistics 0 and 1; velocities zero.
+    /// ±1/√features, γ = 1, β = 0, running statistics 0 and 1; velocities zero. A normalised classifier's weights are uniform, then scaled
+    /// to length 1, as in the code of LDAM, and its bias is 0.
     ///
     /// # Errors
     /// Candle's.
@@ -212,6 +216,16 @@ impl Net {
             let len = self.arch.feature_len();
             let (weight, bias) =
                 params[self.linear_at..][..self.classes * (len + 1)].split_at_mut(self.classes * len);
+            if self.criterion.normalised {
+                let mut rng = stream(seed, Purpose::Init, 0, self.slots.len() as u64);
+                for row in weight.chunks_exact_mut(len) {
+                    row.iter_mut().for_each(|w| *w = rng.random_range(-1.0..1.0));
+                    let norm = row.iter().map(|w| w * w).sum::<f32>().sqrt();
+                    row.iter_mut().for_each(|w| *w /= norm);
+                }
+                bias.fill(0.0);
+                return Ok(());
+            }
             normal(weight, self.slots.len(), len);
             let bound = 1.0 / (len as f32).sqrt();
             let mut rng = stream(seed, Purpose::Init, 0, self.slots.len() as u64 + 1);
@@ -245,7 +259,7 @@ impl Net {
     pub fn gradients(&self, targets: Targets) -> Result<Loss> {
         let batch = targets.label_a.len();
         self.forward(batch)?;
-        let loss = self.head.step(&self.features, &self.linear, targets, &self.d_linear)?;
+        let loss = self.head.step(&self.features, &self.linear, &self.criterion, targets, &self.d_linear)?;
         self.backward(batch)?;
         Ok(loss)
     }

@@ -10,7 +10,7 @@ use super::infer::{BATCH, Folded};
 use super::resnet::Net;
 use super::weights::{StateDict, Values, open, save};
 use super::*;
-use crate::methods::loss::Targets;
+use crate::methods::loss::{Loss, Targets};
 use crate::ops::read;
 use crate::ops::sgd::Rates;
 use crate::ops::simd::{Isa, for_each_isa};
@@ -234,6 +234,54 @@ fn what_is_saved_is_loaded() {
     let other = Net::new(Arch::RESNET32, SHAPE, 10, 1, DType::F32).expect("a network");
     other.resume(&found).expect("loaded");
     assert_eq!(other.training_state().expect("names"), dict);
+}
+
+#[test]
+fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("w.safetensors");
+    let normalised = || {
+        let mut net = Net::new(Arch::RESNET32, SHAPE, 10, 8, DType::F32).expect("a network");
+        net.criterion = Loss::LDAM.criterion(&[50, 40, 30, 20, 10, 9, 8, 7, 6, 5]);
+        net
+    };
+    let net = normalised();
+    net.init(3).expect("parameters");
+    let dict = net.training_state().expect("names");
+    assert_eq!(dict["linear.weight"].shape, [64, 10]);
+    assert!(!dict.contains_key("linear.bias") && !dict.contains_key("velocity.linear.bias"));
+    for class in 0..10 {
+        let column = dict["linear.weight"].data.iter().skip(class).step_by(10);
+        let square: f32 = column.map(|w| w * w).sum();
+        assert!((square - 1.0).abs() < 1e-5, "unit length: {square}");
+    }
+    save(&path, &dict, 7, None).expect("saved");
+    let (found, _) = open(&path).expect("opened");
+    let other = normalised();
+    other.resume(&found).expect("loaded");
+    assert_eq!(other.training_state().expect("names"), dict);
+    // The logits of inference are 30 cosines of its own features.
+    let state = net.state_dict().expect("names");
+    let folded = Folded::new(&state, Arch::RESNET32, SHAPE, 10).expect("folded");
+    let pixels = pixels();
+    let out = folded.forward(8, BATCH, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
+    let weight = &state["linear.weight"].data;
+    for (z, f) in out.logits.chunks_exact(10).zip(out.features.chunks_exact(64)) {
+        let length = f.iter().map(|f| f * f).sum::<f32>().sqrt();
+        for (k, z) in z.iter().enumerate() {
+            let dot: f32 = f.iter().zip(weight.iter().skip(k).step_by(10)).map(|(f, w)| f * w).sum();
+            assert!((z - 30.0 * dot / length).abs() < 1e-4, "{z} {}", 30.0 * dot / length);
+        }
+    }
+    // Neither network takes the other's classifier, nor one that has lost its bias.
+    let linear = network();
+    let text = format!("{:#}", linear.load(&state).expect_err("refused"));
+    assert!(text.contains("linear.weight is [64, 10]"), "{text}");
+    let mut lost = linear.state_dict().expect("names");
+    assert!(net.load(&lost).is_err());
+    lost.remove("linear.bias");
+    let text = format!("{:#}", Folded::new(&lost, Arch::RESNET32, SHAPE, 10).err().expect("refused"));
+    assert!(text.contains("no tensor \"linear.bias\""), "{text}");
 }
 
 #[test]

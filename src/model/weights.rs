@@ -1,7 +1,7 @@
 //! Weights in PyTorch's names and layouts: what checkpoint files hold.
 //!
 //! `conv1.weight` (cout, cin, 3, 3), `bn1.weight`, `bn1.bias`, `bn1.running_mean`, `bn1.running_var`, `bn1.num_batches_tracked`, …,
-//! `linear.weight` (classes, 64), `linear.bias`: the reference `ResNet_s` loads such a file with `load_state_dict`, and its
+//! `linear.weight` (classes, 64), `linear.bias` (a normalised classifier, of LDAM: `linear.weight` (64, classes) alone): the reference `ResNet_s` loads such a file with `load_state_dict`, and its
 //! files load here.
 
 use std::collections::{BTreeMap, HashMap};
@@ -73,8 +73,12 @@ impl Net {
         }
         let len = self.arch.feature_len();
         let (weight, bias) = flat[self.linear_at..][..self.classes * (len + 1)].split_at(self.classes * len);
-        put("linear.weight".into(), vec![self.classes, len], weight.to_vec());
-        put("linear.bias".into(), vec![self.classes], bias.to_vec());
+        if self.criterion.normalised {
+            put("linear.weight".into(), vec![len, self.classes], transposed(weight, len));
+        } else {
+            put("linear.weight".into(), vec![self.classes, len], weight.to_vec());
+            put("linear.bias".into(), vec![self.classes], bias.to_vec());
+        }
         Ok(all)
     }
 
@@ -97,14 +101,9 @@ impl Net {
 
     /// Takes parameters by name into a flat tensor.
     fn take(&self, dict: &StateDict, prefix: &str, flat: &Tensor) -> Result<()> {
-        let len = self.arch.feature_len();
-        let mut parts = vec![
-            (self.linear_at, get(dict, &format!("{prefix}linear.weight"), &[self.classes, len])?.to_vec()),
-            (
-                self.linear_at + self.classes * len,
-                get(dict, &format!("{prefix}linear.bias"), &[self.classes])?.to_vec(),
-            ),
-        ];
+        let (weight, bias) =
+            linear(dict, prefix, self.classes, self.arch.feature_len(), self.criterion.normalised)?;
+        let mut parts = vec![(self.linear_at, [weight, bias].concat())];
         for slot in &self.slots {
             let Named { conv, norm, geo } = &slot.conv;
             let weight = get(dict, &format!("{prefix}{conv}.weight"), &[geo.cout, geo.cin, 3, 3])?;
@@ -165,6 +164,38 @@ impl Net {
     }
 }
 
+/// The classifier, weight (classes, len) and bias (classes). A normalised one is (len, classes) in files, without a bias, which is zero here.
+///
+/// # Errors
+/// A tensor that is missing or has another shape.
+pub(super) fn linear(
+    dict: &StateDict,
+    prefix: &str,
+    classes: usize,
+    len: usize,
+    normalised: bool,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let name = format!("{prefix}linear.weight");
+    Ok(match normalised {
+        true => (transposed(get(dict, &name, &[len, classes])?, classes), vec![0.0; classes]),
+        false => (
+            get(dict, &name, &[classes, len])?.to_vec(),
+            get(dict, &format!("{prefix}linear.bias"), &[classes])?.to_vec(),
+        ),
+    })
+}
+
+/// Rows of `width` values, as columns.
+fn transposed(rows: &[f32], width: usize) -> Vec<f32> {
+    (0..width).flat_map(|column| rows.iter().skip(column).step_by(width)).copied().collect()
+}
+
+/// Whether the classifier of these weights is a normalised one, by its shape: one that has but lost its bias is none.
+pub fn is_normalised(dict: &StateDict, arch: Arch) -> bool {
+    let weight = dict.get("linear.weight");
+    !dict.contains_key("linear.bias") && weight.is_some_and(|w| w.shape.first() == Some(&arch.feature_len()))
+}
+
 /// A tensor of the given shape.
 ///
 /// # Errors
@@ -190,6 +221,7 @@ pub fn open_for(path: &Path, arch: Arch, info: &Info) -> Result<(StateDict, usiz
     let check = || -> Result<usize> {
         check_arch(&dict, arch)?;
         let classes = match dict.get("linear.weight").map(|v| &v.shape[..]) {
+            Some(&[_, classes]) if is_normalised(&dict, arch) => classes,
             Some(&[classes, _]) => classes,
             _ => bail!("has no tensor \"linear.weight\" of two dimensions; not a ResNet_s checkpoint"),
         };

@@ -82,9 +82,15 @@ pub(crate) fn title(method: &str) -> String {
     let part = |p: &str| match p {
         "mixup" => "Mixup".into(),
         "remix" => "Remix".into(),
+        "cutmix" => "CutMix".into(),
+        "focal" => "Focal".into(),
+        "balanced softmax" => "Balanced softmax".into(),
+        "logit adjustment" => "Logit adjustment".into(),
         "erm" | "rs" | "rw" | "drs" | "drw" | "ldam" => p.to_uppercase(),
         other => other.to_owned(),
     };
+    let words = ["balanced-softmax", "logit-adjustment"];
+    let method = words.iter().fold(method.to_owned(), |m, words| m.replace(words, &words.replace('-', " ")));
     method.split('-').map(part).collect::<Vec<String>>().join("-")
 }
 
@@ -107,6 +113,8 @@ mod tests {
     fn names_and_numbers() {
         assert_eq!(title("remix-drw"), "Remix-DRW");
         assert_eq!(title("erm"), "ERM");
+        assert_eq!(title("remix-cutmix-ldam-rs"), "Remix-CutMix-LDAM-RS");
+        assert_eq!(title("balanced-softmax-drw"), "Balanced softmax-DRW");
         assert_eq!([two(Some(75.0)), two(None)], ["75.00", "—"]);
         let all = [Some(1.0), Some(-1.234), Some(-0.001), None].map(signed);
         assert_eq!(all, ["+1.00", "-1.23", "0.00", "—"]);

@@ -194,7 +194,7 @@ impl Config {
             "a deferred rule starts at the last milestone, which must be one of the epochs; or use rs or rw";
         check(starts, "milestones", &list, why)?;
 
-        if let Mix::Mixup { alpha, .. } | Mix::Remix { alpha, .. } = self.mix {
+        if let Some(alpha) = self.mix.alpha() {
             check(
                 (1e-3..=1e3).contains(&alpha),
                 "alpha",
@@ -202,10 +202,28 @@ impl Config {
                 "must be between 0.001 and 1000; 1 is uniform",
             )?;
         }
-        if let Mix::Remix { kappa, tau, .. } = self.mix {
+        if let Some((kappa, tau)) = self.mix.kappa_tau() {
             check(kappa >= 1.0 && kappa.is_finite(), "kappa", &kappa, "must be at least 1")?;
             let tau_ok = not_negative(tau) && tau <= 1.0;
-            check(tau_ok, "tau", &tau, "must be between 0 (Mixup) and 1")?;
+            check(tau_ok, "tau", &tau, "must be between 0 (no Remix) and 1")?;
+        }
+        let up_to = |x: f64, most: f64| not_negative(x) && x <= most;
+        match self.loss {
+            Loss::Ce | Loss::BalancedSoftmax => {}
+            Loss::Focal { gamma } => {
+                check(up_to(gamma, 100.0), "gamma", &gamma, "must be between 0 (cross-entropy) and 100")?;
+            }
+            Loss::LogitAdjustment { la_tau } => {
+                check(up_to(la_tau, 100.0), "la-tau", &la_tau, "must be between 0 (cross-entropy) and 100")?;
+            }
+            Loss::Ldam { margin } => {
+                check(
+                    up_to(margin, 2.0),
+                    "margin",
+                    &margin,
+                    "must be between 0 and 2, as cosines are apart",
+                )?;
+            }
         }
         if let Some(beta) = self.rule.beta() {
             check(not_negative(beta) && beta < 1.0, "beta", &beta, "must be at least 0 and below 1")?;

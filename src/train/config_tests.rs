@@ -65,6 +65,11 @@ fn absurd_values_are_refused_by_the_name_of_their_flag() {
         ("tau", &|c| remix(c, &|_, _, tau| *tau = 1.01)),
         ("tau", &|c| remix(c, &|_, _, tau| *tau = -0.5)),
         ("tau", &|c| remix(c, &|_, _, tau| *tau = f64::NAN)),
+        ("alpha", &|c| c.mix = Mix::CutMix { alpha: -1.0, lambda_per: Default::default() }),
+        ("gamma", &|c| c.loss = Loss::Focal { gamma: -0.1 }),
+        ("gamma", &|c| c.loss = Loss::Focal { gamma: f64::INFINITY }),
+        ("la-tau", &|c| c.loss = Loss::LogitAdjustment { la_tau: f64::NAN }),
+        ("margin", &|c| c.loss = Loss::Ldam { margin: 2.1 }),
         ("beta", &|c| c.rule = Rule::Drw(Reweight { beta: 1.0, ..Reweight::EFFECTIVE })),
         ("beta", &|c| c.rule = Rule::Drw(Reweight { beta: f64::NAN, ..Reweight::EFFECTIVE })),
     ];

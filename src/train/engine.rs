@@ -163,7 +163,7 @@ pub(crate) fn train_epoch(
             let s = loaded.samples[n];
             View { image: train.image(s.index as usize), dy: s.dy.into(), dx: s.dx.into(), flip: s.flip }
         };
-        load::forward(&ahead, train.shape(), levels, view, &loaded.partner, &loaded.lambda)?;
+        load::forward(&ahead, train.shape(), levels, view, &loaded.partner, &loaded.lambda, &loaded.patch)?;
         Ok(loaded)
     };
     let (mut loss, mut right) = (0.0, 0.0);

@@ -116,7 +116,7 @@ pub fn run(
         train.shape(),
         test.shape()
     );
-    let plan = Plan::new(config, train.labels(), &info.cls_num_list)?;
+    let plan = Plan::new(config, train.labels(), train.shape(), &info.cls_num_list)?;
     let batch = config.batch_size.min(train.len());
     let room = host_batch(device, batch);
     check_memory(
@@ -124,7 +124,8 @@ pub fn run(
         available_memory(),
         batch,
     )?;
-    let net = Net::new(config.arch, train.shape(), info.classes, room, config.precision.dtype())?;
+    let mut net = Net::new(config.arch, train.shape(), info.classes, room, config.precision.dtype())?;
+    net.criterion = config.loss.criterion(&info.cls_num_list);
     let (mut reached, mut log) = match resume(&net, dir)? {
         Some(found) => {
             log::info!("going on after epoch {} of {}", found.0.epoch, config.epochs);

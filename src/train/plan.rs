@@ -7,7 +7,7 @@
 use rand::RngCore;
 
 use super::config::{Augment, CROP_PADDING, Config};
-use crate::methods::mix::Mix;
+use crate::methods::mix::{Mix, Patch};
 use crate::methods::rule::RwNorm;
 use crate::methods::sampler::Sampler;
 use crate::rng::{Purpose, shuffle, stream};
@@ -27,8 +27,8 @@ pub struct Sample {
 
 /// One batch. All vectors have one entry a sample.
 ///
-/// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented. Its
-/// loss is `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum
+/// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented; where `patch[s]` is not empty,
+/// image(s) with that rectangle of image(`partner[s]`). Its loss is `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum
 /// over s, for class weights and the division by the batch are in the coefficients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -38,6 +38,8 @@ pub struct Step {
     pub partner: Vec<u32>,
     /// λ, the share of the sample's own image.
     pub lambda: Vec<f32>,
+    /// Where the partner is seen, if the images are not blended.
+    pub patch: Vec<Patch>,
     /// The image's own label.
     pub label_a: Vec<u32>,
     /// The partner's label.
@@ -93,6 +95,8 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Plan {
     config: Config,
+    /// Height and width of the images.
+    size: [usize; 2],
     labels: Vec<u32>,
     cls_num_list: Vec<usize>,
     sampler: Option<Sampler>,
@@ -100,12 +104,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan for a validated configuration over the training labels; `cls_num_list` is the manifest's count
-    /// a class.
+    /// A plan for a validated configuration over the training labels; images are of `shape` `[H, W, C]`, `cls_num_list` is the manifest's
+    /// count a class.
     ///
     /// # Errors
     /// Labels and counts that do not agree, or a class without images.
-    pub fn new(config: &Config, labels: &[u32], cls_num_list: &[usize]) -> Result<Plan, Error> {
+    pub fn new(
+        config: &Config,
+        labels: &[u32],
+        [height, width, _]: [usize; 3],
+        cls_num_list: &[usize],
+    ) -> Result<Plan, Error> {
         let classes = cls_num_list.len();
         if classes == 0 || labels.is_empty() || u32::try_from(labels.len()).is_err() {
             return Err(Error::Size { images: labels.len(), classes });
@@ -124,6 +133,7 @@ impl Plan {
         }
         Ok(Plan {
             config: config.clone(),
+            size: [height, width],
             labels: labels.to_vec(),
             cls_num_list: cls_num_list.to_vec(),
             sampler: config.rule.draw().map(|draw| Sampler::new(draw, labels, cls_num_list)),
@@ -198,10 +208,10 @@ impl EpochPlan<'_> {
         }
         let label_a: Vec<u32> = batch.iter().map(|&n| labels[n as usize]).collect();
         let label_b: Vec<u32> = partner.iter().map(|&p| label_a[p as usize]).collect();
-        let lambda = config.mix.draw_lambda(&mut rng(Purpose::Lambda), batch.len());
+        let (lambda, patch) = config.mix.draw(&mut rng(Purpose::Lambda), batch.len(), self.plan.size);
         let (coef_a, coef_b) =
             coefficients(&config.mix, cls_num_list, self.weights, &lambda, &label_a, &label_b);
-        Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b }
+        Step { samples, partner, lambda, patch, label_a, label_b, coef_a, coef_b }
     }
 }
 

@@ -22,7 +22,7 @@ fn config(name: &str) -> Config {
 }
 
 fn plan(c: &Config) -> Plan {
-    Plan::new(c, &labels(), &COUNTS).expect("a plan")
+    Plan::new(c, &labels(), [32, 32, 3], &COUNTS).expect("a plan")
 }
 
 #[test]
@@ -117,6 +117,31 @@ fn remix_gives_the_rare_class_the_label() {
 }
 
 #[test]
+fn cutmix_labels_go_by_the_areas_and_remix_on_it_by_its_rule() {
+    let with = |mut mix: Mix| {
+        if let Mix::CutMix { lambda_per, .. } | Mix::RemixCutMix { lambda_per, .. } = &mut mix {
+            *lambda_per = LambdaPer::Sample;
+        }
+        plan(&Config { mix, ..config("erm") })
+    };
+    let (cutmix, remix) = (with(Mix::CUTMIX), with(Mix::REMIX_CUTMIX));
+    let mut decided = 0;
+    for epoch in 1..10 {
+        let (c, r) = (cutmix.epoch(epoch).step(0), remix.epoch(epoch).step(0));
+        assert_eq!((&c.patch, &c.lambda, &c.partner), (&r.patch, &r.lambda, &r.partner));
+        for s in 0..32 {
+            let share = 1.0 - c.patch[s].area() as f32 / 1024.0;
+            assert_eq!((c.lambda[s], c.coef_a[s], c.coef_b[s]), (share, share / 32.0, (1.0 - share) / 32.0));
+            let counts = [r.label_a[s], r.label_b[s]].map(|k| COUNTS[k as usize]);
+            assert_eq!(r.coef_a[s], Mix::REMIX.lambda_y(share, counts[0], counts[1]) / 32.0);
+            decided += usize::from(r.coef_a[s] != c.coef_a[s]);
+        }
+    }
+    assert!(decided > 20, "Remix is seen at work: {decided}");
+    assert!(plan(&config("remix")).epoch(1).step(0).patch.iter().all(|p| p.area() == 0));
+}
+
+#[test]
 fn without_mixing_every_sample_is_its_own() {
     let step = plan(&config("erm")).epoch(1).step(8);
     assert_eq!(step.partner, (0..28).collect::<Vec<_>>());
@@ -187,7 +212,8 @@ fn augmentation_reaches_all_162_forms_alike_and_can_be_off() {
 #[test]
 fn labels_that_cannot_be_are_refused() {
     let c = config("erm");
-    let error = |labels: &[u32], counts: &[usize]| Plan::new(&c, labels, counts).expect_err("refused");
+    let error =
+        |labels: &[u32], counts: &[usize]| Plan::new(&c, labels, [32, 32, 3], counts).expect_err("refused");
     assert_eq!(error(&[0, 0, 2], &[2, 0, 1]), Error::EmptyClass { class: 1 });
     assert_eq!(error(&[0, 3], &[1, 1]), Error::Label { index: 1, label: 3, classes: 2 });
     assert_eq!(error(&[0, 1], &[1, 2]), Error::Counts { class: 1, listed: 2, found: 1 });
@@ -212,7 +238,7 @@ proptest! {
     /// mean weight.
     #[test]
     fn coefficients_sum_to_one(
-        method in 0usize..15,
+        method in 0usize..125,
         batch_size in 1usize..70,
         seed: u64,
         epoch in 1u32..=300,
@@ -221,7 +247,7 @@ proptest! {
         alpha in 0.05..5.0f64,
         by_batch_size: bool,
     ) {
-        let name = names().nth(method).expect("there are 15");
+        let name = names().nth(method).expect("there are 125");
         let mut c = Config { batch_size, seed, ..config(&name) };
         if let Mix::Remix { .. } = c.mix {
             c.mix = Mix::Remix { alpha, kappa, tau, lambda_per: LambdaPer::Sample };

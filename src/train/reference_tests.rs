@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::*;
-use crate::methods::loss::{Targets, cross_entropy};
+use crate::methods::loss::{Criterion, Loss, Targets, reference};
 use crate::methods::mix::LambdaPer;
 use crate::methods::rule::{Draw, Reweight};
 use crate::train::schedule::{self, Recipe};
@@ -13,6 +13,8 @@ use crate::train::schedule::{self, Recipe};
 struct Fixture {
     /// n_i, n_j, λ, κ, τ, λ_y.
     remix: Vec<(usize, usize, f32, f64, f64, f32)>,
+    /// λ; height, width, row and column of the centre; top, bottom, left, right.
+    cutmix: Vec<(f32, [usize; 4], [u32; 4])>,
     remix_loss: Vec<Batch>,
     counts: std::collections::BTreeMap<String, Classes>,
     schedule: Vec<Schedule>,
@@ -24,6 +26,7 @@ struct Classes {
     rw: Vec<f64>,
     rs: Vec<f64>,
     rs_inverse: Vec<f64>,
+    ldam: Vec<f64>,
 }
 
 #[derive(Deserialize)]
@@ -82,11 +85,25 @@ fn lambda_y() {
 }
 
 #[test]
+fn patches() {
+    let rows = fixture().cutmix;
+    assert!(rows.len() > 300);
+    for (lambda, [height, width, row, col], [top, bottom, left, right]) in rows {
+        let found = Patch::around(lambda, [row, col], [height, width]);
+        assert_eq!(found, Patch { top, bottom, left, right }, "λ {lambda} {height}×{width} at {row}, {col}");
+    }
+}
+
+#[test]
 fn class_weights_and_probabilities() {
     for (name, c) in fixture().counts {
         close(&Reweight::EFFECTIVE.weights(&c.cls_num_list), &c.rw, &name);
         close(&Draw::EFFECTIVE.probabilities(&c.cls_num_list), &c.rs, &name);
         close(&Draw::Inverse.probabilities(&c.cls_num_list), &c.rs_inverse, &name);
+        let margins = Loss::LDAM.criterion(&c.cls_num_list).margins;
+        for (found, truth) in margins.iter().zip(&c.ldam) {
+            assert!((f64::from(*found) / 30.0 / truth - 1.0).abs() < 1e-7, "{name}: {found} {truth}");
+        }
     }
 }
 
@@ -122,7 +139,7 @@ fn losses_of_whole_batches() {
             let (label_a, label_b) = (&batch.labels_a[..], &batch.labels_b[..]);
             let (coef_a, coef_b) = coefficients(&mix, counts, weights.as_ref(), &lambda, label_a, label_b);
             let targets = Targets { label_a, label_b, coef_a: &coef_a, coef_b: &coef_b };
-            let (loss, _) = cross_entropy(&batch.logits.concat(), classes, &targets);
+            let (loss, _) = reference(&Criterion::cross_entropy(classes), &batch.logits.concat(), &targets);
             // The coefficients are f32: one part in 10⁷ each.
             assert!((loss / expected - 1.0).abs() < 1e-7, "{weights:?}: {loss}, {expected} expected");
         }

@@ -23,7 +23,8 @@ Examples:
   train MANIFEST --mix remix --tau 0.3 --rule rs --rs inverse    any parts, any options
   train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the milestones scale
 
-Methods: erm, mixup or remix, each also with -rs, -rw, -drs or -drw (rs alone is erm with rs).
+Methods: erm, or a mix (mixup, remix, cutmix, remix-cutmix), a loss (focal, balanced-softmax, logit-adjustment,
+ldam) and a rule (rs, rw, drs, drw), each or none, in this order, joined by -: remix, ldam-drw, remix-ldam-drw.
 A stopped run goes on from its last finished epoch when the same command is given again.";
 
 /// Train an image classifier on an imbalanced data set
@@ -54,7 +55,7 @@ pub struct Flags {
     #[arg(long, value_name = "RULE", help_heading = "Method")]
     pub rule: Option<RuleName>,
 
-    /// Mixup, Remix: the mixing coefficient is drawn from Beta(A, A) [default: 1, uniform]
+    /// Mixes: the mixing coefficient is drawn from Beta(A, A) [default: 1, uniform]
     #[arg(long, value_name = "A", allow_negative_numbers = true, help_heading = "Options of the method")]
     pub alpha: Option<f64>,
 
@@ -66,9 +67,21 @@ pub struct Flags {
     #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = "Options of the method")]
     pub tau: Option<f64>,
 
-    /// Mixup, Remix: one mixing coefficient a batch or a sample [default: batch]
+    /// Mixes: one mixing coefficient (and rectangle) a batch or a sample [default: batch]
     #[arg(long, value_name = "PER", help_heading = "Options of the method")]
     pub lambda_per: Option<LambdaPer>,
+
+    /// focal: the exponent of 1 − p that cross-entropy is multiplied with [default: 2]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, help_heading = "Options of the method")]
+    pub gamma: Option<f64>,
+
+    /// logit-adjustment: what the log of the classes' shares is multiplied with [default: 1]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = "Options of the method")]
+    pub la_tau: Option<f64>,
+
+    /// ldam: margin of the rarest class, as a cosine [default: 0.5]
+    #[arg(long, value_name = "M", allow_negative_numbers = true, help_heading = "Options of the method")]
+    pub margin: Option<f64>,
 
     /// Rules: β of the effective number of samples, (1−β^n)/(1−β) [default: 0.9999]
     #[arg(long, value_name = "B", allow_negative_numbers = true, help_heading = "Options of the method")]
@@ -230,10 +243,18 @@ impl Flags {
                 MixName::None => Mix::None,
                 MixName::Mixup => Mix::MIXUP,
                 MixName::Remix => Mix::REMIX,
+                MixName::CutMix => Mix::CUTMIX,
+                MixName::RemixCutMix => Mix::REMIX_CUTMIX,
             };
         }
-        if let Some(LossName::Ce) = self.loss {
-            loss = Loss::Ce;
+        if let Some(name) = self.loss {
+            loss = match name {
+                LossName::Ce => Loss::Ce,
+                LossName::Focal => Loss::FOCAL,
+                LossName::BalancedSoftmax => Loss::BalancedSoftmax,
+                LossName::LogitAdjustment => Loss::LOGIT_ADJUSTMENT,
+                LossName::Ldam => Loss::LDAM,
+            };
         }
         if let Some(name) = self.rule {
             rule = match name {
@@ -248,15 +269,29 @@ impl Flags {
         let (mut alpha, mut kappa, mut tau, mut lambda_per) = (None, None, None, None);
         match &mut mix {
             Mix::None => {}
-            Mix::Mixup { alpha: a, lambda_per: per } => (alpha, lambda_per) = (Some(a), Some(per)),
-            Mix::Remix { alpha: a, kappa: k, tau: t, lambda_per: per } => {
+            Mix::Mixup { alpha: a, lambda_per: per } | Mix::CutMix { alpha: a, lambda_per: per } => {
+                (alpha, lambda_per) = (Some(a), Some(per));
+            }
+            Mix::Remix { alpha: a, kappa: k, tau: t, lambda_per: per }
+            | Mix::RemixCutMix { alpha: a, kappa: k, tau: t, lambda_per: per } => {
                 (alpha, kappa, tau, lambda_per) = (Some(a), Some(k), Some(t), Some(per));
             }
         }
-        set("alpha", self.alpha, alpha, "--mix mixup or --mix remix")?;
-        set("kappa", self.kappa, kappa, "--mix remix")?;
-        set("tau", self.tau, tau, "--mix remix")?;
-        set("lambda-per", self.lambda_per, lambda_per, "--mix mixup or --mix remix")?;
+        set("alpha", self.alpha, alpha, "--mix mixup or another mix")?;
+        set("kappa", self.kappa, kappa, "--mix remix or remix-cutmix")?;
+        set("tau", self.tau, tau, "--mix remix or remix-cutmix")?;
+        set("lambda-per", self.lambda_per, lambda_per, "--mix mixup or another mix")?;
+
+        let (mut gamma, mut la_tau, mut margin) = (None, None, None);
+        match &mut loss {
+            Loss::Ce | Loss::BalancedSoftmax => {}
+            Loss::Focal { gamma: g } => gamma = Some(g),
+            Loss::LogitAdjustment { la_tau: t } => la_tau = Some(t),
+            Loss::Ldam { margin: m } => margin = Some(m),
+        }
+        set("gamma", self.gamma, gamma, "--loss focal")?;
+        set("la-tau", self.la_tau, la_tau, "--loss logit-adjustment")?;
+        set("margin", self.margin, margin, "--loss ldam")?;
 
         let draw = match &mut rule {
             Rule::Rs(draw) | Rule::Drs(draw) => Some(draw),

@@ -28,21 +28,29 @@ fn the_definition_is_sound() {
 
 #[test]
 fn spellings_of_one_experiment_have_equal_params() {
-    for name in names() {
-        let (mix, rule) = match name.split_once('-') {
-            Some((mix, rule)) => (mix, rule),
-            None if ["mixup", "remix"].contains(&&*name) => (&*name, "none"),
-            None if name == "erm" => ("none", "none"),
-            None => ("none", &*name),
-        };
-        let orthogonal = format!("--mix {mix} --loss ce --rule {rule}");
-        assert_eq!(params(&format!("--method {name}")), params(&orthogonal), "{name}");
+    let (mixes, losses) = (
+        ["none", "mixup", "remix", "cutmix", "remix-cutmix"],
+        ["ce", "focal", "balanced-softmax", "logit-adjustment", "ldam"],
+    );
+    let mut methods = names();
+    for mix in mixes {
+        for loss in losses {
+            for rule in ["none", "rs", "rw", "drs", "drw"] {
+                let name = methods.next().expect("as many names as parts");
+                let orthogonal = format!("--mix {mix} --loss {loss} --rule {rule}");
+                assert_eq!(params(&format!("--method {name}")), params(&orthogonal), "{name}");
+            }
+        }
     }
+    assert_eq!(methods.next(), None);
     let same = [
         ("--method remix-drw", "--method mixup-rs --rule drw --mix remix"),
         ("--method remix", "--mix remix --alpha 1 --kappa 3.0 --tau .5 --lambda-per batch"),
         ("--method rw", "--rule rw --beta 9999e-4 --rw-norm weight-sum"),
         ("--method rs", "--rule rs --rs effective --beta 0.9999"),
+        ("--method remix-cutmix-ldam", "--mix remix-cutmix --loss ldam --margin .5 --tau 0.5"),
+        ("--method focal-rw", "--loss focal --gamma 2 --rule rw"),
+        ("--loss logit-adjustment --la-tau 1", "--method logit-adjustment"),
         ("--recipe paper", "--milestones 150,250"),
         ("--recipe paper --epochs 10", "--milestones 5,8 --epochs 10"),
         ("", "--method erm --seed 0 --arch resnet32 --lr 1e-1 --recipe seed --weight-decay 0.0002"),
@@ -80,6 +88,17 @@ fn every_flag_of_the_experiment_reaches_the_params() {
     for flag in all {
         assert_ne!(params(plain), params(&format!("{plain} {flag}")), "{flag}");
     }
+    for (loss, flag) in [
+        ("focal", "--gamma 1"),
+        ("logit-adjustment", "--la-tau 2"),
+        ("ldam", "--margin 0.3"),
+        ("ce", "--loss focal"),
+    ] {
+        assert_ne!(
+            params(&format!("--loss {loss}")),
+            params(&format!("--method {loss} {flag}").replace("--method ce", ""))
+        );
+    }
     assert_ne!(params("--rule rs"), params("--rule rs --rs inverse"));
     // What cannot change the result does not.
     assert_eq!(params(plain), params("--method remix-drw --threads 1 --device cpu --out x --force -v"));
@@ -99,6 +118,14 @@ fn refusals_say_what_to_do() {
         ("--method remx", "did you mean remix;"),
         ("--tau 0.3", "--tau: does nothing with this method; it needs --mix remix"),
         ("--method mixup --kappa 2", "needs --mix remix"),
+        ("--gamma 1", "needs --loss focal"),
+        ("--method ldam --la-tau 1", "needs --loss logit-adjustment"),
+        ("--method remix --margin 1", "needs --loss ldam"),
+        ("--method cutmix --tau 0.3", "needs --mix remix or remix-cutmix"),
+        ("--method focal --gamma -1", "--gamma -1: must be between 0"),
+        ("--method ldam --margin 3", "--margin 3: must be between 0 and 2"),
+        ("--method logit-adjustment --la-tau nan", "--la-tau NaN: must be between 0"),
+        ("--method ldam-remix", "joined by -"),
         ("--rule rw --rs inverse", "needs --rule rs"),
         ("--rule rs --rs inverse --beta 0.9", "with --rs effective"),
         ("--rule drs --rw-norm batch-size", "needs --rule rw"),
@@ -107,7 +134,7 @@ fn refusals_say_what_to_do() {
         ("--batch-size 0", "--batch-size 0: must be between"),
         ("--lr -0.1", "--lr -0.1: must be a positive number"),
         ("--lr nan", "--lr NaN: must be a positive number"),
-        ("--method remix --tau 1.5", "--tau 1.5: must be between 0 (Mixup) and 1"),
+        ("--method remix --tau 1.5", "--tau 1.5: must be between 0 (no Remix) and 1"),
         ("--method remix --kappa 0.5", "--kappa 0.5: must be at least 1"),
         ("--rule drw --milestones none", "a deferred rule starts at the last milestone"),
         ("--rule drw --milestones 400", "a deferred rule starts at the last milestone"),

@@ -35,6 +35,12 @@ pub enum MixName {
     Mixup,
     /// Remix: Mixup whose label goes to the clearly rarer class
     Remix,
+    /// CutMix: a rectangle of one image in another, labels by the areas
+    #[value(name = "cutmix")]
+    CutMix,
+    /// CutMix with the labels of Remix
+    #[value(name = "remix-cutmix")]
+    RemixCutMix,
 }
 
 /// Names of losses.
@@ -42,6 +48,14 @@ pub enum MixName {
 pub enum LossName {
     /// Cross-entropy
     Ce,
+    /// Focal loss: what is classified well counts less
+    Focal,
+    /// Balanced softmax: the log of the class counts is added to the logits
+    BalancedSoftmax,
+    /// Logit adjustment: the same, times --la-tau
+    LogitAdjustment,
+    /// LDAM: a normalised classifier with larger margins for rarer classes
+    Ldam,
 }
 
 /// Names of rules.

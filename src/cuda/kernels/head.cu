@@ -1,5 +1,7 @@
-// The end of the network, a block an image: the last ReLU, average pool, classifier, soft-target cross-entropy, and the gradients of all
-// that, down to the one behind the last batch norm. The same formulas as ops/pool and ops/head.
+// The end of the network, a block an image: the last ReLU, average pool, classifier, soft-target loss, and the gradients of all
+// that, down to the one behind the last batch norm. The same formulas as ops/pool, ops/head and methods/loss.
+
+constexpr float COSINE_SCALE = 30;  // SCALE of methods/loss
 
 struct HeadArgs {
     Source source;  // of the last block's output, (N, H, W, 64)
@@ -14,18 +16,49 @@ struct HeadArgs {
     float* linear_parts;  // (images, classes · 65), as `linear`
     u32* counter;
     Norm norm;            // of the last convolution
+    const float* offsets;  // (classes), added to the logits in the loss
+    const float* margins;  // (classes), taken from a label's logit there; null if none
     int images, batch, classes, train;
+    float gamma;     // of the focal loss; 0 for none
+    int normalised;  // logits are cosines, times COSINE_SCALE
 };
+
+// One label of a sample: coefficient times loss, coefficient times h of its gradient, exp(logit - max) of the label and the sum of all.
+struct Label {
+    float loss, weight, exp, sum;
+};
+
+// `exps` are exp(u - max) of the logits with their offsets, `u` these.
+__device__ Label label_of(const HeadArgs& a, const float* u, const float* exps, float max, int label, float coef) {
+    const float own = a.margins ? u[label] - a.margins[label] : u[label];
+    Label l;
+    l.exp = a.margins ? expf(own - max) : exps[label];
+    l.sum = 0;
+    for (int k = 0; k < a.classes; k++) l.sum += k == label ? l.exp : exps[k];
+    const float ce = max + logf(l.sum) - own;
+    l.loss = coef * ce;
+    l.weight = coef;
+    if (a.gamma > 0) {
+        const float p = expf(-ce), rest = -expm1f(-ce), factor = powf(rest, a.gamma);
+        l.loss *= factor;
+        l.weight *= factor * (1 + a.gamma * p * (rest > 0 ? ce / rest : 1));
+    }
+    return l;
+}
 
 __device__ void head(const HeadArgs& a) {
     constexpr int C = 64, GROUPS = C / 8, ROWS = THREADS / GROUPS;
-    DYNAMIC_SHARED(memory);  // SCRATCH floats, then features, d_features and logits
+    DYNAMIC_SHARED(memory);  // SCRATCH floats, then features, d_features, and four values of each class
     float* scratch = reinterpret_cast<float*>(memory);
     float* f = scratch + SCRATCH;
     float* df = f + C;
-    float* z = df + C;
-    __shared__ float max, sum;
+    float* z = df + C;              // logits
+    float* u = z + a.classes;       // the same with offsets
+    float* dz = u + a.classes;      // gradient of the logits
+    float* inverse = dz + a.classes;  // 1 / length of a class's weights
+    __shared__ float max;
     __shared__ int top;
+    __shared__ Label labels[2];
     Normalizer<C> norm;
     if (a.train) norm.fetch(a.norm, blockIdx.x == 0 ? a.norm.running : nullptr);
     wait_for_previous_kernel();
@@ -73,68 +106,107 @@ __device__ void head(const HeadArgs& a) {
         a.features[(a.train ? image : row) * C + c] = f[c];
     }
     __syncthreads();
+    float inverse_f = 1;
+    if (a.normalised) {
+        float square = 0;
+        for (int c = 0; c < C; c++) square += f[c] * f[c];
+        inverse_f = 1 / fmaxf(sqrtf(square), 1e-12f);
+    }
     for (int k = threadIdx.x; k < a.classes; k += THREADS) {
-        float total[4] = {0, 0, 0, 0};
+        float total[4] = {0, 0, 0, 0}, square = 0;
         for (int c = 0; c < C; c += 4) {
             for (int i = 0; i < 4; i++) total[i] += a.linear[k * C + c + i] * f[c + i];
         }
-        z[k] = a.linear[a.classes * C + k] + ((total[0] + total[1]) + (total[2] + total[3]));
+        const float product = (total[0] + total[1]) + (total[2] + total[3]);
+        if (a.normalised) {
+            for (int c = 0; c < C; c++) square += a.linear[k * C + c] * a.linear[k * C + c];
+            inverse[k] = 1 / fmaxf(sqrtf(square), 1e-12f);
+            z[k] = product * inverse[k] * (COSINE_SCALE * inverse_f);
+        } else {
+            z[k] = a.linear[a.classes * C + k] + product;
+        }
+        u[k] = z[k] + a.offsets[k];
         a.logits[(a.train ? image : row) * a.classes + k] = z[k];
     }
     __syncthreads();
     if (a.train) {
         if (threadIdx.x == 0) {
             int best = 0;
+            float most = u[0];
             for (int k = 1; k < a.classes; k++) {
                 if (z[k] > z[best]) best = k;
+                most = fmaxf(most, u[k]);
             }
             top = best;
-            max = z[best];
+            max = most;
         }
         __syncthreads();
-        for (int k = threadIdx.x; k < a.classes; k += THREADS) scratch[k] = expf(z[k] - max);
+        for (int k = threadIdx.x; k < a.classes; k += THREADS) scratch[k] = expf(u[k] - max);
         __syncthreads();
         const Row& r = a.plan[row];
         const float ca = r.coef_a, cb = r.coef_b;
         const int la = r.label_a, lb = r.label_b;
+        if (threadIdx.x < 2) {
+            const bool second = threadIdx.x == 1;
+            labels[threadIdx.x] = label_of(a, u, scratch, max, second ? lb : la, second ? cb : ca);
+        }
+        __syncthreads();
+        const Label one = labels[0], two = labels[1];
         if (threadIdx.x == 0) {
-            float total = 0;
-            for (int k = 0; k < a.classes; k++) total += scratch[k];
-            sum = total;
-            const float lse = max + logf(total), hit = (top == la ? ca : 0) + (top == lb ? cb : 0);
-            a.samples[image * 2] = ca * (lse - z[la]) + cb * (lse - z[lb]);
+            const float hit = (top == la ? ca : 0) + (top == lb ? cb : 0);
+            a.samples[image * 2] = one.loss + two.loss;
             a.samples[image * 2 + 1] = hit > 0 ? hit / (ca + cb) : 0;
         }
-        __syncthreads();
-        // From here on z is the gradient of the logits.
         for (int k = threadIdx.x; k < a.classes; k += THREADS) {
-            float dz = (ca + cb) * (scratch[k] / sum);
-            if (k == la) dz -= ca;
-            if (k == lb) dz -= cb;
-            z[k] = dz;
+            float d;
+            if (a.margins) {
+                d = one.weight * ((k == la ? one.exp : scratch[k]) / one.sum) + two.weight * ((k == lb ? two.exp : scratch[k]) / two.sum);
+            } else {
+                d = (one.weight + two.weight) * (scratch[k] / one.sum);
+            }
+            if (k == la) d -= one.weight;
+            if (k == lb) d -= two.weight;
+            dz[k] = d;
         }
         __syncthreads();
-        if (threadIdx.x < C) {
-            float total = 0;
-            for (int k = 0; k < a.classes; k++) total += z[k] * a.linear[k * C + threadIdx.x];
-            df[threadIdx.x] = total;
-        }
         float* part = a.linear_parts + (size_t)image * a.classes * (C + 1);
-        for (int i = threadIdx.x; i < a.classes * C; i += THREADS) part[i] = z[i / C] * f[i % C];
-        for (int k = threadIdx.x; k < a.classes; k += THREADS) part[a.classes * C + k] = z[k];
+        if (a.normalised) {
+            // Of a cosine the gradients have no part along the features or the weights.
+            const float slope = COSINE_SCALE * inverse_f;
+            if (threadIdx.x < C) {
+                float total = 0, along = 0;
+                for (int k = 0; k < a.classes; k++) {
+                    total += dz[k] * slope * inverse[k] * a.linear[k * C + threadIdx.x];
+                    along += dz[k] * z[k];
+                }
+                df[threadIdx.x] = total - along * inverse_f * inverse_f * f[threadIdx.x];
+            }
+            for (int i = threadIdx.x; i < a.classes * C; i += THREADS) {
+                const int k = i / C;
+                part[i] = dz[k] * inverse[k] * (slope * f[i % C] - z[k] * inverse[k] * a.linear[i]);
+            }
+        } else {
+            if (threadIdx.x < C) {
+                float total = 0;
+                for (int k = 0; k < a.classes; k++) total += dz[k] * a.linear[k * C + threadIdx.x];
+                df[threadIdx.x] = total;
+            }
+            for (int i = threadIdx.x; i < a.classes * C; i += THREADS) part[i] = dz[i / C] * f[i % C];
+        }
+        for (int k = threadIdx.x; k < a.classes; k += THREADS) part[a.classes * C + k] = a.normalised ? 0 : dz[k];
         __syncthreads();
 
         float d[8], first[8] = {}, second[8] = {};
         for (int i = 0; i < 8; i++) d[i] = df[g * 8 + i] / pixels;
         for (int p = threadIdx.x / GROUPS; p < pixels; p += ROWS) {
-            float y[8], out[8], dz[8];
+            float y[8], out[8], masked[8];
             output(p, y, out);
             for (int i = 0; i < 8; i++) {
-                dz[i] = out[i] > 0 ? d[i] : 0;
-                first[i] += dz[i];
-                second[i] += dz[i] * y[i];
+                masked[i] = out[i] > 0 ? d[i] : 0;
+                first[i] += masked[i];
+                second[i] += masked[i] * y[i];
             }
-            put8(a.dz + start + (size_t)p * C, dz);
+            put8(a.dz + start + (size_t)p * C, masked);
         }
         __syncthreads();
         add_threads<C>(first, second, scratch, a.norm.d_sums);

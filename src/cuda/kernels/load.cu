@@ -1,4 +1,4 @@
-// The loader: gathers images by the epoch's plan, crops, flips, mixes and normalises them; the same formula as ops/load.
+// The loader: gathers images by the epoch's plan, crops, flips, mixes and normalises them; the same formulas as ops/load.
 
 // One sample of the plan. A step's rows begin at step · batch.
 struct Row {
@@ -6,6 +6,7 @@ struct Row {
     u32 view;     // bytes: dy + 128, dx + 128, flip
     u32 partner;  // position in the batch
     float lambda;
+    u32 rows, columns;  // of the patch that shows the partner: the first, and 16 bits higher the one behind the last
     u32 label_a, label_b;
     float coef_a, coef_b;
 };
@@ -42,11 +43,14 @@ __device__ void load_images(const LoadArgs& a) {
     const int row = at % len / a.width, col = at % a.width;
     const u8* first = pixel_of(a, own, row, col);
     const u8* second = pixel_of(a, other, row, col);
+    float lambda = own.lambda;
+    const int top = own.rows & 65535, bottom = own.rows >> 16, left = own.columns & 65535, right = own.columns >> 16;
+    if (top < bottom && left < right) lambda = row >= top && row < bottom && col >= left && col < right ? 0 : 1;
     float v[4] = {0, 0, 0, 0};
     for (int c = 0; c < 3; c++) {
         const float* level = a.levels + c * 256;
         const float x = level[first ? first[c] : 0];
-        v[c] = own.lambda == 1 ? x : own.lambda * x + (1 - own.lambda) * level[second ? second[c] : 0];
+        v[c] = lambda == 1 ? x : lambda * x + (1 - lambda) * level[second ? second[c] : 0];
     }
     store4(a.x + (size_t)at * 4, v);
 }

@@ -85,6 +85,11 @@ pub struct DeviceNet {
     velocity: Memory<f32>,
     running: Memory<f32>,
     linear_at: usize,
+    /// Offsets, then margins, by class; with margins the sample's labels do not share a softmax.
+    classwise: Memory<f32>,
+    has_margins: bool,
+    gamma: f32,
+    normalised: bool,
     /// The stem, then two a block.
     layers: Vec<Layer>,
     d_out: Vec<Memory<u8>>,
@@ -112,8 +117,10 @@ impl DeviceNet {
         trains: bool,
     ) -> Result<DeviceNet> {
         let [height, width, channels] = shape;
-        if channels != 3 || width > 256 {
-            return Err(Error::Size(format!("images are {shape:?}; the GPU's kernels take (H, W ≤ 256, 3)")));
+        if channels != 3 || width > 256 || height > 65_535 {
+            return Err(Error::Size(format!(
+                "images are {shape:?}; the GPU's kernels take (H ≤ 65535, W ≤ 256, 3)"
+            )));
         }
         if net.classes > SCRATCH {
             return Err(Error::Size(format!("{} classes; the GPU's kernels take {SCRATCH}", net.classes)));
@@ -198,6 +205,10 @@ impl DeviceNet {
             shape,
             velocity: device.zeros(trained(len))?,
             linear_at: net.linear_at,
+            classwise: device.upload(&[&net.criterion.offsets[..], &net.criterion.margins].concat())?,
+            has_margins: net.criterion.has_margins(),
+            gamma: net.criterion.gamma,
+            normalised: net.criterion.normalised,
             d_out: gradients()?,
             d_mid: gradients()?,
             linear_parts: device.zeros(trained(batch * net.classes * (FEATURES + 1)))?,

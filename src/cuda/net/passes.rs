@@ -117,12 +117,16 @@ impl DeviceNet {
             linear_parts: self.linear_parts.at(0),
             counter: self.counter.at(0),
             norm: self.layers[last].norm,
+            offsets: self.classwise.at(0),
+            margins: if self.has_margins { self.classwise.at(self.classes) } else { 0 },
             images: images as i32,
             batch: self.batch as i32,
             classes: self.classes as i32,
             train: train.into(),
+            gamma: self.gamma,
+            normalised: self.normalised.into(),
         };
-        let shared = (SCRATCH + 2 * FEATURES + self.classes) * 4;
+        let shared = (SCRATCH + 2 * FEATURES + 4 * self.classes) * 4;
         // SAFETY: as above.
         unsafe { self.device.launch(HEAD, images, shared, &args) }
     }

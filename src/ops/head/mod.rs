@@ -1,13 +1,13 @@
-//! The classifier and its loss: linear layer, soft-target cross-entropy, and all their gradients.
+//! The classifier and its loss: linear layer, soft-target loss, and all their gradients.
 //!
-//! `z = W·f + b`; `loss = Σ_s coef_a·ℓ(z_s, a_s) + coef_b·ℓ(z_s, b_s)` with `ℓ(z, k) = log Σ_j exp z_j − z_k`. Mixing, class weights and the
-//! division by the batch are all in the coefficients, so ERM, Mixup, Remix and RW are this one op.
-//! Its gradient is `dz = (coef_a + coef_b)·softmax(z) − coef_a·e_a − coef_b·e_b`.
+//! `z = W·f + b`, or where the classifier is normalised `z = 30·cos(w_k, f)`; `loss = Σ_s coef_a·ℓ(z_s, a_s) + coef_b·ℓ(z_s, b_s)` with the ℓ of
+//! [`crate::methods::loss`]. Mixing, class weights and the division by the batch are all in the coefficients, offsets, margins and the focal γ in
+//! the [`Criterion`], so every method is this one op.
 
 use candle_core::{Result, Tensor};
 
 use super::{add_up, chunk_range, chunks, for_each_chunk, read, write, write_parts, zeros};
-use crate::methods::loss::Targets;
+use crate::methods::loss::{Criterion, SCALE, Targets};
 
 /// Buffers of the head for batches up to a size.
 pub struct Head {
@@ -51,7 +51,7 @@ impl Head {
     }
 
     /// Loss of a batch and its gradients. `features` (N, len); `linear` is the weight (classes, len) followed by the bias
-    /// (classes), in one tensor, and so is `d_linear`, which is written.
+    /// (classes), in one tensor, and so is `d_linear`, which is written. A normalised classifier's bias is not used.
     ///
     /// # Errors
     /// Tensors of another type, size or device.
@@ -59,6 +59,7 @@ impl Head {
         &self,
         features: &Tensor,
         linear: &Tensor,
+        criterion: &Criterion,
         targets: Targets,
         d_linear: &Tensor,
     ) -> Result<Loss> {
@@ -66,6 +67,8 @@ impl Head {
         let batch = targets.label_a.len();
         let (classes, len) = (self.classes, self.len);
         let (weight, bias) = linear.split_at(classes * len);
+        let (classifier, margins) =
+            (Classifier { weight, bias, normalised: criterion.normalised }, criterion.has_margins());
         write_parts(&[&self.partial, &self.samples, &self.logits, &self.d_features], |parts| {
             for_each_chunk(batch, |chunk| {
                 let width = classes * (len + 1);
@@ -83,32 +86,49 @@ impl Head {
                             parts[3].part(n * len..(n + 1) * len),
                         )
                     };
-                    logits(f, weight, bias, z);
-                    let (a, b) = (targets.label_a[n] as usize, targets.label_b[n] as usize);
+                    classifier.logits(f, z);
+                    let (la, lb) = (targets.label_a[n] as usize, targets.label_b[n] as usize);
                     let (ca, cb) = (targets.coef_a[n], targets.coef_b[n]);
                     let top = argmax(z);
-                    let max = z[top];
-                    let lse = max + z.iter().map(|z| (z - max).exp()).sum::<f32>().ln();
-                    sample[0] = ca * (lse - z[a]) + cb * (lse - z[b]);
-                    let hit = if top == a { ca } else { 0.0 } + if top == b { cb } else { 0.0 };
+                    let (a, b) = (Label::new(criterion, z, la, ca), Label::new(criterion, z, lb, cb));
+                    sample[0] = a.loss + b.loss;
+                    let hit = if top == la { ca } else { 0.0 } + if top == lb { cb } else { 0.0 };
                     sample[1] = if hit > 0.0 { hit / (ca + cb) } else { 0.0 };
                     df.fill(0.0);
+                    // Of a normalised classifier the gradients have no part along the features or the weights.
+                    let (mut along, inverse_f) =
+                        (0.0, if criterion.normalised { inverse_norm(f) } else { 1.0 });
                     for k in 0..classes {
-                        let mut dz = (ca + cb) * (z[k] - lse).exp();
-                        if k == a {
-                            dz -= ca;
+                        let mut dz = match margins {
+                            false => (a.weight + b.weight) * a.p(criterion, z, k),
+                            true => a.weight * a.p(criterion, z, k) + b.weight * b.p(criterion, z, k),
+                        };
+                        if k == la {
+                            dz -= a.weight;
                         }
-                        if k == b {
-                            dz -= cb;
+                        if k == lb {
+                            dz -= b.weight;
                         }
                         let row = k * len..(k + 1) * len;
-                        for ((df, dw), (w, f)) in
-                            df.iter_mut().zip(&mut dw[row.clone()]).zip(weight[row].iter().zip(f))
-                        {
-                            *df += dz * w;
-                            *dw += dz * f;
+                        let (dw, w) = (&mut dw[row.clone()], &weight[row]);
+                        let mut slope = dz;
+                        if criterion.normalised {
+                            let inverse_w = inverse_norm(w);
+                            slope *= SCALE * inverse_f * inverse_w;
+                            along += dz * z[k];
+                            let back = dz * z[k] * inverse_w * inverse_w;
+                            dw.iter_mut().zip(w).for_each(|(dw, w)| *dw -= back * w);
+                        } else {
+                            db[k] += dz;
                         }
-                        db[k] += dz;
+                        for ((df, dw), (w, f)) in df.iter_mut().zip(dw).zip(w.iter().zip(f)) {
+                            *df += slope * w;
+                            *dw += slope * f;
+                        }
+                    }
+                    if criterion.normalised {
+                        let back = along * inverse_f * inverse_f;
+                        df.iter_mut().zip(f).for_each(|(df, f)| *df -= back * f);
                     }
                 }
             });
@@ -125,21 +145,86 @@ impl Head {
     }
 }
 
-/// `z = W·f + b` for one sample.
-pub fn logits(f: &[f32], weight: &[f32], bias: &[f32], z: &mut [f32]) {
-    const LANES: usize = 8;
-    for ((z, b), w) in z.iter_mut().zip(bias).zip(weight.chunks_exact(f.len())) {
-        // Eight partial sums: the compiler may not reorder one.
-        let mut acc = [0f32; LANES];
-        let (fs, ws) = (f.chunks_exact(LANES), w.chunks_exact(LANES));
-        let rest: f32 = fs.remainder().iter().zip(ws.remainder()).map(|(f, w)| f * w).sum();
-        for (f, w) in fs.zip(ws) {
-            for i in 0..LANES {
-                acc[i] += f[i] * w[i];
-            }
+/// One label of a sample: its part of the loss, and what its gradient is made of.
+struct Label {
+    label: usize,
+    /// log Σ exp of the logits with offsets and the label's margin.
+    log_sum: f32,
+    /// `coef·ℓ`.
+    loss: f32,
+    /// `coef·h`, see [`crate::methods::loss`].
+    weight: f32,
+}
+
+impl Label {
+    fn new(criterion: &Criterion, z: &[f32], label: usize, coef: f32) -> Self {
+        let u = |k| adjusted(criterion, z, k, label);
+        let max = (0..z.len()).map(u).fold(f32::NEG_INFINITY, f32::max);
+        let log_sum = max + (0..z.len()).map(|k| (u(k) - max).exp()).sum::<f32>().ln();
+        // −log p of the label.
+        let ce = log_sum - u(label);
+        let Criterion { gamma, .. } = *criterion;
+        let (mut loss, mut weight) = (coef * ce, coef);
+        if gamma > 0.0 {
+            let (p, rest) = ((-ce).exp(), -(-ce).exp_m1());
+            let factor = rest.powf(gamma);
+            loss *= factor;
+            // At p = 1 the limit.
+            let slope = if rest > 0.0 { ce / rest } else { 1.0 };
+            weight *= factor * (1.0 + gamma * p * slope);
         }
-        *z = b + rest + acc.iter().sum::<f32>();
+        Label { label, log_sum, loss, weight }
     }
+
+    /// Probability of a class, as this label sees it.
+    fn p(&self, criterion: &Criterion, z: &[f32], k: usize) -> f32 {
+        (adjusted(criterion, z, k, self.label) - self.log_sum).exp()
+    }
+}
+
+/// The logit of a class with its offset, and with its margin if it is the label's.
+fn adjusted(criterion: &Criterion, z: &[f32], k: usize, label: usize) -> f32 {
+    z[k] + criterion.offsets[k] - if k == label { criterion.margins[k] } else { 0.0 }
+}
+
+/// What makes features into logits.
+#[derive(Clone, Copy)]
+pub struct Classifier<'a> {
+    /// (classes, features).
+    pub weight: &'a [f32],
+    /// (classes); not used where it is normalised.
+    pub bias: &'a [f32],
+    /// `z = SCALE·cos(w_k, f)`, not `W·f + b`.
+    pub normalised: bool,
+}
+
+impl Classifier<'_> {
+    /// The logits of one sample.
+    pub fn logits(&self, f: &[f32], z: &mut [f32]) {
+        let inverse_f = if self.normalised { SCALE * inverse_norm(f) } else { 1.0 };
+        for ((z, b), w) in z.iter_mut().zip(self.bias).zip(self.weight.chunks_exact(f.len())) {
+            *z = if self.normalised { dot(f, w) * inverse_norm(w) * inverse_f } else { b + dot(f, w) };
+        }
+    }
+}
+
+/// `1/‖v‖`, with PyTorch's least norm of 1e-12.
+fn inverse_norm(v: &[f32]) -> f32 {
+    1.0 / dot(v, v).sqrt().max(1e-12)
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    // Eight partial sums: the compiler may not reorder one.
+    let mut acc = [0f32; LANES];
+    let (xs, ys) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in xs.zip(ys) {
+        for i in 0..LANES {
+            acc[i] += a[i] * b[i];
+        }
+    }
+    rest + acc.iter().sum::<f32>()
 }
 
 /// The first index of the largest value.

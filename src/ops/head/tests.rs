@@ -1,7 +1,7 @@
-//! The head against the loss's scalar reference and against finite differences of it.
+//! The head against PyTorch's autograd (`tests/fixtures/losses.json`), against the loss's scalar reference and finite differences of it.
 
 use super::*;
-use crate::methods::loss::cross_entropy;
+use crate::methods::loss::{self, reference};
 use crate::rng::{Purpose, stream, uniform};
 
 const BATCH: usize = 11;
@@ -23,10 +23,88 @@ fn filled(shape: &[usize], values: &[f32]) -> Tensor {
     t
 }
 
-fn logits_f64(features: &[f64], linear: &[f64]) -> Vec<f64> {
+fn logits_f64(features: &[f64], linear: &[f64], normalised: bool) -> Vec<f64> {
     let (w, b) = linear.split_at(CLASSES * LEN);
-    let dot = |f: &[f64], k: usize| f.iter().zip(&w[k * LEN..]).map(|(f, w)| f * w).sum::<f64>();
-    features.chunks_exact(LEN).flat_map(|f| (0..CLASSES).map(move |k| dot(f, k) + b[k])).collect()
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let logit = |f: &[f64], k: usize| {
+        let w = &w[k * LEN..(k + 1) * LEN];
+        match normalised {
+            true => f64::from(SCALE) * dot(f, w) / (dot(f, f) * dot(w, w)).sqrt(),
+            false => dot(f, w) + b[k],
+        }
+    };
+    features.chunks_exact(LEN).flat_map(|f| (0..CLASSES).map(move |k| logit(f, k))).collect()
+}
+
+#[derive(serde::Deserialize)]
+struct Fixture {
+    cls_num_list: Vec<usize>,
+    features: Vec<Vec<f32>>,
+    weight: Vec<Vec<f32>>,
+    bias: Vec<f32>,
+    labels_a: Vec<u32>,
+    labels_b: Vec<u32>,
+    coef_a: Vec<f32>,
+    coef_b: Vec<f32>,
+    losses: Vec<Truth>,
+}
+
+#[derive(serde::Deserialize)]
+struct Truth {
+    params: loss::Loss,
+    loss: f64,
+    logits: Vec<Vec<f64>>,
+    d_features: Vec<Vec<f64>>,
+    d_weight: Vec<Vec<f64>>,
+    /// LDAM's classifier has none.
+    #[serde(default)]
+    d_bias: Vec<f64>,
+}
+
+#[test]
+fn every_loss_is_pytorchs() {
+    let text = include_str!("../../../tests/fixtures/losses.json");
+    let fixture: Fixture = serde_json::from_str(text).expect("the fixture has this form");
+    let (n, linear) = (fixture.features.len(), [fixture.weight.concat(), fixture.bias].concat());
+    let features = filled(&[n, LEN], &fixture.features.concat());
+    let targets = Targets {
+        label_a: &fixture.labels_a,
+        label_b: &fixture.labels_b,
+        coef_a: &fixture.coef_a,
+        coef_b: &fixture.coef_b,
+    };
+    assert!(fixture.losses.len() > 5);
+    for truth in fixture.losses {
+        let criterion = truth.params.criterion(&fixture.cls_num_list);
+        let (scalar, _) = reference(&criterion, &truth.logits.concat(), &targets);
+        assert!((scalar / truth.loss - 1.0).abs() < 1e-6, "{:?}: {scalar} {}", truth.params, truth.loss);
+
+        let head = Head::new(n, LEN, CLASSES).expect("a head");
+        let d_linear = zeros(&[linear.len()]).expect("a tensor");
+        let found = head
+            .step(&features, &filled(&[linear.len()], &linear), &criterion, targets, &d_linear)
+            .expect("a step");
+        assert!(
+            (found.loss / truth.loss - 1.0).abs() < 1e-6,
+            "{:?}: {} {}",
+            truth.params,
+            found.loss,
+            truth.loss
+        );
+        let d_bias = if truth.d_bias.is_empty() { vec![0.0; CLASSES] } else { truth.d_bias };
+        let pairs = [
+            ("logits", &head.logits, truth.logits.concat()),
+            ("features", &head.d_features, truth.d_features.concat()),
+            ("linear", &d_linear, [truth.d_weight.concat(), d_bias].concat()),
+        ];
+        for (name, found, truth_of) in pairs {
+            let most = truth_of.iter().fold(0f64, |m, x| m.max(x.abs()));
+            for (at, (found, truth_of)) in read(found).expect("values").iter().zip(&truth_of).enumerate() {
+                let error = (f64::from(*found) - truth_of).abs() / most;
+                assert!(error < 3e-6, "{:?} {name} {at}: {found} {truth_of}", truth.params);
+            }
+        }
+    }
 }
 
 #[test]
@@ -43,15 +121,9 @@ fn loss_and_gradients_are_the_references() {
     let head = Head::new(BATCH + 3, LEN, CLASSES).expect("a head");
     let d_linear = zeros(&[CLASSES * (LEN + 1)]).expect("a tensor");
     let f = filled(&[BATCH, LEN], &features);
-    let found = head.step(&f, &filled(&[linear.len()], &linear), targets, &d_linear).expect("a step");
-
+    let (w, counts) = (filled(&[linear.len()], &linear), [90, 40, 20, 7, 2]);
     let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
-    let loss =
-        |features: &[f64], linear: &[f64]| cross_entropy(&logits_f64(features, linear), CLASSES, &targets).0;
     let (features, linear) = (wide(&features), wide(&linear));
-    let truth = loss(&features, &linear);
-    assert!((found.loss - truth).abs() < 1e-5, "{} {truth}", found.loss);
-
     let slope = |x: &[f64], at: usize, f: &dyn Fn(&[f64]) -> f64| {
         let h = 1e-5;
         let moved = |by: f64| {
@@ -61,16 +133,29 @@ fn loss_and_gradients_are_the_references() {
         };
         (moved(h) - moved(-h)) / (2.0 * h)
     };
-    for (at, &d) in read(&head.d_features).expect("values")[..BATCH * LEN].iter().enumerate() {
-        let truth = slope(&features, at, &|x| loss(x, &linear));
-        assert!((f64::from(d) - truth).abs() < 1e-5, "feature {at}: {d} {truth}");
+    for asked in [loss::Loss::LDAM, loss::Loss::FOCAL, loss::Loss::LOGIT_ADJUSTMENT, loss::Loss::Ce] {
+        let criterion = asked.criterion(&counts);
+        head.step(&f, &w, &criterion, targets, &d_linear).expect("a step");
+        let loss = |features: &[f64], linear: &[f64]| {
+            reference(&criterion, &logits_f64(features, linear, criterion.normalised), &targets).0
+        };
+        // LDAM's logits are 30 times as steep.
+        let most = if criterion.normalised { 1e-3 } else { 1e-5 };
+        for (at, &d) in read(&head.d_features).expect("values")[..BATCH * LEN].iter().enumerate() {
+            let truth = slope(&features, at, &|x| loss(x, &linear));
+            assert!((f64::from(d) - truth).abs() < most, "{asked:?}: feature {at}: {d} {truth}");
+        }
+        for (at, &d) in read(&d_linear).expect("values").iter().enumerate() {
+            let truth = slope(&linear, at, &|x| loss(&features, x));
+            assert!((f64::from(d) - truth).abs() < most, "{asked:?}: parameter {at}: {d} {truth}");
+        }
     }
-    for (at, &d) in read(&d_linear).expect("values").iter().enumerate() {
-        let truth = slope(&linear, at, &|x| loss(&features, x));
-        assert!((f64::from(d) - truth).abs() < 1e-5, "parameter {at}: {d} {truth}");
-    }
+    let found = head.step(&f, &w, &Criterion::cross_entropy(CLASSES), targets, &d_linear).expect("a step");
+    let truth =
+        reference(&Criterion::cross_entropy(CLASSES), &logits_f64(&features, &linear, false), &targets).0;
+    assert!((found.loss - truth).abs() < 1e-5, "{} {truth}", found.loss);
 
-    let z = logits_f64(&features, &linear);
+    let z = logits_f64(&features, &linear, false);
     let top = |n: usize| {
         let z = &z[n * CLASSES..(n + 1) * CLASSES];
         (0..CLASSES).fold(0, |best, k| if z[k] > z[best] { k } else { best }) as u32

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::value::Value;
 use super::{chunk_range, for_each_chunk, with_value, write_parts};
+use crate::methods::mix::Patch;
 
 /// Normalised value of each byte in each channel: `(byte/255 − mean)/std`.
 pub type Levels = Vec<[f32; 256]>;
@@ -38,7 +39,8 @@ impl View<'_> {
     }
 }
 
-/// `x_s = λ_s·view(s) + (1 − λ_s)·view(partner_s)`, normalised, for each sample of a batch.
+/// `x_s = λ_s·view(s) + (1 − λ_s)·view(partner_s)`, normalised, for each sample of a batch; where it has a patch, the partner inside of it and the
+/// sample outside.
 ///
 /// `x` is (N, H, W, C) with `shape = [H, W, C]`; `view` gives the augmented image at a place of the batch.
 ///
@@ -51,8 +53,9 @@ pub fn forward<'a>(
     view: impl Fn(usize) -> View<'a> + Sync + Send,
     partner: &[u32],
     lambda: &[f32],
+    patch: &[Patch],
 ) -> Result<()> {
-    with_value!(x, T => forward_of::<T>(x, shape, levels, view, partner, lambda))
+    with_value!(x, T => forward_of::<T>(x, shape, levels, view, partner, lambda, patch))
 }
 
 fn forward_of<'a, T: Value>(
@@ -62,6 +65,7 @@ fn forward_of<'a, T: Value>(
     view: impl Fn(usize) -> View<'a> + Sync + Send,
     partner: &[u32],
     lambda: &[f32],
+    patch: &[Patch],
 ) -> Result<()> {
     let batch = lambda.len();
     let [height, width, channels] = shape;
@@ -72,9 +76,14 @@ fn forward_of<'a, T: Value>(
             for n in chunk_range(chunk, batch) {
                 // SAFETY: one image each.
                 let x: &mut [T] = unsafe { parts[0].part(n * len..(n + 1) * len) };
-                let (a, b, l) = (view(n), view(partner[n] as usize), lambda[n]);
+                let (a, b) = (view(n), view(partner[n] as usize));
                 for (at, x) in x.chunks_exact_mut(channels).enumerate() {
                     let (row, col) = (at / width, at % width);
+                    let l = match patch[n].area() {
+                        0 => lambda[n],
+                        _ if patch[n].contains(row, col) => 0.0,
+                        _ => 1.0,
+                    };
                     let first = a.pixel(shape, row, col).unwrap_or(&black);
                     if l == 1.0 {
                         for c in 0..channels {

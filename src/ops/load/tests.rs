@@ -29,10 +29,25 @@ fn crops_flips_mixes_and_normalises() {
     let lambda = [1.0, 0.0, 0.25, 0.5, 0.9, 1.0, 0.3, 0.6, 0.125];
     let x = zeros(&[9, 6, 5, 3]).expect("a tensor");
     let levels = levels(&[0.5, 0.4, 0.3], &[0.2, 0.25, 0.3]);
-    forward(&x, SHAPE, &levels, view, &partner, &lambda).expect("loaded");
+    // One in the middle, one that is an edge, one that is all; an empty one blends.
+    let patch = |n: usize| match n {
+        3 => Patch { top: 2, bottom: 5, left: 1, right: 3 },
+        4 => Patch { top: 0, bottom: 6, left: 4, right: 5 },
+        5 => Patch { top: 0, bottom: 6, left: 0, right: 5 },
+        6 => Patch { top: 3, bottom: 3, left: 0, right: 5 },
+        _ => Patch::default(),
+    };
+    let patches: Vec<Patch> = (0..9).map(patch).collect();
+    forward(&x, SHAPE, &levels, view, &partner, &lambda, &patches).expect("loaded");
     for (at, x) in read(&x).expect("values").iter().enumerate() {
         let (n, row, col, c) = (at / 90, at / 15 % 6, at / 3 % 5, at % 3);
-        let l = f64::from(lambda[n]);
+        let inside = (2..5).contains(&row) && (1..3).contains(&col);
+        let l = match n {
+            3 => f64::from(u8::from(!inside)),
+            4 => f64::from(u8::from(col < 4)),
+            5 => 0.0,
+            _ => f64::from(lambda[n]),
+        };
         let mixed = l * expected(&view(n), row, col, c)
             + (1.0 - l) * expected(&view(partner[n] as usize), row, col, c);
         assert!((f64::from(*x) - mixed).abs() < 1e-6, "{n} {row} {col} {c}: {x} {mixed}");
@@ -45,7 +60,7 @@ fn a_whole_share_is_the_image_itself() {
     let images = [image(1), image(2)];
     let view = |n: usize| View { image: &images[n], dy: 0, dx: 0, flip: false };
     let x = zeros(&[2, 6, 5, 3]).expect("a tensor");
-    forward(&x, SHAPE, &levels, view, &[1, 0], &[1.0, 1.0]).expect("loaded");
+    forward(&x, SHAPE, &levels, view, &[1, 0], &[1.0, 1.0], &[Patch::default(); 2]).expect("loaded");
     let bytes = images.iter().flatten().map(|b| ((f64::from(*b) / 255.0 - 0.5) / 0.25) as f32);
     assert_eq!(read(&x).expect("values").to_vec(), bytes.collect::<Vec<_>>());
 }
