@@ -293,17 +293,30 @@ fn the_same_bits_in_any_order() {
     for precision in [Precision::F32, Precision::Bf16] {
         for device in devices(precision) {
             // On a GPU blocks of several kernels and networks must be there at once; on the emulator it takes long.
-            let (sizes, epochs, other) = match Device::emulated(precision, true) {
-                Some(hostile) if emulated(&device) => {
-                    (vec![([8, 8, 3], 11, 4), ([32, 32, 3], 3, 3)], 2, hostile)
+            let (remix, ldam) = ("remix-rw", "remix-cutmix-ldam-drs");
+            let (cases, epochs, other) = match Device::emulated(precision, true) {
+                Some(hostile) if emulated(&device) => (
+                    vec![(remix, [8, 8, 3], 11, 4), (remix, [32, 32, 3], 3, 3), (ldam, [8, 8, 3], 7, 4)],
+                    2,
+                    hostile,
+                ),
+                _ => {
+                    let one_by_one = Device::one_by_one(0, precision).expect("a GPU");
+                    (vec![(remix, [32, 32, 3], 700, 128), (ldam, [32, 32, 3], 200, 128)], 30, one_by_one)
                 }
-                _ => (vec![([32, 32, 3], 700, 128)], 30, Device::one_by_one(0, precision).expect("a GPU")),
             };
-            for (shape, images, batch) in sizes {
-                let (data, config) = (Data::new(shape, images, 5), config(precision, batch));
+            for (method, shape, images, batch) in cases {
+                let data = Data::new(shape, images, 5);
+                let method = preset(method).expect("a method");
+                let config = Config {
+                    mix: method.mix,
+                    loss: method.loss,
+                    rule: method.rule,
+                    ..config(precision, batch)
+                };
                 let truth = train(&other, &config, &data, epochs);
                 let run = || train(&device, &config, &data, epochs);
-                assert!(run() == truth, "{}: {precision:?} {shape:?}", device.describe());
+                assert!(run() == truth, "{}: {precision:?} {shape:?} {:?}", device.describe(), config.loss);
                 if emulated(&device) {
                     continue;
                 }

@@ -61,6 +61,7 @@ __device__ void head(const HeadArgs& a) {
     __shared__ Label labels[2];
     Normalizer<C> norm;
     if (a.train) norm.fetch(a.norm, blockIdx.x == 0 ? a.norm.running : nullptr);
+    for (int k = threadIdx.x; k < a.classes; k += THREADS) u[k] = a.offsets[k];
     wait_for_previous_kernel();
     launch_next_kernel();
     if (a.train) norm.fetch_sums(a.norm.sums);
@@ -125,7 +126,7 @@ __device__ void head(const HeadArgs& a) {
         } else {
             z[k] = a.linear[a.classes * C + k] + product;
         }
-        u[k] = z[k] + a.offsets[k];
+        u[k] += z[k];
         a.logits[(a.train ? image : row) * a.classes + k] = z[k];
     }
     __syncthreads();
