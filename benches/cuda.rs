@@ -41,7 +41,8 @@ impl Bench {
         let net = Net::new(config.arch, self.train.shape(), self.info.classes, 1, dtype)?;
         net.init(config.seed)?;
         let levels = levels(&config.mean, &config.std);
-        let mut trainer = Trainer::new(&device, &net, &self.train, &self.test, &levels, config.batch_size)?;
+        let mut trainer =
+            Trainer::new(&device, &net, &self.train, &self.test, &levels, config.batch_size, 1)?;
         let plan = Plan::new(config, self.train.labels(), self.train.shape(), &self.info.cls_num_list)?;
         trainer.epoch(&plan, 1, RATES)?;
         trainer.repeat(self.steps / 10)?;

@@ -186,7 +186,7 @@ fn step(c: &mut Criterion) {
         let net = network(dtype);
         fill(&net.x);
         group.bench_function(BenchmarkId::new("train", name), |b| {
-            b.iter(|| net.step(targets, rates).expect("a step"));
+            b.iter(|| net.step(targets, None, rates).expect("a step"));
         });
     }
     let state = network(DType::F32).state_dict().expect("names");

@@ -30,6 +30,8 @@ pub enum Purpose {
     Pair = 3,
     /// The mixing coefficients λ of a batch.
     Lambda = 4,
+    /// Which layer of the network mixes a batch.
+    Place = 5,
 }
 
 /// The stream of one purpose at one step. Epochs count from 1, steps from 0; what has none of them passes 0.

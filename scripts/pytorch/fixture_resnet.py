@@ -35,6 +35,10 @@ steps on this batch: lr 0.1, momentum 0.9 (PyTorch's form: v = g at first, then 
 weight decay 2e-4 on all parameters; running statistics with PyTorch's momentum 0.1 and the unbiased
 variance. Their first update is that of the first of the three steps: the eval-mode pass before it changes
 nothing.
+
+**`manifold.json`**: the loss and the gradients of the first step where the output of stage 1 or 2 is mixed with
+`PARTNER` and `LAMBDA` (Manifold Mixup). Of each gradient its length and its product with the vector
+u(probe, i) - 1/2.
 """
 
 import math
@@ -51,6 +55,10 @@ LABELS_A = [3, 0, 7, 9, 5, 1, 8, 2]
 LABELS_B = [6, 4, 1, 0, 5, 9, 3, 2]
 COEF_A = [c / 1024 for c in (5, 8, 0, 0, 3, 14, 1, 8)]
 COEF_B = [c / 1024 for c in (3, 0, 8, 0, 5, 7, 2, 0)]
+
+# A permutation with a fixed point; all of oneself, and nothing.
+PARTNER = [2, 0, 1, 3, 7, 4, 5, 6]
+LAMBDA = [k / 16 for k in (4, 16, 8, 12, 0, 10, 5, 14)]
 
 # (name, i): the value as a C99 hexadecimal float, exact.
 KNOWN = {
@@ -136,6 +144,38 @@ def run(dtype):
         sgd.step()
     out |= {f"after3.{n}": t.clone() for n, t in model.state_dict().items() if t.ndim}
     return out
+
+
+def mixed(dtype, stage):
+    """Loss and gradients of the first step with the output of a stage mixed."""
+    model = network().to(dtype).train()
+    xs = torch.from_numpy(value("pixels", (8, 3, 32, 32))).to(dtype)
+    lam = torch.tensor(LAMBDA, dtype=dtype)[:, None, None, None]
+    logits = model(xs, (stage, lambda ys: lam * ys + (1 - lam) * ys[PARTNER]))
+    loss = torch.zeros((), dtype=dtype)
+    for labels, coef in ((LABELS_A, COEF_A), (LABELS_B, COEF_B)):
+        ce = F.cross_entropy(logits, torch.tensor(labels), reduction="none")
+        loss = loss + (torch.tensor(coef, dtype=dtype) * ce).sum()
+    loss.backward()
+    grads = {}
+    for name, p in model.named_parameters():
+        probe = torch.from_numpy(uniform("probe", (p.numel(),))).double() - 0.5
+        grads[name] = [p.grad.double().norm().item(), (p.grad.double().flatten() @ probe).item()]
+    return {"stage": stage, "loss": loss.item(), "gradients": grads}
+
+
+def manifold():
+    """`manifold.json`. Says on stderr how far PyTorch's own f32 is from it."""
+    stages = []
+    for stage in (1, 2):
+        truth, single = (mixed(dtype, stage) for dtype in (torch.float64, torch.float32))
+        worst = max(
+            (max(abs(x - y) for x, y in zip(single["gradients"][n], g)) / g[0], n)
+            for n, g in truth["gradients"].items()
+        )
+        print(f"manifold {stage}: f32 from float64: {worst[0]:.1e} of a gradient ({worst[1]})", file=sys.stderr)
+        stages.append(truth)
+    return {"partner": PARTNER, "lambda": LAMBDA, "stages": stages}
 
 
 def relative(x, truth):

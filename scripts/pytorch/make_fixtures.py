@@ -2,7 +2,8 @@
 
     python scripts/pytorch/make_fixtures.py            # all, into tests/fixtures
 
-- `resnet32.safetensors` (fixture_resnet.py): logits, loss, gradients and three SGD steps of a ResNet-32.
+- `resnet32.safetensors`, `manifold.json` (fixture_resnet.py): logits, loss, gradients and three SGD steps of a
+  ResNet-32; loss and gradients of a step with hidden states mixed.
 - `metrics.json` (fixture_metrics.py): what `eval` reports, for 200 × 10 random logits.
 - `methods.json` (fixture_methods.py): Remix, CutMix's patches, class weights, sampling, margins and schedules.
 - `losses.json` (fixture_losses.py): each loss of the classifier with its gradients.
@@ -32,12 +33,17 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
 
     save_file(fixture_resnet.make(), args.out / "resnet32.safetensors")
-    modules = {"metrics": fixture_metrics, "methods": fixture_methods, "losses": fixture_losses}
-    for name, made in ((name, module.make()) for name, module in modules.items()):
+    made_by = {
+        "metrics": fixture_metrics.make,
+        "methods": fixture_methods.make,
+        "losses": fixture_losses.make,
+        "manifold": fixture_resnet.manifold,
+    }
+    for name, made in ((name, make()) for name, make in made_by.items()):
         # One top-level value a line: small, and a diff still says what changed.
         lines = ",\n".join(f'"{k}": {json.dumps(v, separators=(",", ":"))}' for k, v in made.items())
         (args.out / f"{name}.json").write_text("{\n" + lines + "\n}\n")
-    for f in ["resnet32.safetensors", *(f"{name}.json" for name in modules)]:
+    for f in ["resnet32.safetensors", *(f"{name}.json" for name in made_by)]:
         print(f"{args.out / f}: {(args.out / f).stat().st_size} bytes")
 
 

@@ -45,7 +45,10 @@ class BasicBlock(nn.Module):
 
 
 class ResNetS(nn.Module):
-    """(N, 3, H, W) → logits (N, classes). `use_norm`: LDAM's cosine classifier, not a linear layer."""
+    """(N, 3, H, W) → logits (N, classes). `use_norm`: LDAM's cosine classifier, not a linear layer.
+
+    `mix` is Manifold Mixup's: (stage, function), the stage's output is replaced by the function of it.
+    """
 
     def __init__(self, blocks, classes=10, use_norm=False):
         super().__init__()
@@ -64,13 +67,17 @@ class ResNetS(nn.Module):
         first = BasicBlock(in_planes, planes, stride)
         return nn.Sequential(first, *(BasicBlock(planes, planes, 1) for _ in range(blocks - 1)))
 
-    def features(self, xs):
+    def features(self, xs, mix=None):
         """(N, 3, H, W) → pooled features (N, 64)."""
         ys = F.relu(self.bn1(self.conv1(xs)))
-        return self.layer3(self.layer2(self.layer1(ys))).mean((2, 3))
+        for stage, layer in enumerate((self.layer1, self.layer2, self.layer3), 1):
+            ys = layer(ys)
+            if mix and mix[0] == stage:
+                ys = mix[1](ys)
+        return ys.mean((2, 3))
 
-    def forward(self, xs):
-        return self.linear(self.features(xs))
+    def forward(self, xs, mix=None):
+        return self.linear(self.features(xs, mix))
 
 
 def resnet_s(arch, classes=10, use_norm=False):

@@ -23,7 +23,7 @@ from shards import read_manifest, read_split
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 RECIPES = {"seed": (150, 225), "paper": (150, 250)}
 BETA, ALPHA, KAPPA, TAU = 0.9999, 1.0, 3.0, 0.5
-MIXES = ("mixup", "remix-cutmix", "remix", "cutmix")
+MIXES = ("mixup", "remix-cutmix", "remix-manifold", "remix", "cutmix", "manifold-mixup")
 LOSSES = {
     "focal": {"gamma": 2.0}, "balanced-softmax": {}, "logit-adjustment": {"la_tau": 1.0}, "ldam": {"margin": 0.5}
 }  # fmt: skip
@@ -146,7 +146,7 @@ def main():
         for picked in order.split(args.batch_size):
             xs = normalise(augment(padded, picked, size, rng), device)
             a = labels[picked].to(device)
-            b, lam_y = a, torch.ones(len(a), device=device)
+            b, lam_y, hidden = a, torch.ones(len(a), device=device), None
             if mix != "erm":
                 lam = float(beta.beta(ALPHA, ALPHA))
                 perm = torch.randperm(len(a), generator=rng)
@@ -157,13 +157,15 @@ def main():
                     xs[:, :, top:bottom, left:right] = xs[perm][:, :, top:bottom, left:right]
                     lam = 1 - (bottom - top) * (right - left) / size**2
                 else:
-                    xs = lam * xs + (1 - lam) * xs[perm]
+                    blend = lambda ys: lam * ys + (1 - lam) * ys[perm]  # noqa: B023, E731
+                    place = int(beta.randint(3)) if "manifold" in mix else 0
+                    xs, hidden = (xs, (place, blend)) if place else (blend(xs), None)
                 lam_y = lam_y * lam
                 if mix.startswith("remix"):
                     per_label = counts.float().to(device)
                     lam_y = remix_lambda(per_label[a], per_label[b], lam_y[0].item())
             with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
-                logits = model(xs)
+                logits = model(xs, hidden)
             logits = logits.float()
             coef_a, coef_b = lam_y * w[a], (1 - lam_y) * w[b]
             loss_a, loss_b = loss_of(logits, a), loss_of(logits, b)

@@ -60,7 +60,7 @@ structs! {
     /// `remix_load`.
     LoadArgs {
         pixels: u64, plan: u64, step: u64, levels: u64, x: u64, sums: u64, images: i32, batch: i32, height: i32, width: i32,
-        count: i32, unused: i32,
+        count: i32, mixes: i32,
     }
     /// `remix_forward_*`.
     ForwardArgs {
@@ -77,6 +77,10 @@ structs! {
         linear_parts: u64, counter: u64, norm: Norm, offsets: u64, margins: u64, images: i32, batch: i32, classes: i32, train: i32,
         gamma: f32, normalised: i32,
     }
+    /// `remix_blend_*` and `remix_unblend_*`.
+    BlendArgs {
+        source: Source, norm: Norm, plan: u64, step: u64, mixed: u64, gradient: u64, dz: u64, images: i32, batch: i32,
+    }
     /// `remix_step`.
     StepArgs { params: u64, grads: u64, velocity: u64, segments: u64, rates: u64, count: i32, move_: i32 }
     /// `remix_fold`.
@@ -87,5 +91,6 @@ impl Args for LoadArgs {}
 impl Args for ForwardArgs {}
 impl Args for BackwardArgs {}
 impl Args for HeadArgs {}
+impl Args for BlendArgs {}
 impl Args for StepArgs {}
 impl Args for FoldArgs {}

@@ -7,6 +7,7 @@ const SOURCE: &str = concat!(
     include_str!("kernels/conv.cu"),
     include_str!("kernels/load.cu"),
     include_str!("kernels/head.cu"),
+    include_str!("kernels/blend.cu"),
     include_str!("kernels/sgd.cu"),
 );
 
@@ -17,7 +18,7 @@ pub const THREADS: usize = 256;
 pub const MOST_BLOCKS: usize = 1 << 20;
 
 /// All kernels; those of convolutions are named after channels in and out and the stride.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 20] = [
     "remix_load",
     "remix_forward_3_16_1",
     "remix_forward_16_16_1",
@@ -34,9 +35,13 @@ pub const NAMES: [&str; 16] = [
     "remix_backward_64_64_1",
     "remix_step",
     "remix_fold",
+    "remix_blend_16",
+    "remix_blend_32",
+    "remix_unblend_16",
+    "remix_unblend_32",
 ];
 
-// Places in `NAMES`; those of convolutions are of the first.
+// Places in `NAMES`; those of convolutions and blends are of the first.
 
 pub const LOAD: usize = 0;
 pub const FORWARD: usize = 1;
@@ -44,6 +49,8 @@ pub const HEAD: usize = 7;
 pub const BACKWARD: usize = 8;
 pub const STEP: usize = 14;
 pub const FOLD: usize = 15;
+pub const BLEND: usize = 16;
+pub const UNBLEND: usize = 18;
 
 /// The source for a type of activations, behind what the place needs where it runs (`device.h` or `emulator.h`).
 pub fn source(place: &str, precision: Precision) -> String {

@@ -16,9 +16,10 @@ use crate::train::plan::{Plan, Step};
 
 /// A training run on a GPU. Fields in the order in which they must go: graphs use all memory below them.
 pub struct Trainer {
-    full: Option<Graph>,
+    /// Of a whole batch, for each place where it may be mixed.
+    full: Vec<Graph>,
     /// The last step of an epoch, where it is smaller.
-    rest: Option<Graph>,
+    rest: Vec<Graph>,
     evaluator: Evaluator,
     net: DeviceNet,
     _segments: [Segments; 2],
@@ -30,11 +31,14 @@ pub struct Trainer {
     _others: [Memory<f32>; 3],
     device: Device,
     feed: Feed,
-    /// Rows of the epoch that comes next.
-    planned: Option<(u32, Vec<Row>)>,
+    /// The epoch that comes next.
+    planned: Option<(u32, Planned)>,
     images: usize,
     batch: usize,
 }
+
+/// Rows of an epoch, and where each of its steps is mixed.
+type Planned = (Vec<Row>, Vec<usize>);
 
 /// All pixels of a split on the device.
 ///
@@ -59,7 +63,8 @@ pub fn flat(levels: &Levels) -> Vec<f32> {
 }
 
 impl Trainer {
-    /// Puts a network and its images on a GPU, and records its steps.
+    /// Puts a network and its images on a GPU, and records its steps, one for each of `places`, see
+    /// [`crate::methods::mix::Mix::places`].
     ///
     /// # Errors
     /// Sizes that the kernels do not take; not enough memory; the driver's.
@@ -70,6 +75,7 @@ impl Trainer {
         test: &Split,
         levels: &Levels,
         batch: usize,
+        places: usize,
     ) -> Result<Trainer> {
         let images = train.len();
         let own = DeviceNet::new(device, net, train.shape(), batch, true)?;
@@ -91,9 +97,10 @@ impl Trainer {
         };
         let rest = images % batch;
         let segments = [own.segments(batch)?, own.segments(rest.max(1))?];
-        let record = |n: usize, segments: &Segments| {
+        let record = |n: usize, segments: &Segments| -> super::Result<Vec<Graph>> {
+            let places = if n > 0 { 0..places } else { 0..0 };
             // SAFETY: all memory of the feed is in the trainer, and a plan has as many rows as there are images.
-            (n > 0).then(|| device.record(|| unsafe { own.step(&feed, n, segments) })).transpose()
+            places.map(|place| device.record(|| unsafe { own.step(&feed, n, place, segments) })).collect()
         };
         let full = record(if images >= batch { batch } else { 0 }, &segments[0])?;
         let rest = record(rest, &segments[1])?;
@@ -126,26 +133,25 @@ impl Trainer {
     /// # Errors
     /// The driver's; [`Interrupted`].
     pub fn epoch(&mut self, plan: &Plan, epoch: u32, rates: Rates) -> Result<Vec<[f64; 2]>> {
-        let rows = match self.planned.take() {
-            Some((planned, rows)) if planned == epoch => rows,
-            _ => rows(plan, epoch),
+        let (rows, places) = match self.planned.take() {
+            Some((planned, all)) if planned == epoch => all,
+            _ => planned(plan, epoch),
         };
         self.plan.write(0, &rows)?;
         self.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay])?;
         self.step.clear()?;
-        for step in 0..plan.steps() {
+        for (step, place) in places.into_iter().enumerate() {
             if interrupt::requested() {
                 self.device.wait()?;
                 return Err(Interrupted.into());
             }
             let whole = (step + 1) * self.batch <= self.images;
-            if let Some(graph) = if whole { &self.full } else { &self.rest } {
-                // SAFETY: as where it was recorded.
-                unsafe { graph.launch()? };
-            }
+            let graphs = if whole { &self.full } else { &self.rest };
+            // SAFETY: as where it was recorded.
+            unsafe { graphs[place].launch()? };
         }
         if epoch < plan.epochs() {
-            self.planned = Some((epoch + 1, self::rows(plan, epoch + 1)));
+            self.planned = Some((epoch + 1, planned(plan, epoch + 1)));
         }
         let losses = self.losses.read(0, 2 * plan.steps())?;
         Ok(losses.as_chunks().0.to_vec())
@@ -171,7 +177,7 @@ impl Trainer {
             if step % epoch == 0 {
                 self.step.clear()?;
             }
-            if let Some(graph) = &self.full {
+            if let Some(graph) = self.full.first() {
                 // SAFETY: as where it was recorded.
                 unsafe { graph.launch()? };
             }
@@ -190,7 +196,7 @@ impl Trainer {
         }
         self.step.clear()?;
         // SAFETY: as where the step is recorded; the plan has as many steps as the head's repetitions advance.
-        self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, &self._segments[0]) })
+        self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, 0, &self._segments[0]) })
     }
 
     /// Gives parameters, velocities and running statistics to the host.
@@ -221,10 +227,12 @@ impl Trainer {
 }
 
 /// An epoch of the plan as the kernels take it.
-fn rows(plan: &Plan, epoch: u32) -> Vec<Row> {
+fn planned(plan: &Plan, epoch: u32) -> Planned {
     let plan = plan.epoch(epoch);
+    let mut places = vec![];
     let step = |i| {
-        let Step { samples, partner, lambda, patch, label_a, label_b, coef_a, coef_b } = plan.step(i);
+        let Step { samples, place, partner, lambda, patch, label_a, label_b, coef_a, coef_b } = plan.step(i);
+        places.push(place);
         samples.into_iter().enumerate().map(move |(n, s)| Row {
             index: s.index,
             view: view(s.dy, s.dx, s.flip),
@@ -238,7 +246,8 @@ fn rows(plan: &Plan, epoch: u32) -> Vec<Row> {
             coef_b: coef_b[n],
         })
     };
-    (0..plan.steps()).flat_map(step).collect()
+    let rows = (0..plan.steps()).flat_map(step).collect();
+    (rows, places)
 }
 
 /// An augmentation as the loader takes it.

@@ -1,7 +1,7 @@
-//! Mixup, CutMix and Remix on both: the mixing coefficient λ of a pair, and the coefficient λ_y of its labels.
+//! Mixup, CutMix, Manifold Mixup and Remix on each: the mixing coefficient λ of a pair, and the coefficient λ_y of its labels.
 //!
 //! A pair (i, j) becomes x = λ x_i + (1−λ) x_j with the loss λ_y ℓ(i) + (1−λ_y) ℓ(j); under CutMix x is x_i with a [`Patch`] of x_j, and
-//! λ the share that is left of x_i. Who is paired with whom, and the pixels, are not decided here.
+//! λ the share that is left of x_i; under Manifold Mixup x are the images or what a stage of the network makes of them. Who is paired with whom, and the pixels, are not decided here.
 //!
 //! **Where rounding happens.** λ is rounded to f32 once, where it is drawn, and from there on is *the* λ: the
 //! pixels are mixed with it, the case analysis of Remix compares it (widened to f64, exactly) with τ, and λ_y
@@ -46,6 +46,24 @@ pub enum Mix {
         /// λ ~ Beta(α, α), from which the rectangle's sides are made; 1 is uniform.
         alpha: f64,
         /// How often λ and the rectangle are drawn.
+        lambda_per: LambdaPer,
+    },
+    /// *Manifold Mixup* (Verma et al., arXiv 1806.05236): images, or what leaves one of the first two stages, mixed as in Mixup.
+    ManifoldMixup {
+        /// λ ~ Beta(α, α); 1 is uniform.
+        alpha: f64,
+        /// How often λ is drawn; the place is drawn once a batch.
+        lambda_per: LambdaPer,
+    },
+    /// Remix on Manifold Mixup: its mixing, with the labels of Remix.
+    RemixManifold {
+        /// As of Manifold Mixup.
+        alpha: f64,
+        /// As of Remix.
+        kappa: f64,
+        /// As of Remix.
+        tau: f64,
+        /// As of Manifold Mixup.
         lambda_per: LambdaPer,
     },
     /// Remix on CutMix: its pictures, with the labels of Remix.
@@ -125,6 +143,21 @@ impl Mix {
     pub const REMIX_CUTMIX: Mix =
         Mix::RemixCutMix { alpha: 1.0, kappa: 3.0, tau: 0.5, lambda_per: LambdaPer::Batch };
 
+    /// Manifold Mixup with the options of Mixup in the Remix paper: α = 1.
+    pub const MANIFOLD_MIXUP: Mix = Mix::ManifoldMixup { alpha: 1.0, lambda_per: LambdaPer::Batch };
+
+    /// Remix on Manifold Mixup, with the options of both.
+    pub const REMIX_MANIFOLD: Mix =
+        Mix::RemixManifold { alpha: 1.0, kappa: 3.0, tau: 0.5, lambda_per: LambdaPer::Batch };
+
+    /// Where batches may be mixed, one of these numbers at random: 0 are the images, 1 and 2 what leaves these stages of the network.
+    pub fn places(&self) -> usize {
+        match self {
+            Mix::ManifoldMixup { .. } | Mix::RemixManifold { .. } => 3,
+            _ => 1,
+        }
+    }
+
     /// α, where images are mixed.
     pub fn alpha(&self) -> Option<f64> {
         match *self {
@@ -132,6 +165,8 @@ impl Mix {
             Mix::Mixup { alpha, .. }
             | Mix::Remix { alpha, .. }
             | Mix::CutMix { alpha, .. }
+            | Mix::ManifoldMixup { alpha, .. }
+            | Mix::RemixManifold { alpha, .. }
             | Mix::RemixCutMix { alpha, .. } => Some(alpha),
         }
     }
@@ -139,7 +174,9 @@ impl Mix {
     /// κ and τ of Remix.
     pub fn kappa_tau(&self) -> Option<(f64, f64)> {
         match *self {
-            Mix::Remix { kappa, tau, .. } | Mix::RemixCutMix { kappa, tau, .. } => Some((kappa, tau)),
+            Mix::Remix { kappa, tau, .. }
+            | Mix::RemixCutMix { kappa, tau, .. }
+            | Mix::RemixManifold { kappa, tau, .. } => Some((kappa, tau)),
             _ => None,
         }
     }
@@ -149,9 +186,10 @@ impl Mix {
     pub fn draw(&self, rng: &mut ChaCha8Rng, n: usize, size: [usize; 2]) -> (Vec<f32>, Vec<Patch>) {
         let (cuts, alpha, per) = match *self {
             Mix::None => return (vec![1.0; n], vec![Patch::default(); n]),
-            Mix::Mixup { alpha, lambda_per } | Mix::Remix { alpha, lambda_per, .. } => {
-                (false, alpha, lambda_per)
-            }
+            Mix::Mixup { alpha, lambda_per }
+            | Mix::Remix { alpha, lambda_per, .. }
+            | Mix::ManifoldMixup { alpha, lambda_per }
+            | Mix::RemixManifold { alpha, lambda_per, .. } => (false, alpha, lambda_per),
             Mix::CutMix { alpha, lambda_per } | Mix::RemixCutMix { alpha, lambda_per, .. } => {
                 (true, alpha, lambda_per)
             }

@@ -23,7 +23,15 @@ pub struct Method {
     pub rule: Rule,
 }
 
-const MIXES: [Mix; 5] = [Mix::None, Mix::MIXUP, Mix::REMIX, Mix::CUTMIX, Mix::REMIX_CUTMIX];
+const MIXES: [Mix; 7] = [
+    Mix::None,
+    Mix::MIXUP,
+    Mix::REMIX,
+    Mix::CUTMIX,
+    Mix::REMIX_CUTMIX,
+    Mix::MANIFOLD_MIXUP,
+    Mix::REMIX_MANIFOLD,
+];
 const LOSSES: [Loss; 5] = [Loss::Ce, Loss::FOCAL, Loss::BalancedSoftmax, Loss::LOGIT_ADJUSTMENT, Loss::LDAM];
 const RULES: [Rule; 5] = [
     Rule::None,
@@ -168,7 +176,7 @@ mod tests {
     #[test]
     fn the_names() {
         let names: Vec<String> = names().collect();
-        assert_eq!(names.len(), 125);
+        assert_eq!(names.len(), 175);
         assert_eq!(names[..7].join(" "), "erm rs rw drs drw focal focal-rs");
         for name in [
             "mixup",
@@ -179,6 +187,8 @@ mod tests {
             "remix-ldam-drs",
             "remix-cutmix",
             "cutmix-rw",
+            "manifold-mixup",
+            "remix-manifold-drw",
         ] {
             assert!(names.iter().any(|n| n == name), "{name}");
         }
@@ -225,8 +235,8 @@ mod tests {
         assert!(text("mixp").contains("did you mean mixup;"));
         assert!(
             text("mixp").ends_with(
-                "it is erm, or a mix (mixup, remix, cutmix, remix-cutmix), a loss (focal, balanced-softmax, \
-                logit-adjustment, ldam) and a rule (rs, rw, drs, drw), each or none, in this order, joined by -"
+                "it is erm, or a mix (mixup, remix, cutmix, remix-cutmix, manifold-mixup, \
+                remix-manifold), a loss (focal, balanced-softmax, logit-adjustment, ldam) and a rule (rs, rw, drs, drw), each or none, in this order, joined by -"
             ),
             "{}",
             text("mixp")

@@ -11,6 +11,7 @@ use rand_distr::{Distribution, StandardNormal};
 
 use super::{Arch, Named};
 use crate::methods::loss::{Criterion, Targets};
+use crate::ops::blend::{self, Pairs};
 use crate::ops::conv::{self, Geometry, InputGrad, Residual, Shortcut, Source};
 use crate::ops::head::{Head, Loss};
 use crate::ops::sgd::{self, Rates};
@@ -51,6 +52,15 @@ struct Block {
     out: Tensor,
 }
 
+/// Hidden states that are mixed: what leaves a stage, 1 or 2.
+#[derive(Clone, Copy, Debug)]
+pub struct Hidden<'a> {
+    /// The stage, from 1.
+    pub stage: usize,
+    /// Who is mixed with whom.
+    pub pairs: Pairs<'a>,
+}
+
 /// Where the parameters of a layer are in the flat tensors.
 #[derive(Clone, Debug)]
 pub(crate) struct Slot {
@@ -77,6 +87,8 @@ pub struct Net {
     stem: ConvBn,
     stem_out: Tensor,
     blocks: Vec<Block>,
+    /// A stage's output before it was mixed, where it is.
+    unmixed: Tensor,
     features: Tensor,
     linear: Tensor,
     d_linear: Tensor,
@@ -162,6 +174,7 @@ impl Net {
             criterion: Criterion::cross_entropy(classes),
             x: zeros_of(dtype, &[batch, shape[0], shape[1], shape[2]])?,
             stem_out: output(dtype, batch, stem.geo())?,
+            unmixed: output(dtype, batch, stage_ends[0])?,
             features: zeros(&[batch, features])?,
             linear: params.narrow(0, linear_at, linear_len)?,
             d_linear: grads.narrow(0, linear_at, linear_len)?,
@@ -252,15 +265,15 @@ impl Net {
         std::iter::once(&self.stem).chain(blocks)
     }
 
-    /// Forward and backward over the images in `x`; leaves the gradients, moves the running statistics.
+    /// Forward and backward over the images in `x`, with hidden states mixed or not; leaves the gradients, moves the running statistics.
     ///
     /// # Errors
     /// Candle's.
-    pub fn gradients(&self, targets: Targets) -> Result<Loss> {
+    pub fn gradients(&self, targets: Targets, hidden: Option<Hidden>) -> Result<Loss> {
         let batch = targets.label_a.len();
-        self.forward(batch)?;
+        self.forward(batch, hidden)?;
         let loss = self.head.step(&self.features, &self.linear, &self.criterion, targets, &self.d_linear)?;
-        self.backward(batch)?;
+        self.backward(batch, hidden)?;
         Ok(loss)
     }
 
@@ -268,10 +281,10 @@ impl Net {
     ///
     /// # Errors
     /// Candle's.
-    pub fn step(&self, targets: Targets, rates: Rates) -> Result<Loss> {
+    pub fn step(&self, targets: Targets, hidden: Option<Hidden>, rates: Rates) -> Result<Loss> {
         // On a thread of the pool: a caller outside would be put to sleep and woken again for each of the ops.
         rayon::scope(|_| {
-            let loss = self.gradients(targets)?;
+            let loss = self.gradients(targets, hidden)?;
             sgd::step(&self.params, &self.grads, &self.velocity, rates)?;
             Ok(loss)
         })
@@ -287,11 +300,22 @@ impl Net {
         &self.grads
     }
 
-    fn forward(&self, batch: usize) -> Result<()> {
+    /// The block whose input is mixed.
+    fn mixes<'a>(&self, hidden: Option<Hidden<'a>>) -> Option<(usize, Pairs<'a>)> {
+        hidden.map(|h| (h.stage * self.blocks.len() / 3, h.pairs))
+    }
+
+    fn forward(&self, batch: usize, hidden: Option<Hidden>) -> Result<()> {
         self.conv(&self.stem, batch, Source::Plain(&self.x), None)?;
         let (mut before, mut shortcut, mut out) = (&self.stem, Shortcut::None, &self.stem_out);
-        for block in &self.blocks {
-            self.conv(&block.first, batch, before.normed(shortcut), Some(out))?;
+        for (n, block) in self.blocks.iter().enumerate() {
+            match (self.mixes(hidden), shortcut) {
+                (Some((at, pairs)), Shortcut::Same(x)) if at == n => {
+                    blend::forward(pairs, &before.y, &before.affine, x, &self.unmixed, out)?;
+                    self.conv(&block.first, batch, Source::Plain(out), None)?;
+                }
+                _ => self.conv(&block.first, batch, before.normed(shortcut), Some(out))?,
+            }
             self.conv(&block.second, batch, block.first.normed(Shortcut::None), None)?;
             shortcut = if block.first.geo().stride == 1 { Shortcut::Same(out) } else { Shortcut::Half(out) };
             (before, out) = (&block.second, &block.out);
@@ -313,15 +337,16 @@ impl Net {
         norm::forward(&self.sums, batch, count, &layer.gamma_beta, &layer.stat, &layer.affine, &layer.running)
     }
 
-    fn backward(&self, batch: usize) -> Result<()> {
+    fn backward(&self, batch: usize, hidden: Option<Hidden>) -> Result<()> {
         let mut stage = 2;
+        let mut buffers: Vec<_> = self.d_out.iter().zip(&self.d_mid).collect();
         let last = &self.blocks[self.blocks.len() - 1];
         pool::backward(
             batch,
             &self.head.d_features,
             &last.out,
             &last.second.y,
-            &self.d_out[stage],
+            buffers[stage].0,
             &self.sums,
         )?;
         for n in (0..self.blocks.len()).rev() {
@@ -330,7 +355,7 @@ impl Net {
                 Some(block) => (&block.second, &block.out),
                 None => (&self.stem, &self.stem_out),
             };
-            let (d_out, d_mid) = (&self.d_out[stage], &self.d_mid[stage]);
+            let (d_out, d_mid) = buffers[stage];
             self.grad(
                 second,
                 batch,
@@ -344,10 +369,18 @@ impl Net {
                 stage -= 1;
                 Residual::Half(d_out)
             };
-            let input = InputGrad { dz: &self.d_out[stage], residual, y: &before.y, sums: &self.sums };
+            let input = InputGrad { dz: buffers[stage].0, residual, y: &before.y, sums: &self.sums };
             self.grad(first, batch, Source::Plain(x), d_mid, Some(input))?;
+            if let Some((at, pairs)) = self.mixes(hidden)
+                && at == n
+            {
+                // The gradient of the mixed output, zero where that is; its sums are not used.
+                let (g, dz) = buffers[stage];
+                blend::backward(pairs, g, &self.unmixed, &before.y, dz, &self.sums)?;
+                buffers[stage] = (dz, g);
+            }
         }
-        self.grad(&self.stem, batch, Source::Plain(&self.x), &self.d_out[0], None)
+        self.grad(&self.stem, batch, Source::Plain(&self.x), buffers[0].0, None)
     }
 
     /// Gradients of one layer; `self.sums` holds those of `dz` before, and those of the input's `dz` after.

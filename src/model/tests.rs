@@ -7,10 +7,11 @@ use candle_core::{DType, Tensor};
 use safetensors::SafeTensors;
 
 use super::infer::{BATCH, Folded};
-use super::resnet::Net;
+use super::resnet::{Hidden, Net};
 use super::weights::{StateDict, Values, open, save};
 use super::*;
 use crate::methods::loss::{Loss, Targets};
+use crate::ops::blend::Pairs;
 use crate::ops::read;
 use crate::ops::sgd::Rates;
 use crate::ops::simd::{Isa, for_each_isa};
@@ -128,7 +129,7 @@ fn a_training_step_is_pytorchs() {
     let targets = Targets { label_a: &a, label_b: &b, coef_a: &ca, coef_b: &cb };
     for_each_isa(|isa| {
         let net = network();
-        let loss = net.gradients(targets).expect("a step");
+        let loss = net.gradients(targets, None).expect("a step");
         let logits = read(net.logits()).expect("logits").to_vec();
         let truth = f64::from(fixture.f32("loss")[0]);
         assert!(largest_difference(&logits, &fixture.f32("logits")) < 1e-5, "{isa:?} logits");
@@ -145,13 +146,63 @@ fn a_training_step_is_pytorchs() {
         let net = network();
         let rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4 };
         for _ in 0..3 {
-            net.step(targets, rates).expect("a step");
+            net.step(targets, None, rates).expect("a step");
         }
         for (name, found) in net.state_dict().expect("names") {
             let error = largest_difference(&found.data, &fixture.f32(&format!("after3.{name}")));
             assert!(error < 1e-5, "{isa:?}: {name} is {error:.1e} off after three steps");
         }
     });
+}
+
+#[derive(serde::Deserialize)]
+struct Manifold {
+    partner: Vec<u32>,
+    lambda: Vec<f32>,
+    stages: Vec<MixedStep>,
+}
+
+#[derive(serde::Deserialize)]
+struct MixedStep {
+    stage: usize,
+    loss: f64,
+    /// By name: length, and product with the probe.
+    gradients: std::collections::BTreeMap<String, (f64, f64)>,
+}
+
+#[test]
+fn a_step_with_mixed_hidden_states_is_pytorchs() {
+    let text = include_str!("../../tests/fixtures/manifold.json");
+    let (fixture, truth) = (Fixture::open(), serde_json::from_str::<Manifold>(text).expect("the fixture"));
+    let (a, b) = (fixture.labels("labels_a"), fixture.labels("labels_b"));
+    let (ca, cb) = (fixture.f32("coef_a"), fixture.f32("coef_b"));
+    let targets = Targets { label_a: &a, label_b: &b, coef_a: &ca, coef_b: &cb };
+    let pairs = Pairs { partner: &truth.partner, lambda: &truth.lambda };
+    for MixedStep { stage, loss, gradients } in &truth.stages {
+        for_each_isa(|isa| {
+            let net = network();
+            let hidden = Hidden { stage: *stage, pairs };
+            let found = net.gradients(targets, Some(hidden)).expect("a step").loss;
+            assert!((found / loss - 1.0).abs() < 1e-6, "{isa:?} stage {stage}: {found} {loss}");
+            let mut worst = (0.0, String::new());
+            for (name, found) in net.named(net.grads()).expect("names") {
+                let probe = |i: usize| f64::from(uniform("probe", i)) - 0.5;
+                let values = found.data.iter().map(|&g| f64::from(g));
+                let length = values.clone().map(|g| g * g).sum::<f64>().sqrt();
+                let product: f64 = values.enumerate().map(|(i, g)| g * probe(i)).sum();
+                let (true_length, true_product) = gradients[&name];
+                let error = (length - true_length).abs().max((product - true_product).abs()) / true_length;
+                if error > worst.0 {
+                    worst = (error, name);
+                }
+            }
+            assert!(worst.0 < 1e-4, "{isa:?} stage {stage}: gradient of {} is {:.1e} off", worst.1, worst.0);
+            // In bf16 the same, as near as it comes.
+            let rounded = network_in(DType::BF16);
+            let found = rounded.gradients(targets, Some(hidden)).expect("a step").loss;
+            assert!((found / loss - 1.0).abs() < 1e-2, "{isa:?} bf16 stage {stage}: {found} {loss}");
+        });
+    }
 }
 
 #[test]
@@ -162,7 +213,7 @@ fn a_bf16_step_is_pytorchs_but_for_rounding() {
     let targets = Targets { label_a: &a, label_b: &b, coef_a: &ca, coef_b: &cb };
     for_each_isa(|isa| {
         let net = network_in(DType::BF16);
-        let loss = net.gradients(targets).expect("a step");
+        let loss = net.gradients(targets, None).expect("a step");
         let truth = f64::from(fixture.f32("loss")[0]);
         let logits = relative_error(&read(net.logits()).expect("logits"), &fixture.f32("logits"));
         let (mut found, mut true_grads) = (vec![], vec![]);

@@ -5,6 +5,7 @@
 //! NHWC. Work is split over images in chunks of fixed size, and sums over images are added in chunk order, so results
 //! do not depend on the number of threads.
 
+pub mod blend;
 pub mod conv;
 pub mod head;
 pub mod load;

@@ -83,13 +83,15 @@ pub(crate) fn title(method: &str) -> String {
         "mixup" => "Mixup".into(),
         "remix" => "Remix".into(),
         "cutmix" => "CutMix".into(),
+        "manifold" => "Manifold".into(),
+        "manifold mixup" => "Manifold Mixup".into(),
         "focal" => "Focal".into(),
         "balanced softmax" => "Balanced softmax".into(),
         "logit adjustment" => "Logit adjustment".into(),
         "erm" | "rs" | "rw" | "drs" | "drw" | "ldam" => p.to_uppercase(),
         other => other.to_owned(),
     };
-    let words = ["balanced-softmax", "logit-adjustment"];
+    let words = ["balanced-softmax", "logit-adjustment", "manifold-mixup"];
     let method = words.iter().fold(method.to_owned(), |m, words| m.replace(words, &words.replace('-', " ")));
     method.split('-').map(part).collect::<Vec<String>>().join("-")
 }

@@ -12,7 +12,8 @@ use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::Targets;
 use crate::model::infer::{self, Folded};
-use crate::model::resnet::Net;
+use crate::model::resnet::{Hidden, Net};
+use crate::ops::blend::Pairs;
 use crate::ops::head::argmax;
 use crate::ops::load::{self, Levels, View, levels};
 use crate::ops::sgd::Rates;
@@ -62,7 +63,15 @@ impl<'a> Engine<'a> {
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
                 let device = crate::cuda::Device::open(index, config.precision)?;
-                let trainer = crate::cuda::trainer::Trainer::new(&device, net, train, test, &levels, batch)?;
+                let trainer = crate::cuda::trainer::Trainer::new(
+                    &device,
+                    net,
+                    train,
+                    test,
+                    &levels,
+                    batch,
+                    config.mix.places(),
+                )?;
                 log::debug!("{}: {} MiB in use", device.describe(), device.held() >> 20);
                 On::Cuda { trainer: Box::new(trainer), name: device.describe() }
             }
@@ -163,20 +172,30 @@ pub(crate) fn train_epoch(
             let s = loaded.samples[n];
             View { image: train.image(s.index as usize), dy: s.dy.into(), dx: s.dx.into(), flip: s.flip }
         };
-        load::forward(&ahead, train.shape(), levels, view, &loaded.partner, &loaded.lambda, &loaded.patch)?;
+        let whole;
+        let lambda = match loaded.place {
+            0 => &loaded.lambda,
+            _ => {
+                whole = vec![1.0; loaded.lambda.len()];
+                &whole
+            }
+        };
+        load::forward(&ahead, train.shape(), levels, view, &loaded.partner, lambda, &loaded.patch)?;
         Ok(loaded)
     };
     let (mut loss, mut right) = (0.0, 0.0);
     let mut next = Some(load(0)?);
     for step in 0.. {
-        let Some(Step { label_a, label_b, coef_a, coef_b, .. }) = next else { break };
+        let Some(Step { place, partner, lambda, label_a, label_b, coef_a, coef_b, .. }) = next else { break };
         if interrupt::requested() {
             return Err(Interrupted.into());
         }
         net.x.slice_set(&ahead, 0, 0)?;
         let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
+        let pairs = Pairs { partner: &partner, lambda: &lambda };
+        let hidden = (place > 0).then_some(Hidden { stage: place, pairs });
         let (result, loaded) = rayon::join(
-            || net.step(targets, rates),
+            || net.step(targets, hidden, rates),
             || (step + 1 < plan.steps()).then(|| load(step + 1)).transpose(),
         );
         let result = result?;

@@ -10,7 +10,7 @@ use super::config::{Augment, CROP_PADDING, Config};
 use crate::methods::mix::{Mix, Patch};
 use crate::methods::rule::RwNorm;
 use crate::methods::sampler::Sampler;
-use crate::rng::{Purpose, shuffle, stream};
+use crate::rng::{Purpose, below, shuffle, stream};
 
 /// One training image and how it is augmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +28,15 @@ pub struct Sample {
 /// One batch. All vectors have one entry a sample.
 ///
 /// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented; where `patch[s]` is not empty,
-/// image(s) with that rectangle of image(`partner[s]`). Its loss is `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum
+/// image(s) with that rectangle of image(`partner[s]`). Where `place` is not 0 it is image(s), and what leaves that stage of the network is mixed
+/// in the same way. Its loss is `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum
 /// over s, for class weights and the division by the batch are in the coefficients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// The images.
     pub samples: Vec<Sample>,
+    /// Where the batch is mixed, see [`Mix::places`].
+    pub place: usize,
     /// Position in this batch of the image that each is mixed with.
     pub partner: Vec<u32>,
     /// λ, the share of the sample's own image.
@@ -206,12 +209,16 @@ impl EpochPlan<'_> {
         if config.mix != Mix::None {
             shuffle(&mut rng(Purpose::Pair), &mut partner);
         }
+        let place = match config.mix.places() {
+            1 => 0,
+            places => below(&mut rng(Purpose::Place), places),
+        };
         let label_a: Vec<u32> = batch.iter().map(|&n| labels[n as usize]).collect();
         let label_b: Vec<u32> = partner.iter().map(|&p| label_a[p as usize]).collect();
         let (lambda, patch) = config.mix.draw(&mut rng(Purpose::Lambda), batch.len(), self.plan.size);
         let (coef_a, coef_b) =
             coefficients(&config.mix, cls_num_list, self.weights, &lambda, &label_a, &label_b);
-        Step { samples, partner, lambda, patch, label_a, label_b, coef_a, coef_b }
+        Step { samples, place, partner, lambda, patch, label_a, label_b, coef_a, coef_b }
     }
 }
 

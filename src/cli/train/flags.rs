@@ -23,8 +23,9 @@ Examples:
   train MANIFEST --mix remix --tau 0.3 --rule rs --rs inverse    any parts, any options
   train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the milestones scale
 
-Methods: erm, or a mix (mixup, remix, cutmix, remix-cutmix), a loss (focal, balanced-softmax, logit-adjustment,
-ldam) and a rule (rs, rw, drs, drw), each or none, in this order, joined by -: remix, ldam-drw, remix-ldam-drw.
+Methods: erm, or a mix (mixup, remix, cutmix, remix-cutmix, manifold-mixup, remix-manifold), a loss (focal,
+balanced-softmax, logit-adjustment, ldam) and a rule (rs, rw, drs, drw), each or none, in this order, joined
+by -: remix, ldam-drw, remix-ldam-drw.
 A stopped run goes on from its last finished epoch when the same command is given again.";
 
 /// Train an image classifier on an imbalanced data set
@@ -245,6 +246,8 @@ impl Flags {
                 MixName::Remix => Mix::REMIX,
                 MixName::CutMix => Mix::CUTMIX,
                 MixName::RemixCutMix => Mix::REMIX_CUTMIX,
+                MixName::ManifoldMixup => Mix::MANIFOLD_MIXUP,
+                MixName::RemixManifold => Mix::REMIX_MANIFOLD,
             };
         }
         if let Some(name) = self.loss {
@@ -269,17 +272,20 @@ impl Flags {
         let (mut alpha, mut kappa, mut tau, mut lambda_per) = (None, None, None, None);
         match &mut mix {
             Mix::None => {}
-            Mix::Mixup { alpha: a, lambda_per: per } | Mix::CutMix { alpha: a, lambda_per: per } => {
+            Mix::Mixup { alpha: a, lambda_per: per }
+            | Mix::CutMix { alpha: a, lambda_per: per }
+            | Mix::ManifoldMixup { alpha: a, lambda_per: per } => {
                 (alpha, lambda_per) = (Some(a), Some(per));
             }
             Mix::Remix { alpha: a, kappa: k, tau: t, lambda_per: per }
-            | Mix::RemixCutMix { alpha: a, kappa: k, tau: t, lambda_per: per } => {
+            | Mix::RemixCutMix { alpha: a, kappa: k, tau: t, lambda_per: per }
+            | Mix::RemixManifold { alpha: a, kappa: k, tau: t, lambda_per: per } => {
                 (alpha, kappa, tau, lambda_per) = (Some(a), Some(k), Some(t), Some(per));
             }
         }
         set("alpha", self.alpha, alpha, "--mix mixup or another mix")?;
-        set("kappa", self.kappa, kappa, "--mix remix or remix-cutmix")?;
-        set("tau", self.tau, tau, "--mix remix or remix-cutmix")?;
+        set("kappa", self.kappa, kappa, "--mix remix or another of remix")?;
+        set("tau", self.tau, tau, "--mix remix or another of remix")?;
         set("lambda-per", self.lambda_per, lambda_per, "--mix mixup or another mix")?;
 
         let (mut gamma, mut la_tau, mut margin) = (None, None, None);

@@ -29,7 +29,7 @@ fn the_definition_is_sound() {
 #[test]
 fn spellings_of_one_experiment_have_equal_params() {
     let (mixes, losses) = (
-        ["none", "mixup", "remix", "cutmix", "remix-cutmix"],
+        ["none", "mixup", "remix", "cutmix", "remix-cutmix", "manifold-mixup", "remix-manifold"],
         ["ce", "focal", "balanced-softmax", "logit-adjustment", "ldam"],
     );
     let mut methods = names();
@@ -121,7 +121,7 @@ fn refusals_say_what_to_do() {
         ("--gamma 1", "needs --loss focal"),
         ("--method ldam --la-tau 1", "needs --loss logit-adjustment"),
         ("--method remix --margin 1", "needs --loss ldam"),
-        ("--method cutmix --tau 0.3", "needs --mix remix or remix-cutmix"),
+        ("--method cutmix --tau 0.3", "needs --mix remix or another of remix"),
         ("--method focal --gamma -1", "--gamma -1: must be between 0"),
         ("--method ldam --margin 3", "--margin 3: must be between 0 and 2"),
         ("--method logit-adjustment --la-tau nan", "--la-tau NaN: must be between 0"),

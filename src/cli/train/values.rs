@@ -41,6 +41,10 @@ pub enum MixName {
     /// CutMix with the labels of Remix
     #[value(name = "remix-cutmix")]
     RemixCutMix,
+    /// Manifold Mixup: images, or what leaves one of the first two stages, mixed as in Mixup
+    ManifoldMixup,
+    /// Manifold Mixup with the labels of Remix
+    RemixManifold,
 }
 
 /// Names of losses.

@@ -293,7 +293,7 @@ __device__ void conv_forward(const ForwardArgs& a) {
     real* tile = reinterpret_cast<real*>(memory) + STAGED<CK, CN>;
     const real* weight = stage<CK, CN>(a.weight, reinterpret_cast<real*>(memory));
     Normalizer<CK> norm;
-    const bool norms = CS == CK && a.train;
+    const bool norms = CS == CK && a.train && s.kind != 0;
     if (norms) norm.fetch(a.before, blockIdx.x == 0 ? a.before.running : nullptr);
     wait_for_previous_kernel();
     if (norms) norm.fetch_sums(a.before.sums);
@@ -301,7 +301,7 @@ __device__ void conv_forward(const ForwardArgs& a) {
         if (norms) {
             norm.forward(a.before, per, blockIdx.x == 0, affine);
         } else {
-            if (threadIdx.x < 2 * CK) affine[threadIdx.x] = s.affine[threadIdx.x];
+            if (threadIdx.x < 2 * CK) affine[threadIdx.x] = s.kind == 0 ? 0 : s.affine[threadIdx.x];
             __syncthreads();
         }
     });

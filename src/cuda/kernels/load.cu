@@ -19,7 +19,7 @@ struct LoadArgs {
     real* x;              // (images, H, W, 4), the last channel zero
     u64* sums;            // of all batch norms, which are set to zero
     int images, batch, height, width;
-    int count, unused;    // of the sums
+    int count, mixes;     // of the sums; 0 where the images are mixed later in the network
 };
 
 // The pixel of an augmented image, or null where it is black.
@@ -43,7 +43,7 @@ __device__ void load_images(const LoadArgs& a) {
     const int row = at % len / a.width, col = at % a.width;
     const u8* first = pixel_of(a, own, row, col);
     const u8* second = pixel_of(a, other, row, col);
-    float lambda = own.lambda;
+    float lambda = a.mixes ? own.lambda : 1;
     const int top = own.rows & 65535, bottom = own.rows >> 16, left = own.columns & 65535, right = own.columns >> 16;
     if (top < bottom && left < right) lambda = row >= top && row < bottom && col >= left && col < right ? 0 : 1;
     float v[4] = {0, 0, 0, 0};

@@ -94,6 +94,9 @@ pub struct DeviceNet {
     layers: Vec<Layer>,
     d_out: Vec<Memory<u8>>,
     d_mid: Vec<Memory<u8>>,
+    /// A stage's output before it was mixed, where it is, and sums that nobody reads.
+    unmixed: Memory<u8>,
+    unread: Memory<u64>,
     linear_parts: Memory<f32>,
     samples: Memory<f32>,
     /// The sums of all batch norms.
@@ -211,6 +214,8 @@ impl DeviceNet {
             normalised: net.criterion.normalised,
             d_out: gradients()?,
             d_mid: gradients()?,
+            unmixed: reals(trained(batch * end(0)))?,
+            unread: device.zeros(trained(sums_of(64)))?,
             linear_parts: device.zeros(trained(batch * net.classes * (FEATURES + 1)))?,
             samples: device.zeros(2 * batch)?,
             sums,

@@ -4,10 +4,9 @@
 use super::{DeviceNet, FEATURES, Feed, Layer, Segments};
 use crate::cuda::Result;
 use crate::cuda::args::{
-    BackwardArgs, FoldArgs, ForwardArgs, Gradient, HeadArgs, LoadArgs, Source, StepArgs,
+    BackwardArgs, BlendArgs, FoldArgs, ForwardArgs, Gradient, HeadArgs, LoadArgs, Source, StepArgs,
 };
-use crate::cuda::device::Memory;
-use crate::cuda::kernels::{BACKWARD, FOLD, FORWARD, HEAD, LOAD, STEP, THREADS};
+use crate::cuda::kernels::{BACKWARD, BLEND, FOLD, FORWARD, HEAD, LOAD, STEP, THREADS, UNBLEND};
 use crate::cuda::tiles::SCRATCH;
 
 impl DeviceNet {
@@ -26,18 +25,19 @@ impl DeviceNet {
         unsafe { self.device.launch(STEP, segments.blocks, 0, &args) }
     }
 
-    /// Launches a training step on the first `images` rows of the plan's current step.
+    /// Launches a training step on the first `images` rows of the plan's current step, which are mixed at `place`, see
+    /// [`crate::methods::mix::Mix::places`].
     ///
     /// # Safety
     /// The addresses of `feed` are of live memory, large enough for the plan's steps, whose rows are in bounds.
     ///
     /// # Errors
     /// The driver's.
-    pub unsafe fn step(&self, feed: &Feed, images: usize, segments: &Segments) -> Result<()> {
+    pub unsafe fn step(&self, feed: &Feed, images: usize, place: usize, segments: &Segments) -> Result<()> {
         // SAFETY: the caller's contract.
         unsafe {
-            self.forward(feed, images, true)?;
-            self.backward(images)?;
+            self.forward(feed, images, place, true)?;
+            self.backward(feed, images, place)?;
         }
         self.lay_out(segments, feed.rates, true)
     }
@@ -52,7 +52,7 @@ impl DeviceNet {
     /// The driver's.
     pub unsafe fn infer(&self, feed: &Feed, images: usize) -> Result<()> {
         // SAFETY: the caller's contract.
-        unsafe { self.forward(feed, images, false) }
+        unsafe { self.forward(feed, images, 0, false) }
     }
 
     /// Takes the running statistics for inference.
@@ -72,7 +72,27 @@ impl DeviceNet {
         Source { y: y.at(0), affine: norm.affine, shortcut, store: 0, kind, height, width, unused: 0 }
     }
 
-    unsafe fn forward(&self, feed: &Feed, images: usize, train: bool) -> Result<()> {
+    /// The first layer of the block whose input is mixed at `place`; 0 where that is none.
+    fn mixed(&self, place: usize) -> usize {
+        if place == 0 { 0 } else { 1 + place * (self.layers.len() / 2 / 3) * 2 }
+    }
+
+    /// What the kernels of Manifold Mixup take, for the output of the layer before `first`.
+    fn blend(&self, feed: &Feed, first: usize, images: usize) -> BlendArgs {
+        let source = self.normed(first - 1, self.layers[first - 2].x.at(0), 2);
+        BlendArgs {
+            source: Source { store: self.unmixed.at(0), ..source },
+            norm: self.layers[first - 1].norm,
+            plan: feed.plan,
+            step: feed.step,
+            mixed: self.layers[first].x.at(0),
+            images: images as i32,
+            batch: self.batch as i32,
+            ..BlendArgs::default()
+        }
+    }
+
+    unsafe fn forward(&self, feed: &Feed, images: usize, place: usize, train: bool) -> Result<()> {
         let [height, width, _] = self.shape;
         let args = LoadArgs {
             pixels: feed.pixels,
@@ -86,7 +106,7 @@ impl DeviceNet {
             height: height as i32,
             width: width as i32,
             count: if train { self.sums.count() as i32 } else { 0 },
-            unused: 0,
+            mixes: (place == 0).into(),
         };
         // SAFETY: the caller's contract, and the net's own memory.
         unsafe { self.device.launch(LOAD, (images * height * width).div_ceil(THREADS), 0, &args)? };
@@ -98,7 +118,15 @@ impl DeviceNet {
         )?;
         let (mut shortcut, mut kind) = (0, 1);
         for first in (1..self.layers.len()).step_by(2) {
-            self.conv(first, self.normed(first - 1, shortcut, kind), images, train)?;
+            if first == self.mixed(place) {
+                let args = self.blend(feed, first, images);
+                // SAFETY: the net's own memory, of a stage's output; the caller's contract.
+                unsafe { self.device.launch(BLEND + place - 1, images, 0, &args)? };
+                let source = Source { y: args.mixed, kind: 0, ..args.source };
+                self.conv(first, source, images, train)?;
+            } else {
+                self.conv(first, self.normed(first - 1, shortcut, kind), images, train)?;
+            }
             self.conv(first + 1, self.normed(first, 0, 1), images, train)?;
             (shortcut, kind) =
                 (self.layers[first].x.at(0), if self.layers[first].geo.stride == 1 { 2 } else { 3 });
@@ -135,7 +163,7 @@ impl DeviceNet {
         let layer = &self.layers[n];
         let tiles = self.tiles(layer.geo, images);
         // Where the input is made of a raw output, it is stored: for backward, and of a block's first layer for the shortcut.
-        let store = if n > 0 && (train || n % 2 == 1) { layer.x.at(0) } else { 0 };
+        let store = if source.kind > 0 && (train || n % 2 == 1) { layer.x.at(0) } else { 0 };
         let args = ForwardArgs {
             source: Source { store, ..source },
             before: self.layers[n.saturating_sub(1)].norm,
@@ -151,27 +179,41 @@ impl DeviceNet {
         unsafe { self.device.launch(FORWARD + layer.kind, tiles.forward_blocks, tiles.forward_shared, &args) }
     }
 
-    unsafe fn backward(&self, images: usize) -> Result<()> {
+    unsafe fn backward(&self, feed: &Feed, images: usize, place: usize) -> Result<()> {
         let mut stage = 2;
+        let mut buffers: Vec<_> =
+            self.d_out.iter().zip(&self.d_mid).map(|(o, m)| (o.at(0), m.at(0))).collect();
         for first in (1..self.layers.len()).step_by(2).rev() {
-            self.grad(first + 1, &self.d_out[stage], &self.d_mid[stage], 0, 0, images)?;
-            let d_mid = &self.d_mid[stage];
+            let (d_out, d_mid) = buffers[stage];
+            self.grad(first + 1, d_out, d_mid, self.layers[first].norm.d_sums, 0, 0, images)?;
             let (mut residual, mut half) = (1, 0);
             if self.layers[first].geo.stride == 2 {
-                (residual, half) = (2, self.d_out[stage].at(0));
+                (residual, half) = (2, d_out);
                 stage -= 1;
             }
-            self.grad(first, d_mid, &self.d_out[stage], residual, half, images)?;
+            let (to, mixed) = (buffers[stage].0, first == self.mixed(place));
+            // The gradient of a mixed output is zero where that is, and its sums mean nothing.
+            let sums = if mixed { self.unread.at(0) } else { self.layers[first - 1].norm.d_sums };
+            self.grad(first, d_mid, to, sums, residual, half, images)?;
+            if mixed {
+                let dz = buffers[stage].1;
+                let args = BlendArgs { gradient: to, dz, ..self.blend(feed, first, images) };
+                // SAFETY: the net's own memory, of a stage's output; the caller's contract.
+                unsafe { self.device.launch(UNBLEND + place - 1, images, SCRATCH * 4, &args)? };
+                buffers[stage] = (dz, to);
+            }
         }
-        self.grad(0, &self.d_out[0], &self.d_out[0], 0, 0, images)
+        self.grad(0, buffers[0].0, buffers[0].0, 0, 0, 0, images)
     }
 
-    /// Both gradients of a layer; of the stem only that of the weights, `to` is not touched.
+    /// Both gradients of a layer, and the sums of its input's; of the stem only that of the weights, `to` and `sums` are not touched.
+    #[allow(clippy::too_many_arguments)]
     fn grad(
         &self,
         n: usize,
-        dz: &Memory<u8>,
-        to: &Memory<u8>,
+        dz: u64,
+        to: u64,
+        sums: u64,
         residual: i32,
         half: u64,
         images: usize,
@@ -182,17 +224,17 @@ impl DeviceNet {
         let args = BackwardArgs {
             x: x.at(0),
             gradient: Gradient {
-                dz: dz.at(0),
+                dz,
                 y: y.at(0),
                 height: geo.out_height() as i32,
                 width: geo.out_width() as i32,
             },
             norm: *norm,
             weight: flipped.as_ref().map_or(0, |w| w.at(0)),
-            dz: to.at(0),
+            dz: to,
             half,
             y_before: before.y.at(0),
-            sums_before: before.norm.d_sums,
+            sums_before: sums,
             weight_parts: parts.at(0),
             height: geo.height as i32,
             width: geo.width as i32,
