@@ -54,21 +54,10 @@ pub struct Unknown {
 
 /// What names are made of.
 fn listed() -> String {
-    let part = |number: usize| {
-        let names = match number {
-            0 => MIXES.map(|m| json!(m)).to_vec(),
-            1 => LOSSES.map(|l| json!(l)).to_vec(),
-            _ => RULES.map(|r| json!(r)).to_vec(),
-        };
-        let names: Vec<&str> =
-            names.iter().filter_map(|n| n["name"].as_str()).filter(|n| !is_nothing(n)).collect();
-        names.join(", ")
-    };
+    let [mixes, losses, rules] = [names_of(&MIXES), names_of(&LOSSES), names_of(&RULES)]
+        .map(|names| names.into_iter().filter(|n| !is_nothing(n)).collect::<Vec<_>>().join(", "));
     format!(
-        "a mix ({}), a loss ({}) and a rule ({}), each or none, in this order, joined by -",
-        part(0),
-        part(1),
-        part(2)
+        "a mix ({mixes}), a loss ({losses}) and a rule ({rules}), each or none, in this order, joined by -"
     )
 }
 
@@ -98,10 +87,44 @@ pub fn names() -> impl Iterator<Item = String> {
 /// # Errors
 /// [`Unknown`], which lists the names and suggests the nearest.
 pub fn preset(name: &str) -> Result<Method, Unknown> {
-    all().find(|(n, _)| n == name).map(|(_, m)| m).ok_or_else(|| Unknown {
-        name: name.to_owned(),
-        nearest: names().map(|n| (distance(&n, name), n)).min().filter(|(d, _)| *d <= 3).map(|(_, n)| n),
+    all().find(|(n, _)| n == name).map(|(_, m)| m).ok_or_else(|| {
+        let near = || names().map(|n| (distance(&n, name), n)).min();
+        // Far from short names is near to some other one.
+        let near = || near().filter(|(d, _)| *d <= 3 && 2 * d < name.len()).map(|(_, n)| n);
+        Unknown { name: name.to_owned(), nearest: rewritten(name).or_else(near) }
     })
+}
+
+/// The name that is meant where parts have capitals, stand in another order or beside `erm`, `ce` or `none`, if each is there once at most.
+fn rewritten(name: &str) -> Option<String> {
+    let name = name.to_lowercase().replace(['_', ' ', '+'], "-");
+    let parts = [names_of(&MIXES), names_of(&LOSSES), names_of(&RULES)];
+    let (mut rest, mut found) = (&name[..], [const { None }; 3]);
+    while !rest.is_empty() {
+        let whole = |part: &str| rest.strip_prefix(part).filter(|r| r.is_empty() || r.starts_with('-'));
+        let known =
+            parts.iter().enumerate().flat_map(|(kind, names)| names.iter().map(move |n| (kind, &n[..])));
+        // The longest: remix-cutmix is not remix and cutmix.
+        let longest = known.filter(|(_, part)| whole(part).is_some()).max_by_key(|(_, part)| part.len());
+        match longest {
+            Some((kind, part)) if is_nothing(part) || found[kind].is_none() => {
+                if !is_nothing(part) {
+                    found[kind] = Some(part.to_owned());
+                }
+                rest = whole(part)?;
+            }
+            Some(_) => return None,
+            None => rest = whole("erm")?,
+        }
+        rest = rest.strip_prefix('-').unwrap_or(rest);
+    }
+    let parts: Vec<String> = found.into_iter().flatten().collect();
+    Some(if parts.is_empty() { "erm".into() } else { parts.join("-") })
+}
+
+/// The names of some parts.
+fn names_of<T: Serialize>(parts: &[T]) -> Vec<String> {
+    parts.iter().filter_map(|p| json!(p)["name"].as_str().map(str::to_owned)).collect()
 }
 
 impl Method {
@@ -241,7 +264,22 @@ mod tests {
             "{}",
             text("mixp")
         );
-        assert!(!text("transformer").contains("did you mean"));
+        for far in ["transformer", "bs", "a-b-c"] {
+            assert!(!text(far).contains("did you mean"), "{far}");
+        }
+        for (asked, meant) in [
+            ("ERM", "erm"),
+            ("LDAM", "ldam"),
+            ("Remix-LDAM-DRW", "remix-ldam-drw"),
+            ("drw-ldam", "ldam-drw"),
+            ("ldam_remix", "remix-ldam"),
+            ("erm-drw", "drw"),
+            ("none-ce-none", "erm"),
+            ("Remix-CutMix-Balanced Softmax", "remix-cutmix-balanced-softmax"),
+            ("rs-remix-manifold", "remix-manifold-rs"),
+        ] {
+            assert!(text(asked).contains(&format!("did you mean {meant};")), "{asked}: {}", text(asked));
+        }
     }
 
     #[test]

@@ -197,10 +197,11 @@ impl Net {
     /// Bytes of a network's activations and their gradients, which are nearly all that it takes.
     pub fn bytes(arch: Arch, shape: [usize; 3], batch: usize, dtype: DType) -> u64 {
         let outputs: Vec<usize> = arch.convs(shape).iter().map(|c| c.geo.out_len()).collect();
-        // Every convolution's output; that of the stem and of each block once more, after its ReLU; of three stages two gradients.
+        // Every convolution's output; that of the stem and of each block once more, after its ReLU, and of the first stage before it is mixed; of
+        // three stages two gradients.
         let blocks = outputs.iter().step_by(2);
         let stages = blocks.clone().collect::<BTreeSet<_>>().into_iter();
-        let values = outputs.iter().chain(blocks).sum::<usize>() + 2 * stages.sum::<usize>();
+        let values = outputs.iter().chain(blocks).sum::<usize>() + outputs[0] + 2 * stages.sum::<usize>();
         (values * batch * dtype.size_in_bytes()) as u64
     }
 
@@ -270,6 +271,11 @@ impl Net {
     /// # Errors
     /// Candle's.
     pub fn gradients(&self, targets: Targets, hidden: Option<Hidden>) -> Result<Loss> {
+        if let Some(Hidden { stage, .. }) = hidden
+            && !(1..=2).contains(&stage)
+        {
+            candle_core::bail!("what leaves stage {stage} cannot be mixed, only that of 1 or 2");
+        }
         let batch = targets.label_a.len();
         self.forward(batch, hidden)?;
         let loss = self.head.step(&self.features, &self.linear, &self.criterion, targets, &self.d_linear)?;

@@ -190,7 +190,7 @@ fn transposed(rows: &[f32], width: usize) -> Vec<f32> {
     (0..width).flat_map(|column| rows.iter().skip(column).step_by(width)).copied().collect()
 }
 
-/// Whether the classifier of these weights is a normalised one, by its shape: one that has but lost its bias is none.
+/// Whether the classifier of these weights is a normalised one: without a bias, and of that shape.
 pub fn is_normalised(dict: &StateDict, arch: Arch) -> bool {
     let weight = dict.get("linear.weight");
     !dict.contains_key("linear.bias") && weight.is_some_and(|w| w.shape.first() == Some(&arch.feature_len()))

@@ -2,13 +2,14 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
 use super::Error;
 use super::record::place;
 use crate::manifest::{Input, Kind, Manifest, Object, key};
-use crate::methods::presets::preset_name;
+use crate::methods::presets::{names, preset_name};
 
 /// One training with one seed, and which of its epochs is looked at on which images.
 #[derive(Clone, Debug)]
@@ -210,24 +211,9 @@ pub(super) fn flatten(name: &str, value: &Value, all: &mut BTreeMap<String, Valu
     }
 }
 
-/// Place of a method in tables and legends: plain, Mixup, Remix, each with its rules.
+/// Place of a method in tables and legends: that of the presets, by mix, loss and rule; the same with other options beside it.
 pub(super) fn order(method: &str) -> usize {
-    const METHODS: [&str; 15] = [
-        "erm",
-        "rs",
-        "rw",
-        "drs",
-        "drw",
-        "mixup",
-        "mixup-rs",
-        "mixup-rw",
-        "mixup-drs",
-        "mixup-drw",
-        "remix",
-        "remix-rs",
-        "remix-rw",
-        "remix-drs",
-        "remix-drw",
-    ];
-    METHODS.iter().position(|m| *m == method).unwrap_or(METHODS.len())
+    static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| names().collect());
+    let name = method.split('(').next().unwrap_or(method);
+    NAMES.iter().position(|m| m == name).unwrap_or(NAMES.len())
 }

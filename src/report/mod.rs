@@ -86,8 +86,8 @@ pub(crate) fn title(method: &str) -> String {
         "manifold" => "Manifold".into(),
         "manifold mixup" => "Manifold Mixup".into(),
         "focal" => "Focal".into(),
-        "balanced softmax" => "Balanced softmax".into(),
-        "logit adjustment" => "Logit adjustment".into(),
+        "balanced softmax" => "Balanced Softmax".into(),
+        "logit adjustment" => "Logit Adjustment".into(),
         "erm" | "rs" | "rw" | "drs" | "drw" | "ldam" => p.to_uppercase(),
         other => other.to_owned(),
     };
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(title("remix-drw"), "Remix-DRW");
         assert_eq!(title("erm"), "ERM");
         assert_eq!(title("remix-cutmix-ldam-rs"), "Remix-CutMix-LDAM-RS");
-        assert_eq!(title("balanced-softmax-drw"), "Balanced softmax-DRW");
+        assert_eq!(title("balanced-softmax-drw"), "Balanced Softmax-DRW");
         assert_eq!([two(Some(75.0)), two(None)], ["75.00", "—"]);
         let all = [Some(1.0), Some(-1.234), Some(-0.001), None].map(signed);
         assert_eq!(all, ["+1.00", "-1.23", "0.00", "—"]);

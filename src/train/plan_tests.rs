@@ -264,9 +264,13 @@ proptest! {
     ) {
         let name = names().nth(method).expect("there are 175");
         let mut c = Config { batch_size, seed, ..config(&name) };
-        if let Mix::Remix { .. } = c.mix {
-            c.mix = Mix::Remix { alpha, kappa, tau, lambda_per: LambdaPer::Sample };
-        }
+        let lambda_per = LambdaPer::Sample;
+        c.mix = match c.mix {
+            Mix::Remix { .. } => Mix::Remix { alpha, kappa, tau, lambda_per },
+            Mix::RemixCutMix { .. } => Mix::RemixCutMix { alpha, kappa, tau, lambda_per },
+            Mix::RemixManifold { .. } => Mix::RemixManifold { alpha, kappa, tau, lambda_per },
+            other => other,
+        };
         if let Rule::Rw(r) | Rule::Drw(r) = &mut c.rule && by_batch_size {
             r.rw_norm = RwNorm::BatchSize;
         }

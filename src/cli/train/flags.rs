@@ -23,9 +23,10 @@ Examples:
   train MANIFEST --mix remix --tau 0.3 --rule rs --rs inverse    any parts, any options
   train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the milestones scale
 
-Methods: erm, or a mix (mixup, remix, cutmix, remix-cutmix, manifold-mixup, remix-manifold), a loss (focal,
-balanced-softmax, logit-adjustment, ldam) and a rule (rs, rw, drs, drw), each or none, in this order, joined
-by -: remix, ldam-drw, remix-ldam-drw.
+Methods: erm, or up to three parts in this order, joined by -, such as remix, ldam-drw or remix-ldam-drw:
+  a mix    mixup, remix, cutmix, remix-cutmix, manifold-mixup or remix-manifold
+  a loss   focal, balanced-softmax, logit-adjustment or ldam
+  a rule   rs, rw, drs or drw
 A stopped run goes on from its last finished epoch when the same command is given again.";
 
 /// Train an image classifier on an imbalanced data set

@@ -61,7 +61,7 @@ __device__ void blend_backward(const BlendArgs& a) {
     const Source& s = a.source;
     const int image = blockIdx.x, pixels = s.height * s.width, g = threadIdx.x % GROUPS;
     // The head has gone on to the next step.
-    const Row* rows = a.plan + (size_t)(*a.step - 1) * a.batch;
+    const Row* rows = a.plan + (size_t)(__ldcg(a.step) - 1) * a.batch;
     // Partners are a permutation: one image has this one for its partner.
     for (int n = threadIdx.x; n < a.images; n += THREADS) {
         if (rows[n].partner == image) source = n;
