@@ -23,7 +23,7 @@ Examples:
   train MANIFEST --mix remix --tau 0.3 --rule rs --rs inverse    any parts, any options
   train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the milestones scale
 
-Methods: erm, or up to three parts in this order, joined by -, such as remix, ldam-drw or remix-ldam-drw:
+Methods: erm, or up to three parts in this order, joined by -, such as remix-ldam-drw:
   a mix    mixup, remix, cutmix, remix-cutmix, manifold-mixup or remix-manifold
   a loss   focal, balanced-softmax, logit-adjustment or ldam
   a rule   rs, rw, drs or drw
