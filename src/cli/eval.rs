@@ -1,25 +1,35 @@
 //! `eval`: judges checkpoints on a split. The numbers themselves are made in [`crate::metrics`].
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use super::Common;
 use super::checkpoints::{self, Subject};
-use crate::manifest::store::Done;
-use crate::manifest::store::Plan;
+use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object};
-use crate::metrics;
+use crate::metrics::{self, Confusion};
 
 /// Raised when the same weights and images would give other numbers. 2: with reliability.
 const SEMANTICS: u32 = 2;
+
+/// Up to so many classes the confusion matrix is in the manifest; of more, [`CONFUSION`] has the counts that are not 0.
+const IN_MANIFEST: usize = 200;
+
+/// The file of a confusion matrix of many classes.
+const CONFUSION: &str = "confusion.safetensors";
 
 /// Evaluate checkpoints: accuracy, many/medium/few, macro-F1, NLL, ECE, reliability, confusion matrix
 ///
 /// One metrics manifest a checkpoint is printed on stdout as it is done. Accuracies are percent; macro_f1 and ece are
 /// fractions, nll is in nats. Groups by training images of a class: many > 100, medium 20 to 100, few < 20.
+///
+/// Of more than 200 classes the confusion matrix is not in the manifest but in confusion.safetensors: `true` and
+/// `predicted` I64 (N), `count` U32 (N), the N counts that are not 0.
 ///
 /// A checkpoint is evaluated on the data set that it was trained on, which must still be the same by content. --data
 /// names it elsewhere, or names another one on purpose: many, medium and few then follow that one's class counts, and
@@ -50,7 +60,7 @@ pub fn main() -> ExitCode {
 
 fn run(flags: Flags) -> Result<()> {
     checkpoints::for_each(&flags.input, "eval", flags.common.out.as_deref(), |subject| {
-        super::run_plan(&plan(subject, &flags), &flags.common, |_| work(subject, &flags))?;
+        super::run_plan(&plan(subject, &flags), &flags.common, |w| work(w, subject, &flags))?;
         Ok(())
     })
 }
@@ -77,7 +87,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
     plan
 }
 
-fn work(subject: &Subject, flags: &Flags) -> Result<Done> {
+fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     let (split, out, run) = subject.infer(&flags.input, &flags.common.device)?;
     let m = metrics::evaluate(&out.logits, split.labels(), &subject.info.cls_num_list)?;
     log::info!(
@@ -89,10 +99,37 @@ fn work(subject: &Subject, flags: &Flags) -> Result<Done> {
         m.top5
     );
     let mut numbers = object(serde_json::to_value(&m)?);
+    let mut outputs = Vec::new();
+    if m.confusion.classes <= IN_MANIFEST {
+        numbers.insert("confusion".into(), json!(m.confusion.matrix()));
+    } else {
+        outputs.push(write_confusion(writer, &m.confusion)?);
+    }
     // So that a report needs the metrics manifests alone.
     numbers.insert("cls_num_list".into(), json!(subject.info.cls_num_list));
     numbers.insert("class_names".into(), json!(subject.info.class_names));
-    Ok(Done { metrics: numbers, run, ..Done::default() })
+    Ok(Done { outputs, metrics: numbers, run })
+}
+
+/// Writes [`CONFUSION`]. Its bytes follow from the counts: they are sorted, and there is no metadata.
+fn write_confusion(writer: &Writer, confusion: &Confusion) -> Result<Produced> {
+    let cells = &confusion.cells;
+    let n = cells.len();
+    let class = |k: usize| (k as i64).to_le_bytes();
+    let labels: Vec<u8> = cells.iter().flat_map(|c| class(c.label)).collect();
+    let predicted: Vec<u8> = cells.iter().flat_map(|c| class(c.predicted)).collect();
+    let count =
+        |n: u64| u32::try_from(n).expect("the logits of 2³² images do not fit in memory").to_le_bytes();
+    let counts: Vec<u8> = cells.iter().flat_map(|c| count(c.count)).collect();
+    let tensors = [
+        ("true", TensorView::new(Dtype::I64, vec![n], &labels)?),
+        ("predicted", TensorView::new(Dtype::I64, vec![n], &predicted)?),
+        ("count", TensorView::new(Dtype::U32, vec![n], &counts)?),
+    ];
+    let bytes = safetensors::serialize(tensors, None)?;
+    writer.withdraw()?;
+    write_atomic(&writer.dir().join(CONFUSION), |f| f.write_all(&bytes))?;
+    Ok(Produced { role: "confusion", name: CONFUSION.into(), rows: Some(n as u64) })
 }
 
 fn object(value: Value) -> Object {

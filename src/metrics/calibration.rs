@@ -39,7 +39,8 @@ pub(super) fn calibration(
         let top = f64::from(row[guess]);
         // Relative to the largest logit nothing overflows, and the sum is at least 1.
         let sum: f64 = row.iter().map(|&v| (f64::from(v) - top).exp()).sum();
-        nll += sum.ln() + top - f64::from(row[label as usize]);
+        // The difference first: `sum.ln()` would be lost in the sum with a large `top`.
+        nll += sum.ln() + (top - f64::from(row[label as usize]));
         bins[bin_of(1.0 / sum)].add(1.0 / sum, guess == label as usize);
     }
     let gaps: f64 = bins.iter().map(|b| (b.right - b.confidence).abs()).sum();
@@ -96,5 +97,18 @@ mod tests {
         assert_eq!((c.nll, c.ece), (1000.0, 1.0));
         assert_eq!(c.bins[14], Bin { images: 1, confidence: Some(1.0), accuracy: Some(0.0) });
         assert_eq!(c.bins[0], Bin { images: 0, confidence: None, accuracy: None });
+    }
+
+    #[test]
+    fn equal_logits_cost_the_logarithm_of_the_classes() {
+        for value in [0.0, 1e12, 1e15, 1e17, -1e17, f32::MAX] {
+            let c = calibration(&[value; 10], &[3], &[0], 10);
+            assert_eq!(c.nll, 10f64.ln(), "all logits {value}");
+        }
+        // A distance that f32 still holds at this size counts in full.
+        let top = 1e9f32;
+        let below = top - 64.0;
+        let c = calibration(&[top, below], &[1], &[0], 2);
+        assert_eq!(c.nll, 64.0 + (-64f64).exp().ln_1p());
     }
 }

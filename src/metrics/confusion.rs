@@ -6,22 +6,76 @@ pub const MANY: usize = 100;
 /// Classes with fewer training images than this are few-shot.
 pub const FEW: usize = 20;
 
-/// Counts, (true class, predicted class).
-pub(super) fn confusion(labels: &[u32], predicted: &[usize], classes: usize) -> Vec<Vec<u64>> {
-    let mut counts = vec![vec![0; classes]; classes];
-    for (&label, &guess) in labels.iter().zip(predicted) {
-        counts[label as usize][guess] += 1;
+/// How many images of each class were predicted as each class. Only the pairs that occur are held: of 8,142 classes a full
+/// matrix would take 530 MB.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Confusion {
+    /// Number of classes.
+    pub classes: usize,
+    /// The pairs that occur, by true class and then by predicted class.
+    pub cells: Vec<Cell>,
+}
+
+/// One count of a confusion matrix, which is not 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// The true class.
+    pub label: usize,
+    /// The predicted class.
+    pub predicted: usize,
+    /// Number of images.
+    pub count: u64,
+}
+
+impl Confusion {
+    /// Counts pairs of true and predicted classes, both below `classes`.
+    pub fn count(labels: &[u32], predicted: &[usize], classes: usize) -> Confusion {
+        let mut pairs: Vec<(usize, usize)> =
+            labels.iter().zip(predicted).map(|(&label, &guess)| (label as usize, guess)).collect();
+        pairs.sort_unstable();
+        let cell = |same: &[(usize, usize)]| Cell {
+            label: same[0].0,
+            predicted: same[0].1,
+            count: same.len() as u64,
+        };
+        Confusion { classes, cells: pairs.chunk_by(|a, b| a == b).map(cell).collect() }
     }
-    counts
+
+    /// The full matrix, (true class, predicted class).
+    pub fn matrix(&self) -> Vec<Vec<u64>> {
+        let mut counts = vec![vec![0; self.classes]; self.classes];
+        for cell in &self.cells {
+            counts[cell.label][cell.predicted] = cell.count;
+        }
+        counts
+    }
+
+    /// Of each class the images that are of it, that are predicted as it, and that are both.
+    fn marginals(&self) -> Vec<Marginal> {
+        let mut all = vec![Marginal::default(); self.classes];
+        for cell in &self.cells {
+            all[cell.label].actual += cell.count;
+            all[cell.predicted].guessed += cell.count;
+            if cell.label == cell.predicted {
+                all[cell.label].right += cell.count;
+            }
+        }
+        all
+    }
+}
+
+/// Sums over the row and the column of a class, and the cell where they meet.
+#[derive(Clone, Copy, Default)]
+struct Marginal {
+    actual: u64,
+    guessed: u64,
+    right: u64,
 }
 
 /// Recall of each class, percent.
-pub(super) fn recalls(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
-    let recall = |(k, row): (usize, &Vec<u64>)| {
-        let all: u64 = row.iter().sum();
-        (all > 0).then(|| 100.0 * row[k] as f64 / all as f64)
-    };
-    confusion.iter().enumerate().map(recall).collect()
+pub(super) fn recalls(confusion: &Confusion) -> Vec<Option<f64>> {
+    let recall = |m: Marginal| (m.actual > 0).then(|| 100.0 * m.right as f64 / m.actual as f64);
+    confusion.marginals().into_iter().map(recall).collect()
 }
 
 /// Mean recall of the many-, medium- and few-shot classes that have images, as `shot_acc` of Liu et al.'s code.
@@ -40,15 +94,13 @@ pub(super) fn shots(per_class: &[Option<f64>], cls_num_list: &[usize]) -> [Optio
 
 /// Mean F1 over the classes that are true or predicted somewhere (scikit-learn's choice of labels); a class that is
 /// never right has F1 = 0, which is what `zero_division=0` makes of 0/0.
-pub(super) fn macro_f1(confusion: &[Vec<u64>]) -> f64 {
+pub(super) fn macro_f1(confusion: &Confusion) -> f64 {
     let mut sum = 0.0;
     let mut seen = 0u32;
-    for (k, row) in confusion.iter().enumerate() {
-        let actual: u64 = row.iter().sum();
-        let guessed: u64 = confusion.iter().map(|r| r[k]).sum();
+    for Marginal { actual, guessed, right } in confusion.marginals() {
         if actual + guessed > 0 {
             // F1 = 2 TP / (2 TP + FP + FN)
-            sum += 2.0 * row[k] as f64 / (actual + guessed) as f64;
+            sum += 2.0 * right as f64 / (actual + guessed) as f64;
             seen += 1;
         }
     }
@@ -70,8 +122,25 @@ mod tests {
     #[test]
     fn f1_leaves_out_classes_that_never_occur() {
         // sklearn.metrics.f1_score([0, 0], [0, 0], average="macro") == 1.0, whatever classes exist elsewhere.
-        assert_eq!(macro_f1(&confusion(&[0, 0], &[0, 0], 3)), 1.0);
+        assert_eq!(macro_f1(&Confusion::count(&[0, 0], &[0, 0], 3)), 1.0);
         // f1_score([0, 0], [0, 2], average="macro", zero_division=0) == 0.3333333333333333
-        assert_eq!(macro_f1(&confusion(&[0, 0], &[0, 2], 3)), 2.0 / 3.0 / 2.0);
+        assert_eq!(macro_f1(&Confusion::count(&[0, 0], &[0, 2], 3)), 2.0 / 3.0 / 2.0);
+    }
+    #[test]
+    fn as_many_classes_as_inaturalist_has_are_counted_by_what_occurs() {
+        let classes = 8142;
+        let labels: Vec<u32> = (0..24_426).map(|i| i % 8142).collect();
+        // Of each class two images are right and one is taken for the class before it.
+        let predicted: Vec<usize> =
+            (0..24_426usize).map(|i| (i % classes).saturating_sub(i / 16_284)).collect();
+        let found = Confusion::count(&labels, &predicted, classes);
+        assert_eq!(found.cells.len(), 2 * classes - 1, "class 0 has none before it");
+        assert!(found.cells.is_sorted_by_key(|c| (c.label, c.predicted)));
+        assert_eq!(found.cells[1], Cell { label: 1, predicted: 0, count: 1 });
+        assert_eq!(found.cells[2], Cell { label: 1, predicted: 1, count: 2 });
+        assert_eq!(recalls(&found)[..2], [Some(100.0), Some(200.0 / 3.0)]);
+        // F1 = 2·2/(3+3) but for class 0, 2·3/(3+4), and the last one, which nothing is taken for: 2·2/(3+2).
+        let expected = (6.0 / 7.0 + 8140.0 * 2.0 / 3.0 + 4.0 / 5.0) / 8142.0;
+        assert!((macro_f1(&found) - expected).abs() < 1e-12, "{}", macro_f1(&found));
     }
 }

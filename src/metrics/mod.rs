@@ -11,7 +11,7 @@ use calibration::Calibration;
 use serde::{Deserialize, Serialize};
 
 pub use calibration::{Bin, ECE_BINS};
-pub use confusion::{FEW, MANY};
+pub use confusion::{Cell, Confusion, FEW, MANY};
 
 /// Everything that `eval` reports of one split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,8 +38,9 @@ pub struct Metrics {
     pub ece: f64,
     /// These bins, from the lowest confidence to the highest: what a reliability diagram shows.
     pub reliability: Vec<Bin>,
-    /// Counts, (true class, predicted class).
-    pub confusion: Vec<Vec<u64>>,
+    /// Counts by true and predicted class. Not among the numbers: how they are written depends on how many classes there are.
+    #[serde(skip)]
+    pub confusion: Confusion,
 }
 
 /// What makes logits impossible to judge.
@@ -101,7 +102,7 @@ pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Resul
             return Err(Error::Label { image, label, classes });
         }
     }
-    let confusion = confusion::confusion(labels, &predicted, classes);
+    let confusion = Confusion::count(labels, &predicted, classes);
     let per_class = confusion::recalls(&confusion);
     let [many, medium, few] = confusion::shots(&per_class, cls_num_list);
     let Calibration { nll, ece, bins } = calibration::calibration(logits, labels, &predicted, classes);
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!((m.top1, m.top5), (50.0, 100.0));
         assert_eq!(m.per_class, [Some(50.0), Some(100.0), Some(0.0)]);
         assert_eq!([m.many, m.medium, m.few], [Some(50.0), Some(100.0), Some(0.0)]);
-        assert_eq!(m.confusion, [[1, 1, 0], [0, 1, 0], [1, 0, 0]]);
+        assert_eq!(m.confusion.matrix(), [[1, 1, 0], [0, 1, 0], [1, 0, 0]]);
         // F1: 2·1/(2+2) = 1/2, 2·1/(2+1) = 2/3, 0.
         assert!((m.macro_f1 - (0.5 + 2.0 / 3.0) / 3.0).abs() < 1e-15, "{}", m.macro_f1);
         // Two labels have logit 2 beside two zeros, two have a zero beside a 2.
@@ -218,7 +219,7 @@ mod tests {
             for (found, expected) in m.per_class.iter().zip(list(&truth["per_class"])) {
                 close("per_class", *found, number(&expected), 100.0);
             }
-            assert_eq!(serde_json::json!(m.confusion), truth["confusion"]);
+            assert_eq!(serde_json::json!(m.confusion.matrix()), truth["confusion"]);
         }
     }
 

@@ -11,6 +11,7 @@ mod figures;
 mod html;
 mod install;
 mod makefile;
+mod many_classes;
 mod mk_imbalance;
 mod mk_imbalance_real;
 mod pipeline;

@@ -1,21 +1,26 @@
 //! The confusion matrix of one method: of each true class, the percentage that is taken for each class; mean over seeds.
 //!
 //! Few classes have their numbers in the cells. Of many, colours go by the square root, or all but the diagonal would be
-//! white, and classes have their index at the edges.
+//! white, and classes have their index at the edges. Of more classes than a page has dots there is no figure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::axis::{LONGEST, slanted, ticks, widest};
 use super::palette::blues;
 use super::svg::{GRID, INK, SMALL, Svg, TEXT, num};
 use super::text::{fit, width};
-use super::{Classes, Error, Manifest, class_label, foreign, grouped, list};
+use super::{Classes, Error, Manifest, class_label, foreign, grouped, list, place};
+use crate::metrics::Cell;
 
 /// Up to so many classes the numbers stand in the cells.
 const NUMBERS: usize = 12;
+
+/// Of more classes a cell is smaller than a dot of a printer.
+pub(in crate::report) const MOST_CLASSES: usize = 1000;
 
 /// Steps of the colours from none to all.
 const STEPS: f64 = 50.0;
@@ -35,8 +40,15 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
         return Err(Error::Inputs { kind: "confusion", why });
     }
     let Classes { names, .. } = Classes::of(found)?;
-    let share = shares(found, names.len())?;
     let n = names.len();
+    if n > MOST_CLASSES {
+        let why = format!(
+            "{n} classes cannot be told apart in one matrix, which shows at most {MOST_CLASSES}; --kind per-class \
+             shows groups of them"
+        );
+        return Err(Error::Inputs { kind: "confusion", why });
+    }
+    let share = shares(found, n)?;
 
     let (few, named) = (n <= NUMBERS, class_label(0, &names).is_some());
     let widest = widest(names.iter().map(String::as_str));
@@ -154,15 +166,56 @@ fn bar(svg: &mut Svg, left: f64, y: f64, room: f64, linear: bool) {
 fn shares(found: &[&Manifest], n: usize) -> Result<Vec<Vec<f64>>, Error> {
     let mut sum = vec![vec![0.0; n]; n];
     for m in found {
-        let row = |v: &Value| -> Option<Vec<u64>> { v.as_array()?.iter().map(Value::as_u64).collect() };
-        let counts = list(m, "confusion", row).filter(|c| c.len() == n && c.iter().all(|r| r.len() == n));
-        let counts = counts.ok_or_else(|| foreign(m, "metrics.confusion is no matrix of its classes"))?;
-        for (into, row) in sum.iter_mut().zip(&counts) {
-            let all = row.iter().sum::<u64>().max(1);
-            for (into, v) in into.iter_mut().zip(row) {
-                *into += 100.0 * *v as f64 / all as f64 / found.len() as f64;
-            }
+        let cells = counts(m, n)?;
+        let mut all = vec![0u64; n];
+        for c in &cells {
+            all[c.label] = all[c.label].saturating_add(c.count);
+        }
+        for c in &cells {
+            sum[c.label][c.predicted] += 100.0 * c.count as f64 / all[c.label] as f64 / found.len() as f64;
         }
     }
     Ok(sum)
+}
+
+/// The counts of an evaluation that are not 0, of `n` classes: from the manifest, or from its file where there are many
+/// classes.
+fn counts(m: &Manifest, n: usize) -> Result<Vec<Cell>, Error> {
+    if m.outputs_of("confusion").next().is_some() {
+        return read(m, n);
+    }
+    let row = |v: &Value| -> Option<Vec<u64>> { v.as_array()?.iter().map(Value::as_u64).collect() };
+    let rows = list(m, "confusion", row).filter(|c| c.len() == n && c.iter().all(|r| r.len() == n));
+    let rows = rows.ok_or_else(|| foreign(m, "metrics.confusion is no matrix of its classes"))?;
+    let cells = rows.iter().enumerate().flat_map(|(label, row)| {
+        row.iter().enumerate().map(move |(predicted, &count)| Cell { label, predicted, count })
+    });
+    Ok(cells.filter(|c| c.count > 0).collect())
+}
+
+/// The counts in the file that `eval` writes where there are many classes.
+fn read(m: &Manifest, n: usize) -> Result<Vec<Cell>, Error> {
+    let path = m.checked("confusion")?.swap_remove(0);
+    let bytes = std::fs::read(&path).map_err(crate::manifest::Error::io(&path))?;
+    let bad = || Error::Unfit {
+        path: place(m),
+        why: format!("{} does not hold the counts of its classes; make it again with eval", path.display()),
+    };
+    let file = SafeTensors::deserialize(&bytes).map_err(|_| bad())?;
+    let tensor = |name: &str, dtype: Dtype| {
+        file.tensor(name).ok().filter(|t| t.dtype() == dtype && t.shape().len() == 1).ok_or_else(bad)
+    };
+    let classes = |name: &str| -> Result<Vec<usize>, Error> {
+        let words = tensor(name, Dtype::I64)?;
+        let class = |w: &[u8; 8]| usize::try_from(i64::from_le_bytes(*w)).ok().filter(|&k| k < n);
+        words.data().as_chunks().0.iter().map(class).collect::<Option<_>>().ok_or_else(bad)
+    };
+    let (labels, predicted) = (classes("true")?, classes("predicted")?);
+    let counts = tensor("count", Dtype::U32)?;
+    let counts: Vec<u32> = counts.data().as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect();
+    if [predicted.len(), counts.len()] != [labels.len(); 2] || counts.contains(&0) {
+        return Err(bad());
+    }
+    let cells = labels.into_iter().zip(predicted).zip(counts);
+    Ok(cells.map(|((label, predicted), count)| Cell { label, predicted, count: count.into() }).collect())
 }

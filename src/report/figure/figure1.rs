@@ -121,10 +121,13 @@ fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], cl
         num(dot * UNITS)
     ));
     for round in 0..ROUNDS {
-        for k in 0..n {
+        let mut order: Vec<usize> = (round..points.len()).step_by(ROUNDS).collect();
+        // Stable: the points of a class keep their order.
+        order.sort_by_key(|&i| classes[i]);
+        for same in order.chunk_by(|&a, &b| classes[a] == classes[b]) {
             let mut d = String::new();
             let mut last = (0, 0);
-            for i in (round..points.len()).step_by(ROUNDS).filter(|&i| classes[i] == k) {
+            for &i in same {
                 let (px, py) = place(&points[i]);
                 let (dx, dy) = (px - last.0, py - last.1);
                 // A line of no length with round ends is a disc.
@@ -132,9 +135,7 @@ fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], cl
                 write!(d, "m{dx}{comma}{dy}h0").expect("a string takes everything");
                 last = (px, py);
             }
-            if !d.is_empty() {
-                svg.raw(format_args!("<path d=\"{d}\" stroke=\"{}\"/>", class(k, n)));
-            }
+            svg.raw(format_args!("<path d=\"{d}\" stroke=\"{}\"/>", class(classes[same[0]], n)));
         }
     }
     svg.raw(format_args!("</g>"));

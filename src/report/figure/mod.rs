@@ -5,7 +5,7 @@
 
 mod axis;
 pub(super) mod class_counts;
-mod confusion;
+pub(super) mod confusion;
 mod curves;
 mod figure1;
 mod palette;
@@ -71,6 +71,7 @@ impl Kind {
         match self {
             Kind::Figure1 => &["features"],
             Kind::Curves => &["log"],
+            Kind::Confusion => &["confusion"],
             _ => &[],
         }
     }

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
 use super::Sources;
 use crate::manifest::Manifest;
 use crate::report::Error;
 use crate::report::experiment::{Column, Experiment};
 use crate::report::figure::svg::escape;
-use crate::report::figure::{Kind, class_counts};
+use crate::report::figure::{Kind, class_counts, confusion};
 use crate::report::markdown::heading;
 use crate::report::record::Record;
 use crate::report::series::series;
@@ -93,15 +95,17 @@ pub(super) fn write(sources: &Sources, records: &[Record]) -> Result<String, Err
         let of: Vec<&Experiment> = chosen.iter().map(|&i| &records[i].of).collect();
         for group in series(&of) {
             let found: Vec<&Manifest> = group.members.iter().map(|&i| metrics[chosen[i]]).collect();
-            if found
-                .iter()
-                .all(|m| m.metrics.contains_key("confusion") && m.metrics.contains_key("class_names"))
-            {
+            if found.iter().all(|m| has_confusion(m)) {
                 shown += &figure(
                     &Kind::Confusion.draw(&found, WIDTH)?,
                     &format!("Confusion matrix of {}.", group.label),
                 );
             }
+        }
+        if let Some(n) = chosen.iter().map(|&i| classes(metrics[i])).find(|n| *n > confusion::MOST_CLASSES) {
+            shown += &format!(
+                "<p>No confusion matrix is drawn of {n} classes: its cells would be smaller than a dot.</p>\n"
+            );
         }
         if !shown.is_empty() {
             let epoch = which.filter(|w| *w == "best").map_or("", |_| ", best epoch");
@@ -113,6 +117,17 @@ pub(super) fn write(sources: &Sources, records: &[Record]) -> Result<String, Err
         }
     }
     Ok(text + "</section>\n")
+}
+
+/// Number of classes that an evaluation names.
+fn classes(m: &Manifest) -> usize {
+    m.metrics.get("class_names").and_then(Value::as_array).map_or(0, Vec::len)
+}
+
+/// Whether a confusion matrix can be drawn of an evaluation: it has one, and not of too many classes.
+fn has_confusion(m: &Manifest) -> bool {
+    let has = m.metrics.contains_key("confusion") || m.outputs_of("confusion").next().is_some();
+    has && (1..=confusion::MOST_CLASSES).contains(&classes(m))
 }
 
 fn figure(svg: &str, caption: &str) -> String {

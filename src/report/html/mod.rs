@@ -60,6 +60,7 @@ pub fn roles(m: &Manifest) -> &'static [&'static str] {
     match m.kind {
         Kind::Checkpoint => &["log"],
         Kind::Embedding => &["features"],
+        Kind::Metrics => &["confusion"],
         _ => &[],
     }
 }
