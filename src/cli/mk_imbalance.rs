@@ -316,7 +316,7 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
     metrics["images"] = splits
         .iter()
         .filter(|(.., chosen)| !chosen.is_empty())
-        .map(|(split, images, chosen)| ((*split).to_owned(), Value::from(images.digest(chosen))))
+        .map(|(split, images, chosen)| ((*split).to_owned(), Value::from(images.digest(chosen, classes))))
         .collect();
     if let Some(official) = official {
         metrics["official"] = official.into();

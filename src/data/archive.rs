@@ -1,4 +1,4 @@
-//! The wanted members of a .tar.gz, read from the stream into memory. Nothing is ever unpacked to disk.
+//! The wanted members of a .tar.gz or .tar, read from the stream into memory. Nothing is ever unpacked to disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,6 +13,64 @@ use super::Error;
 /// More than any official archive unpacks to: what claims to be longer is cut, and then found truncated.
 const MAX_UNPACKED: u64 = 1 << 30;
 
+/// Bytes of a tar archive's header.
+const BLOCK: usize = 512;
+
+/// What a file is by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Compressed with gzip.
+    Gzip,
+    /// A tar archive that is not compressed.
+    Tar,
+    /// Something that is known and not read, in words.
+    Other(&'static str),
+    /// Nothing that is known.
+    Unknown,
+}
+
+impl Content {
+    /// Looks at the first block of a file.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn of(path: &Path) -> Result<Content, Error> {
+        let mut head = Vec::with_capacity(BLOCK);
+        let file = File::open(path).map_err(Error::io(path))?;
+        file.take(BLOCK as u64).read_to_end(&mut head).map_err(Error::io(path))?;
+        Ok(Content::of_bytes(&head))
+    }
+
+    fn of_bytes(head: &[u8]) -> Content {
+        const KNOWN: [(&[u8], &str); 8] = [
+            (b"PK\x03\x04", "a zip file"),
+            (b"BZh", "compressed with bzip2"),
+            (b"\xfd7zXZ\0", "compressed with xz"),
+            (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+            (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+            (b"Rar!\x1a\x07", "a RAR archive"),
+            (b"\x1f\x9d", "compressed with compress"),
+            (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        ];
+        let tar = || {
+            let block: &[u8; BLOCK] = head.try_into().ok()?;
+            let header = tar::Header::from_byte_slice(block);
+            let sum: u32 = block
+                .iter()
+                .enumerate()
+                .map(|(at, &b)| if (148..156).contains(&at) { 32 } else { b.into() })
+                .sum();
+            header.cksum().ok().filter(|said| *said == sum)
+        };
+        match KNOWN.iter().find(|(start, _)| head.starts_with(start)) {
+            _ if head.starts_with(b"\x1f\x8b") => Content::Gzip,
+            Some((_, what)) => Content::Other(what),
+            None if tar().is_some() => Content::Tar,
+            None => Content::Unknown,
+        }
+    }
+}
+
 /// Reads the members that `wanted` gives a size limit for, by path without `./`; the rest is skipped. The archive is
 /// read to its end, so that its checksum is checked.
 ///
@@ -24,9 +82,10 @@ pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeM
         path: path.to_owned(),
         why: format!("damaged or truncated archive ({e})"),
     };
-    let file = File::open(path).map_err(Error::io(path))?;
-    let mut archive =
-        Archive::new(GzDecoder::new(io::BufReader::with_capacity(1 << 18, file)).take(MAX_UNPACKED));
+    let plain = Content::of(path)? == Content::Tar;
+    let file = io::BufReader::with_capacity(1 << 18, File::open(path).map_err(Error::io(path))?);
+    let stream: Box<dyn Read> = if plain { Box::new(file) } else { Box::new(GzDecoder::new(file)) };
+    let mut archive = Archive::new(stream.take(MAX_UNPACKED));
     let mut found = BTreeMap::new();
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
@@ -68,15 +127,21 @@ mod tests {
     use flate2::write::GzEncoder;
 
     fn packed(name: &str, kind: tar::EntryType, data: &[u8]) -> Vec<u8> {
+        let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+        io::copy(&mut &plain(name, kind, data)[..], &mut gz).expect("written");
+        gz.finish().expect("finished")
+    }
+
+    fn plain(name: &str, kind: tar::EntryType, data: &[u8]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.as_gnu_mut().expect("gnu").name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_entry_type(kind);
         header.set_size(data.len() as u64);
         header.set_mode(0o644);
         header.set_cksum();
-        let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        let mut tar = tar::Builder::new(Vec::new());
         tar.append(&header, data).expect("appended");
-        tar.into_inner().and_then(GzEncoder::finish).expect("finished")
+        tar.into_inner().expect("finished")
     }
 
     /// The wanted members, or the message.
@@ -123,5 +188,28 @@ mod tests {
         let checksum = bad.len() - 8;
         bad[checksum] ^= 1;
         assert!(unpacked(&bad).is_err(), "the checksum is compared");
+    }
+
+    #[test]
+    fn an_archive_need_not_be_compressed() {
+        let tar = plain("d/a", tar::EntryType::Regular, b"1234");
+        assert_eq!(unpacked(&tar), Ok(BTreeMap::from([("d/a".into(), b"1234".to_vec())])));
+        let e = unpacked(&tar[..514]).expect_err("cut");
+        assert!(e.contains("damaged or truncated archive"), "{e}");
+        let link = unpacked(&plain("d/a", tar::EntryType::Symlink, b"")).expect_err("a link");
+        assert!(link.contains("is a link"), "{link}");
+    }
+
+    #[test]
+    fn files_are_told_by_their_first_bytes() {
+        let of = Content::of_bytes;
+        let tar = plain("a", tar::EntryType::Regular, b"1");
+        assert_eq!(
+            [of(&tar[..BLOCK]), of(&packed("a", tar::EntryType::Regular, b"1"))],
+            [Content::Tar, Content::Gzip]
+        );
+        assert_eq!(of(b"BZh91AY&SY"), Content::Other("compressed with bzip2"));
+        // Zeros are the end of an archive, and a single byte is nothing.
+        assert_eq!([of(&[0; BLOCK]), of(b"\x1f"), of(b"")], [Content::Unknown; 3]);
     }
 }

@@ -1,5 +1,5 @@
 //! CIFAR-10 and CIFAR-100 as Toronto publishes them: the binary and the python form, each as a directory or as its
-//! .tar.gz. Everything is checked against the published sizes; nothing is downloaded here.
+//! .tar.gz (or .tar). Everything is checked against the published sizes; nothing is downloaded here.
 //!
 //! Both forms hold the same images in the same order. Binary: records of one label byte (CIFAR-100: coarse, then fine)
 //! and 3072 bytes of pixels. Python: a pickled dictionary with a (rows, 3072) array and a list of labels.
@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use self::decode::balanced;
-use super::{Error, Images, Source, archive};
+use super::archive::{self, Content};
+use super::{Error, Images, PIXELS, Source};
 
 /// What distinguishes the two data sets.
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +151,12 @@ impl Dataset {
         let found = |place| Ok(Located { dataset: self, place });
         let meta = fs::metadata(path).map_err(Error::io(path))?;
         if meta.is_file() {
-            return found(Place::Archive(path.to_owned()));
+            return self.packed(path, meta.len()).and_then(|()| found(Place::Archive(path.to_owned())));
+        }
+        if !meta.is_dir() {
+            let (what, todo) =
+                ("neither a file nor a directory".into(), "give the archive or its directory".into());
+            return Err(Error::Other { path: path.to_owned(), what, todo });
         }
         let directories = || {
             let inside = self.forms.iter().map(|form| (form, path.join(form.directory)));
@@ -159,7 +165,7 @@ impl Dataset {
         if let Some((form, dir)) = directories().find(|(form, dir)| form.is_in(dir)) {
             return found(Place::Directory(form, dir));
         }
-        if let Some(archive) = self.forms.iter().map(|form| path.join(form.archive)).find(|a| a.is_file()) {
+        if let Some(archive) = self.archives(path).find(|a| a.is_file()) {
             return found(Place::Archive(archive));
         }
         if let Some((form, dir)) = directories().find(|(form, dir)| form.begins_in(dir)) {
@@ -178,20 +184,64 @@ impl Dataset {
         })
     }
 
+    /// Where the archives are in a directory, as they come and after gunzip.
+    fn archives(self, dir: &Path) -> impl Iterator<Item = PathBuf> {
+        let names = self.forms.iter().flat_map(|f| [f.archive, f.archive.trim_end_matches(".gz")]);
+        names.map(|name| dir.join(name)).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Whether a directory is one of the official ones or holds one, or an archive.
+    fn is_at(self, dir: &Path) -> bool {
+        let at = |form: &Form| form.is_in(dir) || form.is_in(&dir.join(form.directory));
+        self.forms.iter().any(at) || self.archives(dir).any(|a| a.is_file())
+    }
+
+    /// Refuses a file that cannot be the archive, before anybody reads it to its end.
+    fn packed(self, path: &Path, bytes: u64) -> Result<(), Error> {
+        let other = |what: String, todo: String| Err(Error::Other { path: path.to_owned(), what, todo });
+        let content = Content::of(path)?;
+        if matches!(content, Content::Gzip | Content::Tar) {
+            return Ok(());
+        }
+        if let Some(what) = self.part(path, bytes) {
+            let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return other(
+                what,
+                format!("give the directory that holds all of them, such as {}", dir.display()),
+            );
+        }
+        match content {
+            Content::Other(what) => {
+                other(what.into(), "unpack it and give the directory, or give the official .tar.gz".into())
+            }
+            _ => Err(official(path, "neither a .tar.gz nor a .tar".into())),
+        }
+    }
+
+    /// What single file of the published ones this is, by its name, else by its size.
+    fn part(self, path: &Path, bytes: u64) -> Option<String> {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let named =
+            [self, CIFAR10, CIFAR100].into_iter().find(|d| d.forms.iter().any(|f| f.files.contains(&name)));
+        if let Some(d) = named {
+            return Some(format!("one of the files of {}, not all of them", d.name));
+        }
+        let rows = [self.train_rows, self.test_rows];
+        let sized = rows.iter().any(|rows| bytes == (rows * (self.lead + PIXELS)) as u64);
+        sized.then(|| format!("as long as one of the binary files of {}, so not all of them", self.name))
+    }
+
     /// What is there instead.
-    fn hint(&self, path: &Path) -> &'static str {
-        let there = |other: Dataset| {
-            let at = |form: &Form| {
-                form.is_in(path)
-                    || form.is_in(&path.join(form.directory))
-                    || path.join(form.archive).is_file()
-            };
-            other.name != self.name && other.forms.iter().any(at)
-        };
-        match () {
-            () if there(CIFAR10) => " (but cifar10 is: use --dataset cifar10)",
-            () if there(CIFAR100) => " (but cifar100 is: use --dataset cifar100)",
-            () => "",
+    fn hint(self, path: &Path) -> String {
+        let others = [CIFAR10, CIFAR100].into_iter().filter(|d| d.name != self.name);
+        if let Some(d) = others.into_iter().find(|d| d.is_at(path)) {
+            return format!(" (but {0} is: use --dataset {0})", d.name);
+        }
+        let inside = fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
+        // The first by name, so that the same directory gets the same answer.
+        match inside.filter(|dir| self.is_at(dir)).min() {
+            Some(dir) => format!(" (but in {}: give that)", dir.display()),
+            None => String::new(),
         }
     }
 }
@@ -264,19 +314,23 @@ impl Located {
 
     fn unpack(&self, path: &Path) -> Result<(&'static Form, Files), Error> {
         let d = &self.dataset;
-        let form_of =
-            |member: &Path| d.forms.iter().find(|f| member.parent() == Some(Path::new(f.directory)));
+        // Who packed the directory again may have packed those above it too.
+        let form_of = |member: &Path| {
+            let dir = member.parent()?.file_name()?;
+            d.forms.iter().find(|f| dir == f.directory)
+        };
         let mut members = archive::read(path, |member| {
             let form = form_of(member)?;
             let name = form.files.iter().find(|&&f| member.file_name().is_some_and(|n| n == f))?;
             Some(d.limit(form, name))
         })?;
-        let Some(form) = members.keys().find_map(|m| form_of(m)) else {
+        let found = members.keys().find_map(|m| Some((form_of(m)?, m.parent()?.to_owned())));
+        let Some((form, dir)) = found else {
             let [binary, python] = d.forms.each_ref().map(|f| f.directory);
             return Err(official(path, format!("holds no {} ({binary} or {python})", d.name)));
         };
         let member = |name: &&str| {
-            let member = Path::new(form.directory).join(name);
+            let member = dir.join(name);
             let bytes = members.remove(&member);
             let bytes =
                 bytes.ok_or_else(|| official(path, format!("the member {} is missing", member.display())))?;

@@ -59,12 +59,13 @@ struct Batch {
 
 impl Source {
     /// Hash of all labels and pixels in their order, whatever files they came in: blake3 of the hashes of pieces of 2,500 images (the last
-    /// one of a split may be smaller), training images first, each image one byte of its label and its three planes.
+    /// one of a split may be smaller), training images first, each image its label and its three planes. Labels are one byte of up to
+    /// 256 classes, four bytes, the lowest first, of more.
     pub fn digest(&self) -> String {
         let mut all = blake3::Hasher::new();
         for images in [&self.train, &self.test] {
             let numbers: Vec<u32> = (0..).take(images.len()).collect();
-            for hash in images.pieces(&numbers) {
+            for hash in images.pieces(&numbers, self.class_names.len()) {
                 all.update(hash.as_bytes());
             }
         }
@@ -83,24 +84,27 @@ impl Images {
         self.labels.extend(labels);
     }
 
-    /// Hash of the labels and pixels of chosen images, in their order; as [`Source::digest`], of one split.
-    pub fn digest(&self, chosen: &[u32]) -> String {
+    /// Hash of the labels and pixels of chosen images, in their order; as [`Source::digest`], of one split of a data set of
+    /// `classes`.
+    pub fn digest(&self, chosen: &[u32], classes: usize) -> String {
         let mut all = blake3::Hasher::new();
-        for hash in self.pieces(chosen) {
+        for hash in self.pieces(chosen, classes) {
             all.update(hash.as_bytes());
         }
         all.finalize().to_hex().to_string()
     }
 
-    fn pieces(&self, chosen: &[u32]) -> Vec<blake3::Hash> {
+    fn pieces(&self, chosen: &[u32], classes: usize) -> Vec<blake3::Hash> {
         use rayon::prelude::*;
+        // The number of classes decides, not the labels that occur: a split means the same beside its others.
+        let label_bytes = if classes <= 256 { 1 } else { 4 };
         let hash = |piece: &[u32]| {
             // Hashing wants many bytes at a time, which stay in the cache.
             let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![]);
             for some in piece.chunks(32) {
                 bytes.clear();
                 for &i in some {
-                    bytes.push(self.labels[i as usize] as u8);
+                    bytes.extend_from_slice(&self.labels[i as usize].to_le_bytes()[..label_bytes]);
                     bytes.extend_from_slice(self.planes(i as usize));
                 }
                 hasher.update(&bytes);
@@ -228,9 +232,19 @@ pub enum Error {
         /// `cifar10` or `cifar100`.
         dataset: &'static str,
         /// What is there instead, if known.
-        hint: &'static str,
+        hint: String,
         /// Names of the official directories and archives.
         names: String,
+    },
+    /// Not the official files but something that is known.
+    #[error("{path}: is {what}; {todo}")]
+    Other {
+        /// What was given.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What to do.
+        todo: String,
     },
     /// An official file that is not as published.
     #[error("{path}: {why}; download it again (scripts/fetch-cifar)")]
@@ -283,6 +297,29 @@ mod tests {
             let m = values.iter().sum::<f64>() / values.len() as f64;
             let variance = values.iter().map(|v| (v - m) * (v - m)).sum::<f64>() / values.len() as f64;
             assert!((mean[c] - m).abs() < 1e-12 && (std[c] - variance.sqrt()).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn labels_beyond_a_byte_are_told_apart() {
+        let source = |labels: [u32; 2], classes: usize| {
+            let mut train = Images::default();
+            train.push(vec![7; 2 * PIXELS], 0, labels.to_vec());
+            Source { class_names: vec![String::new(); classes], train, test: Images::default() }
+        };
+        let digest = |labels, classes| source(labels, classes).digest();
+        assert_ne!(digest([1, 0], 8142), digest([257, 0], 8142), "257 is 1 in one byte");
+        assert_ne!(digest([1, 0], 256), digest([1, 0], 257), "the number of classes decides");
+        // As documented: blake3 of the hash of one piece, [label, pixels] twice.
+        let documented = |label: &dyn Fn(u32) -> Vec<u8>| {
+            let piece = [label(3), vec![7; PIXELS], label(255), vec![7; PIXELS]].concat();
+            blake3::hash(blake3::hash(&piece).as_bytes()).to_hex().to_string()
+        };
+        assert_eq!(digest([3, 255], 256), documented(&|l| vec![l as u8]));
+        assert_eq!(digest([3, 255], 257), documented(&|l| l.to_le_bytes().to_vec()));
+        for classes in [256, 257] {
+            let source = source([3, 255], classes);
+            assert_eq!(source.train.digest(&[0, 1], classes), source.digest(), "a split alone");
         }
     }
 

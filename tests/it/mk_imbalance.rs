@@ -198,14 +198,14 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
     refuse("nowhere", "nowhere: No such file");
     refuse("empty", "empty: no cifar10 here; it may be");
     refuse("py", "asks for os.system, which could run code");
-    refuse("text.tar.gz", "damaged or truncated archive");
+    refuse("text.tar.gz", "neither a .tar.gz nor a .tar");
     refuse("cut.tar.gz", "damaged or truncated archive");
     refuse("up.tar.gz", "leads out of its directory");
     refuse("root.tar.gz", "leads out of its directory");
     refuse("link.tar.gz", "is a link");
     refuse("other.tar.gz", "holds no cifar10");
     refuse("part.tar.gz", "the member cifar-10-batches-bin/data_batch_2.bin is missing");
-    refuse("d/train-00000.safetensors", "damaged or truncated archive");
+    refuse("d/train-00000.safetensors", "neither a .tar.gz nor a .tar");
 
     sparse(&bin);
     refuse("root", "the training set has 50000 images of class 0, the official one 5000");

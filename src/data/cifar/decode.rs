@@ -103,8 +103,9 @@ impl Dataset {
             };
             names.iter().map(name).collect::<Result<_, _>>()?
         } else {
-            let lines = bytes.split(|&b| b == b'\n').filter(|l| !l.is_empty());
-            lines.map(text).collect::<Result<_, _>>()?
+            // With either end of a line: an editor or a transfer in text mode may have changed them.
+            let lines = bytes.split(|&b| b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+            lines.filter(|l| !l.is_empty()).map(text).collect::<Result<_, _>>()?
         };
         if names.len() != self.classes {
             return Err(format!("has {} class names, the official file {}", names.len(), self.classes));

@@ -186,3 +186,82 @@ fn what_is_not_there_is_named() {
     fs::remove_file(dir.join("data_batch_4.bin")).expect("removed");
     assert!(message(SMALL10, root.path()).contains("data_batch_4.bin: missing"));
 }
+
+#[test]
+fn archives_that_were_packed_again_are_read() {
+    let root = tempfile::tempdir().expect("a directory");
+    for form in SMALL10.forms {
+        let expected = everything(
+            &SMALL10.locate(&packed(root.path(), &SMALL10, form, "")).and_then(|f| f.read()).expect("read"),
+        );
+        let archive = root.path().join(form.archive);
+        let plain = archive.with_extension("");
+        let mut tar = Vec::new();
+        std::io::Read::read_to_end(
+            &mut flate2::read::GzDecoder::new(fs::File::open(&archive).expect("open")),
+            &mut tar,
+        )
+        .expect("unpacked");
+        fs::write(&plain, &tar).expect("written");
+        fs::remove_file(&archive).expect("removed");
+        for path in [plain.as_path(), root.path()] {
+            let read = SMALL10.locate(path).and_then(|f| f.read()).expect("a plain tar");
+            assert_eq!(everything(&read), expected);
+        }
+        fs::remove_file(&plain).expect("removed");
+        let deeper = packed(root.path(), &SMALL10, form, "data/sets/");
+        assert_eq!(everything(&SMALL10.locate(&deeper).and_then(|f| f.read()).expect("read")), expected);
+        fs::remove_file(&deeper).expect("removed");
+    }
+}
+
+#[test]
+fn class_names_may_have_windows_line_ends() {
+    let root = tempfile::tempdir().expect("a directory");
+    let path = unpacked(root.path(), &SMALL10, &SMALL10.forms[0]).join("batches.meta.txt");
+    let text = fs::read_to_string(&path).expect("read").replace('\n', "\r\n");
+    fs::write(&path, text).expect("written");
+    let read = SMALL10.locate(root.path()).and_then(|f| f.read()).expect("read");
+    assert_eq!(read.class_names, names(&SMALL10));
+}
+
+#[test]
+fn what_is_given_instead_is_named() {
+    let root = tempfile::tempdir().expect("a directory");
+    let at = |name: &str, bytes: &[u8]| {
+        let path = root.path().join(name);
+        fs::write(&path, bytes).expect("written");
+        path
+    };
+    let inner = root.path().join("inner");
+    fs::create_dir(&inner).expect("made");
+    for form in SMALL10.forms {
+        let dir = unpacked(&inner, &SMALL10, form);
+        for name in form.files {
+            let e = message(SMALL10, &dir.join(name));
+            let here = format!("such as {}", dir.display());
+            assert!(
+                e.contains("is one of the files of cifar10, not all of them") && e.ends_with(&here),
+                "{e}"
+            );
+        }
+        let e = message(SMALL10, root.path());
+        let there = format!("(but in {}: give that)", inner.display());
+        assert!(e.contains("no cifar10 here") && e.contains(&there), "{e}");
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+    let renamed = at("renamed.bin", &vec![0; TRAIN * (PIXELS + 1)]);
+    assert!(message(SMALL10, &renamed).contains("as long as one of the binary files of cifar10"));
+    assert!(message(SMALL100, &at("data_batch_2", b"x")).contains("one of the files of cifar10"));
+    for (name, bytes, what) in [
+        ("c.zip", &b"PK\x03\x04 and so on"[..], "is a zip file; unpack it"),
+        ("c.tar.bz2", b"BZh91AY&SY", "is compressed with bzip2; unpack it"),
+        ("c.tar.xz", b"\xfd7zXZ\0\0", "is compressed with xz; unpack it"),
+        ("c.tar.gz", b"<html>moved", "neither a .tar.gz nor a .tar; download it again"),
+        ("empty.tar.gz", b"", "neither a .tar.gz nor a .tar; download it again"),
+    ] {
+        let e = message(SMALL10, &at(name, bytes));
+        assert!(e.contains(what), "{name}: {e}");
+    }
+    assert!(message(SMALL10, Path::new("/dev/null")).contains("neither a file nor a directory"));
+}
