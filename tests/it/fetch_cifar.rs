@@ -75,6 +75,13 @@ fn answer(host: &Host, mut stream: TcpStream, log: &Mutex<Vec<usize>>) -> std::i
         }
     };
     let start = from.filter(|_| ranges).unwrap_or(0);
+    if start > 0 && start >= body.len() {
+        let size = body.len();
+        return write!(
+            stream,
+            "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */{size}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+    }
     let (total, rest) = (body.len(), &body[start..]);
     let status = match start {
         0 => "200 OK".to_owned(),
@@ -168,6 +175,20 @@ fn a_bad_part_is_discarded_and_the_same_host_asked_again() {
     let server = Server::start(Host::Good(content()));
     complete(&fetch(dest.path(), &[&server]), dest.path());
     assert_eq!(server.asked(), [1000, 0]);
+}
+
+#[test]
+fn a_bad_part_as_long_as_the_archive_is_discarded() {
+    for extra in [0, 1, 1000] {
+        let dest = tempfile::tempdir().expect("a directory");
+        let part = vec![0; content().len() + extra];
+        fs::write(dest.path().join(format!("{ARCHIVE}.part")), &part).expect("written");
+        let server = Server::start(Host::Good(content()));
+        let out = fetch(dest.path(), &[&server]);
+        complete(&out, dest.path());
+        assert!(text(&out).contains("no part of it, starting again"), "{}", text(&out));
+        assert_eq!(server.asked(), [part.len(), 0], "once");
+    }
 }
 
 #[test]
