@@ -152,7 +152,21 @@ figure1: ## The t-SNE of CIFAR-10 under Mixup and under Remix, by true class and
 NAME  ?= table
 CELLS ?= cifar10-exp-100
 
-seeds  := $(foreach s,$(subst $(comma), ,$(SEEDS)),$(if $(findstring -,$s),$(shell seq $(subst -, ,$s)),$s))
+# The seeds of 3 or of 0-4; nothing for what is neither, or runs backwards.
+no_digits = $(subst 0,,$(subst 1,,$(subst 2,,$(subst 3,,$(subst 4,,$(subst 5,,$(subst 6,,$(subst 7,,$(subst 8,,$(subst 9,,$1))))))))))
+ends      = $(filter-out -% %-,$1)
+range     = $(if $(filter 2,$(words $(subst -, ,$1))),$(shell seq $(subst -, ,$1)))
+of_seeds  = $(if $(call no_digits,$(subst -,,$1)),,$(if $(findstring -,$1),$(call range,$(call ends,$1)),$1))
+seed_list := $(subst $(comma), ,$(SEEDS))
+seeds     := $(foreach s,$(seed_list),$(call of_seeds,$s))
+# Without a run, eval would wait for manifests on stdin. Told before anything is made.
+ifneq ($(filter table page tsne,$(MAKECMDGOALS)),)
+bad_seeds := $(strip $(foreach s,$(seed_list),$(if $(call of_seeds,$s),,$s)))
+bad_cells := $(filter-out $(foreach d,cifar10 cifar100 synthetic,$d-none $d-exp-% $d-step-%),$(CELLS))
+$(foreach v,METHODS SEEDS CELLS ARCH EPOCHS,$(if $(strip $($v)),,$(error $v is empty; see the head of the Makefile)))
+$(if $(bad_seeds),$(error SEEDS=$(SEEDS): "$(bad_seeds)" is no seed and no range that runs upwards; write seeds as 0,2,5-9))
+$(if $(bad_cells),$(error CELLS=$(CELLS): "$(bad_cells)" is no data set; write it as cifar10-exp-100, cifar100-step-10 or synthetic-none))
+endif
 suffix := $(ARCH)_e$(EPOCHS)_recipe-$(RECIPE)
 flags  := $(if $(strip $(FLAGS)),_$(subst $(space),_,$(strip $(FLAGS))))
 sets   := $(CELLS:%=$(OUT)/data/%/manifest.json)

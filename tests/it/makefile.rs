@@ -78,3 +78,32 @@ fn what_is_there_is_not_made_again() {
     assert_eq!(trained(&table(&sandbox, "")), (2, 0));
     assert_eq!(runs(sandbox.path()), first);
 }
+
+#[test]
+fn a_table_of_nothing_is_an_error_before_any_work() {
+    let sandbox = Sandbox::new();
+    let make = |flags: &str| {
+        let out = sandbox.path().display();
+        let command =
+            format!("make --no-print-directory OUT='{out}' DATA='{out}' B=/nowhere CARGO=true {flags} 2>&1");
+        let out = make().args(["-c", &command]).output().expect("bash");
+        (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    for (flags, why) in [
+        ("table SEEDS=4-0", "SEEDS=4-0: \"4-0\" is no seed and no range that runs upwards"),
+        ("table SEEDS=abc", "\"abc\" is no seed"),
+        ("table SEEDS=0,1-x", "\"1-x\" is no seed"),
+        ("table SEEDS=1-2-3", "\"1-2-3\" is no seed"),
+        ("table SEEDS=-1", "\"-1\" is no seed"),
+        ("table SEEDS=", "SEEDS is empty"),
+        ("page METHODS=", "METHODS is empty"),
+        ("tsne CELLS=", "CELLS is empty"),
+        ("table CELLS=nonsense", "\"nonsense\" is no data set"),
+        ("table CELLS='cifar10-exp-10 cifar10-long-10'", "\"cifar10-long-10\" is no data set"),
+        ("demo SEEDS=4-0", "\"4-0\" is no seed"),
+    ] {
+        let (success, said) = make(flags);
+        assert!(!success && said.contains(why), "{flags}: {said}");
+    }
+    assert_eq!(fs::read_dir(sandbox.path()).expect("there").count(), 0, "nothing was made");
+}
