@@ -10,7 +10,7 @@ use clap::Args;
 use crate::data::{self, shard::Split};
 use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
-use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, key, source, store};
+use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
 use crate::model::{self, Arch, Inference};
 use crate::ops::value::Value;
 use crate::report::experiment::Images;
@@ -188,6 +188,7 @@ fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Subject
         );
     };
     let file = store::absolute(file);
+    in_utf8(&file)?;
     let input = Input {
         role: "checkpoint".into(),
         key: None,

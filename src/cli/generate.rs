@@ -97,7 +97,8 @@ pub fn generate(mut command: Command, what: &[String]) -> Result<()> {
         // clap_complete 4.6.11 calls the commands of a program with a dash in its name otherwise where it looks them up.
         script = script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"));
     }
-    Ok(io::stdout().write_all(script.as_bytes())?)
+    let mut out = io::stdout().lock();
+    out.write_all(script.as_bytes()).and_then(|()| out.flush()).map_err(super::stdout)
 }
 
 /// What ends each page.

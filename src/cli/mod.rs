@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use clap::{Args, Parser};
 use serde_json::json;
 
@@ -98,9 +98,12 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
             let _ = write!(io::stderr(), "{}", e.render());
             return ExitCode::from(2);
         }
+        // The help or the version that was asked for.
         Err(e) => {
-            let _ = e.print();
-            return ExitCode::SUCCESS;
+            return match e.print().and_then(|()| io::stdout().flush()).map_err(stdout) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => failure(called, &e),
+            };
         }
     };
     let c = common(&args);
@@ -171,9 +174,17 @@ pub fn print(m: &Manifest) -> Result<()> {
     // Both streams may be one terminal.
     terminal::bars().suspend(|| {
         let mut out = io::stdout().lock();
-        out.write_all(&line)?;
-        Ok(out.flush()?)
+        out.write_all(&line).and_then(|()| out.flush()).map_err(stdout)
     })
+}
+
+/// What went wrong with stdout. [`failure`] tells a reader that has gone from a disk that is full.
+fn stdout(e: io::Error) -> Error {
+    if e.kind() == ErrorKind::BrokenPipe {
+        e.into()
+    } else {
+        anyhow!("stdout: {e}; free space, or let it go elsewhere")
+    }
 }
 
 /// Answers from the cache, or locks the directory, does the work and publishes it; then prints the manifest.
@@ -188,6 +199,7 @@ pub fn run_plan(
     common: &Common,
     work: impl FnOnce(&Writer) -> Result<Done>,
 ) -> Result<Manifest> {
+    plan.check_paths()?;
     let planned = plan.manifest();
     if common.explain {
         // Nobody may be listening.

@@ -207,6 +207,17 @@ impl Manifest {
     }
 }
 
+/// Refuses a path that JSON cannot hold. Tools ask before they work, for the manifest comes last.
+///
+/// # Errors
+/// [`Error::NotUtf8`].
+pub fn in_utf8(path: &Path) -> Result<(), Error> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => Err(Error::NotUtf8 { path: path.to_owned() }),
+    }
+}
+
 /// Visits the paths of inputs and of their inputs.
 pub(crate) fn for_each_path(inputs: &mut [Input], f: &mut impl FnMut(&mut PathBuf)) {
     for input in inputs {
@@ -338,10 +349,10 @@ pub enum Error {
         /// Kind to be made.
         wanted: &'static str,
     },
-    /// An output directory that no manifest can name.
-    #[error("{path}: is not UTF-8, and manifests name their files in it; choose another --out")]
+    /// A file or directory that no manifest can name.
+    #[error("{path}: this path is not UTF-8, so no manifest can name it; rename it, or choose another one")]
     NotUtf8 {
-        /// The directory.
+        /// The file or directory.
         path: PathBuf,
     },
     /// No manifest at all.

@@ -1,12 +1,12 @@
 //! Reading manifests: from files, from pipes (`-` or no argument), one or many, concatenated or one a line.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Error, FILE, Kind, Manifest, SCHEMA, hash, key};
+use super::{Error, FILE, Kind, Manifest, SCHEMA, hash, in_utf8, key};
 
 /// Reads all manifests of the arguments; no argument means stdin, `-` too. A directory means the manifest in it.
 ///
@@ -55,7 +55,7 @@ fn read_stdin_kinds(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item 
         }
         _ => "pipe eval into this tool, or pass manifest.json files",
     };
-    let values = serde_json::Deserializer::from_reader(io::stdin().lock()).into_iter();
+    let values = serde_json::Deserializer::from_reader(Unmarked::new(io::stdin().lock())).into_iter();
     let found = values.map(move |value| {
         let mut m = parse(value, Path::new("stdin"))?;
         locate(&mut m);
@@ -81,31 +81,79 @@ fn of_kind(m: Manifest, tool: &'static str, kinds: &[Kind]) -> Result<Manifest, 
     })
 }
 
-/// The manifests in one file, or in the directory's `manifest.json`.
+/// The manifests in one file, or in the directory's `manifest.json`. The file may also be a pipe, such as `/dev/stdin` or
+/// what a shell makes of `<(…)`.
+///
+/// # Errors
+/// An unreadable file, text that is no manifest, another schema, nothing at all, a path that no manifest can name.
 pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
-    // What a manifest names is beside it, not beside a link to it.
-    let file = if file.is_symlink() { file.canonicalize().map_err(Error::io(&file))? } else { file };
-    let text = fs::read_to_string(&file).map_err(|error| match error.kind() {
+    // What a manifest names is beside it, not beside a link to it. Nothing is beside a pipe, which links can also lead to.
+    let file = match file.canonicalize() {
+        Ok(real) if file.is_symlink() && real.is_file() => real,
+        _ => file,
+    };
+    let text = fs::read(&file).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NoFile { path: file.clone() },
-        io::ErrorKind::InvalidData => Error::NotAManifest { path: file.clone(), why: "it is no text".into() },
         _ => Error::Io { path: file.clone(), error },
     })?;
-    let values = serde_json::Deserializer::from_str(&text).into_iter();
+    let text = String::from_utf8(text).map_err(|e| {
+        let utf16 = [&[0xff, 0xfe], &[0xfe, 0xff]].iter().any(|mark| e.as_bytes().starts_with(*mark));
+        let why = if utf16 { "it is UTF-16; save it as UTF-8" } else { "it is no text" };
+        Error::NotAManifest { path: file.clone(), why: why.into() }
+    })?;
+    let values = serde_json::Deserializer::from_reader(Unmarked::new(text.as_bytes())).into_iter();
     let mut found = values.map(|v| parse(v, &file)).collect::<Result<Vec<_>, _>>()?;
-    let several = found.len() > 1;
+    // A file that holds one manifest is that manifest's place; a collection of them (a saved pipe) is not, nor is a pipe.
+    let place = (found.len() == 1 && file.is_file()).then_some(&file);
     for m in &mut found {
-        // A file that holds one manifest is that manifest's place; a collection of them (a saved pipe) is not.
-        if !several && m.path.is_none() {
-            m.path = Some(file.clone());
-        } else {
-            locate(m);
+        match place {
+            Some(file) if m.path.is_none() => {
+                in_utf8(file)?;
+                m.path = Some(file.clone());
+            }
+            _ => locate(m),
         }
     }
     if found.is_empty() {
         return Err(Error::Empty { path: file, hint: "the file is empty" });
     }
     Ok(found)
+}
+
+/// Text without byte-order marks at the beginnings of lines, where some editors and shells put one. No JSON has their bytes
+/// there.
+struct Unmarked<R> {
+    text: R,
+    at_start: bool,
+}
+
+impl<R: BufRead> Unmarked<R> {
+    fn new(text: R) -> Self {
+        Unmarked { text, at_start: true }
+    }
+}
+
+impl<R: BufRead> Read for Unmarked<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+        loop {
+            let bytes = self.text.fill_buf()?;
+            let marks = bytes.iter().take_while(|b| self.at_start && MARK.contains(b)).count();
+            if marks > 0 {
+                self.text.consume(marks);
+                continue;
+            }
+            let most = &bytes[..bytes.len().min(out.len())];
+            let n = most.iter().position(|b| *b == b'\n').map_or(most.len(), |end| end + 1);
+            out[..n].copy_from_slice(&most[..n]);
+            if let Some(last) = most[..n].last() {
+                self.at_start = *last == b'\n';
+            }
+            self.text.consume(n);
+            return Ok(n);
+        }
+    }
 }
 
 /// Finds the file of a manifest that came without one: what a tool prints says `path`; what `cat` prints is looked for

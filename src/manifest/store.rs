@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Error, FILE, Input, Kind, Manifest, Object, Output, SCHEMA, for_each_path, hash, key};
+use super::{Error, FILE, Input, Kind, Manifest, Object, Output, SCHEMA, for_each_path, hash, in_utf8, key};
 
 /// File name of a plan that stands in a directory as long as work on it can be gone on with.
 pub const PLAN: &str = "plan.json";
@@ -124,6 +124,24 @@ impl Plan {
         format!("{dir}: {what}:\n{}", lines.join("\n"))
     }
 
+    /// Refuses a plan whose manifest could not be written: it names the current directory, the output directory and every
+    /// input.
+    ///
+    /// # Errors
+    /// [`Error::NotUtf8`], with the path.
+    pub fn check_paths(&self) -> Result<(), Error> {
+        in_utf8(&self.dir)?;
+        in_utf8(&absolute(Path::new(".")))?;
+        in_utf8(&absolute(&self.dir))?;
+        let mut all = Ok(());
+        for_each_path(&mut self.inputs.clone(), &mut |path| {
+            if all.is_ok() {
+                all = in_utf8(path);
+            }
+        });
+        all
+    }
+
     /// Takes the directory's lock, waiting for another process if need be, and looks whether the work is done.
     /// `waiting` is called once if another process holds the lock.
     ///
@@ -133,9 +151,7 @@ impl Plan {
         if !force && let Some(m) = self.done() {
             return Ok(Claim::Done(Box::new(m)));
         }
-        if self.dir.to_str().is_none() {
-            return Err(Error::NotUtf8 { path: self.dir.clone() });
-        }
+        self.check_paths()?;
         fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
         let path = self.dir.join(".lock");
         let lock = File::create(&path).map_err(Error::io(&path))?;
@@ -254,7 +270,11 @@ impl Writer {
         // Through symbolic links: the system resolves `..` behind them.
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| absolute(path));
         let here = real(dir);
-        for_each_path(&mut m.inputs, &mut |p| *p = relative(&real(p), &here));
+        for_each_path(&mut m.inputs, &mut |p| {
+            let named = relative(&real(p), &here);
+            // A link may lead to a place that JSON cannot name; its own name was checked.
+            *p = if in_utf8(&named).is_ok() { named } else { absolute(p) };
+        });
         let place = m.path.take();
         let mut text = serde_json::to_string_pretty(&m).expect("a manifest is plain JSON");
         text.push('\n');

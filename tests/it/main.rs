@@ -19,5 +19,6 @@ mod project;
 mod readme;
 mod report;
 mod schema;
+mod streams;
 mod tensorboard;
 mod train;

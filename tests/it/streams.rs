@@ -1,0 +1,242 @@
+//! Paths and streams that people have: names that are not UTF-8, pipes given as files, byte-order marks, a full stdout.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use assert_cmd::cargo::cargo_bin;
+
+use crate::common::{Sandbox, refused};
+use crate::fabricate::{Evaluation, checkpoint, manifest};
+
+/// A data set in `data`, a checkpoint in `run` and its evaluation in `m`.
+fn prepared() -> Sandbox {
+    let s = Sandbox::new();
+    s.one(
+        "mk-imbalance",
+        "--dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2 -q --out data",
+    );
+    checkpoint(&s.join("run"), &manifest(s.join("data")), 0);
+    s.one("eval", "run -q --out m");
+    s
+}
+
+/// Runs a line of bash in the sandbox, with each tool in a variable: `$train`, `$mk_imbalance`, ….
+fn bash(s: &Sandbox, line: &str) -> Output {
+    let mut command = Command::new("bash");
+    for tool in ["mk-imbalance", "train", "eval", "embed", "report"] {
+        command.env(tool.replace('-', "_"), cargo_bin(tool));
+    }
+    command
+        .args(["-o", "pipefail", "-c", line])
+        .current_dir(s.path())
+        .env("REMIX_CACHE_DIR", s.join("memo"))
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .stdin(Stdio::null())
+        .output()
+        .expect("bash")
+}
+
+fn said(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+/// Files and directories in a directory and below it.
+fn count(dir: &Path) -> usize {
+    let below = |path: &Path| if path.is_dir() { count(path) } else { 0 };
+    fs::read_dir(dir).unwrap().map(|e| 1 + below(&e.unwrap().path())).sum()
+}
+
+#[test]
+fn paths_that_no_manifest_can_name_are_refused_before_any_work() {
+    let s = prepared();
+    let bad = OsStr::from_bytes(b"d\xe9j\xe0");
+    for name in ["data", "run", "m"] {
+        let to = s.join(bad).join(name);
+        fs::create_dir_all(&to).unwrap();
+        for entry in fs::read_dir(s.join(name)).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+    fs::copy(s.join("run/last.safetensors"), s.join(bad).join("w.safetensors")).unwrap();
+    let before = count(s.path());
+    let synthetic = "--dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2 -q";
+    let train = "--arch resnet20 --epochs 1 -q";
+    for (tool, args, dir) in [
+        // The output directory, given as it is and through its parent.
+        ("mk-imbalance", format!("{synthetic} --out ?/new"), "."),
+        ("mk-imbalance", format!("{synthetic} --out ?/new --dry-run"), "."),
+        ("mk-imbalance", format!("{synthetic} --out ?/../new"), "."),
+        ("train", format!("data {train} --out ?/new"), "."),
+        ("train", format!("data {train} --out ?/new --seeds 0-1"), "."),
+        ("eval", "run -q --out ?/new".into(), "."),
+        ("embed", "run -q --out ?/new".into(), "."),
+        ("embed", "run -q --project pca --out ?/new".into(), "."),
+        ("report", "table m -q --out ?/new".into(), "."),
+        ("report", "figure --kind per-class m -o ?/new.svg".into(), "."),
+        ("report", "html m -o ?/new.html".into(), "."),
+        // An input, beside good ones too.
+        ("train", format!("?/data {train} --out new"), "."),
+        ("eval", "run ?/run -q".into(), "."),
+        ("eval", "run -q --data ?/data".into(), "."),
+        ("eval", "?/w.safetensors --arch resnet20 --data data -q".into(), "."),
+        ("embed", "run ?/run -q".into(), "."),
+        ("report", "table m ?/m -q".into(), "."),
+        ("report", "figure --kind per-class ?/m -q".into(), "."),
+        ("report", "html ?/m -q".into(), "."),
+        // The current directory.
+        ("mk-imbalance", format!("{synthetic} --out new"), "?"),
+        ("mk-imbalance", synthetic.into(), "?"),
+        ("train", format!("data {train}"), "?"),
+        ("eval", "run -q".into(), "?"),
+        ("embed", "run -q --out /tmp/remix-no-such-directory".into(), "?"),
+        ("report", "table m -q".into(), "?"),
+    ] {
+        let mut command = s.tool(tool, "");
+        for arg in args.split_whitespace() {
+            let parts: Vec<&[u8]> = arg.split('?').map(str::as_bytes).collect();
+            command.arg(OsStr::from_bytes(&parts.join(bad.as_bytes())));
+        }
+        if dir == "?" {
+            command.current_dir(s.join(bad));
+        }
+        let assert = command.write_stdin("").assert();
+        let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+        assert!(text.contains("d\u{fffd}j\u{fffd}"), "{tool} {args}: the path is not named: {text}");
+        refused(assert, "is not UTF-8");
+        assert_eq!(count(s.path()), before, "{tool} {args}: something was made");
+    }
+}
+
+#[test]
+fn a_link_leads_to_places_that_no_manifest_can_name() {
+    let s = prepared();
+    let bad = s.join(OsStr::from_bytes(b"d\xe9j\xe0"));
+    fs::create_dir(&bad).unwrap();
+    fs::rename(s.join("data"), bad.join("data")).unwrap();
+    std::os::unix::fs::symlink(&bad, s.join("link")).unwrap();
+    let run = s.one("train", "link/data --arch resnet20 --epochs 1 --batch-size 40 -q --out new");
+    // What it was trained on is found again from the manifest alone.
+    assert_eq!(run["kind"], "checkpoint");
+    s.one("eval", "new -q");
+}
+
+#[test]
+fn what_is_opened_is_read() {
+    let s = prepared();
+    for line in [
+        "$report table <(cat m/manifest.json)",
+        "cat m/manifest.json | $report table /dev/stdin",
+        "$report table /dev/stdin <m/manifest.json",
+        "cat m/manifest.json | $report figure --kind per-class /dev/fd/0",
+        "$report html <(cat m/manifest.json) <(cat data/manifest.json)",
+        "mkfifo pipe; cat m/manifest.json >pipe & $report table pipe",
+        "$eval <(cat run/manifest.json)",
+        "cat run/manifest.json | $eval /dev/stdin",
+        "$eval run --data <(cat data/manifest.json)",
+        "$embed <(cat run/manifest.json)",
+        "$train <(cat data/manifest.json) --arch resnet20 --epochs 1 --dry-run",
+        "cat data/manifest.json | $train /dev/stdin --arch resnet20 --epochs 1 --dry-run",
+        "ln -sf m/manifest.json link.json; $report table link.json",
+    ] {
+        let out = bash(&s, line);
+        assert!(out.status.success() && !out.stdout.is_empty(), "{line}: {}", said(&out));
+    }
+    let out = bash(&s, "ln -s nowhere dangling.json; $report table dangling.json");
+    assert!(said(&out).contains("dangling.json: there is no such file"), "{}", said(&out));
+}
+
+#[test]
+fn byte_order_marks_are_skipped() {
+    let s = Sandbox::new();
+    for seed in 0..2 {
+        let file = Evaluation { seed, ..Evaluation::default() }.publish(&s.join(format!("m{seed}")));
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.ends_with('\n'));
+        fs::write(s.join(format!("{seed}.json")), format!("\u{feff}{text}")).unwrap();
+    }
+    let utf16 = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    fs::write(s.join("utf16.json"), utf16).unwrap();
+    for line in [
+        "$report table 0.json 1.json -q",
+        "cat 0.json 1.json | $report table -q",
+        "cat 0.json 1.json >both.json; $report table both.json -q",
+        "$report table - <0.json -q",
+    ] {
+        let out = bash(&s, line);
+        assert!(out.status.success() && !out.stdout.is_empty(), "{line}: {}", said(&out));
+    }
+    refused(s.tool("report", "table utf16.json").assert(), "it is UTF-16; save it as UTF-8");
+    // A mark inside a text stays there.
+    s.one("report", "table 0.json -q --out t");
+    let titled =
+        s.tool("report", "html 0.json -q -o h/page.html --title").arg("a\u{feff}b").assert().success();
+    let text = String::from_utf8(titled.get_output().stdout.clone()).unwrap();
+    assert!(text.contains("a\u{feff}b"));
+}
+
+#[test]
+fn a_full_stdout_is_an_error_and_a_closed_one_is_none() {
+    let s = prepared();
+    for line in [
+        "$mk_imbalance --dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2",
+        "$train data --arch resnet20 --epochs 1 --batch-size 40 --out run2",
+        "$eval run",
+        "$embed run",
+        "$report table m",
+        "$report figure --kind per-class m",
+        "$report html m",
+        "$eval run --dry-run",
+        "$eval run --out m --verify",
+        "$eval --help",
+        "$report table --help",
+        "$train --version",
+        "$train --generate complete-zsh",
+    ] {
+        // The first time the work is done, the second time it is there already.
+        for _ in 0..2 {
+            let out = bash(&s, &format!("{line} -q >/dev/full").replace("zsh -q", "zsh"));
+            assert_eq!(out.status.code(), Some(2), "{line}: {}", said(&out));
+            let text = said(&out);
+            assert!(
+                text.contains("stdout: No space left on device") && text.lines().count() == 1,
+                "{line}: {text}"
+            );
+        }
+        // Nobody reads.
+        let out = bash(&s, &format!("{line} | true; exit ${{PIPESTATUS[0]}}"));
+        assert_eq!(out.status.code(), Some(0), "{line}: {}", said(&out));
+    }
+}
+
+#[test]
+fn what_failed_leaves_nothing_behind() {
+    let s = prepared();
+    // Weights that cannot be evaluated: not finite.
+    let weights = fs::read(s.join("run/last.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let nan: Vec<u8> = weights[header..].chunks_exact(4).flat_map(|_| f32::NAN.to_le_bytes()).collect();
+    fs::write(s.join("nan.safetensors"), [&weights[..header], &nan].concat()).unwrap();
+    fs::create_dir(s.join("mine")).unwrap();
+    let before = count(s.path());
+    let nan = "nan.safetensors --arch resnet20 --data data -q";
+    for (tool, args) in [
+        ("eval", nan.to_owned()),
+        ("eval", format!("{nan} --out new/deep/er")),
+        ("eval", format!("{nan} --out mine")),
+        ("embed", nan.to_owned()),
+        ("embed", format!("{nan} --project pca")),
+        ("embed", format!("{nan} --project pca --out new")),
+        ("report", "figure --kind confusion m run -q --out new".into()),
+        ("report", "figure --kind reliability lineage/manifest.json -q --out new".into()),
+    ] {
+        // An evaluation without the numbers of a reliability diagram.
+        Evaluation::default().publish(&s.join("lineage"));
+        s.tool(tool, &args).assert().code(2);
+        fs::remove_dir_all(s.join("lineage")).unwrap();
+        assert_eq!(count(s.path()), before, "{tool} {args}");
+    }
+}
