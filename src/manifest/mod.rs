@@ -6,6 +6,7 @@
 
 pub mod hash;
 pub mod key;
+mod lock;
 pub mod source;
 pub mod store;
 

@@ -3,12 +3,13 @@
 //! Every file is written under a temporary name in its directory, flushed to disk and renamed; the manifest comes last.
 //! So a reader sees a complete result or none, whatever was killed and whenever.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::lock::Lock;
 use super::{Error, FILE, Input, Kind, Manifest, Object, Output, SCHEMA, for_each_path, hash, in_utf8, key};
 
 /// File name of a plan that stands in a directory as long as work on it can be gone on with.
@@ -152,25 +153,12 @@ impl Plan {
             return Ok(Claim::Done(Box::new(m)));
         }
         self.check_paths()?;
-        fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
-        let path = self.dir.join(".lock");
-        let lock = File::create(&path).map_err(Error::io(&path))?;
-        match lock.try_lock() {
-            Ok(()) if force => {}
-            // Another process may have finished between the first look and the lock.
-            Ok(()) => {
-                if let Some(m) = self.done() {
-                    return Ok(Claim::Done(Box::new(m)));
-                }
-            }
-            Err(TryLockError::WouldBlock) => {
-                waiting();
-                lock.lock().map_err(Error::io(&path))?;
-                if let Some(m) = self.done() {
-                    return Ok(Claim::Done(Box::new(m)));
-                }
-            }
-            Err(TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
+        let (lock, waited) = Lock::take(&self.dir, waiting)?;
+        // Another process may have finished between the first look and the lock.
+        if (waited || !force)
+            && let Some(m) = self.done()
+        {
+            return Ok(Claim::Done(Box::new(m)));
         }
         if let Some(e) =
             self.existing().filter(|m| m.key == self.key() && !force).and_then(|m| m.damage(hash::file))
@@ -200,7 +188,7 @@ fn flatten(name: &str, value: &Value, all: &mut Object) {
 /// A claimed output directory.
 pub struct Writer {
     plan: Plan,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// A file of the result, before its hash is known.

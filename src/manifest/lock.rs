@@ -1,0 +1,144 @@
+//! The lock of an output directory: one process works in it, the others wait.
+//!
+//! Work that came to nothing leaves neither the lock's file nor directories that were made for it. The file is removed
+//! while it is locked, so whoever waited for it then holds a file that is no longer at its path, sees that, and tries again.
+
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind::{AlreadyExists, NotFound};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::store::PLAN;
+use super::{Error, FILE};
+
+/// File name of the lock.
+const LOCK: &str = ".lock";
+
+/// How often a directory may vanish between being made and being locked, before that is an error.
+const TRIES: usize = 100;
+
+/// A locked directory. Dropping it unlocks it.
+pub(super) struct Lock {
+    file: File,
+    dir: PathBuf,
+    /// Directories that this process made, the innermost first.
+    made: Vec<PathBuf>,
+}
+
+impl Lock {
+    /// Makes the directory and takes its lock, waiting for another process if need be; `waiting` is called before. Also says
+    /// whether it waited.
+    pub fn take(dir: &Path, waiting: impl FnOnce()) -> Result<(Lock, bool), Error> {
+        let path = dir.join(LOCK);
+        let (mut waiting, mut waited, mut tries) = (Some(waiting), false, 0);
+        let missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+        let mut made = Vec::new();
+        loop {
+            let to_make: Vec<PathBuf> = dir.ancestors().take_while(missing).map(Path::to_owned).collect();
+            if to_make.len() > made.len() {
+                made = to_make;
+            }
+            let opened = fs::create_dir_all(dir)
+                .map_err(|e| (dir, e))
+                .and_then(|()| File::create(&path).map_err(|e| (path.as_path(), e)));
+            let file = match opened {
+                Ok(file) => file,
+                // Another process, which came to nothing, may just have removed it.
+                Err((_, e)) if [NotFound, AlreadyExists].contains(&e.kind()) && tries < TRIES => {
+                    tries += 1;
+                    continue;
+                }
+                Err((path, e)) => return Err(Error::io(path)(e)),
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    waited = true;
+                    waiting.take().into_iter().for_each(|tell| tell());
+                    file.lock().map_err(Error::io(&path))?;
+                }
+                Err(TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
+            }
+            if is_at(&file, &path) {
+                return Ok((Lock { file, dir: dir.to_owned(), made }, waited));
+            }
+        }
+    }
+}
+
+/// Whether the file is still the one at the path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |m: fs::Metadata| (m.dev(), m.ino());
+    let (here, there) = (file.metadata().map(identity), fs::metadata(path).map(identity));
+    here.is_ok_and(|here| there.is_ok_and(|there| here == there))
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Something finished, or something to go on with.
+        if self.dir.join(FILE).exists() || self.dir.join(PLAN).exists() {
+            return;
+        }
+        let lock = self.dir.join(LOCK);
+        // `remove_dir` takes only empty directories: what else is there, and whoever is about to work there, is safe.
+        if is_at(&self.file, &lock) && fs::remove_file(lock).is_ok() {
+            let _ = self.made.iter().try_for_each(fs::remove_dir);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(dir: &Path) -> Lock {
+        Lock::take(dir, || ()).expect("taken").0
+    }
+
+    #[test]
+    fn what_was_made_for_nothing_is_removed() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("a/b");
+        drop(taken(&dir));
+        assert!(!root.path().join("a").exists());
+        // Not what was there, nor what somebody put there.
+        fs::create_dir(root.path().join("a")).expect("made");
+        drop(taken(&dir));
+        assert!(root.path().join("a").exists() && !dir.exists());
+        let lock = taken(&dir);
+        fs::write(dir.join("notes.txt"), "mine").expect("written");
+        drop(lock);
+        assert!(dir.join("notes.txt").exists() && !dir.join(LOCK).exists());
+        // A result keeps its lock, and so does what can be gone on with.
+        for name in [FILE, PLAN] {
+            let lock = taken(&dir);
+            fs::write(dir.join(name), "").expect("written");
+            drop(lock);
+            assert!(dir.join(LOCK).exists());
+            fs::remove_file(dir.join(name)).expect("removed");
+        }
+    }
+
+    #[test]
+    fn only_one_at_a_time_holds_a_lock_that_vanishes() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("a/b");
+        let (holders, times) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|s| {
+            for _ in 0..8 {
+                s.spawn(|| {
+                    for _ in 0..200 {
+                        let lock = taken(&dir);
+                        assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
+                        assert!(is_at(&lock.file, &dir.join(LOCK)));
+                        times.fetch_add(1, Ordering::SeqCst);
+                        holders.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert_eq!(times.into_inner(), 1600);
+    }
+}
