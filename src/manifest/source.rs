@@ -265,3 +265,19 @@ impl Manifest {
         Ok(path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_left_out_at_the_beginnings_of_lines_alone() {
+        let text = "\u{feff}{\"a\": \"\u{feff}x\u{feff}\"}\n\u{feff}{}\n\u{feff}\u{feff}";
+        for capacity in [1, 2, 3, 100] {
+            let mut found = String::new();
+            let text = io::BufReader::with_capacity(capacity, text.as_bytes());
+            Unmarked::new(text).read_to_string(&mut found).expect("text");
+            assert_eq!(found, "{\"a\": \"\u{feff}x\u{feff}\"}\n{}\n", "{capacity} bytes at a time");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use assert_cmd::cargo::cargo_bin;
 
 use crate::common::{Sandbox, refused};
-use crate::fabricate::{Evaluation, checkpoint, manifest};
+use crate::fabricate::Evaluation;
 
 /// A data set in `data`, a checkpoint in `run` and its evaluation in `m`.
 fn prepared() -> Sandbox {
@@ -18,7 +18,7 @@ fn prepared() -> Sandbox {
         "mk-imbalance",
         "--dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2 -q --out data",
     );
-    checkpoint(&s.join("run"), &manifest(s.join("data")), 0);
+    s.one("train", "data --arch resnet20 --epochs 1 --batch-size 40 -q --out run");
     s.one("eval", "run -q --out m");
     s
 }
@@ -43,10 +43,11 @@ fn said(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
-/// Files and directories in a directory and below it.
+/// Files and directories in a directory and below it, but for the memo of hashes.
 fn count(dir: &Path) -> usize {
     let below = |path: &Path| if path.is_dir() { count(path) } else { 0 };
-    fs::read_dir(dir).unwrap().map(|e| 1 + below(&e.unwrap().path())).sum()
+    let all = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    all.filter(|path| !path.ends_with("memo")).map(|path| 1 + below(&path)).sum()
 }
 
 #[test]
@@ -170,12 +171,6 @@ fn byte_order_marks_are_skipped() {
         assert!(out.status.success() && !out.stdout.is_empty(), "{line}: {}", said(&out));
     }
     refused(s.tool("report", "table utf16.json").assert(), "it is UTF-16; save it as UTF-8");
-    // A mark inside a text stays there.
-    s.one("report", "table 0.json -q --out t");
-    let titled =
-        s.tool("report", "html 0.json -q -o h/page.html --title").arg("a\u{feff}b").assert().success();
-    let text = String::from_utf8(titled.get_output().stdout.clone()).unwrap();
-    assert!(text.contains("a\u{feff}b"));
 }
 
 #[test]
@@ -230,7 +225,6 @@ fn what_failed_leaves_nothing_behind() {
         ("embed", nan.to_owned()),
         ("embed", format!("{nan} --project pca")),
         ("embed", format!("{nan} --project pca --out new")),
-        ("report", "figure --kind confusion m run -q --out new".into()),
         ("report", "figure --kind reliability lineage/manifest.json -q --out new".into()),
     ] {
         // An evaluation without the numbers of a reliability diagram.
