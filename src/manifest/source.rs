@@ -1,12 +1,15 @@
 //! Reading manifests: from files, from pipes (`-` or no argument), one or many, concatenated or one a line.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::{Error, FILE, Kind, Manifest, SCHEMA, hash, in_utf8, key};
+
+/// The most bytes of a file of manifests; what is longer, such as `/dev/zero` or an archive, is none.
+const MOST: u64 = 1 << 28;
 
 /// Reads all manifests of the arguments; no argument means stdin, `-` too. A directory means the manifest in it.
 ///
@@ -93,10 +96,16 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
         Ok(real) if file.is_symlink() && real.is_file() => real,
         _ => file,
     };
-    let text = fs::read(&file).map_err(|error| match error.kind() {
+    let mut text = Vec::new();
+    let opened = File::open(&file).and_then(|f| f.take(MOST + 1).read_to_end(&mut text));
+    opened.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NoFile { path: file.clone() },
         _ => Error::Io { path: file.clone(), error },
     })?;
+    if text.len() as u64 > MOST {
+        let why = format!("it is longer than {} MiB", MOST >> 20);
+        return Err(Error::NotAManifest { path: file, why });
+    }
     let text = String::from_utf8(text).map_err(|e| {
         let utf16 = [&[0xff, 0xfe], &[0xfe, 0xff]].iter().any(|mark| e.as_bytes().starts_with(*mark));
         let why = if utf16 { "it is UTF-16; save it as UTF-8" } else { "it is no text" };

@@ -148,6 +148,10 @@ fn what_is_opened_is_read() {
     }
     let out = bash(&s, "ln -s nowhere dangling.json; $report table dangling.json");
     assert!(said(&out).contains("dangling.json: there is no such file"), "{}", said(&out));
+    refused(
+        s.tool("report", "table /dev/zero").assert(),
+        "/dev/zero: not a manifest: it is longer than 256 MiB",
+    );
 }
 
 #[test]
