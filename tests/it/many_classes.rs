@@ -35,7 +35,7 @@ fn dataset(dir: &Path, classes: usize) -> Manifest {
     let mut outputs = vec![];
     for (role, labels) in [("train", train), ("test", test)] {
         let n = labels.len();
-        let pixels: Vec<u8> = (0..n * SIDE * SIDE * 3).map(|at| (at * 11 ^ (at >> 5)) as u8).collect();
+        let pixels: Vec<u8> = (0..n * SIDE * SIDE * 3).map(|at| ((at * 11) ^ (at >> 5)) as u8).collect();
         let index: Vec<u8> = (0..n as u32).flat_map(u32::to_le_bytes).collect();
         let labels: Vec<u8> = labels.into_iter().flat_map(i64::to_le_bytes).collect();
         let tensors = [
