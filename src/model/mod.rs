@@ -1,7 +1,10 @@
 //! Networks: their architecture, training step, inference and files.
 
+mod entries;
 pub mod infer;
 pub mod resnet;
+mod torch;
+mod unpickle;
 pub mod weights;
 
 use std::fmt;
@@ -105,5 +108,7 @@ pub struct Named {
     pub geo: Geometry,
 }
 
+#[cfg(test)]
+mod files_tests;
 #[cfg(test)]
 mod tests;

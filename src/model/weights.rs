@@ -1,10 +1,11 @@
-//! Weights in PyTorch's names and layouts: what checkpoint files hold.
+//! Weights in PyTorch's names and layouts: what checkpoint files hold, and the files themselves. Which tensors of a file are
+//! weights, and by which names, is in `entries`.
 //!
 //! `conv1.weight` (cout, cin, 3, 3), `bn1.weight`, `bn1.bias`, `bn1.running_mean`, `bn1.running_var`, `bn1.num_batches_tracked`, …,
 //! `linear.weight` (classes, 64), `linear.bias` (a normalised classifier, of LDAM: `linear.weight` (64, classes) alone): the reference `ResNet_s` loads such a file with `load_state_dict`, and its
 //! files load here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -14,8 +15,9 @@ use candle_core::Tensor;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
+use super::entries::{Contents, Entry};
 use super::resnet::Net;
-use super::{Arch, Named};
+use super::{Arch, Named, torch};
 use crate::data::Info;
 use crate::manifest::store::write_atomic;
 use crate::ops::{read, write};
@@ -217,7 +219,13 @@ pub fn get<'a>(dict: &'a StateDict, name: &str, shape: &[usize]) -> Result<&'a [
 /// # Errors
 /// A file that cannot be read, weights of another architecture or number of classes; the file is named.
 pub fn open_for(path: &Path, arch: Arch, info: &Info) -> Result<(StateDict, usize)> {
-    let (dict, _) = open(path)?;
+    let (mut dict, _) = open(path)?;
+    // The state file of `train` holds the optimiser's state beside the weights.
+    let all = dict.len();
+    dict.retain(|name, _| !name.starts_with("velocity."));
+    if dict.len() < all {
+        log::info!("{}: skipped what is no weight: velocity", path.display());
+    }
     let check = || -> Result<usize> {
         check_arch(&dict, arch)?;
         let classes = match dict.get("linear.weight").map(|v| &v.shape[..]) {
@@ -241,12 +249,12 @@ pub fn open_for(path: &Path, arch: Arch, info: &Info) -> Result<(StateDict, usiz
 /// # Errors
 /// Tensors that the architecture does not have; `load` reports those that are missing.
 pub(super) fn check_arch(dict: &StateDict, arch: Arch) -> Result<()> {
-    let norms: Vec<_> = arch.convs([32, 32, 3]);
-    let known = |name: &str| {
-        let (layer, _) = name.rsplit_once('.').unwrap_or((name, ""));
-        layer == "linear" || norms.iter().any(|n| n.conv == layer || n.norm == layer)
-    };
-    match dict.keys().find(|name| !known(name)) {
+    let mut known = BTreeSet::from(["linear.weight".to_owned(), "linear.bias".to_owned()]);
+    for Named { conv, norm, .. } in arch.convs([32, 32, 3]) {
+        known.insert(format!("{conv}.weight"));
+        known.extend(["weight", "bias", "running_mean", "running_var"].map(|part| format!("{norm}.{part}")));
+    }
+    match dict.keys().find(|name| !known.contains(*name)) {
         Some(name) => {
             bail!("has a tensor {name:?}, which {arch} has not; is it another architecture (--arch)?")
         }
@@ -290,41 +298,95 @@ pub fn save(path: &Path, dict: &StateDict, steps: u64, note: Option<(&str, Strin
     Ok(write_atomic(path, |f| f.write_all(&bytes))?)
 }
 
-/// Reads a file of [`save`] or of PyTorch's safetensors: its f32 tensors, and its metadata.
+/// A form of file that holds weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// safetensors.
+    Safetensors,
+    /// A zip file, as PyTorch's `torch.save` writes it since version 1.6.
+    Zip,
+    /// A bare pickle, as `torch.save` wrote it before.
+    Pickle,
+    /// A tar archive, as the first versions of `torch.save` wrote it.
+    Tar,
+}
+
+impl Form {
+    /// Bytes at the beginning of a file that tell its form.
+    pub const HEAD: usize = 512;
+
+    /// The form of a file of `len` bytes by its first [`Form::HEAD`] ones, whatever it is called. None if it is no such
+    /// file, or so damaged that the beginning does not show it.
+    pub fn of(head: &[u8], len: u64) -> Option<Self> {
+        match head {
+            [b'P', b'K', 3, 4, ..] => Some(Form::Zip),
+            [0x80, 2..=5, ..] => Some(Form::Pickle),
+            [a, b, c, d, e, f, g, h, b'{', ..]
+                if u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]) <= len.saturating_sub(8) =>
+            {
+                Some(Form::Safetensors)
+            }
+            _ if head.get(257..262) == Some(b"ustar") => Some(Form::Tar),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with files of the older forms, and what to do.
+    pub fn refusal(self) -> Option<&'static str> {
+        match self {
+            Form::Safetensors | Form::Zip => None,
+            Form::Pickle => Some(
+                "a pickle, as PyTorch before version 1.6 saved weights, which is not read; save them anew with \
+                 torch.save(torch.load(\"old.pth\", weights_only=True), \"new.pth\")",
+            ),
+            Form::Tar => Some(
+                "a tar archive, as the first versions of PyTorch saved weights, which is not read; unpack it if weights \
+                 are in it, or save them anew with torch.save(torch.load(\"old.pth\"), \"new.pth\")",
+            ),
+        }
+    }
+}
+
+/// Reads a file of [`save`], another one in safetensors, or one of PyTorch's `torch.save`: its weights in f32 and, of
+/// safetensors, its metadata. What is known to be no weight is skipped and said.
 ///
 /// # Errors
-/// An unreadable or damaged file, tensors of another type, values that are not finite.
+/// An unreadable or damaged file, a form that is not read, names that are not those of one network, tensors that are no
+/// floating-point numbers, values that are not finite or beyond f32.
 pub fn open(path: &Path) -> Result<(StateDict, HashMap<String, String>)> {
     let at = || path.display().to_string();
     let file = File::open(path).with_context(at)?;
     // SAFETY: the file is ours or the user's; someone who truncates it while we read gets a signal, not wrong numbers.
     let map = unsafe { Mmap::map(&file) }.with_context(at)?;
-    parse(&map).with_context(at)
+    let (contents, metadata) = parse(&map).with_context(at)?;
+    let skipped: Vec<_> = contents.skipped.iter().map(|name| name.escape_debug().to_string()).collect();
+    if !skipped.is_empty() {
+        log::info!("{}: skipped what is no weight: {}", at(), skipped.join(", "));
+    }
+    Ok((contents.state_dict().with_context(at)?, metadata))
 }
 
-fn parse(bytes: &[u8]) -> Result<(StateDict, HashMap<String, String>)> {
-    let hint = "not an intact safetensors file; make or copy it again";
+/// The tensors in the bytes of a file, and its metadata.
+pub(super) fn parse(bytes: &[u8]) -> Result<(Contents<'_>, HashMap<String, String>)> {
+    let form = Form::of(&bytes[..bytes.len().min(Form::HEAD)], bytes.len() as u64);
+    if let Some(refusal) = form.and_then(Form::refusal) {
+        bail!("{refusal}");
+    }
+    if form == Some(Form::Zip) {
+        return Ok((torch::read(bytes)?, HashMap::new()));
+    }
+    let hint = match form {
+        Some(_) => "not an intact safetensors file; make or copy it again",
+        None => "not an intact safetensors file, nor one of PyTorch's torch.save; make or copy it again",
+    };
     let (_, header) = SafeTensors::read_metadata(bytes).context(hint)?;
     let all = SafeTensors::deserialize(bytes).context(hint)?;
-    let mut dict = StateDict::new();
+    let mut contents = Contents::default();
     for (name, view) in all.tensors() {
-        if name.ends_with(".num_batches_tracked") {
-            continue;
+        if !contents.skips(&name) {
+            let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+            contents.entries.push(Entry { name, dtype, shape, bytes: view.data().into() });
         }
-        ensure!(view.dtype() == Dtype::F32, "{name} is {:?}; save the weights as float32", view.dtype());
-        let data: Vec<f32> =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        ensure!(
-            data.iter().all(|x| x.is_finite()),
-            "{name} has values that are not finite; the training diverged"
-        );
-        ensure!(
-            !name.ends_with(".running_var") || data.iter().all(|&x| x >= 0.0),
-            "{name} has negative values, which are no variances; make or copy the file again"
-        );
-        // DataParallel's prefix, as the field's checkpoints often have it.
-        let name = name.strip_prefix("module.").unwrap_or(&name).to_owned();
-        dict.insert(name, Values { shape: view.shape().to_vec(), data });
     }
-    Ok((dict, header.metadata().clone().unwrap_or_default()))
+    Ok((contents, header.metadata().clone().unwrap_or_default()))
 }

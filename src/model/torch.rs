@@ -1,0 +1,182 @@
+//! Files of PyTorch's `torch.save` since version 1.6: a zip file with a pickle that describes the tensors (`data.pkl`) and a
+//! member for the numbers of each storage (`data/0`, …).
+//!
+//! Whatever the bytes are, nothing is executed, and no more memory is taken than a few times the size of the file: a size
+//! is believed only when the bytes for it are there. Members must be stored as PyTorch stores them, without compression,
+//! and their checksums must be right.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::{Cursor, Read};
+
+use anyhow::{Context, Result, bail, ensure};
+use zip::{CompressionMethod, ZipArchive};
+
+use super::entries::{Contents, Entry};
+use super::unpickle::{self, Tensor, Value};
+
+/// Letters in the name of a tensor, its dictionaries included.
+const MAX_NAME: usize = 256;
+
+const DAMAGED: &str = "not an intact file of PyTorch's torch.save; make or copy it again";
+const ALONE: &str = "save the weights alone, with torch.save(model.state_dict(), \"weights.pth\")";
+
+/// Reads the tensors that may be weights. Dictionaries in dictionaries give names with dots between.
+///
+/// # Errors
+/// A damaged file, one that holds Python objects, names, shapes and sizes that cannot be.
+pub fn read(bytes: &[u8]) -> Result<Contents<'static>> {
+    let mut archive = Archive::open(bytes)?;
+    let pickle = archive.member("data.pkl", None).context(DAMAGED)?;
+    let value = unpickle::parse(&pickle).map_err(|e| match e {
+        unpickle::Error::Damaged(..) => anyhow::Error::new(e).context(DAMAGED),
+        unpickle::Error::Refused(..) => anyhow::anyhow!("{e}; {ALONE}"),
+    })?;
+    let mut found = Contents::default();
+    let mut tensors = vec![];
+    match value {
+        Value::Dict(_) => flatten(value, "", &mut tensors, &mut found)?,
+        _ => bail!("holds no dictionary of tensors; {ALONE}"),
+    }
+    let mut claimed = 0usize;
+    for (name, tensor) in tensors {
+        let (dtype, shape) = (tensor.storage.dtype, tensor.shape.clone());
+        let size = tensor.elements().checked_mul(width(&tensor));
+        claimed = size.and_then(|size| claimed.checked_add(size)).unwrap_or(usize::MAX);
+        ensure!(
+            claimed <= bytes.len(),
+            "its tensors are larger than the file; save contiguous copies of the weights"
+        );
+        let bytes = archive.tensor(&tensor).with_context(|| name.clone()).context(DAMAGED)?;
+        found.entries.push(Entry { name, dtype, shape, bytes: Cow::Owned(bytes) });
+    }
+    Ok(found)
+}
+
+/// Collects the tensors in a value by their names; what is no tensor or has the name of no weight is skipped.
+fn flatten<'a>(
+    value: Value<'a>,
+    name: &str,
+    tensors: &mut Vec<(String, Tensor<'a>)>,
+    found: &mut Contents,
+) -> Result<()> {
+    let join = |part: &str| -> Result<String> {
+        ensure!(name.len() + part.len() < MAX_NAME, "a tensor's name is too long; {ALONE}");
+        Ok(if name.is_empty() { part.to_owned() } else { format!("{name}.{part}") })
+    };
+    match value {
+        Value::Dict(items) => {
+            for (key, value) in items {
+                let name = match key {
+                    Value::Text(key) => join(key)?,
+                    Value::Int(key) => join(&key.to_string())?,
+                    _ => join("?")?,
+                };
+                flatten(value, &name, tensors, found)?;
+            }
+        }
+        Value::List(items) | Value::Tuple(items) => {
+            for (n, value) in items.into_iter().enumerate() {
+                flatten(value, &join(&n.to_string())?, tensors, found)?;
+            }
+        }
+        Value::Tensor(tensor) if !found.skips(name) => tensors.push((name.to_owned(), *tensor)),
+        Value::Tensor(_) => {}
+        _ => found.skip(name),
+    }
+    Ok(())
+}
+
+/// Bytes of an element.
+fn width(tensor: &Tensor) -> usize {
+    tensor.storage.dtype.bitsize() / 8
+}
+
+/// The zip file, with the storages that were read.
+struct Archive<'a> {
+    zip: ZipArchive<Cursor<&'a [u8]>>,
+    /// The directory that all members are in: the name of the file as it was saved.
+    root: String,
+    /// Bytes that members may still take.
+    left: usize,
+    storages: HashMap<String, Vec<u8>>,
+}
+
+impl<'a> Archive<'a> {
+    fn open(bytes: &'a [u8]) -> Result<Self> {
+        let zip = ZipArchive::new(Cursor::new(bytes)).context(DAMAGED)?;
+        ensure!(!zip.has_duplicate_names(), "holds two members of one name; {DAMAGED}");
+        let names = zip.file_names_raw().filter_map(|name| std::str::from_utf8(name).ok());
+        let roots =
+            names.filter_map(|name| name.strip_suffix("/data.pkl")).filter(|root| !root.contains('/'));
+        let roots: Vec<String> = roots.map(str::to_owned).collect();
+        let Ok([root]) = <[String; 1]>::try_from(roots) else {
+            bail!("a zip file without the data.pkl of PyTorch's torch.save; {ALONE}");
+        };
+        let mut archive = Archive { zip, root, left: bytes.len(), storages: HashMap::new() };
+        if archive.has("constants.pkl") {
+            bail!("a TorchScript module; {ALONE}");
+        }
+        if archive.has("byteorder") {
+            let order = archive.member("byteorder", None)?;
+            ensure!(
+                order == b"little",
+                "was saved on a machine with another order of bytes; save it on this one"
+            );
+        }
+        Ok(archive)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.zip.index_for_name(&format!("{}/{name}", self.root)).is_some()
+    }
+
+    /// The bytes of a member, as many as `expected`.
+    fn member(&mut self, name: &str, expected: Option<usize>) -> Result<Vec<u8>> {
+        let name = format!("{}/{name}", self.root);
+        let member = self.zip.by_name(&name).with_context(|| name.clone())?;
+        ensure!(
+            member.compression() == CompressionMethod::Stored,
+            "{name} is compressed; save the file anew"
+        );
+        let size = usize::try_from(member.size()).ok().filter(|&size| size <= self.left);
+        let size = size.with_context(|| format!("{name} is larger than the file"))?;
+        ensure!(expected.is_none_or(|n| n == size), "{name} has {size} bytes, not {}", expected.unwrap_or(0));
+        self.left -= size;
+        let mut bytes = Vec::with_capacity(size);
+        // One byte more, for the checksum is looked at when there is nothing left.
+        member.take(size as u64 + 1).read_to_end(&mut bytes).with_context(|| name.clone())?;
+        ensure!(bytes.len() == size, "{name} has another length than it says");
+        Ok(bytes)
+    }
+
+    /// The bytes of a tensor, row major.
+    fn tensor(&mut self, tensor: &Tensor) -> Result<Vec<u8>> {
+        let storage = &tensor.storage;
+        let width = width(tensor);
+        if !self.storages.contains_key(storage.key) {
+            let size = storage.len.checked_mul(width).context("a storage is larger than any file")?;
+            let bytes = self.member(&format!("data/{}", storage.key), Some(size))?;
+            self.storages.insert(storage.key.to_owned(), bytes);
+        }
+        let all = &self.storages[storage.key];
+        // Two tensors may claim different types of one storage.
+        ensure!(all.len() / width == storage.len, "its storage has another length");
+        let elements = tensor.elements();
+        let mut bytes = Vec::with_capacity(elements * width);
+        let mut index = vec![0; tensor.shape.len()];
+        for _ in 0..elements {
+            let step = |(i, stride): (&usize, &usize)| i * stride;
+            let at = (tensor.offset + index.iter().zip(&tensor.strides).map(step).sum::<usize>()) * width;
+            bytes.extend_from_slice(&all[at..at + width]);
+            for (i, &n) in index.iter_mut().zip(&tensor.shape).rev() {
+                *i += 1;
+                if *i < n {
+                    break;
+                }
+                *i = 0;
+            }
+        }
+        Ok(bytes)
+    }
+}
