@@ -2,6 +2,8 @@
 //!
 //! What is made of the logits is the tools' own business.
 
+use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +13,7 @@ use crate::data::{self, shard::Split};
 use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
+use crate::model::weights::Form;
 use crate::model::{self, Arch, Inference};
 use crate::ops::value::Value;
 use crate::report::experiment::Images;
@@ -23,8 +26,9 @@ const TRAINED_ON: [&str; 2] = ["train", "test"];
 /// Flags that choose checkpoints and images.
 #[derive(Args, Clone, Debug)]
 pub struct Choice {
-    /// Checkpoints: manifests (or their directories), or bare weights in PyTorch's names [default: stdin]
-    #[arg(value_name = "MANIFEST|FILE.safetensors")]
+    /// Checkpoints: manifests (or their directories), or bare weights in PyTorch's names, as safetensors or as torch.save
+    /// writes them [default: stdin]
+    #[arg(value_name = "MANIFEST|WEIGHTS")]
     pub checkpoints: Vec<PathBuf>,
 
     /// Images to run over
@@ -112,25 +116,42 @@ fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Res
     let args = if flags.checkpoints.is_empty() { &stdin[..] } else { &flags.checkpoints };
     let mut all = Vec::new();
     for arg in args {
-        if arg.extension().is_some_and(|e| e == "safetensors") {
+        if is_bare(arg) {
             all.push(bare(arg, flags, given)?);
             continue;
-        }
-        let pickles = |e: &std::ffi::OsStr| {
-            ["pth", "pt", "ckpt", "tar"].iter().any(|other| e.eq_ignore_ascii_case(other))
-        };
-        if arg.exists() && arg.extension().is_some_and(pickles) {
-            bail!(
-                "{}: looks like a pickle of PyTorch's, which is not read, for it could run code; save the weights as \
-                 float32 with safetensors.torch.save_file(model.state_dict(), \"weights.safetensors\")",
-                arg.display()
-            );
         }
         for m in source::read_all(std::slice::from_ref(arg), tool, Kind::Checkpoint)? {
             all.push(checkpoint(m, flags, given, tool)?);
         }
     }
     Ok(all)
+}
+
+/// Endings of files that are meant to be weights, also where they are missing or damaged.
+const WEIGHTS: [&str; 7] = ["safetensors", "pth", "pt", "th", "bin", "tar", "ckpt"];
+
+/// Whether an argument is a file of bare weights and not of manifests. What the file holds decides; its name does where that
+/// shows neither.
+fn is_bare(path: &Path) -> bool {
+    let called =
+        || path.extension().is_some_and(|e| WEIGHTS.iter().any(|known| e.eq_ignore_ascii_case(known)));
+    match head(path) {
+        Some((head, len)) => Form::of(&head, len).is_some() || called() && !is_json(&head),
+        None => called() && !path.exists(),
+    }
+}
+
+/// The first bytes of a regular file and its length. A pipe is left alone, for what is read of it is gone.
+fn head(path: &Path) -> Option<(Vec<u8>, u64)> {
+    let len = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.len();
+    let mut head = vec![];
+    fs::File::open(path).ok()?.take(Form::HEAD as u64).read_to_end(&mut head).ok()?;
+    Some((head, len))
+}
+
+/// Whether text begins as a JSON object does.
+fn is_json(head: &[u8]) -> bool {
+    head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start().starts_with(b"{")
 }
 
 fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'static str) -> Result<Subject> {
@@ -181,6 +202,10 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
 }
 
 fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Subject> {
+    let form = head(file).and_then(|(head, len)| Form::of(&head, len));
+    if let Some(refusal) = form.and_then(Form::refusal) {
+        bail!("{}: {refusal}", file.display());
+    }
     let (Some(arch), Some(dataset)) = (flags.arch, given) else {
         let file = file.display();
         bail!(

@@ -49,7 +49,7 @@ pub struct Flags {
 const EXAMPLES: &str = "Examples:
   train data/cifar10-exp-100-*/manifest.json --method remix | ./eval | report table
   cat runs/*/manifest.json | ./eval --checkpoint best
-  ./eval resnet32.safetensors --arch resnet32 --data data/cifar10-exp-100-*/manifest.json
+  ./eval resnet32.pth --arch resnet32 --data data/cifar10-exp-100-*/manifest.json
 
 `eval` is also a shell builtin: call this one by its path.";
 

@@ -125,11 +125,6 @@ fn bare_weights_need_arch_and_data() {
         s.tool("eval", "other.safetensors --arch resnet20 --data data").assert(),
         "other.safetensors: No such file",
     );
-    fs::write(s.join("mine.pth"), "PK zip").unwrap();
-    refused(
-        s.tool("eval", "mine.pth --arch resnet20").assert(),
-        "mine.pth: looks like a pickle of PyTorch's",
-    );
     fs::write(s.join("other.safetensors"), "PK zip").unwrap();
     refused(s.tool("eval", "other.safetensors --arch resnet20 --data data").assert(), "other.safetensors: ");
     let m = s.one("eval", "mine.safetensors --arch resnet20 --data data -q");

@@ -22,3 +22,4 @@ mod schema;
 mod streams;
 mod tensorboard;
 mod train;
+mod weights;
