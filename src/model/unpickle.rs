@@ -132,7 +132,8 @@ impl Global {
 pub fn parse(bytes: &[u8]) -> Result<Value<'_>, Error> {
     let mut machine = Machine { bytes, at: 0, stack: vec![], marks: vec![], memo: HashMap::new(), values: 0 };
     while !machine.step()? {}
-    match (machine.stack.pop(), machine.stack.is_empty() && machine.at == bytes.len()) {
+    let last = machine.stack.pop();
+    match (last, machine.stack.is_empty() && machine.marks.is_empty() && machine.at == bytes.len()) {
         (Some(item), true) => Ok(item.value),
         _ => Err(machine.damaged("something is left over")),
     }
