@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use super::Common;
 use crate::manifest::store::Plan;
 use crate::manifest::{Input, Kind, Manifest, Object, key};
+use crate::report::experiment::{Experiment, longer_names};
 use crate::report::record;
 
 pub use figure::FigureFlags;
@@ -39,8 +40,9 @@ pub enum Command {
     /// Accuracy of methods × imbalance, beside the published values
     ///
     /// Writes table.md, table.csv, table.tex (for \input) and table.json: a table a data set and epoch (last, best), with
-    /// mean ± sample standard deviation over seeds, the number of seeds, the paper's value, the difference from it and the
-    /// starting report's value. Runs that differ in anything but the seed get rows of their own. The Markdown is shown on
+    /// mean ± sample standard deviation over seeds, the number of seeds, the paper's value, the difference from it where
+    /// both have one schedule, and the starting report's value. Runs that differ in anything but the seed, or what computed
+    /// them, get rows of their own. The Markdown is shown on
     /// stderr; stdout has the report's manifest.
     #[command(after_help = table::EXAMPLES)]
     Table(TableFlags),
@@ -119,6 +121,14 @@ fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: 
         );
     }
     Ok(plan)
+}
+
+/// Puts what bare files are called among the params of a report that shows them, where the name of the file is not enough.
+fn name_files(params: &mut Object, shown: &[&Experiment]) {
+    let names = longer_names(shown);
+    if !names.is_empty() {
+        params.insert("names".into(), names.into());
+    }
 }
 
 /// The name of a file, and the flags with its directory, where it says one, as `--out`.

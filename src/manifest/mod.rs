@@ -115,7 +115,8 @@ pub struct Input {
     /// Parameters of the input's manifest, so that lineage survives the loss of the files.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub params: Object,
-    /// What else of the input's manifest its readers go by: of a data set whether it is the published one, and hashes of its images.
+    /// What else of the input's manifest its readers go by: of a data set whether it is the published one, and hashes of its images; of a
+    /// checkpoint what computed it, and the version of `train` where that is not the first. Facts enter no key.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub facts: Object,
     /// Inputs of the input's manifest, up to the official files.
@@ -182,15 +183,30 @@ impl Manifest {
             path: dir.join(FILE),
             blake3: key::content(&used),
             params: self.params.clone(),
-            facts: match self.kind {
-                Kind::Dataset => ["official", "images"]
-                    .into_iter()
-                    .filter_map(|name| Some((name.to_owned(), self.metrics.get(name)?.clone())))
-                    .collect(),
-                _ => Object::new(),
-            },
+            facts: self.facts(),
             inputs,
         })
+    }
+
+    /// What readers of this manifest go by beside its key and params, where it is an input: see [`Input::facts`].
+    pub fn facts(&self) -> Object {
+        let mut facts = Object::new();
+        match self.kind {
+            Kind::Dataset => {
+                let said = ["official", "images"].into_iter().filter_map(|n| self.metrics.get_key_value(n));
+                facts.extend(said.map(|(name, value)| (name.clone(), value.clone())));
+            }
+            Kind::Checkpoint => {
+                // On a CPU `device` says only that it was one.
+                let by = ["instruction_set", "device"].into_iter().find_map(|name| self.run.get(name));
+                facts.extend(by.map(|by| ("computed_by".to_owned(), by.clone())));
+                if self.semantics != 1 {
+                    facts.insert("semantics".into(), self.semantics.into());
+                }
+            }
+            _ => {}
+        }
+        facts
     }
 
     /// An output whose path leads out of the manifest's directory; such a manifest is not to be trusted.

@@ -1,11 +1,14 @@
 //! Tables as tidy CSV (RFC 4180): one row a cell, percent with two decimals, empty where there is no number. `mean` and `std` are of top-1, the last
-//! columns are means.
+//! columns are means. `n` counts runs; `paper_schedule` is `same` where the published runs had the schedule of ours, else `other`.
 
+use std::collections::BTreeSet;
+
+use super::one_line;
 use super::record::OTHERS;
 use super::table::Table;
 
 /// The first line.
-pub const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,mean,std,paper,paper_source,difference,starting_report,top5,many,medium,few,macro_f1,nll,ece";
+pub const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,seeds,mean,std,paper,paper_source,paper_schedule,difference,starting_report,top5,many,medium,few,macro_f1,nll,ece";
 
 /// All cells of all tables.
 pub fn write(tables: &[Table]) -> String {
@@ -21,14 +24,16 @@ pub fn write(tables: &[Table]) -> String {
                     quoted(&t.dataset),
                     quoted(&t.which),
                     quoted(&row.method),
-                    quoted(&row.variant),
+                    quoted(&row.departures),
                     quoted(&column.imb_type),
                     quoted(&column.imb_ratio),
                     cell.values.len().to_string(),
+                    cell.seeds().into_iter().flatten().collect::<BTreeSet<_>>().len().to_string(),
                     number(cell.mean()),
                     number(cell.std()),
-                    number(cell.paper.map(|(value, _)| value)),
-                    cell.paper.map_or(String::new(), |(_, source)| source.into()),
+                    number(cell.paper.map(|p| p.value)),
+                    cell.paper.map_or(String::new(), |p| p.table.source.clone()),
+                    cell.paper.map_or("", |p| if p.same_schedule { "same" } else { "other" }).into(),
                     number(cell.difference()),
                     number(cell.starting_report),
                 ];
@@ -44,10 +49,12 @@ fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| format!("{v:.2}").replace("-0.00", "0.00"))
 }
 
+/// A text as a field. Line breaks in it would be allowed, but most who read line by line do not expect them.
 fn quoted(text: &str) -> String {
-    match text.contains(['"', ',', '\n', '\r']) {
+    let text = one_line(text);
+    match text.contains(['"', ',']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
+        false => text,
     }
 }
 
@@ -65,7 +72,7 @@ mod tests {
     fn fields_with_commas_are_quoted() {
         assert_eq!(quoted("resnet20, 10 epochs"), "\"resnet20, 10 epochs\"");
         assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
-        assert_eq!(quoted("erm"), "erm");
+        assert_eq!([quoted("erm"), quoted("a\r\nb,c")], ["erm", "\"a  b,c\""]);
         assert_eq!([number(Some(-0.001)), number(Some(-10.0)), number(None)], ["0.00", "-10.00", ""]);
     }
 }

@@ -1,17 +1,19 @@
-//! What an evaluation, an embedding or a training is of: method, data set, settings and seed, read from lineage.
+//! What an evaluation, an embedding or a training is of: method, data set, settings and run, read from lineage.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
 use super::Error;
 use super::record::place;
-use crate::manifest::{Input, Kind, Manifest, Object, key};
+use super::settings::words;
+use crate::manifest::{Input, Kind, Manifest, Object, Output, key, store};
 use crate::methods::presets::{names, preset_name};
 
-/// One training with one seed, and which of its epochs is looked at on which images.
+/// One run of a training, and which of its epochs is looked at on which images.
 #[derive(Clone, Debug)]
 pub struct Experiment {
     /// Where in the tables it stands.
@@ -28,6 +30,14 @@ pub struct Experiment {
     pub seed: Option<u64>,
     /// What it was trained on; nothing where that is not known.
     pub images: Option<Images>,
+    /// The instruction set or GPU that trained it; not known of bare files, and of results of earlier versions.
+    pub computed_by: Option<String>,
+    /// Version of `train` that trained it; not known of bare files.
+    pub semantics: Option<u64>,
+    /// Hash of the weights that are looked at.
+    pub weights: String,
+    /// Where the weights were, if they are a bare file.
+    pub file: Option<PathBuf>,
 }
 
 /// Which images a data set has, of all splits: shards of other sizes, and the other of the two official forms, hold the same ones.
@@ -51,7 +61,7 @@ impl Images {
 }
 
 /// The experiments, where those on images that were chosen alike say in their settings which these are if they differ: so that they are never
-/// averaged, whatever their params say.
+/// averaged, whatever their params say. Bare files of one name and different content have longer names.
 pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
     let differs = |own: &&Images| {
         all.iter().filter_map(|e| e.images.as_ref()).any(|i| i.params == own.params && i.hash != own.hash)
@@ -63,7 +73,70 @@ pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
         }
         told
     };
-    all.iter().map(told).collect()
+    let mut all: Vec<Experiment> = all.iter().map(told).collect();
+    name_files(&mut all);
+    all
+}
+
+/// Names bare files of one name and different content by as much of their paths as tells them apart (`a/best.safetensors`), and by their
+/// hashes where whole paths are equal.
+fn name_files(all: &mut [Experiment]) {
+    // By name and content, the first of the paths.
+    let mut names: BTreeMap<String, BTreeMap<String, PathBuf>> = BTreeMap::new();
+    for e in all.iter() {
+        if let Some(file) = &e.file {
+            let contents = names.entry(e.method.clone()).or_default();
+            let first = contents.entry(e.weights.clone()).or_insert_with(|| file.clone());
+            *first = file.min(first).clone();
+        }
+    }
+    names.retain(|_, contents| contents.len() > 1);
+    for e in all.iter_mut().filter(|e| e.file.is_some()) {
+        if let Some(contents) = names.get(&e.method) {
+            let longest = contents.values().map(|p| p.components().count()).max().unwrap_or(0);
+            let ends = |n| contents.values().map(|p| end(p, n)).collect::<std::collections::BTreeSet<_>>();
+            let path = &contents[&e.weights];
+            e.method = match (2..=longest).find(|&n| ends(n).len() == contents.len()) {
+                Some(n) => format!("{BARE}{}", end(path, n)),
+                None => format!("{} {}", e.method, key::short(&e.weights)),
+            };
+        }
+    }
+}
+
+/// What the names of bare files begin with.
+pub(super) const BARE: &str = "weights ";
+
+/// The last components of a path.
+fn end(path: &Path, components: usize) -> String {
+    let all: Vec<_> = path.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+    all[all.len().saturating_sub(components)..].join("/")
+}
+
+/// Names of bare files that are more than the name of the file, by the hash of their content. They follow from paths, which are in no
+/// key, so a report that shows them has them among its params.
+pub fn longer_names(all: &[&Experiment]) -> Object {
+    let told = told_apart(all);
+    let longer = all.iter().zip(&told).filter(|(own, told)| own.method != told.method);
+    longer.map(|(_, told)| (told.weights.clone(), told.method.clone().into())).collect()
+}
+
+/// For each experiment the index of the one that stands for it: of runs in one setting whose weights are byte-identical the first that says
+/// what computed it, else the first.
+pub(super) fn representatives(all: &[&Experiment]) -> Vec<usize> {
+    let identity = |e: &&Experiment| {
+        let settings: Vec<String> = e.settings.iter().map(|(name, v)| words(name, v)).collect();
+        json!([e.column.name(), e.which, e.method, e.options, settings, e.seed, e.weights]).to_string()
+    };
+    let identities: Vec<String> = all.iter().map(identity).collect();
+    let mut chosen: BTreeMap<&str, usize> = BTreeMap::new();
+    for (i, identity) in identities.iter().enumerate() {
+        let best = chosen.entry(identity).or_insert(i);
+        if all[*best].computed_by.is_none() && all[i].computed_by.is_some() {
+            *best = i;
+        }
+    }
+    identities.iter().map(|identity| chosen[identity.as_str()]).collect()
 }
 
 /// The training data of a column of the table; ordered as columns are: exp, step, balanced, the largest ratio first.
@@ -111,36 +184,53 @@ impl Experiment {
     /// One without the lineage that `eval`, `embed` and `train` write.
     pub fn of(m: &Manifest) -> Result<Experiment, Error> {
         let bad = |why: &str| Error::Foreign { path: place(m), why: why.into(), tool: m.kind.tool() };
+        let dataset = || m.input("dataset").ok_or_else(|| bad("no data set in its lineage"));
         if m.kind == Kind::Checkpoint {
-            let trained = m.input("dataset").ok_or_else(|| bad("no data set in its lineage"))?;
-            return Experiment::new(&m.params, "", &m.inputs, trained, "last".into(), &Object::new(), &bad);
+            // Weights tell runs apart; a log does where there are none, but it has times in it.
+            let outputs = |role| m.outputs_of(role).collect::<Vec<&Output>>();
+            let outputs = [outputs("last"), outputs("log")].into_iter().find(|o| !o.is_empty());
+            let of = Trained {
+                params: &m.params,
+                inputs: &m.inputs,
+                facts: &m.facts(),
+                weights: key::content(&outputs.unwrap_or_default()),
+                file: None,
+            };
+            return Experiment::new(of, dataset()?, "last".into(), &Object::new(), &bad);
         }
         let checkpoint = m.input("checkpoint").ok_or_else(|| bad("no checkpoint in its lineage"))?;
-        let evaluated = m.input("dataset").ok_or_else(|| bad("no data set in its lineage"))?;
+        let evaluated = dataset()?;
         let which = m.params.get("which").and_then(Value::as_str).map(str::to_owned);
         let which = which.ok_or_else(|| bad("params.which is missing"))?;
-        let file = checkpoint.path.file_name().unwrap_or_default().to_string_lossy();
-        Experiment::new(&checkpoint.params, &file, &checkpoint.inputs, evaluated, which, &m.params, &bad)
+        let place = place(m);
+        let file = place.parent().unwrap_or(Path::new("")).join(&checkpoint.path);
+        let of = Trained {
+            params: &checkpoint.params,
+            inputs: &checkpoint.inputs,
+            facts: &checkpoint.facts,
+            weights: checkpoint.blake3.clone(),
+            file: (which == "file").then(|| store::absolute(&file)),
+        };
+        Experiment::new(of, evaluated, which, &m.params, &bad)
     }
 
-    /// From the checkpoint's params, file name and inputs, the data set that it is judged on, and the params of that.
+    /// From what was trained, the data set that it is judged on, and the params of that.
     fn new(
-        checkpoint: &Object,
-        file: &str,
-        inputs: &[Input],
+        of: Trained,
         evaluated: &Input,
         which: String,
         params: &Object,
         bad: &dyn Fn(&str) -> Error,
     ) -> Result<Experiment, Error> {
+        let Trained { params: checkpoint, inputs, facts, weights, file } = of;
         let trained = inputs.iter().find(|i| i.role == "dataset");
         let column = column_of(trained.unwrap_or(evaluated))
             .ok_or_else(|| bad("its data set's params lack dataset, imb_type or imb_ratio"))?;
         let mut settings = BTreeMap::new();
-        let (method, options) = match preset_name(checkpoint) {
-            _ if which == "file" => (format!("weights {file}"), String::new()),
-            name if name == "unknown" => return Err(bad("its checkpoint's params name no method")),
-            name => match name.split_once('(') {
+        let (method, options) = match (&file, preset_name(checkpoint)) {
+            (Some(file), _) => (format!("{BARE}{}", end(file, 1)), String::new()),
+            (None, name) if name == "unknown" => return Err(bad("its checkpoint's params name no method")),
+            (None, name) => match name.split_once('(') {
                 Some((base, options)) => (base.to_owned(), options.trim_end_matches(')').to_owned()),
                 None => (name, String::new()),
             },
@@ -184,8 +274,34 @@ impl Experiment {
             settings.insert("images".into(), "not the published ones".into());
         }
         let images = trained.map(Images::of);
-        Ok(Experiment { column, which, method, options, settings, seed, images })
+        let computed_by = facts.get("computed_by").and_then(Value::as_str).map(str::to_owned);
+        let version = || facts.get("semantics").and_then(Value::as_u64).unwrap_or(1);
+        let semantics = file.is_none().then(version);
+        Ok(Experiment {
+            column,
+            which,
+            method,
+            options,
+            settings,
+            seed,
+            images,
+            computed_by,
+            semantics,
+            weights,
+            file,
+        })
     }
+}
+
+/// Weights with what their manifest or lineage says of them.
+struct Trained<'a> {
+    params: &'a Object,
+    inputs: &'a [Input],
+    facts: &'a Object,
+    /// Hash of the weights.
+    weights: String,
+    /// Where they were, if they are a bare file.
+    file: Option<PathBuf>,
 }
 
 /// The column that a data set belongs in, from its params.
@@ -216,4 +332,74 @@ pub(super) fn order(method: &str) -> usize {
     static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| names().collect());
     let name = method.split('(').next().unwrap_or(method);
     NAMES.iter().position(|m| m == name).unwrap_or(NAMES.len())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A run of Remix on CIFAR-10, exp 100, of which nothing else is known.
+    pub fn experiment() -> Experiment {
+        let column = Column { dataset: "cifar10".into(), imb_type: "exp".into(), imb_ratio: "100".into() };
+        Experiment {
+            column,
+            which: "last".into(),
+            method: "remix".into(),
+            options: String::new(),
+            settings: BTreeMap::new(),
+            seed: Some(0),
+            images: None,
+            computed_by: None,
+            semantics: Some(1),
+            weights: "0".into(),
+            file: None,
+        }
+    }
+
+    fn bare(path: &str, weights: &str) -> Experiment {
+        let method = format!("{BARE}{}", end(Path::new(path), 1));
+        Experiment { method, weights: weights.into(), file: Some(path.into()), seed: None, ..experiment() }
+    }
+
+    fn names(all: &[Experiment]) -> Vec<String> {
+        let told = told_apart(&all.iter().collect::<Vec<_>>());
+        let again = told_apart(&told.iter().collect::<Vec<_>>());
+        let names = |all: Vec<Experiment>| all.into_iter().map(|e| e.method).collect::<Vec<_>>();
+        assert_eq!(names(told.clone()), names(again), "once is enough");
+        names(told)
+    }
+
+    #[test]
+    fn bare_files_of_one_name_are_told_apart() {
+        let (a, b) = ("/x/a/ckpt.best.safetensors", "/x/b/ckpt.best.safetensors");
+        let plain = "weights ckpt.best.safetensors";
+        assert_eq!(names(&[bare(a, "1")]), [plain]);
+        assert_eq!(names(&[bare(a, "1"), bare(b, "1")]), [plain, plain], "the same content is the same file");
+        let named = ["weights a/ckpt.best.safetensors", "weights b/ckpt.best.safetensors"];
+        assert_eq!(names(&[bare(a, "1"), bare(b, "2")]), named);
+        let deep = ["/r/1/out/w.safetensors", "/r/2/out/w.safetensors", "/q/v.safetensors"];
+        let all: Vec<_> = deep.iter().zip(["1", "2", "3"]).map(|(p, w)| bare(p, w)).collect();
+        let named = ["weights 1/out/w.safetensors", "weights 2/out/w.safetensors", "weights v.safetensors"];
+        assert_eq!(names(&all), named);
+        // A file that was replaced between two evaluations.
+        let named = names(&[bare(a, "0123456789abcdef"), bare(a, "fedcba9876543210")]);
+        assert_eq!(named, [format!("{plain} 0123456789ab"), format!("{plain} fedcba987654")]);
+    }
+
+    #[test]
+    fn byte_identical_runs_have_one_representative() {
+        let by = |computed_by: Option<&str>, weights: &str| Experiment {
+            computed_by: computed_by.map(str::to_owned),
+            weights: weights.into(),
+            ..experiment()
+        };
+        let all = [by(None, "1"), by(Some("avx2"), "1"), by(Some("avx512"), "1"), by(None, "2")];
+        assert_eq!(representatives(&all.iter().collect::<Vec<_>>()), [1, 1, 1, 3]);
+        let other = Experiment { method: "mixup".into(), ..by(None, "1") };
+        assert_eq!(
+            representatives(&[&all[0], &other]),
+            [0, 1],
+            "Remix with τ = 0 is Mixup, in a row of its own"
+        );
+    }
 }

@@ -1,4 +1,4 @@
-//! Tables as JSON, for programs: one record a cell, unrounded, with the keys of the evaluations behind it.
+//! Tables as JSON, for programs: one record a cell, unrounded, with every run behind it.
 
 use serde_json::{Value, json};
 
@@ -16,20 +16,27 @@ pub fn write(tables: &[Table]) -> String {
                     let (mean, std) = cell.other(n)?;
                     Some((o.name.to_owned(), json!({"mean": mean, "std": std})))
                 });
-                let value = |v: &super::table::Run| json!({"seed": v.seed, "top1": v.top1, "metrics": v.key});
+                let value = |v: &super::table::Run| {
+                    json!({"seed": v.seed, "computed_by": v.computed_by, "semantics": v.semantics, "top1": v.top1,
+                        "weights": v.weights, "metrics": v.key})
+                };
+                let paper = cell.paper.map(|p| {
+                    json!({"value": p.value, "source": p.table.source, "table": p.table.table, "arch": p.table.arch,
+                        "schedule": p.table.schedule.words(), "same_schedule": p.same_schedule, "doubt": p.table.doubt})
+                });
                 cells.push(json!({
                     "table": t.number,
                     "dataset": t.dataset,
                     "checkpoint": t.which,
                     "method": row.method,
-                    "variant": row.variant,
+                    "variant": row.departures,
                     "imb_type": column.imb_type,
                     "imb_ratio": column.imb_ratio.parse::<serde_json::Number>().ok(),
                     "n": cell.values.len(),
                     "mean": cell.mean(),
                     "std": cell.std(),
                     "values": cell.values.iter().map(value).collect::<Vec<_>>(),
-                    "paper": cell.paper.map(|(value, source)| json!({"value": value, "source": source})),
+                    "paper": paper,
                     "difference": cell.difference(),
                     "starting_report": cell.starting_report,
                     "others": serde_json::Map::from_iter(others),

@@ -1,8 +1,8 @@
 //! Tables as LaTeX, for `\input` into a paper; booktabs does the rules.
 
-use super::markdown::{heading, notes};
+use super::markdown::{common, heading, marks, notes, row_name};
 use super::table::{Cell, Table};
-use super::{signed, title};
+use super::{one_line, signed};
 
 /// All tables as `table*` floats; the comment at the head says what the preamble needs.
 pub fn write(tables: &[Table]) -> String {
@@ -13,14 +13,16 @@ pub fn write(tables: &[Table]) -> String {
 fn one(t: &Table) -> String {
     let per_column = 1 + 2 * usize::from(t.has_paper()) + usize::from(t.has_starting_report());
     let mut text = String::from("\\begin{table*}\n\\centering\n");
-    text += &format!(
-        "\\caption{{{}. Top-1 accuracy (\\%), mean $\\pm$ standard deviation over seeds (number of seeds).}}\n",
-        escape(&t.name())
-    );
-    text += &format!("\\label{{tab:{}-{}}}\n\\resizebox{{\\textwidth}}{{!}}{{%\n", t.dataset, t.which);
+    let common = common(t).map_or(String::new(), |common| format!(" {common}"));
+    let caption = format!("{}. Top-1 accuracy (%), {}.{common}", t.name(), t.statistics());
+    text += &format!("\\caption{{{}}}\n", escape(&caption));
+    // Outside of ASCII, and with what LaTeX reads otherwise, a label is no label.
+    let label = format!("tab:{}-{}", t.dataset, t.which);
+    let label = label.replace(|c: char| !(c.is_ascii_alphanumeric() || ":-".contains(c)), "-");
+    text += &format!("\\label{{{label}}}\n\\resizebox{{\\textwidth}}{{!}}{{%\n");
     text += &format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "r".repeat(per_column * t.columns.len()));
     for c in &t.columns {
-        text += &format!(" & \\multicolumn{{{per_column}}}{{c}}{{{}}}", heading(c));
+        text += &format!(" & \\multicolumn{{{per_column}}}{{c}}{{{}}}", escape(&heading(c)));
     }
     text += " \\\\\n";
     for k in 0..t.columns.len() {
@@ -39,15 +41,11 @@ fn one(t: &Table) -> String {
     }
     text += " \\\\\n\\midrule\n";
     for row in &t.rows {
-        text += &escape(&title(&row.method));
-        if !row.variant.is_empty() {
-            text += &format!(" ({})", escape(&row.variant));
-        }
+        text += &escape(&row_name(row));
         for cell in &row.cells {
             text += &format!(" & {}", reproduced(cell));
             if t.has_paper() {
-                let mark = cell.paper.filter(|(_, source)| *source == "ldam").map_or("", |_| "$^\\dagger$");
-                let paper = plain(cell.paper.map(|(value, _)| value));
+                let (paper, mark) = (plain(cell.paper.map(|p| p.value)), escape(&marks(cell)));
                 let difference = match signed(cell.difference()).as_str() {
                     "—" => "--".into(),
                     number => format!("${number}$"),
@@ -71,8 +69,8 @@ fn one(t: &Table) -> String {
 
 fn reproduced(cell: &Cell) -> String {
     match (cell.mean(), cell.std()) {
-        (Some(mean), Some(std)) => format!("${mean:.2} \\pm {std:.2}$ ({})", cell.values.len()),
-        (Some(mean), None) => format!("{mean:.2} ({})", cell.values.len()),
+        (Some(mean), Some(std)) => format!("${mean:.2} \\pm {std:.2}$ ({})", cell.count()),
+        (Some(mean), None) => format!("{mean:.2} ({})", cell.count()),
         (None, _) => "--".into(),
     }
 }
@@ -83,8 +81,16 @@ fn plain(value: Option<f64>) -> String {
 
 fn escape(text: &str) -> String {
     let mut out = String::new();
-    for c in text.chars() {
+    for c in one_line(text).chars() {
         match c {
+            // At the start of a row a bracket would be an argument of the line break before it.
+            '[' | ']' => out.extend(['{', c, '}']),
+            '\u{fffd}' => out.push('?'),
+            '±' => out += "$\\pm$",
+            'τ' => out += "$\\tau$",
+            '‡' => out += "$^\\ddagger$",
+            '§' => out += "\\S{}",
+            '…' => out += "\\ldots{}",
             '\\' => out += "\\textbackslash{}",
             '~' => out += "\\textasciitilde{}",
             '^' => out += "\\textasciicircum{}",
@@ -109,5 +115,6 @@ mod tests {
         assert_eq!(escape("rw_norm 50%"), "rw\\_norm 50\\%");
         assert_eq!(escape("a\\b"), "a\\textbackslash{}b");
         assert_eq!(escape("Δ: †, —"), "$\\Delta$: $^\\dagger$, --");
+        assert_eq!(escape("a\n\n[b] <c>\u{1b}"), "a  {[}b{]} $<$c$>$?");
     }
 }

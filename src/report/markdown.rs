@@ -1,10 +1,12 @@
 //! Tables as GitHub Markdown, for people.
 
+use std::collections::BTreeSet;
+
 use super::experiment::Column;
 use super::record::OTHERS;
 use super::settings::standard_in_words;
 use super::table::{Cell, Row, Table};
-use super::{published, signed, title, two};
+use super::{one_line, published, signed, title, two};
 
 /// All tables, one below the other, with their notes.
 pub fn write(tables: &[Table]) -> String {
@@ -14,7 +16,7 @@ pub fn write(tables: &[Table]) -> String {
 fn one(t: &Table) -> String {
     let mut head = vec!["Method".to_owned()];
     for c in &t.columns {
-        head.push(heading(c));
+        head.push(escape(&heading(c)));
         if t.has_paper() {
             head.extend(["paper".into(), "Δ".into()]);
         }
@@ -22,8 +24,11 @@ fn one(t: &Table) -> String {
             head.push("report".into());
         }
     }
-    let mut text = format!("## {}\n\n", t.title());
-    text += "Top-1 accuracy in percent: mean ± standard deviation over seeds (number of seeds).\n\n";
+    let mut text = format!("## {}\n\nTop-1 accuracy in percent: {}.", escape(&t.title()), t.statistics());
+    if let Some(common) = common(t) {
+        text += &format!(" {}", escape(&common));
+    }
+    text += "\n\n";
     text += &line(&head);
     text += &format!("|:--|{}\n", "--:|".repeat(head.len() - 1));
     for row in &t.rows {
@@ -41,11 +46,11 @@ fn one(t: &Table) -> String {
         text += &line(&fields);
     }
     for (k, column) in t.columns.iter().enumerate() {
-        text += &others(t, k, &heading(column));
+        text += &others(t, k, &escape(&heading(column)));
     }
     text += "\n";
     for note in notes(t) {
-        text += &format!("- {note}\n");
+        text += &format!("- {}\n", escape(&note));
     }
     text
 }
@@ -75,13 +80,46 @@ pub(super) fn other(cell: &Cell, n: usize) -> Option<String> {
     Some(format!("{mean:.digits$}{std}"))
 }
 
-/// A row's method, and in brackets what is special about it.
-fn name(row: &Row) -> String {
-    let name = match row.variant.as_str() {
+/// A row's method, and in brackets what is special about it; plain text.
+pub(super) fn row_name(row: &Row) -> String {
+    match row.variant.as_str() {
         "" => title(&row.method),
         variant => format!("{} ({variant})", title(&row.method)),
-    };
-    name.replace('|', "\\|")
+    }
+}
+
+fn name(row: &Row) -> String {
+    escape(&row_name(row))
+}
+
+/// What all rows share, for above a table; plain text.
+pub(super) fn common(t: &Table) -> Option<String> {
+    (!t.common.is_empty()).then(|| format!("All rows: {}.", t.common.join(", ")))
+}
+
+/// Text as it stands in a line or a cell of Markdown. Names come from outside: none may end a cell, become HTML, a picture or a
+/// formula, or hide where a link leads.
+fn escape(text: &str) -> String {
+    let text = one_line(text);
+    let mut out = String::new();
+    let mut before = ' ';
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        let after = rest.clone().next().unwrap_or(' ');
+        match c {
+            '&' => out += "&amp;",
+            // "> 100" is no tag and, in a line, no quotation.
+            '<' if after != ' ' => out += "&lt;",
+            '\\' | '`' | '*' | '|' | '$' | '~' => out.extend(['\\', c]),
+            // Within a word it is no emphasis.
+            '_' if !(before.is_alphanumeric() && after.is_alphanumeric()) => out += "\\_",
+            ']' if "([:".contains(after) => out += "\\]",
+            '!' if after == '[' => out += "\\!",
+            c => out.push(c),
+        }
+        before = c;
+    }
+    out
 }
 
 fn line(fields: &[String]) -> String {
@@ -99,26 +137,50 @@ pub(super) fn heading(c: &Column) -> String {
 /// `75.12 ± 0.31 (3)`, `75.12 (1)` or `—`.
 fn reproduced(cell: &Cell) -> String {
     match (cell.mean(), cell.std()) {
-        (Some(mean), Some(std)) => format!("{mean:.2} ± {std:.2} ({})", cell.values.len()),
-        (Some(mean), None) => format!("{mean:.2} ({})", cell.values.len()),
+        (Some(mean), Some(std)) => format!("{mean:.2} ± {std:.2} ({})", cell.count()),
+        (Some(mean), None) => format!("{mean:.2} ({})", cell.count()),
         (None, _) => "—".into(),
     }
 }
 
-fn paper(cell: &Cell) -> String {
-    let mark = cell.paper.filter(|(_, source)| *source == "ldam").map_or("", |_| "†");
-    format!("{}{mark}", two(cell.paper.map(|(value, _)| value)))
+/// A published value with its marks, plain text.
+pub(super) fn paper(cell: &Cell) -> String {
+    format!("{}{}", two(cell.paper.map(|p| p.value)), marks(cell))
+}
+
+/// What must be known of a published value: † LDAM's, ‡ of another schedule, § of a setting with a doubt.
+pub(super) fn marks(cell: &Cell) -> String {
+    let Some(paper) = &cell.paper else { return String::new() };
+    let marks = [
+        ('†', paper.table.source == "ldam"),
+        ('‡', !paper.same_schedule && cell.mean().is_some()),
+        ('§', paper.table.doubt.is_some()),
+    ];
+    marks.into_iter().filter(|(_, holds)| *holds).map(|(mark, _)| mark).collect()
 }
 
 /// What a reader must know to use the table; plain text.
 pub(super) fn notes(t: &Table) -> Vec<String> {
     let mut notes = Vec::new();
+    let marked = |mark: char| t.cells().filter(move |c| marks(c).contains(mark)).filter_map(|c| c.paper);
     if t.has_paper() {
-        notes.push(format!("paper: {}. Δ is reproduced − paper.", published::source("paper")));
+        notes.push(format!(
+            "paper: {}. Δ is reproduced − paper, of runs with the published schedule.",
+            published::source("paper")
+        ));
     }
-    if t.cells().any(|c| c.paper.is_some_and(|(_, source)| source == "ldam")) {
+    if marked('†').next().is_some() {
         notes.push(format!("†: {}.", published::source("ldam")));
     }
+    let schedules: BTreeSet<String> = marked('‡').map(|p| p.table.schedule.words()).collect();
+    if !schedules.is_empty() {
+        let schedules = schedules.into_iter().collect::<Vec<_>>().join("; ");
+        notes.push(format!(
+            "‡: published for another schedule than that of these runs ({schedules}), so without Δ."
+        ));
+    }
+    let doubts: BTreeSet<&str> = marked('§').filter_map(|p| p.table.doubt.as_deref()).collect();
+    notes.extend(doubts.into_iter().map(|doubt| format!("§: {doubt}; without Δ.")));
     if t.has_starting_report() {
         notes.push(format!("report: {}.", published::source("seed")));
     }
@@ -137,13 +199,54 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
                 .into(),
         );
     }
-    let suffix = "what departs from that, or from the method's usual options, stands in brackets";
-    notes.push(format!("Setting: {}; {suffix}.", standard_in_words()));
-    if !t.common.is_empty() {
-        notes.push(format!("All rows: {}.", t.common.join(", ")));
+    notes.push(format!(
+        "Setting: {}, unless the table says otherwise; what departs from that, or from the method's usual options, stands in brackets, \
+         or above the table if all rows share it.",
+        standard_in_words()
+    ));
+    let versions = t.versions();
+    if let (2.., Some(old)) = (versions.len(), versions.get(&1)) {
+        let all: usize = versions.values().sum();
+        let were = if *old == 1 { "was" } else { "were" };
+        notes.push(format!(
+            "{old} of these {all} runs {were} trained by version 1 of train, the others by a later one. Version 2 rounds the loss, and the \
+             evaluation on GPUs, otherwise; the methods are the same, so both share their rows."
+        ));
+    }
+    if t.cells().any(|c| !c.is_one_run_a_seed()) {
+        notes.push(
+            "Runs of one seed were computed by different devices or instruction sets, or by different versions, which part by rounding; \
+             the JSON lists them."
+                .into(),
+        );
+    }
+    if t.repeated > 0.0 {
+        notes.push(format!(
+            "Evaluations of the same weights count once, though some differ: by up to {:.2} percentage points.",
+            t.repeated
+        ));
     }
     if t.cells().any(|c| c.values.is_empty()) {
         notes.push("—: not there.".into());
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn names_cannot_become_markup() {
+        for (name, wanted) in [
+            ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)>"),
+            ("a\nb|c", "a b\\|c"),
+            ("![x](http://y)", "\\![x\\](http://y)"),
+            ("`code` *b* _i_ ~s~ $m$", "\\`code\\` \\*b\\* \\_i\\_ \\~s\\~ \\$m\\$"),
+            ("a&lt;b \\|", "a&amp;lt;b \\\\\\|"),
+            ("rw_norm 1, milestones [100], < 20 and > 100", "rw_norm 1, milestones [100], < 20 and > 100"),
+        ] {
+            assert_eq!(escape(name), wanted);
+        }
+    }
 }

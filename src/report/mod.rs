@@ -59,26 +59,13 @@ pub enum Error {
         /// What the renderer said.
         why: String,
     },
-    /// The same experiment with the same seed, and two results.
-    #[error(
-        "{second}: {what} has top-1 {value:.2} here and {other:.2} in {first}; leave one of the two away"
-    )]
-    Duplicate {
-        /// The experiment.
-        what: String,
-        /// One manifest.
-        first: PathBuf,
-        /// Its accuracy.
-        other: f64,
-        /// The other manifest.
-        second: PathBuf,
-        /// Its accuracy.
-        value: f64,
-    },
 }
 
 /// The name of a method as papers print it: `remix-drw` is Remix-DRW.
 pub(crate) fn title(method: &str) -> String {
+    if method.starts_with(experiment::BARE) {
+        return method.to_owned();
+    }
     let part = |p: &str| match p {
         "mixup" => "Mixup".into(),
         "remix" => "Remix".into(),
@@ -94,6 +81,19 @@ pub(crate) fn title(method: &str) -> String {
     let words = ["balanced-softmax", "logit-adjustment", "manifold-mixup"];
     let method = words.iter().fold(method.to_owned(), |m, words| m.replace(words, &words.replace('-', " ")));
     method.split('-').map(part).collect::<Vec<String>>().join("-")
+}
+
+/// A text from outside as it may stand in a line: line breaks are spaces, and characters that show nothing but change how the rest is
+/// read (controls, changes of direction) are U+FFFD.
+pub(crate) fn one_line(text: &str) -> String {
+    let one = |c: char| match c {
+        '\u{2028}' | '\u{2029}' => ' ',
+        c if c.is_control() && c.is_whitespace() => ' ',
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(one).collect()
 }
 
 /// A number with two decimals, `—` if there is none.
@@ -112,11 +112,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn texts_from_outside_stay_in_their_line() {
+        assert_eq!(one_line("a\nb\r\u{85}c\u{2028}d\t猫"), "a b  c d 猫");
+        assert_eq!(one_line("\u{1b}[31m\u{202e}x"), "\u{fffd}[31m\u{fffd}x");
+    }
+
+    #[test]
     fn names_and_numbers() {
         assert_eq!(title("remix-drw"), "Remix-DRW");
         assert_eq!(title("erm"), "ERM");
         assert_eq!(title("remix-cutmix-ldam-rs"), "Remix-CutMix-LDAM-RS");
         assert_eq!(title("balanced-softmax-drw"), "Balanced Softmax-DRW");
+        assert_eq!(title("weights my-rs-remix.safetensors"), "weights my-rs-remix.safetensors");
         assert_eq!([two(Some(75.0)), two(None)], ["75.00", "—"]);
         let all = [Some(1.0), Some(-1.234), Some(-0.001), None].map(signed);
         assert_eq!(all, ["+1.00", "-1.23", "0.00", "—"]);

@@ -1,9 +1,14 @@
-//! Published accuracies, from `published.json`, which says where each comes from.
+//! Published accuracies, from `published.json`, which says where each comes from and of which setting it is.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
+use serde_json::Value;
+
+use super::experiment::Experiment;
+use super::settings::{same, standard};
+use crate::train::schedule::Recipe;
 
 /// The file, as committed.
 const TEXT: &str = include_str!("published.json");
@@ -13,31 +18,161 @@ pub fn hash() -> String {
     blake3::hash(TEXT.as_bytes()).to_hex().to_string()
 }
 
-/// Percent, by method and `dataset/imb_type/imb_ratio`.
-type Rows = BTreeMap<String, BTreeMap<String, f64>>;
-
 #[derive(Deserialize)]
 struct Published {
     sources: BTreeMap<String, String>,
-    paper: Rows,
-    ldam: Rows,
-    seed: Rows,
+    tables: Vec<Table>,
+}
+
+/// Values of one source in one setting.
+#[derive(Debug, Deserialize)]
+pub struct Table {
+    /// `paper`, `ldam` or `seed` (the starting report).
+    pub source: String,
+    /// Its name there.
+    pub table: String,
+    /// The network.
+    pub arch: String,
+    /// Epochs and learning rate.
+    pub schedule: Schedule,
+    /// Images a step.
+    #[serde(default = "batch_size")]
+    batch_size: u64,
+    /// Settings that are not compared, for they are not given, or not the standard ones and without a name here.
+    #[serde(default)]
+    open: Vec<String>,
+    #[serde(default)]
+    unit: Unit,
+    /// What is not known of the setting. Values with a doubt are shown, and no difference from them.
+    pub doubt: Option<String>,
+    /// By method, and `dataset/imb_type/imb_ratio`.
+    rows: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+fn batch_size() -> u64 {
+    128
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Unit {
+    #[default]
+    Accuracy,
+    Error,
+}
+
+/// When a training ends, and when its learning rate falls.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Schedule {
+    /// Passes over the images.
+    pub epochs: u32,
+    /// First epochs of a tenth of the learning rate before.
+    pub milestones: Vec<u32>,
+    /// Epochs of linear warm-up.
+    #[serde(default)]
+    pub warmup: u32,
+}
+
+impl Schedule {
+    /// That of a run; settings that it does not say are the standard ones. None where they are not to be understood.
+    fn of(run: &Experiment) -> Option<Schedule> {
+        let setting = |name| run.settings.get(name).or_else(|| standard(name)).cloned();
+        let number = |name| setting(name).and_then(|v| u32::try_from(v.as_u64()?).ok());
+        let epochs = number("epochs")?;
+        let milestones = match run.settings.get("milestones") {
+            Some(chosen) => serde_json::from_value(chosen.clone()).ok()?,
+            None => serde_json::from_value::<Recipe>(setting("recipe")?).ok()?.milestones(epochs),
+        };
+        Some(Schedule { epochs, milestones, warmup: number("warmup")? })
+    }
+
+    /// `300 epochs, milestones 150 and 250`
+    pub fn words(&self) -> String {
+        let milestones: Vec<String> = self.milestones.iter().map(u32::to_string).collect();
+        let warmup = if self.warmup > 0 { format!(", warm-up {}", self.warmup) } else { String::new() };
+        format!("{} epochs{warmup}, milestones {}", self.epochs, milestones.join(" and "))
+    }
 }
 
 static PUBLISHED: LazyLock<Published> =
     LazyLock::new(|| serde_json::from_str(TEXT).expect("published.json is tested to parse"));
 
-/// The published value of a method, percent, with the name of its source: the Remix paper, else LDAM's authors.
-pub fn paper(method: &str, column: &str) -> Option<(f64, &'static str)> {
-    let p = &*PUBLISHED;
-    [(&p.paper, "paper"), (&p.ldam, "ldam")]
-        .into_iter()
-        .find_map(|(rows, source)| Some((*rows.get(method)?.get(column)?, source)))
+/// A published value beside a cell.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside {
+    /// Accuracy, percent.
+    pub value: f64,
+    /// Where it is from.
+    pub table: &'static Table,
+    /// Whether the runs of the cell have the schedule of the published ones.
+    pub same_schedule: bool,
 }
 
-/// The value in the starting report, percent.
-pub fn starting_report(method: &str, column: &str) -> Option<f64> {
-    PUBLISHED.seed.get(method)?.get(column).copied()
+impl Beside {
+    /// Whether a difference from it is one of results, not of settings.
+    pub fn is_comparable(&self) -> bool {
+        self.same_schedule && self.table.doubt.is_none()
+    }
+}
+
+/// The published value for runs in a setting, on a data set's column: of their own schedule where there is one, else of the first source
+/// that has one. None in settings that nobody published.
+pub fn beside(run: &Experiment, column: &str) -> Option<Beside> {
+    let found = || values(run, column).filter(|v| v.table.source != "seed");
+    found().find(|v| v.same_schedule).or_else(|| found().next())
+}
+
+/// The value in the starting report, percent; likewise.
+pub fn starting_report(run: &Experiment, column: &str) -> Option<f64> {
+    values(run, column).find(|v| v.table.source == "seed").map(|v| v.value)
+}
+
+/// All published values for runs in a setting whose schedule is one of those that are published.
+fn values(run: &Experiment, column: &str) -> impl Iterator<Item = Beside> {
+    let schedule = Schedule::of(run).filter(|s| PUBLISHED.tables.iter().any(|t| t.schedule == *s));
+    let name = method(&run.method, &run.options);
+    let value = move |table: &'static Table| {
+        let schedule = schedule.as_ref().filter(|_| table.fits(run))?;
+        let mut rows = table.rows.iter();
+        let (_, row) = rows.find(|(row, _)| {
+            let (base, options) = row.split_once('(').unwrap_or((row, ""));
+            method(base, options.trim_end_matches(')')) == name
+        })?;
+        let value = *row.get(column)?;
+        let value = match table.unit {
+            Unit::Accuracy => value,
+            // As many decimals as were printed.
+            Unit::Error => ((100.0 - value) * 100.0).round() / 100.0,
+        };
+        Some(Beside { value, table, same_schedule: table.schedule == *schedule })
+    };
+    PUBLISHED.tables.iter().filter_map(value).collect::<Vec<_>>().into_iter()
+}
+
+/// A method with its options, numbers written alike. How class weights are normalised is left out: the sources do not say.
+fn method(base: &str, options: &str) -> (String, Vec<String>) {
+    let number = |text: &str| text.parse::<f64>().map_or_else(|_| text.to_owned(), |v| v.to_string());
+    let option = |o: &str| o.split_once('=').map(|(name, value)| format!("{name}={}", number(value)));
+    let mut all: Vec<String> = options.split(',').filter_map(option).collect();
+    all.retain(|o| !o.starts_with("rw_norm="));
+    all.sort();
+    (base.to_owned(), all)
+}
+
+impl Table {
+    /// Whether a run is in this setting, whatever its schedule. In bf16 it is the same experiment, rounded.
+    fn fits(&self, run: &Experiment) -> bool {
+        let own = |name| run.settings.get(name).or_else(|| standard(name));
+        let open = |name: &str| {
+            ["arch", "batch_size", "epochs", "milestones", "recipe", "warmup", "precision"].contains(&name)
+                || self.open.iter().any(|o| o == name)
+        };
+        own("arch").and_then(Value::as_str) == Some(&self.arch)
+            && own("batch_size").and_then(Value::as_u64) == Some(self.batch_size)
+            && run.settings.iter().all(|(name, value)| {
+                open(name) || standard(name).map_or(name != "evaluated on", |s| same(s, value))
+            })
+    }
 }
 
 /// What a source is: `paper`, `ldam` or `seed` (the starting report).
@@ -47,19 +182,73 @@ pub fn source(name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::experiment::tests::experiment;
     use super::*;
+    use serde_json::json;
+
+    /// A run of a method on CIFAR-10 or whatever a column says, with some settings.
+    fn run(method: &str, options: &str, settings: Value) -> Experiment {
+        let settings = settings.as_object().expect("an object").clone().into_iter().collect();
+        Experiment { method: method.into(), options: options.into(), settings, ..experiment() }
+    }
+
+    fn paper(method: &str) -> Experiment {
+        run(method, "", json!({"recipe": "paper"}))
+    }
 
     #[test]
     fn values_as_printed_in_the_sources() {
-        // Table 1 of arXiv 2007.03943v3, Table 2 of arXiv 1906.07413v2, and the starting report's Table 1.
-        assert_eq!(paper("remix", "cifar10/exp/100"), Some((75.36, "paper")));
-        assert_eq!(paper("drw", "cifar100/step/10"), Some((57.22, "paper")));
-        assert_eq!(paper("rw", "cifar100/step/100"), Some((21.31, "ldam")));
-        assert_eq!(paper("rs", "cifar10/step/100"), None);
-        assert_eq!(starting_report("remix-rw", "cifar10/exp/10"), Some(89.53));
-        assert_eq!(starting_report("erm", "cifar10/exp/10"), None);
+        // Tables 1 to 4 of arXiv 2007.03943v3, Table 2 of arXiv 1906.07413v2, and the starting report's Table 1.
+        let value = |run: &Experiment, column| {
+            beside(run, column).map(|v| (v.value, v.table.source.as_str(), v.is_comparable()))
+        };
+        assert_eq!(value(&paper("remix"), "cifar10/exp/100"), Some((75.36, "paper", true)));
+        assert_eq!(value(&paper("drw"), "cifar100/step/10"), Some((57.22, "paper", true)));
+        assert_eq!(value(&paper("rw"), "cifar100/step/100"), Some((21.31, "ldam", false)));
+        assert_eq!(value(&paper("rs"), "cifar10/step/100"), None);
+        assert_eq!(starting_report(&paper("remix-rw"), "cifar10/exp/10"), Some(89.53));
+        assert_eq!(starting_report(&paper("erm"), "cifar10/exp/10"), None);
+        let cinic = run("mixup", "", json!({"arch": "resnet18", "recipe": "paper", "split": "val"}));
+        assert_eq!(value(&cinic, "cinic10/step/50"), Some((69.74, "paper", true)));
+        let inat = json!({"arch": "resnet50", "batch_size": 256, "epochs": 90, "milestones": [30, 60]});
+        let inat = run("remix", "alpha=0.4", inat);
+        assert_eq!(value(&inat, "inaturalist2018/none/1"), Some((61.31, "paper", true)));
         for name in ["paper", "ldam", "seed"] {
             assert!(!source(name).is_empty(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_schedule_decides() {
+        let at = |settings| beside(&run("ldam-drw", "", settings), "cifar10/exp/100");
+        let value = |settings| at(settings).map(|v| (v.value, v.same_schedule));
+        // Those of the paper's runs, of the report's, and of LDAM's own.
+        assert_eq!(value(json!({"recipe": "paper"})), Some((76.57, true)));
+        assert_eq!(value(json!({"milestones": [150, 250]})), Some((76.57, true)));
+        assert_eq!(value(json!({"recipe": "seed"})), Some((76.57, false)));
+        let own = json!({"epochs": 200, "warmup": 5, "milestones": [161, 161]});
+        assert_eq!(value(own), Some((77.03, true)));
+        for other in
+            [json!({"epochs": 10}), json!({"recipe": "cosine"}), json!({"warmup": 5}), json!({"lr": 0.05})]
+        {
+            assert_eq!(value(other.clone()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn options_compare_as_numbers() {
+        let settings = || json!({"recipe": "paper", "precision": "bf16"});
+        let value = |method: &str, options: &str| {
+            beside(&run(method, options, settings()), "cifar10/step/100").map(|v| v.value)
+        };
+        assert_eq!(value("focal", "gamma=1.0"), Some(63.91));
+        assert_eq!(value("focal", "gamma=1"), Some(63.91));
+        assert_eq!(value("focal", ""), None);
+        assert_eq!(value("remix-rw", "rw_norm=batch-size"), Some(68.74));
+        assert_eq!(value("remix-rw", "beta=0.999,rw_norm=batch-size"), None);
+        let tau =
+            |options| beside(&run("remix-drw", options, settings()), "cifar10/step/100").expect("a value");
+        assert_eq!((tau("tau=0.3").value, tau("tau=0.3").is_comparable()), (77.2, false), "of exp or step");
+        assert_eq!((tau("").value, tau("").is_comparable()), (77.86, true));
     }
 }

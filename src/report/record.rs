@@ -40,16 +40,16 @@ pub struct Record {
     pub others: [Option<f64>; OTHERS.len()],
     /// Key of the metrics manifest.
     pub key: String,
-    /// The metrics manifest, for messages.
-    pub place: PathBuf,
+    /// Hash of its content: evaluations of the same weights share their key, whatever the weights are said to be of.
+    pub content: String,
 }
 
 impl Record {
-    /// Reads a metrics manifest.
+    /// Reads a metrics manifest; `input` is the same manifest as an input.
     ///
     /// # Errors
     /// One without top-1 accuracy, or without the lineage that `eval` writes.
-    pub fn of(m: &Manifest) -> Result<Record, Error> {
+    pub fn of(m: &Manifest, input: &Input) -> Result<Record, Error> {
         let of = Experiment::of(m)?;
         let top1 = m.metrics.get("top1").and_then(Value::as_f64).filter(|v| (0.0..=100.0).contains(v));
         let why = || Error::Foreign {
@@ -58,7 +58,8 @@ impl Record {
             tool: m.kind.tool(),
         };
         let others = OTHERS.map(|o| m.metrics.get(o.name).and_then(Value::as_f64));
-        Ok(Record { of, top1: top1.ok_or_else(why)?, others, key: m.key.clone(), place: place(m) })
+        let content = input.blake3.clone();
+        Ok(Record { of, top1: top1.ok_or_else(why)?, others, key: m.key.clone(), content })
     }
 }
 

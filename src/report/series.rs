@@ -1,11 +1,15 @@
-//! Runs that differ in the seed alone, put together, and short names that tell such groups apart in a legend.
+//! Runs that differ in the seed, or in what computed them, alone, put together, and short names that tell such groups apart in a legend.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::experiment::{Experiment, order, told_apart};
+use serde_json::Value;
+
+use super::experiment::{Experiment, order, representatives, told_apart};
 use super::markdown::heading;
-use super::settings::words;
-use super::title;
+use super::settings::{standard, words};
+use super::table::dataset_title;
+use super::{one_line, title};
+use crate::manifest::key;
 
 /// The runs of one method in one setting.
 #[derive(Debug, PartialEq)]
@@ -16,27 +20,40 @@ pub(super) struct Series {
     pub members: Vec<usize>,
 }
 
-/// Groups experiments, in the order of the tables, whatever order they come in.
+/// Groups experiments, in the order of the tables, whatever order they come in. Byte-identical runs count once.
 pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
     let all = told_apart(all);
+    let one_each = representatives(&all.iter().collect::<Vec<_>>());
+    let runs: Vec<(usize, &Experiment)> =
+        all.iter().enumerate().filter(|(i, _)| one_each[*i] == *i).collect();
+    let names: BTreeSet<&String> = all.iter().flat_map(|e| e.settings.keys()).collect();
+    // What a manifest does not say is the standard, so that older ones go with newer ones; of a bare file it is not known.
+    let value = |e: &Experiment, name: &String| -> Option<String> {
+        let default = || standard(name).filter(|_| e.file.is_none());
+        e.settings.get(name).or_else(default).map(|v: &Value| words(name, v))
+    };
+    let differs = |name: &&String| runs.iter().any(|(_, e)| value(e, name) != value(runs[0].1, name));
+    let differing: Vec<&String> = names.into_iter().filter(differs).collect();
+    let settings = |e: &Experiment| -> Vec<String> { differing.iter().filter_map(|n| value(e, n)).collect() };
+
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-    for (i, e) in all.iter().enumerate() {
-        let settings: Vec<String> = e.settings.iter().map(|(name, v)| words(name, v)).collect();
-        let place = (order(&e.method), &e.method, &e.column, &e.which, &e.options, settings);
+    for &(i, e) in &runs {
+        let place = (order(&e.method), &e.method, &e.column, &e.which, &e.options, settings(e));
         groups.entry(place).or_default().push(i);
     }
     let columns: BTreeSet<_> = all.iter().map(|e| &e.column).collect();
+    let datasets: BTreeSet<_> = all.iter().map(|e| &e.column.dataset).collect();
     let epochs: BTreeSet<_> = all.iter().map(|e| &e.which).collect();
-    let names: BTreeSet<&String> = all.iter().flat_map(|e| e.settings.keys()).collect();
-    let differs = |name: &&String| all.iter().any(|e| e.settings.get(*name) != all[0].settings.get(*name));
-    let differing: Vec<&String> = names.into_iter().filter(differs).collect();
-
     let group = |mut members: Vec<usize>| {
-        members.sort_by_key(|&i| all[i].seed);
+        let run = |i: usize| (all[i].seed, &all[i].computed_by, &all[i].weights);
+        members.sort_by(|&a, &b| run(a).cmp(&run(b)));
         let e = &all[members[0]];
         let mut parts: Vec<String> =
             e.options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', " ")).collect();
-        parts.extend(differing.iter().filter_map(|name| Some(words(name, e.settings.get(*name)?))));
+        parts.extend(settings(e));
+        if datasets.len() > 1 {
+            parts.push(dataset_title(&e.column.dataset).to_owned());
+        }
         if columns.len() > 1 {
             parts.push(heading(&e.column));
         }
@@ -47,9 +64,57 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
         if !parts.is_empty() {
             label += &format!(" ({})", parts.join(", "));
         }
-        Series { label, members }
+        Series { label: one_line(&label), members }
     };
-    groups.into_values().map(group).collect()
+    let mut groups: Vec<Series> = groups.into_values().map(group).collect();
+    number_equals(groups.iter_mut().map(|g| &mut g.label).collect());
+    groups
+}
+
+/// Numbers texts that are equal, though what they name is not: ` #1`, ` #2`.
+pub(super) fn number_equals(mut all: Vec<&mut String>) {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let texts: Vec<String> = all.iter().map(|text| (**text).clone()).collect();
+    for (text, own) in texts.iter().zip(&mut all) {
+        if texts.iter().filter(|other| *other == text).count() > 1 {
+            let n = seen.entry(text.clone()).or_default();
+            *n += 1;
+            own.push_str(&format!(" #{n}"));
+        }
+    }
+}
+
+/// What tells the runs of a group from each other: the seed, what computed it, the hash of its weights, as much of these as it takes. Empty
+/// for one run.
+pub(super) fn apart(runs: &[&Experiment]) -> Vec<String> {
+    let seed = |e: &Experiment| e.seed.map_or("unknown seed".into(), |s| format!("seed {s}"));
+    let by = |e: &Experiment| e.computed_by.clone().unwrap_or_else(|| "unknown device".into());
+    let parts: [&dyn Fn(&Experiment) -> String; 3] =
+        [&seed, &by, &|e: &Experiment| key::short(&e.weights).to_owned()];
+    let mut names = vec![String::new(); runs.len()];
+    for part in parts {
+        let distinct = |all: &[String]| all.iter().collect::<BTreeSet<_>>().len();
+        let values: Vec<String> = runs.iter().map(|e| part(e)).collect();
+        if distinct(&names) < runs.len() && distinct(&values) > 1 {
+            let joined = |(name, value): (&String, String)| {
+                if name.is_empty() { value } else { format!("{name}, {value}") }
+            };
+            names = names.iter().zip(values).map(joined).collect();
+        }
+    }
+    names
+}
+
+/// The number of runs, `3`; where seeds repeat, `3 runs of 2 seeds`, and where they are not known, `3 runs`.
+pub(super) fn count(seeds: &[Option<u64>]) -> String {
+    let n = seeds.len();
+    let known: BTreeSet<u64> = seeds.iter().copied().flatten().collect();
+    match known.len() {
+        distinct if distinct == n || n == 1 => n.to_string(),
+        _ if seeds.contains(&None) => format!("{n} runs"),
+        1 => format!("{n} runs of 1 seed"),
+        distinct => format!("{n} runs of {distinct} seeds"),
+    }
 }
 
 /// Mean, and the sample standard deviation of two or more (n − 1).
@@ -62,15 +127,78 @@ pub(super) fn mean_std(values: &[f64]) -> (f64, Option<f64>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::experiment::Column;
+    use super::super::experiment::{Column, tests::experiment as plain};
     use super::*;
 
     fn experiment(method: &str, options: &str, ratio: &str, seed: u64, epochs: u64) -> Experiment {
-        let column =
-            Column { dataset: "cifar10".into(), imb_type: "exp".into(), imb_ratio: ratio.to_owned() };
+        let column = Column { imb_ratio: ratio.to_owned(), ..plain().column };
         let settings = [("epochs".to_owned(), epochs.into())].into_iter().collect();
         let (method, options) = (method.to_owned(), options.to_owned());
-        Experiment { column, which: "last".into(), method, options, settings, seed: Some(seed), images: None }
+        Experiment { column, method, options, settings, seed: Some(seed), ..plain() }
+    }
+
+    #[test]
+    fn runs_of_one_seed_are_members_and_copies_are_not() {
+        let run = |seed, by: Option<&str>, weights: &str| Experiment {
+            computed_by: by.map(str::to_owned),
+            weights: weights.into(),
+            ..experiment("remix", "", "100", seed, 300)
+        };
+        let all = [
+            run(1, Some("avx512"), "4"),
+            run(0, Some("amx"), "2"),
+            run(0, None, "1"),
+            run(0, Some("amx"), "1"),
+            run(0, Some("cuda:0 NVIDIA H200"), "3"),
+        ];
+        let all: Vec<&Experiment> = all.iter().collect();
+        let found = series(&all);
+        assert_eq!((found.len(), found[0].label.as_str()), (1, "Remix"));
+        assert_eq!(found[0].members, [3, 1, 4, 0]);
+        let members: Vec<_> = found[0].members.iter().map(|&i| all[i]).collect();
+        assert_eq!(count(&members.iter().map(|e| e.seed).collect::<Vec<_>>()), "4 runs of 2 seeds");
+        assert_eq!(
+            apart(&members),
+            ["seed 0, amx, 1", "seed 0, amx, 2", "seed 0, cuda:0 NVIDIA H200, 3", "seed 1, avx512, 4"]
+        );
+        assert_eq!(apart(&members[2..]), ["seed 0", "seed 1"]);
+        assert_eq!(apart(&members[1..3]), ["amx", "cuda:0 NVIDIA H200"]);
+        assert_eq!(apart(&members[..1]), [""]);
+    }
+
+    #[test]
+    fn runs_are_counted_by_seed() {
+        let all: [&[Option<u64>]; 6] = [
+            &[Some(3)],
+            &[None],
+            &[Some(0), Some(1)],
+            &[Some(0), Some(0)],
+            &[None, None],
+            &[Some(0), Some(1), Some(0)],
+        ];
+        assert_eq!(all.map(count), ["1", "1", "2", "2 runs of 1 seed", "2 runs", "3 runs of 2 seeds"]);
+    }
+
+    #[test]
+    fn labels_differ() {
+        let mut other = experiment("remix", "", "100", 0, 300);
+        other.column.dataset = "cifar100".into();
+        other.settings.insert("minority_fraction".into(), 0.5.into());
+        let all = [experiment("remix", "", "100", 0, 300), other];
+        let labels: Vec<_> = series(&all.iter().collect::<Vec<_>>()).into_iter().map(|s| s.label).collect();
+        assert_eq!(labels, ["Remix (CIFAR-10, exp 100)", "Remix (CIFAR-100, exp 100)"]);
+        // A setting that only some manifests have, at its default and not.
+        let mut all = [(); 3].map(|()| experiment("remix", "", "100", 0, 300));
+        for (e, (value, weights)) in all[1..].iter_mut().zip([(0.into(), "1"), (5.into(), "2")]) {
+            e.settings.insert("warmup".into(), value);
+            e.weights = weights.into();
+        }
+        let found = series(&all.iter().collect::<Vec<_>>());
+        let wanted = [("Remix (warmup 0)", vec![0, 1]), ("Remix (warmup 5)", vec![2])];
+        assert_eq!(found, wanted.map(|(label, members)| Series { label: label.into(), members }));
+        let mut texts = ["a", "b", "a"].map(str::to_owned);
+        number_equals(texts.iter_mut().collect());
+        assert_eq!(texts, ["a #1", "b", "a #2"]);
     }
 
     #[test]

@@ -26,7 +26,8 @@ static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     all
 });
 
-fn standard(name: &str) -> Option<&'static Value> {
+/// The standard value of a setting.
+pub(super) fn standard(name: &str) -> Option<&'static Value> {
     STANDARD.get(name)
 }
 
@@ -38,62 +39,75 @@ pub(super) fn standard_in_words() -> String {
 }
 
 /// Equal as numbers, where both are numbers: JSON tells 0 from 0.0.
-fn same(a: &Value, b: &Value) -> bool {
+pub(super) fn same(a: &Value, b: &Value) -> bool {
     a == b || a.as_f64().is_some_and(|a| b.as_f64() == Some(a))
 }
 
-/// Settings without a standard value that differ between records of a table, or that only some records of one method
-/// have: these must be told, or rows that were never averaged would look the same.
-pub(super) fn telling(records: &[&Experiment]) -> BTreeSet<String> {
+/// What a table says of its settings.
+pub(super) struct Telling {
+    /// Settings that all records have with one value, which is not the standard one, in words: said once, and in no row.
+    pub common: Vec<String>,
+    /// Settings without a standard value that rows must tell, or rows that were never averaged would look the same.
+    varying: BTreeSet<String>,
+    shared: BTreeSet<String>,
+}
+
+/// What must be said of the settings of a table's records, and where.
+pub(super) fn telling(records: &[&Experiment]) -> Telling {
     let names: BTreeSet<&String> = records.iter().flat_map(|r| r.settings.keys()).collect();
-    let varies = |name: &String| {
+    let mut telling = Telling { common: vec![], varying: BTreeSet::new(), shared: BTreeSet::new() };
+    for name in names {
         let values: BTreeSet<String> =
-            records.iter().filter_map(|r| r.settings.get(name)).map(Value::to_string).collect();
+            records.iter().filter_map(|r| Some(words(name, r.settings.get(name)?))).collect();
         let mut per_method: BTreeMap<&str, BTreeSet<bool>> = BTreeMap::new();
         for r in records {
             per_method.entry(&r.method).or_default().insert(r.settings.contains_key(name));
         }
-        values.len() > 1 || per_method.values().any(|has| has.len() > 1)
-    };
-    names.into_iter().filter(|n| standard(n).is_none() && varies(n)).cloned().collect()
-}
-
-/// What departs from the preset and the standard settings, in words.
-pub(super) fn variant(r: &Experiment, telling: &BTreeSet<String>) -> String {
-    let mut parts: Vec<String> =
-        r.options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', " ")).collect();
-    for (name, value) in &r.settings {
-        if standard(name).is_some_and(|s| !same(s, value)) || telling.contains(name) {
-            parts.push(words(name, value));
+        if values.len() == 1 && records.iter().all(|r| r.settings.contains_key(name)) {
+            telling.common.extend(values.into_iter().filter(|_| departs(name, &records[0].settings[name])));
+            telling.shared.insert(name.clone());
+        } else if standard(name).is_none()
+            && (values.len() > 1 || per_method.values().any(|has| has.len() > 1))
+        {
+            telling.varying.insert(name.clone());
         }
     }
-    parts.join(", ")
+    telling
 }
 
-/// Whether published values are of this setting: the standard one, and what the paper's text leaves open, the second milestone and the
-/// norm of class weights. In bf16 it is the same experiment, rounded.
-pub(super) fn is_published(r: &Experiment) -> bool {
-    let open = ["recipe", "milestones", "precision"];
-    let recipe = r.settings.get("recipe").is_none_or(|v| v == "seed" || v == "paper");
-    let standard = r.settings.iter().all(|(name, value)| {
-        open.contains(&name.as_str()) || standard(name).map_or(name != "evaluated on", |s| same(s, value))
-    });
-    let options = r.options.split(',').all(|o| o.is_empty() || o.starts_with("rw_norm="));
-    standard && recipe && options && !r.settings.contains_key("milestones")
+/// Whether a value is not the standard one; where there is none, every value departs.
+fn departs(name: &str, value: &Value) -> bool {
+    standard(name).is_none_or(|s| !same(s, value))
 }
 
-/// Settings that every record has with the same value and that no row tells.
-pub(super) fn common(records: &[&Experiment], telling: &BTreeSet<String>) -> Vec<String> {
-    let everywhere = |name: &String| records.iter().all(|r| r.settings.contains_key(name));
-    let first = records[0].settings.iter();
-    first
-        .filter(|(name, _)| standard(name).is_none() && !telling.contains(*name) && everywhere(name))
-        .map(|(name, value)| words(name, value))
-        .collect()
+/// What departs from the preset and the standard settings, in words, without what is said once for all rows.
+pub(super) fn variant(r: &Experiment, telling: &Telling) -> String {
+    in_words(r, |name| {
+        !telling.shared.contains(name) && (standard(name).is_some() || telling.varying.contains(name))
+    })
 }
 
+/// The same, whatever other rows have: for records that are read alone.
+pub(super) fn departures(r: &Experiment, telling: &Telling) -> String {
+    in_words(r, |name| standard(name).is_some() || telling.varying.contains(name))
+}
+
+/// Options that are not the preset's, and those of the settings to tell that depart from the standard.
+fn in_words(r: &Experiment, tell: impl Fn(&str) -> bool) -> String {
+    let options = r.options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', " "));
+    let told = r.settings.iter().filter(|(name, value)| tell(name) && departs(name, value));
+    options.chain(told.map(|(name, value)| words(name, value))).collect::<Vec<_>>().join(", ")
+}
+
+/// A setting in words. Numbers are written alike whatever their JSON: 0.0 as 0.
 pub(super) fn words(name: &str, value: &Value) -> String {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(n) => {
+            n.as_f64().filter(|_| n.is_f64()).map_or_else(|| n.to_string(), |v| v.to_string())
+        }
+        other => other.to_string(),
+    };
     match name {
         "arch" | "precision" => text,
         "epochs" => format!("{text} epoch{}", if text == "1" { "" } else { "s" }),

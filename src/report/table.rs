@@ -1,16 +1,15 @@
 //! Tables: evaluations arranged as methods × (type, ratio), with their statistics. One table a data set and epoch, so that
 //! last and best never mix.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::experiment::{Column, Experiment, order, told_apart};
+use super::experiment::{Column, Experiment, order, representatives, told_apart};
+use super::published::{self, Beside};
 use super::record::{OTHERS, Record};
-use super::series::mean_std;
-use super::settings::{common, is_published, telling, variant};
-use super::{Error, published};
+use super::series::{count, mean_std};
+use super::settings::{departures, telling, variant};
 
 /// One table.
 #[derive(Debug)]
@@ -25,8 +24,10 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Rows, in the order of the methods in the literature.
     pub rows: Vec<Row>,
-    /// Settings that all rows share and that have no standard value, as `name value`.
+    /// Settings that all rows share and that are not the standard ones, in words.
     pub common: Vec<String>,
+    /// By how much evaluations of the same weights differ at most, percentage points. Each run has one of them.
+    pub repeated: f64,
     /// The split that all were evaluated on; none where rows differ.
     pub split: Option<String>,
 }
@@ -36,10 +37,10 @@ pub struct Table {
 pub struct Row {
     /// Name of the preset.
     pub method: String,
-    /// What departs from the preset and the standard settings; empty for the plain method.
+    /// What departs from the preset and the standard settings, without what the table says once; empty for the plain method.
     pub variant: String,
-    /// Whether this is a setting that published values are of.
-    pub published: bool,
+    /// The same with what the table says once.
+    pub departures: String,
     /// One cell a column.
     pub cells: Vec<Cell>,
 }
@@ -47,35 +48,42 @@ pub struct Row {
 /// One method on one training set.
 #[derive(Debug)]
 pub struct Cell {
-    /// One a seed, by seed. Empty where nothing was evaluated.
+    /// The runs, by seed. Empty where nothing was evaluated.
     pub values: Vec<Run>,
-    /// Published value, percent, and the name of its source; none in other settings than the published.
-    pub paper: Option<(f64, &'static str)>,
+    /// Published value for the setting, if there is one.
+    pub paper: Option<Beside>,
     /// Value in the starting report, percent; likewise.
     pub starting_report: Option<f64>,
 }
 
-/// The result of one seed.
+/// The result of one run: one seed on one kind of device.
 #[derive(Debug)]
 pub struct Run {
     /// Seed of the training, where it is known.
     pub seed: Option<u64>,
+    /// What trained it, where it is known.
+    pub computed_by: Option<String>,
+    /// Version of `train` that trained it; none for bare files.
+    pub semantics: Option<u64>,
+    /// Hash of the weights.
+    pub weights: String,
     /// Percent.
     pub top1: f64,
     /// The other numbers, by [`OTHERS`].
     pub others: [Option<f64>; OTHERS.len()],
     /// Key of the metrics manifest.
     pub key: String,
-    place: PathBuf,
+    /// Hash of its content.
+    pub content: String,
 }
 
 impl Cell {
-    /// Mean over seeds.
+    /// Mean over runs.
     pub fn mean(&self) -> Option<f64> {
         Some(self.top1()?.0)
     }
 
-    /// Sample standard deviation over seeds (n − 1); none for fewer than two.
+    /// Sample standard deviation over runs (n − 1); none for fewer than two.
     pub fn std(&self) -> Option<f64> {
         self.top1()?.1
     }
@@ -85,27 +93,59 @@ impl Cell {
         (!all.is_empty()).then(|| mean_std(&all))
     }
 
-    /// Mean over seeds, and sample standard deviation, of a number by its place in [`OTHERS`], where every seed has it.
+    /// Mean over runs, and sample standard deviation, of a number by its place in [`OTHERS`], where every run has it.
     pub fn other(&self, n: usize) -> Option<(f64, Option<f64>)> {
         let all: Option<Vec<f64>> = self.values.iter().map(|v| v.others[n]).collect();
         all.filter(|all| !all.is_empty()).map(|all| mean_std(&all))
     }
 
-    /// Reproduced mean minus published value.
+    /// Reproduced mean minus published value, where both are of one schedule.
     pub fn difference(&self) -> Option<f64> {
-        Some(self.mean()? - self.paper?.0)
+        Some(self.mean()? - self.paper.filter(Beside::is_comparable)?.value)
+    }
+
+    /// The number of runs, `3`; where seeds repeat, `3 runs of 2 seeds`.
+    pub fn count(&self) -> String {
+        count(&self.seeds())
+    }
+
+    /// Whether every run has a seed of its own, or is the only one.
+    pub fn is_one_run_a_seed(&self) -> bool {
+        self.count().parse::<usize>().is_ok()
+    }
+
+    /// The seeds of the runs.
+    pub fn seeds(&self) -> Vec<Option<u64>> {
+        self.values.iter().map(|v| v.seed).collect()
     }
 }
 
 impl Table {
     /// Whether published numbers exist for the data set.
     pub fn has_paper(&self) -> bool {
-        self.number.is_some()
+        self.number.is_some() || self.cells().any(|c| c.paper.is_some())
     }
 
     /// Whether any cell has a value in the starting report.
     pub fn has_starting_report(&self) -> bool {
         self.cells().any(|c| c.starting_report.is_some())
+    }
+
+    /// What the numbers are, for a caption: `mean ± standard deviation over seeds (number of seeds)`.
+    pub fn statistics(&self) -> &'static str {
+        match self.cells().all(Cell::is_one_run_a_seed) {
+            true => "mean ± standard deviation over seeds (number of seeds)",
+            false => "mean ± standard deviation over runs (number of runs, and of seeds where they differ)",
+        }
+    }
+
+    /// How many runs each version of `train` made.
+    pub fn versions(&self) -> BTreeMap<u64, usize> {
+        let mut versions = BTreeMap::new();
+        for version in self.cells().flat_map(|c| &c.values).filter_map(|v| v.semantics) {
+            *versions.entry(version).or_default() += 1;
+        }
+        versions
     }
 
     /// All cells, row by row.
@@ -135,10 +175,7 @@ impl Table {
 }
 
 /// Arranges evaluations, in whatever order they come.
-///
-/// # Errors
-/// One experiment and seed with two results.
-pub fn tables(records: &[Record]) -> Result<Vec<Table>, Error> {
+pub fn tables(records: &[Record]) -> Vec<Table> {
     let mut groups: BTreeMap<_, Vec<&Record>> = BTreeMap::new();
     for r in records {
         let number = number(&r.of.column.dataset);
@@ -167,7 +204,7 @@ fn number(dataset: &str) -> Option<u32> {
     }
 }
 
-fn table(records: &[&Record]) -> Result<Table, Error> {
+fn table(records: &[&Record]) -> Table {
     let told = told_apart(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
     let of: Vec<&Experiment> = told.iter().collect();
     let first = of[0];
@@ -184,55 +221,43 @@ fn table(records: &[&Record]) -> Result<Table, Error> {
     columns.dedup();
 
     let telling = telling(&of);
-    let mut rows: BTreeMap<_, (bool, BTreeMap<&Column, Vec<Run>>)> = BTreeMap::new();
-    for (r, of) in records.iter().zip(&of) {
-        let variant = variant(of, &telling);
-        let place = (order(&r.of.method), r.of.method.clone(), variant.clone());
-        let (_, row) = rows.entry(place).or_insert_with(|| (is_published(of), BTreeMap::new()));
-        let values = row.entry(&r.of.column).or_default();
-        if let Some(old) = values.iter().find(|v| v.seed == r.of.seed) {
-            if old.top1 != r.top1 {
-                let seed = r.of.seed.map_or("without seed".into(), |s| format!("seed {s}"));
-                return Err(Error::Duplicate {
-                    what: format!(
-                        "{} {variant} on {}, {seed}, {}",
-                        r.of.method,
-                        r.of.column.name(),
-                        r.of.which
-                    ),
-                    first: old.place.clone(),
-                    other: old.top1,
-                    second: r.place.clone(),
-                    value: r.top1,
-                });
-            }
-            continue;
-        }
-        values.push(Run {
-            seed: r.of.seed,
+    let representatives = representatives(&of);
+    let repeated = (0..of.len()).map(|i| (records[i].top1 - records[representatives[i]].top1).abs());
+    let repeated = repeated.fold(0.0, f64::max);
+    let mut rows: BTreeMap<_, (&Experiment, BTreeMap<&Column, Vec<Run>>)> = BTreeMap::new();
+    for i in representatives.iter().copied().collect::<BTreeSet<_>>() {
+        let (r, of) = (records[i], of[i]);
+        let place = (order(&of.method), of.method.clone(), departures(of, &telling));
+        let (_, row) = rows.entry(place).or_insert_with(|| (of, BTreeMap::new()));
+        row.entry(&of.column).or_default().push(Run {
+            seed: of.seed,
+            computed_by: of.computed_by.clone(),
+            semantics: of.semantics,
+            weights: of.weights.clone(),
             top1: r.top1,
             others: r.others,
             key: r.key.clone(),
-            place: r.place.clone(),
+            content: r.content.clone(),
         });
     }
-    let rows = rows.into_iter().map(|((_, method, variant), (published, mut cells))| {
+    let rows = rows.into_iter().map(|((_, method, departures), (of, mut cells))| {
         let cells = columns.iter().map(|c| {
             let mut values = cells.remove(c).unwrap_or_default();
-            values.sort_by_key(|v| v.seed);
+            values.sort_by(|a, b| {
+                (a.seed, &a.computed_by, &a.weights).cmp(&(b.seed, &b.computed_by, &b.weights))
+            });
             let name = c.name();
-            let paper = published::paper(&method, &name).filter(|_| published);
-            let starting_report = published::starting_report(&method, &name).filter(|_| published);
-            Cell { values, paper, starting_report }
+            let paper = published::beside(of, &name);
+            Cell { values, paper, starting_report: published::starting_report(of, &name) }
         });
-        Row { cells: cells.collect(), method, variant, published }
+        Row { cells: cells.collect(), method, variant: variant(of, &telling), departures }
     });
     let rows = rows.collect();
     let (dataset, which) = (first.column.dataset.clone(), first.which.clone());
     let split =
         |e: &&Experiment| e.settings.get("split").and_then(Value::as_str).unwrap_or("test").to_owned();
     let split = Some(split(&of[0])).filter(|first| of.iter().all(|e| split(e) == *first));
-    Ok(Table { number, dataset, which, columns, rows, common: common(&of, &telling), split })
+    Table { number, dataset, which, columns, rows, common: telling.common, repeated, split }
 }
 
 #[cfg(test)]

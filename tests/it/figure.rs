@@ -185,7 +185,6 @@ fn bad_input_is_one_line_and_exit_code_2() {
     edit(&s.join("e/one"), |v| v["metrics"]["class_names"] = json!(["cat"]));
     checkpoint(&s.join("c/empty"), "drw", 0);
     fs::write(s.join("c/empty/log.jsonl"), "").unwrap();
-    evaluation(&s.join("m/again"), &Evaluation { top1: 50.0, ..Evaluation::default() });
     let bad = [
         ("--kind figure1 e/plain", "has no projection; make one with embed --project tsne"),
         (
@@ -201,7 +200,6 @@ fn bad_input_is_one_line_and_exit_code_2() {
             "--kind reliability m/bare",
             "metrics.reliability is missing (older versions did not write it); make it again with eval",
         ),
-        ("--kind per-class m/remix0 m/again", "is the same experiment and seed as"),
         ("--kind curves c/empty", "log.jsonl: size differs from its manifest"),
         ("--kind curves d/exp", "is a dataset manifest, curves takes checkpoint"),
         ("--kind class-counts nowhere", "nowhere: there is no such file; pass the manifest.json"),
@@ -224,4 +222,144 @@ fn bad_input_is_one_line_and_exit_code_2() {
         "fig: holds another report (a.svg), which this one would replace; choose another directory",
     );
     s.one("report", "figure --kind class-counts d/step -o fig/a.svg -q");
+}
+
+/// The drawn texts of a figure, line by line.
+fn said(svg: &str) -> Vec<&str> {
+    svg.split("<text ").skip(1).map(|t| &t[t.find('>').unwrap() + 1..t.find("</text>").unwrap()]).collect()
+}
+
+#[test]
+fn labels_that_carry_several_settings_are_whole() {
+    let s = prepared();
+    let settings = [
+        json!({"epochs": 3, "milestones": [2, 3], "warmup": 1, "weight_decay": 0.0001, "lr": 0.05, "batch_size": 64}),
+        json!({"epochs": 3, "milestones": [2, 3], "warmup": 1, "weight_decay": 0.0005, "lr": 0.05, "batch_size": 64}),
+    ];
+    for (n, with) in settings.into_iter().enumerate() {
+        checkpoint(&s.join(format!("q/{n}")), "remix", n as u64);
+        edit(&s.join(format!("q/{n}")), |v| {
+            v["params"].as_object_mut().unwrap().extend(with.as_object().unwrap().clone())
+        });
+    }
+    s.one("report", "figure --kind curves q/0 q/1 c/remix0 --width 2 -o f/a.svg -q");
+    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    let all = said(&svg).join(" ");
+    assert!(!all.contains('…'), "{all}");
+    for decay in ["0.0001", "0.0005", "0.0002"] {
+        assert!(all.contains(&format!("weight_decay {decay}")), "{decay} in {all}");
+    }
+}
+
+#[test]
+fn a_title_keeps_what_its_panel_is_coloured_by() {
+    let s = prepared();
+    for (n, tau) in [0.125, 0.375].into_iter().enumerate() {
+        embedding(&s.join(format!("long/{n}")), "remix-ldam-drw", 100, true);
+        edit(&s.join(format!("long/{n}")), |v| {
+            v["inputs"][0]["params"]["mix"]["tau"] = json!(tau);
+            v["inputs"][0]["params"]["warmup"] = json!(n);
+            v["inputs"][0]["blake3"] = json!(format!("w{n}"));
+        });
+    }
+    s.one("report", "figure --kind figure1 long/0 long/1 e/mixup e/remix -o f/a.svg -q");
+    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    let all = said(&svg).join(" ");
+    assert_eq!((all.matches("true class").count(), all.matches("predicted").count()), (4, 4), "{all}");
+    assert!(all.contains("tau 0.125") && all.contains("tau 0.375") && !all.contains('…'), "{all}");
+
+    // Two runs of one method are told by what differs.
+    embedding(&s.join("e/again"), "remix", 100, true);
+    edit(&s.join("e/again"), |v| v["inputs"][0]["params"]["seed"] = json!(7));
+    s.one("report", "figure --kind figure1 e/again e/remix -o g/a.svg -q");
+    let svg = fs::read_to_string(s.join("g/a.svg")).unwrap();
+    let all = said(&svg).join(" ");
+    assert!(
+        all.contains("(a) Remix, seed 0, true class") && all.contains("(d) Remix, seed 7, predicted"),
+        "{all}"
+    );
+}
+
+#[test]
+fn losses_of_different_functions_share_no_axis() {
+    let s = prepared();
+    checkpoint(&s.join("c/ldam"), "ldam", 0);
+    s.one("report", "figure --kind curves c/ldam c/remix0 c/mixup0 -o f/a.svg -q");
+    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    let count = |text: &str| said(&svg).iter().filter(|t| **t == text).count();
+    assert_eq!((count("training loss"), count("test accuracy (%)")), (2, 1), "{:?}", said(&svg));
+    // In the legend and in its panel.
+    assert_eq!((count("LDAM"), count("cross-entropy")), (2, 1), "{:?}", said(&svg));
+    s.one("report", "figure --kind curves c/remix0 c/mixup0 -o g/a.svg -q");
+    let svg = fs::read_to_string(s.join("g/a.svg")).unwrap();
+    assert!(
+        said(&svg).iter().filter(|t| **t == "training loss").count() == 1 && !svg.contains("cross-entropy")
+    );
+}
+
+#[test]
+fn a_byte_identical_run_counts_once() {
+    let s = prepared();
+    // The same weights, evaluated by a version that says what computed them.
+    evaluation(&s.join("m/copy"), &Evaluation { method: "remix", top1: 75.5, ..Evaluation::default() });
+    edit(&s.join("m/copy"), |v| v["inputs"][0]["facts"] = json!({"computed_by": "avx2"}));
+    let svg = |inputs: &str, out: &str| {
+        s.one("report", &format!("figure --kind per-class {inputs} -o {out}/a.svg -q"));
+        fs::read_to_string(s.join(format!("{out}/a.svg"))).unwrap()
+    };
+    assert_eq!(svg("m/remix0 m/remix1", "once"), svg("m/remix0 m/copy m/remix1", "twice"));
+    let page = |inputs: &str, out: &str| {
+        s.one("report", &format!("html {inputs} -o {out}/a.html -q"));
+        fs::read_to_string(s.join(format!("{out}/a.html"))).unwrap()
+    };
+    assert!(page("m/remix0 m/copy m/remix1", "page").contains("2 evaluations of 2 runs on 1 training set"));
+    // Other weights of the same seed are another run.
+    edit(&s.join("m/copy"), |v| v["inputs"][0]["blake3"] = json!("others"));
+    assert_ne!(svg("m/remix0 m/remix1", "once"), svg("m/remix0 m/copy m/remix1", "three"));
+    s.one("report", "figure --kind confusion m/remix0 m/copy -o c1/a.svg -q");
+    assert!(fs::read_to_string(s.join("c1/a.svg")).unwrap().contains("Remix, mean of 2 runs of 1 seed"));
+    // A data set that is given twice is drawn once.
+    dataset(&s.join("d/same"), "exp", &COUNTS);
+    edit(&s.join("d/same"), |v| v["params"]["shard_bytes"] = json!(1));
+    s.one("report", "figure --kind class-counts d/exp d/same -o cc/a.svg -q");
+    assert_eq!(fs::read_to_string(s.join("cc/a.svg")).unwrap().matches("12,406 images").count(), 1);
+}
+
+#[test]
+fn classes_whose_names_are_cut_still_differ() {
+    let s = prepared();
+    let names: Vec<String> =
+        (0..10).map(|k| format!("a common beginning of some length {k} and a common end of it")).collect();
+    edit(&s.join("m/remix0"), |v| v["metrics"]["class_names"] = json!(names));
+    for kind in ["per-class", "confusion"] {
+        s.one("report", &format!("figure --kind {kind} m/remix0 -o {kind}/a.svg -q"));
+        let svg = fs::read_to_string(s.join(kind).join("a.svg")).unwrap();
+        let mut cut: Vec<&str> = said(&svg).into_iter().filter(|t| t.contains('…')).collect();
+        // The matrix has them at two edges.
+        let n = if kind == "confusion" { 20 } else { 10 };
+        assert_eq!(cut.len(), n, "{kind}: {cut:?}");
+        cut.sort_unstable();
+        cut.dedup();
+        assert!(cut.len() >= 10, "{kind}: {cut:?}");
+    }
+}
+
+#[test]
+fn characters_that_a_png_has_no_picture_of_are_told() {
+    let s = prepared();
+    edit(&s.join("m/remix0"), |v| {
+        v["metrics"]["class_names"][3] = json!("猫");
+        v["metrics"]["class_names"][5] = json!("犬 b");
+    });
+    let run = |args: &str| {
+        let output = s.tool("report", args).assert().success().get_output().clone();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let warned = run("figure --kind per-class m/remix0 -o a/a.png");
+    let why = "a.png: the font of PNG files has no 犬, 猫 of the classes 犬 b, 猫: boxes stand for them; an SVG keeps its text";
+    assert!(warned.contains(why) && warned.matches("boxes").count() == 1, "{warned}");
+    let silent = run("figure --kind per-class m/remix0 -o b/a.svg")
+        + &run("figure --kind per-class m/remix1 -o c/a.png");
+    assert!(!silent.contains("boxes"), "{silent}");
+    assert!(fs::read_to_string(s.join("b/a.svg")).unwrap().contains(">猫<"));
 }

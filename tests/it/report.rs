@@ -1,12 +1,15 @@
 //! `report table`: the numbers in its files, what it refuses to average, and bad input.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use remix::methods::presets::preset;
 use serde_json::{Value, json};
 
 use crate::common::{Sandbox, edit, refused, seal};
-use crate::fabricate::Evaluation;
+use crate::fabricate::{Evaluation, checkpoint, manifest, resnet20};
+use crate::figures::evaluation;
 
 /// Publishes evaluations as `m/0`, `m/1`, ….
 fn prepared(all: &[Evaluation]) -> Sandbox {
@@ -17,8 +20,14 @@ fn prepared(all: &[Evaluation]) -> Sandbox {
     s
 }
 
+/// Changes to a checkpoint's params for the schedule of the paper's runs.
+fn paper() -> Value {
+    json!({"recipe": "paper", "milestones": [150, 250]})
+}
+
+/// Three runs with the paper's schedule.
 fn three_seeds() -> Vec<Evaluation<'static>> {
-    let seed = |(seed, top1)| Evaluation { seed, top1, ..Evaluation::default() };
+    let seed = |(seed, top1)| Evaluation { seed, top1, with: paper(), ..Evaluation::default() };
     [(0, 74.0), (1, 76.0), (2, 75.3)].into_iter().map(seed).collect()
 }
 
@@ -30,6 +39,7 @@ fn the_four_files() {
         dataset: "cifar100",
         imb_type: "step",
         imb_ratio: 10.0,
+        with: paper(),
         ..Evaluation::default()
     });
     let s = prepared(&all);
@@ -49,6 +59,9 @@ fn the_four_files() {
         md.contains("## Table 1. CIFAR-10, last epoch") && md.contains("## Table 2. CIFAR-100, last epoch"),
         "{md}"
     );
+    let above =
+        "mean ± standard deviation over seeds (number of seeds). All rows: recipe paper.\n\n| Method |";
+    assert!(md.contains(above), "{md}");
     let row = "| Remix | 75.10 ± 1.01 (3) | 75.36 | -0.26 | 75.05 | — | 88.15 | — | 89.16 | — | 68.98 | — | 69.04 |";
     assert!(md.contains(row), "{md}");
     assert!(
@@ -58,10 +71,13 @@ fn the_four_files() {
 
     let csv = read("table.csv");
     assert!(
-        csv.contains("1,cifar10,last,remix,,exp,100,3,75.10,1.01,75.36,paper,-0.26,75.05,,,,,,,\n"),
+        csv.contains(
+            "1,cifar10,last,remix,recipe paper,exp,100,3,3,75.10,1.01,75.36,paper,same,-0.26,75.05,,,,,,,\n"
+        ),
         "{csv}"
     );
-    assert!(csv.contains("1,cifar10,last,remix,,exp,10,0,,,88.15,paper,,89.16,,,,,,,\n"), "{csv}");
+    let missing = "1,cifar10,last,remix,recipe paper,exp,10,0,0,,,88.15,paper,same,,89.16,,,,,,,\n";
+    assert!(csv.contains(missing), "{csv}");
     assert_eq!(csv.lines().count(), 1 + 8);
 
     let tex = read("table.tex");
@@ -165,13 +181,17 @@ fn other_images_are_not_averaged() {
     });
     edit(&s.join("m/1"), |v| images(v, true, "f00"));
     edit(&s.join("m/0"), |v| images(v, false, "bad"));
-    for (args, row) in [
-        ("m/0", "| Remix (images not the published ones) | 74.00 (1) | — | — |"),
-        ("m/1 m/2", "| Remix | 75.65 ± 0.49 (2) | 75.36 |"),
-    ] {
+    for (args, row) in
+        [("m/0", "| Remix | 74.00 (1) | — | — |"), ("m/1 m/2", "| Remix | 75.65 ± 0.49 (2) | 75.36 |")]
+    {
         s.one("report", &format!("table {args} --out {} -q", &args[2..3]));
         let md = fs::read_to_string(s.join(&args[2..3]).join("table.md")).unwrap();
         assert!(md.contains(row), "{row} in {md}");
+        assert_eq!(
+            md.contains("All rows: images not the published ones, recipe paper."),
+            args == "m/0",
+            "{md}"
+        );
     }
 }
 
@@ -191,6 +211,376 @@ fn published_values_stand_beside_the_published_setting_alone() {
     for other in ["10 epochs", "resnet20", "bf16, split train"] {
         assert!(md.contains(&format!("| Remix ({other}) | 75.00 (1) | — | — | — |")), "{other} in {md}");
     }
+    assert!(!md.contains('‡'), "{md}");
+}
+
+#[test]
+fn a_difference_stands_beside_runs_of_the_published_schedule_alone() {
+    let own = json!({"recipe": "custom", "epochs": 200, "warmup": 5, "milestones": [161, 161]});
+    let of = |method, with| Evaluation { method, with, ..Evaluation::default() };
+    let s = prepared(&[
+        of("ldam-drw", json!({})),
+        of("ldam-drw", paper()),
+        of("ldam-drw", own.clone()),
+        of("rw", json!({})),
+        of("rw", own),
+    ]);
+    s.one("report", "table m/0 m/1 m/2 m/3 m/4 --out t -q");
+    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
+    for row in [
+        "| LDAM-DRW | 75.00 (1) | 76.57‡ | — |",
+        "| LDAM-DRW (recipe paper) | 75.00 (1) | 76.57 | -1.57 |",
+        "| LDAM-DRW (200 epochs, milestones [161,161], warmup 5) | 75.00 (1) | 77.03† | -2.03 |",
+        "| RW | 75.00 (1) | 72.37†‡ | — |",
+        "| RW (200 epochs, milestones [161,161], warmup 5) | 75.00 (1) | 72.37† | +2.63 |",
+        "- ‡: published for another schedule than that of these runs (200 epochs, warm-up 5, milestones 161 and 161; 300 \
+         epochs, milestones 150 and 250), so without Δ.",
+    ] {
+        assert!(md.contains(row), "{row} in {md}");
+    }
+    let tex = fs::read_to_string(s.join("t/table.tex")).unwrap();
+    assert!(tex.contains("LDAM-DRW & 75.00 (1) & 76.57$^\\ddagger$ & -- &"), "{tex}");
+    s.one("report", "html m/0 m/1 m/2 m/3 m/4 -o h/a.html -q");
+    let page = fs::read_to_string(s.join("h/a.html")).unwrap();
+    assert!(page.contains(">76.57‡</td><td>—</td>") && page.contains("not sure: 2."), "with its mark");
+}
+
+/// A method of published.json: name and changes to the params of its preset, `focal(gamma=1.0)`.
+fn published_method(name: &str) -> (&str, Value) {
+    let (base, options) = name.trim_end_matches(')').split_once('(').unwrap_or((name, ""));
+    let mut with = json!(preset(base).unwrap());
+    for (option, value) in options.split(',').filter_map(|o| o.split_once('=')) {
+        let part = with.as_object_mut().unwrap().values_mut().find(|part| part.get(option).is_some());
+        part.unwrap()[option] = serde_json::from_str(value).unwrap();
+    }
+    (base, with)
+}
+
+#[test]
+fn every_published_value_can_be_shown() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/report/published.json");
+    let published: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let mut shown = 0;
+    for table in published["tables"].as_array().unwrap() {
+        let s = Sandbox::new();
+        let mut all = String::new();
+        let mut wanted = vec![];
+        let rows = table["rows"].as_object().unwrap();
+        for (name, column, value) in rows.iter().flat_map(|(name, row)| {
+            row.as_object().unwrap().iter().map(move |(c, v)| (name, c, v.as_f64().unwrap()))
+        }) {
+            let [dataset, imb_type, ratio] = column.split('/').collect::<Vec<_>>()[..] else {
+                panic!("{column}")
+            };
+            let (method, mut with) = published_method(name);
+            let schedule = &table["schedule"];
+            with["arch"] = table["arch"].clone();
+            with["recipe"] = json!("custom");
+            for (setting, value) in [
+                ("epochs", &schedule["epochs"]),
+                ("milestones", &schedule["milestones"]),
+                ("warmup", &schedule["warmup"]),
+                ("batch_size", &table["batch_size"]),
+            ] {
+                if !value.is_null() {
+                    with[setting] = value.clone();
+                }
+            }
+            let imb_ratio = ratio.parse().unwrap();
+            let e = Evaluation {
+                method,
+                dataset,
+                imb_type,
+                imb_ratio,
+                top1: 50.0,
+                with,
+                ..Evaluation::default()
+            };
+            let file = e.publish(&s.join(format!("m/{}", wanted.len())));
+            all += &fs::read_to_string(file).unwrap();
+            let error = table["unit"] == "error";
+            wanted.push((name, column, if error { 100.0 - value } else { value }));
+        }
+        fs::write(s.join("all.json"), all).unwrap();
+        s.one("report", "table all.json --out t -q");
+        let json: Value = serde_json::from_str(&fs::read_to_string(s.join("t/table.json")).unwrap()).unwrap();
+        let md = fs::read_to_string(s.join("t/table.md")).unwrap();
+        let cells: Vec<&Value> = json["cells"].as_array().unwrap().iter().filter(|c| c["n"] == 1).collect();
+        assert_eq!(cells.len(), wanted.len(), "a cell each");
+        for (name, column, value) in wanted {
+            let [dataset, imb_type, ratio] = column.split('/').collect::<Vec<_>>()[..] else {
+                panic!("{column}")
+            };
+            let (method, options) = name.trim_end_matches(')').split_once('(').unwrap_or((name, ""));
+            let is_it = |c: &&&Value| {
+                c["dataset"] == dataset
+                    && c["imb_type"] == imb_type
+                    && c["imb_ratio"].to_string() == ratio
+                    && c["method"] == method
+                    && c["variant"].as_str().unwrap().contains(&options.replace('=', " "))
+            };
+            let found: Vec<_> = cells.iter().filter(is_it).collect();
+            let cell =
+                found.into_iter().max_by_key(|c| c["variant"].as_str().unwrap().contains(options)).unwrap();
+            if table["source"] == "seed" {
+                assert_eq!(cell["starting_report"], value, "{name} {column}");
+            } else {
+                let beside = &cell["paper"];
+                assert!((beside["value"].as_f64().unwrap() - value).abs() < 1e-9, "{name} {column}: {cell}");
+                assert_eq!(beside["source"], table["source"]);
+                let comparable = table["doubt"].is_null();
+                assert_eq!(
+                    (cell["difference"].is_null(), &beside["same_schedule"]),
+                    (!comparable, &json!(true))
+                );
+            }
+            assert!(md.contains(&format!("| {value:.2}")), "{name} {column}: {value} in {md}");
+            shown += 1;
+        }
+    }
+    assert!(shown > 250, "{shown}");
+}
+
+#[test]
+fn focal_as_the_guide_has_it_shows_the_papers_values() {
+    let (method, with) = published_method("focal(gamma=1.0)");
+    let s = prepared(&[Evaluation { method, with, ..Evaluation::default() }]);
+    s.one("report", "table m/0 --out t -q");
+    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
+    assert!(md.contains("| Focal (gamma 1.0) | 75.00 (1) | 70.18‡ | — | — | 86.66 |"), "{md}");
+}
+
+#[test]
+fn our_own_four_runs_stand_in_one_cell() {
+    // The evaluation of the run on a GPU, and what the same tool gives of the three others.
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/results/table1-gpu/eval-last.jsonl");
+    let text = fs::read_to_string(file).unwrap();
+    let is_it = |v: &Value| v["inputs"][0]["key"].as_str().unwrap().starts_with("8aba99a50e1a");
+    let gpu: Value = text.lines().map(|l| serde_json::from_str(l).unwrap()).find(is_it).unwrap();
+    let run = |seed: u64, top1: f64, weights: &str, by: Option<&str>, version: u64| {
+        let mut v = gpu.clone();
+        let checkpoint = &mut v["inputs"][0];
+        checkpoint["params"]["seed"] = json!(seed);
+        checkpoint["blake3"] = json!(weights);
+        if let Some(by) = by {
+            checkpoint["facts"] = json!({"computed_by": by});
+        }
+        if version > 1 {
+            checkpoint["facts"]["semantics"] = json!(version);
+        }
+        v["metrics"]["top1"] = json!(top1);
+        seal(&mut v);
+        format!("{v}\n")
+    };
+    let s = Sandbox::new();
+    let own = gpu["inputs"][0]["blake3"].as_str().unwrap();
+    let all = [
+        format!("{gpu}\n"),
+        run(0, 74.82, "aaaa", Some("amx"), 1),
+        run(1, 67.33, "bbbb", Some("avx512"), 1),
+        run(0, 73.27, "cccc", None, 1),
+    ];
+    fs::write(s.join("all.json"), all.concat()).unwrap();
+    s.one("report", "table all.json --out t -q");
+    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
+    // statistics.mean and stdev of [74.82, 67.33, 66.80, 73.27]
+    assert!(md.contains("| Remix-RW | 70.56 ± 4.09 (4 runs of 2 seeds) | 75.10‡ | — | 74.56 |"), "{md}");
+    assert!(md.contains("All rows: bf16.") && md.contains("over runs (number of runs"), "{md}");
+    assert!(!md.contains("by version 1 of train"), "{md}");
+    let json: Value = serde_json::from_str(&fs::read_to_string(s.join("t/table.json")).unwrap()).unwrap();
+    let values = json["cells"][0]["values"].as_array().unwrap();
+    let told: Vec<_> =
+        values.iter().map(|v| json!([v["seed"], v["computed_by"], v["top1"], v["semantics"]])).collect();
+    let wanted = [
+        json!([0, null, 66.8, 1]),
+        json!([0, null, 73.27, 1]),
+        json!([0, "amx", 74.82, 1]),
+        json!([1, "avx512", 67.33, 1]),
+    ];
+    assert!(told.len() == 4 && wanted.iter().all(|w| told.contains(w)), "{told:?}");
+    assert!(values.iter().any(|v| v["weights"] == own));
+    assert!(fs::read_to_string(s.join("t/table.csv")).unwrap().contains(",exp,100,4,2,70.5"));
+    assert!(fs::read_to_string(s.join("t/table.tex")).unwrap().contains("$ (4 runs of 2 seeds)"));
+    s.one("report", "html all.json -o h/a.html -q");
+    let page = fs::read_to_string(s.join("h/a.html")).unwrap();
+    for part in [
+        "4 evaluations of 4 runs on 1 training set",
+        "n = 4 runs of 2 seeds",
+        "<td>avx512</td>",
+        "All rows: bf16.",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    s.one("report", "figure --kind confusion all.json -o f/a.svg -q");
+    assert!(fs::read_to_string(s.join("f/a.svg")).unwrap().contains("mean of 4 runs of 2 seeds"));
+
+    // Another evaluation of the first run, by a later version that says what computed it, is no further run.
+    let again = run(0, 66.81, own, Some("cuda:0 NVIDIA H200"), 1);
+    let newer = run(1, 70.0, "dddd", Some("avx512"), 2);
+    fs::write(s.join("more.json"), all.concat() + &again + &newer).unwrap();
+    s.one("report", "table more.json --out more -q");
+    let md = fs::read_to_string(s.join("more/table.md")).unwrap();
+    assert!(md.contains("(5 runs of 2 seeds)"), "{md}");
+    assert!(
+        md.contains("- 4 of these 5 runs were trained by version 1 of train, the others by a later one. "),
+        "{md}"
+    );
+    assert!(md.contains("though some differ: by up to 0.01 percentage points"), "{md}");
+    let json = fs::read_to_string(s.join("more/table.json")).unwrap();
+    assert!(json.contains("cuda:0 NVIDIA H200") && json.contains("66.81"), "the one that says most");
+    s.one("report", "html more.json -o hm/a.html -q");
+    assert!(fs::read_to_string(s.join("hm/a.html")).unwrap().contains("5 evaluations of 5 runs"));
+}
+
+/// An evaluation of a bare file, as `eval` would publish it: where the file was, its hash, and top-1.
+fn bare(dir: &Path, file: &Path, hash: &str, top1: f64) {
+    evaluation(dir, &Evaluation { which: "file", top1, ..Evaluation::default() });
+    edit(dir, |v| {
+        v["inputs"][0] = json!({"role": "checkpoint", "path": file, "blake3": hash});
+    });
+}
+
+#[test]
+fn bare_files_of_one_name_are_rows_of_their_own() {
+    for (other, out) in [(75.0, "equal"), (60.0, "unequal")] {
+        let s = Sandbox::new();
+        bare(&s.join("m/0"), Path::new("../../a/ckpt.best.safetensors"), "0123456789abcdef", 75.0);
+        bare(&s.join("m/1"), Path::new("../../b/ckpt.best.safetensors"), "fedcba9876543210", other);
+        let m = s.one("report", &format!("table m/0 m/1 --out {out} -q"));
+        let names = json!({"0123456789abcdef": "weights a/ckpt.best.safetensors", "fedcba9876543210": "weights b/ckpt.best.safetensors"});
+        assert_eq!(m["params"]["names"], names, "names follow from paths, so the key has them");
+        let md = fs::read_to_string(s.join(out).join("table.md")).unwrap();
+        assert!(md.contains("| weights a/ckpt.best.safetensors | 75.00 (1) |"), "{md}");
+        assert!(md.contains(&format!("| weights b/ckpt.best.safetensors | {other:.2} (1) |")), "{md}");
+        s.one("report", &format!("figure --kind per-class m/0 m/1 -o {out}-f/a.svg -q"));
+        let svg = fs::read_to_string(s.join(format!("{out}-f/a.svg"))).unwrap();
+        assert!(
+            svg.contains(">weights a/ckpt.best.safetensors<")
+                && svg.contains(">weights b/ckpt.best.safetensors<")
+        );
+        s.one("report", &format!("html m/0 m/1 -o {out}-h/a.html -q"));
+        let page = fs::read_to_string(s.join(format!("{out}-h/a.html"))).unwrap();
+        for part in [
+            "2 evaluations of 2 runs",
+            "<td>weights a/ckpt.best.safetensors</td>",
+            "<figcaption>Confusion matrix of weights b/ckpt.best.safetensors.",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+    }
+    // The same file twice is one row.
+    let s = Sandbox::new();
+    bare(&s.join("m/0"), Path::new("../../a/ckpt.best.safetensors"), "0123456789abcdef", 75.0);
+    bare(&s.join("m/1"), Path::new("../../b/ckpt.best.safetensors"), "0123456789abcdef", 75.0);
+    let m = s.one("report", "table m/0 m/1 --out t -q");
+    assert!(m["params"]["names"].is_null());
+    assert!(
+        fs::read_to_string(s.join("t/table.md"))
+            .unwrap()
+            .contains("| weights ckpt.best.safetensors | 75.00 (1) |")
+    );
+}
+
+#[test]
+fn bare_files_of_one_name_from_eval_to_the_table() {
+    let s = Sandbox::new();
+    s.one(
+        "mk-imbalance",
+        "--dataset synthetic --train-per-class 4 --test-per-class 2 --imb-ratio 2 --out data -q",
+    );
+    for (n, dir) in ["a", "b"].into_iter().enumerate() {
+        fs::create_dir(s.join(dir)).unwrap();
+        fs::write(s.join(dir).join("ckpt.best.safetensors"), resnet20(10, n as u64)).unwrap();
+    }
+    let found =
+        s.run("eval", "a/ckpt.best.safetensors b/ckpt.best.safetensors --arch resnet20 --data data -q");
+    let paths: Vec<&str> = found.iter().map(|m| m["path"].as_str().unwrap()).collect();
+    s.one("report", &format!("table {} --out t -q", paths.join(" ")));
+    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
+    for row in ["| weights a/ckpt.best.safetensors |", "| weights b/ckpt.best.safetensors |"] {
+        assert!(md.contains(row), "{md}");
+    }
+}
+
+#[test]
+fn what_computed_a_checkpoint_is_a_fact_of_its_evaluation() {
+    let s = Sandbox::new();
+    s.one(
+        "mk-imbalance",
+        "--dataset synthetic --train-per-class 4 --test-per-class 2 --imb-ratio 2 --out data -q",
+    );
+    checkpoint(&s.join("run"), &manifest(s.join("data")), 0);
+    let mut keys = vec![];
+    for (run, version, facts) in [
+        (json!({}), 1, json!(null)),
+        (json!({"device": "cuda:0 NVIDIA H200"}), 1, json!({"computed_by": "cuda:0 NVIDIA H200"})),
+        (
+            json!({"device": "cpu", "instruction_set": "amx"}),
+            2,
+            json!({"computed_by": "amx", "semantics": 2}),
+        ),
+    ] {
+        edit(&s.join("run"), |v| {
+            v["run"] = run;
+            v["semantics"] = json!(version);
+        });
+        let m = s.one("eval", "run --force --out m -q");
+        assert_eq!(m["inputs"][0]["facts"], facts);
+        keys.push(m["key"].clone());
+    }
+    assert!(keys.iter().all(|k| *k == keys[0]), "facts are in no key: {keys:?}");
+    // Without the fact it is the same evaluation, so the cache answers.
+    edit(&s.join("run"), |v| v["run"] = json!({}));
+    assert_eq!(s.one("eval", "run --out m -q")["inputs"][0]["facts"]["computed_by"], "amx");
+}
+
+#[test]
+fn old_and_new_manifests_share_a_row() {
+    let s = prepared(&three_seeds());
+    edit(&s.join("m/1"), |v| v["inputs"][0]["facts"] = json!({"computed_by": "avx512"}));
+    edit(&s.join("m/2"), |v| v["inputs"][0]["facts"] = json!({"computed_by": "avx512", "semantics": 2}));
+    s.one("report", "table m/0 m/1 m/2 --out t -q");
+    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
+    assert!(md.contains("| Remix | 75.10 ± 1.01 (3) | 75.36 | -0.26 |"), "{md}");
+    assert!(md.contains("- 2 of these 3 runs were trained by version 1 of train"), "{md}");
+}
+
+#[test]
+fn names_from_outside_cannot_become_markup() {
+    let s = Sandbox::new();
+    let name = "<img src=x>\n|x|\u{1b}[31m [a](http:b) \\input{c}.safetensors";
+    bare(&s.join("m/0"), &Path::new("..").join(name), "0123", 75.0);
+    edit(&s.join("m/0"), |v| {
+        for dataset in ["/inputs/1"] {
+            let params = &mut v.pointer_mut(dataset).unwrap()["params"];
+            params["dataset"] = json!("<b>da\nta</b>_$x$");
+            params["imb_type"] = json!("e\n|<i>");
+        }
+    });
+    let said = s.tool("report", "table m/0 --out t").assert().success().get_output().stderr.clone();
+    assert!(!said.contains(&0x1b), "no control characters reach the terminal");
+    let read = |name: &str| fs::read_to_string(s.join("t").join(name)).unwrap();
+    let md = read("table.md");
+    assert!(
+        !md.contains("<img") && !md.contains("<b>") && !md.contains("<i>") && !md.contains("](http"),
+        "{md}"
+    );
+    // Two columns before the numbers' table, as many everywhere.
+    let rows: Vec<&str> = md.lines().filter(|l| l.starts_with("| weights")).collect();
+    assert!(!rows.is_empty() && rows[0].replace("\\|", "").matches('|').count() == 3, "{md}");
+    assert!(md.lines().next().unwrap().starts_with("## &lt;b>da ta&lt;/b>\\_\\$x\\$, weights"), "{md}");
+    let csv = read("table.csv");
+    assert_eq!(csv.lines().count(), 2, "{csv}");
+    let tex = read("table.tex");
+    assert!(!tex.contains("\\input{") && tex.contains("\\textbackslash{}input\\{c\\}"), "{tex}");
+    let label = tex.lines().find(|l| l.starts_with("\\label")).unwrap();
+    assert_eq!(label, "\\label{tab:-b-da-ta--b---x--file}");
+    s.one("report", "html m/0 -o h/a.html -q");
+    let page = fs::read_to_string(s.join("h/a.html")).unwrap();
+    assert!(!page.contains("<img") && !page.contains("<b>da") && !page.contains("<i>"), "escaped");
+    s.one("report", "figure --kind per-class m/0 -o f/a.svg -q");
+    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    assert!(!svg.contains("<img") && !svg.contains('\u{1b}'), "{svg}");
 }
 
 #[test]
@@ -218,13 +608,18 @@ fn other_data_sets_have_no_paper_columns() {
 }
 
 #[test]
-fn copies_count_once_and_contradictions_are_errors() {
-    let s = prepared(&[Evaluation::default(), Evaluation::default()]);
+fn copies_count_once_and_other_weights_of_a_seed_are_another_run() {
+    let s = prepared(&[
+        Evaluation::default(),
+        Evaluation::default(),
+        Evaluation { top1: 76.0, ..Evaluation::default() },
+    ]);
     s.one("report", "table m/0 m/1 --out t -q");
     assert!(fs::read_to_string(s.join("t/table.md")).unwrap().contains("75.00 (1)"));
-    Evaluation { top1: 76.0, ..Evaluation::default() }.publish(&s.join("m/2"));
-    let why = "remix on cifar10/exp/100, seed 0, last has top-1";
-    refused(s.tool("report", "table m/0 m/2").assert(), why);
+    edit(&s.join("m/2"), |v| v["inputs"][0]["blake3"] = json!("others"));
+    s.one("report", "table m/0 m/1 m/2 --out two -q");
+    let md = fs::read_to_string(s.join("two/table.md")).unwrap();
+    assert!(md.contains("| Remix | 75.50 ± 0.71 (2 runs of 1 seed) |"), "{md}");
 }
 
 #[test]

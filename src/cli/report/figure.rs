@@ -1,5 +1,6 @@
 //! `report figure`: from flags to a drawing in a file of its own.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -10,10 +11,12 @@ use super::super::Common;
 use super::{place_of, plan, unique};
 use crate::manifest::store::{Done, Produced, Writer, write_atomic};
 use crate::manifest::{Manifest, Object, source};
-use crate::report::figure::{Kind, png};
+use crate::report::figure::{Kind, experiments, png, text};
+use crate::report::one_line;
 
-/// Raised when the same inputs would give another picture.
-const SEMANTICS: u32 = 1;
+/// Raised when the same inputs would give another picture. 2: names are wrapped, or cut so that they differ; each loss function has a panel;
+/// byte-identical runs count once.
+const SEMANTICS: u32 = 2;
 
 pub(super) const EXAMPLES: &str = "Examples:
   embed runs/mixup-*/ runs/remix-*/ --project tsne | report figure --kind figure1 -o figures/figure1/figure1.svg
@@ -70,9 +73,15 @@ pub(super) fn run(flags: &FigureFlags, common: &Common) -> Result<()> {
     if names.iter().any(|n| n.ends_with(".png")) {
         params.insert("dpi".into(), flags.dpi.into());
     }
+    if kind != Kind::ClassCounts {
+        super::name_files(&mut params, &experiments(&manifests)?.iter().collect::<Vec<_>>());
+    }
     let plan = plan(SEMANTICS, params, inputs, kind.name(), &common)?;
     let m = super::super::run_plan(&plan, &common, |w| {
         let svg = kind.draw(&manifests, flags.width * 72.0)?;
+        if let Some(png) = names.iter().find(|n| n.ends_with(".png")) {
+            warn_of_boxes(png, &svg, &manifests);
+        }
         write(w, &names, &svg, flags.dpi)
     })?;
     super::say(&m);
@@ -101,6 +110,36 @@ fn target(flags: &FigureFlags, common: &Common) -> Result<Target> {
     }
     names.sort();
     Ok(Target { names, common })
+}
+
+/// Says which characters the font of PNG files lacks, and in which names of classes they are.
+fn warn_of_boxes(png: &str, svg: &str, manifests: &[&Manifest]) {
+    const MOST: usize = 5;
+    let missing = text::missing(svg);
+    if missing.is_empty() {
+        return;
+    }
+    let list = |all: Vec<String>| {
+        let more = all.len().saturating_sub(MOST);
+        let shown = all[..all.len() - more].join(", ");
+        if more > 0 { format!("{shown} and {more} more") } else { shown }
+    };
+    let names = manifests.iter().filter_map(|m| m.metrics.get("class_names")?.as_array());
+    let classes: BTreeSet<String> = names
+        .flatten()
+        .filter_map(|name| name.as_str())
+        .filter(|name| name.contains(|c| missing.contains(&c)))
+        .map(one_line)
+        .collect();
+    let of = match classes.len() {
+        0 => String::new(),
+        1 => format!(" of the class {}", list(classes.into_iter().collect())),
+        _ => format!(" of the classes {}", list(classes.into_iter().collect())),
+    };
+    let missing = list(missing.into_iter().map(|c| c.to_string()).collect());
+    log::warn!(
+        "{png}: the font of PNG files has no {missing}{of}: boxes stand for them; an SVG keeps its text"
+    );
 }
 
 fn write(writer: &Writer, names: &[String], svg: &str, dpi: u32) -> Result<Done> {

@@ -9,11 +9,12 @@ use clap::Args;
 use super::super::Common;
 use super::{place_of, plan, say, unique};
 use crate::manifest::store::{Done, Produced, write_atomic};
-use crate::manifest::{Kind, Object, source};
+use crate::manifest::{Kind, Manifest, Object, source};
+use crate::report::figure::experiments;
 use crate::report::{html, published};
 
-/// Raised when the same inputs would give another page.
-const SEMANTICS: u32 = 1;
+/// Raised when the same inputs would give another page. 2: as the tables and figures on it.
+const SEMANTICS: u32 = 2;
 
 /// What a page is made of; the first is what it cannot do without.
 const KINDS: [Kind; 4] = [Kind::Metrics, Kind::Checkpoint, Kind::Embedding, Kind::Dataset];
@@ -45,12 +46,15 @@ pub(super) fn run(flags: &HtmlFlags, common: &Common) -> Result<()> {
     let found = source::read_kinds(&flags.inputs, "report html", &KINDS)?;
     let found = unique(&found, html::roles);
     let inputs = found.iter().map(|(input, _)| input.clone()).collect();
+    let shown: Vec<&Manifest> = found.iter().map(|(_, m)| *m).filter(|m| m.kind != Kind::Dataset).collect();
+    let of = experiments(&shown)?;
     let sources = html::Sources::of(found)?;
     let mut params = Object::new();
     params.insert("report".into(), "html".into());
     params.insert("files".into(), vec![name.clone()].into());
     params.insert("title".into(), flags.title.as_str().into());
     params.insert("published".into(), published::hash().into());
+    super::name_files(&mut params, &of.iter().collect::<Vec<_>>());
     let plan = plan(SEMANTICS, params, inputs, "html", &common)?;
     let m = super::super::run_plan(&plan, &common, |writer| {
         let page = html::write(&sources, &flags.title)?;

@@ -14,8 +14,9 @@ use crate::report::record::Record;
 use crate::report::table::{Table, tables};
 use crate::report::{csv, json, latex, markdown, published};
 
-/// Raised when the same evaluations would give other files.
-const SEMANTICS: u32 = 1;
+/// Raised when the same evaluations would give other files. 2: runs by what computed them, settings that all rows share above the table, and
+/// differences from published values of the same schedule alone.
+const SEMANTICS: u32 = 2;
 
 pub(super) const EXAMPLES: &str = "Examples:
   cat metrics/*/manifest.json | report table
@@ -37,11 +38,12 @@ pub struct TableFlags {
 pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
     let found = source::read_all(&flags.metrics, "report", Kind::Metrics)?;
     let (inputs, records) = choose(&found, &flags.checkpoint)?;
-    let tables = tables(&records)?;
+    let tables = tables(&records);
     let mut params = Object::new();
     params.insert("report".into(), "table".into());
     params.insert("checkpoint".into(), flags.checkpoint.as_str().into());
     params.insert("published".into(), published::hash().into());
+    super::name_files(&mut params, &records.iter().map(|r| &r.of).collect::<Vec<_>>());
     let plan = plan(SEMANTICS, params, inputs, "table", common)?;
     super::super::run_plan(&plan, common, |w| write(w, &tables))?;
     if !(common.quiet || common.dry_run || common.explain || common.verify) {
@@ -55,7 +57,7 @@ pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
 pub(super) fn choose(found: &[Manifest], checkpoint: &str) -> Result<(Vec<Input>, Vec<Record>)> {
     let mut chosen = Vec::new();
     for (input, m) in unique(found, |_| &[]) {
-        let record = Record::of(m)?;
+        let record = Record::of(m, &input)?;
         if checkpoint == "both" || checkpoint == record.of.which {
             chosen.push((input, record));
         }

@@ -2,8 +2,8 @@
 
 use std::f64::consts::SQRT_2;
 
-use super::svg::{GRID, INK, SMALL, Svg, TEXT};
-use super::text::{CAP, fit, width};
+use super::svg::{GRID, INK, SIZE, SMALL, Svg, TEXT};
+use super::text::{CAP, fit_all, width, wrap};
 
 /// A rectangle of the page with a linear scale in each direction.
 #[derive(Clone, Copy, Debug)]
@@ -61,11 +61,13 @@ pub fn widest<'a>(names: impl Iterator<Item = &'a str>) -> f64 {
     names.map(|name| width(name, SMALL, false)).fold(0.0, f64::max).min(LONGEST)
 }
 
-/// The name of a class below an axis, slanted, its end at a point; cut where it would leave the page.
-pub fn slanted(svg: &mut Svg, x: f64, y: f64, name: &str) {
-    // To the left it takes its length and its height, descenders included, over √2.
-    let room = (x * SQRT_2 - 1.5 * SMALL).min(LONGEST);
-    svg.text(x, y, &fit(name, SMALL, false, room), TEXT.small().end().turned(-45.0));
+/// Names of classes below an axis, slanted, each with its end at a point; cut where they would leave the page, so that they still differ.
+pub fn slanted(svg: &mut Svg, ends: &[(f64, f64)], names: &[&str]) {
+    // To the left a name takes its length and its height, descenders included, over √2.
+    let room = |i: usize| (ends[i].0 * SQRT_2 - 1.5 * SMALL).min(LONGEST);
+    for ((x, y), name) in ends.iter().zip(fit_all(names, SMALL, false, room)) {
+        svg.text(*x, *y, &name, TEXT.small().end().turned(-45.0));
+    }
 }
 
 /// Room that [`Axes::left`] needs to the left of the axes, points.
@@ -123,20 +125,32 @@ pub enum Mark<'a> {
     Numbered(&'a str, usize),
 }
 
-/// A legend in columns between x and x + room, its top at y; returns its height.
+/// A legend in columns between x and x + room, its top at y; returns its height. Names that are longer than the room are wrapped, and those
+/// of numbered marks cut, for their numbers tell them apart.
 pub fn legend(svg: &mut Svg, x: f64, y: f64, room: f64, entries: &[(Mark, &str)]) -> f64 {
     const LINE: f64 = 9.5;
+    const WRAPPED: f64 = 7.5;
     const GAP: f64 = 5.0;
     let lead = |m: &Mark| match m {
         Mark::Square(_) => 8.5,
         Mark::Line(..) => 17.0,
         Mark::Numbered(..) => 11.5,
     };
-    let wide = |(m, name): &(Mark, &str)| (lead(m) + width(name, SMALL, false)).min(room);
+    let names: Vec<&str> = entries.iter().map(|(_, name)| *name).collect();
+    let cut = fit_all(&names, SMALL, false, |i| room - lead(&entries[i].0));
+    let lines: Vec<Vec<String>> = entries
+        .iter()
+        .zip(cut)
+        .map(|((mark, name), cut)| match mark {
+            Mark::Numbered(..) => vec![cut],
+            _ => wrap(name, SMALL, false, room - lead(mark)),
+        })
+        .collect();
+    let wide =
+        |i: usize| lead(&entries[i].0) + lines[i].iter().map(|l| width(l, SMALL, false)).fold(0.0, f64::max);
     // Row by row in as few rows as fit, the columns as even as can be: five in two rows are 3 + 2, not 4 + 1.
     let widths = |columns: usize| -> Vec<f64> {
-        let column = |c: usize| entries.iter().skip(c).step_by(columns).map(wide).fold(0.0, f64::max);
-        (0..columns).map(column).collect()
+        (0..columns).map(|c| (c..entries.len()).step_by(columns).map(wide).fold(0.0, f64::max)).collect()
     };
     let n = entries.len().max(1);
     let fits = |rows: &usize| {
@@ -149,26 +163,45 @@ pub fn legend(svg: &mut Svg, x: f64, y: f64, room: f64, entries: &[(Mark, &str)]
     let gap = GAP + (spare / widths.len() as f64).clamp(0.0, 9.0);
     let whole = widths.iter().sum::<f64>() + gap * (widths.len() - 1) as f64;
     let x = x + (room - whole).max(0.0) / 2.0;
-    for (i, (mark, name)) in entries.iter().enumerate() {
-        let column = i % widths.len();
-        let left = x + widths[..column].iter().sum::<f64>() + gap * column as f64;
-        let base = y + LINE * (i / widths.len()) as f64 + 7.0;
-        let middle = base - SMALL * CAP / 2.0;
-        match mark {
-            Mark::Square(colour) => svg.rect(left, middle - 3.0, 6.0, 6.0, colour),
-            Mark::Line(colour, dash) => {
-                svg.line((left, middle), (left + 14.0, middle), colour, 1.4, dash);
+    let mut top = y;
+    for row in (0..entries.len()).step_by(widths.len()) {
+        let row = row..entries.len().min(row + widths.len());
+        for i in row.clone() {
+            let (column, mark) = (i - row.start, &entries[i].0);
+            let left = x + widths[..column].iter().sum::<f64>() + gap * column as f64;
+            let base = top + 7.0;
+            let middle = base - SMALL * CAP / 2.0;
+            match mark {
+                Mark::Square(colour) => svg.rect(left, middle - 3.0, 6.0, 6.0, colour),
+                Mark::Line(colour, dash) => {
+                    svg.line((left, middle), (left + 14.0, middle), colour, 1.4, dash);
+                }
+                Mark::Numbered(colour, n) => {
+                    svg.dot(left + 2.5, middle, 2.3, colour);
+                    svg.text(left + 6.5, base, &n.to_string(), TEXT.small().bold());
+                }
             }
-            Mark::Numbered(colour, n) => {
-                svg.dot(left + 2.5, middle, 2.3, colour);
-                svg.text(left + 6.5, base, &n.to_string(), TEXT.small().bold());
+            for (l, line) in lines[i].iter().enumerate() {
+                svg.text(left + lead(mark), base + WRAPPED * l as f64, line, TEXT.small());
             }
         }
-        let lead = lead(mark);
-        svg.text(left + lead, base, &fit(name, SMALL, false, room - lead), TEXT.small());
+        let most = row.map(|i| lines[i].len()).max().unwrap_or(1);
+        top += LINE + WRAPPED * (most - 1) as f64;
     }
-    LINE * rows as f64
+    top - y
 }
+
+/// A heading in as many lines as it takes, the first with its baseline at `base`; returns the height of those beyond the first.
+pub fn heading(svg: &mut Svg, x: f64, base: f64, room: f64, text: &str) -> f64 {
+    let lines = wrap(text, SIZE, true, room);
+    for (l, line) in lines.iter().enumerate() {
+        svg.text(x, base + HEADING * l as f64, line, TEXT.bold());
+    }
+    HEADING * (lines.len() - 1) as f64
+}
+
+/// Distance of the lines of a heading, points.
+pub const HEADING: f64 = 8.5;
 
 #[cfg(test)]
 mod tests {

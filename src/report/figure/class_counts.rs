@@ -6,20 +6,22 @@ use std::collections::BTreeSet;
 use super::axis::{Axes, Mark, labels, legend, margin, slanted, ticks, whole, widest};
 use super::palette::method;
 use super::svg::{GRID, INK, SMALL, Style, Svg, TEXT};
-use super::text::{CAP, fit, width};
-use super::{Classes, Error, MOST, Manifest, class_label, foreign, place};
+use super::text::{CAP, width};
+use super::{Classes, Error, MOST, Manifest, axis, class_label, foreign, place};
 use crate::manifest::Input;
 use crate::report::experiment::{Column, column_of};
 use crate::report::markdown::heading;
+use crate::report::series::number_equals;
 use crate::report::table::dataset_title;
 
 pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     let mut sets = found.iter().map(|m| of_dataset(m)).collect::<Result<Vec<_>, _>>()?;
+    sets.sort_by(in_order);
+    sets.dedup_by(|a, b| in_order(a, b).is_eq());
     if sets.len() > MOST {
         let why = format!("{} data sets; give at most {MOST}", sets.len());
         return Err(Error::Inputs { kind: "class-counts", why });
     }
-    sets.sort_by(in_order);
     Ok(draw_sets(&sets, page))
 }
 
@@ -85,7 +87,8 @@ fn draw_sets(sets: &[Set], page: f64) -> String {
     let n = sets.iter().map(|s| s.classes.len()).max().unwrap_or(1);
     let names: BTreeSet<&Vec<String>> = sets.iter().map(|s| &s.classes.names).collect();
     let most = sets.iter().flat_map(|s| &s.classes.counts).copied().max().unwrap_or(1).max(1) as f64;
-    let title: Vec<_> = sets.iter().map(label).collect();
+    let mut title: Vec<String> = sets.iter().map(label).collect();
+    number_equals(title.iter_mut().collect());
 
     let mut svg = Svg::new(page);
     let bars = sets.len() == 1 && n <= 12;
@@ -99,16 +102,15 @@ fn draw_sets(sets: &[Set], page: f64) -> String {
         title.iter().enumerate().map(|(i, t)| (Mark::Line(method(i).0, method(i).1), t.as_str())).collect();
     let mut top = 2.0;
     if sets.len() == 1 {
-        svg.text(left, 7.5, &fit(&title[0], 7.0, true, page - left), TEXT.bold());
-        top += 18.0;
+        top += 18.0 + axis::heading(&mut svg, left, 7.5, page - left, &title[0]);
     } else {
         top += legend(&mut svg, left, 0.0, page - left, &entries) + 5.0;
     }
     let ys = if bars { (0.0, most) } else { (0.0, most.log10().max(0.3)) };
     let axes = Axes { x: left, y: top, w: page - left - 7.0, h: 100.0, xs: (0.0, n as f64), ys };
-    let axis = "training images";
+    let what = "training images";
     if bars {
-        axes.left(&mut svg, &scale, axis);
+        axes.left(&mut svg, &scale, what);
         for (k, &count) in sets[0].classes.counts.iter().enumerate() {
             let (from, y) = axes.at(k as f64 + 0.1, count as f64);
             let (to, base) = axes.at(k as f64 + 0.9, 0.0);
@@ -126,7 +128,7 @@ fn draw_sets(sets: &[Set], page: f64) -> String {
             svg.line((x, y), (x + axes.w, y), GRID, 0.5, "");
             svg.text(x - 2.5, y + SMALL * CAP / 2.0, &whole(v), TEXT.small().end());
         }
-        svg.text(6.0, axes.y + axes.h / 2.0, axis, TEXT.middle().turned(-90.0));
+        svg.text(6.0, axes.y + axes.h / 2.0, what, TEXT.middle().turned(-90.0));
         for (i, Set { classes, .. }) in sets.iter().enumerate() {
             let edge = |(k, &count): (usize, &u64)| {
                 let y = (count.max(1) as f64).log10();
@@ -142,10 +144,9 @@ fn draw_sets(sets: &[Set], page: f64) -> String {
     let bottom = match shown {
         Some(all) => {
             let widest = widest(all.iter().map(String::as_str));
-            for (k, name) in all.iter().enumerate() {
-                let (x, _) = axes.at(k as f64 + 0.5, 0.0);
-                slanted(&mut svg, x + 2.5, base + 6.0, name);
-            }
+            let end = |k: usize| (axes.at(k as f64 + 0.5, 0.0).0 + 2.5, base + 6.0);
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            slanted(&mut svg, &(0..all.len()).map(end).collect::<Vec<_>>(), &all);
             base + 0.72 * widest + 14.0
         }
         None => {
@@ -157,8 +158,8 @@ fn draw_sets(sets: &[Set], page: f64) -> String {
             base + 17.0
         }
     };
-    let axis = if shown.is_some() { "class" } else { "class (index)" };
-    svg.text(axes.x + axes.w / 2.0, bottom, axis, TEXT.middle());
+    let what = if shown.is_some() { "class" } else { "class (index)" };
+    svg.text(axes.x + axes.w / 2.0, bottom, what, TEXT.middle());
     svg.finish(bottom + 4.0, &format!("Training images of each class: {}", title.join("; ")))
 }
 

@@ -1,4 +1,4 @@
-//! The confusion matrix of one method: of each true class, the percentage that is taken for each class; mean over seeds.
+//! The confusion matrix of one method: of each true class, the percentage that is taken for each class; mean over runs.
 //!
 //! Few classes have their numbers in the cells. Of many, colours go by the square root, or all but the diagonal would be
 //! white, and classes have their index at the edges. Of more classes than a page has dots there is no figure.
@@ -9,12 +9,14 @@ use std::fmt::Write;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::axis::{LONGEST, slanted, ticks, widest};
+use super::axis::{LONGEST, heading, slanted, ticks, widest};
 use super::palette::blues;
 use super::svg::{GRID, INK, SMALL, Svg, TEXT, num};
-use super::text::{fit, width};
-use super::{Classes, Error, Manifest, class_label, foreign, grouped, list, place};
+use super::text::{fit_all, width};
+use super::{Classes, Error, Manifest, class_label, foreign, list, place};
 use crate::metrics::Cell;
+use crate::report::experiment::Experiment;
+use crate::report::series::{count, series};
 
 /// Up to so many classes the numbers stand in the cells.
 const NUMBERS: usize = 12;
@@ -25,8 +27,8 @@ pub(in crate::report) const MOST_CLASSES: usize = 1000;
 /// Steps of the colours from none to all.
 const STEPS: f64 = 50.0;
 
-pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
-    let groups = grouped(found)?;
+pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result<String, Error> {
+    let groups = series(of);
     if groups.len() != 1 {
         let mut labels: Vec<_> = groups.iter().map(|g| g.label.as_str()).collect();
         if labels.len() > 4 {
@@ -39,7 +41,8 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
         );
         return Err(Error::Inputs { kind: "confusion", why });
     }
-    let Classes { names, .. } = Classes::of(found)?;
+    let found: Vec<&Manifest> = groups[0].members.iter().map(|&i| found[i]).collect();
+    let Classes { names, .. } = Classes::of(&found)?;
     let n = names.len();
     if n > MOST_CLASSES {
         let why = format!(
@@ -48,18 +51,21 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
         );
         return Err(Error::Inputs { kind: "confusion", why });
     }
-    let share = shares(found, n)?;
+    let share = shares(&found, n)?;
 
     let (few, named) = (n <= NUMBERS, class_label(0, &names).is_some());
     let widest = widest(names.iter().map(String::as_str));
     let left = if named { 11.0 + widest + 3.0 } else { 25.0 };
     let side = page - left - 3.0;
     let cell = side / n as f64;
-    let top = 11.0;
     let mut svg = Svg::new(page);
-    let seeds = found.len();
-    let of = if seeds > 1 { format!(", mean of {seeds} seeds") } else { String::new() };
-    svg.text(left, 7.5, &fit(&format!("{}{of}", groups[0].label), 7.0, true, side), TEXT.bold());
+    let count = count(&groups[0].members.iter().map(|&i| of[i].seed).collect::<Vec<_>>());
+    let mean = match count.parse() {
+        Ok(1) => String::new(),
+        Ok::<usize, _>(seeds) => format!(", mean of {seeds} seeds"),
+        Err(_) => format!(", mean of {count}"),
+    };
+    let top = 11.0 + heading(&mut svg, left, 7.5, side, &format!("{}{mean}", groups[0].label));
     let mut bottom = top + side;
     if few {
         numbers(&mut svg, (left, top, cell), &share);
@@ -67,11 +73,14 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
         cells(&mut svg, (left, top, cell), &share);
     }
     svg.frame(left, top, side, side);
-    for (k, name) in names.iter().enumerate().filter(|_| named) {
-        let middle = cell * (k as f64 + 0.5);
-        let name = fit(name, SMALL, false, LONGEST);
-        svg.text(left - 3.0, top + middle + 2.2, &name, TEXT.small().end());
-        slanted(&mut svg, left + middle + 3.0, bottom + 6.0, &name);
+    if named {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let middle = |k: usize| cell * (k as f64 + 0.5);
+        for (k, name) in fit_all(&names, SMALL, false, |_| LONGEST).iter().enumerate() {
+            svg.text(left - 3.0, top + middle(k) + 2.2, name, TEXT.small().end());
+        }
+        let ends: Vec<_> = (0..n).map(|k| (left + middle(k) + 3.0, bottom + 6.0)).collect();
+        slanted(&mut svg, &ends, &names);
     }
     for k in ticks(0.0, (n - 1) as f64, 6).into_iter().filter(|_| !named) {
         let middle = cell * (k + 0.5);

@@ -1,12 +1,16 @@
-//! Training curves: loss and test accuracy by epoch, a line a method; with several seeds their mean in the band of their extremes.
+//! Training curves: loss and test accuracy by epoch, a line a method; with several runs their mean in the band of their extremes.
+//!
+//! Losses of different functions have panels of their own, for their numbers do not compare: LDAM's are of logits thirty times as large.
 
 use serde_json::Value;
 
 use super::axis::{Axes, Mark, legend, margin, ticks};
 use super::palette::method;
-use super::svg::{MUTED, Svg, TEXT};
+use super::svg::{MUTED, Style, Svg, TEXT};
 use super::{Error, Manifest, methods, place};
 use crate::manifest;
+use crate::report::experiment::Experiment;
+use crate::report::title;
 
 /// What a line of the log is drawn of.
 const FIELDS: [(&str, &str); 2] = [("loss", "training loss"), ("test_top1", "test accuracy (%)")];
@@ -14,22 +18,31 @@ const FIELDS: [(&str, &str); 2] = [("loss", "training loss"), ("test_top1", "tes
 /// One run: values by epoch for each field.
 type Run = [Vec<f64>; 2];
 
-pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
-    let groups = methods(found, "curves")?;
+/// A drawing of one field of some groups of runs.
+struct Panel {
+    field: usize,
+    groups: Vec<usize>,
+    /// What its numbers are of, where another panel has others.
+    of: String,
+}
+
+pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result<String, Error> {
+    let groups = methods(of, "curves")?;
     let mut runs: Vec<Vec<Run>> = Vec::new();
     for g in &groups {
         runs.push(g.members.iter().map(|&i| read(found[i])).collect::<Result<_, _>>()?);
     }
+    let panels = panels(&groups.iter().map(|g| loss(found[g.members[0]])).collect::<Vec<_>>());
     let epochs = runs.iter().flatten().map(|r| r[0].len()).max().unwrap_or(1);
-    let range = |field: usize| {
-        let values = runs.iter().flatten().flat_map(|r| &r[field]);
+    let range = |panel: &Panel| {
+        let values = panel.groups.iter().flat_map(|&n| &runs[n]).flat_map(|r| &r[panel.field]);
         let (lo, hi) =
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
         let pad = ((hi - lo) * 0.04).max(hi.abs() * 0.02).max(1e-6);
         (lo - pad, hi + pad)
     };
-    let all_ticks = [0, 1].map(|f| ticks(range(f).0, range(f).1, 6));
-    let left = all_ticks.iter().map(|t| margin(t)).fold(0.0, f64::max);
+    let ticks_of = |panel: &Panel| ticks(range(panel).0, range(panel).1, 6);
+    let left = panels.iter().map(|p| margin(&ticks_of(p))).fold(0.0, f64::max);
 
     let mut svg = Svg::new(page);
     let names: Vec<_> = groups.iter().map(|g| g.label.as_str()).collect();
@@ -39,31 +52,65 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     let xs = if epochs > 1 { (1.0, epochs as f64) } else { (0.5, 1.5) };
     let milestones = milestones(found);
     let mut labelled = f64::NEG_INFINITY;
-    for field in 0..2 {
-        // The title stands outside the numbers of both panels.
-        let axes = Axes { x: left, y: y + 5.0, w: page - left - 6.0, h: 78.0, xs, ys: range(field) };
-        axes.left(&mut svg, &all_ticks[field], "");
-        svg.text(6.0, axes.y + axes.h / 2.0, FIELDS[field].1, TEXT.middle().turned(-90.0));
+    for (place, panel) in panels.iter().enumerate() {
+        // The title stands outside the numbers of all panels.
+        let axes = Axes { x: left, y: y + 5.0, w: page - left - 6.0, h: 78.0, xs, ys: range(panel) };
+        axes.left(&mut svg, &ticks_of(panel), "");
+        svg.text(6.0, axes.y + axes.h / 2.0, FIELDS[panel.field].1, TEXT.middle().turned(-90.0));
         for &m in milestones.iter().filter(|m| **m > 1.0 && **m < xs.1) {
             let (x, bottom) = axes.at(m, axes.ys.0);
             svg.line((x, axes.y), (x, bottom), MUTED, 0.5, "1 1.5");
             // Milestones that stand close share a label.
-            if field == 0 && x - labelled > 26.0 {
+            if place == 0 && x - labelled > 26.0 {
                 svg.text(x, axes.y - 2.0, "lr ÷ 10", TEXT.small().middle().fill(MUTED));
                 labelled = x;
             }
         }
-        for (n, runs) in runs.iter().enumerate() {
-            lines(&mut svg, &axes, runs, field, n);
+        for &n in &panel.groups {
+            lines(&mut svg, &axes, &runs[n], panel.field, n);
+        }
+        let style = Style { halo: true, ..TEXT.small().end() };
+        if !panel.of.is_empty() {
+            svg.text(axes.x + axes.w - 2.0, axes.y + 7.0, &panel.of, style);
         }
         y = axes.y + axes.h;
-        if field == 1 {
+        if place + 1 == panels.len() {
             let mut whole = ticks(xs.0, xs.1, 7);
             whole.retain(|e| e.fract() == 0.0);
             axes.bottom(&mut svg, &whole, "epoch");
         }
     }
     Ok(svg.finish(y + 21.0, &format!("Training loss and test accuracy by epoch: {}", names.join(", "))))
+}
+
+/// A panel for each loss function of the groups, and one for the accuracy of all.
+fn panels(losses: &[String]) -> Vec<Panel> {
+    let mut panels: Vec<Panel> = Vec::new();
+    for (n, loss) in losses.iter().enumerate() {
+        match panels.iter_mut().find(|p| p.of == *loss) {
+            Some(panel) => panel.groups.push(n),
+            None => panels.push(Panel { field: 0, groups: vec![n], of: loss.clone() }),
+        }
+    }
+    if let [only] = &mut panels[..] {
+        only.of.clear();
+    }
+    panels.push(Panel { field: 1, groups: (0..losses.len()).collect(), of: String::new() });
+    panels
+}
+
+/// The function that a log has the mean of: the loss, and whether weighted ones are divided by the number of images, which are other numbers
+/// than those divided by the weights.
+fn loss(m: &Manifest) -> String {
+    let said = |part: &str, name: &str| m.params.get(part).and_then(|p| p.get(name)).and_then(Value::as_str);
+    let name = match said("loss", "name") {
+        None | Some("ce") => "cross-entropy".into(),
+        Some(name) => title(name),
+    };
+    match said("rule", "rw_norm") {
+        Some("batch-size") => format!("{name}, weighted, by batch size"),
+        _ => name,
+    }
 }
 
 fn lines(svg: &mut Svg, axes: &Axes, runs: &[Run], field: usize, n: usize) {
@@ -111,4 +158,20 @@ fn read(m: &Manifest) -> Result<Run, Error> {
         return Err(Error::Unfit { path: place(m), why });
     }
     Ok(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_loss_function_has_a_panel() {
+        let panels = |losses: &[&str]| -> Vec<(usize, Vec<usize>, String)> {
+            let losses: Vec<String> = losses.iter().map(|l| (*l).to_owned()).collect();
+            panels(&losses).into_iter().map(|p| (p.field, p.groups, p.of)).collect()
+        };
+        assert_eq!(panels(&["a", "a"]), [(0, vec![0, 1], "".into()), (1, vec![0, 1], "".into())]);
+        let three = [(0, vec![0, 2], "a".into()), (0, vec![1], "LDAM".into()), (1, vec![0, 1, 2], "".into())];
+        assert_eq!(panels(&["a", "LDAM", "a"]), three);
+    }
 }

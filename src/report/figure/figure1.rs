@@ -7,11 +7,13 @@ use std::fmt::Write;
 
 use safetensors::{Dtype, SafeTensors};
 
-use super::axis::{Mark, legend};
+use super::axis::{HEADING, Mark, legend};
 use super::palette::{MAX_CLASSES, class, viridis};
-use super::svg::{INK, MUTED, SMALL, Style, Svg, TEXT, num};
-use super::text::fit;
-use super::{Error, Manifest, foreign, grouped, list, place};
+use super::svg::{INK, MUTED, SIZE, SMALL, Style, Svg, TEXT, num};
+use super::text::{fit, wrap};
+use super::{Error, Manifest, foreign, list, place};
+use crate::report::experiment::Experiment;
+use crate::report::series::{apart, series};
 
 /// The most models beside each other.
 const MOST: usize = 4;
@@ -22,6 +24,9 @@ const UNITS: f64 = 10.0;
 /// Rounds of drawing, each with every eighth point.
 const ROUNDS: usize = 8;
 
+/// What the panels of a model are coloured by.
+const BY: [&str; 2] = ["true class", "predicted"];
+
 struct Model {
     title: String,
     /// 0–1, y upwards.
@@ -30,37 +35,45 @@ struct Model {
     predictions: Vec<usize>,
 }
 
-pub(super) fn draw(found: &[&Manifest], width: f64) -> Result<String, Error> {
-    if found.len() > MOST {
-        let why =
-            format!("{} embeddings; give at most {MOST}, such as those of mixup and remix", found.len());
+pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Result<String, Error> {
+    let names = class_names(found)?;
+    let groups = series(of);
+    let n: usize = groups.iter().map(|g| g.members.len()).sum();
+    if n > MOST {
+        let why = format!("{n} embeddings; give at most {MOST}, such as those of mixup and remix");
         return Err(Error::Inputs { kind: "figure1", why });
     }
-    let names = class_names(found)?;
     let mut models = Vec::new();
-    for group in grouped(found)? {
-        let several = group.members.len() > 1;
-        for (n, &i) in group.members.iter().enumerate() {
-            let title = if several { format!("{} #{}", group.label, n + 1) } else { group.label.clone() };
-            models.push(read(found[i], title, names.len())?);
+    for group in groups {
+        let runs: Vec<&Experiment> = group.members.iter().map(|&i| of[i]).collect();
+        for (&i, run) in group.members.iter().zip(apart(&runs)) {
+            let run = if run.is_empty() { run } else { format!(", {run}") };
+            models.push(read(found[i], format!("{}{run}", group.label), names.len())?);
         }
     }
     let axis = axis_name(found[0]);
 
     let mut svg = Svg::new(width);
-    let (left, gap, head) = (9.0, 4.0, 11.0);
+    let (left, gap) = (9.0, 4.0);
     let single = models.len() == 1;
     let (columns, rows) = if single { (2, 1) } else { (models.len(), 2) };
     let side = (width - 0.5 - left - gap * (columns - 1) as f64) / columns as f64;
+    // What a panel is coloured by tells it from the one below, so a long title takes lines rather than being cut.
+    let title = |m: usize, n: usize| {
+        let letter = char::from(b'a' + (if single { n } else { n * columns + m }) as u8);
+        wrap(&format!("({letter}) {}, {}", models[m].title, BY[n]), SIZE, true, side)
+    };
+    let lines = (0..models.len()).flat_map(|m| [title(m, 0).len(), title(m, 1).len()]).max().unwrap_or(1);
+    let head = 11.0 + HEADING * (lines - 1) as f64;
     let bottom = rows as f64 * (head + side + 4.0) - 4.0;
     for (m, model) in models.iter().enumerate() {
         for (n, classes) in [&model.labels, &model.predictions].into_iter().enumerate() {
             let (c, r) = if single { (n, 0) } else { (m, n) };
             let (x, y) = (left + (side + gap) * c as f64, head + (side + head + 4.0) * r as f64);
-            let letter = char::from(b'a' + (r * columns + c) as u8);
-            let by = ["true class", "predicted"][n];
-            let text = fit(&format!("({letter}) {}, {by}", model.title), 7.0, true, side);
-            svg.text(x, y - 3.0, &text, TEXT.bold());
+            let lines = title(m, n);
+            for (l, line) in lines.iter().rev().enumerate() {
+                svg.text(x, y - 3.0 - HEADING * l as f64, line, TEXT.bold());
+            }
             svg.frame(x, y, side, side);
             panel(&mut svg, (x, y, side), &model.points, classes, names.len());
             if c == 0 {

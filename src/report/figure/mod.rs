@@ -81,39 +81,40 @@ impl Kind {
     /// # Errors
     /// Manifests that lack what the figure shows or do not go together; files that are missing or damaged.
     pub fn draw(self, found: &[&Manifest], width: f64) -> Result<String, Error> {
+        // Data sets are no experiments.
+        let of = if self == Kind::ClassCounts { Ok(vec![]) } else { experiments(found) };
+        self.draw_as(found, &of?.iter().collect::<Vec<_>>(), width)
+    }
+
+    /// The same of manifests whose experiments were read already, so that runs have the same names in all figures of a page.
+    pub(super) fn draw_as(
+        self,
+        found: &[&Manifest],
+        of: &[&Experiment],
+        width: f64,
+    ) -> Result<String, Error> {
         match self {
-            Kind::Figure1 => figure1::draw(found, width),
-            Kind::Confusion => confusion::draw(found, width),
-            Kind::PerClass => per_class::draw(found, width),
+            Kind::Figure1 => figure1::draw(found, of, width),
+            Kind::Confusion => confusion::draw(found, of, width),
+            Kind::PerClass => per_class::draw(found, of, width),
             Kind::ClassCounts => class_counts::draw(found, width),
-            Kind::Curves => curves::draw(found, width),
-            Kind::Reliability => reliability::draw(found, width),
+            Kind::Curves => curves::draw(found, of, width),
+            Kind::Reliability => reliability::draw(found, of, width),
         }
     }
 }
 
-/// The runs of the manifests, grouped; each experiment and seed once.
-fn grouped(found: &[&Manifest]) -> Result<Vec<Series>, Error> {
-    let all = found.iter().map(|m| Experiment::of(m)).collect::<Result<Vec<_>, _>>()?;
-    let groups = series(&all.iter().collect::<Vec<_>>());
-    for g in &groups {
-        for pair in g.members.windows(2) {
-            if all[pair[0]].seed == all[pair[1]].seed {
-                let other = place(found[pair[0]]);
-                let why = format!(
-                    "is the same experiment and seed as {}; leave one of the two away",
-                    other.display()
-                );
-                return Err(Error::Unfit { path: place(found[pair[1]]), why });
-            }
-        }
-    }
-    Ok(groups)
+/// The experiments of manifests.
+///
+/// # Errors
+/// Manifests without the lineage that `eval`, `embed` and `train` write.
+pub fn experiments(found: &[&Manifest]) -> Result<Vec<Experiment>, Error> {
+    found.iter().map(|m| Experiment::of(m)).collect()
 }
 
-/// The same of methods that share a drawing.
-fn methods(found: &[&Manifest], kind: &'static str) -> Result<Vec<Series>, Error> {
-    let groups = grouped(found)?;
+/// The runs, grouped by method, of which a drawing has only so many.
+fn methods(of: &[&Experiment], kind: &'static str) -> Result<Vec<Series>, Error> {
+    let groups = series(of);
     if groups.len() > MOST {
         let why = format!("{} methods; give at most {MOST}", groups.len());
         return Err(Error::Inputs { kind, why });

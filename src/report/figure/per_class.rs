@@ -7,6 +7,7 @@ use super::axis::{Axes, Mark, legend, margin, slanted, ticks, whole, widest};
 use super::palette::method;
 use super::svg::{INK, MUTED, Svg, TEXT};
 use super::{Classes, Error, Manifest, foreign, list, methods};
+use crate::report::experiment::Experiment;
 use crate::report::series::mean_std;
 
 /// Up to so many classes each has bars of its own.
@@ -21,11 +22,11 @@ struct Slot {
     classes: Vec<usize>,
 }
 
-pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
-    let groups = methods(found, "per-class")?;
+pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result<String, Error> {
+    let groups = methods(of, "per-class")?;
     let classes = Classes::of(found)?;
     let slots = slots(&classes);
-    // By slot and group, mean and deviation over seeds.
+    // By slot and group, mean and deviation over runs.
     let mut bars: Vec<Vec<(f64, Option<f64>)>> = vec![Vec::new(); slots.len()];
     for g in &groups {
         let mut runs = Vec::new();
@@ -78,10 +79,9 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     let base = axes.y + axes.h;
     svg.line((axes.x, base), (axes.x + axes.w, base), INK, 0.5, "");
     let widest = widest(slots.iter().map(|s| s.name.as_str()));
-    for (s, slot) in slots.iter().enumerate() {
-        let (x, _) = axes.at(s as f64 + 0.5, 0.0);
-        slanted(&mut svg, x + 2.5, base + 6.0, &slot.name);
-    }
+    let end = |s: usize| (axes.at(s as f64 + 0.5, 0.0).0 + 2.5, base + 6.0);
+    let names_of: Vec<&str> = slots.iter().map(|s| s.name.as_str()).collect();
+    slanted(&mut svg, &(0..slots.len()).map(end).collect::<Vec<_>>(), &names_of);
     let bottom = base + 0.72 * widest + 14.0;
     let axis =
         if classes.len() <= EACH { "class" } else { "classes, from the most to the fewest training images" };

@@ -1,4 +1,4 @@
-//! Reliability diagram (Guo et al., arXiv 1706.04599): accuracy of the images of equal confidence, and how many there are. Seeds of a
+//! Reliability diagram (Guo et al., arXiv 1706.04599): accuracy of the images of equal confidence, and how many there are. Runs of a
 //! method are pooled.
 
 use serde_json::Value;
@@ -7,6 +7,7 @@ use super::axis::{Axes, Mark, legend, margin, ticks};
 use super::palette::method;
 use super::svg::{MUTED, Svg, TEXT};
 use super::{Error, Manifest, foreign, list, methods};
+use crate::report::experiment::Experiment;
 use crate::report::series::mean_std;
 
 /// Sums over the images of a bin.
@@ -17,8 +18,8 @@ struct Bin {
     right: f64,
 }
 
-pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
-    let groups = methods(found, "reliability")?;
+pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result<String, Error> {
+    let groups = methods(of, "reliability")?;
     let (mut names, mut all) = (Vec::new(), Vec::new());
     for g in &groups {
         let mut sum: Vec<Bin> = Vec::new();

@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use super::text::FAMILY;
+use crate::report::one_line;
 
 /// Text and axes.
 pub const INK: &str = "#222222";
@@ -200,9 +201,7 @@ pub fn num(v: f64) -> String {
 
 /// Text as it stands in XML and HTML, in attributes too. XML has no control characters: they become U+FFFD.
 pub fn escape(text: &str) -> String {
-    let text = text.replace(|c: char| c.is_control() && c.is_whitespace(), " ");
-    let text = text.replace(|c: char| c.is_control() || "\u{fffe}\u{ffff}".contains(c), "\u{fffd}");
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    one_line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
-//! The bundled font: what PNGs are set in, and how wide a text is going to be.
+//! The bundled font: what PNGs are set in, how wide a text is going to be, and how a long one fits.
 //!
 //! Arimo has the metrics of Arial and Helvetica (and of Liberation Sans), one of which is on nearly every machine, so that an
 //! SVG looks the same where Arimo itself is not installed. The files hold the signs that figures use; `fonts/OFL.txt` is
 //! their licence.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use skrifa::instance::{LocationRef, Size};
 use skrifa::{FontRef, MetadataProvider};
+
+use crate::report::series::number_equals;
 
 /// The font of all figures, with its equals in width.
 pub const FAMILY: &str = "Arimo, Arial, Helvetica, Liberation Sans, sans-serif";
@@ -38,9 +41,13 @@ impl Widths {
         Widths(all)
     }
 
+    fn of_char(&self, c: char) -> Option<f64> {
+        self.0.binary_search_by_key(&c, |(c, _)| *c).ok().map(|i| self.0[i].1)
+    }
+
     fn width(&self, c: char) -> f64 {
-        // A sign that the font does not have is set from another one, about this wide.
-        self.0.binary_search_by_key(&c, |(c, _)| *c).map_or(0.6, |i| self.0[i].1)
+        // A sign that the font does not have is set from another one, about this wide; signs of East Asia are as wide as they are high.
+        self.of_char(c).unwrap_or(if c >= '\u{1100}' { 1.0 } else { 0.6 })
     }
 }
 
@@ -67,6 +74,68 @@ pub fn fit(text: &str, size: f64, bold: bool, room: f64) -> String {
     format!("{}…", short.trim_end())
 }
 
+/// The text, or its beginning and its end with an ellipsis between, as much as fits.
+fn fit_ends(text: &str, size: f64, bold: bool, room: f64) -> String {
+    let all: Vec<char> = text.chars().collect();
+    let cut = |kept: usize| -> String {
+        // Of an odd number the end has one more: names that begin alike are many.
+        let (head, tail) = (kept / 2, kept - kept / 2);
+        all[..head].iter().chain(&['…']).chain(&all[all.len() - tail..]).collect()
+    };
+    let fits = |kept: &usize| width(&cut(*kept), size, bold) <= room;
+    match width(text, size, bold) <= room {
+        true => text.to_owned(),
+        false => cut((0..all.len()).rev().find(fits).unwrap_or(0)),
+    }
+}
+
+/// Names that stand beside each other in a drawing, each cut to its room if it must be, so that no two look the same: at the end, where
+/// they would, in the middle, and where they still would, numbered.
+pub fn fit_all(names: &[&str], size: f64, bold: bool, room: impl Fn(usize) -> f64) -> Vec<String> {
+    let alike = |all: &[String]| all.iter().collect::<BTreeSet<_>>().len() < all.len();
+    let cut = |how: fn(&str, f64, bool, f64) -> String, less: f64| -> Vec<String> {
+        names.iter().enumerate().map(|(i, name)| how(name, size, bold, room(i) - less)).collect()
+    };
+    let found = [fit, fit_ends].into_iter().map(|how| cut(how, 0.0)).find(|all| !alike(all));
+    found.unwrap_or_else(|| {
+        let mut all = cut(fit_ends, width(&format!(" #{}", names.len()), size, bold));
+        number_equals(all.iter_mut().collect());
+        all
+    })
+}
+
+/// The text in lines of a width, broken at spaces, and within a word only where it is longer than a line. Nothing is left out.
+pub fn wrap(text: &str, size: f64, bold: bool, room: f64) -> Vec<String> {
+    let fits = |line: &str| width(line, size, bold) <= room;
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut().expect("it begins with one");
+        let joined = if last.is_empty() { word.to_owned() } else { format!("{last} {word}") };
+        if fits(&joined) {
+            *last = joined;
+            continue;
+        }
+        if !last.is_empty() {
+            lines.push(String::new());
+        }
+        for c in word.chars() {
+            let last = lines.last_mut().expect("it begins with one");
+            if !last.is_empty() && !fits(&format!("{last}{c}")) {
+                lines.push(c.to_string());
+            } else {
+                last.push(c);
+            }
+        }
+    }
+    lines
+}
+
+/// Characters in the drawn texts of an SVG of ours that the bundled font does not have: in a PNG they are boxes.
+pub fn missing(svg: &str) -> BTreeSet<char> {
+    let texts = svg.split("<text ").skip(1).filter_map(|t| t.split_once('>')?.1.split("</text>").next());
+    texts.flat_map(str::chars).filter(|c| WIDTHS.iter().any(|font| font.of_char(*c).is_none())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +154,38 @@ mod tests {
         assert_eq!(fit("airplane", 7.0, false, 100.0), "airplane");
         let cut = fit("Remix-DRW (recipe paper)", 7.0, false, 40.0);
         assert!(cut.ends_with('…') && width(&cut, 7.0, false) <= 40.0, "{cut}");
+    }
+
+    #[test]
+    fn names_that_are_cut_differ() {
+        let cut = |names: &[&str]| fit_all(names, 7.0, false, |_| 40.0);
+        assert_eq!(cut(&["cat", "dog"]), ["cat", "dog"]);
+        let all = ["a very long name of a class", "another name that is long"];
+        assert!(cut(&all).iter().all(|n| n.ends_with('…')), "{:?}", cut(&all));
+        for alike in [
+            ["weights of the first run", "weights of the second run"],
+            ["weights a for ten epochs", "weights b for ten epochs"],
+            ["the same", "the same"],
+        ] {
+            let found = cut(&alike);
+            assert!(found[0] != found[1] && found.iter().all(|n| width(n, 7.0, false) <= 40.0), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn long_texts_are_wrapped_and_whole() {
+        assert_eq!(wrap("Remix", 7.0, false, 100.0), ["Remix"]);
+        let text = "Remix (tau 0.3, warmup 1, weights/of/a/very/long/path.safetensors), true class";
+        let lines = wrap(text, 7.0, false, 60.0);
+        assert!(lines.iter().all(|l| width(l, 7.0, false) <= 60.0), "{lines:?}");
+        assert_eq!(lines.concat().replace(' ', ""), text.replace(' ', ""));
+        assert_eq!(wrap("ab", 7.0, false, 0.0), ["a", "b"], "a line has one character at least");
+    }
+
+    #[test]
+    fn characters_without_a_picture_are_found() {
+        let mut svg = super::super::svg::Svg::new(10.0);
+        svg.text(0.0, 0.0, "Δ <猫> −1 é", super::super::svg::TEXT);
+        assert_eq!(missing(&svg.finish(5.0, "犬")).into_iter().collect::<String>(), "猫");
     }
 }

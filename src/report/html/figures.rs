@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::Sources;
-use crate::manifest::Manifest;
+use crate::manifest::{Input, Manifest};
 use crate::report::Error;
-use crate::report::experiment::{Column, Experiment};
+use crate::report::experiment::{Column, Experiment, representatives};
 use crate::report::figure::svg::escape;
 use crate::report::figure::{Kind, class_counts, confusion};
 use crate::report::markdown::heading;
@@ -21,19 +21,23 @@ const WIDTH: f64 = 3.3 * 72.0;
 /// The most methods in one figure; more are spread over several.
 const MOST: usize = 6;
 
-/// The section.
-pub(super) fn write(sources: &Sources, records: &[Record]) -> Result<String, Error> {
-    let metrics: Vec<&Manifest> = sources.metrics.iter().map(|(_, m)| *m).collect();
+/// The section. `metrics` are the manifests of the records; the other experiments are those of the sources.
+pub(super) fn write(
+    sources: &Sources,
+    metrics: &[&Manifest],
+    records: &[Record],
+    checkpoints: &[Experiment],
+    embeddings: &[Experiment],
+) -> Result<String, Error> {
     let mut text = String::from("<section id=\"figures\">\n<h2>Figures</h2>\n");
     let all: Vec<&Manifest> = sources.datasets.iter().map(|(_, m)| *m).collect();
-    let counts = class_counts::of_evaluations(&metrics, &all, WIDTH)?;
+    let counts = class_counts::of_evaluations(metrics, &all, WIDTH)?;
     if !counts.is_empty() {
         let shown: String = counts.iter().map(|svg| figure(svg, "Training images of each class.")).collect();
         text += &format!("<div class=\"figures\">\n{shown}</div>\n");
     }
-    let checkpoints: Vec<&Manifest> = sources.checkpoints.iter().map(|(_, m)| *m).collect();
-    let embeddings: Vec<&Manifest> = sources.embeddings.iter().map(|(_, m)| *m).collect();
-    let (curves, maps) = (by_column(&checkpoints)?, by_column(&embeddings)?);
+    let curves = by_column(&sources.checkpoints, checkpoints);
+    let maps = by_column(&sources.embeddings, embeddings);
 
     // The last epoch, for it was not chosen on the test images; another one only where that is missing.
     // Class counts belong to the key: a validation split takes images away.
@@ -42,7 +46,7 @@ pub(super) fn write(sources: &Sources, records: &[Record]) -> Result<String, Err
         let counts = metrics[i].metrics.get("cls_num_list").map_or(String::new(), |c| c.to_string());
         columns.entry((&r.of.column, counts)).or_default().push(i);
     }
-    for column in curves.keys().chain(maps.keys()) {
+    for column in curves.keys().chain(maps.keys()).copied() {
         if !columns.keys().any(|(c, _)| *c == column) {
             columns.insert((column, String::new()), vec![]);
         }
@@ -58,6 +62,7 @@ pub(super) fn write(sources: &Sources, records: &[Record]) -> Result<String, Err
         let mut shown = String::new();
         for part in parts(&chosen, |i| &records[i].of) {
             let found: Vec<&Manifest> = part.iter().map(|&i| metrics[i]).collect();
+            let of: Vec<&Experiment> = part.iter().map(|&i| &records[i].of).collect();
             for (kind, field, caption) in [
                 (
                     Kind::PerClass,
@@ -74,30 +79,34 @@ pub(super) fn write(sources: &Sources, records: &[Record]) -> Result<String, Err
                     .iter()
                     .all(|m| m.metrics.contains_key(field) && m.metrics.contains_key("class_names"))
                 {
-                    shown += &figure(&kind.draw(&found, WIDTH)?, caption);
+                    shown += &figure(&kind.draw_as(&found, &of, WIDTH)?, caption);
                 }
             }
         }
         if let Some(found) = curves.get(column).filter(|_| first) {
-            let of = found.iter().map(|m| Experiment::of(m)).collect::<Result<Vec<_>, _>>()?;
-            for part in parts(&(0..found.len()).collect::<Vec<_>>(), |i| &of[i]) {
-                let part: Vec<&Manifest> = part.iter().map(|&i| found[i]).collect();
-                let caption = "Training loss and test accuracy; with several seeds their mean and range.";
-                shown += &figure(&Kind::Curves.draw(&part, WIDTH)?, caption);
+            for part in parts(&(0..found.len()).collect::<Vec<_>>(), |i| found[i].1) {
+                let (part, of): (Vec<&Manifest>, Vec<_>) = part.iter().map(|&i| found[i]).unzip();
+                let caption = "Training loss and test accuracy; with several runs their mean and range.";
+                shown += &figure(&Kind::Curves.draw_as(&part, &of, WIDTH)?, caption);
             }
         }
         if let Some(found) = maps.get(column).filter(|_| first) {
+            let of: Vec<&Experiment> = found.iter().map(|(_, of)| *of).collect();
+            let one_each = representatives(&of);
+            let found: Vec<_> = (0..found.len()).filter(|&i| one_each[i] == i).map(|i| found[i]).collect();
             for part in found.chunks(2) {
                 let caption = "The features of the test images, one projection a model, by true class and by prediction.";
-                shown += &figure(&Kind::Figure1.draw(part, WIDTH)?, caption);
+                let (part, of): (Vec<&Manifest>, Vec<_>) = part.iter().copied().unzip();
+                shown += &figure(&Kind::Figure1.draw_as(&part, &of, WIDTH)?, caption);
             }
         }
         let of: Vec<&Experiment> = chosen.iter().map(|&i| &records[i].of).collect();
         for group in series(&of) {
             let found: Vec<&Manifest> = group.members.iter().map(|&i| metrics[chosen[i]]).collect();
+            let of: Vec<&Experiment> = group.members.iter().map(|&i| &records[chosen[i]].of).collect();
             if found.iter().all(|m| has_confusion(m)) {
                 shown += &figure(
-                    &Kind::Confusion.draw(&found, WIDTH)?,
+                    &Kind::Confusion.draw_as(&found, &of, WIDTH)?,
                     &format!("Confusion matrix of {}.", group.label),
                 );
             }
@@ -134,13 +143,16 @@ fn figure(svg: &str, caption: &str) -> String {
     format!("<figure>\n{svg}<figcaption>{}</figcaption>\n</figure>\n", escape(caption))
 }
 
-/// Manifests by training set.
-fn by_column<'a>(found: &[&'a Manifest]) -> Result<BTreeMap<Column, Vec<&'a Manifest>>, Error> {
-    let mut all: BTreeMap<Column, Vec<&Manifest>> = BTreeMap::new();
-    for m in found {
-        all.entry(Experiment::of(m)?.column).or_default().push(m);
+/// Manifests with their experiments, by training set.
+fn by_column<'a>(
+    found: &[(Input, &'a Manifest)],
+    of: &'a [Experiment],
+) -> BTreeMap<&'a Column, Vec<(&'a Manifest, &'a Experiment)>> {
+    let mut all: BTreeMap<&Column, Vec<_>> = BTreeMap::new();
+    for ((_, m), of) in found.iter().zip(of) {
+        all.entry(&of.column).or_default().push((*m, of));
     }
-    Ok(all)
+    all
 }
 
 /// Indices of experiments in parts of at most [`MOST`] methods, of one class-count list each.

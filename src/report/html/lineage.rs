@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::Sources;
-use crate::manifest::{Input, key};
+use crate::manifest::{Input, Manifest, key};
 use crate::report::figure::svg::escape;
 use crate::report::markdown::heading;
 use crate::report::record::Record;
@@ -16,16 +16,17 @@ use crate::report::title;
 pub(super) struct Lineage<'a> {
     /// By place in the chain, then by id.
     nodes: BTreeMap<(usize, String), &'a Input>,
-    inputs: Vec<&'a Input>,
+    /// The evaluations in the order of the section, by their places among the records.
+    evaluations: Vec<(usize, &'a Input)>,
 }
 
 /// Roles in the order of the section.
 const ROLES: [&str; 4] = ["metrics", "embedding", "checkpoint", "dataset"];
 
 impl<'a> Lineage<'a> {
-    /// Collects the inputs of the page and their inputs. The records are those of its evaluations.
-    pub fn of(sources: &'a Sources, records: &[Record]) -> Lineage<'a> {
-        let mut lineage = Lineage { nodes: BTreeMap::new(), inputs: Vec::new() };
+    /// Collects the inputs of the page and their inputs. The records are those of `metrics`, in their order.
+    pub fn of(sources: &'a Sources, metrics: &[&'a (Input, &Manifest)], records: &[Record]) -> Lineage<'a> {
+        let mut lineage = Lineage { nodes: BTreeMap::new(), evaluations: Vec::new() };
         let others = [&sources.checkpoints, &sources.embeddings, &sources.datasets];
         let mut order: Vec<usize> = (0..records.len()).collect();
         let place = |i: usize| {
@@ -36,11 +37,12 @@ impl<'a> Lineage<'a> {
                 &of.method,
                 &of.options,
                 of.seed,
+                &of.computed_by,
                 &of.which,
             )
         };
-        order.sort_by(|&a, &b| place(a).cmp(&place(b)).then(records[a].key.cmp(&records[b].key)));
-        lineage.inputs = order.iter().map(|&i| &sources.metrics[i].0).collect();
+        order.sort_by(|&a, &b| place(a).cmp(&place(b)).then(records[a].content.cmp(&records[b].content)));
+        lineage.evaluations = order.iter().map(|&i| (i, &metrics[i].0)).collect();
         for (input, _) in sources.metrics.iter().chain(others.into_iter().flatten()) {
             lineage.add(input);
         }
@@ -52,11 +54,6 @@ impl<'a> Lineage<'a> {
         if self.nodes.insert((rank, id(input)), input).is_none() {
             input.inputs.iter().for_each(|i| self.add(i));
         }
-    }
-
-    /// The anchor of an evaluation's line.
-    pub fn row(&self, metrics_key: &str) -> String {
-        format!("n-{}", key::short(metrics_key))
     }
 
     /// The section: a line an evaluation, then everything by its hashes.
@@ -72,6 +69,7 @@ impl<'a> Lineage<'a> {
             "data",
             "epoch",
             "seed",
+            "computed by",
             "top-1",
             "evaluation",
             "weights",
@@ -82,11 +80,8 @@ impl<'a> Lineage<'a> {
             text += &format!("<th data-c=\"{i}\">{head}</th>");
         }
         text += "</tr></thead><tbody>\n";
-        let by_key: BTreeMap<&str, &Record> = records.iter().map(|r| (r.key.as_str(), r)).collect();
-        for input in &self.inputs {
-            if let Some(r) = input.key.as_deref().and_then(|k| by_key.get(k)) {
-                text += &self.line(r, input);
-            }
+        for (i, input) in &self.evaluations {
+            text += &line(&records[*i], input);
         }
         text += "</tbody></table></div>\n";
         let heads = ["Evaluations", "Embeddings", "Checkpoints", "Data sets", "Files"];
@@ -100,37 +95,43 @@ impl<'a> Lineage<'a> {
         }
         text + "</section>\n"
     }
+}
 
-    fn line(&self, r: &Record, input: &Input) -> String {
-        let mut method = title(&r.of.method);
-        if !r.of.options.is_empty() {
-            method += &format!(" ({})", r.of.options.replace('=', " "));
-        }
-        let data = format!("{}, {}", dataset_title(&r.of.column.dataset), heading(&r.of.column));
-        let seed = r.of.seed.map_or("—".into(), |s| s.to_string());
-        let mut text = format!(
-            "<tr id=\"{}\"><td>{}</td><td>{}</td><td>{}</td><td>{seed}</td><td>{:.2}</td><td>{}</td>",
-            self.row(&r.key),
-            escape(&method),
-            escape(&data),
-            escape(&r.of.which),
-            r.top1,
-            link(input)
-        );
-        let checkpoint = input.inputs.iter().find(|i| i.role == "checkpoint");
-        let dataset = checkpoint.and_then(|c| c.inputs.iter().find(|i| i.role == "dataset"));
-        for step in [checkpoint, dataset] {
-            text += &format!("<td>{}</td>", step.map_or("—".into(), link));
-        }
-        let files = dataset.map(|d| d.inputs.iter().map(link).collect::<Vec<_>>()).unwrap_or_default();
-        let files = match files.as_slice() {
-            [] => "none (made by a program)".to_owned(),
-            [first, rest @ ..] => {
-                first.clone() + &if rest.is_empty() { String::new() } else { format!(" + {}", rest.len()) }
-            }
-        };
-        text + &format!("<td>{files}</td></tr>\n")
+/// The anchor of an evaluation's line, from the hash of its content.
+pub(super) fn row(content: &str) -> String {
+    format!("n-{}", key::short(content))
+}
+
+fn line(r: &Record, input: &Input) -> String {
+    let mut method = title(&r.of.method);
+    if !r.of.options.is_empty() {
+        method += &format!(" ({})", r.of.options.replace('=', " "));
     }
+    let data = format!("{}, {}", dataset_title(&r.of.column.dataset), heading(&r.of.column));
+    let seed = r.of.seed.map_or("—".into(), |s| s.to_string());
+    let mut text = format!(
+        "<tr id=\"{}\"><td>{}</td><td>{}</td><td>{}</td><td>{seed}</td><td>{}</td><td>{:.2}</td><td>{}</td>",
+        row(&r.content),
+        escape(&method),
+        escape(&data),
+        escape(&r.of.which),
+        escape(r.of.computed_by.as_deref().unwrap_or("—")),
+        r.top1,
+        link(input)
+    );
+    let checkpoint = input.inputs.iter().find(|i| i.role == "checkpoint");
+    let dataset = checkpoint.and_then(|c| c.inputs.iter().find(|i| i.role == "dataset"));
+    for step in [checkpoint, dataset] {
+        text += &format!("<td>{}</td>", step.map_or("—".into(), link));
+    }
+    let files = dataset.map(|d| d.inputs.iter().map(link).collect::<Vec<_>>()).unwrap_or_default();
+    let files = match files.as_slice() {
+        [] => "none (made by a program)".to_owned(),
+        [first, rest @ ..] => {
+            first.clone() + &if rest.is_empty() { String::new() } else { format!(" + {}", rest.len()) }
+        }
+    };
+    text + &format!("<td>{files}</td></tr>\n")
 }
 
 /// What tells a node from all others: the same file in another role, or the same key with other files, is another one.
@@ -140,7 +141,7 @@ fn id(input: &Input) -> String {
 }
 
 fn link(input: &Input) -> String {
-    format!("<a href=\"#{}\"><code>{}</code></a>", id(input), key::short(&input.blake3))
+    format!("<a href=\"#{}\"><code>{}</code></a>", id(input), escape(key::short(&input.blake3)))
 }
 
 fn node(id: &str, input: &Input) -> String {
@@ -162,6 +163,10 @@ fn node(id: &str, input: &Input) -> String {
             "<br>parameters <code>{}</code>",
             escape(&key::canonical(&params).replace(",\"", ", \""))
         );
+    }
+    if !input.facts.is_empty() {
+        let facts = Value::Object(input.facts.clone());
+        text += &format!("<br>facts <code>{}</code>", escape(&key::canonical(&facts).replace(",\"", ", \"")));
     }
     if !input.inputs.is_empty() {
         let from: Vec<String> =

@@ -7,14 +7,18 @@ mod lineage;
 mod settings;
 mod tables;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Error;
-use super::experiment::Experiment;
+use super::experiment::{Experiment, representatives, told_apart};
+use super::figure::experiments;
 use super::figure::svg::escape;
 use super::figure::text::{BOLD, REGULAR};
 use super::record::Record;
+use super::settings::words;
 use super::table;
 use crate::manifest::{Input, Kind, Manifest};
 
@@ -70,15 +74,33 @@ pub fn roles(m: &Manifest) -> &'static [&'static str] {
 /// # Errors
 /// Evaluations that do not go together, files of checkpoints and embeddings that are missing or damaged.
 pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
-    let manifests: Vec<&Manifest> = sources.metrics.iter().map(|(_, m)| *m).collect();
-    let records = manifests.iter().map(|m| Record::of(m)).collect::<Result<Vec<_>, _>>()?;
+    // Of all experiments of the page together, so that runs have the same names in all its parts.
+    let read = |found: &[(Input, &Manifest)]| -> Result<Vec<Experiment>, Error> {
+        experiments(&found.iter().map(|(_, m)| *m).collect::<Vec<_>>())
+    };
+    let [metrics, checkpoints, embeddings] =
+        [read(&sources.metrics)?, read(&sources.checkpoints)?, read(&sources.embeddings)?];
+    let all: Vec<&Experiment> = metrics.iter().chain(&checkpoints).chain(&embeddings).collect();
+    let mut told = told_apart(&all).into_iter();
+    let mut records = sources.metrics.iter().map(|(i, m)| Record::of(m, i)).collect::<Result<Vec<_>, _>>()?;
+    for (record, of) in records.iter_mut().zip(&mut told) {
+        record.of = of;
+    }
+    let [checkpoints, embeddings]: [Vec<Experiment>; 2] =
+        [&checkpoints, &embeddings].map(|found| told.by_ref().take(found.len()).collect());
+    let tables = table::tables(&records);
+    // Elsewhere each run counts once, too.
+    let one_each = representatives(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
+    let shown: Vec<usize> = (0..records.len()).filter(|&i| one_each[i] == i).collect();
+    let metrics: Vec<&(Input, &Manifest)> = shown.iter().map(|&i| &sources.metrics[i]).collect();
+    let records: Vec<Record> = shown.iter().map(|&i| records[i].clone()).collect();
+    let manifests: Vec<&Manifest> = metrics.iter().map(|(_, m)| *m).collect();
     let of: Vec<&Experiment> = records.iter().map(|r| &r.of).collect();
-    let tables = table::tables(&records)?;
-    let lineage = lineage::Lineage::of(sources, &records);
+    let lineage = lineage::Lineage::of(sources, &metrics, &records);
     let body = [
         intro(title, &records, &tables),
-        tables.iter().enumerate().map(|(n, t)| tables::write(t, n, &lineage)).collect(),
-        figures::write(sources, &records)?,
+        tables.iter().enumerate().map(|(n, t)| tables::write(t, n)).collect(),
+        figures::write(sources, &manifests, &records, &checkpoints, &embeddings)?,
         settings::write(&manifests, &of),
         lineage.write(&records),
     ];
@@ -100,16 +122,22 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
 }
 
 fn intro(title: &str, records: &[Record], tables: &[table::Table]) -> String {
-    let runs: std::collections::BTreeSet<_> =
-        records.iter().map(|r| (&r.of.column, &r.of.method, &r.of.options, r.of.seed)).collect();
-    let sets: std::collections::BTreeSet<_> = records.iter().map(|r| &r.of.column).collect();
+    // Runs of one seed and device, if there are several, are told by their weights, which are others for the best epoch.
+    let mut runs: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
+    for Record { of, .. } in records {
+        let settings: Vec<String> = of.settings.iter().map(|(name, v)| words(name, v)).collect();
+        let run = format!("{:?}", (&of.column, &of.method, &of.options, settings, of.seed, &of.computed_by));
+        *runs.entry(run).or_default().entry(&of.which).or_default() += 1;
+    }
+    let runs: usize = runs.values().filter_map(|epochs| epochs.values().max()).sum();
+    let sets: BTreeSet<_> = records.iter().map(|r| &r.of.column).collect();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut text = format!(
         "<header>\n<h1>{}</h1>\n<p>{} of {} on {}. Every number leads, hash by hash, to the official files it came from \
          (<a href=\"#lineage\">lineage</a>); the same evaluations give the same page, byte for byte.</p>\n<nav>",
         escape(title),
         count(records.len(), "evaluation"),
-        count(runs.len(), "run"),
+        count(runs, "run"),
         count(sets.len(), "training set")
     );
     for (n, t) in tables.iter().enumerate() {

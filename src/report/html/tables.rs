@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::lineage::Lineage;
+use super::lineage::row;
 use crate::report::figure::svg::escape;
-use crate::report::markdown::{heading, notes, other};
+use crate::report::markdown::{common, heading, notes, other, paper, row_name};
 use crate::report::record::OTHERS;
-use crate::report::table::{Cell, Row, Table};
-use crate::report::{signed, title, two};
+use crate::report::table::{Cell, Table};
+use crate::report::{signed, two};
 
 /// A section with one table; `n` is its number on the page.
-pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
+pub(super) fn write(t: &Table, n: usize) -> String {
     // Columns that nothing was run for are left out: this page is about what was.
     let columns: Vec<usize> =
         (0..t.columns.len()).filter(|&c| t.rows.iter().any(|r| !r.cells[c].values.is_empty())).collect();
@@ -26,7 +26,10 @@ pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
     let what = match seeds {
         Some(1) => ", of one seed".into(),
         Some(n) => format!(": mean ± sample standard deviation over {n} seeds"),
-        None => ": mean ± sample standard deviation over n seeds".into(),
+        None if t.cells().all(Cell::is_one_run_a_seed) => {
+            ": mean ± sample standard deviation over n seeds".into()
+        }
+        None => ": mean ± sample standard deviation over n runs".into(),
     };
     let of = match t.split.as_deref() {
         Some("val") => "on the validation images",
@@ -36,9 +39,10 @@ pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
     };
     let mut text = format!(
         "<section id=\"table-{n}\">\n<h2>{}</h2>\n<p>Top-1 accuracy {of} in percent{what}. Each links to its \
-         lineage.</p>\n<div class=\"scroll\"><table class=\"sort\">\n<thead>\n\
+         lineage.{}</p>\n<div class=\"scroll\"><table class=\"sort\">\n<thead>\n\
          <tr><th rowspan=\"2\" data-c=\"0\">Method</th>",
-        escape(&t.title())
+        escape(&t.title()),
+        common(t).map_or(String::new(), |common| format!(" {}", escape(&common)))
     );
     for &c in &columns {
         text += &format!(
@@ -58,13 +62,12 @@ pub(super) fn write(t: &Table, n: usize, lineage: &Lineage) -> String {
     }
     text += "</tr>\n</thead>\n<tbody>\n";
     for row in &t.rows {
-        text += &format!("<tr><td>{}</td>", escape(&name(row)));
+        text += &format!("<tr><td>{}</td>", escape(&row_name(row)));
         for &c in &columns {
             let cell = &row.cells[c];
-            text += &reproduced(cell, seeds.is_none(), lineage);
+            text += &reproduced(cell, seeds.is_none());
             if t.has_paper() {
-                let dagger = cell.paper.filter(|(_, source)| *source == "ldam").map_or("", |_| "†");
-                text += &number(cell.paper.map(|p| p.0), &(two(cell.paper.map(|p| p.0)) + dagger), "");
+                text += &number(cell.paper.map(|p| p.value), &paper(cell), "");
                 let far = if is_far(cell) { " class=\"far\"" } else { "" };
                 text += &number(cell.difference(), &signed(cell.difference()), far);
             }
@@ -105,7 +108,7 @@ fn others(t: &Table, column: usize) -> String {
     }
     text += "</tr></thead>\n<tbody>\n";
     for row in t.rows.iter().filter(|r| !r.cells[column].values.is_empty()) {
-        text += &format!("<tr><td>{}</td>", escape(&name(row)));
+        text += &format!("<tr><td>{}</td>", escape(&row_name(row)));
         for &n in &numbers {
             let cell = &row.cells[column];
             text += &number(cell.other(n).map(|(mean, _)| mean), &other(cell, n).unwrap_or("—".into()), "");
@@ -115,37 +118,31 @@ fn others(t: &Table, column: usize) -> String {
     text + "</tbody>\n</table></div>\n"
 }
 
-fn name(row: &Row) -> String {
-    match row.variant.as_str() {
-        "" => title(&row.method),
-        variant => format!("{} ({variant})", title(&row.method)),
-    }
-}
-
 fn number(value: Option<f64>, text: &str, class: &str) -> String {
     let value = value.map_or(String::new(), |v| format!(" data-v=\"{v:.4}\""));
     format!("<td{class}{value}>{}</td>", escape(&text.replace('-', "−")))
 }
 
-/// The number of seeds, if all cells that have any have as many.
+/// The number of seeds, if all cells that have any have as many, each of one run.
 fn common_seeds(t: &Table) -> Option<usize> {
-    let mut all = t.cells().map(|c| c.values.len()).filter(|n| *n > 0);
-    let first = all.next()?;
-    all.all(|n| n == first).then_some(first)
+    let mut all = t.cells().filter(|c| !c.values.is_empty());
+    let first = all.next()?.values.len();
+    let alike = |c: &Cell| c.values.len() == first && c.is_one_run_a_seed();
+    t.cells().filter(|c| !c.values.is_empty()).all(alike).then_some(first)
 }
 
-/// A cell of ours, with its number of seeds where that has to be told.
-fn reproduced(cell: &Cell, tell: bool, lineage: &Lineage) -> String {
+/// A cell of ours, with its number of runs where that has to be told.
+fn reproduced(cell: &Cell, tell: bool) -> String {
     let (Some(mean), Some(first)) = (cell.mean(), cell.values.first()) else {
         return "<td class=\"first\">—</td>".into();
     };
     let std = cell.std().map_or(String::new(), |s| format!(" ± {s:.2}"));
-    let seeds = if tell { format!(" <small>n = {}</small>", cell.values.len()) } else { String::new() };
-    let row = lineage.row(&first.key);
-    format!("<td class=\"first\" data-v=\"{mean:.4}\"><a href=\"#{row}\">{mean:.2}{std}</a>{seeds}</td>")
+    let runs = if tell { format!(" <small>n = {}</small>", cell.count()) } else { String::new() };
+    let row = row(&first.content);
+    format!("<td class=\"first\" data-v=\"{mean:.4}\"><a href=\"#{row}\">{mean:.2}{std}</a>{runs}</td>")
 }
 
-/// The difference from the published value in standard errors of our mean, where there are two seeds or more.
+/// The difference from the published value in standard errors of our mean, where there are two runs or more.
 fn standard_errors(cell: &Cell) -> Option<f64> {
     let error = cell.std()? / (cell.values.len() as f64).sqrt();
     Some(cell.difference()?.abs() / error.max(f64::MIN_POSITIVE))
@@ -175,10 +172,11 @@ fn by_chance(n: usize) -> f64 {
 /// The differences of more than two standard errors, by name.
 fn differences(t: &Table, columns: &[usize]) -> String {
     let cells = || t.rows.iter().flat_map(|r| columns.iter().map(move |&c| (r, &t.columns[c], &r.cells[c])));
-    let count = |keep: &dyn Fn(&Row, &Cell) -> bool| cells().filter(|(r, _, c)| keep(r, c)).count();
-    let judged = count(&|_, c| standard_errors(c).is_some());
-    let single = count(&|_, c| c.difference().is_some() && c.std().is_none());
-    let other = count(&|r, c| !r.published && c.mean().is_some());
+    let count = |keep: &dyn Fn(&Cell) -> bool| cells().filter(|(_, _, c)| keep(c)).count();
+    let judged = count(&|c| standard_errors(c).is_some());
+    let single = count(&|c| c.difference().is_some() && c.std().is_none());
+    let schedule = count(&|c| c.mean().is_some() && c.paper.is_some() && c.difference().is_none());
+    let other = count(&|c| c.mean().is_some() && c.paper.is_none());
     let far: Vec<_> = cells().filter(|(_, _, c)| is_far(c)).collect();
     let mut text =
         String::from("<h3>Differences from the published values of more than two standard errors</h3>\n<p>");
@@ -188,18 +186,23 @@ fn differences(t: &Table, columns: &[usize]) -> String {
         (judged, far) => format!("{far} of the {judged} cells that can be judged."),
     };
     if single > 0 {
-        text += &format!(" Of one seed, and so without a standard error: {single}.");
+        text += &format!(" Of one run, and so without a standard error: {single}.");
+    }
+    if schedule > 0 {
+        text += &format!(
+            " Of another schedule than the published runs, or of a setting that is not sure: {schedule}."
+        );
     }
     if other > 0 {
-        text += &format!(" In other settings than the published: {other}.");
+        text += &format!(" Without a published value in their setting: {other}.");
     }
     if judged > 0 {
         text += " The standard error is that of our mean, s/√n; how far the published means scatter is not known.";
         let judged =
             || cells().filter(|(_, _, c)| standard_errors(c).is_some()).map(|(_, _, c)| c.values.len());
-        let seeds: BTreeSet<usize> = judged().collect();
+        let runs: BTreeSet<usize> = judged().collect();
         let chances: Vec<String> =
-            seeds.iter().map(|&n| format!("{:.0} % of cells of {n} seeds", 100.0 * by_chance(n))).collect();
+            runs.iter().map(|&n| format!("{:.0} % of cells of {n} runs", 100.0 * by_chance(n))).collect();
         text += &format!(" By chance alone it is more than two for {}.", chances.join(", "));
     }
     text += "</p>\n";
@@ -207,17 +210,17 @@ fn differences(t: &Table, columns: &[usize]) -> String {
         text += "<ul>\n";
     }
     for (row, column, cell) in &far {
-        let (Some(mean), Some(std), Some(d), Some(e), Some((paper, _))) =
+        let (Some(mean), Some(std), Some(d), Some(e), Some(paper)) =
             (cell.mean(), cell.std(), cell.difference(), standard_errors(cell), cell.paper)
         else {
             continue;
         };
-        let n = cell.values.len();
+        let (n, paper) = (cell.count(), paper.value);
         let side = if d < 0.0 { "below" } else { "above" };
         let errors = if e < 1000.0 { format!("{e:.1}") } else { "over 1000".into() };
         text += &format!(
             "<li><b>{}</b>, {}: {mean:.2} ± {std:.2} (n = {n}) is {:.2} {side} {paper:.2}: {errors} standard errors.</li>\n",
-            escape(&name(row)),
+            escape(&row_name(row)),
             escape(&heading(column)),
             d.abs()
         );
