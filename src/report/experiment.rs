@@ -242,9 +242,10 @@ impl Experiment {
                 flatten(name, value, &mut settings);
             }
         }
-        // The milestones follow from the recipe, unless they were chosen by hand.
+        // The milestones, and where a deferred rule begins, follow from the recipe, unless they were chosen by hand.
         let custom = settings.get("recipe").is_none_or(|r| r == "custom");
-        settings.remove(if custom { "recipe" } else { "milestones" });
+        let follows: &[&str] = if custom { &["recipe"] } else { &["milestones", "rule_from"] };
+        settings.retain(|name, _| !follows.contains(&name.as_str()));
         if let Some(arch) = params.get("arch") {
             settings.insert("arch".into(), arch.clone());
         }

@@ -210,7 +210,7 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
         let were = if *old == 1 { "was" } else { "were" };
         notes.push(format!(
             "{old} of these {all} runs {were} trained by version 1 of train, the others by a later one. Version 2 rounds the loss, and the \
-             evaluation on GPUs, otherwise; the methods are the same, so both share their rows."
+             evaluation on GPUs, otherwise, and has other milestones in runs of a few epochs; the methods are the same, so both share their rows."
         ));
     }
     if t.cells().any(|c| !c.is_one_run_a_seed()) {

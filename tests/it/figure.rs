@@ -322,7 +322,8 @@ fn a_byte_identical_run_counts_once() {
     dataset(&s.join("d/same"), "exp", &COUNTS);
     edit(&s.join("d/same"), |v| v["params"]["shard_bytes"] = json!(1));
     s.one("report", "figure --kind class-counts d/exp d/same -o cc/a.svg -q");
-    assert_eq!(fs::read_to_string(s.join("cc/a.svg")).unwrap().matches("12,406 images").count(), 1);
+    let svg = fs::read_to_string(s.join("cc/a.svg")).unwrap();
+    assert_eq!(said(&svg).iter().filter(|t| t.contains("12,406 images")).count(), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::axis::{Axes, Mark, legend, margin, ticks};
 use super::palette::method;
-use super::svg::{MUTED, Style, Svg, TEXT};
+use super::svg::{MUTED, Svg, TEXT};
 use super::{Error, Manifest, methods, place};
 use crate::manifest;
 use crate::report::experiment::Experiment;
@@ -54,7 +54,8 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     let mut labelled = f64::NEG_INFINITY;
     for (place, panel) in panels.iter().enumerate() {
         // The title stands outside the numbers of all panels.
-        let axes = Axes { x: left, y: y + 5.0, w: page - left - 6.0, h: 78.0, xs, ys: range(panel) };
+        let named = if panel.of.is_empty() { 0.0 } else { 8.0 };
+        let axes = Axes { x: left, y: y + 5.0 + named, w: page - left - 6.0, h: 78.0, xs, ys: range(panel) };
         axes.left(&mut svg, &ticks_of(panel), "");
         svg.text(6.0, axes.y + axes.h / 2.0, FIELDS[panel.field].1, TEXT.middle().turned(-90.0));
         for &m in milestones.iter().filter(|m| **m > 1.0 && **m < xs.1) {
@@ -69,9 +70,10 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
         for &n in &panel.groups {
             lines(&mut svg, &axes, &runs[n], panel.field, n);
         }
-        let style = Style { halo: true, ..TEXT.small().end() };
-        if !panel.of.is_empty() {
-            svg.text(axes.x + axes.w - 2.0, axes.y + 7.0, &panel.of, style);
+        // Above the panel, and above what the first one says of the learning rate.
+        let base = axes.y - if place == 0 { 9.5 } else { 2.5 };
+        if named > 0.0 {
+            svg.text(axes.x, base, &panel.of, TEXT.small());
         }
         y = axes.y + axes.h;
         if place + 1 == panels.len() {

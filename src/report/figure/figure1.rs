@@ -71,8 +71,8 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Resul
             let (c, r) = if single { (n, 0) } else { (m, n) };
             let (x, y) = (left + (side + gap) * c as f64, head + (side + head + 4.0) * r as f64);
             let lines = title(m, n);
-            for (l, line) in lines.iter().rev().enumerate() {
-                svg.text(x, y - 3.0 - HEADING * l as f64, line, TEXT.bold());
+            for (l, line) in lines.iter().enumerate() {
+                svg.text(x, y - 3.0 - HEADING * (lines.len() - 1 - l) as f64, line, TEXT.bold());
             }
             svg.frame(x, y, side, side);
             panel(&mut svg, (x, y, side), &model.points, classes, names.len());

@@ -104,7 +104,8 @@ pub fn fit_all(names: &[&str], size: f64, bold: bool, room: impl Fn(usize) -> f6
     })
 }
 
-/// The text in lines of a width, broken at spaces, and within a word only where it is longer than a line. Nothing is left out.
+/// The text in lines of a width, broken at spaces, and where a word is longer than a line at its hyphens and slashes, or anywhere if there
+/// are none. Nothing is left out.
 pub fn wrap(text: &str, size: f64, bold: bool, room: f64) -> Vec<String> {
     let fits = |line: &str| width(line, size, bold) <= room;
     let mut lines = vec![String::new()];
@@ -118,12 +119,22 @@ pub fn wrap(text: &str, size: f64, bold: bool, room: f64) -> Vec<String> {
         if !last.is_empty() {
             lines.push(String::new());
         }
-        for c in word.chars() {
+        for piece in word.split_inclusive(['-', '/', '_']) {
             let last = lines.last_mut().expect("it begins with one");
-            if !last.is_empty() && !fits(&format!("{last}{c}")) {
-                lines.push(c.to_string());
-            } else {
-                last.push(c);
+            if fits(&format!("{last}{piece}")) {
+                last.push_str(piece);
+                continue;
+            }
+            if !last.is_empty() {
+                lines.push(String::new());
+            }
+            for c in piece.chars() {
+                let last = lines.last_mut().expect("it begins with one");
+                if !last.is_empty() && !fits(&format!("{last}{c}")) {
+                    lines.push(c.to_string());
+                } else {
+                    last.push(c);
+                }
             }
         }
     }
@@ -179,6 +190,7 @@ mod tests {
         let lines = wrap(text, 7.0, false, 60.0);
         assert!(lines.iter().all(|l| width(l, 7.0, false) <= 60.0), "{lines:?}");
         assert_eq!(lines.concat().replace(' ', ""), text.replace(' ', ""));
+        assert_eq!(wrap("Remix-LDAM-DRW", 7.0, false, 45.0), ["Remix-", "LDAM-DRW"]);
         assert_eq!(wrap("ab", 7.0, false, 0.0), ["a", "b"], "a line has one character at least");
     }
 
