@@ -19,6 +19,7 @@ fn prepared() -> Sandbox {
         );
         checkpoint(&s.join(format!("c/{method}{seed}")), method, seed);
     }
+    checkpoint(&s.join("c/ldam"), "ldam", 0);
     for method in ["mixup", "remix"] {
         embedding(&s.join(format!("e/{method}")), method, 500, true);
     }
@@ -41,7 +42,7 @@ fn prepared() -> Sandbox {
 }
 
 /// Each kind with its inputs.
-const ALL: [(&str, &str); 12] = [
+const ALL: [(&str, &str); 13] = [
     ("figure1", "e/mixup e/remix"),
     ("figure1", "e/remix"),
     ("confusion", "m/remix0 m/remix1"),
@@ -53,6 +54,7 @@ const ALL: [(&str, &str); 12] = [
     ("class-counts", "d/exp"),
     ("class-counts", "d/exp d/step d/many"),
     ("curves", "c/mixup0 c/remix0 c/remix1"),
+    ("curves", "c/ldam c/remix0 c/remix1"),
     ("reliability", "m/mixup0 m/remix0 m/remix1"),
 ];
 
@@ -283,7 +285,6 @@ fn a_title_keeps_what_its_panel_is_coloured_by() {
 #[test]
 fn losses_of_different_functions_share_no_axis() {
     let s = prepared();
-    checkpoint(&s.join("c/ldam"), "ldam", 0);
     s.one("report", "figure --kind curves c/ldam c/remix0 c/mixup0 -o f/a.svg -q");
     let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
     let count = |text: &str| said(&svg).iter().filter(|t| **t == text).count();

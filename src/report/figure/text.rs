@@ -190,7 +190,7 @@ mod tests {
         let lines = wrap(text, 7.0, false, 60.0);
         assert!(lines.iter().all(|l| width(l, 7.0, false) <= 60.0), "{lines:?}");
         assert_eq!(lines.concat().replace(' ', ""), text.replace(' ', ""));
-        assert_eq!(wrap("Remix-LDAM-DRW", 7.0, false, 45.0), ["Remix-", "LDAM-DRW"]);
+        assert_eq!(wrap("Remix-LDAM-DRW", 7.0, false, 45.0), ["Remix-LDAM-", "DRW"]);
         assert_eq!(wrap("ab", 7.0, false, 0.0), ["a", "b"], "a line has one character at least");
     }
 
