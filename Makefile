@@ -140,6 +140,10 @@ reproduce-table1: ## Table 1: METHODS on CIFAR-10, exp and step, ratios 100 and 
 reproduce-table2: ## Table 2: the same on CIFAR-100
 	+@$(call table,NAME=table2 CELLS='$(call grid,cifar100)')
 
+.PHONY: queue
+queue: ## Show which trainings of docs/results/queue.txt are done, and the command of the next one
+	@scripts/queue
+
 .PHONY: report
 report: ## Table 1 with figures, settings and lineage, as one HTML page
 	+@$(call page,NAME=table1 CELLS='$(call grid,cifar10)')
