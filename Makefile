@@ -17,7 +17,7 @@ METHODS ?= remix remix-rs remix-rw
 SEEDS   ?= 0
 ARCH    ?= resnet32
 EPOCHS  ?= 300
-RECIPE  ?= seed
+RECIPE  ?= report
 # Further flags of train without their dashes, such as "rw-norm=batch-size tau=0.3".
 FLAGS   ?=
 DEVICE  ?= auto
@@ -168,10 +168,11 @@ ifneq ($(filter table page tsne,$(MAKECMDGOALS)),)
 bad_seeds := $(strip $(foreach s,$(seed_list),$(if $(call of_seeds,$s),,$s)))
 bad_cells := $(filter-out $(foreach d,cifar10 cifar100 synthetic,$d-none $d-exp-% $d-step-%),$(CELLS))
 $(foreach v,METHODS SEEDS CELLS ARCH EPOCHS,$(if $(strip $($v)),,$(error $v is empty; see the head of the Makefile)))
-$(if $(bad_seeds),$(error SEEDS=$(SEEDS): "$(bad_seeds)" is no seed and no range that runs upwards; write seeds as 0,2,5-9))
+$(if $(bad_seeds),$(error SEEDS=$(SEEDS): "$(bad_seeds)" is neither a seed nor an ascending range; write seeds as 0,2,5-9))
 $(if $(bad_cells),$(error CELLS=$(CELLS): "$(bad_cells)" is no data set; write it as cifar10-exp-100, cifar100-step-10 or synthetic-none))
 endif
-suffix := $(ARCH)_e$(EPOCHS)_recipe-$(RECIPE)
+# In names and manifests the recipe of the report is called seed, as it always was.
+suffix := $(ARCH)_e$(EPOCHS)_recipe-$(RECIPE:report=seed)
 flags  := $(if $(strip $(FLAGS)),_$(subst $(space),_,$(strip $(FLAGS))))
 sets   := $(CELLS:%=$(OUT)/data/%/manifest.json)
 runs   := $(foreach c,$(CELLS),$(foreach m,$(METHODS),$(seeds:%=$(OUT)/runs/$c_$m_$(suffix)_s%$(flags)/manifest.json)))

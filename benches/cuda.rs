@@ -42,7 +42,7 @@ impl Bench {
         net.init(config.seed)?;
         let levels = levels(&config.mean, &config.std);
         let mut trainer =
-            Trainer::new(&device, &net, &self.train, &self.test, &levels, config.batch_size, 1)?;
+            Trainer::new(&device, &net, &self.train, &[&self.test], &levels, config.batch_size, 1)?;
         let plan = Plan::new(config, self.train.labels(), self.train.shape(), &self.info.cls_num_list)?;
         trainer.epoch(&plan, 1, RATES)?;
         trainer.repeat(self.steps / 10)?;
@@ -103,7 +103,7 @@ fn main() -> Result<()> {
         trainer.epoch(&plan, 2, RATES)?;
         let epoch = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        trainer.top1(&bench.test)?;
+        trainer.top1(&[&bench.test])?;
         let test = started.elapsed().as_secs_f64();
         let (name, held) = (device.describe(), device.held());
         let kernels = trainer.profile()?;

@@ -1,9 +1,11 @@
-//! Ctrl-C: at once while a tool waits for input or a lock, at the next safe point once it works.
+//! How work ends before its time. Ctrl-C: at once while a tool waits for input or a lock, at the next safe point once it works. For the
+//! tests: as if the machine had lost power, between any two changes of the disk.
 //!
 //! Only SIGINT is taken. What is on disk is safe at any moment, so other signals may do what they always do, and `nohup`
 //! works.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 static WORKING: AtomicBool = AtomicBool::new(false);
 static REQUESTED: AtomicBool = AtomicBool::new(false);
@@ -33,4 +35,17 @@ pub fn working() {
 /// Whether SIGINT has come: long work stops at its next safe point with [`Interrupted`].
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
+}
+
+/// Ends the process as `kill -9` does if this is the point whose number $REMIX_KILL_AT has, counting from 1. One stands before each change of
+/// the disk that others could see, so that the tests can stop a tool at every one of them.
+pub fn kill_point() {
+    static AT: OnceLock<Option<u64>> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let at = AT.get_or_init(|| std::env::var("REMIX_KILL_AT").ok()?.parse().ok());
+    if let Some(at) = at
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *at
+    {
+        std::process::abort();
+    }
 }

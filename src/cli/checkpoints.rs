@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde_json::json;
 
 use crate::data::{self, shard::Split};
 use crate::device::Device;
@@ -15,10 +16,10 @@ use crate::interrupt::{self, Interrupted};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
 use crate::model::weights::Form;
 use crate::model::{self, Arch, Inference};
+use crate::ops::load::levels;
 use crate::ops::value::Value;
 use crate::report::experiment::Images;
-#[cfg(feature = "cuda")]
-use crate::train::config::Precision;
+use crate::train::config;
 
 /// The splits that `train` lists in a checkpoint's input `dataset`.
 const TRAINED_ON: [&str; 2] = ["train", "test"];
@@ -58,6 +59,8 @@ pub struct Subject {
     weights: Weights,
     /// The network.
     pub arch: Arch,
+    /// Mean and standard deviation of the channels that its images are normalised by.
+    pub normalise: [[f64; 3]; 2],
     /// `last` or `best` epoch of a checkpoint; `file` for bare weights, whose epoch nobody knows.
     pub which: String,
     /// The data set to run over.
@@ -241,7 +244,25 @@ fn subject(
         let hint = if flags.split == "val" { " (mk-imbalance --val-fraction makes it)" } else { "" };
         format!("--split {}{hint}", flags.split)
     })?;
-    Ok(Subject { weights, arch, which: which.into(), dataset, info, name, inputs: vec![checkpoint, images] })
+    let normalise = normalise(&checkpoint.params).with_context(|| checkpoint.path.display().to_string())?;
+    let inputs = vec![checkpoint, images];
+    Ok(Subject { weights, arch, normalise, which: which.into(), dataset, info, name, inputs })
+}
+
+/// What a checkpoint's params say of the normalisation; those of bare weights say nothing, and have the recipe's.
+fn normalise(params: &Object) -> Result<[[f64; 3]; 2]> {
+    let of = |name: &str, usual: [f64; 3]| -> Result<[f64; 3]> {
+        let Some(said) = params.get(name) else { return Ok(usual) };
+        let values: Option<[f64; 3]> = serde_json::from_value(said.clone()).ok();
+        let sound =
+            |v: &[f64; 3]| v.iter().all(|x| x.is_finite()) && (name == "mean" || v.iter().all(|x| *x > 0.0));
+        values.filter(sound).with_context(|| {
+            format!(
+                "params.{name} is {said}, not a number for each of three channels; train the checkpoint again"
+            )
+        })
+    };
+    Ok([of("mean", config::MEAN)?, of("std", config::STD)?])
 }
 
 fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
@@ -263,6 +284,17 @@ impl Subject {
         Path::new(root).join(format!("{}-{split}-{}-{}", self.name, self.which, key::short(key)))
     }
 
+    /// Adds the normalisation to params where it is not the usual one, for it then changes the result, and not the content of the weights.
+    pub fn add_normalisation(&self, params: &mut Object) {
+        for (name, [own, usual]) in
+            [("mean", [self.normalise[0], config::MEAN]), ("std", [self.normalise[1], config::STD])]
+        {
+            if own != usual {
+                params.insert(name.into(), json!(own));
+            }
+        }
+    }
+
     /// Images in a split, as the data set's manifest has them.
     pub fn images(&self, split: &str) -> usize {
         self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>() as usize
@@ -279,17 +311,19 @@ impl Subject {
             Weights::File(file) => file.clone(),
         };
         let split = Split::open(&self.dataset, &flags.split)?;
+        let [mean, std] = self.normalise;
+        let levels = levels(&mean, &std);
         let mut run = Object::new();
         let out = match Device::find(device)? {
             Device::Cpu => {
                 run.insert("instruction_set".into(), f32::isa().name().into());
-                model::infer(&weights, self.arch, &split, &self.info, flags.batch_size as usize)?
+                model::infer(&weights, self.arch, &split, &self.info, &levels, flags.batch_size as usize)?
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
-                let device = crate::cuda::Device::open(index, Precision::F32)?;
+                let device = crate::cuda::Device::open(index, config::Precision::F32)?;
                 run.insert("device".into(), device.describe().into());
-                crate::cuda::infer::infer(&device, &weights, self.arch, &split, &self.info)?
+                crate::cuda::infer::infer(&device, &weights, self.arch, &split, &self.info, &levels)?
             }
         };
         Ok((split, out, run))

@@ -20,8 +20,8 @@ use crate::manifest::{Kind, Manifest, Object};
 use crate::metrics;
 use crate::model::Inference;
 
-/// Raised when the same weights and images would give another file.
-const SEMANTICS: u32 = 1;
+/// Raised when the same weights and images would give another file. 2: weights that are not exactly the network's are refused.
+const SEMANTICS: u32 = 2;
 
 /// The file of the result.
 const FEATURES: &str = "features.safetensors";
@@ -77,6 +77,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
     params.insert("split".into(), flags.input.split.clone().into());
     params.insert("which".into(), subject.which.clone().into());
     params.insert("arch".into(), subject.arch.to_string().into());
+    subject.add_normalisation(&mut params);
     let inputs = subject.inputs.clone();
     let mut plan =
         Plan { kind: Kind::Embedding, semantics: SEMANTICS, params, inputs, dir: Default::default() };
@@ -107,6 +108,7 @@ fn project(plain: &Plan, chosen: Chosen, subject: &Subject, flags: &Flags) -> Re
 }
 
 fn extract(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
+    writer.begin(&[FEATURES])?;
     let (split, out, run) = subject.infer(&flags.input, &flags.common.device)?;
     let predicted = metrics::predictions(&out.logits, split.len(), out.classes)?;
     let bytes = encode(&split, &out, &predicted)?;

@@ -14,8 +14,9 @@ use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object};
 use crate::metrics::{self, Confusion};
 
-/// Raised when the same weights and images would give other numbers. 2: with reliability.
-const SEMANTICS: u32 = 2;
+/// Raised when the same weights and images would give other numbers. 2: with reliability. 3: the NLL keeps its digits, and weights that are
+/// not exactly the network's are refused.
+const SEMANTICS: u32 = 3;
 
 /// Up to so many classes the confusion matrix is in the manifest; of more, [`CONFUSION`] has the counts that are not 0.
 const IN_MANIFEST: usize = 200;
@@ -66,17 +67,18 @@ fn run(flags: Flags) -> Result<()> {
 }
 
 fn plan(subject: &Subject, flags: &Flags) -> Plan {
-    let params = json!({
+    let mut params = object(json!({
         "split": flags.input.split,
         "which": subject.which,
         "arch": subject.arch.to_string(),
         // The split's content does not hold them, many/medium/few depend on them.
         "cls_num_list": subject.info.cls_num_list,
-    });
+    }));
+    subject.add_normalisation(&mut params);
     let mut plan = Plan {
         kind: Kind::Metrics,
         semantics: SEMANTICS,
-        params: object(params),
+        params,
         inputs: subject.inputs.clone(),
         dir: Default::default(),
     };
@@ -88,6 +90,8 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
 }
 
 fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
+    let files: &[&str] = if subject.info.classes > IN_MANIFEST { &[CONFUSION] } else { &[] };
+    writer.begin(files)?;
     let (split, out, run) = subject.infer(&flags.input, &flags.common.device)?;
     let m = metrics::evaluate(&out.logits, split.labels(), &subject.info.cls_num_list)?;
     log::info!(
@@ -100,7 +104,8 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     );
     let mut numbers = object(serde_json::to_value(&m)?);
     let mut outputs = Vec::new();
-    if m.confusion.classes <= IN_MANIFEST {
+    writer.withdraw()?;
+    if files.is_empty() {
         numbers.insert("confusion".into(), json!(m.confusion.matrix()));
     } else {
         outputs.push(write_confusion(writer, &m.confusion)?);
@@ -127,7 +132,6 @@ fn write_confusion(writer: &Writer, confusion: &Confusion) -> Result<Produced> {
         ("count", TensorView::new(Dtype::U32, vec![n], &counts)?),
     ];
     let bytes = safetensors::serialize(tensors, None)?;
-    writer.withdraw()?;
     write_atomic(&writer.dir().join(CONFUSION), |f| f.write_all(&bytes))?;
     Ok(Produced { role: "confusion", name: CONFUSION.into(), rows: Some(n as u64) })
 }

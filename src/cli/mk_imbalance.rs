@@ -1,6 +1,5 @@
 //! `mk-imbalance`: builds an imbalanced data set from the official files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,8 +12,7 @@ use crate::data::cifar::{self, CIFAR10, CIFAR100};
 use crate::data::imbalance::{self, Profile};
 use crate::data::{CHANNELS, SIDE, Source, shard, synthetic};
 use crate::interrupt::{self, Interrupted};
-use crate::manifest::store::Done;
-use crate::manifest::store::{Plan, Produced, Writer};
+use crate::manifest::store::{Done, Plan, TEMPORARY, Writer, rename};
 use crate::manifest::{Input, Kind, Object, hash, key};
 
 /// Raised when the same parameters would give other images.
@@ -288,17 +286,19 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
     let draw =
         imbalance::draw(train.labels(), classes, flags.profile(), flags.val_fraction, flags.rand_number)?;
     let all: Vec<u32> = (0..test.len() as u32).collect();
-    clear(writer.dir())?;
-    let staging = tempfile::Builder::new().prefix(".tmp-").tempdir_in(writer.dir())?;
     let shard_bytes = usize::try_from(flags.shard_bytes).unwrap_or(usize::MAX);
     let splits: [shard::Chosen; 3] =
         [("train", &train, &draw.train), ("val", &train, &draw.val), ("test", &test, &all)];
+    writer.begin(&shard::names(&splits, shard_bytes))?;
+    let staging = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(writer.dir())?;
     let outputs = shard::write(staging.path(), &splits, shard_bytes)?;
     if interrupt::requested() {
         return Err(Interrupted.into());
     }
     writer.withdraw()?;
-    replace(staging.path(), writer.dir(), &outputs)?;
+    for o in &outputs {
+        rename(&staging.path().join(&o.name), &writer.dir().join(&o.name))?;
+    }
     let (mean, std) = train.mean_std(&draw.train);
     let mut metrics = json!({
         "classes": classes,
@@ -323,35 +323,6 @@ fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
     }
     let Value::Object(metrics) = metrics else { unreachable!("an object literal") };
     Ok(Done { outputs, metrics, run: Object::new() })
-}
-
-/// Removes what a killed run left. The directory is locked, so nobody else is at work in it.
-fn clear(dir: &Path) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".tmp-")) {
-            continue;
-        }
-        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
-    }
-    Ok(())
-}
-
-/// Moves the finished shards into place and removes those of an earlier result, which may have had more of them.
-fn replace(from: &Path, to: &Path, outputs: &[Produced]) -> Result<()> {
-    for entry in fs::read_dir(to)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let ours =
-            ["train-", "val-", "test-"].iter().any(|s| name.starts_with(s)) && name.ends_with(".safetensors");
-        if ours && !outputs.iter().any(|o| o.name == name) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    for o in outputs {
-        fs::rename(from.join(&o.name), to.join(&o.name))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

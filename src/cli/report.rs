@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use super::Common;
-use crate::manifest::store::Plan;
+use crate::manifest::store::{Plan, Writer};
 use crate::manifest::{Input, Kind, Manifest, Object, key};
 use crate::report::experiment::{Experiment, longer_names};
 use crate::report::record;
@@ -110,6 +110,12 @@ fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: 
         Some(out) => out.clone(),
         None => Path::new("reports").join(format!("{name}-{}", key::short(&plan.key()))),
     };
+    unoccupied(&plan)?;
+    Ok(plan)
+}
+
+/// Refuses a directory that holds a report of another kind or with other files.
+fn unoccupied(plan: &Plan) -> Result<()> {
     let what = |params: &Object| ["report", "kind", "files"].map(|name| params.get(name).cloned());
     if let Some(there) =
         plan.existing().filter(|m| m.kind == Kind::Report && what(&m.params) != what(&plan.params))
@@ -120,7 +126,14 @@ fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: 
             plan.dir.display()
         );
     }
-    Ok(plan)
+    Ok(())
+}
+
+/// Makes the locked directory this report's, and lists the files that it will have. Another process may have made another report there
+/// since the plan was made.
+fn begin<S: AsRef<str>>(writer: &Writer, files: &[S]) -> Result<()> {
+    unoccupied(writer.plan())?;
+    Ok(writer.begin(files)?)
 }
 
 /// Puts what bare files are called among the params of a report that shows them, where the name of the file is not enough.

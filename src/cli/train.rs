@@ -9,23 +9,21 @@ mod parallel;
 mod progress;
 pub mod values;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use self::flags::Flags;
 use self::progress::{Board, Progress};
 use super::{is_broken_pipe, run_plan};
 use crate::device::Device;
-use crate::manifest::store::Done;
-use crate::manifest::store::{PLAN, Plan, Writer, write_atomic};
+use crate::manifest::store::{self, Done, Plan, Writer};
 use crate::manifest::{Kind, Manifest, hash, key, source};
 use crate::methods::presets::preset_name;
-use crate::train::config::Config;
-use crate::train::{self, SEMANTICS, STATE, tensorboard};
+use crate::train::config::{Config, Select};
+use crate::train::{self, FILES, SEMANTICS, STATE, tensorboard};
 
 /// The tool.
 pub fn main() -> ExitCode {
@@ -42,39 +40,82 @@ fn run(flags: Flags) -> Result<()> {
     let mut runs = Vec::new();
     for dataset in &datasets {
         for config in &configs {
-            let mut plan = Plan {
-                kind: Kind::Checkpoint,
-                semantics: SEMANTICS,
-                params: config.params(),
-                inputs: vec![dataset.as_input("dataset", &["train", "test"])?],
-                dir: PathBuf::new(),
-            };
-            plan.dir = directory(&flags, config, &plan.key());
-            runs.push((dataset, config, plan));
+            runs.push(Run::new(&flags, config, dataset)?);
         }
     }
     let several = datasets.len() > 1;
-    let names = runs.iter().map(|(dataset, config, _)| name(config, several.then_some(*dataset)));
+    let names = runs.iter().map(|run| name(&run.config, several.then_some(run.dataset)));
     let board = Board::new(names.collect(), flags.epochs, flags.common.quiet);
     let only_asked = flags.common.dry_run || flags.common.explain || flags.common.verify;
     let board = Mutex::new(board);
     let one = |number: usize| {
-        let (dataset, config, plan) = &runs[number];
+        let run = &runs[number];
         let progress = || board.lock().unwrap_or_else(PoisonError::into_inner).start(number);
-        match run_plan(plan, &flags.common, |writer| work(writer, config, dataset, &flags, progress())) {
+        match run_plan(&run.plan, &flags.common, |writer| work(writer, run, &flags, progress())) {
             // Nobody reads the manifests any more; the trainings were asked for all the same.
             Err(e) if e.chain().any(is_broken_pipe) => {}
             made => drop(made?),
         }
         if flags.tensorboard && !only_asked {
             // Also of a run that was there already.
-            tensorboard::update(&plan.dir)?;
+            tensorboard::update(&run.plan.dir)?;
         }
         Ok(())
     };
     match side_by_side(&flags, runs.len())? {
         1 => (0..runs.len()).try_for_each(one),
         threads => parallel::for_each(runs.len(), threads, one),
+    }
+}
+
+/// Field of `run`: the version of `train` that computed the last epochs, where an earlier one had begun.
+const FINISHED_BY: &str = "finished_by_semantics";
+
+/// A training that was asked for.
+struct Run<'a> {
+    config: Config,
+    /// Which epoch is kept as the best.
+    select: Select,
+    dataset: &'a Manifest,
+    plan: Plan,
+}
+
+impl<'a> Run<'a> {
+    fn new(flags: &Flags, config: &Config, dataset: &'a Manifest) -> Result<Run<'a>> {
+        let has_val = dataset.outputs_of("val").next().is_some();
+        let usual = Select::usual(has_val);
+        let select = config.select.unwrap_or(usual);
+        if select == Select::Val && !has_val {
+            bail!(
+                "--select val: {} has no validation split; make one with mk-imbalance --val-fraction, or select by test or last",
+                dataset.path.as_deref().unwrap_or(Path::new("the data set")).display()
+            );
+        }
+        let config = Config { select: Some(select).filter(|s| *s != usual), ..config.clone() };
+        let plan = |semantics, config: &Config, splits: &[&str]| -> Result<Plan> {
+            let (kind, params) = (Kind::Checkpoint, config.params());
+            let inputs = vec![dataset.as_input("dataset", splits)?];
+            let mut plan = Plan { kind, semantics, params, inputs, dir: PathBuf::new() };
+            plan.dir = directory(flags, config, &plan.key());
+            Ok(plan)
+        };
+        // An unfinished run of version 1 continues under its key of version 1, and is found by it when it is finished. That version always
+        // selected by the test split.
+        if select == usual && !flags.common.force {
+            let begun = plan(1, &config, &["train", "test"])?;
+            let is_own = |m: Manifest| m.own_key() == begun.key();
+            let continues = match begun.existing() {
+                Some(m) => m.run.contains_key(FINISHED_BY) && is_own(m),
+                None => begun.dir.join(STATE).exists() && begun.unfinished().is_some_and(is_own),
+            };
+            if continues {
+                return Ok(Run { config, select: Select::Test, dataset, plan: begun });
+            }
+        }
+        let splits: &[&str] =
+            if select == Select::Val { &["train", "val", "test"] } else { &["train", "test"] };
+        let plan = plan(SEMANTICS, &config, splits)?;
+        Ok(Run { config, select, dataset, plan })
     }
 }
 
@@ -94,15 +135,16 @@ fn warn_of_milestones(config: &Config) {
 /// How many runs train at a time: on the CPU one, which takes all threads.
 fn side_by_side(flags: &Flags, runs: usize) -> Result<usize> {
     let common = &flags.common;
-    if runs < 2
-        || common.dry_run
-        || common.explain
-        || common.verify
-        || !Device::find(&common.device)?.is_cuda()
-    {
+    if common.dry_run || common.explain || common.verify {
         return Ok(1);
     }
-    Ok(flags.parallel.map_or(parallel::MOST, usize::from).min(runs))
+    if !Device::find(&common.device)?.is_cuda() {
+        if let Some(parallel) = flags.parallel.filter(|n| *n > 1) {
+            log::warn!("--parallel {parallel}: does nothing on the CPU, where a run takes all threads");
+        }
+        return Ok(1);
+    }
+    Ok(flags.parallel.map_or(parallel::MOST, usize::from).min(runs).max(1))
 }
 
 /// What a run is called while it trains; with its data set where there are several.
@@ -127,18 +169,21 @@ fn directory(flags: &Flags, config: &Config, key: &str) -> PathBuf {
     }
 }
 
-fn work(
-    writer: &Writer,
-    config: &Config,
-    dataset: &Manifest,
-    flags: &Flags,
-    mut progress: Progress,
-) -> Result<Done> {
+fn work(writer: &Writer, run: &Run, flags: &Flags, mut progress: Progress) -> Result<Done> {
+    if flags.tensorboard {
+        tensorboard::check(writer.dir())?;
+    }
     take_over(writer, flags.common.force)?;
     let dir = writer.dir();
     let mut failed = None;
     let device = Device::find(&flags.common.device)?;
-    let done = train::run(config, dataset, dir, device, &mut |e| {
+    let begun_by = writer.plan().semantics;
+    if begun_by != SEMANTICS {
+        log::warn!(
+            "this run was begun by version {begun_by} of train, which rounds differently; the remaining epochs are computed by version {SEMANTICS}"
+        );
+    }
+    let mut done = train::run(&run.config, run.select, begun_by, run.dataset, dir, device, &mut |e| {
         if flags.tensorboard && failed.is_none() {
             failed = tensorboard::update(dir).err();
         }
@@ -148,6 +193,9 @@ fn work(
         log::warn!("{e:#}; the event file is made again at the end");
     }
     progress.done(&done.metrics);
+    if begun_by != SEMANTICS {
+        done.run.insert(FINISHED_BY.into(), SEMANTICS.into());
+    }
     Ok(done)
 }
 
@@ -158,7 +206,7 @@ fn work(
 /// another run stands beside it.
 fn take_over(writer: &Writer, force: bool) -> Result<()> {
     let plan = writer.plan();
-    let (plan_file, state) = (writer.dir().join(PLAN), writer.dir().join(STATE));
+    let state = writer.dir().join(STATE);
     let finished = plan.existing();
     let what = if finished.is_some() { "a finished" } else { "an unfinished" };
     // A damaged result is restored file by file, with the same bytes: its manifest stays true.
@@ -178,19 +226,17 @@ fn take_over(writer: &Writer, force: bool) -> Result<()> {
              or --force to discard it",
             differences(&old, &plan.manifest()),
         ),
-        None if state.exists() && !force => {
-            bail!("holds a {STATE} of an unknown run; choose another --out, or --force to discard it")
-        }
         _ => {}
     }
+    writer.check(&FILES)?;
     if !restored {
         writer.withdraw()?;
     }
-    if force && state.exists() {
-        fs::remove_file(&state).with_context(|| state.display().to_string())?;
+    if force {
+        store::remove(&state)?;
+        tensorboard::discard(writer.dir())?;
     }
-    let text = serde_json::to_string_pretty(&plan.manifest())?;
-    Ok(write_atomic(&plan_file, |f| std::io::Write::write_all(f, text.as_bytes()))?)
+    Ok(writer.begin(&FILES)?)
 }
 
 /// Which parts of two keys differ, by name.

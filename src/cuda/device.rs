@@ -74,6 +74,24 @@ impl Device {
         Ok(Device::new(precision, Backend::Gpu(Gpu::open(index as i32, precision)?)))
     }
 
+    /// The same GPU with the kernels for `f32`, and a stream of its own where these are others.
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub fn in_f32(&self) -> Result<Device> {
+        if self.precision() == Precision::F32 {
+            return Ok(self.clone());
+        }
+        match &self.0.backend {
+            Backend::Gpu(gpu) => {
+                Ok(Device::new(Precision::F32, Backend::Gpu(Gpu::open(gpu.index, Precision::F32)?)))
+            }
+            #[cfg(test)]
+            Backend::Emulated(emulator) => Device::emulated(Precision::F32, emulator.is_hostile())
+                .ok_or_else(|| Error::Size("there is no C++ compiler".into())),
+        }
+    }
+
     /// A GPU on which each kernel starts when the one before it has ended.
     #[cfg(test)]
     pub fn one_by_one(index: usize, precision: Precision) -> Result<Device> {

@@ -73,6 +73,11 @@ impl Emulator {
         })
     }
 
+    /// Whether it runs threads, blocks and kernels in another order than a person would expect.
+    pub fn is_hostile(&self) -> bool {
+        self.hostile
+    }
+
     /// What the library has as the size of a kernel's arguments.
     pub fn size(&self, kernel: &str) -> usize {
         let name = kernel.replacen("remix", "size", 1);

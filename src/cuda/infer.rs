@@ -13,8 +13,7 @@ use crate::data::shard::Split;
 use crate::model::resnet::Net;
 use crate::model::{Arch, Inference, weights};
 use crate::ops::head::argmax;
-use crate::ops::load::{Levels, levels};
-use crate::train::config;
+use crate::ops::load::Levels;
 
 /// Images that go through the network together.
 pub const BATCH: usize = 512;
@@ -148,12 +147,19 @@ impl Evaluator {
 ///
 /// # Errors
 /// Those of the weights, as there; those of the GPU.
-pub fn infer(device: &Device, weights: &Path, arch: Arch, split: &Split, info: &Info) -> Result<Inference> {
+pub fn infer(
+    device: &Device,
+    weights: &Path,
+    arch: Arch,
+    split: &Split,
+    info: &Info,
+    levels: &Levels,
+) -> Result<Inference> {
     let (dict, classes) = weights::open_for(weights, arch, info)?;
     let mut host = Net::new(arch, split.shape(), classes, 1, candle_core::DType::F32)?;
     host.criterion.normalised = weights::is_normalised(&dict, arch);
     host.load(&dict).with_context(|| weights.display().to_string())?;
-    let evaluator = Evaluator::new(device, &host, split, &levels(&config::MEAN, &config::STD), BATCH)?;
+    let evaluator = Evaluator::new(device, &host, split, levels, BATCH)?;
     evaluator.net.take(&host)?;
     evaluator.run()?;
     let (logits, features) = (evaluator.logits()?, evaluator.features()?);

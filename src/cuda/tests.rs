@@ -11,6 +11,7 @@ use super::device::{Device, usable};
 use super::infer::Evaluator;
 use super::kernels::NAMES;
 use super::nvrtc::Nvrtc;
+use super::trainer::Trainer;
 use super::{Error, infer, program};
 use crate::data::Info;
 use crate::methods::mix::{LambdaPer, Mix};
@@ -20,36 +21,60 @@ use crate::model::resnet::Net;
 use crate::model::{Arch, weights};
 use crate::ops::load::levels;
 use crate::ops::sgd::Rates;
-use crate::train::config::{Config, Precision};
+use crate::train::config::{Augment, Config, Precision};
 use crate::train::engine::train_epoch;
 
-/// An epoch in f32: loss, gradients of the last step and the state after it, each relative to the CPU's. Now and then a value comes out on the other
-/// side of a ReLU, which costs a gradient up to a tenth; which seeds that happens with hangs on the order of sums. A fault is there with any seed: one of five must be
-/// within the tolerance.
+/// How far a tensor of gradients may be from the CPU's where a value came out on the other side of a ReLU.
+const FLIPPED: f64 = 0.3;
+
+/// An epoch in f32: loss, gradients of the last step and the state after it, tensor by tensor, each relative to the CPU's.
+///
+/// Two kinds of networks are compared. In the first every value is far from the ReLU's kink, so rounding changes no sign: there each seed
+/// must be within ten times the tolerance of gradients, whose small differences of large values have fewer digits there. In freshly initialised networks a value now and then comes out on the other side of a ReLU, which costs a
+/// gradient up to a tenth; there each seed must be as near as that allows, and one of five within the tolerance.
 fn compare(config: &Config, data: &Data, tolerance: [f64; 3]) {
     let places = |seed| [1, 2].map(|step| place(&Config { seed, ..config.clone() }, data, step));
+    let seeds = || {
+        let same = (config.seed..).filter(|&seed| places(seed) == places(config.seed)).take(5);
+        same.map(|seed| Config { seed, ..config.clone() })
+    };
+    let within =
+        |errors: &[f64; 3], most: [f64; 3]| errors.iter().zip(most).all(|(error, most)| *error < most);
     for device in devices(config.precision) {
-        let mut found = String::new();
-        let seeds = (config.seed..).filter(|&seed| places(seed) == places(config.seed)).take(5);
-        let near = seeds.map(|seed| Config { seed, ..config.clone() }).any(|config| {
-            let (errors, what) = errors(&device, &config, data);
-            found += &format!("{what}\n");
-            errors.iter().zip(tolerance).all(|(error, most)| *error < most)
-        });
-        eprint!("{found}");
-        assert!(near, "{found}");
+        for config in seeds().take(2) {
+            let (errors, what) = errors(&device, &config, data, true);
+            eprintln!("far from ReLUs: {what}");
+            let [loss, gradient, _] = tolerance;
+            assert!(within(&errors, [loss, 10.0 * gradient, 10.0 * gradient]), "far from ReLUs: {what}");
+        }
+        let mut near = false;
+        for config in seeds() {
+            let (errors, what) = errors(&device, &config, data, false);
+            eprintln!("{what}");
+            assert!(within(&errors, [FLIPPED; 3]), "{what}");
+            near |= within(&errors, tolerance);
+            if near {
+                break;
+            }
+        }
+        assert!(near, "{}: none of five seeds is within {tolerance:?}", device.describe());
     }
 }
 
 /// What [`compare`] compares, and in words.
-fn errors(device: &Device, config: &Config, data: &Data) -> ([f64; 3], String) {
+fn errors(device: &Device, config: &Config, data: &Data, far: bool) -> ([f64; 3], String) {
     let (found, truth) = (network(config, data), network(config, data));
+    if far {
+        [&found, &truth].into_iter().for_each(move_from_relus);
+    }
     let (loss, right) = on(device, config, data, &found);
     let (true_loss, true_right) = on_the_cpu(config, data, &truth);
     let named = |n: &Net| n.named(n.grads()).expect("names");
     let state = |n: &Net| n.training_state().expect("a state");
-    let (gradient, worst) = furthest(&named(&found), &named(&truth));
-    let (state, changed) = furthest(&state(&found), &state(&truth));
+    // Where no channel switches, the gradient of a shift is next to nothing, for the batch norm after it takes it back.
+    let least = if far { 0.01 } else { 0.0 };
+    let (gradient, worst) = furthest(&named(&found), &named(&truth), least);
+    let (state, changed) = furthest(&state(&found), &state(&truth), least);
     let loss = (loss / true_loss - 1.0).abs();
     let what = format!(
         "{} {} {:?} {} seed {}: right {right:.4} of {true_right:.4}, loss {loss:.1e}, gradient {gradient:.1e} ({worst}), state {state:.1e} ({changed})",
@@ -327,12 +352,12 @@ fn inference_is_the_cpus() {
         let file = data.dir.path().join("w.safetensors");
         weights::save(&file, &dict, 3, None).expect("saved");
         let info = Info::of(&data.manifest).expect("a data set");
-        let found = infer::infer(&device, &file, config.arch, &data.test, &info).expect("inference");
+        let levels = levels(&config.mean, &config.std);
+        let found = infer::infer(&device, &file, config.arch, &data.test, &info, &levels).expect("inference");
         let folded = Folded::new(&dict, config.arch, data.test.shape(), CLASSES).expect("a network");
-        let truth = folded.run(&data.test, 4);
+        let truth = folded.run(&data.test, &levels, 4);
         assert!(distance(&found.features, &truth.features) < 1e-5);
         assert!(distance(&found.logits, &truth.logits) < 1e-5);
-        let levels = levels(&config.mean, &config.std);
         let batches = Evaluator::new(&device, &net, &data.test, &levels, 4).expect("an evaluator");
         batches.net.take(&net).expect("taken");
         batches.run().expect("inference");
@@ -341,12 +366,67 @@ fn inference_is_the_cpus() {
         let right = (0..9).filter(|&n| {
             crate::ops::head::argmax(&truth.logits[n * CLASSES..][..CLASSES]) == data.test.label(n)
         });
-        assert_eq!(trainer.top1(&data.test).expect("accuracy"), 100.0 * right.count() as f64 / 9.0);
-        let other = infer::infer(&device, &file, Arch::RESNET32, &data.test, &info).expect_err("too deep");
+        assert_eq!(trainer.top1(&[&data.test]).expect("accuracy"), [100.0 * right.count() as f64 / 9.0]);
+        let other =
+            infer::infer(&device, &file, Arch::RESNET32, &data.test, &info, &levels).expect_err("too deep");
         assert!(
             format!("{other:#}").contains("resnet20") || format!("{other:#}").contains("no tensor"),
             "{other:#}"
         );
+    }
+}
+
+/// What docs/cuda.md states: the variance of a channel whose mean is a hundred times its standard deviation is off by some percent on a
+/// GPU, where the CPU sums again.
+#[test]
+fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
+    for device in devices(Precision::F32) {
+        let (data, config) = (Data::new([8, 8, 3], 6, 5), config(Precision::F32, 6));
+        let (found, truth) = (network(&config, &data), network(&config, &data));
+        // Bytes become 100 ± 0.74, and the first layer hands the first channel of the images on.
+        let levels: Vec<[f32; 256]> =
+            vec![std::array::from_fn(|byte| 100.0 + 0.01 * (byte as f32 - 127.5)); 3];
+        for net in [&found, &truth] {
+            crate::ops::write(&net.params, |params| {
+                let slot = &net.slots[0];
+                let weight = &mut params[slot.weight..][..slot.conv.geo.weight_len()];
+                weight.fill(0.0);
+                // (3, 3, 3, 16): the tap in the middle.
+                weight[4 * 3 * 16..][..16].fill(1.0);
+                Ok(())
+            })
+            .expect("written");
+        }
+        let plan = plan(&Config { augment: Augment::None, ..config.clone() }, &data);
+        let mut trainer =
+            Trainer::new(&device, &found, &data.train, &[&data.test], &levels, 6, config.mix.places())
+                .expect("a trainer");
+        trainer.epoch(&plan, 1, RATES).expect("an epoch");
+        trainer.give(&found).expect("given");
+        train_epoch(&truth, &data.train, &levels, &plan.epoch(1), RATES, 1).expect("an epoch");
+        let of = |net: &Net| net.state_dict().expect("weights")["bn1.running_var"].data[0];
+        let (var, exact) = (of(&found) - 0.9, of(&truth) - 0.9);
+        let off = (var / exact - 1.0).abs();
+        eprintln!("{}: variance {var} of {exact}", device.describe());
+        assert!((0.01..0.1).contains(&exact) && off < 0.05, "{}: {var} of {exact}", device.describe());
+    }
+}
+
+/// Accuracy after an epoch is that of f32 in either precision, as `eval` has it.
+#[test]
+fn a_training_in_bf16_is_judged_in_f32() {
+    for device in devices(Precision::Bf16) {
+        let (data, config) = (Data::new([16, 16, 3], 11, 9), config(Precision::Bf16, 4));
+        let net = network(&config, &data);
+        let mut trainer = trainer(&device, &config, &data, &net);
+        trainer.epoch(&plan(&config, &data), 1, RATES).expect("an epoch");
+        trainer.top1(&[&data.test]).expect("accuracy");
+        trainer.give(&net).expect("given");
+        let dict = net.state_dict().expect("weights");
+        let folded = Folded::new(&dict, config.arch, data.test.shape(), CLASSES).expect("a network");
+        let truth = folded.run(&data.test, &levels(&config.mean, &config.std), 4);
+        let apart = distance(&trainer.judged_logits().expect("logits"), &truth.logits);
+        assert!(apart < 1e-5, "{}: {apart:.1e}", device.describe());
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Trainer {
     full: Vec<Graph>,
     /// The last step of an epoch, where it is smaller.
     rest: Vec<Graph>,
-    evaluator: Evaluator,
+    evaluators: Vec<Evaluator>,
     net: DeviceNet,
     _segments: [Segments; 2],
     _pixels: Memory<u8>,
@@ -63,8 +63,8 @@ pub fn flat(levels: &Levels) -> Vec<f32> {
 }
 
 impl Trainer {
-    /// Puts a network and its images on a GPU, and records its steps, one for each of `places`, see
-    /// [`crate::methods::mix::Mix::places`].
+    /// Puts a network and its images on a GPU, with the splits `judged` that accuracy is measured on, and records its steps, one for each of
+    /// `places`, see [`crate::methods::mix::Mix::places`].
     ///
     /// # Errors
     /// Sizes that the kernels do not take; not enough memory; the driver's.
@@ -72,7 +72,7 @@ impl Trainer {
         device: &Device,
         net: &Net,
         train: &Split,
-        test: &Split,
+        judged: &[&Split],
         levels: &Levels,
         batch: usize,
         places: usize,
@@ -104,14 +104,17 @@ impl Trainer {
         };
         let full = record(if images >= batch { batch } else { 0 }, &segments[0])?;
         let rest = record(rest, &segments[1])?;
-        let evaluator = Evaluator::new(device, net, test, levels, BATCH)?;
+        // Accuracy is that of f32, whatever the training computes in: as on the CPU, and as `eval` has it.
+        let in_f32 = device.in_f32()?;
+        let evaluators = judged.iter().map(|split| Evaluator::new(&in_f32, net, split, levels, BATCH));
+        let evaluators = evaluators.collect::<super::Result<Vec<_>>>()?;
         let _others = [table, features, logits];
         let device = device.clone();
         let (_segments, _pixels) = (segments, pixels);
         Ok(Trainer {
             full,
             rest,
-            evaluator,
+            evaluators,
             net: own,
             _segments,
             _pixels,
@@ -157,14 +160,23 @@ impl Trainer {
         Ok(losses.as_chunks().0.to_vec())
     }
 
-    /// Percent of the test split that is classified right.
+    /// Percent of each judged split that is classified right.
     ///
     /// # Errors
     /// The driver's.
-    pub fn top1(&mut self, test: &Split) -> Result<f64> {
-        self.evaluator.take(&self.net)?;
-        self.evaluator.run()?;
-        Ok(self.evaluator.top1(test)?)
+    pub fn top1(&mut self, judged: &[&Split]) -> Result<Vec<f64>> {
+        // The evaluators may have a stream of their own.
+        self.device.wait()?;
+        for evaluator in &self.evaluators {
+            evaluator.take(&self.net)?;
+            evaluator.run()?;
+        }
+        Ok(self
+            .evaluators
+            .iter()
+            .zip(judged)
+            .map(|(e, split)| e.top1(split))
+            .collect::<super::Result<_>>()?)
     }
 
     /// Repeats the whole steps of the epoch that was uploaded last until there were `steps`, and waits: for measurements.
@@ -214,6 +226,15 @@ impl Trainer {
     #[cfg(test)]
     pub fn raw(&self, layer: usize, images: usize) -> super::Result<Vec<f32>> {
         self.net.raw(layer, images)
+    }
+
+    /// The logits of the first judged split.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[cfg(test)]
+    pub fn judged_logits(&self) -> super::Result<Vec<f32>> {
+        self.evaluators[0].logits()
     }
 
     /// The gradients of the last step, flat as the parameters.

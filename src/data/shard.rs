@@ -27,23 +27,43 @@ pub const MIN_SHARD_BYTES: usize = HEADER + ROW;
 /// are to stand.
 pub type Chosen<'a> = (&'static str, &'a Images, &'a [u32]);
 
+/// A file to write: its name, and the part of a split that goes into it.
+struct Part<'a> {
+    name: String,
+    split: &'static str,
+    images: &'a Images,
+    chosen: &'a [u32],
+}
+
+/// The files `<split>-00000.safetensors`, …, of at most `shard_bytes` each.
+fn parts<'a>(splits: &[Chosen<'a>], shard_bytes: usize) -> Vec<Part<'a>> {
+    let rows = (shard_bytes.saturating_sub(HEADER) / ROW).max(1);
+    let mut all = vec![];
+    for &(split, images, chosen) in splits {
+        all.extend(chosen.chunks(rows).enumerate().map(|(n, chosen)| {
+            let name = format!("{split}-{n:05}.safetensors");
+            Part { name, split, images, chosen }
+        }));
+    }
+    all
+}
+
+/// Names of the files that [`write()`] makes.
+pub fn names(splits: &[Chosen], shard_bytes: usize) -> Vec<String> {
+    parts(splits, shard_bytes).into_iter().map(|part| part.name).collect()
+}
+
 /// Writes each split as `<split>-00000.safetensors`, …, files of at most `shard_bytes`.
 ///
 /// # Errors
 /// The file system's.
 pub fn write(dir: &Path, splits: &[Chosen], shard_bytes: usize) -> Result<Vec<Produced>, Error> {
-    let rows = (shard_bytes.saturating_sub(HEADER) / ROW).max(1);
-    let mut shards = vec![];
-    for &(split, images, chosen) in splits {
-        shards.extend(chosen.chunks(rows).enumerate().map(|(n, chunk)| (split, images, chunk, n)));
-    }
-    let write = |(split, images, chunk, n): (_, _, &[u32], _)| {
-        let name = format!("{split}-{n:05}.safetensors");
-        let bytes = encode(images, chunk);
+    let write = |Part { name, split, images, chosen }: Part| {
+        let bytes = encode(images, chosen);
         write_atomic(&dir.join(&name), |f| std::io::Write::write_all(f, &bytes))?;
-        Ok(Produced { role: split, name, rows: Some(chunk.len() as u64) })
+        Ok(Produced { role: split, name, rows: Some(chosen.len() as u64) })
     };
-    shards.into_par_iter().map(write).collect()
+    parts(splits, shard_bytes).into_par_iter().map(write).collect()
 }
 
 fn encode(images: &Images, chosen: &[u32]) -> Vec<u8> {

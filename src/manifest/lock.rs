@@ -1,15 +1,16 @@
 //! The lock of an output directory: one process works in it, the others wait.
 //!
-//! Work that came to nothing leaves neither the lock's file nor directories that were made for it. The file is removed
+//! Work that fails leaves neither the lock's file nor directories that were made for it. The file is removed
 //! while it is locked, so whoever waited for it then holds a file that is no longer at its path, sees that, and tries again.
+//! A file of this name that was there before is only locked: it may be somebody else's.
 
-use std::fs::{self, File, TryLockError};
+use std::cell::Cell;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind::{AlreadyExists, NotFound};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::store::PLAN;
-use super::{Error, FILE};
+use super::Error;
 
 /// File name of the lock.
 const LOCK: &str = ".lock";
@@ -20,17 +21,19 @@ const TRIES: usize = 100;
 /// A locked directory. Dropping it unlocks it.
 pub(super) struct Lock {
     file: File,
+    /// Whether this process made the file.
+    created: bool,
     dir: PathBuf,
     /// Directories that this process made, the innermost first.
     made: Vec<PathBuf>,
+    keep: Cell<bool>,
 }
 
 impl Lock {
-    /// Makes the directory and takes its lock, waiting for another process if need be; `waiting` is called before. Also says
-    /// whether it waited.
-    pub fn take(dir: &Path, waiting: impl FnOnce()) -> Result<(Lock, bool), Error> {
+    /// Makes the directory and takes its lock, waiting for another process if need be; `waiting` is called before.
+    pub fn take(dir: &Path, waiting: impl FnOnce()) -> Result<Lock, Error> {
         let path = dir.join(LOCK);
-        let (mut waiting, mut waited, mut tries) = (Some(waiting), false, 0);
+        let (mut waiting, mut tries) = (Some(waiting), 0);
         let missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
         let mut made = Vec::new();
         loop {
@@ -40,9 +43,9 @@ impl Lock {
             }
             let opened = fs::create_dir_all(dir)
                 .map_err(|e| (dir, e))
-                .and_then(|()| File::create(&path).map_err(|e| (path.as_path(), e)));
-            let file = match opened {
-                Ok(file) => file,
+                .and_then(|()| open(&path).map_err(|e| (path.as_path(), e)));
+            let (file, created) = match opened {
+                Ok(opened) => opened,
                 // Another process, which came to nothing, may just have removed it.
                 Err((_, e)) if [NotFound, AlreadyExists].contains(&e.kind()) && tries < TRIES => {
                     tries += 1;
@@ -53,16 +56,31 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    waited = true;
                     waiting.take().into_iter().for_each(|tell| tell());
                     file.lock().map_err(Error::io(&path))?;
                 }
-                Err(TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
+                Err(TryLockError::Error(error)) => return Err(Error::Locks { path, error }),
             }
             if is_at(&file, &path) {
-                return Ok((Lock { file, dir: dir.to_owned(), made }, waited));
+                return Ok(Lock { file, created, dir: dir.to_owned(), made, keep: Cell::new(false) });
             }
         }
+    }
+}
+
+impl Lock {
+    /// Says whether there is something finished in the directory, or something to continue from: then the file stays.
+    pub fn keep(&self, keep: bool) {
+        self.keep.set(keep);
+    }
+}
+
+/// Opens the lock's file, without changing it, and says whether it was made by this.
+fn open(path: &Path) -> std::io::Result<(File, bool)> {
+    match OpenOptions::new().create_new(true).write(true).open(path) {
+        Ok(file) => Ok((file, true)),
+        Err(e) if e.kind() == AlreadyExists => Ok((OpenOptions::new().write(true).open(path)?, false)),
+        Err(e) => Err(e),
     }
 }
 
@@ -75,8 +93,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Something finished, or something to go on with.
-        if self.dir.join(FILE).exists() || self.dir.join(PLAN).exists() {
+        if !self.created || self.keep.get() {
             return;
         }
         let lock = self.dir.join(LOCK);
@@ -92,7 +109,7 @@ mod tests {
     use super::*;
 
     fn taken(dir: &Path) -> Lock {
-        Lock::take(dir, || ()).expect("taken").0
+        Lock::take(dir, || ()).expect("taken")
     }
 
     #[test]
@@ -109,14 +126,11 @@ mod tests {
         fs::write(dir.join("notes.txt"), "mine").expect("written");
         drop(lock);
         assert!(dir.join("notes.txt").exists() && !dir.join(LOCK).exists());
-        // A result keeps its lock, and so does what can be gone on with.
-        for name in [FILE, PLAN] {
-            let lock = taken(&dir);
-            fs::write(dir.join(name), "").expect("written");
-            drop(lock);
-            assert!(dir.join(LOCK).exists());
-            fs::remove_file(dir.join(name)).expect("removed");
-        }
+        // A result keeps its lock, and so does what can be continued.
+        let lock = taken(&dir);
+        lock.keep(true);
+        drop(lock);
+        assert!(dir.join(LOCK).exists());
     }
 
     #[test]

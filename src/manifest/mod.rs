@@ -199,7 +199,14 @@ impl Manifest {
             Kind::Checkpoint => {
                 // On a CPU `device` says only that it was one.
                 let by = ["instruction_set", "device"].into_iter().find_map(|name| self.run.get(name));
-                facts.extend(by.map(|by| ("computed_by".to_owned(), by.clone())));
+                let by = by.map(|by| match self.run.get("finished_by_semantics") {
+                    Some(last) => {
+                        format!("{}, versions {} and {last}", by.as_str().unwrap_or_default(), self.semantics)
+                            .into()
+                    }
+                    None => by.clone(),
+                });
+                facts.extend(by.map(|by| ("computed_by".to_owned(), by)));
                 if self.semantics != 1 {
                     facts.insert("semantics".into(), self.semantics.into());
                 }
@@ -247,7 +254,7 @@ pub(crate) fn for_each_path(inputs: &mut [Input], f: &mut impl FnMut(&mut PathBu
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file system said no.
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}{}", advice(error))]
     Io {
         /// The file.
         path: PathBuf,
@@ -366,6 +373,25 @@ pub enum Error {
         /// Kind to be made.
         wanted: &'static str,
     },
+    /// A file that has the name of an output, and is none.
+    #[error("{path}: was not made by {tool}, which would replace it; choose another --out")]
+    InTheWay {
+        /// The file.
+        path: PathBuf,
+        /// The tool that would replace it.
+        tool: &'static str,
+    },
+    /// A file system that cannot lock files.
+    #[error(
+        "{path}: cannot be locked ({error}), and locks keep two processes from making one result; choose an --out on a file system \
+         that has them, such as a local disk"
+    )]
+    Locks {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// A file or directory that no manifest can name.
     #[error("{path}: this path is not UTF-8, so no manifest can name it; rename it, or choose another one")]
     NotUtf8 {
@@ -380,6 +406,22 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+}
+
+/// What to do about what a file system says.
+fn advice(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room, and give the same command again",
+        ErrorKind::PermissionDenied => {
+            "; look at its permissions and those of its directory, or choose another place"
+        }
+        ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written to",
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            "; choose another path"
+        }
+        _ => "",
+    }
 }
 
 impl Error {

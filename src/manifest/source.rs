@@ -108,7 +108,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     }
     let text = String::from_utf8(text).map_err(|e| {
         let utf16 = [&[0xff, 0xfe], &[0xfe, 0xff]].iter().any(|mark| e.as_bytes().starts_with(*mark));
-        let why = if utf16 { "it is UTF-16; save it as UTF-8" } else { "it is no text" };
+        let why = if utf16 { "it is UTF-16; save it as UTF-8" } else { "it is not text" };
         Error::NotAManifest { path: file.clone(), why: why.into() }
     })?;
     let values = serde_json::Deserializer::from_reader(Unmarked::new(text.as_bytes())).into_iter();

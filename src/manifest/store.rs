@@ -2,7 +2,12 @@
 //!
 //! Every file is written under a temporary name in its directory, flushed to disk and renamed; the manifest comes last.
 //! So a reader sees a complete result or none, whatever was killed and whenever.
+//!
+//! Nothing is replaced or removed that these tools did not make: only files that an earlier manifest or plan in the directory lists, and
+//! temporaries, whose names nobody else would choose. Before the first file is written, [`PLAN`] lists every file that will be.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
@@ -11,9 +16,19 @@ use serde_json::{Value, json};
 
 use super::lock::Lock;
 use super::{Error, FILE, Input, Kind, Manifest, Object, Output, SCHEMA, for_each_path, hash, in_utf8, key};
+use crate::interrupt::kill_point;
 
-/// File name of a plan that stands in a directory as long as work on it can be gone on with.
+/// File name of a plan, which stands in a directory while it is worked on, and beside results that can be continued.
 pub const PLAN: &str = "plan.json";
+
+/// The field of a plan that lists the names of the files which are the tool's.
+const FILES: &str = "files";
+
+/// The role of an output that a tool continues from; the plan stays beside it.
+const STATE: &str = "state";
+
+/// What the names of temporary files and directories begin with.
+pub(crate) const TEMPORARY: &str = ".remix-tmp-";
 
 /// A result before any work: everything that its key is made of, and the directory it will be in.
 #[derive(Clone, Debug)]
@@ -35,7 +50,7 @@ pub enum Claim {
     /// The directory holds this very result, intact.
     Done(Box<Manifest>),
     /// The directory is ours to fill.
-    Work(Writer),
+    Work(Box<Writer>),
 }
 
 impl Plan {
@@ -78,6 +93,26 @@ impl Plan {
         let mut m: Manifest = serde_json::from_str(&text).ok()?;
         m.path = Some(absolute(&self.dir).join(FILE));
         (m.schema == SCHEMA && m.escaping().is_none()).then_some(m)
+    }
+
+    /// Names of the files in the directory that these tools made, by the manifest and the plan there. The plan of a version that did not
+    /// list them is a training's, and stands for `usual`.
+    fn owned(&self, usual: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut all = BTreeSet::new();
+        if let Some(m) = self.existing() {
+            all.extend(m.outputs.iter().filter_map(|o| o.path.to_str()).map(str::to_owned));
+            all.insert(FILE.to_owned());
+        }
+        if let Some(plan) = self.unfinished() {
+            match plan.extra.get(FILES).and_then(Value::as_array) {
+                Some(names) => all.extend(names.iter().filter_map(Value::as_str).map(str::to_owned)),
+                None => all.extend(usual.iter().cloned()),
+            }
+            all.insert(PLAN.to_owned());
+        }
+        // What a file that was tampered with lists elsewhere is nobody's.
+        all.retain(|name| Path::new(name).file_name().is_some_and(|own| own == name.as_str()));
+        all
     }
 
     /// The finished result, if the directory holds it with intact outputs.
@@ -149,15 +184,20 @@ impl Plan {
     /// # Errors
     /// A directory that cannot be made or written, or that holds another tool's result: that one is never replaced.
     pub fn claim(&self, force: bool, waiting: impl FnOnce()) -> Result<Claim, Error> {
-        if !force && let Some(m) = self.done() {
+        // A plan beside a result that is not continued was left by a kill, with temporaries perhaps.
+        let is_tidy = |m: &Manifest| m.outputs_of(STATE).next().is_some() || self.unfinished().is_none();
+        if !force && let Some(m) = self.done().filter(is_tidy) {
             return Ok(Claim::Done(Box::new(m)));
         }
         self.check_paths()?;
-        let (lock, waited) = Lock::take(&self.dir, waiting)?;
+        let lock = Lock::take(&self.dir, waiting)?;
         // Another process may have finished between the first look and the lock.
-        if (waited || !force)
-            && let Some(m) = self.done()
-        {
+        if !force && let Some(m) = self.done() {
+            if !is_tidy(&m) {
+                clear_temporaries(&self.dir)?;
+                remove(&self.dir.join(PLAN))?;
+            }
+            lock.keep(true);
             return Ok(Claim::Done(Box::new(m)));
         }
         if let Some(e) =
@@ -172,7 +212,7 @@ impl Plan {
             let (found, wanted) = (other.kind.name(), self.kind.name());
             return Err(Error::Occupied { path: self.dir.clone(), found, wanted });
         }
-        Ok(Claim::Work(Writer { plan: self.clone(), _lock: lock }))
+        Ok(Claim::Work(Box::new(Writer { plan: self.clone(), owned: RefCell::default(), lock })))
     }
 }
 
@@ -188,7 +228,9 @@ fn flatten(name: &str, value: &Value, all: &mut Object) {
 /// A claimed output directory.
 pub struct Writer {
     plan: Plan,
-    _lock: Lock,
+    /// Names of files in the directory that may be replaced or removed, once the plan that lists them is written.
+    owned: RefCell<Option<BTreeSet<String>>>,
+    lock: Lock,
 }
 
 /// A file of the result, before its hash is known.
@@ -223,19 +265,53 @@ impl Writer {
         &self.plan
     }
 
-    /// Withdraws a stale manifest before its outputs are replaced: from here on the directory counts as incomplete.
+    /// Lists in [`PLAN`] the files that are going to be made, and removes temporaries that a killed process left.
+    ///
+    /// # Errors
+    /// One of the names is taken by a file that these tools did not make; the file system's.
+    pub fn begin<S: AsRef<str>>(&self, files: &[S]) -> Result<(), Error> {
+        let dir = &self.plan.dir;
+        let mut owned = self.check(files)?;
+        clear_temporaries(dir)?;
+        owned.extend(files.iter().map(|name| name.as_ref().to_owned()));
+        owned.retain(|name| ![FILE, PLAN].contains(&name.as_str()));
+        let mut plan = self.plan.manifest();
+        plan.path = None;
+        plan.extra.insert(FILES.into(), json!(owned));
+        write_json(&dir.join(PLAN), &plan)?;
+        self.owned.replace(Some(owned));
+        Ok(())
+    }
+
+    /// Looks whether one of the files that are going to be made would replace one that these tools did not make. Returns the names of
+    /// those that they did make.
+    ///
+    /// # Errors
+    /// A file that is in the way.
+    pub fn check<S: AsRef<str>>(&self, files: &[S]) -> Result<BTreeSet<String>, Error> {
+        let files: BTreeSet<String> = files.iter().map(|name| name.as_ref().to_owned()).collect();
+        let owned = self.plan.owned(&files);
+        let foreign =
+            |name: &&str| !owned.contains(*name) && self.plan.dir.join(name).symlink_metadata().is_ok();
+        match files.iter().map(String::as_str).chain([FILE, PLAN]).find(foreign) {
+            Some(name) => {
+                Err(Error::InTheWay { path: self.plan.dir.join(name), tool: self.plan.kind.tool() })
+            }
+            None => Ok(owned),
+        }
+    }
+
+    /// Withdraws a stale manifest before its outputs are replaced: from here on the directory counts as incomplete. Only after
+    /// [`Writer::check`] or [`Writer::begin`], which have seen that the manifest is one.
     ///
     /// # Errors
     /// The file system's.
     pub fn withdraw(&self) -> Result<(), Error> {
-        let file = self.plan.dir.join(FILE);
-        match fs::remove_file(&file) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(file)(e)),
-            _ => Ok(()),
-        }
+        remove(&self.plan.dir.join(FILE))
     }
 
-    /// Hashes the outputs and publishes the manifest, as the last file of the directory.
+    /// Hashes the outputs, removes those of an earlier result that are not among them, and publishes the manifest, as the last file of
+    /// the directory. The plan stays where the result has a state that can be continued.
     ///
     /// # Errors
     /// The file system's.
@@ -252,6 +328,10 @@ impl Writer {
                 rows: o.rows,
             });
         }
+        let is_output = |name: &&String| m.outputs.iter().any(|o| o.path == Path::new(name));
+        for stale in self.owned.borrow().iter().flatten().filter(|name| !is_output(name)) {
+            remove(&dir.join(stale))?;
+        }
         m.metrics = metrics;
         m.digest = Some(key::digest(&m));
         m.run = run;
@@ -264,16 +344,76 @@ impl Writer {
             *p = if in_utf8(&named).is_ok() { named } else { absolute(p) };
         });
         let place = m.path.take();
-        let mut text = serde_json::to_string_pretty(&m).expect("a manifest is plain JSON");
-        text.push('\n');
+        // The outputs before the manifest that lists them.
         hash::sync_dir(dir)?;
-        write_atomic(&dir.join(FILE), |f| f.write_all(text.as_bytes()))?;
+        write_json(&dir.join(FILE), &m)?;
+        if m.outputs_of(STATE).next().is_none() {
+            remove(&dir.join(PLAN))?;
+        }
+        self.owned.take();
         m.path = place;
         Ok(m)
     }
 }
 
-/// Writes a file under a temporary name in the same directory, flushes it to disk and renames it.
+impl Drop for Writer {
+    /// Work that failed before it wrote a file leaves no plan, so that the lock can go, and the directory if it was made for it.
+    fn drop(&mut self) {
+        let finished = self.plan.existing();
+        if let Some(owned) = self.owned.take() {
+            let outputs = || finished.iter().flat_map(|m| &m.outputs);
+            let is_new = |name: &&String| {
+                !outputs().any(|o| o.path == Path::new(name)) && self.plan.dir.join(name).exists()
+            };
+            if !outputs().any(|o| o.role == STATE) && !owned.iter().any(|name| is_new(&name)) {
+                let _ = fs::remove_file(self.plan.dir.join(PLAN));
+            }
+        }
+        self.lock.keep(finished.is_some() || self.plan.unfinished().is_some());
+    }
+}
+
+/// Writes a manifest or a plan, for people to read as well.
+fn write_json(path: &Path, m: &Manifest) -> Result<(), Error> {
+    let mut text = serde_json::to_string_pretty(m).expect("a manifest is plain JSON");
+    text.push('\n');
+    write_atomic(path, |f| f.write_all(text.as_bytes()))
+}
+
+/// Gives a file another name in its directory, and flushes that.
+///
+/// # Errors
+/// The file system's.
+pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    kill_point();
+    fs::rename(from, to).map_err(Error::io(from))?;
+    hash::sync_dir(to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Removes a file; that it is not there is no error.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    kill_point();
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what killed processes left under temporary names. The directory is locked, so nobody is at work on them.
+fn clear_temporaries(dir: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let entry = entry.map_err(Error::io(dir))?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY)) {
+            let path = entry.path();
+            let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
+            if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                .map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file under a temporary name in the same directory, flushes it to disk, renames it, and flushes the directory.
 ///
 /// # Errors
 /// The file system's; the target is then as it was before.
@@ -283,7 +423,7 @@ pub fn write_atomic(
 ) -> Result<(), Error> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let tmp = tempfile::Builder::new()
-        .prefix(".tmp-")
+        .prefix(TEMPORARY)
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(dir)
         .map_err(Error::io(path))?;
@@ -293,8 +433,10 @@ pub fn write_atomic(
         .and_then(|()| tmp.as_file().sync_all())
         .map_err(Error::io(path))?;
     drop(buffered);
+    kill_point();
     tmp.persist(path).map_err(|e| Error::io(path)(e.error))?;
-    Ok(())
+    kill_point();
+    hash::sync_dir(dir)
 }
 
 /// Absolute and without `.` and `..`, by name only: nothing need exist.
@@ -332,6 +474,7 @@ mod tests {
         let Claim::Work(w) = plan.claim(false, || ()).expect("claimed") else {
             panic!("the work was already done");
         };
+        w.begin(&["a.txt"]).expect("begun");
         w.withdraw().expect("withdrawn");
         write_atomic(&w.dir().join("a.txt"), |f| f.write_all(text.as_bytes())).expect("written");
         let out = Produced { role: "train", name: "a.txt".into(), rows: None };
@@ -401,6 +544,74 @@ mod tests {
             assert!(e.contains("holds a dataset"), "{e}");
         }
         assert!(plan(dir.path(), 1).done().is_some(), "intact");
+    }
+
+    #[test]
+    fn nothing_is_replaced_or_removed_that_is_not_ours() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        let begin = |files: &[&str]| {
+            let Ok(Claim::Work(w)) = plan(dir.path(), 3).claim(true, || ()) else { panic!("forced") };
+            w.begin(files).map(|()| w)
+        };
+        for foreign in ["a.txt", FILE, PLAN] {
+            fs::write(at(foreign), "a thesis").expect("written");
+            let e = begin(&["a.txt"]).err().expect("refused").to_string();
+            assert!(e.contains(&format!("{foreign}: was not made by mk-imbalance")), "{e}");
+            assert_eq!(fs::read_to_string(at(foreign)).expect("read"), "a thesis");
+            fs::remove_file(at(foreign)).expect("removed");
+        }
+        fs::write(at("train-backup.safetensors"), "weights").expect("written");
+        fs::write(at(".lock"), "somebody's").expect("written");
+        fs::create_dir(at(".tmp-thesis")).expect("made");
+        fs::create_dir(at(&format!("{TEMPORARY}killed"))).expect("made");
+        make(&plan(dir.path(), 1), "hello");
+        assert!(!at(PLAN).exists() && !at(&format!("{TEMPORARY}killed")).exists());
+        // What the first result had and the second has not goes, and what a killed process had listed.
+        let w = begin(&["b.txt"]).expect("begun");
+        fs::write(at("b.txt"), "half").expect("written");
+        drop(w);
+        let w = begin(&["c.txt"]).expect("begun");
+        w.withdraw().expect("withdrawn");
+        fs::write(at("c.txt"), "whole").expect("written");
+        let out = Produced { role: "train", name: "c.txt".into(), rows: None };
+        w.publish(vec![out], Object::new(), Object::new()).expect("published");
+        drop(w);
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).expect("read").flatten().map(|e| e.file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".lock", ".tmp-thesis", "c.txt", FILE, "train-backup.safetensors"]);
+        assert_eq!(fs::read_to_string(at(".lock")).expect("read"), "somebody's");
+    }
+
+    #[test]
+    fn a_plan_that_a_kill_left_beside_a_result_goes_and_another_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let p = plan(dir.path(), 1);
+        make(&p, "hello");
+        let found = || matches!(p.claim(false, || ()), Ok(Claim::Done(_)));
+        for (text, stays) in
+            [(serde_json::to_string(&p.manifest()).expect("JSON"), false), ("a thesis".into(), true)]
+        {
+            fs::write(dir.path().join(PLAN), text).expect("written");
+            assert!(found() && dir.path().join(PLAN).exists() == stays);
+        }
+    }
+
+    #[test]
+    fn a_plan_that_lists_files_elsewhere_removes_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (inner, outer) = (dir.path().join("d"), dir.path().join("thesis.tex"));
+        fs::write(&outer, "a thesis").expect("written");
+        let p = plan(&inner, 1);
+        let Ok(Claim::Work(w)) = p.claim(false, || ()) else { panic!("nothing is there yet") };
+        w.begin(&["b.txt"]).expect("begun");
+        fs::write(inner.join("b.txt"), "half").expect("written");
+        drop(w);
+        let text = fs::read_to_string(inner.join(PLAN)).expect("read");
+        fs::write(inner.join(PLAN), text.replace("b.txt", "../thesis.tex")).expect("written");
+        make(&p, "hello");
+        assert_eq!(fs::read_to_string(&outer).expect("read"), "a thesis");
     }
 
     #[test]

@@ -127,15 +127,16 @@ pub fn reference(criterion: &Criterion, logits: &[f64], targets: &Targets) -> (f
             let mut u: Vec<f64> = z.iter().zip(&criterion.offsets).map(|(z, &o)| z + f64::from(o)).collect();
             u[k] -= f64::from(criterion.margins[k]);
             let max = u.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let log_sum = max + u.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
-            let (log_p, rest) = (u[k] - log_sum, -(u[k] - log_sum).exp_m1());
+            let log_rest = u.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
+            let log_p = (u[k] - max) - log_rest;
+            let rest = -log_p.exp_m1();
             loss -= coef * rest.powf(gamma) * log_p;
             // At p = 1 the limit: log p / (1 − p) → −1.
             let slope = if rest > 0.0 { log_p / rest } else { -1.0 };
             let h = rest.powf(gamma) * (1.0 - gamma * log_p.exp() * slope);
             for (c, (g, u)) in row.iter_mut().zip(&u).enumerate() {
                 let hit = if c == k { 1.0 } else { 0.0 };
-                *g += coef * h * ((u - log_sum).exp() - hit);
+                *g += coef * h * ((u - max - log_rest).exp() - hit);
             }
         }
     }

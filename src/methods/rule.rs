@@ -49,9 +49,11 @@ pub struct Reweight {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum RwNorm {
-    /// The number of samples: a batch's loss grows with the weights in it.
+    /// The number of samples, so a batch's loss grows with the weights in it: `CrossEntropyLoss(weight=…)` of PyTorch on class
+    /// probabilities, or the plain mean of weighted losses.
     BatchSize,
-    /// The sum of their weights, as PyTorch's `CrossEntropyLoss(weight=…)` does.
+    /// The sum of the weights in the loss, Σ λ_y·w_a + (1−λ_y)·w_b: `CrossEntropyLoss(weight=…)` of PyTorch on class indices, and
+    /// Mixup's two terms of it. Remix on it has no counterpart there, for its λ_y differs by sample.
     #[default]
     WeightSum,
 }

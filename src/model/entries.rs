@@ -208,7 +208,7 @@ impl Entry<'_> {
         );
         ensure!(
             !name.ends_with(".running_var") || data.iter().all(|&x| x >= 0.0),
-            "{name} has negative values, which are no variances; make or copy the file again"
+            "{name} has negative values, but variances cannot be negative; make or copy the file again"
         );
         Ok(data)
     }

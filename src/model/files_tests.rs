@@ -195,7 +195,8 @@ fn python_objects_and_older_forms_are_refused_with_a_way_out() {
     assert!(said.contains("torch.save(torch.load(\"old.pth\", weights_only=True), \"new.pth\")"), "{said}");
     let said = refused(&bytes("module"));
     assert!(
-        said.contains("holds a __main__.Small") && said.contains("torch.save(model.state_dict()"),
+        said.contains("refers to the Python object __main__.Small")
+            && said.contains("torch.save(model.state_dict()"),
         "{said}"
     );
     let said = refused(&bytes("numpy"));
@@ -244,7 +245,7 @@ fn whole_names_are_compared_with_those_of_the_architecture() {
         let mut dict = dict.clone();
         dict.insert(name.into(), Values { shape: vec![10], data: vec![0.0; 10] });
         let said = format!("{:#}", check_arch(&dict, Arch::RESNET32).expect_err(name));
-        assert!(said.contains(&format!("has a tensor {name:?}, which resnet32 has not")), "{said}");
+        assert!(said.contains(&format!("has a tensor {name:?}, which resnet32 does not have")), "{said}");
     }
 }
 
@@ -363,7 +364,7 @@ fn zip_files_that_are_no_checkpoints_are_refused() {
     assert!(said(&[number], stored).contains("without the data.pkl"));
     assert!(said(&[pickle], stored).contains("archive/data/0"));
     assert!(said(&[pickle, number, ("constants.pkl", b"N.")], stored).contains("a TorchScript module"));
-    assert!(said(&[pickle, number, ("byteorder", b"big")], stored).contains("another order of bytes"));
+    assert!(said(&[pickle, number, ("byteorder", b"big")], stored).contains("big-endian byte order"));
     assert!(weights(&zipped(&[pickle, number, ("byteorder", b"little")], stored)).is_ok());
     assert!(said(&[("data.pkl", b"\x80\x02]."), number], stored).contains("holds no dictionary"));
     let long = ["x"; 300].concat();
@@ -386,7 +387,10 @@ fn a_pickle_runs_no_code_and_stays_small() {
         Err(e @ unpickle::Error::Refused(..)) => e.to_string(),
         other => panic!("{other:?}"),
     };
-    assert!(refused(b"\x80\x02cos\nsystem\nX\x02\0\0\0id\x85R.").contains("holds a os.system"));
+    assert!(
+        refused(b"\x80\x02cos\nsystem\nX\x02\0\0\0id\x85R.")
+            .contains("refers to the Python object os.system")
+    );
     assert!(refused(b"cbuiltins\neval\n.").contains("builtins.eval"));
     assert!(refused(b"c__builtin__\ngetattr\n.").contains("__builtin__.getattr"));
     assert!(refused(b"(ios\nsystem\n.").contains("opcode 0x69"));
@@ -507,4 +511,69 @@ fn no_damage_to_the_pickle_makes_a_reader_panic() {
         }
     }
     assert!((60..5000).contains(&read), "{read} of 6000: the mutations reach beyond the first bytes");
+}
+
+/// Headers of safetensors whose length begins as a pickle does.
+#[test]
+fn a_header_of_any_length_is_no_pickle() {
+    for length in [640u64, 896, 1152, 1408] {
+        let head = [&length.to_le_bytes()[..], b"{\"a\":1}"].concat();
+        assert_eq!(Form::of(&head, 4096), Some(Form::Safetensors), "{length}");
+    }
+    assert_eq!(Form::of(b"\x80\x02}q\x00.", 6), Some(Form::Pickle));
+}
+
+/// A zip file laid out as PyTorch lays it out, with the records of zip64 and without extra fields, of some empty storages.
+fn as_pytorch_packs(stem: &str, storages: usize) -> Vec<u8> {
+    let pickle = b"\x80\x02}q\x00.".to_vec();
+    let mut members =
+        vec![(format!("{stem}/data.pkl"), pickle), (format!("{stem}/byteorder"), b"little".to_vec())];
+    members.extend((0..storages).map(|n| (format!("{stem}/data/{n}"), vec![0; 64])));
+    let (mut file, mut directory) = (vec![], vec![]);
+    for (name, data) in &members {
+        let mut crc = flate2::Crc::new();
+        crc.update(data);
+        let (crc, size, at) = (crc.sum().to_le_bytes(), (data.len() as u32).to_le_bytes(), file.len() as u32);
+        // Stored, without a time; checksum, both sizes, length of the name, no extra field.
+        let common =
+            [&[0; 10][2..], &crc, &size, &size, &(name.len() as u16).to_le_bytes(), &[0; 2]].concat();
+        file.extend([b"PK\x03\x04\x14\0", &common[..], name.as_bytes(), data].concat());
+        let places = [&[0; 10][..], &at.to_le_bytes()].concat();
+        directory.extend([b"PK\x01\x02\x14\0\x14\0", &common[..], &places, name.as_bytes()].concat());
+    }
+    let (count, size, at) = (members.len() as u64, directory.len() as u64, file.len() as u64);
+    let end = at + size;
+    file.extend(directory);
+    file.extend([b"PK\x06\x06", &44u64.to_le_bytes()[..], &[0x1e, 3, 45, 0], &[0; 8]].concat());
+    file.extend([count, count, size, at].iter().flat_map(|n| n.to_le_bytes()));
+    file.extend([b"PK\x06\x07\0\0\0\0", &end.to_le_bytes()[..], &[1, 0, 0, 0]].concat());
+    file.extend(
+        [b"PK\x05\x06\0\0\0\0", &(count as u16).to_le_bytes()[..], &(count as u16).to_le_bytes()].concat(),
+    );
+    file.extend([&(size as u32).to_le_bytes()[..], &(at as u32).to_le_bytes(), &[0; 2]].concat());
+    file
+}
+
+/// The length of a file's name, which is in the file many times, decides where its records lie.
+#[test]
+fn zip_files_are_read_whatever_their_name_is() {
+    for length in 1..=64 {
+        for storages in [40, 120] {
+            let file = as_pytorch_packs(&"a".repeat(length), storages);
+            if let Err(said) = weights(&file) {
+                assert!(
+                    !said.contains("intact") && !said.contains("Zip"),
+                    "{length} letters, {storages}: {said}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_name_that_stands_twice_in_a_header_is_refused() {
+    let entry = r#""linear.bias":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+    let header = format!("{{{entry},{entry}}}");
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();
+    assert!(refused(&file).contains("holds linear.bias twice"), "{}", refused(&file));
 }

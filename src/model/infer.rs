@@ -16,10 +16,9 @@ use crate::ops::conv::cpu::tile::{Pixel, Sink};
 use crate::ops::conv::cpu::winograd::{self, Four};
 use crate::ops::conv::cpu::{convolve, panels, with_scratch};
 use crate::ops::head::Classifier;
-use crate::ops::load::{Levels, levels};
+use crate::ops::load::Levels;
 use crate::ops::simd::{Isa, Task, Vector, run};
 use crate::ops::{Aligned, norm};
-use crate::train::config;
 
 /// Outputs of a network for a whole split, row major, in the order of the split.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,16 +33,23 @@ pub struct Inference {
     pub feature_len: usize,
 }
 
-/// Runs the weights of a file over a split, with the recipe's normalisation and no augmentation. A thread takes `batch`
-/// images at a time through the network; the result does not depend on it.
+/// Runs the weights of a file over a split, without augmentation; `levels` are the normalised values of the bytes. A thread takes
+/// `batch` images at a time through the network; the result does not depend on it.
 ///
 /// # Errors
 /// A file that cannot be read, weights of another architecture or number of classes.
-pub fn infer(weights: &Path, arch: Arch, split: &Split, info: &Info, batch: usize) -> Result<Inference> {
+pub fn infer(
+    weights: &Path,
+    arch: Arch,
+    split: &Split,
+    info: &Info,
+    levels: &Levels,
+    batch: usize,
+) -> Result<Inference> {
     let (dict, classes) = weights::open_for(weights, arch, info)?;
     Ok(Folded::new(&dict, arch, split.shape(), classes)
         .with_context(|| weights.display().to_string())?
-        .run(split, batch))
+        .run(split, levels, batch))
 }
 
 /// A convolution with its batch norm folded in: `relu(conv(x) + bias [+ shortcut])`.
@@ -64,7 +70,6 @@ pub struct Folded {
     normalised: bool,
     classes: usize,
     feature_len: usize,
-    levels: Levels,
     isa: Isa,
 }
 
@@ -126,15 +131,15 @@ impl Folded {
             normalised: is_normalised(dict, arch),
             classes,
             feature_len: len,
-            levels: levels(&config::MEAN, &config::STD),
             isa,
         })
     }
 
-    /// Logits and features of all images of a split, `batch` images of a thread at a time.
-    pub fn run(&self, split: &Split, batch: usize) -> Inference {
+    /// Logits and features of all images of a split, `batch` images of a thread at a time; `levels` are the normalised values of the
+    /// bytes.
+    pub fn run(&self, split: &Split, levels: &Levels, batch: usize) -> Inference {
         self.forward(split.len(), batch, |n, pixels| {
-            let channels = self.levels.iter().cycle();
+            let channels = levels.iter().cycle();
             for ((x, byte), level) in pixels.iter_mut().zip(split.image(n)).zip(channels) {
                 *x = level[usize::from(*byte)];
             }

@@ -340,7 +340,16 @@ impl Net {
         let geo = layer.geo();
         conv::forward(geo, batch, source, &layer.weight, &self.work, store, &layer.y, &self.sums)?;
         let count = batch * geo.out_height() * geo.out_width();
-        norm::forward(&self.sums, batch, count, &layer.gamma_beta, &layer.stat, &layer.affine, &layer.running)
+        norm::forward(
+            &self.sums,
+            batch,
+            count,
+            &layer.y,
+            &layer.gamma_beta,
+            &layer.stat,
+            &layer.affine,
+            &layer.running,
+        )
     }
 
     fn backward(&self, batch: usize, hidden: Option<Hidden>) -> Result<()> {
@@ -404,6 +413,7 @@ impl Net {
             &self.sums,
             batch,
             count,
+            [dz, &layer.y],
             &layer.gamma_beta,
             &layer.stat,
             &layer.d_gamma_beta,

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io::{Cursor, Read};
 
 use anyhow::{Context, Result, bail, ensure};
+use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::entries::{Contents, Entry};
@@ -104,7 +105,9 @@ struct Archive<'a> {
 
 impl<'a> Archive<'a> {
     fn open(bytes: &'a [u8]) -> Result<Self> {
-        let zip = ZipArchive::new(Cursor::new(bytes)).context(DAMAGED)?;
+        // Looking for the archive's beginning takes some intact files for damaged ones; PyTorch's begin with it.
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+        let zip = ZipArchive::with_config(config, Cursor::new(bytes)).context(DAMAGED)?;
         ensure!(!zip.has_duplicate_names(), "holds two members of one name; {DAMAGED}");
         let names = zip.file_names_raw().filter_map(|name| std::str::from_utf8(name).ok());
         let roots =
@@ -121,7 +124,7 @@ impl<'a> Archive<'a> {
             let order = archive.member("byteorder", None)?;
             ensure!(
                 order == b"little",
-                "was saved on a machine with another order of bytes; save it on this one"
+                "was saved in big-endian byte order; save it again on a little-endian machine"
             );
         }
         Ok(archive)

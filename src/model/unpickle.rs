@@ -271,6 +271,9 @@ impl<'a> Machine<'a> {
             None => return Err(self.damaged("a value is missing")),
         };
         self.memo.insert(key, kept);
+        if self.memo.len() > MAX_VALUES {
+            return Err(self.refused("holds too many objects".to_owned()));
+        }
         Ok(false)
     }
 
@@ -340,7 +343,7 @@ impl<'a> Machine<'a> {
                 let name = format!("{}.{}", self.line()?, self.line()?);
                 match Global::named(&name) {
                     Some(known) => self.push(Value::Global(known)),
-                    None => Err(self.refused(format!("holds a {}", name.escape_debug()))),
+                    None => Err(self.refused(format!("refers to the Python object {}", name.escape_debug()))),
                 }
             }
             // BINPERSID: what is not in the pickle itself.

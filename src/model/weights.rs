@@ -14,6 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use serde::Deserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::entries::{Contents, Entry};
 use super::resnet::Net;
@@ -224,7 +226,7 @@ pub fn open_for(path: &Path, arch: Arch, info: &Info) -> Result<(StateDict, usiz
     let all = dict.len();
     dict.retain(|name, _| !name.starts_with("velocity."));
     if dict.len() < all {
-        log::info!("{}: skipped what is no weight: velocity", path.display());
+        log::info!("{}: ignored entries that are not weights: velocity", path.display());
     }
     let check = || -> Result<usize> {
         check_arch(&dict, arch)?;
@@ -256,7 +258,9 @@ pub(super) fn check_arch(dict: &StateDict, arch: Arch) -> Result<()> {
     }
     match dict.keys().find(|name| !known.contains(*name)) {
         Some(name) => {
-            bail!("has a tensor {name:?}, which {arch} has not; is it another architecture (--arch)?")
+            bail!(
+                "has a tensor {name:?}, which {arch} does not have; is it another architecture (--arch), or is the name in a dictionary or behind a prefix that is not known?"
+            )
         }
         None => Ok(()),
     }
@@ -320,12 +324,13 @@ impl Form {
     pub fn of(head: &[u8], len: u64) -> Option<Self> {
         match head {
             [b'P', b'K', 3, 4, ..] => Some(Form::Zip),
-            [0x80, 2..=5, ..] => Some(Form::Pickle),
+            // Before pickles, whose first bytes a header's length may have.
             [a, b, c, d, e, f, g, h, b'{', ..]
                 if u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]) <= len.saturating_sub(8) =>
             {
                 Some(Form::Safetensors)
             }
+            [0x80, 2..=5, ..] => Some(Form::Pickle),
             _ if head.get(257..262) == Some(b"ustar") => Some(Form::Tar),
             _ => None,
         }
@@ -347,6 +352,29 @@ impl Form {
     }
 }
 
+/// A name that stands twice in a header of safetensors: of the two tensors a map keeps one.
+fn named_twice(header: &[u8]) -> Option<String> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("the header of a safetensors file")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let (mut seen, mut twice) = (BTreeSet::new(), None);
+            while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                if !seen.insert(name.clone()) {
+                    twice.get_or_insert(name);
+                }
+            }
+            Ok(twice)
+        }
+    }
+    serde_json::Deserializer::from_slice(header).deserialize_map(Names).ok().flatten()
+}
+
 /// Reads a file of [`save`], another one in safetensors, or one of PyTorch's `torch.save`: its weights in f32 and, of
 /// safetensors, its metadata. What is known to be no weight is skipped and said.
 ///
@@ -361,7 +389,7 @@ pub fn open(path: &Path) -> Result<(StateDict, HashMap<String, String>)> {
     let (contents, metadata) = parse(&map).with_context(at)?;
     let skipped: Vec<_> = contents.skipped.iter().map(|name| name.escape_debug().to_string()).collect();
     if !skipped.is_empty() {
-        log::info!("{}: skipped what is no weight: {}", at(), skipped.join(", "));
+        log::info!("{}: ignored entries that are not weights: {}", at(), skipped.join(", "));
     }
     Ok((contents.state_dict().with_context(at)?, metadata))
 }
@@ -379,7 +407,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Contents<'_>, HashMap<String, Strin
         Some(_) => "not an intact safetensors file; make or copy it again",
         None => "not an intact safetensors file, nor one of PyTorch's torch.save; make or copy it again",
     };
-    let (_, header) = SafeTensors::read_metadata(bytes).context(hint)?;
+    let (length, header) = SafeTensors::read_metadata(bytes).context(hint)?;
+    if let Some(name) = named_twice(bytes.get(8..8 + length).unwrap_or_default()) {
+        bail!("holds {name} twice; make the file again");
+    }
     let all = SafeTensors::deserialize(bytes).context(hint)?;
     let mut contents = Contents::default();
     for (name, view) in all.tensors() {

@@ -3,16 +3,30 @@
 //! Forward, `z = y·scale + shift` with `scale = γ/√(σ² + ε)`, `shift = β − μ·scale` (Ioffe and Szegedy 2015). Backward, with
 //! `x̂ = (y − μ)/√(σ² + ε)` over M values: `dβ = Σ dz`, `dγ = Σ dz·x̂`, `dy = γ/√(σ² + ε) · (dz − dβ/M − x̂·dγ/M)`, which is linear in `dz`
 //! and `y`: three coefficients a channel. The images' sums are added in `f64`.
+//!
+//! The kernels sum each image in `f32`, so `σ² = E[y²] − μ²` and `Σ dz·(y − μ)` lose their digits where |μ| is many times σ. Such channels
+//! are rare; they are summed again from the values themselves.
 
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
-use super::{read, write};
+use super::value::Value;
+use super::{read, read_as, with_value, write};
 
 /// PyTorch's default ε.
 pub const EPS: f64 = 1e-5;
 
 /// PyTorch's default weight of a new batch in the running statistics.
 pub const MOMENTUM: f64 = 0.1;
+
+/// How many times √(σ² + ε) the mean of a channel may be before its sums are taken again. An image's sums are off by about one part in a
+/// million, so up to here the variance is off by about one part in ten thousand.
+const FAR: f64 = 10.0;
+
+/// Whether the sums of a channel with this mean and 1/√(σ² + ε) have cancelled.
+fn has_cancelled(mean: f64, inv: f64) -> bool {
+    (mean * inv).abs() > FAR
+}
 
 /// The sums of all images, (2, C), in `f64` and in the order of the images.
 fn totals(sums: &[f32], images: usize, channels: usize) -> Vec<f64> {
@@ -23,18 +37,58 @@ fn totals(sums: &[f32], images: usize, channels: usize) -> Vec<f64> {
     totals
 }
 
+/// The values of one channel of a (…, C) tensor.
+fn channel<T: Value>(values: &[T], channels: usize, c: usize) -> impl Iterator<Item = f64> {
+    values[c..].iter().step_by(channels).map(|v| f64::from(v.to_f32()))
+}
+
+/// Mean and variance of each channel from the sums, or from the values where the sums have cancelled.
+fn moments(totals: &[f64], y: &Tensor, count: usize) -> Result<Vec<(f64, f64)>> {
+    fn exact<T: Value>(y: &[T], channels: usize, c: usize) -> (f64, f64) {
+        // Relative to any one value nothing cancels.
+        let shift = f64::from(y[c].to_f32());
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for d in channel(y, channels, c).map(|v| v - shift) {
+            sum += d;
+            squares += d * d;
+        }
+        let n = (y.len() / channels) as f64;
+        let mean = sum / n;
+        (shift + mean, (squares / n - mean * mean).max(0.0))
+    }
+    let channels = totals.len() / 2;
+    let n = count as f64;
+    let one = |c: usize| {
+        let mean = totals[c] / n;
+        (mean, (totals[channels + c] / n - mean * mean).max(0.0))
+    };
+    let cancelled = |&(mean, var): &(f64, f64)| has_cancelled(mean, 1.0 / (var + EPS).sqrt());
+    let mut all: Vec<_> = (0..channels).map(one).collect();
+    if all.iter().any(cancelled) {
+        with_value!(y, T => {
+            let y = read_as::<T>(y)?;
+            let y = &y[..count * channels];
+            let again = |(c, moments): (usize, &mut (f64, f64))| *moments = exact(y, channels, c);
+            all.par_iter_mut().enumerate().filter(|(_, m)| cancelled(m)).for_each(again);
+        });
+    }
+    Ok(all)
+}
+
 /// Training: statistics of a batch from `Σ y` and `Σ y²` of each image.
 ///
-/// - `sums` (N, 2, C), `count` values a channel in all; `gamma_beta` (2, C);
+/// - `sums` (N, 2, C), `count` values a channel in all, the first ones of `y` (…, C); `gamma_beta` (2, C);
 /// - `stat` (2, C) receives μ and 1/√(σ² + ε), `affine` (2, C) scale and shift;
 /// - `running` (2, C), mean and unbiased variance, moves by [`MOMENTUM`].
 ///
 /// # Errors
 /// Tensors of another type, size or device.
+#[allow(clippy::too_many_arguments)]
 pub fn forward(
     sums: &Tensor,
     images: usize,
     count: usize,
+    y: &Tensor,
     gamma_beta: &Tensor,
     stat: &Tensor,
     affine: &Tensor,
@@ -42,23 +96,17 @@ pub fn forward(
 ) -> Result<()> {
     let (sums, gamma_beta) = (read(sums)?, read(gamma_beta)?);
     let channels = gamma_beta.len() / 2;
-    let totals = totals(&sums, images, channels);
+    let moments = moments(&totals(&sums, images, channels), y, count)?;
     let n = count as f64;
-    let moments = |c: usize| {
-        let mean = totals[c] / n;
-        (mean, (totals[channels + c] / n - mean * mean).max(0.0))
-    };
     write(stat, |stat| {
-        for c in 0..channels {
-            let (mean, var) = moments(c);
-            stat[c] = mean as f32;
+        for (c, (mean, var)) in moments.iter().enumerate() {
+            stat[c] = *mean as f32;
             stat[channels + c] = (1.0 / (var + EPS).sqrt()) as f32;
         }
         Ok(())
     })?;
     write(running, |running| {
-        for c in 0..channels {
-            let (mean, var) = moments(c);
+        for (c, &(mean, var)) in moments.iter().enumerate() {
             let unbiased = var * n / (n - 1.0).max(1.0);
             let moved = |old: f32, new: f64| ((1.0 - MOMENTUM) * f64::from(old) + MOMENTUM * new) as f32;
             running[c] = moved(running[c], mean);
@@ -79,15 +127,17 @@ pub fn forward(
 
 /// The gradient's coefficients from `Σ dz` and `Σ dz·y` of each image.
 ///
-/// - `sums` (N, 2, C), `count` values a channel in all, `stat` as [`forward`] left it;
+/// - `sums` (N, 2, C), `count` values a channel in all, the first ones of `dz` and `y` (…, C); `stat` as [`forward`] left it;
 /// - `d_gamma_beta` (2, C) and `coef` (3, C) are written: `dy = coef[0]·dz + coef[1]·y + coef[2]`.
 ///
 /// # Errors
 /// Tensors of another type, size or device.
+#[allow(clippy::too_many_arguments)]
 pub fn backward(
     sums: &Tensor,
     images: usize,
     count: usize,
+    [dz, y]: [&Tensor; 2],
     gamma_beta: &Tensor,
     stat: &Tensor,
     d_gamma_beta: &Tensor,
@@ -96,11 +146,23 @@ pub fn backward(
     let (sums, gamma_beta, stat) = (read(sums)?, read(gamma_beta)?, read(stat)?);
     let channels = gamma_beta.len() / 2;
     let totals = totals(&sums, images, channels);
-    let grads = |c: usize| {
-        let (mean, inv) = (f64::from(stat[c]), f64::from(stat[channels + c]));
-        let (dz, dzy) = (totals[c], totals[channels + c]);
-        (inv * (dzy - mean * dz), dz)
-    };
+    let stat_of = |c: usize| (f64::from(stat[c]), f64::from(stat[channels + c]));
+    // Σ dz·(y − μ).
+    let mut centred: Vec<f64> =
+        (0..channels).map(|c| totals[channels + c] - stat_of(c).0 * totals[c]).collect();
+    let cancelled = |c: usize| has_cancelled(stat_of(c).0, stat_of(c).1);
+    if (0..channels).any(cancelled) {
+        with_value!(y, T => {
+            let (dz, y) = (read_as::<T>(dz)?, read_as::<T>(y)?);
+            let (dz, y) = (&dz[..count * channels], &y[..count * channels]);
+            let again = |(c, sum): (usize, &mut f64)| {
+                let pairs = channel(dz, channels, c).zip(channel(y, channels, c));
+                *sum = pairs.map(|(dz, y)| dz * (y - stat_of(c).0)).sum();
+            };
+            centred.par_iter_mut().enumerate().filter(|(c, _)| cancelled(*c)).for_each(again);
+        });
+    }
+    let grads = |c: usize| (stat_of(c).1 * centred[c], totals[c]);
     write(d_gamma_beta, |out| {
         for c in 0..channels {
             let (gamma, beta) = grads(c);
@@ -112,7 +174,7 @@ pub fn backward(
     write(coef, |coef| {
         for c in 0..channels {
             let (d_gamma, d_beta) = grads(c);
-            let (mean, inv) = (f64::from(stat[c]), f64::from(stat[channels + c]));
+            let (mean, inv) = stat_of(c);
             let scale = f64::from(gamma_beta[c]) * inv;
             let slope = scale * inv * d_gamma / count as f64;
             coef[c] = scale as f32;

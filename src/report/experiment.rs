@@ -12,6 +12,7 @@ use super::record::place;
 use super::settings::words;
 use crate::manifest::{Input, Kind, Manifest, Object, Output, key, store};
 use crate::methods::presets::{names, preset_name};
+use crate::train::config::Select;
 
 /// One run of a training, and which of its epochs is looked at on which images.
 #[derive(Clone, Debug)]
@@ -224,6 +225,7 @@ impl Experiment {
     ) -> Result<Experiment, Error> {
         let Trained { params: checkpoint, inputs, facts, weights, file } = of;
         let trained = inputs.iter().find(|i| i.role == "dataset");
+        let version = || facts.get("semantics").and_then(Value::as_u64).unwrap_or(1);
         let column = column_of(trained.unwrap_or(evaluated))
             .ok_or_else(|| bad("its data set's params lack dataset, imb_type or imb_ratio"))?;
         let mut settings = BTreeMap::new();
@@ -266,6 +268,13 @@ impl Experiment {
             let key = evaluated.key.as_deref().map_or("", key::short);
             settings.insert("evaluated on".into(), json!(format!("{on} {key}").trim()));
         }
+        // Which epoch is the best depends on what it was selected by; version 1 of `train` knew the test split alone.
+        settings.remove("select");
+        if which == "best" {
+            let held_out = settings.get("val_fraction").and_then(Value::as_f64).is_some_and(|f| f > 0.0);
+            let usual = Select::usual(held_out && version() > 1).name();
+            settings.insert("select".into(), checkpoint.get("select").cloned().unwrap_or(usual.into()));
+        }
         let seed = checkpoint.get("seed").and_then(Value::as_u64);
         if [trained, Some(evaluated)]
             .into_iter()
@@ -274,9 +283,8 @@ impl Experiment {
         {
             settings.insert("images".into(), "not the published ones".into());
         }
-        let images = trained.map(Images::of);
+        let images = Some(Images::of(trained.unwrap_or(evaluated)));
         let computed_by = facts.get("computed_by").and_then(Value::as_str).map(str::to_owned);
-        let version = || facts.get("semantics").and_then(Value::as_u64).unwrap_or(1);
         let semantics = file.is_none().then(version);
         Ok(Experiment {
             column,

@@ -209,13 +209,14 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
         let all: usize = versions.values().sum();
         let were = if *old == 1 { "was" } else { "were" };
         notes.push(format!(
-            "{old} of these {all} runs {were} trained by version 1 of train, the others by a later one. Version 2 rounds the loss, and the \
-             evaluation on GPUs, otherwise, and has other milestones in runs of a few epochs; the methods are the same, so both share their rows."
+            "{old} of these {all} runs {were} trained by version 1 of train, the others by a later one. Version 2 rounds the loss \
+             differently, measures accuracy on GPUs in f32, and does not lower the rate before the third epoch; the methods are the same, so both \
+             share their rows."
         ));
     }
     if t.cells().any(|c| !c.is_one_run_a_seed()) {
         notes.push(
-            "Runs of one seed were computed by different devices or instruction sets, or by different versions, which part by rounding; \
+            "Runs of one seed were computed by different devices or instruction sets, or by different versions, whose rounding differs; \
              the JSON lists them."
                 .into(),
         );

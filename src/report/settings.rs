@@ -19,6 +19,7 @@ static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     let erm = Method { mix: Mix::None, loss: Loss::Ce, rule: Rule::None };
     let mut all = Config::new(erm).params();
     all.insert("split".into(), "test".into());
+    all.insert("select".into(), "test".into());
     all.insert("rand_number".into(), 0.into());
     all.insert("val_fraction".into(), 0.into());
     all.insert("minority_fraction".into(), json!(0.5));
@@ -34,8 +35,9 @@ pub(super) fn standard(name: &str) -> Option<&'static Value> {
 /// The standard settings in words, for the notes of a table.
 pub(super) fn standard_in_words() -> String {
     let of = |name| standard(name).map_or(String::new(), |v| v.to_string().replace('"', ""));
-    let [arch, epochs, batch, recipe] = ["arch", "epochs", "batch_size", "recipe"].map(of);
-    format!("{arch}, {epochs} epochs, batch {batch}, recipe {recipe}")
+    let [arch, epochs, batch] = ["arch", "epochs", "batch_size"].map(of);
+    let recipe = standard("recipe").map_or(String::new(), |v| words("recipe", v));
+    format!("{arch}, {epochs} epochs, batch {batch}, {recipe}")
 }
 
 /// Equal as numbers, where both are numbers: JSON tells 0 from 0.0.
@@ -110,6 +112,10 @@ pub(super) fn words(name: &str, value: &Value) -> String {
     };
     match name {
         "arch" | "precision" => text,
+        "select" if text == "last" => "the last epoch for the best".into(),
+        "select" => format!("selected by {text}"),
+        // What manifests call seed is the recipe of the report's code.
+        "recipe" if text == "seed" => "recipe report".into(),
         "epochs" => format!("{text} epoch{}", if text == "1" { "" } else { "s" }),
         name => format!("{name} {text}"),
     }

@@ -62,6 +62,34 @@ pub enum Augment {
     None,
 }
 
+/// Which epoch `best.safetensors` is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Select {
+    /// The one that is best on the validation split
+    Val,
+    /// The one that is best on the test split, as papers of the field often report it
+    Test,
+    /// The last one
+    Last,
+}
+
+impl Select {
+    /// What is selected by unless asked otherwise.
+    pub fn usual(has_val: bool) -> Select {
+        if has_val { Select::Val } else { Select::Test }
+    }
+
+    /// The name in manifests and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Select::Val => "val",
+            Select::Test => "test",
+            Select::Last => "last",
+        }
+    }
+}
+
 /// Everything that can change the result of a training run, except the data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -87,6 +115,10 @@ pub struct Config {
     pub recipe: Recipe,
     /// First epochs (from 1) of a tenth of the learning rate before; ascending.
     pub milestones: Vec<u32>,
+    /// The first epoch of a deferred rule, where that is not the last milestone: in runs so short that the recipe's last one does not
+    /// lower the rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule_from: Option<u32>,
     /// Epochs of linear warm-up; 0 for none.
     pub warmup: u32,
     /// Seed of all random streams.
@@ -99,6 +131,9 @@ pub struct Config {
     pub mean: [f64; 3],
     /// Standard deviation of each channel on the 0–1 scale, which the pixels are divided by.
     pub std: [f64; 3],
+    /// Which epoch is kept as the best, where that is not the one that is usual for the data set, see [`Select::usual`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
 }
 
 /// A value that no experiment can want.
@@ -123,14 +158,16 @@ impl Config {
             lr: 0.1,
             momentum: 0.9,
             weight_decay: 2e-4,
-            recipe: Recipe::Seed,
-            milestones: Recipe::Seed.milestones(300),
+            recipe: Recipe::Report,
+            milestones: Recipe::Report.milestones(300),
+            rule_from: None,
             warmup: 0,
             seed: 0,
             precision: Precision::F32,
             augment: Augment::CropFlip,
             mean: MEAN,
             std: STD,
+            select: None,
         }
     }
 
@@ -147,7 +184,7 @@ impl Config {
     /// The first epoch (from 1) in which the rule holds.
     pub fn rule_from(&self) -> u32 {
         match self.rule.deferred() {
-            true => self.milestones.last().copied().unwrap_or(u32::MAX),
+            true => self.rule_from.or(self.milestones.last().copied()).unwrap_or(u32::MAX),
             false => 1,
         }
     }

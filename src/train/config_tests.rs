@@ -1,6 +1,7 @@
 //! Tests of the configuration: its pinned form, and what it refuses.
 
 use super::*;
+use crate::manifest::{Manifest, key};
 use crate::methods::presets::preset;
 use crate::methods::rule::Reweight;
 
@@ -29,6 +30,20 @@ fn params_are_pinned() {
         + r#""recipe":"seed","milestones":[150,225],"warmup":0,"seed":0,"precision":"f32","augment":"crop-flip","#
         + r#""mean":[0.4914,0.4822,0.4465],"std":[0.2023,0.1994,0.201]}"#;
     assert_eq!(text, expected);
+}
+
+/// The keys of existing results stay: params that were read from a manifest of version 1 are written as they were, and give its key.
+#[test]
+fn keys_are_pinned() {
+    let text = include_str!("../../docs/results/runs/cifar100-exp-100_remix-rw_s0/manifest.json");
+    let mut m: Manifest = serde_json::from_str(text).expect("a manifest");
+    let read: Config = serde_json::from_value(Value::Object(m.params.clone())).expect("a config");
+    assert_eq!(read.params(), m.params);
+    assert_eq!(m.key, "f5266769f9bcfc7e06a8fdf2096d301ac741012465979bc5d80d39295bb5939f");
+    assert_eq!(key::key(m.kind, 1, &read.params(), &m.inputs), m.key);
+    m.semantics = super::super::SEMANTICS;
+    let now = key::key(m.kind, m.semantics, &read.params(), &m.inputs);
+    assert_eq!(now, "84a3f964152c453d589f892a5a873d5349fd27b8aab77deae304bc6e2533fb49");
 }
 
 #[test]

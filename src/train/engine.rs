@@ -24,7 +24,8 @@ use crate::ops::zeros_of;
 pub struct Engine<'a> {
     net: &'a Net,
     train: &'a Split,
-    test: &'a Split,
+    /// Splits that accuracy is measured on.
+    judged: Vec<&'a Split>,
     levels: Levels,
     arch: crate::model::Arch,
     on: On,
@@ -45,7 +46,7 @@ pub fn host_batch(device: Device, batch: usize) -> usize {
 }
 
 impl<'a> Engine<'a> {
-    /// Takes the parameters of `net` to where they are trained, in batches up to `batch`.
+    /// Takes the parameters of `net` to where they are trained, in batches up to `batch`. Accuracy is measured on the splits `judged`.
     ///
     /// # Errors
     /// A GPU that cannot be used, or has not enough memory.
@@ -54,7 +55,7 @@ impl<'a> Engine<'a> {
         config: &Config,
         net: &'a Net,
         train: &'a Split,
-        test: &'a Split,
+        judged: Vec<&'a Split>,
         batch: usize,
     ) -> Result<Engine<'a>> {
         let levels = levels(&config.mean, &config.std);
@@ -67,7 +68,7 @@ impl<'a> Engine<'a> {
                     &device,
                     net,
                     train,
-                    test,
+                    &judged,
                     &levels,
                     batch,
                     config.mix.places(),
@@ -78,7 +79,7 @@ impl<'a> Engine<'a> {
         };
         #[cfg(not(feature = "cuda"))]
         let _ = batch;
-        Ok(Engine { net, train, test, levels, arch: config.arch, on })
+        Ok(Engine { net, train, judged, levels, arch: config.arch, on })
     }
 
     /// One epoch; returns the sum of the images' losses, each that of its batch, and the number of right predictions.
@@ -114,22 +115,25 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Percent of the test split that is classified right.
+    /// Percent of each judged split that is classified right.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn top1(&mut self, classes: usize) -> Result<f64> {
+    pub fn top1(&mut self, classes: usize) -> Result<Vec<f64>> {
         match &mut self.on {
             On::Cpu => {
                 let state = self.net.state_dict()?;
-                let net = Folded::new(&state, self.arch, self.test.shape(), classes)?;
-                let out = net.run(self.test, infer::BATCH);
-                let rows = out.logits.chunks_exact(out.classes);
-                let right = rows.enumerate().filter(|(n, z)| argmax(z) == self.test.label(*n)).count();
-                Ok(100.0 * right as f64 / self.test.len() as f64)
+                let net = Folded::new(&state, self.arch, self.train.shape(), classes)?;
+                let of = |split: &&Split| {
+                    let out = net.run(split, &self.levels, infer::BATCH);
+                    let rows = out.logits.chunks_exact(out.classes);
+                    let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
+                    100.0 * right as f64 / split.len() as f64
+                };
+                Ok(self.judged.iter().map(of).collect())
             }
             #[cfg(feature = "cuda")]
-            On::Cuda { trainer, .. } => trainer.top1(self.test),
+            On::Cuda { trainer, .. } => trainer.top1(&self.judged),
         }
     }
 

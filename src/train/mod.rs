@@ -2,11 +2,13 @@
 //! over the epochs, which can be killed at any moment and goes on from the last finished epoch.
 //!
 //! At the end of an epoch (on a GPU of the first that is a second after the last such) the log, the best weights and the state are
-//! replaced, each atomically and in this order. A kill between them leaves a state that is older than the other two; the
-//! epochs since are then repeated with the same numbers and write the same bytes.
+//! replaced, each atomically and in this order. New best weights wait under a name of their own until the state that knows of them is
+//! written, so the best weights that the state refers to always exist, whenever the process is killed. A log that is ahead of the state is cut; the
+//! epochs since are repeated with the same numbers and write the same bytes.
 
 pub mod config;
 pub mod engine;
+mod memory;
 pub mod plan;
 pub mod schedule;
 pub mod tensorboard;
@@ -16,33 +18,40 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::data::Info;
 use crate::data::shard::Split;
 use crate::device::Device;
-use crate::manifest::store::{Done, Produced, write_atomic};
+use crate::manifest::store::{self, Done, Produced, write_atomic};
 use crate::manifest::{Manifest, Object};
 use crate::model::resnet::Net;
 use crate::model::weights;
 use crate::ops::sgd::Rates;
-use config::Config;
+use config::{Config, Select};
 use engine::{Engine, host_batch};
 use plan::Plan;
 
 /// Version of what `train` means; raised when the same params would give another result.
-pub const SEMANTICS: u32 = 1;
+///
+/// 2: the loss and the variance of batch norm keep their digits where logits and means are large; accuracies on a GPU are those of f32
+/// in bf16 too; recipes do not lower the rate before the third epoch.
+pub const SEMANTICS: u32 = 2;
 
 /// Weights after the last epoch.
 pub const LAST: &str = "last.safetensors";
-/// Weights after the epoch with the best accuracy on the test set.
+/// Weights after the epoch that was selected, see [`Select`].
 pub const BEST: &str = "best.safetensors";
+/// The same while the state does not know of them yet.
+const NEXT_BEST: &str = "best.next.safetensors";
 /// Everything that a resumed training needs.
 pub const STATE: &str = "state.safetensors";
 /// One JSON object an epoch.
 pub const LOG: &str = "log.jsonl";
+/// All files that a training makes.
+pub const FILES: [&str; 5] = [LAST, BEST, NEXT_BEST, STATE, LOG];
 
 /// What one epoch came to; a line of `log.jsonl`. Accuracies are in percent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +70,9 @@ pub struct EpochReport {
     pub train_top1: f64,
     /// Test images classified right after the epoch.
     pub test_top1: f64,
+    /// Validation images classified right after the epoch, where the best epoch is selected by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_top1: Option<f64>,
     /// Training images a second, without evaluation.
     pub images_per_second: f64,
     /// Seconds of the epoch, evaluation included.
@@ -76,7 +88,11 @@ struct Reached {
     epoch: u32,
     steps: u64,
     best_epoch: u32,
+    /// Accuracy on the test split after the best epoch.
     best_top1: f64,
+    /// Accuracy on the validation split after the best epoch, where that is what it is best by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best_val_top1: Option<f64>,
     /// Hashes of the state's own tensors, of those of the best weights and of the log: until the manifest is
     /// published, nothing else would tell of damage, and a damaged file must never be published as sound.
     state_blake3: String,
@@ -90,43 +106,48 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// What to do where files of an earlier call cannot be used.
 const ANEW: &str = "cannot go on from here; --force starts the training anew";
 
-/// What to do about numbers that are none.
+/// What to do about values that are not finite.
 const SLOWER: &str = "try a smaller --lr, or --warmup 5";
 
 /// Name of the metadata entry that holds [`Reached`].
 const REACHED: &str = "reached";
 
-/// Trains, or goes on where an earlier call was stopped: from the state in `dir`, if there is one.
+/// Trains, or goes on where an earlier call was stopped: from the state in `dir`, if there is one. `select` says which epoch is the best,
+/// `begun_by` which version of `train` began the run.
 ///
 /// # Errors
-/// Damaged data or state, a loss that is no number, a full disk, a GPU that cannot be used;
+/// Damaged data or state, a loss that is not finite, a full disk, a GPU that cannot be used;
 /// [`crate::interrupt::Interrupted`] after a signal.
 pub fn run(
     config: &Config,
+    select: Select,
+    begun_by: u32,
     dataset: &Manifest,
     dir: &Path,
     device: Device,
     on_epoch: &mut dyn FnMut(&EpochReport),
 ) -> Result<Done> {
     let info = Info::of(dataset)?;
-    let (train, test) = (Split::open(dataset, "train")?, Split::open(dataset, "test")?);
-    ensure!(
-        train.shape() == test.shape(),
-        "train images are {:?}, test images {:?}; make the data set again",
-        train.shape(),
-        test.shape()
-    );
+    let train = Split::open(dataset, "train")?;
+    let judged: &[&str] = if select == Select::Val { &["test", "val"] } else { &["test"] };
+    let judged = judged.iter().map(|name| Ok((*name, Split::open(dataset, name)?)));
+    let judged = judged.collect::<Result<Vec<_>>>()?;
+    for (name, split) in &judged {
+        ensure!(
+            train.shape() == split.shape(),
+            "train images are {:?}, {name} images {:?}; make the data set again",
+            train.shape(),
+            split.shape()
+        );
+    }
     let plan = Plan::new(config, train.labels(), train.shape(), &info.cls_num_list)?;
     let batch = config.batch_size.min(train.len());
     let room = host_batch(device, batch);
-    check_memory(
-        Net::bytes(config.arch, train.shape(), room, config.precision.dtype()),
-        available_memory(),
-        batch,
-    )?;
+    let needed = Net::bytes(config.arch, train.shape(), room, config.precision.dtype());
+    memory::check(needed, memory::available(), batch)?;
     let mut net = Net::new(config.arch, train.shape(), info.classes, room, config.precision.dtype())?;
     net.criterion = config.loss.criterion(&info.cls_num_list);
-    let (mut reached, mut log) = match resume(&net, dir)? {
+    let (mut reached, mut log) = match resume(&net, dir, begun_by)? {
         Some(found) => {
             log::info!("going on after epoch {} of {}", found.0.epoch, config.epochs);
             found
@@ -136,7 +157,8 @@ pub fn run(
             Default::default()
         }
     };
-    let mut engine = Engine::new(device, config, &net, &train, &test, batch)?;
+    let splits = judged.iter().map(|(_, split)| split).collect();
+    let mut engine = Engine::new(device, config, &net, &train, splits, batch)?;
     let (kind, computer) = engine.describe();
     let before = computers(&log);
     if before.iter().any(|by| *by != computer) {
@@ -156,7 +178,8 @@ pub fn run(
         };
         let (loss, right) = engine.epoch(&plan, epoch, rates)?;
         let trained = started.elapsed().as_secs_f64();
-        let test_top1 = engine.top1(info.classes)?;
+        let top1 = engine.top1(info.classes)?;
+        let (test_top1, val_top1) = (top1[0], top1.get(1).copied());
         reached.epoch = epoch;
         reached.steps += plan.steps() as u64;
         let report = EpochReport {
@@ -167,14 +190,21 @@ pub fn run(
             loss: loss / train.len() as f64,
             train_top1: 100.0 * right / train.len() as f64,
             test_top1,
+            val_top1,
             images_per_second: round(train.len() as f64 / trained),
             seconds: round(started.elapsed().as_secs_f64()),
             computed_by: computer.clone(),
         };
         log.push(report.clone());
-        let better = test_top1 > reached.best_top1 || reached.best_epoch == 0;
         let now =
             !device.is_cuda() || epoch == config.epochs || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY);
+        let better = reached.best_epoch == 0
+            || match select {
+                Select::Val => val_top1 > reached.best_val_top1,
+                Select::Test => test_top1 > reached.best_top1,
+                // The last one that is written is the last one of the run.
+                Select::Last => now,
+            };
         if better || now {
             engine.give()?;
             let state = net.state_dict()?;
@@ -185,6 +215,7 @@ pub fn run(
             );
             if better {
                 (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
+                reached.best_val_top1 = val_top1;
                 reached.best_blake3 = weights::digest(&state);
                 best = Some((state, reached.steps));
             }
@@ -193,52 +224,40 @@ pub fn run(
             let text = lines(&log)?;
             write_atomic(&dir.join(LOG), |f| f.write_all(text.as_bytes()))?;
             reached.log_blake3 = log_digest(&log)?;
-            if let Some((state, steps)) = best.take() {
-                weights::save(&dir.join(BEST), &state, steps, None)?;
+            let next = best.take();
+            if let Some((state, steps)) = &next {
+                weights::save(&dir.join(NEXT_BEST), state, *steps, None)?;
             }
             let state = net.training_state()?;
             reached.state_blake3 = weights::digest(&state);
             let note = serde_json::to_string(&reached)?;
             weights::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
+            if next.is_some() {
+                store::rename(&dir.join(NEXT_BEST), &dir.join(BEST))?;
+            }
             kept = Some(Instant::now());
         }
         on_epoch(&report);
     }
     weights::save(&dir.join(LAST), &net.state_dict()?, reached.steps, None)?;
-    let best = dir.join(BEST);
-    let (found, _) = weights::open(&best).context(ANEW)?;
+    check_best(&reached, &dir.join(BEST))?;
+    finish(&reached, select, &log, kind)
+}
+
+/// Refuses best weights that are not those the state speaks of: a damaged file must not be published as sound.
+fn check_best(reached: &Reached, best: &Path) -> Result<()> {
+    let (found, _) = weights::open(best).context(ANEW)?;
     ensure!(
         weights::digest(&found) == reached.best_blake3,
         "{}: not the weights of epoch {}, it was changed or damaged; {ANEW}",
         best.display(),
         reached.best_epoch
     );
-    finish(&reached, &log, kind)
-}
-
-/// Refuses a network for which there is no memory: the system would end the program, or others, without a word.
-fn check_memory(needed: u64, available: Option<u64>, batch: usize) -> Result<()> {
-    match available {
-        Some(available) if needed > available => bail!(
-            "batches of {batch} images need {} MiB of memory, {} MiB are free; lower --batch-size",
-            needed >> 20,
-            available >> 20
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// Bytes of memory that can be had, swap included, where the system says it as Linux does.
-fn available_memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let of = |name: &str| -> Option<u64> {
-        text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix(" kB")?.parse().ok()
-    };
-    Some((of("MemAvailable:")? + of("SwapFree:").unwrap_or(0)) << 10)
+    Ok(())
 }
 
 /// Takes up the state in the directory, with the log as far as the state goes.
-fn resume(net: &Net, dir: &Path) -> Result<Option<(Reached, Vec<EpochReport>)>> {
+fn resume(net: &Net, dir: &Path, begun_by: u32) -> Result<Option<(Reached, Vec<EpochReport>)>> {
     let path = dir.join(STATE);
     if !path.exists() {
         return Ok(None);
@@ -259,6 +278,19 @@ fn resume(net: &Net, dir: &Path) -> Result<Option<(Reached, Vec<EpochReport>)>> 
     let lines = text.lines().take(reached.epoch as usize);
     let log = lines.map(serde_json::from_str).collect::<Result<Vec<_>, _>>().with_context(at)?;
     ensure!(log_digest(&log)? == reached.log_blake3, "{}: it was changed or damaged", at());
+    let (best, next) = (dir.join(BEST), dir.join(NEXT_BEST));
+    // The weights that the state speaks of, where a kill has kept them from their name; else ones that it does not know of.
+    if next.exists() {
+        match check_best(&reached, &next) {
+            Ok(()) => store::rename(&next, &best)?,
+            Err(_) => store::remove(&next)?,
+        }
+    }
+    match check_best(&reached, &best) {
+        // Version 1 could leave best weights that are an epoch ahead; repeated, that epoch writes them again.
+        Err(e) if begun_by == 1 => log::warn!("{e:#}, unless the next epochs restore them"),
+        checked => checked?,
+    }
     Ok(Some((reached, log)))
 }
 
@@ -287,7 +319,7 @@ fn log_digest(log: &[EpochReport]) -> Result<String> {
     Ok(blake3::hash(lines(&timeless)?.as_bytes()).to_hex().to_string())
 }
 
-fn finish(reached: &Reached, log: &[EpochReport], kind: &str) -> Result<Done> {
+fn finish(reached: &Reached, select: Select, log: &[EpochReport], kind: &str) -> Result<Done> {
     let last = log.last().context("a training has at least one epoch")?;
     let mut speed: Vec<f64> = log.iter().map(|e| e.images_per_second).collect();
     speed.sort_by(f64::total_cmp);
@@ -304,6 +336,7 @@ fn finish(reached: &Reached, log: &[EpochReport], kind: &str) -> Result<Done> {
             "last_top1": last.test_top1,
             "best_top1": reached.best_top1,
             "best_epoch": reached.best_epoch,
+            "selected_on": select.name(),
             "last_loss": last.loss,
             "last_train_top1": last.train_top1,
             "epochs": last.epoch,
@@ -321,24 +354,7 @@ fn round(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
-
     use super::*;
-    use crate::model::Arch;
-
-    #[test]
-    fn memory_is_asked_for_before_it_is_taken() {
-        let needed = |batch| Net::bytes(Arch::RESNET32, [32, 32, 3], batch, DType::F32);
-        // The stem, one more of the first stage, 15 blocks of three outputs, and twice each stage's end.
-        let values = 3 * 16_384 + 5 * 3 * (16_384 + 8_192 + 4_096) + 2 * (16_384 + 8_192 + 4_096);
-        assert_eq!(needed(128), values * 128 * 4);
-        assert!(check_memory(needed(128), None, 128).is_ok() && check_memory(5, Some(5), 1).is_ok());
-        let refused = check_memory(needed(65_536), Some(8 << 30), 65_536).expect_err("131 GiB").to_string();
-        assert!(refused.contains("134144 MiB") && refused.contains("lower --batch-size"), "{refused}");
-        if cfg!(target_os = "linux") {
-            assert!(available_memory().is_some_and(|bytes| bytes > 1 << 20));
-        }
-    }
 
     #[test]
     fn what_computed_is_told_in_turn() {

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Recipe {
-    /// Of the reproduction report's code: epochs 150 and 225 of 300.
+    /// Of the reproduction report's code: epochs 150 and 225 of 300. In manifests it is called `seed`.
     #[default]
-    Seed,
+    #[serde(rename = "seed")]
+    #[value(alias = "seed")]
+    Report,
     /// Of the Remix paper: epochs 150 and 250 of 300.
     Paper,
     /// Any others.
@@ -19,12 +21,25 @@ pub enum Recipe {
     Custom,
 }
 
+/// The first epoch at which a recipe's milestone lowers the rate: in a run so short that it would fall before, it does not fall.
+const FIRST_MILESTONE: u32 = 3;
+
 impl Recipe {
-    /// The milestones for a number of epochs: m of 300 becomes ⌊m·epochs/300 + ½⌋. `Custom` has none of its
-    /// own.
+    /// The epochs at which the rate falls in a run of a number of epochs: m of 300 becomes ⌊m·epochs/300 + ½⌋, and is left out where that is
+    /// before the third. `Custom` has none of its own.
     pub fn milestones(self, epochs: u32) -> Vec<u32> {
+        self.scaled(epochs).into_iter().filter(|m| *m >= FIRST_MILESTONE).collect()
+    }
+
+    /// The epoch from which a deferred rule holds, if the recipe has milestones: that of the last one, whether or not the rate falls there.
+    pub fn deferred_from(self, epochs: u32) -> Option<u32> {
+        self.scaled(epochs).last().copied()
+    }
+
+    /// The scaled milestones, however early.
+    fn scaled(self, epochs: u32) -> Vec<u32> {
         let of_300: &[u64] = match self {
-            Recipe::Seed => &[150, 225],
+            Recipe::Report => &[150, 225],
             Recipe::Paper => &[150, 250],
             Recipe::Custom => &[],
         };
@@ -35,7 +50,7 @@ impl Recipe {
     /// The recipe that has these milestones, so that `--recipe paper` and the same `--milestones` are one
     /// experiment.
     pub fn of(milestones: &[u32], epochs: u32) -> Recipe {
-        [Recipe::Seed, Recipe::Paper]
+        [Recipe::Report, Recipe::Paper]
             .into_iter()
             .find(|r| r.milestones(epochs) == milestones)
             .unwrap_or(Recipe::Custom)
@@ -57,7 +72,7 @@ mod tests {
 
     #[test]
     fn recipes_at_their_own_length() {
-        for (recipe, second) in [(Recipe::Seed, 225), (Recipe::Paper, 250)] {
+        for (recipe, second) in [(Recipe::Report, 225), (Recipe::Paper, 250)] {
             let milestones = recipe.milestones(300);
             assert_eq!(milestones, [150, second]);
             for (epoch, rate) in
@@ -72,19 +87,31 @@ mod tests {
     fn other_lengths_scale_and_round_half_up() {
         let all =
             [(200, [100, 150], [100, 167]), (10, [5, 8], [5, 8]), (3, [2, 2], [2, 3]), (1, [1, 1], [1, 1])];
-        for (epochs, seed, paper) in all {
-            assert_eq!(Recipe::Seed.milestones(epochs), seed, "{epochs}");
-            assert_eq!(Recipe::Paper.milestones(epochs), paper, "{epochs}");
+        for (epochs, report, paper) in all {
+            assert_eq!(Recipe::Report.scaled(epochs), report, "{epochs}");
+            assert_eq!(Recipe::Paper.scaled(epochs), paper, "{epochs}");
         }
         for epochs in 1..=2000 {
             let plain = |m: f64| (m * f64::from(epochs) / 300.0 + 0.5).floor() as u32;
-            assert_eq!(Recipe::Paper.milestones(epochs), [plain(150.0), plain(250.0)], "{epochs}");
+            assert_eq!(Recipe::Paper.scaled(epochs), [plain(150.0), plain(250.0)], "{epochs}");
         }
     }
 
     #[test]
+    fn short_runs_keep_their_rate() {
+        for (epochs, report, from) in
+            [(1, &[][..], 1), (2, &[], 2), (3, &[], 2), (4, &[3], 3), (5, &[3, 4], 4), (6, &[3, 5], 5)]
+        {
+            assert_eq!(Recipe::Report.milestones(epochs), report, "{epochs}");
+            assert_eq!(Recipe::Report.deferred_from(epochs), Some(from), "{epochs}");
+        }
+        assert_eq!(Recipe::Paper.milestones(3), [3]);
+        assert_eq!(Recipe::Custom.deferred_from(300), None);
+    }
+
+    #[test]
     fn a_recipe_is_known_by_its_milestones() {
-        assert_eq!(Recipe::of(&[150, 225], 300), Recipe::Seed);
+        assert_eq!(Recipe::of(&[150, 225], 300), Recipe::Report);
         assert_eq!(Recipe::of(&[150, 250], 300), Recipe::Paper);
         assert_eq!(Recipe::of(&[100, 200], 300), Recipe::Custom);
         assert_eq!(Recipe::of(&[150, 225], 200), Recipe::Custom);

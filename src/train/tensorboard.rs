@@ -4,23 +4,24 @@
 //! all of protobuf an event with scalars needs six fields (tensorflow/core/util/event.proto, framework/summary.proto).
 //!
 //! The file is a view of the log: it is in no manifest, no key and no hash, and can be made again at any time. Unlike the
-//! results it grows in place, for a running TensorBoard keeps reading the file that it has opened; a record half written
-//! by a kill does not match its checksum and is made anew.
+//! results it grows in place, for a running TensorBoard keeps reading the file that it has opened. What in it is not of the log
+//! (a record half written by a kill, a run that was discarded) is replaced.
 
-use std::fs::{self, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{EpochReport, LOG};
+use crate::manifest::store;
 
 /// The file; TensorBoard looks for "tfevents" in the name.
 pub const EVENTS: &str = "events.out.tfevents.remix";
 
-/// Brings the event file in `dir` up to the log: appends the epochs that it lacks, or writes it anew where its length is
-/// not one that the log explains.
+/// Brings the event file in `dir` up to the log: keeps the records that it has of the log's first epochs, and replaces what follows them by
+/// the epochs that it lacks.
 ///
 /// # Errors
 /// No log, or one that cannot be read; the file system's.
@@ -37,40 +38,96 @@ pub fn update(dir: &Path) -> Result<()> {
 
     let path = dir.join(EVENTS);
     let at = || path.display().to_string();
-    let mut file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(at)?;
-    let there = file.metadata().with_context(at)?.len();
-    let mut ends = records.iter().scan(0, |end, r| {
-        *end += r.len() as u64;
-        Some(*end)
-    });
-    // All records of an epoch are of one size, so in a file written anew they are where they were.
-    let known = ends.position(|end| end == there).map_or(0, |last| last + 1);
-    let add = records[known..].concat();
-    if known == 0 {
-        file.set_len(0).with_context(at)?;
+    check(dir)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(at)?;
+    let mut there = vec![];
+    file.read_to_end(&mut there).with_context(at)?;
+    let (mut known, mut end) = (0, 0);
+    while let Some(record) = records.get(known)
+        && there.get(end..end + record.len()).is_some_and(|old| is_same(old, record))
+    {
+        known += 1;
+        end += record.len();
     }
-    file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(&add)).with_context(at)
+    let mut rewrite = || -> std::io::Result<()> {
+        if there.len() > end {
+            file.set_len(end as u64)?;
+        }
+        file.seek(SeekFrom::Start(end as u64))?;
+        file.write_all(&records[known..].concat())
+    };
+    rewrite().with_context(at)
 }
+
+/// Refuses a file in the place of the events that is not one of ours.
+///
+/// # Errors
+/// Such a file, or a link; the file system's.
+pub fn check(dir: &Path) -> Result<()> {
+    let path = dir.join(EVENTS);
+    let Ok(meta) = fs::symlink_metadata(&path) else { return Ok(()) };
+    let begins = record(&version(0.0))[..LENGTH].to_vec();
+    let mut head = vec![0; LENGTH];
+    let is_ours = meta.is_file() && {
+        let read = File::open(&path)
+            .and_then(|mut f| f.read(&mut head))
+            .with_context(|| path.display().to_string())?;
+        begins.starts_with(&head[..read])
+    };
+    ensure!(is_ours, "{}: was not made by train; move it away, or leave out --tensorboard", path.display());
+    Ok(())
+}
+
+/// Removes the events of a run that is discarded.
+///
+/// # Errors
+/// Those of [`check`]; the file system's.
+pub fn discard(dir: &Path) -> Result<()> {
+    check(dir)?;
+    Ok(store::remove(&dir.join(EVENTS))?)
+}
+
+/// Whether a record in a file is this one, whenever it was written: an event's time comes first in it.
+fn is_same(old: &[u8], record: &[u8]) -> bool {
+    let timeless = LENGTH + TIME..record.len() - CHECKSUM;
+    old[..LENGTH] == record[..LENGTH]
+        && old[timeless.clone()] == record[timeless]
+        && masked_crc(&old[LENGTH..old.len() - CHECKSUM])[..] == old[old.len() - CHECKSUM..]
+}
+
+/// Bytes before a record's data: its length and the checksum of that.
+const LENGTH: usize = 12;
+
+/// Bytes of an event's first field, its time.
+const TIME: usize = 9;
+
+/// Bytes behind a record's data.
+const CHECKSUM: usize = 4;
 
 /// The file's records: the version, then an event an epoch, the last one at `end` in seconds since 1970.
 fn records(log: &[EpochReport], end: f64) -> Vec<Vec<u8>> {
     let mut time = end - log.iter().map(|e| e.seconds).sum::<f64>();
-    let mut version = double(1, time);
-    version.extend(bytes(3, b"brain.Event:2"));
-    let mut all = vec![record(&version)];
+    let mut all = vec![record(&version(time))];
     for e in log {
         time += e.seconds;
         let scalars = [
-            ("loss", e.loss),
-            ("train_top1", e.train_top1),
-            ("test_top1", e.test_top1),
-            ("lr", e.lr.into()),
-            ("images_per_second", e.images_per_second),
+            ("loss", Some(e.loss)),
+            ("train_top1", Some(e.train_top1)),
+            ("test_top1", Some(e.test_top1)),
+            ("val_top1", e.val_top1),
+            ("lr", Some(e.lr.into())),
+            ("images_per_second", Some(e.images_per_second)),
         ];
         let summary: Vec<u8> = scalars
             .iter()
-            .flat_map(|&(tag, value)| {
+            .filter_map(|&(tag, value)| Some((tag, value?)))
+            .flat_map(|(tag, value)| {
                 let value = [bytes(1, tag.as_bytes()), float(2, value as f32)].concat();
                 bytes(1, &value)
             })
@@ -79,6 +136,11 @@ fn records(log: &[EpochReport], end: f64) -> Vec<Vec<u8>> {
         all.push(record(&[double(1, time), step, bytes(5, &summary)].concat()));
     }
     all
+}
+
+/// The event that a file begins with.
+fn version(time: f64) -> Vec<u8> {
+    [double(1, time), bytes(3, b"brain.Event:2")].concat()
 }
 
 /// A TFRecord.
@@ -137,6 +199,7 @@ mod tests {
             test_top1: 25.0,
             images_per_second: 600.0,
             seconds: 20.0,
+            val_top1: None,
             computed_by: String::new(),
         };
         (1..=epochs).map(report).collect()
@@ -201,5 +264,12 @@ mod tests {
         assert!(steps(1).len() < two.len());
         fs::write(&file, &three[..three.len() - 7]).expect("cut");
         assert_eq!(steps(3).len(), three.len());
+        // Another run of as many epochs, whose events are not of this log.
+        let mut other = three.clone();
+        let at = three.windows(4).position(|w| w == b"loss").expect("a loss") + 5;
+        other[at] ^= 1;
+        fs::write(&file, &other).expect("written");
+        let values = |bytes: &[u8]| read(bytes).iter().map(|data| data[TIME..].to_vec()).collect::<Vec<_>>();
+        assert_eq!(values(&steps(3)), values(&three));
     }
 }

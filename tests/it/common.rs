@@ -58,7 +58,7 @@ impl Sandbox {
 /// A shell in the repository from which make can be started, also where make started the tests.
 pub fn make() -> Command {
     let mut bash = Command::new("bash");
-    bash.current_dir(env!("CARGO_MANIFEST_DIR"));
+    bash.current_dir(env!("CARGO_MANIFEST_DIR")).env("CUDA_VISIBLE_DEVICES", "");
     for inherited in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"] {
         bash.env_remove(inherited);
     }

@@ -236,6 +236,7 @@ fn a_closed_stdout_is_no_error() {
     let mut child = Command::new(assert_cmd::cargo::cargo_bin("eval"))
         .args(["runs/0", "runs/1", "-q"])
         .current_dir(s.path())
+        .env("CUDA_VISIBLE_DEVICES", "")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

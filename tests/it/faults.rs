@@ -110,7 +110,7 @@ fn manifests_that_are_none_or_others() {
             ("train", "", "stdin: no manifests; pipe mk-imbalance into this tool"),
             ("train", "foreign.json", "foreign.json: not a manifest: no \"schema\""),
             ("train", "empty.json", "empty.json: no manifests"),
-            ("train", "binary.json", "binary.json: not a manifest: it is no text"),
+            ("train", "binary.json", "binary.json: not a manifest: it is not text"),
             ("train", "half.json", "half.json: not a manifest: EOF"),
             ("train", "run", "run/manifest.json: is a checkpoint manifest, train takes dataset"),
             ("train", "data-v2", "use the version of the tools that wrote it"),
@@ -319,7 +319,11 @@ fn a_disk_that_is_full() {
         let mut left: Vec<_> =
             fs::read_dir(disk.join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, [".lock", "best.safetensors", "log.jsonl", "plan.json"], "nothing half-written");
+        assert_eq!(
+            left,
+            [".lock", "best.next.safetensors", "log.jsonl", "plan.json"],
+            "nothing half-written"
+        );
         fs::write(disk.join("fill"), vec![0; 1 << 20]).unwrap_err();
         for (tool, file) in [("eval", "manifest.json"), ("embed", "features.safetensors")] {
             let out = s

@@ -186,7 +186,7 @@ fn a_bad_part_as_long_as_the_archive_is_discarded() {
         let server = Server::start(Host::Good(content()));
         let out = fetch(dest.path(), &[&server]);
         complete(&out, dest.path());
-        assert!(text(&out).contains("no part of it, starting again"), "{}", text(&out));
+        assert!(text(&out).contains("does not belong to this file; starting over"), "{}", text(&out));
         assert_eq!(server.asked(), [part.len(), 0], "once");
     }
 }

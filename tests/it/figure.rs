@@ -358,7 +358,7 @@ fn characters_that_a_png_has_no_picture_of_are_told() {
         String::from_utf8(output.stderr).unwrap()
     };
     let warned = run("figure --kind per-class m/remix0 -o a/a.png");
-    let why = "a.png: the font of PNG files has no 犬, 猫 of the classes 犬 b, 猫: boxes stand for them; an SVG keeps its text";
+    let why = "a.png: the bundled font cannot draw 犬, 猫 of the classes 犬 b, 猫, so the PNG shows boxes; write an SVG to keep the text";
     assert!(warned.contains(why) && warned.matches("boxes").count() == 1, "{warned}");
     let silent = run("figure --kind per-class m/remix0 -o b/a.svg")
         + &run("figure --kind per-class m/remix1 -o c/a.png");

@@ -74,7 +74,7 @@ fn numbers_and_what_is_far_from_the_paper() {
         "<p>2 of the 4 cells that can be judged.",
         "<li><b>ERM</b>, exp 100: 70.57 ± 0.45 (n = 3) is 1.29 below 71.86: 5.0 standard errors.</li>",
         "<li><b>Remix</b>, step 100: 70.87 ± 0.15 (n = 3) is 1.89 above 68.98:",
-        "Of one run, and so without a standard error: 1.",
+        "Cells with one run, which have no standard error: 1.",
         "All rows: recipe paper.</p>",
         "Training images of each class.",
         "(d) Remix, predicted",

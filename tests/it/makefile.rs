@@ -90,17 +90,17 @@ fn a_table_of_nothing_is_an_error_before_any_work() {
         (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
     };
     for (flags, why) in [
-        ("table SEEDS=4-0", "SEEDS=4-0: \"4-0\" is no seed and no range that runs upwards"),
-        ("table SEEDS=abc", "\"abc\" is no seed"),
-        ("table SEEDS=0,1-x", "\"1-x\" is no seed"),
-        ("table SEEDS=1-2-3", "\"1-2-3\" is no seed"),
-        ("table SEEDS=-1", "\"-1\" is no seed"),
+        ("table SEEDS=4-0", "SEEDS=4-0: \"4-0\" is neither a seed nor an ascending range"),
+        ("table SEEDS=abc", "\"abc\" is neither a seed"),
+        ("table SEEDS=0,1-x", "\"1-x\" is neither a seed"),
+        ("table SEEDS=1-2-3", "\"1-2-3\" is neither a seed"),
+        ("table SEEDS=-1", "\"-1\" is neither a seed"),
         ("table SEEDS=", "SEEDS is empty"),
         ("page METHODS=", "METHODS is empty"),
         ("tsne CELLS=", "CELLS is empty"),
         ("table CELLS=nonsense", "\"nonsense\" is no data set"),
         ("table CELLS='cifar10-exp-10 cifar10-long-10'", "\"cifar10-long-10\" is no data set"),
-        ("demo SEEDS=4-0", "\"4-0\" is no seed"),
+        ("demo SEEDS=4-0", "\"4-0\" is neither a seed"),
     ] {
         let (success, said) = make(flags);
         assert!(!success && said.contains(why), "{flags}: {said}");

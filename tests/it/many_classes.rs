@@ -160,7 +160,7 @@ fn a_matrix_of_some_hundred_classes_is_drawn_from_its_file() {
 
     // A file that is gone, changed, or holds something else.
     let restore = || {
-        fs::remove_file(s.join("m/manifest.json")).unwrap();
+        fs::remove_dir_all(s.join("m")).unwrap();
         s.one("eval", "run -q --out m");
     };
     restore();

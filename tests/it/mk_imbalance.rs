@@ -109,9 +109,9 @@ fn another_result_replaces_all_shards_of_the_old_one() {
 #[test]
 fn what_a_killed_run_left_is_cleared_away() {
     let s = Sandbox::new();
-    fs::create_dir_all(s.join("d/.tmp-killed")).unwrap();
-    fs::write(s.join("d/.tmp-killed/train-00000.safetensors"), "half").unwrap();
-    fs::write(s.join("d/.tmp-manifest"), "half").unwrap();
+    fs::create_dir_all(s.join("d/.remix-tmp-killed")).unwrap();
+    fs::write(s.join("d/.remix-tmp-killed/train-00000.safetensors"), "half").unwrap();
+    fs::write(s.join("d/.remix-tmp-manifest"), "half").unwrap();
     s.one("mk-imbalance", &format!("{SMALL} --out d"));
     let left = fs::read_dir(s.join("d")).unwrap().count();
     assert_eq!(left, 4, "manifest, lock and two shards");

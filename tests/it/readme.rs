@@ -67,6 +67,7 @@ fn every_command_runs() {
             .args(["-eu", "-o", "pipefail", "-c", &others.join("\n")])
             .current_dir(sandbox.path())
             .env("REMIX_CACHE_DIR", sandbox.join("memo"))
+            .env("CUDA_VISIBLE_DEVICES", "")
             .output()
             .expect("bash");
         assert!(out.status.success(), "{page}: {}", String::from_utf8_lossy(&out.stderr));

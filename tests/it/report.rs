@@ -242,7 +242,10 @@ fn a_difference_stands_beside_runs_of_the_published_schedule_alone() {
     assert!(tex.contains("LDAM-DRW & 75.00 (1) & 76.57$^\\ddagger$ & -- &"), "{tex}");
     s.one("report", "html m/0 m/1 m/2 m/3 m/4 -o h/a.html -q");
     let page = fs::read_to_string(s.join("h/a.html")).unwrap();
-    assert!(page.contains(">76.57‡</td><td>—</td>") && page.contains("not sure: 2."), "with its mark");
+    assert!(
+        page.contains(">76.57‡</td><td>—</td>") && page.contains("published setting is uncertain: 2."),
+        "with its mark"
+    );
 }
 
 /// A method of published.json: name and changes to the params of its preset, `focal(gamma=1.0)`.

@@ -48,6 +48,22 @@ fn tensorboard_reads_what_the_log_says() {
     let size = |dir: &str| fs::metadata(s.join(dir).join(EVENTS)).unwrap().len();
     assert_eq!(size("with"), size("without"));
 
+    // A file of that name which is none of ours.
+    fs::write(s.join("without").join(EVENTS), "a thesis").unwrap();
+    for more in ["", "--force"] {
+        let args = format!("{short} --tensorboard --out without {more}");
+        let said = s.tool("train", &args).assert().code(2).get_output().stderr.clone();
+        assert!(String::from_utf8(said).unwrap().contains("was not made by train"));
+        assert_eq!(fs::read_to_string(s.join("without").join(EVENTS)).unwrap(), "a thesis");
+    }
+    fs::remove_file(s.join("without").join(EVENTS)).unwrap();
+    s.one("train", &format!("{short} --tensorboard --out without"));
+    // Of a run that was discarded nothing is left: the events are those of the log.
+    s.one("train", &format!("{short} --lr 0.01 --force --out with"));
+    assert!(!s.join("with").join(EVENTS).exists(), "not asked for");
+    s.one("train", &format!("{short} --force --tensorboard --out with"));
+    s.one("train", &format!("{short} --lr 0.01 --force --tensorboard --out with"));
+
     let Some(python) = python() else { return };
     for dir in ["with", "without"] {
         let out = Command::new(&python).args(["-c", READ]).arg(s.join(dir)).output().unwrap();

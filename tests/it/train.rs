@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use remix::ops::simd::Isa;
 use serde_json::Value;
 
-use crate::common::{Sandbox, flip, refused};
+use crate::common::{Sandbox, edit, flip, refused};
 
 const DATA: &str = "--dataset synthetic --train-per-class 12 --test-per-class 2 --imb-ratio 6 -q --out data";
 
@@ -54,6 +54,7 @@ fn spawn_with(s: &Sandbox, args: &str, env: &[(&str, &str)]) -> Child {
         .args(args.split_whitespace())
         .current_dir(s.path())
         .env("REMIX_CACHE_DIR", s.join("memo"))
+        .env("CUDA_VISIBLE_DEVICES", "")
         .envs(env.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -267,6 +268,59 @@ fn of_two_processes_one_works_and_one_waits() {
     let epochs: Vec<usize> = said.iter().map(|text| text.matches("epoch 3/3").count()).collect();
     assert_eq!(epochs.iter().sum::<usize>(), 1, "one of them trained: {said:?}");
     assert!(said.iter().any(|text| text.contains("another process is making it, waiting")), "{said:?}");
+}
+
+/// A directory that version 1 left unfinished: its plan did not list files, and its key has another version.
+#[test]
+fn an_unfinished_run_of_the_version_before_goes_on_as_one_of_that_version() {
+    let s = prepared();
+    let run = format!("{SHORT} --epochs 6");
+    s.one("train", &format!("{run} --out whole"));
+    let mut child = spawn(&s, &format!("{run} --out old"));
+    started(&s.join("old"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let file = s.join("old/plan.json");
+    edit(&file, |v| {
+        v["semantics"] = 1.into();
+        v.as_object_mut().unwrap().remove("files");
+    });
+    let output = s.tool("train", &format!("{run} --out old")).assert().success().get_output().clone();
+    let m: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&m["semantics"], &m["run"]["finished_by_semantics"]), (&1.into(), &2.into()));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("warning: this run was begun by version 1 of train"), "{said}");
+    assert!(differing(&bytes(&s.join("whole")), &bytes(&s.join("old"))).is_empty(), "the same epochs");
+    let judged = s.one("eval", "old -q --out judged");
+    let by = judged["inputs"][0]["facts"]["computed_by"].as_str().unwrap();
+    assert!(by.ends_with(", versions 1 and 2"), "{by}");
+    // It is found again, and not replaced by a run of the version of now.
+    assert_eq!(s.one("train", &format!("{run} --out old")), m, "from the cache");
+    let forced = s.one("train", &format!("{run} --force --out old"));
+    assert_eq!(forced["semantics"], 2);
+}
+
+#[test]
+fn force_works_again_even_where_another_process_was_first() {
+    let s = prepared();
+    let run = format!("{} --epochs 8 --out run", SHORT.replace("-q", "-v"));
+    let first = spawn(&s, &run);
+    started(&s.join("run"));
+    let forced = spawn(&s, &format!("{run} --force")).wait_with_output().unwrap();
+    let first = first.wait_with_output().unwrap();
+    let said = String::from_utf8(forced.stderr).unwrap();
+    assert!(first.status.success() && forced.status.success(), "{said}");
+    assert!(said.contains("another process is making it, waiting") && said.contains("epoch 1/8"), "{said}");
+    assert_ne!(first.stdout, forced.stdout, "a result of its own");
+}
+
+#[test]
+fn runs_side_by_side_are_for_gpus() {
+    let s = prepared();
+    let args = format!("{SHORT} --epochs 1 --seeds 0-1 --parallel 4 --device cpu --out runs");
+    let output = s.tool("train", &args).assert().success().get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("warning: --parallel 4: does nothing on the CPU"), "{said}");
 }
 
 #[test]

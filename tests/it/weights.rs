@@ -149,9 +149,12 @@ fn names_that_are_not_those_of_the_network_are_refused() {
     for (name, why) in [
         ("module.linear.bias", "holds linear.bias twice, as \"linear.bias\" and \"module.linear.bias\""),
         ("model.conv1.weight", "holds conv1.weight twice"),
-        ("conv1.bias", "has a tensor \"conv1.bias\", which resnet20 has not"),
-        ("linear.weight_g", "has a tensor \"linear.weight_g\", which resnet20 has not"),
-        ("layer1.0.bn1.running_std", "has a tensor \"layer1.0.bn1.running_std\", which resnet20 has not"),
+        ("conv1.bias", "has a tensor \"conv1.bias\", which resnet20 does not have"),
+        ("linear.weight_g", "has a tensor \"linear.weight_g\", which resnet20 does not have"),
+        (
+            "layer1.0.bn1.running_std",
+            "has a tensor \"layer1.0.bn1.running_std\", which resnet20 does not have",
+        ),
         ("module.fc.bias", "\"module.fc.bias\" begins with \"module.\", other names do not"),
         ("criterion.weight", "has a tensor \"criterion.weight\""),
     ] {
@@ -194,8 +197,8 @@ fn what_is_no_weight_is_skipped_and_said_once() {
             .get_output()
             .clone();
         let said = String::from_utf8(run.stderr).unwrap();
-        let line = format!("{file}: skipped what is no weight: {skipped}\n");
-        assert_eq!((said.matches(&line[..]).count(), said.matches("skipped").count()), (1, 1), "{said}");
+        let line = format!("{file}: ignored entries that are not weights: {skipped}\n");
+        assert_eq!((said.matches(&line[..]).count(), said.matches("ignored").count()), (1, 1), "{said}");
         let m: Value = serde_json::from_slice(&run.stdout).unwrap();
         assert_eq!(m["metrics"], truth, "{file}");
     }
@@ -212,8 +215,8 @@ fn files_that_are_not_read_say_what_they_are() {
     refused(eval("older"), "older: a pickle, as PyTorch before version 1.6 saved weights");
     refused(eval(&fixture("plain")), "plain.pth: bare weights do not say what they are");
     for (name, why) in [
-        ("module", "module.pth: the pickle holds a __main__.Small"),
-        ("numpy", "numpy.pth: the pickle holds a numpy"),
+        ("module", "module.pth: the pickle refers to the Python object __main__.Small"),
+        ("numpy", "numpy.pth: the pickle refers to the Python object numpy"),
         ("beyond", "beyond.pth: linear.bias has the value 1e300, which is beyond float32"),
         ("twice", "twice.pth: holds linear.bias twice"),
         ("mixed", "mixed.pth: most names begin with \"module.\", \"linear.bias\" does not"),

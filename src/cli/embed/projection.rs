@@ -112,6 +112,7 @@ impl Chosen {
 
 /// Writes the features again, with their `projection`.
 pub(super) fn work(writer: &Writer, features: &Manifest, chosen: Chosen) -> Result<Done> {
+    writer.begin(&[FEATURES])?;
     let path = features.checked("features")?.swap_remove(0);
     let at = || path.display().to_string();
     let bytes = fs::read(&path).with_context(at)?;

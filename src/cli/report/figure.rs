@@ -78,6 +78,7 @@ pub(super) fn run(flags: &FigureFlags, common: &Common) -> Result<()> {
     }
     let plan = plan(SEMANTICS, params, inputs, kind.name(), &common)?;
     let m = super::super::run_plan(&plan, &common, |w| {
+        super::begin(w, &names)?;
         let svg = kind.draw(&manifests, flags.width * 72.0)?;
         if let Some(png) = names.iter().find(|n| n.ends_with(".png")) {
             warn_of_boxes(png, &svg, &manifests);
@@ -138,7 +139,7 @@ fn warn_of_boxes(png: &str, svg: &str, manifests: &[&Manifest]) {
     };
     let missing = list(missing.into_iter().map(|c| c.to_string()).collect());
     log::warn!(
-        "{png}: the font of PNG files has no {missing}{of}: boxes stand for them; an SVG keeps its text"
+        "{png}: the bundled font cannot draw {missing}{of}, so the PNG shows boxes; write an SVG to keep the text"
     );
 }
 

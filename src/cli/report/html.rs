@@ -57,6 +57,7 @@ pub(super) fn run(flags: &HtmlFlags, common: &Common) -> Result<()> {
     super::name_files(&mut params, &of.iter().collect::<Vec<_>>());
     let plan = plan(SEMANTICS, params, inputs, "html", &common)?;
     let m = super::super::run_plan(&plan, &common, |writer| {
+        super::begin(writer, &[&name])?;
         let page = html::write(&sources, &flags.title)?;
         writer.withdraw()?;
         write_atomic(&writer.dir().join(&name), |f| f.write_all(page.as_bytes()))?;

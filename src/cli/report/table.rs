@@ -72,7 +72,6 @@ pub(super) fn choose(found: &[Manifest], checkpoint: &str) -> Result<(Vec<Input>
 }
 
 fn write(writer: &Writer, tables: &[Table]) -> Result<Done> {
-    writer.withdraw()?;
     let cells = tables.iter().flat_map(Table::cells).count() as u64;
     let rows = tables.iter().map(|t| t.rows.len() as u64).sum();
     let files = [
@@ -81,6 +80,8 @@ fn write(writer: &Writer, tables: &[Table]) -> Result<Done> {
         ("latex", "table.tex", latex::write(tables), rows),
         ("json", "table.json", json::write(tables), cells),
     ];
+    super::begin(writer, &files.each_ref().map(|(_, name, ..)| *name))?;
+    writer.withdraw()?;
     let mut outputs = Vec::new();
     for (role, name, text, rows) in files {
         write_atomic(&writer.dir().join(name), |f| f.write_all(text.as_bytes()))?;

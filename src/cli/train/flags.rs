@@ -13,7 +13,7 @@ use crate::methods::mix::{LambdaPer, Mix};
 use crate::methods::presets::{Method, preset};
 use crate::methods::rule::{Draw, Reweight, Rule, RwNorm};
 use crate::model::Arch;
-use crate::train::config::{Augment, Config, Precision};
+use crate::train::config::{Augment, Config, Precision, Select};
 use crate::train::schedule::Recipe;
 
 const EXAMPLES: &str = "\
@@ -21,7 +21,7 @@ Examples:
   mk-imbalance --dataset cifar10 --data ~/data --imb-ratio 100 | train --method remix
   train data/cifar10-exp-100-*/manifest.json --method remix-drw --seeds 0-4
   train MANIFEST --mix remix --tau 0.3 --rule rs --rs inverse    any parts, any options
-  train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the milestones scale
+  train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the recipe's milestones scale
 
 Methods: erm, or up to three parts in this order, joined by -, such as remix-ldam-drw:
   a mix    mixup, remix, cutmix, remix-cutmix, manifold-mixup or remix-manifold
@@ -95,8 +95,9 @@ pub struct Flags {
 
     /// rw, drw: what a batch's weighted loss is divided by [default: weight-sum]
     ///
-    /// weight-sum is what PyTorch's CrossEntropyLoss(weight=…) does. batch-size is what code does that weights
-    /// each sample's loss and takes the plain mean: a batch counts by the rare classes in it, and the average
+    /// weight-sum divides by the sum of the class weights in the loss, as PyTorch's CrossEntropyLoss(weight=…) does
+    /// for class indices, and code of Mixup for each of its two terms. batch-size divides by the number of samples,
+    /// as the same function does for class probabilities: a batch counts by the rare classes in it, and the average
     /// step is smaller (25 times on CIFAR-100 step at ratio 100), so the same --lr means something else.
     #[arg(long, value_name = "BY", help_heading = "Options of the method")]
     pub rw_norm: Option<RwNorm>,
@@ -155,9 +156,11 @@ pub struct Flags {
     )]
     pub weight_decay: f64,
 
-    /// Milestones: epochs 150 and 225 of 300 (seed: the starting report's code), or 150 and 250 (the Remix
-    /// paper)
-    #[arg(long, value_name = "RECIPE", default_value = "seed", help_heading = "Recipe")]
+    /// Milestones: epochs 150 and 225 of 300 (report: the code of the reproduction report), or 150 and 250
+    /// (paper: the text of the Remix paper)
+    ///
+    /// They scale with --epochs. Where one would fall before the third epoch, the rate stays as it is.
+    #[arg(long, value_name = "RECIPE", default_value = "report", help_heading = "Recipe")]
     pub recipe: Recipe,
 
     /// Epochs, from 1, at which the learning rate falls to a tenth, such as 100,150; `none` keeps it
@@ -177,6 +180,12 @@ pub struct Flags {
     /// Arithmetic of the network
     #[arg(long, value_name = "P", default_value = "f32", help_heading = "Recipe")]
     pub precision: Precision,
+
+    /// Which epoch is kept as best.safetensors [default: val where the data set has a validation split, else test]
+    ///
+    /// `best_top1` is the accuracy of that epoch on the test split, whatever it was selected by.
+    #[arg(long, value_name = "BY", help_heading = "Recipe")]
+    pub select: Option<Select>,
 
     /// Train on the images as they are: no random crop, no flip
     #[arg(long, help_heading = "Recipe")]
@@ -215,9 +224,10 @@ impl Flags {
     /// # Errors
     /// Unknown methods, options that the method does not have, absurd values.
     pub fn configs(&self) -> Result<Vec<Config>> {
-        let milestones = match &self.milestones {
-            Some(Milestones(list)) => list.clone(),
-            None => self.recipe.milestones(self.epochs),
+        let method = self.method()?;
+        let (milestones, deferred_from) = match &self.milestones {
+            Some(Milestones(list)) => (list.clone(), list.last().copied()),
+            None => (self.recipe.milestones(self.epochs), self.recipe.deferred_from(self.epochs)),
         };
         let config = Config {
             arch: self.arch,
@@ -227,11 +237,13 @@ impl Flags {
             momentum: self.momentum,
             weight_decay: self.weight_decay,
             recipe: Recipe::of(&milestones, self.epochs),
+            rule_from: deferred_from.filter(|from| method.rule.deferred() && milestones.last() != Some(from)),
             milestones,
             warmup: self.warmup,
             precision: self.precision,
+            select: self.select,
             augment: if self.no_augment { Augment::None } else { Augment::CropFlip },
-            ..Config::new(self.method()?)
+            ..Config::new(method)
         };
         config.validate()?;
         let seeds = self.seeds.as_ref().map_or(&[self.seed][..], |Seeds(list)| list).to_vec();

@@ -54,6 +54,9 @@ fn spellings_of_one_experiment_have_equal_params() {
         ("--recipe paper", "--milestones 150,250"),
         ("--recipe paper --epochs 10", "--milestones 5,8 --epochs 10"),
         ("", "--method erm --seed 0 --arch resnet32 --lr 1e-1 --recipe seed --weight-decay 0.0002"),
+        ("--recipe report", "--recipe seed"),
+        ("--epochs 2", "--epochs 2 --milestones none"),
+        ("--epochs 4 --rule drw", "--epochs 4 --rule drw --milestones 3"),
         ("--seed 3", "--seeds 3"),
     ];
     for (a, b) in same {
@@ -81,6 +84,7 @@ fn every_flag_of_the_experiment_reaches_the_params() {
         "--milestones 10,20",
         "--warmup 5",
         "--no-augment",
+        "--select last",
         "--seed 1",
         "--mix mixup",
         "--rule rw",
@@ -102,6 +106,27 @@ fn every_flag_of_the_experiment_reaches_the_params() {
     assert_ne!(params("--rule rs"), params("--rule rs --rs inverse"));
     // What cannot change the result does not.
     assert_eq!(params(plain), params("--method remix-drw --threads 1 --device cpu --out x --force -v"));
+}
+
+/// Short runs keep their rate, but a deferred rule begins where it would in a long one, and the key records both.
+#[test]
+fn a_deferred_rule_begins_in_short_runs_as_in_long_ones() {
+    for (epochs, milestones, rule_from, begins) in [
+        (1, vec![], Some(1), 1),
+        (3, vec![], Some(2), 2),
+        (4, vec![3], None, 3),
+        (300, vec![150, 225], None, 225),
+    ] {
+        let config = flags(&format!("--rule drw --epochs {epochs}")).configs().expect("sound").remove(0);
+        assert_eq!((config.milestones.clone(), config.rule_from), (milestones, rule_from), "{epochs}");
+        assert_eq!(config.rule_from(), begins, "{epochs}");
+        let params = config.params();
+        assert_eq!(params.get("rule_from").and_then(|v| v.as_u64()), rule_from.map(u64::from), "{epochs}");
+        let back: Config = serde_json::from_value(params.into()).expect("a config");
+        assert_eq!(back, config);
+        assert!(config.lr_at(1) == 0.1 && config.lr_at(epochs.min(2)) == 0.1);
+    }
+    assert!(params("--rule rw --epochs 1").get("rule_from").is_none(), "at once is at once");
 }
 
 #[test]

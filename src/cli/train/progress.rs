@@ -191,11 +191,12 @@ fn on_a_bar(e: &EpochReport, left: f64) -> String {
 
 fn in_a_line(e: &EpochReport, left: f64) -> String {
     format!(
-        "lr {} loss {:.4} train {:.2} % test {:.2} % {:.0} images/s ETA {}",
+        "lr {} loss {:.4} train {:.2} % test {:.2} %{} {:.0} images/s ETA {}",
         e.lr,
         e.loss,
         e.train_top1,
         e.test_top1,
+        e.val_top1.map_or(String::new(), |v| format!(" val {v:.2} %")),
         e.images_per_second,
         time(left)
     )
@@ -217,6 +218,7 @@ mod tests {
         loss: 0.123_456,
         train_top1: 98.76,
         test_top1: 70.0,
+        val_top1: None,
         images_per_second: 612.4,
         seconds: 20.0,
         computed_by: String::new(),

@@ -1,5 +1,7 @@
 //! Tests of directories: their names, and what is protected in them.
 
+use std::fs;
+
 use clap::Parser;
 
 use super::*;
@@ -15,11 +17,20 @@ fn plan(line: &str, dir: &Path) -> Plan {
     Plan { kind: Kind::Checkpoint, semantics: SEMANTICS, params, inputs: vec![], dir: dir.to_owned() }
 }
 
-fn claim(line: &str, dir: &Path, force: bool) -> Result<()> {
+/// Takes a directory over and leaves it with a state, where that is given.
+fn begin(line: &str, dir: &Path, force: bool, state: Option<&str>) -> Result<()> {
     let Claim::Work(writer) = plan(line, dir).claim(force, || ())? else {
         panic!("nothing is finished here");
     };
-    take_over(&writer, force)
+    take_over(&writer, force)?;
+    if let Some(state) = state {
+        fs::write(dir.join(STATE), state)?;
+    }
+    Ok(())
+}
+
+fn claim(line: &str, dir: &Path, force: bool) -> Result<()> {
+    begin(line, dir, force, None)
 }
 
 #[test]
@@ -44,8 +55,7 @@ fn directories() {
 fn another_unfinished_run_is_kept_unless_forced() {
     let dir = tempfile::tempdir().expect("a directory");
     let state = dir.path().join(STATE);
-    claim("--method remix", dir.path(), false).expect("an empty directory");
-    fs::write(&state, "hours of work").expect("written");
+    begin("--method remix", dir.path(), false, Some("hours of work")).expect("an empty directory");
     claim("--method remix", dir.path(), false).expect("the same run goes on");
     assert!(state.exists());
 
@@ -78,10 +88,28 @@ fn a_finished_run_is_kept_unless_forced() {
 }
 
 #[test]
-fn a_state_of_unknown_origin_is_kept_unless_forced() {
+fn files_of_unknown_origin_are_kept_even_if_forced() {
+    for name in FILES {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join(name);
+        fs::write(&file, "hours of work").expect("written");
+        for force in [false, true] {
+            let e = claim("", dir.path(), force).expect_err("unknown").to_string();
+            assert!(e.contains(&format!("{name}: was not made by train")), "{e}");
+            assert_eq!(fs::read_to_string(&file).expect("read"), "hours of work");
+        }
+    }
+}
+
+/// A plan that does not list the run's files, as an earlier version wrote it.
+#[test]
+fn unfinished_directories_of_earlier_versions_are_known() {
     let dir = tempfile::tempdir().expect("a directory");
-    fs::write(dir.path().join(STATE), "hours of work").expect("written");
-    assert!(claim("", dir.path(), false).expect_err("unknown").to_string().contains("unknown run"));
-    claim("", dir.path(), true).expect("forced");
-    assert!(!dir.path().join(STATE).exists());
+    let text = serde_json::to_string(&plan("--method remix", dir.path()).manifest()).expect("JSON");
+    fs::write(dir.path().join(store::PLAN), text).expect("written");
+    for name in [STATE, train::BEST, train::LOG] {
+        fs::write(dir.path().join(name), "hours of work").expect("written");
+    }
+    claim("--method remix", dir.path(), false).expect("the same run goes on");
+    assert_eq!(fs::read_to_string(dir.path().join(STATE)).expect("read"), "hours of work");
 }

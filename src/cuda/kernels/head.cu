@@ -35,7 +35,8 @@ __device__ Label label_of(const HeadArgs& a, const float* u, const float* exps, 
     l.exp = a.margins ? expf(own - max) : exps[label];
     l.sum = 0;
     for (int k = 0; k < a.classes; k++) l.sum += k == label ? l.exp : exps[k];
-    const float ce = max + logf(l.sum) - own;
+    // In this order: the logarithm would be lost beside a large `max`.
+    const float ce = logf(l.sum) + (max - own);
     l.loss = coef * ce;
     l.weight = coef;
     if (a.gamma > 0) {

@@ -113,23 +113,51 @@ pub fn network(config: &Config, data: &Data) -> Net {
     net
 }
 
-/// ‖found − truth‖ / ‖truth‖.
-pub fn distance(found: &[f32], truth: &[f32]) -> f64 {
-    assert_eq!(found.len(), truth.len());
-    let square = |x: f64| x * x;
-    let error: f64 = found.iter().zip(truth).map(|(a, b)| square(f64::from(a - b))).sum();
-    (error / truth.iter().map(|&t| square(t.into())).sum::<f64>().max(1e-30)).sqrt()
+/// Sets the norms of a network so that no value comes near a ReLU's kink: γ is small, and β, eight times as large, is positive at the end of
+/// a block and alternates elsewhere. Half of the channels inside of the blocks are then always off.
+pub fn move_from_relus(net: &Net) {
+    crate::ops::write(&net.params, |params| {
+        for (n, slot) in net.slots.iter().enumerate() {
+            let channels = slot.conv.geo.cout;
+            let (gamma, beta) = params[slot.gamma_beta..][..2 * channels].split_at_mut(channels);
+            gamma.fill(0.25);
+            let ends_block = n > 0 && n % 2 == 0;
+            for (c, beta) in beta.iter_mut().enumerate() {
+                *beta = if ends_block || c % 2 == 0 { 2.0 } else { -2.0 };
+            }
+        }
+        Ok(())
+    })
+    .expect("written");
 }
 
-/// The largest distance of a tensor, with its name.
-pub fn furthest(found: &weights::StateDict, truth: &weights::StateDict) -> (f64, String) {
-    let each = truth.iter().map(|(name, v)| (distance(&found[name].data, &v.data), name.clone()));
+/// ‖found − truth‖ / ‖truth‖.
+pub fn distance(found: &[f32], truth: &[f32]) -> f64 {
+    apart(found, truth) / length(truth).max(1e-15)
+}
+
+fn length(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+}
+
+fn apart(found: &[f32], truth: &[f32]) -> f64 {
+    assert_eq!(found.len(), truth.len());
+    length(&found.iter().zip(truth).map(|(a, b)| a - b).collect::<Vec<_>>())
+}
+
+/// The largest distance of a tensor, relative to its length, or to `least` of the longest one's if it is shorter, with its name.
+pub fn furthest(found: &weights::StateDict, truth: &weights::StateDict, least: f64) -> (f64, String) {
+    let longest = truth.values().map(|v| length(&v.data)).fold(0.0, f64::max);
+    let each = truth.iter().map(|(name, v)| {
+        let scale = length(&v.data).max(least * longest).max(1e-15);
+        (apart(&found[name].data, &v.data) / scale, name.clone())
+    });
     each.max_by(|a, b| a.0.total_cmp(&b.0)).expect("some tensors")
 }
 
 pub fn trainer(device: &Device, config: &Config, data: &Data, net: &Net) -> Trainer {
     let levels = levels(&config.mean, &config.std);
-    Trainer::new(device, net, &data.train, &data.test, &levels, config.batch_size, config.mix.places())
+    Trainer::new(device, net, &data.train, &[&data.test], &levels, config.batch_size, config.mix.places())
         .expect("a trainer")
 }
 

@@ -148,8 +148,10 @@ impl Head {
 /// One label of a sample: its part of the loss, and what its gradient is made of.
 struct Label {
     label: usize,
-    /// log Σ exp of the logits with offsets and the label's margin.
-    log_sum: f32,
+    /// The largest of the logits with offsets and the label's margin.
+    max: f32,
+    /// log Σ exp(u − max). Kept apart from `max`: their sum would lose it where the logits are large.
+    log_rest: f32,
     /// `coef·ℓ`.
     loss: f32,
     /// `coef·h`, see [`crate::methods::loss`].
@@ -160,9 +162,9 @@ impl Label {
     fn new(criterion: &Criterion, z: &[f32], label: usize, coef: f32) -> Self {
         let u = |k| adjusted(criterion, z, k, label);
         let max = (0..z.len()).map(u).fold(f32::NEG_INFINITY, f32::max);
-        let log_sum = max + (0..z.len()).map(|k| (u(k) - max).exp()).sum::<f32>().ln();
+        let log_rest = (0..z.len()).map(|k| (u(k) - max).exp()).sum::<f32>().ln();
         // −log p of the label.
-        let ce = log_sum - u(label);
+        let ce = log_rest + (max - u(label));
         let Criterion { gamma, .. } = *criterion;
         let (mut loss, mut weight) = (coef * ce, coef);
         if gamma > 0.0 {
@@ -173,12 +175,12 @@ impl Label {
             let slope = if rest > 0.0 { ce / rest } else { 1.0 };
             weight *= factor * (1.0 + gamma * p * slope);
         }
-        Label { label, log_sum, loss, weight }
+        Label { label, max, log_rest, loss, weight }
     }
 
     /// Probability of a class, as this label sees it.
     fn p(&self, criterion: &Criterion, z: &[f32], k: usize) -> f32 {
-        (adjusted(criterion, z, k, self.label) - self.log_sum).exp()
+        (adjusted(criterion, z, k, self.label) - self.max - self.log_rest).exp()
     }
 }
 

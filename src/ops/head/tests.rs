@@ -174,3 +174,27 @@ fn loss_and_gradients_are_the_references() {
 fn ties_go_to_the_first() {
     assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
 }
+
+/// A shift of all logits changes neither the loss nor its gradient, however large the logits are.
+#[test]
+fn equal_logits_are_equally_likely_whatever_they_are() {
+    let head = Head::new(1, LEN, CLASSES).expect("a head");
+    let d_linear = zeros(&[CLASSES * (LEN + 1)]).expect("a tensor");
+    let targets = Targets { label_a: &[1], label_b: &[3], coef_a: &[0.75], coef_b: &[0.25] };
+    for large in [1.0, 1e4, 1e12, 1e15, 1e17, 1e30] {
+        let linear = [vec![0.0; CLASSES * LEN], vec![large; CLASSES]].concat();
+        for of in [loss::Loss::Ce, loss::Loss::FOCAL, loss::Loss::LOGIT_ADJUSTMENT] {
+            let criterion = of.criterion(&[10; CLASSES]);
+            let (features, linear) = (filled(&[1, LEN], &[1.0; LEN]), filled(&[linear.len()], &linear));
+            let found = head.step(&features, &linear, &criterion, targets, &d_linear).expect("a step");
+            let zero = vec![0.0; CLASSES];
+            let (truth, gradient) = reference(&criterion, &zero, &targets);
+            assert!((found.loss - truth).abs() < 1e-6, "{of:?} at {large}: {} {truth}", found.loss);
+            let (wide, _) = reference(&criterion, &[large.into(); CLASSES], &targets);
+            assert!((wide - truth).abs() < 1e-12, "{of:?} at {large}: {wide} {truth}");
+            let d_bias = read(&d_linear).expect("values")[CLASSES * LEN..].to_vec();
+            let apart = d_bias.iter().zip(&gradient).map(|(d, g)| (f64::from(*d) - g).abs());
+            assert!(apart.fold(0.0, f64::max) < 1e-6, "{of:?} at {large}: {d_bias:?} {gradient:?}");
+        }
+    }
+}

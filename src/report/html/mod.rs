@@ -125,7 +125,9 @@ fn intro(title: &str, records: &[Record], tables: &[table::Table]) -> String {
     // Runs of one seed and device, if there are several, are told by their weights, which are others for the best epoch.
     let mut runs: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
     for Record { of, .. } in records {
-        let settings: Vec<String> = of.settings.iter().map(|(name, v)| words(name, v)).collect();
+        // Which epoch is the best is a question to a run, not another run.
+        let settings = of.settings.iter().filter(|(name, _)| *name != "select");
+        let settings: Vec<String> = settings.map(|(name, v)| words(name, v)).collect();
         let run = format!("{:?}", (&of.column, &of.method, &of.options, settings, of.seed, &of.computed_by));
         *runs.entry(run).or_default().entry(&of.which).or_default() += 1;
     }

@@ -186,11 +186,11 @@ fn differences(t: &Table, columns: &[usize]) -> String {
         (judged, far) => format!("{far} of the {judged} cells that can be judged."),
     };
     if single > 0 {
-        text += &format!(" Of one run, and so without a standard error: {single}.");
+        text += &format!(" Cells with one run, which have no standard error: {single}.");
     }
     if schedule > 0 {
         text += &format!(
-            " Of another schedule than the published runs, or of a setting that is not sure: {schedule}."
+            " Not compared, because the schedule differs or the published setting is uncertain: {schedule}."
         );
     }
     if other > 0 {

@@ -1,0 +1,114 @@
+//! Files in an output directory that no tool made: they are neither replaced nor removed, whatever is asked.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{Sandbox, refused};
+
+const DATA: &str = "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4 -q";
+const TRAIN: &str = "data --arch resnet20 --epochs 1 --batch-size 64 -q";
+
+/// Every tool with arguments that make something in a directory, and the names of the files that it makes there.
+const TOOLS: [(&str, &str, &[&str]); 7] = [
+    ("mk-imbalance", DATA, &["train-00000.safetensors", "test-00000.safetensors"]),
+    (
+        "train",
+        TRAIN,
+        &["last.safetensors", "best.safetensors", "best.next.safetensors", "state.safetensors", "log.jsonl"],
+    ),
+    ("eval", "run -q", &[]),
+    ("embed", "run -q", &["features.safetensors"]),
+    ("report", "table m -q", &["table.md", "table.csv", "table.tex", "table.json"]),
+    ("report", "figure --kind per-class m -q", &["per-class.svg"]),
+    ("report", "html m -q", &["report.html"]),
+];
+
+fn prepared() -> Sandbox {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} --out data"));
+    s.one("train", &format!("{TRAIN} --out run"));
+    s.one("eval", "run -q --out m");
+    s
+}
+
+#[test]
+fn a_file_in_the_way_is_named_and_kept() {
+    let s = prepared();
+    for (tool, args, files) in TOOLS {
+        for name in files.iter().chain(&["manifest.json", "plan.json"]) {
+            for (text, force) in
+                [("a thesis", ""), ("a thesis", "--force"), ("{\"name\": \"left-pad\"}", "--force")]
+            {
+                let dir = s.join("out");
+                fs::create_dir(&dir).unwrap();
+                fs::write(dir.join(name), text).unwrap();
+                let asked = s.tool(tool, &format!("{args} --out out {force}"));
+                refused(
+                    { asked }.assert(),
+                    &format!("{name}: was not made by {tool}, which would replace it; choose another --out"),
+                );
+                assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "{tool} {name}: nothing beside it");
+                assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), text, "{tool} {name}");
+                fs::remove_dir_all(&dir).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn files_beside_a_result_stay() {
+    let s = prepared();
+    for (tool, args, _) in TOOLS {
+        let dir = s.join("out");
+        let others = [
+            ".tmp-thesis/ch1.tex",
+            "train-backup.safetensors",
+            "test-set.safetensors",
+            "best.pth",
+            ".gitignore",
+            "best.safetensors.bak",
+            ".lock",
+        ];
+        for name in others {
+            fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
+            fs::write(dir.join(name), name).unwrap();
+        }
+        // As the working directory, made anew, and replaced by another result of the tool.
+        let inside = args.replace("data ", "../data ").replace("run ", "../run ").replace(" m ", " ../m ");
+        let run = |more: &str| {
+            s.tool(tool, &format!("{inside} --out . {more}")).current_dir(&dir).assert().success();
+        };
+        run("");
+        run("--force");
+        if tool == "mk-imbalance" {
+            s.tool(tool, &format!("{inside} --out . --seed 3 --val-fraction 0.25"))
+                .current_dir(&dir)
+                .assert()
+                .success();
+            s.tool(tool, &format!("{inside} --out .")).current_dir(&dir).assert().success();
+            assert!(!dir.join("val-00000.safetensors").exists(), "what an earlier result listed goes");
+        }
+        for name in others {
+            assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), name, "{tool} {args}");
+        }
+        assert!(dir.join("manifest.json").exists());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
+/// A link in the place of a file is somebody's as well, whether or not it leads anywhere.
+#[test]
+fn links_in_the_way_are_kept() {
+    let s = prepared();
+    for target in ["elsewhere", "data/manifest.json"] {
+        fs::create_dir(s.join("out")).unwrap();
+        std::os::unix::fs::symlink(s.join(target), s.join("out/last.safetensors")).unwrap();
+        refused(
+            s.tool("train", &format!("{TRAIN} --out out --force")).assert(),
+            "last.safetensors: was not made by train",
+        );
+        assert!(fs::symlink_metadata(s.join("out/last.safetensors")).unwrap().is_symlink());
+        fs::remove_dir_all(s.join("out")).unwrap();
+    }
+    assert!(Path::new(&s.join("data/manifest.json")).exists());
+}
