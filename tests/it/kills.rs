@@ -1,0 +1,202 @@
+//! Tools that are killed between any two changes of the disk, and go on: the same bytes as if nothing had happened.
+//!
+//! $REMIX_KILL_AT ends a tool at one of its kill points, see `remix::interrupt::kill_point`. A test counts up until the tool gets through.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use remix::ops::simd::Isa;
+use serde_json::Value;
+
+use crate::common::Sandbox;
+
+const DATA: &str = "--dataset synthetic --train-per-class 6 --test-per-class 1 --imb-ratio 3 -q";
+const TRAIN: &str = "data --method remix-drs --arch resnet20 --batch-size 16 --epochs 2 -q --device cpu";
+
+/// The outputs that a manifest lists, with their bytes; logs without their times.
+fn outputs(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
+    let m: Value = serde_json::from_str(&text).unwrap();
+    let mut all = BTreeMap::new();
+    for output in m["outputs"].as_array().unwrap() {
+        let name = output["path"].as_str().unwrap();
+        let mut bytes = fs::read(dir.join(name)).unwrap();
+        if name == "log.jsonl" {
+            let timeless = |line: &str| {
+                let mut v: Value = serde_json::from_str(line).unwrap();
+                v.as_object_mut()
+                    .unwrap()
+                    .retain(|name, _| !["seconds", "images_per_second"].contains(&name.as_str()));
+                format!("{v}\n")
+            };
+            bytes = String::from_utf8(bytes).unwrap().lines().map(timeless).collect::<String>().into();
+        }
+        all.insert(name.to_owned(), bytes);
+    }
+    all.insert("metrics".into(), m["metrics"].to_string().into());
+    all
+}
+
+/// Runs a tool up to a kill point. True where it got to its end before.
+fn killed_at(s: &Sandbox, tool: &str, args: &str, point: u32) -> bool {
+    let output: Output = s.tool(tool, args).env("REMIX_KILL_AT", point.to_string()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // No exit code: ended by a signal.
+    assert!(output.status.code().is_none_or(|code| code == 0), "{tool} {args} at {point}: {said}");
+    output.status.success()
+}
+
+/// Kills a tool at each of its points in a directory that begins as a copy of another one, and lets it go on. Returns the number of points.
+fn at_every_point(
+    s: &Sandbox,
+    tool: &str,
+    args: &str,
+    from: Option<&Path>,
+    truth: &BTreeMap<String, Vec<u8>>,
+) -> u32 {
+    for point in 1.. {
+        let dir = s.join("killed");
+        if let Some(from) = from {
+            copy(from, &dir);
+        }
+        let run = format!("{args} --out killed");
+        let through = killed_at(s, tool, &run, point);
+        // Once more, early: what goes on can be killed as well.
+        killed_at(s, tool, &run, 1 + point % 3);
+        s.tool(tool, &run).assert().success();
+        assert!(&outputs(&dir) == truth, "{tool} {args}: other bytes after a kill at point {point}");
+        s.tool(tool, &format!("{run} --verify")).assert().success();
+        let left: Vec<_> =
+            fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let plan = tool != "train" && left.iter().any(|name| name == "plan.json");
+        assert!(!left.iter().any(|name| name.contains("next")) && !plan, "{tool} at {point}: {left:?}");
+        // A result that was whole again before the kill is not looked at any more.
+        let temporary = left.iter().any(|name| name.starts_with(".remix-tmp-"));
+        assert!(!temporary || from.is_some(), "{tool} at {point}: {left:?}");
+        fs::remove_dir_all(&dir).unwrap();
+        if through {
+            return point;
+        }
+    }
+    unreachable!("a tool has an end")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_training_ends_with_the_same_bytes_wherever_it_is_killed() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} --out data"));
+    s.one("train", &format!("{TRAIN} --out whole"));
+    let whole = outputs(&s.join("whole"));
+    let points = at_every_point(&s, "train", TRAIN, None, &whole);
+    assert!(points > 15, "plan, log, best, state of each epoch, last, manifest: {points}");
+    // From the end of its first epoch on.
+    let mut point = 0;
+    while !s.join("half/state.safetensors").exists() {
+        point += 1;
+        let _ = fs::remove_dir_all(s.join("half"));
+        killed_at(&s, "train", &format!("{TRAIN} --out half"), point);
+    }
+    let resumed = at_every_point(&s, "train", TRAIN, Some(&s.join("half")), &whole);
+    assert!(resumed > 10 && resumed < points, "{resumed} of {points}");
+    // From a finished run that has lost its last weights.
+    copy(&s.join("whole"), &s.join("lost"));
+    fs::remove_file(s.join("lost/last.safetensors")).unwrap();
+    at_every_point(&s, "train", TRAIN, Some(&s.join("lost")), &whole);
+}
+
+#[test]
+fn the_other_tools_end_with_the_same_bytes_wherever_they_are_killed() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} --out data"));
+    s.one("train", &format!("{TRAIN} --out run"));
+    s.one("eval", "run -q --out m");
+    let shards = format!("{DATA} --shard-bytes 64K");
+    for (tool, args) in [
+        ("mk-imbalance", &*shards),
+        ("eval", "run -q"),
+        ("embed", "run -q"),
+        ("embed", "run -q --project pca"),
+        ("report", "table m -q"),
+        ("report", "figure --kind per-class m -q"),
+        ("report", "html m -q"),
+    ] {
+        s.one(tool, &format!("{args} --out whole"));
+        let whole = outputs(&s.join("whole"));
+        let points = at_every_point(&s, tool, args, None, &whole);
+        assert!(points > 4, "{tool}: {points}");
+        fs::remove_dir_all(s.join("whole")).unwrap();
+    }
+    // In the place of another data set, with other shards.
+    s.one("mk-imbalance", &format!("{DATA} --val-fraction 0.34 --out other"));
+    s.one("mk-imbalance", &format!("{DATA} --out whole"));
+    at_every_point(&s, "mk-imbalance", DATA, Some(&s.join("other")), &outputs(&s.join("whole")));
+}
+
+/// What a kill between the best weights and the state left could not be continued with other instructions: those have other best weights.
+#[test]
+fn a_training_goes_on_by_other_instructions_wherever_it_is_killed() {
+    let sets: Vec<_> = Isa::available().iter().map(|isa| isa.for_floats().name()).collect();
+    let (best, other) = (sets[0], sets[sets.len() - 1]);
+    if best == other {
+        return println!("skipped: this machine has {best} alone");
+    }
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} --out data"));
+    for point in 1.. {
+        let run = s
+            .tool("train", &format!("{TRAIN} --out run"))
+            .env("REMIX_ISA", other)
+            .env("REMIX_KILL_AT", point.to_string())
+            .output();
+        s.tool("train", &format!("{TRAIN} --out run")).env("REMIX_ISA", best).assert().success();
+        s.tool("train", &format!("{TRAIN} --out run --verify")).assert().success();
+        fs::remove_dir_all(s.join("run")).unwrap();
+        if run.unwrap().status.success() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn best_weights_that_are_not_the_states_are_found_before_training_goes_on() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} --out data"));
+    let run = format!("{TRAIN} --out run").replace("--epochs 2", "--epochs 40");
+    let mut point = 8;
+    while !s.join("run/best.safetensors").exists() {
+        point += 1;
+        let _ = fs::remove_dir_all(s.join("run"));
+        killed_at(&s, "train", &run, point);
+    }
+    let sound = fs::read(s.join("run/best.safetensors")).unwrap();
+    for spoil in ["gone", "another"] {
+        match spoil {
+            "gone" => fs::remove_file(s.join("run/best.safetensors")).unwrap(),
+            _ => fs::copy(s.join("run/state.safetensors"), s.join("run/best.safetensors")).map(drop).unwrap(),
+        }
+        let before = fs::read_to_string(s.join("run/log.jsonl")).unwrap();
+        let output = s.tool("train", &run).assert().code(2).get_output().clone();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains("best.safetensors: ") && said.contains("--force starts the training anew"),
+            "{said}"
+        );
+        assert_eq!(
+            fs::read_to_string(s.join("run/log.jsonl")).unwrap(),
+            before,
+            "{spoil}: no epoch was trained"
+        );
+        fs::write(s.join("run/best.safetensors"), &sound).unwrap();
+    }
+    s.tool("train", &run).env("REMIX_KILL_AT", "9").assert().interrupted();
+}

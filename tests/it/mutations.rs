@@ -1,0 +1,320 @@
+//! Files that were cut, flipped, spliced, or had their values replaced by extreme ones: whatever a tool reads, it ends within a time limit,
+//! with exit code 0, 1 or 2, and without a panic.
+//!
+//! Mutated values come in two kinds: as they are, which the digest finds, and sealed anew, so that what is behind it is reached; there
+//! the hashes of files in manifests are made right as well.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::common::{Sandbox, seal};
+
+/// Mutations of each file and kind.
+const CASES: u64 = 12;
+
+/// A small generator, so that a case can be repeated by its number.
+struct Random(u64);
+
+impl Random {
+    fn new(case: u64) -> Random {
+        Random((case + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % n.max(1)
+    }
+}
+
+/// Damages bytes: cuts, flips a bit, overwrites some, repeats or drops a piece, changes the first 64.
+fn damage(bytes: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if bytes.is_empty() {
+        return vec![0xff; 9];
+    }
+    let at = random.below(bytes.len());
+    let len = (1 + random.below(64)).min(bytes.len() - at);
+    match random.below(6) {
+        0 => bytes.truncate(at),
+        1 => bytes[at] ^= 1 << random.below(8),
+        2 => bytes[at..at + len].fill(0xff),
+        3 => {
+            let piece = bytes[at..at + len].to_vec();
+            let to = random.below(bytes.len());
+            bytes.splice(to..to, piece);
+        }
+        4 => drop(bytes.splice(at..at + len, [])),
+        _ => {
+            let at = random.below(bytes.len().min(64));
+            bytes[at] = random.below(256) as u8;
+        }
+    }
+    bytes
+}
+
+/// Replaces one value, anywhere in a document, by an extreme one, or removes it.
+fn extreme(v: &mut Value, random: &mut Random) {
+    match v {
+        Value::Object(map) if !map.is_empty() && random.below(12) > 0 => {
+            let name = map.keys().nth(random.below(map.len())).unwrap().clone();
+            if random.below(10) == 0 {
+                map.remove(&name);
+            } else {
+                extreme(&mut map[&name], random);
+            }
+        }
+        Value::Array(items) if !items.is_empty() && random.below(12) > 0 => {
+            let n = random.below(items.len());
+            extreme(&mut items[n], random);
+        }
+        v => {
+            let all = [
+                json!(-1),
+                json!(0),
+                json!(1e308),
+                json!(-1e-308),
+                json!(u64::MAX),
+                json!(i64::MIN),
+                json!(1_099_511_627_776_u64),
+                json!(null),
+                json!(true),
+                json!(""),
+                json!("../../etc/passwd"),
+                json!("\u{0}\u{feff}\n"),
+                json!([]),
+                json!({}),
+                json!([[[[]]]]),
+            ];
+            *v = all[random.below(all.len())].clone();
+        }
+    }
+}
+
+/// Runs a tool on what was mutated. `what` tells the case.
+fn holds(s: &Sandbox, tool: &str, args: &str, what: &str) {
+    let output = s.tool(tool, args).timeout(Duration::from_secs(60)).write_stdin("").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code();
+    assert!(
+        code.is_some_and(|code| (0..=2).contains(&code)),
+        "{what}: {tool} {args}: {:?}: {said}",
+        output.status
+    );
+    assert!(!said.contains("panicked"), "{what}: {tool} {args}: {said}");
+}
+
+/// Makes the manifest's entry for a file that of the file as it is now.
+fn list_anew(dir: &Path, name: &str) {
+    let file = dir.join("manifest.json");
+    let mut v: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let bytes = fs::read(dir.join(name)).unwrap();
+    for o in v["outputs"].as_array_mut().unwrap() {
+        if o["path"] == name {
+            o["bytes"] = bytes.len().into();
+            o["blake3"] = blake3::hash(&bytes).to_hex().to_string().into();
+        }
+    }
+    seal(&mut v);
+    fs::write(&file, v.to_string()).unwrap();
+}
+
+const TRAIN: &str = "data --arch resnet20 --epochs 1 --batch-size 64 -q --device cpu";
+
+fn prepared() -> Sandbox {
+    let s = Sandbox::new();
+    s.one(
+        "mk-imbalance",
+        "--dataset synthetic --train-per-class 6 --test-per-class 2 --imb-ratio 3 -q --out data",
+    );
+    s.one("train", &format!("{TRAIN} --out run"));
+    s.one("eval", "run -q --out m");
+    s.one("embed", "run -q --project pca --out e");
+    s
+}
+
+#[test]
+fn manifests() {
+    let s = prepared();
+    let readers: [(&str, &[(&str, &str)]); 4] = [
+        ("data/manifest.json", &[("train", TRAIN), ("eval", "run -q --force --out x")]),
+        (
+            "run/manifest.json",
+            &[
+                ("eval", "run -q --out x"),
+                ("report", "figure --kind curves run -q --out x"),
+                ("train", "data --arch resnet20 --epochs 1 --batch-size 64 -q --out run"),
+            ],
+        ),
+        (
+            "m/manifest.json",
+            &[
+                ("report", "table m -q --out x"),
+                ("report", "html m -q --out x"),
+                ("report", "figure --kind confusion m -q --out x"),
+                ("report", "figure --kind per-class m -q --out x"),
+            ],
+        ),
+        ("e/manifest.json", &[("report", "figure --kind figure1 e -q --out x")]),
+    ];
+    for (file, readers) in readers {
+        let sound = fs::read_to_string(s.join(file)).unwrap();
+        for case in 0..4 * CASES {
+            let mut random = Random::new(case);
+            let kind = case % 4;
+            let text = match kind {
+                0 => damage(sound.as_bytes(), &mut random),
+                _ => {
+                    let mut v: Value = serde_json::from_str(&sound).unwrap();
+                    for _ in 0..=random.below(2) {
+                        extreme(&mut v, &mut random);
+                    }
+                    match kind {
+                        1 => drop(v.as_object_mut().map(|m| m.remove("digest"))),
+                        2 => seal(&mut v),
+                        _ => {}
+                    }
+                    v.to_string().into()
+                }
+            };
+            fs::write(s.join(file), &text).unwrap();
+            for &(tool, args) in readers {
+                let args = if args.contains("--out") { args.to_owned() } else { format!("{args} --out x") };
+                holds(&s, tool, &args, &format!("{file}, case {case}"));
+                let _ = fs::remove_dir_all(s.join("x"));
+            }
+        }
+        fs::write(s.join(file), &sound).unwrap();
+    }
+}
+
+#[test]
+fn tensors_and_logs() {
+    let s = prepared();
+    let readers: [(&str, &str, &str, &str); 6] = [
+        ("data", "train-00000.safetensors", "train", TRAIN),
+        ("data", "test-00000.safetensors", "embed", "run --data data -q"),
+        ("run", "last.safetensors", "eval", "run -q"),
+        ("run", "last.safetensors", "embed", "run/last.safetensors --arch resnet20 --data data -q"),
+        ("run", "log.jsonl", "report", "figure --kind curves run -q"),
+        ("e", "features.safetensors", "report", "figure --kind figure1 e -q"),
+    ];
+    for (dir, name, tool, args) in readers {
+        let (file, manifest) = (s.join(dir).join(name), s.join(dir).join("manifest.json"));
+        let (sound, listed) = (fs::read(&file).unwrap(), fs::read(&manifest).unwrap());
+        for case in 0..2 * CASES {
+            let mut random = Random::new(case);
+            let mut bytes = damage(&sound, &mut random);
+            if case % 4 == 3 {
+                // The header of safetensors, and the lines of a log, are JSON: lengths and offsets beyond all bounds.
+                let text = String::from_utf8_lossy(&sound[..sound.len().min(4096)]).into_owned();
+                let digits: Vec<usize> = text
+                    .char_indices()
+                    .filter(|(at, c)| *at > 8 && c.is_ascii_digit())
+                    .map(|(at, _)| at)
+                    .collect();
+                bytes = sound.clone();
+                if !digits.is_empty() && text.is_char_boundary(8) {
+                    let at = digits[random.below(digits.len())];
+                    bytes[at] = b"0123456789-"[random.below(11)];
+                }
+            }
+            fs::write(&file, &bytes).unwrap();
+            if case % 2 == 1 {
+                list_anew(&s.join(dir), name);
+            }
+            holds(&s, tool, &format!("{args} --out x"), &format!("{name}, case {case}"));
+            let _ = fs::remove_dir_all(s.join("x"));
+            fs::write(&manifest, &listed).unwrap();
+        }
+        fs::write(&file, &sound).unwrap();
+    }
+}
+
+#[test]
+fn what_a_training_goes_on_from() {
+    let s = prepared();
+    let run = TRAIN.replace("--epochs 1", "--epochs 3");
+    for point in 1.. {
+        let _ = fs::remove_dir_all(s.join("half"));
+        let done = s
+            .tool("train", &format!("{run} --out half"))
+            .env("REMIX_KILL_AT", point.to_string())
+            .output()
+            .unwrap();
+        assert!(!done.status.success(), "killed before its end");
+        if s.join("half/best.safetensors").exists() {
+            break;
+        }
+    }
+    for name in ["state.safetensors", "best.safetensors", "log.jsonl", "plan.json"] {
+        for case in 0..CASES {
+            fs::create_dir(s.join("x")).unwrap();
+            for entry in fs::read_dir(s.join("half")).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), s.join("x").join(entry.file_name())).unwrap();
+            }
+            let mut random = Random::new(case);
+            let sound = fs::read(s.join("half").join(name)).unwrap();
+            fs::write(s.join("x").join(name), damage(&sound, &mut random)).unwrap();
+            holds(&s, "train", &format!("{run} --out x"), &format!("{name}, case {case}"));
+            fs::remove_dir_all(s.join("x")).unwrap();
+        }
+    }
+}
+
+/// A .tar.gz of files.
+fn pack(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gz);
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, &bytes[..]).unwrap();
+    }
+    tar.into_inner().and_then(flate2::write::GzEncoder::finish).unwrap()
+}
+
+#[test]
+fn official_files() {
+    let s = Sandbox::new();
+    fs::create_dir_all(s.join("cifar-10-batches-py")).unwrap();
+    // A pickle of the form that the official files have, of one image.
+    let mut batch = b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87Rq\x05(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00".to_vec();
+    batch.extend([7; 3072]);
+    batch.extend(b"tbU\x06labelsq\x08]q\x09K\x03au.");
+    let names: Vec<u8> =
+        [b"\x80\x02}q\x01(U\x0blabel_namesq\x02]q\x03(".to_vec(), b"U\x01a".repeat(10), b"eu.".to_vec()]
+            .concat();
+    for case in 0..4 * CASES {
+        let mut random = Random::new(case);
+        for n in 1..=5 {
+            fs::write(s.join(format!("cifar-10-batches-py/data_batch_{n}")), &batch).unwrap();
+        }
+        let of = |n: u64, sound: &[u8], random: &mut Random| {
+            if case % 3 == n { damage(sound, random) } else { sound.to_vec() }
+        };
+        let files = [
+            ("cifar-10-batches-py/test_batch", of(0, &batch, &mut random)),
+            ("cifar-10-batches-py/batches.meta", of(1, &names, &mut random)),
+        ];
+        for (name, bytes) in &files {
+            fs::write(s.join(name), bytes).unwrap();
+        }
+        let packed = pack(&files.map(|(name, bytes)| (name.to_owned(), bytes)));
+        fs::write(s.join("archive.tar.gz"), of(2, &packed, &mut random)).unwrap();
+        for data in ["cifar-10-batches-py", "archive.tar.gz", "cifar-10-batches-py/test_batch"] {
+            holds(
+                &s,
+                "mk-imbalance",
+                &format!("--dataset cifar10 --data {data} -q --out x"),
+                &format!("case {case}"),
+            );
+        }
+    }
+}
