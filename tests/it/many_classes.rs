@@ -60,7 +60,7 @@ fn dataset(dir: &Path, classes: usize) -> Manifest {
 }
 
 /// A data set in `data`, a checkpoint in `run` and its evaluation in `m`.
-fn prepared(classes: usize) -> Sandbox {
+pub fn prepared(classes: usize) -> Sandbox {
     let s = Sandbox::new();
     let data = dataset(&s.join("data"), classes);
     checkpoint(&s.join("run"), &data, 0);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::common::{Sandbox, seal};
+use crate::many_classes;
 
 /// Mutations of each file and kind.
 const CASES: u64 = 12;
@@ -195,50 +196,61 @@ fn manifests() {
 #[test]
 fn tensors_and_logs() {
     let s = prepared();
-    let readers: [(&str, &str, &str, &str); 6] = [
+    for (dir, name, tool, args) in [
         ("data", "train-00000.safetensors", "train", TRAIN),
         ("data", "test-00000.safetensors", "embed", "run --data data -q"),
         ("run", "last.safetensors", "eval", "run -q"),
         ("run", "last.safetensors", "embed", "run/last.safetensors --arch resnet20 --data data -q"),
         ("run", "log.jsonl", "report", "figure --kind curves run -q"),
         ("e", "features.safetensors", "report", "figure --kind figure1 e -q"),
-    ];
-    for (dir, name, tool, args) in readers {
-        let (file, manifest) = (s.join(dir).join(name), s.join(dir).join("manifest.json"));
-        let (sound, listed) = (fs::read(&file).unwrap(), fs::read(&manifest).unwrap());
-        for case in 0..2 * CASES {
-            let mut random = Random::new(case);
-            let mut bytes = damage(&sound, &mut random);
-            if case % 4 == 3 {
-                // The header of safetensors, and the lines of a log, are JSON: lengths and offsets beyond all bounds.
-                let text = String::from_utf8_lossy(&sound[..sound.len().min(4096)]).into_owned();
-                let digits: Vec<usize> = text
-                    .char_indices()
-                    .filter(|(at, c)| *at > 8 && c.is_ascii_digit())
-                    .map(|(at, _)| at)
-                    .collect();
-                bytes = sound.clone();
-                if !digits.is_empty() && text.is_char_boundary(8) {
-                    let at = digits[random.below(digits.len())];
-                    bytes[at] = b"0123456789-"[random.below(11)];
-                }
-            }
-            fs::write(&file, &bytes).unwrap();
-            if case % 2 == 1 {
-                list_anew(&s.join(dir), name);
-            }
-            holds(&s, tool, &format!("{args} --out x"), &format!("{name}, case {case}"));
-            let _ = fs::remove_dir_all(s.join("x"));
-            fs::write(&manifest, &listed).unwrap();
-        }
-        fs::write(&file, &sound).unwrap();
+    ] {
+        output(&s, dir, name, tool, args);
     }
+}
+
+#[test]
+fn confusion_matrices_of_many_classes() {
+    let s = many_classes::prepared(201);
+    output(&s, "m", "confusion.safetensors", "report", "figure --kind confusion m -q");
+}
+
+/// Damages one file that a manifest lists, half of the time with the manifest made right, and reads it.
+fn output(s: &Sandbox, dir: &str, name: &str, tool: &str, args: &str) {
+    let (file, manifest) = (s.join(dir).join(name), s.join(dir).join("manifest.json"));
+    let (sound, listed) = (fs::read(&file).unwrap(), fs::read(&manifest).unwrap());
+    for case in 0..2 * CASES {
+        let mut random = Random::new(case);
+        let mut bytes = damage(&sound, &mut random);
+        if case % 4 == 3 {
+            // The header of safetensors, and the lines of a log, are JSON: lengths and offsets beyond all bounds.
+            let text = String::from_utf8_lossy(&sound[..sound.len().min(4096)]).into_owned();
+            let digits: Vec<usize> = text
+                .char_indices()
+                .filter(|(at, c)| *at > 8 && c.is_ascii_digit())
+                .map(|(at, _)| at)
+                .collect();
+            bytes = sound.clone();
+            if !digits.is_empty() && text.is_char_boundary(8) {
+                let at = digits[random.below(digits.len())];
+                bytes[at] = b"0123456789-"[random.below(11)];
+            }
+        }
+        fs::write(&file, &bytes).unwrap();
+        if case % 2 == 1 {
+            list_anew(&s.join(dir), name);
+        }
+        holds(s, tool, &format!("{args} --out x"), &format!("{name}, case {case}"));
+        let _ = fs::remove_dir_all(s.join("x"));
+        fs::write(&manifest, &listed).unwrap();
+    }
+    fs::write(&file, &sound).unwrap();
 }
 
 #[test]
 fn what_a_training_goes_on_from() {
     let s = prepared();
-    let run = TRAIN.replace("--epochs 1", "--epochs 3");
+    let run = TRAIN.replace("--epochs 1", "--epochs 3 --tensorboard");
+    let events = "events.out.tfevents.remix";
     for point in 1.. {
         let _ = fs::remove_dir_all(s.join("half"));
         let done = s
@@ -247,24 +259,41 @@ fn what_a_training_goes_on_from() {
             .output()
             .unwrap();
         assert!(!done.status.success(), "killed before its end");
-        if s.join("half/best.safetensors").exists() {
+        if s.join("half/best.safetensors").exists() && s.join("half").join(events).exists() {
             break;
         }
     }
-    for name in ["state.safetensors", "best.safetensors", "log.jsonl", "plan.json"] {
+    for name in ["state.safetensors", "best.safetensors", "log.jsonl", "plan.json", events] {
+        let sound = fs::read(s.join("half").join(name)).unwrap();
         for case in 0..CASES {
-            fs::create_dir(s.join("x")).unwrap();
-            for entry in fs::read_dir(s.join("half")).unwrap() {
-                let entry = entry.unwrap();
-                fs::copy(entry.path(), s.join("x").join(entry.file_name())).unwrap();
-            }
             let mut random = Random::new(case);
-            let sound = fs::read(s.join("half").join(name)).unwrap();
-            fs::write(s.join("x").join(name), damage(&sound, &mut random)).unwrap();
-            holds(&s, "train", &format!("{run} --out x"), &format!("{name}, case {case}"));
-            fs::remove_dir_all(s.join("x")).unwrap();
+            with_half(&s, &run, name, case, &damage(&sound, &mut random));
         }
     }
+    // A plan with extreme values, as it is and with the key and digest that belong to it.
+    let sound: Value = serde_json::from_str(&fs::read_to_string(s.join("half/plan.json")).unwrap()).unwrap();
+    for case in 0..2 * CASES {
+        let mut plan = sound.clone();
+        extreme(&mut plan, &mut Random::new(case));
+        if case % 2 == 1 {
+            let files = plan["files"].take();
+            seal(&mut plan);
+            plan["files"] = files;
+        }
+        with_half(&s, &run, "plan.json", case, plan.to_string().as_bytes());
+    }
+}
+
+/// Goes on with a copy of the training in `half`, with other bytes in one of its files.
+fn with_half(s: &Sandbox, run: &str, name: &str, case: u64, bytes: &[u8]) {
+    fs::create_dir(s.join("x")).unwrap();
+    for entry in fs::read_dir(s.join("half")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), s.join("x").join(entry.file_name())).unwrap();
+    }
+    fs::write(s.join("x").join(name), bytes).unwrap();
+    holds(s, "train", &format!("{run} --out x"), &format!("{name}, case {case}"));
+    fs::remove_dir_all(s.join("x")).unwrap();
 }
 
 /// A .tar.gz of files.

@@ -174,6 +174,52 @@ fn broken_files_are_refused() {
     }
 }
 
+/// A damaged file is refused or read as whole images with labels of the data set; the counts of rows are small here, so that
+/// the damage and not the count is what the reader meets.
+#[test]
+fn damaged_files_do_no_harm() {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut below = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    for d in [SMALL10, SMALL100] {
+        for form in d.forms {
+            let root = tempfile::tempdir().expect("a directory");
+            let dir = unpacked(root.path(), &d, form);
+            for &name in form.files {
+                let path = dir.join(name);
+                let sound = fs::read(&path).expect("read");
+                for case in 0..60 {
+                    let mut bytes = sound.clone();
+                    // Half of the changes fall into the first bytes, where the pickle's opcodes are, or the last ones.
+                    let near = bytes.len().min(400);
+                    let at = match case % 4 {
+                        0 => below(near),
+                        1 => bytes.len() - 1 - below(near),
+                        _ => below(bytes.len()),
+                    };
+                    match below(4) {
+                        0 => bytes[at] ^= 1 << below(8),
+                        1 => bytes[at] = below(256) as u8,
+                        2 => drop(bytes.splice(at..at + 1, [])),
+                        _ => bytes.truncate(at),
+                    }
+                    fs::write(&path, &bytes).expect("written");
+                    let Ok(source) = d.locate(&dir).and_then(|found| found.read()) else { continue };
+                    assert_eq!(source.class_names.len(), d.classes, "{name}, case {case}");
+                    for images in [&source.train, &source.test] {
+                        let classes = d.classes as u32;
+                        assert!(images.labels().iter().all(|&k| k < classes), "{name}, case {case}");
+                        assert_eq!(images.planes(images.len() - 1).len(), PIXELS, "{name}, case {case}");
+                    }
+                }
+                fs::write(&path, &sound).expect("written");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_not_there_is_named() {
     let root = tempfile::tempdir().expect("a directory");
