@@ -7,7 +7,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
-MAKEFLAGS += --no-builtin-rules --no-builtin-variables
+MAKEFLAGS += --no-builtin-rules --no-builtin-variables --no-print-directory
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
 .DEFAULT_GOAL := help
@@ -29,6 +29,10 @@ DATA    ?= data
 # Where data/, runs/, metrics/ and reports/ are made.
 OUT     ?= .
 
+# make V=1 shows whole commands, not a line for each.
+V ?=
+Q := $(if $(V),$(if $(filter jobs,$(MAKECMDGOALS)),@),@)
+
 empty :=
 space := $(empty) $(empty)
 comma := ,
@@ -43,11 +47,11 @@ endif
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: METHODS SEEDS ARCH EPOCHS RECIPE FLAGS DEVICE THREADS LAUNCH DATA OUT; see the head of the Makefile'
+	@echo 'Variables: METHODS SEEDS ARCH EPOCHS RECIPE FLAGS DEVICE THREADS LAUNCH DATA OUT V; see the head of the Makefile'
 
 .PHONY: build
 build: ## Build the five tools into target/release
-	$(CARGO) build --release --locked
+	$Q$(CARGO) build --release --locked
 
 .PHONY: test
 test: ## Run all tests; those of the real CIFAR files are skipped where there are none
@@ -75,7 +79,7 @@ install: build ## Install remix-train, remix-eval, … with man pages and comple
 	install -d "$(bindir)" "$(mandir)" "$(bashdir)" "$(zshdir)" "$(fishdir)"
 	for tool in $(tools); do \
 	    name=remix-$$tool; program="$(bindir)/$$name"; \
-	    install -m 755 "$(B)/$$tool" "$$program"; \
+	    install -s -m 755 "$(B)/$$tool" "$$program"; \
 	    "$$program" --generate man "$(mandir)"; \
 	    "$$program" --generate complete-bash > "$(bashdir)/$$name"; \
 	    "$$program" --generate complete-zsh > "$(zshdir)/_$$name"; \
@@ -117,11 +121,13 @@ bench-cuda: build ## Measure the CUDA engine on a GPU, beside PyTorch with TORCH
 data: ## Download CIFAR-10 and CIFAR-100 into DATA, resuming and checking (342 MB)
 	scripts/fetch-cifar --dest $(DATA)
 
-# The goals below set what to train in the environment, so that the command line has the last word.
+# The goals below set what to train in the environment, so that the command line has the last word. GOAL=jobs prints their
+# training commands instead.
 grid = $(foreach type,exp step,$(foreach ratio,100 10,$1-$(type)-$(ratio)))
 FOUR := erm mixup remix remix-drw
-table = $1 $(MAKE) --no-print-directory table
-page  = $1 $(MAKE) --no-print-directory page
+GOAL ?=
+table = $1 $(MAKE) --no-print-directory $(or $(GOAL),table)
+page  = $1 $(MAKE) --no-print-directory $(or $(GOAL),page)
 
 .PHONY: demo
 demo: ## Train ERM, Mixup, Remix and Remix-DRW on synthetic images and show the table (minutes)
@@ -150,7 +156,7 @@ report: ## Table 1 with figures, settings and lineage, as one HTML page
 
 .PHONY: figure1
 figure1: ## The t-SNE of CIFAR-10 under Mixup and under Remix, by true class and by prediction (SVG and PNG)
-	+@NAME=figure1 CELLS=cifar10-exp-100 METHODS='mixup remix' $(MAKE) --no-print-directory tsne
+	+@NAME=figure1 CELLS=cifar10-exp-100 METHODS='mixup remix' $(MAKE) --no-print-directory $(or $(GOAL),tsne)
 
 # What the goals above come down to: the data sets CELLS, each trained on with METHODS and SEEDS, in one table NAME.
 NAME  ?= table
@@ -164,7 +170,7 @@ of_seeds  = $(if $(call no_digits,$(subst -,,$1)),,$(if $(findstring -,$1),$(cal
 seed_list := $(subst $(comma), ,$(SEEDS))
 seeds     := $(foreach s,$(seed_list),$(call of_seeds,$s))
 # Without a run, eval would wait for manifests on stdin. Told before anything is made.
-ifneq ($(filter table page tsne,$(MAKECMDGOALS)),)
+ifneq ($(filter table page tsne jobs,$(MAKECMDGOALS)),)
 bad_seeds := $(strip $(foreach s,$(seed_list),$(if $(call of_seeds,$s),,$s)))
 bad_cells := $(filter-out $(foreach d,cifar10 cifar100 synthetic,$d-none $d-exp-% $d-step-%),$(CELLS))
 $(foreach v,METHODS SEEDS CELLS ARCH EPOCHS,$(if $(strip $($v)),,$(error $v is empty; see the head of the Makefile)))
@@ -177,41 +183,59 @@ flags  := $(if $(strip $(FLAGS)),_$(subst $(space),_,$(strip $(FLAGS))))
 sets   := $(CELLS:%=$(OUT)/data/%/manifest.json)
 runs   := $(foreach c,$(CELLS),$(foreach m,$(METHODS),$(seeds:%=$(OUT)/runs/$c_$m_$(suffix)_s%$(flags)/manifest.json)))
 
+ifeq ($(GOAL),jobs)
+.PHONY: table page tsne
+table page tsne: jobs
+else
 .PHONY: table
 table: $(sets) $(runs)
-	cd $(OUT) && { "$(B)/eval" $(runs:$(OUT)/%=%); "$(B)/eval" --checkpoint best $(runs:$(OUT)/%=%); } \
+	$Qcd $(OUT) && { "$(B)/eval" $(runs:$(OUT)/%=%); "$(B)/eval" --checkpoint best $(runs:$(OUT)/%=%); } \
 	    | "$(B)/report" table --out reports/$(NAME)_$(suffix)$(flags) >/dev/null
 
 # The same with everything else that there is to say of the runs, on one page.
 .PHONY: page
 page: $(sets) $(runs)
-	cd $(OUT) && { "$(B)/eval" $(runs:$(OUT)/%=%); "$(B)/eval" --checkpoint best $(runs:$(OUT)/%=%); } \
+	$Qcd $(OUT) && { "$(B)/eval" $(runs:$(OUT)/%=%); "$(B)/eval" --checkpoint best $(runs:$(OUT)/%=%); } \
 	    | "$(B)/report" html - $(runs:$(OUT)/%=%) $(sets:$(OUT)/%=%) --title '$(NAME): $(suffix)$(flags)' \
-	    -o reports/$(NAME)_$(suffix)$(flags)_page/report.html >/dev/null
+	    -o reports/$(NAME)_$(suffix)$(flags).html >/dev/null
 
 # The features of each run in the plane.
 .PHONY: tsne
 tsne: $(sets) $(runs)
-	cd $(OUT) && "$(B)/embed" --project tsne $(runs:$(OUT)/%=%) | "$(B)/report" figure --kind figure1 \
-	    -o figures/$(NAME)_$(suffix)$(flags)/$(NAME).svg -o figures/$(NAME)_$(suffix)$(flags)/$(NAME).png >/dev/null
+	$Qcd $(OUT) && "$(B)/embed" --project tsne $(runs:$(OUT)/%=%) | "$(B)/report" figure --kind tsne \
+	    -o figures/$(NAME)_$(suffix)$(flags).svg -o figures/$(NAME)_$(suffix)$(flags).png >/dev/null
+endif
+
+# Each command is tried by --dry-run first: one that can only fail is better told here than by a job.
+.PHONY: jobs
+jobs: $(sets) | build ## Make the data sets CELLS, then print the command of each missing run, a line each, for a cluster
+	@$(foreach r,$(runs:$(OUT)/runs/%/manifest.json=%),[[ -e $(OUT)/runs/$r/manifest.json ]] || { \
+	    $(call train,$r,$(abspath $(OUT))) --dry-run --quiet >/dev/null; \
+	    printf '%s\n' $(call quoted,$(strip $(LAUNCH) $(call train,$r,$(abspath $(OUT))))); }; ) :
 
 # What took hours is not deleted because make was interrupted; the tools publish whole manifests or none.
 .PRECIOUS: %/manifest.json
 
+# A text as one word of a shell's command line.
+quoted = '$(subst ','\'',$1)'
+
 # DATASET_METHOD_ARCH_eEPOCHS_recipe-RECIPE_sSEED[_FLAG=VALUE...]. The run asks its own cache before it works, and goes on where a
 # stopped one ended.
 field = $(word $2,$(subst $1, ,$3))
-run   = $(call field,_,$1,$*)
-$(OUT)/runs/%/manifest.json: $$(OUT)/data/$$(call run,1)/manifest.json | build
-	$(LAUNCH) "$(B)/train" $< --method $(call run,2) --arch $(call run,3) --epochs $(patsubst e%,%,$(call run,4)) \
-	    --recipe $(patsubst recipe-%,%,$(call run,5)) --seed $(patsubst s%,%,$(call run,6)) \
-	    $(addprefix --,$(wordlist 7,99,$(subst _, ,$*))) --device $(DEVICE) $(THREADS:%=--threads %) --out $(@D) >/dev/null
+run   = $(call field,_,$1,$2)
+train = $(strip "$(B)/train" $2/data/$(call run,1,$1)/manifest.json --method $(call run,2,$1) --arch $(call run,3,$1) \
+    --epochs $(patsubst e%,%,$(call run,4,$1)) --recipe $(patsubst recipe-%,%,$(call run,5,$1)) --seed $(patsubst s%,%,$(call run,6,$1)) \
+    $(addprefix --,$(wordlist 7,99,$(subst _, ,$1))) --device $(DEVICE) $(THREADS:%=--threads %) --out $2/runs/$1)
+$(OUT)/runs/%/manifest.json: $$(OUT)/data/$$(call run,1,$$*)/manifest.json | build
+	@echo 'train $*' >&2
+	$Q$(LAUNCH) $(call train,$*,$(OUT)) >/dev/null
 	@touch $@
 
 # DATASET-TYPE-RATIO, such as cifar10-exp-100; cifar10-none is the whole of it.
 set = $(call field,-,$1,$*)
 $(OUT)/data/%/manifest.json: | build $$(call official,$$(call set,1))
-	"$(B)/mk-imbalance" --dataset $(call set,1) --imb-type $(call set,2) $(addprefix --imb-ratio ,$(call set,3)) \
+	@echo 'mk-imbalance $*' >&2
+	$Q"$(B)/mk-imbalance" --dataset $(call set,1) --imb-type $(call set,2) $(addprefix --imb-ratio ,$(call set,3)) \
 	    $(if $(call official,$(call set,1)),--data $(DATA)) --out $(@D) >/dev/null
 
 # The official files as they are, in whichever form; else the archive, which is then downloaded.
@@ -219,5 +243,7 @@ cifar10_forms  := cifar-10-batches-py cifar-10-batches-bin cifar-10-python.tar.g
 cifar100_forms := cifar-100-python cifar-100-binary cifar-100-python.tar.gz cifar-100-binary.tar.gz
 official = $(if $($1_forms),$(or $(firstword $(wildcard $($1_forms:%=$(DATA)/%))),$(DATA)/$(word 3,$($1_forms))))
 
+# A directory that was named and is not there is a mistake more often than a wish.
 $(DATA)/cifar-%-python.tar.gz:
-	scripts/fetch-cifar --dest $(DATA) cifar$*
+	@[[ -d $(DATA) || $(DATA) == data ]] || { echo 'DATA=$(DATA): there is no such directory; make it, or name the one that has the files' >&2; exit 1; }
+	$Qscripts/fetch-cifar --dest $(DATA) cifar$*

@@ -12,11 +12,14 @@ pub enum Device {
     Cuda(usize),
 }
 
+/// The names of devices; a number may follow the last, as in cuda:1.
+pub const DEVICES: [&str; 3] = ["auto", "cpu", "cuda"];
+
 /// Whether the spelling is one of auto, cpu, cuda and cuda:N.
 pub fn is_known(name: &str) -> bool {
     match name.strip_prefix("cuda:") {
         Some(index) => index.parse::<u16>().is_ok(),
-        None => ["auto", "cpu", "cuda"].contains(&name),
+        None => DEVICES.contains(&name),
     }
 }
 

@@ -1,11 +1,13 @@
-//! How work ends before its time. Ctrl-C: at once while a tool waits for input or a lock, at the next safe point once it works. For the
-//! tests: as if the machine had lost power, between any two changes of the disk.
+//! How work ends before its time. Ctrl-C and SIGTERM: at once while a tool waits for input or a lock, at the next safe point once it
+//! works. For the tests: as if the machine had lost power, between any two changes of the disk.
 //!
-//! Only SIGINT is taken. What is on disk is safe at any moment, so other signals may do what they always do, and `nohup`
-//! works.
+//! SIGHUP is left alone, so `nohup` works; what is on disk is safe at any moment.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 static WORKING: AtomicBool = AtomicBool::new(false);
 static REQUESTED: AtomicBool = AtomicBool::new(false);
@@ -15,16 +17,19 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 #[error("interrupted; the same command goes on from what is finished")]
 pub struct Interrupted;
 
-/// Takes SIGINT. A second one ends the process at once.
+/// Takes SIGINT and SIGTERM. A second one ends the process at once.
 pub fn install() {
-    let handler = ctrlc::set_handler(|| {
-        if REQUESTED.swap(true, Ordering::Relaxed) || !WORKING.load(Ordering::Relaxed) {
-            std::process::exit(130);
+    let mut signals = match Signals::new([SIGINT, SIGTERM]) {
+        Ok(signals) => signals,
+        Err(e) => return log::debug!("no signal handler: {e}"),
+    };
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if REQUESTED.swap(true, Ordering::Relaxed) || !WORKING.load(Ordering::Relaxed) {
+                std::process::exit(130);
+            }
         }
     });
-    if let Err(e) = handler {
-        log::debug!("no signal handler: {e}");
-    }
 }
 
 /// From here on the work looks for [`requested`] at its safe points.
@@ -32,7 +37,7 @@ pub fn working() {
     WORKING.store(true, Ordering::Relaxed);
 }
 
-/// Whether SIGINT has come: long work stops at its next safe point with [`Interrupted`].
+/// Whether a signal has come: long work stops at its next safe point with [`Interrupted`].
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
+use super::generate::architectures;
+use super::terminal;
 use crate::data::{self, shard::Split};
 use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
@@ -45,7 +48,7 @@ pub struct Choice {
     pub data: Option<PathBuf>,
 
     /// Architecture of bare weights: resnet20, 32, 44, 56 or 110 (checkpoints say it themselves)
-    #[arg(long, value_name = "ARCH")]
+    #[arg(long, value_name = "ARCH", add = ArgValueCandidates::new(architectures))]
     pub arch: Option<Arch>,
 
     /// Images that a thread of the CPU takes through the network at a time; more take more memory, and the result does not depend on it
@@ -182,7 +185,7 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
             d.clone()
         }
         None => {
-            let path = dir.join(&trained.path);
+            let path = store::absolute(&dir.join(&trained.path));
             let hint = || {
                 format!(
                     "{here}: its data set cannot be read; build it again with mk-imbalance, or say with --data where it is"
@@ -240,10 +243,8 @@ fn subject(
     flags: &Choice,
 ) -> Result<Subject> {
     let info = data::Info::of(&dataset)?;
-    let images = dataset.as_input("dataset", &[&flags.split]).with_context(|| {
-        let hint = if flags.split == "val" { " (mk-imbalance --val-fraction makes it)" } else { "" };
-        format!("--split {}{hint}", flags.split)
-    })?;
+    let images =
+        dataset.as_input("dataset", &[&flags.split]).with_context(|| format!("--split {}", flags.split))?;
     let normalise = normalise(&checkpoint.params).with_context(|| checkpoint.path.display().to_string())?;
     let inputs = vec![checkpoint, images];
     Ok(Subject { weights, arch, normalise, which: which.into(), dataset, info, name, inputs })
@@ -275,7 +276,7 @@ fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
 /// Whether a checkpoint's dataset input is this data set, by content.
 fn is_content_of(trained: &Input, dataset: &Manifest) -> bool {
     let now = dataset.as_input("dataset", &TRAINED_ON);
-    now.is_ok_and(|i| Images::of(&i) == Images::of(trained))
+    now.is_ok_and(|i| Images::of(&i).are_those_of(&Images::of(trained)))
 }
 
 impl Subject {
@@ -314,6 +315,8 @@ impl Subject {
         let [mean, std] = self.normalise;
         let levels = levels(&mean, &std);
         let mut run = Object::new();
+        let waiting =
+            terminal::note(&format!("{} {} images through {}", split.len(), flags.split, self.name));
         let out = match Device::find(device)? {
             Device::Cpu => {
                 run.insert("instruction_set".into(), f32::isa().name().into());
@@ -326,6 +329,7 @@ impl Subject {
                 crate::cuda::infer::infer(&device, &weights, self.arch, &split, &self.info, &levels)?
             }
         };
+        drop(waiting);
         Ok((split, out, run))
     }
 }

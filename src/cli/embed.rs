@@ -79,8 +79,14 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
     params.insert("arch".into(), subject.arch.to_string().into());
     subject.add_normalisation(&mut params);
     let inputs = subject.inputs.clone();
-    let mut plan =
-        Plan { kind: Kind::Embedding, semantics: SEMANTICS, params, inputs, dir: Default::default() };
+    let mut plan = Plan {
+        kind: Kind::Embedding,
+        semantics: SEMANTICS,
+        params,
+        inputs,
+        dir: Default::default(),
+        file: None,
+    };
     plan.dir = match &flags.common.out {
         Some(out) => out.clone(),
         None => subject.dir("embeddings", &flags.input.split, &plan.key()),

@@ -8,8 +8,8 @@ use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use super::Common;
 use super::checkpoints::{self, Subject};
+use super::{Common, terminal};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object};
 use crate::metrics::{self, Confusion};
@@ -81,6 +81,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
         params,
         inputs: subject.inputs.clone(),
         dir: Default::default(),
+        file: None,
     };
     plan.dir = match &flags.common.out {
         Some(out) => out.clone(),
@@ -94,14 +95,16 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     writer.begin(files)?;
     let (split, out, run) = subject.infer(&flags.input, &flags.common.device)?;
     let m = metrics::evaluate(&out.logits, split.labels(), &subject.info.cls_num_list)?;
-    log::info!(
-        "{}: {} {} top-1 {:.2} %, top-5 {:.2} %",
-        subject.inputs[0].path.display(),
-        flags.input.split,
-        subject.which,
-        m.top1,
-        m.top5
-    );
+    if !terminal::for_people() {
+        log::info!(
+            "{}: {} {} top-1 {:.2} %, top-5 {:.2} %",
+            subject.inputs[0].path.display(),
+            flags.input.split,
+            subject.which,
+            m.top1,
+            m.top5
+        );
+    }
     let mut numbers = object(serde_json::to_value(&m)?);
     let mut outputs = Vec::new();
     writer.withdraw()?;

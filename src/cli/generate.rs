@@ -1,5 +1,7 @@
 //! `TOOL --generate WHAT`: completions and man pages from the definition of the flags, for `make install`. Hidden from
 //! `--help`, for nobody else needs it.
+//!
+//! The completions are scripts that ask the tool itself, by [`COMPLETE`], so they know the parts of methods and every other value.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,8 +9,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::{Command, CommandFactory};
-use clap_complete::Shell;
+use clap_complete::env::Shells;
+use clap_complete::{CompleteEnv, CompletionCandidate};
 use clap_mangen::Man;
+
+use crate::device::DEVICES;
+use crate::model::Arch;
 
 /// The tools, and what they are called installed: `eval` is a builtin of the shells, and `train` could be anybody's.
 const TOOLS: [(&str, &str); 5] = [
@@ -59,6 +65,24 @@ fn reworded(examples: &str) -> String {
     examples.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// The variable by which a shell asks for completions.
+const COMPLETE: &str = "REMIX_COMPLETE";
+
+/// Answers a shell that asks for completions, and ends; returns where none asks.
+pub fn complete<A: CommandFactory>(called: &'static str) {
+    CompleteEnv::with_factory(|| command::<A>(called)).var(COMPLETE).complete();
+}
+
+/// Candidates for `--arch`.
+pub fn architectures() -> Vec<CompletionCandidate> {
+    Arch::names().into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// Candidates for `--device`.
+pub fn devices() -> Vec<CompletionCandidate> {
+    DEVICES.map(CompletionCandidate::new).into()
+}
+
 /// What `--generate` asks for, if that is how the tool was called.
 pub fn asked() -> Option<Vec<String>> {
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
@@ -72,33 +96,29 @@ pub fn asked() -> Option<Vec<String>> {
 pub fn generate(mut command: Command, what: &[String]) -> Result<()> {
     let name = command.get_name().to_owned();
     let what: Vec<&str> = what.iter().map(String::as_str).collect();
-    let shell = match what[..] {
+    match what[..] {
         ["man", dir] => {
             // Not the commit, which would make every build's pages others.
             command = command.disable_help_subcommand(true).version(env!("CARGO_PKG_VERSION"));
             command.build();
-            return man(&command, Path::new(dir));
+            man(&command, Path::new(dir))
         }
-        ["complete-bash"] => Shell::Bash,
-        ["complete-zsh"] => Shell::Zsh,
-        ["complete-fish"] => Shell::Fish,
-        ["complete-elvish"] => Shell::Elvish,
-        ["complete-powershell"] => Shell::PowerShell,
-        _ => bail!(
-            "--generate {}: expected man DIR or complete-SHELL, for bash, zsh, fish, elvish or powershell",
-            what.join(" ")
-        ),
-    };
-    // To a buffer first: clap_complete panics where it cannot write.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, &name, &mut script);
-    let mut script = String::from_utf8(script)?;
-    if shell == Shell::Bash {
-        // clap_complete 4.6.11 calls the commands of a program with a dash in its name otherwise where it looks them up.
-        script = script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"));
+        [one] => completions(&name, one),
+        _ => bail!(WANTED),
     }
+}
+
+const WANTED: &str =
+    "--generate: expected man DIR or complete-SHELL, for bash, zsh, fish, elvish or powershell";
+
+/// Writes the script that a shell sources to complete a tool's command lines.
+fn completions(name: &str, what: &str) -> Result<()> {
+    let shells = Shells::builtins();
+    let shell = what.strip_prefix("complete-").and_then(|shell| shells.completer(shell)).context(WANTED)?;
+    let mut script = Vec::new();
+    shell.write_registration(COMPLETE, name, name, name, &mut script)?;
     let mut out = io::stdout().lock();
-    out.write_all(script.as_bytes()).and_then(|()| out.flush()).map_err(super::stdout)
+    out.write_all(&script).and_then(|()| out.flush()).map_err(super::stdout)
 }
 
 /// What ends each page.

@@ -14,6 +14,7 @@ use crate::data::{CHANNELS, SIDE, Source, shard, synthetic};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::store::{Done, Plan, TEMPORARY, Writer, rename};
 use crate::manifest::{Input, Kind, Object, hash, key};
+use crate::report::settings::departs;
 
 /// Raised when the same parameters would give other images.
 const SEMANTICS: u32 = 1;
@@ -161,6 +162,7 @@ impl Flags {
                 self.minority_fraction.is_some() && self.imb_type != ImbType::Step,
                 "--imb-type step",
             ),
+            ("data", self.data.is_some() && synthetic, "--dataset cifar10 or cifar100"),
             ("train-per-class", self.train_per_class.is_some() && !synthetic, "--dataset synthetic"),
             ("test-per-class", self.test_per_class.is_some() && !synthetic, "--dataset synthetic"),
         ];
@@ -232,10 +234,22 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
         set("rand_number", json!(flags.rand_number));
     }
     set("shard_bytes", json!(flags.shard_bytes));
-    let mut plan = Plan { kind: Kind::Dataset, semantics: SEMANTICS, params, inputs, dir: PathBuf::new() };
+    let mut plan =
+        Plan { kind: Kind::Dataset, semantics: SEMANTICS, params, inputs, dir: PathBuf::new(), file: None };
+    let key = plan.key();
     plan.dir = match &flags.common.out {
         Some(out) => out.clone(),
-        None => Path::new("data").join(format!("{place}-{}", key::short(&plan.key()))),
+        None => {
+            // As earlier versions called it, if it is there.
+            let earlier = Path::new("data").join(format!("{place}-{}", key::short(&key)));
+            let told =
+                ["minority_fraction", "val_fraction", "rand_number", "train_per_class", "test_per_class"];
+            let told = told.iter().filter_map(|name| plan.params.get_key_value(*name));
+            let told = told.filter(|(name, value)| departs(name, value));
+            let told: String = told.map(|(n, v)| format!("-{}-{v}", n.replace('_', "-"))).collect();
+            let now = Path::new("data").join(format!("{place}{told}-{}", key::short(&key)));
+            if earlier.exists() { earlier } else { now }
+        }
     };
     Ok(plan)
 }

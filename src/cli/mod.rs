@@ -8,6 +8,7 @@ pub mod eval;
 mod generate;
 pub mod mk_imbalance;
 pub mod report;
+mod summary;
 mod terminal;
 pub mod train;
 
@@ -16,14 +17,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 use clap::{Args, Parser};
+use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
 use crate::device::{Device, is_known};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::store::{Claim, Done, Plan, Writer};
 use crate::manifest::{Manifest, Object, hash, store};
+use crate::methods::presets;
 use crate::ops::simd::Isa;
 
 /// Flags that every tool takes.
@@ -40,6 +43,7 @@ pub struct Common {
 
     /// Where to compute: auto, cpu, cuda or cuda:N; $REMIX_ISA names a CPU's instructions (amx, avx512, avx2, neon or portable)
     #[arg(long, value_name = "DEVICE", default_value = "auto", global = true, value_parser = device)]
+    #[arg(add = ArgValueCandidates::new(generate::devices))]
     pub device: String,
 
     /// Do the work again even if the result is there
@@ -83,6 +87,7 @@ pub struct CheckFailed(pub String);
 /// after a signal. Errors are one line on stderr.
 pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A) -> Result<()>) -> ExitCode {
     let called = generate::called(tool);
+    generate::complete::<A>(called);
     let command = generate::command::<A>(called);
     if let Some(what) = generate::asked() {
         return match generate::generate(command, &what) {
@@ -95,7 +100,7 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
         Ok(args) => args,
         Err(e) if e.use_stderr() => {
             // clap's text is several lines (usage, tip); keep it, it is for people.
-            let _ = write!(io::stderr(), "{}", e.render());
+            let _ = write!(io::stderr(), "{}", sensible(e).render());
             return ExitCode::from(2);
         }
         // The help or the version that was asked for.
@@ -133,6 +138,27 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     }
 }
 
+/// A complaint about a flag without clap's tips that mislead: to write an unknown flag after `--`, or another flag that only begins
+/// like it.
+fn sensible(mut e: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    e.remove(ContextKind::Suggested);
+    let text = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.trim_start_matches('-').to_owned()),
+        _ => None,
+    };
+    let (asked, offered) = (text(ContextKind::InvalidArg), text(ContextKind::SuggestedArg));
+    if let (Some(asked), Some(offered)) = (asked, offered) {
+        let is_part = asked.contains(&offered) || offered.contains(&asked);
+        if !is_part && 3 * presets::distance(&asked, &offered) > asked.len() {
+            e.remove(ContextKind::SuggestedArg);
+            // It names the flag too.
+            e.remove(ContextKind::Usage);
+        }
+    }
+    e
+}
+
 /// Says what went wrong; the exit code that it has. A closed stdout is no error.
 fn failure(called: &str, e: &anyhow::Error) -> ExitCode {
     if e.chain().any(is_broken_pipe) {
@@ -160,21 +186,34 @@ pub(crate) fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {
     e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
+/// An error and its causes in one line. With RUST_BACKTRACE candle's errors show a backtrace, of numbered lines, which no user needs.
 fn one_line(e: &anyhow::Error) -> String {
-    format!("{e:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+    let text = format!("{e:#}");
+    let is_frame = |line: &&str| line.trim_start().starts_with("0: ");
+    let lines = text.lines().take_while(|line| !is_frame(line));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
 }
 
-/// Prints one manifest as one line on stdout.
+/// Prints a result on stdout: its manifest as one line, or on a terminal one line for people.
 ///
 /// # Errors
 /// A closed stdout; [`main`] takes it for success.
 pub fn print(m: &Manifest) -> Result<()> {
-    let mut line = serde_json::to_vec(m).map_err(io::Error::from)?;
-    line.push(b'\n');
+    if terminal::for_people() {
+        return put(&summary::of(m));
+    }
+    put(&serde_json::to_string(m).map_err(io::Error::from)?)
+}
+
+/// Prints a line on stdout.
+///
+/// # Errors
+/// A closed stdout; [`main`] takes it for success.
+pub(crate) fn put(line: &str) -> Result<()> {
     // Both streams may be one terminal.
     terminal::bars().suspend(|| {
         let mut out = io::stdout().lock();
-        out.write_all(&line).and_then(|()| out.flush()).map_err(stdout)
+        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(stdout)
     })
 }
 
@@ -207,7 +246,9 @@ pub fn run_plan(
         return Ok(planned);
     }
     if common.dry_run {
-        print(&planned)?;
+        // It is what was asked for, so people get the whole of it too.
+        let whole = if terminal::for_people() { serde_json::to_string_pretty } else { serde_json::to_string };
+        put(&whole(&planned).map_err(io::Error::from)?)?;
         return Ok(planned);
     }
     if common.verify {
@@ -225,16 +266,22 @@ pub fn run_plan(
 /// Those of the work and of the file system.
 pub fn settle(plan: &Plan, common: &Common, work: impl FnOnce(&Writer) -> Result<Done>) -> Result<Manifest> {
     let started = (SystemTime::now(), Instant::now());
-    let waiting = || log::info!("{}: another process is making it, waiting", plan.dir.display());
+    let place = plan.place();
+    let waiting = || log::info!("{}: another process is making it, waiting", place.display());
     match plan.claim(common.force, waiting)? {
         Claim::Done(m) => {
-            log::debug!("{}: already done", plan.dir.display());
+            log::debug!("{}: already done", place.display());
             Ok(*m)
         }
         Claim::Work(writer) => {
             interrupt::working();
-            let done = work(&writer).with_context(|| plan.dir.display().to_string())?;
-            let mut run = provenance(common, started.0, started.1.elapsed().as_secs_f64(), &plan.dir);
+            // Many errors begin with a path inside of it.
+            let done =
+                work(&writer).map_err(|e| match e.to_string().starts_with(&*place.to_string_lossy()) {
+                    true => e,
+                    false => e.context(place.display().to_string()),
+                })?;
+            let mut run = provenance(common, started.0, started.1.elapsed().as_secs_f64(), &place);
             run.extend(done.run);
             Ok(writer.publish(done.outputs, done.metrics, run)?)
         }
@@ -242,22 +289,27 @@ pub fn settle(plan: &Plan, common: &Common, work: impl FnOnce(&Writer) -> Result
 }
 
 fn verify(plan: &Plan) -> Result<Manifest> {
-    let dir = plan.dir.display();
+    let place = plan.place();
+    let place = place.display();
     let Some(m) = plan.existing() else {
-        return Err(CheckFailed(format!("{dir}: no finished result here")).into());
+        return Err(CheckFailed(format!("{place}: no finished result here")).into());
     };
     if m.key != plan.key() {
-        return Err(CheckFailed(format!("{dir}: holds another result; --explain says what differs")).into());
+        return Err(CheckFailed(format!("{place}: holds another result; --explain says what differs")).into());
     }
     if let Some(e) = m.damage(hash::file_now) {
         return Err(CheckFailed(e.to_string()).into());
     }
-    log::info!("{dir}: {} outputs intact", m.outputs.len());
+    match m.outputs.len() {
+        0 => log::info!("{place}: intact; there are no files beside the manifest"),
+        1 => log::info!("{place}: intact, with its file"),
+        n => log::info!("{place}: intact, with its {n} files"),
+    }
     print(&m)?;
     Ok(m)
 }
 
-fn provenance(common: &Common, started: SystemTime, seconds: f64, dir: &Path) -> Object {
+fn provenance(common: &Common, started: SystemTime, seconds: f64, place: &Path) -> Object {
     let since = started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let run = json!({
@@ -271,7 +323,7 @@ fn provenance(common: &Common, started: SystemTime, seconds: f64, dir: &Path) ->
         "threads": rayon::current_num_threads(),
         "requested_device": common.device,
         "cwd": store::absolute(Path::new(".")),
-        "out": dir,
+        "out": place,
     });
     match run {
         serde_json::Value::Object(run) => run,

@@ -2,23 +2,26 @@
 
 mod figure;
 mod html;
+mod runs;
 mod table;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
-use super::Common;
-use crate::manifest::store::{Plan, Writer};
-use crate::manifest::{Input, Kind, Manifest, Object, key};
+use super::{Common, terminal};
+use crate::manifest::store::{self, Done, Plan, Produced, Writer, write_atomic};
+use crate::manifest::{self, Input, Kind, Manifest, Object, key};
 use crate::report::experiment::{Experiment, longer_names};
 use crate::report::record;
 
 pub use figure::FigureFlags;
 pub use html::HtmlFlags;
+pub use runs::RunsFlags;
 pub use table::TableFlags;
 
 /// Make tables, figures and pages
@@ -39,11 +42,12 @@ pub struct Flags {
 pub enum Command {
     /// Accuracy of methods × imbalance, beside the published values
     ///
-    /// Writes table.md, table.csv, table.tex (for \input) and table.json: a table a data set and epoch (last, best), with
-    /// mean ± sample standard deviation over seeds, the number of seeds, the paper's value, the difference from it where
-    /// both have one schedule, and the starting report's value. Runs that differ in anything but the seed, or what computed
-    /// them, get rows of their own. The Markdown is shown on
-    /// stderr; stdout has the report's manifest.
+    /// One table for each data set and epoch (last, best), with mean ± sample standard deviation over seeds, the number of
+    /// seeds, the paper's value, the difference from it where both have one schedule, and the starting report's value. Runs
+    /// that differ in anything but the seed, or what computed them, get rows of their own.
+    ///
+    /// Without -o and --format it writes table.md, table.csv, table.tex (for \input) and table.json into a directory and
+    /// shows the Markdown on stderr; stdout has the report's manifest. With --format stdout has the table itself.
     #[command(after_help = table::EXAMPLES)]
     Table(TableFlags),
 
@@ -53,7 +57,7 @@ pub enum Command {
     /// colour vision can tell apart; text stays text in SVG. The same inputs give the same bytes. Seeds of a method are
     /// put together: means with standard deviations, bands of extremes in curves, pooled bins in reliability diagrams.
     ///
-    /// A directory holds one figure, with its manifest beside it.
+    /// Each FILE of -o is a result of its own, with FILE.manifest.json beside it, so that many figures can share a directory.
     #[command(after_help = figure::EXAMPLES)]
     Figure(FigureFlags),
 
@@ -66,6 +70,14 @@ pub enum Command {
     /// with a projection (figure 1) and data sets.
     #[command(after_help = html::EXAMPLES)]
     Html(HtmlFlags),
+
+    /// A list of trainings: what tells them apart, how far they are and how good
+    ///
+    /// Looks for finished and unfinished trainings in directories, and in their subdirectories, and prints one line for
+    /// each on stdout: method, settings, seed, epochs that are done, accuracy on the test split after the last epoch and
+    /// after the best one. Settings that all of them share are said once. Nothing is written.
+    #[command(after_help = runs::EXAMPLES)]
+    Runs(RunsFlags),
 }
 
 /// The tool.
@@ -79,6 +91,7 @@ fn run(flags: Flags) -> Result<()> {
         Command::Table(flags) => table::run(flags, common),
         Command::Figure(flags) => figure::run(flags, common),
         Command::Html(flags) => html::run(flags, common),
+        Command::Runs(flags) => runs::run(flags, common),
     }
 }
 
@@ -100,18 +113,93 @@ fn unique(
     chosen.into_values().collect()
 }
 
-/// The plan of a report, in `--out` or in `reports/NAME-KEY`.
+/// The plan of a report that is a directory: `--out`, or `reports/NAME-KEY`.
 ///
 /// # Errors
 /// A directory that holds a report of another kind or with other files: it is not replaced.
 fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: &Common) -> Result<Plan> {
-    let mut plan = Plan { kind: Kind::Report, semantics, params, inputs, dir: Default::default() };
+    let mut plan =
+        Plan { kind: Kind::Report, semantics, params, inputs, dir: Default::default(), file: None };
     plan.dir = match &common.out {
         Some(out) => out.clone(),
         None => Path::new("reports").join(format!("{name}-{}", key::short(&plan.key()))),
     };
     unoccupied(&plan)?;
     Ok(plan)
+}
+
+/// The plan of a report that is one file, the FILE of `-o FILE`. Its params have the form of the file as `format`.
+///
+/// # Errors
+/// A name that is not UTF-8.
+fn file_plan(
+    semantics: u32,
+    mut params: Object,
+    inputs: Vec<Input>,
+    file: &Path,
+    format: &str,
+) -> Result<Plan> {
+    let name = file.file_name().and_then(|name| name.to_str());
+    let name = name
+        .with_context(|| format!("{}: is no file name in UTF-8; choose another name", file.display()))?
+        .to_owned();
+    let dir = file.parent().unwrap_or(Path::new("")).to_owned();
+    params.insert("format".into(), format.into());
+    Ok(Plan { kind: Kind::Report, semantics, params, inputs, dir, file: Some(name) })
+}
+
+/// The ending of a file, which must be one of `known`, in capitals or not.
+fn format_of<'a>(file: &Path, known: &[&'a str]) -> Result<&'a str> {
+    let here = file.display();
+    let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    if [manifest::FILE, store::PLAN].iter().any(|own| name == *own || name.ends_with(&format!(".{own}"))) {
+        bail!("{here}: is what manifests and plans are called; choose another name");
+    }
+    let ending = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    known.iter().find(|known| known.eq_ignore_ascii_case(ending)).copied().with_context(|| match known {
+        [one] => format!("{here}: does not end in .{one}; name it so"),
+        all => {
+            format!("{here}: its ending says the form of the file, and must be one of .{}", all.join(", ."))
+        }
+    })
+}
+
+/// Refuses `-o` beside `--out`, and a file that is named twice.
+fn only_files(files: &[PathBuf], common: &Common) -> Result<()> {
+    if let (Some(out), Some(file)) = (&common.out, files.first()) {
+        let (out, file) = (out.display(), file.display());
+        bail!(
+            "--out {out} and -o {file}: the first names a directory for the result, the second the file that it is; give one"
+        );
+    }
+    let is_again = |n: &usize| files[..*n].iter().any(|f| store::absolute(f) == store::absolute(&files[*n]));
+    match (0..files.len()).find(is_again) {
+        Some(n) => bail!("-o {}: is given twice; give each file once", files[n].display()),
+        None => Ok(()),
+    }
+}
+
+/// Makes the file of a plan by [`file_plan`], whose bytes `work` returns for its name, and says where it is.
+fn make_file(
+    plan: &Plan,
+    common: &Common,
+    role: &'static str,
+    work: impl FnOnce(&str) -> Result<Vec<u8>>,
+) -> Result<()> {
+    let name = plan.file.as_deref().unwrap_or_default();
+    let m = super::run_plan(plan, common, |writer| {
+        writer.begin(&[name])?;
+        write(writer, name, role, &work(name)?)
+    })?;
+    say(&m);
+    Ok(())
+}
+
+/// Writes the one file of a report.
+fn write(writer: &Writer, name: &str, role: &'static str, bytes: &[u8]) -> Result<Done> {
+    writer.withdraw()?;
+    write_atomic(&writer.dir().join(name), |f| f.write_all(bytes))?;
+    Ok(Done { outputs: vec![Produced { role, name: name.into(), rows: None }], ..Done::default() })
 }
 
 /// Refuses a directory that holds a report of another kind or with other files.
@@ -144,28 +232,11 @@ fn name_files(params: &mut Object, shown: &[&Experiment]) {
     }
 }
 
-/// The name of a file, and the flags with its directory, where it says one, as `--out`.
-///
-/// # Errors
-/// Two directories, or a name that is not UTF-8.
-fn place_of(file: &Path, common: &Common) -> Result<(String, Common)> {
-    let here = file.display();
-    let Some(name) = file.file_name().and_then(|n| n.to_str()) else {
-        bail!("{here}: is no file name in UTF-8, and manifests name their files in it; choose another name");
-    };
-    let mut common = common.clone();
-    if let Some(dir) = file.parent().filter(|d| !d.as_os_str().is_empty()) {
-        let out = common.out.get_or_insert_with(|| dir.to_owned());
-        if out != dir {
-            let out = out.display();
-            bail!("{here}: is not in {out}, where the result goes; all files of a report share a directory");
-        }
-    }
-    Ok((name.to_owned(), common))
-}
-
-/// Says where the files are, which need not be where one looks first.
+/// Says where the files are, where standard output does not.
 fn say(m: &Manifest) {
+    if terminal::for_people() {
+        return;
+    }
     for o in &m.outputs {
         if let Ok(dir) = m.dir() {
             log::info!("{}: {} bytes", dir.join(&o.path).display(), o.bytes);

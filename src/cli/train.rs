@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
 use self::flags::Flags;
 use self::progress::{Board, Progress};
@@ -22,8 +23,10 @@ use crate::device::Device;
 use crate::manifest::store::{self, Done, Plan, Writer};
 use crate::manifest::{Kind, Manifest, hash, key, source};
 use crate::methods::presets::preset_name;
+use crate::report::settings::departs;
 use crate::train::config::{Config, Select};
-use crate::train::{self, FILES, SEMANTICS, STATE, tensorboard};
+use crate::train::schedule::Recipe;
+use crate::train::{self, Event, FILES, SEMANTICS, STATE, tensorboard};
 
 /// The tool.
 pub fn main() -> ExitCode {
@@ -95,8 +98,8 @@ impl<'a> Run<'a> {
         let plan = |semantics, config: &Config, splits: &[&str]| -> Result<Plan> {
             let (kind, params) = (Kind::Checkpoint, config.params());
             let inputs = vec![dataset.as_input("dataset", splits)?];
-            let mut plan = Plan { kind, semantics, params, inputs, dir: PathBuf::new() };
-            plan.dir = directory(flags, config, &plan.key());
+            let mut plan = Plan { kind, semantics, params, inputs, dir: PathBuf::new(), file: None };
+            plan.dir = directory(flags, config, dataset, &plan.key());
             Ok(plan)
         };
         // An unfinished run of version 1 continues under its key of version 1, and is found by it when it is finished. That version always
@@ -123,13 +126,17 @@ impl<'a> Run<'a> {
 fn warn_of_milestones(config: &Config) {
     let Config { lr, epochs, milestones, .. } = config;
     if milestones.first() == Some(&1) {
-        log::info!(
-            "epoch 1 is a milestone: the rate falls before any epoch has --lr {lr}; --milestones none keeps it"
-        );
+        let none = if under_make() { "FLAGS=milestones=none" } else { "--milestones none" };
+        log::info!("epoch 1 is a milestone: the rate falls before any epoch has --lr {lr}; {none} keeps it");
     }
     if let Some(late) = milestones.iter().find(|m| *m > epochs) {
         log::warn!("--milestones {late}: does nothing, for there are {epochs} epochs");
     }
+}
+
+/// Whether make called, whose variables then stand for flags.
+fn under_make() -> bool {
+    std::env::var_os("MAKELEVEL").is_some()
 }
 
 /// How many runs train at a time: on the CPU one, which takes all threads.
@@ -157,16 +164,59 @@ fn name(config: &Config, dataset: Option<&Manifest>) -> String {
 }
 
 /// `--out`, with one directory a seed inside it where there are several; else a name that tells runs apart.
-fn directory(flags: &Flags, config: &Config, key: &str) -> PathBuf {
+fn directory(flags: &Flags, config: &Config, dataset: &Manifest, key: &str) -> PathBuf {
     let seed = config.seed;
     match (&flags.common.out, &flags.seeds) {
         (Some(out), None) => out.clone(),
         (Some(out), Some(_)) => out.join(format!("seed-{seed}")),
         (None, _) => {
+            // As earlier versions called it, if it is there.
             let (method, key) = (config.method().name(), key::short(key));
-            Path::new("runs").join(format!("{method}-{}-s{seed}-{key}", config.arch))
+            let earlier = Path::new("runs").join(format!("{method}-{}-s{seed}-{key}", config.arch));
+            if earlier.exists() {
+                earlier
+            } else {
+                Path::new("runs").join(directory_name(config, dataset, key))
+            }
         }
     }
+}
+
+/// The most bytes of a directory's name before its key.
+const LONGEST: usize = 160;
+
+/// `remix-resnet20-cifar10-exp-100-s0-tau-0.3-epochs-10-KEY`: the method, the network, the data, the seed, and what departs from
+/// the defaults, as far as there is room for it. Without `=`, where shells begin another word to complete.
+fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(all) => all.iter().map(Value::to_string).collect::<Vec<_>>().join("+"),
+        other => other.to_string(),
+    };
+    let mut name = format!("{}-{}", config.method().name(), config.arch);
+    for part in ["dataset", "imb_type", "imb_ratio"].iter().filter_map(|part| dataset.params.get(*part)) {
+        name += &format!("-{}", text(part));
+    }
+    name += &format!("-s{}", config.seed);
+    let params = config.params();
+    let defaults = Config::new(config.method()).params();
+    let method = preset_name(&params);
+    let options = method.split_once('(').map_or("", |(_, options)| options.trim_end_matches(')'));
+    // The milestones follow from the recipe, where they have one.
+    let follows = if config.recipe == Recipe::Custom { "recipe" } else { "milestones" };
+    let is_told = |name: &str| !["mix", "loss", "rule", "arch", "seed", "rule_from", follows].contains(&name);
+    let own = params.iter().filter(|(n, v)| is_told(n) && defaults.get(*n) != Some(v));
+    let of_data = |name: &str| !["dataset", "imb_type", "imb_ratio", "shard_bytes"].contains(&name);
+    let of_data = dataset.params.iter().filter(|(n, v)| of_data(n) && departs(n, v));
+    let told = own.chain(of_data).map(|(name, value)| format!("{name}-{}", text(value)));
+    let options = options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', "-"));
+    for setting in options.chain(told) {
+        if name.len() + setting.len() < LONGEST {
+            name += &format!("-{}", setting.replace('_', "-"));
+        }
+    }
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "-+.".contains(c) { c } else { '-' };
+    format!("{}-{key}", name.chars().map(safe).take(LONGEST).collect::<String>())
 }
 
 fn work(writer: &Writer, run: &Run, flags: &Flags, mut progress: Progress) -> Result<Done> {
@@ -184,10 +234,10 @@ fn work(writer: &Writer, run: &Run, flags: &Flags, mut progress: Progress) -> Re
         );
     }
     let mut done = train::run(&run.config, run.select, begun_by, run.dataset, dir, device, &mut |e| {
-        if flags.tensorboard && failed.is_none() {
+        if flags.tensorboard && failed.is_none() && matches!(e, Event::Epoch(_)) {
             failed = tensorboard::update(dir).err();
         }
-        progress.epoch(e);
+        progress.on(e);
     })?;
     if let Some(e) = failed {
         log::warn!("{e:#}; the event file is made again at the end");

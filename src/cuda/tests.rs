@@ -291,8 +291,9 @@ fn fifty_steps_have_the_cpus_losses() {
             let curves: Vec<[f64; 2]> = (1..=10)
                 .map(|e| {
                     let losses = trainer.epoch(&plan, e, rates).expect("an epoch");
-                    let (loss, _) = train_epoch(&truth, &data.train, &levels, &plan.epoch(e), rates, e)
-                        .expect("an epoch");
+                    let (loss, _) =
+                        train_epoch(&truth, &data.train, &levels, &plan.epoch(e), rates, e, &mut |_| ())
+                            .expect("an epoch");
                     [losses.iter().map(|l| l[0]).sum::<f64>() / 5.0, loss / images as f64]
                 })
                 .collect();
@@ -403,7 +404,7 @@ fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
                 .expect("a trainer");
         trainer.epoch(&plan, 1, RATES).expect("an epoch");
         trainer.give(&found).expect("given");
-        train_epoch(&truth, &data.train, &levels, &plan.epoch(1), RATES, 1).expect("an epoch");
+        train_epoch(&truth, &data.train, &levels, &plan.epoch(1), RATES, 1, &mut |_| ()).expect("an epoch");
         let of = |net: &Net| net.state_dict().expect("weights")["bn1.running_var"].data[0];
         let (var, exact) = (of(&found) - 0.9, of(&truth) - 0.9);
         let off = (var / exact - 1.0).abs();

@@ -149,7 +149,10 @@ impl Dataset {
     /// Nothing of this data set there, or not all of it.
     pub fn locate(self, path: &Path) -> Result<Located, Error> {
         let found = |place| Ok(Located { dataset: self, place });
-        let meta = fs::metadata(path).map_err(Error::io(path))?;
+        let meta = fs::metadata(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::Nothing { path: path.to_owned(), dataset: self.name },
+            _ => Error::io(path)(e),
+        })?;
         if meta.is_file() {
             return self.packed(path, meta.len()).and_then(|()| found(Place::Archive(path.to_owned())));
         }

@@ -222,9 +222,21 @@ pub enum Error {
         /// What it said. Not named `source`: with its causes the message would say it twice.
         error: std::io::Error,
     },
+    /// Not even a directory is there.
+    #[error(
+        "{path}: there is no such file or directory; say where {dataset} is, or download it with `make data` or \
+         scripts/fetch-cifar --dest {path}"
+    )]
+    Nothing {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// `cifar10` or `cifar100`.
+        dataset: &'static str,
+    },
     /// None of the official forms is there.
     #[error(
-        "{path}: no {dataset} here{hint}; it may be the archive, its directory, or a directory that holds either ({names})"
+        "{path}: no {dataset} here{hint}; it may be the archive, its directory, or a directory that holds either ({names}); \
+         `make data` and scripts/fetch-cifar download it"
     )]
     NotFound {
         /// Where it was looked for.

@@ -224,6 +224,7 @@ mod tests {
             params: Object::new(),
             inputs: vec![],
             dir: dir.to_owned(),
+            file: None,
         };
         let metrics = json!({
             "classes": 10,

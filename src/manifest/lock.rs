@@ -1,8 +1,9 @@
-//! The lock of an output directory: one process works in it, the others wait.
+//! The lock of a result, a file in its directory: one process works on it, the others wait.
 //!
 //! Work that fails leaves neither the lock's file nor directories that were made for it. The file is removed
 //! while it is locked, so whoever waited for it then holds a file that is no longer at its path, sees that, and tries again.
-//! A file of this name that was there before is only locked: it may be somebody else's.
+//! A `.lock` that was there before is only locked: it may be somebody else's. The lock of a file always goes, so that nothing is left
+//! beside it.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -12,27 +13,39 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 
-/// File name of the lock.
-const LOCK: &str = ".lock";
+/// File name of the lock of a directory.
+pub const LOCK: &str = ".lock";
+
+/// What the name of the lock of a file begins with; nobody else would choose it.
+const FILE_LOCK: &str = ".remix-lock-";
+
+/// File name of the lock of a result: a directory, or a file in one.
+pub(super) fn name(file: Option<&str>) -> String {
+    file.map_or_else(|| LOCK.to_owned(), |file| format!("{FILE_LOCK}{file}"))
+}
 
 /// How often a directory may vanish between being made and being locked, before that is an error.
 const TRIES: usize = 100;
 
-/// A locked directory. Dropping it unlocks it.
+/// A lock that is held. Dropping it unlocks it.
 pub(super) struct Lock {
     file: File,
-    /// Whether this process made the file.
-    created: bool,
-    dir: PathBuf,
+    /// Whether the file is one of ours, for this process made it or nobody else would call it so.
+    own: bool,
+    path: PathBuf,
     /// Directories that this process made, the innermost first.
     made: Vec<PathBuf>,
     keep: Cell<bool>,
 }
 
 impl Lock {
-    /// Makes the directory and takes its lock, waiting for another process if need be; `waiting` is called before.
-    pub fn take(dir: &Path, waiting: impl FnOnce()) -> Result<Lock, Error> {
-        let path = dir.join(LOCK);
+    /// Makes the directory and takes the lock of a name in it, waiting for another process if need be; `waiting` is called before.
+    pub fn take(dir: &Path, name: &str, waiting: impl FnOnce()) -> Result<Lock, Error> {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        let path = dir.join(name);
+        if let Some(file) = dir.ancestors().find(|dir| dir.is_file()) {
+            return Err(Error::NotADirectory { path: file.to_owned() });
+        }
         let (mut waiting, mut tries) = (Some(waiting), 0);
         let missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
         let mut made = Vec::new();
@@ -51,7 +64,11 @@ impl Lock {
                     tries += 1;
                     continue;
                 }
-                Err((path, e)) => return Err(Error::io(path)(e)),
+                // Who asked for a file knows nothing of its lock.
+                Err((path, e)) => {
+                    let own = name.strip_prefix(FILE_LOCK).filter(|_| path != dir);
+                    return Err(Error::io(own.map_or(path.to_owned(), |file| dir.join(file)))(e));
+                }
             };
             match file.try_lock() {
                 Ok(()) => {}
@@ -62,7 +79,8 @@ impl Lock {
                 Err(TryLockError::Error(error)) => return Err(Error::Locks { path, error }),
             }
             if is_at(&file, &path) {
-                return Ok(Lock { file, created, dir: dir.to_owned(), made, keep: Cell::new(false) });
+                let own = created || name.starts_with(FILE_LOCK);
+                return Ok(Lock { file, own, path, made, keep: Cell::new(false) });
             }
         }
     }
@@ -93,12 +111,11 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if !self.created || self.keep.get() {
+        if !self.own || self.keep.get() {
             return;
         }
-        let lock = self.dir.join(LOCK);
         // `remove_dir` takes only empty directories: what else is there, and whoever is about to work there, is safe.
-        if is_at(&self.file, &lock) && fs::remove_file(lock).is_ok() {
+        if is_at(&self.file, &self.path) && fs::remove_file(&self.path).is_ok() {
             let _ = self.made.iter().try_for_each(fs::remove_dir);
         }
     }
@@ -109,7 +126,7 @@ mod tests {
     use super::*;
 
     fn taken(dir: &Path) -> Lock {
-        Lock::take(dir, || ()).expect("taken")
+        Lock::take(dir, LOCK, || ()).expect("taken")
     }
 
     #[test]

@@ -154,6 +154,11 @@ impl Manifest {
         self.outputs.iter().filter(move |o| o.role == role)
     }
 
+    /// Whether this is what `--dry-run` prints: nothing has been made.
+    pub fn is_planned(&self) -> bool {
+        self.outputs.is_empty() && self.metrics.is_empty() && self.run.is_empty() && self.digest.is_none()
+    }
+
     /// The input with a role.
     pub fn input(&self, role: &str) -> Option<&Input> {
         self.inputs.iter().find(|i| i.role == role)
@@ -167,12 +172,9 @@ impl Manifest {
     pub fn as_input(&self, role: &str, roles: &[&str]) -> Result<Input, Error> {
         let used: Vec<&Output> = self.outputs.iter().filter(|o| roles.contains(&o.role.as_str())).collect();
         if used.is_empty() {
-            return Err(Error::NoOutput {
-                path: self.path.clone().unwrap_or_default(),
-                kind: self.kind.name(),
-                role: roles.join(" or "),
-                tool: self.kind.tool(),
-            });
+            let (path, kind, tool) =
+                (self.path.clone().unwrap_or_default(), self.kind.name(), self.kind.tool());
+            return Err(Error::NoOutput { path, kind, role: roles.join(" or "), tool });
         }
         let dir = self.dir()?;
         let mut inputs = self.inputs.clone();
@@ -180,7 +182,7 @@ impl Manifest {
         Ok(Input {
             role: role.to_owned(),
             key: Some(self.key.clone()),
-            path: dir.join(FILE),
+            path: self.path.clone().unwrap_or_else(|| dir.join(FILE)),
             blake3: key::content(&used),
             params: self.params.clone(),
             facts: self.facts(),
@@ -261,10 +263,24 @@ pub enum Error {
         /// The system's reason. Not named `source`: with its causes the message would say it twice.
         error: std::io::Error,
     },
+    /// A file where a directory should be.
+    #[error("{path}: is a file, and a directory is needed there; choose another path")]
+    NotADirectory {
+        /// The file.
+        path: PathBuf,
+    },
     /// No such file was given.
     #[error("{path}: there is no such file; pass the manifest.json of something finished, or its directory")]
     NoFile {
         /// The file.
+        path: PathBuf,
+    },
+    /// A directory whose result is not finished.
+    #[error(
+        "{path}: is not finished; give the command that began it again, or see how far it is with report runs"
+    )]
+    Unfinished {
+        /// The directory.
         path: PathBuf,
     },
     /// Not JSON, or not a manifest.
@@ -307,8 +323,18 @@ pub enum Error {
         /// Kind of the manifest.
         kind: &'static str,
     },
+    /// A plan, where a result is needed.
+    #[error("{path}: this {kind} is only planned, as --dry-run prints it; make it with {tool}")]
+    Planned {
+        /// Where it would be.
+        path: PathBuf,
+        /// Its kind.
+        kind: &'static str,
+        /// The tool that makes it.
+        tool: &'static str,
+    },
     /// The manifest has no output of the role that is needed.
-    #[error("{path}: this {kind} has no {role} output; make it with {tool} (a --dry-run plan has none)")]
+    #[error("{path}: this {kind} lists no {role} file; {}", remedy(role, tool))]
     NoOutput {
         /// The manifest.
         path: PathBuf,
@@ -364,7 +390,7 @@ pub enum Error {
         output: PathBuf,
     },
     /// An output directory that is another tool's.
-    #[error("{path}: holds a {found}, which {wanted} would replace; choose another --out")]
+    #[error("{path}: holds a {found}, which {wanted} would replace; choose another {}", flag(wanted))]
     Occupied {
         /// The directory.
         path: PathBuf,
@@ -374,7 +400,7 @@ pub enum Error {
         wanted: &'static str,
     },
     /// A file that has the name of an output, and is none.
-    #[error("{path}: was not made by {tool}, which would replace it; choose another --out")]
+    #[error("{path}: {}; choose another {}", in_the_way(path, tool), flag(tool))]
     InTheWay {
         /// The file.
         path: PathBuf,
@@ -406,6 +432,27 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+}
+
+/// How a tool, or the kind that it makes, is told where its result goes.
+fn flag(tool: &str) -> &'static str {
+    if tool == "report" { "--out or -o" } else { "--out" }
+}
+
+/// What is wrong with a file where a tool's should be.
+fn in_the_way(path: &Path, tool: &str) -> String {
+    match path.is_dir() {
+        true => "is a directory".into(),
+        false => format!("was not made by {tool}, which would replace it"),
+    }
+}
+
+/// What to do about an output that a result was made without.
+fn remedy(role: &str, tool: &str) -> String {
+    match role {
+        "val" => "a validation split is made by mk-imbalance --val-fraction".into(),
+        _ => format!("make it again with {tool}"),
+    }
 }
 
 /// What to do about what a file system says.

@@ -1,7 +1,7 @@
 //! Reading manifests: from files, from pipes (`-` or no argument), one or many, concatenated or one a line.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -58,7 +58,10 @@ fn read_stdin_kinds(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item 
         }
         _ => "pipe eval into this tool, or pass manifest.json files",
     };
-    let values = serde_json::Deserializer::from_reader(Unmarked::new(io::stdin().lock())).into_iter();
+    // Nobody types manifests.
+    let stdin: Box<dyn BufRead> =
+        if io::stdin().is_terminal() { Box::new(io::empty()) } else { Box::new(io::stdin().lock()) };
+    let values = serde_json::Deserializer::from_reader(Unmarked::new(stdin)).into_iter();
     let found = values.map(move |value| {
         let mut m = parse(value, Path::new("stdin"))?;
         locate(&mut m);
@@ -72,7 +75,14 @@ fn read_stdin_kinds(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item 
 
 fn of_kind(m: Manifest, tool: &'static str, kinds: &[Kind]) -> Result<Manifest, Error> {
     if kinds.contains(&m.kind) {
-        return Ok(m);
+        return match m.is_planned() {
+            true => Err(Error::Planned {
+                path: m.path.unwrap_or_else(|| "stdin".into()),
+                kind: m.kind.name(),
+                tool: m.kind.tool(),
+            }),
+            false => Ok(m),
+        };
     }
     let wanted = kinds[0];
     Err(Error::WrongKind {
@@ -99,6 +109,9 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     let mut text = Vec::new();
     let opened = File::open(&file).and_then(|f| f.take(MOST + 1).read_to_end(&mut text));
     opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if path.join(super::store::PLAN).is_file() => {
+            Error::Unfinished { path: path.to_owned() }
+        }
         io::ErrorKind::NotFound => Error::NoFile { path: file.clone() },
         _ => Error::Io { path: file.clone(), error },
     })?;
@@ -253,7 +266,8 @@ impl Manifest {
         let meta = match fs::metadata(&path) {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::Missing { path, manifest: dir.join(FILE), tool });
+                let manifest = self.path.clone().unwrap_or_default();
+                return Err(Error::Missing { path, manifest, tool });
             }
             Err(error) => return Err(Error::Io { path, error }),
         };

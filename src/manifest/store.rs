@@ -1,4 +1,5 @@
-//! The output directory: locked while one process works, complete once `manifest.json` is there.
+//! Where results go: a directory of their own, complete once `manifest.json` is in it, or one file, complete once
+//! `FILE.manifest.json` is beside it. Either is locked while one process works on it.
 //!
 //! Every file is written under a temporary name in its directory, flushed to disk and renamed; the manifest comes last.
 //! So a reader sees a complete result or none, whatever was killed and whenever.
@@ -14,7 +15,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::lock::Lock;
+pub use super::lock::LOCK;
+use super::lock::{self, Lock};
 use super::{Error, FILE, Input, Kind, Manifest, Object, Output, SCHEMA, for_each_path, hash, in_utf8, key};
 use crate::interrupt::kill_point;
 
@@ -43,17 +45,38 @@ pub struct Plan {
     pub inputs: Vec<Input>,
     /// The output directory.
     pub dir: PathBuf,
+    /// The result's only file, where that is all it is: its manifest, plan and lock then stand beside it under its name, and
+    /// the rest of the directory is not the result's.
+    pub file: Option<String>,
 }
 
 /// What [`Plan::claim`] found.
 pub enum Claim {
-    /// The directory holds this very result, intact.
+    /// The result is there, intact.
     Done(Box<Manifest>),
-    /// The directory is ours to fill.
+    /// It is ours to make.
     Work(Box<Writer>),
 }
 
 impl Plan {
+    /// What the result is called: its directory or its file.
+    pub fn place(&self) -> PathBuf {
+        self.file.as_ref().map_or_else(|| self.dir.clone(), |file| self.dir.join(file))
+    }
+
+    /// The name that the result's own [`FILE`] or [`PLAN`] has in the directory.
+    fn name(&self, what: &str) -> String {
+        self.file.as_ref().map_or_else(|| what.to_owned(), |file| format!("{file}.{what}"))
+    }
+
+    fn manifest_path(&self) -> PathBuf {
+        self.dir.join(self.name(FILE))
+    }
+
+    fn plan_path(&self) -> PathBuf {
+        self.dir.join(self.name(PLAN))
+    }
+
     /// The key of the result.
     pub fn key(&self) -> String {
         key::key(self.kind, self.semantics, &self.params, &self.inputs)
@@ -72,46 +95,49 @@ impl Plan {
             metrics: Object::new(),
             digest: None,
             run: Object::new(),
-            path: Some(absolute(&self.dir).join(FILE)),
+            path: Some(absolute(&self.manifest_path())),
             extra: Object::new(),
         }
     }
 
-    /// The manifest that stands in the directory now, whatever its key. A file that is no manifest counts as none, and
-    /// so does one that lists files outside its directory.
+    /// The manifest that is there now, whatever its key. A file that is no manifest counts as none, and so does one that
+    /// lists files outside its directory.
     pub fn existing(&self) -> Option<Manifest> {
-        self.read(FILE)
+        self.read(&self.manifest_path())
     }
 
-    /// The plan of the unfinished work in the directory, where the tool wrote one as [`PLAN`].
+    /// The plan of unfinished work, where the tool wrote one as [`PLAN`].
     pub fn unfinished(&self) -> Option<Manifest> {
-        self.read(PLAN)
+        self.read(&self.plan_path())
     }
 
-    fn read(&self, name: &str) -> Option<Manifest> {
-        let text = fs::read_to_string(self.dir.join(name)).ok()?;
+    fn read(&self, path: &Path) -> Option<Manifest> {
+        let text = fs::read_to_string(path).ok()?;
         let mut m: Manifest = serde_json::from_str(&text).ok()?;
-        m.path = Some(absolute(&self.dir).join(FILE));
+        m.path = Some(absolute(&self.manifest_path()));
         (m.schema == SCHEMA && m.escaping().is_none()).then_some(m)
     }
 
-    /// Names of the files in the directory that these tools made, by the manifest and the plan there. The plan of a version that did not
-    /// list them is a training's, and stands for `usual`.
+    /// Names of the files in the directory that these tools made for this result or an earlier one in its place, by the manifest
+    /// and the plan there. The plan of a version that did not list them is a training's, and stands for `usual`.
     fn owned(&self, usual: &BTreeSet<String>) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         if let Some(m) = self.existing() {
             all.extend(m.outputs.iter().filter_map(|o| o.path.to_str()).map(str::to_owned));
-            all.insert(FILE.to_owned());
+            all.insert(self.name(FILE));
         }
         if let Some(plan) = self.unfinished() {
             match plan.extra.get(FILES).and_then(Value::as_array) {
                 Some(names) => all.extend(names.iter().filter_map(Value::as_str).map(str::to_owned)),
                 None => all.extend(usual.iter().cloned()),
             }
-            all.insert(PLAN.to_owned());
+            all.insert(self.name(PLAN));
         }
         // What a file that was tampered with lists elsewhere is nobody's.
         all.retain(|name| Path::new(name).file_name().is_some_and(|own| own == name.as_str()));
+        if let Some(file) = &self.file {
+            all.retain(|name| [file.clone(), self.name(FILE), self.name(PLAN)].contains(name));
+        }
         all
     }
 
@@ -120,9 +146,10 @@ impl Plan {
         self.existing().filter(|m| m.key == self.key() && m.damage(hash::file).is_none())
     }
 
-    /// Says, part by part, how the key differs from the one of the result in the directory, finished or not.
+    /// Says, part by part, how the key differs from the one of the result that is there, finished or not.
     pub fn explain(&self) -> String {
-        let dir = self.dir.display();
+        let dir = self.place();
+        let dir = dir.display();
         let (old, what, next) = match (self.existing(), self.unfinished()) {
             (Some(old), _) => (old, "another key", "nothing to do"),
             (None, Some(old)) => {
@@ -166,7 +193,7 @@ impl Plan {
     /// # Errors
     /// [`Error::NotUtf8`], with the path.
     pub fn check_paths(&self) -> Result<(), Error> {
-        in_utf8(&self.dir)?;
+        in_utf8(&self.place())?;
         in_utf8(&absolute(Path::new(".")))?;
         in_utf8(&absolute(&self.dir))?;
         let mut all = Ok(());
@@ -178,7 +205,7 @@ impl Plan {
         all
     }
 
-    /// Takes the directory's lock, waiting for another process if need be, and looks whether the work is done.
+    /// Takes the result's lock, waiting for another process if need be, and looks whether the work is done.
     /// `waiting` is called once if another process holds the lock.
     ///
     /// # Errors
@@ -190,14 +217,14 @@ impl Plan {
             return Ok(Claim::Done(Box::new(m)));
         }
         self.check_paths()?;
-        let lock = Lock::take(&self.dir, waiting)?;
+        let lock = Lock::take(&self.dir, &lock::name(self.file.as_deref()), waiting)?;
         // Another process may have finished between the first look and the lock.
         if !force && let Some(m) = self.done() {
             if !is_tidy(&m) {
-                clear_temporaries(&self.dir)?;
-                remove(&self.dir.join(PLAN))?;
+                self.clear_temporaries()?;
+                remove(&self.plan_path())?;
             }
-            lock.keep(true);
+            lock.keep(self.file.is_none());
             return Ok(Claim::Done(Box::new(m)));
         }
         if let Some(e) =
@@ -206,13 +233,37 @@ impl Plan {
             log::warn!("{e}; working again");
         }
         // A plan alone, beside the lock, is of a run that came to nothing.
-        let begun = || fs::read_dir(&self.dir).is_ok_and(|files| files.count() > 2);
+        let begun = || match self.file {
+            Some(_) => self.place().exists(),
+            None => fs::read_dir(&self.dir).is_ok_and(|files| files.count() > 2),
+        };
         let there = self.existing().or_else(|| self.unfinished().filter(|_| begun()));
         if let Some(other) = there.filter(|m| m.kind != self.kind) {
             let (found, wanted) = (other.kind.name(), self.kind.name());
-            return Err(Error::Occupied { path: self.dir.clone(), found, wanted });
+            return Err(Error::Occupied { path: self.place(), found, wanted });
         }
         Ok(Claim::Work(Box::new(Writer { plan: self.clone(), owned: RefCell::default(), lock })))
+    }
+
+    /// Removes what killed processes left under temporary names. The result is locked, so nobody is at work on them.
+    fn clear_temporaries(&self) -> Result<(), Error> {
+        let own = match &self.file {
+            None => vec![TEMPORARY.to_owned()],
+            Some(file) => {
+                [file.clone(), self.name(FILE), self.name(PLAN)].iter().map(|name| temporary(name)).collect()
+            }
+        };
+        for entry in fs::read_dir(&self.dir).map_err(Error::io(&self.dir))? {
+            let entry = entry.map_err(Error::io(&self.dir))?;
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| own.iter().any(|start| name.starts_with(start))) {
+                let path = entry.path();
+                let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
+                if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                    .map_err(Error::io(&path))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -270,15 +321,14 @@ impl Writer {
     /// # Errors
     /// One of the names is taken by a file that these tools did not make; the file system's.
     pub fn begin<S: AsRef<str>>(&self, files: &[S]) -> Result<(), Error> {
-        let dir = &self.plan.dir;
         let mut owned = self.check(files)?;
-        clear_temporaries(dir)?;
+        self.plan.clear_temporaries()?;
         owned.extend(files.iter().map(|name| name.as_ref().to_owned()));
-        owned.retain(|name| ![FILE, PLAN].contains(&name.as_str()));
+        owned.retain(|name| ![self.plan.name(FILE), self.plan.name(PLAN)].contains(name));
         let mut plan = self.plan.manifest();
         plan.path = None;
         plan.extra.insert(FILES.into(), json!(owned));
-        write_json(&dir.join(PLAN), &plan)?;
+        write_json(&self.plan.plan_path(), &plan)?;
         self.owned.replace(Some(owned));
         Ok(())
     }
@@ -293,7 +343,8 @@ impl Writer {
         let owned = self.plan.owned(&files);
         let foreign =
             |name: &&str| !owned.contains(*name) && self.plan.dir.join(name).symlink_metadata().is_ok();
-        match files.iter().map(String::as_str).chain([FILE, PLAN]).find(foreign) {
+        let own = [self.plan.name(FILE), self.plan.name(PLAN)];
+        match files.iter().chain(&own).map(String::as_str).find(foreign) {
             Some(name) => {
                 Err(Error::InTheWay { path: self.plan.dir.join(name), tool: self.plan.kind.tool() })
             }
@@ -307,7 +358,7 @@ impl Writer {
     /// # Errors
     /// The file system's.
     pub fn withdraw(&self) -> Result<(), Error> {
-        remove(&self.plan.dir.join(FILE))
+        remove(&self.plan.manifest_path())
     }
 
     /// Hashes the outputs, removes those of an earlier result that are not among them, and publishes the manifest, as the last file of
@@ -346,9 +397,9 @@ impl Writer {
         let place = m.path.take();
         // The outputs before the manifest that lists them.
         hash::sync_dir(dir)?;
-        write_json(&dir.join(FILE), &m)?;
+        write_json(&self.plan.manifest_path(), &m)?;
         if m.outputs_of(STATE).next().is_none() {
-            remove(&dir.join(PLAN))?;
+            remove(&self.plan.plan_path())?;
         }
         self.owned.take();
         m.path = place;
@@ -366,10 +417,11 @@ impl Drop for Writer {
                 !outputs().any(|o| o.path == Path::new(name)) && self.plan.dir.join(name).exists()
             };
             if !outputs().any(|o| o.role == STATE) && !owned.iter().any(|name| is_new(&name)) {
-                let _ = fs::remove_file(self.plan.dir.join(PLAN));
+                let _ = fs::remove_file(self.plan.plan_path());
             }
         }
-        self.lock.keep(finished.is_some() || self.plan.unfinished().is_some());
+        // Beside a file a lock would only be litter: the name is the file's own.
+        self.lock.keep(self.plan.file.is_none() && (finished.is_some() || self.plan.unfinished().is_some()));
     }
 }
 
@@ -399,20 +451,6 @@ pub fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes what killed processes left under temporary names. The directory is locked, so nobody is at work on them.
-fn clear_temporaries(dir: &Path) -> Result<(), Error> {
-    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
-        let entry = entry.map_err(Error::io(dir))?;
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY)) {
-            let path = entry.path();
-            let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
-            if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
-                .map_err(Error::io(&path))?;
-        }
-    }
-    Ok(())
-}
-
 /// Writes a file under a temporary name in the same directory, flushes it to disk, renames it, and flushes the directory.
 ///
 /// # Errors
@@ -422,8 +460,9 @@ pub fn write_atomic(
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<(), Error> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let tmp = tempfile::Builder::new()
-        .prefix(TEMPORARY)
+        .prefix(&temporary(name))
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(dir)
         .map_err(Error::io(path))?;
@@ -437,6 +476,11 @@ pub fn write_atomic(
     tmp.persist(path).map_err(|e| Error::io(path)(e.error))?;
     kill_point();
     hash::sync_dir(dir)
+}
+
+/// What the names of a file's temporary files begin with.
+fn temporary(name: &str) -> String {
+    format!("{TEMPORARY}{name}-")
 }
 
 /// Absolute and without `.` and `..`, by name only: nothing need exist.

@@ -4,7 +4,7 @@ use super::*;
 
 fn plan(dir: &Path, n: i64) -> Plan {
     let params = json!({"n": n, "deep": {"m": 1}}).as_object().cloned().expect("an object");
-    Plan { kind: Kind::Dataset, semantics: 1, params, inputs: vec![], dir: dir.to_owned() }
+    Plan { kind: Kind::Dataset, semantics: 1, params, inputs: vec![], dir: dir.to_owned(), file: None }
 }
 
 fn make(plan: &Plan, text: &str) -> Manifest {

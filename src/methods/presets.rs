@@ -82,6 +82,18 @@ pub fn names() -> impl Iterator<Item = String> {
     all().map(|(name, _)| name)
 }
 
+/// Names that begin with `start`, for completion: of all that do, those with at most one part more than `start` itself has.
+pub fn completions(start: &str) -> Vec<String> {
+    let parts = |m: &Method| {
+        m.params().values().filter(|p| p["name"].as_str().is_some_and(|n| !is_nothing(n))).count()
+    };
+    let most = 1 + preset(start).map_or(0, |m| parts(&m));
+    // What is begun after a whole name, as in remix-dr, has one part more than that name.
+    let whole = start.rmatch_indices('-').find_map(|(at, _)| preset(&start[..at]).ok());
+    let most = most.max(1 + whole.map_or(0, |m| parts(&m)));
+    all().filter(|(name, m)| name.starts_with(start) && parts(m) <= most).map(|(name, _)| name).collect()
+}
+
 /// The method with a name.
 ///
 /// # Errors
@@ -177,7 +189,7 @@ fn base_name(params: &Object) -> String {
 }
 
 /// Levenshtein's distance, in bytes.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);
@@ -215,6 +227,18 @@ mod tests {
         ] {
             assert!(names.iter().any(|n| n == name), "{name}");
         }
+    }
+
+    #[test]
+    fn names_complete_by_parts() {
+        let of = |start: &str| completions(start).join(" ");
+        assert_eq!(of("re"), "remix remix-cutmix remix-manifold");
+        assert_eq!(of("remix-dr"), "remix-drs remix-drw");
+        assert_eq!(of("remix-c"), "remix-cutmix");
+        assert!(of("remix").contains("remix-ldam") && !of("remix").contains("remix-ldam-drw"));
+        assert_eq!(of("remix-ldam-"), "remix-ldam-rs remix-ldam-rw remix-ldam-drs remix-ldam-drw");
+        assert_eq!(completions("").len(), 15);
+        assert_eq!(of("x"), "");
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub enum RwNorm {
     /// probabilities, or the plain mean of weighted losses.
     BatchSize,
     /// The sum of the weights in the loss, Σ λ_y·w_a + (1−λ_y)·w_b: `CrossEntropyLoss(weight=…)` of PyTorch on class indices, and
-    /// Mixup's two terms of it. Remix on it has no counterpart there, for its λ_y differs by sample.
+    /// Mixup's two terms of it. Remix's λ_y differs by sample, which that loss cannot express.
     #[default]
     WeightSum,
 }

@@ -50,7 +50,7 @@ fn number(value: Option<f64>) -> String {
 }
 
 /// A text as a field. Line breaks in it would be allowed, but most who read line by line do not expect them.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let text = one_line(text);
     match text.contains(['"', ',']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),

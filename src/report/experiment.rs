@@ -42,22 +42,47 @@ pub struct Experiment {
 }
 
 /// Which images a data set has, of all splits: shards of other sizes, and the other of the two official forms, hold the same ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Images {
     /// How they were chosen.
     params: Object,
-    /// Hash of the images.
-    hash: String,
+    /// Hashes of the images of each split; earlier versions did not say.
+    splits: Option<Value>,
+    /// Hashes of the files that they were made from.
+    files: Vec<String>,
 }
 
 impl Images {
-    /// Those of a data set that is an input. Where an earlier version did not say, the files that they were made from stand for them.
+    /// Those of a data set that is an input.
     pub fn of(dataset: &Input) -> Images {
         let params = dataset.params.iter().filter(|(n, _)| *n != "shard_bytes");
-        let files = || dataset.inputs.iter().map(|i| Value::from(i.blake3.as_str())).collect();
-        let what: Value = dataset.facts.get("images").cloned().unwrap_or_else(files);
-        let hash = blake3::hash(key::canonical(&what).as_bytes()).to_hex().to_string();
-        Images { params: params.map(|(n, v)| (n.clone(), v.clone())).collect(), hash }
+        Images {
+            params: params.map(|(n, v)| (n.clone(), v.clone())).collect(),
+            splits: dataset.facts.get("images").cloned(),
+            files: dataset.inputs.iter().map(|i| i.blake3.clone()).collect(),
+        }
+    }
+
+    /// Whether they are the same images, whatever is said of how they were chosen. Where one of both does not say which they are, the
+    /// files that they were made from stand for them.
+    fn are(&self, other: &Images) -> bool {
+        match (&self.splits, &other.splits) {
+            (Some(own), Some(others)) => own == others,
+            _ => self.files == other.files,
+        }
+    }
+
+    /// Whether two data sets have the same images, chosen alike.
+    pub fn are_those_of(&self, other: &Images) -> bool {
+        self.params == other.params && self.are(other)
+    }
+
+    /// A hash to tell them by: that of the training images, which the data set's manifest has, or one of all files.
+    fn hash(&self) -> String {
+        match self.splits.as_ref().and_then(|splits| splits["train"].as_str()) {
+            Some(train) => train.to_owned(),
+            None => blake3::hash(self.files.concat().as_bytes()).to_hex().to_string(),
+        }
     }
 }
 
@@ -65,12 +90,12 @@ impl Images {
 /// averaged, whatever their params say. Bare files of one name and different content have longer names.
 pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
     let differs = |own: &&Images| {
-        all.iter().filter_map(|e| e.images.as_ref()).any(|i| i.params == own.params && i.hash != own.hash)
+        all.iter().filter_map(|e| e.images.as_ref()).any(|i| i.params == own.params && !i.are(own))
     };
     let told = |e: &&Experiment| {
         let mut told = (*e).clone();
         if let Some(own) = e.images.as_ref().filter(differs) {
-            told.settings.insert("images".into(), key::short(&own.hash).into());
+            told.settings.insert("images".into(), key::short(&own.hash()).into());
         }
         told
     };
@@ -175,6 +200,9 @@ impl PartialOrd for Column {
     }
 }
 
+/// What the settings of a projection begin with.
+pub(super) const PROJECTION: &str = "projection";
+
 /// Parameters of a data set that choose no images.
 const NEUTRAL: [&str; 4] = ["dataset", "imb_type", "imb_ratio", "shard_bytes"];
 
@@ -197,14 +225,14 @@ impl Experiment {
                 weights: key::content(&outputs.unwrap_or_default()),
                 file: None,
             };
-            return Experiment::new(of, dataset()?, "last".into(), &Object::new(), &bad);
+            return Experiment::new(of, dataset()?, "last".into(), &Object::new(), &place(m));
         }
         let checkpoint = m.input("checkpoint").ok_or_else(|| bad("no checkpoint in its lineage"))?;
         let evaluated = dataset()?;
         let which = m.params.get("which").and_then(Value::as_str).map(str::to_owned);
         let which = which.ok_or_else(|| bad("params.which is missing"))?;
-        let place = place(m);
-        let file = place.parent().unwrap_or(Path::new("")).join(&checkpoint.path);
+        let here = place(m);
+        let file = here.parent().unwrap_or(Path::new("")).join(&checkpoint.path);
         let of = Trained {
             params: &checkpoint.params,
             inputs: &checkpoint.inputs,
@@ -212,7 +240,7 @@ impl Experiment {
             weights: checkpoint.blake3.clone(),
             file: (which == "file").then(|| store::absolute(&file)),
         };
-        Experiment::new(of, evaluated, which, &m.params, &bad)
+        Experiment::new(of, evaluated, which, &m.params, &here)
     }
 
     /// From what was trained, the data set that it is judged on, and the params of that.
@@ -221,17 +249,25 @@ impl Experiment {
         evaluated: &Input,
         which: String,
         params: &Object,
-        bad: &dyn Fn(&str) -> Error,
+        place: &Path,
     ) -> Result<Experiment, Error> {
         let Trained { params: checkpoint, inputs, facts, weights, file } = of;
         let trained = inputs.iter().find(|i| i.role == "dataset");
         let version = || facts.get("semantics").and_then(Value::as_u64).unwrap_or(1);
         let column = column_of(trained.unwrap_or(evaluated))
-            .ok_or_else(|| bad("its data set's params lack dataset, imb_type or imb_ratio"))?;
+            .ok_or_else(|| Error::Unfit {
+                path: place.to_owned(),
+                why: "the params of its data set name no `dataset`, or an imb_type without imb_ratio; add them to the data set's \
+                      manifest, or make it with mk-imbalance"
+                    .into(),
+            })?;
         let mut settings = BTreeMap::new();
         let (method, options) = match (&file, preset_name(checkpoint)) {
             (Some(file), _) => (format!("{BARE}{}", end(file, 1)), String::new()),
-            (None, name) if name == "unknown" => return Err(bad("its checkpoint's params name no method")),
+            (None, name) if name == "unknown" => {
+                let why = "its checkpoint's params name no method".into();
+                return Err(Error::Foreign { path: place.to_owned(), why, tool: "train" });
+            }
             (None, name) => match name.split_once('(') {
                 Some((base, options)) => (base.to_owned(), options.trim_end_matches(')').to_owned()),
                 None => (name, String::new()),
@@ -259,10 +295,13 @@ impl Experiment {
         if let Some(split) = params.get("split") {
             settings.insert("split".into(), split.clone());
         }
+        if let Some(projection) = params.get("project") {
+            flatten(PROJECTION, projection, &mut settings);
+        }
         // The keys of the other form of the official files, or of shards of another size, differ.
         if let Some(trained) = trained
             && trained.key != evaluated.key
-            && Images::of(trained) != Images::of(evaluated)
+            && !Images::of(trained).are_those_of(&Images::of(evaluated))
         {
             let on = column_of(evaluated).map_or_else(|| "another data set".into(), |c| c.name());
             let key = evaluated.key.as_deref().map_or("", key::short);
@@ -313,10 +352,10 @@ struct Trained<'a> {
     file: Option<PathBuf>,
 }
 
-/// The column that a data set belongs in, from its params.
+/// The column that a data set belongs in, from its params. One made by hand need not say how it was made imbalanced: it is as it is.
 pub(super) fn column_of(dataset: &Input) -> Option<Column> {
     let text = |name| dataset.params.get(name).and_then(Value::as_str).map(str::to_owned);
-    let imb_type = text("imb_type")?;
+    let imb_type = text("imb_type").unwrap_or_else(|| "none".into());
     let imb_ratio = match dataset.params.get("imb_ratio").and_then(Value::as_f64) {
         // f64 prints 100.0 as 100 and 1.5 as 1.5.
         Some(ratio) => ratio.to_string(),

@@ -1,7 +1,7 @@
 //! Tables as LaTeX, for `\input` into a paper; booktabs does the rules.
 
 use super::markdown::{common, heading, marks, notes, row_name};
-use super::table::{Cell, Table};
+use super::table::{Cell, Part, Table};
 use super::{one_line, signed};
 
 /// All tables as `table*` floats; the comment at the head says what the preamble needs.
@@ -11,7 +11,7 @@ pub fn write(tables: &[Table]) -> String {
 }
 
 fn one(t: &Table) -> String {
-    let per_column = 1 + 2 * usize::from(t.has_paper()) + usize::from(t.has_starting_report());
+    let widths: Vec<usize> = (0..t.columns.len()).map(|k| 1 + t.parts(k).len()).collect();
     let mut text = String::from("\\begin{table*}\n\\centering\n");
     let common = common(t).map_or(String::new(), |common| format!(" {common}"));
     let caption = format!("{}. Top-1 accuracy (%), {}.{common}", t.name(), t.statistics());
@@ -20,40 +20,38 @@ fn one(t: &Table) -> String {
     let label = format!("tab:{}-{}", t.dataset, t.which);
     let label = label.replace(|c: char| !(c.is_ascii_alphanumeric() || ":-".contains(c)), "-");
     text += &format!("\\label{{{label}}}\n\\resizebox{{\\textwidth}}{{!}}{{%\n");
-    text += &format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "r".repeat(per_column * t.columns.len()));
-    for c in &t.columns {
-        text += &format!(" & \\multicolumn{{{per_column}}}{{c}}{{{}}}", escape(&heading(c)));
+    text += &format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "r".repeat(widths.iter().sum()));
+    for (c, width) in t.columns.iter().zip(&widths) {
+        text += &format!(" & \\multicolumn{{{width}}}{{c}}{{{}}}", escape(&heading(c)));
     }
     text += " \\\\\n";
-    for k in 0..t.columns.len() {
-        let from = 2 + k * per_column;
-        text += &format!("\\cmidrule(lr){{{from}-{}}}", from + per_column - 1);
+    let mut from = 2;
+    for width in widths {
+        text += &format!("\\cmidrule(lr){{{from}-{}}}", from + width - 1);
+        from += width;
     }
     text += "\nMethod";
-    for _ in &t.columns {
+    for k in 0..t.columns.len() {
         text += " & ours";
-        if t.has_paper() {
-            text += " & paper & $\\Delta$";
-        }
-        if t.has_starting_report() {
-            text += " & report";
+        for part in t.parts(k) {
+            text += &format!(" & {}", escape(part.title()));
         }
     }
     text += " \\\\\n\\midrule\n";
     for row in &t.rows {
         text += &escape(&row_name(row));
-        for cell in &row.cells {
+        for (k, cell) in row.cells.iter().enumerate() {
             text += &format!(" & {}", reproduced(cell));
-            if t.has_paper() {
-                let (paper, mark) = (plain(cell.paper.map(|p| p.value)), escape(&marks(cell)));
-                let difference = match signed(cell.difference()).as_str() {
-                    "—" => "--".into(),
-                    number => format!("${number}$"),
+            for part in t.parts(k) {
+                let field = match part {
+                    Part::Paper => plain(cell.paper.map(|p| p.value)) + &escape(&marks(cell)),
+                    Part::Difference => match signed(cell.difference()).as_str() {
+                        "—" => "--".into(),
+                        number => format!("${number}$"),
+                    },
+                    Part::Report => plain(cell.starting_report),
                 };
-                text += &format!(" & {paper}{mark} & {difference}");
-            }
-            if t.has_starting_report() {
-                text += &format!(" & {}", plain(cell.starting_report));
+                text += &format!(" & {field}");
             }
         }
         text += " \\\\\n";

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::experiment::Column;
 use super::record::OTHERS;
 use super::settings::standard_in_words;
-use super::table::{Cell, Row, Table};
+use super::table::{Cell, Part, Row, Table};
 use super::{one_line, published, signed, title, two};
 
 /// All tables, one below the other, with their notes.
@@ -15,14 +15,9 @@ pub fn write(tables: &[Table]) -> String {
 
 fn one(t: &Table) -> String {
     let mut head = vec!["Method".to_owned()];
-    for c in &t.columns {
+    for (k, c) in t.columns.iter().enumerate() {
         head.push(escape(&heading(c)));
-        if t.has_paper() {
-            head.extend(["paper".into(), "Δ".into()]);
-        }
-        if t.has_starting_report() {
-            head.push("report".into());
-        }
+        head.extend(t.parts(k).into_iter().map(|part| part.title().to_owned()));
     }
     let mut text = format!("## {}\n\nTop-1 accuracy in percent: {}.", escape(&t.title()), t.statistics());
     if let Some(common) = common(t) {
@@ -33,15 +28,13 @@ fn one(t: &Table) -> String {
     text += &format!("|:--|{}\n", "--:|".repeat(head.len() - 1));
     for row in &t.rows {
         let mut fields = vec![name(row)];
-        for cell in &row.cells {
+        for (k, cell) in row.cells.iter().enumerate() {
             fields.push(reproduced(cell));
-            if t.has_paper() {
-                fields.push(paper(cell));
-                fields.push(signed(cell.difference()));
-            }
-            if t.has_starting_report() {
-                fields.push(two(cell.starting_report));
-            }
+            fields.extend(t.parts(k).into_iter().map(|part| match part {
+                Part::Paper => paper(cell),
+                Part::Difference => signed(cell.difference()),
+                Part::Report => two(cell.starting_report),
+            }));
         }
         text += &line(&fields);
     }
@@ -126,10 +119,10 @@ fn line(fields: &[String]) -> String {
     format!("| {} |\n", fields.join(" | "))
 }
 
-/// `exp 100`; a balanced set has no ratio to tell.
+/// `exp 100`; a set that is as it came has no ratio to tell.
 pub(super) fn heading(c: &Column) -> String {
     match c.imb_type.as_str() {
-        "none" => "balanced".into(),
+        "none" => "all images".into(),
         imb_type => format!("{imb_type} {}", c.imb_ratio),
     }
 }
@@ -163,12 +156,12 @@ pub(super) fn marks(cell: &Cell) -> String {
 pub(super) fn notes(t: &Table) -> Vec<String> {
     let mut notes = Vec::new();
     let marked = |mark: char| t.cells().filter(move |c| marks(c).contains(mark)).filter_map(|c| c.paper);
-    if t.has_paper() {
-        notes.push(format!(
-            "paper: {}. Δ is reproduced − paper, of runs with the published schedule.",
-            published::source("paper")
-        ));
+    if t.has(Part::Paper) {
+        let difference = " Δ is reproduced − paper, of runs with the published schedule.";
+        let difference = if t.has(Part::Difference) { difference } else { "" };
+        notes.push(format!("paper: {}.{difference}", published::source("paper")));
     }
+    notes.extend(t.unpublished.iter().cloned());
     if marked('†').next().is_some() {
         notes.push(format!("†: {}.", published::source("ldam")));
     }
@@ -181,11 +174,11 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
     }
     let doubts: BTreeSet<&str> = marked('§').filter_map(|p| p.table.doubt.as_deref()).collect();
     notes.extend(doubts.into_iter().map(|doubt| format!("§: {doubt}; without Δ.")));
-    if t.has_starting_report() {
+    if t.has(Part::Report) {
         notes.push(format!("report: {}.", published::source("seed")));
     }
     let wrong = |r: &super::table::Row| ["remix-rs", "remix-rw"].contains(&r.method.as_str());
-    if t.has_starting_report() && t.rows.iter().any(wrong) {
+    if t.has(Part::Report) && t.rows.iter().any(wrong) {
         notes.push(
             "The starting report's Remix-RS and Remix-RW are plain Remix: its sampler never reached the loader, and its \
              class weights cancelled. Those reproduced here are the real ones."
@@ -228,7 +221,7 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
         ));
     }
     if t.cells().any(|c| c.values.is_empty()) {
-        notes.push("—: not there.".into());
+        notes.push("—: no run of this method on this data was given.".into());
     }
     notes
 }

@@ -13,8 +13,9 @@ pub mod latex;
 pub mod markdown;
 pub mod published;
 pub mod record;
+pub mod runs;
 mod series;
-mod settings;
+pub(crate) mod settings;
 pub mod table;
 
 use std::path::PathBuf;

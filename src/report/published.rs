@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::experiment::Experiment;
-use super::settings::{same, standard};
+use super::markdown::heading;
+use super::settings::{options, same, standard, words};
+use super::title;
 use crate::train::schedule::Recipe;
 
 /// The file, as committed.
@@ -127,6 +129,44 @@ pub fn starting_report(run: &Experiment, column: &str) -> Option<f64> {
     values(run, column).find(|v| v.table.source == "seed").map(|v| v.value)
 }
 
+/// Why there is no published value for runs in a setting, on a data set's column. None where nobody published values of the data set.
+pub fn why_none(run: &Experiment, column: &str) -> Option<String> {
+    let dataset = column.split('/').next().unwrap_or_default();
+    let all = || PUBLISHED.tables.iter().flat_map(|t| t.rows.values().map(move |row| (t, row)));
+    let of_column: Vec<&Table> = all().filter(|(_, row)| row.contains_key(column)).map(|(t, _)| t).collect();
+    if of_column.is_empty() {
+        let any = all().flat_map(|(_, row)| row.keys()).any(|c| c.split('/').next() == Some(dataset));
+        return any.then(|| format!("Nobody published values for {}.", heading(&run.column)));
+    }
+    let schedule = Schedule::of(run);
+    let is_known = PUBLISHED.tables.iter().any(|t| Some(&t.schedule) == schedule.as_ref());
+    let departures = |t: &Table| {
+        let mut all = t.departures(run);
+        let told = schedule.as_ref().filter(|_| !is_known).map(Schedule::words);
+        all.extend(told);
+        all
+    };
+    let nearest = of_column.into_iter().min_by_key(|t| departures(t).len())?;
+    Some(match departures(nearest) {
+        none if none.is_empty() => format!("Nobody published a value of {} there.", name(run)),
+        some => format!(
+            "Published values are not shown beside runs with {}; they are of {}, {}.",
+            some.join(", "),
+            nearest.arch,
+            nearest.schedule.words()
+        ),
+    })
+}
+
+/// A method with its options, for people.
+fn name(run: &Experiment) -> String {
+    let options: Vec<String> = options(run).collect();
+    match options.is_empty() {
+        true => title(&run.method),
+        false => format!("{} with {}", title(&run.method), options.join(", ")),
+    }
+}
+
 /// All published values for runs in a setting whose schedule is one of those that are published.
 fn values(run: &Experiment, column: &str) -> impl Iterator<Item = Beside> {
     let schedule = Schedule::of(run).filter(|s| PUBLISHED.tables.iter().any(|t| t.schedule == *s));
@@ -160,18 +200,30 @@ fn method(base: &str, options: &str) -> (String, Vec<String>) {
 }
 
 impl Table {
-    /// Whether a run is in this setting, whatever its schedule. In bf16 it is the same experiment, rounded.
+    /// Whether a run is in this setting, whatever its schedule.
     fn fits(&self, run: &Experiment) -> bool {
+        self.departures(run).is_empty()
+    }
+
+    /// What of a run is not in this setting, in words, whatever its schedule. In bf16 it is the same experiment, rounded.
+    fn departures(&self, run: &Experiment) -> Vec<String> {
         let own = |name| run.settings.get(name).or_else(|| standard(name));
         let open = |name: &str| {
             ["arch", "batch_size", "epochs", "milestones", "recipe", "warmup", "precision"].contains(&name)
                 || self.open.iter().any(|o| o == name)
         };
-        own("arch").and_then(Value::as_str) == Some(&self.arch)
-            && own("batch_size").and_then(Value::as_u64) == Some(self.batch_size)
-            && run.settings.iter().all(|(name, value)| {
-                open(name) || standard(name).map_or(name != "evaluated on", |s| same(s, value))
-            })
+        let mut all = Vec::new();
+        for (name, fits) in [
+            ("arch", own("arch").and_then(Value::as_str) == Some(&self.arch)),
+            ("batch_size", own("batch_size").and_then(Value::as_u64) == Some(self.batch_size)),
+        ] {
+            all.extend(own(name).filter(|_| !fits).map(|value| words(name, value)));
+        }
+        let usual = |name: &str, value: &Value| {
+            open(name) || standard(name).map_or(name != "evaluated on", |s| same(s, value))
+        };
+        all.extend(run.settings.iter().filter(|(n, v)| !usual(n, v)).map(|(n, v)| words(n, v)));
+        all
     }
 }
 

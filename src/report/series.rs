@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::experiment::{Experiment, order, representatives, told_apart};
 use super::markdown::heading;
-use super::settings::{standard, words};
+use super::settings::{options, standard, words};
 use super::table::dataset_title;
 use super::{one_line, title};
 use crate::manifest::key;
@@ -48,8 +48,7 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
         let run = |i: usize| (all[i].seed, &all[i].computed_by, &all[i].weights);
         members.sort_by(|&a, &b| run(a).cmp(&run(b)));
         let e = &all[members[0]];
-        let mut parts: Vec<String> =
-            e.options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', " ")).collect();
+        let mut parts: Vec<String> = options(e).collect();
         parts.extend(settings(e));
         if datasets.len() > 1 {
             parts.push(dataset_title(&e.column.dataset).to_owned());

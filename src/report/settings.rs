@@ -23,6 +23,9 @@ static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     all.insert("rand_number".into(), 0.into());
     all.insert("val_fraction".into(), 0.into());
     all.insert("minority_fraction".into(), json!(0.5));
+    // Of the synthetic set.
+    all.insert("train_per_class".into(), 500.into());
+    all.insert("test_per_class".into(), 100.into());
     all.insert("images".into(), "the published ones".into());
     all
 });
@@ -78,7 +81,7 @@ pub(super) fn telling(records: &[&Experiment]) -> Telling {
 }
 
 /// Whether a value is not the standard one; where there is none, every value departs.
-fn departs(name: &str, value: &Value) -> bool {
+pub(crate) fn departs(name: &str, value: &Value) -> bool {
     standard(name).is_none_or(|s| !same(s, value))
 }
 
@@ -96,9 +99,15 @@ pub(super) fn departures(r: &Experiment, telling: &Telling) -> String {
 
 /// Options that are not the preset's, and those of the settings to tell that depart from the standard.
 fn in_words(r: &Experiment, tell: impl Fn(&str) -> bool) -> String {
-    let options = r.options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', " "));
+    let options = options(r);
     let told = r.settings.iter().filter(|(name, value)| tell(name) && departs(name, value));
     options.chain(told.map(|(name, value)| words(name, value))).collect::<Vec<_>>().join(", ")
+}
+
+/// Options of the method that are not the preset's, in words, as their flags are called.
+pub(super) fn options(r: &Experiment) -> impl Iterator<Item = String> {
+    let all = r.options.split(',').filter(|o| !o.is_empty());
+    all.map(|o| o.replace('=', " ").replace('_', "-"))
 }
 
 /// A setting in words. Numbers are written alike whatever their JSON: 0.0 as 0.
@@ -116,7 +125,14 @@ pub(super) fn words(name: &str, value: &Value) -> String {
         "select" => format!("selected by {text}"),
         // What manifests call seed is the recipe of the report's code.
         "recipe" if text == "seed" => "recipe report".into(),
+        "projection.method" if text == "tsne" => "t-SNE".into(),
+        "projection.method" => text.to_uppercase(),
+        "projection.early_exaggeration" => format!("early exaggeration {text}"),
+        "projection.perplexity" | "projection.iterations" => {
+            format!("{} {text}", &name["projection.".len()..])
+        }
         "epochs" => format!("{text} epoch{}", if text == "1" { "" } else { "s" }),
-        name => format!("{name} {text}"),
+        // As the flag is called.
+        name => format!("{} {text}", name.replace('_', "-")),
     }
 }

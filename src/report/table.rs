@@ -30,6 +30,30 @@ pub struct Table {
     pub repeated: f64,
     /// The split that all were evaluated on; none where rows differ.
     pub split: Option<String>,
+    /// Why some cells have no published value beside them, in words.
+    pub unpublished: BTreeSet<String>,
+}
+
+/// What stands beside the reproduced values of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Published values.
+    Paper,
+    /// Reproduced minus published.
+    Difference,
+    /// Values of the starting report.
+    Report,
+}
+
+impl Part {
+    /// The heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Part::Paper => "paper",
+            Part::Difference => "Δ",
+            Part::Report => "report",
+        }
+    }
 }
 
 /// One method in one setting.
@@ -121,14 +145,20 @@ impl Cell {
 }
 
 impl Table {
-    /// Whether published numbers exist for the data set.
-    pub fn has_paper(&self) -> bool {
-        self.number.is_some() || self.cells().any(|c| c.paper.is_some())
+    /// What stands beside the reproduced values of a column: that of which some row has a value.
+    pub fn parts(&self, column: usize) -> Vec<Part> {
+        let any = |has: fn(&Cell) -> bool| self.rows.iter().any(|row| has(&row.cells[column]));
+        let all = [
+            (Part::Paper, any(|c| c.paper.is_some())),
+            (Part::Difference, any(|c| c.difference().is_some())),
+            (Part::Report, any(|c| c.starting_report.is_some())),
+        ];
+        all.into_iter().filter(|(_, shown)| *shown).map(|(part, _)| part).collect()
     }
 
-    /// Whether any cell has a value in the starting report.
-    pub fn has_starting_report(&self) -> bool {
-        self.cells().any(|c| c.starting_report.is_some())
+    /// Whether some column has a part.
+    pub fn has(&self, part: Part) -> bool {
+        (0..self.columns.len()).any(|column| self.parts(column).contains(&part))
     }
 
     /// What the numbers are, for a caption: `mean ± standard deviation over seeds (number of seeds)`.
@@ -210,13 +240,6 @@ fn table(records: &[&Record]) -> Table {
     let first = of[0];
     let number = number(&first.column.dataset);
     let mut columns: Vec<Column> = of.iter().map(|r| r.column.clone()).collect();
-    if number.is_some() {
-        // The layout of the starting report, whether or not all of it was run.
-        for (imb_type, imb_ratio) in [("exp", "100"), ("exp", "10"), ("step", "100"), ("step", "10")] {
-            let dataset = first.column.dataset.clone();
-            columns.push(Column { dataset, imb_type: imb_type.into(), imb_ratio: imb_ratio.into() });
-        }
-    }
     columns.sort();
     columns.dedup();
 
@@ -240,6 +263,7 @@ fn table(records: &[&Record]) -> Table {
             content: r.content.clone(),
         });
     }
+    let mut unpublished = BTreeSet::new();
     let rows = rows.into_iter().map(|((_, method, departures), (of, mut cells))| {
         let cells = columns.iter().map(|c| {
             let mut values = cells.remove(c).unwrap_or_default();
@@ -248,16 +272,19 @@ fn table(records: &[&Record]) -> Table {
             });
             let name = c.name();
             let paper = published::beside(of, &name);
+            if paper.is_none() && !values.is_empty() {
+                unpublished.extend(published::why_none(of, &name));
+            }
             Cell { values, paper, starting_report: published::starting_report(of, &name) }
         });
         Row { cells: cells.collect(), method, variant: variant(of, &telling), departures }
     });
-    let rows = rows.collect();
+    let rows: Vec<Row> = rows.collect();
     let (dataset, which) = (first.column.dataset.clone(), first.which.clone());
     let split =
         |e: &&Experiment| e.settings.get("split").and_then(Value::as_str).unwrap_or("test").to_owned();
     let split = Some(split(&of[0])).filter(|first| of.iter().all(|e| split(e) == *first));
-    Table { number, dataset, which, columns, rows, common: telling.common, repeated, split }
+    Table { number, dataset, which, columns, rows, common: telling.common, repeated, split, unpublished }
 }
 
 #[cfg(test)]

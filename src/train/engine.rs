@@ -82,13 +82,22 @@ impl<'a> Engine<'a> {
         Ok(Engine { net, train, judged, levels, arch: config.arch, on })
     }
 
-    /// One epoch; returns the sum of the images' losses, each that of its batch, and the number of right predictions.
+    /// One epoch; returns the sum of the images' losses, each that of its batch, and the number of right predictions. On the
+    /// CPU `on_step` is told the number of each step that has ended.
     ///
     /// # Errors
     /// A loss that is no number; [`Interrupted`]; those of the device.
-    pub fn epoch(&mut self, plan: &Plan, epoch: u32, rates: Rates) -> Result<(f64, f64)> {
+    pub fn epoch(
+        &mut self,
+        plan: &Plan,
+        epoch: u32,
+        rates: Rates,
+        on_step: &mut dyn FnMut(usize),
+    ) -> Result<(f64, f64)> {
         match &mut self.on {
-            On::Cpu => train_epoch(self.net, self.train, &self.levels, &plan.epoch(epoch), rates, epoch),
+            On::Cpu => {
+                train_epoch(self.net, self.train, &self.levels, &plan.epoch(epoch), rates, epoch, on_step)
+            }
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, .. } => {
                 let losses = trainer.epoch(plan, epoch, rates)?;
@@ -168,6 +177,7 @@ pub(crate) fn train_epoch(
     plan: &EpochPlan,
     rates: Rates,
     epoch: u32,
+    on_step: &mut dyn FnMut(usize),
 ) -> Result<(f64, f64)> {
     let ahead = zeros_of(net.x.dtype(), net.x.dims())?;
     let load = |step: usize| -> Result<Step> {
@@ -207,6 +217,7 @@ pub(crate) fn train_epoch(
         check_loss(result.loss, epoch, step)?;
         loss += result.loss * label_a.len() as f64;
         right += result.right;
+        on_step(step + 1);
     }
     Ok((loss, right))
 }

@@ -82,6 +82,25 @@ pub struct EpochReport {
     pub computed_by: String,
 }
 
+/// What happens while a run trains.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// It begins, or goes on after an epoch of an earlier call.
+    Begin {
+        /// Epochs that are done already.
+        done: u32,
+        /// Steps of an epoch.
+        steps: usize,
+    },
+    /// A step has ended. GPUs do not say, for their epochs are short.
+    Step {
+        /// The step, from 1.
+        step: usize,
+    },
+    /// An epoch has ended, and its results are safe.
+    Epoch(&'a EpochReport),
+}
+
 /// How far a training is; the metadata of its state file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Reached {
@@ -125,7 +144,7 @@ pub fn run(
     dataset: &Manifest,
     dir: &Path,
     device: Device,
-    on_epoch: &mut dyn FnMut(&EpochReport),
+    on: &mut dyn FnMut(Event),
 ) -> Result<Done> {
     let info = Info::of(dataset)?;
     let train = Split::open(dataset, "train")?;
@@ -148,10 +167,7 @@ pub fn run(
     let mut net = Net::new(config.arch, train.shape(), info.classes, room, config.precision.dtype())?;
     net.criterion = config.loss.criterion(&info.cls_num_list);
     let (mut reached, mut log) = match resume(&net, dir, begun_by)? {
-        Some(found) => {
-            log::info!("going on after epoch {} of {}", found.0.epoch, config.epochs);
-            found
-        }
+        Some(found) => found,
         None => {
             net.init(config.seed)?;
             Default::default()
@@ -167,6 +183,7 @@ pub fn run(
             before.join(", ")
         );
     }
+    on(Event::Begin { done: reached.epoch, steps: plan.steps() });
     // When the files were last written, and the best weights that are not among them yet.
     let (mut kept, mut best) = (None::<Instant>, None);
     for epoch in reached.epoch + 1..=config.epochs {
@@ -176,7 +193,7 @@ pub fn run(
             momentum: config.momentum as f32,
             weight_decay: config.weight_decay as f32,
         };
-        let (loss, right) = engine.epoch(&plan, epoch, rates)?;
+        let (loss, right) = engine.epoch(&plan, epoch, rates, &mut |step| on(Event::Step { step }))?;
         let trained = started.elapsed().as_secs_f64();
         let top1 = engine.top1(info.classes)?;
         let (test_top1, val_top1) = (top1[0], top1.get(1).copied());
@@ -237,7 +254,7 @@ pub fn run(
             }
             kept = Some(Instant::now());
         }
-        on_epoch(&report);
+        on(Event::Epoch(&report));
     }
     weights::save(&dir.join(LAST), &net.state_dict()?, reached.steps, None)?;
     check_best(&reached, &dir.join(BEST))?;

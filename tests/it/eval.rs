@@ -185,7 +185,7 @@ fn bad_input_is_one_line_and_exit_code_2() {
         (
             |s| edit(&s.join("runs/0/manifest.json"), |v| v["outputs"] = json!([])),
             "runs/0",
-            "has no last output",
+            "lists no last file; make it again with train",
         ),
         (
             |s| edit(&s.join("runs/0/manifest.json"), |v| v["inputs"] = json!([])),

@@ -27,7 +27,7 @@ pub fn params(method: &str, seed: u64, with: Value) -> Object {
 pub fn checkpoint(dir: &Path, dataset: &Manifest, seed: u64) -> PathBuf {
     let params = params("remix", seed, json!({"arch": "resnet20", "epochs": 2}));
     let inputs = vec![dataset.as_input("dataset", &["train", "test"]).unwrap()];
-    let plan = Plan { kind: Kind::Checkpoint, semantics: 1, params, inputs, dir: dir.to_owned() };
+    let plan = Plan { kind: Kind::Checkpoint, semantics: 1, params, inputs, dir: dir.to_owned(), file: None };
     let Claim::Work(w) = plan.claim(false, || ()).unwrap() else { panic!("it is there already") };
     let classes = dataset.metrics["classes"].as_u64().unwrap() as usize;
     let mut outputs = vec![];
@@ -129,7 +129,8 @@ impl Evaluation<'_> {
         let checkpoint = input("checkpoint", "c", params, vec![dataset.clone()]);
         let params = json!({"split": "test", "which": self.which, "arch": arch}).as_object().unwrap().clone();
         let inputs = vec![checkpoint, dataset];
-        let plan = Plan { kind: Kind::Metrics, semantics: 1, params, inputs, dir: dir.to_owned() };
+        let plan =
+            Plan { kind: Kind::Metrics, semantics: 1, params, inputs, dir: dir.to_owned(), file: None };
         let Claim::Work(w) = plan.claim(true, || ()).unwrap() else { panic!("forced") };
         let metrics = json!({"top1": self.top1}).as_object().unwrap().clone();
         w.publish(vec![], metrics, Object::new()).unwrap().path.unwrap()

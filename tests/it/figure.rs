@@ -1,5 +1,6 @@
 //! `report figure`: that every kind can be read at its size, is the same each time, and says what is wrong with bad input.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use resvg::usvg::{self, Node};
@@ -84,8 +85,12 @@ fn texts(group: &usvg::Group, all: &mut Vec<(String, usvg::Rect, bool)>) {
 fn every_kind_can_be_read_at_its_size() {
     let s = prepared();
     for (n, (kind, inputs)) in ALL.into_iter().enumerate() {
-        let m = s.one("report", &format!("figure --kind {kind} {inputs} -o f/{n}/a.svg -o f/{n}/a.png -q"));
-        assert_eq!((&m["kind"], &m["params"]["kind"]), (&json!("report"), &json!(kind)));
+        let made =
+            s.run("report", &format!("figure --kind {kind} {inputs} -o f/{n}/a.svg -o f/{n}/a.png -q"));
+        for (m, format) in made.iter().zip(["svg", "png"]) {
+            let is = [&m["kind"], &m["params"]["kind"], &m["params"]["format"]];
+            assert_eq!(is, [&json!("report"), &json!(kind), &json!(format)]);
+        }
         let svg = fs::read_to_string(s.join(format!("f/{n}/a.svg"))).unwrap();
         assert!(svg.contains("width=\"237.6pt\"") && svg.contains("<title>"), "{kind}");
         let small =
@@ -124,17 +129,19 @@ fn the_same_inputs_give_the_same_bytes() {
     for (n, (kind, inputs)) in ALL.into_iter().enumerate() {
         let files = |d: &str| ["svg", "png"].map(|e| fs::read(s.join(format!("{d}/{n}/a.{e}"))).unwrap());
         let run = |d: &str, inputs: &str, more: &str| {
-            s.one(
+            s.run(
                 "report",
                 &format!("figure --kind {kind} {inputs} -o {d}/{n}/a.svg -o {d}/{n}/a.png -q {more}"),
             )
         };
         let backwards: Vec<&str> = inputs.split(' ').rev().collect();
         let (a, b) = (run("a", inputs, "--threads 1"), run("b", &backwards.join(" "), "--threads 2"));
-        assert_eq!((&a["key"], &a["outputs"]), (&b["key"], &b["outputs"]), "{kind}");
+        assert_eq!((a.len(), b.len()), (2, 2));
+        for (a, b) in a.iter().zip(&b) {
+            assert_eq!((&a["key"], &a["outputs"]), (&b["key"], &b["outputs"]), "{kind}");
+        }
         assert_eq!(files("a"), files("b"), "{kind}");
-        let again = run("a", inputs, "");
-        assert_eq!(again["run"], a["run"], "from the cache");
+        assert_eq!(run("a", inputs, "")[1]["run"], a[1]["run"], "from the cache");
     }
 }
 
@@ -205,9 +212,12 @@ fn bad_input_is_one_line_and_exit_code_2() {
         ("--kind curves c/empty", "log.jsonl: size differs from its manifest"),
         ("--kind curves d/exp", "is a dataset manifest, curves takes checkpoint"),
         ("--kind class-counts nowhere", "nowhere: there is no such file; pass the manifest.json"),
-        ("--kind class-counts d/exp -o a.pdf", "a.pdf: ends neither in .svg nor in .png"),
-        ("--kind class-counts d/exp -o x/a.svg -o y/a.png", "y/a.png: is not in x, where the result goes"),
-        ("--kind class-counts d/exp -o a.svg -o a.svg", "a.svg: is named twice"),
+        (
+            "--kind class-counts d/exp -o a.pdf",
+            "a.pdf: its ending says the form of the file, and must be one of .svg, .png",
+        ),
+        ("--kind class-counts d/exp -o a.svg --out y", "--out y and -o a.svg: the first names a directory"),
+        ("--kind class-counts d/exp -o a.svg -o ./a.svg", "a.svg: is given twice"),
     ];
     for (args, why) in bad {
         refused(s.tool("report", &format!("figure {args}")).assert(), why);
@@ -217,13 +227,60 @@ fn bad_input_is_one_line_and_exit_code_2() {
         "pipe embed --project tsne into this tool",
     );
 
-    s.one("report", "figure --kind class-counts d/exp -o fig/a.svg -q");
-    let other = s.tool("report", "figure --kind curves c/remix0 -o fig/b.svg").assert();
+    s.one("report", "figure --kind class-counts d/exp --out fig -q");
+    let other = s.tool("report", "figure --kind curves c/remix0 --out fig").assert();
     refused(
         other,
-        "fig: holds another report (a.svg), which this one would replace; choose another directory",
+        "fig: holds another report (class-counts.svg), which this one would replace; choose another directory",
     );
-    s.one("report", "figure --kind class-counts d/step -o fig/a.svg -q");
+    s.one("report", "figure --kind class-counts d/step --out fig -q");
+}
+
+/// `-o FILE` is FILE: figures, tables and pages share a directory with each other and with files that are nobody's business.
+#[test]
+fn files_share_a_directory() {
+    let s = prepared();
+    fs::create_dir(s.join("fig")).unwrap();
+    fs::write(s.join("fig/notes.txt"), "mine").unwrap();
+    let counts = s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q");
+    s.one("report", "figure --kind tsne e/mixup -o fig/map.svg -q");
+    s.run("report", "table m/remix0 -o fig/t.md -o fig/t.csv -o fig/t.tex -o fig/t.json -q");
+    s.one("report", "html m/remix0 -o fig/page.html -q");
+    let names = || {
+        let all = fs::read_dir(s.join("fig")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        all.collect::<BTreeSet<_>>()
+    };
+    let files = ["counts.svg", "map.svg", "t.md", "t.csv", "t.tex", "t.json", "page.html"];
+    let manifests = files.iter().map(|f| format!("{f}.manifest.json"));
+    let all: BTreeSet<String> =
+        manifests.chain(files.map(str::to_owned)).chain(["notes.txt".to_owned()]).collect();
+    assert_eq!(names(), all);
+
+    // The same file by another path is the same result.
+    let again = s.one("report", "figure --kind class-counts d/exp -o ./fig/counts.svg -q");
+    assert_eq!(again["run"], counts["run"]);
+    let mut inside = s.tool("report", "figure --kind class-counts ../d/exp -o counts.svg -q");
+    let inside = inside.current_dir(s.join("fig")).output().unwrap();
+    let inside: serde_json::Value = serde_json::from_slice(&inside.stdout).unwrap();
+    assert_eq!(inside["run"], counts["run"]);
+    s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q --verify");
+    // Another figure under its name replaces it, and a changed file is made again.
+    s.one("report", "figure --kind class-counts d/step -o fig/counts.svg -q");
+    s.tool("report", "figure --kind class-counts d/exp -o fig/counts.svg -q --verify").assert().code(1);
+    s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q");
+    let sound = fs::read(s.join("fig/counts.svg")).unwrap();
+    fs::write(s.join("fig/counts.svg"), "damaged").unwrap();
+    s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q");
+    assert!(fs::read(s.join("fig/counts.svg")).unwrap() == sound);
+    // What is not ours stays.
+    fs::write(s.join("fig/mine.svg"), "mine").unwrap();
+    for more in ["", "--force"] {
+        let asked = s.tool("report", &format!("figure --kind class-counts d/exp -o fig/mine.svg {more}"));
+        let why = "fig/mine.svg: was not made by report, which would replace it; choose another --out or -o";
+        refused({ asked }.assert(), why);
+    }
+    assert_eq!(fs::read_to_string(s.join("fig/mine.svg")).unwrap(), "mine");
+    assert_eq!(names().len(), all.len() + 1, "no litter");
 }
 
 /// The drawn texts of a figure, line by line.
@@ -249,7 +306,7 @@ fn labels_that_carry_several_settings_are_whole() {
     let all = said(&svg).join(" ");
     assert!(!all.contains('…'), "{all}");
     for decay in ["0.0001", "0.0005", "0.0002"] {
-        assert!(all.contains(&format!("weight_decay {decay}")), "{decay} in {all}");
+        assert!(all.contains(&format!("weight-decay {decay}")), "{decay} in {all}");
     }
 }
 

@@ -63,7 +63,7 @@ pub fn checkpoint(dir: &Path, method: &str, seed: u64) {
     let params = params(method, seed, json!({"epochs": 3, "milestones": [2, 3]}));
     let line = |e: u64| json!({"epoch": e, "loss": 2.0 / e as f64 + 0.01 * seed as f64, "test_top1": 20.0 * e as f64 + seed as f64});
     let log: String = (1..=3).map(|e| format!("{}\n", line(e))).collect();
-    let plan = Plan { kind: Kind::Checkpoint, semantics: 1, params, inputs, dir: dir.to_owned() };
+    let plan = Plan { kind: Kind::Checkpoint, semantics: 1, params, inputs, dir: dir.to_owned(), file: None };
     publish(plan, "log.jsonl", "log", log.as_bytes(), json!({"last_top1": 60.0}));
 }
 
@@ -95,7 +95,14 @@ pub fn embedding(dir: &Path, method: &str, n: usize, projected: bool) {
     let bytes = safetensors::serialize(tensors, None).unwrap();
     let mut params = of.params.clone();
     params.insert("project".into(), json!({"method": "tsne"}));
-    let plan = Plan { kind: Kind::Embedding, semantics: 1, params, inputs: of.inputs, dir: dir.to_owned() };
+    let plan = Plan {
+        kind: Kind::Embedding,
+        semantics: 1,
+        params,
+        inputs: of.inputs,
+        dir: dir.to_owned(),
+        file: None,
+    };
     publish(plan, "features.safetensors", "features", &bytes, json!({"class_names": NAMES}));
 }
 
@@ -106,7 +113,8 @@ pub fn dataset(dir: &Path, imb_type: &str, counts: &[u64]) {
     let names: Vec<String> = (0..counts.len())
         .map(|k| NAMES.get(k).filter(|_| counts.len() == 10).map_or(format!("c{k}"), |n| (*n).into()))
         .collect();
-    let plan = Plan { kind: Kind::Dataset, semantics: 1, params, inputs: vec![], dir: dir.to_owned() };
+    let plan =
+        Plan { kind: Kind::Dataset, semantics: 1, params, inputs: vec![], dir: dir.to_owned(), file: None };
     publish(
         plan,
         "train-0.safetensors",

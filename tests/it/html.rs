@@ -101,7 +101,8 @@ fn the_page_stands_alone_and_every_link_arrives() {
     // Nothing of this machine.
     assert!(!page.contains(s.path().to_str().unwrap()), "no paths");
     // Each hash of the lineage, whole.
-    let m: Value = serde_json::from_str(&fs::read_to_string(s.join("page/manifest.json")).unwrap()).unwrap();
+    let m: Value =
+        serde_json::from_str(&fs::read_to_string(s.join("page/report.html.manifest.json")).unwrap()).unwrap();
     fn hashes(inputs: &Value, all: &mut BTreeSet<String>) {
         for i in inputs.as_array().into_iter().flatten() {
             all.insert(i["blake3"].as_str().unwrap().to_owned());
@@ -137,7 +138,10 @@ fn titles_are_text() {
 fn bad_input_is_one_line_and_exit_code_2() {
     let s = prepared();
     refused(s.tool("report", "html d/exp c/remix").assert(), "html: 2 manifests, and no evaluation");
-    refused(s.tool("report", "html m/0 -o a.htm").assert(), "a.htm: does not end in .html");
+    refused(
+        s.tool("report", "html m/0 -o a.htm").assert(),
+        "a.htm: its ending says the form of the file, and must be one of .html",
+    );
     refused(s.tool("report", "html").write_stdin("").assert(), "pipe eval into this tool");
     s.one("report", "table m/0 --out t -q");
     refused(s.tool("report", "html t").assert(), "is a report manifest, report html takes metrics");

@@ -94,7 +94,8 @@ fn everything_is_put_in_its_place_and_taken_away_again() {
     // Bash completes a flag, a value and a command.
     let complete = |tool: &str, words: &str| {
         let script = format!(
-            "source '{}/usr/share/bash-completion/completions/remix-{tool}'\n\
+            "PATH='{0}/usr/bin':$PATH\n\
+             source '{0}/usr/share/bash-completion/completions/remix-{tool}'\n\
              COMP_WORDS=(remix-{tool} {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
              [[ $(complete -p remix-{tool}) =~ -F\\ ([^ ]+) ]]\n\
              \"${{BASH_REMATCH[1]}}\" remix-{tool} \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"\n\
@@ -108,6 +109,10 @@ fn everything_is_put_in_its_place_and_taken_away_again() {
     assert_eq!(complete("report", "ta"), "table");
     assert_eq!(complete("report", "figure --kind c"), "confusion class-counts curves");
     assert_eq!(complete("train", "--method remix-dr"), "remix-drs remix-drw");
+    assert_eq!(complete("train", "--method re"), "remix remix-cutmix remix-manifold");
+    assert_eq!(complete("train", "--arch resnet1"), "resnet110");
+    let bytes: u64 = installed.iter().map(|p| fs::metadata(p).unwrap().len()).sum();
+    assert!(bytes < 100 << 20, "{bytes} bytes: programs are installed without debugging information");
     if has("zsh") {
         says("zsh", &["-n", root.join("usr/share/zsh/site-functions/_remix-eval").to_str().unwrap()]);
     }

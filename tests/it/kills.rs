@@ -91,6 +91,32 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A file of `-o`, in a directory with files of others.
+#[test]
+fn a_single_file_is_whole_wherever_it_is_killed() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} --out data"));
+    let run = "figure --kind class-counts data -o fig/a.svg -q";
+    for point in 1.. {
+        fs::create_dir(s.join("fig")).unwrap();
+        fs::write(s.join("fig/a.txt"), "mine").unwrap();
+        let through = killed_at(&s, "report", run, point);
+        killed_at(&s, "report", run, 1 + point % 3);
+        s.one("report", run);
+        s.one("report", &format!("{run} --verify"));
+        let left =
+            fs::read_dir(s.join("fig")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, ["a.svg", "a.svg.manifest.json", "a.txt"], "at {point}");
+        fs::remove_dir_all(s.join("fig")).unwrap();
+        if through {
+            assert!(point > 5, "{point} points");
+            return;
+        }
+    }
+}
+
 #[test]
 fn a_training_ends_with_the_same_bytes_wherever_it_is_killed() {
     let s = Sandbox::new();

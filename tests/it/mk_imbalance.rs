@@ -195,7 +195,7 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
         refused(s.tool("mk-imbalance", &args).assert(), why);
         assert_eq!(fs::read(s.join("d/manifest.json")).unwrap(), before, "{data}: the earlier result stays");
     };
-    refuse("nowhere", "nowhere: No such file");
+    refuse("nowhere", "nowhere: there is no such file or directory; say where");
     refuse("empty", "empty: no cifar10 here; it may be");
     refuse("py", "asks for os.system, which could run code");
     refuse("text.tar.gz", "neither a .tar.gz nor a .tar");

@@ -1,27 +1,25 @@
 //! `report html`: from flags to one page.
 
-use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 
 use super::super::Common;
-use super::{place_of, plan, say, unique};
-use crate::manifest::store::{Done, Produced, write_atomic};
+use super::{plan, say, unique};
 use crate::manifest::{Kind, Manifest, Object, source};
 use crate::report::figure::experiments;
 use crate::report::{html, published};
 
-/// Raised when the same inputs would give another page. 2: as the tables and figures on it.
-const SEMANTICS: u32 = 2;
+/// Raised when the same inputs would give another page. 2 and 3: as the tables and figures on it.
+const SEMANTICS: u32 = 3;
 
 /// What a page is made of; the first is what it cannot do without.
 const KINDS: [Kind; 4] = [Kind::Metrics, Kind::Checkpoint, Kind::Embedding, Kind::Dataset];
 
 pub(super) const EXAMPLES: &str = "Examples:
-  cat metrics/*/manifest.json | report html -o reports/page/report.html
-  cat metrics/*/manifest.json runs/*/manifest.json | report html --title 'Table 1' --out reports/table1-page";
+  cat metrics/*/manifest.json | report html -o reports/page.html
+  cat metrics/*/manifest.json runs/*/manifest.json | report html --title 'Table 1' -o reports/table1.html";
 
 /// Flags of `report html`.
 #[derive(Args, Debug)]
@@ -30,9 +28,9 @@ pub struct HtmlFlags {
     #[arg(value_name = "MANIFEST")]
     pub inputs: Vec<PathBuf>,
 
-    /// File to write; its directory is that of the result
-    #[arg(short = 'o', long = "file", value_name = "NAME", default_value = "report.html")]
-    pub file: PathBuf,
+    /// File to write, with FILE.manifest.json beside it [default: report.html in a directory named after the key]
+    #[arg(short = 'o', long = "file", alias = "output", value_name = "FILE")]
+    pub file: Option<PathBuf>,
 
     /// Heading of the page
     #[arg(long, value_name = "TEXT", default_value = "Learning from imbalanced data")]
@@ -40,9 +38,10 @@ pub struct HtmlFlags {
 }
 
 pub(super) fn run(flags: &HtmlFlags, common: &Common) -> Result<()> {
-    let here = flags.file.display();
-    ensure!(flags.file.extension().is_some_and(|e| e == "html"), "{here}: does not end in .html; name it so");
-    let (name, common) = place_of(&flags.file, common)?;
+    super::only_files(flags.file.as_slice(), common)?;
+    if let Some(file) = &flags.file {
+        super::format_of(file, &["html"])?;
+    }
     let found = source::read_kinds(&flags.inputs, "report html", &KINDS)?;
     let found = unique(&found, html::roles);
     let inputs = found.iter().map(|(input, _)| input.clone()).collect();
@@ -51,20 +50,20 @@ pub(super) fn run(flags: &HtmlFlags, common: &Common) -> Result<()> {
     let sources = html::Sources::of(found)?;
     let mut params = Object::new();
     params.insert("report".into(), "html".into());
-    params.insert("files".into(), vec![name.clone()].into());
     params.insert("title".into(), flags.title.as_str().into());
     params.insert("published".into(), published::hash().into());
     super::name_files(&mut params, &of.iter().collect::<Vec<_>>());
-    let plan = plan(SEMANTICS, params, inputs, "html", &common)?;
-    let m = super::super::run_plan(&plan, &common, |writer| {
-        super::begin(writer, &[&name])?;
-        let page = html::write(&sources, &flags.title)?;
-        writer.withdraw()?;
-        write_atomic(&writer.dir().join(&name), |f| f.write_all(page.as_bytes()))?;
-        Ok(Done {
-            outputs: vec![Produced { role: "html", name: name.clone(), rows: None }],
-            ..Done::default()
-        })
+    let page = || -> Result<Vec<u8>> { Ok(html::write(&sources, &flags.title)?.into_bytes()) };
+    if let Some(file) = &flags.file {
+        let plan = super::file_plan(SEMANTICS, params, inputs, file, "html")?;
+        return super::make_file(&plan, common, "html", |_| page());
+    }
+    let name = "report.html";
+    params.insert("files".into(), vec![name].into());
+    let plan = plan(SEMANTICS, params, inputs, "html", common)?;
+    let m = super::super::run_plan(&plan, common, |writer| {
+        super::begin(writer, &[name])?;
+        super::write(writer, name, "html", &page()?)
     })?;
     say(&m);
     Ok(())

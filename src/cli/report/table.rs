@@ -15,42 +15,92 @@ use crate::report::table::{Table, tables};
 use crate::report::{csv, json, latex, markdown, published};
 
 /// Raised when the same evaluations would give other files. 2: runs by what computed them, settings that all rows share above the table, and
-/// differences from published values of the same schedule alone.
-const SEMANTICS: u32 = 2;
+/// differences from published values of the same schedule alone. 3: no empty columns, and why published values are missing.
+const SEMANTICS: u32 = 3;
 
 pub(super) const EXAMPLES: &str = "Examples:
   cat metrics/*/manifest.json | report table
   cat runs/*/manifest.json | ./eval --checkpoint best | report table --checkpoint best
-  report table metrics/*cifar10*/manifest.json --out reports/table1";
+  report table metrics/*cifar10*/manifest.json --out reports/table1
+  report table metrics/*/manifest.json --format md > table.md";
 
 /// Flags of `report table`.
 #[derive(Args, Debug)]
 pub struct TableFlags {
-    /// Evaluations: manifests (or their directories), one or many a file [default: stdin]
+    /// Evaluations: manifests or their directories, such as metrics/* [default: stdin]
     #[arg(value_name = "METRICS")]
     pub metrics: Vec<PathBuf>,
 
     /// Epoch of the evaluations to show; they never share a table
     #[arg(long, default_value = "both", value_parser = ["last", "best", "both"])]
     pub checkpoint: String,
+
+    /// Print the table itself on stdout, as md, csv, tex or json, and write nothing
+    #[arg(long, value_name = "FORMAT", value_parser = FORMATS, conflicts_with_all = ["files", "dry_run", "explain", "verify"])]
+    pub format: Option<String>,
+
+    /// File to write, .md, .csv, .tex or .json, with FILE.manifest.json beside it; may be given again
+    /// [default: all four in a directory named after the key]
+    #[arg(short = 'o', long = "file", alias = "output", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+/// Forms of tables.
+const FORMATS: [&str; 4] = ["md", "csv", "tex", "json"];
+
+/// Tables in a form.
+fn text(tables: &[Table], format: &str) -> String {
+    match format {
+        "csv" => csv::write(tables),
+        "tex" => latex::write(tables),
+        "json" => json::write(tables),
+        _ => markdown::write(tables),
+    }
 }
 
 pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
+    super::only_files(&flags.files, common)?;
+    for file in &flags.files {
+        super::format_of(file, &FORMATS)?;
+    }
+    if let (Some(format), Some(out)) = (&flags.format, &common.out) {
+        bail!("--format {format}: prints the table and writes nothing; leave --out {} out", out.display());
+    }
     let found = source::read_all(&flags.metrics, "report", Kind::Metrics)?;
     let (inputs, records) = choose(&found, &flags.checkpoint)?;
     let tables = tables(&records);
+    if let Some(format) = &flags.format {
+        return super::super::put(text(&tables, format).trim_end());
+    }
     let mut params = Object::new();
     params.insert("report".into(), "table".into());
     params.insert("checkpoint".into(), flags.checkpoint.as_str().into());
     params.insert("published".into(), published::hash().into());
     super::name_files(&mut params, &records.iter().map(|r| &r.of).collect::<Vec<_>>());
-    let plan = plan(SEMANTICS, params, inputs, "table", common)?;
-    super::super::run_plan(&plan, common, |w| write(w, &tables))?;
-    if !(common.quiet || common.dry_run || common.explain || common.verify) {
+    for file in &flags.files {
+        let format = super::format_of(file, &FORMATS)?;
+        let plan = super::file_plan(SEMANTICS, params.clone(), inputs.clone(), file, format)?;
+        super::make_file(&plan, common, role(format), |_| Ok(text(&tables, format).into_bytes()))?;
+    }
+    if flags.files.is_empty() {
+        let plan = plan(SEMANTICS, params, inputs, "table", common)?;
+        super::super::run_plan(&plan, common, |w| write(w, &tables))?;
+    }
+    if flags.files.is_empty() && !(common.quiet || common.dry_run || common.explain || common.verify) {
         // For people; nobody listening is no error.
         let _ = write!(std::io::stderr().lock(), "\n{}", markdown::write(&tables));
     }
     Ok(())
+}
+
+/// The role of a file in the manifest.
+fn role(format: &str) -> &'static str {
+    match format {
+        "csv" => "csv",
+        "tex" => "latex",
+        "json" => "json",
+        _ => "markdown",
+    }
 }
 
 /// The evaluations of the asked epoch, each once, in an order that does not depend on how they came.
@@ -74,18 +124,14 @@ pub(super) fn choose(found: &[Manifest], checkpoint: &str) -> Result<(Vec<Input>
 fn write(writer: &Writer, tables: &[Table]) -> Result<Done> {
     let cells = tables.iter().flat_map(Table::cells).count() as u64;
     let rows = tables.iter().map(|t| t.rows.len() as u64).sum();
-    let files = [
-        ("markdown", "table.md", markdown::write(tables), rows),
-        ("csv", "table.csv", csv::write(tables), cells),
-        ("latex", "table.tex", latex::write(tables), rows),
-        ("json", "table.json", json::write(tables), cells),
-    ];
-    super::begin(writer, &files.each_ref().map(|(_, name, ..)| *name))?;
+    super::begin(writer, &FORMATS.map(|format| format!("table.{format}")))?;
     writer.withdraw()?;
     let mut outputs = Vec::new();
-    for (role, name, text, rows) in files {
-        write_atomic(&writer.dir().join(name), |f| f.write_all(text.as_bytes()))?;
-        outputs.push(Produced { role, name: name.into(), rows: Some(rows) });
+    for format in FORMATS {
+        let name = format!("table.{format}");
+        write_atomic(&writer.dir().join(&name), |f| f.write_all(text(tables, format).as_bytes()))?;
+        let rows = Some(if ["csv", "json"].contains(&format) { cells } else { rows });
+        outputs.push(Produced { role: role(format), name, rows });
     }
     let mut metrics = Object::new();
     metrics.insert("cells".into(), cells.into());

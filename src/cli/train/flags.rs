@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 
-use super::values::{DrawName, LossName, MethodName, Milestones, MixName, RuleName, Seeds};
+use super::values::{DrawName, LossName, Milestones, MixName, RuleName, Seeds, methods};
+use crate::cli::generate::architectures;
 use crate::cli::{Common, VERSION};
 use crate::methods::loss::Loss;
 use crate::methods::mix::{LambdaPer, Mix};
@@ -42,7 +44,7 @@ pub struct Flags {
 
     /// A method by name, such as remix-drw; the flags below change parts of it
     #[arg(short, long, value_name = "NAME", default_value = "erm", help_heading = "Method")]
-    #[arg(value_parser = MethodName, hide_possible_values = true)]
+    #[arg(add = ArgValueCompleter::new(methods))]
     pub method: String,
 
     /// How images and labels are mixed
@@ -104,6 +106,7 @@ pub struct Flags {
 
     /// The network: resnet20, resnet32, resnet44, resnet56 or resnet110, in the CIFAR form
     #[arg(long, value_name = "ARCH", default_value_t = Arch::RESNET32, help_heading = "Recipe")]
+    #[arg(add = ArgValueCandidates::new(architectures))]
     pub arch: Arch,
 
     /// Passes over as many images as the training split has
@@ -159,7 +162,7 @@ pub struct Flags {
     /// Milestones: epochs 150 and 225 of 300 (report: the code of the reproduction report), or 150 and 250
     /// (paper: the text of the Remix paper)
     ///
-    /// They scale with --epochs. Where one would fall before the third epoch, the rate stays as it is.
+    /// They scale with --epochs. A milestone before epoch 3 does not lower the rate: with --epochs 3 all epochs have --lr.
     #[arg(long, value_name = "RECIPE", default_value = "report", help_heading = "Recipe")]
     pub recipe: Recipe,
 

@@ -3,13 +3,13 @@
 //!
 //! No colours, so `NO_COLOR` has nothing to turn off; `TERM=dumb` counts as no terminal.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{FormattedDuration, ProgressBar, ProgressStyle};
 
 use crate::cli::terminal;
 use crate::manifest::Object;
-use crate::train::EpochReport;
+use crate::train::{EpochReport, Event};
 
 /// Waiting runs that get a line of their own; the others are counted.
 const WAITING: usize = 8;
@@ -46,13 +46,13 @@ impl Board {
     /// A run begins to work; those before it are done.
     pub fn start(&mut self, run: usize) -> Progress {
         let name = self.names[run].clone();
-        let bar = self.lines.as_mut().map(|lines| lines.start(run, &self.names, self.epochs));
-        Progress { name, bar, spent: (0, 0.0) }
+        let bar = self.lines.as_mut().map(|lines| lines.start(run, &self.names));
+        Progress::new(name, self.epochs, bar)
     }
 }
 
 impl Lines {
-    fn start(&mut self, run: usize, names: &[String], epochs: u32) -> ProgressBar {
+    fn start(&mut self, run: usize, names: &[String]) -> ProgressBar {
         // Runs between were answered from the cache: their lines go.
         let mut own = None;
         while self.next < names.len().min(run + 1 + WAITING) {
@@ -77,10 +77,7 @@ impl Lines {
         } else {
             remove(&self.more);
         }
-        let bar = own.unwrap_or_else(line);
-        bar.set_length(epochs.into());
-        show(&bar, &names[run], "first epoch".into());
-        bar
+        own.unwrap_or_else(line)
     }
 }
 
@@ -96,13 +93,8 @@ impl Drop for Board {
 
 /// A line of text; what does not fit is cut off.
 fn line() -> ProgressBar {
-    ProgressBar::new(0).with_style(style("{wide_msg}"))
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ")
+    let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style)
 }
 
 fn remove(bar: &ProgressBar) {
@@ -113,29 +105,113 @@ fn remove(bar: &ProgressBar) {
 /// The progress of one run.
 pub struct Progress {
     name: String,
+    epochs: u32,
     bar: Option<ProgressBar>,
-    /// Epochs and seconds of this process; a resumed run has others behind it.
-    spent: (u32, f64),
+    clock: Clock,
+    /// What the last epoch came to, for the bar.
+    last: [String; 3],
+    /// Whether a line has been written since the run began, where there is no bar.
+    said: bool,
 }
 
-impl Progress {
-    /// An epoch has ended.
-    pub fn epoch(&mut self, e: &EpochReport) {
-        self.spent = (self.spent.0 + 1, self.spent.1 + e.seconds);
-        let left = f64::from(e.epochs.saturating_sub(e.epoch)) * self.spent.1 / f64::from(self.spent.0);
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(e.epoch.into());
-                show(bar, &self.name, on_a_bar(e, left));
-            }
-            // Lines go through the log, which `-q` silences.
-            None => log::info!("{}: epoch {}/{} {}", self.name, e.epoch, e.epochs, in_a_line(e, left)),
+/// How long what is left will take, by what this process has done; a resumed run has other epochs behind it.
+struct Clock {
+    started: Instant,
+    /// Epochs of earlier calls.
+    before: u32,
+    /// Epochs that are done in all, and steps of the current one.
+    done: (u32, usize),
+    /// Steps of an epoch.
+    steps: usize,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock { started: Instant::now(), before: 0, done: (0, 0), steps: 1 }
+    }
+
+    /// Seconds left, after `spent` seconds; none before the first step.
+    fn left(&self, epochs: u32, spent: f64) -> Option<f64> {
+        let (done, step) = self.done;
+        let here = f64::from(done - self.before) + step as f64 / self.steps as f64;
+        let left = f64::from(epochs - done) - step as f64 / self.steps as f64;
+        (here > 0.0).then(|| spent * left.max(0.0) / here)
+    }
+
+    fn eta(&self, epochs: u32) -> String {
+        match self.left(epochs, self.started.elapsed().as_secs_f64()) {
+            Some(left) => format!("ETA {}", time(left)),
+            None => "ETA —".into(),
         }
+    }
+}
+
+/// After this time without a line, one says how long the first epoch will take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Progress {
+    fn new(name: String, epochs: u32, bar: Option<ProgressBar>) -> Progress {
+        Progress { name, epochs, bar, clock: Clock::new(), last: Default::default(), said: false }
+    }
+
+    /// Shows what has happened.
+    pub fn on(&mut self, event: Event) {
+        match event {
+            Event::Begin { done, steps } => {
+                self.clock = Clock { before: done, done: (done, 0), steps, ..Clock::new() };
+                if done > 0 && self.bar.is_none() {
+                    log::info!("{}: going on after epoch {done} of {}", self.name, self.epochs);
+                }
+                self.draw();
+            }
+            Event::Step { step } => {
+                self.clock.done.1 = step;
+                self.draw();
+                if self.bar.is_none() && !self.said && self.clock.started.elapsed() > PATIENCE {
+                    self.said = true;
+                    log::info!(
+                        "{}: {} {}",
+                        self.name,
+                        self.position().join(" "),
+                        self.clock.eta(self.epochs)
+                    );
+                }
+            }
+            Event::Epoch(e) => {
+                self.clock.done = (e.epoch, 0);
+                self.said = true;
+                self.last = on_a_bar(e);
+                self.draw();
+                // Lines go through the log, which `-q` silences.
+                if self.bar.is_none() {
+                    let eta = self.clock.eta(self.epochs);
+                    log::info!("{}: epoch {}/{} {} {eta}", self.name, e.epoch, e.epochs, in_a_line(e));
+                }
+            }
+        }
+    }
+
+    /// `epoch 3/300`, and `step 12/97` while it is computed.
+    fn position(&self) -> [String; 2] {
+        let Clock { done: (done, step), steps, .. } = self.clock;
+        let step = if done < self.epochs { format!("step {step}/{steps}") } else { String::new() };
+        [format!("epoch {}/{}", (done + 1).min(self.epochs), self.epochs), step]
+    }
+
+    fn draw(&self) {
+        let Some(bar) = &self.bar else { return };
+        let [epoch, step] = self.position();
+        let [test, loss, speed] = self.last.clone();
+        let fields =
+            [(0, epoch), (3, step), (1, self.clock.eta(self.epochs)), (2, test), (4, loss), (5, speed)];
+        let columns = terminal::columns();
+        bar.set_message(fitting(&shorter(&self.name, columns), fields, columns));
     }
 
     /// The run has ended with these metrics. On a terminal its line stays, above those of the others.
     pub fn done(self, metrics: &Object) {
-        if self.bar.is_some() {
+        // Where a person reads standard output, its line says the same.
+        if self.bar.is_some() && !terminal::for_people() {
             let number =
                 |name: &str| metrics.get(name).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
             let (last, best, epoch) = (number("last_top1"), number("best_top1"), number("best_epoch"));
@@ -152,53 +228,55 @@ impl Drop for Progress {
     }
 }
 
-/// Shows a running run, for the columns there are now.
-fn show(bar: &ProgressBar, name: &str, message: String) {
-    let columns = terminal::columns();
-    bar.set_message(message);
-    bar.set_style(style(template(columns)));
-    // Last, for a style alone draws nothing.
-    bar.set_prefix(shorter(name, columns).to_owned());
-}
+/// Columns that are kept for what follows the name: `epoch 290/300 ETA 01:06:40 test 70.00 %`.
+const BESIDE: usize = 42;
 
-/// The line of a running run.
-fn template(columns: usize) -> &'static str {
-    if columns < 120 {
-        "{prefix} {pos}/{len} {wide_msg}"
-    } else {
-        "{prefix} [{bar:20}] {pos}/{len} {wide_msg}"
+/// A run's name, without its middle where there is no room for it: the method comes first and the seed last.
+fn shorter(name: &str, columns: usize) -> String {
+    let room = columns.saturating_sub(BESIDE).max(16);
+    let all: Vec<char> = name.chars().collect();
+    if all.len() <= room {
+        return name.to_owned();
     }
+    let end = all.len() - (room - 1) / 2;
+    let start = room - 1 - (room - 1) / 2;
+    all[..start].iter().chain(['…'].iter()).chain(&all[end..]).collect()
 }
 
-/// A run's name without the method and network where there is no room for them.
-fn shorter(name: &str, columns: usize) -> &str {
-    match name.find("seed ") {
-        Some(at) if columns < 95 => &name[at..],
-        _ => name,
+/// A name and those of some fields that there is room for, by their ranks.
+fn fitting<const N: usize>(name: &str, fields: [(usize, String); N], columns: usize) -> String {
+    let width = |text: &str| text.chars().count();
+    let mut order: Vec<usize> = (0..N).filter(|&n| !fields[n].1.is_empty()).collect();
+    order.sort_by_key(|&n| fields[n].0);
+    let (mut shown, mut used) = (Vec::new(), width(name));
+    for n in order {
+        used += 1 + width(&fields[n].1);
+        if used >= columns {
+            break;
+        }
+        shown.push(n);
     }
+    shown.sort_unstable();
+    shown.iter().fold(name.to_owned(), |line, &n| line + " " + &fields[n].1)
 }
 
-/// What matters first comes first: a narrow terminal cuts off the end.
-fn on_a_bar(e: &EpochReport, left: f64) -> String {
-    format!(
-        "ETA {} test {:.2} % loss {:.4} {:.0} images/s",
-        time(left),
-        e.test_top1,
-        e.loss,
-        e.images_per_second
-    )
+fn on_a_bar(e: &EpochReport) -> [String; 3] {
+    [
+        format!("test {:.2} %", e.test_top1),
+        format!("loss {:.4}", e.loss),
+        format!("{:.0} images/s", e.images_per_second),
+    ]
 }
 
-fn in_a_line(e: &EpochReport, left: f64) -> String {
+fn in_a_line(e: &EpochReport) -> String {
     format!(
-        "lr {} loss {:.4} train {:.2} % test {:.2} %{} {:.0} images/s ETA {}",
+        "lr {} loss {:.4} train {:.2} % test {:.2} %{} {:.0} images/s",
         e.lr,
         e.loss,
         e.train_top1,
         e.test_top1,
         e.val_top1.map_or(String::new(), |v| format!(" val {v:.2} %")),
         e.images_per_second,
-        time(left)
     )
 }
 
@@ -226,19 +304,49 @@ mod tests {
 
     #[test]
     fn an_epoch_in_words() {
-        let text = in_a_line(&REPORT, 4000.0);
-        assert_eq!(text, "lr 0.001 loss 0.1235 train 98.76 % test 70.00 % 612 images/s ETA 01:06:40");
-        assert!(in_a_line(&REPORT, f64::NAN).ends_with("ETA 00:00:00"), "a broken clock is no panic");
+        let text = in_a_line(&REPORT);
+        assert_eq!(text, "lr 0.001 loss 0.1235 train 98.76 % test 70.00 % 612 images/s");
+        assert_eq!(time(4000.0).to_string(), "01:06:40");
+        assert_eq!(time(f64::NAN).to_string(), "00:00:00", "a broken clock is no panic");
     }
 
     #[test]
-    fn the_widest_line_fits_its_columns() {
+    fn what_is_left_follows_from_what_this_process_did() {
+        let clock = |before, done, step| Clock { before, done: (done, step), steps: 100, ..Clock::new() };
+        assert_eq!(clock(0, 0, 0).left(300, 1.0), None, "before the first step");
+        assert_eq!(clock(0, 0, 50).left(2, 10.0), Some(30.0));
+        assert_eq!(clock(0, 1, 0).left(2, 10.0), Some(10.0));
+        assert_eq!(
+            clock(3, 3, 50).left(4, 10.0),
+            Some(10.0),
+            "epochs of an earlier call took none of this time"
+        );
+        assert_eq!(clock(0, 2, 0).left(2, 10.0), Some(0.0));
+    }
+
+    #[test]
+    fn names_fit_and_keep_both_ends() {
         let name = "remix-drw resnet110 seed 100";
-        for columns in [95, 120] {
-            let bar = if columns < 120 { "" } else { "[====================] " };
-            let line = format!("{} {bar}290/300 {}", shorter(name, columns), on_a_bar(&REPORT, 4000.0));
-            assert!(line.len() < columns, "{} of {columns}: {line}", line.len());
-        }
-        assert_eq!(shorter(name, 94), "seed 100");
+        assert_eq!(shorter(name, 80), name);
+        assert_eq!(shorter(name, 60), "remix-dr…seed 100");
+        assert_eq!(shorter(name, 20), "remix-dr…eed 100");
+        let fields = |columns| {
+            let texts = [
+                "epoch 290/300",
+                "step 390/391",
+                "ETA 01:06:40",
+                "test 70.00 %",
+                "loss 0.1235",
+                "612 images/s",
+            ];
+            let ranks = [0, 3, 1, 2, 4, 5];
+            fitting::<6>(name, std::array::from_fn(|n| (ranks[n], texts[n].to_owned())), columns)
+        };
+        assert_eq!(fields(80), format!("{name} epoch 290/300 ETA 01:06:40 test 70.00 %"));
+        assert_eq!(
+            fields(95),
+            format!("{name} epoch 290/300 step 390/391 ETA 01:06:40 test 70.00 % loss 0.1235")
+        );
+        assert_eq!(fields(200).matches(' ').count(), 12 + 3);
     }
 }

@@ -14,7 +14,14 @@ fn flags(line: &str) -> Flags {
 fn plan(line: &str, dir: &Path) -> Plan {
     let config = flags(line).configs().expect("sound flags").remove(0);
     let params = config.params();
-    Plan { kind: Kind::Checkpoint, semantics: SEMANTICS, params, inputs: vec![], dir: dir.to_owned() }
+    Plan {
+        kind: Kind::Checkpoint,
+        semantics: SEMANTICS,
+        params,
+        inputs: vec![],
+        dir: dir.to_owned(),
+        file: None,
+    }
 }
 
 /// Takes a directory over and leaves it with a state, where that is given.
@@ -33,18 +40,38 @@ fn claim(line: &str, dir: &Path, force: bool) -> Result<()> {
     begin(line, dir, force, None)
 }
 
+/// A data set of CIFAR-10, exp 100.
+fn dataset() -> Manifest {
+    let params = serde_json::json!({"dataset": "cifar10", "imb_type": "exp", "imb_ratio": 100});
+    let params = params.as_object().expect("an object").clone();
+    let (kind, dir) = (Kind::Dataset, PathBuf::new());
+    Plan { kind, semantics: 1, params, inputs: vec![], dir, file: None }.manifest()
+}
+
 #[test]
 fn directories() {
     let name = |line: &str| {
         let flags = flags(line);
         let configs = flags.configs().expect("sound flags");
-        let names = configs.iter().map(|c| directory(&flags, c, "0123456789abcdef").display().to_string());
-        names.collect::<Vec<_>>().join(" ")
+        let of = |c: &Config| directory(&flags, c, &dataset(), "0123456789abcdef").display().to_string();
+        configs.iter().map(of).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(name("--method remix-drw"), "runs/remix-drw-resnet32-s0-0123456789ab");
+    assert_eq!(name("--method remix-drw"), "runs/remix-drw-resnet32-cifar10-exp-100-s0-0123456789ab");
     assert_eq!(
         name("--method remix --tau 0.3 --arch resnet20 --seed 4"),
-        "runs/remix-resnet20-s4-0123456789ab"
+        "runs/remix-resnet20-cifar10-exp-100-s4-tau-0.3-0123456789ab"
+    );
+    assert_eq!(
+        name("--epochs 10 --milestones 5,8 --precision bf16"),
+        "runs/erm-resnet32-cifar10-exp-100-s0-epochs-10-precision-bf16-0123456789ab"
+    );
+    assert_eq!(
+        name("--milestones 100,200"),
+        "runs/erm-resnet32-cifar10-exp-100-s0-milestones-100+200-0123456789ab"
+    );
+    assert_eq!(
+        name("--recipe paper --method rw --rw-norm batch-size"),
+        "runs/rw-resnet32-cifar10-exp-100-s0-rw-norm-batch-size-recipe-paper-0123456789ab"
     );
     assert_eq!(name("--out x/y"), "x/y");
     assert_eq!(name("--out x --seeds 1,3"), "x/seed-1 x/seed-3");

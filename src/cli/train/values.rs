@@ -2,28 +2,15 @@
 
 use std::ffi::OsStr;
 use std::str::FromStr;
-use std::sync::LazyLock;
 
-use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
-use clap::{Arg, Command, ValueEnum};
+use clap::ValueEnum;
+use clap_complete::CompletionCandidate;
 
 use crate::methods::presets;
 
-/// Takes any name, for [`presets::preset`] refuses unknown ones with a suggestion; completions get the presets.
-#[derive(Clone)]
-pub struct MethodName;
-
-impl TypedValueParser for MethodName {
-    type Value = String;
-
-    fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
-        StringValueParser::new().parse_ref(cmd, arg, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| presets::names().collect());
-        Some(Box::new(NAMES.iter().map(|name| PossibleValue::new(name.as_str()))))
-    }
+/// Completes a method's name, part by part.
+pub fn methods(begun: &OsStr) -> Vec<CompletionCandidate> {
+    presets::completions(&begun.to_string_lossy()).into_iter().map(CompletionCandidate::new).collect()
 }
 
 /// Names of mixes.

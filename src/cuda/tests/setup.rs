@@ -69,7 +69,8 @@ impl Data {
             "std": [0.2, 0.2, 0.2],
         });
         let (kind, path) = (Kind::Dataset, dir.path().to_owned());
-        let plan = Directory { kind, semantics: 1, params: Object::new(), inputs: vec![], dir: path };
+        let plan =
+            Directory { kind, semantics: 1, params: Object::new(), inputs: vec![], dir: path, file: None };
         let Ok(Claim::Work(w)) = plan.claim(false, || ()) else { panic!("nothing is there yet") };
         let metrics = metrics.as_object().cloned().expect("an object");
         let manifest = w.publish(outputs, metrics, Object::new()).expect("published");
@@ -184,7 +185,8 @@ pub fn plan(config: &Config, data: &Data) -> Plan {
 /// One epoch of a network on the CPU: its loss and right predictions.
 pub fn on_the_cpu(config: &Config, data: &Data, net: &Net) -> (f64, f64) {
     let levels = levels(&config.mean, &config.std);
-    train_epoch(net, &data.train, &levels, &plan(config, data).epoch(1), RATES, 1).expect("an epoch")
+    train_epoch(net, &data.train, &levels, &plan(config, data).epoch(1), RATES, 1, &mut |_| ())
+        .expect("an epoch")
 }
 
 /// One epoch of a network on a device, which then holds its outcome and the gradients of the last step.

@@ -29,7 +29,8 @@ const MOST: usize = palette::METHODS.len();
 /// What to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
-    /// The projected features of each model, by true class and by prediction; from embed --project
+    /// The projected features of each model, by true class and by prediction; from embed --project (also called figure1)
+    #[value(name = "tsne", alias = "figure1")]
     Figure1,
     /// Which class is taken for which, in percent of the true class; from eval
     Confusion,

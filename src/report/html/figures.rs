@@ -7,12 +7,13 @@ use serde_json::Value;
 use super::Sources;
 use crate::manifest::{Input, Manifest};
 use crate::report::Error;
-use crate::report::experiment::{Column, Experiment, representatives};
+use crate::report::experiment::{Column, Experiment, PROJECTION, representatives};
 use crate::report::figure::svg::escape;
 use crate::report::figure::{Kind, class_counts, confusion};
 use crate::report::markdown::heading;
 use crate::report::record::Record;
 use crate::report::series::series;
+use crate::report::settings::words;
 use crate::report::table::dataset_title;
 
 /// Points; a column of a paper.
@@ -93,11 +94,18 @@ pub(super) fn write(
         if let Some(found) = maps.get(column).filter(|_| first) {
             let of: Vec<&Experiment> = found.iter().map(|(_, of)| *of).collect();
             let one_each = representatives(&of);
-            let found: Vec<_> = (0..found.len()).filter(|&i| one_each[i] == i).map(|i| found[i]).collect();
-            for part in found.chunks(2) {
-                let caption = "The features of the test images, one projection a model, by true class and by prediction.";
+            let mut found: Vec<_> =
+                (0..found.len()).filter(|&i| one_each[i] == i).map(|i| found[i]).collect();
+            found.sort_by_key(|(_, of)| projection(of));
+            for part in
+                found.chunk_by(|a, b| projection(a.1) == projection(b.1)).flat_map(|same| same.chunks(2))
+            {
+                let by = projection(part[0].1);
+                let caption = format!(
+                    "The features of the test images, one projection a model ({by}), by true class and by prediction."
+                );
                 let (part, of): (Vec<&Manifest>, Vec<_>) = part.iter().copied().unzip();
-                shown += &figure(&Kind::Figure1.draw_as(&part, &of, WIDTH)?, caption);
+                shown += &figure(&Kind::Figure1.draw_as(&part, &of, WIDTH)?, &caption);
             }
         }
         let of: Vec<&Experiment> = chosen.iter().map(|&i| &records[i].of).collect();
@@ -126,6 +134,13 @@ pub(super) fn write(
         }
     }
     Ok(text + "</section>\n")
+}
+
+/// A projection in words, with the parameter that changes it most.
+fn projection(of: &Experiment) -> String {
+    let names = ["method", "perplexity"].map(|name| format!("{PROJECTION}.{name}"));
+    let all: Vec<String> = names.iter().filter_map(|n| Some(words(n, of.settings.get(n)?))).collect();
+    all.join(", ")
 }
 
 /// Number of classes that an evaluation names.

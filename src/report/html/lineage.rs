@@ -9,6 +9,7 @@ use crate::manifest::{Input, Manifest, key};
 use crate::report::figure::svg::escape;
 use crate::report::markdown::heading;
 use crate::report::record::Record;
+use crate::report::settings::options;
 use crate::report::table::dataset_title;
 use crate::report::title;
 
@@ -74,7 +75,7 @@ impl<'a> Lineage<'a> {
             "evaluation",
             "weights",
             "training data",
-            "official files",
+            "files",
         ];
         for (i, head) in heads.iter().enumerate() {
             text += &format!("<th data-c=\"{i}\">{head}</th>");
@@ -104,8 +105,9 @@ pub(super) fn row(content: &str) -> String {
 
 fn line(r: &Record, input: &Input) -> String {
     let mut method = title(&r.of.method);
-    if !r.of.options.is_empty() {
-        method += &format!(" ({})", r.of.options.replace('=', " "));
+    let options: Vec<String> = options(&r.of).collect();
+    if !options.is_empty() {
+        method += &format!(" ({})", options.join(", "));
     }
     let data = format!("{}, {}", dataset_title(&r.of.column.dataset), heading(&r.of.column));
     let seed = r.of.seed.map_or("—".into(), |s| s.to_string());

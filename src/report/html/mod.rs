@@ -135,7 +135,7 @@ fn intro(title: &str, records: &[Record], tables: &[table::Table]) -> String {
     let sets: BTreeSet<_> = records.iter().map(|r| &r.of.column).collect();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut text = format!(
-        "<header>\n<h1>{}</h1>\n<p>{} of {} on {}. Every number leads, hash by hash, to the official files it came from \
+        "<header>\n<h1>{}</h1>\n<p>{} of {} on {}. Every number leads, hash by hash, to the data that it came from \
          (<a href=\"#lineage\">lineage</a>); the same evaluations give the same page, byte for byte.</p>\n<nav>",
         escape(title),
         count(records.len(), "evaluation"),

@@ -6,22 +6,11 @@ use super::lineage::row;
 use crate::report::figure::svg::escape;
 use crate::report::markdown::{common, heading, notes, other, paper, row_name};
 use crate::report::record::OTHERS;
-use crate::report::table::{Cell, Table};
+use crate::report::table::{Cell, Part, Table};
 use crate::report::{signed, two};
 
 /// A section with one table; `n` is its number on the page.
 pub(super) fn write(t: &Table, n: usize) -> String {
-    // Columns that nothing was run for are left out: this page is about what was.
-    let columns: Vec<usize> =
-        (0..t.columns.len()).filter(|&c| t.rows.iter().any(|r| !r.cells[c].values.is_empty())).collect();
-    let mut parts = vec!["reproduced"];
-    if t.has_paper() {
-        parts.extend(["paper", "Δ"]);
-    }
-    let report = columns.iter().any(|&c| t.rows.iter().any(|r| r.cells[c].starting_report.is_some()));
-    if report {
-        parts.push("report");
-    }
     let seeds = common_seeds(t);
     let what = match seeds {
         Some(1) => ", of one seed".into(),
@@ -44,50 +33,47 @@ pub(super) fn write(t: &Table, n: usize) -> String {
         escape(&t.title()),
         common(t).map_or(String::new(), |common| format!(" {}", escape(&common)))
     );
-    for &c in &columns {
-        text += &format!(
-            "<th class=\"first\" colspan=\"{}\">{}</th>",
-            parts.len(),
-            escape(&heading(&t.columns[c]))
-        );
+    for (c, column) in t.columns.iter().enumerate() {
+        let width = 1 + t.parts(c).len();
+        text += &format!("<th class=\"first\" colspan=\"{width}\">{}</th>", escape(&heading(column)));
     }
     text += "</tr>\n<tr>";
     let mut place = 1;
-    for _ in &columns {
-        for (i, part) in parts.iter().enumerate() {
-            let first = if i == 0 { " class=\"first\"" } else { "" };
-            text += &format!("<th{first} data-c=\"{place}\">{part}</th>");
+    for c in 0..t.columns.len() {
+        text += &format!("<th class=\"first\" data-c=\"{place}\">reproduced</th>");
+        place += 1;
+        for part in t.parts(c) {
+            text += &format!("<th data-c=\"{place}\">{}</th>", part.title());
             place += 1;
         }
     }
     text += "</tr>\n</thead>\n<tbody>\n";
     for row in &t.rows {
         text += &format!("<tr><td>{}</td>", escape(&row_name(row)));
-        for &c in &columns {
-            let cell = &row.cells[c];
+        for (c, cell) in row.cells.iter().enumerate() {
             text += &reproduced(cell, seeds.is_none());
-            if t.has_paper() {
-                text += &number(cell.paper.map(|p| p.value), &paper(cell), "");
-                let far = if is_far(cell) { " class=\"far\"" } else { "" };
-                text += &number(cell.difference(), &signed(cell.difference()), far);
-            }
-            if report {
-                text += &number(cell.starting_report, &two(cell.starting_report), "");
+            for part in t.parts(c) {
+                text += &match part {
+                    Part::Paper => number(cell.paper.map(|p| p.value), &paper(cell), ""),
+                    Part::Difference => {
+                        let far = if is_far(cell) { " class=\"far\"" } else { "" };
+                        number(cell.difference(), &signed(cell.difference()), far)
+                    }
+                    Part::Report => number(cell.starting_report, &two(cell.starting_report), ""),
+                };
             }
         }
         text += "</tr>\n";
     }
     text += "</tbody>\n</table></div>\n";
-    if t.has_paper() {
-        text += &differences(t, &columns);
+    if t.has(Part::Paper) {
+        text += &differences(t);
     }
-    for &c in &columns {
+    for c in 0..t.columns.len() {
         text += &others(t, c);
     }
     text += "<ul class=\"note\">\n";
-    let missing = |c: &usize| t.rows.iter().any(|r| r.cells[*c].values.is_empty());
-    let gaps = columns.iter().any(missing);
-    for note in notes(t).into_iter().filter(|n| gaps || !n.starts_with('—')) {
+    for note in notes(t) {
         text += &format!("<li>{}</li>\n", escape(&note));
     }
     text + "</ul>\n</section>\n"
@@ -170,8 +156,9 @@ fn by_chance(n: usize) -> f64 {
 }
 
 /// The differences of more than two standard errors, by name.
-fn differences(t: &Table, columns: &[usize]) -> String {
-    let cells = || t.rows.iter().flat_map(|r| columns.iter().map(move |&c| (r, &t.columns[c], &r.cells[c])));
+fn differences(t: &Table) -> String {
+    let cells =
+        || t.rows.iter().flat_map(|r| t.columns.iter().zip(&r.cells).map(move |(c, cell)| (r, c, cell)));
     let count = |keep: &dyn Fn(&Cell) -> bool| cells().filter(|(_, _, c)| keep(c)).count();
     let judged = count(&|c| standard_errors(c).is_some());
     let single = count(&|c| c.difference().is_some() && c.std().is_none());

@@ -1,0 +1,62 @@
+//! `report runs`: the trainings in some directories, for people.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::super::{Common, put};
+use crate::report::runs;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  report runs                        what is in runs/
+  report runs runs/ ../other/runs --format csv";
+
+/// Flags of `report runs`.
+#[derive(Args, Debug)]
+pub struct RunsFlags {
+    /// Directories with trainings, or of trainings [default: runs]
+    #[arg(value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+
+    /// Form of the list
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "csv", "json"])]
+    pub format: String,
+}
+
+pub(super) fn run(flags: &RunsFlags, common: &Common) -> Result<()> {
+    let asked = [
+        ("out", common.out.is_some()),
+        ("dry-run", common.dry_run),
+        ("explain", common.explain),
+        ("verify", common.verify),
+        ("force", common.force),
+    ];
+    if let Some((flag, _)) = asked.iter().find(|(_, asked)| *asked) {
+        bail!("--{flag}: does nothing here, for report runs only prints a list; leave it out");
+    }
+    let usual = [PathBuf::from("runs")];
+    let dirs = if flags.dirs.is_empty() { &usual[..] } else { &flags.dirs };
+    if flags.dirs.is_empty() && !usual[0].is_dir() {
+        bail!(
+            "runs: there is no such directory here; name directories that train has made, or that hold such"
+        );
+    }
+    let (all, wrong) = runs::find(dirs)?;
+    for e in wrong {
+        log::warn!("left out: {e}");
+    }
+    if all.is_empty() {
+        let dirs: Vec<_> = dirs.iter().map(|d| d.display().to_string()).collect();
+        bail!(
+            "{}: no trainings here; name directories that train has made, or that hold such",
+            dirs.join(", ")
+        );
+    }
+    let text = match &flags.format[..] {
+        "csv" => runs::csv(&all),
+        "json" => runs::json(&all),
+        _ => runs::text(&all),
+    };
+    put(text.trim_end())
+}
