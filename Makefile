@@ -31,7 +31,7 @@ OUT     ?= .
 
 # make V=1 shows whole commands, not a line for each.
 V ?=
-Q := $(if $(V),$(if $(filter jobs,$(MAKECMDGOALS)),@),@)
+Q := $(if $(V),$(if $(filter jobs,$(MAKECMDGOALS) $(GOAL)),@),@)
 
 empty :=
 space := $(empty) $(empty)
@@ -111,7 +111,7 @@ ARM64 := CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU
 check-neon: ## Build for aarch64 and run the CPU engine's tests in QEMU; needs aarch64-linux-gnu-gcc, qemu-aarch64 and the Rust target
 	$(ARM64)_LINKER=aarch64-linux-gnu-gcc $(ARM64)_RUSTFLAGS='-C target-feature=+crt-static' $(ARM64)_RUNNER=qemu-aarch64 \
 	    CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc $(CARGO) test --release --locked --lib --no-default-features \
-	    --target aarch64-unknown-linux-gnu -- --nocapture ops:: model:: project::
+	    --target aarch64-unknown-linux-gnu -- --nocapture ops:: backend:: net:: nn:: project::
 
 .PHONY: bench-cuda
 bench-cuda: build ## Measure the CUDA engine on a GPU, beside PyTorch with TORCH=venv/bin/python, as Markdown

@@ -12,12 +12,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use remix::cuda::Device;
 use remix::cuda::device::usable;
-use remix::cuda::trainer::Trainer;
+use remix::cuda::trainer::{Images, Trainer};
 use remix::data::Info;
 use remix::data::shard::Split;
 use remix::manifest::{Kind, source};
 use remix::methods::presets::preset;
-use remix::model::resnet::Net;
+use remix::net::Params;
 use remix::ops::load::levels;
 use remix::ops::sgd::Rates;
 use remix::train::config::{Config, Precision};
@@ -37,12 +37,12 @@ struct Bench {
 impl Bench {
     fn trainer(&self, config: &Config) -> Result<(Device, Trainer, Plan)> {
         let device = Device::open(self.index, config.precision)?;
-        let dtype = config.precision.dtype();
-        let net = Net::new(config.arch, self.train.shape(), self.info.classes, 1, dtype)?;
-        net.init(config.seed)?;
+        let params = Params::new(&config.network(), self.info.classes)?;
+        params.init(config.seed)?;
+        let criterion = config.loss.criterion(&self.info.cls_num_list);
         let levels = levels(&config.mean, &config.std);
-        let mut trainer =
-            Trainer::new(&device, &net, &self.train, &[&self.test], &levels, config.batch_size, 1)?;
+        let images = Images { train: &self.train, judged: &[&self.test], levels: &levels };
+        let mut trainer = Trainer::new(&device, &params, &criterion, images, config.batch_size, 1)?;
         let plan = Plan::new(config, self.train.labels(), self.train.shape(), &self.info.cls_num_list)?;
         trainer.epoch(&plan, 1, RATES)?;
         trainer.repeat(self.steps / 10)?;

@@ -14,11 +14,11 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
-use remix::methods::loss::Targets;
-use remix::model::Arch;
-use remix::model::infer::{BATCH, Folded};
-use remix::model::resnet::Net;
-use remix::ops::conv::{self, Geometry, InputGrad, Residual, Shortcut, Source, Work};
+use remix::backend::cpu::Net;
+use remix::backend::infer::{BATCH, Folded};
+use remix::methods::loss::{Criterion as Loss, Targets};
+use remix::net::{Arch, Geometry, Params};
+use remix::ops::conv::{self, InputGrad, Residual, Shortcut, Source, Work};
 use remix::ops::sgd::Rates;
 #[cfg(target_arch = "x86_64")]
 use remix::ops::simd::amx;
@@ -137,7 +137,7 @@ fn convolutions_in(c: &mut Criterion, group: &str, dtype: DType) {
         (4, 512, 512, 1),
     ];
     for (side, cin, cout, stride) in sizes {
-        let geo = Geometry { height: side, width: side, cin, cout, stride };
+        let geo = Geometry { height: side, width: side, cin, cout, kernel: 3, stride };
         let out = [IMAGES, geo.out_height(), geo.out_width(), cout];
         let (y, affine, weight) =
             (filled(&[IMAGES, side, side, cin]), filled_f32(&[2, cin]), filled_f32(&[3, 3, cin, cout]));
@@ -170,9 +170,9 @@ fn convolutions_in(c: &mut Criterion, group: &str, dtype: DType) {
 }
 
 fn network(dtype: DType) -> Net {
-    let net = Net::new(Arch::RESNET32, SHAPE, 10, IMAGES, dtype).expect("memory");
-    net.init(0).expect("a fresh network");
-    net
+    let params = Params::new(&Arch::RESNET32.network(), 10).expect("memory");
+    params.init(0).expect("values");
+    Net::new(params, Loss::cross_entropy(10), SHAPE, IMAGES, dtype).expect("memory")
 }
 
 fn step(c: &mut Criterion) {
@@ -189,8 +189,7 @@ fn step(c: &mut Criterion) {
             b.iter(|| net.step(targets, None, rates).expect("a step"));
         });
     }
-    let state = network(DType::F32).state_dict().expect("names");
-    let net = Folded::new(&state, Arch::RESNET32, SHAPE, 10).expect("folded");
+    let net = Folded::new(&network(DType::F32).params, SHAPE).expect("folded");
     group.throughput(Throughput::Elements(8 * IMAGES as u64));
     group.bench_function("infer", |b| {
         b.iter(|| net.forward(8 * IMAGES, BATCH, |n, x| x.fill(n as f32 * 1e-3)))
@@ -201,7 +200,7 @@ fn step(c: &mut Criterion) {
 fn candle(c: &mut Criterion) {
     const FEW: usize = 16;
     let var = |shape: &[usize]| Var::from_tensor(&(filled(DType::F32, shape) * 0.1)?);
-    let geometries: Vec<Geometry> = Arch::RESNET32.convs(SHAPE).into_iter().map(|n| n.geo).collect();
+    let geometries: Vec<Geometry> = Arch::RESNET32.network().geometries(SHAPE);
     let weights: Vec<Var> = geometries.iter().map(|g| var(&[g.cout, g.cin, 3, 3]).expect("memory")).collect();
     let linear = var(&[64, 10]).expect("memory");
     let x = filled(DType::F32, &[FEW, 3, 32, 32]);

@@ -1,6 +1,7 @@
 //! Learning image classifiers from class-imbalanced data: the library behind `mk-imbalance`, `train`, `eval`, `embed` and
 //! `report`.
 
+pub mod backend;
 pub mod cli;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -10,7 +11,8 @@ pub mod interrupt;
 pub mod manifest;
 pub mod methods;
 pub mod metrics;
-pub mod model;
+pub mod net;
+pub mod nn;
 pub mod ops;
 pub mod project;
 pub mod report;

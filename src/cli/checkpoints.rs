@@ -13,12 +13,16 @@ use serde_json::json;
 
 use super::generate::architectures;
 use super::terminal;
+use crate::backend::{
+    self,
+    infer::{self, Inference},
+};
 use crate::data::{self, shard::Split};
 use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
-use crate::model::weights::Form;
-use crate::model::{self, Arch, Inference};
+use crate::net::Arch;
+use crate::net::files::Form;
 use crate::ops::load::levels;
 use crate::ops::value::Value;
 use crate::report::experiment::Images;
@@ -52,7 +56,7 @@ pub struct Choice {
     pub arch: Option<Arch>,
 
     /// Images that a thread of the CPU takes through the network at a time; more take more memory, and the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = crate::model::infer::BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = infer::BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,
 }
 
@@ -242,6 +246,7 @@ fn subject(
     checkpoint: Input,
     flags: &Choice,
 ) -> Result<Subject> {
+    backend::check(&arch.network()).map_err(|e| anyhow::anyhow!("{}: {e}", checkpoint.path.display()))?;
     let info = data::Info::of(&dataset)?;
     let images =
         dataset.as_input("dataset", &[&flags.split]).with_context(|| format!("--split {}", flags.split))?;
@@ -314,19 +319,20 @@ impl Subject {
         let split = Split::open(&self.dataset, &flags.split)?;
         let [mean, std] = self.normalise;
         let levels = levels(&mean, &std);
+        let network = self.arch.network();
         let mut run = Object::new();
         let waiting =
             terminal::note(&format!("{} {} images through {}", split.len(), flags.split, self.name));
         let out = match Device::find(device)? {
             Device::Cpu => {
                 run.insert("instruction_set".into(), f32::isa().name().into());
-                model::infer(&weights, self.arch, &split, &self.info, &levels, flags.batch_size as usize)?
+                infer::infer(&weights, &network, &split, &self.info, &levels, flags.batch_size as usize)?
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
                 let device = crate::cuda::Device::open(index, config::Precision::F32)?;
                 run.insert("device".into(), device.describe().into());
-                crate::cuda::infer::infer(&device, &weights, self.arch, &split, &self.info, &levels)?
+                crate::cuda::infer::infer(&device, &weights, &network, &split, &self.info, &levels)?
             }
         };
         drop(waiting);

@@ -14,11 +14,11 @@ use serde_json::json;
 use self::projection::{Chosen, Projection};
 use super::Common;
 use super::checkpoints::{self, Subject};
+use crate::backend::infer::Inference;
 use crate::data::shard::Split;
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, Object};
 use crate::metrics;
-use crate::model::Inference;
 
 /// Raised when the same weights and images would give another file. 2: weights that are not exactly the network's are refused.
 const SEMANTICS: u32 = 2;

@@ -162,7 +162,6 @@ impl Flags {
                 self.minority_fraction.is_some() && self.imb_type != ImbType::Step,
                 "--imb-type step",
             ),
-            ("data", self.data.is_some() && synthetic, "--dataset cifar10 or cifar100"),
             ("train-per-class", self.train_per_class.is_some() && !synthetic, "--dataset synthetic"),
             ("test-per-class", self.test_per_class.is_some() && !synthetic, "--dataset synthetic"),
         ];

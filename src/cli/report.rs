@@ -143,7 +143,7 @@ fn file_plan(
     let name = name
         .with_context(|| format!("{}: is no file name in UTF-8; choose another name", file.display()))?
         .to_owned();
-    let dir = file.parent().unwrap_or(Path::new("")).to_owned();
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     params.insert("format".into(), format.into());
     Ok(Plan { kind: Kind::Report, semantics, params, inputs, dir, file: Some(name) })
 }

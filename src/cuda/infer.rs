@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::args::Row;
 use super::device::{Device, Graph, Memory};
 use super::net::{DeviceNet, Feed, Segments};
 use super::trainer::{flat, upload, view};
+use crate::backend::infer::Inference;
 use crate::data::Info;
 use crate::data::shard::Split;
-use crate::model::resnet::Net;
-use crate::model::{Arch, Inference, weights};
+use crate::net::{Network, Params, files};
 use crate::ops::head::argmax;
 use crate::ops::load::Levels;
 
@@ -34,29 +34,30 @@ pub struct Evaluator {
     images: usize,
     batch: usize,
     classes: usize,
+    feature_len: usize,
 }
 
 impl Evaluator {
-    /// Puts a split and a network laid out as `host` on the device, and records the passes, of `batch` images each.
+    /// Puts a split and a network laid out as `params` on the device, and records the passes, of `batch` images each.
     ///
     /// # Errors
     /// Sizes that the kernels do not take; not enough memory; the driver's.
     pub fn new(
         device: &Device,
-        host: &Net,
+        params: &Params,
         split: &Split,
         levels: &Levels,
         batch: usize,
     ) -> super::Result<Evaluator> {
-        let (images, classes) = (split.len(), host.classes);
+        let (images, classes, feature_len) = (split.len(), params.classes(), params.network().features());
         let batch = batch.min(images);
-        let net = DeviceNet::new(device, host, split.shape(), batch, false)?;
+        let net = DeviceNet::new(device, params, None, split.shape(), batch)?;
         let segments = net.segments(1)?;
         let row = |index| Row { index, view: view(0, 0, false), lambda: 1.0, ..Row::default() };
         let plan: Vec<Row> = (0..).take(images).map(row).collect();
         let (pixels, plan, step) = (upload(device, split)?, device.upload(&plan)?, device.zeros(1)?);
         let table = device.upload(&flat(levels))?;
-        let (features, logits) = (device.zeros(images * 64)?, device.zeros(images * classes)?);
+        let (features, logits) = (device.zeros(images * feature_len)?, device.zeros(images * classes)?);
         let feed = Feed {
             pixels: pixels.at(0),
             plan: plan.at(0),
@@ -87,6 +88,7 @@ impl Evaluator {
             images,
             batch,
             classes,
+            feature_len,
         })
     }
 
@@ -123,12 +125,12 @@ impl Evaluator {
         self.logits.read(0, self.images * self.classes)
     }
 
-    /// Their features, (N, 64).
+    /// Their features, (N, features).
     ///
     /// # Errors
     /// The driver's.
     pub fn features(&self) -> super::Result<Vec<f32>> {
-        self.features.read(0, self.images * 64)
+        self.features.read(0, self.images * self.feature_len)
     }
 
     /// Percent of them that is classified right.
@@ -143,25 +145,22 @@ impl Evaluator {
     }
 }
 
-/// [`crate::model::infer()`] on a GPU: the weights of a file over a split, in f32.
+/// [`crate::backend::infer::infer`] on a GPU: the weights of a file over a split, in f32.
 ///
 /// # Errors
 /// Those of the weights, as there; those of the GPU.
 pub fn infer(
     device: &Device,
     weights: &Path,
-    arch: Arch,
+    network: &Network,
     split: &Split,
     info: &Info,
     levels: &Levels,
 ) -> Result<Inference> {
-    let (dict, classes) = weights::open_for(weights, arch, info)?;
-    let mut host = Net::new(arch, split.shape(), classes, 1, candle_core::DType::F32)?;
-    host.criterion.normalised = weights::is_normalised(&dict, arch);
-    host.load(&dict).with_context(|| weights.display().to_string())?;
-    let evaluator = Evaluator::new(device, &host, split, levels, BATCH)?;
-    evaluator.net.take(&host)?;
+    let params = files::open_for(weights, network, info)?;
+    let evaluator = Evaluator::new(device, &params, split, levels, BATCH)?;
+    evaluator.net.take(&params)?;
     evaluator.run()?;
     let (logits, features) = (evaluator.logits()?, evaluator.features()?);
-    Ok(Inference { logits, features, classes, feature_len: arch.feature_len() })
+    Ok(Inference { logits, features, classes: params.classes(), feature_len: network.features() })
 }

@@ -104,6 +104,9 @@ pub enum Error {
     /// Sizes that the kernels do not take.
     #[error("{0}; take --device cpu")]
     Size(String),
+    /// A network or images that there is no engine for.
+    #[error("{0}")]
+    Network(String),
     /// Anything else that the driver says.
     #[error("{call}: {text}")]
     Driver {

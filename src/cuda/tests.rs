@@ -11,14 +11,14 @@ use super::device::{Device, usable};
 use super::infer::Evaluator;
 use super::kernels::NAMES;
 use super::nvrtc::Nvrtc;
-use super::trainer::Trainer;
+use super::trainer::{Images, Trainer};
 use super::{Error, infer, program};
+use crate::backend::cpu::Net;
+use crate::backend::infer::Folded;
 use crate::data::Info;
 use crate::methods::mix::{LambdaPer, Mix};
 use crate::methods::presets::{Method, preset};
-use crate::model::infer::Folded;
-use crate::model::resnet::Net;
-use crate::model::{Arch, weights};
+use crate::net::{Arch, files};
 use crate::ops::load::levels;
 use crate::ops::sgd::Rates;
 use crate::train::config::{Augment, Config, Precision};
@@ -69,8 +69,8 @@ fn errors(device: &Device, config: &Config, data: &Data, far: bool) -> ([f64; 3]
     }
     let (loss, right) = on(device, config, data, &found);
     let (true_loss, true_right) = on_the_cpu(config, data, &truth);
-    let named = |n: &Net| n.named(n.grads()).expect("names");
-    let state = |n: &Net| n.training_state().expect("a state");
+    let named = |n: &Net| n.params.named(n.grads()).expect("names");
+    let state = |n: &Net| n.params.training_state().expect("a state");
     // Where no channel switches, the gradient of a shift is next to nothing, for the batch norm after it takes it back.
     let least = if far { 0.01 } else { 0.0 };
     let (gradient, worst) = furthest(&named(&found), &named(&truth), least);
@@ -194,7 +194,7 @@ fn raw_outputs_in_bf16_are_the_cpus() {
         trainer.epoch(&plan(&config, &data), 1, RATES).expect("an epoch");
         on_the_cpu(&config, &data, &truth);
         let mut apart = vec![];
-        for (n, layer) in truth.layers().enumerate() {
+        for (n, layer) in truth.layers().iter().enumerate() {
             let y = layer.y.to_dtype(candle_core::DType::F32).and_then(|y| y.flatten_all()?.to_vec1::<f32>());
             let (y, raw) = (y.expect("values"), trainer.raw(n, 6).expect("values"));
             let other = y.iter().zip(&raw).filter(|(a, b)| a != b).count() as f64 / y.len() as f64;
@@ -333,11 +333,11 @@ fn a_resumed_training_has_the_same_bits() {
         let whole = train(&device, &config, &data, 2).0;
         let half = train(&device, &config, &data, 1).0;
         let net = network(&config, &data);
-        net.resume(&half).expect("resumed");
+        net.params.resume(&half).expect("resumed");
         let mut trainer = trainer(&device, &config, &data, &net);
         trainer.epoch(&plan(&config, &data), 2, RATES).expect("an epoch");
-        trainer.give(&net).expect("given");
-        assert_eq!(net.training_state().expect("a state"), whole);
+        trainer.give(&net.params).expect("given");
+        assert_eq!(net.params.training_state().expect("a state"), whole);
     }
 }
 
@@ -348,19 +348,20 @@ fn inference_is_the_cpus() {
         let config = config(Precision::F32, 4);
         let (state, _) = train(&device, &config, &data, 1);
         let net = network(&config, &data);
-        net.resume(&state).expect("resumed");
-        let dict = net.state_dict().expect("weights");
+        net.params.resume(&state).expect("resumed");
+        let dict = net.params.state_dict().expect("weights");
         let file = data.dir.path().join("w.safetensors");
-        weights::save(&file, &dict, 3, None).expect("saved");
+        files::save(&file, &dict, 3, None).expect("saved");
         let info = Info::of(&data.manifest).expect("a data set");
         let levels = levels(&config.mean, &config.std);
-        let found = infer::infer(&device, &file, config.arch, &data.test, &info, &levels).expect("inference");
-        let folded = Folded::new(&dict, config.arch, data.test.shape(), CLASSES).expect("a network");
+        let found = infer::infer(&device, &file, &config.arch.network(), &data.test, &info, &levels)
+            .expect("inference");
+        let folded = Folded::new(&net.params, data.test.shape()).expect("a network");
         let truth = folded.run(&data.test, &levels, 4);
         assert!(distance(&found.features, &truth.features) < 1e-5);
         assert!(distance(&found.logits, &truth.logits) < 1e-5);
-        let batches = Evaluator::new(&device, &net, &data.test, &levels, 4).expect("an evaluator");
-        batches.net.take(&net).expect("taken");
+        let batches = Evaluator::new(&device, &net.params, &data.test, &levels, 4).expect("an evaluator");
+        batches.net.take(&net.params).expect("taken");
         batches.run().expect("inference");
         assert_eq!(batches.logits().expect("logits"), found.logits, "in batches of 4, 4 and 1");
         let mut trainer = trainer(&device, &config, &data, &net);
@@ -368,8 +369,8 @@ fn inference_is_the_cpus() {
             crate::ops::head::argmax(&truth.logits[n * CLASSES..][..CLASSES]) == data.test.label(n)
         });
         assert_eq!(trainer.top1(&[&data.test]).expect("accuracy"), [100.0 * right.count() as f64 / 9.0]);
-        let other =
-            infer::infer(&device, &file, Arch::RESNET32, &data.test, &info, &levels).expect_err("too deep");
+        let other = infer::infer(&device, &file, &Arch::RESNET32.network(), &data.test, &info, &levels)
+            .expect_err("too deep");
         assert!(
             format!("{other:#}").contains("resnet20") || format!("{other:#}").contains("no tensor"),
             "{other:#}"
@@ -388,9 +389,9 @@ fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
         let levels: Vec<[f32; 256]> =
             vec![std::array::from_fn(|byte| 100.0 + 0.01 * (byte as f32 - 127.5)); 3];
         for net in [&found, &truth] {
-            crate::ops::write(&net.params, |params| {
-                let slot = &net.slots[0];
-                let weight = &mut params[slot.weight..][..slot.conv.geo.weight_len()];
+            crate::ops::write(&net.params.values, |params| {
+                let (at, len) = (net.params.slots()[0].weight, net.params.network().stem.weight_len());
+                let weight = &mut params[at..][..len];
                 weight.fill(0.0);
                 // (3, 3, 3, 16): the tap in the middle.
                 weight[4 * 3 * 16..][..16].fill(1.0);
@@ -399,13 +400,14 @@ fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
             .expect("written");
         }
         let plan = plan(&Config { augment: Augment::None, ..config.clone() }, &data);
+        let images = Images { train: &data.train, judged: &[&data.test], levels: &levels };
         let mut trainer =
-            Trainer::new(&device, &found, &data.train, &[&data.test], &levels, 6, config.mix.places())
+            Trainer::new(&device, &found.params, &found.criterion, images, 6, config.mix.places())
                 .expect("a trainer");
         trainer.epoch(&plan, 1, RATES).expect("an epoch");
-        trainer.give(&found).expect("given");
+        trainer.give(&found.params).expect("given");
         train_epoch(&truth, &data.train, &levels, &plan.epoch(1), RATES, 1, &mut |_| ()).expect("an epoch");
-        let of = |net: &Net| net.state_dict().expect("weights")["bn1.running_var"].data[0];
+        let of = |net: &Net| net.params.state_dict().expect("weights")["bn1.running_var"].data[0];
         let (var, exact) = (of(&found) - 0.9, of(&truth) - 0.9);
         let off = (var / exact - 1.0).abs();
         eprintln!("{}: variance {var} of {exact}", device.describe());
@@ -422,9 +424,8 @@ fn a_training_in_bf16_is_judged_in_f32() {
         let mut trainer = trainer(&device, &config, &data, &net);
         trainer.epoch(&plan(&config, &data), 1, RATES).expect("an epoch");
         trainer.top1(&[&data.test]).expect("accuracy");
-        trainer.give(&net).expect("given");
-        let dict = net.state_dict().expect("weights");
-        let folded = Folded::new(&dict, config.arch, data.test.shape(), CLASSES).expect("a network");
+        trainer.give(&net.params).expect("given");
+        let folded = Folded::new(&net.params, data.test.shape()).expect("a network");
         let truth = folded.run(&data.test, &levels(&config.mean, &config.std), 4);
         let apart = distance(&trainer.judged_logits().expect("logits"), &truth.logits);
         assert!(apart < 1e-5, "{}: {apart:.1e}", device.describe());

@@ -1,7 +1,7 @@
 //! How a convolution is cut into the tiles of blocks, as `kernels/conv.cu` has it: what to tune first on a GPU.
 
 use super::kernels::THREADS;
-use crate::ops::conv::Geometry;
+use crate::net::Geometry;
 use crate::train::config::Precision;
 
 /// Floats of shared memory that the sums of a block's threads take.

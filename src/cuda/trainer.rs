@@ -9,7 +9,8 @@ use super::infer::{BATCH, Evaluator};
 use super::net::{DeviceNet, Feed, Segments};
 use crate::data::shard::Split;
 use crate::interrupt::{self, Interrupted};
-use crate::model::resnet::Net;
+use crate::methods::loss::Criterion;
+use crate::net::Params;
 use crate::ops::load::Levels;
 use crate::ops::sgd::Rates;
 use crate::train::plan::{Plan, Step};
@@ -62,29 +63,38 @@ pub fn flat(levels: &Levels) -> Vec<f32> {
     levels.iter().flatten().copied().collect()
 }
 
+/// The images of a run.
+#[derive(Clone, Copy)]
+pub struct Images<'a> {
+    /// Those that it trains on.
+    pub train: &'a Split,
+    /// Splits that accuracy is measured on.
+    pub judged: &'a [&'a Split],
+    /// The normalised values of their bytes.
+    pub levels: &'a Levels,
+}
+
 impl Trainer {
-    /// Puts a network and its images on a GPU, with the splits `judged` that accuracy is measured on, and records its steps, one for each of
-    /// `places`, see [`crate::methods::mix::Mix::places`].
+    /// Puts a network and its images on a GPU, and records its steps, one for each of `places`, see [`crate::methods::mix::Mix::places`].
     ///
     /// # Errors
     /// Sizes that the kernels do not take; not enough memory; the driver's.
     pub fn new(
         device: &Device,
-        net: &Net,
-        train: &Split,
-        judged: &[&Split],
-        levels: &Levels,
+        params: &Params,
+        criterion: &Criterion,
+        Images { train, judged, levels }: Images,
         batch: usize,
         places: usize,
     ) -> Result<Trainer> {
         let images = train.len();
-        let own = DeviceNet::new(device, net, train.shape(), batch, true)?;
-        own.take(net)?;
+        let own = DeviceNet::new(device, params, Some(criterion), train.shape(), batch)?;
+        own.take(params)?;
         let (pixels, plan) = (upload(device, train)?, device.zeros(images)?);
         let (step, losses) = (device.zeros(1)?, device.zeros(2 * images.div_ceil(batch))?);
         let (rates, table) = (device.zeros(3)?, device.upload(&flat(levels))?);
         let (features, logits) =
-            (device.zeros(batch * net.arch.feature_len())?, device.zeros(batch * net.classes)?);
+            (device.zeros(batch * params.network().features())?, device.zeros(batch * params.classes())?);
         let feed = Feed {
             pixels: pixels.at(0),
             plan: plan.at(0),
@@ -106,7 +116,7 @@ impl Trainer {
         let rest = record(rest, &segments[1])?;
         // Accuracy is that of f32, whatever the training computes in: as on the CPU, and as `eval` has it.
         let in_f32 = device.in_f32()?;
-        let evaluators = judged.iter().map(|split| Evaluator::new(&in_f32, net, split, levels, BATCH));
+        let evaluators = judged.iter().map(|split| Evaluator::new(&in_f32, params, split, levels, BATCH));
         let evaluators = evaluators.collect::<super::Result<Vec<_>>>()?;
         let _others = [table, features, logits];
         let device = device.clone();
@@ -215,8 +225,8 @@ impl Trainer {
     ///
     /// # Errors
     /// The driver's.
-    pub fn give(&self, net: &Net) -> Result<()> {
-        self.net.give(net)
+    pub fn give(&self, params: &Params) -> Result<()> {
+        self.net.give(params)
     }
 
     /// The raw outputs of a layer in the last step, of its first `images` images.

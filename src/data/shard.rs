@@ -300,7 +300,7 @@ mod tests {
         let m =
             published(dir.path(), write(dir.path(), &[("train", &images, &[0])], 1 << 20).expect("written"));
         let e = Split::open(&m, "val").expect_err("no val").to_string();
-        assert!(e.contains("has no val output"), "{e}");
+        assert!(e.contains("lists no val file"), "{e}");
         let mut other = m.clone();
         other.metrics.insert("class_names".into(), json!(["one"]));
         let e = Split::open(&other, "train").expect_err("contradiction").to_string();

@@ -41,7 +41,6 @@ pub(super) struct Lock {
 impl Lock {
     /// Makes the directory and takes the lock of a name in it, waiting for another process if need be; `waiting` is called before.
     pub fn take(dir: &Path, name: &str, waiting: impl FnOnce()) -> Result<Lock, Error> {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         let path = dir.join(name);
         if let Some(file) = dir.ancestors().find(|dir| dir.is_file()) {
             return Err(Error::NotADirectory { path: file.to_owned() });

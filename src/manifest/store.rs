@@ -61,7 +61,11 @@ pub enum Claim {
 impl Plan {
     /// What the result is called: its directory or its file.
     pub fn place(&self) -> PathBuf {
-        self.file.as_ref().map_or_else(|| self.dir.clone(), |file| self.dir.join(file))
+        match &self.file {
+            None => self.dir.clone(),
+            Some(file) if self.dir == Path::new(".") => file.into(),
+            Some(file) => self.dir.join(file),
+        }
     }
 
     /// The name that the result's own [`FILE`] or [`PLAN`] has in the directory.

@@ -16,6 +16,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::net::ClassifierKind;
+
 /// What a normalised classifier multiplies its cosines with: the s of LDAM.
 pub const SCALE: f32 = 30.0;
 
@@ -53,6 +55,16 @@ impl Loss {
 
     /// LDAM as in its paper: the largest margin is 0.5.
     pub const LDAM: Loss = Loss::Ldam { margin: 0.5 };
+
+    /// The kind of classifier that it is made for.
+    pub fn classifier(&self) -> ClassifierKind {
+        match self {
+            Loss::Ldam { .. } => ClassifierKind::Cosine,
+            Loss::Ce | Loss::Focal { .. } | Loss::BalancedSoftmax | Loss::LogitAdjustment { .. } => {
+                ClassifierKind::Linear
+            }
+        }
+    }
 
     /// The loss for classes of these many training images, all positive.
     pub fn criterion(&self, counts: &[usize]) -> Criterion {

@@ -82,16 +82,24 @@ pub fn names() -> impl Iterator<Item = String> {
     all().map(|(name, _)| name)
 }
 
-/// Names that begin with `start`, for completion: of all that do, those with at most one part more than `start` itself has.
+/// Names that begin with `start`, for completion, as far as the next part: after a whole name those with one part more, else those
+/// with the fewest.
 pub fn completions(start: &str) -> Vec<String> {
     let parts = |m: &Method| {
         m.params().values().filter(|p| p["name"].as_str().is_some_and(|n| !is_nothing(n))).count()
     };
-    let most = 1 + preset(start).map_or(0, |m| parts(&m));
-    // What is begun after a whole name, as in remix-dr, has one part more than that name.
-    let whole = start.rmatch_indices('-').find_map(|(at, _)| preset(&start[..at]).ok());
-    let most = most.max(1 + whole.map_or(0, |m| parts(&m)));
-    all().filter(|(name, m)| name.starts_with(start) && parts(m) <= most).map(|(name, _)| name).collect()
+    let matching: Vec<(String, usize)> =
+        all().filter(|(name, _)| name.starts_with(start)).map(|(name, m)| (name, parts(&m))).collect();
+    let whole = preset(start).ok().map(|m| 1 + parts(&m));
+    let fewest = matching.iter().map(|(_, parts)| *parts).min().unwrap_or(0).max(1);
+    let most = whole.unwrap_or(fewest);
+    let names: Vec<String> = matching.into_iter().filter(|(_, n)| *n <= most).map(|(name, _)| name).collect();
+    // After remix there are remix-cutmix and remix-drw, and remix-cutmix-drw comes later.
+    let is_later = |name: &String| {
+        let before = |other: &&String| *other != start && name.starts_with(&format!("{other}-"));
+        whole.is_some() && names.iter().any(|other| before(&other))
+    };
+    names.iter().filter(|name| !is_later(name)).cloned().collect()
 }
 
 /// The method with a name.
@@ -235,7 +243,11 @@ mod tests {
         assert_eq!(of("re"), "remix remix-cutmix remix-manifold");
         assert_eq!(of("remix-dr"), "remix-drs remix-drw");
         assert_eq!(of("remix-c"), "remix-cutmix");
-        assert!(of("remix").contains("remix-ldam") && !of("remix").contains("remix-ldam-drw"));
+        assert_eq!(
+            of("remix"),
+            "remix remix-rs remix-rw remix-drs remix-drw remix-focal remix-balanced-softmax remix-logit-adjustment remix-ldam \
+             remix-cutmix remix-manifold"
+        );
         assert_eq!(of("remix-ldam-"), "remix-ldam-rs remix-ldam-rw remix-ldam-drs remix-ldam-drw");
         assert_eq!(completions("").len(), 15);
         assert_eq!(of("x"), "");

@@ -31,16 +31,13 @@ fn seeds_are_averaged_and_compared() {
     let records: Vec<_> = (0..3).map(|s| record("remix", EXP100, s, values[s as usize], plain())).collect();
     let tables = tables(&records);
     assert_eq!(tables[0].title(), "Table 1. CIFAR-10, last epoch");
-    assert_eq!((tables.len(), tables[0].columns.len(), tables[0].rows.len()), (1, 4, 1));
+    assert_eq!((tables.len(), tables[0].columns.len(), tables[0].rows.len()), (1, 1, 1));
     let cell = &tables[0].rows[0].cells[0];
     // statistics.mean([74, 76, 75.3]), statistics.stdev([74, 76, 75.3])
     assert!((cell.mean().expect("mean") - 75.1).abs() < 1e-12);
     assert!((cell.std().expect("std") - 1.0148891565092215).abs() < 1e-12);
     assert!((cell.difference().expect("difference") - (75.1 - 75.36)).abs() < 1e-12);
     assert_eq!(cell.starting_report, Some(75.05));
-    let missing = &tables[0].rows[0].cells[3];
-    assert_eq!((missing.mean(), missing.std(), missing.difference()), (None, None, None));
-    assert_eq!(missing.paper.map(|p| p.value), Some(86.34));
 }
 
 #[test]
@@ -58,7 +55,7 @@ fn other_numbers_are_means_of_all_seeds_or_none() {
     assert!(
         (mean - 62.166666666666664).abs() < 1e-12 && (std.expect("three") - 2.254624876411447).abs() < 1e-12
     );
-    assert_eq!((cell.other(ece), t.others(0), t.others(1)), (None, vec![few], vec![]));
+    assert_eq!((cell.other(ece), t.others(0)), (None, vec![few]));
 }
 
 #[test]
@@ -140,7 +137,11 @@ fn columns_and_rows_have_an_order() {
     ];
     let t = &tables(&records)[0];
     let columns: Vec<_> = t.columns.iter().map(|c| format!("{} {}", c.imb_type, c.imb_ratio)).collect();
-    assert_eq!(columns, ["exp 100", "exp 50", "exp 10", "step 100", "step 20", "step 10", "none 1"]);
+    assert_eq!(columns, ["exp 100", "exp 50", "step 20", "none 1"]);
     let rows: Vec<_> = t.rows.iter().map(|r| r.method.as_str()).collect();
     assert_eq!(rows, ["erm", "remix", "remix-drw", "zzz"]);
+    // Where nothing was run there is still the paper's value.
+    let missing = &t.rows[1].cells[0];
+    assert_eq!((missing.mean(), missing.std(), missing.difference()), (None, None, None));
+    assert_eq!(missing.paper.map(|p| p.value), Some(75.36));
 }

@@ -17,7 +17,7 @@ use crate::methods::loss::Loss;
 use crate::methods::mix::Mix;
 use crate::methods::presets::Method;
 use crate::methods::rule::Rule;
-use crate::model::Arch;
+use crate::net::{Arch, Network};
 
 /// Pixels of zero padding before the random crop.
 pub const CROP_PADDING: u8 = 4;
@@ -146,6 +146,11 @@ pub struct Error {
 }
 
 impl Config {
+    /// The network, with the classifier that the loss is made for.
+    pub fn network(&self) -> Network {
+        self.arch.network().with_classifier(self.loss.classifier())
+    }
+
     /// The recipe of the papers for one method: ResNet-32, 300 epochs, batch 128, SGD 0.1.
     pub fn new(method: Method) -> Config {
         Config {

@@ -1,4 +1,4 @@
-//! The network where it trains: on the CPU, or on a GPU, whose parameters are given back to the CPU's network to be written.
+//! The network where it trains: on the CPU, or on a GPU, whose parameters come back to the host to be written.
 
 use anyhow::{Result, bail};
 use candle_core::DType;
@@ -7,12 +7,13 @@ use half::bf16;
 use super::SLOWER;
 use super::config::Config;
 use super::plan::{EpochPlan, Plan, Step};
+use crate::backend::cpu::{Hidden, Net};
+use crate::backend::infer::{self, Folded};
 use crate::data::shard::Split;
 use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
-use crate::methods::loss::Targets;
-use crate::model::infer::{self, Folded};
-use crate::model::resnet::{Hidden, Net};
+use crate::methods::loss::{Criterion, Targets};
+use crate::net::Params;
 use crate::ops::blend::Pairs;
 use crate::ops::head::argmax;
 use crate::ops::load::{self, Levels, View, levels};
@@ -22,64 +23,55 @@ use crate::ops::zeros_of;
 
 /// A network, its images, and what computes.
 pub struct Engine<'a> {
-    net: &'a Net,
     train: &'a Split,
     /// Splits that accuracy is measured on.
     judged: Vec<&'a Split>,
     levels: Levels,
-    arch: crate::model::Arch,
     on: On,
 }
 
 enum On {
-    Cpu,
+    Cpu(Box<Net>),
     #[cfg(feature = "cuda")]
     Cuda {
         trainer: Box<crate::cuda::trainer::Trainer>,
+        /// The host's copy, from which files are written.
+        params: Box<Params>,
         name: String,
     },
 }
 
-/// Images that a network on the host needs room for.
-pub fn host_batch(device: Device, batch: usize) -> usize {
-    if device.is_cuda() { 1 } else { batch }
-}
-
 impl<'a> Engine<'a> {
-    /// Takes the parameters of `net` to where they are trained, in batches up to `batch`. Accuracy is measured on the splits `judged`.
+    /// Takes parameters to where they are trained. Accuracy is measured on the splits `judged`.
     ///
     /// # Errors
-    /// A GPU that cannot be used, or has not enough memory.
+    /// A network that the device has no kernels for; a GPU that cannot be used, or has not enough memory.
     pub fn new(
         device: Device,
         config: &Config,
-        net: &'a Net,
+        params: Params,
+        criterion: Criterion,
         train: &'a Split,
         judged: Vec<&'a Split>,
-        batch: usize,
     ) -> Result<Engine<'a>> {
         let levels = levels(&config.mean, &config.std);
+        let batch = config.batch_size.min(train.len());
         let on = match device {
-            Device::Cpu => On::Cpu,
+            Device::Cpu => {
+                let dtype = config.precision.dtype();
+                On::Cpu(Box::new(Net::new(params, criterion, train.shape(), batch, dtype)?))
+            }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
+                use crate::cuda::trainer::{Images, Trainer};
                 let device = crate::cuda::Device::open(index, config.precision)?;
-                let trainer = crate::cuda::trainer::Trainer::new(
-                    &device,
-                    net,
-                    train,
-                    &judged,
-                    &levels,
-                    batch,
-                    config.mix.places(),
-                )?;
+                let images = Images { train, judged: &judged, levels: &levels };
+                let trainer = Trainer::new(&device, &params, &criterion, images, batch, config.mix.places())?;
                 log::debug!("{}: {} MiB in use", device.describe(), device.held() >> 20);
-                On::Cuda { trainer: Box::new(trainer), name: device.describe() }
+                On::Cuda { trainer: Box::new(trainer), params: Box::new(params), name: device.describe() }
             }
         };
-        #[cfg(not(feature = "cuda"))]
-        let _ = batch;
-        Ok(Engine { net, train, judged, levels, arch: config.arch, on })
+        Ok(Engine { train, judged, levels, on })
     }
 
     /// One epoch; returns the sum of the images' losses, each that of its batch, and the number of right predictions. On the
@@ -95,8 +87,8 @@ impl<'a> Engine<'a> {
         on_step: &mut dyn FnMut(usize),
     ) -> Result<(f64, f64)> {
         match &mut self.on {
-            On::Cpu => {
-                train_epoch(self.net, self.train, &self.levels, &plan.epoch(epoch), rates, epoch, on_step)
+            On::Cpu(net) => {
+                train_epoch(net, self.train, &self.levels, &plan.epoch(epoch), rates, epoch, on_step)
             }
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, .. } => {
@@ -112,15 +104,24 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Gives what the last epoch came to to the network on the host, which has it already where that trains.
+    /// Brings the parameters to the host as the last epoch left them, where they are trained elsewhere.
     ///
     /// # Errors
     /// Those of the device.
     pub fn give(&self) -> Result<()> {
         match &self.on {
-            On::Cpu => Ok(()),
+            On::Cpu(_) => Ok(()),
             #[cfg(feature = "cuda")]
-            On::Cuda { trainer, .. } => trainer.give(self.net),
+            On::Cuda { trainer, params, .. } => trainer.give(params),
+        }
+    }
+
+    /// The parameters, as [`Engine::give`] left them.
+    pub fn params(&self) -> &Params {
+        match &self.on {
+            On::Cpu(net) => &net.params,
+            #[cfg(feature = "cuda")]
+            On::Cuda { params, .. } => params,
         }
     }
 
@@ -128,11 +129,10 @@ impl<'a> Engine<'a> {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn top1(&mut self, classes: usize) -> Result<Vec<f64>> {
+    pub fn top1(&mut self) -> Result<Vec<f64>> {
         match &mut self.on {
-            On::Cpu => {
-                let state = self.net.state_dict()?;
-                let net = Folded::new(&state, self.arch, self.train.shape(), classes)?;
+            On::Cpu(net) => {
+                let net = Folded::new(&net.params, self.train.shape())?;
                 let of = |split: &&Split| {
                     let out = net.run(split, &self.levels, infer::BATCH);
                     let rows = out.logits.chunks_exact(out.classes);
@@ -149,8 +149,8 @@ impl<'a> Engine<'a> {
     /// What computes, for `run` of the manifest: name and value.
     pub fn describe(&self) -> (&'static str, String) {
         match &self.on {
-            On::Cpu => {
-                let isa = if self.net.x.dtype() == DType::BF16 { bf16::isa() } else { f32::isa() };
+            On::Cpu(net) => {
+                let isa = if net.x.dtype() == DType::BF16 { bf16::isa() } else { f32::isa() };
                 ("instruction_set", isa.name().to_owned())
             }
             #[cfg(feature = "cuda")]

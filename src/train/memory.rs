@@ -70,12 +70,13 @@ mod tests {
     use candle_core::DType;
 
     use super::*;
-    use crate::model::Arch;
-    use crate::model::resnet::Net;
+    use crate::backend::cpu::Net;
+    use crate::net::Arch;
 
     #[test]
     fn memory_is_asked_for_before_it_is_taken() {
-        let needed = |batch| Net::bytes(Arch::RESNET32, [32, 32, 3], batch, DType::F32);
+        let needed =
+            |batch| Net::bytes(&Arch::RESNET32.network(), [32, 32, 3], batch, DType::F32).expect("sizes");
         // The stem, one more of the first stage, 15 blocks of three outputs, and twice each stage's end.
         let values = 3 * 16_384 + 5 * 3 * (16_384 + 8_192 + 4_096) + 2 * (16_384 + 8_192 + 4_096);
         assert_eq!(needed(128), values * 128 * 4);

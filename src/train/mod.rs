@@ -22,16 +22,16 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::backend::cpu::Net;
 use crate::data::Info;
 use crate::data::shard::Split;
 use crate::device::Device;
 use crate::manifest::store::{self, Done, Produced, write_atomic};
 use crate::manifest::{Manifest, Object};
-use crate::model::resnet::Net;
-use crate::model::weights;
+use crate::net::{Params, files};
 use crate::ops::sgd::Rates;
 use config::{Config, Select};
-use engine::{Engine, host_batch};
+use engine::Engine;
 use plan::Plan;
 
 /// Version of what `train` means; raised when the same params would give another result.
@@ -161,20 +161,22 @@ pub fn run(
     }
     let plan = Plan::new(config, train.labels(), train.shape(), &info.cls_num_list)?;
     let batch = config.batch_size.min(train.len());
-    let room = host_batch(device, batch);
-    let needed = Net::bytes(config.arch, train.shape(), room, config.precision.dtype());
-    memory::check(needed, memory::available(), batch)?;
-    let mut net = Net::new(config.arch, train.shape(), info.classes, room, config.precision.dtype())?;
-    net.criterion = config.loss.criterion(&info.cls_num_list);
-    let (mut reached, mut log) = match resume(&net, dir, begun_by)? {
+    let network = config.network();
+    if !device.is_cuda() {
+        let needed = Net::bytes(&network, train.shape(), batch, config.precision.dtype())?;
+        memory::check(needed, memory::available(), batch)?;
+    }
+    let params = Params::new(&network, info.classes)?;
+    let (mut reached, mut log) = match resume(&params, dir, begun_by)? {
         Some(found) => found,
         None => {
-            net.init(config.seed)?;
+            params.init(config.seed)?;
             Default::default()
         }
     };
+    let criterion = config.loss.criterion(&info.cls_num_list);
     let splits = judged.iter().map(|(_, split)| split).collect();
-    let mut engine = Engine::new(device, config, &net, &train, splits, batch)?;
+    let mut engine = Engine::new(device, config, params, criterion, &train, splits)?;
     let (kind, computer) = engine.describe();
     let before = computers(&log);
     if before.iter().any(|by| *by != computer) {
@@ -195,7 +197,7 @@ pub fn run(
         };
         let (loss, right) = engine.epoch(&plan, epoch, rates, &mut |step| on(Event::Step { step }))?;
         let trained = started.elapsed().as_secs_f64();
-        let top1 = engine.top1(info.classes)?;
+        let top1 = engine.top1()?;
         let (test_top1, val_top1) = (top1[0], top1.get(1).copied());
         reached.epoch = epoch;
         reached.steps += plan.steps() as u64;
@@ -224,7 +226,7 @@ pub fn run(
             };
         if better || now {
             engine.give()?;
-            let state = net.state_dict()?;
+            let state = engine.params().state_dict()?;
             // The loss of the last step was taken before its update.
             ensure!(
                 state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
@@ -233,7 +235,7 @@ pub fn run(
             if better {
                 (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
                 reached.best_val_top1 = val_top1;
-                reached.best_blake3 = weights::digest(&state);
+                reached.best_blake3 = files::digest(&state);
                 best = Some((state, reached.steps));
             }
         }
@@ -243,12 +245,12 @@ pub fn run(
             reached.log_blake3 = log_digest(&log)?;
             let next = best.take();
             if let Some((state, steps)) = &next {
-                weights::save(&dir.join(NEXT_BEST), state, *steps, None)?;
+                files::save(&dir.join(NEXT_BEST), state, *steps, None)?;
             }
-            let state = net.training_state()?;
-            reached.state_blake3 = weights::digest(&state);
+            let state = engine.params().training_state()?;
+            reached.state_blake3 = files::digest(&state);
             let note = serde_json::to_string(&reached)?;
-            weights::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
+            files::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
             if next.is_some() {
                 store::rename(&dir.join(NEXT_BEST), &dir.join(BEST))?;
             }
@@ -256,16 +258,16 @@ pub fn run(
         }
         on(Event::Epoch(&report));
     }
-    weights::save(&dir.join(LAST), &net.state_dict()?, reached.steps, None)?;
+    files::save(&dir.join(LAST), &engine.params().state_dict()?, reached.steps, None)?;
     check_best(&reached, &dir.join(BEST))?;
     finish(&reached, select, &log, kind)
 }
 
 /// Refuses best weights that are not those the state speaks of: a damaged file must not be published as sound.
 fn check_best(reached: &Reached, best: &Path) -> Result<()> {
-    let (found, _) = weights::open(best).context(ANEW)?;
+    let (found, _) = files::open(best).context(ANEW)?;
     ensure!(
-        weights::digest(&found) == reached.best_blake3,
+        files::digest(&found) == reached.best_blake3,
         "{}: not the weights of epoch {}, it was changed or damaged; {ANEW}",
         best.display(),
         reached.best_epoch
@@ -274,20 +276,20 @@ fn check_best(reached: &Reached, best: &Path) -> Result<()> {
 }
 
 /// Takes up the state in the directory, with the log as far as the state goes.
-fn resume(net: &Net, dir: &Path, begun_by: u32) -> Result<Option<(Reached, Vec<EpochReport>)>> {
+fn resume(params: &Params, dir: &Path, begun_by: u32) -> Result<Option<(Reached, Vec<EpochReport>)>> {
     let path = dir.join(STATE);
     if !path.exists() {
         return Ok(None);
     }
     let at = || format!("{}: {ANEW}", path.display());
-    let (state, notes) = weights::open(&path).context(ANEW)?;
+    let (state, notes) = files::open(&path).context(ANEW)?;
     let reached: Reached = notes
         .get(REACHED)
         .context("does not say how far the training is")
         .and_then(|text| Ok(serde_json::from_str(text)?))
         .with_context(at)?;
-    ensure!(weights::digest(&state) == reached.state_blake3, "{}: it was changed or damaged", at());
-    net.resume(&state).with_context(at)?;
+    ensure!(files::digest(&state) == reached.state_blake3, "{}: it was changed or damaged", at());
+    params.resume(&state).with_context(at)?;
     let path = dir.join(LOG);
     let at = || format!("{}: {ANEW}", path.display());
     let text = fs::read_to_string(&path).with_context(at)?;

@@ -1,6 +1,7 @@
 //! Integration tests, one module a tool. `common` has what they share.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod candle;
 mod common;
 mod eval;
 mod fabricate;

@@ -32,7 +32,9 @@ fn the_manifest_says_what_was_made() {
     };
     assert_eq!((rows("train"), rows("val"), rows("test")), (vec![21, 21, 21, 6], vec![20], vec![20]));
     let key = m["key"].as_str().unwrap();
-    let place = s.join(format!("data/synthetic-exp-10-{}/manifest.json", &key[..12])).canonicalize().unwrap();
+    let told = "val-fraction-0.1-rand-number-3-train-per-class-20-test-per-class-2";
+    let place = s.join(format!("data/synthetic-exp-10-{told}-{}/manifest.json", &key[..12]));
+    let place = place.canonicalize().unwrap();
     assert_eq!(Path::new(m["path"].as_str().unwrap()).canonicalize().unwrap(), place);
 }
 
@@ -226,7 +228,10 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
 fn a_directory_that_cannot_be_written_is_named() {
     let s = Sandbox::new();
     fs::write(s.join("file"), "").unwrap();
-    refused(s.tool("mk-imbalance", &format!("{SMALL} --out file/d")).assert(), "file/d: Not a directory");
+    refused(
+        s.tool("mk-imbalance", &format!("{SMALL} --out file/d")).assert(),
+        "file: is a file, and a directory is needed there",
+    );
     refused(s.tool("mk-imbalance", &format!("{SMALL} --out /proc/d")).assert(), "/proc/d: ");
 }
 

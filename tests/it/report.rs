@@ -151,7 +151,7 @@ fn other_images_are_not_averaged() {
     let md = fs::read_to_string(s.join("t/table.md")).unwrap();
     assert!(md.contains(") | 75.30 (1) |\n"), "{md}");
     assert!(
-        !md.contains("paper |") && md.contains("Published values are only shown beside runs in a published"),
+        !md.contains("paper |") && md.contains("Published values are not shown beside runs with images "),
         "{md}"
     );
     assert!(md.contains(" (2) |") && md.matches("| Remix (images ").count() == 2, "{md}");

@@ -3,18 +3,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Parser;
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 
 use super::values::{DrawName, LossName, Milestones, MixName, RuleName, Seeds, methods};
+use crate::backend;
 use crate::cli::generate::architectures;
 use crate::cli::{Common, VERSION};
 use crate::methods::loss::Loss;
 use crate::methods::mix::{LambdaPer, Mix};
 use crate::methods::presets::{Method, preset};
 use crate::methods::rule::{Draw, Reweight, Rule, RwNorm};
-use crate::model::Arch;
+use crate::net::Arch;
 use crate::train::config::{Augment, Config, Precision, Select};
 use crate::train::schedule::Recipe;
 
@@ -249,6 +250,7 @@ impl Flags {
             ..Config::new(method)
         };
         config.validate()?;
+        backend::check(&config.network()).map_err(|e| anyhow!("--arch {}: {e}", self.arch))?;
         let seeds = self.seeds.as_ref().map_or(&[self.seed][..], |Seeds(list)| list).to_vec();
         Ok(seeds.into_iter().map(|seed| Config { seed, ..config.clone() }).collect())
     }

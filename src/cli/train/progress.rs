@@ -328,7 +328,7 @@ mod tests {
     fn names_fit_and_keep_both_ends() {
         let name = "remix-drw resnet110 seed 100";
         assert_eq!(shorter(name, 80), name);
-        assert_eq!(shorter(name, 60), "remix-dr…seed 100");
+        assert_eq!(shorter(name, 60), "remix-drw…seed 100");
         assert_eq!(shorter(name, 20), "remix-dr…eed 100");
         let fields = |columns| {
             let texts = [
@@ -347,6 +347,6 @@ mod tests {
             fields(95),
             format!("{name} epoch 290/300 step 390/391 ETA 01:06:40 test 70.00 % loss 0.1235")
         );
-        assert_eq!(fields(200).matches(' ').count(), 12 + 3);
+        assert!(fields(200).ends_with("test 70.00 % loss 0.1235 612 images/s"));
     }
 }

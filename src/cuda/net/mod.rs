@@ -1,7 +1,7 @@
 //! A network in a GPU's memory; what it launches is in `passes`.
 //!
-//! Parameters, velocities and running statistics are laid out as in [`Net`], so weights files and states are read and written
-//! through it.
+//! Parameters, velocities and running statistics are laid out as in [`Params`], so weights files and states are read and written
+//! through those.
 
 mod passes;
 
@@ -12,11 +12,12 @@ use super::device::{Device, Memory};
 use super::kernels::{BACKWARD, FORWARD, MOST_BLOCKS, NAMES, THREADS};
 use super::tiles::{SCRATCH, Tiles, bytes_of, padded};
 use super::{Error, Result};
-use crate::model::resnet::Net;
-use crate::ops::conv::Geometry;
+use crate::backend::Plan;
+use crate::methods::loss::Criterion;
+use crate::net::{ClassifierKind, Geometry, Params};
 use crate::ops::{read, write};
 
-/// Length of the features.
+/// Length of the features that the kernel of the head takes.
 const FEATURES: usize = 64;
 
 /// Numbers that the sums of a batch norm take in `common.cu`: two limbs in four copies, and a count, of twice the channels.
@@ -90,10 +91,10 @@ pub struct DeviceNet {
     has_margins: bool,
     gamma: f32,
     normalised: bool,
-    /// The stem, then two a block.
+    plan: Plan,
     layers: Vec<Layer>,
-    d_out: Vec<Memory<u8>>,
-    d_mid: Vec<Memory<u8>>,
+    /// Two buffers for gradients in each stage.
+    gradients: Vec<[Memory<u8>; 2]>,
     /// A stage's output before it was mixed, where it is, and sums that nobody reads.
     unmixed: Memory<u8>,
     unread: Memory<u64>,
@@ -107,42 +108,49 @@ pub struct DeviceNet {
 }
 
 impl DeviceNet {
-    /// A network laid out as `net`, without its values, for images of `shape` and batches up to `batch`. Where it does not train, its layers share
-    /// the memory of their activations.
+    /// A network laid out as `params`, without their values, for images of `shape` and batches up to `batch`. Without a loss it does not
+    /// train, and its layers share the memory of their activations.
     ///
     /// # Errors
-    /// Sizes that the kernels do not take; [`Error::Memory`].
+    /// Networks and sizes that the kernels do not take; [`Error::Memory`].
     pub fn new(
         device: &Device,
-        net: &Net,
+        params: &Params,
+        criterion: Option<&Criterion>,
         shape: [usize; 3],
         batch: usize,
-        trains: bool,
     ) -> Result<DeviceNet> {
         let [height, width, channels] = shape;
+        let (host, trains) = (params, criterion.is_some());
+        let network = host.network();
+        let plan = Plan::new(network, shape).map_err(Error::Network)?;
         if channels != 3 || width > 256 || height > 65_535 {
             return Err(Error::Size(format!(
                 "images are {shape:?}; the GPU's kernels take (H ≤ 65535, W ≤ 256, 3)"
             )));
         }
-        if net.classes > SCRATCH {
-            return Err(Error::Size(format!("{} classes; the GPU's kernels take {SCRATCH}", net.classes)));
+        if host.classes() > SCRATCH {
+            return Err(Error::Size(format!("{} classes; the GPU's kernels take {SCRATCH}", host.classes())));
+        }
+        if network.features() != FEATURES {
+            return Err(Error::Size(format!(
+                "{} features; the GPU's kernels take {FEATURES}",
+                network.features()
+            )));
         }
         let bytes = bytes_of(device.precision());
         let reals = |len: usize| device.zeros::<u8>(len * bytes);
         // What only training needs is empty where there is none.
         let trained = |len: usize| if trains { len } else { 0 };
-        let slots = &net.slots;
-        let longest = slots.iter().map(|s| s.conv.geo.out_len()).max().unwrap_or(0);
+        let longest = plan.layers.iter().map(Geometry::out_len).max().unwrap_or(0);
         let len_of = |own: usize| if trains { own } else { longest };
-        let len = net.params.elem_count();
+        let len = host.values.elem_count();
         let params = device.zeros::<f32>(len)?;
         let grads = device.zeros::<f32>(trained(len))?;
-        let running = device.zeros(slots.iter().map(|s| 2 * s.conv.geo.cout).sum())?;
-        let sums = device.zeros(slots.iter().map(|s| 2 * sums_of(s.conv.geo.cout)).sum())?;
-        let (mut layers, mut running_at, mut sums_at) = (Vec::<Layer>::new(), 0, 0);
-        for slot in slots {
-            let geo = slot.conv.geo;
+        let running = device.zeros(host.running.elem_count())?;
+        let sums = device.zeros(plan.layers.iter().map(|geo| 2 * sums_of(geo.cout)).sum())?;
+        let (mut layers, mut sums_at) = (Vec::<Layer>::new(), 0);
+        for ((slot, conv), &geo) in host.slots().iter().zip(network.convs()).zip(&plan.layers) {
             let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes, device.room()));
             let shared = tiles.forward_shared.max(trained(tiles.backward_shared));
             let blocks = tiles.forward_blocks.max(trained(tiles.weight_blocks + tiles.input_blocks));
@@ -152,7 +160,7 @@ impl DeviceNet {
                 )));
             }
             if shared > device.shared() {
-                let (has, n) = (device.shared(), &slot.conv.conv);
+                let (has, n) = (device.shared(), &conv.name);
                 return Err(Error::Size(format!(
                     "{n} needs {shared} bytes of shared memory, a block has {has}"
                 )));
@@ -162,7 +170,7 @@ impl DeviceNet {
                 gamma_beta: params.at(slot.gamma_beta),
                 stat: own.at(0),
                 affine: own.at(2 * c),
-                running: running.at(running_at),
+                running: running.at(slot.running),
                 d_gamma_beta: grads.at(trained(slot.gamma_beta)),
                 sums: sums.at(sums_at),
                 d_sums: sums.at(sums_at + sums_of(c)),
@@ -170,10 +178,9 @@ impl DeviceNet {
             let names = ["3_16_1", "16_16_1", "16_32_2", "32_32_1", "32_64_2", "64_64_1"];
             let name = format!("{}_{}_{}", geo.cin, geo.cout, geo.stride);
             let Some(kind) = names.iter().position(|n| *n == name) else {
-                return Err(Error::Size(format!("{}: there is no kernel for {geo:?}", slot.conv.conv)));
+                return Err(Error::Size(format!("{}: the GPU has no kernel for {geo:?}", conv.name)));
             };
             debug_assert!(NAMES[FORWARD + kind].ends_with(&name) && NAMES[BACKWARD + kind].ends_with(&name));
-            running_at += 2 * c;
             sums_at += 2 * sums_of(c);
             // Inference reads a raw output in the next layer only, and the input of a block's first layer again in the next block.
             let (y, x) = match layers.len() {
@@ -199,24 +206,28 @@ impl DeviceNet {
         }
         let table: Vec<Norm> = layers.iter().map(|l| l.norm).collect();
         let channels: Vec<i32> = layers.iter().map(|l| l.geo.cout as i32).collect();
-        let blocks = layers.len() / 2;
-        let end = |stage: usize| layers[2 * ((stage + 1) * blocks / 3)].geo.out_len();
-        let gradients = || (0..3).map(|s| reals(trained(batch * end(s)))).collect::<Result<Vec<_>>>();
+        let end = |stage: usize| plan.end_of(stage).out_len();
+        let gradient = |stage: usize| reals(trained(batch * end(stage)));
+        let gradients =
+            (0..plan.stages()).map(|s| Ok([gradient(s)?, gradient(s)?])).collect::<Result<Vec<_>>>()?;
+        let classes = host.classes();
+        let plain = Criterion::cross_entropy(classes);
+        let criterion = criterion.unwrap_or(&plain);
         Ok(DeviceNet {
-            classes: net.classes,
+            classes,
             batch,
             shape,
             velocity: device.zeros(trained(len))?,
-            linear_at: net.linear_at,
-            classwise: device.upload(&[&net.criterion.offsets[..], &net.criterion.margins].concat())?,
-            has_margins: net.criterion.has_margins(),
-            gamma: net.criterion.gamma,
-            normalised: net.criterion.normalised,
-            d_out: gradients()?,
-            d_mid: gradients()?,
+            linear_at: host.classifier(),
+            classwise: device.upload(&[&criterion.offsets[..], &criterion.margins].concat())?,
+            has_margins: criterion.has_margins(),
+            gamma: criterion.gamma,
+            normalised: network.classifier.kind == ClassifierKind::Cosine,
+            gradients,
             unmixed: reals(trained(batch * end(0)))?,
+            plan,
             unread: device.zeros(trained(sums_of(64)))?,
-            linear_parts: device.zeros(trained(batch * net.classes * (FEATURES + 1)))?,
+            linear_parts: device.zeros(trained(batch * classes * (FEATURES + 1)))?,
             samples: device.zeros(2 * batch)?,
             sums,
             counter: device.zeros(1)?,
@@ -234,17 +245,12 @@ impl DeviceNet {
     ///
     /// # Errors
     /// Candle's and the driver's.
-    pub fn take(&self, net: &Net) -> anyhow::Result<()> {
-        self.params.write(0, &read(&net.params)?)?;
+    pub fn take(&self, params: &Params) -> anyhow::Result<()> {
+        self.params.write(0, &read(&params.values)?)?;
         if self.velocity.count() > 0 {
-            self.velocity.write(0, &read(&net.velocity)?)?;
+            self.velocity.write(0, &read(&params.velocity)?)?;
         }
-        let mut at = 0;
-        for layer in net.layers() {
-            let running = read(&layer.running)?;
-            self.running.write(at, &running)?;
-            at += running.len();
-        }
+        self.running.write(0, &read(&params.running)?)?;
         let segments = self.segments(1)?;
         self.lay_out(&segments, 0, false)?;
         Ok(self.device.wait()?)
@@ -264,20 +270,18 @@ impl DeviceNet {
     ///
     /// # Errors
     /// Candle's and the driver's.
-    pub fn give(&self, net: &Net) -> anyhow::Result<()> {
-        let copy = |to: &candle_core::Tensor, from: Vec<f32>| {
+    pub fn give(&self, params: &Params) -> anyhow::Result<()> {
+        let all = [
+            (&params.values, &self.params),
+            (&params.velocity, &self.velocity),
+            (&params.running, &self.running),
+        ];
+        for (to, from) in all {
+            let from = from.read(0, from.count())?;
             write(to, |to| {
                 to.copy_from_slice(&from);
                 Ok(())
-            })
-        };
-        copy(&net.params, self.params.read(0, self.params.count())?)?;
-        copy(&net.velocity, self.velocity.read(0, self.velocity.count())?)?;
-        let mut at = 0;
-        for layer in net.layers() {
-            let len = layer.running.elem_count();
-            copy(&layer.running, self.running.read(at, len)?)?;
-            at += len;
+            })?;
         }
         Ok(())
     }

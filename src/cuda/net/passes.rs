@@ -1,7 +1,8 @@
-//! The launches of a training step and of inference. What is launched when, and between which tensors, follows
-//! `model/resnet.rs`.
+//! The launches of a training step and of inference: the operations of [`Engine`], in the order of [`backend::forward`] and
+//! [`backend::backward`].
 
 use super::{DeviceNet, FEATURES, Feed, Layer, Segments};
+use crate::backend::{self, Engine, Gradient as Buffer, Input, InputGrad, Mixed, Residual, Shortcut};
 use crate::cuda::Result;
 use crate::cuda::args::{
     BackwardArgs, BlendArgs, FoldArgs, ForwardArgs, Gradient, HeadArgs, LoadArgs, Source, StepArgs,
@@ -34,11 +35,12 @@ impl DeviceNet {
     /// # Errors
     /// The driver's.
     pub unsafe fn step(&self, feed: &Feed, images: usize, place: usize, segments: &Segments) -> Result<()> {
+        let pass = Pass { net: self, feed, images, place, train: true };
+        let mixed = self.plan.mixed(place);
         // SAFETY: the caller's contract.
-        unsafe {
-            self.forward(feed, images, place, true)?;
-            self.backward(feed, images, place)?;
-        }
+        unsafe { pass.load()? };
+        backend::forward(&self.plan, &pass, mixed)?;
+        backend::backward(&self.plan, &pass, mixed)?;
         self.lay_out(segments, feed.rates, true)
     }
 
@@ -51,8 +53,10 @@ impl DeviceNet {
     /// # Errors
     /// The driver's.
     pub unsafe fn infer(&self, feed: &Feed, images: usize) -> Result<()> {
+        let pass = Pass { net: self, feed, images, place: 0, train: false };
         // SAFETY: the caller's contract.
-        unsafe { self.forward(feed, images, 0, false) }
+        unsafe { pass.load()? };
+        backend::forward(&self.plan, &pass, None)
     }
 
     /// Takes the running statistics for inference.
@@ -64,181 +68,190 @@ impl DeviceNet {
         // SAFETY: the net's own memory.
         unsafe { self.device.launch(FOLD, self.layers.len(), 0, &args) }
     }
+}
 
-    /// `relu(y·scale + shift + shortcut)` of a layer.
-    fn normed(&self, layer: usize, shortcut: u64, kind: i32) -> Source {
-        let Layer { geo, y, norm, .. } = &self.layers[layer];
-        let (height, width) = (geo.out_height() as i32, geo.out_width() as i32);
-        Source { y: y.at(0), affine: norm.affine, shortcut, store: 0, kind, height, width, unused: 0 }
+/// A pass over the first images of the plan's current step.
+struct Pass<'a> {
+    net: &'a DeviceNet,
+    feed: &'a Feed,
+    images: usize,
+    /// Where the step is mixed, see [`crate::methods::mix::Mix::places`].
+    place: usize,
+    train: bool,
+}
+
+impl Pass<'_> {
+    /// Launches the loading of the images; what the feed holds is used by all that follows as well.
+    ///
+    /// # Safety
+    /// As [`DeviceNet::step`].
+    unsafe fn load(&self) -> Result<()> {
+        let net = self.net;
+        let [height, width, _] = net.shape;
+        let args = LoadArgs {
+            pixels: self.feed.pixels,
+            plan: self.feed.plan,
+            step: self.feed.step,
+            levels: self.feed.levels,
+            x: net.layers[0].x.at(0),
+            sums: net.sums.at(0),
+            images: self.images as i32,
+            batch: net.batch as i32,
+            height: height as i32,
+            width: width as i32,
+            count: if self.train { net.sums.count() as i32 } else { 0 },
+            mixes: (self.place == 0).into(),
+        };
+        // SAFETY: the caller's contract, and the net's own memory.
+        unsafe { net.device.launch(LOAD, (self.images * height * width).div_ceil(THREADS), 0, &args) }
     }
 
-    /// The first layer of the block whose input is mixed at `place`; 0 where that is none.
-    fn mixed(&self, place: usize) -> usize {
-        if place == 0 { 0 } else { 1 + place * (self.layers.len() / 2 / 3) * 2 }
+    /// The input that was kept of a block.
+    fn kept(&self, block: usize) -> u64 {
+        self.net.layers[self.net.plan.first_of(block)].x.at(0)
     }
 
-    /// What the kernels of Manifold Mixup take, for the output of the layer before `first`.
-    fn blend(&self, feed: &Feed, first: usize, images: usize) -> BlendArgs {
-        let source = self.normed(first - 1, self.layers[first - 2].x.at(0), 2);
+    fn gradient(&self, Buffer { stage, second }: Buffer) -> u64 {
+        self.net.gradients[stage][usize::from(second)].at(0)
+    }
+
+    fn source(&self, input: Input) -> Source {
+        let net = self.net;
+        let of = |address: u64, height: usize, width: usize| Source {
+            y: address,
+            height: height as i32,
+            width: width as i32,
+            ..Source::default()
+        };
+        match input {
+            Input::Images => of(net.layers[0].x.at(0), net.shape[0], net.shape[1]),
+            Input::Kept(block) => {
+                let geo = net.plan.kept(block);
+                of(self.kept(block), geo.height, geo.width)
+            }
+            Input::Normed { layer, shortcut } => {
+                let Layer { geo, y, norm, .. } = &net.layers[layer];
+                let (shortcut, kind) = match shortcut {
+                    Shortcut::None => (0, 1),
+                    Shortcut::Identity(block) => (self.kept(block), 2),
+                    Shortcut::Padded(block) => (self.kept(block), 3),
+                };
+                let source = of(y.at(0), geo.out_height(), geo.out_width());
+                Source { affine: norm.affine, shortcut, kind, ..source }
+            }
+        }
+    }
+
+    /// What the kernels of Manifold Mixup take.
+    fn blend(&self, Mixed { block, layer }: Mixed) -> BlendArgs {
+        let net = self.net;
+        let source = self.source(Input::Normed { layer, shortcut: Shortcut::Identity(block - 1) });
         BlendArgs {
-            source: Source { store: self.unmixed.at(0), ..source },
-            norm: self.layers[first - 1].norm,
-            plan: feed.plan,
-            step: feed.step,
-            mixed: self.layers[first].x.at(0),
-            images: images as i32,
-            batch: self.batch as i32,
+            source: Source { store: net.unmixed.at(0), ..source },
+            norm: net.layers[layer].norm,
+            plan: self.feed.plan,
+            step: self.feed.step,
+            mixed: self.kept(block),
+            images: self.images as i32,
+            batch: net.batch as i32,
             ..BlendArgs::default()
         }
     }
+}
 
-    unsafe fn forward(&self, feed: &Feed, images: usize, place: usize, train: bool) -> Result<()> {
-        let [height, width, _] = self.shape;
-        let args = LoadArgs {
-            pixels: feed.pixels,
-            plan: feed.plan,
-            step: feed.step,
-            levels: feed.levels,
-            x: self.layers[0].x.at(0),
-            sums: self.sums.at(0),
-            images: images as i32,
-            batch: self.batch as i32,
-            height: height as i32,
-            width: width as i32,
-            count: if train { self.sums.count() as i32 } else { 0 },
-            mixes: (place == 0).into(),
-        };
-        // SAFETY: the caller's contract, and the net's own memory.
-        unsafe { self.device.launch(LOAD, (images * height * width).div_ceil(THREADS), 0, &args)? };
-        self.conv(
-            0,
-            Source { y: args.x, height: args.height, width: args.width, ..Source::default() },
-            images,
-            train,
-        )?;
-        let (mut shortcut, mut kind) = (0, 1);
-        for first in (1..self.layers.len()).step_by(2) {
-            if first == self.mixed(place) {
-                let args = self.blend(feed, first, images);
-                // SAFETY: the net's own memory, of a stage's output; the caller's contract.
-                unsafe { self.device.launch(BLEND + place - 1, images, 0, &args)? };
-                let source = Source { y: args.mixed, kind: 0, ..args.source };
-                self.conv(first, source, images, train)?;
-            } else {
-                self.conv(first, self.normed(first - 1, shortcut, kind), images, train)?;
-            }
-            self.conv(first + 1, self.normed(first, 0, 1), images, train)?;
-            (shortcut, kind) =
-                (self.layers[first].x.at(0), if self.layers[first].geo.stride == 1 { 2 } else { 3 });
-        }
-        let last = self.layers.len() - 1;
-        let args = HeadArgs {
-            source: self.normed(last, shortcut, 2),
-            plan: feed.plan,
-            step: feed.step,
-            linear: self.params.at(self.linear_at),
-            features: feed.features,
-            logits: feed.logits,
-            losses: feed.losses,
-            samples: self.samples.at(0),
-            dz: self.d_out[2].at(0),
-            linear_parts: self.linear_parts.at(0),
-            counter: self.counter.at(0),
-            norm: self.layers[last].norm,
-            offsets: self.classwise.at(0),
-            margins: if self.has_margins { self.classwise.at(self.classes) } else { 0 },
-            images: images as i32,
-            batch: self.batch as i32,
-            classes: self.classes as i32,
-            train: train.into(),
-            gamma: self.gamma,
-            normalised: self.normalised.into(),
-        };
-        let shared = (SCRATCH + 2 * FEATURES + 4 * self.classes) * 4;
-        // SAFETY: as above.
-        unsafe { self.device.launch(HEAD, images, shared, &args) }
-    }
+impl Engine for Pass<'_> {
+    type Error = crate::cuda::Error;
 
-    fn conv(&self, n: usize, source: Source, images: usize, train: bool) -> Result<()> {
-        let layer = &self.layers[n];
-        let tiles = self.tiles(layer.geo, images);
-        // Where the input is made of a raw output, it is stored: for backward, and of a block's first layer for the shortcut.
-        let store = if source.kind > 0 && (train || n % 2 == 1) { layer.x.at(0) } else { 0 };
+    fn conv(&self, n: usize, input: Input, keep: Option<usize>) -> Result<()> {
+        let (net, layer) = (self.net, &self.net.layers[n]);
+        let tiles = net.tiles(layer.geo, self.images);
+        // Backward finds every input that is made of a raw output beside its layer.
+        let made = matches!(input, Input::Normed { .. });
+        let store = if keep.is_some() || (made && self.train) { layer.x.at(0) } else { 0 };
         let args = ForwardArgs {
-            source: Source { store, ..source },
-            before: self.layers[n.saturating_sub(1)].norm,
+            source: Source { store, ..self.source(input) },
+            before: net.layers[n.saturating_sub(1)].norm,
             weight: layer.weight.at(0),
             out: layer.y.at(0),
             sums: layer.norm.sums,
-            images: images as i32,
+            images: self.images as i32,
             rows: tiles.forward as i32,
-            train: train.into(),
+            train: self.train.into(),
             unused: 0,
         };
         // SAFETY: the net's own memory, as large as the layer's sizes and the batch ask.
-        unsafe { self.device.launch(FORWARD + layer.kind, tiles.forward_blocks, tiles.forward_shared, &args) }
+        unsafe { net.device.launch(FORWARD + layer.kind, tiles.forward_blocks, tiles.forward_shared, &args) }
     }
 
-    unsafe fn backward(&self, feed: &Feed, images: usize, place: usize) -> Result<()> {
-        let mut stage = 2;
-        let mut buffers: Vec<_> =
-            self.d_out.iter().zip(&self.d_mid).map(|(o, m)| (o.at(0), m.at(0))).collect();
-        for first in (1..self.layers.len()).step_by(2).rev() {
-            let (d_out, d_mid) = buffers[stage];
-            self.grad(first + 1, d_out, d_mid, self.layers[first].norm.d_sums, 0, 0, images)?;
-            let (mut residual, mut half) = (1, 0);
-            if self.layers[first].geo.stride == 2 {
-                (residual, half) = (2, d_out);
-                stage -= 1;
-            }
-            let (to, mixed) = (buffers[stage].0, first == self.mixed(place));
-            // The gradient of a mixed output is zero where that is, and its sums mean nothing.
-            let sums = if mixed { self.unread.at(0) } else { self.layers[first - 1].norm.d_sums };
-            self.grad(first, d_mid, to, sums, residual, half, images)?;
-            if mixed {
-                let dz = buffers[stage].1;
-                let args = BlendArgs { gradient: to, dz, ..self.blend(feed, first, images) };
-                // SAFETY: the net's own memory, of a stage's output; the caller's contract.
-                unsafe { self.device.launch(UNBLEND + place - 1, images, SCRATCH * 4, &args)? };
-                buffers[stage] = (dz, to);
-            }
-        }
-        self.grad(0, buffers[0].0, buffers[0].0, 0, 0, 0, images)
+    fn mix(&self, mixed: Mixed) -> Result<()> {
+        let args = self.blend(mixed);
+        // SAFETY: the net's own memory, of a stage's output; the contract of `load`.
+        unsafe { self.net.device.launch(BLEND + self.place - 1, self.images, 0, &args) }
     }
 
-    /// Both gradients of a layer, and the sums of its input's; of the stem only that of the weights, `to` and `sums` are not touched.
-    #[allow(clippy::too_many_arguments)]
-    fn grad(
-        &self,
-        n: usize,
-        dz: u64,
-        to: u64,
-        sums: u64,
-        residual: i32,
-        half: u64,
-        images: usize,
-    ) -> Result<()> {
-        let Layer { geo, kind, y, x, norm, flipped, parts, .. } = &self.layers[n];
-        let tiles = self.tiles(*geo, images);
-        let before = &self.layers[n.saturating_sub(1)];
+    fn head(&self, layer: usize, block: usize, dz: Buffer) -> Result<()> {
+        let (net, feed) = (self.net, self.feed);
+        let args = HeadArgs {
+            source: self.source(Input::Normed { layer, shortcut: Shortcut::Identity(block) }),
+            plan: feed.plan,
+            step: feed.step,
+            linear: net.params.at(net.linear_at),
+            features: feed.features,
+            logits: feed.logits,
+            losses: feed.losses,
+            samples: net.samples.at(0),
+            dz: self.gradient(dz),
+            linear_parts: net.linear_parts.at(0),
+            counter: net.counter.at(0),
+            norm: net.layers[layer].norm,
+            offsets: net.classwise.at(0),
+            margins: if net.has_margins { net.classwise.at(net.classes) } else { 0 },
+            images: self.images as i32,
+            batch: net.batch as i32,
+            classes: net.classes as i32,
+            train: self.train.into(),
+            gamma: net.gamma,
+            normalised: net.normalised.into(),
+        };
+        let shared = (SCRATCH + 2 * FEATURES + 4 * net.classes) * 4;
+        // SAFETY: the net's own memory; the contract of `load`.
+        unsafe { net.device.launch(HEAD, self.images, shared, &args) }
+    }
+
+    fn grad(&self, n: usize, _: Input, dz: Buffer, to: Option<InputGrad>) -> Result<()> {
+        let net = self.net;
+        let Layer { geo, kind, y, x, norm, flipped, parts, .. } = &net.layers[n];
+        let tiles = net.tiles(*geo, self.images);
+        // Of the stem only the weights have a gradient; what stands for the input's is not touched.
+        let InputGrad { to, residual, before, sums } =
+            to.unwrap_or(InputGrad { to: dz, residual: Residual::None, before: 0, sums: true });
+        let (residual, half) = match residual {
+            Residual::None => (0, 0),
+            Residual::InPlace => (1, 0),
+            Residual::Padded(of) => (2, self.gradient(of)),
+        };
         let args = BackwardArgs {
             x: x.at(0),
             gradient: Gradient {
-                dz,
+                dz: self.gradient(dz),
                 y: y.at(0),
                 height: geo.out_height() as i32,
                 width: geo.out_width() as i32,
             },
             norm: *norm,
             weight: flipped.as_ref().map_or(0, |w| w.at(0)),
-            dz: to,
+            dz: self.gradient(to),
             half,
-            y_before: before.y.at(0),
-            sums_before: sums,
+            y_before: net.layers[before].y.at(0),
+            sums_before: match sums {
+                true if n > 0 => net.layers[before].norm.d_sums,
+                true => 0,
+                false => net.unread.at(0),
+            },
             weight_parts: parts.at(0),
             height: geo.height as i32,
             width: geo.width as i32,
-            images: images as i32,
+            images: self.images as i32,
             rows: tiles.input as i32,
             residual,
             out_rows: tiles.weight_rows as i32,
@@ -247,6 +260,12 @@ impl DeviceNet {
         };
         let blocks = tiles.weight_blocks + if *kind == 0 { 0 } else { tiles.input_blocks };
         // SAFETY: the net's own memory, as large as the layer's sizes and the batch ask.
-        unsafe { self.device.launch(BACKWARD + kind, blocks, tiles.backward_shared, &args) }
+        unsafe { net.device.launch(BACKWARD + kind, blocks, tiles.backward_shared, &args) }
+    }
+
+    fn unmix(&self, mixed: Mixed, from: Buffer, to: Buffer) -> Result<()> {
+        let args = BlendArgs { gradient: self.gradient(from), dz: self.gradient(to), ..self.blend(mixed) };
+        // SAFETY: the net's own memory, of a stage's output; the contract of `load`.
+        unsafe { self.net.device.launch(UNBLEND + self.place - 1, self.images, SCRATCH * 4, &args) }
     }
 }

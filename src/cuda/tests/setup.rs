@@ -6,15 +6,15 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::backend::cpu::Net;
 use crate::cuda::device::{Device, usable};
-use crate::cuda::trainer::Trainer;
+use crate::cuda::trainer::{Images, Trainer};
 use crate::data::Info;
 use crate::data::shard::Split;
 use crate::manifest::store::{Claim, Plan as Directory, Produced};
 use crate::manifest::{Kind, Manifest, Object};
 use crate::methods::presets::preset;
-use crate::model::resnet::Net;
-use crate::model::weights;
+use crate::net::{Params, files};
 use crate::ops::load::levels;
 use crate::ops::sgd::Rates;
 use crate::rng::{Purpose, shuffle, stream};
@@ -107,19 +107,19 @@ pub fn config(precision: Precision, batch_size: usize) -> Config {
 pub fn network(config: &Config, data: &Data) -> Net {
     let dtype = config.precision.dtype();
     let info = Info::of(&data.manifest).expect("a data set");
-    let mut net =
-        Net::new(config.arch, data.train.shape(), info.classes, config.batch_size, dtype).expect("a network");
-    net.criterion = config.loss.criterion(&info.cls_num_list);
-    net.init(config.seed).expect("parameters");
-    net
+    let params = Params::new(&config.network(), info.classes).expect("parameters");
+    params.init(config.seed).expect("values");
+    let criterion = config.loss.criterion(&info.cls_num_list);
+    Net::new(params, criterion, data.train.shape(), config.batch_size, dtype).expect("a network")
 }
 
 /// Sets the norms of a network so that no value comes near a ReLU's kink: γ is small, and β, eight times as large, is positive at the end of
 /// a block and alternates elsewhere. Half of the channels inside of the blocks are then always off.
 pub fn move_from_relus(net: &Net) {
-    crate::ops::write(&net.params, |params| {
-        for (n, slot) in net.slots.iter().enumerate() {
-            let channels = slot.conv.geo.cout;
+    let net = &net.params;
+    crate::ops::write(&net.values, |params| {
+        for (n, (slot, conv)) in net.slots().iter().zip(net.network().convs()).enumerate() {
+            let channels = conv.cout;
             let (gamma, beta) = params[slot.gamma_beta..][..2 * channels].split_at_mut(channels);
             gamma.fill(0.25);
             let ends_block = n > 0 && n % 2 == 0;
@@ -147,7 +147,7 @@ fn apart(found: &[f32], truth: &[f32]) -> f64 {
 }
 
 /// The largest distance of a tensor, relative to its length, or to `least` of the longest one's if it is shorter, with its name.
-pub fn furthest(found: &weights::StateDict, truth: &weights::StateDict, least: f64) -> (f64, String) {
+pub fn furthest(found: &files::StateDict, truth: &files::StateDict, least: f64) -> (f64, String) {
     let longest = truth.values().map(|v| length(&v.data)).fold(0.0, f64::max);
     let each = truth.iter().map(|(name, v)| {
         let scale = length(&v.data).max(least * longest).max(1e-15);
@@ -158,7 +158,8 @@ pub fn furthest(found: &weights::StateDict, truth: &weights::StateDict, least: f
 
 pub fn trainer(device: &Device, config: &Config, data: &Data, net: &Net) -> Trainer {
     let levels = levels(&config.mean, &config.std);
-    Trainer::new(device, net, &data.train, &[&data.test], &levels, config.batch_size, config.mix.places())
+    let images = Images { train: &data.train, judged: &[&data.test], levels: &levels };
+    Trainer::new(device, &net.params, &net.criterion, images, config.batch_size, config.mix.places())
         .expect("a trainer")
 }
 
@@ -168,13 +169,13 @@ pub fn train(
     config: &Config,
     data: &Data,
     epochs: u32,
-) -> (weights::StateDict, Vec<[f64; 2]>) {
+) -> (files::StateDict, Vec<[f64; 2]>) {
     let net = network(config, data);
     let mut trainer = trainer(device, config, data, &net);
     let plan = plan(config, data);
     let losses = (1..=epochs).flat_map(|e| trainer.epoch(&plan, e, RATES).expect("an epoch")).collect();
-    trainer.give(&net).expect("given");
-    (net.training_state().expect("a state"), losses)
+    trainer.give(&net.params).expect("given");
+    (net.params.training_state().expect("a state"), losses)
 }
 
 pub fn plan(config: &Config, data: &Data) -> Plan {
@@ -194,7 +195,7 @@ pub fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64
     let mut trainer = trainer(device, config, data, net);
     let plan = plan(config, data);
     let losses = trainer.epoch(&plan, 1, RATES).expect("an epoch");
-    trainer.give(net).expect("given");
+    trainer.give(&net.params).expect("given");
     let found = trainer.grads().expect("gradients");
     let keep = |grads: &mut [f32]| {
         grads.copy_from_slice(&found);

@@ -223,7 +223,10 @@ fn damaged_files_do_no_harm() {
 #[test]
 fn what_is_not_there_is_named() {
     let root = tempfile::tempdir().expect("a directory");
-    assert!(message(SMALL10, &root.path().join("nowhere")).contains("nowhere: No such file"));
+    assert!(
+        message(SMALL10, &root.path().join("nowhere"))
+            .contains("nowhere: there is no such file or directory")
+    );
     assert!(message(SMALL10, root.path()).contains("no cifar10 here; it may be"));
     let archive = packed(root.path(), &SMALL100, &SMALL100.forms[1], "");
     assert!(message(SMALL10, root.path()).contains("but cifar100 is: use --dataset cifar100"));

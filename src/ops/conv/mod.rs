@@ -15,49 +15,10 @@ use candle_core::{Result, Tensor, bail};
 
 use super::value::Value;
 use super::{Lent, chunks, read, read_as, simd::Isa, with_value, write_parts};
+use crate::net::Geometry;
 use cpu::winograd;
 
-/// Sizes of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Input height.
-    pub height: usize,
-    /// Input width.
-    pub width: usize,
-    /// Input channels.
-    pub cin: usize,
-    /// Output channels.
-    pub cout: usize,
-    /// 1 or 2.
-    pub stride: usize,
-}
-
 impl Geometry {
-    /// Output height.
-    pub fn out_height(&self) -> usize {
-        (self.height - 1) / self.stride + 1
-    }
-
-    /// Output width.
-    pub fn out_width(&self) -> usize {
-        (self.width - 1) / self.stride + 1
-    }
-
-    /// Values of one input image.
-    pub fn in_len(&self) -> usize {
-        self.height * self.width * self.cin
-    }
-
-    /// Values of one output image.
-    pub fn out_len(&self) -> usize {
-        self.out_height() * self.out_width() * self.cout
-    }
-
-    /// Values of the weight (3, 3, cin, cout).
-    pub fn weight_len(&self) -> usize {
-        9 * self.cin * self.cout
-    }
-
     /// Lanes of an input image with its halo.
     fn padded_in<T: Value>(&self) -> usize {
         (self.height + 2) * (self.width + 2) * T::lanes(self.cin)

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Ahead;
 use super::tile::{Pixel, Run, Sink, Walk, correlate};
-use crate::ops::conv::Geometry;
+use crate::net::Geometry;
 use crate::ops::simd::Vector;
 use crate::ops::value::Value;
 

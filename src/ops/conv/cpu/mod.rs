@@ -25,7 +25,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Geometry, Shortcut, Source};
+use super::{Shortcut, Source};
+use crate::net::Geometry;
 
 use crate::ops::simd::{Isa, Task, Vector, prefetch};
 use crate::ops::value::Value;

@@ -15,7 +15,7 @@ use super::tile::PANEL;
 use super::tiled::turn;
 use super::winograd::{Two, pitch, transform_grad, transform_input};
 use super::with_scratch;
-use crate::ops::conv::Geometry;
+use crate::net::Geometry;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::simd::amx;
 use crate::ops::simd::{Isa, Task, Vector};

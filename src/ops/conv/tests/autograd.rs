@@ -24,7 +24,7 @@ fn a_channel_far_from_zero_keeps_its_variance() {
 fn compare_with_candle(far: Option<(usize, f32, f32)>, tolerance: f64) -> Result<()> {
     for (stride, shortcut) in [(1, true), (2, false)] {
         let (batch, height, width, cin, cout) = (3, 6, 8, 16, 32);
-        let geo = Geometry { height, width, cin, cout, stride };
+        let geo = Geometry { height, width, cin, cout, kernel: 3, stride };
         let count = |g: Geometry| (g.out_height(), g.out_width());
         let (out_height, out_width) = count(geo);
         let (image, out_shape) = ([batch, height, width, cin], [batch, out_height, out_width, cout]);

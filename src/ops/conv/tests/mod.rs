@@ -165,7 +165,7 @@ impl Case {
         let image = [batch, height, width, cin];
         let case = Case {
             dtype,
-            geo: Geometry { height, width, cin, cout, stride },
+            geo: Geometry { height, width, cin, cout, kernel: 3, stride },
             batch,
             y: random(&[0], 0),
             affine: random_of(dtype, &[2, cin], 2),

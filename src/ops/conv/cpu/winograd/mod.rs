@@ -29,7 +29,7 @@ pub use weight::{restore_weight, transform_weight};
 use super::outer::{Outer, outer};
 use super::tile::Sink;
 use super::wide::{by_blocks, is_wide};
-use crate::ops::conv::Geometry;
+use crate::net::Geometry;
 use crate::ops::simd::{Isa, Vector, stores_are_slow};
 use crate::ops::value::Value;
 use planes::finish;

@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::form::{Form, output_transposed};
-use crate::ops::conv::Geometry;
+use crate::net::Geometry;
 use crate::ops::conv::cpu::tile::{Pixel, Sink};
 use crate::ops::simd::Vector;
 use crate::ops::value::Value;

@@ -6,11 +6,11 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use safetensors::SafeTensors;
 
+use super::cpu::{Hidden, Net};
 use super::infer::{BATCH, Folded};
-use super::resnet::{Hidden, Net};
-use super::weights::{StateDict, Values, open, save};
-use super::*;
-use crate::methods::loss::{Loss, Targets};
+use crate::methods::loss::{Criterion, Loss, Targets};
+use crate::net::files::{StateDict, Values, open, save};
+use crate::net::{Arch, Network, Params, Shortcut};
 use crate::ops::blend::Pairs;
 use crate::ops::read;
 use crate::ops::sgd::Rates;
@@ -51,13 +51,19 @@ fn network() -> Net {
     network_in(DType::F32)
 }
 
+/// Parameters of a network of ten classes, all zero.
+fn zeros(name: &str) -> Params {
+    Params::new(&name.parse::<Arch>().expect("a name").network(), 10).expect("parameters")
+}
+
 fn network_in(dtype: DType) -> Net {
-    let net = Net::new(Arch::RESNET32, SHAPE, 10, 8, dtype).expect("a network");
-    let mut dict = net.state_dict().expect("names");
+    let params = zeros("resnet32");
+    let mut dict = params.state_dict().expect("names");
     for (name, v) in &mut dict {
         *v = tensor(name, &v.shape);
     }
-    net.load(&dict).expect("all there");
+    params.load(&dict).expect("all there");
+    let net = Net::new(params, Criterion::cross_entropy(10), SHAPE, 8, dtype).expect("a network");
     let pixels = Tensor::from_vec(pixels(), net.x.dims(), net.x.device()).and_then(|x| x.to_dtype(dtype));
     net.x.slice_set(&pixels.expect("pixels"), 0, 0).expect("written");
     net
@@ -135,7 +141,7 @@ fn a_training_step_is_pytorchs() {
         assert!(largest_difference(&logits, &fixture.f32("logits")) < 1e-5, "{isa:?} logits");
         assert!(((loss.loss - truth) / truth).abs() < 1e-6, "{isa:?} loss {} {truth}", loss.loss);
         let mut worst = (0.0, String::new());
-        for (name, found) in net.named(net.grads()).expect("names") {
+        for (name, found) in net.params.named(net.grads()).expect("names") {
             let error = relative_error(&found.data, &fixture.f32(&format!("grad.{name}")));
             if error > worst.0 {
                 worst = (error, name);
@@ -148,7 +154,7 @@ fn a_training_step_is_pytorchs() {
         for _ in 0..3 {
             net.step(targets, None, rates).expect("a step");
         }
-        for (name, found) in net.state_dict().expect("names") {
+        for (name, found) in net.params.state_dict().expect("names") {
             let error = largest_difference(&found.data, &fixture.f32(&format!("after3.{name}")));
             assert!(error < 1e-5, "{isa:?}: {name} is {error:.1e} off after three steps");
         }
@@ -185,7 +191,7 @@ fn a_step_with_mixed_hidden_states_is_pytorchs() {
             let found = net.gradients(targets, Some(hidden)).expect("a step").loss;
             assert!((found / loss - 1.0).abs() < 1e-6, "{isa:?} stage {stage}: {found} {loss}");
             let mut worst = (0.0, String::new());
-            for (name, found) in net.named(net.grads()).expect("names") {
+            for (name, found) in net.params.named(net.grads()).expect("names") {
                 let probe = |i: usize| f64::from(uniform("probe", i)) - 0.5;
                 let values = found.data.iter().map(|&g| f64::from(g));
                 let length = values.clone().map(|g| g * g).sum::<f64>().sqrt();
@@ -217,7 +223,7 @@ fn a_bf16_step_is_pytorchs_but_for_rounding() {
         let truth = f64::from(fixture.f32("loss")[0]);
         let logits = relative_error(&read(net.logits()).expect("logits"), &fixture.f32("logits"));
         let (mut found, mut true_grads) = (vec![], vec![]);
-        for (name, grad) in net.named(net.grads()).expect("names") {
+        for (name, grad) in net.params.named(net.grads()).expect("names") {
             found.extend(grad.data);
             true_grads.extend(fixture.f32(&format!("grad.{name}")));
         }
@@ -231,11 +237,11 @@ fn a_bf16_step_is_pytorchs_but_for_rounding() {
 #[test]
 fn inference_is_pytorchs() {
     let fixture = Fixture::open();
-    let dict = network().state_dict().expect("names");
+    let params = network().params;
     let pixels = pixels();
     let mut sets: Vec<(Isa, usize, Vec<f32>)> = vec![];
     for_each_isa(|isa| {
-        let net = Folded::new(&dict, Arch::RESNET32, SHAPE, 10).expect("folded");
+        let net = Folded::new(&params, SHAPE).expect("folded");
         for batch in [1, BATCH, 3, 100] {
             let out =
                 net.forward(8, batch, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
@@ -255,11 +261,13 @@ fn inference_is_pytorchs() {
 fn what_is_no_number_stays_none() {
     let pixels = pixels();
     for name in ["conv1.weight", "layer1.2.conv2.weight", "layer2.0.conv1.weight", "layer3.4.conv1.weight"] {
-        let mut dict = network().state_dict().expect("names");
+        let params = network().params;
+        let mut dict = params.state_dict().expect("names");
         // Their products are beyond f32, and then ∞ − ∞.
         dict.get_mut(name).expect("a tensor").data.iter_mut().for_each(|w| *w *= 1e38);
+        params.load(&dict).expect("all there");
         for_each_isa(|isa| {
-            let net = Folded::new(&dict, Arch::RESNET32, SHAPE, 10).expect("folded");
+            let net = Folded::new(&params, SHAPE).expect("folded");
             let out =
                 net.forward(8, BATCH, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
             let logits = out.logits.chunks_exact(10);
@@ -276,13 +284,12 @@ fn what_is_no_number_stays_none() {
 fn what_is_saved_is_loaded() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("w.safetensors");
-    let net = network();
-    let dict = net.training_state().expect("names");
+    let dict = network().params.training_state().expect("names");
     save(&path, &dict, 7, Some(("note", "x".into()))).expect("saved");
     let (found, notes) = open(&path).expect("opened");
     assert_eq!(found, dict);
     assert_eq!(notes["note"], "x");
-    let other = Net::new(Arch::RESNET32, SHAPE, 10, 1, DType::F32).expect("a network");
+    let other = zeros("resnet32");
     other.resume(&found).expect("loaded");
     assert_eq!(other.training_state().expect("names"), dict);
 }
@@ -291,14 +298,11 @@ fn what_is_saved_is_loaded() {
 fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("w.safetensors");
-    let normalised = || {
-        let mut net = Net::new(Arch::RESNET32, SHAPE, 10, 8, DType::F32).expect("a network");
-        net.criterion = Loss::LDAM.criterion(&[50, 40, 30, 20, 10, 9, 8, 7, 6, 5]);
-        net
-    };
-    let net = normalised();
-    net.init(3).expect("parameters");
-    let dict = net.training_state().expect("names");
+    let network_of_ldam = Arch::RESNET32.network().with_classifier(Loss::LDAM.classifier());
+    let cosine = || Params::new(&network_of_ldam, 10).expect("parameters");
+    let params = cosine();
+    params.init(3).expect("values");
+    let dict = params.training_state().expect("names");
     assert_eq!(dict["linear.weight"].shape, [64, 10]);
     assert!(!dict.contains_key("linear.bias") && !dict.contains_key("velocity.linear.bias"));
     for class in 0..10 {
@@ -308,12 +312,12 @@ fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
     }
     save(&path, &dict, 7, None).expect("saved");
     let (found, _) = open(&path).expect("opened");
-    let other = normalised();
+    let other = cosine();
     other.resume(&found).expect("loaded");
     assert_eq!(other.training_state().expect("names"), dict);
     // The logits of inference are 30 cosines of its own features.
-    let state = net.state_dict().expect("names");
-    let folded = Folded::new(&state, Arch::RESNET32, SHAPE, 10).expect("folded");
+    let state = params.state_dict().expect("names");
+    let folded = Folded::new(&params, SHAPE).expect("folded");
     let pixels = pixels();
     let out = folded.forward(8, BATCH, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
     let weight = &state["linear.weight"].data;
@@ -325,25 +329,25 @@ fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
         }
     }
     // Neither network takes the other's classifier, nor one that has lost its bias.
-    let linear = network();
+    let linear = network().params;
     let text = format!("{:#}", linear.load(&state).expect_err("refused"));
     assert!(text.contains("linear.weight is [64, 10]"), "{text}");
     let mut lost = linear.state_dict().expect("names");
-    assert!(net.load(&lost).is_err());
+    assert!(params.load(&lost).is_err());
     lost.remove("linear.bias");
-    let text = format!("{:#}", Folded::new(&lost, Arch::RESNET32, SHAPE, 10).err().expect("refused"));
+    let text = format!("{:#}", Params::from_state_dict(linear.network(), &lost).err().expect("refused"));
     assert!(text.contains("no tensor \"linear.bias\""), "{text}");
 }
 
 #[test]
 fn foreign_weights_are_refused() {
-    let net = Net::new("resnet20".parse().expect("a name"), SHAPE, 10, 1, DType::F32).expect("a network");
+    let net = zeros("resnet20");
     let error = |dict: &StateDict| format!("{:#}", net.load(dict).expect_err("refused"));
     let mut dict = net.state_dict().expect("names");
     dict.remove("layer1.0.conv1.weight");
     assert!(error(&dict).contains("no tensor \"layer1.0.conv1.weight\""));
-    let deeper = network().state_dict().expect("names");
-    let refused = weights::check_arch(&deeper, net.arch).expect_err("a deeper network");
+    let deeper = network().params.state_dict().expect("names");
+    let refused = Params::from_state_dict(net.network(), &deeper).err().expect("a deeper network");
     assert!(format!("{refused}").contains("layer1.3"), "{refused}");
     let mut dict = net.state_dict().expect("names");
     dict.get_mut("layer2.1.bn1.running_var").expect("a tensor").data[5] = -1e-3;
@@ -351,4 +355,31 @@ fn foreign_weights_are_refused() {
     save(file.path(), &dict, 1, None).expect("saved");
     let refused = format!("{:#}", open(file.path()).expect_err("no variance"));
     assert!(refused.contains("layer2.1.bn1.running_var has negative values"), "{refused}");
+}
+
+#[test]
+fn networks_without_an_engine_are_refused_by_name() {
+    let of = |name: &str| super::check(&name.parse::<Arch>().expect("known").network());
+    for name in ["resnet20", "resnet110"] {
+        assert_eq!(of(name), Ok(()));
+    }
+    for (name, why) in [
+        ("resnet50", "a max-pool after the stem"),
+        ("resnet18-cifar", "layer2.0.shortcut.0, a 1×1 convolution with stride 2"),
+    ] {
+        assert_eq!(of(name), Err(format!("there is no engine yet for {name}, which has {why}")));
+    }
+    // Changes of a network that runs: each would be computed wrongly.
+    let change = |change: fn(&mut Network)| {
+        let mut network = Arch::RESNET32.network();
+        change(&mut network);
+        super::check(&network).expect_err("refused")
+    };
+    assert!(change(|n| n.stages[2].truncate(1)).contains("a stage of 1 block"));
+    assert!(change(|n| n.stages[0][0].shortcut = Shortcut::Padded).contains("layer1.0.conv1"));
+    assert!(change(|n| n.stages[1][0].shortcut = Shortcut::Identity).contains("layer2.0.conv1"));
+    assert!(change(|n| n.stages[1][1].convs[1].cout = 64).contains("layer2.1.conv1"));
+    assert!(change(|n| n.stages[1][0].convs[0].stride = 1).contains("layer2.0.conv1"));
+    let sizes = super::Plan::new(&Arch::RESNET32.network(), [30, 32, 3]).expect_err("refused");
+    assert!(sizes.contains("resnet32 needs sides that are multiples of 4"), "{sizes}");
 }

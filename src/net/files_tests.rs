@@ -11,8 +11,8 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::entries::Contents;
-use super::weights::{Form, StateDict, Values, check_arch, open, parse, save};
-use super::{Arch, unpickle};
+use super::files::{Form, StateDict, Values, open, parse, save};
+use super::{Arch, Params, unpickle};
 
 const SHAPES: [(&str, &[usize]); 7] = [
     ("bn1.bias", &[2]),
@@ -225,10 +225,10 @@ fn forms_are_told_by_the_first_bytes() {
 
 #[test]
 fn whole_names_are_compared_with_those_of_the_architecture() {
-    let net = super::resnet::Net::new(Arch::RESNET32, [32, 32, 3], 10, 1, candle_core::DType::F32)
-        .expect("a network");
-    let dict = net.state_dict().expect("names");
-    assert!(check_arch(&dict, Arch::RESNET32).is_ok());
+    let network = Arch::RESNET32.network();
+    let dict = Params::new(&network, 10).and_then(|p| p.state_dict().map_err(candle_core::Error::msg));
+    let dict = dict.expect("names");
+    assert!(Params::from_state_dict(&network, &dict).is_ok());
     for name in [
         "conv1.bias",
         "linear.weight_g",
@@ -244,7 +244,7 @@ fn whole_names_are_compared_with_those_of_the_architecture() {
     ] {
         let mut dict = dict.clone();
         dict.insert(name.into(), Values { shape: vec![10], data: vec![0.0; 10] });
-        let said = format!("{:#}", check_arch(&dict, Arch::RESNET32).expect_err(name));
+        let said = format!("{:#}", Params::from_state_dict(&network, &dict).err().expect(name));
         assert!(said.contains(&format!("has a tensor {name:?}, which resnet32 does not have")), "{said}");
     }
 }

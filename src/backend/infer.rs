@@ -4,21 +4,20 @@
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Error, Result};
 use rayon::prelude::*;
 
-use super::weights::{self, StateDict, get, is_normalised, to_hwio};
-use super::{Arch, Named};
+use super::Plan;
 use crate::data::Info;
 use crate::data::shard::Split;
-use crate::ops::conv::Geometry;
+use crate::net::{ClassifierKind, Geometry, Network, Params, files};
 use crate::ops::conv::cpu::tile::{Pixel, Sink};
 use crate::ops::conv::cpu::winograd::{self, Four};
 use crate::ops::conv::cpu::{convolve, panels, with_scratch};
 use crate::ops::head::Classifier;
 use crate::ops::load::Levels;
 use crate::ops::simd::{Isa, Task, Vector, run};
-use crate::ops::{Aligned, norm};
+use crate::ops::{Aligned, norm, read};
 
 /// Outputs of a network for a whole split, row major, in the order of the split.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,16 +39,14 @@ pub struct Inference {
 /// A file that cannot be read, weights of another architecture or number of classes.
 pub fn infer(
     weights: &Path,
-    arch: Arch,
+    network: &Network,
     split: &Split,
     info: &Info,
     levels: &Levels,
     batch: usize,
 ) -> Result<Inference> {
-    let (dict, classes) = weights::open_for(weights, arch, info)?;
-    Ok(Folded::new(&dict, arch, split.shape(), classes)
-        .with_context(|| weights.display().to_string())?
-        .run(split, levels, batch))
+    let params = files::open_for(weights, network, info)?;
+    Ok(Folded::new(&params, split.shape())?.run(split, levels, batch))
 }
 
 /// A convolution with its batch norm folded in: `relu(conv(x) + bias [+ shortcut])`.
@@ -82,18 +79,21 @@ fn together(geo: Geometry) -> usize {
 }
 
 impl Folded {
-    /// Folds weights. `shape` is that of the images, `[H, W, C]`.
+    /// Folds parameters. `shape` is that of the images, `[H, W, C]`.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
-    pub fn new(dict: &StateDict, arch: Arch, shape: [usize; 3], classes: usize) -> Result<Self> {
+    /// A network or images that there is no engine for; candle's.
+    pub fn new(params: &Params, shape: [usize; 3]) -> Result<Self> {
         let isa = Isa::get().for_floats();
-        let fold = |Named { conv, norm: bn, geo }: Named, winograd: bool| -> Result<Conv> {
+        let network = params.network();
+        let plan = Plan::new(network, shape).map_err(Error::msg)?;
+        let (values, running) = (read(&params.values)?, read(&params.running)?);
+        let fold = |layer: usize, winograd: bool| -> Conv {
+            let (geo, slot) = (plan.layers[layer], params.slots()[layer]);
             let (cin, cout) = (geo.cin, geo.cout);
-            let mut weight = to_hwio(get(dict, &format!("{conv}.weight"), &[cout, cin, 3, 3])?, cin, cout);
-            let part = |name: &str| get(dict, &format!("{bn}.{name}"), &[cout]);
-            let (gamma, beta) = (part("weight")?, part("bias")?);
-            let (mean, var) = (part("running_mean")?, part("running_var")?);
+            let mut weight = values[slot.weight..][..geo.weight_len()].to_vec();
+            let (gamma, beta) = values[slot.gamma_beta..][..2 * cout].split_at(cout);
+            let (mean, var) = running[slot.running..][..2 * cout].split_at(cout);
             let scale: Vec<f64> =
                 (0..cout).map(|c| f64::from(gamma[c]) / (f64::from(var[c]) + norm::EPS).sqrt()).collect();
             for row in weight.chunks_exact_mut(cout) {
@@ -107,28 +107,23 @@ impl Folded {
             }
             let bias =
                 (0..cout).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
-            Ok(Conv { geo, weight: kept, winograd, bias })
+            Conv { geo, weight: kept, winograd, bias }
         };
-        let len = arch.feature_len();
-        let mut convs = arch.convs(shape).into_iter();
-        let stem = fold(convs.next().context("an architecture without layers")?, false)?;
-        // A stage begins where the size changes.
-        let mut stages: Vec<Vec<Conv>> = vec![vec![]];
-        for named in convs {
-            let winograd = winograd::fits(named.geo, isa, 4);
-            let conv = fold(named, winograd)?;
-            if conv.geo.stride == 2 {
-                stages.push(vec![]);
-            }
-            if let Some(stage) = stages.last_mut() {
-                stage.push(conv);
-            }
-        }
+        let mut block = 0..;
+        let stages = network.stages.iter().map(|blocks| {
+            let stage = blocks.iter().zip(&mut block).flat_map(|(block, n)| {
+                let first = plan.first_of(n);
+                first..first + block.convs.len()
+            });
+            stage.map(|layer| fold(layer, winograd::fits(plan.layers[layer], isa, 4))).collect()
+        });
+        let (classes, len) = (params.classes(), network.features());
+        let (weight, bias) = values[params.classifier()..][..params.classifier_len()].split_at(classes * len);
         Ok(Folded {
-            stem,
-            stages,
-            linear: weights::linear(dict, "", classes, len, is_normalised(dict, arch))?,
-            normalised: is_normalised(dict, arch),
+            stem: fold(0, false),
+            stages: stages.collect(),
+            linear: (weight.to_vec(), bias.to_vec()),
+            normalised: network.classifier.kind == ClassifierKind::Cosine,
             classes,
             feature_len: len,
             isa,

@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
-use super::weights::{StateDict, Values};
+use super::files::{StateDict, Values};
 
 /// What wrappers (`DataParallel`, `torch.compile`, a module that has the network as a member) and nested dictionaries put
 /// before the names of a network.

@@ -1,0 +1,209 @@
+//! The networks that have names, one function for each family.
+//!
+//! Names of tensors, and so files, are those of the code that each family is known from.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Block, Classifier, ClassifierKind, Conv, Network, Shortcut};
+
+/// A network by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Arch(usize);
+
+/// How a network is made.
+type Make = fn() -> Network;
+
+const ZOO: [(&str, Make); 11] = [
+    ("resnet20", || cifar_resnet(20)),
+    ("resnet32", || cifar_resnet(32)),
+    ("resnet44", || cifar_resnet(44)),
+    ("resnet56", || cifar_resnet(56)),
+    ("resnet110", || cifar_resnet(110)),
+    ("resnet18-cifar", || cifar_wide([2, 2, 2, 2])),
+    ("resnet34-cifar", || cifar_wide([3, 4, 6, 3])),
+    ("resnet10", || imagenet([1, 1, 1, 1], Kind::Basic)),
+    ("resnet18", || imagenet([2, 2, 2, 2], Kind::Basic)),
+    ("resnet34", || imagenet([3, 4, 6, 3], Kind::Basic)),
+    ("resnet50", || imagenet([3, 4, 6, 3], Kind::Bottleneck)),
+];
+
+/// ResNets for CIFAR (He et al. 2016, section 4.2): three stages of 16, 32 and 64 channels, shortcuts without parameters, names of
+/// Idelbayev's `resnet_s`, which LDAM's code has too.
+fn cifar_resnet(depth: usize) -> Network {
+    let blocks = (depth - 2) / 6;
+    Network {
+        name: String::new(),
+        stem: conv("conv1", "bn1", 3, 1, [3, 16]),
+        pool: false,
+        stages: [16, 32, 64]
+            .into_iter()
+            .enumerate()
+            .map(|(n, c)| {
+                stage(n, blocks, Kind::Basic, [if n == 0 { 16 } else { c / 2 }, c], |_, stride, _| {
+                    match stride {
+                        1 => Shortcut::Identity,
+                        _ => Shortcut::Padded,
+                    }
+                })
+            })
+            .collect(),
+        classifier: linear("linear"),
+    }
+}
+
+/// ResNet-18 and 34 for small images, as in the widespread `pytorch-cifar`: a 3×3 stem, 64 to 512 channels, projected shortcuts.
+fn cifar_wide(blocks: [usize; 4]) -> Network {
+    Network {
+        name: String::new(),
+        stem: conv("conv1", "bn1", 3, 1, [3, 64]),
+        pool: false,
+        stages: wide_stages(blocks, Kind::Basic, "shortcut"),
+        classifier: linear("linear"),
+    }
+}
+
+/// ResNets for large images, as in torchvision (which has no ResNet-10): a 7×7 stem and a max-pool before the stages; bottlenecks
+/// have their stride in the 3×3 convolution.
+fn imagenet(blocks: [usize; 4], kind: Kind) -> Network {
+    Network {
+        name: String::new(),
+        stem: conv("conv1", "bn1", 7, 2, [3, 64]),
+        pool: true,
+        stages: wide_stages(blocks, kind, "downsample"),
+        classifier: linear("fc"),
+    }
+}
+
+/// Four stages of 64, 128, 256 and 512 channels (four times as many after bottlenecks), whose shortcuts are projected where the size
+/// changes.
+fn wide_stages(blocks: [usize; 4], kind: Kind, projection: &'static str) -> Vec<Vec<Block>> {
+    let widths = [64, 128, 256, 512];
+    (0..4)
+        .map(|n| {
+            let cin = if n == 0 { 64 } else { kind.out(widths[n - 1]) };
+            stage(n, blocks[n], kind, [cin, widths[n]], |place, stride, [cin, cout]| {
+                match (stride, cin == cout) {
+                    (1, true) => Shortcut::Identity,
+                    _ => {
+                        let name = format!("{place}.{projection}");
+                        Shortcut::Projected(conv(
+                            &format!("{name}.0"),
+                            &format!("{name}.1"),
+                            1,
+                            stride,
+                            [cin, cout],
+                        ))
+                    }
+                }
+            })
+        })
+        .collect()
+}
+
+/// What a block is made of.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Two 3×3 convolutions.
+    Basic,
+    /// 1×1, 3×3, and 1×1 with four times the channels.
+    Bottleneck,
+}
+
+impl Kind {
+    /// Channels after a block of some width.
+    fn out(self, width: usize) -> usize {
+        if self == Kind::Basic { width } else { 4 * width }
+    }
+}
+
+/// The blocks of a stage, numbered from 0, whose first has stride 2 in all stages but the first: from `cin` channels to those of
+/// `width`. `shortcut` receives the block's name in files, its stride, and its channels in and out.
+pub fn stage(
+    number: usize,
+    blocks: usize,
+    kind: Kind,
+    [cin, width]: [usize; 2],
+    shortcut: impl Fn(&str, usize, [usize; 2]) -> Shortcut,
+) -> Vec<Block> {
+    let cout = kind.out(width);
+    let block = |n: usize| {
+        let place = format!("layer{}.{n}", number + 1);
+        let (stride, cin) = if n > 0 { (1, cout) } else { (if number > 0 { 2 } else { 1 }, cin) };
+        let layers: &[(usize, usize, [usize; 2])] = match kind {
+            Kind::Basic => &[(3, stride, [cin, width]), (3, 1, [width, width])],
+            Kind::Bottleneck => &[(1, 1, [cin, width]), (3, stride, [width, width]), (1, 1, [width, cout])],
+        };
+        let layers = layers.iter().enumerate().map(|(n, &(kernel, stride, channels))| {
+            let n = n + 1;
+            conv(&format!("{place}.conv{n}"), &format!("{place}.bn{n}"), kernel, stride, channels)
+        });
+        Block { convs: layers.collect(), shortcut: shortcut(&place, stride, [cin, cout]) }
+    };
+    (0..blocks).map(block).collect()
+}
+
+/// A convolution with its names.
+pub fn conv(name: &str, norm: &str, kernel: usize, stride: usize, [cin, cout]: [usize; 2]) -> Conv {
+    Conv { name: name.into(), norm: norm.into(), kernel, stride, cin, cout }
+}
+
+/// A linear classifier with its name.
+pub fn linear(name: &str) -> Classifier {
+    Classifier { name: name.into(), kind: ClassifierKind::Linear }
+}
+
+impl Arch {
+    /// ResNet-32, the network of the papers.
+    pub const RESNET32: Arch = Arch(1);
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        ZOO[self.0].0
+    }
+
+    /// All names.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        ZOO.iter().map(|(name, _)| *name)
+    }
+
+    /// What it is.
+    pub fn network(self) -> Network {
+        let (name, make) = ZOO[self.0];
+        Network { name: name.into(), ..make() }
+    }
+}
+
+impl TryFrom<String> for Arch {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        s.parse()
+    }
+}
+
+impl From<Arch> for String {
+    fn from(arch: Arch) -> String {
+        arch.name().into()
+    }
+}
+
+impl FromStr for Arch {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let known = ZOO.iter().position(|(name, _)| *name == s).map(Arch);
+        known.ok_or_else(|| {
+            format!("no architecture {s:?}; there are {}", Arch::names().collect::<Vec<_>>().join(", "))
+        })
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

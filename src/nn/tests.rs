@@ -1,0 +1,194 @@
+//! The CPU engine beside candle's autograd in f64, on networks with names and on one that nobody ships.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarBuilder;
+use rand::Rng;
+
+use super::ResNet;
+use crate::backend::cpu::{Hidden, Net};
+use crate::backend::infer::Folded;
+use crate::methods::loss::{Loss, Targets, reference};
+use crate::net::zoo::{Kind, conv, linear, stage};
+use crate::net::{Arch, Network, Params, Shortcut};
+use crate::ops::blend::Pairs;
+use crate::ops::read;
+use crate::rng::{Purpose, stream};
+
+const SHAPE: [usize; 3] = [12, 8, 3];
+const BATCH: usize = 5;
+const CLASSES: usize = 4;
+
+/// Two stages of 8 and 16 channels, of three blocks and two.
+fn odd() -> Network {
+    let padded = |_: &str, stride: usize, _: [usize; 2]| match stride {
+        1 => Shortcut::Identity,
+        _ => Shortcut::Padded,
+    };
+    Network {
+        name: "odd".into(),
+        stem: conv("stem", "stem_norm", 3, 1, [3, 8]),
+        pool: false,
+        stages: vec![stage(0, 3, Kind::Basic, [8, 8], padded), stage(1, 2, Kind::Basic, [8, 16], padded)],
+        classifier: linear("head"),
+    }
+}
+
+/// Parameters unlike freshly initialised ones.
+fn params(network: &Network) -> Params {
+    let params = Params::new(network, CLASSES).expect("parameters");
+    params.init(5).expect("values");
+    let mut dict = params.state_dict().expect("names");
+    let mut rng = stream(7, Purpose::Init, 1, 0);
+    for (name, v) in &mut dict {
+        let spread = if name.ends_with("running_var") || v.shape.len() > 1 { 0.0 } else { 0.3 };
+        v.data.iter_mut().for_each(|x| *x += spread * rng.random_range(-1.0..1.0f32));
+    }
+    params.load(&dict).expect("all there");
+    params
+}
+
+/// Images, (N, H, W, C).
+fn images() -> Vec<f32> {
+    let mut rng = stream(3, Purpose::Init, 2, 0);
+    (0..BATCH * SHAPE.iter().product::<usize>()).map(|_| rng.random_range(-2.0..2.0)).collect()
+}
+
+/// The same for candle, (N, C, H, W) in f64.
+fn for_candle(images: &[f32]) -> Tensor {
+    let [height, width, channels] = SHAPE;
+    let x = Tensor::from_slice(images, (BATCH, height, width, channels), &Device::Cpu).expect("images");
+    x.permute((0, 3, 1, 2)).and_then(|x| x.contiguous()?.to_dtype(DType::F64)).expect("images")
+}
+
+/// The network as candle has it, with variables by name.
+fn candle(params: &Params) -> (ResNet, HashMap<String, Var>) {
+    let values = params.state_dict().expect("names").into_iter().map(|(name, v)| {
+        let data: Vec<f64> = v.data.iter().map(|&x| f64::from(x)).collect();
+        (name, Var::from_vec(data, v.shape, &Device::Cpu).expect("a variable"))
+    });
+    let vars: HashMap<String, Var> = values.collect();
+    let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    let vb = VarBuilder::from_tensors(tensors, DType::F64, &Device::Cpu);
+    (ResNet::new(params.network(), CLASSES, vb).expect("a network"), vars)
+}
+
+/// ‖found − truth‖ / ‖truth‖, with ‖truth‖ at least 1e-6.
+fn distance(found: &[f32], truth: &[f64]) -> f64 {
+    assert_eq!(found.len(), truth.len());
+    let square = |x: f64| x * x;
+    let off: f64 = found.iter().zip(truth).map(|(&a, b)| square(f64::from(a) - b)).sum();
+    (off / truth.iter().map(|&t| square(t)).sum::<f64>().max(1e-12)).sqrt()
+}
+
+fn values(x: &Tensor) -> Vec<f64> {
+    x.flatten_all().and_then(|x| x.to_vec1()).expect("values")
+}
+
+#[test]
+fn a_step_is_candles_on_every_network_loss_and_mix() {
+    let (label_a, label_b) = ([0, 1, 2, 3, 1], [1, 1, 0, 2, 3]);
+    let (coef_a, coef_b) = ([0.2, 0.1, 0.05, 0.2, 0.15], [0.0, 0.1, 0.15, 0.0, 0.05]);
+    let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
+    let (partner, lambda) = ([1, 0, 4, 3, 2], [0.7, 0.6, 0.25, 1.0, 0.9]);
+    let pairs = Pairs { partner: &partner, lambda: &lambda };
+    let losses = [Loss::Ce, Loss::FOCAL, Loss::BalancedSoftmax, Loss::LOGIT_ADJUSTMENT, Loss::LDAM];
+    for network in [Arch::names().next().and_then(|n| n.parse::<Arch>().ok()).expect("one").network(), odd()]
+    {
+        for (n, loss) in losses.into_iter().enumerate() {
+            let network = network.clone().with_classifier(loss.classifier());
+            // Hidden states are mixed with every other loss, in each stage in turn.
+            let points: Vec<usize> = (1..network.stages.len()).collect();
+            let hidden = (n % 2 == 1).then(|| Hidden { stage: points[n / 2 % points.len()], pairs });
+            let criterion = loss.criterion(&[50, 20, 10, 5]);
+            let (own, x) = (params(&network), images());
+            let (net, vars) = candle(&own);
+
+            let mixed = |at: usize, x: Tensor| match hidden {
+                Some(Hidden { stage, .. }) if stage == at => {
+                    let lambda: Vec<f64> = lambda.iter().map(|&l| f64::from(l)).collect();
+                    let lambda = Tensor::from_vec(lambda, (BATCH, 1, 1, 1), x.device())?;
+                    let other = x.index_select(&Tensor::new(&partner[..], x.device())?, 0)?;
+                    x.broadcast_mul(&lambda)? + other.broadcast_mul(&(1.0 - lambda)?)?
+                }
+                _ => Ok(x),
+            };
+            let logits = net
+                .features_mixed_t(&for_candle(&x), true, mixed)
+                .and_then(|features| net.classify(&features))
+                .expect("forward");
+            let (true_loss, slope) = reference(&criterion, &values(&logits), &targets);
+            let slope = Tensor::from_vec(slope, logits.shape(), &Device::Cpu).expect("a gradient");
+            let grads = (&logits * slope).and_then(|z| z.sum_all()?.backward()).expect("backward");
+
+            let engine = Net::new(own, criterion, SHAPE, BATCH, DType::F32).expect("an engine");
+            let x = Tensor::from_vec(x, engine.x.dims(), &Device::Cpu).expect("images");
+            engine.x.slice_set(&x, 0, 0).expect("written");
+            let found = engine.gradients(targets, hidden).expect("a step").loss;
+            assert!((found / true_loss - 1.0).abs() < 1e-5, "{loss:?}: {found} {true_loss}");
+            let logits_found = read(engine.logits()).expect("logits").to_vec();
+            assert!(distance(&logits_found, &values(&logits)) < 1e-5, "{loss:?}: logits");
+            let named = engine.params.named(engine.grads()).expect("names");
+            for (name, found) in named {
+                let truth =
+                    values(grads.get(&vars[&name]).unwrap_or_else(|| panic!("{name} has no gradient")));
+                let off = distance(&found.data, &truth);
+                assert!(off < 1e-3, "{loss:?} {hidden:?}: gradient of {name} is {off:.1e} off");
+            }
+        }
+    }
+}
+
+#[test]
+fn inference_is_candles() {
+    for network in [Arch::RESNET32.network(), odd()] {
+        let params = params(&network);
+        let (net, _) = candle(&params);
+        let x = images();
+        let features = net.features_t(&for_candle(&x), false).expect("features");
+        let logits = net.classify(&features).expect("logits");
+        let folded = Folded::new(&params, SHAPE).expect("folded");
+        let len = SHAPE.iter().product::<usize>();
+        let found = folded.forward(BATCH, 2, |n, pixels| pixels.copy_from_slice(&x[n * len..][..len]));
+        assert!(distance(&found.features, &values(&features)) < 1e-5);
+        assert!(distance(&found.logits, &values(&logits)) < 1e-5);
+    }
+}
+
+#[test]
+fn a_pool_takes_the_largest_of_nine() {
+    let (height, width) = (5, 8);
+    let mut rng = stream(4, Purpose::Init, 3, 0);
+    let image: Vec<f64> = (0..height * width).map(|_| rng.random_range(0.0..1.0)).collect();
+    let x = Tensor::from_slice(&image, (1, 1, height, width), &Device::Cpu).expect("an image");
+    let found = super::max_pool(&x).expect("pooled");
+    assert_eq!(found.dims(), [1, 1, 3, 4]);
+    let mut wanted = vec![];
+    for row in (0..height).step_by(2) {
+        for col in (0..width).step_by(2) {
+            let rows = row.saturating_sub(1)..(row + 2).min(height);
+            let cols = col.saturating_sub(1)..(col + 2).min(width);
+            let window = rows.flat_map(|r| cols.clone().map(move |c| r * width + c));
+            wanted.push(window.map(|at| image[at]).fold(0.0, f64::max));
+        }
+    }
+    assert_eq!(values(&found), wanted);
+}
+
+/// What the engines do not run yet, candle does.
+#[test]
+fn the_whole_zoo_runs() {
+    for name in Arch::names() {
+        let network = name.parse::<Arch>().expect("known").network();
+        let vars = candle_nn::VarMap::new();
+        let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+        let net = ResNet::new(&network, 3, vb).expect("a network");
+        let x = Tensor::zeros((2, 3, 32, 40), DType::F32, &Device::Cpu).expect("images");
+        let features = net.features_t(&x, true).expect("features");
+        assert_eq!(features.dims(), [2, network.features()], "{name}");
+        // As many tensors as PyTorch's module has, without the counts of batches.
+        let names: Vec<String> = vars.data().lock().expect("no panic").keys().cloned().collect();
+        assert_eq!(names.len(), 5 * network.convs().count() + 2, "{name}");
+    }
+}
