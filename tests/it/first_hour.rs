@@ -182,7 +182,9 @@ fn a_training_that_is_told_to_end_says_so() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let begun = std::time::Instant::now();
     while !s.join("run/state.safetensors").exists() {
+        assert!(begun.elapsed().as_secs() < 120, "no epoch ends");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     Command::new("kill").args(["-TERM", &running.id().to_string()]).status().unwrap();
