@@ -111,7 +111,7 @@ ARM64 := CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU
 check-neon: ## Build for aarch64 and run the CPU engine's tests in QEMU; needs aarch64-linux-gnu-gcc, qemu-aarch64 and the Rust target
 	$(ARM64)_LINKER=aarch64-linux-gnu-gcc $(ARM64)_RUSTFLAGS='-C target-feature=+crt-static' $(ARM64)_RUNNER=qemu-aarch64 \
 	    CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc $(CARGO) test --release --locked --lib --no-default-features \
-	    --target aarch64-unknown-linux-gnu -- --nocapture ops:: backend:: net:: nn:: project::
+	    --target aarch64-unknown-linux-gnu -- --nocapture backend:: net:: nn:: project:: simd:: tensor::
 
 .PHONY: bench-cuda
 bench-cuda: build ## Measure the CUDA engine on a GPU, beside PyTorch with TORCH=venv/bin/python, as Markdown
@@ -145,6 +145,10 @@ reproduce-table1: ## Table 1: METHODS on CIFAR-10, exp and step, ratios 100 and 
 .PHONY: reproduce-table2
 reproduce-table2: ## Table 2: the same on CIFAR-100
 	+@$(call table,NAME=table2 CELLS='$(call grid,cifar100)')
+
+.PHONY: reproduce-resnet18
+reproduce-resnet18: ## Table 4 of the paper: Mixup and Remix with DRW and DRS on CIFAR-10 at ratio 100, with ResNet-18
+	+@$(call table,NAME=resnet18 CELLS='cifar10-exp-100 cifar10-step-100' METHODS='mixup-drw remix-drw mixup-drs remix-drs' ARCH=resnet18-cifar)
 
 .PHONY: queue
 queue: ## Show which trainings of docs/results/queue.txt are done, and the command of the next one

@@ -10,17 +10,18 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use remix::cuda::Device;
-use remix::cuda::device::usable;
-use remix::cuda::trainer::{Images, Trainer};
+use remix::backend::cpu::load::levels;
+use remix::backend::cpu::sgd::Rates;
+use remix::backend::cuda::Device;
+use remix::backend::cuda::device::usable;
+use remix::backend::cuda::trainer::{Images, Trainer};
 use remix::data::Info;
 use remix::data::shard::Split;
 use remix::manifest::{Kind, source};
 use remix::methods::presets::preset;
 use remix::net::Params;
-use remix::ops::load::levels;
-use remix::ops::sgd::Rates;
 use remix::train::config::{Config, Precision};
+use remix::train::engine::rows;
 use remix::train::plan::Plan;
 use serde_json::json;
 
@@ -44,7 +45,7 @@ impl Bench {
         let images = Images { train: &self.train, judged: &[&self.test], levels: &levels };
         let mut trainer = Trainer::new(&device, &params, &criterion, images, config.batch_size, 1)?;
         let plan = Plan::new(config, self.train.labels(), self.train.shape(), &self.info.cls_num_list)?;
-        trainer.epoch(&plan, 1, RATES)?;
+        trainer.epoch(|e| rows(&plan, e), 1, 1, RATES)?;
         trainer.repeat(self.steps / 10)?;
         Ok((device, trainer, plan))
     }
@@ -100,7 +101,7 @@ fn main() -> Result<()> {
         trainer.repeat(steps)?;
         let step = started.elapsed().as_secs_f64() / steps as f64;
         let started = Instant::now();
-        trainer.epoch(&plan, 2, RATES)?;
+        trainer.epoch(|e| rows(&plan, e), 2, 2, RATES)?;
         let epoch = started.elapsed().as_secs_f64();
         let started = Instant::now();
         trainer.top1(&[&bench.test])?;

@@ -1,5 +1,5 @@
-//! Throughput of the CPU engine: each convolution of a ResNet-32 and of a ResNet-18, a whole training step of a ResNet-32, inference, and beside them
-//! the fused multiply-add peak of the same machine in the same run.
+//! Throughput of the CPU engine: convolutions, whole training steps and inference of some networks, and beside them the fused
+//! multiply-add peak of the same machine in the same run.
 //!
 //! `Gelem/s` of a convolution or of the peak is GFLOP/s (two a multiply-add); of a step and of inference it is images.
 //! Run it by `make bench`, which sets PyTorch beside it.
@@ -10,24 +10,26 @@ use std::hint::black_box;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::loss::cross_entropy;
+use candle_nn::{ModuleT, VarBuilder, VarMap};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
-use remix::backend::cpu::Net;
-use remix::backend::infer::{BATCH, Folded};
+use remix::backend::cpu::conv::{Backward, Forward, InputGrad, Residual, Work};
+use remix::backend::cpu::infer::{BATCH, Folded};
+use remix::backend::cpu::net::Net;
+use remix::backend::cpu::sgd::Rates;
+use remix::backend::cpu::source::{Input, Raw, Shortcut};
 use remix::methods::loss::{Criterion as Loss, Targets};
 use remix::net::{Arch, Geometry, Params};
-use remix::ops::conv::{self, InputGrad, Residual, Shortcut, Source, Work};
-use remix::ops::sgd::Rates;
+use remix::nn::ResNet;
 #[cfg(target_arch = "x86_64")]
-use remix::ops::simd::amx;
-use remix::ops::simd::{Isa, Task, Vector};
-use remix::ops::value::Value;
-use remix::ops::zeros_of;
+use remix::simd::amx;
+use remix::simd::value::Value;
+use remix::simd::{Isa, Task, Vector};
+use remix::tensor::zeros_of;
 
 const IMAGES: usize = 128;
-const SHAPE: [usize; 3] = [32, 32, 3];
 const DTYPES: [(&str, DType); 2] = [("f32", DType::F32), ("bf16", DType::BF16)];
 
 /// Rounds of sixteen independent multiply-adds, as many as hide the latency; or of four products of tiles.
@@ -124,109 +126,102 @@ fn convolutions_in(c: &mut Criterion, group: &str, dtype: DType) {
     let filled_f32 = |shape: &[usize]| filled(DType::F32, shape);
     let filled = |shape: &[usize]| filled(dtype, shape);
     let sizes = [
-        (32, 3, 16, 1),
-        (32, 16, 16, 1),
-        (32, 16, 32, 2),
-        (16, 32, 32, 1),
-        (16, 32, 64, 2),
-        (8, 64, 64, 1),
-        (32, 64, 64, 1),
-        (16, 128, 128, 1),
-        (8, 256, 256, 1),
-        (8, 256, 512, 2),
-        (4, 512, 512, 1),
+        (32, 3, 16, 3, 1),
+        (32, 16, 16, 3, 1),
+        (32, 16, 32, 3, 2),
+        (16, 32, 32, 3, 1),
+        (16, 32, 64, 3, 2),
+        (8, 64, 64, 3, 1),
+        (32, 64, 64, 3, 1),
+        (16, 128, 128, 3, 1),
+        (8, 256, 256, 3, 1),
+        (8, 256, 512, 3, 2),
+        (4, 512, 512, 3, 1),
+        (32, 64, 128, 1, 2),
+        (14, 256, 256, 3, 1),
+        (14, 1024, 256, 1, 1),
+        (7, 512, 2048, 1, 1),
     ];
-    for (side, cin, cout, stride) in sizes {
-        let geo = Geometry { height: side, width: side, cin, cout, kernel: 3, stride };
+    for (side, cin, cout, kernel, stride) in sizes {
+        let geo = Geometry { height: side, width: side, cin, cout, kernel, stride };
         let out = [IMAGES, geo.out_height(), geo.out_width(), cout];
-        let (y, affine, weight) =
-            (filled(&[IMAGES, side, side, cin]), filled_f32(&[2, cin]), filled_f32(&[3, 3, cin, cout]));
+        let (y, affine, weight) = (
+            filled(&[IMAGES, side, side, cin]),
+            filled_f32(&[2, cin]),
+            filled_f32(&[kernel, kernel, cin, cout]),
+        );
         let (z, sums, dz, coef) =
             (filled(&out), filled_f32(&[IMAGES, 2, cout]), filled(&out), filled_f32(&[3, cout]));
         let (dx, dx_sums, dw) = (filled(y.dims()), filled_f32(&[IMAGES, 2, cin]), filled_f32(weight.dims()));
         let work = Work::new(&[geo], IMAGES).expect("memory");
-        let source = Source::Norm { y: &y, affine: &affine, shortcut: Shortcut::None };
-        let name = format!("{cin}-{cout}@{side}/{stride}");
-        let flops = 2 * 9 * (IMAGES * cin * out[1] * out[2] * cout) as u64;
+        let source = Input::Normed { of: Raw { y: &y, affine: &affine }, shortcut: Shortcut::None };
+        let name = format!("{cin}-{cout}@{side}/{stride}{}", if kernel == 3 { "" } else { ":1x1" });
+        let flops = 2 * geo.taps() as u64 * (IMAGES * cin * out[1] * out[2] * cout) as u64;
 
         let mut group = c.benchmark_group(group);
         group.throughput(Throughput::Elements(flops));
+        let (batch, weight) = (IMAGES, &weight);
+        let forward = Forward { geo, batch, source, weight, store: None, out: &z, sums: &sums };
         group.bench_function(BenchmarkId::new("forward", &name), |b| {
-            b.iter(|| {
-                conv::forward(geo, IMAGES, source, &weight, &work, None, &z, &sums).expect("sizes fit")
-            });
+            b.iter(|| forward.run(&work).expect("sizes fit"));
         });
         let stem = cin == 3;
         group.throughput(Throughput::Elements(if stem { flops } else { 2 * flops }));
+        let input = InputGrad { dz: &dx, residual: Residual::None, y: &y, sums: &dx_sums };
+        let input = (!stem).then_some(input);
+        let backward = Backward { geo, batch, source, weight, dz: &dz, y: &z, coef: &coef, dw: &dw, input };
         group.bench_function(BenchmarkId::new("backward", &name), |b| {
-            b.iter(|| {
-                let input = InputGrad { dz: &dx, residual: Residual::None, y: &y, sums: &dx_sums };
-                let input = (!stem).then_some(input);
-                conv::backward(geo, IMAGES, source, &weight, &dz, &z, &coef, &work, &dw, input)
-                    .expect("sizes fit");
-            });
+            b.iter(|| backward.run(&work).expect("sizes fit"));
         });
     }
 }
 
-fn network(dtype: DType) -> Net {
-    let params = Params::new(&Arch::RESNET32.network(), 10).expect("memory");
+/// Networks, the sides of their images, and images of a batch.
+const NETWORKS: [(&str, usize, usize); 3] =
+    [("resnet32", 32, IMAGES), ("resnet18-cifar", 32, IMAGES), ("resnet50", 224, 16)];
+
+fn parameters(arch: &str) -> Params {
+    let arch: Arch = arch.parse().expect("a name");
+    let params = Params::new(&arch.network(), 10).expect("memory");
     params.init(0).expect("values");
-    Net::new(params, Loss::cross_entropy(10), SHAPE, IMAGES, dtype).expect("memory")
+    params
 }
 
 fn step(c: &mut Criterion) {
-    let labels: Vec<u32> = (0..IMAGES as u32).map(|n| n % 10).collect();
-    let (one, none) = (vec![1.0 / IMAGES as f32; IMAGES], vec![0.0; IMAGES]);
-    let targets = Targets { label_a: &labels, label_b: &labels, coef_a: &one, coef_b: &none };
-    let rates = Rates { lr: 0.01, momentum: 0.9, weight_decay: 2e-4 };
-    let mut group = c.benchmark_group("resnet32");
-    group.throughput(Throughput::Elements(IMAGES as u64));
-    for (name, dtype) in DTYPES {
-        let net = network(dtype);
-        fill(&net.x);
-        group.bench_function(BenchmarkId::new("train", name), |b| {
-            b.iter(|| net.step(targets, None, rates).expect("a step"));
+    for (arch, side, images) in NETWORKS {
+        let labels: Vec<u32> = (0..images as u32).map(|n| n % 10).collect();
+        let (one, none) = (vec![1.0 / images as f32; images], vec![0.0; images]);
+        let targets = Targets { label_a: &labels, label_b: &labels, coef_a: &one, coef_b: &none };
+        let rates = Rates { lr: 0.01, momentum: 0.9, weight_decay: 2e-4 };
+        let mut group = c.benchmark_group(arch);
+        group.throughput(Throughput::Elements(images as u64));
+        for (name, dtype) in DTYPES {
+            group.bench_function(BenchmarkId::new("train", name), |b| {
+                let loss = Loss::cross_entropy(10);
+                let net = Net::new(parameters(arch), loss, [side, side, 3], images, dtype).expect("memory");
+                fill(&net.x);
+                b.iter(|| net.step(targets, None, rates).expect("a step"));
+            });
+        }
+        // Inference takes small images by thousands.
+        let many = if side == 32 { 8 * images } else { images };
+        group.throughput(Throughput::Elements(many as u64));
+        group.bench_function("infer", |b| {
+            let net = Folded::new(&parameters(arch), [side, side, 3]).expect("folded");
+            b.iter(|| net.forward(many, BATCH, |n, x| x.fill(n as f32 * 1e-3)));
         });
     }
-    let net = Folded::new(&network(DType::F32).params, SHAPE).expect("folded");
-    group.throughput(Throughput::Elements(8 * IMAGES as u64));
-    group.bench_function("infer", |b| {
-        b.iter(|| net.forward(8 * IMAGES, BATCH, |n, x| x.fill(n as f32 * 1e-3)))
-    });
 }
 
 /// A training step without SGD on candle's own operations and autograd, which is what the engine replaces.
 fn candle(c: &mut Criterion) {
     const FEW: usize = 16;
-    let var = |shape: &[usize]| Var::from_tensor(&(filled(DType::F32, shape) * 0.1)?);
-    let geometries: Vec<Geometry> = Arch::RESNET32.network().geometries(SHAPE);
-    let weights: Vec<Var> = geometries.iter().map(|g| var(&[g.cout, g.cin, 3, 3]).expect("memory")).collect();
-    let linear = var(&[64, 10]).expect("memory");
+    let (vars, network) = (VarMap::new(), Arch::RESNET32.network());
+    let builder = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let net = ResNet::new(&network, 10, builder).expect("memory");
     let x = filled(DType::F32, &[FEW, 3, 32, 32]);
-    // Batch norm with γ = 1 and β = 0.
-    let conv = |x: &Tensor, n: usize| -> Result<Tensor> {
-        let y = x.conv2d(&weights[n], 1, geometries[n].stride, 1, 1)?;
-        let mean = |t: &Tensor| t.mean_keepdim(0)?.mean_keepdim(2)?.mean_keepdim(3);
-        let centred = y.broadcast_sub(&mean(&y)?)?;
-        centred.broadcast_div(&(mean(&centred.sqr()?)? + 1e-5)?.sqrt()?)
-    };
-    let step = || -> Result<GradStore> {
-        let mut x = conv(&x, 0)?.relu()?;
-        for n in (1..geometries.len()).step_by(2) {
-            let y = conv(&conv(&x, n)?.relu()?, n + 1)?;
-            let (channels, stride) = (geometries[n].cin, geometries[n].stride);
-            if stride == 2 {
-                let even: Vec<u32> = (0..x.dim(2)? as u32).step_by(2).collect();
-                let even = Tensor::new(even, &Device::Cpu)?;
-                let half = x.index_select(&even, 2)?.index_select(&even, 3)?;
-                x = half.pad_with_zeros(1, channels / 2, channels / 2)?;
-            }
-            x = (x + y)?.relu()?;
-        }
-        let logits = x.mean((2, 3))?.matmul(&linear)?;
-        (logits.exp()?.sum(1)?.log()? - logits.narrow(1, 0, 1)?.squeeze(1)?)?.mean_all()?.backward()
-    };
+    let labels = Tensor::zeros(FEW, DType::U32, &Device::Cpu).expect("memory");
+    let step = || cross_entropy(&net.forward_t(&x, true)?, &labels)?.backward();
     let mut group = c.benchmark_group("candle");
     group.throughput(Throughput::Elements(FEW as u64)).sample_size(10);
     group.bench_function("train", |b| b.iter(|| step().expect("a step")));

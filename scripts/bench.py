@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Floating-point operations of ResNet-32's forward pass over one 32x32 image, two a multiply-add; a training step takes three times as many.
 FLOPS = 2 * 9 * 1024 * (3 * 16 + 10 * 16 * 16 + (16 * 32 + 9 * 32 * 32) / 4 + (32 * 64 + 9 * 64 * 64) / 16)
+# As benches/kernels.rs has them: the side of the images, and images of a batch.
+NETWORKS = {"resnet32": (32, 128), "resnet18-cifar": (32, 128), "resnet50": (224, 16)}
 CRITERION = ROOT / "target/criterion"
 
 
@@ -71,21 +73,22 @@ def spread(ratios):
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
 
 
-def steps(rates, modes, turns):
-    print("| ResNet-32, batch 128 | images/s | roofline | candle | PyTorch, eager | PyTorch, compiled | ours / PyTorch's best |")
+def steps(arch, batch, rates, modes, turns):
+    print(f"| {arch}, batch {batch} | images/s | roofline | candle | PyTorch, eager | PyTorch, compiled | ours / PyTorch's best |")
     print("|:--|--:|--:|--:|--:|--:|--:|")
     for ours, precision, kind in (("train f32", "f32", "train-f32"), ("train bf16", "bf16", "train-bf16"), ("infer", "f32", "eval-f32")):
-        rate = rates["resnet32", ours]
-        roofline = rates["peak", precision] / (FLOPS * (3 if ours.startswith("train") else 1))
-        candle = f"{rates['candle', 'train']:.0f}" if ours == "train f32" else "–"
+        rate, roofline, candle = rates[arch, ours], "–", "–"
+        if arch == "resnet32":
+            roofline = f"{rates['peak', precision] / (FLOPS * (3 if ours.startswith('train') else 1)):.0f}"
+            candle = f"{rates['candle', 'train']:.0f}" if ours == "train f32" else "–"
         found = {m: r for m, r in modes.items() if m.startswith(kind)}
         best = [max((r for m, r in found.items() if m.endswith("compiled") == c), default=None) for c in (False, True)]
-        beside = " | ".join("not measured" if b is None else f"{b:.0f}" for b in best)
-        ratios = [mine["resnet32", ours] / max(r for m, r in theirs.items() if m.startswith(kind)) for mine, theirs in turns if theirs]
-        print(f"| {ours} | {rate:.0f} | {roofline:.0f} | {candle} | {beside} | {spread(ratios)} |")
+        beside = " | ".join("not measured" if b is None else f"{b:.4g}" for b in best)
+        ratios = [mine[arch, ours] / max(r for m, r in theirs.items() if m.startswith(kind)) for mine, theirs in turns if theirs]
+        print(f"| {ours} | {rate:.4g} | {roofline} | {candle} | {beside} | {spread(ratios)} |")
     for mode, rate in modes.items():
-        print(f"\nPyTorch {mode}: {rate:.0f} images/s", end="")
-    print()
+        print(f"\nPyTorch {mode}: {rate:.4g} images/s", end="")
+    print("\n")
 
 
 def main():
@@ -93,6 +96,7 @@ def main():
     parser.add_argument("--torch", help="Python interpreter that has PyTorch")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch [default: 2]; ours uses all cores")
     parser.add_argument("--turns", type=int, default=2, help="turns that each side takes [default: 2]")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="of whole steps [default: all]")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--steps", action="store_true", help="whole steps and inference only, not each convolution")
     only.add_argument("--convolutions", action="store_true", help="each convolution only")
@@ -109,8 +113,12 @@ def main():
         turns, rates, _ = take_turns("peak|conv", ["--warm-up-time", "0.2", "--measurement-time", "0.5"], "bench_conv.py", "--seconds", "0.3")
         convolutions(rates, turns)
     if not args.convolutions:
-        turns, rates, modes = take_turns("resnet32|peak|candle", [], "bench_step.py", "--compile")
-        steps(rates, modes, turns)
+        for arch in args.networks:
+            side, batch = NETWORKS[arch]
+            filter = f"^{arch}/" + ("|peak|candle" if arch == "resnet32" else "")
+            theirs = ["--compile", "--arch", arch, "--side", str(side), "--batch-size", str(batch), "--rounds", "2"]
+            turns, rates, modes = take_turns(filter, [], "bench_step.py", *theirs)
+            steps(arch, batch, rates, modes, turns)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{BatchNorm, Conv2d, Conv2dConfig, Init, ModuleT, VarBuilder, batch_norm, conv2d_no_bias};
 
 use crate::methods::loss::SCALE;
+use crate::net::EPS;
 use crate::net::{self, ClassifierKind, Network};
-use crate::ops::norm::EPS;
 
 /// A network, from images (N, channels, height, width), normalised, to logits (N, classes).
 #[derive(Debug)]

@@ -19,6 +19,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+from fixture_zoo import NETWORKS
 from resnet_s import BLOCKS, resnet_s
 
 
@@ -37,8 +38,10 @@ class Mode:
         self.train, self.bf16, self.device, self.graph = train, bf16, args.device, graph
         layout = torch.channels_last if channels_last else torch.contiguous_format
         torch.manual_seed(0)
-        self.model = resnet_s(args.arch).to(args.device, memory_format=layout).train(train)
-        self.xs = torch.randn(args.batch_size, 3, 32, 32, device=args.device).contiguous(memory_format=layout)
+        model = NETWORKS[args.arch]() if args.arch in NETWORKS else resnet_s(args.arch)
+        self.model = model.to(args.device, memory_format=layout).train(train)
+        shape = args.batch_size, 3, args.side, args.side
+        self.xs = torch.randn(shape, device=args.device).contiguous(memory_format=layout)
         self.ys = torch.randint(10, (args.batch_size,), device=args.device)
         self.sgd = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=2e-4, fused=True)
         # Freezing folds batch norm into the convolutions, as our inference does.
@@ -109,7 +112,8 @@ def synchronize(device):
 
 def main():
     parser = argparse.ArgumentParser(description="time PyTorch's training step and inference")
-    parser.add_argument("--arch", choices=BLOCKS, default="resnet32")
+    parser.add_argument("--arch", choices=[*BLOCKS, *NETWORKS], default="resnet32")
+    parser.add_argument("--side", type=int, default=32, help="height and width of the images [default: 32]")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads [default: 2]")
     parser.add_argument("--batch-size", type=int, default=128)

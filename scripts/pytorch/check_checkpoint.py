@@ -3,7 +3,7 @@
     python scripts/pytorch/check_checkpoint.py runs/…/last.safetensors --arch resnet32 --data data/…
 
 Prints one JSON line. Exit code 1 where a tensor is missing, unknown or of another shape. It sees LDAM's
-cosine classifier by the bias that it lacks.
+cosine classifier, which only the CIFAR ResNets have there, by the bias that it lacks.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 
 from safetensors.torch import load_file
 
+from fixture_zoo import NETWORKS
 from resnet_s import BLOCKS, resnet_s
 from shards import read_manifest, read_split
 from train import accuracy
@@ -19,18 +20,19 @@ from train import accuracy
 def main():
     parser = argparse.ArgumentParser(description="load a checkpoint into the reference ResNet")
     parser.add_argument("checkpoint", metavar="FILE.safetensors")
-    parser.add_argument("--arch", choices=BLOCKS, default="resnet32")
+    parser.add_argument("--arch", choices=[*BLOCKS, *NETWORKS], default="resnet32")
     parser.add_argument("--data", metavar="MANIFEST", help="data set to evaluate on, or its directory")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
 
     state = load_file(args.checkpoint)
-    if "linear.weight" not in state:
-        raise SystemExit(f"{args.checkpoint}: no linear.weight; give a last.safetensors or best.safetensors")
-    use_norm = "linear.bias" not in state
-    classes = state["linear.weight"].shape[1 if use_norm else 0]
-    model = resnet_s(args.arch, classes, use_norm)
+    name = "fc" if "fc.weight" in state else "linear"
+    if f"{name}.weight" not in state:
+        raise SystemExit(f"{args.checkpoint}: no {name}.weight; give a last.safetensors or best.safetensors")
+    use_norm = f"{name}.bias" not in state
+    classes = state[f"{name}.weight"].shape[1 if use_norm else 0]
+    model = NETWORKS[args.arch](classes) if args.arch in NETWORKS else resnet_s(args.arch, classes, use_norm)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as e:

@@ -7,6 +7,7 @@
 - `metrics.json` (fixture_metrics.py): what `eval` reports, for 200 × 10 random logits.
 - `methods.json` (fixture_methods.py): Remix, CutMix's patches, class weights, sampling, margins and schedules.
 - `losses.json` (fixture_losses.py): each loss of the classifier with its gradients.
+- `zoo.json` (fixture_zoo.py): logits, losses and gradients of torchvision's ResNets and of the wide ones for CIFAR.
 
 Each module's docstring is the specification of its file. The bytes are the same at every run, except that
 another build of PyTorch may round a last bit of `resnet32.safetensors` differently.
@@ -22,6 +23,7 @@ import fixture_losses
 import fixture_methods
 import fixture_metrics
 import fixture_resnet
+import fixture_zoo
 
 DEFAULT = Path(__file__).resolve().parents[2] / "tests/fixtures"
 
@@ -38,6 +40,7 @@ def main():
         "methods": fixture_methods.make,
         "losses": fixture_losses.make,
         "manifold": fixture_resnet.manifold,
+        "zoo": lambda: fixture_zoo.rounded(fixture_zoo.make()),
     }
     for name, made in ((name, make()) for name, make in made_by.items()):
         # One top-level value a line: small, and a diff still says what changed.

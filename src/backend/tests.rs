@@ -6,15 +6,15 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use safetensors::SafeTensors;
 
-use super::cpu::{Hidden, Net};
-use super::infer::{BATCH, Folded};
+use super::cpu::infer::{BATCH, Folded};
+use super::cpu::net::{Hidden, Net};
+use crate::backend::cpu::blend::Pairs;
+use crate::backend::cpu::sgd::Rates;
 use crate::methods::loss::{Criterion, Loss, Targets};
 use crate::net::files::{StateDict, Values, open, save};
 use crate::net::{Arch, Network, Params, Shortcut};
-use crate::ops::blend::Pairs;
-use crate::ops::read;
-use crate::ops::sgd::Rates;
-use crate::ops::simd::{Isa, for_each_isa};
+use crate::simd::{Isa, for_each_isa};
+use crate::tensor::read;
 
 const SHAPE: [usize; 3] = [32, 32, 3];
 
@@ -260,11 +260,22 @@ fn inference_is_pytorchs() {
 #[test]
 fn what_is_no_number_stays_none() {
     let pixels = pixels();
-    for name in ["conv1.weight", "layer1.2.conv2.weight", "layer2.0.conv1.weight", "layer3.4.conv1.weight"] {
-        let params = network().params;
+    for (arch, name) in [
+        ("resnet32", "conv1.weight"),
+        ("resnet32", "layer1.2.conv2.weight"),
+        ("resnet32", "layer2.0.conv1.weight"),
+        ("resnet32", "layer3.4.conv1.weight"),
+        ("resnet10", "conv1.weight"),
+        ("resnet10", "layer2.0.downsample.0.weight"),
+    ] {
+        let params = zeros(arch);
         let mut dict = params.state_dict().expect("names");
-        // Their products are beyond f32, and then ∞ − ∞.
-        dict.get_mut(name).expect("a tensor").data.iter_mut().for_each(|w| *w *= 1e38);
+        for (name, v) in &mut dict {
+            *v = tensor(name, &v.shape);
+        }
+        // Their products are beyond f32, and then ∞ − ∞; the other network's are not so large.
+        let factor = if arch == "resnet32" { 1e38 } else { f32::NAN };
+        dict.get_mut(name).expect("a tensor").data.iter_mut().for_each(|w| *w *= factor);
         params.load(&dict).expect("all there");
         for_each_isa(|isa| {
             let net = Folded::new(&params, SHAPE).expect("folded");
@@ -273,7 +284,7 @@ fn what_is_no_number_stays_none() {
             let logits = out.logits.chunks_exact(10);
             assert!(
                 logits.into_iter().all(|z| z.iter().any(|z| !z.is_finite())),
-                "{isa:?} {name}: {:?}",
+                "{isa:?} {arch} {name}: {:?}",
                 &out.logits[..10]
             );
         });
@@ -357,29 +368,132 @@ fn foreign_weights_are_refused() {
     assert!(refused.contains("layer2.1.bn1.running_var has negative values"), "{refused}");
 }
 
+/// A network at a size, of `tests/fixtures/zoo.json`, made in f64 by `scripts/pytorch/fixture_zoo.py`.
+#[derive(serde::Deserialize)]
+struct Case {
+    arch: String,
+    height: usize,
+    width: usize,
+    logits: Vec<f64>,
+    #[serde(default)]
+    train_logits: Vec<f64>,
+    loss: Option<f64>,
+    /// Length, and product with a probe.
+    #[serde(default)]
+    gradients: std::collections::BTreeMap<String, [f64; 2]>,
+}
+
+#[derive(serde::Deserialize)]
+struct Zoo {
+    labels: Vec<u32>,
+    cases: Vec<Case>,
+}
+
+/// The largest difference, as a share of the truth's largest value.
+fn share(found: &[f32], truth: &[f64]) -> f64 {
+    assert_eq!(found.len(), truth.len());
+    let largest = truth.iter().fold(0.0, |m: f64, t| m.max(t.abs()));
+    found.iter().zip(truth).fold(0.0, |m: f64, (f, t)| m.max((f64::from(*f) - t).abs())) / largest
+}
+
 #[test]
-fn networks_without_an_engine_are_refused_by_name() {
-    let of = |name: &str| super::check(&name.parse::<Arch>().expect("known").network());
-    for name in ["resnet20", "resnet110"] {
-        assert_eq!(of(name), Ok(()));
+fn torchvisions_networks_compute_the_same_at_all_sizes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/zoo.json");
+    let zoo: Zoo = serde_json::from_str(&std::fs::read_to_string(path).expect("a fixture")).expect("JSON");
+    let images = zoo.labels.len();
+    let coef = vec![1.0 / images as f32; images];
+    let targets =
+        Targets { label_a: &zoo.labels, label_b: &zoo.labels, coef_a: &coef, coef_b: &vec![0.0; images] };
+    let mut wrong = vec![];
+    for Case { arch, height, width, logits, train_logits, loss, gradients } in &zoo.cases {
+        let (what, len) = (format!("{arch} at {height}×{width}"), height * width * 3);
+        let params = zeros(arch);
+        let mut dict = params.state_dict().expect("names");
+        for (name, v) in &mut dict {
+            *v = tensor(name, &v.shape);
+        }
+        params.load(&dict).expect("all there");
+        let name = format!("pixels.{height}x{width}");
+        let pixel = |at: usize| {
+            let (n, row_col, channel) = (at / len, at / 3 % (height * width), at % 3);
+            4.0 * uniform(&name, (n * 3 + channel) * height * width + row_col) - 2.0
+        };
+        let pixels: Vec<f32> = (0..images * len).map(pixel).collect();
+        let folded = Folded::new(&params, [*height, *width, 3]).expect("folded");
+        let out = folded.forward(images, BATCH, |n, x| x.copy_from_slice(&pixels[n * len..(n + 1) * len]));
+        let off = share(&out.logits, logits);
+        assert!(off < 1e-5, "{what}: logits are {off:.1e} off");
+        let Some(loss) = loss else { continue };
+        let shape = [*height, *width, 3];
+        let net =
+            Net::new(params, Criterion::cross_entropy(10), shape, images, DType::F32).expect("a network");
+        let pixels = Tensor::from_vec(pixels, net.x.dims(), net.x.device()).expect("pixels");
+        net.x.slice_set(&pixels, 0, 0).expect("written");
+        let found = net.gradients(targets, None).expect("a step").loss;
+        assert!((found / loss - 1.0).abs() < 1e-5, "{what}: the loss is {found}, not {loss}");
+        let off = share(&read(net.logits()).expect("logits"), train_logits);
+        assert!(off < 1e-5, "{what}: logits in training are {off:.1e} off");
+        // Some gradients are zero but for roundings: those of a bias before nothing but batch norm.
+        let least = 1e-4 * gradients.values().fold(0.0, |m: f64, g| m.max(g[0]));
+        for (name, found) in net.params.named(net.grads()).expect("names") {
+            let [length, product] = gradients[&name];
+            let values = || found.data.iter().map(|&x| f64::from(x));
+            let own = values().map(|x| x * x).sum::<f64>().sqrt();
+            let probed: f64 =
+                values().enumerate().map(|(i, x)| x * (f64::from(uniform("probe", i)) - 0.5)).sum();
+            let off = (own - length).abs().max((probed - product).abs()) / length.max(least);
+            // Rounding may turn a ReLU over.
+            if off > 1e-3 {
+                wrong.push(format!("{what}: the gradient of {name} is {off:.1e} off"));
+            }
+        }
     }
-    for (name, why) in [
-        ("resnet50", "a max-pool after the stem"),
-        ("resnet18-cifar", "layer2.0.shortcut.0, a 1×1 convolution with stride 2"),
-    ] {
-        assert_eq!(of(name), Err(format!("there is no engine yet for {name}, which has {why}")));
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn descriptions_that_do_not_fit_together_are_refused_by_name() {
+    for name in Arch::names() {
+        assert_eq!(super::check(&name.parse::<Arch>().expect("known").network()), Ok(()));
     }
-    // Changes of a network that runs: each would be computed wrongly.
     let change = |change: fn(&mut Network)| {
         let mut network = Arch::RESNET32.network();
         change(&mut network);
         super::check(&network).expect_err("refused")
     };
-    assert!(change(|n| n.stages[2].truncate(1)).contains("a stage of 1 block"));
+    assert!(change(|n| n.stages.clear()).contains("no blocks"));
+    assert!(change(|n| n.stages[0][0].convs.truncate(1)).contains("a block of 1 convolutions"));
     assert!(change(|n| n.stages[0][0].shortcut = Shortcut::Padded).contains("layer1.0.conv1"));
     assert!(change(|n| n.stages[1][0].shortcut = Shortcut::Identity).contains("layer2.0.conv1"));
     assert!(change(|n| n.stages[1][1].convs[1].cout = 64).contains("layer2.1.conv1"));
+    assert!(change(|n| n.stages[1][1].convs[0].cout = 64).contains("layer2.1.conv2 takes 32 channels"));
     assert!(change(|n| n.stages[1][0].convs[0].stride = 1).contains("layer2.0.conv1"));
-    let sizes = super::Plan::new(&Arch::RESNET32.network(), [30, 32, 3]).expect_err("refused");
-    assert!(sizes.contains("resnet32 needs sides that are multiples of 4"), "{sizes}");
+    assert!(change(|n| n.stages[1][1].convs[0].kernel = 7).contains("a 7×7 convolution with stride 1"));
+    assert!(change(|n| n.stem.kernel = 4).contains("a 4×4 convolution"));
+    let refused = super::Plan::new(&Arch::RESNET32.network(), [30, 32, 1]).expect_err("refused");
+    assert!(refused.contains("images have 1 channels"), "{refused}");
+}
+
+/// What a GPU has kernels for, whether there is one or not.
+#[cfg(feature = "cuda")]
+#[test]
+fn networks_without_kernels_are_refused_by_name() {
+    use crate::backend::cuda::supports;
+    for (name, why) in [
+        ("resnet50", "a max-pool"),
+        ("resnet18-cifar", "conv1, a 3×3 convolution of 3 to 64 channels with stride 1"),
+    ] {
+        let found = supports(&name.parse::<Arch>().expect("known").network());
+        assert_eq!(found, Err(format!("the GPU has no kernels for {name}, which has {why}")));
+    }
+    let change = |change: fn(&mut Network)| {
+        let mut network = Arch::RESNET32.network();
+        assert_eq!(supports(&network), Ok(()));
+        change(&mut network);
+        supports(&network).expect_err("refused")
+    };
+    // Each would be computed wrongly.
+    assert!(change(|n| n.stages[2].truncate(1)).contains("a stage with 1 block"));
+    assert!(change(|n| n.stages[1][0].shortcut = Shortcut::Identity).contains("layer2.0.conv1"));
+    assert!(change(|n| n.stages[0][1].convs[1].cout = 64).contains("layer1.1.conv2"));
 }

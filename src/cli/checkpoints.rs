@@ -13,19 +13,16 @@ use serde_json::json;
 
 use super::generate::architectures;
 use super::terminal;
-use crate::backend::{
-    self,
-    infer::{self, Inference},
-};
+use crate::backend::cpu::infer::{self, Inference};
+use crate::backend::cpu::load::levels;
+use crate::backend::device::Device;
 use crate::data::{self, shard::Split};
-use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
 use crate::net::Arch;
 use crate::net::files::Form;
-use crate::ops::load::levels;
-use crate::ops::value::Value;
 use crate::report::experiment::Images;
+use crate::simd::value::Value;
 use crate::train::config;
 
 /// The splits that `train` lists in a checkpoint's input `dataset`.
@@ -51,7 +48,7 @@ pub struct Choice {
     #[arg(long, value_name = "MANIFEST")]
     pub data: Option<PathBuf>,
 
-    /// Architecture of bare weights: resnet20, 32, 44, 56 or 110 (checkpoints say it themselves)
+    /// Architecture of bare weights, such as resnet32 or resnet50 (checkpoints say it themselves)
     #[arg(long, value_name = "ARCH", add = ArgValueCandidates::new(architectures))]
     pub arch: Option<Arch>,
 
@@ -142,7 +139,7 @@ const WEIGHTS: [&str; 7] = ["safetensors", "pth", "pt", "th", "bin", "tar", "ckp
 
 /// Whether an argument is a file of bare weights and not of manifests. What the file holds decides; its name does where that
 /// shows neither.
-fn is_bare(path: &Path) -> bool {
+pub fn is_bare(path: &Path) -> bool {
     let called =
         || path.extension().is_some_and(|e| WEIGHTS.iter().any(|known| e.eq_ignore_ascii_case(known)));
     match head(path) {
@@ -222,19 +219,21 @@ fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Subject
             "{file}: bare weights do not say what they are; add --arch (as resnet32) and --data (a data set's manifest)"
         );
     };
-    let file = store::absolute(file);
-    in_utf8(&file)?;
-    let input = Input {
-        role: "checkpoint".into(),
-        key: None,
-        blake3: hash::file(&file)?,
-        path: file.clone(),
-        params: Object::new(),
-        facts: Object::new(),
-        inputs: vec![],
-    };
+    let input = input_of("checkpoint", file)?;
+    let file = input.path.clone();
     let name = file.file_stem().map_or_else(|| "weights".into(), |n| n.to_string_lossy().into_owned());
     subject(Weights::File(file), arch, "file", dataset.clone(), name, input, flags)
+}
+
+/// A file of bare weights as an input of a result.
+///
+/// # Errors
+/// A file that cannot be read, or whose path is not UTF-8.
+pub fn input_of(role: &str, file: &Path) -> Result<Input> {
+    let path = store::absolute(file);
+    in_utf8(&path)?;
+    let (role, blake3) = (role.into(), hash::file(&path)?);
+    Ok(Input { role, key: None, blake3, path, params: Object::new(), facts: Object::new(), inputs: vec![] })
 }
 
 fn subject(
@@ -246,7 +245,6 @@ fn subject(
     checkpoint: Input,
     flags: &Choice,
 ) -> Result<Subject> {
-    backend::check(&arch.network()).map_err(|e| anyhow::anyhow!("{}: {e}", checkpoint.path.display()))?;
     let info = data::Info::of(&dataset)?;
     let images =
         dataset.as_input("dataset", &[&flags.split]).with_context(|| format!("--split {}", flags.split))?;
@@ -323,16 +321,16 @@ impl Subject {
         let mut run = Object::new();
         let waiting =
             terminal::note(&format!("{} {} images through {}", split.len(), flags.split, self.name));
-        let out = match Device::find(device)? {
+        let out = match Device::find_for(device, &network)? {
             Device::Cpu => {
                 run.insert("instruction_set".into(), f32::isa().name().into());
                 infer::infer(&weights, &network, &split, &self.info, &levels, flags.batch_size as usize)?
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
-                let device = crate::cuda::Device::open(index, config::Precision::F32)?;
+                let device = crate::backend::cuda::Device::open(index, config::Precision::F32)?;
                 run.insert("device".into(), device.describe().into());
-                crate::cuda::infer::infer(&device, &weights, &network, &split, &self.info, &levels)?
+                crate::backend::cuda::infer::infer(&device, &weights, &network, &split, &self.info, &levels)?
             }
         };
         drop(waiting);

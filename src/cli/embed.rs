@@ -14,7 +14,7 @@ use serde_json::json;
 use self::projection::{Chosen, Projection};
 use super::Common;
 use super::checkpoints::{self, Subject};
-use crate::backend::infer::Inference;
+use crate::backend::cpu::infer::Inference;
 use crate::data::shard::Split;
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, Object};
@@ -28,7 +28,7 @@ const FEATURES: &str = "features.safetensors";
 
 /// Extract features: what the network computes of each image, for t-SNE, probes and error analysis
 ///
-/// Writes features.safetensors with `features` F32 (N, 64), pooled before the classifier; `logits` F32 (N, C); `labels`
+/// Writes features.safetensors with `features` F32 (N, features of the network), pooled before the classifier; `logits` F32 (N, C); `labels`
 /// and `predictions` I64 (N); `source_index` U32 (N), the image's place in the official file; with --project also
 /// `projection` F32 (N, 2). One embedding manifest a checkpoint is printed on stdout.
 #[derive(Parser, Debug)]

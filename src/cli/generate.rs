@@ -13,8 +13,7 @@ use clap_complete::env::Shells;
 use clap_complete::{CompleteEnv, CompletionCandidate};
 use clap_mangen::Man;
 
-use crate::backend;
-use crate::device::DEVICES;
+use crate::backend::device::DEVICES;
 use crate::net::Arch;
 
 /// The tools, and what they are called installed: `eval` is a builtin of the shells, and `train` could be anybody's.
@@ -74,13 +73,9 @@ pub fn complete<A: CommandFactory>(called: &'static str) {
     CompleteEnv::with_factory(|| command::<A>(called)).var(COMPLETE).complete();
 }
 
-/// Candidates for `--arch`: networks that there is an engine for.
+/// Candidates for `--arch`.
 pub fn architectures() -> Vec<CompletionCandidate> {
-    let runs = |name: &&str| {
-        let arch = name.parse::<Arch>().ok();
-        arch.is_some_and(|arch| backend::check(&arch.network()).is_ok())
-    };
-    Arch::names().filter(runs).map(CompletionCandidate::new).collect()
+    Arch::names().map(CompletionCandidate::new).collect()
 }
 
 /// Candidates for `--device`.

@@ -22,12 +22,12 @@ use clap::{Args, Parser};
 use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
-use crate::device::{Device, is_known};
+use crate::backend::device::{Device, is_known};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::store::{Claim, Done, Plan, Writer};
 use crate::manifest::{Manifest, Object, hash, store};
 use crate::methods::presets;
-use crate::ops::simd::Isa;
+use crate::simd::Isa;
 
 /// Flags that every tool takes.
 #[derive(Args, Clone, Debug)]

@@ -5,6 +5,7 @@
 //! `--force`.
 
 pub mod flags;
+mod init;
 mod parallel;
 mod progress;
 pub mod values;
@@ -13,20 +14,22 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use self::flags::Flags;
+use self::init::Init;
 use self::progress::{Board, Progress};
 use super::{is_broken_pipe, run_plan};
-use crate::device::Device;
+use crate::backend::device::Device;
+use crate::data::Info;
 use crate::manifest::store::{self, Done, Plan, Writer};
 use crate::manifest::{Kind, Manifest, hash, key, source};
 use crate::methods::presets::preset_name;
 use crate::report::settings::departs;
 use crate::train::config::{Config, Select};
 use crate::train::schedule::Recipe;
-use crate::train::{self, Event, FILES, SEMANTICS, STATE, tensorboard};
+use crate::train::{self, Event, FILES, Job, LOG, SEMANTICS, STATE, tensorboard};
 
 /// The tool.
 pub fn main() -> ExitCode {
@@ -34,7 +37,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<()> {
+    let init = |path: &Path| {
+        Init::of(path, flags.init_checkpoint.as_deref()).with_context(|| format!("--init {}", path.display()))
+    };
+    let init = flags.init.as_deref().map(init).transpose()?;
     let configs = flags.configs()?;
+    let device = device(&flags, &configs[0])?;
     let datasets = source::read_all(&flags.datasets, "train", Kind::Dataset)?;
     warn_of_milestones(&configs[0]);
     if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
@@ -43,7 +51,7 @@ fn run(flags: Flags) -> Result<()> {
     let mut runs = Vec::new();
     for dataset in &datasets {
         for config in &configs {
-            runs.push(Run::new(&flags, config, dataset)?);
+            runs.push(Run::new(&flags, config, dataset, init.as_ref())?);
         }
     }
     let several = datasets.len() > 1;
@@ -54,7 +62,7 @@ fn run(flags: Flags) -> Result<()> {
     let one = |number: usize| {
         let run = &runs[number];
         let progress = || board.lock().unwrap_or_else(PoisonError::into_inner).start(number);
-        match run_plan(&run.plan, &flags.common, |writer| work(writer, run, &flags, progress())) {
+        match run_plan(&run.plan, &flags.common, |writer| work(writer, run, &flags, device, progress())) {
             // Nobody reads the manifests any more; the trainings were asked for all the same.
             Err(e) if e.chain().any(is_broken_pipe) => {}
             made => drop(made?),
@@ -65,7 +73,7 @@ fn run(flags: Flags) -> Result<()> {
         }
         Ok(())
     };
-    match side_by_side(&flags, runs.len())? {
+    match side_by_side(&flags, device, runs.len()) {
         1 => (0..runs.len()).try_for_each(one),
         threads => parallel::for_each(runs.len(), threads, one),
     }
@@ -80,11 +88,12 @@ struct Run<'a> {
     /// Which epoch is kept as the best.
     select: Select,
     dataset: &'a Manifest,
+    init: Option<&'a Init>,
     plan: Plan,
 }
 
 impl<'a> Run<'a> {
-    fn new(flags: &Flags, config: &Config, dataset: &'a Manifest) -> Result<Run<'a>> {
+    fn new(flags: &Flags, config: &Config, dataset: &'a Manifest, init: Option<&'a Init>) -> Result<Run<'a>> {
         let has_val = dataset.outputs_of("val").next().is_some();
         let usual = Select::usual(has_val);
         let select = config.select.unwrap_or(usual);
@@ -94,17 +103,28 @@ impl<'a> Run<'a> {
                 dataset.path.as_deref().unwrap_or(Path::new("the data set")).display()
             );
         }
-        let config = Config { select: Some(select).filter(|s| *s != usual), ..config.clone() };
+        let new_classifier = match init {
+            Some(init) => init.start.other_classes(&Info::of(dataset)?).map(|_| true),
+            None => None,
+        };
+        let config = Config {
+            select: Some(select).filter(|s| *s != usual),
+            init: init.map(Init::name),
+            init_checkpoint: init.and_then(|init| init.which.clone()),
+            new_classifier,
+            ..config.clone()
+        };
         let plan = |semantics, config: &Config, splits: &[&str]| -> Result<Plan> {
             let (kind, params) = (Kind::Checkpoint, config.params());
-            let inputs = vec![dataset.as_input("dataset", splits)?];
+            let init = init.map(|init| init.input.clone());
+            let inputs = [dataset.as_input("dataset", splits)?].into_iter().chain(init).collect();
             let mut plan = Plan { kind, semantics, params, inputs, dir: PathBuf::new(), file: None };
             plan.dir = directory(flags, config, dataset, &plan.key());
             Ok(plan)
         };
         // An unfinished run of version 1 continues under its key of version 1, and is found by it when it is finished. That version always
         // selected by the test split.
-        if select == usual && !flags.common.force {
+        if select == usual && !flags.common.force && init.is_none() {
             let begun = plan(1, &config, &["train", "test"])?;
             let is_own = |m: Manifest| m.own_key() == begun.key();
             let continues = match begun.existing() {
@@ -112,13 +132,16 @@ impl<'a> Run<'a> {
                 None => begun.dir.join(STATE).exists() && begun.unfinished().is_some_and(is_own),
             };
             if continues {
-                return Ok(Run { config, select: Select::Test, dataset, plan: begun });
+                return Ok(Run { config, select: Select::Test, dataset, init, plan: begun });
             }
         }
         let splits: &[&str] =
             if select == Select::Val { &["train", "val", "test"] } else { &["train", "test"] };
         let plan = plan(SEMANTICS, &config, splits)?;
-        Ok(Run { config, select, dataset, plan })
+        if let Some(init) = init {
+            init.check(config.arch, &plan.dir)?;
+        }
+        Ok(Run { config, select, dataset, init, plan })
     }
 }
 
@@ -139,19 +162,35 @@ fn under_make() -> bool {
     std::env::var_os("MAKELEVEL").is_some()
 }
 
-/// How many runs train at a time: on the CPU one, which takes all threads.
-fn side_by_side(flags: &Flags, runs: usize) -> Result<usize> {
+/// Where the runs train, which differ in their seeds alone. What trains nothing needs no GPU.
+fn device(flags: &Flags, config: &Config) -> Result<Device> {
     let common = &flags.common;
     if common.dry_run || common.explain || common.verify {
-        return Ok(1);
+        return Ok(Device::Cpu);
     }
-    if !Device::find(&common.device)?.is_cuda() {
+    let asked = &common.device;
+    let found = Device::find_for(asked, &config.network())?;
+    match config.freeze {
+        Some(_) if found.is_cuda() && asked == "auto" => {
+            log::info!("computing on the CPU: the GPU has no kernels for --freeze");
+            Ok(Device::Cpu)
+        }
+        Some(_) if found.is_cuda() => {
+            bail!("--device {asked}: the GPU has no kernels for --freeze; take --device cpu")
+        }
+        _ => Ok(found),
+    }
+}
+
+/// How many runs train at a time: on the CPU one, which takes all threads.
+fn side_by_side(flags: &Flags, device: Device, runs: usize) -> usize {
+    if !device.is_cuda() {
         if let Some(parallel) = flags.parallel.filter(|n| *n > 1) {
             log::warn!("--parallel {parallel}: does nothing on the CPU, where a run takes all threads");
         }
-        return Ok(1);
+        return 1;
     }
-    Ok(flags.parallel.map_or(parallel::MOST, usize::from).min(runs).max(1))
+    flags.parallel.map_or(parallel::MOST, usize::from).min(runs).max(1)
 }
 
 /// What a run is called while it trains; with its data set where there are several.
@@ -219,21 +258,22 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     format!("{}-{key}", name.chars().map(safe).take(LONGEST).collect::<String>())
 }
 
-fn work(writer: &Writer, run: &Run, flags: &Flags, mut progress: Progress) -> Result<Done> {
+fn work(writer: &Writer, run: &Run, flags: &Flags, device: Device, mut progress: Progress) -> Result<Done> {
     if flags.tensorboard {
         tensorboard::check(writer.dir())?;
     }
     take_over(writer, flags.common.force)?;
     let dir = writer.dir();
     let mut failed = None;
-    let device = Device::find(&flags.common.device)?;
     let begun_by = writer.plan().semantics;
     if begun_by != SEMANTICS {
         log::warn!(
             "this run was begun by version {begun_by} of train, which rounds differently; the remaining epochs are computed by version {SEMANTICS}"
         );
     }
-    let mut done = train::run(&run.config, run.select, begun_by, run.dataset, dir, device, &mut |e| {
+    let Run { config, select, dataset, init, .. } = run;
+    let job = Job { config, select: *select, begun_by, dataset, start: init.map(|init| &init.start) };
+    let mut done = train::run(&job, dir, device, &mut |e| {
         if flags.tensorboard && failed.is_none() && matches!(e, Event::Epoch(_)) {
             failed = tensorboard::update(dir).err();
         }
@@ -284,6 +324,7 @@ fn take_over(writer: &Writer, force: bool) -> Result<()> {
     }
     if force {
         store::remove(&state)?;
+        store::remove(&writer.dir().join(LOG))?;
         tensorboard::discard(writer.dir())?;
     }
     Ok(writer.begin(&FILES)?)
@@ -294,7 +335,7 @@ fn differences(old: &Manifest, new: &Manifest) -> String {
     let names = old.params.keys().chain(new.params.keys().filter(|k| !old.params.contains_key(*k)));
     let mut differ: Vec<&str> =
         names.filter(|k| old.params.get(*k) != new.params.get(*k)).map(String::as_str).collect();
-    let content = |m: &Manifest| m.inputs.iter().map(|i| i.blake3.clone()).collect::<Vec<_>>();
+    let content = |m: &Manifest| m.input("dataset").map(|i| i.blake3.clone());
     if content(old) != content(new) {
         differ.push("the data set");
     }

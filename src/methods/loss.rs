@@ -16,10 +16,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::net::ClassifierKind;
-
 /// What a normalised classifier multiplies its cosines with: the s of LDAM.
 pub const SCALE: f32 = 30.0;
+
+/// What a classifier computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassifierKind {
+    /// `W·f + b`; the weight is (classes, features) in files.
+    Linear,
+    /// A multiple of the cosine of the features and a class's weights; the weight is (features, classes) in files, as in LDAM's code.
+    Cosine,
+}
 
 /// The loss of one label.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,7 +75,8 @@ impl Loss {
 
     /// The loss for classes of these many training images, all positive.
     pub fn criterion(&self, counts: &[usize]) -> Criterion {
-        let mut criterion = Criterion::cross_entropy(counts.len());
+        let plain = Criterion::cross_entropy(counts.len());
+        let mut criterion = Criterion { classifier: self.classifier(), ..plain };
         let of_each = |f: &dyn Fn(f64) -> f64| counts.iter().map(|&n| f(n as f64) as f32).collect();
         let all = counts.iter().sum::<usize>() as f64;
         match *self {
@@ -80,7 +88,6 @@ impl Loss {
             Loss::Ldam { margin } => {
                 let rarest = counts.iter().copied().min().unwrap_or(1) as f64;
                 criterion.margins = of_each(&|n| f64::from(SCALE) * margin * (rarest / n).powf(0.25));
-                criterion.normalised = true;
             }
         }
         criterion
@@ -96,14 +103,15 @@ pub struct Criterion {
     pub margins: Vec<f32>,
     /// γ of the focal loss; 0 for none.
     pub gamma: f32,
-    /// Whether the logits are cosines, times [`SCALE`].
-    pub normalised: bool,
+    /// The kind of classifier that it is made for.
+    pub classifier: ClassifierKind,
 }
 
 impl Criterion {
     /// Plain cross-entropy.
     pub fn cross_entropy(classes: usize) -> Criterion {
-        Criterion { offsets: vec![0.0; classes], margins: vec![0.0; classes], gamma: 0.0, normalised: false }
+        let classifier = ClassifierKind::Linear;
+        Criterion { offsets: vec![0.0; classes], margins: vec![0.0; classes], gamma: 0.0, classifier }
     }
 
     /// Whether labels have margins: then a sample's two labels do not share a softmax.
@@ -224,7 +232,11 @@ mod tests {
             assert_eq!(of(nothing), Criterion::cross_entropy(3));
         }
         let ldam = of(Loss::LDAM);
-        assert!(ldam.normalised && ldam.has_margins() && !of(Loss::BalancedSoftmax).has_margins());
+        assert!(
+            ldam.classifier == ClassifierKind::Cosine
+                && ldam.has_margins()
+                && !of(Loss::BalancedSoftmax).has_margins()
+        );
         assert_eq!(ldam.margins[2], 15.0, "30 · 0.5 for the rarest");
         assert!((ldam.margins[0] - 15.0 * 0.05f32.powf(0.25)).abs() < 1e-5);
     }

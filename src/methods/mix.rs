@@ -8,7 +8,6 @@
 //! is it wherever Remix does not intervene. So the analysis never disagrees with the picture, and τ = 0 is
 //! Mixup bit for bit.
 
-use clap::ValueEnum;
 use rand::distr::Distribution;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::Beta;
@@ -119,7 +118,7 @@ impl Patch {
 }
 
 /// How often λ is drawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LambdaPer {
     /// Once a batch, as in the papers' code.

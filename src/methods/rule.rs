@@ -4,7 +4,6 @@
 //! Weights follow the effective number of samples (Cui et al., arXiv 1901.05555), deferral Cao et al., arXiv
 //! 1906.07413. When a deferred rule starts is the schedule's business; which images are drawn, the plan's.
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// How the class imbalance is answered.
@@ -46,7 +45,7 @@ pub struct Reweight {
 }
 
 /// What the weighted sum of a batch's losses is divided by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RwNorm {
     /// The number of samples, so a batch's loss grows with the weights in it: `CrossEntropyLoss(weight=…)` of PyTorch on class

@@ -6,7 +6,6 @@
 mod calibration;
 mod confusion;
 
-use crate::ops::head::argmax;
 use calibration::Calibration;
 use serde::{Deserialize, Serialize};
 
@@ -148,6 +147,17 @@ pub fn predictions(logits: &[f32], images: usize, classes: usize) -> Result<Vec<
 fn rank(row: &[f32], label: usize) -> usize {
     let own = row[label];
     row.iter().enumerate().filter(|&(k, &v)| v > own || (v == own && k < label)).count()
+}
+
+/// The first index of the largest value.
+pub fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best
 }
 
 #[cfg(test)]

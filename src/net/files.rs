@@ -34,13 +34,7 @@ pub type StateDict = BTreeMap<String, Values>;
 /// # Errors
 /// A file that cannot be read, weights of another architecture or number of classes; the file is named.
 pub fn open_for(path: &Path, network: &Network, info: &Info) -> Result<Params> {
-    let (mut dict, _) = open(path)?;
-    // The state file of `train` holds the optimiser's state beside the weights.
-    let all = dict.len();
-    dict.retain(|name, _| !name.starts_with("velocity."));
-    if dict.len() < all {
-        log::info!("{}: ignored entries that are not weights: velocity", path.display());
-    }
+    let dict = weights(path)?;
     let read = || -> Result<Params> {
         let params = Params::from_state_dict(network, &dict)?;
         let (classes, known) = (params.classes(), info.classes);
@@ -51,6 +45,20 @@ pub fn open_for(path: &Path, network: &Network, info: &Info) -> Result<Params> {
         Ok(params)
     };
     read().with_context(|| path.display().to_string())
+}
+
+/// The weights in a file, without the optimiser's state that the state file of `train` holds beside them.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn weights(path: &Path) -> Result<StateDict> {
+    let (mut dict, _) = open(path)?;
+    let all = dict.len();
+    dict.retain(|name, _| !name.starts_with("velocity."));
+    if dict.len() < all {
+        log::info!("{}: ignored entries that are not weights: velocity", path.display());
+    }
+    Ok(dict)
 }
 
 /// Hash of names and values, in the order of the names.

@@ -10,8 +10,15 @@ mod torch;
 mod unpickle;
 pub mod zoo;
 
+pub use crate::methods::loss::ClassifierKind;
 pub use params::Params;
 pub use zoo::Arch;
+
+/// The ε of all batch norms, PyTorch's default: they divide by √(σ² + ε).
+pub const EPS: f64 = 1e-5;
+
+/// Weight of a new batch in a batch norm's running statistics, PyTorch's default.
+pub const MOMENTUM: f64 = 0.1;
 
 /// A residual network: stem, stages of blocks, mean over all pixels, classifier.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,15 +81,6 @@ pub struct Classifier {
     pub kind: ClassifierKind,
 }
 
-/// What a classifier computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClassifierKind {
-    /// `W·f + b`; the weight is (classes, features) in files.
-    Linear,
-    /// A multiple of the cosine of the features and a class's weights; the weight is (features, classes) in files, as in LDAM's code.
-    Cosine,
-}
-
 /// Sizes of a convolution on images of some size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -121,9 +119,19 @@ impl Geometry {
         self.out_height() * self.out_width() * self.cout
     }
 
+    /// Places of the kernel.
+    pub fn taps(&self) -> usize {
+        self.kernel * self.kernel
+    }
+
+    /// Width of the zeros around the image.
+    pub fn padding(&self) -> usize {
+        self.kernel / 2
+    }
+
     /// Values of the weight (kernel, kernel, cin, cout).
     pub fn weight_len(&self) -> usize {
-        self.kernel * self.kernel * self.cin * self.cout
+        self.taps() * self.cin * self.cout
     }
 }
 

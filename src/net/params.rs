@@ -13,8 +13,8 @@ use rand_distr::{Distribution, StandardNormal};
 
 use super::files::{StateDict, Values};
 use super::{ClassifierKind, Conv, Network};
-use crate::ops::{read, write, zeros};
 use crate::rng::{Purpose, stream};
+use crate::tensor::{read, write, zeros};
 
 /// Where the parameters of a convolution and its batch norm begin in the flat tensors.
 #[derive(Clone, Copy, Debug)]
@@ -258,6 +258,36 @@ impl Params {
             Ok(())
         })?;
         Ok(())
+    }
+
+    /// Takes the parameters and running statistics of a file's tensors to start from, with the classifier or without it, which then
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape, or that the network does not have.
+    pub fn start_from(&self, dict: &StateDict, with_classifier: bool) -> Result<()> {
+        check_names(&self.network, dict)?;
+        let classifier = format!("{}.", self.network.classifier.name);
+        let own = self.state_dict()?;
+        let kept = |name: &str| !with_classifier && name.starts_with(&classifier);
+        let taken = dict.iter().filter(|(name, _)| !kept(name));
+        let left = own.iter().filter(|(name, _)| kept(name));
+        self.load(&taken.chain(left).map(|(name, v)| (name.clone(), v.clone())).collect())
+    }
+
+    /// Why a file's classifier cannot be this network's.
+    pub fn other_classifier(&self, dict: &StateDict) -> Option<&'static str> {
+        let (name, features) = (&self.network.classifier.name, self.network.features());
+        let Some(weight) = dict.get(&format!("{name}.weight")) else { return Some("they have none") };
+        let (kind, own) = match kind_of(&self.network, dict) {
+            ClassifierKind::Cosine => (ClassifierKind::Cosine, [features, self.classes]),
+            ClassifierKind::Linear => (ClassifierKind::Linear, [self.classes, features]),
+        };
+        match kind == self.network.classifier.kind {
+            false => Some("theirs is of another kind than the loss is made for"),
+            true if weight.shape != own => Some("theirs has another number of classes"),
+            true => None,
+        }
     }
 
     /// Everything that a resumed training needs: [`Params::state_dict`] and the velocities under `velocity.`.

@@ -7,32 +7,75 @@ use candle_nn::VarBuilder;
 use rand::Rng;
 
 use super::ResNet;
-use crate::backend::cpu::{Hidden, Net};
-use crate::backend::infer::Folded;
+use crate::backend::cpu::blend::Pairs;
+use crate::backend::cpu::infer::{BATCH as TOGETHER, Folded};
+use crate::backend::cpu::net::{Hidden, Net};
 use crate::methods::loss::{Loss, Targets, reference};
 use crate::net::zoo::{Kind, conv, linear, stage};
 use crate::net::{Arch, Network, Params, Shortcut};
-use crate::ops::blend::Pairs;
-use crate::ops::read;
 use crate::rng::{Purpose, stream};
+use crate::tensor::read;
 
-const SHAPE: [usize; 3] = [12, 8, 3];
+/// Images for a network, which are not square. Candle has no gradient of a convolution of stride 2 on odd sides: only those of the last
+/// stage are.
+fn shape(network: &Network) -> [usize; 3] {
+    let halved =
+        usize::from(network.pool) + network.convs().filter(|c| c.stride == 2 && c.kernel > 1).count();
+    [3 << halved, if halved > 3 { 1 } else { 2 } << halved, 3]
+}
+
+/// Sides that are odd sooner or later, for inference.
+const ODD: [usize; 3] = [18, 13, 3];
 const BATCH: usize = 5;
 const CLASSES: usize = 4;
 
-/// Two stages of 8 and 16 channels, of three blocks and two.
-fn odd() -> Network {
+/// Networks made up for the tests: two stages of 8 and 16 channels, of three blocks and two; bottlenecks of all kinds of shortcuts
+/// behind a 7×7 stem and a max-pool, the last block of which is padded; and one more.
+fn odd() -> [Network; 3] {
     let padded = |_: &str, stride: usize, _: [usize; 2]| match stride {
         1 => Shortcut::Identity,
         _ => Shortcut::Padded,
     };
-    Network {
+    let projected = |place: &str, stride: usize, [cin, cout]: [usize; 2]| match stride {
+        1 if cin == cout => Shortcut::Identity,
+        _ => Shortcut::Projected(conv(&format!("{place}.p"), &format!("{place}.n"), 1, stride, [cin, cout])),
+    };
+    let basic = Network {
         name: "odd".into(),
         stem: conv("stem", "stem_norm", 3, 1, [3, 8]),
         pool: false,
         stages: vec![stage(0, 3, Kind::Basic, [8, 8], padded), stage(1, 2, Kind::Basic, [8, 16], padded)],
         classifier: linear("head"),
-    }
+    };
+    let bottlenecks = Network {
+        name: "odder".into(),
+        stem: conv("stem", "stem_norm", 7, 1, [3, 10]),
+        pool: true,
+        stages: vec![
+            stage(0, 2, Kind::Bottleneck, [10, 5], projected),
+            stage(1, 2, Kind::Bottleneck, [20, 6], projected),
+            stage(2, 1, Kind::Bottleneck, [24, 8], padded),
+        ],
+        ..basic.clone()
+    };
+    // A 1×1 stem, and two stages whose inner outputs have one size, with the stride in the 3×3 convolution.
+    let strided = Network {
+        name: "oddest".into(),
+        stem: conv("stem", "stem_norm", 1, 1, [3, 16]),
+        stages: vec![
+            stage(0, 2, Kind::Bottleneck, [16, 16], projected),
+            stage(1, 2, Kind::Bottleneck, [64, 16], projected),
+        ],
+        ..basic.clone()
+    };
+    [basic, bottlenecks, strided]
+}
+
+/// One network of each family, and those that nobody ships.
+fn networks() -> Vec<Network> {
+    let names = ["resnet20", "resnet18-cifar", "resnet10", "resnet50"];
+    let named = names.map(|name| name.parse::<Arch>().expect("a name").network());
+    named.into_iter().chain(odd()).collect()
 }
 
 /// Parameters unlike freshly initialised ones.
@@ -50,14 +93,13 @@ fn params(network: &Network) -> Params {
 }
 
 /// Images, (N, H, W, C).
-fn images() -> Vec<f32> {
+fn images(shape: [usize; 3]) -> Vec<f32> {
     let mut rng = stream(3, Purpose::Init, 2, 0);
-    (0..BATCH * SHAPE.iter().product::<usize>()).map(|_| rng.random_range(-2.0..2.0)).collect()
+    (0..BATCH * shape.iter().product::<usize>()).map(|_| rng.random_range(-2.0..2.0)).collect()
 }
 
 /// The same for candle, (N, C, H, W) in f64.
-fn for_candle(images: &[f32]) -> Tensor {
-    let [height, width, channels] = SHAPE;
+fn for_candle(images: &[f32], [height, width, channels]: [usize; 3]) -> Tensor {
     let x = Tensor::from_slice(images, (BATCH, height, width, channels), &Device::Cpu).expect("images");
     x.permute((0, 3, 1, 2)).and_then(|x| x.contiguous()?.to_dtype(DType::F64)).expect("images")
 }
@@ -94,15 +136,18 @@ fn a_step_is_candles_on_every_network_loss_and_mix() {
     let (partner, lambda) = ([1, 0, 4, 3, 2], [0.7, 0.6, 0.25, 1.0, 0.9]);
     let pairs = Pairs { partner: &partner, lambda: &lambda };
     let losses = [Loss::Ce, Loss::FOCAL, Loss::BalancedSoftmax, Loss::LOGIT_ADJUSTMENT, Loss::LDAM];
-    for network in [Arch::names().next().and_then(|n| n.parse::<Arch>().ok()).expect("one").network(), odd()]
-    {
-        for (n, loss) in losses.into_iter().enumerate() {
+    let mut wrong = vec![];
+    for network in networks() {
+        // Of the large ones two losses, with hidden states mixed and not.
+        let losses = if network.features() > 64 { &losses[..2] } else { &losses[..] };
+        for (n, &loss) in losses.iter().enumerate() {
             let network = network.clone().with_classifier(loss.classifier());
             // Hidden states are mixed with every other loss, in each stage in turn.
             let points: Vec<usize> = (1..network.stages.len()).collect();
             let hidden = (n % 2 == 1).then(|| Hidden { stage: points[n / 2 % points.len()], pairs });
             let criterion = loss.criterion(&[50, 20, 10, 5]);
-            let (own, x) = (params(&network), images());
+            let shape = shape(&network);
+            let (own, x) = (params(&network), images(shape));
             let (net, vars) = candle(&own);
 
             let mixed = |at: usize, x: Tensor| match hidden {
@@ -115,44 +160,77 @@ fn a_step_is_candles_on_every_network_loss_and_mix() {
                 _ => Ok(x),
             };
             let logits = net
-                .features_mixed_t(&for_candle(&x), true, mixed)
+                .features_mixed_t(&for_candle(&x, shape), true, mixed)
                 .and_then(|features| net.classify(&features))
                 .expect("forward");
             let (true_loss, slope) = reference(&criterion, &values(&logits), &targets);
             let slope = Tensor::from_vec(slope, logits.shape(), &Device::Cpu).expect("a gradient");
             let grads = (&logits * slope).and_then(|z| z.sum_all()?.backward()).expect("backward");
 
-            let engine = Net::new(own, criterion, SHAPE, BATCH, DType::F32).expect("an engine");
+            let engine = Net::new(own, criterion, shape, BATCH, DType::F32).expect("an engine");
             let x = Tensor::from_vec(x, engine.x.dims(), &Device::Cpu).expect("images");
             engine.x.slice_set(&x, 0, 0).expect("written");
             let found = engine.gradients(targets, hidden).expect("a step").loss;
-            assert!((found / true_loss - 1.0).abs() < 1e-5, "{loss:?}: {found} {true_loss}");
+            let what = format!("{} {loss:?} {:?}", network.name, hidden.map(|h| h.stage));
+            // The deepest network adds roundings up.
+            let tolerance = if network.name == "resnet50" { 1e-4 } else { 1e-5 };
+            assert!((found / true_loss - 1.0).abs() < tolerance, "{what}: {found} {true_loss}");
             let logits_found = read(engine.logits()).expect("logits").to_vec();
-            assert!(distance(&logits_found, &values(&logits)) < 1e-5, "{loss:?}: logits");
+            assert!(distance(&logits_found, &values(&logits)) < tolerance, "{what}: logits");
             let named = engine.params.named(engine.grads()).expect("names");
+            let mut worst = (0.0, String::new());
             for (name, found) in named {
                 let truth =
                     values(grads.get(&vars[&name]).unwrap_or_else(|| panic!("{name} has no gradient")));
                 let off = distance(&found.data, &truth);
-                assert!(off < 1e-3, "{loss:?} {hidden:?}: gradient of {name} is {off:.1e} off");
+                if off > worst.0 {
+                    worst = (off, name);
+                }
+            }
+            // From random weights and with batch norm over few values, PyTorch's own f32 is as far from f64 on a ResNet-50.
+            if worst.0 > if network.name == "resnet50" { 5e-2 } else { 1e-3 } {
+                wrong.push(format!("{what}: the gradient of {} is {:.1e} off", worst.1, worst.0));
             }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn inference_is_candles() {
-    for network in [Arch::RESNET32.network(), odd()] {
+    for network in networks() {
         let params = params(&network);
         let (net, _) = candle(&params);
-        let x = images();
-        let features = net.features_t(&for_candle(&x), false).expect("features");
+        let x = images(ODD);
+        let features = net.features_t(&for_candle(&x, ODD), false).expect("features");
         let logits = net.classify(&features).expect("logits");
-        let folded = Folded::new(&params, SHAPE).expect("folded");
-        let len = SHAPE.iter().product::<usize>();
+        let folded = Folded::new(&params, ODD).expect("folded");
+        let len = ODD.iter().product::<usize>();
         let found = folded.forward(BATCH, 2, |n, pixels| pixels.copy_from_slice(&x[n * len..][..len]));
-        assert!(distance(&found.features, &values(&features)) < 1e-5);
-        assert!(distance(&found.logits, &values(&logits)) < 1e-5);
+        for (what, found, truth) in [("features", found.features, features), ("logits", found.logits, logits)]
+        {
+            let off = distance(&found, &values(&truth));
+            assert!(off < 1e-5, "{}: {what} are {off:.1e} off", network.name);
+        }
+    }
+}
+
+/// Threads use their memory again, and take more images together in later stages.
+#[test]
+fn many_images_are_computed_as_one_by_one() {
+    for network in networks() {
+        let params = params(&network);
+        let folded = Folded::new(&params, [32, 32, 3]).expect("folded");
+        let image = |n: usize, pixels: &mut [f32]| {
+            let mut rng = stream(n as u64, Purpose::Init, 2, 0);
+            pixels.iter_mut().for_each(|x| *x = rng.random_range(-2.0..2.0));
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+        let many = pool.install(|| folded.forward(27, TOGETHER, image));
+        for n in [0, 1, 7, 8, 20, 26] {
+            let one = Folded::new(&params, [32, 32, 3]).expect("folded").forward(1, 1, |_, x| image(n, x));
+            assert_eq!(many.logits[n * CLASSES..(n + 1) * CLASSES], one.logits, "{} {n}", network.name);
+        }
     }
 }
 
@@ -176,9 +254,8 @@ fn a_pool_takes_the_largest_of_nine() {
     assert_eq!(values(&found), wanted);
 }
 
-/// What the engines do not run yet, candle does.
 #[test]
-fn the_whole_zoo_runs() {
+fn the_whole_zoo_has_pytorchs_tensors() {
     for name in Arch::names() {
         let network = name.parse::<Arch>().expect("known").network();
         let vars = candle_nn::VarMap::new();

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::Rows;
-use crate::ops::simd::{self, Isa, Task, Vector};
+use crate::simd::{self, Isa, Task, Vector};
 
 /// Values that the compiler handles together.
 const LANES: usize = 16;
@@ -86,7 +86,7 @@ impl Task for Distances<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::simd::for_each_isa;
+    use crate::simd::for_each_isa;
 
     #[test]
     fn they_are_those_of_a_full_sort() {

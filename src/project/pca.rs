@@ -1,8 +1,12 @@
-//! Principal component analysis, exact: the covariance in f64 and its eigenvectors by Jacobi's rotations.
-//!
-//! For feature vectors, tens to hundreds wide; the work is O(N·D² + D³).
+//! Principal component analysis in f64: all eigenvectors of the covariance by Jacobi's rotations, or of wide features, for which that
+//! would take hours, the leading ones by subspace iteration.
+
+use rayon::prelude::*;
 
 use super::Rows;
+
+/// Features that are wider are taken by subspace iteration. Up to here Jacobi's rotations, O(N·D² + D³), take seconds.
+const WIDE: usize = 256;
 
 /// A projection on the first principal components.
 pub struct Pca {
@@ -24,8 +28,33 @@ pub fn pca(rows: Rows, dims: usize) -> Pca {
     }
     mean.iter_mut().for_each(|m| *m /= rows.len() as f64);
     let centred =
-        |row: &[f32]| -> Vec<f64> { row.iter().zip(&mean).map(|(&x, m)| f64::from(x) - m).collect() };
+        &|row: &[f32]| -> Vec<f64> { row.iter().zip(&mean).map(|(&x, m)| f64::from(x) - m).collect() };
+    let (values, axes, total) = match d {
+        0..=WIDE => all_components(rows, centred, dims),
+        _ => leading_components(rows, centred, dims),
+    };
+    let mut projection = vec![0.0; rows.len() * dims];
+    for (out, row) in projection.chunks_exact_mut(dims).zip(rows.iter().map(centred)) {
+        for (out, axis) in out.iter_mut().zip(&axes) {
+            *out = axis.iter().zip(&row).map(|(a, x)| a * x).sum();
+        }
+    }
+    let mut explained: Vec<f64> = values.iter().map(|value| value.max(0.0) / total).collect();
+    explained.resize(dims, 0.0);
+    Pca { projection, explained }
+}
 
+/// The largest eigenvalues of the rows' Σ x·xᵀ, descending, their eigenvectors, and the sum of all eigenvalues.
+type Components = (Vec<f64>, Vec<Vec<f64>>, f64);
+
+/// A row, centred.
+trait Centred: Fn(&[f32]) -> Vec<f64> + Sync {}
+
+impl<F: Fn(&[f32]) -> Vec<f64> + Sync> Centred for F {}
+
+/// The components by way of the whole matrix.
+fn all_components(rows: Rows, centred: &impl Centred, dims: usize) -> Components {
+    let d = rows.width;
     let mut covariance = vec![0.0; d * d];
     for row in rows.iter().map(centred) {
         for (i, x) in row.iter().enumerate() {
@@ -37,22 +66,97 @@ pub fn pca(rows: Rows, dims: usize) -> Pca {
             covariance[j * d + i] = covariance[i * d + j];
         }
     }
-
     let (values, vectors) = eigen(covariance, d);
-    let mut order: Vec<usize> = (0..d).collect();
+    let order = descending(&values, dims);
+    let axes = order.iter().map(|&k| upright(vectors.iter().skip(k).step_by(d))).collect();
+    (order.iter().map(|&k| values[k]).collect(), axes, values.iter().sum())
+}
+
+/// The places of the largest values.
+fn descending(values: &[f64], some: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
-    order.truncate(dims);
-    let total: f64 = values.iter().sum();
-    let axes: Vec<Vec<f64>> = order.iter().map(|&k| upright(vectors.iter().skip(k).step_by(d))).collect();
-    let mut projection = vec![0.0; rows.len() * dims];
-    for (out, row) in projection.chunks_exact_mut(dims).zip(rows.iter().map(centred)) {
-        for (out, axis) in out.iter_mut().zip(&axes) {
-            *out = axis.iter().zip(&row).map(|(a, x)| a * x).sum();
+    order.truncate(some);
+    order
+}
+
+/// The components by subspace iteration (Golub and Van Loan, 8.2.4) with some more vectors than are asked for, and without the matrix:
+/// each turn multiplies an orthonormal basis by it row by row, and takes the eigenvectors inside the new subspace.
+fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Components {
+    /// Vectors beside those that are asked for, turns at most, and rows that are added up together.
+    const MORE: usize = 8;
+    const TURNS: usize = 500;
+    const SOME: usize = 64;
+    let d = rows.width;
+    let all: Vec<&[f32]> = rows.iter().collect();
+    let total = all.iter().flat_map(|row| centred(row)).map(|x| x * x).sum();
+    // Any vectors that are not special: waves of other lengths.
+    let wave = |k: usize| (0..d).map(|i| ((i + 1) as f64 * (k + 1) as f64 * 0.618).sin()).collect();
+    let mut basis: Vec<Vec<f64>> = (0..dims + MORE).map(wave).collect();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let add = |to: &mut [f64], x: f64, v: &[f64]| to.iter_mut().zip(v).for_each(|(t, v)| *t += x * v);
+    let multiply = |basis: &[Vec<f64>]| -> Vec<Vec<f64>> {
+        let parts = all.par_chunks(SOME).map(|rows| {
+            let mut part = vec![vec![0.0; d]; basis.len()];
+            for row in rows.iter().map(|row| centred(row)) {
+                part.iter_mut().zip(basis).for_each(|(part, v)| add(part, dot(&row, v), &row));
+            }
+            part
+        });
+        // In the order of the rows, whatever the number of threads.
+        let parts: Vec<_> = parts.collect();
+        let mut sum = vec![vec![0.0; d]; basis.len()];
+        parts.iter().for_each(|part| sum.iter_mut().zip(part).for_each(|(sum, part)| add(sum, 1.0, part)));
+        sum
+    };
+    let mut values = vec![];
+    for _ in 0..TURNS {
+        orthonormalise(&mut basis);
+        let product = multiply(&basis);
+        let small = basis.iter().flat_map(|v| product.iter().map(|w| dot(v, w)).collect::<Vec<_>>());
+        let (own, vectors) = eigen(small.collect(), basis.len());
+        let order = descending(&own, basis.len());
+        let mixed = |of: &[Vec<f64>]| -> Vec<Vec<f64>> {
+            let one = |&k: &usize| {
+                let mut mixed = vec![0.0; d];
+                of.iter().enumerate().for_each(|(i, v)| add(&mut mixed, vectors[i * of.len() + k], v));
+                mixed
+            };
+            order.iter().map(one).collect()
+        };
+        values = order.iter().map(|&k| own[k]).collect();
+        let (eigenvectors, images) = (mixed(&basis), mixed(&product));
+        // How far each is from an eigenvector.
+        let off = |n: usize| {
+            let (v, w): (&Vec<f64>, &Vec<f64>) = (&eigenvectors[n], &images[n]);
+            v.iter().zip(w).map(|(v, w)| (w - values[n] * v).powi(2)).sum::<f64>().sqrt()
+        };
+        if (0..dims).all(|n| off(n) <= 1e-10 * values[0]) {
+            basis = eigenvectors;
+            break;
+        }
+        basis = images;
+    }
+    orthonormalise(&mut basis);
+    let axes = basis[..dims].iter().map(|v| upright(v.iter())).collect();
+    values.truncate(dims);
+    (values, axes, total)
+}
+
+/// Makes vectors orthonormal, one after the other, each twice for the sake of rounding; what is left of nothing is nothing.
+fn orthonormalise(vectors: &mut [Vec<f64>]) {
+    for n in 0..vectors.len() {
+        let (before, rest) = vectors.split_at_mut(n);
+        let v = &mut rest[0];
+        for _ in 0..2 {
+            for u in before.iter() {
+                let along: f64 = u.iter().zip(&*v).map(|(u, v)| u * v).sum();
+                v.iter_mut().zip(u).for_each(|(v, u)| *v -= along * u);
+            }
+            let length = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+            v.iter_mut().for_each(|x| *x = if length > 0.0 { *x / length } else { 0.0 });
         }
     }
-    let mut explained: Vec<f64> = order.iter().map(|&k| values[k].max(0.0) / total).collect();
-    explained.resize(dims, 0.0);
-    Pca { projection, explained }
 }
 
 /// An eigenvector with its sign fixed.
@@ -133,6 +237,26 @@ mod tests {
                 assert!((back - a[i * d + j]).abs() < 1e-12);
                 assert!((unit - f64::from(i == j)).abs() < 1e-12);
             }
+        }
+    }
+
+    #[test]
+    fn the_leading_components_are_those_of_all() {
+        let (n, d) = (90, 70);
+        let entry = |at: usize| {
+            let (row, col) = (at / d, at % d);
+            ((row * 31 + col * 17 + row * col) as f32 * 0.37).sin() / (1 + col / 7) as f32 + 2.0
+        };
+        let values: Vec<f32> = (0..n * d).map(entry).collect();
+        let rows = Rows::new(&values, d).expect("sound");
+        let centred = &|row: &[f32]| row.iter().map(|&x| f64::from(x) - 2.0).collect::<Vec<f64>>();
+        let (values, axes, total) = all_components(rows, centred, 3);
+        let (leading, found, sum) = leading_components(rows, centred, 3);
+        assert!((total / sum - 1.0).abs() < 1e-12);
+        for n in 0..3 {
+            assert!((values[n] / leading[n] - 1.0).abs() < 1e-12, "{values:?} {leading:?}");
+            let off = axes[n].iter().zip(&found[n]).fold(0.0, |off: f64, (a, b)| off.max((a - b).abs()));
+            assert!(off < 1e-6, "axis {n} is {off:.1e} off");
         }
     }
 

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::ops::simd::{self, Isa, Task, Vector};
+use crate::simd::{self, Isa, Task, Vector};
 
 /// Values that the compiler handles together.
 const LANES: usize = 16;
@@ -78,7 +78,7 @@ impl Task for Push<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::simd::for_each_isa;
+    use crate::simd::for_each_isa;
 
     #[test]
     fn it_is_the_sum_over_all_pairs_on_every_instruction_set() {

@@ -280,6 +280,14 @@ impl Experiment {
                 flatten(name, value, &mut settings);
             }
         }
+        // Weights to start from are told by how they were trained: those of several seeds are one setting.
+        if let Some(init) = inputs.iter().find(|i| i.role == "init" && !i.params.is_empty()) {
+            let own: Object = init.params.clone().into_iter().filter(|(name, _)| name != "seed").collect();
+            let trained = init.inputs.iter().find(|i| i.role == "dataset").and_then(|i| i.key.as_deref());
+            let hash = blake3::hash(key::canonical(&json!([own, trained])).as_bytes()).to_hex();
+            let name = format!("{} {}", preset_name(&init.params), key::short(&hash));
+            settings.insert("init".into(), name.into());
+        }
         // The milestones, and where a deferred rule begins, follow from the recipe, unless they were chosen by hand.
         let custom = settings.get("recipe").is_none_or(|r| r == "custom");
         let follows: &[&str] = if custom { &["recipe"] } else { &["milestones", "rule_from"] };

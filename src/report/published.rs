@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(value(&paper("rs"), "cifar10/step/100"), None);
         assert_eq!(starting_report(&paper("remix-rw"), "cifar10/exp/10"), Some(89.53));
         assert_eq!(starting_report(&paper("erm"), "cifar10/exp/10"), None);
-        let cinic = run("mixup", "", json!({"arch": "resnet18", "recipe": "paper", "split": "val"}));
+        let cinic = run("mixup", "", json!({"arch": "resnet18-cifar", "recipe": "paper", "split": "val"}));
         assert_eq!(value(&cinic, "cinic10/step/50"), Some((69.74, "paper", true)));
         let inat = json!({"arch": "resnet50", "batch_size": 256, "epochs": 90, "milestones": [30, 60]});
         let inat = run("remix", "alpha=0.4", inat);

@@ -27,6 +27,10 @@ static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     all.insert("train_per_class".into(), 500.into());
     all.insert("test_per_class".into(), 100.into());
     all.insert("images".into(), "the published ones".into());
+    // Trained from random weights, all layers.
+    for name in ["init", "init_checkpoint", "new_classifier", "freeze"] {
+        all.insert(name.into(), Value::Null);
+    }
     all
 });
 

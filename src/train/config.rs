@@ -6,12 +6,12 @@
 
 use std::fmt;
 
-use candle_core::DType;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::schedule::{self, Recipe};
+pub use crate::backend::Precision;
 use crate::manifest::Object;
 use crate::methods::loss::Loss;
 use crate::methods::mix::Mix;
@@ -27,28 +27,6 @@ pub const MEAN: [f64; 3] = [0.4914, 0.4822, 0.4465];
 
 /// Standard deviation of the channels of CIFAR on the 0–1 scale, as the reference recipe has it.
 pub const STD: [f64; 3] = [0.2023, 0.1994, 0.2010];
-
-/// The arithmetic of forward and backward.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floats throughout.
-    #[default]
-    F32,
-    /// Images, activations and their gradients in bf16, products added up in 32 bits; parameters, statistics, loss and
-    /// evaluation in 32 bits
-    Bf16,
-}
-
-impl Precision {
-    /// What activations are stored as.
-    pub fn dtype(self) -> DType {
-        match self {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-        }
-    }
-}
 
 /// What is done to a training image before it is mixed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +112,26 @@ pub struct Config {
     /// Which epoch is kept as the best, where that is not the one that is usual for the data set, see [`Select::usual`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
+    /// The beginning of the hash of the weights that it starts from, where they are not random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    /// Which weights of a checkpoint these are, if not the last ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_checkpoint: Option<String>,
+    /// Whether a checkpoint that it starts from was trained on other classes, so that the classifier is a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_classifier: Option<bool>,
+    /// What is not trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Freeze>,
+}
+
+/// What stays as it is in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Freeze {
+    /// All layers but the classifier; batch norm is as in evaluation
+    Backbone,
 }
 
 /// A value that no experiment can want.
@@ -173,6 +171,10 @@ impl Config {
             mean: MEAN,
             std: STD,
             select: None,
+            init: None,
+            init_checkpoint: None,
+            new_classifier: None,
+            freeze: None,
         }
     }
 

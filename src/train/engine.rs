@@ -7,19 +7,24 @@ use half::bf16;
 use super::SLOWER;
 use super::config::Config;
 use super::plan::{EpochPlan, Plan, Step};
-use crate::backend::cpu::{Hidden, Net};
-use crate::backend::infer::{self, Folded};
+use crate::backend::cpu::blend::Pairs;
+use crate::backend::cpu::infer::{self, Folded};
+use crate::backend::cpu::load::{self, Levels, View, levels};
+use crate::backend::cpu::net::{Hidden, Net};
+use crate::backend::cpu::sgd::Rates;
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::{
+    Row,
+    trainer::{Planned, view},
+};
+use crate::backend::device::Device;
 use crate::data::shard::Split;
-use crate::device::Device;
 use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::{Criterion, Targets};
+use crate::metrics::argmax;
 use crate::net::Params;
-use crate::ops::blend::Pairs;
-use crate::ops::head::argmax;
-use crate::ops::load::{self, Levels, View, levels};
-use crate::ops::sgd::Rates;
-use crate::ops::value::Value;
-use crate::ops::zeros_of;
+use crate::simd::value::Value;
+use crate::tensor::zeros_of;
 
 /// A network, its images, and what computes.
 pub struct Engine<'a> {
@@ -34,7 +39,7 @@ enum On {
     Cpu(Box<Net>),
     #[cfg(feature = "cuda")]
     Cuda {
-        trainer: Box<crate::cuda::trainer::Trainer>,
+        trainer: Box<crate::backend::cuda::trainer::Trainer>,
         /// The host's copy, from which files are written.
         params: Box<Params>,
         name: String,
@@ -59,12 +64,13 @@ impl<'a> Engine<'a> {
         let on = match device {
             Device::Cpu => {
                 let dtype = config.precision.dtype();
-                On::Cpu(Box::new(Net::new(params, criterion, train.shape(), batch, dtype)?))
+                let net = Net::new(params, criterion, train.shape(), batch, dtype)?;
+                On::Cpu(Box::new(if config.freeze.is_some() { net.frozen() } else { net }))
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
-                use crate::cuda::trainer::{Images, Trainer};
-                let device = crate::cuda::Device::open(index, config.precision)?;
+                use crate::backend::cuda::trainer::{Images, Trainer};
+                let device = crate::backend::cuda::Device::open(index, config.precision)?;
                 let images = Images { train, judged: &judged, levels: &levels };
                 let trainer = Trainer::new(&device, &params, &criterion, images, batch, config.mix.places())?;
                 log::debug!("{}: {} MiB in use", device.describe(), device.held() >> 20);
@@ -92,7 +98,7 @@ impl<'a> Engine<'a> {
             }
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, .. } => {
-                let losses = trainer.epoch(plan, epoch, rates)?;
+                let losses = trainer.epoch(|epoch| rows(plan, epoch), epoch, plan.epochs(), rates)?;
                 let (mut sum, mut right) = (0.0, 0.0);
                 for (step, [loss, hits]) in losses.into_iter().enumerate() {
                     check_loss(loss, epoch, step)?;
@@ -157,6 +163,31 @@ impl<'a> Engine<'a> {
             On::Cuda { name, .. } => ("device", name.clone()),
         }
     }
+}
+
+/// An epoch of the plan as the GPU's kernels take it.
+#[cfg(feature = "cuda")]
+pub fn rows(plan: &Plan, epoch: u32) -> Planned {
+    let plan = plan.epoch(epoch);
+    let mut places = vec![];
+    let step = |i| {
+        let Step { samples, place, partner, lambda, patch, label_a, label_b, coef_a, coef_b } = plan.step(i);
+        places.push(place);
+        samples.into_iter().enumerate().map(move |(n, s)| Row {
+            index: s.index,
+            view: view(s.dy, s.dx, s.flip),
+            partner: partner[n],
+            lambda: lambda[n],
+            rows: patch[n].top | patch[n].bottom << 16,
+            columns: patch[n].left | patch[n].right << 16,
+            label_a: label_a[n],
+            label_b: label_b[n],
+            coef_a: coef_a[n],
+            coef_b: coef_b[n],
+        })
+    };
+    let rows = (0..plan.steps()).flat_map(step).collect();
+    (rows, places)
 }
 
 fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {

@@ -11,6 +11,7 @@ pub mod engine;
 mod memory;
 pub mod plan;
 pub mod schedule;
+pub mod start;
 pub mod tensorboard;
 
 use std::fs;
@@ -22,17 +23,18 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::backend::cpu::Net;
+use crate::backend::cpu::net::Net;
+use crate::backend::cpu::sgd::Rates;
+use crate::backend::device::Device;
 use crate::data::Info;
 use crate::data::shard::Split;
-use crate::device::Device;
 use crate::manifest::store::{self, Done, Produced, write_atomic};
 use crate::manifest::{Manifest, Object};
 use crate::net::{Params, files};
-use crate::ops::sgd::Rates;
 use config::{Config, Select};
 use engine::Engine;
 use plan::Plan;
+use start::Start;
 
 /// Version of what `train` means; raised when the same params would give another result.
 ///
@@ -131,21 +133,27 @@ const SLOWER: &str = "try a smaller --lr, or --warmup 5";
 /// Name of the metadata entry that holds [`Reached`].
 const REACHED: &str = "reached";
 
-/// Trains, or goes on where an earlier call was stopped: from the state in `dir`, if there is one. `select` says which epoch is the best,
-/// `begun_by` which version of `train` began the run.
+/// A training that is asked for.
+pub struct Job<'a> {
+    /// What can change its result.
+    pub config: &'a Config,
+    /// Which epoch is the best.
+    pub select: Select,
+    /// Which version of `train` began it.
+    pub begun_by: u32,
+    /// The images.
+    pub dataset: &'a Manifest,
+    /// What it starts from, if not from random weights.
+    pub start: Option<&'a Start>,
+}
+
+/// Trains, or goes on where an earlier call was stopped: from the state in `dir`, if there is one.
 ///
 /// # Errors
 /// Damaged data or state, a loss that is not finite, a full disk, a GPU that cannot be used;
 /// [`crate::interrupt::Interrupted`] after a signal.
-pub fn run(
-    config: &Config,
-    select: Select,
-    begun_by: u32,
-    dataset: &Manifest,
-    dir: &Path,
-    device: Device,
-    on: &mut dyn FnMut(Event),
-) -> Result<Done> {
+pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> Result<Done> {
+    let Job { config, select, begun_by, dataset, start } = *job;
     let info = Info::of(dataset)?;
     let train = Split::open(dataset, "train")?;
     let judged: &[&str] = if select == Select::Val { &["test", "val"] } else { &["test"] };
@@ -163,7 +171,7 @@ pub fn run(
     let batch = config.batch_size.min(train.len());
     let network = config.network();
     if !device.is_cuda() {
-        let needed = Net::bytes(&network, train.shape(), batch, config.precision.dtype())?;
+        let needed = Net::bytes(&network, train.shape(), info.classes, batch, config.precision.dtype())?;
         memory::check(needed, memory::available(), batch)?;
     }
     let params = Params::new(&network, info.classes)?;
@@ -171,6 +179,9 @@ pub fn run(
         Some(found) => found,
         None => {
             params.init(config.seed)?;
+            if let Some(start) = start {
+                start.load(&params, &info)?;
+            }
             Default::default()
         }
     };
@@ -260,7 +271,9 @@ pub fn run(
     }
     files::save(&dir.join(LAST), &engine.params().state_dict()?, reached.steps, None)?;
     check_best(&reached, &dir.join(BEST))?;
-    finish(&reached, select, &log, kind)
+    let mut done = finish(&reached, select, &log, kind)?;
+    done.metrics.insert("class_names".into(), info.class_names.into());
+    Ok(done)
 }
 
 /// Refuses best weights that are not those the state speaks of: a damaged file must not be published as sound.
@@ -279,6 +292,14 @@ fn check_best(reached: &Reached, best: &Path) -> Result<()> {
 fn resume(params: &Params, dir: &Path, begun_by: u32) -> Result<Option<(Reached, Vec<EpochReport>)>> {
     let path = dir.join(STATE);
     if !path.exists() {
+        // A kill in the first epoch may have left its line of the log.
+        let epochs = fs::read_to_string(dir.join(LOG)).map_or(0, |text| text.lines().count());
+        if epochs > 1 {
+            log::warn!(
+                "{}: is missing, without which {epochs} epochs are lost: the training starts anew",
+                path.display()
+            );
+        }
         return Ok(None);
     }
     let at = || format!("{}: {ANEW}", path.display());

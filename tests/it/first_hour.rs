@@ -205,7 +205,10 @@ fn completions_go_part_by_part() {
     };
     assert_eq!(complete(&["--method", "re"]), "remix remix-cutmix remix-manifold");
     assert_eq!(complete(&["--method", "remix-dr"]), "remix-drs remix-drw");
-    assert_eq!(complete(&["--arch", ""]), "resnet20 resnet32 resnet44 resnet56 resnet110");
+    assert_eq!(
+        complete(&["--arch", ""]),
+        "resnet20 resnet32 resnet44 resnet56 resnet110 resnet18-cifar resnet34-cifar resnet10 resnet18 resnet34 resnet50"
+    );
     assert_eq!(complete(&["--device", "c"]), "cpu cuda");
 }
 

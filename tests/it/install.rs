@@ -110,7 +110,7 @@ fn everything_is_put_in_its_place_and_taken_away_again() {
     assert_eq!(complete("report", "figure --kind c"), "confusion class-counts curves");
     assert_eq!(complete("train", "--method remix-dr"), "remix-drs remix-drw");
     assert_eq!(complete("train", "--method re"), "remix remix-cutmix remix-manifold");
-    assert_eq!(complete("train", "--arch resnet1"), "resnet110");
+    assert_eq!(complete("train", "--arch resnet1"), "resnet110 resnet18-cifar resnet10 resnet18");
     let bytes: u64 = installed.iter().map(|p| fs::metadata(p).unwrap().len()).sum();
     assert!(bytes < 100 << 20, "{bytes} bytes: programs are installed without debugging information");
     if has("zsh") {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use remix::ops::simd::Isa;
+use remix::simd::Isa;
 use serde_json::Value;
 
 use crate::common::Sandbox;

@@ -12,6 +12,7 @@ mod figures;
 mod first_hour;
 mod foreign;
 mod html;
+mod init;
 mod install;
 mod kills;
 mod learning;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use remix::ops::simd::Isa;
+use remix::simd::Isa;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use remix::ops::simd::Isa;
+use remix::simd::Isa;
 use serde_json::Value;
 
 use crate::common::{Sandbox, edit, flip, refused};
@@ -368,4 +368,18 @@ fn a_damaged_file_is_restored_or_refused_but_never_published() {
     flip(&s.join("run/state.safetensors"));
     s.one("train", &format!("{run} --force"));
     assert!(differing(&sound, &bytes(&s.join("run"))).is_empty(), "trained anew");
+}
+
+#[test]
+fn a_state_that_is_gone_is_missed() {
+    let s = prepared();
+    s.one("train", &format!("{SHORT} --epochs 3 --out run"));
+    let whole = bytes(&s.join("run"));
+    fs::remove_file(s.join("run/state.safetensors")).unwrap();
+    fs::remove_file(s.join("run/manifest.json")).unwrap();
+    let again =
+        s.tool("train", &format!("{} --epochs 3 --out run", SHORT.replace(" -q", ""))).assert().success();
+    let said = String::from_utf8_lossy(&again.get_output().stderr).into_owned();
+    assert!(said.contains("state.safetensors: is missing, without which 3 epochs are lost"), "{said}");
+    assert!(differing(&whole, &bytes(&s.join("run"))).is_empty());
 }

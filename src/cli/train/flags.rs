@@ -3,20 +3,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 
-use super::values::{DrawName, LossName, Milestones, MixName, RuleName, Seeds, methods};
-use crate::backend;
+use super::values::{DrawName, LossName, Milestones, MixName, PerName, RuleName, RwNormName, Seeds, methods};
 use crate::cli::generate::architectures;
 use crate::cli::{Common, VERSION};
 use crate::methods::loss::Loss;
-use crate::methods::mix::{LambdaPer, Mix};
+use crate::methods::mix::Mix;
 use crate::methods::presets::{Method, preset};
-use crate::methods::rule::{Draw, Reweight, Rule, RwNorm};
+use crate::methods::rule::{Draw, Reweight, Rule};
 use crate::net::Arch;
-use crate::train::config::{Augment, Config, Precision, Select};
+use crate::train::config::{Augment, Config, Freeze, Precision, Select};
 use crate::train::schedule::Recipe;
 
 const EXAMPLES: &str = "\
@@ -74,7 +73,7 @@ pub struct Flags {
 
     /// Mixes: one mixing coefficient (and rectangle) a batch or a sample [default: batch]
     #[arg(long, value_name = "PER", help_heading = "Options of the method")]
-    pub lambda_per: Option<LambdaPer>,
+    pub lambda_per: Option<PerName>,
 
     /// focal: the exponent of 1 − p that cross-entropy is multiplied with [default: 2]
     #[arg(long, value_name = "G", allow_negative_numbers = true, help_heading = "Options of the method")]
@@ -103,9 +102,10 @@ pub struct Flags {
     /// as the same function does for class probabilities: a batch counts by the rare classes in it, and the average
     /// step is smaller (25 times on CIFAR-100 step at ratio 100), so the same --lr means something else.
     #[arg(long, value_name = "BY", help_heading = "Options of the method")]
-    pub rw_norm: Option<RwNorm>,
+    pub rw_norm: Option<RwNormName>,
 
-    /// The network: resnet20, resnet32, resnet44, resnet56 or resnet110, in the CIFAR form
+    /// The network: resnet20, resnet32, resnet44, resnet56 or resnet110, in the CIFAR form of the papers; resnet18-cifar or
+    /// resnet34-cifar, wider, for small images; resnet10, resnet18, resnet34 or resnet50, for large ones
     #[arg(long, value_name = "ARCH", default_value_t = Arch::RESNET32, help_heading = "Recipe")]
     #[arg(add = ArgValueCandidates::new(architectures))]
     pub arch: Arch,
@@ -195,6 +195,22 @@ pub struct Flags {
     #[arg(long, help_heading = "Recipe")]
     pub no_augment: bool,
 
+    /// Start from weights: a checkpoint (its manifest or directory), or a file in PyTorch's names, as safetensors or as torch.save
+    /// writes it
+    ///
+    /// A checkpoint's classifier is taken if its classes have the names of the data set's, that of other files if it has as many
+    /// classes; otherwise a new one is made.
+    #[arg(long, value_name = "MANIFEST|WEIGHTS", help_heading = "Recipe")]
+    pub init: Option<PathBuf>,
+
+    /// Which weights of the checkpoint of --init to take, those of its last epoch or of its best one [default: last]
+    #[arg(long, value_name = "WHICH", value_parser = ["last", "best"], help_heading = "Recipe", requires = "init")]
+    pub init_checkpoint: Option<String>,
+
+    /// What is not trained
+    #[arg(long, value_name = "WHAT", help_heading = "Recipe", requires = "init")]
+    pub freeze: Option<Freeze>,
+
     /// Seed of weights, batches, crops and mixing
     #[arg(
         long,
@@ -247,10 +263,10 @@ impl Flags {
             precision: self.precision,
             select: self.select,
             augment: if self.no_augment { Augment::None } else { Augment::CropFlip },
+            freeze: self.freeze,
             ..Config::new(method)
         };
         config.validate()?;
-        backend::check(&config.network()).map_err(|e| anyhow!("--arch {}: {e}", self.arch))?;
         let seeds = self.seeds.as_ref().map_or(&[self.seed][..], |Seeds(list)| list).to_vec();
         Ok(seeds.into_iter().map(|seed| Config { seed, ..config.clone() }).collect())
     }
@@ -304,7 +320,7 @@ impl Flags {
         set("alpha", self.alpha, alpha, "--mix mixup or another mix")?;
         set("kappa", self.kappa, kappa, "--mix remix or another of remix")?;
         set("tau", self.tau, tau, "--mix remix or another of remix")?;
-        set("lambda-per", self.lambda_per, lambda_per, "--mix mixup or another mix")?;
+        set("lambda-per", self.lambda_per.map(Into::into), lambda_per, "--mix mixup or another mix")?;
 
         let (mut gamma, mut la_tau, mut margin) = (None, None, None);
         match &mut loss {
@@ -333,7 +349,7 @@ impl Flags {
             _ => {}
         }
         set("beta", self.beta, beta, "--rule rw or drw, or --rule rs or drs with --rs effective")?;
-        set("rw-norm", self.rw_norm, rw_norm, "--rule rw or --rule drw")?;
+        set("rw-norm", self.rw_norm.map(Into::into), rw_norm, "--rule rw or --rule drw")?;
         Ok(Method { mix, loss, rule })
     }
 }

@@ -58,7 +58,7 @@ pub fn for_each(count: usize, threads: usize, job: impl Fn(usize) -> Result<()> 
 
 #[cfg(feature = "cuda")]
 fn is_want_of_memory(e: &Error) -> bool {
-    matches!(e.downcast_ref(), Some(crate::cuda::Error::Memory { .. }))
+    matches!(e.downcast_ref(), Some(crate::backend::cuda::Error::Memory { .. }))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -100,7 +100,7 @@ mod tests {
         let (room, done) = (AtomicUsize::new(2), AtomicUsize::new(0));
         let take = || room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         for_each(9, 4, |_| {
-            take().map_err(|_| crate::cuda::Error::Memory { held: 0, needed: 1, free: 0 })?;
+            take().map_err(|_| crate::backend::cuda::Error::Memory { held: 0, needed: 1, free: 0 })?;
             std::thread::sleep(std::time::Duration::from_millis(10));
             done.fetch_add(1, Ordering::SeqCst);
             room.fetch_add(1, Ordering::SeqCst);
@@ -108,8 +108,9 @@ mod tests {
         })
         .expect("all fit in the end");
         assert_eq!(done.load(Ordering::SeqCst), 9);
-        let alone =
-            for_each(1, 4, |_| Err(crate::cuda::Error::Memory { held: 0, needed: 1, free: 0 }.into()));
+        let alone = for_each(1, 4, |_| {
+            Err(crate::backend::cuda::Error::Memory { held: 0, needed: 1, free: 0 }.into())
+        });
         assert!(alone.expect_err("does not fit at all").to_string().contains("out of memory"));
     }
 }

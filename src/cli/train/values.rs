@@ -6,7 +6,9 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use clap_complete::CompletionCandidate;
 
+use crate::methods::mix::LambdaPer;
 use crate::methods::presets;
+use crate::methods::rule::RwNorm;
 
 /// Completes a method's name, part by part.
 pub fn methods(begun: &OsStr) -> Vec<CompletionCandidate> {
@@ -71,6 +73,42 @@ pub enum DrawName {
     Effective,
     /// By one over the number of images: balanced
     Inverse,
+}
+
+/// How often a mixing coefficient is drawn.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PerName {
+    /// Once a batch, as in the papers' code
+    Batch,
+    /// Once a pair
+    Sample,
+}
+
+impl From<PerName> for LambdaPer {
+    fn from(name: PerName) -> Self {
+        match name {
+            PerName::Batch => LambdaPer::Batch,
+            PerName::Sample => LambdaPer::Sample,
+        }
+    }
+}
+
+/// What the weighted sum of a batch's losses is divided by.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RwNormName {
+    /// The number of samples
+    BatchSize,
+    /// The sum of the class weights in the loss
+    WeightSum,
+}
+
+impl From<RwNormName> for RwNorm {
+    fn from(name: RwNormName) -> Self {
+        match name {
+            RwNormName::BatchSize => RwNorm::BatchSize,
+            RwNormName::WeightSum => RwNorm::WeightSum,
+        }
+    }
 }
 
 /// A list of epochs, or `none`.

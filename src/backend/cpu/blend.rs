@@ -1,0 +1,122 @@
+//! Manifold Mixup's mixing of hidden states: the output of a block with that of another image, and the gradient of that.
+
+use candle_core::{Result, Tensor};
+
+use super::source::Source;
+use super::{chunk_range, for_each_chunk};
+use crate::simd::value::Value;
+use crate::tensor::{read_as, with_value, write_parts};
+
+/// Which images of a batch are mixed, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<'a> {
+    /// Position in the batch of the image that each is mixed with: a permutation.
+    pub partner: &'a [u32],
+    /// The share that is left of each image.
+    pub lambda: &'a [f32],
+}
+
+/// `out` = the source's values, `mixed[n] = λ_n·out[n] + (1 − λ_n)·out[partner_n]`; both are (N, H, W, C).
+///
+/// # Errors
+/// Tensors of another type or device.
+pub fn forward(pairs: Pairs, source: Source, out: &Tensor, mixed: &Tensor) -> Result<()> {
+    with_value!(out, T => forward_of::<T>(pairs, source, out, mixed))
+}
+
+fn forward_of<T: Value>(pairs: Pairs, source: Source, out: &Tensor, mixed: &Tensor) -> Result<()> {
+    let lent = source.read::<T>()?;
+    let (_, _, width, channels) = mixed.dims4()?;
+    let len = image_len(mixed)?;
+    each_image(pairs, out, len, |n, out: &mut [T]| lent.slices().fill(n, width, channels, out))?;
+    let out = read_as::<T>(out)?;
+    each_image(pairs, mixed, len, |n, mixed: &mut [T]| {
+        let (own, other) = (&out[n * len..], &out[pairs.partner[n] as usize * len..]);
+        let l = pairs.lambda[n];
+        for (mixed, (own, other)) in mixed.iter_mut().zip(own.iter().zip(other)) {
+            *mixed = T::from_f32(l * own.to_f32() + (1.0 - l) * other.to_f32());
+        }
+    })
+}
+
+/// The gradient behind the batch norm of a block whose output was mixed: `dz = (out > 0) · (λ_n·g[n] + (1 − λ_m)·g[m])`, m being the image
+/// that n is the partner of, with `Σ dz` and `Σ dz·y` by channel for each image.
+///
+/// `g` is the gradient of what [`forward`] mixed, and may be zero where that is: there `out` is zero in both images. Shapes as there; `sums` is
+/// (N, 2, C).
+///
+/// # Errors
+/// Tensors of another type or device.
+pub fn backward(
+    pairs: Pairs,
+    g: &Tensor,
+    out: &Tensor,
+    y: &Tensor,
+    dz: &Tensor,
+    sums: &Tensor,
+) -> Result<()> {
+    with_value!(dz, T => backward_of::<T>(pairs, g, out, y, dz, sums))
+}
+
+fn backward_of<T: Value>(
+    pairs: Pairs,
+    g: &Tensor,
+    out: &Tensor,
+    y: &Tensor,
+    dz: &Tensor,
+    sums: &Tensor,
+) -> Result<()> {
+    let (len, channels) = (image_len(y)?, y.dim(y.rank() - 1)?);
+    let (g, out, y) = (read_as::<T>(g)?, read_as::<T>(out)?, read_as::<T>(y)?);
+    let mut mixed_into = vec![0; pairs.partner.len()];
+    for (m, &n) in pairs.partner.iter().enumerate() {
+        mixed_into[n as usize] = m;
+    }
+    write_parts(&[dz, sums], |parts| {
+        for_each_chunk(pairs.partner.len(), |chunk| {
+            for n in chunk_range(chunk, pairs.partner.len()) {
+                let (at, m) = (n * len..(n + 1) * len, mixed_into[n]);
+                // SAFETY: one image each.
+                let (dz, sums): (&mut [T], &mut [f32]) = unsafe {
+                    (parts[0].part(at.clone()), parts[1].part(n * 2 * channels..(n + 1) * 2 * channels))
+                };
+                sums.fill(0.0);
+                let (sum, product) = sums.split_at_mut(channels);
+                let (own, other) = (pairs.lambda[n], 1.0 - pairs.lambda[m]);
+                let gradients = g[at.clone()].iter().zip(&g[m * len..]);
+                let values = out[at.clone()].iter().zip(&y[at]);
+                for (i, (dz, ((g, h), (out, y)))) in dz.iter_mut().zip(gradients.zip(values)).enumerate() {
+                    let grad = own * g.to_f32() + other * h.to_f32();
+                    let grad = if out.to_f32() > 0.0 { grad } else { 0.0 };
+                    *dz = T::from_f32(grad);
+                    sum[i % channels] += grad;
+                    product[i % channels] += grad * y.to_f32();
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+/// Values of an image of a batch.
+fn image_len(batch: &Tensor) -> Result<usize> {
+    Ok(batch.elem_count() / batch.dim(0)?)
+}
+
+/// Writes the images of a batch.
+fn each_image<T: Value>(
+    pairs: Pairs,
+    to: &Tensor,
+    len: usize,
+    f: impl Fn(usize, &mut [T]) + Sync + Send,
+) -> Result<()> {
+    write_parts(&[to], |parts| {
+        for_each_chunk(pairs.partner.len(), |chunk| {
+            for n in chunk_range(chunk, pairs.partner.len()) {
+                // SAFETY: one image each.
+                f(n, unsafe { parts[0].part(n * len..(n + 1) * len) });
+            }
+        });
+        Ok(())
+    })
+}

@@ -1,0 +1,367 @@
+//! The gradients of a chunk of images.
+//!
+//! The weight gradient is summed over the chunk; the input gradient is in [`super::input_grad`].
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::input_grad::{Grad, input_grad};
+use super::outer::{Outer, outer_rows};
+use super::wide::{Panels, by_blocks};
+use super::winograd::{self, Two};
+use super::{Ahead, fill_input, images, row_of, spread, together, with_scratch};
+use crate::backend::cpu::source::{Input as Source, Slices, View};
+use crate::backend::cpu::{chunk_range, chunks, for_each_chunk};
+use crate::net::Geometry;
+use crate::simd::value::Value;
+use crate::simd::{Isa, Task, Vector};
+use crate::tensor::Parts;
+
+/// Floats of a weight gradient while it is summed.
+pub(in crate::backend::cpu::conv) fn grad_len(geo: Geometry, winograd: bool) -> usize {
+    if winograd { 16 * geo.cin * geo.cout } else { geo.weight_len() }
+}
+
+/// Floats of a layer's weights as the kernels take them, or of their gradient, at most.
+pub(in crate::backend::cpu::conv) fn arranged_len(geo: &Geometry) -> usize {
+    grad_len(*geo, geo.kernel == 3)
+}
+
+/// Floats of [`Backward::partial`] for a layer and a batch, at most.
+pub(in crate::backend::cpu::conv) fn partial_len(geo: Geometry, batch: usize) -> usize {
+    if by_blocks(geo) { Panels::most(geo, batch) } else { chunks(batch) * arranged_len(&geo) }
+}
+
+pub(in crate::backend::cpu::conv) struct Backward<'a, T> {
+    pub geo: Geometry,
+    pub batch: usize,
+    pub source: Slices<'a, T>,
+    /// Of [`super::flip`], transformed for [`winograd`], or in pairs.
+    pub flipped: &'a [f32],
+    pub winograd: bool,
+    pub dz: &'a [T],
+    pub y: &'a [T],
+    pub coef: &'a [f32],
+    /// Receives the chunks' weight gradients, of [`grad_len`] each, or the [`Panels`] of a wide layer.
+    pub partial: Parts<'a>,
+    pub input: Option<Input<'a, T>>,
+}
+
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu::conv) struct Input<'a, T> {
+    pub dz: Parts<'a>,
+    pub sums: Parts<'a>,
+    pub y: &'a [T],
+    /// The gradients of a padded shortcut's blocks.
+    pub padded: Option<View<'a, T>>,
+    pub in_place: bool,
+}
+
+impl<T: Value> Backward<'_, T> {
+    pub fn run(&self, isa: Isa) {
+        let geo = self.geo;
+        for_each_chunk(self.batch, |chunk| {
+            let range = chunk_range(chunk, self.batch);
+            let len = if by_blocks(geo) { 0 } else { grad_len(geo, self.winograd) };
+            // SAFETY: chunks do not overlap.
+            let dw = unsafe { self.partial.part(chunk * len..(chunk + 1) * len) };
+            let input = self.input.map(|i| {
+                // SAFETY: chunks do not overlap.
+                unsafe {
+                    (i.dz.part(images(&range, geo.in_len())), i.sums.part(images(&range, 2 * geo.cin)), i)
+                }
+            });
+            let some = self.together();
+            let work = if self.winograd {
+                winograd::backward_scratch_len(geo, some)
+            } else {
+                Space::<T>::paired_len(geo, some)
+            };
+            let len = some * (geo.padded_in::<T>() + geo.padded_out::<T>()) + work;
+            with_scratch(len, |scratch| {
+                T::run(isa, BackwardChunk { op: self, range, dw, input, scratch });
+            });
+        });
+    }
+}
+
+impl<'a, T: Value> Backward<'a, T> {
+    /// Images that go through together, at least as many as share a lane in the weight gradient.
+    fn together(&self) -> usize {
+        together::<T>(self.geo, if self.winograd { 1 } else { T::PACK })
+    }
+
+    /// What is read of some images, as far as there are so many, while as many are computed; their own part of the input's
+    /// gradient is `dz`.
+    #[inline(always)]
+    fn ahead(&self, range: Range<usize>, input: &Input<'a, T>, dz: Option<&'a [T]>) -> Ahead<5> {
+        let count = range.len();
+        let range = range.start..range.end.min(self.batch);
+        let of = |all: &'a [T], len| all.get(images(&range, len));
+        let (in_len, out_len) = (self.geo.in_len(), self.geo.out_len());
+        let source = match self.source {
+            Source::Plain(x) => x.values,
+            Source::Normed { of: raw, .. } => raw.y,
+        };
+        let y = if std::ptr::eq(source, input.y) { None } else { of(input.y, in_len) };
+        let dz = if input.in_place { dz } else { None };
+        let parts = [of(source, in_len), of(self.dz, out_len), of(self.y, out_len), y, dz];
+        Ahead::new(parts, count * in_len)
+    }
+}
+
+struct BackwardChunk<'a, T> {
+    op: &'a Backward<'a, T>,
+    range: Range<usize>,
+    dw: &'a mut [f32],
+    input: Option<(&'a mut [T], &'a mut [f32], Input<'a, T>)>,
+    scratch: &'a mut [f32],
+}
+
+impl<T: Value> Task for BackwardChunk<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(mut self) {
+        let geo = self.op.geo;
+        let some = self.op.together();
+        let mut space = Space::<T>::new(geo, some, self.scratch);
+        if let Some((_, sums, _)) = &mut self.input {
+            sums.fill(0.0);
+        }
+        let winograd = V::WIDE && self.op.winograd;
+        for first in self.range.clone().step_by(some) {
+            let range = first..self.range.end.min(first + some);
+            let fresh = first == self.range.start;
+            // SAFETY: the scratch holds the images with their halos; slices go on for as many images.
+            unsafe {
+                for image in range.clone() {
+                    let (a, g) = space.image(image - first);
+                    fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), None);
+                    fill_grad::<V, T>(self.op, image, T::unpack(g));
+                }
+                if by_blocks(geo) {
+                    let (images, a, g) = if winograd {
+                        (range.len(), &*space.a, &*space.g)
+                    } else {
+                        space.paired::<V>(range.len())
+                    };
+                    let panels = Panels::new::<T>(geo, winograd, self.op.batch);
+                    panels.keep::<V>(first / panels.share, images, a, g, self.op.partial);
+                } else if winograd {
+                    let (a, g) = (T::unpack(space.a).as_ptr(), T::unpack(space.g).as_ptr());
+                    for n in 0..range.len() {
+                        let a = a.add(n * geo.padded_in::<T>() * T::PACK);
+                        let g = g.add(n * geo.padded_out::<T>() * T::PACK);
+                        let fresh = fresh && n == 0;
+                        winograd::weight_grad::<V, T>(geo, fresh, a, g, self.dw.as_mut_ptr(), space.work);
+                    }
+                } else {
+                    let (groups, a, g) = space.paired::<V>(range.len());
+                    weight_grad::<V, T>(geo, fresh, groups, a, g, self.dw);
+                }
+                let Some((dz, sums, input)) = &mut self.input else { continue };
+                let (n, at) = (first - self.range.start, first * geo.in_len());
+                let next = range.end..range.end + range.len();
+                let own = n + range.len()..self.range.len().min(n + 2 * range.len());
+                let ahead = self.op.ahead(next, input, dz.get(images(&own, geo.in_len())));
+                let mut sink = Grad {
+                    geo,
+                    dz: dz[n * geo.in_len()..].as_mut_ptr(),
+                    a: T::unpack(space.a).as_ptr(),
+                    y: input.y[at..at + range.len() * geo.in_len()].as_ptr(),
+                    sums: sums[n * 2 * geo.cin..].as_mut_ptr(),
+                    in_place: input.in_place,
+                    padded: input.padded.map(|block| View {
+                        values: &block.values
+                            [first * block.image_len()..(first + range.len()) * block.image_len()],
+                        ..block
+                    }),
+                    parity: (0, 0),
+                    ahead,
+                };
+                if winograd {
+                    let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
+                    let (g, u) = (T::unpack(space.g).as_ptr(), self.op.flipped.as_ptr());
+                    let step = geo.padded_out::<T>() * T::PACK;
+                    winograd::forward::<V, T, _, Two, 4, 2>(
+                        back,
+                        range.len(),
+                        g,
+                        step,
+                        u,
+                        space.work,
+                        &mut sink,
+                    );
+                } else {
+                    input_grad::<V, T>(geo, range.len(), space.g, self.op.flipped, &mut sink);
+                }
+            }
+        }
+    }
+}
+
+/// The scratch memory of a thread: inputs and output gradients of some images inside their halos, and work space.
+struct Space<'a, T> {
+    geo: Geometry,
+    a: &'a mut [f32],
+    g: &'a mut [f32],
+    work: &'a mut [f32],
+    _type: PhantomData<T>,
+}
+
+impl<'a, T: Value> Space<'a, T> {
+    #[inline(always)]
+    fn new(geo: Geometry, images: usize, scratch: &'a mut [f32]) -> Self {
+        let (a, rest) = scratch.split_at_mut(images * geo.padded_in::<T>());
+        let (g, work) = rest.split_at_mut(images * geo.padded_out::<T>());
+        a.fill(0.0);
+        g.fill(0.0);
+        Space { geo, a, g, work, _type: PhantomData }
+    }
+
+    /// Lanes of work space for [`Space::paired`].
+    fn paired_len(geo: Geometry, images: usize) -> usize {
+        if T::PACK == 1 { 0 } else { images / 2 * (geo.padded_in::<f32>() + geo.padded_out::<f32>()) }
+    }
+
+    /// Input and gradient of one of the images.
+    #[inline(always)]
+    fn image(&mut self, n: usize) -> (&mut [f32], &mut [f32]) {
+        let (a, g) = (self.geo.padded_in::<T>(), self.geo.padded_out::<T>());
+        (&mut self.a[n * a..(n + 1) * a], &mut self.g[n * g..(n + 1) * g])
+    }
+
+    /// Groups of as many of the first `images` images as share a lane, and their inputs and gradients with one value of each image
+    /// in a lane, as [`outer_rows`] takes them.
+    #[inline(always)]
+    unsafe fn paired<V: Vector>(&mut self, images: usize) -> (usize, &[f32], &[f32]) {
+        if T::PACK == 1 {
+            return (images, self.a, self.g);
+        }
+        if !images.is_multiple_of(2) {
+            // The last one's partner.
+            let (a, g) = self.image(images);
+            a.fill(0.0);
+            g.fill(0.0);
+        }
+        let pairs = images.div_ceil(2);
+        let (a_len, g_len) = (self.geo.padded_in::<f32>(), self.geo.padded_out::<f32>());
+        let (a, g) = self.work.split_at_mut(pairs * a_len);
+        for n in 0..pairs {
+            let (a_two, g_two) = (2 * self.geo.padded_in::<T>(), 2 * self.geo.padded_out::<T>());
+            // SAFETY: the caller is inside a task.
+            unsafe {
+                let out = bf16::unpack(&mut a[n * a_len..(n + 1) * a_len]);
+                interleave::<V>(bf16::unpack(&mut self.a[n * a_two..][..a_two]), self.geo.cin, out);
+                let out = bf16::unpack(&mut g[n * g_len..(n + 1) * g_len]);
+                interleave::<V>(bf16::unpack(&mut self.g[n * g_two..][..g_two]), self.geo.cout, out);
+            }
+        }
+        (pairs, a, g)
+    }
+}
+
+/// Puts the values of two images side by side, without what fills up a pixel's last lane.
+#[inline(always)]
+unsafe fn interleave<V: Vector>(images: &[bf16], channels: usize, out: &mut [bf16]) {
+    let pixel = bf16::lanes(channels) * bf16::PACK;
+    let (first, second) = images.split_at(images.len() / 2);
+    // All pixels at once where they are neighbours.
+    let run = if pixel == channels { first.len() } else { channels };
+    let step = run.max(pixel);
+    let runs = first.chunks_exact(step).zip(second.chunks_exact(step));
+    for ((first, second), out) in runs.zip(out.chunks_exact_mut(2 * run)) {
+        let whole = run / (2 * V::LANES) * 2 * V::LANES;
+        for at in (0..whole).step_by(2 * V::LANES) {
+            // SAFETY: inside the runs.
+            unsafe {
+                V::side_by_side(first.as_ptr().add(at), second.as_ptr().add(at), out.as_mut_ptr().add(2 * at))
+            };
+        }
+        for at in whole..run {
+            (out[2 * at], out[2 * at + 1]) = (first[at], second[at]);
+        }
+    }
+}
+
+/// `g = c1·dz + c2·y + c3` inside the halo of one image.
+#[inline(always)]
+unsafe fn fill_grad<V: Vector, T: Value>(op: &Backward<T>, image: usize, g: &mut [T]) {
+    let (c, width) = (op.geo.cout, op.geo.out_width() * op.geo.cout);
+    let whole = c / V::LANES * V::LANES;
+    assert!(op.coef.len() >= 3 * c);
+    for row in 0..op.geo.out_height() {
+        let all = row_of(g, row, op.geo.out_width(), c, op.geo.padding());
+        let g = &mut all[..width];
+        let at = image * op.geo.out_len() + row * width;
+        let (dz, y) = (&op.dz[at..at + width], &op.y[at..at + width]);
+        // SAFETY: inside the row and inside the three rows of coefficients.
+        unsafe {
+            for channel in (0..whole).step_by(V::LANES) {
+                grad::<V, T>(op.coef, c, dz, y, g, channel);
+            }
+            for channel in whole..c {
+                grad::<f32, T>(op.coef, c, dz, y, g, channel);
+            }
+        }
+        spread(all, c);
+    }
+}
+
+/// Some channels of all pixels of a row.
+#[inline(always)]
+unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g: &mut [T], channel: usize) {
+    // SAFETY: the contract of `fill_grad`.
+    unsafe {
+        let coef = coef.as_ptr().add(channel);
+        let (c1, c2, c3) = (V::load(coef), V::load(coef.add(c)), V::load(coef.add(2 * c)));
+        for at in (channel..g.len()).step_by(c) {
+            let sum = c3.fma(c1, T::load(dz.as_ptr().add(at))).fma(c2, T::load(y.as_ptr().add(at)));
+            T::store(sum, g.as_mut_ptr().add(at));
+        }
+    }
+}
+
+/// Adds the weight gradient of some images, or groups that share lanes, to what is there unless it is `fresh`: some rows at a time, so
+/// that they stay in the first-level cache, but all at once where there are tiles.
+#[inline(always)]
+unsafe fn weight_grad<V: Vector, T: Value>(
+    geo: Geometry,
+    fresh: bool,
+    images: usize,
+    a: &[f32],
+    g: &[f32],
+    dw: &mut [f32],
+) {
+    const CACHE: usize = 6 * 1024;
+    let halo = geo.padding();
+    let (a_row, g_row) = ((geo.width + 2 * halo) * geo.cin, (geo.out_width() + 2 * halo) * geo.cout);
+    let few = (CACHE / (geo.stride * a_row + g_row)).clamp(1, geo.out_height());
+    let (some, block) = if V::TILES { (images, geo.out_height()) } else { (1, few) };
+    // Pixels without anything between rows are one row.
+    let flat = V::TILES && halo == 0 && geo.stride == 1;
+    for image in (0..images).step_by(some) {
+        for first in (0..geo.out_height()).step_by(block) {
+            let size = Outer {
+                fresh: fresh && image + first == 0,
+                images: some,
+                x_image: geo.padded_in::<f32>(),
+                g_image: geo.padded_out::<f32>(),
+                rows: if flat { 1 } else { block.min(geo.out_height() - first) },
+                cols: if flat { geo.out_height() * geo.out_width() } else { geo.out_width() },
+                x_row: geo.stride * a_row,
+                x_col: geo.stride * geo.cin,
+                g_row,
+                g_col: geo.cout,
+                taps: geo.kernel * geo.cin,
+                cout: geo.cout,
+                dw_row: geo.cout,
+            };
+            let a = &a[image * size.x_image + first * size.x_row..];
+            let g = &g[image * size.g_image + (first + halo) * g_row + halo * geo.cout..];
+            // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the halos.
+            unsafe { outer_rows::<V, T>(size, geo.kernel, a_row, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
+        }
+    }
+}

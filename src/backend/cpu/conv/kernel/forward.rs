@@ -1,0 +1,199 @@
+//! The forward pass of a chunk of images.
+
+use std::ops::Range;
+
+use super::tile::{Pixel, Run, Sink, Walk, correlate};
+use super::winograd::{self, Two};
+use super::{Ahead, fill_input, images, together, with_scratch};
+use crate::backend::cpu::source::{Input, Shortcut, Slices};
+use crate::backend::cpu::{chunk_range, for_each_chunk};
+use crate::net::Geometry;
+use crate::simd::value::Value;
+use crate::simd::{Isa, Task, Vector};
+use crate::tensor::Parts;
+
+pub(in crate::backend::cpu::conv) struct Forward<'a, T> {
+    pub geo: Geometry,
+    pub batch: usize,
+    pub source: Slices<'a, T>,
+    /// As it is, transformed for [`winograd`], or in pairs.
+    pub weight: &'a [f32],
+    pub winograd: bool,
+    pub out: Parts<'a>,
+    pub sums: Parts<'a>,
+    pub store: Option<Parts<'a>>,
+}
+
+impl<T: Value> Forward<'_, T> {
+    pub fn run(&self, isa: Isa) {
+        let geo = self.geo;
+        for_each_chunk(self.batch, |chunk| {
+            let range = chunk_range(chunk, self.batch);
+            // SAFETY: chunks do not overlap.
+            let (out, sums, store) = unsafe {
+                (
+                    self.out.part(images(&range, geo.out_len())),
+                    self.sums.part(images(&range, 2 * geo.cout)),
+                    self.store.map(|s| s.part(images(&range, geo.in_len()))),
+                )
+            };
+            let some = self.together();
+            let work = if self.winograd { winograd::scratch_len::<Two, 4, 2>(geo, some) } else { 0 };
+            with_scratch(some * geo.padded_in::<T>() + work, |scratch| {
+                T::run(isa, ForwardChunk { op: self, range, out, sums, store, scratch });
+            });
+        });
+    }
+}
+
+impl<'a, T: Value> Forward<'a, T> {
+    /// Images that go through together.
+    fn together(&self) -> usize {
+        together::<T>(self.geo, 1)
+    }
+
+    /// What is read of some images, as far as there are so many, while as many are computed.
+    #[inline(always)]
+    fn ahead(&self, range: Range<usize>) -> Ahead<2> {
+        let count = range.len();
+        let range = range.start..range.end.min(self.batch);
+        let of = |all: &'a [T], len| all.get(images(&range, len));
+        let len = self.geo.in_len();
+        let parts = match self.source {
+            Input::Plain(x) => [of(x.values, len), None],
+            Input::Normed { of: raw, shortcut } => {
+                let added = match shortcut {
+                    Shortcut::None => None,
+                    Shortcut::Identity(x) | Shortcut::Padded(x) => of(x.values, x.image_len()),
+                    Shortcut::Projected(raw) => of(raw.y, len),
+                };
+                [of(raw.y, len), added]
+            }
+        };
+        Ahead::new(parts, count * self.geo.out_len())
+    }
+}
+
+struct ForwardChunk<'a, T> {
+    op: &'a Forward<'a, T>,
+    range: Range<usize>,
+    out: &'a mut [T],
+    sums: &'a mut [f32],
+    store: Option<&'a mut [T]>,
+    scratch: &'a mut [f32],
+}
+
+impl<T: Value> Task for ForwardChunk<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(mut self) {
+        let geo = self.op.geo;
+        self.sums.fill(0.0);
+        let (some, len) = (self.op.together(), geo.padded_in::<T>());
+        let (a, work) = self.scratch.split_at_mut(some * len);
+        a.fill(0.0);
+        for first in self.range.clone().step_by(some) {
+            let range = first..self.range.end.min(first + some);
+            let n = first - self.range.start;
+            let out = self.out[n * geo.out_len()..].as_mut_ptr();
+            let sums = self.sums[n * 2 * geo.cout..].as_mut_ptr();
+            let ahead = self.op.ahead(range.end..range.end + range.len());
+            let mut sink = Stats { out, sums, geo, ahead };
+            // SAFETY: the scratch holds the images with their halos; the slices go on for as many images.
+            unsafe {
+                for (image, a) in range.clone().zip(a.chunks_exact_mut(len)) {
+                    let at = (image - self.range.start) * geo.in_len();
+                    let store = self.store.as_deref_mut().map(|s| &mut s[at..at + geo.in_len()]);
+                    fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store);
+                }
+                if V::WIDE && self.op.winograd {
+                    let (a, u) = (T::unpack(a).as_ptr(), self.op.weight.as_ptr());
+                    let step = len * T::PACK;
+                    winograd::forward::<V, T, _, Two, 4, 2>(geo, range.len(), a, step, u, work, &mut sink);
+                } else {
+                    let halo = geo.padding();
+                    convolve::<V, T, _>(geo, range.len(), a, len, halo, self.op.weight, &mut sink);
+                }
+            }
+        }
+    }
+}
+
+/// The largest kernel's rows.
+const MOST_ROWS: usize = 7;
+
+/// The outputs of some images from their inputs `a` inside halos of some width, in lanes and `step` lanes apart, without Winograd.
+///
+/// # Safety
+/// As [`Vector`]; the sink takes all pixels of the output.
+#[inline(always)]
+pub(crate) unsafe fn convolve<V: Vector, T: Value, S: Sink>(
+    geo: Geometry,
+    images: usize,
+    a: &[f32],
+    step: usize,
+    halo: usize,
+    weight: &[f32],
+    sink: &mut S,
+) {
+    let pixel = T::lanes(geo.cin);
+    let row = (geo.width + 2 * halo) * pixel;
+    assert!(halo >= geo.padding() && images > 0);
+    assert!(a.len() >= (images - 1) * step + (geo.height + 2 * halo) * row);
+    assert!(weight.len() >= geo.taps() * pixel * geo.cout);
+    // A kernel row is neighbouring pixels.
+    let first = (halo - geo.padding()) * (row + pixel);
+    let mut runs = [Run::default(); MOST_ROWS];
+    let runs = &mut runs[..geo.kernel];
+    for (kh, run) in runs.iter_mut().enumerate() {
+        *run = Run { offset: first + kh * row, len: geo.kernel * pixel };
+    }
+    let mut walk = Walk {
+        images,
+        image_step: step,
+        rows: geo.out_height(),
+        cols: geo.out_width(),
+        row_step: geo.stride * row,
+        col_step: geo.stride * pixel,
+        runs,
+    };
+    if halo == 0 && geo.stride == 1 {
+        // Pixels without anything between rows are one row.
+        (walk.rows, walk.cols) = (1, walk.rows * walk.cols);
+    }
+    // SAFETY: with its halo the image has every tap of every output pixel.
+    unsafe { correlate::<V, T, S>(a.as_ptr(), walk, weight.as_ptr(), geo.cout, sink) };
+}
+
+/// Stores the output and sums it and its square by channel.
+struct Stats<T> {
+    out: *mut T,
+    sums: *mut f32,
+    geo: Geometry,
+    ahead: Ahead<2>,
+}
+
+impl<T: Value> Sink for Stats<T> {
+    #[inline(always)]
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
+        self.ahead.go_on(P * Q * V::LANES);
+        let Pixel { image, row, col, channel } = at;
+        let (geo, cout) = (self.geo, self.geo.cout);
+        // SAFETY: the trait's contract: the tile is inside the image.
+        unsafe {
+            let out = self.out.add(image * geo.out_len() + (row * geo.out_width() + col) * cout + channel);
+            let sums = self.sums.add(image * 2 * cout + channel);
+            for q in 0..Q {
+                let at = q * V::LANES;
+                let (sum, square) = (sums.add(at), sums.add(cout + at));
+                let (mut s, mut s2) = (V::load(sum), V::load(square));
+                for (p, pixel) in acc.iter().enumerate() {
+                    T::stream(pixel[q], out.add(p * cout + at));
+                    s = s.add(pixel[q]);
+                    s2 = s2.fma(pixel[q], pixel[q]);
+                }
+                s.store(sum);
+                s2.store(square);
+            }
+        }
+    }
+}

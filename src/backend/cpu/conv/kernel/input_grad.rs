@@ -1,0 +1,179 @@
+//! The input gradient: a correlation of the output gradient with the flipped weights. Under stride 2 it is four of them, one for each
+//! parity of row and column.
+
+use rayon::prelude::*;
+
+use super::Ahead;
+use super::tile::{Pixel, Run, Sink, Walk, correlate};
+use crate::backend::cpu::source::View;
+use crate::net::Geometry;
+use crate::simd::Vector;
+use crate::simd::value::Value;
+
+/// Weights of the input gradient, in the order in which [`input_grad`] meets them: each tap's transposed.
+pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
+    let Geometry { kernel, stride, cin, cout, .. } = geo;
+    assert!(weight.len() >= geo.weight_len() && flipped.len() >= geo.weight_len());
+    let mut order: Vec<usize> = (0..geo.taps()).rev().collect();
+    if stride == 2 {
+        let rows = PARITIES
+            .iter()
+            .flat_map(|&(a, b)| taps_of(kernel, a).iter().map(move |kh| (kh, taps_of(kernel, b))));
+        order = rows.flat_map(|(kh, cols)| cols.iter().map(move |kw| kh * kernel + kw)).collect();
+    }
+    let taps = flipped.par_chunks_exact_mut(cin * cout).zip(order);
+    taps.for_each(|(out, tap): (&mut [f32], usize)| {
+        let tap = &weight[tap * cin * cout..][..cin * cout];
+        // Some columns at a time, so that the rows they become stay in the cache.
+        for first in (0..cout).step_by(16) {
+            for (ci, row) in tap.chunks_exact(cout).enumerate() {
+                for co in first..cout.min(first + 16) {
+                    out[co * cin + ci] = row[co];
+                }
+            }
+        }
+    });
+}
+
+/// Taps of each of the correlations of [`input_grad`], one for each of [`PARITIES`] under stride 2.
+pub(in crate::backend::cpu::conv) fn walks(geo: Geometry) -> Vec<usize> {
+    if geo.stride == 1 {
+        return vec![geo.taps()];
+    }
+    PARITIES.iter().map(|&(a, b)| taps_of(geo.kernel, a).len() * taps_of(geo.kernel, b).len()).collect()
+}
+
+/// Even and odd rows and columns of an input gradient under stride 2.
+const PARITIES: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
+
+/// Rows (or columns) of a kernel that the rows of an input gradient of one parity meet under stride 2. With three,
+/// `y[i] = Σ_k x[2i + k − 1] w[k]`: an even row uses the middle tap; an odd row the last tap for `y[i]` and the first for
+/// `y[i + 1]`. With one, only even rows use it.
+fn taps_of(kernel: usize, parity: usize) -> &'static [usize] {
+    match (kernel, parity) {
+        (1, 0) => &[0],
+        (1, _) => &[],
+        (_, 0) => &[1],
+        _ => &[2, 0],
+    }
+}
+
+/// The input gradients of some images, from their output gradients `g` inside halos, without Winograd.
+///
+/// # Safety
+/// As [`Vector`]; `g` and `flipped` hold what the sizes say.
+#[inline(always)]
+pub(super) unsafe fn input_grad<V: Vector, T: Value>(
+    geo: Geometry,
+    images: usize,
+    g: &[f32],
+    flipped: &[f32],
+    sink: &mut Grad<'_, T>,
+) {
+    let pixel = T::lanes(geo.cout);
+    let halo = geo.padding();
+    let row = (geo.out_width() + 2 * halo) * pixel;
+    let step = geo.padded_out::<T>();
+    assert!(geo.kernel <= 3 && g.len() >= images * step && flipped.len() >= geo.taps() * pixel * geo.cin);
+    if geo.stride == 1 {
+        let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: geo.kernel * pixel });
+        let mut walk = Walk {
+            images,
+            image_step: step,
+            rows: geo.height,
+            cols: geo.width,
+            row_step: row,
+            col_step: pixel,
+            runs: &runs[..geo.kernel],
+        };
+        if halo == 0 {
+            // Pixels without anything between rows are one row.
+            (walk.rows, walk.cols) = (1, walk.rows * walk.cols);
+        }
+        // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
+        unsafe { correlate::<V, T, _>(g.as_ptr(), walk, flipped.as_ptr(), geo.cin, sink) };
+        return;
+    }
+    let mut weights = flipped;
+    for (a, b) in PARITIES {
+        let (rows, cols) = (taps_of(geo.kernel, a).len(), taps_of(geo.kernel, b).len());
+        let runs: [Run; 2] = std::array::from_fn(|r| Run { offset: r * row, len: cols * pixel });
+        let walk = Walk {
+            images,
+            image_step: step,
+            rows: (geo.height + 1 - a) / 2,
+            cols: (geo.width + 1 - b) / 2,
+            row_step: row,
+            col_step: pixel,
+            runs: if cols > 0 { &runs[..rows] } else { &[] },
+        };
+        sink.parity = (a, b);
+        // SAFETY: the last odd row and column meet the halo of `g`.
+        unsafe {
+            let first = g.as_ptr().add(halo * (row + pixel));
+            correlate::<V, T, _>(first, walk, weights.as_ptr(), geo.cin, sink);
+        }
+        weights = &weights[rows * cols * pixel * geo.cin..];
+    }
+}
+
+/// Finishes an input gradient: adds the shortcut's, masks by the ReLU, stores, sums.
+pub(super) struct Grad<'a, T> {
+    pub geo: Geometry,
+    pub dz: *mut T,
+    pub a: *const T,
+    pub y: *const T,
+    pub sums: *mut f32,
+    pub in_place: bool,
+    /// The gradients of a padded shortcut's blocks for these images.
+    pub padded: Option<View<'a, T>>,
+    pub parity: (usize, usize),
+    pub ahead: Ahead<5>,
+}
+
+impl<T: Value> Sink for Grad<'_, T> {
+    #[inline(always)]
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
+        self.ahead.go_on(P * Q * V::LANES);
+        let (geo, Geometry { width, cin, stride, .. }) = (self.geo, self.geo);
+        let (row, n, halo) = (at.row * stride + self.parity.0, at.image, geo.padding());
+        let image = n * geo.in_len();
+        // SAFETY: the trait's contract: the tile is inside the image.
+        unsafe {
+            let a = self.a.add(at.image * geo.padded_in::<T>() * T::PACK);
+            let sums = self.sums.add(at.image * 2 * cin);
+            for q in 0..Q {
+                let channel = at.channel + q * V::LANES;
+                let (sum, product) = (sums.add(channel), sums.add(cin + channel));
+                let (mut s, mut sy) = (V::load(sum), V::load(product));
+                for (p, pixel) in acc.iter().enumerate() {
+                    let col = (at.col + p) * stride + self.parity.1;
+                    let at = image + (row * width + col) * cin + channel;
+                    let mut dx = pixel[q];
+                    if self.in_place {
+                        dx = dx.add(T::load(self.dz.add(at)));
+                    }
+                    if let Some(block) = self.padded {
+                        // The walk may have taken all rows as one.
+                        let (row, col) = ((row * width + col) / width, (row * width + col) % width);
+                        if (row | col).is_multiple_of(2) {
+                            // The channels in the middle of the block's output are its input's.
+                            let [_, wide, channels] = block.size;
+                            let place =
+                                (row / 2 * wide + col / 2) * channels + (channels - cin) / 2 + channel;
+                            dx = dx.add(T::load(block.values.as_ptr().add(n * block.image_len() + place)));
+                        }
+                    }
+                    let pixel = (row + halo) * (width + 2 * halo) + col + halo;
+                    let a = a.add(pixel * T::lanes(cin) * T::PACK + channel);
+                    let dz = dx.where_positive(T::load(a));
+                    T::stream(dz, self.dz.add(at));
+                    s = s.add(dz);
+                    sy = sy.fma(dz, T::load(self.y.add(at)));
+                }
+                s.store(sum);
+                sy.store(product);
+            }
+        }
+    }
+}

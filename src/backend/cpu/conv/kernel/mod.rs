@@ -1,0 +1,347 @@
+//! The convolution on the CPU: what a thread does with a chunk of images.
+//!
+//! Here is what both passes share: scratch memory and the input of an image. The inner loops are in [`tile`]; where a layer's sizes
+//! allow it, [`winograd`] does the same with fewer multiplications.
+
+mod backward;
+mod forward;
+mod input_grad;
+mod outer;
+pub(crate) mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
+mod wide;
+pub(crate) mod winograd;
+
+pub(super) use backward::{Backward, Input, arranged_len, grad_len, partial_len};
+pub(super) use forward::Forward;
+pub(crate) use forward::convolve;
+pub(super) use input_grad::{flip, walks};
+pub(super) use wide::{Panels, by_blocks, weight_grad};
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::backend::cpu::CHUNK;
+use crate::backend::cpu::source::{Input as Source, Shortcut, Slices, Values, View, positive};
+use crate::net::Geometry;
+use crate::simd::value::Value;
+use crate::simd::{Isa, Task, Vector, prefetch};
+use crate::tensor::Aligned;
+use tile::PANEL;
+
+// A thread's scratch memory, for each loan inside another.
+thread_local!(static SCRATCH: RefCell<Vec<Aligned>> = const { RefCell::new(vec![]) });
+
+/// Lends some of the thread's scratch memory: allocated at its first use, then kept.
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut scratch = take_scratch(len);
+    let result = f(&mut scratch[..len]);
+    keep_scratch(scratch);
+    result
+}
+
+/// [`with_scratch`] for kernels: what a closure does is compiled without their instruction set.
+fn take_scratch(len: usize) -> Aligned {
+    let kept = SCRATCH.with_borrow_mut(Vec::pop).filter(|s| s.len() >= len);
+    kept.unwrap_or_else(|| Aligned::new(len))
+}
+
+/// Ends the loan of [`take_scratch`].
+fn keep_scratch(scratch: Aligned) {
+    SCRATCH.with_borrow_mut(|all| all.push(scratch));
+}
+
+/// Images that go through a convolution together, at least `least` and a multiple of them: in a wide layer as many as share the
+/// weights while their own values stay in the second-level cache, in groups of one size.
+fn together<T: Value>(geo: Geometry, least: usize) -> usize {
+    /// Floats of images that stay in the cache.
+    const IMAGES: usize = 160 * 1024;
+    if !wide::is_wide(geo) {
+        return least;
+    }
+    let most = (IMAGES / geo.padded_in::<T>().max(geo.padded_out::<T>())).clamp(least, CHUNK);
+    let groups = CHUNK.div_ceil(most);
+    CHUNK.div_ceil(groups).next_multiple_of(least)
+}
+
+/// The part of a batch's buffer that belongs to some images.
+fn images(range: &Range<usize>, len: usize) -> Range<usize> {
+    range.start * len..range.end * len
+}
+
+/// What is read of the next images, asked for little by little while these are computed: a pass reads an image in a
+/// burst, for which the memory would else have idled all the while.
+#[derive(Clone, Copy)]
+struct Ahead<const N: usize> {
+    /// Next line of each stream, its end, and bytes to a value of these images, in 1/256.
+    streams: [(*const u8, *const u8, usize); N],
+}
+
+impl<const N: usize> Ahead<N> {
+    /// The parts of the next images, empty ones if there are none, asked for while `values` values of these are stored.
+    #[inline(always)]
+    fn new<T>(next: [Option<&[T]>; N], values: usize) -> Self {
+        Ahead {
+            streams: next.map(|part| {
+                let part = part.unwrap_or_default();
+                let range = part.as_ptr_range();
+                (range.start.cast(), range.end.cast(), (size_of_val(part) << 8) / values)
+            }),
+        }
+    }
+
+    /// So many values more have been stored.
+    #[inline(always)]
+    fn go_on(&mut self, values: usize) {
+        for (at, end, per_value) in &mut self.streams {
+            let to = at.wrapping_add((values * *per_value) >> 8).min(*end);
+            while *at < to {
+                prefetch(*at);
+                *at = at.wrapping_add(64);
+            }
+        }
+    }
+}
+
+/// Weights (taps, rows, columns) as [`tile::correlate`] takes them, for walks over so many `taps` each: by panels of [`tile::PANEL`]
+/// columns, (panels, the walk's taps, rows, columns of the panel). In bf16 two neighbouring rows of a tap share lanes.
+pub(crate) fn panels<T: Value>(isa: Isa, weight: &[f32], rows: usize, taps: &[usize], out: &mut [f32]) {
+    let all: usize = taps.iter().sum();
+    let cols = weight.len() / all / rows;
+    assert!(out.len() >= all * T::lanes(rows) * cols);
+    let (mut weight, mut out) = (weight, out);
+    for &taps in taps.iter().filter(|&&taps| taps > 0) {
+        let (walk, other) = weight.split_at(taps * rows * cols);
+        let (panels, rest) = out.split_at_mut(taps * T::lanes(rows) * cols);
+        let panels = panels.par_chunks_mut(taps * T::lanes(rows) * PANEL).enumerate();
+        panels.for_each(|(n, panel)| {
+            T::run(isa, FillPanel::<T> { walk, rows, cols, first: n * PANEL, panel, _type: PhantomData });
+        });
+        (weight, out) = (other, rest);
+    }
+}
+
+/// One of the [`panels`], from its `first` column on.
+struct FillPanel<'a, T> {
+    walk: &'a [f32],
+    rows: usize,
+    cols: usize,
+    first: usize,
+    panel: &'a mut [f32],
+    _type: PhantomData<T>,
+}
+
+impl<T: Value> Task for FillPanel<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let width = PANEL.min(self.cols - self.first);
+        let whole = width / V::LANES * V::LANES;
+        let mut lines = self.panel.chunks_exact_mut(width);
+        for tap in self.walk.chunks_exact(self.rows * self.cols) {
+            for (rows, line) in tap.chunks(T::PACK * self.cols).zip(&mut lines) {
+                let (low, high) = rows.split_at(self.cols);
+                let columns = self.first..self.first + width;
+                let high = high.get(columns.clone()).unwrap_or_default();
+                let low = &low[columns];
+                // SAFETY: whole vectors are inside the rows.
+                unsafe {
+                    for at in (0..whole).step_by(V::LANES) {
+                        lane::<V, T>(low, high, line, at);
+                    }
+                    for at in whole..width {
+                        lane::<f32, T>(low, high, line, at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A vector of a row, or of two rows in shared lanes, the second of which may be empty.
+#[inline(always)]
+unsafe fn lane<V: Vector, T: Value>(low: &[f32], high: &[f32], line: &mut [f32], at: usize) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut v = V::load(low.as_ptr().add(at));
+        if T::PACK == 2 {
+            v = V::pair(v, if high.is_empty() { V::splat(0.0) } else { V::load(high.as_ptr().add(at)) });
+        }
+        v.store(line.as_mut_ptr().add(at));
+    }
+}
+
+/// Makes the input of one image inside its halo, whose border stays as it is (zero), and stores it if asked.
+#[inline(always)]
+unsafe fn fill_input<V: Vector, T: Value>(
+    geo: Geometry,
+    source: &Slices<'_, T>,
+    image: usize,
+    scratch: &mut [T],
+    mut store: Option<&mut [T]>,
+) {
+    let width = geo.width * geo.cin;
+    for row in 0..geo.height {
+        let whole = row_of(scratch, row, geo.width, geo.cin, geo.padding());
+        let a = &mut whole[..width];
+        let at = image * geo.in_len() + row * width;
+        match source {
+            Source::Plain(x) => a.copy_from_slice(&x.values[at..at + width]),
+            Source::Normed { of: Values { y, affine }, shortcut } => {
+                let y = &y[at..at + width];
+                // SAFETY: the contract of the caller; rows of equal length.
+                unsafe {
+                    match shortcut {
+                        Shortcut::None => norm_row::<V, T, false>(y, affine, geo.cin, &[], a),
+                        Shortcut::Identity(x) => {
+                            norm_row::<V, T, true>(y, affine, geo.cin, &x.values[at..at + width], a)
+                        }
+                        Shortcut::Padded(x) => norm_row_padded(geo.cin, y, affine, x, (image, row), a),
+                        Shortcut::Projected(p) => {
+                            let p = Values { y: &p.y[at..at + width], ..*p };
+                            norm_row_projected::<V, T>(Values { y, affine }, p, geo.cin, a)
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(store) = &mut store {
+            store[row * width..(row + 1) * width].copy_from_slice(a);
+        }
+        spread(whole, geo.cin);
+    }
+}
+
+/// The place of a row of pixels inside an image's halo of some width; its first values are for the row, before [`spread`].
+#[inline(always)]
+fn row_of<T: Value>(scratch: &mut [T], row: usize, width: usize, channels: usize, halo: usize) -> &mut [T] {
+    let pixel = T::lanes(channels) * T::PACK;
+    &mut scratch[((row + halo) * (width + 2 * halo) + halo) * pixel..][..width * pixel]
+}
+
+/// Moves the pixels of a row apart so that each starts in a lane of its own.
+#[inline(always)]
+fn spread<T: Value>(row: &mut [T], channels: usize) {
+    let pixel = T::lanes(channels) * T::PACK;
+    if pixel == channels {
+        return;
+    }
+    for n in (0..row.len() / pixel).rev() {
+        row.copy_within(n * channels..(n + 1) * channels, n * pixel);
+        row[n * pixel + channels..(n + 1) * pixel].fill(T::ZERO);
+    }
+}
+
+/// `a = relu(y·scale + shift [+ x])` for a row of pixels.
+#[inline(always)]
+unsafe fn norm_row<V: Vector, T: Value, const ADD: bool>(
+    y: &[T],
+    affine: &[f32],
+    c: usize,
+    x: &[T],
+    a: &mut [T],
+) {
+    assert!(y.len() == a.len() && (!ADD || x.len() == a.len()) && affine.len() >= 2 * c);
+    let whole = c / V::LANES * V::LANES;
+    // SAFETY: the channels from `channel` on are inside each pixel, by the assertion.
+    unsafe {
+        for channel in (0..whole).step_by(V::LANES) {
+            norm::<V, T, ADD>(y, affine, c, x, a, channel);
+        }
+        for channel in whole..c {
+            norm::<f32, T, ADD>(y, affine, c, x, a, channel);
+        }
+    }
+}
+
+/// Some channels of all pixels of a row.
+#[inline(always)]
+unsafe fn norm<V: Vector, T: Value, const ADD: bool>(
+    y: &[T],
+    affine: &[f32],
+    c: usize,
+    x: &[T],
+    a: &mut [T],
+    channel: usize,
+) {
+    // SAFETY: the contract of `norm_row`.
+    unsafe {
+        let scale = V::load(affine.as_ptr().add(channel));
+        let shift = V::load(affine.as_ptr().add(c + channel));
+        for at in (channel..a.len()).step_by(c) {
+            let mut v = shift.fma(T::load::<V>(y.as_ptr().add(at)), scale);
+            if ADD {
+                v = v.add(T::load(x.as_ptr().add(at)));
+            }
+            T::store(v.relu(), a.as_mut_ptr().add(at));
+        }
+    }
+}
+
+/// `a = relu(y·scale + shift + p·scale' + shift')` for a row of pixels and that of the shortcut's projection.
+#[inline(always)]
+unsafe fn norm_row_projected<V: Vector, T: Value>(y: Values<T>, p: Values<T>, c: usize, a: &mut [T]) {
+    assert!(y.y.len() == a.len() && p.y.len() == a.len() && y.affine.len().min(p.affine.len()) >= 2 * c);
+    let whole = c / V::LANES * V::LANES;
+    // SAFETY: the channels from `channel` on are inside each pixel, by the assertion.
+    unsafe {
+        for channel in (0..whole).step_by(V::LANES) {
+            norm_projected::<V, T>(y, p, c, a, channel);
+        }
+        for channel in whole..c {
+            norm_projected::<f32, T>(y, p, c, a, channel);
+        }
+    }
+}
+
+/// Some channels of all pixels of a row.
+#[inline(always)]
+unsafe fn norm_projected<V: Vector, T: Value>(
+    y: Values<T>,
+    p: Values<T>,
+    c: usize,
+    a: &mut [T],
+    channel: usize,
+) {
+    // SAFETY: the contract of `norm_row_projected`.
+    unsafe {
+        let (scale, shift) =
+            (V::load(y.affine.as_ptr().add(channel)), V::load(y.affine.as_ptr().add(c + channel)));
+        let (p_scale, p_shift) =
+            (V::load(p.affine.as_ptr().add(channel)), V::load(p.affine.as_ptr().add(c + channel)));
+        for at in (channel..a.len()).step_by(c) {
+            let v = shift.fma(T::load::<V>(y.y.as_ptr().add(at)), scale);
+            let x = p_shift.fma(T::load::<V>(p.y.as_ptr().add(at)), p_scale);
+            T::store(v.add(x).relu(), a.as_mut_ptr().add(at));
+        }
+    }
+}
+
+/// `a = relu(y·scale + shift + x)` for a row of an image with a padded shortcut: every second pixel of `x`, zero channels on both
+/// sides.
+#[inline(always)]
+fn norm_row_padded<T: Value>(
+    c: usize,
+    y: &[T],
+    affine: &[f32],
+    x: &View<T>,
+    (image, row): (usize, usize),
+    a: &mut [T],
+) {
+    let [_, width, narrow] = x.size;
+    let before = (c - narrow) / 2;
+    let (scale, shift) = affine.split_at(c);
+    let x = &x.image(image)[2 * row * width * narrow..];
+    for (pixel, (a, y)) in a.chunks_exact_mut(c).zip(y.chunks_exact(c)).enumerate() {
+        let x = &x[2 * pixel * narrow..(2 * pixel + 1) * narrow];
+        for k in (0..before).chain(before + narrow..c) {
+            a[k] = positive(y[k].to_f32() * scale[k] + shift[k]);
+        }
+        for (k, x) in (before..).zip(x) {
+            a[k] = positive(y[k].to_f32() * scale[k] + shift[k] + x.to_f32());
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Register tiles of the weight gradient of the convolution, for some images: [`outer_rows`] for all taps, [`outer`] for those of a
+//! kernel row or for a place of Winograd's. Where there are tiles of bf16, `tiled` does it. Images lie as [`super::tile`] has them.
+//!
+//! "Floats" are lanes of 32 bits. In bf16 each holds one value of each of two images, or of two of Winograd's tiles.
+
+// Indices are those of the formulas.
+#![allow(clippy::needless_range_loop)]
+
+use crate::simd::value::Value;
+use crate::simd::{Vector, opaque};
+
+/// A weight gradient: `dw[k, co] += Σ_{image, row, col} x[place(image, row, col) + k] · g[image, row, col, co]` for `k < taps`.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    /// Whether `dw` begins with these images.
+    pub fresh: bool,
+    /// Images, or groups of them that share lanes.
+    pub images: usize,
+    /// Floats between two images of `x`.
+    pub x_image: usize,
+    /// Floats between two images of `g`.
+    pub g_image: usize,
+    /// Rows of `g`.
+    pub rows: usize,
+    /// Columns of `g`.
+    pub cols: usize,
+    /// Floats between the places of two rows in `x`.
+    pub x_row: usize,
+    /// Floats between the places of two columns in `x`.
+    pub x_col: usize,
+    /// Floats between two rows of `g`.
+    pub g_row: usize,
+    /// Floats between two columns of `g`.
+    pub g_col: usize,
+    /// Floats at each place of `x`: the taps of a kernel row, of `cin` each.
+    pub taps: usize,
+    /// Channels of `g`.
+    pub cout: usize,
+    /// Floats between two rows of `dw`, each of which is a tap's.
+    pub dw_row: usize,
+}
+
+impl Outer {
+    /// One row of `cols` places, `x_col` floats apart in `x` and neighbours in `g`.
+    pub fn line(fresh: bool, cols: usize, x_col: usize, taps: usize, cout: usize, dw_row: usize) -> Self {
+        Outer {
+            fresh,
+            images: 1,
+            x_image: 0,
+            g_image: 0,
+            rows: 1,
+            cols,
+            x_row: 0,
+            x_col,
+            g_row: 0,
+            g_col: cout,
+            taps,
+            cout,
+            dw_row,
+        }
+    }
+}
+
+/// [`outer`] for all rows of a kernel, whose places in `x` are `kernel_row` floats apart.
+///
+/// # Safety
+/// As [`outer`].
+#[inline(always)]
+pub unsafe fn outer_rows<V: Vector, T: Value>(
+    size: Outer,
+    kernel: usize,
+    kernel_row: usize,
+    x: *const f32,
+    g: *const f32,
+    dw: *mut f32,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if V::TILES && T::PACK == 2 && super::tiled::outer::<V>(size, kernel, kernel_row, x, g, dw) {
+            return;
+        }
+        for kh in 0..kernel {
+            outer::<V, T>(size, x.add(kh * kernel_row), g, dw.add(kh * size.taps * size.dw_row));
+        }
+    }
+}
+
+/// Adds up the weight gradient of one kernel row.
+///
+/// # Safety
+/// As [`Vector`]; `x`, `g` and `dw` must hold what the sizes say.
+#[inline(always)]
+pub unsafe fn outer<V: Vector, T: Value>(size: Outer, x: *const f32, g: *const f32, dw: *mut f32) {
+    let pair = 2 * V::LANES;
+    let paired = size.cout / pair * pair;
+    let single = (size.cout - paired) / V::LANES * V::LANES;
+    // SAFETY: the caller's contract.
+    unsafe {
+        if !V::WIDE {
+            taps::<V, T, 4, 2, 2>(size, x, g, dw, 0..paired);
+            taps::<V, T, 4, 2, 1>(size, x, g, dw, paired..paired + single);
+        } else {
+            taps::<V, T, 8, 4, 2>(size, x, g, dw, 0..paired);
+            taps::<V, T, 16, 8, 1>(size, x, g, dw, paired..paired + single);
+        }
+        taps::<f32, T, 4, 2, 1>(size, x, g, dw, paired + single..size.cout);
+    }
+}
+
+/// The part of [`outer`] for a range of channels, `K` taps at a time, then `HALF` of that, then one by one.
+#[inline(always)]
+unsafe fn taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: usize>(
+    size: Outer,
+    x: *const f32,
+    g: *const f32,
+    dw: *mut f32,
+    range: std::ops::Range<usize>,
+) {
+    for channel in range.step_by(Q * V::LANES) {
+        // SAFETY: the contract of `outer`.
+        unsafe {
+            let (g, dw) = (g.add(channel), dw.add(channel));
+            let mut k = 0;
+            while k + K <= size.taps {
+                outer_tile::<V, T, K, Q>(size, x.add(k), g, dw.add(k * size.dw_row));
+                k += K;
+            }
+            while k + HALF <= size.taps {
+                outer_tile::<V, T, HALF, Q>(size, x.add(k), g, dw.add(k * size.dw_row));
+                k += HALF;
+            }
+            while k < size.taps {
+                outer_tile::<V, T, 1, Q>(size, x.add(k), g, dw.add(k * size.dw_row));
+                k += 1;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
+    size: Outer,
+    x: *const f32,
+    g: *const f32,
+    dw: *mut f32,
+) {
+    // SAFETY: the contract of `outer`.
+    unsafe {
+        let mut acc = [[V::splat(0.0); Q]; K];
+        if !size.fresh {
+            for k in 0..K {
+                for q in 0..Q {
+                    acc[k][q] = V::load(dw.add(k * size.dw_row + q * V::LANES));
+                }
+            }
+        }
+        for image in 0..size.images {
+            for row in 0..size.rows {
+                let mut x = x.add(image * size.x_image + row * size.x_row);
+                let mut g = g.add(image * size.g_image + row * size.g_row);
+                for _ in 0..size.cols {
+                    x = opaque(x);
+                    let grad: [V; Q] = std::array::from_fn(|q| V::load(g.add(q * V::LANES)));
+                    for k in 0..K {
+                        let pixel = V::splat(*x.add(k));
+                        for q in 0..Q {
+                            acc[k][q] = T::multiply_add(acc[k][q], pixel, grad[q]);
+                        }
+                    }
+                    x = x.add(size.x_col);
+                    g = g.add(size.g_col);
+                }
+            }
+        }
+        for k in 0..K {
+            for q in 0..Q {
+                acc[k][q].store(dw.add(k * size.dw_row + q * V::LANES));
+            }
+        }
+    }
+}

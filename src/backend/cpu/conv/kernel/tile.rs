@@ -1,0 +1,330 @@
+//! Register tiles: the inner loops of the convolution, for some images.
+//!
+//! [`correlate`] makes the output of the forward pass and the input gradient, without Winograd; the weight gradient is in
+//! [`super::outer`]. Where there are tiles of bf16, `tiled` does both. Both read an image with a halo of zeros, so they have no border cases. In NHWC the taps of a kernel row
+//! are neighbouring floats, `C` for each; a [`Run`] is such a row. What happens to a finished tile is up to a [`Sink`].
+//!
+//! "Floats" are lanes of 32 bits. In bf16 ([`Value::PACK`]) each is a pair of neighbouring channels, and weights are
+//! paired in the same way.
+
+// Indices are those of the formulas.
+#![allow(clippy::needless_range_loop)]
+
+use crate::simd::value::Value;
+use crate::simd::{Vector, opaque, prefetch};
+
+/// Channels whose weights are neighbours. Were whole rows of them, a tile would jump from page to page in a wide layer.
+pub const PANEL: usize = 32;
+
+/// Consecutive floats of the image that one output pixel sums over.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Run {
+    /// Distance of the first float from the output pixel's place in the image.
+    pub offset: usize,
+    /// Number of floats; each has its row of `cout` weights.
+    pub len: usize,
+}
+
+/// How the output pixels walk over the images.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk<'a> {
+    /// Images.
+    pub images: usize,
+    /// Floats between two images.
+    pub image_step: usize,
+    /// Output rows.
+    pub rows: usize,
+    /// Output columns.
+    pub cols: usize,
+    /// Floats between the places of two output rows.
+    pub row_step: usize,
+    /// Floats between the places of two output columns.
+    pub col_step: usize,
+    /// What is summed at each place.
+    pub runs: &'a [Run],
+}
+
+impl Walk<'_> {
+    /// Floats that are summed at each place.
+    pub fn taps(&self) -> usize {
+        self.runs.iter().map(|r| r.len).sum()
+    }
+}
+
+/// The first pixel and channel of a tile of the output.
+#[derive(Clone, Copy, Debug)]
+pub struct Pixel {
+    /// Image.
+    pub image: usize,
+    /// Row.
+    pub row: usize,
+    /// Column.
+    pub col: usize,
+    /// First channel.
+    pub channel: usize,
+}
+
+/// Receives finished tiles: `P` neighbouring pixels by `Q` vectors of channels.
+pub trait Sink {
+    /// What the sums of the channels from `channel` on start from.
+    ///
+    /// # Safety
+    /// As [`Vector`]; the channels are inside the output that the sink was made for.
+    #[inline(always)]
+    unsafe fn start<V: Vector>(&self, _channel: usize) -> V {
+        // SAFETY: the caller's contract.
+        unsafe { V::splat(0.0) }
+    }
+
+    /// Takes the sums of `P` pixels of a row from `at` on.
+    ///
+    /// # Safety
+    /// As [`Vector`]; the pixels and channels are inside the output that the sink was made for.
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel);
+}
+
+/// `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, handed to the sink tile by tile.
+///
+/// `w` is (Σ run.len, cout) in the order of the runs, by panels of [`PANEL`] channels: (panels, Σ run.len, channels of the panel).
+///
+/// # Safety
+/// As [`Vector`]; `x` and `w` must hold what the walk touches.
+#[inline(always)]
+pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
+    x: *const f32,
+    walk: Walk,
+    w: *const f32,
+    cout: usize,
+    sink: &mut S,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if V::TILES
+            && T::PACK == 2
+            && !walk.runs.is_empty()
+            && (super::tiled::gathered::<V, S>(x, walk, w, cout, sink)
+                || super::tiled::correlate::<V, S>(x, walk, w, cout, sink))
+        {
+            return;
+        }
+        let pair = 2 * V::LANES;
+        let paired = cout / pair * pair;
+        let single = (cout - paired) / V::LANES * V::LANES;
+        if !V::WIDE {
+            channels::<V, T, 4, 2, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
+            channels::<V, T, 4, 2, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
+        } else if paired == 0 {
+            // A known column step makes every load an offset from one pointer.
+            match walk.col_step {
+                2 => channels::<V, T, 16, 8, 1, 2, S>(x, walk, w, cout, 0..single, sink),
+                3 => channels::<V, T, 16, 8, 1, 3, S>(x, walk, w, cout, 0..single, sink),
+                16 => channels::<V, T, 16, 8, 1, 16, S>(x, walk, w, cout, 0..single, sink),
+                32 => channels::<V, T, 16, 8, 1, 32, S>(x, walk, w, cout, 0..single, sink),
+                _ => channels::<V, T, 16, 8, 1, 0, S>(x, walk, w, cout, 0..single, sink),
+            }
+        } else {
+            match walk.col_step {
+                16 => channels::<V, T, 8, 4, 2, 16, S>(x, walk, w, cout, 0..paired, sink),
+                32 => channels::<V, T, 8, 4, 2, 32, S>(x, walk, w, cout, 0..paired, sink),
+                64 => channels::<V, T, 8, 4, 2, 64, S>(x, walk, w, cout, 0..paired, sink),
+                _ if walk.cols == 4 && walk.rows.is_multiple_of(2) => {
+                    many_taps::<V, T, S, 4>(x, walk, w, cout, 0..paired, sink);
+                }
+                _ if walk.cols.is_multiple_of(8) => {
+                    many_taps::<V, T, S, 8>(x, walk, w, cout, 0..paired, sink);
+                }
+                // Rows of 7 or 14, which eights and fours would leave several single pixels of.
+                _ if walk.cols % 8 > 4 && walk.cols.is_multiple_of(7) => {
+                    channels::<V, T, 7, 4, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
+                }
+                _ => channels::<V, T, 8, 4, 2, 0, S>(x, walk, w, cout, 0..paired, sink),
+            }
+            channels::<V, T, 8, 4, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
+        }
+        channels::<f32, T, 4, 2, 1, 0, S>(x, walk, w, cout, paired + single..cout, sink);
+    }
+}
+
+/// The part of [`correlate`] for a range of channels: `P` pixels at a time, then `HALF` of that, then one by one. `STEP` is the column step where it is known, else 0.
+#[inline(always)]
+unsafe fn channels<
+    V: Vector,
+    T: Value,
+    const P: usize,
+    const HALF: usize,
+    const Q: usize,
+    const STEP: usize,
+    S: Sink,
+>(
+    x: *const f32,
+    walk: Walk,
+    w: *const f32,
+    cout: usize,
+    range: std::ops::Range<usize>,
+    sink: &mut S,
+) {
+    let step = if STEP == 0 { walk.col_step } else { STEP };
+    let taps = walk.taps();
+    // Channels outside: one block of weights stays in the cache for all images.
+    for channel in range.step_by(Q * V::LANES) {
+        // SAFETY: the caller's contract.
+        let start: [V; Q] = std::array::from_fn(|q| unsafe { sink.start(channel + q * V::LANES) });
+        let panel = channel / PANEL * PANEL;
+        let width = PANEL.min(cout - panel);
+        for image in 0..walk.images {
+            for row in 0..walk.rows {
+                let mut at = Pixel { image, row, col: 0, channel };
+                // SAFETY: the caller's contract.
+                unsafe {
+                    let w = w.wrapping_add(panel * taps + channel - panel);
+                    let x = x.add(image * walk.image_step + row * walk.row_step);
+                    while at.col + P <= walk.cols {
+                        let x = x.add(at.col * step);
+                        let acc = tile::<V, T, P, Q>(start, x, step, walk.runs, w, width);
+                        sink.put(acc, at);
+                        at.col += P;
+                    }
+                    while at.col + HALF <= walk.cols {
+                        let x = x.add(at.col * step);
+                        let acc = tile::<V, T, HALF, Q>(start, x, step, walk.runs, w, width);
+                        sink.put(acc, at);
+                        at.col += HALF;
+                    }
+                    while at.col < walk.cols {
+                        let x = x.add(at.col * step);
+                        let acc = tile::<V, T, 1, Q>(start, x, step, walk.runs, w, width);
+                        sink.put(acc, at);
+                        at.col += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`channels`] for many taps and rows of whole register tiles, of eight pixels in a row or, where `ROW` is 4, in two: some taps at a time
+/// for all of some pixels, so that their weights stay in the first-level cache.
+#[inline(always)]
+unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
+    x: *const f32,
+    walk: Walk,
+    w: *const f32,
+    cout: usize,
+    range: std::ops::Range<usize>,
+    sink: &mut S,
+) {
+    /// Taps, and pixels.
+    const TAPS: usize = 128;
+    const NEAR: usize = 128;
+    let taps = walk.taps();
+    let per_row = walk.cols / ROW;
+    let per_image = walk.rows * walk.cols / 8;
+    let all = walk.images * per_image;
+    // SAFETY: the contract of `correlate`.
+    unsafe {
+        for channel in range.step_by(2 * V::LANES) {
+            let panel = channel / PANEL * PANEL;
+            let width = PANEL.min(cout - panel);
+            let start = [sink.start(channel), sink.start(channel + V::LANES)];
+            for first in (0..all).step_by(NEAR / 8) {
+                let tiles = (NEAR / 8).min(all - first);
+                let place = |n: usize| {
+                    let (image, at) = ((first + n) / per_image, (first + n) % per_image);
+                    Pixel { image, row: at / per_row * (8 / ROW), col: at % per_row * ROW, channel }
+                };
+                let mut sums = [[start; 8]; NEAR / 8];
+                let mut w = w.wrapping_add(panel * taps + channel - panel);
+                for run in walk.runs {
+                    for from in (0..run.len).step_by(TAPS) {
+                        let len = TAPS.min(run.len - from);
+                        let next = w.wrapping_add(len * width);
+                        for (n, sums) in sums[..tiles].iter_mut().enumerate() {
+                            let at = place(n);
+                            let x = x.add(
+                                at.image * walk.image_step + at.row * walk.row_step + at.col * walk.col_step,
+                            );
+                            // Each tile asks for its part of the weights that come next.
+                            let part = len * width / (NEAR / 8);
+                            for line in (n * part..(n + 1) * part).step_by(16) {
+                                prefetch(next.wrapping_add(line).cast());
+                            }
+                            let mut acc = *sums;
+                            let steps = (walk.col_step, walk.row_step);
+                            add_taps::<V, T, 8, 2, ROW>(
+                                &mut acc,
+                                x.add(run.offset + from),
+                                steps,
+                                len,
+                                w,
+                                width,
+                            );
+                            *sums = acc;
+                        }
+                        w = next;
+                    }
+                }
+                for (n, sums) in sums[..tiles].iter().enumerate() {
+                    let at = place(n);
+                    if ROW == 8 {
+                        sink.put(*sums, at);
+                        continue;
+                    }
+                    let (mut upper, mut lower) = ([start; 4], [start; 4]);
+                    for p in 0..4 {
+                        (upper[p], lower[p]) = (sums[p], sums[4 + p]);
+                    }
+                    sink.put(upper, at);
+                    sink.put(lower, Pixel { row: at.row + 1, ..at });
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
+    start: [V; Q],
+    x: *const f32,
+    step: usize,
+    runs: &[Run],
+    mut w: *const f32,
+    width: usize,
+) -> [[V; Q]; P] {
+    // SAFETY: the contract of `correlate`.
+    unsafe {
+        let mut acc = [start; P];
+        for run in runs {
+            w = add_taps::<V, T, P, Q, P>(&mut acc, x.add(run.offset), (step, 0), run.len, w, width);
+        }
+        acc
+    }
+}
+
+/// Adds some taps to the sums of `P` pixels, `ROW` of them to a row, with `steps` between columns and rows; returns what follows the
+/// weights.
+#[inline(always)]
+unsafe fn add_taps<V: Vector, T: Value, const P: usize, const Q: usize, const ROW: usize>(
+    acc: &mut [[V; Q]; P],
+    mut x: *const f32,
+    steps: (usize, usize),
+    taps: usize,
+    mut w: *const f32,
+    width: usize,
+) -> *const f32 {
+    // SAFETY: the contract of `correlate`.
+    unsafe {
+        for _ in 0..taps {
+            x = opaque(x);
+            let weights: [V; Q] = std::array::from_fn(|q| V::load(w.add(q * V::LANES)));
+            for p in 0..P {
+                let pixel = V::splat(*x.add(p % ROW * steps.0 + p / ROW * steps.1));
+                for q in 0..Q {
+                    acc[p][q] = T::multiply_add(acc[p][q], pixel, weights[q]);
+                }
+            }
+            (x, w) = (x.add(1), w.wrapping_add(width));
+        }
+        w
+    }
+}

@@ -1,0 +1,396 @@
+//! The weight gradient of a wide layer, of which no cache holds a chunk's: one sum over the whole batch, by blocks of channels.
+//!
+//! The chunks leave their inputs and gradients in panels, (panels, images, pixels of the halo and inside it, channels of the panel).
+//! Then threads share out the gradient's blocks instead of the images. A block takes the images in their order, so it is the same
+//! for any number of threads.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::outer::{Outer, outer, outer_rows};
+use super::tile::PANEL;
+#[cfg(target_arch = "x86_64")]
+use super::tiled::turn;
+use super::winograd::{Two, pitch, transform_grad, transform_input};
+use super::with_scratch;
+use crate::backend::cpu::CHUNK;
+use crate::net::Geometry;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx;
+use crate::simd::value::Value;
+use crate::simd::{Isa, Task, Vector};
+use crate::tensor::Parts;
+
+/// Whether weights are too many for a core's second-level cache.
+pub fn is_wide(geo: Geometry) -> bool {
+    const MOST: usize = 64 * 1024;
+    geo.weight_len() > MOST
+}
+
+/// Whether a wide layer's weight gradient is larger than what a chunk's is made of: it is summed as here then.
+pub fn by_blocks(geo: Geometry) -> bool {
+    is_wide(geo) && geo.weight_len() > CHUNK * (geo.padded_in::<f32>() + geo.padded_out::<f32>())
+}
+
+/// Channels in of a panel. Those out are [`PANEL`].
+const IN: usize = 16;
+
+/// Where the inputs and gradients of a batch lie.
+#[derive(Clone, Copy)]
+pub struct Panels {
+    pub geo: Geometry,
+    /// Whether [`winograd`] takes them.
+    pub winograd: bool,
+    /// Images, or groups of as many as share lanes.
+    images: usize,
+    /// Images of a group, and channels to a lane.
+    pub share: usize,
+    pack: usize,
+}
+
+/// A panel of one image: its first lane, and lanes of a pixel.
+type Place = (usize, usize);
+
+impl Panels {
+    pub fn new<T: Value>(geo: Geometry, winograd: bool, batch: usize) -> Self {
+        let (share, pack) = if winograd { (1, T::PACK) } else { (T::PACK, 1) };
+        Panels { geo, winograd, images: batch.div_ceil(share), share, pack }
+    }
+
+    /// Lanes of the largest for a layer and a batch.
+    pub fn most(geo: Geometry, batch: usize) -> usize {
+        batch * (geo.padded_in::<f32>() + geo.padded_out::<f32>())
+    }
+
+    fn in_pixels(&self) -> usize {
+        self.geo.padded_in::<f32>() / self.geo.cin
+    }
+
+    fn out_pixels(&self) -> usize {
+        self.geo.padded_out::<f32>() / self.geo.cout
+    }
+
+    /// The input's panel from a channel on.
+    fn input(&self, image: usize, channel: usize) -> Place {
+        let (first, pixel) = (channel / self.pack, IN.min(self.geo.cin - channel) / self.pack);
+        ((self.images * first + image * pixel) * self.in_pixels(), pixel)
+    }
+
+    /// The gradient's panel from a channel on, behind all of the input's.
+    fn grad(&self, image: usize, channel: usize) -> Place {
+        let inputs = self.images * self.in_pixels() * (self.geo.cin / self.pack);
+        let (first, pixel) = (channel / self.pack, PANEL.min(self.geo.cout - channel) / self.pack);
+        (inputs + (self.images * first + image * pixel) * self.out_pixels(), pixel)
+    }
+
+    /// Keeps inputs and gradients of some images (or groups), which lie inside halos.
+    ///
+    /// # Safety
+    /// As [`Vector`]; no one else has these images' parts of `kept`.
+    #[inline(always)]
+    pub unsafe fn keep<V: Vector>(&self, first: usize, images: usize, a: &[f32], g: &[f32], kept: Parts) {
+        for (n, image) in (first..first + images).enumerate() {
+            let (cin, cout) = (self.geo.cin / self.pack, self.geo.cout / self.pack);
+            let a = &a[n * self.in_pixels() * cin..][..self.in_pixels() * cin];
+            let g = &g[n * self.out_pixels() * cout..][..self.out_pixels() * cout];
+            // SAFETY: the caller's contract.
+            unsafe {
+                for channel in (0..self.geo.cin).step_by(IN) {
+                    keep_panel::<V>(a, cin, channel / self.pack, self.input(image, channel), kept);
+                }
+                for channel in (0..self.geo.cout).step_by(PANEL) {
+                    keep_panel::<V>(g, cout, channel / self.pack, self.grad(image, channel), kept);
+                }
+            }
+        }
+    }
+}
+
+/// Keeps a panel of an image of `all` lanes a pixel.
+#[inline(always)]
+unsafe fn keep_panel<V: Vector>(image: &[f32], all: usize, first: usize, (at, pixel): Place, kept: Parts) {
+    // SAFETY: the contract of `keep`; vectors are inside the panel and the image.
+    unsafe {
+        let to: &mut [f32] = kept.part(at..at + image.len() / all * pixel);
+        for (to, from) in to.chunks_exact_mut(pixel).zip(image.chunks_exact(all)) {
+            let from = &from[first..first + pixel];
+            let whole = pixel / V::LANES * V::LANES;
+            for n in (0..whole).step_by(V::LANES) {
+                V::load(from.as_ptr().add(n)).store(to.as_mut_ptr().add(n));
+            }
+            to[whole..].copy_from_slice(&from[whole..]);
+        }
+    }
+}
+
+/// The weight gradient from all that [`Panels::keep`] has kept: (kernel, kernel, cin, cout), or as [`winograd`] has it.
+pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f32]) {
+    let geo = panels.geo;
+    if panels.images == 0 {
+        return dw.fill(0.0);
+    }
+    // The larger a block, the less often images are read, and transformed by Winograd or copied for tiles.
+    let (rows, cin, cout) = if panels.winograd { (4, 4 * IN, 8 * PANEL) } else { (1, 4 * IN, 4 * PANEL) };
+    let (ins, outs) = (geo.cin.div_ceil(cin), geo.cout.div_ceil(cout));
+    let dw = Parts::new(dw);
+    (0..rows * ins * outs).into_par_iter().with_max_len(1).for_each(|n| {
+        let (row, cin, cout) =
+            (n / outs / ins, block(n / outs % ins, cin, geo.cin), block(n % outs, cout, geo.cout));
+        let sums = if panels.winograd { 4 } else { geo.taps() } * cin.len() * cout.len();
+        let work = match isa {
+            _ if panels.winograd => {
+                let tiles = tile_rows(geo) * geo.width / 2;
+                tiles * 4 * cin.len() + 4 * pitch(tiles * PANEL)
+            }
+            Isa::Amx => SOME * (cin.len() + cout.len()),
+            _ => 0,
+        };
+        with_scratch(sums + work, |scratch| {
+            let (sums, work) = scratch.split_at_mut(sums);
+            T::run(isa, Block::<T> { panels, kept, row, cin, cout, sums, work, dw, _type: PhantomData });
+        });
+    });
+}
+
+/// Pixels of the output that are put together for AMX.
+const SOME: usize = 256;
+
+/// Rows of Winograd's tiles that a block takes at a time.
+fn tile_rows(geo: Geometry) -> usize {
+    const TILES: usize = 64;
+    (TILES / (geo.width / 2)).max(1)
+}
+
+fn block(n: usize, len: usize, all: usize) -> Range<usize> {
+    n * len..all.min((n + 1) * len)
+}
+
+/// Some channels in by some channels out of the gradient; of Winograd's, a row of places.
+struct Block<'a, T> {
+    panels: Panels,
+    kept: &'a [f32],
+    row: usize,
+    cin: Range<usize>,
+    cout: Range<usize>,
+    sums: &'a mut [f32],
+    work: &'a mut [f32],
+    dw: Parts<'a>,
+    _type: PhantomData<T>,
+}
+
+impl<T: Value> Task for Block<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(mut self) {
+        let Geometry { cin, cout, .. } = self.panels.geo;
+        // SAFETY: what the panels hold, and sums for all of the block.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if V::TILES && T::PACK == 2 && (self.cin.len() | self.cout.len()).is_multiple_of(16) {
+                return self.tiles();
+            }
+            if V::WIDE && self.panels.winograd {
+                match T::PACK {
+                    1 => self.places::<V, 1>(),
+                    _ => self.places::<V, 2>(),
+                }
+            } else {
+                self.taps::<V>();
+            }
+        }
+        let mut rows = self.sums.chunks_exact(self.cout.len());
+        let mut keep = |place: usize, channels: Range<usize>| {
+            for (channel, row) in channels.zip(&mut rows) {
+                let at = (place * cin + channel) * cout;
+                // SAFETY: blocks do not overlap.
+                unsafe { self.dw.part(at + self.cout.start..at + self.cout.end) }.copy_from_slice(row);
+            }
+        };
+        if self.panels.winograd {
+            (0..4).for_each(|j| keep(4 * self.row + j, self.cin.clone()));
+        } else {
+            for first in self.cin.clone().step_by(IN) {
+                (0..self.panels.geo.taps()).for_each(|tap| keep(tap, first..self.cin.end.min(first + IN)));
+            }
+        }
+    }
+}
+
+impl<T: Value> Block<'_, T> {
+    /// The sums as (panels, taps, channels in of the panel, channels out).
+    #[inline(always)]
+    unsafe fn taps<V: Vector>(&mut self) {
+        /// Pixels whose inputs and gradients stay in the first-level cache.
+        const NEAR: usize = 128;
+        let Panels { geo, images, .. } = self.panels;
+        let halo = geo.padding();
+        let some = (NEAR / (geo.out_height() * geo.out_width())).max(1);
+        let block = (NEAR / geo.out_width()).clamp(1, geo.out_height());
+        for image in (0..images).step_by(some) {
+            for first in (0..geo.out_height()).step_by(block) {
+                for co in self.cout.clone().step_by(PANEL) {
+                    let (g, g_col) = self.panels.grad(image, co);
+                    let g_row = (geo.out_width() + 2 * halo) * g_col;
+                    for ci in self.cin.clone().step_by(IN) {
+                        let (x, pixel) = self.panels.input(image, ci);
+                        let x_row = (geo.width + 2 * halo) * pixel;
+                        let size = Outer {
+                            fresh: image + first == 0,
+                            images: some.min(images - image),
+                            x_image: (geo.height + 2 * halo) * x_row,
+                            g_image: (geo.out_height() + 2 * halo) * g_row,
+                            rows: block.min(geo.out_height() - first),
+                            cols: geo.out_width(),
+                            x_row: geo.stride * x_row,
+                            x_col: geo.stride * pixel,
+                            g_row,
+                            g_col,
+                            taps: geo.kernel * pixel,
+                            cout: g_col,
+                            dw_row: self.cout.len(),
+                        };
+                        let x = &self.kept[x + first * size.x_row..];
+                        let g = &self.kept[g + (first + halo) * g_row + halo * g_col..];
+                        let at = (ci - self.cin.start) * geo.taps() * size.dw_row + co - self.cout.start;
+                        let sums = self.sums[at..].as_mut_ptr();
+                        // SAFETY: the images' panels follow each other.
+                        unsafe { outer_rows::<V, T>(size, geo.kernel, x_row, x.as_ptr(), g.as_ptr(), sums) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// The sums as (places of the row, channels in, channels out), with `N` = [`Value::PACK`] tiles to a lane.
+    #[inline(always)]
+    unsafe fn places<V: Vector, const N: usize>(&mut self) {
+        let Panels { geo, images, .. } = self.panels;
+        let (per_row, rows) = (geo.width / 2, geo.height / 2);
+        let some = tile_rows(geo);
+        let dw_row = self.cout.len();
+        let (v, d) = self.work.split_at_mut(some * per_row / N * 4 * self.cin.len());
+        for first in (0..images * rows).step_by(some) {
+            let tile_rows = first..(images * rows).min(first + some);
+            let cols = tile_rows.len() * per_row / N;
+            // SAFETY: the panels' images are whole, and the work space is for as many tiles.
+            unsafe {
+                for ci in self.cin.clone().step_by(IN) {
+                    let width = IN.min(self.cin.end - ci);
+                    let part = Geometry { cin: width, ..geo };
+                    let v = v.as_mut_ptr().add((ci - self.cin.start) * 4 * cols);
+                    for row in tile_rows.clone() {
+                        let x = self.kept[self.panels.input(row / rows, ci).0..].as_ptr().cast::<T>();
+                        let v = v.add((row - first) * per_row / N * 4 * width);
+                        transform_input::<V, T, Two, 4, 2, N>(part, x, row % rows, self.row, 0, v);
+                    }
+                }
+                for co in self.cout.clone().step_by(PANEL) {
+                    let width = PANEL.min(self.cout.end - co);
+                    let part = Geometry { cout: width, ..geo };
+                    let plane = pitch(cols * width);
+                    for row in tile_rows.clone() {
+                        let g = self.kept[self.panels.grad(row / rows, co).0..].as_ptr().cast::<T>();
+                        let d = d.as_mut_ptr().add((row - first) * per_row / N * width);
+                        transform_grad::<V, T, N>(part, g, row % rows, self.row, plane, d);
+                    }
+                    for ci in self.cin.clone().step_by(IN) {
+                        let taps = IN.min(self.cin.end - ci);
+                        let v = v.as_ptr().add((ci - self.cin.start) * 4 * cols);
+                        let size = Outer::line(first == 0, cols, 4 * taps, taps, width, dw_row);
+                        for j in 0..4 {
+                            let at =
+                                (j * self.cin.len() + ci - self.cin.start) * dw_row + co - self.cout.start;
+                            let sums = self.sums[at..].as_mut_ptr();
+                            outer::<V, T>(size, v.add(j * taps), d.as_ptr().add(j * plane), sums);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The gradient by tiles of AMX: [`SOME`] pixels at a time, wherever they are, are put together for each tap. Tiles hold the gradient's transposed,
+    /// channels out by channels in, for then only the output's gradient has to be transposed to be a left factor.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn tiles(&mut self) {
+        const SIDE: usize = 16;
+        const TILE: usize = amx::SUM;
+        let Panels { geo, images, .. } = self.panels;
+        let (ins, outs) = (self.cin.len() / SIDE, self.cout.len() / SIDE);
+        let (halo, taps) = (geo.padding(), geo.taps());
+        let (x_row, g_row) = (geo.width + 2 * halo, geo.out_width() + 2 * halo);
+        let (near, turned) = self.work.split_at_mut(SOME * self.cin.len());
+        let (kept, own) = (self.kept.as_ptr(), self.sums.as_mut_ptr());
+        let tiles_of = |tap: usize, out: usize| -> [*mut f32; amx::SUMS] {
+            std::array::from_fn(|n| own.wrapping_add(((tap * outs + out) * ins + n) * TILE))
+        };
+        let per_image = geo.out_height() * geo.out_width();
+        let pixels = images * per_image;
+        // SAFETY: places inside the panels; work space and sums for all of the block.
+        unsafe {
+            amx::configure(SIDE, SIDE);
+            for first in (0..pixels).step_by(SOME) {
+                let some = SOME.min(pixels - first);
+                let steps = some.div_ceil(SIDE);
+                let mut places = [(0, 0); SOME];
+                for (n, place) in places[..some].iter_mut().enumerate() {
+                    let (image, at) = ((first + n) / per_image, (first + n) % per_image);
+                    let (row, col) = (at / geo.out_width(), at % geo.out_width());
+                    let x = image * self.panels.in_pixels() + (row * x_row + col) * geo.stride;
+                    *place = (x, image * self.panels.out_pixels() + (row + halo) * g_row + col + halo);
+                }
+                for out in 0..outs {
+                    let channel = self.cout.start + out * SIDE;
+                    let (g, pixel) = self.panels.grad(0, channel / PANEL * PANEL);
+                    let g = kept.add(g + channel % PANEL);
+                    for step in 0..steps {
+                        let mut rows = [[0.0; SIDE]; SIDE];
+                        for (row, place) in rows.iter_mut().zip(&places[step * SIDE..some]) {
+                            std::ptr::copy_nonoverlapping(g.add(place.1 * pixel), row.as_mut_ptr(), SIDE);
+                        }
+                        let to = turned[(out * steps + step) * TILE..][..TILE].as_mut_ptr();
+                        turn(0..SIDE, rows.as_ptr().cast(), SIDE, to);
+                    }
+                }
+                for tap in 0..taps {
+                    for n in 0..ins {
+                        let (x, _) = self.panels.input(0, self.cin.start + n * SIDE);
+                        let x = kept.add(x + (tap / geo.kernel * x_row + tap % geo.kernel) * SIDE);
+                        for (place, near) in places[..some].iter().zip(near.chunks_exact_mut(ins * SIDE)) {
+                            let near = near[n * SIDE..][..SIDE].as_mut_ptr();
+                            std::ptr::copy_nonoverlapping(x.add(place.0 * SIDE), near, SIDE);
+                        }
+                    }
+                    near[some * ins * SIDE..steps * SIDE * ins * SIDE].fill(0.0);
+                    for out in 0..outs {
+                        let sums = tiles_of(tap, out);
+                        if first == 0 {
+                            amx::clear();
+                        } else {
+                            amx::load(ins, &sums);
+                        }
+                        for step in 0..steps {
+                            let left = turned[(out * steps + step) * TILE..].as_ptr();
+                            let right = near[step * SIDE * ins * SIDE..].as_ptr();
+                            amx::multiply_rights(ins, left, 64, right, 4 * ins * SIDE);
+                        }
+                        amx::store(ins, &sums);
+                    }
+                }
+            }
+            for (tap, out) in (0..taps).flat_map(|tap| (0..outs).map(move |out| (tap, out))) {
+                for (n, tile) in tiles_of(tap, out).into_iter().enumerate().take(ins) {
+                    turn(0..SIDE, tile, SIDE, tile);
+                    for k in 0..SIDE {
+                        let row = tap * geo.cin + self.cin.start + n * SIDE + k;
+                        let at = row * geo.cout + self.cout.start + out * SIDE;
+                        let to: &mut [f32] = self.dw.part(at..at + SIDE);
+                        std::ptr::copy_nonoverlapping(tile.add(k * SIDE), to.as_mut_ptr(), SIDE);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Transforms of images: rows of tiles into their places, and back.
+
+// Indices are those of the formulas.
+#![allow(clippy::needless_range_loop)]
+
+use super::form::{Form, output_transposed};
+use crate::backend::cpu::conv::kernel::tile::{Pixel, Sink};
+use crate::net::Geometry;
+use crate::simd::Vector;
+use crate::simd::value::Value;
+
+/// `N` vectors that are `step` values apart.
+#[inline(always)]
+pub unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usize) -> [V; N] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut all = [V::splat(0.0); N];
+        for (i, v) in all.iter_mut().enumerate() {
+            *v = T::load(p.add(i * step));
+        }
+        all
+    }
+}
+
+/// Stores the places of `N` neighbouring tiles, `step` values or lanes apart: of one in values of its own, of two in shared lanes.
+#[inline(always)]
+pub unsafe fn store_places<V: Vector, T: Value, const N: usize, const IN: usize>(
+    tiles: [[V; IN]; N],
+    out: *mut f32,
+    at: usize,
+    step: usize,
+) {
+    for j in 0..IN {
+        let at = at + j * step;
+        // SAFETY: the caller's contract.
+        unsafe {
+            match N {
+                1 => T::store(tiles[0][j], out.cast::<T>().add(at)),
+                _ => V::pair(tiles[0][j], tiles[1][j]).store(out.add(at)),
+            }
+        }
+    }
+}
+
+/// Some rows of the places of `v = Bᵀ d B` for a row of tiles, `N` to a lane: those of a `pass` ([`Form::AT_A_TIME`]), each (tiles,
+/// places, channels) and `step` floats behind the one before.
+///
+/// Only what these rows take is computed, though each column is read again for the next pass: so little is written that the
+/// products read it from the first-level cache.
+#[inline(always)]
+pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const N: usize>(
+    geo: Geometry,
+    x: *const T,
+    row: usize,
+    pass: usize,
+    step: usize,
+    v: *mut f32,
+) where
+    V: Vector,
+    T: Value,
+    F: Form<IN, OUT>,
+{
+    // SAFETY: the caller's contract.
+    unsafe {
+        match pass {
+            0 => input_pass::<V, T, F, IN, OUT, N, 0>(geo, x, row, step, v),
+            1 => input_pass::<V, T, F, IN, OUT, N, 1>(geo, x, row, step, v),
+            2 => input_pass::<V, T, F, IN, OUT, N, 2>(geo, x, row, step, v),
+            3 if IN > 3 * F::AT_A_TIME => input_pass::<V, T, F, IN, OUT, N, 3>(geo, x, row, step, v),
+            _ => unreachable!("places have {IN} rows"),
+        }
+    }
+}
+
+/// [`transform_input`] for a pass that is known when compiled, so that the other rows are not computed.
+#[inline(always)]
+unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize, const PASS: usize>(
+    geo: Geometry,
+    x: *const T,
+    row: usize,
+    step: usize,
+    v: *mut f32,
+) where
+    V: Vector,
+    T: Value,
+    F: Form<IN, OUT>,
+{
+    /// Columns that one tile of 4×4 or two of 2×2 see.
+    const MOST: usize = 6;
+    let (c, width) = (geo.cin, (geo.width + 2) * geo.cin);
+    let seen = N * OUT + 2;
+    for channel in (0..c).step_by(V::LANES) {
+        // SAFETY: the contract of `forward`: `IN` rows from `OUT` times the tile's are inside the halo.
+        unsafe {
+            let x = x.add(OUT * row * width + channel);
+            let mut columns = [[V::splat(0.0); MOST]; 2];
+            for col in 0..2 {
+                let all = F::input(column::<V, T, IN>(x.add(col * c), width));
+                for h in 0..F::AT_A_TIME {
+                    columns[h][seen - 2 + col] = all[F::ROWS[PASS * F::AT_A_TIME + h]];
+                }
+            }
+            for some in 0..geo.width / OUT / N {
+                // Two columns are those that the tile before ended with.
+                for columns in &mut columns {
+                    (columns[0], columns[1]) = (columns[seen - 2], columns[seen - 1]);
+                }
+                for col in 2..seen {
+                    let x = x.add((N * OUT * some + col) * c);
+                    let all = F::input(column::<V, T, IN>(x, width));
+                    for h in 0..F::AT_A_TIME {
+                        columns[h][col] = all[F::ROWS[PASS * F::AT_A_TIME + h]];
+                    }
+                }
+                for h in 0..F::AT_A_TIME {
+                    let mut places = [[V::splat(0.0); IN]; N];
+                    for n in 0..N {
+                        let mut line = [V::splat(0.0); IN];
+                        for j in 0..IN {
+                            line[j] = columns[h][n * OUT + j];
+                        }
+                        places[n] = F::input(line);
+                    }
+                    store_places::<V, T, N, IN>(places, v.add(h * step), some * IN * c + channel, c);
+                }
+            }
+        }
+    }
+}
+
+/// Row `i` of the places of `d = A dy Aᵀ` for a row of tiles, `N` to a lane; its planes are `plane` values, or lanes, apart.
+#[inline(always)]
+pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
+    geo: Geometry,
+    g: *const T,
+    row: usize,
+    i: usize,
+    plane: usize,
+    d: *mut f32,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match i {
+            0 => grad_row::<V, T, N, 0>(geo, g, row, plane, d),
+            1 => grad_row::<V, T, N, 1>(geo, g, row, plane, d),
+            2 => grad_row::<V, T, N, 2>(geo, g, row, plane, d),
+            _ => grad_row::<V, T, N, 3>(geo, g, row, plane, d),
+        }
+    }
+}
+
+/// [`transform_grad`] for a row that is known when compiled.
+#[inline(always)]
+unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
+    geo: Geometry,
+    g: *const T,
+    row: usize,
+    plane: usize,
+    d: *mut f32,
+) {
+    let (c, width) = (geo.cout, (geo.width + 2) * geo.cout);
+    for some in 0..geo.width / 2 / N {
+        for channel in (0..c).step_by(V::LANES) {
+            // SAFETY: the contract of `weight_grad`: the two rows of the tile are inside the halo.
+            unsafe {
+                let at = (2 * row + 1) * width + (2 * N * some + 1) * c + channel;
+                let mut places = [[V::splat(0.0); 4]; N];
+                for n in 0..N {
+                    let mut sides = [V::splat(0.0); 2];
+                    for side in 0..2 {
+                        let g = g.add(at + (2 * n + side) * c);
+                        sides[side] = output_transposed(column::<V, T, 2>(g, width))[I];
+                    }
+                    places[n] = output_transposed(sides);
+                }
+                store_places::<V, T, N, 4>(places, d, some * c + channel, plane);
+            }
+        }
+    }
+}
+
+/// `y = Aᵀ m` for a row of tiles of [`super::product`], handed to the sink by `SOME` pixels, as many as the registers hold.
+#[inline(always)]
+pub unsafe fn finish<
+    V: Vector,
+    S: Sink,
+    F: Form<IN, OUT>,
+    const IN: usize,
+    const OUT: usize,
+    const SOME: usize,
+>(
+    geo: Geometry,
+    m: *const f32,
+    image: usize,
+    row: usize,
+    step: usize,
+    sink: &mut S,
+) {
+    let c = geo.cout;
+    for channel in (0..c).step_by(V::LANES) {
+        for some in 0..geo.width / SOME {
+            // SAFETY: the planes hold the row's tiles; it is whole groups of `SOME` pixels.
+            unsafe {
+                let mut pixels = [[[V::splat(0.0)]; SOME]; OUT];
+                for col in 0..SOME {
+                    let m = m.add((some * SOME + col) * c + channel);
+                    for (y, v) in F::output(column::<V, f32, IN>(m, step)).into_iter().enumerate() {
+                        pixels[y][col] = [v];
+                    }
+                }
+                for y in 0..OUT {
+                    sink.put(pixels[y], Pixel { image, row: OUT * row + y, col: SOME * some, channel });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The products of the places: what takes the time.
+//!
+//! A register tile holds all places of a row of places (F(2×2)) or half of them for twice as many tiles (F(4×4), but where stores are slow), so
+//! that the first half of the output's transform is made in registers and half (F(2×2)) or two thirds (F(4×4)) of what would else be stored and
+//! read again remain.
+
+// Indices are those of the formulas.
+#![allow(clippy::needless_range_loop)]
+
+use super::form::Form;
+use super::planes::column;
+use crate::backend::cpu::conv::kernel::tile::Sink;
+use crate::simd::value::Value;
+use crate::simd::{Vector, opaque, prefetch};
+
+/// Sizes and distances of [`products`].
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Tiles: an even number.
+    pub tiles: usize,
+    /// Lanes that a tile's channels take at a place of `v`.
+    pub lanes: usize,
+    /// Channels of `m`.
+    pub cout: usize,
+    /// Floats between two rows of places of `m`.
+    pub m_row: usize,
+    /// Whether a register tile holds all places of a row, whatever [`Form::PLACES`] says: the same operations, with more loads and fewer stores.
+    pub whole: bool,
+}
+
+/// Lanes whose weights for a vector of channels stay in the first-level cache.
+const NEAR: usize = 64;
+
+/// Row `i` of the places of `m = (u ⊙ v) A`, which is (rows of places, tiles, output columns, cout), from that row of `v`, (tiles, places,
+/// lanes), and `u` of [`super::transform_weight`]; the outputs start from what the sink says.
+///
+/// # Safety
+/// As [`Vector`]; `v`, `u` and `m` hold what the sizes say.
+#[inline(always)]
+pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
+    size: Sizes,
+    i: usize,
+    v: *const f32,
+    u: *const f32,
+    m: *mut f32,
+    sink: &S,
+) where
+    V: Vector,
+    T: Value,
+    S: Sink,
+    F: Form<IN, OUT>,
+{
+    let blocks = size.cout / V::LANES;
+    for block in 0..blocks {
+        // SAFETY: the caller's contract.
+        unsafe {
+            // Rows and columns of `A` at place 1 are ones: every output gets that place once.
+            let start = if i == 1 { sink.start(block * V::LANES) } else { V::splat(0.0) };
+            let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
+            let m = m.add(i * size.m_row + block * V::LANES);
+            for first in (0..size.lanes).step_by(NEAR) {
+                let mut tile = 0;
+                while tile < size.tiles {
+                    let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
+                    let left = size.tiles - tile;
+                    if 2 * F::PLACES == IN && !size.whole {
+                        if left >= 8 {
+                            some::<V, T, F, IN, OUT, 8, 0, 1>(size, first, start, v, u, m);
+                            some::<V, T, F, IN, OUT, 8, 1, 2>(size, first, start, v, u, m);
+                            tile += 8;
+                        } else {
+                            some::<V, T, F, IN, OUT, 2, 0, 1>(size, first, start, v, u, m);
+                            some::<V, T, F, IN, OUT, 2, 1, 2>(size, first, start, v, u, m);
+                            tile += 2;
+                        }
+                    } else if left >= 4 {
+                        if size.lanes > NEAR && F::PLACES == IN {
+                            // Each tile asks for its part of the weights that come next.
+                            let next = u.wrapping_add((first + NEAR) * IN * V::LANES);
+                            let part = NEAR * IN * V::LANES / size.tiles;
+                            for line in (tile * part..(tile + 4) * part).step_by(16) {
+                                prefetch(next.wrapping_add(line).cast());
+                            }
+                        }
+                        some::<V, T, F, IN, OUT, 4, 0, 2>(size, first, start, v, u, m);
+                        tile += 4;
+                    } else {
+                        some::<V, T, F, IN, OUT, 2, 0, 2>(size, first, start, v, u, m);
+                        tile += 2;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The part of [`products`] for a vector of channels, [`NEAR`] lanes from `lane` on, `P` tiles and the parts of the places from
+/// `FROM` to `TO`, as far as there are so many.
+#[inline(always)]
+unsafe fn some<
+    V,
+    T,
+    F,
+    const IN: usize,
+    const OUT: usize,
+    const P: usize,
+    const FROM: usize,
+    const TO: usize,
+>(
+    Sizes { lanes, cout, .. }: Sizes,
+    lane: usize,
+    start: V,
+    v: *const f32,
+    u: *const f32,
+    m: *mut f32,
+) where
+    V: Vector,
+    T: Value,
+    F: Form<IN, OUT>,
+{
+    // SAFETY: the contract of `products`.
+    unsafe {
+        let places = FROM * F::PLACES..IN.min(TO * F::PLACES);
+        let mut acc = [[V::splat(0.0); IN]; P];
+        if lane + FROM == 0 {
+            for p in 0..P {
+                acc[p][1] = start;
+            }
+        }
+        let (mut v, mut u) = (v.add(lane), u.add(lane * F::PLACES * V::LANES));
+        for _ in lane..lanes.min(lane + NEAR) {
+            v = opaque(v);
+            let mut weights = [V::splat(0.0); IN];
+            for j in places.clone() {
+                let (part, place) = (j / F::PLACES, j % F::PLACES);
+                weights[j] = V::load(u.add((part * lanes * F::PLACES + place) * V::LANES));
+            }
+            for p in 0..P {
+                for j in places.clone() {
+                    let x = V::splat(*v.add((p * IN + j) * lanes));
+                    acc[p][j] = T::multiply_add(acc[p][j], x, weights[j]);
+                }
+            }
+            (v, u) = (v.add(1), u.add(F::PLACES * V::LANES));
+        }
+        for p in 0..P {
+            let m = m.add(p * OUT * cout);
+            let mut sums = [V::splat(0.0); OUT];
+            if lane + FROM > 0 {
+                sums = column::<V, f32, OUT>(m, cout);
+            }
+            for part in FROM..TO.min(IN / F::PLACES) {
+                let before = sums;
+                sums = F::output_part(part, acc[p], sums);
+                // The first part begins the outputs; here it goes on with those of the lanes before.
+                if part == 0 && lane > 0 {
+                    for (sum, before) in sums.iter_mut().zip(before) {
+                        *sum = before.add(*sum);
+                    }
+                }
+            }
+            for (x, sum) in sums.into_iter().enumerate() {
+                sum.store(m.add(x * cout));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::conv::kernel::tile::Pixel;
+    use crate::backend::cpu::conv::kernel::winograd::Four;
+    use crate::rng::{Purpose, stream, uniform};
+
+    /// Starts from 0.5 and takes nothing.
+    struct Half;
+
+    impl Sink for Half {
+        unsafe fn start<V: Vector>(&self, _channel: usize) -> V {
+            // SAFETY: the caller's contract.
+            unsafe { V::splat(0.5) }
+        }
+
+        unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, _acc: [[V; Q]; P], _at: Pixel) {}
+    }
+
+    #[test]
+    fn places_by_halves_and_at_once_are_the_same() {
+        let mut rng = stream(0, Purpose::Init, 0, 0);
+        let mut random = |len| -> Vec<f32> { (0..len).map(|_| uniform(&mut rng) as f32 - 0.5).collect() };
+        // More lanes than are near, and tiles that leave a remainder of both.
+        for (lanes, cout, tiles) in [(16, 3, 8), (150, 2, 14), (64, 1, 2)] {
+            let (v, u) = (random(tiles * 6 * lanes), random(6 * 6 * lanes * cout));
+            let found = [false, true].map(|whole| {
+                let m_row = tiles * 4 * cout;
+                let mut m = vec![f32::NAN; 6 * m_row];
+                let size = Sizes { tiles, lanes, cout, m_row, whole };
+                for i in 0..6 {
+                    // SAFETY: the slices hold what the sizes say.
+                    unsafe {
+                        products::<f32, f32, Half, Four, 6, 4>(
+                            size,
+                            i,
+                            v.as_ptr(),
+                            u.as_ptr(),
+                            m.as_mut_ptr(),
+                            &Half,
+                        );
+                    }
+                }
+                m.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            });
+            assert!(found[0] == found[1], "{lanes} lanes, {tiles} tiles");
+            assert!(found[0].iter().all(|x| f32::from_bits(*x).is_finite()));
+        }
+    }
+}

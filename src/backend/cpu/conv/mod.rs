@@ -1,0 +1,296 @@
+//! Convolution (square kernels of odd size, padded by half of it, stride 1 or 2, no bias) with what stands before and behind it in a
+//! ResNet.
+//!
+//! A step is bound by memory as much as by arithmetic, so the op takes in all that can be done while an image is in the
+//! cache. Forward: the input `a = relu(y·scale + shift + shortcut)` is made from the previous convolution's raw output,
+//! convolved, and the raw output's sums for the next batch norm are taken on the way. Backward: the gradient of the raw
+//! output `g = c1·dz + c2·y + c3` is made from the one behind the batch norm, `a` is made again, and the input gradient leaves
+//! masked by the ReLU and summed for the batch norm before. No activation between a batch norm and its convolution
+//! is ever stored.
+
+pub(crate) mod kernel;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{Result, Tensor};
+
+use super::chunks;
+use super::source::{Source, View};
+use crate::net::Geometry;
+use crate::simd::Isa;
+use crate::simd::value::Value;
+use crate::tensor::{Lent, read, read_as, with_value, write_parts};
+use kernel::winograd;
+
+impl Geometry {
+    /// Lanes of an input image with its halo.
+    fn padded_in<T: Value>(&self) -> usize {
+        let halo = 2 * self.padding();
+        (self.height + halo) * (self.width + halo) * T::lanes(self.cin)
+    }
+
+    /// Lanes of an output image with a halo.
+    fn padded_out<T: Value>(&self) -> usize {
+        let halo = 2 * self.padding();
+        (self.out_height() + halo) * (self.out_width() + halo) * T::lanes(self.cout)
+    }
+}
+
+/// `out = conv(source, weight)`, and for each image the sums of `out` and of its squares by channel.
+///
+/// Images are `f32`, or all of them bf16: then the source's values and the weights are rounded to bf16, their products are
+/// added in `f32`, and the sums are those of the output before it is rounded.
+pub struct Forward<'a> {
+    /// Sizes of the layer.
+    pub geo: Geometry,
+    /// Number of images.
+    pub batch: usize,
+    /// The input.
+    pub source: Source<'a>,
+    /// (kernel, kernel, cin, cout).
+    pub weight: &'a Tensor,
+    /// Receives the source's values, (N, H, W, cin).
+    pub store: Option<&'a Tensor>,
+    /// (N, H', W', cout).
+    pub out: &'a Tensor,
+    /// (N, 2, cout).
+    pub sums: &'a Tensor,
+}
+
+impl Forward<'_> {
+    /// Computes it.
+    ///
+    /// # Errors
+    /// Tensors of another type or device.
+    ///
+    /// # Panics
+    /// Tensors of another size.
+    pub fn run(&self, work: &Work) -> Result<()> {
+        with_value!(self.out, T => self.run_as::<T>(work))
+    }
+
+    fn run_as<T: Value>(&self, work: &Work) -> Result<()> {
+        let Forward { geo, batch, out, sums, .. } = *self;
+        let isa = T::isa();
+        let winograd = winograd::fits(geo, isa, 2);
+        let lent = self.source.read::<T>()?;
+        let weight = work.arrange::<T>(isa, self.weight, geo.cin, &[geo.taps()], geo, winograd)?;
+        let written = [out, sums, self.store.unwrap_or(out)];
+        write_parts(&written[..2 + usize::from(self.store.is_some())], |parts| {
+            let op = kernel::Forward {
+                geo,
+                batch,
+                source: lent.slices(),
+                weight: &weight,
+                winograd,
+                out: parts[0],
+                sums: parts[1],
+                store: parts.get(2).copied(),
+            };
+            op.run(isa);
+            Ok(())
+        })
+    }
+}
+
+/// How the gradient of the input is finished.
+pub struct InputGrad<'a> {
+    /// Receives `dz = mask · (dx + residual)`, (N, H, W, cin): the gradient behind the batch norm before this layer.
+    pub dz: &'a Tensor,
+    /// The gradient that comes through the shortcut.
+    pub residual: Residual<&'a Tensor>,
+    /// Raw output of the convolution before, (N, H, W, cin), for `sums`.
+    pub y: &'a Tensor,
+    /// Receives `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, cin).
+    pub sums: &'a Tensor,
+}
+
+/// The shortcut's part of an input gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual<G> {
+    /// None.
+    None,
+    /// What is there already.
+    InPlace,
+    /// The gradient of a block's output, of some height, width and channels, through [`super::source::Shortcut::Padded`].
+    Padded(G, [usize; 3]),
+}
+
+/// The gradients of [`Forward`].
+///
+/// The gradient of the raw output is `coef[0]·dz + coef[1]·y + coef[2]`. In bf16 it is rounded like the input and the weights.
+pub struct Backward<'a> {
+    /// Sizes of the layer.
+    pub geo: Geometry,
+    /// Number of images.
+    pub batch: usize,
+    /// What [`Forward`] had, or the stored values as [`Source::Plain`].
+    pub source: Source<'a>,
+    /// (kernel, kernel, cin, cout).
+    pub weight: &'a Tensor,
+    /// Gradient behind the batch norm of the output, (N, H', W', cout).
+    pub dz: &'a Tensor,
+    /// The raw output, (N, H', W', cout).
+    pub y: &'a Tensor,
+    /// (3, cout).
+    pub coef: &'a Tensor,
+    /// Receives the gradient of the weight.
+    pub dw: &'a Tensor,
+    /// Where the gradient of the input goes, if it is asked for.
+    pub input: Option<InputGrad<'a>>,
+}
+
+impl Backward<'_> {
+    /// Computes them.
+    ///
+    /// # Errors
+    /// Tensors of another type or device.
+    ///
+    /// # Panics
+    /// Tensors of another size.
+    pub fn run(&self, work: &Work) -> Result<()> {
+        with_value!(self.dz, T => self.run_as::<T>(work))
+    }
+
+    fn run_as<T: Value>(&self, work: &Work) -> Result<()> {
+        let Backward { geo, batch, .. } = *self;
+        let lent = self.source.read::<T>()?;
+        let (dz, y, coef) = (read_as::<T>(self.dz)?, read_as::<T>(self.y)?, read(self.coef)?);
+        let isa = T::isa();
+        let winograd = winograd::fits(geo, isa, 2);
+        let flipped = if self.input.is_some() {
+            let weight = read(self.weight)?;
+            crate::tensor::write(&work.flipped, |flipped| {
+                kernel::flip(geo, &weight, flipped);
+                Ok(())
+            })?;
+            work.arrange::<T>(isa, &work.flipped, geo.cout, &kernel::walks(geo), geo, winograd)?
+        } else {
+            read(&work.flipped)?
+        };
+        let written = match &self.input {
+            Some(i) => &[&work.partial, i.dz, i.sums][..],
+            None => &[&work.partial],
+        };
+        let y_before = self.input.as_ref().map(|i| read_as::<T>(i.y)).transpose()?;
+        let padded = match &self.input {
+            Some(InputGrad { residual: Residual::Padded(dz, size), .. }) => Some((read_as::<T>(dz)?, *size)),
+            _ => None,
+        };
+        write_parts(written, |parts| {
+            let op = kernel::Backward {
+                geo,
+                batch,
+                source: lent.slices(),
+                flipped: &flipped,
+                winograd,
+                dz: &dz,
+                y: &y,
+                coef: &coef,
+                partial: parts[0],
+                input: y_before.as_deref().map(|y| kernel::Input {
+                    dz: parts[1],
+                    sums: parts[2],
+                    y,
+                    padded: padded.as_ref().map(|(values, size)| View { values: &values[..], size: *size }),
+                    in_place: matches!(&self.input, Some(InputGrad { residual: Residual::InPlace, .. })),
+                }),
+            };
+            op.run(isa);
+            Ok(())
+        })?;
+        drop(flipped);
+        let partial = read(&work.partial)?;
+        let len = kernel::grad_len(geo, winograd);
+        let sum = |total: &mut [f32]| {
+            if kernel::by_blocks(geo) {
+                kernel::weight_grad::<T>(
+                    isa,
+                    kernel::Panels::new::<T>(geo, winograd, batch),
+                    &partial,
+                    total,
+                );
+            } else {
+                super::add_up(total, &partial[..chunks(batch) * len]);
+            }
+        };
+        crate::tensor::write(self.dw, |dw| {
+            if !winograd {
+                sum(dw);
+                return Ok(());
+            }
+            crate::tensor::write(&work.arranged, |du| {
+                sum(&mut du[..len]);
+                winograd::restore_weight(isa, du, dw);
+                Ok(())
+            })
+        })
+    }
+}
+
+/// Work space of [`Forward`] and [`Backward`], shared by all layers.
+pub struct Work {
+    /// Weight gradients of the chunks, or what a wide layer's is made of.
+    partial: Tensor,
+    /// Weights of an input gradient.
+    flipped: Tensor,
+    /// Weights as the kernels take them, or their gradient as [`winograd`] has it.
+    arranged: Tensor,
+}
+
+impl Work {
+    /// Space for some layers.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn new(layers: &[Geometry], batch: usize) -> Result<Self> {
+        let [partial, flipped, arranged] = Work::lens(layers, batch);
+        Ok(Work {
+            partial: crate::tensor::zeros(&[partial])?,
+            flipped: crate::tensor::zeros(&[flipped])?,
+            arranged: crate::tensor::zeros(&[arranged])?,
+        })
+    }
+
+    /// How many floats it takes.
+    pub fn floats(layers: &[Geometry], batch: usize) -> usize {
+        Work::lens(layers, batch).iter().sum()
+    }
+
+    fn lens(layers: &[Geometry], batch: usize) -> [usize; 3] {
+        let most = |len: &dyn Fn(&Geometry) -> usize| layers.iter().map(len).max().unwrap_or_default();
+        [
+            most(&|geo| kernel::partial_len(*geo, batch)),
+            most(&Geometry::weight_len),
+            most(&kernel::arranged_len),
+        ]
+    }
+
+    /// Weights of walks over so many `taps` of `rows` rows as the kernels take them: unchanged, transformed for [`winograd`], or in panels.
+    fn arrange<'a, T: Value>(
+        &'a self,
+        isa: Isa,
+        weight: &'a Tensor,
+        rows: usize,
+        taps: &[usize],
+        geo: Geometry,
+        winograd: bool,
+    ) -> Result<Lent<'a>> {
+        let lent = read(weight)?;
+        let cols = geo.weight_len() / geo.taps() / rows;
+        if !winograd && T::PACK == 1 && cols <= kernel::tile::PANEL {
+            // One panel.
+            return Ok(lent);
+        }
+        crate::tensor::write(&self.arranged, |arranged| {
+            let weight = &lent[..geo.weight_len()];
+            if winograd {
+                winograd::transform_weight::<T, winograd::Two, 4, 2>(isa, weight, cols, arranged);
+            } else {
+                kernel::panels::<T>(isa, weight, rows, taps, arranged);
+            }
+            Ok(())
+        })?;
+        read(&self.arranged)
+    }
+}

@@ -1,0 +1,472 @@
+//! The convolution against plain loops in `f64`, for every instruction set and at awkward sizes.
+
+mod autograd;
+mod large_tiles;
+
+use candle_core::{DType, Device};
+
+use super::*;
+use crate::backend::cpu::source::{Input, Raw, Shortcut, Source};
+use crate::rng::{Purpose, stream, uniform};
+use crate::simd::{for_each_isa, forced};
+use crate::tensor::{zeros, zeros_of};
+
+const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
+
+/// (batch, height, width, cin, cout, stride)
+const SIZES: [(usize, usize, usize, usize, usize, usize); 47] = [
+    (3, 32, 32, 16, 16, 1),
+    (2, 16, 16, 32, 32, 1),
+    (9, 2, 8, 16, 48, 1),
+    (2, 6, 24, 32, 16, 1),
+    // Winograd's last group of tiles is smaller.
+    (2, 10, 8, 16, 32, 1),
+    (1, 5, 7, 3, 16, 1),
+    (3, 9, 17, 16, 16, 1),
+    (2, 8, 8, 64, 64, 1),
+    (129, 3, 2, 5, 10, 1),
+    (129, 2, 8, 16, 16, 1),
+    (129, 3, 3, 16, 32, 2),
+    (1, 1, 1, 16, 32, 1),
+    (9, 16, 16, 32, 32, 1),
+    (2, 7, 13, 20, 24, 1),
+    (2, 9, 5, 16, 32, 2),
+    (3, 8, 8, 32, 64, 2),
+    (1, 7, 6, 10, 20, 2),
+    (17, 4, 4, 16, 32, 2),
+    (1, 4, 4, 64, 128, 2),
+    // Wide enough for several images together.
+    (9, 3, 3, 128, 96, 1),
+    (3, 16, 9, 96, 84, 1),
+    (11, 4, 6, 96, 80, 2),
+    // By Winograd, and a weight gradient by blocks of channels: several blocks, a last panel of a few channels, short rows, Winograd.
+    (3, 8, 8, 80, 112, 1),
+    (10, 4, 4, 88, 96, 1),
+    (3, 4, 4, 104, 148, 2),
+    (9, 4, 8, 112, 112, 1),
+    (2, 2, 8, 80, 272, 1),
+    // The same with rows of two of Winograd's tiles.
+    (9, 4, 4, 96, 112, 1),
+    (1, 2, 4, 112, 96, 1),
+    (3, 6, 4, 128, 128, 1),
+    // A last group of fewer tiles.
+    (5, 10, 8, 96, 112, 1),
+    // Pixels of several images put together for AMX's tiles, more than go through at a time.
+    (129, 2, 4, 80, 112, 1),
+    (3, 4, 12, 96, 96, 1),
+    (5, 8, 8, 128, 160, 2),
+    // So small that there is no tile of Winograd's.
+    (1, 1, 1, 128, 128, 1),
+    (3, 1, 1, 96, 112, 2),
+    (9, 3, 1, 128, 96, 1),
+    // AMX's tiles over several panels of weights.
+    (2, 3, 8, 48, 112, 1),
+    (1, 6, 16, 32, 80, 2),
+    // Images that are tiles as they lie in memory: five, two, and five by pieces of four pixels; and an input gradient without odd rows.
+    (7, 8, 8, 32, 16, 1),
+    (5, 4, 4, 32, 32, 1),
+    (3, 5, 12, 32, 32, 1),
+    (2, 1, 16, 32, 32, 2),
+    // Rows that are no whole tiles.
+    (3, 5, 28, 32, 16, 1),
+    (2, 3, 9, 16, 32, 1),
+    (2, 14, 14, 32, 32, 1),
+    (2, 6, 19, 16, 16, 1),
+];
+
+/// (batch, height, width, cin, cout, kernel, stride) of other kernels.
+const OTHER_KERNELS: [(usize, usize, usize, usize, usize, usize, usize); 22] = [
+    (3, 8, 8, 16, 32, 1, 1),
+    (2, 7, 5, 10, 24, 1, 1),
+    (3, 16, 16, 64, 128, 1, 2),
+    (9, 7, 9, 16, 33, 1, 2),
+    (129, 1, 1, 8, 16, 1, 1),
+    (2, 4, 4, 96, 256, 1, 1),
+    // As many pixels as AMX's tiles take, and as they do not.
+    (2, 6, 8, 64, 32, 1, 1),
+    (2, 14, 14, 32, 64, 1, 1),
+    (9, 7, 7, 64, 128, 1, 1),
+    (5, 7, 7, 32, 48, 1, 1),
+    (2, 6, 6, 16, 16, 1, 1),
+    (2, 5, 8, 16, 16, 1, 1),
+    (3, 28, 28, 32, 32, 1, 2),
+    // Weight gradients by blocks of channels.
+    (10, 2, 2, 256, 304, 1, 1),
+    (9, 3, 3, 272, 256, 1, 2),
+    (3, 1, 2, 288, 512, 1, 1),
+    (2, 16, 16, 3, 64, 7, 2),
+    (9, 13, 10, 3, 16, 7, 2),
+    (2, 9, 8, 3, 20, 7, 1),
+    (1, 2, 3, 3, 8, 7, 2),
+    (2, 9, 7, 3, 16, 5, 2),
+    (2, 6, 6, 4, 32, 5, 1),
+];
+
+/// The sizes of all layers, with the number of images.
+fn sizes() -> impl Iterator<Item = (Geometry, usize)> {
+    let threes = SIZES.map(|(batch, height, width, cin, cout, stride)| {
+        (Geometry { height, width, cin, cout, kernel: 3, stride }, batch)
+    });
+    let others = OTHER_KERNELS.map(|(batch, height, width, cin, cout, kernel, stride)| {
+        (Geometry { height, width, cin, cout, kernel, stride }, batch)
+    });
+    threes.into_iter().chain(others)
+}
+
+fn random(shape: &[usize], seed: u64) -> Tensor {
+    random_of(DType::F32, shape, seed)
+}
+
+/// Uniform in ±1. For bf16, in steps of 1/32: sums of a few products are exact then, and so is where they are rounded to.
+fn random_of(precision: DType, shape: &[usize], seed: u64) -> Tensor {
+    let mut rng = stream(seed, Purpose::Init, 0, 0);
+    let value = |_| {
+        let x = (2.0 * uniform(&mut rng) - 1.0) as f32;
+        if precision == DType::BF16 { (32.0 * x).round() / 32.0 } else { x }
+    };
+    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+    stored(DType::F32, shape, &values)
+}
+
+/// A tensor of one type of values.
+fn stored(dtype: DType, shape: &[usize], values: &[f32]) -> Tensor {
+    let from = Tensor::from_slice(values, shape, &Device::Cpu).expect("values");
+    let t = zeros_of(dtype, shape).expect("memory");
+    t.slice_set(&from.to_dtype(dtype).expect("a type"), 0, 0).expect("one size");
+    t
+}
+
+fn values(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1()).expect("values")
+}
+
+/// What a value is stored as.
+fn rounded(dtype: DType, x: f64) -> f64 {
+    if dtype == DType::BF16 { half::bf16::from_f32(x as f32).into() } else { x }
+}
+
+/// How far values that are computed and then stored may be off, relative to the largest one, if sums are rounded by `exact`.
+/// In bf16 Winograd also rounds what it has transformed.
+fn tolerances(dtype: DType, isa: Isa, geo: Geometry, exact: f64) -> (f64, f64) {
+    match dtype {
+        DType::BF16 if winograd::fits(geo, isa.for_pairs(), 2) => (0.01, 0.01),
+        DType::BF16 => (exact, 1.0 / 256.0),
+        _ => (exact, exact),
+    }
+}
+
+/// `t` is within `tolerance` of the truth, relative to the truth's largest value.
+fn assert_close(what: &str, t: &Tensor, truth: &[f64], tolerance: f64) {
+    let found = values(t);
+    assert_eq!(found.len(), truth.len(), "{what}");
+    let scale = truth.iter().fold(1e-30, |m: f64, x| m.max(x.abs()));
+    let error = found.iter().zip(truth).fold(0.0, |m: f64, (a, b)| m.max((a - b).abs())) / scale;
+    assert!(error < tolerance, "{what}: {error:.1e} off");
+}
+
+/// Calls `f(image, output row, output column, kernel row, kernel column, input row, input column)` for all taps inside.
+fn taps(geo: Geometry, batch: usize, mut f: impl FnMut(usize, [usize; 2], usize, [usize; 2])) {
+    for n in 0..batch {
+        for (row, col) in (0..geo.out_height()).flat_map(|r| (0..geo.out_width()).map(move |c| (r, c))) {
+            for k in 0..geo.taps() {
+                let (h, w) = (row * geo.stride + k / geo.kernel, col * geo.stride + k % geo.kernel);
+                let (h, w) = (h.wrapping_sub(geo.padding()), w.wrapping_sub(geo.padding()));
+                if h < geo.height && w < geo.width {
+                    f(n, [row, col], k, [h, w]);
+                }
+            }
+        }
+    }
+}
+
+/// Work space that no one may rely on: it holds no numbers.
+fn used_work(geo: Geometry, batch: usize) -> Work {
+    let work = Work::new(&[geo], batch).expect("work space");
+    for t in [&work.partial, &work.flipped, &work.arranged] {
+        crate::tensor::write(t, |values| {
+            values.fill(f32::NAN);
+            Ok(())
+        })
+        .expect("a tensor");
+    }
+    work
+}
+
+struct Case {
+    dtype: DType,
+    geo: Geometry,
+    batch: usize,
+    y: Tensor,
+    affine: Tensor,
+    identity: Tensor,
+    /// Of twice the size, and of one row and column less, with half of the channels.
+    padded: [Tensor; 2],
+    projected: Tensor,
+    projected_affine: Tensor,
+    weight: Tensor,
+}
+
+impl Case {
+    fn new(dtype: DType, (geo, batch): (Geometry, usize)) -> Self {
+        let Geometry { height, width, cin, cout, kernel, .. } = geo;
+        let image = |height: usize, width: usize, channels: usize, seed: u64| {
+            image(dtype, &[batch, height, width, channels], seed)
+        };
+        Case {
+            dtype,
+            geo,
+            batch,
+            y: image(height, width, cin, 1),
+            affine: random_of(dtype, &[2, cin], 2),
+            identity: image(height, width, cin, 3),
+            padded: [(0, 4), (1, 18)]
+                .map(|(less, seed)| image(2 * height - less, 2 * width - less, cin / 2, seed)),
+            projected: image(height, width, cin, 19),
+            projected_affine: random_of(dtype, &[2, cin], 20),
+            weight: random(&[kernel, kernel, cin, cout], 5),
+        }
+    }
+
+    /// Random images, stored as the case's are.
+    fn image(&self, shape: &[usize], seed: u64) -> Tensor {
+        image(self.dtype, shape, seed)
+    }
+
+    /// The weights as the convolution takes them.
+    fn weights(&self) -> Vec<f64> {
+        values(&self.weight).into_iter().map(|w| rounded(self.dtype, w)).collect()
+    }
+
+    fn source<'a>(&'a self, shortcut: Shortcut<&'a Tensor, Raw<'a>>) -> Source<'a> {
+        Input::Normed { of: Raw { y: &self.y, affine: &self.affine }, shortcut }
+    }
+
+    /// All kinds of shortcuts that fit.
+    fn shortcuts(&self) -> Vec<Shortcut<&Tensor, Raw<'_>>> {
+        let projected = Raw { y: &self.projected, affine: &self.projected_affine };
+        let mut all =
+            vec![Shortcut::None, Shortcut::Identity(&self.identity), Shortcut::Projected(projected)];
+        if self.geo.cin.is_multiple_of(4) {
+            all.extend(self.padded.iter().map(Shortcut::Padded));
+        }
+        all
+    }
+
+    /// The input of the convolution.
+    fn input(&self, shortcut: Shortcut<&Tensor, Raw>) -> Vec<f64> {
+        let (y, affine, c) = (values(&self.y), values(&self.affine), self.geo.cin);
+        let (height, width) = (self.geo.height, self.geo.width);
+        let other = match shortcut {
+            Shortcut::None => vec![],
+            Shortcut::Identity(x) | Shortcut::Padded(x) => values(x),
+            Shortcut::Projected(p) => {
+                let affine = values(p.affine);
+                let y = values(p.y).into_iter().enumerate();
+                y.map(|(at, y)| y * affine[at % c] + affine[c + at % c]).collect()
+            }
+        };
+        let added = |at: usize| {
+            let (pixel, channel) = (at / c, at % c);
+            match shortcut {
+                Shortcut::None => 0.0,
+                Shortcut::Identity(_) | Shortcut::Projected(_) => other[at],
+                Shortcut::Padded(x) if (c / 4..c / 4 + c / 2).contains(&channel) => {
+                    let (n, row, col) = (pixel / width / height, pixel / width % height, pixel % width);
+                    let (_, high, wide, _) = x.dims4().expect("images");
+                    other[((n * high + 2 * row) * wide + 2 * col) * (c / 2) + channel - c / 4]
+                }
+                Shortcut::Padded(_) => 0.0,
+            }
+        };
+        (0..y.len())
+            .map(|at| (y[at] * affine[at % c] + affine[c + at % c] + added(at)).max(0.0))
+            .map(|a| rounded(self.dtype, a))
+            .collect()
+    }
+}
+
+/// Random images, stored in one type.
+fn image(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
+    stored(dtype, shape, &read(&random_of(dtype, shape, seed)).expect("values"))
+}
+
+#[test]
+fn forward_is_the_plain_sum() {
+    for_each_isa(|isa| {
+        for (dtype, size) in DTYPES.into_iter().flat_map(|d| sizes().map(move |s| (d, s))) {
+            let case = Case::new(dtype, size);
+            let Case { geo, batch, .. } = case;
+            let work = used_work(geo, batch);
+            for shortcut in case.shortcuts() {
+                let (a, w) = (case.input(shortcut), case.weights());
+                let mut truth = vec![0.0; batch * geo.out_len()];
+                taps(geo, batch, |n, [row, col], k, [h, v]| {
+                    let x = ((n * geo.height + h) * geo.width + v) * geo.cin;
+                    let y = ((n * geo.out_height() + row) * geo.out_width() + col) * geo.cout;
+                    for (ci, co) in (0..geo.cin).flat_map(|i| (0..geo.cout).map(move |o| (i, o))) {
+                        truth[y + co] += a[x + ci] * w[(k * geo.cin + ci) * geo.cout + co];
+                    }
+                });
+                let mut sums = vec![0.0; batch * 2 * geo.cout];
+                for (at, y) in truth.iter().enumerate() {
+                    let place = at / geo.out_len() * 2 * geo.cout + at % geo.cout;
+                    sums[place] += y;
+                    sums[place + geo.cout] += y * y;
+                }
+                let out = case.image(&[batch, geo.out_height(), geo.out_width(), geo.cout], 6);
+                let (found, store) = (random(&[batch, 2, geo.cout], 7), case.image(case.y.dims(), 8));
+                let source = case.source(shortcut);
+                let (weight, sums_found) = (&case.weight, &found);
+                let op =
+                    Forward { geo, batch, source, weight, store: Some(&store), out: &out, sums: sums_found };
+                op.run(&work).expect("a forward pass");
+                let kind = std::mem::discriminant(&shortcut);
+                let what = format!("{isa:?} {dtype:?} {size:?} {kind:?}");
+                assert_close(&format!("{what} input"), &store, &a, 1e-6);
+                let (computed, stored) = tolerances(dtype, isa, geo, 3e-6);
+                assert_close(&what, &out, &truth, stored);
+                assert_close(&format!("{what} sums"), &found, &sums, computed);
+                let again = case.image(out.dims(), 9);
+                let op = Forward { source: Input::Plain(&store), store: None, out: &again, ..op };
+                op.run(&work).expect("a forward pass");
+                assert_eq!(values(&again), values(&out), "{what}: the stored input gives the same");
+            }
+        }
+    });
+}
+
+#[test]
+fn backward_is_the_plain_sum() {
+    for_each_isa(|isa| {
+        for (dtype, size) in DTYPES.into_iter().flat_map(|d| sizes().map(move |s| (d, s))) {
+            let case = Case::new(dtype, size);
+            let Case { geo, batch, .. } = case;
+            let out_shape = [batch, geo.out_height(), geo.out_width(), geo.cout];
+            let (dz, y) = (case.image(&out_shape, 10), case.image(&out_shape, 11));
+            let coef = random_of(dtype, &[3, geo.cout], 12);
+            let c = geo.cout;
+            let (a, w, k) = (case.input(Shortcut::None), case.weights(), values(&coef));
+            let g: Vec<f64> = values(&dz)
+                .iter()
+                .zip(values(&y))
+                .enumerate()
+                .map(|(at, (dz, y))| k[at % c] * dz + k[c + at % c] * y + k[2 * c + at % c])
+                .map(|g| rounded(dtype, g))
+                .collect();
+            let (mut dw, mut da) = (vec![0.0; geo.weight_len()], vec![0.0; a.len()]);
+            taps(geo, batch, |n, [row, col], k, [h, v]| {
+                let x = ((n * geo.height + h) * geo.width + v) * geo.cin;
+                let y = ((n * geo.out_height() + row) * geo.out_width() + col) * c;
+                for (ci, co) in (0..geo.cin).flat_map(|i| (0..c).map(move |o| (i, o))) {
+                    let at = (k * geo.cin + ci) * c + co;
+                    dw[at] += a[x + ci] * g[y + co];
+                    da[x + ci] += w[at] * g[y + co];
+                }
+            });
+            let before = case.image(case.y.dims(), 13);
+            let half = [geo.height.div_ceil(2), geo.width.div_ceil(2), 2 * geo.cin];
+            let small = case.image(&[batch, half[0], half[1], half[2]], 14);
+            // Whatever the stride: that of a block may be in another layer than the first.
+            let residuals = [Residual::None, Residual::InPlace, Residual::Padded(&small, half)];
+            // There is no input gradient of the larger kernels, which only stems have.
+            let residuals = if geo.kernel > 3 { &residuals[..1] } else { &residuals };
+            for &residual in residuals {
+                let (held, through) = (values(&before), values(&small));
+                let added = |at: usize| {
+                    let (pixel, channel) = (at / geo.cin, at % geo.cin);
+                    let (row, col) = (pixel / geo.width % geo.height, pixel % geo.width);
+                    match residual {
+                        Residual::InPlace => held[at],
+                        Residual::Padded(_, [height, width, _]) if row % 2 == 0 && col % 2 == 0 => {
+                            let n = pixel / geo.width / geo.height;
+                            let place = (n * height + row / 2) * width + col / 2;
+                            through[place * 2 * geo.cin + geo.cin / 2 + channel]
+                        }
+                        _ => 0.0,
+                    }
+                };
+                let truth: Vec<f64> =
+                    (0..a.len()).map(|at| if a[at] > 0.0 { da[at] + added(at) } else { 0.0 }).collect();
+                let y_before = values(&case.y);
+                let mut sums = vec![0.0; batch * 2 * geo.cin];
+                for (at, dz) in truth.iter().enumerate() {
+                    let place = at / geo.in_len() * 2 * geo.cin + at % geo.cin;
+                    sums[place] += dz;
+                    sums[place + geo.cin] += dz * y_before[at];
+                }
+                let found = zeros_of(dtype, case.y.dims()).expect("a tensor");
+                found.slice_set(&before, 0, 0).expect("one size");
+                let found_sums = random(&[batch, 2, geo.cin], 15);
+                let found_dw = random(case.weight.dims(), 16);
+                let work = used_work(geo, batch);
+                let input = InputGrad { dz: &found, residual, y: &case.y, sums: &found_sums };
+                let op = Backward {
+                    geo,
+                    batch,
+                    source: case.source(Shortcut::None),
+                    weight: &case.weight,
+                    dz: &dz,
+                    y: &y,
+                    coef: &coef,
+                    dw: &found_dw,
+                    input: (geo.kernel <= 3).then_some(input),
+                };
+                op.run(&work).expect("a backward pass");
+                let what = format!("{isa:?} {dtype:?} {size:?} {residual:?}");
+                let (computed, stored) = tolerances(dtype, isa, geo, 5e-6);
+                assert_close(&format!("{what} weight gradient"), &found_dw, &dw, computed);
+                if geo.kernel > 3 {
+                    continue;
+                }
+                assert_close(&format!("{what} input gradient"), &found, &truth, stored);
+                assert_close(&format!("{what} sums"), &found_sums, &sums, computed);
+            }
+        }
+    });
+}
+
+/// Of layers so wide that threads share out channels, not images.
+#[test]
+fn wide_layers_are_the_same_on_any_number_of_threads() {
+    // More pixels than are put together at a time, too.
+    let sizes = [
+        (20, 4, 4, 88, 96, 3, 1),
+        (20, 4, 4, 96, 96, 3, 1),
+        (9, 4, 8, 112, 112, 3, 1),
+        (70, 4, 4, 96, 96, 3, 2),
+        (70, 3, 3, 256, 304, 1, 1),
+    ];
+    let sizes = sizes.map(|(batch, height, width, cin, cout, kernel, stride)| {
+        (Geometry { height, width, cin, cout, kernel, stride }, batch)
+    });
+    for (isa, dtype, size) in Isa::available()
+        .into_iter()
+        .flat_map(|isa| DTYPES.into_iter().flat_map(move |dtype| sizes.map(|size| (isa, dtype, size))))
+    {
+        let [one, three] = [1, 3].map(|threads| {
+            forced(isa, threads, || {
+                let case = Case::new(dtype, size);
+                let Case { geo, batch, .. } = case;
+                let out = [batch, geo.out_height(), geo.out_width(), geo.cout];
+                let (dz, y, coef) = (case.image(&out, 1), case.image(&out, 2), random(&[3, geo.cout], 3));
+                let (dx, dw) = (case.image(case.y.dims(), 4), random(case.weight.dims(), 5));
+                let (sums, work) = (random(&[batch, 2, geo.cin], 6), used_work(geo, batch));
+                let input = InputGrad { dz: &dx, residual: Residual::None, y: &case.y, sums: &sums };
+                let op = Backward {
+                    geo,
+                    batch,
+                    source: case.source(Shortcut::None),
+                    weight: &case.weight,
+                    dz: &dz,
+                    y: &y,
+                    coef: &coef,
+                    dw: &dw,
+                    input: Some(input),
+                };
+                op.run(&work).expect("a backward pass");
+                [values(&dx), values(&dw), values(&sums)]
+            })
+        });
+        assert!(one == three, "{isa:?} {dtype:?} {size:?}");
+    }
+}

@@ -1,0 +1,108 @@
+//! The loader: gathers images, crops, flips, mixes and normalises them straight into the input tensor.
+
+use candle_core::{Result, Tensor};
+
+use super::{chunk_range, for_each_chunk};
+use crate::methods::mix::Patch;
+use crate::simd::value::Value;
+use crate::tensor::{with_value, write_parts};
+
+/// Normalised value of each byte in each channel: `(byte/255 − mean)/std`.
+pub type Levels = Vec<[f32; 256]>;
+
+/// The table of normalised values.
+pub fn levels(mean: &[f64], std: &[f64]) -> Levels {
+    let level = |byte: usize, m: f64, s: f64| ((byte as f64 / 255.0 - m) / s) as f32;
+    mean.iter().zip(std).map(|(&m, &s)| std::array::from_fn(|byte| level(byte, m, s))).collect()
+}
+
+/// One augmented image: pixel `(row, col)` is the original's `(row + dy, col' + dx)`, black outside, `col'` mirrored under `flip`.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Bytes, (H, W, C).
+    pub image: &'a [u8],
+    /// Rows to shift by.
+    pub dy: i32,
+    /// Columns to shift by.
+    pub dx: i32,
+    /// Mirror left and right, after the shift.
+    pub flip: bool,
+}
+
+impl View<'_> {
+    /// The original pixel behind one of the view's, if it is inside the image.
+    fn pixel(&self, [height, width, channels]: [usize; 3], row: usize, col: usize) -> Option<&[u8]> {
+        let col = if self.flip { width - 1 - col } else { col };
+        let row = row.checked_add_signed(self.dy as isize).filter(|&r| r < height)?;
+        let col = col.checked_add_signed(self.dx as isize).filter(|&c| c < width)?;
+        let at = (row * width + col) * channels;
+        Some(&self.image[at..at + channels])
+    }
+}
+
+/// `x_s = λ_s·view(s) + (1 − λ_s)·view(partner_s)`, normalised, for each sample of a batch; where it has a patch, the partner inside of it and the
+/// sample outside.
+///
+/// `x` is (N, H, W, C) with `shape = [H, W, C]`; `view` gives the augmented image at a place of the batch.
+///
+/// # Errors
+/// A tensor of another type, size or device.
+pub fn forward<'a>(
+    x: &Tensor,
+    shape: [usize; 3],
+    levels: &Levels,
+    view: impl Fn(usize) -> View<'a> + Sync + Send,
+    partner: &[u32],
+    lambda: &[f32],
+    patch: &[Patch],
+) -> Result<()> {
+    with_value!(x, T => forward_of::<T>(x, shape, levels, view, partner, lambda, patch))
+}
+
+fn forward_of<'a, T: Value>(
+    x: &Tensor,
+    shape: [usize; 3],
+    levels: &Levels,
+    view: impl Fn(usize) -> View<'a> + Sync + Send,
+    partner: &[u32],
+    lambda: &[f32],
+    patch: &[Patch],
+) -> Result<()> {
+    let batch = lambda.len();
+    let [height, width, channels] = shape;
+    let len = height * width * channels;
+    let black = vec![0u8; channels];
+    write_parts(&[x], |parts| {
+        for_each_chunk(batch, |chunk| {
+            for n in chunk_range(chunk, batch) {
+                // SAFETY: one image each.
+                let x: &mut [T] = unsafe { parts[0].part(n * len..(n + 1) * len) };
+                let (a, b) = (view(n), view(partner[n] as usize));
+                for (at, x) in x.chunks_exact_mut(channels).enumerate() {
+                    let (row, col) = (at / width, at % width);
+                    let l = match patch[n].area() {
+                        0 => lambda[n],
+                        _ if patch[n].contains(row, col) => 0.0,
+                        _ => 1.0,
+                    };
+                    let first = a.pixel(shape, row, col).unwrap_or(&black);
+                    if l == 1.0 {
+                        for c in 0..channels {
+                            x[c] = T::from_f32(levels[c][usize::from(first[c])]);
+                        }
+                        continue;
+                    }
+                    let second = b.pixel(shape, row, col).unwrap_or(&black);
+                    for c in 0..channels {
+                        let (first, second) = (usize::from(first[c]), usize::from(second[c]));
+                        x[c] = T::from_f32(l * levels[c][first] + (1.0 - l) * levels[c][second]);
+                    }
+                }
+            }
+        });
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,371 @@
+//! The engine of the CPU: a training step over tensors that are allocated once.
+//!
+//! Parameters, gradients and velocities are three flat tensors; layers hold views of them. Between the layers only raw convolution
+//! outputs and inputs of blocks are stored (see [`crate::backend::cpu::conv`]).
+
+use std::cell::Cell;
+
+use candle_core::{DType, Error, Result, Tensor};
+
+use crate::backend::cpu::blend::{self, Pairs};
+use crate::backend::cpu::conv;
+use crate::backend::cpu::head::{Head, Loss};
+use crate::backend::cpu::norm::{self, Norm};
+use crate::backend::cpu::pool;
+use crate::backend::cpu::sgd::{self, Rates};
+use crate::backend::cpu::source::{self, Raw};
+use crate::backend::{self, Engine, Gradient, InputGrad, Mixed, Plan, Residual, Source, Stored, Training};
+use crate::methods::loss::{Criterion, Targets};
+use crate::net::params::Slot;
+use crate::net::{Geometry, Network, Params};
+use crate::tensor::{zeros, zeros_of};
+
+/// A convolution with its batch norm.
+pub(crate) struct Layer {
+    geo: Geometry,
+    /// (kernel, kernel, cin, cout), a view of the parameters.
+    weight: Tensor,
+    d_weight: Tensor,
+    /// Its tensors are views as well.
+    norm: Norm,
+    /// Raw output of the convolution, (batch, H', W', cout).
+    pub(crate) y: Tensor,
+}
+
+/// What leaves a stage is mixed.
+#[derive(Clone, Copy, Debug)]
+pub struct Hidden<'a> {
+    /// The stage, from 1.
+    pub stage: usize,
+    /// Who is mixed with whom.
+    pub pairs: Pairs<'a>,
+}
+
+/// A network with everything that a training step needs, for batches up to a size.
+pub struct Net {
+    /// The parameters.
+    pub params: Params,
+    /// The loss.
+    pub criterion: Criterion,
+    plan: Plan,
+    /// Whether only the classifier is trained; the other layers run as in evaluation.
+    frozen: bool,
+    /// Input images, (batch, H, W, C), normalised.
+    pub x: Tensor,
+    grads: Tensor,
+    layers: Vec<Layer>,
+    /// The input of each block, and the output of the last.
+    stored: Vec<Tensor>,
+    /// Hidden states before they were mixed, where they are.
+    unmixed: Tensor,
+    features: Tensor,
+    classifier: Tensor,
+    d_classifier: Tensor,
+    head: Head,
+    gradients: Vec<Tensor>,
+    /// Of the gradient that is passed on, what the batch norm that it reaches needs; and sums for projections.
+    sums: [Tensor; 2],
+    coef: Tensor,
+    work: conv::Work,
+}
+
+impl Net {
+    /// A network with these parameters and this loss, for images of `shape` `[H, W, C]` and batches up to `batch`. Images,
+    /// activations and their gradients are stored as `dtype`, `f32` or bf16.
+    ///
+    /// # Errors
+    /// Candle's; a network or images that there is no engine for; another type.
+    pub fn new(
+        params: Params,
+        criterion: Criterion,
+        shape: [usize; 3],
+        batch: usize,
+        dtype: DType,
+    ) -> Result<Self> {
+        let plan = Plan::new(params.network(), shape).map_err(Error::msg)?;
+        let classes = params.classes();
+        if criterion.classifier != params.network().classifier.kind || criterion.offsets.len() != classes {
+            candle_core::bail!("the loss is made for another classifier than that of the network");
+        }
+        let grads = zeros(&[params.values.elem_count()])?;
+        let images =
+            |[height, width, channels]: [usize; 3]| zeros_of(dtype, &[batch, height, width, channels]);
+        let layer = |(&geo, slot): (&Geometry, &Slot)| -> Result<Layer> {
+            let Geometry { kernel, cin, cout, .. } = geo;
+            let weight = |of: &Tensor| {
+                of.narrow(0, slot.weight, geo.weight_len())?.reshape((kernel, kernel, cin, cout))
+            };
+            let pair = |of: &Tensor, at: usize| of.narrow(0, at, 2 * cout)?.reshape((2, cout));
+            Ok(Layer {
+                geo,
+                weight: weight(&params.values)?,
+                d_weight: weight(&grads)?,
+                norm: Norm {
+                    gamma_beta: pair(&params.values, slot.gamma_beta)?,
+                    d_gamma_beta: pair(&grads, slot.gamma_beta)?,
+                    running: pair(&params.running, slot.running)?,
+                    stat: zeros(&[2, cout])?,
+                    affine: zeros(&[2, cout])?,
+                },
+                y: images(output(geo))?,
+            })
+        };
+        let layers = plan.layers.iter().zip(params.slots()).map(layer).collect::<Result<Vec<_>>>()?;
+        let widest = plan.layers.iter().map(|geo| geo.cout).max().unwrap_or(0);
+        let features = params.network().features();
+        let classifier = |of: &Tensor| of.narrow(0, params.classifier(), params.classifier_len());
+        let sums = || zeros(&[batch, 2, widest]);
+        Ok(Net {
+            criterion,
+            frozen: false,
+            x: images(shape)?,
+            stored: stored(&plan).map(images).collect::<Result<_>>()?,
+            unmixed: zeros_of(dtype, &[batch, plan.largest_mixed()])?,
+            features: zeros(&[batch, features])?,
+            classifier: classifier(&params.values)?,
+            d_classifier: classifier(&grads)?,
+            head: Head::new(batch, features, classes)?,
+            gradients: plan
+                .gradients
+                .iter()
+                .map(|&len| zeros_of(dtype, &[batch, len]))
+                .collect::<Result<_>>()?,
+            sums: [sums()?, sums()?],
+            coef: zeros(&[3, widest])?,
+            work: conv::Work::new(&plan.layers, batch)?,
+            params,
+            plan,
+            grads,
+            layers,
+        })
+    }
+
+    /// Trains the classifier alone from now on: batch norm is as in evaluation, and nothing else is moved.
+    #[must_use]
+    pub fn frozen(self) -> Self {
+        Net { frozen: true, ..self }
+    }
+
+    /// Bytes of a network's activations, their gradients and its parameters in training, which are nearly all that it takes.
+    ///
+    /// # Errors
+    /// A network or images that there is no engine for.
+    pub fn bytes(
+        network: &Network,
+        shape: [usize; 3],
+        classes: usize,
+        batch: usize,
+        dtype: DType,
+    ) -> Result<u64> {
+        let plan = Plan::new(network, shape).map_err(Error::msg)?;
+        let raw: usize = plan.layers.iter().map(Geometry::out_len).sum();
+        let stored: usize = stored(&plan).map(|size| size.iter().product::<usize>()).sum();
+        let values = raw + stored + plan.largest_mixed() + plan.gradients.iter().sum::<usize>();
+        let weights: usize = plan.layers.iter().map(Geometry::weight_len).sum();
+        // Values, gradients and velocities; logits and their gradients.
+        let floats = 3 * (weights + classes * (network.features() + 1)) + 2 * batch * classes;
+        let floats = floats + conv::Work::floats(&plan.layers, batch);
+        Ok((values * batch * dtype.size_in_bytes() + 4 * floats) as u64)
+    }
+
+    /// Forward and backward over the images in `x`, with hidden states mixed or not; leaves the gradients, moves the running statistics.
+    ///
+    /// # Errors
+    /// Candle's; a stage whose output cannot be mixed.
+    pub fn gradients(&self, targets: Targets, hidden: Option<Hidden>) -> Result<Loss> {
+        let mixed = match hidden {
+            None => None,
+            Some(Hidden { stage, .. }) => Some(self.plan.mixed(stage).ok_or_else(|| {
+                Error::msg(format!(
+                    "what leaves stage {stage} cannot be mixed, only that of 1 to the last but one"
+                ))
+            })?),
+        };
+        let pairs = hidden.map(|h| h.pairs);
+        let pass = Pass { net: self, batch: targets.label_a.len(), targets, pairs, loss: Cell::new(None) };
+        backend::forward(&self.plan, &pass, mixed)?;
+        if !self.frozen {
+            backend::backward(&self.plan, &pass, mixed)?;
+        }
+        pass.loss.take().ok_or_else(|| Error::msg("a pass without a loss"))
+    }
+
+    /// One training step on the images in `x`.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn step(&self, targets: Targets, hidden: Option<Hidden>, rates: Rates) -> Result<Loss> {
+        // On a thread of the pool: a caller outside would be put to sleep and woken again for each of the ops.
+        rayon::scope(|_| {
+            let loss = self.gradients(targets, hidden)?;
+            let Params { values, velocity, .. } = &self.params;
+            if self.frozen {
+                let len = self.params.classifier_len();
+                let velocity = velocity.narrow(0, self.params.classifier(), len)?;
+                sgd::step(&self.classifier, &self.d_classifier, &velocity, rates)?;
+            } else {
+                sgd::step(values, &self.grads, velocity, rates)?;
+            }
+            Ok(loss)
+        })
+    }
+
+    /// The logits of the last batch, (batch, classes).
+    pub fn logits(&self) -> &Tensor {
+        self.head.logits()
+    }
+
+    /// The gradients, flat as the parameters; see [`Params::named`] for names and layouts.
+    pub fn grads(&self) -> &Tensor {
+        &self.grads
+    }
+
+    /// All layers, in the order of the parameters.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(crate) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+}
+
+/// Height, width and channels of a layer's output.
+fn output(geo: Geometry) -> [usize; 3] {
+    [geo.out_height(), geo.out_width(), geo.cout]
+}
+
+/// Height, width and channels of what is stored: the input of each block, and the output of the last.
+fn stored(plan: &Plan) -> impl Iterator<Item = [usize; 3]> {
+    let input = |block| {
+        let Geometry { height, width, cin, .. } = plan.stored(block);
+        [height, width, cin]
+    };
+    (0..plan.blocks.len()).map(input).chain([output(plan.top_layer())])
+}
+
+/// A step on a batch.
+struct Pass<'a> {
+    net: &'a Net,
+    batch: usize,
+    targets: Targets<'a>,
+    /// Who is mixed with whom, where hidden states are.
+    pairs: Option<Pairs<'a>>,
+    loss: Cell<Option<Loss>>,
+}
+
+impl<'a> Pass<'a> {
+    fn stored(&self, stored: Stored) -> &'a Tensor {
+        match stored {
+            Stored::Images => &self.net.x,
+            Stored::Input(block) => &self.net.stored[block],
+        }
+    }
+
+    fn source(&self, input: Source) -> source::Source<'a> {
+        let raw = |layer: usize| {
+            let Layer { y, norm, .. } = &self.net.layers[layer];
+            Raw { y, affine: &norm.affine }
+        };
+        input.map(|stored| self.stored(stored), raw)
+    }
+
+    fn gradient(&self, gradient: Gradient) -> &'a Tensor {
+        &self.net.gradients[gradient]
+    }
+
+    /// Values of a batch by which a layer's statistics are divided.
+    fn count(&self, geo: Geometry) -> usize {
+        self.batch * geo.out_height() * geo.out_width()
+    }
+
+    fn pairs(&self) -> Result<Pairs<'a>> {
+        self.pairs.ok_or_else(|| Error::msg("hidden states are mixed without pairs"))
+    }
+}
+
+impl Engine for Pass<'_> {
+    type Error = Error;
+
+    fn conv(&self, layer: usize, input: Source, store: Option<usize>) -> Result<()> {
+        let Net { layers, stored, work, sums, .. } = self.net;
+        let Layer { geo, weight, norm, y, .. } = &layers[layer];
+        let op = conv::Forward {
+            geo: *geo,
+            batch: self.batch,
+            source: self.source(input),
+            weight,
+            store: store.map(|block| &stored[block]),
+            out: y,
+            sums: &sums[0],
+        };
+        op.run(work)?;
+        match self.net.frozen {
+            true => norm.evaluate(),
+            false => norm.forward(&sums[0], self.batch, self.count(*geo), y),
+        }
+    }
+
+    fn pool(&self, input: Source) -> Result<()> {
+        let Net { layers, stored, .. } = self.net;
+        pool::max(self.batch, self.source(input), &layers[0].y, &stored[0])
+    }
+
+    fn head(&self, input: Source, dz: Gradient) -> Result<()> {
+        let Net { plan, layers, stored, features, head, classifier, d_classifier, criterion, sums, .. } =
+            self.net;
+        let out = &stored[plan.blocks.len()];
+        pool::mean(self.batch, self.source(input), out, features)?;
+        let loss = head.step(features, classifier, criterion, self.targets, d_classifier)?;
+        self.loss.set(Some(loss));
+        let y = &layers[plan.before(plan.blocks.len())].y;
+        pool::mean_backward(self.batch, &head.d_features, out, y, self.gradient(dz), &sums[0])
+    }
+}
+
+impl Training for Pass<'_> {
+    fn mix(&self, mixed: Mixed, input: Source) -> Result<()> {
+        let Net { stored, unmixed, .. } = self.net;
+        blend::forward(self.pairs()?, self.source(input), unmixed, &stored[mixed.block])
+    }
+
+    fn grad(&self, layer: usize, input: Source, dz: Gradient, to: Option<InputGrad>) -> Result<()> {
+        let Net { plan, layers, work, sums: [sums, others], coef, .. } = self.net;
+        let Layer { geo, weight, d_weight, norm, y } = &layers[layer];
+        let (geo, dz) = (*geo, self.gradient(dz));
+        let of_dz = match plan.is_projection(layer) {
+            true => {
+                norm::sums(self.batch, geo.out_len(), geo.cout, dz, y, others)?;
+                others
+            }
+            false => sums,
+        };
+        norm.backward(of_dz, self.batch, self.count(geo), [dz, y], coef)?;
+        let source = self.source(input);
+        let to = to.map(|InputGrad { to, residual, sums_of }| conv::InputGrad {
+            dz: self.gradient(to),
+            residual: match residual {
+                Residual::None => Residual::None,
+                Residual::InPlace => Residual::InPlace,
+                Residual::Padded(of, size) => Residual::Padded(self.gradient(of), size),
+            },
+            y: match (sums_of, source) {
+                (Some(layer), _) => &layers[layer].y,
+                (None, source::Input::Plain(x) | source::Input::Normed { of: Raw { y: x, .. }, .. }) => x,
+            },
+            sums: if sums_of.is_some() { sums } else { others },
+        });
+        let op =
+            conv::Backward { geo, batch: self.batch, source, weight, dz, y, coef, dw: d_weight, input: to };
+        op.run(work)
+    }
+
+    fn unmix(&self, mixed: Mixed, from: Gradient, to: Gradient) -> Result<()> {
+        let Net { layers, unmixed, sums, .. } = self.net;
+        let y = &layers[mixed.layer].y;
+        blend::backward(self.pairs()?, self.gradient(from), unmixed, y, self.gradient(to), &sums[0])
+    }
+
+    fn unpool(&self, input: Source, from: Gradient, to: Gradient) -> Result<()> {
+        let Net { layers, stored, sums, .. } = self.net;
+        let (from, to) = (self.gradient(from), self.gradient(to));
+        pool::max_backward(self.batch, self.source(input), &layers[0].y, from, &stored[0], to, &sums[0])
+    }
+}

@@ -1,0 +1,41 @@
+//! Stochastic gradient descent with momentum and weight decay, in PyTorch's form, over all parameters at once.
+//!
+//! `d = g + wd·p`, `v ← μ·v + d`, `p ← p − lr·v` (Sutskever et al. 2013 differs in where lr stands).
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use crate::tensor::{read, write};
+
+/// The rates of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// Learning rate.
+    pub lr: f32,
+    /// Momentum μ.
+    pub momentum: f32,
+    /// Weight decay.
+    pub weight_decay: f32,
+}
+
+/// One step over flat tensors of equal length.
+///
+/// # Errors
+/// Tensors of another type, size or device.
+pub fn step(params: &Tensor, grads: &Tensor, velocity: &Tensor, rates: Rates) -> Result<()> {
+    let grads = read(grads)?;
+    write(params, |params| {
+        write(velocity, |velocity| {
+            let block = 1 << 14;
+            (params.par_chunks_mut(block), velocity.par_chunks_mut(block), grads.par_chunks(block))
+                .into_par_iter()
+                .for_each(|(p, v, g)| {
+                    for ((p, v), g) in p.iter_mut().zip(v).zip(g) {
+                        *v = rates.momentum * *v + (g + rates.weight_decay * *p);
+                        *p -= rates.lr * *v;
+                    }
+                });
+            Ok(())
+        })
+    })
+}

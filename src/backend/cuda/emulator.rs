@@ -1,0 +1,194 @@
+//! A model of a GPU for tests: the kernels compiled by a C++ compiler with `kernels/emulator.h`, in the memory of the process.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::RefCell;
+use std::ffi::{CString, c_void};
+use std::fs;
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+use libloading::Library;
+
+use super::Result;
+use super::kernels::{THREADS, source};
+use crate::backend::Precision;
+
+const HEADER: &str = include_str!("kernels/emulator.h");
+
+/// Bytes of dynamic shared memory: those of an A100's block.
+pub const SHARED: usize = 160 << 10;
+
+/// Bytes of it that let two blocks have a multiprocessor of an H100.
+pub const ROOM: usize = 110 << 10;
+
+/// Bytes behind each allocation that nobody may write.
+const GUARD: usize = 256;
+const GUARDED: u8 = 0xa5;
+
+type Kernel = unsafe extern "C" fn(*const c_void);
+type Launch = unsafe extern "C" fn(Kernel, u32, u32, u32, *const c_void, i32, *mut Written, usize) -> i32;
+
+/// Eight bytes that a kernel wrote, as `emulator.h` has them.
+#[repr(C)]
+struct Written {
+    at: *mut u64,
+    other: u64,
+}
+
+/// The compiled kernels of one type of activations.
+pub struct Emulator {
+    kernels: &'static Library,
+    /// Threads and blocks run last to first, and a kernel starts before the one before it has run.
+    hostile: bool,
+    recording: RefCell<Option<Recorded>>,
+    /// Address and bytes of what is allocated.
+    memory: RefCell<Vec<(u64, usize)>>,
+    /// What the last kernel wrote, where the next one may start early.
+    written: RefCell<Vec<Written>>,
+}
+
+// SAFETY: a device is used by one thread at a time in the tests, and launches take a lock.
+unsafe impl Send for Emulator {}
+// SAFETY: as above.
+unsafe impl Sync for Emulator {}
+
+/// Launches: kernel, grid, shared memory, arguments.
+pub type Recorded = Vec<(&'static str, usize, usize, Vec<u8>)>;
+
+/// The fibers and the shared memory are the library's statics.
+static RUNNING: Mutex<()> = Mutex::new(());
+
+impl Emulator {
+    /// None where there is no C++ compiler.
+    pub fn new(precision: Precision, hostile: bool) -> Option<Emulator> {
+        static LIBRARIES: [OnceLock<Option<Library>>; 2] = [OnceLock::new(), OnceLock::new()];
+        let kernels =
+            LIBRARIES[usize::from(precision == Precision::Bf16)].get_or_init(|| build(precision)).as_ref()?;
+        Some(Emulator {
+            kernels,
+            hostile,
+            recording: RefCell::new(None),
+            memory: RefCell::default(),
+            written: RefCell::default(),
+        })
+    }
+
+    /// Whether it runs threads, blocks and kernels in another order than a person would expect.
+    pub fn is_hostile(&self) -> bool {
+        self.hostile
+    }
+
+    /// What the library has as the size of a kernel's arguments.
+    pub fn size(&self, kernel: &str) -> usize {
+        let name = kernel.replacen("remix", "size", 1);
+        // SAFETY: the library has such a number for each kernel.
+        unsafe { **self.kernels.get::<*const usize>(name.as_bytes()).expect("a size") }
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        Layout::from_size_align(bytes + GUARD, 256).expect("a size")
+    }
+
+    pub fn zeros(&self, bytes: usize) -> u64 {
+        // SAFETY: not empty; the guard is inside.
+        unsafe {
+            let start = alloc_zeroed(Self::layout(bytes));
+            assert!(!start.is_null(), "out of memory");
+            start.add(bytes).write_bytes(GUARDED, GUARD);
+            self.memory.borrow_mut().push((start as u64, bytes));
+            start as u64
+        }
+    }
+
+    pub fn free(&self, at: u64, bytes: usize) {
+        let start = at as *mut u8;
+        self.memory.borrow_mut().retain(|(other, _)| *other != at);
+        self.written.borrow_mut().clear();
+        // SAFETY: allocated by `zeros` with this size.
+        unsafe {
+            let guard = std::slice::from_raw_parts(start.add(bytes), GUARD);
+            let sound = guard.iter().all(|&b| b == GUARDED);
+            dealloc(start, Self::layout(bytes));
+            assert!(sound || std::thread::panicking(), "a kernel wrote beyond {bytes} bytes");
+        }
+    }
+
+    pub fn launch(&self, kernel: &'static str, grid: usize, shared: usize, args: &[u8]) {
+        if let Some(list) = &mut *self.recording.borrow_mut() {
+            list.push((kernel, grid, shared, args.to_vec()));
+            return;
+        }
+        assert_eq!(self.size(kernel), args.len(), "{kernel}: the struct is another in args.rs");
+        assert!(shared <= SHARED, "{kernel}: {shared} bytes of shared memory");
+        let name = CString::new(kernel).expect("a name");
+        // A test that fails inside poisons nothing of use.
+        let _running = RUNNING.lock().unwrap_or_else(|e| e.into_inner());
+        let mut written = self.written.borrow_mut();
+        let before = self.contents();
+        // SAFETY: the functions have these types, and the arguments this size; what was written is still allocated.
+        let status = unsafe {
+            let run = self.kernels.get::<Launch>(b"remix_launch\0").expect("the emulator");
+            let f = self.kernels.get::<Kernel>(name.as_bytes_with_nul()).expect("the kernel");
+            let (args, reverse) = (args.as_ptr().cast(), i32::from(self.hostile));
+            let (early, len) = (written.as_mut_ptr(), written.len());
+            run(*f, grid as u32, THREADS as u32, shared as u32, args, reverse, early, len)
+        };
+        let wrong = match status {
+            0 => None,
+            1 => Some("too much shared memory is asked for"),
+            2 => Some("some threads wait for ever"),
+            _ => Some("it wrote to shared memory that it had not asked for"),
+        };
+        assert_eq!(wrong, None, "{kernel}");
+        written.clear();
+        for ((start, _), (before, now)) in self.memory.borrow().iter().zip(before.iter().zip(self.contents()))
+        {
+            for (i, (&other, now)) in before.iter().zip(&now).enumerate() {
+                if other != *now {
+                    written.push(Written { at: (*start as *mut u64).wrapping_add(i), other });
+                }
+            }
+        }
+    }
+
+    /// All memory, where the next kernel must know what this one wrote. The last bytes may be of the guard.
+    fn contents(&self) -> Vec<Vec<u64>> {
+        let words = |&(at, bytes): &(u64, usize)| {
+            // SAFETY: allocated, aligned, and with a guard behind.
+            unsafe { std::slice::from_raw_parts(at as *const u64, bytes.div_ceil(8)) }.to_vec()
+        };
+        if self.hostile { self.memory.borrow().iter().map(words).collect() } else { vec![] }
+    }
+
+    pub fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Recorded> {
+        *self.recording.borrow_mut() = Some(vec![]);
+        let done = launches();
+        let recorded = self.recording.borrow_mut().take().unwrap_or_default();
+        done.map(|()| recorded)
+    }
+
+    pub fn replay(&self, recorded: &Recorded) {
+        // A graph starts when all that was asked for before has ended.
+        self.written.borrow_mut().clear();
+        for (kernel, grid, shared, args) in recorded {
+            self.launch(kernel, *grid, *shared, args);
+        }
+    }
+}
+
+fn build(precision: Precision) -> Option<Library> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let version = Command::new(&compiler).arg("--version").output();
+    if !version.is_ok_and(|v| v.status.success()) {
+        eprintln!("skipped: there is no C++ compiler ({compiler}) to emulate a GPU with");
+        return None;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (code, library) = (dir.path().join("kernels.cc"), dir.path().join("kernels.so"));
+    fs::write(&code, source(HEADER, precision)).expect("written");
+    let flags = ["-std=c++17", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-w"];
+    let out = Command::new(&compiler).args(flags).arg("-o").args([&library, &code]).output().expect("run");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // SAFETY: its initialisers do nothing.
+    Some(unsafe { Library::new(&library) }.expect("a library"))
+}

@@ -1,0 +1,205 @@
+//! A real GPU: its context, stream and loaded kernels. What is done with it is in [`super::device`].
+
+use std::ffi::{CString, c_void};
+
+use super::args::Args;
+use super::driver::{self, Driver, Handle, LaunchConfig, OVERLAP};
+use super::kernels::{NAMES, THREADS};
+use super::nvrtc::Nvrtc;
+use super::{Error, Result, program};
+use crate::backend::Precision;
+
+/// A GPU, the kernels loaded on it, and a stream.
+pub struct Gpu {
+    driver: &'static Driver,
+    /// Its number, from 0.
+    pub index: i32,
+    /// The driver's number of it.
+    device: i32,
+    /// Its name.
+    pub name: String,
+    context: Handle,
+    stream: Handle,
+    module: Handle,
+    functions: Vec<Handle>,
+    /// Bytes of shared memory that a block can have.
+    pub shared: usize,
+    /// Bytes of it that let two blocks have a multiprocessor.
+    pub room: usize,
+    /// Whether a kernel may start before the one before it has ended.
+    pub overlap: bool,
+}
+
+// SAFETY: the driver's handles may be used from any thread; each call first makes the context that thread's.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+impl Gpu {
+    /// Opens a GPU by its number and loads the kernels.
+    pub fn open(index: i32, precision: Precision) -> Result<Gpu> {
+        let driver = Driver::get()?;
+        let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let (mut device, mut text) = (0, [0; 256]);
+        // SAFETY: it writes a number.
+        driver.check("cuDeviceGet", unsafe { (driver.device)(&raw mut device, index) })?;
+        let attribute = |which| {
+            let mut value = 0;
+            // SAFETY: it writes one number.
+            let status = unsafe { (driver.device_attribute)(&raw mut value, which, device) };
+            driver.check("cuDeviceGetAttribute", status).map(|()| value)
+        };
+        // SAFETY: it writes as much text as there is room for.
+        let status = unsafe { (driver.device_name)(text.as_mut_ptr(), text.len() as i32, device) };
+        driver.check("cuDeviceGetName", status)?;
+        let name: String = text.iter().take_while(|&&c| c != 0).map(|&c| char::from(c as u8)).collect();
+        let (major, minor) = (attribute(driver::CAPABILITY_MAJOR)?, attribute(driver::CAPABILITY_MINOR)?);
+        if major < 8 {
+            return Err(Error::OldDevice { name, major, minor });
+        }
+        let shared = attribute(driver::SHARED_MEMORY)? as usize;
+        // A block's fixed part is less than 3 KiB, the driver's 1 KiB.
+        let room = (attribute(driver::SHARED_MEMORY_IN_ALL)? as usize / 2).saturating_sub(4 << 10);
+        let image = program::cached(precision, &format!("sm_{major}{minor}"))?;
+        // SAFETY: each writes a handle. The context is given back by `drop`, which runs from here on whatever happens.
+        unsafe {
+            driver.check("cuDevicePrimaryCtxRetain", (driver.retain)(&raw mut context, device))?;
+            let null = std::ptr::null_mut();
+            let mut gpu = Gpu {
+                driver,
+                index,
+                device,
+                name,
+                context,
+                stream: null,
+                module: null,
+                functions: vec![],
+                shared,
+                room,
+                overlap: major >= 9 && driver.version() >= (12, 3),
+            };
+            gpu.call("cuStreamCreate", |d, _| (d.stream_create)(&raw mut stream, driver::NON_BLOCKING))?;
+            gpu.stream = stream;
+            gpu.load(&image)?;
+            Ok(gpu)
+        }
+    }
+
+    /// Loads the kernels and allows each all the shared memory that there is.
+    fn load(&mut self, image: &[u8]) -> Result<()> {
+        let (driver, mut module) = (self.driver, std::ptr::null_mut());
+        // SAFETY: the image is one, by its hash or from the compiler.
+        let status = unsafe { (driver.module_load)(&raw mut module, image.as_ptr().cast()) };
+        if status != 0 {
+            let ((major, minor), compiler) = (self.driver.version(), Nvrtc::get()?.version());
+            return Err(Error::Image {
+                driver: format!("{major}.{minor}"),
+                compiler,
+                text: self.driver.text(status),
+            });
+        }
+        self.module = module;
+        let most = self.shared;
+        for name in NAMES {
+            let name = CString::new(name).expect("a name without NUL");
+            let (mut function, mut fixed) = (std::ptr::null_mut(), 0);
+            // SAFETY: each writes a handle or a number.
+            unsafe {
+                let status = (driver.function)(&raw mut function, module, name.as_ptr());
+                driver.check("cuModuleGetFunction", status)?;
+                let status = (driver.function_attribute)(&raw mut fixed, driver::STATIC_SHARED, function);
+                driver.check("cuFuncGetAttribute", status)?;
+                let dynamic = most.saturating_sub(fixed as usize);
+                let status =
+                    (driver.set_function_attribute)(function, driver::DYNAMIC_SHARED, dynamic as i32);
+                driver.check("cuFuncSetAttribute", status)?;
+                self.shared = self.shared.min(dynamic);
+            }
+            self.functions.push(function);
+        }
+        Ok(())
+    }
+
+    /// Calls a function of the driver with this GPU's stream, in its context.
+    ///
+    /// # Safety
+    /// That of the function.
+    pub unsafe fn call(&self, name: &'static str, f: impl FnOnce(&Driver, Handle) -> i32) -> Result<()> {
+        // SAFETY: a live context.
+        self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.set_current)(self.context) })?;
+        self.driver.check(name, f(self.driver, self.stream))
+    }
+
+    /// Memory, all bits zero; `held` bytes are there already.
+    pub fn zeros(&self, bytes: usize, held: usize) -> Result<u64> {
+        let mut found = Ok(0);
+        // SAFETY: a live context; the memory is as large as is said.
+        unsafe {
+            self.call("cuMemAlloc", |d, _| {
+                found = d.allocate(bytes, held);
+                0
+            })?;
+            let at = found?;
+            self.call("cuMemsetD8Async", |d, stream| (d.fill)(at, 0, bytes.max(1), stream)).map(|()| at)
+        }
+    }
+
+    /// Starts a kernel.
+    ///
+    /// # Safety
+    /// As [`super::Device::launch`].
+    pub unsafe fn launch<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
+        let mut list = [std::ptr::from_ref(args).cast_mut().cast::<c_void>()];
+        let (function, none) = (self.functions[kernel], std::ptr::null_mut());
+        let config = LaunchConfig {
+            grid: [grid as u32, 1, 1],
+            block: [THREADS as u32, 1, 1],
+            shared: shared as u32,
+            stream: self.stream,
+            attributes: &OVERLAP,
+            count: self.overlap.into(),
+        };
+        // SAFETY: the kernel takes one struct, which the driver copies; its addresses are the caller's contract.
+        unsafe {
+            self.call("cuLaunchKernelEx", |d, _| {
+                (d.launch)(&raw const config, function, list.as_mut_ptr(), none)
+            })
+        }
+    }
+
+    /// The launches of a closure as an executable graph.
+    pub fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Handle> {
+        let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: each writes a handle; the graph is destroyed once it is instantiated.
+        unsafe {
+            self.call("cuStreamBeginCapture", |d, stream| (d.begin_capture)(stream, driver::THREAD_LOCAL))?;
+            let done = launches();
+            let ended = self.call("cuStreamEndCapture", |d, stream| (d.end_capture)(stream, &raw mut graph));
+            done.and(ended)?;
+            let made = self.call("cuGraphInstantiate", |d, _| (d.instantiate)(&raw mut exec, graph, 0));
+            let _ = self.call("cuGraphDestroy", |d, _| (d.graph_destroy)(graph));
+            made.map(|()| exec)
+        }
+    }
+
+    /// Waits for the stream.
+    pub fn wait(&self) -> Result<()> {
+        // SAFETY: a live stream.
+        unsafe { self.call("cuStreamSynchronize", |d, stream| (d.synchronize)(stream)) }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // SAFETY: memory and graphs hold the device, so nothing uses these any more. Errors at the end help nobody.
+        unsafe {
+            if !self.module.is_null() {
+                let _ = self.call("cuModuleUnload", |d, _| (d.module_unload)(self.module));
+            }
+            if !self.stream.is_null() {
+                let _ = self.call("cuStreamDestroy", |d, stream| (d.stream_destroy)(stream));
+            }
+            (self.driver.release)(self.device);
+        }
+    }
+}

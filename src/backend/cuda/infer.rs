@@ -1,0 +1,166 @@
+//! Inference on a GPU: a whole split through the network, by the running statistics.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::args::Row;
+use super::device::{Device, Graph, Memory};
+use super::net::{DeviceNet, Feed, Segments};
+use super::trainer::{flat, upload, view};
+use crate::backend::cpu::infer::Inference;
+use crate::backend::cpu::load::Levels;
+use crate::data::Info;
+use crate::data::shard::Split;
+use crate::metrics::argmax;
+use crate::net::{Network, Params, files};
+
+/// Images that go through the network together.
+pub const BATCH: usize = 512;
+
+/// Runs a split through a network of its own. Fields in the order in which they must go.
+pub struct Evaluator {
+    full: Option<Graph>,
+    rest: Option<Graph>,
+    /// The network, without values at first.
+    pub net: DeviceNet,
+    segments: Segments,
+    _pixels: Memory<u8>,
+    _plan: Memory<Row>,
+    step: Memory<u32>,
+    _levels: Memory<f32>,
+    features: Memory<f32>,
+    logits: Memory<f32>,
+    images: usize,
+    batch: usize,
+    classes: usize,
+    feature_len: usize,
+}
+
+impl Evaluator {
+    /// Puts a split and a network laid out as `params` on the device, and records the passes, of `batch` images each.
+    ///
+    /// # Errors
+    /// Sizes that the kernels do not take; not enough memory; the driver's.
+    pub fn new(
+        device: &Device,
+        params: &Params,
+        split: &Split,
+        levels: &Levels,
+        batch: usize,
+    ) -> super::Result<Evaluator> {
+        let (images, classes, feature_len) = (split.len(), params.classes(), params.network().features());
+        let batch = batch.min(images);
+        let net = DeviceNet::new(device, params, None, split.shape(), batch)?;
+        let segments = net.segments(1)?;
+        let row = |index| Row { index, view: view(0, 0, false), lambda: 1.0, ..Row::default() };
+        let plan: Vec<Row> = (0..).take(images).map(row).collect();
+        let (pixels, plan, step) = (upload(device, split)?, device.upload(&plan)?, device.zeros(1)?);
+        let table = device.upload(&flat(levels))?;
+        let (features, logits) = (device.zeros(images * feature_len)?, device.zeros(images * classes)?);
+        let feed = Feed {
+            pixels: pixels.at(0),
+            plan: plan.at(0),
+            step: step.at(0),
+            levels: table.at(0),
+            features: features.at(0),
+            logits: logits.at(0),
+            ..Feed::default()
+        };
+        let record = |n: usize| {
+            // SAFETY: all memory of the feed is in the evaluator; the plan has as many rows as there are images.
+            (n > 0).then(|| device.record(|| unsafe { net.infer(&feed, n) })).transpose()
+        };
+        let full = record(if images >= batch { batch } else { 0 })?;
+        let rest = record(images % batch)?;
+        let (_pixels, _plan, _levels) = (pixels, plan, table);
+        Ok(Evaluator {
+            full,
+            rest,
+            net,
+            segments,
+            _pixels,
+            _plan,
+            step,
+            _levels,
+            features,
+            logits,
+            images,
+            batch,
+            classes,
+            feature_len,
+        })
+    }
+
+    /// Takes the values of a network in training.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn take(&self, net: &DeviceNet) -> super::Result<()> {
+        self.net.copy(net, &self.segments)
+    }
+
+    /// Starts all images on their way.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn run(&self) -> super::Result<()> {
+        self.net.fold()?;
+        self.step.clear()?;
+        for from in (0..self.images).step_by(self.batch) {
+            let whole = from + self.batch <= self.images;
+            if let Some(graph) = if whole { &self.full } else { &self.rest } {
+                // SAFETY: as where it was recorded.
+                unsafe { graph.launch()? };
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits of the images that were run, (N, classes).
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn logits(&self) -> super::Result<Vec<f32>> {
+        self.logits.read(0, self.images * self.classes)
+    }
+
+    /// Their features, (N, features).
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn features(&self) -> super::Result<Vec<f32>> {
+        self.features.read(0, self.images * self.feature_len)
+    }
+
+    /// Percent of them that is classified right.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn top1(&self, split: &Split) -> super::Result<f64> {
+        let logits = self.logits()?;
+        let rows = logits.chunks_exact(self.classes);
+        let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
+        Ok(100.0 * right as f64 / split.len() as f64)
+    }
+}
+
+/// [`crate::backend::cpu::infer::infer`] on a GPU: the weights of a file over a split, in f32.
+///
+/// # Errors
+/// Those of the weights, as there; those of the GPU.
+pub fn infer(
+    device: &Device,
+    weights: &Path,
+    network: &Network,
+    split: &Split,
+    info: &Info,
+    levels: &Levels,
+) -> Result<Inference> {
+    let params = files::open_for(weights, network, info)?;
+    let evaluator = Evaluator::new(device, &params, split, levels, BATCH)?;
+    evaluator.net.take(&params)?;
+    evaluator.run()?;
+    let (logits, features) = (evaluator.logits()?, evaluator.features()?);
+    Ok(Inference { logits, features, classes: params.classes(), feature_len: network.features() })
+}

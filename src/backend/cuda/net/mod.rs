@@ -1,0 +1,384 @@
+//! A network in a GPU's memory; what it launches is in `passes`.
+//!
+//! Parameters, velocities and running statistics are laid out as in [`Params`], so weights files and states are read and written
+//! through those.
+
+mod passes;
+
+use std::sync::Arc;
+
+use super::args::{Norm, Segment};
+use super::device::{Device, Memory};
+use super::kernels::{FORWARD, MOST_BLOCKS, NAMES, THREADS};
+use super::tiles::{SCRATCH, Tiles, bytes_of, padded};
+use super::{Error, Result};
+use crate::backend::Plan;
+use crate::methods::loss::Criterion;
+use crate::net::{ClassifierKind, Conv, Geometry, Network, Params, Shortcut};
+use crate::tensor::{read, write};
+
+/// Length of the features that the kernel of the head takes.
+const FEATURES: usize = 64;
+
+/// Numbers that the sums of a batch norm take in `common.cu`: two limbs in four copies, and a count, of twice the channels.
+fn sums_of(channels: usize) -> usize {
+    (2 * 4 + 1) * 2 * channels
+}
+
+/// A convolution with its batch norm.
+struct Layer {
+    geo: Geometry,
+    /// Place in the lists of kernels, from 0.
+    kind: usize,
+    /// Raw output, (batch, H', W', cout).
+    y: Arc<Memory<u8>>,
+    /// Its input, where backward finds it; of the stem the images are that.
+    x: Arc<Memory<u8>>,
+    /// What `norm` points into.
+    _channels: Memory<f32>,
+    norm: Norm,
+    /// Weights as the kernels take them.
+    weight: Memory<u8>,
+    /// The same for the input gradient; not in the stem.
+    flipped: Option<Memory<u8>>,
+    /// Parts of the weight gradient.
+    parts: Memory<f32>,
+    weight_at: usize,
+    gamma_beta_at: usize,
+}
+
+/// Where a step finds its images; addresses of device memory.
+#[derive(Clone, Copy, Default)]
+pub struct Feed {
+    /// (N, H, W, 3) bytes.
+    pub pixels: u64,
+    /// Rows of the plan; a step's begin at step · batch.
+    pub plan: u64,
+    /// Number of the step, which it advances.
+    pub step: u64,
+    /// (3, 256) values of the bytes.
+    pub levels: u64,
+    /// Features: of the step in training, of all rows of the plan in inference.
+    pub features: u64,
+    /// Logits, likewise.
+    pub logits: u64,
+    /// (steps, 2): loss and right predictions; training only.
+    pub losses: u64,
+    /// Learning rate, momentum, weight decay; training only.
+    pub rates: u64,
+}
+
+/// Parameters that the last kernel of a step moves, for one size of batch.
+pub struct Segments {
+    table: Memory<Segment>,
+    blocks: usize,
+}
+
+/// A network with everything that a step needs, for batches up to a size.
+pub struct DeviceNet {
+    device: Device,
+    classes: usize,
+    batch: usize,
+    shape: [usize; 3],
+    params: Memory<f32>,
+    /// Gradients, flat as the parameters.
+    pub grads: Memory<f32>,
+    velocity: Memory<f32>,
+    running: Memory<f32>,
+    linear_at: usize,
+    /// Offsets, then margins, by class; with margins the sample's labels do not share a softmax.
+    classwise: Memory<f32>,
+    has_margins: bool,
+    gamma: f32,
+    normalised: bool,
+    plan: Plan,
+    layers: Vec<Layer>,
+    gradients: Vec<Memory<u8>>,
+    /// A stage's output before it was mixed, where it is, and sums that nobody reads.
+    unmixed: Memory<u8>,
+    unread: Memory<u64>,
+    linear_parts: Memory<f32>,
+    samples: Memory<f32>,
+    /// The sums of all batch norms.
+    sums: Memory<u64>,
+    counter: Memory<u32>,
+    norms: Memory<Norm>,
+    channels: Memory<i32>,
+}
+
+/// The place of a convolution's kernels in the lists, from 0.
+fn kernel_of(conv: &Conv) -> Option<usize> {
+    let name = format!("{}_{}_{}", conv.cin, conv.cout, conv.stride);
+    let is_it = |kernel: &&str| kernel.strip_prefix("remix_forward_") == Some(&name);
+    NAMES[FORWARD..].iter().position(is_it).filter(|_| conv.kernel == 3)
+}
+
+/// Whether there are kernels for a network: for stages of two or more blocks of two 3×3 convolutions, whose shortcuts are padded where a
+/// stage but the first begins, and else identities, of the widths of the CIFAR ResNets.
+///
+/// # Errors
+/// What there are no kernels for, in words.
+pub fn supports(network: &Network) -> Result<(), String> {
+    let lacks = |what: String| Err(format!("the GPU has no kernels for {}, which has {what}", network.name));
+    if network.pool {
+        return lacks("a max-pool".into());
+    }
+    if let Some(conv) = network.convs().find(|conv| kernel_of(conv).is_none()) {
+        let Conv { name, kernel, stride, cin, cout, .. } = conv;
+        return lacks(format!(
+            "{name}, a {kernel}×{kernel} convolution of {cin} to {cout} channels with stride {stride}"
+        ));
+    }
+    for (stage, blocks) in network.stages.iter().enumerate() {
+        if blocks.len() < 2 {
+            return lacks(format!("a stage with {} block", blocks.len()));
+        }
+        for (n, block) in blocks.iter().enumerate() {
+            let shortcut = if stage > 0 && n == 0 { Shortcut::Padded } else { Shortcut::Identity };
+            if block.convs.len() != 2 || block.shortcut != shortcut {
+                let name = block.convs.first().map_or("nothing", |conv| &conv.name);
+                return lacks(format!("a block of another kind, that of {name}"));
+            }
+        }
+    }
+    match network.features() {
+        FEATURES => Ok(()),
+        features => lacks(format!("{features} features")),
+    }
+}
+
+impl DeviceNet {
+    /// A network laid out as `params`, without their values, for images of `shape` and batches up to `batch`. Without a loss it does not
+    /// train, and its layers share the memory of their activations.
+    ///
+    /// # Errors
+    /// Networks and sizes that the kernels do not take; [`Error::Memory`].
+    pub fn new(
+        device: &Device,
+        params: &Params,
+        criterion: Option<&Criterion>,
+        shape: [usize; 3],
+        batch: usize,
+    ) -> Result<DeviceNet> {
+        let [height, width, channels] = shape;
+        let (host, trains) = (params, criterion.is_some());
+        let network = host.network();
+        let plan = Plan::new(network, shape).map_err(Error::Network)?;
+        supports(network).map_err(Error::Size)?;
+        let sides = 1 << (plan.stages() - 1);
+        if !(height.is_multiple_of(sides) && width.is_multiple_of(sides)) {
+            return Err(Error::Size(format!(
+                "images are {height}×{width}; for {} the GPU's kernels take sides that are multiples of {sides}",
+                network.name
+            )));
+        }
+        if channels != 3 || width > 256 || height > 65_535 {
+            return Err(Error::Size(format!(
+                "images are {shape:?}; the GPU's kernels take (H ≤ 65535, W ≤ 256, 3)"
+            )));
+        }
+        if host.classes() > SCRATCH {
+            return Err(Error::Size(format!("{} classes; the GPU's kernels take {SCRATCH}", host.classes())));
+        }
+        let bytes = bytes_of(device.precision());
+        let reals = |len: usize| device.zeros::<u8>(len * bytes);
+        // What only training needs is empty where there is none.
+        let trained = |len: usize| if trains { len } else { 0 };
+        let longest = plan.layers.iter().map(Geometry::out_len).max().unwrap_or(0);
+        let len_of = |own: usize| if trains { own } else { longest };
+        let len = host.values.elem_count();
+        let params = device.zeros::<f32>(len)?;
+        let grads = device.zeros::<f32>(trained(len))?;
+        let running = device.zeros(host.running.elem_count())?;
+        let sums = device.zeros(plan.layers.iter().map(|geo| 2 * sums_of(geo.cout)).sum())?;
+        let (mut layers, mut sums_at) = (Vec::<Layer>::new(), 0);
+        for ((slot, conv), &geo) in host.slots().iter().zip(network.convs()).zip(&plan.layers) {
+            let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes, device.room()));
+            let shared = tiles.forward_shared.max(trained(tiles.backward_shared));
+            let blocks = tiles.forward_blocks.max(trained(tiles.weight_blocks + tiles.input_blocks));
+            if blocks > MOST_BLOCKS || batch * geo.out_len() > i32::MAX as usize {
+                return Err(Error::Size(format!(
+                    "{batch} images of {shape:?} at a time are more than the GPU's kernels take (a smaller --batch-size may do)"
+                )));
+            }
+            if shared > device.shared() {
+                let (has, n) = (device.shared(), &conv.name);
+                return Err(Error::Size(format!(
+                    "{n} needs {shared} bytes of shared memory, a block has {has}"
+                )));
+            }
+            let own = device.zeros::<f32>(4 * c)?;
+            let norm = Norm {
+                gamma_beta: params.at(slot.gamma_beta),
+                stat: own.at(0),
+                affine: own.at(2 * c),
+                running: running.at(slot.running),
+                d_gamma_beta: grads.at(trained(slot.gamma_beta)),
+                sums: sums.at(sums_at),
+                d_sums: sums.at(sums_at + sums_of(c)),
+            };
+            let kind =
+                kernel_of(conv).ok_or_else(|| Error::Size(format!("{}: there is no kernel", conv.name)))?;
+            sums_at += 2 * sums_of(c);
+            // Inference reads a raw output in the next layer only, and the input of a block's first layer again in the next block.
+            let (y, x) = match layers.len() {
+                n @ 5.. if !trains => (layers[n - 2].y.clone(), layers[n - 4].x.clone()),
+                n => {
+                    let x = if n == 0 { height * width * 4 } else { len_of(geo.in_len()) };
+                    (Arc::new(reals(batch * len_of(geo.out_len()))?), Arc::new(reals(batch * x)?))
+                }
+            };
+            layers.push(Layer {
+                geo,
+                kind,
+                y,
+                x,
+                _channels: own,
+                norm,
+                weight: reals(9 * padded(geo) * c)?,
+                flipped: if trains && kind != 0 { Some(reals(geo.weight_len())?) } else { None },
+                parts: device.zeros(trained(tiles.groups * 9 * padded(geo) * c))?,
+                weight_at: slot.weight,
+                gamma_beta_at: slot.gamma_beta,
+            });
+        }
+        let table: Vec<Norm> = layers.iter().map(|l| l.norm).collect();
+        let channels: Vec<i32> = layers.iter().map(|l| l.geo.cout as i32).collect();
+        let gradients =
+            plan.gradients.iter().map(|len| reals(trained(batch * len))).collect::<Result<_>>()?;
+        let classes = host.classes();
+        let plain = Criterion::cross_entropy(classes);
+        let criterion = criterion.unwrap_or(&plain);
+        Ok(DeviceNet {
+            classes,
+            batch,
+            shape,
+            velocity: device.zeros(trained(len))?,
+            linear_at: host.classifier(),
+            classwise: device.upload(&[&criterion.offsets[..], &criterion.margins].concat())?,
+            has_margins: criterion.has_margins(),
+            gamma: criterion.gamma,
+            normalised: network.classifier.kind == ClassifierKind::Cosine,
+            gradients,
+            unmixed: reals(trained(batch * plan.largest_mixed()))?,
+            plan,
+            unread: device.zeros(trained(sums_of(64)))?,
+            linear_parts: device.zeros(trained(batch * classes * (FEATURES + 1)))?,
+            samples: device.zeros(2 * batch)?,
+            sums,
+            counter: device.zeros(1)?,
+            norms: device.upload(&table)?,
+            channels: device.upload(&channels)?,
+            device: device.clone(),
+            params,
+            grads,
+            running,
+            layers,
+        })
+    }
+
+    /// Takes parameters, velocities and running statistics from the host.
+    ///
+    /// # Errors
+    /// Candle's and the driver's.
+    pub fn take(&self, params: &Params) -> anyhow::Result<()> {
+        self.params.write(0, &read(&params.values)?)?;
+        if self.velocity.count() > 0 {
+            self.velocity.write(0, &read(&params.velocity)?)?;
+        }
+        self.running.write(0, &read(&params.running)?)?;
+        let segments = self.segments(1)?;
+        self.lay_out(&segments, 0, false)?;
+        Ok(self.device.wait()?)
+    }
+
+    /// Takes parameters and running statistics from another network on the device.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn copy(&self, net: &DeviceNet, segments: &Segments) -> Result<()> {
+        self.params.copy(&net.params)?;
+        self.running.copy(&net.running)?;
+        self.lay_out(segments, 0, false)
+    }
+
+    /// Gives parameters, velocities and running statistics to the host.
+    ///
+    /// # Errors
+    /// Candle's and the driver's.
+    pub fn give(&self, params: &Params) -> anyhow::Result<()> {
+        let all = [
+            (&params.values, &self.params),
+            (&params.velocity, &self.velocity),
+            (&params.running, &self.running),
+        ];
+        for (to, from) in all {
+            let from = from.read(0, from.count())?;
+            write(to, |to| {
+                to.copy_from_slice(&from);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// How a layer is cut for some images.
+    fn tiles(&self, geo: Geometry, images: usize) -> Tiles {
+        Tiles::new(geo, images, bytes_of(self.device.precision()), self.device.room())
+    }
+
+    /// The raw outputs of a layer's first `images` images.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[cfg(test)]
+    pub fn raw(&self, layer: usize, images: usize) -> Result<Vec<f32>> {
+        let Layer { geo, y, .. } = &self.layers[layer];
+        let bytes = bytes_of(self.device.precision());
+        let raw = y.read(0, images * geo.out_len() * bytes)?;
+        // The upper half of an f32 is a bf16.
+        let value = |b: &[u8]| match *b {
+            [a, b] => f32::from_le_bytes([0, 0, a, b]),
+            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+            _ => unreachable!("a value has two or four bytes"),
+        };
+        Ok(raw.chunks_exact(bytes).map(value).collect())
+    }
+
+    /// The parameters' treatment in the last kernel of a step of `images` images.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn segments(&self, images: usize) -> Result<Segments> {
+        let (mut table, mut blocks) = (vec![], 0);
+        let mut push = |s: Segment| {
+            table.push(Segment { first_block: blocks as i32, ..s });
+            blocks += (s.len as usize).div_ceil(THREADS);
+        };
+        for layer in &self.layers {
+            let geo = layer.geo;
+            push(Segment {
+                parts: layer.parts.at(0),
+                forward: layer.weight.at(0),
+                backward: layer.flipped.as_ref().map_or(0, |w| w.at(0)),
+                start: layer.weight_at as u32,
+                len: geo.weight_len() as u32,
+                groups: self.tiles(geo, images).groups as i32,
+                cin: geo.cin as i32,
+                cin_padded: padded(geo) as i32,
+                cout: geo.cout as i32,
+                ..Segment::default()
+            });
+            let (start, len) = (layer.gamma_beta_at as u32, 2 * geo.cout as u32);
+            push(Segment { start, len, ..Segment::default() });
+        }
+        push(Segment {
+            parts: self.linear_parts.at(0),
+            start: self.linear_at as u32,
+            len: (self.classes * (FEATURES + 1)) as u32,
+            groups: images as i32,
+            ..Segment::default()
+        });
+        Ok(Segments { table: self.device.upload(&table)?, blocks })
+    }
+}

@@ -1,0 +1,286 @@
+//! The launches of a training step and of inference: the operations of [`Engine`], in the order of [`backend::forward`] and
+//! [`backend::backward`].
+
+use super::{DeviceNet, FEATURES, Feed, Layer, Segments};
+use crate::backend::cuda::Result;
+use crate::backend::cuda::args::{
+    BackwardArgs, BlendArgs, FoldArgs, ForwardArgs, Gradient, HeadArgs, IDENTITY, IN_PLACE, LoadArgs,
+    NO_RESIDUAL, NORMED, PADDED, PLAIN, Source, StepArgs, THROUGH_PADDED,
+};
+use crate::backend::cuda::kernels::{BACKWARD, BLEND, FOLD, FORWARD, HEAD, LOAD, STEP, THREADS, UNBLEND};
+use crate::backend::cuda::tiles::SCRATCH;
+use crate::backend::{
+    self, Engine, Gradient as Buffer, Input, InputGrad, Mixed, Residual, Shortcut, Source as From, Stored,
+    Training,
+};
+
+impl DeviceNet {
+    /// Lays the weights out as the kernels take them; `moves` takes the step of SGD before.
+    pub(super) fn lay_out(&self, segments: &Segments, rates: u64, moves: bool) -> Result<()> {
+        let args = StepArgs {
+            params: self.params.at(0),
+            grads: self.grads.at(0),
+            velocity: self.velocity.at(0),
+            segments: segments.table.at(0),
+            rates,
+            count: segments.table.count() as i32,
+            moves: moves.into(),
+        };
+        // SAFETY: the net's own memory.
+        unsafe { self.device.launch(STEP, segments.blocks, 0, &args) }
+    }
+
+    /// Launches a training step on the first `images` rows of the plan's current step, which are mixed at `place`, see
+    /// [`crate::methods::mix::Mix::places`].
+    ///
+    /// # Safety
+    /// The addresses of `feed` are of live memory, large enough for the plan's steps, whose rows are in bounds.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub unsafe fn step(&self, feed: &Feed, images: usize, place: usize, segments: &Segments) -> Result<()> {
+        let pass = Pass { net: self, feed, images, place, train: true };
+        let mixed = self.plan.mixed(place);
+        // SAFETY: the caller's contract.
+        unsafe { pass.load()? };
+        backend::forward(&self.plan, &pass, mixed)?;
+        backend::backward(&self.plan, &pass, mixed)?;
+        self.lay_out(segments, feed.rates, true)
+    }
+
+    /// Launches inference on the first `images` rows of the plan's current step, by the running statistics that
+    /// [`DeviceNet::fold`] took.
+    ///
+    /// # Safety
+    /// As [`DeviceNet::step`].
+    ///
+    /// # Errors
+    /// The driver's.
+    pub unsafe fn infer(&self, feed: &Feed, images: usize) -> Result<()> {
+        let pass = Pass { net: self, feed, images, place: 0, train: false };
+        // SAFETY: the caller's contract.
+        unsafe { pass.load()? };
+        backend::evaluate(&self.plan, &pass)
+    }
+
+    /// Takes the running statistics for inference.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn fold(&self) -> Result<()> {
+        let args = FoldArgs { norms: self.norms.at(0), channels: self.channels.at(0) };
+        // SAFETY: the net's own memory.
+        unsafe { self.device.launch(FOLD, self.layers.len(), 0, &args) }
+    }
+}
+
+/// A pass over the first images of the plan's current step.
+struct Pass<'a> {
+    net: &'a DeviceNet,
+    feed: &'a Feed,
+    images: usize,
+    /// Where the step is mixed, see [`crate::methods::mix::Mix::places`].
+    place: usize,
+    train: bool,
+}
+
+impl Pass<'_> {
+    /// Launches the loading of the images; what the feed holds is used by all that follows as well.
+    ///
+    /// # Safety
+    /// As [`DeviceNet::step`].
+    unsafe fn load(&self) -> Result<()> {
+        let net = self.net;
+        let [height, width, _] = net.shape;
+        let args = LoadArgs {
+            pixels: self.feed.pixels,
+            plan: self.feed.plan,
+            step: self.feed.step,
+            levels: self.feed.levels,
+            x: net.layers[0].x.at(0),
+            sums: net.sums.at(0),
+            images: self.images as i32,
+            batch: net.batch as i32,
+            height: height as i32,
+            width: width as i32,
+            count: if self.train { net.sums.count() as i32 } else { 0 },
+            mixes: (self.place == 0).into(),
+        };
+        // SAFETY: the caller's contract, and the net's own memory.
+        unsafe { net.device.launch(LOAD, (self.images * height * width).div_ceil(THREADS), 0, &args) }
+    }
+
+    /// The input that was stored of a block.
+    fn stored(&self, block: usize) -> u64 {
+        self.net.layers[self.net.plan.blocks[block].first].x.at(0)
+    }
+
+    fn gradient(&self, gradient: Buffer) -> u64 {
+        self.net.gradients[gradient].at(0)
+    }
+
+    fn source(&self, input: From) -> Source {
+        let net = self.net;
+        let of = |address: u64, height: usize, width: usize| Source {
+            y: address,
+            kind: PLAIN,
+            height: height as i32,
+            width: width as i32,
+            ..Source::default()
+        };
+        match input {
+            Input::Plain(Stored::Images) => of(net.layers[0].x.at(0), net.shape[0], net.shape[1]),
+            Input::Plain(Stored::Input(block)) => {
+                let geo = net.plan.stored(block);
+                of(self.stored(block), geo.height, geo.width)
+            }
+            Input::Normed { of: layer, shortcut } => {
+                let Layer { geo, y, norm, .. } = &net.layers[layer];
+                let (shortcut, kind) = match shortcut {
+                    Shortcut::Identity(Stored::Input(block)) => (self.stored(block), IDENTITY),
+                    Shortcut::Padded(Stored::Input(block)) => (self.stored(block), PADDED),
+                    _ => (0, NORMED),
+                };
+                let source = of(y.at(0), geo.out_height(), geo.out_width());
+                Source { affine: norm.affine, shortcut, kind, ..source }
+            }
+        }
+    }
+
+    /// What the kernels of Manifold Mixup take.
+    fn blend(&self, Mixed { block, layer }: Mixed) -> BlendArgs {
+        let net = self.net;
+        let source = self.source(backend::output(&net.plan, block));
+        BlendArgs {
+            source: Source { store: net.unmixed.at(0), ..source },
+            norm: net.layers[layer].norm,
+            plan: self.feed.plan,
+            step: self.feed.step,
+            mixed: self.stored(block),
+            images: self.images as i32,
+            batch: net.batch as i32,
+            ..BlendArgs::default()
+        }
+    }
+}
+
+impl Engine for Pass<'_> {
+    type Error = crate::backend::cuda::Error;
+
+    fn conv(&self, n: usize, input: From, store: Option<usize>) -> Result<()> {
+        let (net, layer) = (self.net, &self.net.layers[n]);
+        let tiles = net.tiles(layer.geo, self.images);
+        // Backward finds every input that is made of a raw output beside its layer.
+        let made = matches!(input, Input::Normed { .. });
+        let store = if store.is_some() || (made && self.train) { layer.x.at(0) } else { 0 };
+        let args = ForwardArgs {
+            source: Source { store, ..self.source(input) },
+            before: net.layers[n.saturating_sub(1)].norm,
+            weight: layer.weight.at(0),
+            out: layer.y.at(0),
+            sums: layer.norm.sums,
+            images: self.images as i32,
+            rows: tiles.forward as i32,
+            train: self.train.into(),
+            unused: 0,
+        };
+        // SAFETY: the net's own memory, as large as the layer's sizes and the batch ask.
+        unsafe { net.device.launch(FORWARD + layer.kind, tiles.forward_blocks, tiles.forward_shared, &args) }
+    }
+
+    fn pool(&self, _: From) -> Result<()> {
+        unreachable!("`supports` refuses networks with a max-pool")
+    }
+
+    fn head(&self, input: From, dz: Buffer) -> Result<()> {
+        let (net, feed) = (self.net, self.feed);
+        let args = HeadArgs {
+            source: self.source(input),
+            plan: feed.plan,
+            step: feed.step,
+            linear: net.params.at(net.linear_at),
+            features: feed.features,
+            logits: feed.logits,
+            losses: feed.losses,
+            samples: net.samples.at(0),
+            dz: self.gradient(dz),
+            linear_parts: net.linear_parts.at(0),
+            counter: net.counter.at(0),
+            norm: net.layers[net.layers.len() - 1].norm,
+            offsets: net.classwise.at(0),
+            margins: if net.has_margins { net.classwise.at(net.classes) } else { 0 },
+            images: self.images as i32,
+            batch: net.batch as i32,
+            classes: net.classes as i32,
+            train: self.train.into(),
+            gamma: net.gamma,
+            normalised: net.normalised.into(),
+        };
+        let shared = (SCRATCH + 2 * FEATURES + 4 * net.classes) * 4;
+        // SAFETY: the net's own memory; the contract of `load`.
+        unsafe { net.device.launch(HEAD, self.images, shared, &args) }
+    }
+}
+
+impl Training for Pass<'_> {
+    fn mix(&self, mixed: Mixed, _: From) -> Result<()> {
+        let args = self.blend(mixed);
+        // SAFETY: the net's own memory, of a stage's output; the contract of `load`.
+        unsafe { self.net.device.launch(BLEND + self.place - 1, self.images, 0, &args) }
+    }
+
+    fn grad(&self, n: usize, _: From, dz: Buffer, to: Option<InputGrad>) -> Result<()> {
+        let net = self.net;
+        let Layer { geo, kind, y, x, norm, flipped, parts, .. } = &net.layers[n];
+        let tiles = net.tiles(*geo, self.images);
+        // Of the stem only the weights have a gradient; what stands for the input's is not touched.
+        let InputGrad { to, residual, sums_of } =
+            to.unwrap_or(InputGrad { to: dz, residual: Residual::None, sums_of: None });
+        let (residual, half) = match residual {
+            Residual::None => (NO_RESIDUAL, 0),
+            Residual::InPlace => (IN_PLACE, 0),
+            Residual::Padded(of, _) => (THROUGH_PADDED, self.gradient(of)),
+        };
+        let args = BackwardArgs {
+            x: x.at(0),
+            gradient: Gradient {
+                dz: self.gradient(dz),
+                y: y.at(0),
+                height: geo.out_height() as i32,
+                width: geo.out_width() as i32,
+            },
+            norm: *norm,
+            weight: flipped.as_ref().map_or(0, |w| w.at(0)),
+            dz: self.gradient(to),
+            half,
+            y_before: net.layers[sums_of.unwrap_or(n.saturating_sub(1))].y.at(0),
+            sums_before: match sums_of {
+                Some(layer) => net.layers[layer].norm.d_sums,
+                None if n == 0 => 0,
+                None => net.unread.at(0),
+            },
+            weight_parts: parts.at(0),
+            height: geo.height as i32,
+            width: geo.width as i32,
+            images: self.images as i32,
+            rows: tiles.input as i32,
+            residual,
+            out_rows: tiles.weight_rows as i32,
+            groups: tiles.groups as i32,
+            weight_blocks: tiles.weight_blocks as i32,
+        };
+        let blocks = tiles.weight_blocks + if *kind == 0 { 0 } else { tiles.input_blocks };
+        // SAFETY: the net's own memory, as large as the layer's sizes and the batch ask.
+        unsafe { net.device.launch(BACKWARD + kind, blocks, tiles.backward_shared, &args) }
+    }
+
+    fn unmix(&self, mixed: Mixed, from: Buffer, to: Buffer) -> Result<()> {
+        let args = BlendArgs { gradient: self.gradient(from), dz: self.gradient(to), ..self.blend(mixed) };
+        // SAFETY: the net's own memory, of a stage's output; the contract of `load`.
+        unsafe { self.net.device.launch(UNBLEND + self.place - 1, self.images, SCRATCH * 4, &args) }
+    }
+
+    fn unpool(&self, _: From, _: Buffer, _: Buffer) -> Result<()> {
+        unreachable!("`supports` refuses networks with a max-pool")
+    }
+}

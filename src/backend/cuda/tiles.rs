@@ -1,0 +1,119 @@
+//! How a convolution is cut into the tiles of blocks, as `kernels/conv.cu` has it: what to tune first on a GPU.
+
+use super::kernels::THREADS;
+use crate::backend::Precision;
+use crate::net::Geometry;
+
+/// Floats of shared memory that the sums of a block's threads take.
+pub const SCRATCH: usize = 16 * (THREADS + 4) + THREADS;
+
+/// Pixels of a block's tile at most, by channels out: `PIXELS` of `OUT_TILES`.
+fn out_pixels(channels: usize) -> usize {
+    if channels == 16 { 512 } else { 4096 / channels }
+}
+
+/// The same for the input gradient, by channels in: `PIXELS` of `IN_TILES`.
+fn in_pixels(channels: usize) -> usize {
+    if channels == 64 { 64 } else { 8192 / channels }
+}
+
+/// Tiles that a block of the weight gradient takes, by channels out: `BANDS`.
+fn bands(channels: usize) -> usize {
+    channels / 16
+}
+
+/// Pixels of each of them at most: `WEIGHT_PIXELS`.
+fn weight_pixels(channels: usize) -> usize {
+    1024 / bands(channels).pow(2)
+}
+
+/// Channels in as the kernels have them: whole tiles of 16.
+pub fn padded(geo: Geometry) -> usize {
+    geo.cin.next_multiple_of(16)
+}
+
+/// Rows of a tile of so many pixels.
+fn rows(pixels: usize, width: usize, height: usize) -> usize {
+    (pixels / width).clamp(1, height)
+}
+
+/// Bytes of an activation.
+pub fn bytes_of(precision: Precision) -> usize {
+    if precision == Precision::Bf16 { 2 } else { 4 }
+}
+
+/// What a launch of a layer looks like.
+pub struct Tiles {
+    /// Rows of output a block of the forward pass.
+    pub forward: usize,
+    /// Rows of input a block of the input gradient.
+    pub input: usize,
+    /// Rows of output that are a tile of the weight gradient.
+    pub weight_rows: usize,
+    /// Blocks of the forward pass.
+    pub forward_blocks: usize,
+    /// Blocks of the input gradient.
+    pub input_blocks: usize,
+    /// Blocks of the weight gradient; none where a block has both gradients.
+    pub weight_blocks: usize,
+    /// Parts of the weight gradient.
+    pub groups: usize,
+    /// Bytes of shared memory a block.
+    pub forward_shared: usize,
+    /// Bytes of shared memory a block.
+    pub backward_shared: usize,
+}
+
+impl Tiles {
+    /// For some images, of values of `bytes` bytes. Tiles are made smaller than they may be where a block would take more than `room` bytes of
+    /// shared memory.
+    pub fn new(geo: Geometry, images: usize, bytes: usize, room: usize) -> Tiles {
+        let (cin, cout, s) = (padded(geo), geo.cout, geo.stride);
+        let (height, width) = (geo.out_height(), geo.out_width());
+        let pad = 16 / bytes;
+        let tile = |rows: usize, channels: usize| rows * (geo.width + 2) * (channels + pad) * bytes;
+        let source = |rows: usize| tile((rows - 1) * s + 3, cin);
+        let result = |pixels: usize, channels: usize| {
+            (pixels.next_multiple_of(16) * (channels + 4) * 4).max(SCRATCH * 4)
+        };
+        let staged = if bytes == 2 { 9 * cin * cout * bytes } else { 0 };
+        // The sums of all warps, at the end of a weight gradient.
+        let sums = 9 * (THREADS / 32) * 256 * 4;
+        let fit = |most: usize, shared: &dyn Fn(usize) -> usize| {
+            (1..=most).rev().find(|&rows| shared(rows) <= room).unwrap_or(1)
+        };
+
+        let forward = rows(out_pixels(cout), width, height);
+        let most = rows(in_pixels(cin), geo.width, geo.height);
+        // Inputs, 16 channels of the gradient, a number for each pixel.
+        let weight = |rows: usize| {
+            let pixels = (rows * width).next_multiple_of(16);
+            (bands(cout) * (source(rows) + pixels * (16 + pad) * bytes) + pixels * 4).max(sums)
+        };
+        // As many tiles, but of the same size.
+        let most_rows = fit(rows(weight_pixels(cout), width, height), &weight);
+        let weight_rows = height.div_ceil(height.div_ceil(most_rows));
+        // Inputs and gradient of a block that has both gradients.
+        let both = |rows: usize| staged + (2 * tile(rows + 2, 16) + result(rows * geo.width, 16)).max(sums);
+        let input = if geo.cin == 16 && cout == 16 { fit(most, &both) } else { most };
+        let input_blocks = images * geo.height.div_ceil(input);
+        let (groups, weight_blocks, backward_shared) = if geo.cin == 16 && cout == 16 {
+            (input_blocks, 0, both(input))
+        } else {
+            let groups = (images * height.div_ceil(weight_rows)).div_ceil(bands(cout));
+            let shared = staged + tile(input + 2, cout).max(result(input * geo.width, cin));
+            (groups, groups * (cout / 16), weight(weight_rows).max(shared))
+        };
+        Tiles {
+            forward,
+            input,
+            weight_rows,
+            forward_blocks: images * height.div_ceil(forward),
+            input_blocks,
+            weight_blocks,
+            groups,
+            forward_shared: staged + source(forward).max(result(forward * width, cout)),
+            backward_shared,
+        }
+    }
+}

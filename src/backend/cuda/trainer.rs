@@ -1,0 +1,271 @@
+//! What `train` drives on a GPU: an epoch is one upload, one graph launch a step, and one read of the losses at its end.
+
+use anyhow::Result;
+
+use super::Error;
+use super::args::Row;
+use super::device::{Device, Graph, Memory, REPEATS};
+use super::infer::{BATCH, Evaluator};
+use super::net::{DeviceNet, Feed, Segments};
+use crate::backend::cpu::load::Levels;
+use crate::backend::cpu::sgd::Rates;
+use crate::data::shard::Split;
+use crate::interrupt::{self, Interrupted};
+use crate::methods::loss::Criterion;
+use crate::net::Params;
+
+/// A training run on a GPU. Fields in the order in which they must go: graphs use all memory below them.
+pub struct Trainer {
+    /// Of a whole batch, for each place where it may be mixed.
+    full: Vec<Graph>,
+    /// The last step of an epoch, where it is smaller.
+    rest: Vec<Graph>,
+    evaluators: Vec<Evaluator>,
+    net: DeviceNet,
+    _segments: [Segments; 2],
+    _pixels: Memory<u8>,
+    plan: Memory<Row>,
+    step: Memory<u32>,
+    losses: Memory<f64>,
+    rates: Memory<f32>,
+    _others: [Memory<f32>; 3],
+    device: Device,
+    feed: Feed,
+    /// The epoch that comes next.
+    planned: Option<(u32, Planned)>,
+    images: usize,
+    batch: usize,
+}
+
+/// Rows of an epoch, and where each of its steps is mixed.
+pub type Planned = (Vec<Row>, Vec<usize>);
+
+/// All pixels of a split on the device.
+///
+/// # Errors
+/// The driver's; not enough memory.
+pub fn upload(device: &Device, split: &Split) -> super::Result<Memory<u8>> {
+    let len = split.shape().iter().product::<usize>();
+    let memory = device.zeros(split.len() * len)?;
+    // In pieces, for a copy of the whole would be a second one.
+    let piece = (1 << 24) / len.max(1) + 1;
+    for from in (0..split.len()).step_by(piece) {
+        let to = split.len().min(from + piece);
+        let bytes: Vec<u8> = (from..to).flat_map(|i| split.image(i)).copied().collect();
+        memory.write(from * len, &bytes)?;
+    }
+    Ok(memory)
+}
+
+/// The table of normalised values as the kernels have it, (3, 256).
+pub fn flat(levels: &Levels) -> Vec<f32> {
+    levels.iter().flatten().copied().collect()
+}
+
+/// The images of a run.
+#[derive(Clone, Copy)]
+pub struct Images<'a> {
+    /// Those that it trains on.
+    pub train: &'a Split,
+    /// Splits that accuracy is measured on.
+    pub judged: &'a [&'a Split],
+    /// The normalised values of their bytes.
+    pub levels: &'a Levels,
+}
+
+impl Trainer {
+    /// Puts a network and its images on a GPU, and records its steps, one for each of `places`, see [`crate::methods::mix::Mix::places`].
+    ///
+    /// # Errors
+    /// Sizes that the kernels do not take; not enough memory; the driver's.
+    pub fn new(
+        device: &Device,
+        params: &Params,
+        criterion: &Criterion,
+        Images { train, judged, levels }: Images,
+        batch: usize,
+        places: usize,
+    ) -> Result<Trainer> {
+        let images = train.len();
+        let own = DeviceNet::new(device, params, Some(criterion), train.shape(), batch)?;
+        own.take(params)?;
+        let (pixels, plan) = (upload(device, train)?, device.zeros(images)?);
+        let (step, losses) = (device.zeros(1)?, device.zeros(2 * images.div_ceil(batch))?);
+        let (rates, table) = (device.zeros(3)?, device.upload(&flat(levels))?);
+        let (features, logits) =
+            (device.zeros(batch * params.network().features())?, device.zeros(batch * params.classes())?);
+        let feed = Feed {
+            pixels: pixels.at(0),
+            plan: plan.at(0),
+            step: step.at(0),
+            levels: table.at(0),
+            features: features.at(0),
+            logits: logits.at(0),
+            losses: losses.at(0),
+            rates: rates.at(0),
+        };
+        let rest = images % batch;
+        let segments = [own.segments(batch)?, own.segments(rest.max(1))?];
+        let record = |n: usize, segments: &Segments| -> super::Result<Vec<Graph>> {
+            let places = if n > 0 { 0..places } else { 0..0 };
+            // SAFETY: all memory of the feed is in the trainer, and a plan has as many rows as there are images.
+            places.map(|place| device.record(|| unsafe { own.step(&feed, n, place, segments) })).collect()
+        };
+        let full = record(if images >= batch { batch } else { 0 }, &segments[0])?;
+        let rest = record(rest, &segments[1])?;
+        // Accuracy is that of f32, whatever the training computes in: as on the CPU, and as `eval` has it.
+        let in_f32 = device.in_f32()?;
+        let evaluators = judged.iter().map(|split| Evaluator::new(&in_f32, params, split, levels, BATCH));
+        let evaluators = evaluators.collect::<super::Result<Vec<_>>>()?;
+        let _others = [table, features, logits];
+        let device = device.clone();
+        let (_segments, _pixels) = (segments, pixels);
+        Ok(Trainer {
+            full,
+            rest,
+            evaluators,
+            net: own,
+            _segments,
+            _pixels,
+            plan,
+            step,
+            losses,
+            rates,
+            _others,
+            device,
+            feed,
+            planned: None,
+            images,
+            batch,
+        })
+    }
+
+    /// One epoch of `plan`, which makes those up to the `last`; returns loss and right predictions of each step. While the GPU works,
+    /// the next epoch is planned.
+    ///
+    /// # Errors
+    /// The driver's; [`Interrupted`].
+    pub fn epoch(
+        &mut self,
+        plan: impl Fn(u32) -> Planned,
+        epoch: u32,
+        last: u32,
+        rates: Rates,
+    ) -> Result<Vec<[f64; 2]>> {
+        let (rows, places) = match self.planned.take() {
+            Some((planned, all)) if planned == epoch => all,
+            _ => plan(epoch),
+        };
+        let steps = places.len();
+        self.plan.write(0, &rows)?;
+        self.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay])?;
+        self.step.clear()?;
+        for (step, place) in places.into_iter().enumerate() {
+            if interrupt::requested() {
+                self.device.wait()?;
+                return Err(Interrupted.into());
+            }
+            let whole = (step + 1) * self.batch <= self.images;
+            let graphs = if whole { &self.full } else { &self.rest };
+            // SAFETY: as where it was recorded.
+            unsafe { graphs[place].launch()? };
+        }
+        if epoch < last {
+            self.planned = Some((epoch + 1, plan(epoch + 1)));
+        }
+        let losses = self.losses.read(0, 2 * steps)?;
+        Ok(losses.as_chunks().0.to_vec())
+    }
+
+    /// Percent of each judged split that is classified right.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn top1(&mut self, judged: &[&Split]) -> Result<Vec<f64>> {
+        // The evaluators may have a stream of their own.
+        self.device.wait()?;
+        for evaluator in &self.evaluators {
+            evaluator.take(&self.net)?;
+            evaluator.run()?;
+        }
+        Ok(self
+            .evaluators
+            .iter()
+            .zip(judged)
+            .map(|(e, split)| e.top1(split))
+            .collect::<super::Result<_>>()?)
+    }
+
+    /// Repeats the whole steps of the epoch that was uploaded last until there were `steps`, and waits: for measurements.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn repeat(&self, steps: usize) -> super::Result<()> {
+        let epoch = (self.images / self.batch).max(1);
+        for step in 0..steps {
+            if step % epoch == 0 {
+                self.step.clear()?;
+            }
+            if let Some(graph) = self.full.first() {
+                // SAFETY: as where it was recorded.
+                unsafe { graph.launch()? };
+            }
+        }
+        self.device.wait()
+    }
+
+    /// Seconds of each launch of a whole step, by kernel, in their order: for measurements. Leaves the network in disorder.
+    ///
+    /// # Errors
+    /// Fewer steps in an epoch than a launch is repeated; the driver's.
+    pub fn profile(&self) -> super::Result<Vec<(&'static str, f64)>> {
+        // Each repetition of the head goes on by a step.
+        if self.images / self.batch < REPEATS as usize {
+            return Err(Error::Size(format!("{} images are too few to time kernels on", self.images)));
+        }
+        self.step.clear()?;
+        // SAFETY: as where the step is recorded; the plan has as many steps as the head's repetitions advance.
+        self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, 0, &self._segments[0]) })
+    }
+
+    /// Gives parameters, velocities and running statistics to the host.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn give(&self, params: &Params) -> Result<()> {
+        self.net.give(params)
+    }
+
+    /// The raw outputs of a layer in the last step, of its first `images` images.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[cfg(test)]
+    pub fn raw(&self, layer: usize, images: usize) -> super::Result<Vec<f32>> {
+        self.net.raw(layer, images)
+    }
+
+    /// The logits of the first judged split.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[cfg(test)]
+    pub fn judged_logits(&self) -> super::Result<Vec<f32>> {
+        self.evaluators[0].logits()
+    }
+
+    /// The gradients of the last step, flat as the parameters.
+    ///
+    /// # Errors
+    /// The driver's.
+    #[cfg(test)]
+    pub fn grads(&self) -> super::Result<Vec<f32>> {
+        self.net.grads.read(0, self.net.grads.count())
+    }
+}
+
+/// An augmentation as the loader takes it.
+pub fn view(dy: i8, dx: i8, flip: bool) -> u32 {
+    let byte = |offset: i8| (i32::from(offset) + 128) as u32;
+    byte(dy) | byte(dx) << 8 | u32::from(flip) << 16
+}

@@ -1,0 +1,104 @@
+//! Where to compute: what `--device` asks for and what there is.
+
+use anyhow::Result;
+
+use crate::net::Network;
+
+/// A place to compute on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU.
+    Cpu,
+    /// A GPU by its number.
+    #[cfg(feature = "cuda")]
+    Cuda(usize),
+}
+
+/// The names of devices; a number may follow the last, as in cuda:1.
+pub const DEVICES: [&str; 3] = ["auto", "cpu", "cuda"];
+
+/// Whether the spelling is one of auto, cpu, cuda and cuda:N.
+pub fn is_known(name: &str) -> bool {
+    match name.strip_prefix("cuda:") {
+        Some(index) => index.parse::<u16>().is_ok(),
+        None => DEVICES.contains(&name),
+    }
+}
+
+impl Device {
+    /// Looks for the device of `--device`. `auto` is a GPU where driver, GPU and NVRTC are found, else the CPU.
+    ///
+    /// # Errors
+    /// A GPU that was asked for and cannot be used.
+    pub fn find(asked: &str) -> Result<Device> {
+        if asked == "cpu" {
+            return Ok(Device::Cpu);
+        }
+        let found = Device::cuda(asked.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or(0));
+        match found {
+            Err(e) if asked == "auto" => {
+                log::debug!("computing on the CPU: {e:#}");
+                Ok(Device::Cpu)
+            }
+            found => found.map_err(|e| e.context(format!("--device {asked}"))),
+        }
+    }
+
+    /// [`Device::find`] for a network: `auto` is the CPU where the GPU has no kernels for it.
+    ///
+    /// # Errors
+    /// A GPU that was asked for and cannot be used, or has no kernels for the network.
+    pub fn find_for(asked: &str, network: &Network) -> Result<Device> {
+        let found = Device::find(asked)?;
+        match found.supports(network) {
+            Ok(()) => Ok(found),
+            Err(lacks) if asked == "auto" => {
+                log::info!("computing on the CPU: {lacks}");
+                Ok(Device::Cpu)
+            }
+            Err(lacks) => anyhow::bail!("--device {asked}: {lacks}; take --device cpu"),
+        }
+    }
+
+    fn supports(self, network: &Network) -> Result<(), String> {
+        match self {
+            Device::Cpu => crate::backend::check(network),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => crate::backend::cuda::supports(network),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(index: usize) -> Result<Device> {
+        crate::backend::cuda::device::usable(index)?;
+        Ok(Device::Cuda(index))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(_: usize) -> Result<Device> {
+        anyhow::bail!("this build is without CUDA; take --device cpu, or auto for the best there is")
+    }
+
+    /// Whether it is a GPU.
+    pub fn is_cuda(self) -> bool {
+        self != Device::Cpu
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_always_finds_one() {
+        assert_eq!(Device::find("cpu").expect("a CPU"), Device::Cpu);
+        Device::find("auto").expect("the CPU at the least");
+        let text = format!("{:#}", Device::find("cuda:999").expect_err("no such GPU"));
+        assert!(text.starts_with("--device cuda:999: "), "{text}");
+        assert!(
+            ["cuda", "cuda:0", "auto", "cpu"].into_iter().all(is_known)
+                && !is_known("cuda:x")
+                && !is_known("gpu")
+        );
+    }
+}

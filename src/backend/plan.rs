@@ -1,0 +1,235 @@
+//! What follows from a network's description and the size of its images: the sizes of all layers, what is stored, and which buffers
+//! gradients share.
+
+use std::ops::Range;
+
+use super::Shortcut;
+use crate::net::{Conv, Geometry, Network, Shortcut as Kind};
+
+/// A network on images of one size.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Sizes of the layers, as [`Network::convs`] has them.
+    pub layers: Vec<Geometry>,
+    /// The blocks.
+    pub blocks: Vec<Block>,
+    /// Values of an image in each of the buffers for gradients.
+    pub gradients: Vec<usize>,
+    /// For each group of blocks that pass gradients on in place, its two buffers, each as large as a block's output.
+    pub(super) groups: Vec<[usize; 2]>,
+    /// A buffer for blocks of three convolutions, and that of the stem's gradient if it is pooled.
+    pub(super) third: usize,
+    pub(super) stem: usize,
+    /// Whether a max-pool follows the stem.
+    pub pools: bool,
+}
+
+/// A block in the order of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    /// Its first layer.
+    pub first: usize,
+    /// Its last layer.
+    pub last: usize,
+    /// What is added to the last one's output; for a projection, its layer.
+    pub shortcut: Shortcut<(), usize>,
+    /// The stage, from 0.
+    pub stage: usize,
+    /// The group of its output.
+    pub(super) group: usize,
+}
+
+/// Hidden states that are mixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mixed {
+    /// The block that they enter.
+    pub block: usize,
+    /// The last layer before it.
+    pub layer: usize,
+}
+
+impl Plan {
+    /// The plan of a network for images of `[height, width, channels]`.
+    ///
+    /// # Errors
+    /// A description that does not fit together, or asks for what no engine has, in words.
+    pub fn new(network: &Network, shape: [usize; 3]) -> Result<Plan, String> {
+        let [height, width, channels] = shape;
+        if channels != network.stem.cin {
+            let (name, cin) = (&network.name, network.stem.cin);
+            return Err(format!("images have {channels} channels, {name} takes {cin}"));
+        }
+        if height == 0 || width == 0 {
+            return Err(format!("images are {height}×{width}, without pixels"));
+        }
+        check(network)?;
+        let layers = network.geometries(shape);
+        let (mut blocks, mut first, mut group) = (Vec::new(), 1, 0);
+        for (stage, all) in network.stages.iter().enumerate() {
+            for block in all {
+                let last = first + block.convs.len() - 1;
+                let shortcut = match block.shortcut {
+                    Kind::Identity => Shortcut::Identity(()),
+                    Kind::Padded => Shortcut::Padded(()),
+                    Kind::Projected(_) => Shortcut::Projected(last + 1),
+                };
+                group += usize::from(block.shortcut != Kind::Identity);
+                blocks.push(Block { first, last, shortcut, stage, group });
+                first = last + 1 + usize::from(matches!(shortcut, Shortcut::Projected(_)));
+            }
+        }
+        let mut plan = Plan {
+            layers,
+            blocks,
+            gradients: vec![0; 2 * group + 4],
+            groups: (0..=group).map(|n| [2 * n, 2 * n + 1]).collect(),
+            third: 2 * group + 2,
+            stem: 2 * group + 3,
+            pools: network.pool,
+        };
+        plan.size_gradients();
+        Ok(plan)
+    }
+
+    /// Makes each buffer for gradients as large as the largest that it holds.
+    fn size_gradients(&mut self) {
+        let mut lens = vec![0; self.gradients.len()];
+        let mut hold = |buffers: &[usize], len: usize| {
+            buffers.iter().for_each(|&b| lens[b] = lens[b].max(len));
+        };
+        for (n, block) in self.blocks.iter().enumerate() {
+            hold(&self.groups[self.group_before(n)], self.stored(n).in_len());
+            hold(&self.groups[block.group], self.layers[block.last].out_len());
+            // Inside a block the two of its group take turns, or one of them and the third.
+            for layer in block.first..block.last {
+                hold(&self.groups[block.group], self.layers[layer].out_len());
+                if block.last - block.first > 1 {
+                    hold(&[self.third], self.layers[layer].out_len());
+                }
+            }
+        }
+        if self.pools {
+            hold(&[self.stem], self.layers[0].out_len());
+        }
+        self.gradients = lens;
+    }
+
+    /// Number of stages.
+    pub fn stages(&self) -> usize {
+        self.blocks.last().map_or(0, |b| b.stage + 1)
+    }
+
+    /// The blocks of a stage.
+    pub fn blocks_of(&self, stage: usize) -> Range<usize> {
+        let first = self.blocks.partition_point(|b| b.stage < stage);
+        first..self.blocks.partition_point(|b| b.stage <= stage)
+    }
+
+    /// The block that a layer other than the stem is in.
+    pub fn block_of(&self, layer: usize) -> &Block {
+        &self.blocks[self.blocks.partition_point(|b| b.first <= layer) - 1]
+    }
+
+    /// Sizes of the layer whose input is stored as that of a block.
+    pub fn stored(&self, block: usize) -> Geometry {
+        self.layers[self.blocks[block].first]
+    }
+
+    /// Sizes of the last layer of the last block.
+    pub fn top_layer(&self) -> Geometry {
+        self.layers[self.blocks.last().map_or(0, |b| b.last)]
+    }
+
+    /// Whether a layer is a projection, which shares the gradient of its output with the last layer of its block.
+    pub fn is_projection(&self, layer: usize) -> bool {
+        self.blocks.iter().any(|b| b.shortcut == Shortcut::Projected(layer))
+    }
+
+    /// The hidden states that leave a stage, counted from 1; the last stage's are not mixed.
+    pub fn mixed(&self, stage: usize) -> Option<Mixed> {
+        let block = self.blocks.iter().position(|b| b.stage == stage).filter(|block| *block > 0)?;
+        Some(Mixed { block, layer: self.before(block) })
+    }
+
+    /// The largest that are mixed.
+    pub fn largest_mixed(&self) -> usize {
+        (1..self.stages())
+            .filter_map(|s| self.mixed(s))
+            .map(|m| self.stored(m.block).in_len())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The last layer of the block before, or the stem.
+    pub(super) fn before(&self, block: usize) -> usize {
+        block.checked_sub(1).map_or(0, |n| self.blocks[n].last)
+    }
+
+    /// The group of a block's input.
+    pub(super) fn group_before(&self, block: usize) -> usize {
+        block.checked_sub(1).map_or(0, |n| self.blocks[n].group)
+    }
+
+    /// Where the head leaves its gradient.
+    pub(super) fn top(&self) -> usize {
+        self.groups.last().map_or(0, |group| group[0])
+    }
+}
+
+/// Whether a network's description fits together and asks only for what engines have, whatever the size of the images.
+///
+/// # Errors
+/// What does not fit, in words.
+pub fn check(network: &Network) -> Result<(), String> {
+    let name = &network.name;
+    let mut channels = network.stem.cout;
+    for (conv, is_stem) in network.convs().zip(std::iter::once(true).chain(std::iter::repeat(false))) {
+        let Conv { name: conv, kernel, stride, .. } = conv;
+        let kernels: &[usize] = if is_stem { &[1, 3, 5, 7] } else { &[1, 3] };
+        if !kernels.contains(kernel) || !(1..=2).contains(stride) {
+            return Err(format!(
+                "{name} has {conv}, a {kernel}×{kernel} convolution with stride {stride}, for which there is no engine"
+            ));
+        }
+    }
+    if network.blocks().next().is_none() {
+        return Err(format!("{name} has no blocks"));
+    }
+    for block in network.blocks() {
+        let Some((first, last)) = block.convs.first().zip(block.convs.last()) else {
+            return Err(format!("{name} has a block without convolutions"));
+        };
+        let place = &first.name;
+        if !(2..=3).contains(&block.convs.len()) {
+            let n = block.convs.len();
+            return Err(format!(
+                "{name} has a block of {n} convolutions, that of {place}; engines take two or three"
+            ));
+        }
+        let mut inner = channels;
+        for conv in &block.convs {
+            if conv.cin != inner {
+                return Err(format!(
+                    "{name}: {} takes {} channels and is given {inner}",
+                    conv.name, conv.cin
+                ));
+            }
+            inner = conv.cout;
+        }
+        let stride: usize = block.convs.iter().map(|conv| conv.stride).product();
+        let fits = match &block.shortcut {
+            Kind::Identity => stride == 1 && channels == last.cout,
+            Kind::Padded => stride == 2 && channels <= last.cout && (last.cout - channels).is_multiple_of(2),
+            Kind::Projected(conv) => {
+                conv.stride == stride && conv.kernel == 1 && [conv.cin, conv.cout] == [channels, last.cout]
+            }
+        };
+        if !fits {
+            return Err(format!(
+                "{name}: the shortcut of the block that begins with {place} does not match the block's output"
+            ));
+        }
+        channels = last.cout;
+    }
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! The arithmetic of a training.
+
+use candle_core::DType;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// The arithmetic of forward and backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats throughout.
+    #[default]
+    F32,
+    /// Images, activations and their gradients in bf16, products added up in 32 bits; parameters, statistics, loss and
+    /// evaluation in 32 bits
+    Bf16,
+}
+
+impl Precision {
+    /// What activations are stored as.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }
+    }
+}

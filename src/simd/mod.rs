@@ -1,0 +1,402 @@
+//! Vectors of `f32` for the CPU kernels, and the choice of the instruction set at run time.
+//!
+//! A kernel is written once, over [`Vector`], as a [`Task`]; [`run`] instantiates it for every instruction set inside a
+//! function that has the set's target features, so that everything inlined into it is compiled with them. Not for
+//! general use: only what the kernels need is here.
+
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
+mod sets;
+pub mod value;
+
+use std::sync::OnceLock;
+
+use half::bf16;
+
+use sets::Plain;
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512 with AMX's tiles, for bf16 (x86-64).
+    Amx,
+    /// 512-bit vectors (x86-64).
+    Avx512,
+    /// 256-bit vectors with fused multiply-add (x86-64).
+    Avx2,
+    /// 128-bit vectors (aarch64).
+    Neon,
+    /// Plain Rust, multiply and add rounded apart.
+    Portable,
+}
+
+impl Isa {
+    /// Whether it has 32 registers, and nothing that multiplies so fast that Winograd's transforms cost more than they save.
+    pub fn is_wide(self) -> bool {
+        matches!(self, Isa::Avx512 | Isa::Neon)
+    }
+
+    /// The set that computes in `f32`: tiles have no such products.
+    pub fn for_floats(self) -> Isa {
+        if self == Isa::Amx { Isa::Avx512 } else { self }
+    }
+
+    /// The set that computes in pairs of bf16: AVX-512 without its bf16 instructions gives way to AVX2.
+    pub fn for_pairs(self) -> Isa {
+        #[cfg(target_arch = "x86_64")]
+        if self == Isa::Avx512 && !is_x86_feature_detected!("avx512bf16") {
+            return Isa::Avx2;
+        }
+        self
+    }
+
+    /// Whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => {
+                Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16") && amx::is_available()
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512bw")
+                    && Isa::Avx2.is_available()
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Amx | Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Neon => cfg!(target_arch = "aarch64"),
+            Isa::Portable => true,
+        }
+    }
+
+    /// Those that this machine can run, best first.
+    pub fn available() -> Vec<Isa> {
+        let all = [Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
+        all.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The name used in `$REMIX_ISA` and in manifests' `run`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Amx => "amx",
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Neon => "neon",
+            Isa::Portable => "portable",
+        }
+    }
+
+    /// The set that `$REMIX_ISA` names, else the best available one.
+    ///
+    /// # Errors
+    /// A name that is none of this machine's.
+    pub fn asked() -> Result<Isa, String> {
+        let sets = Isa::available();
+        let asked = std::env::var_os("REMIX_ISA").filter(|asked| !asked.is_empty());
+        let Some(asked) = asked else { return Ok(sets[0]) };
+        sets.iter().copied().find(|s| *s.name() == *asked).ok_or_else(|| {
+            let names: Vec<_> = sets.iter().map(|s| s.name()).collect();
+            format!("REMIX_ISA: no \"{}\"; this machine has {}", asked.display(), names.join(", "))
+        })
+    }
+
+    /// The set in use: [`Isa::asked`], or the best where that is an error, which the tools refuse.
+    pub fn get() -> Isa {
+        #[cfg(test)]
+        if let Some(isa) = FORCED.get() {
+            return isa;
+        }
+        static ISA: OnceLock<Isa> = OnceLock::new();
+        *ISA.get_or_init(|| Isa::asked().unwrap_or_else(|_| Isa::available()[0]))
+    }
+}
+
+/// Whether to store a vector takes as long as two multiply-adds, as 512 bits do on Zen 4: taken to be so on all of AMD's that have AVX-512. A matter of speed
+/// alone.
+pub fn stores_are_slow() -> bool {
+    static SLOW: OnceLock<bool> = OnceLock::new();
+    *SLOW.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        return Isa::Avx512.is_available() && {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    })
+}
+
+#[cfg(test)]
+thread_local!(static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) });
+
+/// Runs a test once for every instruction set that the machine has, on two threads that have no other.
+#[cfg(test)]
+pub(crate) fn for_each_isa(mut test: impl FnMut(Isa) + Send) {
+    for isa in Isa::available() {
+        forced(isa, 2, || test(isa));
+    }
+}
+
+/// Computes something by one instruction set on some threads.
+#[cfg(test)]
+pub(crate) fn forced<R: Send>(isa: Isa, threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = threads.start_handler(move |_| FORCED.set(Some(isa))).build().expect("threads");
+    pool.broadcast(|_| assert_eq!(Isa::get(), isa));
+    pool.install(f)
+}
+
+/// A register of `LANES` values.
+///
+/// # Safety
+/// All methods compile to instructions of one set and may only run where the machine has it: inside [`run`].
+/// Pointers must be valid for `LANES` values.
+#[allow(clippy::missing_safety_doc)]
+pub unsafe trait Vector: Copy {
+    /// Number of values.
+    const LANES: usize;
+    /// Whether there are 32 registers, so that accumulator tiles of 16 fit; else they are 8.
+    const WIDE: bool;
+    /// Whether there are AMX's tiles of bf16 besides.
+    const TILES: bool = false;
+    /// All lanes `x`.
+    unsafe fn splat(x: f32) -> Self;
+    /// Reads `LANES` values.
+    unsafe fn load(p: *const f32) -> Self;
+    /// Writes `LANES` values.
+    unsafe fn store(self, p: *mut f32);
+    /// [`Vector::store`] of what is not read again soon: past the caches where a vector is one of their lines, so that nothing
+    /// is read to be written over.
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32) {
+        // SAFETY: the trait's contract.
+        unsafe { self.store(p) }
+    }
+    /// `self + a · b`.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// `self + a`.
+    unsafe fn add(self, a: Self) -> Self;
+    /// `self − a`.
+    unsafe fn sub(self, a: Self) -> Self;
+    /// Lanes of `self` where `a > 0`, else 0.
+    unsafe fn where_positive(self, a: Self) -> Self;
+    /// Lanes of `self`, 0 where they are negative; what is no number stays none.
+    unsafe fn relu(self) -> Self;
+
+    // What computes in bf16 is below. These bodies are for any set: the loops over lanes become its instructions.
+
+    /// Reads `LANES` values of bf16.
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self {
+        let mut lanes = [0f32; MAX_LANES];
+        for (i, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
+            // SAFETY: the trait's contract.
+            *lane = unsafe { f32::from_bits(u32::from((*p.add(i)).to_bits()) << 16) };
+        }
+        // SAFETY: the array is long enough.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+
+    /// Rounds to bf16, to even, and writes `LANES` values.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16) {
+        let mut lanes = [0f32; MAX_LANES];
+        // SAFETY: the array is long enough; the trait's contract.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            for (i, lane) in lanes[..Self::LANES].iter().enumerate() {
+                *p.add(i) = round(*lane);
+            }
+        }
+    }
+
+    /// Writes `2·LANES` values of each of two images side by side.
+    #[inline(always)]
+    unsafe fn side_by_side(first: *const bf16, second: *const bf16, out: *mut bf16) {
+        for i in 0..2 * Self::LANES {
+            // SAFETY: the trait's contract.
+            unsafe { (*out.add(2 * i), *out.add(2 * i + 1)) = (*first.add(i), *second.add(i)) };
+        }
+    }
+
+    /// Rounds two vectors to bf16 and puts their lanes side by side, those of `low` in the lower halves.
+    #[inline(always)]
+    unsafe fn pair(low: Self, high: Self) -> Self {
+        let (mut lows, mut highs) = ([0f32; MAX_LANES], [0f32; MAX_LANES]);
+        // SAFETY: the arrays are long enough; the caller's contract.
+        unsafe {
+            low.store(lows.as_mut_ptr());
+            high.store(highs.as_mut_ptr());
+            for (low, high) in lows[..Self::LANES].iter_mut().zip(highs) {
+                *low =
+                    f32::from_bits(u32::from(round(*low).to_bits()) | u32::from(round(high).to_bits()) << 16);
+            }
+            Self::load(lows.as_ptr())
+        }
+    }
+
+    /// `self + a₀·b₀ + a₁·b₁` where the lanes of `a` and `b` are pairs of bf16, the first in the lower half.
+    #[inline(always)]
+    unsafe fn dot(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let ([a0, a1], [b0, b1]) = (unpair(a), unpair(b));
+            self.fma(a0, b0).fma(a1, b1)
+        }
+    }
+}
+
+/// The lanes of the widest vector.
+const MAX_LANES: usize = 16;
+
+/// The nearest bf16, the even one of two; a number that is none stays none.
+#[inline(always)]
+fn round(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let even = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    bf16::from_bits(if x.is_nan() { 0x7fc0 } else { even as u16 })
+}
+
+/// The two values of each pair of bf16.
+#[inline(always)]
+unsafe fn unpair<V: Vector>(pairs: V) -> [V; 2] {
+    let (mut low, mut high) = ([0f32; MAX_LANES], [0f32; MAX_LANES]);
+    // SAFETY: the arrays are long enough; the caller is inside `run`.
+    unsafe {
+        pairs.store(low.as_mut_ptr());
+        for i in 0..V::LANES {
+            let bits = low[i].to_bits();
+            (low[i], high[i]) = (f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000));
+        }
+        [V::load(low.as_ptr()), V::load(high.as_ptr())]
+    }
+}
+
+/// Asks for a cache line, for the second level. Any address may be asked for.
+#[inline(always)]
+pub fn prefetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of every x86-64; a prefetch does not fault.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch does not fault and changes nothing.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{line}]", line = in(reg) line, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = line;
+}
+
+/// The same pointer, of which the compiler knows nothing any more. In a loop over such a pointer addresses are it and a constant;
+/// else LLVM adds an index to where the loop began, and an Intel processor splits a multiply-add from such memory in two.
+#[allow(clippy::pointers_in_nomem_asm_block)] // Nothing is read through it.
+#[inline(always)]
+pub fn opaque<T>(pointer: *const T) -> *const T {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        let same;
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!("/* {} */", inout(reg) pointer => same, options(pure, nomem, nostack, preserves_flags));
+        }
+        same
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    pointer
+}
+
+/// Work that is compiled once for each instruction set.
+pub trait Task {
+    /// Does the work with vectors `V`.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `V`. Implementations are `#[inline(always)]`, and so is every
+    /// function that they hand vectors to.
+    unsafe fn run<V: Vector>(self);
+}
+
+/// Modules that run a task with a set's features. They are modules because rustc compiles a generic function with those of the module that
+/// it is in: the sets are compiled at the same time.
+macro_rules! runners {
+    ($($name:ident: $features:literal, $vector:ty, then $after:expr;)*) => {
+        $(#[cfg(target_arch = "x86_64")]
+        mod $name {
+            /// # Safety
+            /// The machine has the features.
+            #[target_feature(enable = $features)]
+            pub unsafe fn run<T: super::Task>(task: T) {
+                // SAFETY: this function has the features.
+                unsafe {
+                    task.run::<$vector>();
+                    $after
+                }
+            }
+        })*
+    };
+}
+
+runners! {
+    // What was streamed has to be written before others are told that it is.
+    floats: "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", std::arch::x86_64::__m512, then std::arch::x86_64::_mm_sfence();
+    pairs: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", std::arch::x86_64::__m512, then ();
+    tiles: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", super::sets::Tiled, then super::amx::release();
+    narrow: "avx2,fma", std::arch::x86_64::__m256, then ();
+}
+
+/// Runs a task with the vectors of an instruction set.
+///
+/// # Panics
+/// If the machine does not have the set ([`Isa::available`]).
+#[inline]
+pub fn run<T: Task>(isa: Isa, task: T) {
+    let isa = isa.for_floats();
+    assert!(isa.is_available(), "this machine has no {}", isa.name());
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        // SAFETY: the features were found.
+        return unsafe { floats::run(task) };
+    }
+    run_others(isa, task);
+}
+
+/// [`run`] for tasks that compute in pairs of bf16.
+///
+/// # Panics
+/// If the machine does not have the set for bf16 ([`Isa::for_pairs`]).
+#[inline]
+pub fn run_pairs<T: Task>(isa: Isa, task: T) {
+    assert!(isa.is_available() && isa.for_pairs() == isa, "this machine has no {} for bf16", isa.name());
+    #[cfg(target_arch = "x86_64")]
+    match isa {
+        // SAFETY: the features were found.
+        Isa::Avx512 => return unsafe { pairs::run(task) },
+        // SAFETY: the features were found.
+        Isa::Amx => return unsafe { tiles::run(task) },
+        _ => {}
+    }
+    run_others(isa, task);
+}
+
+/// [`run`] for all sets but AVX-512.
+fn run_others<T: Task>(isa: Isa, task: T) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 {
+        // SAFETY: the callers have found the features.
+        return unsafe { narrow::run(task) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    if isa == Isa::Neon {
+        // SAFETY: NEON is part of every aarch64.
+        return unsafe { task.run::<std::arch::aarch64::float32x4_t>() };
+    }
+    assert_eq!(isa, Isa::Portable, "the instruction set is of another architecture");
+    // SAFETY: plain Rust.
+    unsafe { task.run::<Plain>() }
+}

@@ -1,0 +1,125 @@
+//! The types that activations are stored as. Parameters, statistics, gradients of parameters and the loss are always `f32`.
+
+use candle_core::{CpuStorage, DType};
+use half::bf16;
+
+use super::{Isa, Task, Vector, run, run_pairs};
+
+/// `f32`, or `bf16`, of which kernels take two neighbours in one lane.
+///
+/// # Safety
+/// `DTYPE` is the type, `PACK` of it are 32 bits, and any bits are a value.
+pub unsafe trait Value: Copy + Send + Sync + 'static {
+    /// Candle's name of the type.
+    const DTYPE: DType;
+    /// Zero.
+    const ZERO: Self;
+    /// Values to a lane of 32 bits: neighbouring channels of a pixel, or one value of as many images or tiles.
+    const PACK: usize;
+
+    /// As `f32`, exactly.
+    fn to_f32(self) -> f32;
+    /// The nearest value.
+    fn from_f32(x: f32) -> Self;
+    /// The values of a storage of this type.
+    fn slice(storage: &CpuStorage) -> Option<&[Self]>;
+    /// The values of a storage of this type.
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+    /// The instruction set in use for these values.
+    fn isa() -> Isa;
+    /// Runs a task whose kernels take these values.
+    fn run(isa: Isa, task: impl Task);
+
+    /// Reads a vector.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn load<V: Vector>(p: *const Self) -> V;
+    /// Writes a vector.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn store<V: Vector>(v: V, p: *mut Self);
+    /// Writes a vector that is not read again soon, as [`Vector::stream`]; in bf16, where it is half a line, as any other.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn stream<V: Vector>(v: V, p: *mut Self);
+    /// `acc + Σ a·b` over the values of each lane.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn multiply_add<V: Vector>(acc: V, a: V, b: V) -> V;
+
+    /// Lanes that the channels of a pixel take.
+    #[inline(always)]
+    fn lanes(channels: usize) -> usize {
+        channels.div_ceil(Self::PACK)
+    }
+
+    /// Lanes as the values that they hold.
+    #[inline(always)]
+    fn unpack(lanes: &mut [f32]) -> &mut [Self] {
+        // SAFETY: a lane is `PACK` values without padding, and any bits are a value.
+        unsafe { std::slice::from_raw_parts_mut(lanes.as_mut_ptr().cast(), lanes.len() * Self::PACK) }
+    }
+}
+
+/// What is one expression for either type.
+macro_rules! value {
+    ($type:ident, $dtype:ident, $pack:literal, $isa:expr, $run:ident, $load:ident, $store:ident, $stream:ident, $fma:ident) => {
+        // SAFETY: as the lines below say.
+        unsafe impl Value for $type {
+            const DTYPE: DType = DType::$dtype;
+            const ZERO: Self = <$type>::from_bits(0);
+            const PACK: usize = $pack;
+
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                self.into()
+            }
+            #[inline(always)]
+            fn from_f32(x: f32) -> Self {
+                let mut value = Self::ZERO;
+                // SAFETY: one lane, which needs no instruction set.
+                unsafe { x.$store(&raw mut value) };
+                value
+            }
+            fn slice(storage: &CpuStorage) -> Option<&[Self]> {
+                if let CpuStorage::$dtype(values) = storage { Some(values) } else { None }
+            }
+            fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+                if let CpuStorage::$dtype(values) = storage { Some(values) } else { None }
+            }
+            fn isa() -> Isa {
+                $isa
+            }
+            fn run(isa: Isa, task: impl Task) {
+                $run(isa, task);
+            }
+            #[inline(always)]
+            unsafe fn load<V: Vector>(p: *const Self) -> V {
+                // SAFETY: the caller's contract.
+                unsafe { V::$load(p) }
+            }
+            #[inline(always)]
+            unsafe fn store<V: Vector>(v: V, p: *mut Self) {
+                // SAFETY: the caller's contract.
+                unsafe { v.$store(p) }
+            }
+            #[inline(always)]
+            unsafe fn stream<V: Vector>(v: V, p: *mut Self) {
+                // SAFETY: the caller's contract.
+                unsafe { v.$stream(p) }
+            }
+            #[inline(always)]
+            unsafe fn multiply_add<V: Vector>(acc: V, a: V, b: V) -> V {
+                // SAFETY: the caller's contract.
+                unsafe { acc.$fma(a, b) }
+            }
+        }
+    };
+}
+
+value!(f32, F32, 1, Isa::get().for_floats(), run, load, store, stream, fma);
+value!(bf16, BF16, 2, Isa::get().for_pairs(), run_pairs, load_bf16, store_bf16, store_bf16, dot);

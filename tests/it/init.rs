@@ -1,0 +1,176 @@
+//! `train --init` and `--freeze`: where a training starts from, and what it leaves as it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+
+use crate::common::{Sandbox, edit, flip, refused};
+
+const DATA: &str = "--dataset synthetic --train-per-class 12 --test-per-class 2 --imb-ratio 6 -q --out data";
+const SHORT: &str = "data --arch resnet20 --batch-size 32 --epochs 2 --device cpu";
+
+/// A data set, and a run to start from.
+fn prepared() -> Sandbox {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", DATA);
+    s.one("train", &format!("{SHORT} -q --out first"));
+    s
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let bytes = fs::read(path).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let all = all.tensors().into_iter().map(|(name, t)| (name, t.data().to_vec()));
+    all.filter(|(name, _)| !name.ends_with("num_batches_tracked")).collect()
+}
+
+/// Names of the tensors that differ.
+fn moved(a: &Path, b: &Path) -> Vec<String> {
+    let (a, b) = (tensors(a), tensors(b));
+    assert!(a.keys().eq(b.keys()));
+    a.into_iter().filter(|(name, values)| b[name] != *values).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn a_frozen_backbone_stays_as_it_was() {
+    let s = prepared();
+    let (first, second) = (s.join("first/last.safetensors"), s.join("second/last.safetensors"));
+    let run =
+        s.tool("train", &format!("{SHORT} --init first --freeze backbone --out second")).assert().success();
+    let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+    assert!(said.contains("starting from these weights, classifier included"), "{said}");
+    assert_eq!(moved(&first, &second), ["linear.bias", "linear.weight"]);
+    let m = s.one("train", &format!("{SHORT} --init first --freeze backbone --out second -q"));
+    assert_eq!(m["params"]["freeze"], "backbone");
+    assert_eq!(m["params"]["init"].as_str().unwrap().len(), 12);
+    assert_eq!(
+        (m["inputs"][1]["role"].as_str(), m["inputs"][1]["inputs"][0]["role"].as_str()),
+        (Some("init"), Some("dataset"))
+    );
+    // Of another precision and in other threads it is the same backbone.
+    s.one(
+        "train",
+        &format!("{SHORT} --init first --freeze backbone --precision bf16 --threads 1 -q --out third"),
+    );
+    assert_eq!(moved(&first, &s.join("third/last.safetensors")), ["linear.bias", "linear.weight"]);
+    // Without --freeze all of it moves, and in a run from random weights nothing says init.
+    s.one("train", &format!("{SHORT} --init first -q --out fourth"));
+    assert!(moved(&first, &s.join("fourth/last.safetensors")).len() > 60);
+    let m = s.one("train", &format!("{SHORT} -q --out first"));
+    assert!(m["params"].get("init").is_none() && m["params"].get("freeze").is_none());
+}
+
+#[test]
+fn the_key_holds_the_weights_not_their_place() {
+    let s = prepared();
+    fs::copy(s.join("first/last.safetensors"), s.join("copy.safetensors")).unwrap();
+    fs::copy(s.join("first/last.safetensors"), s.join("other.safetensors")).unwrap();
+    let key = |init: &str| s.one("train", &format!("{SHORT} --init {init} --dry-run -q"))["key"].clone();
+    assert_eq!(key("copy.safetensors"), key("other.safetensors"));
+    assert_ne!(key("copy.safetensors"), key("first --init-checkpoint best"));
+    assert_ne!(key("first"), s.one("train", &format!("{SHORT} --dry-run -q"))["key"]);
+}
+
+#[test]
+fn a_classifier_of_other_classes_is_a_new_one() {
+    let s = prepared();
+    s.one("mk-imbalance", &DATA.replace("--out data", "--out renamed"));
+    edit(&s.join("renamed/manifest.json"), |m| m["metrics"]["class_names"][3] = "another".into());
+    fs::copy(s.join("first/last.safetensors"), s.join("bare.safetensors")).unwrap();
+    for (init, said) in [
+        ("first", "with a new classifier: they were trained on other classes"),
+        ("bare.safetensors", "classifier included"),
+    ] {
+        let args = SHORT.replace("data", "renamed");
+        let run = s.tool("train", &format!("{args} --init {init} --out renamed-{init}")).assert().success();
+        let text = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+        assert!(text.contains(said), "{text}");
+    }
+    // LDAM's classifier is of another kind than that of these weights.
+    let run = s.tool("train", &format!("{SHORT} --method ldam --init first --out ldam")).assert().success();
+    let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+    assert!(
+        said.contains("with a new classifier: theirs is of another kind than the loss is made for"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_cannot_be_started_from_is_refused() {
+    let s = prepared();
+    let train = |args: &str| s.tool("train", &format!("data --epochs 1 {args} --out refused")).assert();
+    refused(train("--init nothing.safetensors"), "--init nothing.safetensors: ");
+    refused(train("--init data"), "--init data: data/manifest.json: is a dataset manifest");
+    refused(train("--init first --arch resnet32"), "is a resnet20, not the resnet32 of --arch");
+    fs::write(s.join("text.pth"), "no weights").unwrap();
+    refused(train("--init text.pth --arch resnet20"), "text.pth: not an intact safetensors file");
+    let alone = s.tool("train", "data --init-checkpoint best").assert().code(2);
+    assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("--init <MANIFEST|WEIGHTS>"));
+    flip(&s.join("first/last.safetensors"));
+    refused(train("--init first --arch resnet20"), "last.safetensors");
+    assert!(!s.join("refused/last.safetensors").exists());
+}
+
+/// Networks for large images train and run on small ones, and know their own weights.
+#[test]
+fn every_family_of_networks_goes_through_the_pipeline() {
+    let s = Sandbox::new();
+    s.one(
+        "mk-imbalance",
+        "--dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2 -q --out data",
+    );
+    for arch in ["resnet18-cifar", "resnet10", "resnet50"] {
+        for precision in ["f32", "bf16"] {
+            let out = format!("{arch}-{precision}");
+            let args = format!(
+                "data --arch {arch} --precision {precision} --epochs 1 --batch-size 16 --lr 0.01 --device cpu -q"
+            );
+            s.one("train", &format!("{args} --method remix-manifold --out {out}"));
+            let metrics = s.one("eval", &format!("{out} --device cpu -q"));
+            assert_eq!(metrics["metrics"]["confusion"].as_array().unwrap().len(), 10, "{out}");
+        }
+    }
+    let embedded = s.one("embed", "resnet50-f32 --device cpu -q --out embedded");
+    let bytes = fs::read(s.join("embedded/features.safetensors")).unwrap();
+    let features = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(features.tensor("features").unwrap().shape()[1], 2048);
+    assert_eq!(embedded["metrics"]["feature_len"], 2048);
+}
+
+#[test]
+fn weights_that_would_be_replaced_or_are_of_another_network_are_refused() {
+    let s = prepared();
+    fs::copy(s.join("first/last.safetensors"), s.join("bare.safetensors")).unwrap();
+    let train = |args: &str| s.tool("train", &format!("data --epochs 1 {args}")).assert();
+    refused(train("--arch resnet20 --init first --out first --force"), "first: holds the weights of --init");
+    refused(train("--arch resnet32 --init first --out other"), "is a resnet20, not the resnet32 of --arch");
+    refused(train("--arch resnet20 --init bare.safetensors --init-checkpoint best"), "is a file of weights");
+    let alone = s.tool("train", "data --freeze backbone").assert().code(2);
+    assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("--init <MANIFEST|WEIGHTS>"));
+}
+
+/// The second stage of several seeds is one row.
+#[test]
+fn runs_from_weights_of_several_seeds_are_averaged() {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", DATA);
+    for seed in [0, 1] {
+        s.one("train", &format!("{SHORT} --seed {seed} -q --out first-{seed}"));
+        let stage = format!("--init first-{seed} --freeze backbone --seed {seed}");
+        s.one("train", &format!("{SHORT} {stage} -q --out second-{seed}"));
+        s.one("train", &format!("{SHORT} --seed {seed} -q --out plain-{seed}"));
+    }
+    let mut rows = vec![];
+    for name in ["second-0", "second-1", "plain-0", "plain-1"] {
+        rows.push(s.one("eval", &format!("{name} --device cpu -q")).to_string());
+    }
+    let table = s.tool("report", "table --format csv").write_stdin(rows.join("\n")).assert().success();
+    let text = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("init erm")).collect();
+    assert!(!told.is_empty() && told.iter().all(|line| line.contains("freeze backbone")), "{text}");
+    let names: std::collections::BTreeSet<&str> =
+        told.iter().filter_map(|line| line.split("init erm").nth(1)).map(|rest| &rest[..9]).collect();
+    assert_eq!(names.len(), 1, "one row for both seeds: {text}");
+}
