@@ -1,4 +1,5 @@
-//! Stamps the git commit and its cleanliness into the binaries, for `--version` and `run.git` of every manifest.
+//! Stamps the git commit and its cleanliness into the binaries, for `--version` and `run.git` of every
+//! manifest.
 
 use std::process::Command;
 

@@ -1,7 +1,9 @@
-//! Times the training step on a GPU: `cuda DATASET [--device N] [--steps N] [--side-by-side N]`, a JSON object a line.
+//! Times the training step on a GPU: `cuda DATASET [--device N] [--steps N] [--side-by-side N]`, a JSON
+//! object a line.
 //!
-//! For each precision: the step as a graph replayed, the same for two and for N networks at once, a whole epoch with everything around
-//! it, and every kernel of a step by itself. `make bench-cuda` sets PyTorch beside it. Says so and ends where there is no GPU.
+//! For each precision: the step as a graph replayed, the same for two and for N networks at once, a whole
+//! epoch with everything around it, and every kernel of a step by itself. `make bench-cuda` sets PyTorch
+//! beside it. Says so and ends where there is no GPU.
 
 #![allow(missing_docs)]
 

@@ -1,8 +1,8 @@
-//! Throughput of the CPU engine: convolutions, whole training steps and inference of some networks, and beside them the fused
-//! multiply-add peak of the same machine in the same run.
+//! Throughput of the CPU engine: convolutions, whole training steps and inference of some networks, and
+//! beside them the fused multiply-add peak of the same machine in the same run.
 //!
-//! `Gelem/s` of a convolution or of the peak is GFLOP/s (two a multiply-add); of a step and of inference it is images.
-//! Run it by `make bench`, which sets PyTorch beside it.
+//! `Gelem/s` of a convolution or of the peak is GFLOP/s (two a multiply-add); of a step and of inference it
+//! is images. Run it by `make bench`, which sets PyTorch beside it.
 
 #![allow(missing_docs)]
 

@@ -1,5 +1,6 @@
-//! How work ends before its time. Ctrl-C and SIGTERM: at once while a tool waits for input or a lock, at the next safe point once it
-//! works. For the tests: as if the machine had lost power, between any two changes of the disk.
+//! How work ends before its time. Ctrl-C and SIGTERM: at once while a tool waits for input or a lock, at the
+//! next safe point once it works. For the tests: as if the machine had lost power, between any two changes of
+//! the disk.
 //!
 //! SIGHUP is left alone, so `nohup` works; what is on disk is safe at any moment.
 
@@ -42,8 +43,9 @@ pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Ends the process as `kill -9` does if this is the point whose number $REMIX_KILL_AT has, counting from 1. One stands before each change of
-/// the disk that others could see, so that the tests can stop a tool at every one of them.
+/// Ends the process as `kill -9` does if this is the point whose number $REMIX_KILL_AT has, counting from 1.
+/// One stands before each change of the disk that others could see, so that the tests can stop a tool at
+/// every one of them.
 pub fn kill_point() {
     static AT: OnceLock<Option<u64>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);

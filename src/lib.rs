@@ -1,5 +1,5 @@
-//! Learning image classifiers from class-imbalanced data: the library behind `mk-imbalance`, `train`, `eval`, `embed` and
-//! `report`.
+//! Learning image classifiers from class-imbalanced data: the library behind `mk-imbalance`, `train`, `eval`,
+//! `embed` and `report`.
 //!
 //! The tools are the interface that is meant for use. For programs of your own:
 //!

@@ -1,7 +1,8 @@
-//! The networks of the [`zoo`](crate::net::zoo) as candle modules, for programs that run or fine-tune them with candle.
+//! The networks of the [`zoo`](crate::net::zoo) as candle modules, for programs that run or fine-tune them
+//! with candle.
 //!
-//! Tensors have the names and layouts that they have in files, so a [`VarBuilder`] over a checkpoint of `train`, or over weights of
-//! torchvision saved as safetensors, is all that is needed:
+//! Tensors have the names and layouts that they have in files, so a [`VarBuilder`] over a checkpoint of
+//! `train`, or over weights of torchvision saved as safetensors, is all that is needed:
 //!
 //! ```no_run
 //! use candle_core::{DType, Device, Tensor};
@@ -18,7 +19,8 @@
 //! # }
 //! ```
 //!
-//! This is written for clarity: `train`, `eval` and `embed` have engines of their own, which are tested against it.
+//! This is written for clarity: `train`, `eval` and `embed` have engines of their own, which are tested
+//! against it.
 
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{BatchNorm, Conv2d, Conv2dConfig, Init, ModuleT, VarBuilder, batch_norm, conv2d_no_bias};
@@ -60,7 +62,8 @@ impl ResNet {
         self.features_mixed_t(x, train, |_, x| Ok(x))
     }
 
-    /// The same, where `mix` changes what enters a stage, numbered from 0: the blending of hidden states, as Manifold Mixup has it.
+    /// The same, where `mix` changes what enters a stage, numbered from 0: the blending of hidden states, as
+    /// Manifold Mixup has it.
     ///
     /// # Errors
     /// Candle's and those of `mix`.
@@ -175,8 +178,8 @@ fn every_second(x: &Tensor, dim: usize) -> Result<Tensor> {
     x.contiguous()?.index_select(&Tensor::arange_step(0u32, x.dim(dim)? as u32, 2, x.device())?, dim)
 }
 
-/// The largest of 3×3 pixels at every second place, of values that are not negative: zeros around them change nothing. Candle has no
-/// gradient for windows that overlap, so this is the largest of nine shifted images.
+/// The largest of 3×3 pixels at every second place, of values that are not negative: zeros around them change
+/// nothing. Candle has no gradient for windows that overlap, so this is the largest of nine shifted images.
 fn max_pool(x: &Tensor) -> Result<Tensor> {
     let (height, width) = (x.dim(2)?, x.dim(3)?);
     let padded = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;

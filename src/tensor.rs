@@ -1,5 +1,5 @@
-//! Candle's tensors in the hands of kernels: [`read`] and [`write()`] lend their values (`write` as a candle in-place operation), and
-//! allocate nothing. And memory that starts on a cache line.
+//! Candle's tensors in the hands of kernels: [`read`] and [`write()`] lend their values (`write` as a candle
+//! in-place operation), and allocate nothing. And memory that starts on a cache line.
 
 use std::cell::Cell;
 use std::marker::PhantomData;

@@ -26,7 +26,8 @@ pub fn is_known(name: &str) -> bool {
 }
 
 impl Device {
-    /// Looks for the device of `--device`. `auto` is a GPU where driver, GPU and NVRTC are found, else the CPU.
+    /// Looks for the device of `--device`. `auto` is a GPU where driver, GPU and NVRTC are found, else the
+    /// CPU.
     ///
     /// # Errors
     /// A GPU that was asked for and cannot be used.

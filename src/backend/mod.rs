@@ -1,10 +1,12 @@
-//! How networks are executed: the order of the operations of a training step, written once, and the operations that an engine has.
+//! How networks are executed: the order of the operations of a training step, written once, and the
+//! operations that an engine has.
 //!
-//! [`forward`] and [`backward`] walk over a [`Plan`], which follows from a network's description and the size of the images, and
-//! call an [`Engine`]. Each operation does everything that can be done while an image is in the cache: a convolution makes its input
-//! from the raw output of the one before (batch norm, shortcut, ReLU), and leaves a raw output and its sums. All engines number
-//! alike: layers as [`Network::convs`](crate::net::Network::convs) has them, stored inputs by their block, and buffers for gradients
-//! as [`Plan::gradients`].
+//! [`forward`] and [`backward`] walk over a [`Plan`], which follows from a network's description and the size
+//! of the images, and call an [`Engine`]. Each operation does everything that can be done while an image is
+//! in the cache: a convolution makes its input from the raw output of the one before (batch norm, shortcut,
+//! ReLU), and leaves a raw output and its sums. All engines number alike: layers as
+//! [`Network::convs`](crate::net::Network::convs) has them, stored inputs by their block, and buffers for
+//! gradients as [`Plan::gradients`].
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -35,7 +37,8 @@ pub type Source = Input<Stored, usize>;
 /// The number of a buffer for gradients, see [`Plan::gradients`].
 pub type Gradient = usize;
 
-/// How the gradient of a convolution's input is finished: added to what comes through the shortcut, and masked by the ReLU.
+/// How the gradient of a convolution's input is finished: added to what comes through the shortcut, and
+/// masked by the ReLU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputGrad {
     /// Where it goes.
@@ -63,8 +66,8 @@ pub trait Engine {
     /// The engine's.
     fn pool(&self, input: Source) -> Result<(), Self::Error>;
 
-    /// Takes the mean over all pixels and classifies it; in training also takes the loss, and leaves the gradient of the input in `dz`,
-    /// with the sums that the last layer's batch norm needs.
+    /// Takes the mean over all pixels and classifies it; in training also takes the loss, and leaves the
+    /// gradient of the input in `dz`, with the sums that the last layer's batch norm needs.
     ///
     /// # Errors
     /// The engine's.
@@ -79,8 +82,8 @@ pub trait Training: Engine {
     /// The engine's.
     fn mix(&self, mixed: Mixed, input: Source) -> Result<(), Self::Error>;
 
-    /// The gradients of a convolution, of its batch norm, and of its input if asked; `dz` is the gradient of the batch norm's output.
-    /// The operation before has left its sums, except for a projection.
+    /// The gradients of a convolution, of its batch norm, and of its input if asked; `dz` is the gradient of
+    /// the batch norm's output. The operation before has left its sums, except for a projection.
     ///
     /// # Errors
     /// The engine's.
@@ -120,7 +123,8 @@ pub fn evaluate<E: Engine>(plan: &Plan, engine: &E) -> Result<(), E::Error> {
     engine.head(output(plan, plan.blocks.len()), plan.top())
 }
 
-/// Forward through all layers and the head, in training; the hidden states that enter a block are mixed or not.
+/// Forward through all layers and the head, in training; the hidden states that enter a block are mixed or
+/// not.
 ///
 /// # Errors
 /// The engine's.
@@ -182,7 +186,8 @@ fn inner(layer: usize) -> Source {
 /// # Errors
 /// The engine's.
 pub fn backward<E: Training>(plan: &Plan, engine: &E, mixed: Option<Mixed>) -> Result<(), E::Error> {
-    // For each group, the buffer with the gradient behind a block's last batch norm, then the spare one; mixing swaps them.
+    // For each group, the buffer with the gradient behind a block's last batch norm, then the spare one;
+    // mixing swaps them.
     let mut held = plan.groups.clone();
     for (n, block) in plan.blocks.iter().enumerate().rev() {
         let stored = Input::Plain(Stored::Input(n));

@@ -1,5 +1,5 @@
-//! What follows from a network's description and the size of its images: the sizes of all layers, what is stored, and which buffers
-//! gradients share.
+//! What follows from a network's description and the size of its images: the sizes of all layers, what is
+//! stored, and which buffers gradients share.
 
 use std::ops::Range;
 
@@ -15,7 +15,8 @@ pub struct Plan {
     pub blocks: Vec<Block>,
     /// Values of an image in each of the buffers for gradients.
     pub gradients: Vec<usize>,
-    /// For each group of blocks that pass gradients on in place, its two buffers, each as large as a block's output.
+    /// For each group of blocks that pass gradients on in place, its two buffers, each as large as a block's
+    /// output.
     pub(super) groups: Vec<[usize; 2]>,
     /// A buffer for blocks of three convolutions, and that of the stem's gradient if it is pooled.
     pub(super) third: usize,
@@ -140,7 +141,8 @@ impl Plan {
         self.layers[self.blocks.last().map_or(0, |b| b.last)]
     }
 
-    /// Whether a layer is a projection, which shares the gradient of its output with the last layer of its block.
+    /// Whether a layer is a projection, which shares the gradient of its output with the last layer of its
+    /// block.
     pub fn is_projection(&self, layer: usize) -> bool {
         self.blocks.iter().any(|b| b.shortcut == Shortcut::Projected(layer))
     }
@@ -176,7 +178,8 @@ impl Plan {
     }
 }
 
-/// Whether a network's description fits together and asks only for what engines have, whatever the size of the images.
+/// Whether a network's description fits together and asks only for what engines have, whatever the size of
+/// the images.
 ///
 /// # Errors
 /// What does not fit, in words.

@@ -1,5 +1,6 @@
-//! A ResNet-32 against PyTorch: `tests/fixtures/resnet32.safetensors`, made in f64 by `scripts/pytorch/fixture_resnet.py`, whose
-//! docstring is the specification of the weights and the input here.
+//! A ResNet-32 against PyTorch: `tests/fixtures/resnet32.safetensors`, made in f64 by
+//! `scripts/pytorch/fixture_resnet.py`, whose docstring is the specification of the weights and the input
+//! here.
 
 use std::path::Path;
 

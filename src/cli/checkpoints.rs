@@ -1,4 +1,5 @@
-//! What `eval` and `embed` have in common: checkpoints, the data set that each is judged on, and running the network.
+//! What `eval` and `embed` have in common: checkpoints, the data set that each is judged on, and running the
+//! network.
 //!
 //! What is made of the logits is the tools' own business.
 
@@ -31,8 +32,8 @@ const TRAINED_ON: [&str; 2] = ["train", "test"];
 /// Flags that choose checkpoints and images.
 #[derive(Args, Clone, Debug)]
 pub struct Choice {
-    /// Checkpoints: manifests (or their directories), or bare weights in PyTorch's names, as safetensors or as torch.save
-    /// writes them [default: stdin]
+    /// Checkpoints: manifests (or their directories), or bare weights in PyTorch's names, as safetensors or
+    /// as torch.save writes them [default: stdin]
     #[arg(value_name = "MANIFEST|WEIGHTS")]
     pub checkpoints: Vec<PathBuf>,
 
@@ -52,7 +53,8 @@ pub struct Choice {
     #[arg(long, value_name = "ARCH", add = ArgValueCandidates::new(architectures))]
     pub arch: Option<Arch>,
 
-    /// Images that a thread of the CPU takes through the network at a time; more take more memory, and the result does not depend on it
+    /// Images that a thread of the CPU takes through the network at a time; more take more memory, and the
+    /// result does not depend on it
     #[arg(long, value_name = "N", default_value_t = infer::BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,
 }
@@ -84,12 +86,13 @@ enum Weights {
 
 /// Finds the checkpoints and their data sets and does the work of the tool on each.
 ///
-/// Those of the arguments are all found before any work: a bad one is told at once. Those of stdin are worked on as they
-/// come, while `train` is still at the next one; with `--out`, which is for one, they are counted first.
+/// Those of the arguments are all found before any work: a bad one is told at once. Those of stdin are worked
+/// on as they come, while `train` is still at the next one; with `--out`, which is for one, they are counted
+/// first.
 ///
 /// # Errors
-/// Input that is no checkpoint, a data set that is gone or is another one, bare weights without --arch and --data; those
-/// of the work; [`Interrupted`] after a signal.
+/// Input that is no checkpoint, a data set that is gone or is another one, bare weights without --arch and
+/// --data; those of the work; [`Interrupted`] after a signal.
 pub fn for_each(
     flags: &Choice,
     tool: &'static str,
@@ -137,8 +140,8 @@ fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Res
 /// Endings of files that are meant to be weights, also where they are missing or damaged.
 const WEIGHTS: [&str; 7] = ["safetensors", "pth", "pt", "th", "bin", "tar", "ckpt"];
 
-/// Whether an argument is a file of bare weights and not of manifests. What the file holds decides; its name does where that
-/// shows neither.
+/// Whether an argument is a file of bare weights and not of manifests. What the file holds decides; its name
+/// does where that shows neither.
 pub fn is_bare(path: &Path) -> bool {
     let called =
         || path.extension().is_some_and(|e| WEIGHTS.iter().any(|known| e.eq_ignore_ascii_case(known)));
@@ -253,7 +256,8 @@ fn subject(
     Ok(Subject { weights, arch, normalise, which: which.into(), dataset, info, name, inputs })
 }
 
-/// What a checkpoint's params say of the normalisation; those of bare weights say nothing, and have the recipe's.
+/// What a checkpoint's params say of the normalisation; those of bare weights say nothing, and have the
+/// recipe's.
 fn normalise(params: &Object) -> Result<[[f64; 3]; 2]> {
     let of = |name: &str, usual: [f64; 3]| -> Result<[f64; 3]> {
         let Some(said) = params.get(name) else { return Ok(usual) };
@@ -288,7 +292,8 @@ impl Subject {
         Path::new(root).join(format!("{}-{split}-{}-{}", self.name, self.which, key::short(key)))
     }
 
-    /// Adds the normalisation to params where it is not the usual one, for it then changes the result, and not the content of the weights.
+    /// Adds the normalisation to params where it is not the usual one, for it then changes the result, and
+    /// not the content of the weights.
     pub fn add_normalisation(&self, params: &mut Object) {
         for (name, [own, usual]) in
             [("mean", [self.normalise[0], config::MEAN]), ("std", [self.normalise[1], config::STD])]
@@ -304,8 +309,8 @@ impl Subject {
         self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>() as usize
     }
 
-    /// Maps the split and runs the network over it, after checking that weights and shards are the published ones. Also
-    /// says what `run` of the manifest is to hold of it.
+    /// Maps the split and runs the network over it, after checking that weights and shards are the published
+    /// ones. Also says what `run` of the manifest is to hold of it.
     ///
     /// # Errors
     /// Missing or damaged files, weights that do not fit the architecture, a GPU that cannot be used.

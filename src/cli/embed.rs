@@ -1,5 +1,5 @@
-//! `embed`: the network's pooled features, logits and predictions of a split, as one safetensors file, and with
-//! `--project` a map of them in the plane.
+//! `embed`: the network's pooled features, logits and predictions of a split, as one safetensors file, and
+//! with `--project` a map of them in the plane.
 
 mod projection;
 
@@ -20,7 +20,8 @@ use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, Object};
 use crate::metrics;
 
-/// Raised when the same weights and images would give another file. 2: weights that are not exactly the network's are refused.
+/// Raised when the same weights and images would give another file. 2: weights that are not exactly the
+/// network's are refused.
 const SEMANTICS: u32 = 2;
 
 /// The file of the result.
@@ -28,9 +29,10 @@ const FEATURES: &str = "features.safetensors";
 
 /// Extract features: what the network computes of each image, for t-SNE, probes and error analysis
 ///
-/// Writes features.safetensors with `features` F32 (N, features of the network), pooled before the classifier; `logits` F32 (N, C); `labels`
-/// and `predictions` I64 (N); `source_index` U32 (N), the image's place in the official file; with --project also
-/// `projection` F32 (N, 2). One embedding manifest a checkpoint is printed on stdout.
+/// Writes features.safetensors with `features` F32 (N, features of the network), pooled before the
+/// classifier; `logits` F32 (N, C); `labels` and `predictions` I64 (N); `source_index` U32 (N), the image's
+/// place in the official file; with --project also `projection` F32 (N, 2). One embedding manifest a
+/// checkpoint is printed on stdout.
 #[derive(Parser, Debug)]
 #[command(name = "embed", version = super::VERSION, after_help = EXAMPLES)]
 pub struct Flags {
@@ -94,8 +96,8 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
     plan
 }
 
-/// The embedding with a projection. Its features are a result of their own, so that another projection finds them:
-/// where they would be without `--project`, or inside `--out`.
+/// The embedding with a projection. Its features are a result of their own, so that another projection finds
+/// them: where they would be without `--project`, or inside `--out`.
 fn project(plain: &Plan, chosen: Chosen, subject: &Subject, flags: &Flags) -> Result<Manifest> {
     let mut plan = plain.clone();
     plan.params.insert("project".into(), json!(chosen));
@@ -137,7 +139,8 @@ fn floats<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u8> {
     values.into_iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// The file's bytes, which follow from the numbers alone: safetensors sorts tensors, and there is no metadata.
+/// The file's bytes, which follow from the numbers alone: safetensors sorts tensors, and there is no
+/// metadata.
 fn encode(split: &Split, out: &Inference, predicted: &[usize]) -> Result<Vec<u8>> {
     let n = split.len();
     let features = floats(&out.features);

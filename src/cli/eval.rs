@@ -14,11 +14,12 @@ use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object};
 use crate::metrics::{self, Confusion};
 
-/// Raised when the same weights and images would give other numbers. 2: with reliability. 3: the NLL keeps its digits, and weights that are
-/// not exactly the network's are refused.
+/// Raised when the same weights and images would give other numbers. 2: with reliability. 3: the NLL keeps
+/// its digits, and weights that are not exactly the network's are refused.
 const SEMANTICS: u32 = 3;
 
-/// Up to so many classes the confusion matrix is in the manifest; of more, [`CONFUSION`] has the counts that are not 0.
+/// Up to so many classes the confusion matrix is in the manifest; of more, [`CONFUSION`] has the counts that
+/// are not 0.
 const IN_MANIFEST: usize = 200;
 
 /// The file of a confusion matrix of many classes.
@@ -26,15 +27,16 @@ const CONFUSION: &str = "confusion.safetensors";
 
 /// Evaluate checkpoints: accuracy, many/medium/few, macro-F1, NLL, ECE, reliability, confusion matrix
 ///
-/// One metrics manifest a checkpoint is printed on stdout as it is done. Accuracies are percent; macro_f1 and ece are
-/// fractions, nll is in nats. Groups by training images of a class: many > 100, medium 20 to 100, few < 20.
+/// One metrics manifest a checkpoint is printed on stdout as it is done. Accuracies are percent; macro_f1 and
+/// ece are fractions, nll is in nats. Groups by training images of a class: many > 100, medium 20 to 100, few
+/// < 20.
 ///
-/// Of more than 200 classes the confusion matrix is not in the manifest but in confusion.safetensors: `true` and
-/// `predicted` I64 (N), `count` U32 (N), the N counts that are not 0.
+/// Of more than 200 classes the confusion matrix is not in the manifest but in confusion.safetensors: `true`
+/// and `predicted` I64 (N), `count` U32 (N), the N counts that are not 0.
 ///
-/// A checkpoint is evaluated on the data set that it was trained on, which must still be the same by content. --data
-/// names it elsewhere, or names another one on purpose: many, medium and few then follow that one's class counts, and
-/// the report gives the result a row of its own.
+/// A checkpoint is evaluated on the data set that it was trained on, which must still be the same by content.
+/// --data names it elsewhere, or names another one on purpose: many, medium and few then follow that one's
+/// class counts, and the report gives the result a row of its own.
 #[derive(Parser, Debug)]
 #[command(name = "eval", version = super::VERSION, after_help = EXAMPLES)]
 pub struct Flags {

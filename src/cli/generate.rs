@@ -1,7 +1,8 @@
-//! `TOOL --generate WHAT`: completions and man pages from the definition of the flags, for `make install`. Hidden from
-//! `--help`, for nobody else needs it.
+//! `TOOL --generate WHAT`: completions and man pages from the definition of the flags, for `make install`.
+//! Hidden from `--help`, for nobody else needs it.
 //!
-//! The completions are scripts that ask the tool itself, by [`COMPLETE`], so they know the parts of methods and every other value.
+//! The completions are scripts that ask the tool itself, by [`COMPLETE`], so they know the parts of methods
+//! and every other value.
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,7 +17,8 @@ use clap_mangen::Man;
 use crate::backend::device::DEVICES;
 use crate::net::Arch;
 
-/// The tools, and what they are called installed: `eval` is a builtin of the shells, and `train` could be anybody's.
+/// The tools, and what they are called installed: `eval` is a builtin of the shells, and `train` could be
+/// anybody's.
 const TOOLS: [(&str, &str); 5] = [
     ("mk-imbalance", "remix-mk-imbalance"),
     ("train", "remix-train"),
@@ -89,7 +91,8 @@ pub fn asked() -> Option<Vec<String>> {
     (args.first().map(String::as_str) == Some("--generate")).then(|| args[1..].to_vec())
 }
 
-/// Writes completions to stdout, or man pages (one for the tool, one for each of its commands) into a directory.
+/// Writes completions to stdout, or man pages (one for the tool, one for each of its commands) into a
+/// directory.
 ///
 /// # Errors
 /// Unknown things to generate; the file system's.

@@ -21,10 +21,10 @@ const SEMANTICS: u32 = 1;
 
 /// Build an imbalanced data set from the official CIFAR files
 ///
-/// Reads CIFAR-10 or CIFAR-100 in the binary or the python form, chooses a long-tailed (exp) or step subset, and writes
-/// it as memory-mapped safetensors shards, with the balanced official test set beside it. The subset is exactly the one
-/// of the reference code (LDAM-DRW's IMBALANCECIFAR10 and IMBALANCECIFAR100) for the same --rand-number. Prints the
-/// manifest of the data set on stdout, ready for train.
+/// Reads CIFAR-10 or CIFAR-100 in the binary or the python form, chooses a long-tailed (exp) or step subset,
+/// and writes it as memory-mapped safetensors shards, with the balanced official test set beside it. The
+/// subset is exactly the one of the reference code (LDAM-DRW's IMBALANCECIFAR10 and IMBALANCECIFAR100) for
+/// the same --rand-number. Prints the manifest of the data set on stdout, ready for train.
 #[derive(Parser, Debug)]
 #[command(name = "mk-imbalance", version = super::VERSION, after_help = EXAMPLES)]
 pub struct Flags {
@@ -62,8 +62,8 @@ pub struct Flags {
 
     /// Share of the training images to hold out for validation, equally from each class
     ///
-    /// They are taken before the imbalance: the split is balanced like the test set, and the profile is applied to the
-    /// images that are left. With 0 the training subset is exactly the reference's.
+    /// They are taken before the imbalance: the split is balanced like the test set, and the profile is
+    /// applied to the images that are left. With 0 the training subset is exactly the reference's.
     #[arg(long, value_name = "F", default_value_t = 0.0, allow_negative_numbers = true)]
     pub val_fraction: f64,
 

@@ -41,7 +41,8 @@ pub struct Common {
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// Where to compute: auto, cpu, cuda or cuda:N; $REMIX_ISA names a CPU's instructions (amx, avx512, avx2, neon or portable)
+    /// Where to compute: auto, cpu, cuda or cuda:N; $REMIX_ISA names a CPU's instructions (amx, avx512, avx2,
+    /// neon or portable)
     #[arg(long, value_name = "DEVICE", default_value = "auto", global = true, value_parser = device)]
     #[arg(add = ArgValueCandidates::new(generate::devices))]
     pub device: String,
@@ -83,8 +84,8 @@ pub const VERSION: &str = if cfg!(feature = "cuda") {
 #[error("{0}")]
 pub struct CheckFailed(pub String);
 
-/// Parses the flags, runs the tool and turns its result into an exit code: 0, 1 for a false check, 2 for an error, 130
-/// after a signal. Errors are one line on stderr.
+/// Parses the flags, runs the tool and turns its result into an exit code: 0, 1 for a false check, 2 for an
+/// error, 130 after a signal. Errors are one line on stderr.
 pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A) -> Result<()>) -> ExitCode {
     let called = generate::called(tool);
     generate::complete::<A>(called);
@@ -138,8 +139,8 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     }
 }
 
-/// A complaint about a flag without clap's tips that mislead: to write an unknown flag after `--`, or another flag that only begins
-/// like it.
+/// A complaint about a flag without clap's tips that mislead: to write an unknown flag after `--`, or another
+/// flag that only begins like it.
 fn sensible(mut e: clap::Error) -> clap::Error {
     use clap::error::{ContextKind, ContextValue};
     e.remove(ContextKind::Suggested);
@@ -186,7 +187,8 @@ pub(crate) fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {
     e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
-/// An error and its causes in one line. With RUST_BACKTRACE candle's errors show a backtrace, of numbered lines, which no user needs.
+/// An error and its causes in one line. With RUST_BACKTRACE candle's errors show a backtrace, of numbered
+/// lines, which no user needs.
 fn one_line(e: &anyhow::Error) -> String {
     let text = format!("{e:#}");
     let is_frame = |line: &&str| line.trim_start().starts_with("0: ");
@@ -228,8 +230,8 @@ fn stdout(e: io::Error) -> Error {
 
 /// Answers from the cache, or locks the directory, does the work and publishes it; then prints the manifest.
 ///
-/// `work` writes the outputs into the directory (each by [`store::write_atomic`]) and returns what they are, the
-/// metrics, and what it wants to add to `run`.
+/// `work` writes the outputs into the directory (each by [`store::write_atomic`]) and returns what they are,
+/// the metrics, and what it wants to add to `run`.
 ///
 /// # Errors
 /// Those of the work and of the file system; [`CheckFailed`] from `--verify`.
@@ -259,8 +261,8 @@ pub fn run_plan(
     Ok(m)
 }
 
-/// Answers from the cache, or locks the directory, does the work and publishes it: [`run_plan`] without a word on stdout,
-/// for a result on the way to another.
+/// Answers from the cache, or locks the directory, does the work and publishes it: [`run_plan`] without a
+/// word on stdout, for a result on the way to another.
 ///
 /// # Errors
 /// Those of the work and of the file system.

@@ -42,40 +42,45 @@ pub struct Flags {
 pub enum Command {
     /// Accuracy of methods × imbalance, beside the published values
     ///
-    /// One table for each data set and epoch (last, best), with mean ± sample standard deviation over seeds, the number of
-    /// seeds, the paper's value, the difference from it where both have one schedule, and the starting report's value. Runs
-    /// that differ in anything but the seed, or what computed them, get rows of their own.
+    /// One table for each data set and epoch (last, best), with mean ± sample standard deviation over seeds,
+    /// the number of seeds, the paper's value, the difference from it where both have one schedule, and the
+    /// starting report's value. Runs that differ in anything but the seed, or what computed them, get rows of
+    /// their own.
     ///
-    /// Without -o and --format it writes table.md, table.csv, table.tex (for \input) and table.json into a directory and
-    /// shows the Markdown on stderr; stdout has the report's manifest. With --format stdout has the table itself.
+    /// Without -o and --format it writes table.md, table.csv, table.tex (for \input) and table.json into a
+    /// directory and shows the Markdown on stderr; stdout has the report's manifest. With --format stdout has
+    /// the table itself.
     #[command(after_help = table::EXAMPLES)]
     Table(TableFlags),
 
     /// A figure for a paper, as SVG or PNG
     ///
-    /// One column wide (3.3 inches), set in Arimo, which has the widths of Arial and Helvetica; colours that people with any
-    /// colour vision can tell apart; text stays text in SVG. The same inputs give the same bytes. Seeds of a method are
-    /// put together: means with standard deviations, bands of extremes in curves, pooled bins in reliability diagrams.
+    /// One column wide (3.3 inches), set in Arimo, which has the widths of Arial and Helvetica; colours that
+    /// people with any colour vision can tell apart; text stays text in SVG. The same inputs give the same
+    /// bytes. Seeds of a method are put together: means with standard deviations, bands of extremes in
+    /// curves, pooled bins in reliability diagrams.
     ///
-    /// Each FILE of -o is a result of its own, with FILE.manifest.json beside it, so that many figures can share a directory.
+    /// Each FILE of -o is a result of its own, with FILE.manifest.json beside it, so that many figures can
+    /// share a directory.
     #[command(after_help = figure::EXAMPLES)]
     Figure(FigureFlags),
 
     /// Tables, figures, settings and lineage on one self-contained page
     ///
-    /// Writes one HTML file that needs no network and no script (with one, tables sort by a click): tables as of
-    /// `report table`, with differences of more than two standard errors from the published values named; figures of
-    /// whatever is given; the settings of every run; and the lineage of every number, hash by hash, down to the official
-    /// files. Give it metrics manifests, and beside them in any order those of checkpoints (training curves), embeddings
-    /// with a projection (figure 1) and data sets.
+    /// Writes one HTML file that needs no network and no script (with one, tables sort by a click): tables as
+    /// of `report table`, with differences of more than two standard errors from the published values named;
+    /// figures of whatever is given; the settings of every run; and the lineage of every number, hash by
+    /// hash, down to the official files. Give it metrics manifests, and beside them in any order those of
+    /// checkpoints (training curves), embeddings with a projection (figure 1) and data sets.
     #[command(after_help = html::EXAMPLES)]
     Html(HtmlFlags),
 
     /// A list of trainings: what tells them apart, how far they are and how good
     ///
-    /// Looks for finished and unfinished trainings in directories, and in their subdirectories, and prints one line for
-    /// each on stdout: method, settings, seed, epochs that are done, accuracy on the test split after the last epoch and
-    /// after the best one. Settings that all of them share are said once. Nothing is written.
+    /// Looks for finished and unfinished trainings in directories, and in their subdirectories, and prints
+    /// one line for each on stdout: method, settings, seed, epochs that are done, accuracy on the test split
+    /// after the last epoch and after the best one. Settings that all of them share are said once. Nothing is
+    /// written.
     #[command(after_help = runs::EXAMPLES)]
     Runs(RunsFlags),
 }
@@ -95,8 +100,8 @@ fn run(flags: Flags) -> Result<()> {
     }
 }
 
-/// Each manifest once by content, in an order that does not depend on how they came. `roles` are the outputs of a manifest
-/// that the report opens.
+/// Each manifest once by content, in an order that does not depend on how they came. `roles` are the outputs
+/// of a manifest that the report opens.
 fn unique(
     found: &[Manifest],
     roles: impl Fn(&Manifest) -> &'static [&'static str],
@@ -128,7 +133,8 @@ fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: 
     Ok(plan)
 }
 
-/// The plan of a report that is one file, the FILE of `-o FILE`. Its params have the form of the file as `format`.
+/// The plan of a report that is one file, the FILE of `-o FILE`. Its params have the form of the file as
+/// `format`.
 ///
 /// # Errors
 /// A name that is not UTF-8.
@@ -217,14 +223,15 @@ fn unoccupied(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Makes the locked directory this report's, and lists the files that it will have. Another process may have made another report there
-/// since the plan was made.
+/// Makes the locked directory this report's, and lists the files that it will have. Another process may have
+/// made another report there since the plan was made.
 fn begin<S: AsRef<str>>(writer: &Writer, files: &[S]) -> Result<()> {
     unoccupied(writer.plan())?;
     Ok(writer.begin(files)?)
 }
 
-/// Puts what bare files are called among the params of a report that shows them, where the name of the file is not enough.
+/// Puts what bare files are called among the params of a report that shows them, where the name of the file
+/// is not enough.
 fn name_files(params: &mut Object, shown: &[&Experiment]) {
     let names = longer_names(shown);
     if !names.is_empty() {

@@ -14,7 +14,8 @@ pub fn bars() -> &'static MultiProgress {
     &BARS
 }
 
-/// Whether bars can be drawn: a terminal that can move its cursor, and that is ours alone. `make -j` starts several tools on one.
+/// Whether bars can be drawn: a terminal that can move its cursor, and that is ours alone. `make -j` starts
+/// several tools on one.
 pub fn can_draw() -> bool {
     let is_shared = std::env::var("MAKEFLAGS").is_ok_and(|flags| flags.contains("jobserver"));
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb") && !is_shared

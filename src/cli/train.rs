@@ -122,8 +122,8 @@ impl<'a> Run<'a> {
             plan.dir = directory(flags, config, dataset, &plan.key());
             Ok(plan)
         };
-        // An unfinished run of version 1 continues under its key of version 1, and is found by it when it is finished. That version always
-        // selected by the test split.
+        // An unfinished run of version 1 continues under its key of version 1, and is found by it when it is
+        // finished. That version always selected by the test split.
         if select == usual && !flags.common.force && init.is_none() {
             let begun = plan(1, &config, &["train", "test"])?;
             let is_own = |m: Manifest| m.own_key() == begun.key();
@@ -224,8 +224,9 @@ fn directory(flags: &Flags, config: &Config, dataset: &Manifest, key: &str) -> P
 /// The most bytes of a directory's name before its key.
 const LONGEST: usize = 160;
 
-/// `remix-resnet20-cifar10-exp-100-s0-tau-0.3-epochs-10-KEY`: the method, the network, the data, the seed, and what departs from
-/// the defaults, as far as there is room for it. Without `=`, where shells begin another word to complete.
+/// `remix-resnet20-cifar10-exp-100-s0-tau-0.3-epochs-10-KEY`: the method, the network, the data, the seed,
+/// and what departs from the defaults, as far as there is room for it. Without `=`, where shells begin
+/// another word to complete.
 fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -291,9 +292,9 @@ fn work(writer: &Writer, run: &Run, flags: &Flags, device: Device, mut progress:
 
 /// Makes the directory this run's, unless that would throw away another run.
 ///
-/// The plan tells whose state is there: while there is no manifest, and again should a finished run's manifest be
-/// removed, so it stays. The order makes a crash safe at any point: a training state is gone before the plan of
-/// another run stands beside it.
+/// The plan tells whose state is there: while there is no manifest, and again should a finished run's
+/// manifest be removed, so it stays. The order makes a crash safe at any point: a training state is gone
+/// before the plan of another run stands beside it.
 fn take_over(writer: &Writer, force: bool) -> Result<()> {
     let plan = writer.plan();
     let state = writer.dir().join(STATE);

@@ -1,4 +1,5 @@
-//! The wanted members of a .tar.gz or .tar, read from the stream into memory. Nothing is ever unpacked to disk.
+//! The wanted members of a .tar.gz or .tar, read from the stream into memory. Nothing is ever unpacked to
+//! disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -71,12 +72,12 @@ impl Content {
     }
 }
 
-/// Reads the members that `wanted` gives a size limit for, by path without `./`; the rest is skipped. The archive is
-/// read to its end, so that its checksum is checked.
+/// Reads the members that `wanted` gives a size limit for, by path without `./`; the rest is skipped. The
+/// archive is read to its end, so that its checksum is checked.
 ///
 /// # Errors
-/// An archive that is damaged or truncated, one with links, absolute paths or `..` in it, members that come twice or
-/// are longer than their limit.
+/// An archive that is damaged or truncated, one with links, absolute paths or `..` in it, members that come
+/// twice or are longer than their limit.
 pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
     let damaged = |e: io::Error| Error::Official {
         path: path.to_owned(),

@@ -1,8 +1,9 @@
-//! CIFAR-10 and CIFAR-100 as Toronto publishes them: the binary and the python form, each as a directory or as its
-//! .tar.gz (or .tar). Everything is checked against the published sizes; nothing is downloaded here.
+//! CIFAR-10 and CIFAR-100 as Toronto publishes them: the binary and the python form, each as a directory or
+//! as its .tar.gz (or .tar). Everything is checked against the published sizes; nothing is downloaded here.
 //!
-//! Both forms hold the same images in the same order. Binary: records of one label byte (CIFAR-100: coarse, then fine)
-//! and 3072 bytes of pixels. Python: a pickled dictionary with a (rows, 3072) array and a list of labels.
+//! Both forms hold the same images in the same order. Binary: records of one label byte (CIFAR-100: coarse,
+//! then fine) and 3072 bytes of pixels. Python: a pickled dictionary with a (rows, 3072) array and a list of
+//! labels.
 
 mod decode;
 
@@ -142,8 +143,9 @@ impl Dataset {
         (self.forms[0].files.len() - 2) * self.train_rows / self.classes
     }
 
-    /// Finds the official files at `path`: the archive itself, its directory, or a directory (such as a torchvision
-    /// root) that holds either. Directories win over archives, the binary form over the python form.
+    /// Finds the official files at `path`: the archive itself, its directory, or a directory (such as a
+    /// torchvision root) that holds either. Directories win over archives, the binary form over the python
+    /// form.
     ///
     /// # Errors
     /// Nothing of this data set there, or not all of it.

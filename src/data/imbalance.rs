@@ -1,12 +1,15 @@
-//! Which images of a balanced data set stay: the long-tailed and step profiles and the draw of the reference code.
+//! Which images of a balanced data set stay: the long-tailed and step profiles and the draw of the reference
+//! code.
 //!
-//! The subset is the one of LDAM-DRW's `IMBALANCECIFAR10` (Cao et al., 2019), which the Remix report uses too: for each
-//! class in turn numpy's legacy generator shuffles the class's indices and the first n_k stay, in shuffled order.
+//! The subset is the one of LDAM-DRW's `IMBALANCECIFAR10` (Cao et al., 2019), which the Remix report uses
+//! too: for each class in turn numpy's legacy generator shuffles the class's indices and the first n_k stay,
+//! in shuffled order.
 //!
-//! The balanced hold-out is cut *before* the profile: every class gives the same number of images, the last ones of its
-//! shuffle, and the profile is applied to the n_max − v that are left. So validation is balanced like the test set (the
-//! usual protocol, e.g. Ren et al., 2018), the ratio is the one asked for, each class's training images are a prefix of
-//! the reference's order, and without a hold-out the subset is the reference's exactly.
+//! The balanced hold-out is cut *before* the profile: every class gives the same number of images, the last
+//! ones of its shuffle, and the profile is applied to the n_max − v that are left. So validation is balanced
+//! like the test set (the usual protocol, e.g. Ren et al., 2018), the ratio is the one asked for, each
+//! class's training images are a prefix of the reference's order, and without a hold-out the subset is the
+//! reference's exactly.
 
 use rand_mt::Mt;
 
@@ -88,8 +91,8 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
     Ok((0..classes).map(count).collect())
 }
 
-/// How many images each class gives to the training subset, and how many every class gives to the hold-out, when each
-/// of `classes` has `each`.
+/// How many images each class gives to the training subset, and how many every class gives to the hold-out,
+/// when each of `classes` has `each`.
 ///
 /// # Errors
 /// Those of [`cls_num_list`], and a hold-out that takes no image or all.
@@ -109,7 +112,8 @@ pub fn counts(
     Ok((cls_num_list(profile, classes, each - held)?, held))
 }
 
-/// Draws the subset and the hold-out. `labels` are those of the official training set, which must be balanced.
+/// Draws the subset and the hold-out. `labels` are those of the official training set, which must be
+/// balanced.
 ///
 /// # Errors
 /// Those of [`counts`].
@@ -139,8 +143,8 @@ pub fn draw(
     Ok(Draw { train, val, cls_num_list: counts })
 }
 
-/// `numpy.random.shuffle` of the legacy `RandomState`: from the back, swap with a uniform index found by masked
-/// rejection on 32-bit words.
+/// `numpy.random.shuffle` of the legacy `RandomState`: from the back, swap with a uniform index found by
+/// masked rejection on 32-bit words.
 fn shuffle(items: &mut [u32], generator: &mut Mt) {
     for i in (1..items.len()).rev() {
         let bound = u32::try_from(i).expect("a data set has fewer than 2^32 images");

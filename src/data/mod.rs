@@ -1,7 +1,7 @@
 //! Images on their way from the official files to the training loop.
 //!
-//! [`cifar`] and [`synthetic`] yield balanced [`Images`], [`imbalance`] chooses a subset of them, [`shard`] writes it and
-//! maps it again. Augmentation and batching are not here.
+//! [`cifar`] and [`synthetic`] yield balanced [`Images`], [`imbalance`] chooses a subset of them, [`shard`]
+//! writes it and maps it again. Augmentation and batching are not here.
 
 pub mod archive;
 pub mod cifar;
@@ -58,9 +58,10 @@ struct Batch {
 }
 
 impl Source {
-    /// Hash of all labels and pixels in their order, whatever files they came in: blake3 of the hashes of pieces of 2,500 images (the last
-    /// one of a split may be smaller), training images first, each image its label and its three planes. Labels are one byte of up to
-    /// 256 classes, four bytes, the lowest first, of more.
+    /// Hash of all labels and pixels in their order, whatever files they came in: blake3 of the hashes of
+    /// pieces of 2,500 images (the last one of a split may be smaller), training images first, each image its
+    /// label and its three planes. Labels are one byte of up to 256 classes, four bytes, the lowest first, of
+    /// more.
     pub fn digest(&self) -> String {
         let mut all = blake3::Hasher::new();
         for images in [&self.train, &self.test] {
@@ -84,8 +85,8 @@ impl Images {
         self.labels.extend(labels);
     }
 
-    /// Hash of the labels and pixels of chosen images, in their order; as [`Source::digest`], of one split of a data set of
-    /// `classes`.
+    /// Hash of the labels and pixels of chosen images, in their order; as [`Source::digest`], of one split of
+    /// a data set of `classes`.
     pub fn digest(&self, chosen: &[u32], classes: usize) -> String {
         let mut all = blake3::Hasher::new();
         for hash in self.pieces(chosen, classes) {
@@ -145,8 +146,8 @@ impl Images {
         }
     }
 
-    /// Mean and standard deviation (over N, H and W, population form) of each channel of the chosen images, 0–1 scale.
-    /// Sums are exact integers, so neither order nor threads matter.
+    /// Mean and standard deviation (over N, H and W, population form) of each channel of the chosen images,
+    /// 0–1 scale. Sums are exact integers, so neither order nor threads matter.
     pub fn mean_std(&self, chosen: &[u32]) -> ([f64; CHANNELS], [f64; CHANNELS]) {
         use rayon::prelude::*;
         let sums = chosen
@@ -208,7 +209,8 @@ impl Info {
     }
 }
 
-/// What can be wrong with images and with the files they come from. Each is one line: where, what, what to do.
+/// What can be wrong with images and with the files they come from. Each is one line: where, what, what to
+/// do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The manifest or the files it lists.

@@ -1,16 +1,17 @@
 //! The few pickle opcodes of the official CIFAR files, read as plain values.
 //!
-//! A pickle is a program for a stack machine that may call any Python function. This machine knows only the opcodes that
-//! the official files (protocol 2, written by Python 2 and numpy 1) are made of. It calls nothing: the one thing they
-//! "construct", a numpy array of bytes, is recognised by its three names and becomes a [`Value::Array`]; every other name
-//! and every other opcode is refused. Memory is bounded by the length of the file and by `MAX_VALUES`, nesting by
-//! `MAX_CONTAINERS`. It is no general pickle reader and is not meant to become one.
+//! A pickle is a program for a stack machine that may call any Python function. This machine knows only the
+//! opcodes that the official files (protocol 2, written by Python 2 and numpy 1) are made of. It calls
+//! nothing: the one thing they "construct", a numpy array of bytes, is recognised by its three names and
+//! becomes a [`Value::Array`]; every other name and every other opcode is refused. Memory is bounded by the
+//! length of the file and by `MAX_VALUES`, nesting by `MAX_CONTAINERS`. It is no general pickle reader and is
+//! not meant to become one.
 
 /// Objects in one file; CIFAR-100's training set has about 200,000.
 const MAX_VALUES: usize = 1 << 20;
 
-/// Lists, tuples and dictionaries in one file; the official ones have at most nine. Bounds nesting, so that dropping a
-/// value cannot overflow the stack.
+/// Lists, tuples and dictionaries in one file; the official ones have at most nine. Bounds nesting, so that
+/// dropping a value cannot overflow the stack.
 const MAX_CONTAINERS: usize = 64;
 
 /// The constructors of a pickled numpy array, never called.
@@ -229,7 +230,8 @@ impl<'a> Machine<'a> {
                     }
                 }
             }
-            // REDUCE: in Python a call. Here the two calls that make an empty array and its dtype are recognised.
+            // REDUCE: in Python a call. Here the two calls that make an empty array and its dtype are
+            // recognised.
             b'R' => {
                 let args = self.pop()?;
                 let called = self.pop()?;

@@ -1,7 +1,7 @@
 //! Shards: the images of a split as safetensors files, written once and memory-mapped by everything after.
 //!
-//! A file holds `images` U8 (N, H, W, C), `labels` I64 (N) and `source_index` U32 (N), and nothing else, so its bytes follow
-//! from the images alone. Which images go in is decided elsewhere.
+//! A file holds `images` U8 (N, H, W, C), `labels` I64 (N) and `source_index` U32 (N), and nothing else, so
+//! its bytes follow from the images alone. Which images go in is decided elsewhere.
 
 use std::fs::File;
 use std::path::Path;
@@ -23,8 +23,8 @@ const HEADER: usize = 512;
 /// The smallest usable `--shard-bytes`: one image.
 pub const MIN_SHARD_BYTES: usize = HEADER + ROW;
 
-/// A split to write: its name, the images it is chosen from, and the indices of the chosen in the order in which they
-/// are to stand.
+/// A split to write: its name, the images it is chosen from, and the indices of the chosen in the order in
+/// which they are to stand.
 pub type Chosen<'a> = (&'static str, &'a Images, &'a [u32]);
 
 /// A file to write: its name, and the part of a split that goes into it.
@@ -104,10 +104,12 @@ struct Shard {
 }
 
 impl Split {
-    /// Maps the split `train`, `val` or `test` of a data set, after checking that its files are the published ones.
+    /// Maps the split `train`, `val` or `test` of a data set, after checking that its files are the published
+    /// ones.
     ///
     /// # Errors
-    /// Files that are missing, damaged, or hold something else than images with labels of the data set's classes.
+    /// Files that are missing, damaged, or hold something else than images with labels of the data set's
+    /// classes.
     pub fn open(m: &Manifest, split: &str) -> Result<Split, Error> {
         let info = Info::of(m)?;
         let mut all = Split { shards: vec![], labels: vec![], source_index: vec![], shape: [0; 3] };
@@ -120,8 +122,9 @@ impl Split {
     fn append(&mut self, path: &Path, info: &Info) -> Result<(), Error> {
         let bad = |why: String| Error::Foreign { path: path.to_owned(), why };
         let file = File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the map is only read. Shards are replaced by rename, never written in place, so the mapped file stays as
-        // it is; a program that truncates it all the same makes reads fault, as with any mapped file.
+        // SAFETY: the map is only read. Shards are replaced by rename, never written in place, so the mapped
+        // file stays as it is; a program that truncates it all the same makes reads fault, as with any mapped
+        // file.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(format!("not a shard: {e}")))?;
         let tensor = |name: &str, dtype: Dtype, rank: usize| {

@@ -1,8 +1,9 @@
 //! Ten classes of procedural 32×32 images, for demonstrations and tests without a download.
 //!
-//! A class is a shape (disc, square, triangle, cross, ring) filled with columns or rows of stripes. Colours, place,
-//! size, angle and phase are random, and clutter and noise lie over all, so that colour or mean tell nothing and a class
-//! must be learnt from many examples: a short tail hurts. Nothing here reproduces a published data set.
+//! A class is a shape (disc, square, triangle, cross, ring) filled with columns or rows of stripes. Colours,
+//! place, size, angle and phase are random, and clutter and noise lie over all, so that colour or mean tell
+//! nothing and a class must be learnt from many examples: a short tail hurts. Nothing here reproduces a
+//! published data set.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

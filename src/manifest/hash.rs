@@ -1,8 +1,9 @@
 //! blake3 of files, remembered by the file's identity so that an unchanged 180 MB archive is read only once.
 //!
-//! The memo lives in `$REMIX_CACHE_DIR`, else `$XDG_CACHE_HOME/remix`, else `~/.cache/remix`. An entry holds device,
-//! inode, size, mtime and ctime; any difference means the file is read again. Nobody can set ctime back, so a changed file
-//! is never taken for the old one. Without a writable cache directory everything works, only slower.
+//! The memo lives in `$REMIX_CACHE_DIR`, else `$XDG_CACHE_HOME/remix`, else `~/.cache/remix`. An entry holds
+//! device, inode, size, mtime and ctime; any difference means the file is read again. Nobody can set ctime
+//! back, so a changed file is never taken for the old one. Without a writable cache directory everything
+//! works, only slower.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,7 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use super::Error;
 
-/// A file changed this recently could change again within one tick of the file system's clock: it is not remembered.
+/// A file changed this recently could change again within one tick of the file system's clock: it is not
+/// remembered.
 const SETTLED: Duration = Duration::from_millis(50);
 
 /// The blake3 of a file, from the memo where the file has not been touched since.

@@ -1,7 +1,8 @@
 //! Keys: what identifies a result before any work is done.
 //!
-//! `key = blake3(canonical JSON of {kind, semantics, params, inputs: [{role, blake3}]})`. Canonical JSON has sorted keys, no
-//! white space, and numbers as serde_json prints them. Whatever cannot change a result never gets here.
+//! `key = blake3(canonical JSON of {kind, semantics, params, inputs: [{role, blake3}]})`. Canonical JSON has
+//! sorted keys, no white space, and numbers as serde_json prints them. Whatever cannot change a result never
+//! gets here.
 
 use serde_json::{Value, json};
 
@@ -40,7 +41,8 @@ pub fn content(outputs: &[&Output]) -> String {
     blake3::hash(canonical(&Value::from(list)).as_bytes()).to_hex().to_string()
 }
 
-/// Hash of all that a manifest says but for how the result came about, where things are, and fields of other versions.
+/// Hash of all that a manifest says but for how the result came about, where things are, and fields of other
+/// versions.
 pub fn digest(m: &Manifest) -> String {
     fn placeless(inputs: &[Input]) -> Value {
         let one = |i: &Input| {

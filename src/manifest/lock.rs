@@ -1,9 +1,9 @@
 //! The lock of a result, a file in its directory: one process works on it, the others wait.
 //!
 //! Work that fails leaves neither the lock's file nor directories that were made for it. The file is removed
-//! while it is locked, so whoever waited for it then holds a file that is no longer at its path, sees that, and tries again.
-//! A `.lock` that was there before is only locked: it may be somebody else's. The lock of a file always goes, so that nothing is left
-//! beside it.
+//! while it is locked, so whoever waited for it then holds a file that is no longer at its path, sees that,
+//! and tries again. A `.lock` that was there before is only locked: it may be somebody else's. The lock of a
+//! file always goes, so that nothing is left beside it.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -39,7 +39,8 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Makes the directory and takes the lock of a name in it, waiting for another process if need be; `waiting` is called before.
+    /// Makes the directory and takes the lock of a name in it, waiting for another process if need be;
+    /// `waiting` is called before.
     pub fn take(dir: &Path, name: &str, waiting: impl FnOnce()) -> Result<Lock, Error> {
         let path = dir.join(name);
         if let Some(file) = dir.ancestors().find(|dir| dir.is_file()) {
@@ -86,7 +87,8 @@ impl Lock {
 }
 
 impl Lock {
-    /// Says whether there is something finished in the directory, or something to continue from: then the file stays.
+    /// Says whether there is something finished in the directory, or something to continue from: then the
+    /// file stays.
     pub fn keep(&self, keep: bool) {
         self.keep.set(keep);
     }
@@ -113,7 +115,8 @@ impl Drop for Lock {
         if !self.own || self.keep.get() {
             return;
         }
-        // `remove_dir` takes only empty directories: what else is there, and whoever is about to work there, is safe.
+        // `remove_dir` takes only empty directories: what else is there, and whoever is about to work there,
+        // is safe.
         if is_at(&self.file, &self.path) && fs::remove_file(&self.path).is_ok() {
             let _ = self.made.iter().try_for_each(fs::remove_dir);
         }

@@ -1,8 +1,8 @@
 //! The manifest: the one JSON object by which the tools describe what they made and find what others made.
 //!
-//! This module is the schema ([`Manifest`]), its key ([`key`]), reading manifests from files and pipes ([`source`]),
-//! file hashes ([`hash`]) and the directory that publishes outputs atomically ([`store`]). It knows nothing of
-//! images or networks.
+//! This module is the schema ([`Manifest`]), its key ([`key`]), reading manifests from files and pipes
+//! ([`source`]), file hashes ([`hash`]) and the directory that publishes outputs atomically ([`store`]). It
+//! knows nothing of images or networks.
 
 pub mod hash;
 pub mod key;
@@ -86,7 +86,8 @@ pub struct Manifest {
     /// Numbers that describe the result.
     #[serde(default)]
     pub metrics: Object,
-    /// blake3 of the canonical JSON of all of the above, the paths of inputs left out. Earlier versions did not say.
+    /// blake3 of the canonical JSON of all of the above, the paths of inputs left out. Earlier versions did
+    /// not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// How, when and where it was made. Nothing here enters the key.
@@ -115,8 +116,9 @@ pub struct Input {
     /// Parameters of the input's manifest, so that lineage survives the loss of the files.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub params: Object,
-    /// What else of the input's manifest its readers go by: of a data set whether it is the published one, and hashes of its images; of a
-    /// checkpoint what computed it, and the version of `train` where that is not the first. Facts enter no key.
+    /// What else of the input's manifest its readers go by: of a data set whether it is the published one,
+    /// and hashes of its images; of a checkpoint what computed it, and the version of `train` where that is
+    /// not the first. Facts enter no key.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub facts: Object,
     /// Inputs of the input's manifest, up to the official files.
@@ -164,8 +166,8 @@ impl Manifest {
         self.inputs.iter().find(|i| i.role == role)
     }
 
-    /// This manifest as an input of another one: its key, params and inputs become lineage, `blake3` is the content
-    /// hash over the outputs with `roles`.
+    /// This manifest as an input of another one: its key, params and inputs become lineage, `blake3` is the
+    /// content hash over the outputs with `roles`.
     ///
     /// # Errors
     /// When the manifest has no such outputs (a dry run's plan) or no place.
@@ -190,7 +192,8 @@ impl Manifest {
         })
     }
 
-    /// What readers of this manifest go by beside its key and params, where it is an input: see [`Input::facts`].
+    /// What readers of this manifest go by beside its key and params, where it is an input: see
+    /// [`Input::facts`].
     pub fn facts(&self) -> Object {
         let mut facts = Object::new();
         match self.kind {

@@ -11,7 +11,8 @@ use super::{Error, FILE, Kind, Manifest, SCHEMA, hash, in_utf8, key};
 /// The most bytes of a file of manifests; what is longer, such as `/dev/zero` or an archive, is none.
 const MOST: u64 = 1 << 28;
 
-/// Reads all manifests of the arguments; no argument means stdin, `-` too. A directory means the manifest in it.
+/// Reads all manifests of the arguments; no argument means stdin, `-` too. A directory means the manifest in
+/// it.
 ///
 /// `tool` is who asks, for messages; `kind` is what it takes.
 ///
@@ -94,14 +95,16 @@ fn of_kind(m: Manifest, tool: &'static str, kinds: &[Kind]) -> Result<Manifest, 
     })
 }
 
-/// The manifests in one file, or in the directory's `manifest.json`. The file may also be a pipe, such as `/dev/stdin` or
-/// what a shell makes of `<(…)`.
+/// The manifests in one file, or in the directory's `manifest.json`. The file may also be a pipe, such as
+/// `/dev/stdin` or what a shell makes of `<(…)`.
 ///
 /// # Errors
-/// An unreadable file, text that is no manifest, another schema, nothing at all, a path that no manifest can name.
+/// An unreadable file, text that is no manifest, another schema, nothing at all, a path that no manifest can
+/// name.
 pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
-    // What a manifest names is beside it, not beside a link to it. Nothing is beside a pipe, which links can also lead to.
+    // What a manifest names is beside it, not beside a link to it. Nothing is beside a pipe, which links can
+    // also lead to.
     let file = match file.canonicalize() {
         Ok(real) if file.is_symlink() && real.is_file() => real,
         _ => file,
@@ -126,7 +129,8 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     })?;
     let values = serde_json::Deserializer::from_reader(Unmarked::new(text.as_bytes())).into_iter();
     let mut found = values.map(|v| parse(v, &file)).collect::<Result<Vec<_>, _>>()?;
-    // A file that holds one manifest is that manifest's place; a collection of them (a saved pipe) is not, nor is a pipe.
+    // A file that holds one manifest is that manifest's place; a collection of them (a saved pipe) is not,
+    // nor is a pipe.
     let place = (found.len() == 1 && file.is_file()).then_some(&file);
     for m in &mut found {
         match place {
@@ -143,8 +147,8 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     Ok(found)
 }
 
-/// Text without byte-order marks at the beginnings of lines, where some editors and shells put one. No JSON has their bytes
-/// there.
+/// Text without byte-order marks at the beginnings of lines, where some editors and shells put one. No JSON
+/// has their bytes there.
 struct Unmarked<R> {
     text: R,
     at_start: bool,
@@ -178,8 +182,8 @@ impl<R: BufRead> Read for Unmarked<R> {
     }
 }
 
-/// Finds the file of a manifest that came without one: what a tool prints says `path`; what `cat` prints is looked for
-/// where it was published, absolute first, then relative to here.
+/// Finds the file of a manifest that came without one: what a tool prints says `path`; what `cat` prints is
+/// looked for where it was published, absolute first, then relative to here.
 fn locate(m: &mut Manifest) {
     if m.path.is_some() {
         return;
@@ -238,7 +242,8 @@ impl Manifest {
         self.edited(&here).err().or_else(|| self.outputs.iter().find_map(|o| self.check(o, &hash).err()))
     }
 
-    /// Refuses a manifest whose key is not that of its params and inputs, or whose digest is another than it says.
+    /// Refuses a manifest whose key is not that of its params and inputs, or whose digest is another than it
+    /// says.
     fn edited(&self, path: &Path) -> Result<(), Error> {
         let bad = |what| Err(Error::Edited { path: path.to_owned(), what, tool: self.kind.tool() });
         if self.key != self.own_key() {

@@ -1,11 +1,12 @@
-//! Where results go: a directory of their own, complete once `manifest.json` is in it, or one file, complete once
-//! `FILE.manifest.json` is beside it. Either is locked while one process works on it.
+//! Where results go: a directory of their own, complete once `manifest.json` is in it, or one file, complete
+//! once `FILE.manifest.json` is beside it. Either is locked while one process works on it.
 //!
-//! Every file is written under a temporary name in its directory, flushed to disk and renamed; the manifest comes last.
-//! So a reader sees a complete result or none, whatever was killed and whenever.
+//! Every file is written under a temporary name in its directory, flushed to disk and renamed; the manifest
+//! comes last. So a reader sees a complete result or none, whatever was killed and whenever.
 //!
-//! Nothing is replaced or removed that these tools did not make: only files that an earlier manifest or plan in the directory lists, and
-//! temporaries, whose names nobody else would choose. Before the first file is written, [`PLAN`] lists every file that will be.
+//! Nothing is replaced or removed that these tools did not make: only files that an earlier manifest or plan
+//! in the directory lists, and temporaries, whose names nobody else would choose. Before the first file is
+//! written, [`PLAN`] lists every file that will be.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -20,7 +21,8 @@ use super::lock::{self, Lock};
 use super::{Error, FILE, Input, Kind, Manifest, Object, Output, SCHEMA, for_each_path, hash, in_utf8, key};
 use crate::interrupt::kill_point;
 
-/// File name of a plan, which stands in a directory while it is worked on, and beside results that can be continued.
+/// File name of a plan, which stands in a directory while it is worked on, and beside results that can be
+/// continued.
 pub const PLAN: &str = "plan.json";
 
 /// The field of a plan that lists the names of the files which are the tool's.
@@ -45,8 +47,8 @@ pub struct Plan {
     pub inputs: Vec<Input>,
     /// The output directory.
     pub dir: PathBuf,
-    /// The result's only file, where that is all it is: its manifest, plan and lock then stand beside it under its name, and
-    /// the rest of the directory is not the result's.
+    /// The result's only file, where that is all it is: its manifest, plan and lock then stand beside it
+    /// under its name, and the rest of the directory is not the result's.
     pub file: Option<String>,
 }
 
@@ -104,8 +106,8 @@ impl Plan {
         }
     }
 
-    /// The manifest that is there now, whatever its key. A file that is no manifest counts as none, and so does one that
-    /// lists files outside its directory.
+    /// The manifest that is there now, whatever its key. A file that is no manifest counts as none, and so
+    /// does one that lists files outside its directory.
     pub fn existing(&self) -> Option<Manifest> {
         self.read(&self.manifest_path())
     }
@@ -122,8 +124,9 @@ impl Plan {
         (m.schema == SCHEMA && m.escaping().is_none()).then_some(m)
     }
 
-    /// Names of the files in the directory that these tools made for this result or an earlier one in its place, by the manifest
-    /// and the plan there. The plan of a version that did not list them is a training's, and stands for `usual`.
+    /// Names of the files in the directory that these tools made for this result or an earlier one in its
+    /// place, by the manifest and the plan there. The plan of a version that did not list them is a
+    /// training's, and stands for `usual`.
     fn owned(&self, usual: &BTreeSet<String>) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         if let Some(m) = self.existing() {
@@ -191,8 +194,8 @@ impl Plan {
         format!("{dir}: {what}:\n{}", lines.join("\n"))
     }
 
-    /// Refuses a plan whose manifest could not be written: it names the current directory, the output directory and every
-    /// input.
+    /// Refuses a plan whose manifest could not be written: it names the current directory, the output
+    /// directory and every input.
     ///
     /// # Errors
     /// [`Error::NotUtf8`], with the path.
@@ -213,7 +216,8 @@ impl Plan {
     /// `waiting` is called once if another process holds the lock.
     ///
     /// # Errors
-    /// A directory that cannot be made or written, or that holds another tool's result: that one is never replaced.
+    /// A directory that cannot be made or written, or that holds another tool's result: that one is never
+    /// replaced.
     pub fn claim(&self, force: bool, waiting: impl FnOnce()) -> Result<Claim, Error> {
         // A plan beside a result that is not continued was left by a kill, with temporaries perhaps.
         let is_tidy = |m: &Manifest| m.outputs_of(STATE).next().is_some() || self.unfinished().is_none();
@@ -249,7 +253,8 @@ impl Plan {
         Ok(Claim::Work(Box::new(Writer { plan: self.clone(), owned: RefCell::default(), lock })))
     }
 
-    /// Removes what killed processes left under temporary names. The result is locked, so nobody is at work on them.
+    /// Removes what killed processes left under temporary names. The result is locked, so nobody is at work
+    /// on them.
     fn clear_temporaries(&self) -> Result<(), Error> {
         let own = match &self.file {
             None => vec![TEMPORARY.to_owned()],
@@ -283,7 +288,8 @@ fn flatten(name: &str, value: &Value, all: &mut Object) {
 /// A claimed output directory.
 pub struct Writer {
     plan: Plan,
-    /// Names of files in the directory that may be replaced or removed, once the plan that lists them is written.
+    /// Names of files in the directory that may be replaced or removed, once the plan that lists them is
+    /// written.
     owned: RefCell<Option<BTreeSet<String>>>,
     lock: Lock,
 }
@@ -320,7 +326,8 @@ impl Writer {
         &self.plan
     }
 
-    /// Lists in [`PLAN`] the files that are going to be made, and removes temporaries that a killed process left.
+    /// Lists in [`PLAN`] the files that are going to be made, and removes temporaries that a killed process
+    /// left.
     ///
     /// # Errors
     /// One of the names is taken by a file that these tools did not make; the file system's.
@@ -337,8 +344,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Looks whether one of the files that are going to be made would replace one that these tools did not make. Returns the names of
-    /// those that they did make.
+    /// Looks whether one of the files that are going to be made would replace one that these tools did not
+    /// make. Returns the names of those that they did make.
     ///
     /// # Errors
     /// A file that is in the way.
@@ -356,8 +363,9 @@ impl Writer {
         }
     }
 
-    /// Withdraws a stale manifest before its outputs are replaced: from here on the directory counts as incomplete. Only after
-    /// [`Writer::check`] or [`Writer::begin`], which have seen that the manifest is one.
+    /// Withdraws a stale manifest before its outputs are replaced: from here on the directory counts as
+    /// incomplete. Only after [`Writer::check`] or [`Writer::begin`], which have seen that the manifest is
+    /// one.
     ///
     /// # Errors
     /// The file system's.
@@ -365,8 +373,9 @@ impl Writer {
         remove(&self.plan.manifest_path())
     }
 
-    /// Hashes the outputs, removes those of an earlier result that are not among them, and publishes the manifest, as the last file of
-    /// the directory. The plan stays where the result has a state that can be continued.
+    /// Hashes the outputs, removes those of an earlier result that are not among them, and publishes the
+    /// manifest, as the last file of the directory. The plan stays where the result has a state that can be
+    /// continued.
     ///
     /// # Errors
     /// The file system's.
@@ -412,7 +421,8 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// Work that failed before it wrote a file leaves no plan, so that the lock can go, and the directory if it was made for it.
+    /// Work that failed before it wrote a file leaves no plan, so that the lock can go, and the directory if
+    /// it was made for it.
     fn drop(&mut self) {
         let finished = self.plan.existing();
         if let Some(owned) = self.owned.take() {
@@ -455,7 +465,8 @@ pub fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Writes a file under a temporary name in the same directory, flushes it to disk, renames it, and flushes the directory.
+/// Writes a file under a temporary name in the same directory, flushes it to disk, renames it, and flushes
+/// the directory.
 ///
 /// # Errors
 /// The file system's; the target is then as it was before.

@@ -1,4 +1,5 @@
-//! The losses: what each asks of the classifier's op, and their values in plain f64, what the op is tested against.
+//! The losses: what each asks of the classifier's op, and their values in plain f64, what the op is tested
+//! against.
 //!
 //! Each sample has two labels with a coefficient each; mixing, class weights and the batch's normalisation
 //! are all in the coefficients (see `train::plan`), and what tells the losses apart is in four things of a
@@ -11,8 +12,8 @@
 //! ∂ℓ/∂z_c = h · (p_c − [c = k]),          h = (1 − p_k)^γ − γ · p_k · (1 − p_k)^(γ−1) · log p_k
 //! ```
 //!
-//! The logits z are `W·f + b`, or, where the classifier is normalised, [`SCALE`] times the cosine of the features and a
-//! class's weights.
+//! The logits z are `W·f + b`, or, where the classifier is normalised, [`SCALE`] times the cosine of the
+//! features and a class's weights.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,8 @@ pub const SCALE: f32 = 30.0;
 pub enum ClassifierKind {
     /// `W·f + b`; the weight is (classes, features) in files.
     Linear,
-    /// A multiple of the cosine of the features and a class's weights; the weight is (features, classes) in files, as in LDAM's code.
+    /// A multiple of the cosine of the features and a class's weights; the weight is (features, classes) in
+    /// files, as in LDAM's code.
     Cosine,
 }
 
@@ -41,7 +43,8 @@ pub enum Loss {
     },
     /// *Balanced softmax* (Ren et al., arXiv 2007.10740): log n_c is added to the logit of class c.
     BalancedSoftmax,
-    /// *Logit adjustment* (Menon et al., arXiv 2007.07314): τ·log π_c is added, π the classes' shares of the data.
+    /// *Logit adjustment* (Menon et al., arXiv 2007.07314): τ·log π_c is added, π the classes' shares of the
+    /// data.
     LogitAdjustment {
         /// τ; 1 is balanced softmax, 0 is cross-entropy.
         la_tau: f64,
@@ -133,8 +136,8 @@ pub struct Targets<'a> {
     pub coef_b: &'a [f32],
 }
 
-/// The loss of a batch and its gradient by the logits; `logits` and the gradient are (N, C), row by row. Plain f64: what a kernel
-/// is tested against, never what trains.
+/// The loss of a batch and its gradient by the logits; `logits` and the gradient are (N, C), row by row.
+/// Plain f64: what a kernel is tested against, never what trains.
 pub fn reference(criterion: &Criterion, logits: &[f64], targets: &Targets) -> (f64, Vec<f64>) {
     let classes = criterion.offsets.len();
     let mut loss = 0.0;

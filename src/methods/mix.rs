@@ -1,7 +1,9 @@
-//! Mixup, CutMix, Manifold Mixup and Remix on each: the mixing coefficient λ of a pair, and the coefficient λ_y of its labels.
+//! Mixup, CutMix, Manifold Mixup and Remix on each: the mixing coefficient λ of a pair, and the coefficient
+//! λ_y of its labels.
 //!
-//! A pair (i, j) becomes x = λ x_i + (1−λ) x_j with the loss λ_y ℓ(i) + (1−λ_y) ℓ(j); under CutMix x is x_i with a [`Patch`] of x_j, and
-//! λ the share that is left of x_i; under Manifold Mixup x are the images or what a stage of the network makes of them. Who is paired with whom, and the pixels, are not decided here.
+//! A pair (i, j) becomes x = λ x_i + (1−λ) x_j with the loss λ_y ℓ(i) + (1−λ_y) ℓ(j); under CutMix x is x_i
+//! with a [`Patch`] of x_j, and λ the share that is left of x_i; under Manifold Mixup x are the images or
+//! what a stage of the network makes of them. Who is paired with whom, and the pixels, are not decided here.
 //!
 //! **Where rounding happens.** λ is rounded to f32 once, where it is drawn, and from there on is *the* λ: the
 //! pixels are mixed with it, the case analysis of Remix compares it (widened to f64, exactly) with τ, and λ_y
@@ -39,7 +41,8 @@ pub enum Mix {
         /// How often λ is drawn.
         lambda_per: LambdaPer,
     },
-    /// *CutMix* (Yun et al., arXiv 1905.04899): a rectangle of the partner's image in one's own, the labels by the areas.
+    /// *CutMix* (Yun et al., arXiv 1905.04899): a rectangle of the partner's image in one's own, the labels
+    /// by the areas.
     #[serde(rename = "cutmix")]
     CutMix {
         /// λ ~ Beta(α, α), from which the rectangle's sides are made; 1 is uniform.
@@ -47,7 +50,8 @@ pub enum Mix {
         /// How often λ and the rectangle are drawn.
         lambda_per: LambdaPer,
     },
-    /// *Manifold Mixup* (Verma et al., arXiv 1806.05236): images, or what leaves one of the first two stages, mixed as in Mixup.
+    /// *Manifold Mixup* (Verma et al., arXiv 1806.05236): images, or what leaves one of the first two stages,
+    /// mixed as in Mixup.
     ManifoldMixup {
         /// λ ~ Beta(α, α); 1 is uniform.
         alpha: f64,
@@ -93,8 +97,8 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// CutMix's for a drawn λ: sides of √(1−λ) of the image's around a centre that may be anywhere, clipped at the image's edges. The roundings are
-    /// those of the paper's code: sides and their halves down.
+    /// CutMix's for a drawn λ: sides of √(1−λ) of the image's around a centre that may be anywhere, clipped
+    /// at the image's edges. The roundings are those of the paper's code: sides and their halves down.
     pub(crate) fn around(lambda: f32, [row, col]: [usize; 2], [height, width]: [usize; 2]) -> Patch {
         let side = (1.0 - f64::from(lambda)).sqrt();
         let span = |len: usize, centre: usize| {
@@ -149,7 +153,8 @@ impl Mix {
     pub const REMIX_MANIFOLD: Mix =
         Mix::RemixManifold { alpha: 1.0, kappa: 3.0, tau: 0.5, lambda_per: LambdaPer::Batch };
 
-    /// Where batches may be mixed, one of these numbers at random: 0 are the images, 1 and 2 what leaves these stages of the network.
+    /// Where batches may be mixed, one of these numbers at random: 0 are the images, 1 and 2 what leaves
+    /// these stages of the network.
     pub fn places(&self) -> usize {
         match self {
             Mix::ManifoldMixup { .. } | Mix::RemixManifold { .. } => 3,
@@ -180,8 +185,9 @@ impl Mix {
         }
     }
 
-    /// Draws λ and the patch of the `n` pairs of a batch of images of `size` (height, width): each λ in [0, 1], under CutMix the very share that the
-    /// patch leaves. `None` takes nothing from the stream and gives 1.
+    /// Draws λ and the patch of the `n` pairs of a batch of images of `size` (height, width): each λ in [0,
+    /// 1], under CutMix the very share that the patch leaves. `None` takes nothing from the stream and gives
+    /// 1.
     pub fn draw(&self, rng: &mut ChaCha8Rng, n: usize, size: [usize; 2]) -> (Vec<f32>, Vec<Patch>) {
         let (cuts, alpha, per) = match *self {
             Mix::None => return (vec![1.0; n], vec![Patch::default(); n]),

@@ -1,5 +1,5 @@
-//! Methods by name: `remix-ldam-drw` is the mix `remix`, the loss `ldam` and the rule `drw`, each with its paper's
-//! options.
+//! Methods by name: `remix-ldam-drw` is the mix `remix`, the loss `ldam` and the rule `drw`, each with its
+//! paper's options.
 //!
 //! A name is the parts joined by `-`, those that do nothing (`none`, `ce`) left out; `erm` if nothing is
 //! left.
@@ -82,8 +82,8 @@ pub fn names() -> impl Iterator<Item = String> {
     all().map(|(name, _)| name)
 }
 
-/// Names that begin with `start`, for completion, as far as the next part: after a whole name those with one part more, else those
-/// with the fewest.
+/// Names that begin with `start`, for completion, as far as the next part: after a whole name those with one
+/// part more, else those with the fewest.
 pub fn completions(start: &str) -> Vec<String> {
     let parts = |m: &Method| {
         m.params().values().filter(|p| p["name"].as_str().is_some_and(|n| !is_nothing(n))).count()
@@ -115,7 +115,8 @@ pub fn preset(name: &str) -> Result<Method, Unknown> {
     })
 }
 
-/// The name that is meant where parts have capitals, stand in another order or beside `erm`, `ce` or `none`, if each is there once at most.
+/// The name that is meant where parts have capitals, stand in another order or beside `erm`, `ce` or `none`,
+/// if each is there once at most.
 fn rewritten(name: &str) -> Option<String> {
     let name = name.to_lowercase().replace(['_', ' ', '+'], "-");
     let parts = [names_of(&MIXES), names_of(&LOSSES), names_of(&RULES)];

@@ -48,11 +48,12 @@ pub struct Reweight {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RwNorm {
-    /// The number of samples, so a batch's loss grows with the weights in it: `CrossEntropyLoss(weight=…)` of PyTorch on class
-    /// probabilities, or the plain mean of weighted losses.
+    /// The number of samples, so a batch's loss grows with the weights in it: `CrossEntropyLoss(weight=…)` of
+    /// PyTorch on class probabilities, or the plain mean of weighted losses.
     BatchSize,
-    /// The sum of the weights in the loss, Σ λ_y·w_a + (1−λ_y)·w_b: `CrossEntropyLoss(weight=…)` of PyTorch on class indices, and
-    /// Mixup's two terms of it. Remix's λ_y differs by sample, which that loss cannot express.
+    /// The sum of the weights in the loss, Σ λ_y·w_a + (1−λ_y)·w_b: `CrossEntropyLoss(weight=…)` of PyTorch
+    /// on class indices, and Mixup's two terms of it. Remix's λ_y differs by sample, which that loss cannot
+    /// express.
     #[default]
     WeightSum,
 }

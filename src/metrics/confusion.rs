@@ -1,13 +1,14 @@
 //! What follows from counts alone: the confusion matrix, recalls, many/medium/few, macro-F1.
 
-/// Classes with more training images than this are many-shot (Liu et al., arXiv 1904.05160; Kang et al., arXiv 1910.09217).
+/// Classes with more training images than this are many-shot (Liu et al., arXiv 1904.05160; Kang et al.,
+/// arXiv 1910.09217).
 pub const MANY: usize = 100;
 
 /// Classes with fewer training images than this are few-shot.
 pub const FEW: usize = 20;
 
-/// How many images of each class were predicted as each class. Only the pairs that occur are held: of 8,142 classes a full
-/// matrix would take 530 MB.
+/// How many images of each class were predicted as each class. Only the pairs that occur are held: of 8,142
+/// classes a full matrix would take 530 MB.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Confusion {
     /// Number of classes.
@@ -78,7 +79,8 @@ pub(super) fn recalls(confusion: &Confusion) -> Vec<Option<f64>> {
     confusion.marginals().into_iter().map(recall).collect()
 }
 
-/// Mean recall of the many-, medium- and few-shot classes that have images, as `shot_acc` of Liu et al.'s code.
+/// Mean recall of the many-, medium- and few-shot classes that have images, as `shot_acc` of Liu et al.'s
+/// code.
 pub(super) fn shots(per_class: &[Option<f64>], cls_num_list: &[usize]) -> [Option<f64>; 3] {
     let mut groups = [const { Vec::new() }; 3];
     for (recall, &n) in per_class.iter().zip(cls_num_list) {
@@ -92,8 +94,8 @@ pub(super) fn shots(per_class: &[Option<f64>], cls_num_list: &[usize]) -> [Optio
     groups.map(|g| (!g.is_empty()).then(|| g.iter().sum::<f64>() / g.len() as f64))
 }
 
-/// Mean F1 over the classes that are true or predicted somewhere (scikit-learn's choice of labels); a class that is
-/// never right has F1 = 0, which is what `zero_division=0` makes of 0/0.
+/// Mean F1 over the classes that are true or predicted somewhere (scikit-learn's choice of labels); a class
+/// that is never right has F1 = 0, which is what `zero_division=0` makes of 0/0.
 pub(super) fn macro_f1(confusion: &Confusion) -> f64 {
     let mut sum = 0.0;
     let mut seen = 0u32;

@@ -1,7 +1,8 @@
 //! The numbers by which a classifier is judged, from its logits on a labelled split.
 //!
-//! Pure functions: no files, no networks. Accuracies (top-1, top-5, per class, many/medium/few) are **percent**, as papers
-//! print them; macro-F1 and ECE are fractions in 0–1, as scikit-learn and Guo et al. define them; NLL is in nats.
+//! Pure functions: no files, no networks. Accuracies (top-1, top-5, per class, many/medium/few) are
+//! **percent**, as papers print them; macro-F1 and ECE are fractions in 0–1, as scikit-learn and Guo et al.
+//! define them; NLL is in nats.
 
 mod calibration;
 mod confusion;
@@ -19,17 +20,20 @@ pub struct Metrics {
     pub images: usize,
     /// Percent of images whose label has the largest logit.
     pub top1: f64,
-    /// Percent of images whose label is among the five largest logits (all of them, where there are fewer classes).
+    /// Percent of images whose label is among the five largest logits (all of them, where there are fewer
+    /// classes).
     pub top5: f64,
     /// Recall of each class, percent; `None` for a class without images in the split.
     pub per_class: Vec<Option<f64>>,
-    /// Mean recall, percent, of the classes with more than [`MANY`] training images; `None` where there are none.
+    /// Mean recall, percent, of the classes with more than [`MANY`] training images; `None` where there are
+    /// none.
     pub many: Option<f64>,
     /// The same for [`FEW`] to [`MANY`] training images.
     pub medium: Option<f64>,
     /// The same for fewer than [`FEW`] training images.
     pub few: Option<f64>,
-    /// Unweighted mean of the classes' F1, 0–1; as scikit-learn's `f1_score(average="macro", zero_division=0)`.
+    /// Unweighted mean of the classes' F1, 0–1; as scikit-learn's
+    /// `f1_score(average="macro", zero_division=0)`.
     pub macro_f1: f64,
     /// Mean negative log-likelihood of the labels, nats.
     pub nll: f64,
@@ -37,7 +41,8 @@ pub struct Metrics {
     pub ece: f64,
     /// These bins, from the lowest confidence to the highest: what a reliability diagram shows.
     pub reliability: Vec<Bin>,
-    /// Counts by true and predicted class. Not among the numbers: how they are written depends on how many classes there are.
+    /// Counts by true and predicted class. Not among the numbers: how they are written depends on how many
+    /// classes there are.
     #[serde(skip)]
     pub confusion: Confusion,
 }

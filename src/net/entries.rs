@@ -1,5 +1,5 @@
-//! From the tensors that a weight file holds to a [`StateDict`]: which names are weights, the prefix that wrappers of a
-//! network leave, and conversion to f32. The same for every form of file.
+//! From the tensors that a weight file holds to a [`StateDict`]: which names are weights, the prefix that
+//! wrappers of a network leave, and conversion to f32. The same for every form of file.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +10,8 @@ use safetensors::tensor::Dtype;
 
 use super::files::{StateDict, Values};
 
-/// What wrappers (`DataParallel`, `torch.compile`, a module that has the network as a member) and nested dictionaries put
-/// before the names of a network.
+/// What wrappers (`DataParallel`, `torch.compile`, a module that has the network as a member) and nested
+/// dictionaries put before the names of a network.
 const PREFIXES: [&str; 9] = [
     "module",
     "_orig_mod",
@@ -146,7 +146,8 @@ impl Contents<'_> {
     /// The weights by their names without the prefix that all of them share, in f32.
     ///
     /// # Errors
-    /// No weights at all, a name that is there twice, prefixes that differ, numbers that are not finite or not in f32.
+    /// No weights at all, a name that is there twice, prefixes that differ, numbers that are not finite or
+    /// not in f32.
     pub fn state_dict(mut self) -> Result<StateDict> {
         // Files say their tensors in any order; messages are to be the same every time.
         self.entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -159,7 +160,8 @@ impl Contents<'_> {
     }
 }
 
-/// Refuses names that are the same, or would be without their prefixes, and prefixes that some have and others have not.
+/// Refuses names that are the same, or would be without their prefixes, and prefixes that some have and
+/// others have not.
 fn one_network<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
     let mut seen = BTreeMap::new();
     let mut prefixes: BTreeMap<&str, (usize, &str)> = BTreeMap::new();

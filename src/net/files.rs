@@ -1,5 +1,5 @@
-//! Files of weights: reading safetensors and PyTorch's `torch.save`, writing safetensors. Which tensors of a file are weights, and by
-//! which names, is in `entries`; their layouts are those of [`super::params`].
+//! Files of weights: reading safetensors and PyTorch's `torch.save`, writing safetensors. Which tensors of a
+//! file are weights, and by which names, is in `entries`; their layouts are those of [`super::params`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -72,8 +72,8 @@ pub fn digest(dict: &StateDict) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Writes tensors as safetensors, atomically. `steps` becomes every batch norm's `num_batches_tracked`; `note` is the one
-/// metadata entry, if any (the order of several would not be reproducible).
+/// Writes tensors as safetensors, atomically. `steps` becomes every batch norm's `num_batches_tracked`;
+/// `note` is the one metadata entry, if any (the order of several would not be reproducible).
 ///
 /// # Errors
 /// The file system's.
@@ -114,8 +114,8 @@ impl Form {
     /// Bytes at the beginning of a file that tell its form.
     pub const HEAD: usize = 512;
 
-    /// The form of a file of `len` bytes by its first [`Form::HEAD`] ones, whatever it is called. None if it is no such
-    /// file, or so damaged that the beginning does not show it.
+    /// The form of a file of `len` bytes by its first [`Form::HEAD`] ones, whatever it is called. None if it
+    /// is no such file, or so damaged that the beginning does not show it.
     pub fn of(head: &[u8], len: u64) -> Option<Self> {
         match head {
             [b'P', b'K', 3, 4, ..] => Some(Form::Zip),
@@ -170,16 +170,17 @@ fn named_twice(header: &[u8]) -> Option<String> {
     serde_json::Deserializer::from_slice(header).deserialize_map(Names).ok().flatten()
 }
 
-/// Reads a file of [`save`], another one in safetensors, or one of PyTorch's `torch.save`: its weights in f32 and, of
-/// safetensors, its metadata. What is known to be no weight is skipped and said.
+/// Reads a file of [`save`], another one in safetensors, or one of PyTorch's `torch.save`: its weights in f32
+/// and, of safetensors, its metadata. What is known to be no weight is skipped and said.
 ///
 /// # Errors
-/// An unreadable or damaged file, a form that is not read, names that are not those of one network, tensors that are no
-/// floating-point numbers, values that are not finite or beyond f32.
+/// An unreadable or damaged file, a form that is not read, names that are not those of one network, tensors
+/// that are no floating-point numbers, values that are not finite or beyond f32.
 pub fn open(path: &Path) -> Result<(StateDict, HashMap<String, String>)> {
     let at = || path.display().to_string();
     let file = File::open(path).with_context(at)?;
-    // SAFETY: the file is ours or the user's; someone who truncates it while we read gets a signal, not wrong numbers.
+    // SAFETY: the file is ours or the user's; someone who truncates it while we read gets a signal, not wrong
+    // numbers.
     let map = unsafe { Mmap::map(&file) }.with_context(at)?;
     let (contents, metadata) = parse(&map).with_context(at)?;
     let skipped: Vec<_> = contents.skipped.iter().map(|name| name.escape_debug().to_string()).collect();

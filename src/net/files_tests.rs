@@ -1,5 +1,6 @@
-//! Weight files: the forms, names and types that are read, and what is refused. `tests/fixtures/torch` has files of PyTorch
-//! itself, made by `scripts/pytorch/make_torch_files.py`, whose docstring is the specification of the weights.
+//! Weight files: the forms, names and types that are read, and what is refused. `tests/fixtures/torch` has
+//! files of PyTorch itself, made by `scripts/pytorch/make_torch_files.py`, whose docstring is the
+//! specification of the weights.
 
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
@@ -434,7 +435,8 @@ impl Random {
         ((x ^ (x >> 31)) % n as u64) as usize
     }
 
-    /// The bytes cut, with a flipped bit, with a part of themselves elsewhere, or with an extreme number in them.
+    /// The bytes cut, with a flipped bit, with a part of themselves elsewhere, or with an extreme number in
+    /// them.
     fn mutated(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let at = self.below(bytes.len());
@@ -523,7 +525,8 @@ fn a_header_of_any_length_is_no_pickle() {
     assert_eq!(Form::of(b"\x80\x02}q\x00.", 6), Some(Form::Pickle));
 }
 
-/// A zip file laid out as PyTorch lays it out, with the records of zip64 and without extra fields, of some empty storages.
+/// A zip file laid out as PyTorch lays it out, with the records of zip64 and without extra fields, of some
+/// empty storages.
 fn as_pytorch_packs(stem: &str, storages: usize) -> Vec<u8> {
     let pickle = b"\x80\x02}q\x00.".to_vec();
     let mut members =

@@ -1,7 +1,9 @@
-//! What a network is: convolutions, shortcuts, pooling and a classifier, with the names that they have in files; and its parameters.
+//! What a network is: convolutions, shortcuts, pooling and a classifier, with the names that they have in
+//! files; and its parameters.
 //!
-//! A [`Network`] is data, without tensors. The [`zoo`] has one short function for each family; engines execute whatever they are
-//! given, or say before any work what they lack for it. The values are in [`Params`].
+//! A [`Network`] is data, without tensors. The [`zoo`] has one short function for each family; engines
+//! execute whatever they are given, or say before any work what they lack for it. The values are in
+//! [`Params`].
 
 mod entries;
 pub mod files;
@@ -66,7 +68,8 @@ pub struct Block {
 pub enum Shortcut {
     /// Its input.
     Identity,
-    /// Every second pixel of its input, with zeros for the channels that are new, half of them in front (He et al. 2016, option A).
+    /// Every second pixel of its input, with zeros for the channels that are new, half of them in front (He
+    /// et al. 2016, option A).
     Padded,
     /// A 1×1 convolution of its input, and a batch norm.
     Projected(Conv),
@@ -136,7 +139,8 @@ impl Geometry {
 }
 
 impl Network {
-    /// All convolutions, in the order of their parameters: the stem, then those of each block, its projection last.
+    /// All convolutions, in the order of their parameters: the stem, then those of each block, its projection
+    /// last.
     pub fn convs(&self) -> impl Iterator<Item = &Conv> {
         std::iter::once(&self.stem).chain(self.blocks().flat_map(|block| {
             let projection = match &block.shortcut {
@@ -157,7 +161,8 @@ impl Network {
         self.blocks().last().and_then(|b| b.convs.last()).map_or(self.stem.cout, |conv| conv.cout)
     }
 
-    /// The sizes of all convolutions, in the order of [`Network::convs`], for images of `[height, width, channels]`.
+    /// The sizes of all convolutions, in the order of [`Network::convs`], for images of
+    /// `[height, width, channels]`.
     pub fn geometries(&self, [height, width, _]: [usize; 3]) -> Vec<Geometry> {
         let mut all = Vec::new();
         let mut add = |conv: &Conv, [height, width]: [usize; 2]| {

@@ -1,8 +1,9 @@
-//! The parameters of a network: where each is in one flat tensor, fresh values, and the names and layouts that they have in files.
+//! The parameters of a network: where each is in one flat tensor, fresh values, and the names and layouts
+//! that they have in files.
 //!
-//! Layouts in files are PyTorch's: `conv1.weight` (out, in, height, width), `bn1.weight`, `bn1.bias`, `bn1.running_mean`,
-//! `bn1.running_var`, …, `linear.weight` (classes, features) and `linear.bias`; of a cosine classifier `linear.weight`
-//! (features, classes) alone.
+//! Layouts in files are PyTorch's: `conv1.weight` (out, in, height, width), `bn1.weight`, `bn1.bias`,
+//! `bn1.running_mean`, `bn1.running_var`, …, `linear.weight` (classes, features) and `linear.bias`; of a
+//! cosine classifier `linear.weight` (features, classes) alone.
 
 use std::collections::BTreeSet;
 
@@ -33,8 +34,8 @@ pub struct Params {
     classes: usize,
     slots: Vec<Slot>,
     classifier: usize,
-    /// All parameters, flat: of each convolution in the order of [`Network::convs`] the weight, γ and β, then the classifier's weight
-    /// (classes, features) and bias.
+    /// All parameters, flat: of each convolution in the order of [`Network::convs`] the weight, γ and β, then
+    /// the classifier's weight (classes, features) and bias.
     pub values: Tensor,
     /// SGD's velocities, likewise.
     pub velocity: Tensor,
@@ -110,9 +111,9 @@ impl Params {
         self.network.convs().zip(self.slots.iter().copied())
     }
 
-    /// Fresh values: Kaiming-normal weights (fan in, gain √2) for convolutions and the classifier, its bias uniform in
-    /// ±1/√features, γ = 1, β = 0, running statistics 0 and 1; velocities zero. A cosine classifier's weights are uniform, then
-    /// scaled to length 1, as in the code of LDAM, and its bias is 0.
+    /// Fresh values: Kaiming-normal weights (fan in, gain √2) for convolutions and the classifier, its bias
+    /// uniform in ±1/√features, γ = 1, β = 0, running statistics 0 and 1; velocities zero. A cosine
+    /// classifier's weights are uniform, then scaled to length 1, as in the code of LDAM, and its bias is 0.
     ///
     /// # Errors
     /// Candle's.
@@ -260,8 +261,8 @@ impl Params {
         Ok(())
     }
 
-    /// Takes the parameters and running statistics of a file's tensors to start from, with the classifier or without it, which then
-    /// stays as it is.
+    /// Takes the parameters and running statistics of a file's tensors to start from, with the classifier or
+    /// without it, which then stays as it is.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape, or that the network does not have.
@@ -310,7 +311,8 @@ impl Params {
         self.take(dict, "velocity.", &self.velocity)
     }
 
-    /// The parameters of a network in a file's tensors: of as many classes, and with the kind of classifier, that the file has.
+    /// The parameters of a network in a file's tensors: of as many classes, and with the kind of classifier,
+    /// that the file has.
     ///
     /// # Errors
     /// Tensors that the network does not have, or that are missing or have another shape.

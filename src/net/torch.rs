@@ -1,9 +1,9 @@
-//! Files of PyTorch's `torch.save` since version 1.6: a zip file with a pickle that describes the tensors (`data.pkl`) and a
-//! member for the numbers of each storage (`data/0`, …).
+//! Files of PyTorch's `torch.save` since version 1.6: a zip file with a pickle that describes the tensors
+//! (`data.pkl`) and a member for the numbers of each storage (`data/0`, …).
 //!
-//! Whatever the bytes are, nothing is executed, and no more memory is taken than a few times the size of the file: a size
-//! is believed only when the bytes for it are there. Members must be stored as PyTorch stores them, without compression,
-//! and their checksums must be right.
+//! Whatever the bytes are, nothing is executed, and no more memory is taken than a few times the size of the
+//! file: a size is believed only when the bytes for it are there. Members must be stored as PyTorch stores
+//! them, without compression, and their checksums must be right.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -105,7 +105,8 @@ struct Archive<'a> {
 
 impl<'a> Archive<'a> {
     fn open(bytes: &'a [u8]) -> Result<Self> {
-        // Looking for the archive's beginning takes some intact files for damaged ones; PyTorch's begin with it.
+        // Looking for the archive's beginning takes some intact files for damaged ones; PyTorch's begin with
+        // it.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let zip = ZipArchive::with_config(config, Cursor::new(bytes)).context(DAMAGED)?;
         ensure!(!zip.has_duplicate_names(), "holds two members of one name; {DAMAGED}");

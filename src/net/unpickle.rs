@@ -1,10 +1,12 @@
-//! The pickle in a file of PyTorch's `torch.save`, read as dictionaries of tensor descriptions and plain values.
+//! The pickle in a file of PyTorch's `torch.save`, read as dictionaries of tensor descriptions and plain
+//! values.
 //!
-//! A pickle is a program for a stack machine that may call any Python function. This machine calls nothing: it knows the
-//! opcodes of protocol 2, which `torch.save` writes, and the few names that dictionaries of tensors are made of. Every other
-//! opcode and name is refused. The numbers of the tensors are not in the pickle but in other members of the zip file; here
-//! a tensor is its storage's name with shape, strides and offset, checked against the size that the storage claims.
-//! Memory is bounded by the length of the pickle, by `MAX_VALUES` and by `MAX_DEPTH`.
+//! A pickle is a program for a stack machine that may call any Python function. This machine calls nothing:
+//! it knows the opcodes of protocol 2, which `torch.save` writes, and the few names that dictionaries of
+//! tensors are made of. Every other opcode and name is refused. The numbers of the tensors are not in the
+//! pickle but in other members of the zip file; here a tensor is its storage's name with shape, strides and
+//! offset, checked against the size that the storage claims. Memory is bounded by the length of the pickle,
+//! by `MAX_VALUES` and by `MAX_DEPTH`.
 
 use std::collections::HashMap;
 
@@ -150,8 +152,8 @@ struct Machine<'a> {
     at: usize,
     stack: Vec<Item<'a>>,
     marks: Vec<usize>,
-    /// What BINPUT kept. A container is kept as [`Value::Plain`]: it is still being filled then, and a second reference to
-    /// it has nothing that is not at the first.
+    /// What BINPUT kept. A container is kept as [`Value::Plain`]: it is still being filled then, and a second
+    /// reference to it has nothing that is not at the first.
     memo: HashMap<usize, Value<'a>>,
     /// Values that were ever pushed.
     values: usize,
@@ -408,7 +410,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A tensor from its storage, offset, shape, strides, whether it needs gradients, hooks, and bits that a view may have.
+    /// A tensor from its storage, offset, shape, strides, whether it needs gradients, hooks, and bits that a
+    /// view may have.
     fn tensor(&self, args: &[Value<'a>]) -> Result<Tensor<'a>, Error> {
         let (
             Some([Value::Storage(storage), Value::Int(offset), Value::Tuple(shape), Value::Tuple(strides)]),

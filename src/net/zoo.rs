@@ -31,8 +31,8 @@ const ZOO: [(&str, Make); 11] = [
     ("resnet50", || imagenet([3, 4, 6, 3], Kind::Bottleneck)),
 ];
 
-/// ResNets for CIFAR (He et al. 2016, section 4.2): three stages of 16, 32 and 64 channels, shortcuts without parameters, names of
-/// Idelbayev's `resnet_s`, which LDAM's code has too.
+/// ResNets for CIFAR (He et al. 2016, section 4.2): three stages of 16, 32 and 64 channels, shortcuts without
+/// parameters, names of Idelbayev's `resnet_s`, which LDAM's code has too.
 fn cifar_resnet(depth: usize) -> Network {
     let blocks = (depth - 2) / 6;
     Network {
@@ -55,7 +55,8 @@ fn cifar_resnet(depth: usize) -> Network {
     }
 }
 
-/// ResNet-18 and 34 for small images, as in the widespread `pytorch-cifar`: a 3×3 stem, 64 to 512 channels, projected shortcuts.
+/// ResNet-18 and 34 for small images, as in the widespread `pytorch-cifar`: a 3×3 stem, 64 to 512 channels,
+/// projected shortcuts.
 fn cifar_wide(blocks: [usize; 4]) -> Network {
     Network {
         name: String::new(),
@@ -66,8 +67,8 @@ fn cifar_wide(blocks: [usize; 4]) -> Network {
     }
 }
 
-/// ResNets for large images, as in torchvision (which has no ResNet-10): a 7×7 stem and a max-pool before the stages; bottlenecks
-/// have their stride in the 3×3 convolution.
+/// ResNets for large images, as in torchvision (which has no ResNet-10): a 7×7 stem and a max-pool before the
+/// stages; bottlenecks have their stride in the 3×3 convolution.
 fn imagenet(blocks: [usize; 4], kind: Kind) -> Network {
     Network {
         name: String::new(),
@@ -78,8 +79,8 @@ fn imagenet(blocks: [usize; 4], kind: Kind) -> Network {
     }
 }
 
-/// Four stages of 64, 128, 256 and 512 channels (four times as many after bottlenecks), whose shortcuts are projected where the size
-/// changes.
+/// Four stages of 64, 128, 256 and 512 channels (four times as many after bottlenecks), whose shortcuts are
+/// projected where the size changes.
 fn wide_stages(blocks: [usize; 4], kind: Kind, projection: &'static str) -> Vec<Vec<Block>> {
     let widths = [64, 128, 256, 512];
     (0..4)
@@ -120,8 +121,9 @@ impl Kind {
     }
 }
 
-/// The blocks of a stage, numbered from 0, whose first has stride 2 in all stages but the first: from `cin` channels to those of
-/// `width`. `shortcut` receives the block's name in files, its stride, and its channels in and out.
+/// The blocks of a stage, numbered from 0, whose first has stride 2 in all stages but the first: from `cin`
+/// channels to those of `width`. `shortcut` receives the block's name in files, its stride, and its channels
+/// in and out.
 pub fn stage(
     number: usize,
     blocks: usize,

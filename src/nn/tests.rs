@@ -16,8 +16,8 @@ use crate::net::{Arch, Network, Params, Shortcut};
 use crate::rng::{Purpose, stream};
 use crate::tensor::read;
 
-/// Images for a network, which are not square. Candle has no gradient of a convolution of stride 2 on odd sides: only those of the last
-/// stage are.
+/// Images for a network, which are not square. Candle has no gradient of a convolution of stride 2 on odd
+/// sides: only those of the last stage are.
 fn shape(network: &Network) -> [usize; 3] {
     let halved =
         usize::from(network.pool) + network.convs().filter(|c| c.stride == 2 && c.kernel > 1).count();
@@ -29,8 +29,8 @@ const ODD: [usize; 3] = [18, 13, 3];
 const BATCH: usize = 5;
 const CLASSES: usize = 4;
 
-/// Networks made up for the tests: two stages of 8 and 16 channels, of three blocks and two; bottlenecks of all kinds of shortcuts
-/// behind a 7×7 stem and a max-pool, the last block of which is padded; and one more.
+/// Networks made up for the tests: two stages of 8 and 16 channels, of three blocks and two; bottlenecks of
+/// all kinds of shortcuts behind a 7×7 stem and a max-pool, the last block of which is padded; and one more.
 fn odd() -> [Network; 3] {
     let padded = |_: &str, stride: usize, _: [usize; 2]| match stride {
         1 => Shortcut::Identity,
@@ -187,7 +187,8 @@ fn a_step_is_candles_on_every_network_loss_and_mix() {
                     worst = (off, name);
                 }
             }
-            // From random weights and with batch norm over few values, PyTorch's own f32 is as far from f64 on a ResNet-50.
+            // From random weights and with batch norm over few values, PyTorch's own f32 is as far from f64
+            // on a ResNet-50.
             if worst.0 > if network.name == "resnet50" { 5e-2 } else { 1e-3 } {
                 wrong.push(format!("{what}: the gradient of {} is {:.1e} off", worst.1, worst.0));
             }

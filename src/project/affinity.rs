@@ -16,8 +16,9 @@ pub struct Affinities {
 
 /// Affinities over nearest neighbours, whose number is taken to be enough for the perplexity: 3 times.
 ///
-/// p_{j|i} ∝ exp(−β_i d_ij²) over the neighbours j of i, with β_i such that 2^entropy is the perplexity (van der Maaten and
-/// Hinton, Visualizing Data using t-SNE, JMLR 2008, equations 1 and 2; van der Maaten, JMLR 2014, for the neighbours).
+/// p_{j|i} ∝ exp(−β_i d_ij²) over the neighbours j of i, with β_i such that 2^entropy is the perplexity (van
+/// der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008, equations 1 and 2; van der Maaten, JMLR
+/// 2014, for the neighbours).
 pub fn affinities(found: &Neighbours, perplexity: f64) -> Affinities {
     let Neighbours { k, ref index, ref squared } = *found;
     let n = index.len() / k;
@@ -27,7 +28,8 @@ pub fn affinities(found: &Neighbours, perplexity: f64) -> Affinities {
         .zip(squared.par_chunks(k))
         .for_each(|(p, d)| distribution(d, perplexity, p));
 
-    // Every p_{j|i} goes to row i and to row j; entries of one pair are then neighbours in a sorted row and are added.
+    // Every p_{j|i} goes to row i and to row j; entries of one pair are then neighbours in a sorted row and
+    // are added.
     let mut counts = vec![k; n];
     index.iter().for_each(|&j| counts[j as usize] += 1);
     let mut rows: Vec<Vec<(u32, f64)>> = counts.iter().map(|&c| Vec::with_capacity(c)).collect();
@@ -57,8 +59,8 @@ pub fn affinities(found: &Neighbours, perplexity: f64) -> Affinities {
 
 /// Fills `p` with the distribution over squared distances, ascending, that has the perplexity.
 ///
-/// Entropy falls with β. Where so many distances are equal that even β → ∞ leaves more entropy than asked, it is the
-/// uniform distribution over the nearest.
+/// Entropy falls with β. Where so many distances are equal that even β → ∞ leaves more entropy than asked, it
+/// is the uniform distribution over the nearest.
 fn distribution(squared: &[f32], perplexity: f64, p: &mut [f64]) {
     // From the nearest on, so that its exponential is 1 and the sum cannot underflow; this cancels in p.
     let from_nearest = |d: f32| f64::from(d) - f64::from(squared[0]);

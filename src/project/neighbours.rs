@@ -1,5 +1,5 @@
-//! The nearest neighbours of every row, by comparing all pairs: exact, and for rows tens of values wide faster than any
-//! index that has to be built first.
+//! The nearest neighbours of every row, by comparing all pairs: exact, and for rows tens of values wide
+//! faster than any index that has to be built first.
 
 use rayon::prelude::*;
 
@@ -25,7 +25,8 @@ pub struct Neighbours {
 pub fn neighbours(rows: Rows, k: usize) -> Neighbours {
     let (n, d) = (rows.len(), rows.width);
     assert!(0 < k && k < n, "{k} neighbours among {n}");
-    // Tiles of LANES rows, each (D, LANES): the lanes then run over rows, and a distance needs no sum across lanes.
+    // Tiles of LANES rows, each (D, LANES): the lanes then run over rows, and a distance needs no sum across
+    // lanes.
     let mut tiles = vec![[0.0; LANES]; n.div_ceil(LANES) * d];
     for (i, row) in rows.iter().enumerate() {
         for (c, &x) in row.iter().enumerate() {

@@ -1,11 +1,12 @@
-//! Principal component analysis in f64: all eigenvectors of the covariance by Jacobi's rotations, or of wide features, for which that
-//! would take hours, the leading ones by subspace iteration.
+//! Principal component analysis in f64: all eigenvectors of the covariance by Jacobi's rotations, or of wide
+//! features, for which that would take hours, the leading ones by subspace iteration.
 
 use rayon::prelude::*;
 
 use super::Rows;
 
-/// Features that are wider are taken by subspace iteration. Up to here Jacobi's rotations, O(N·D² + D³), take seconds.
+/// Features that are wider are taken by subspace iteration. Up to here Jacobi's rotations, O(N·D² + D³), take
+/// seconds.
 const WIDE: usize = 256;
 
 /// A projection on the first principal components.
@@ -18,8 +19,8 @@ pub struct Pca {
 
 /// Projects on the first `dims` components; missing ones, of features narrower than that, are 0.
 ///
-/// The sign of an eigenvector is anybody's choice; here its largest entry by absolute value (the first of equals) is
-/// positive, as in scikit-learn.
+/// The sign of an eigenvector is anybody's choice; here its largest entry by absolute value (the first of
+/// equals) is positive, as in scikit-learn.
 pub fn pca(rows: Rows, dims: usize) -> Pca {
     let d = rows.width;
     let mut mean = vec![0.0; d];
@@ -44,7 +45,8 @@ pub fn pca(rows: Rows, dims: usize) -> Pca {
     Pca { projection, explained }
 }
 
-/// The largest eigenvalues of the rows' Σ x·xᵀ, descending, their eigenvectors, and the sum of all eigenvalues.
+/// The largest eigenvalues of the rows' Σ x·xᵀ, descending, their eigenvectors, and the sum of all
+/// eigenvalues.
 type Components = (Vec<f64>, Vec<Vec<f64>>, f64);
 
 /// A row, centred.
@@ -80,8 +82,9 @@ fn descending(values: &[f64], some: usize) -> Vec<usize> {
     order
 }
 
-/// The components by subspace iteration (Golub and Van Loan, 8.2.4) with some more vectors than are asked for, and without the matrix:
-/// each turn multiplies an orthonormal basis by it row by row, and takes the eigenvectors inside the new subspace.
+/// The components by subspace iteration (Golub and Van Loan, 8.2.4) with some more vectors than are asked
+/// for, and without the matrix: each turn multiplies an orthonormal basis by it row by row, and takes the
+/// eigenvectors inside the new subspace.
 fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Components {
     /// Vectors beside those that are asked for, turns at most, and rows that are added up together.
     const MORE: usize = 8;
@@ -143,7 +146,8 @@ fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Compon
     (values, axes, total)
 }
 
-/// Makes vectors orthonormal, one after the other, each twice for the sake of rounding; what is left of nothing is nothing.
+/// Makes vectors orthonormal, one after the other, each twice for the sake of rounding; what is left of
+/// nothing is nothing.
 fn orthonormalise(vectors: &mut [Vec<f64>]) {
     for n in 0..vectors.len() {
         let (before, rest) = vectors.split_at_mut(n);
@@ -166,9 +170,9 @@ fn upright<'a>(vector: impl Iterator<Item = &'a f64>) -> Vec<f64> {
     vector.into_iter().map(|x| if largest < 0.0 { -x } else { x }).collect()
 }
 
-/// Eigenvalues of a symmetric matrix (D, D) and the eigenvectors as columns, by cyclic Jacobi rotations (Golub and Van
-/// Loan, Matrix Computations, 8.5): each makes one off-diagonal entry 0, and sweeps over all of them converge
-/// quadratically.
+/// Eigenvalues of a symmetric matrix (D, D) and the eigenvectors as columns, by cyclic Jacobi rotations
+/// (Golub and Van Loan, Matrix Computations, 8.5): each makes one off-diagonal entry 0, and sweeps over all
+/// of them converge quadratically.
 fn eigen(mut a: Vec<f64>, d: usize) -> (Vec<f64>, Vec<f64>) {
     let mut v = vec![0.0; d * d];
     (0..d).for_each(|i| v[i * d + i] = 1.0);

@@ -1,7 +1,7 @@
 //! What pushes the points of a t-SNE map apart: all pairs, exactly.
 //!
-//! The loops are plain Rust over lanes, compiled for each instruction set; without fused multiply-add and in a fixed
-//! order their result has the same bits everywhere.
+//! The loops are plain Rust over lanes, compiled for each instruction set; without fused multiply-add and in
+//! a fixed order their result has the same bits everywhere.
 
 use rayon::prelude::*;
 

@@ -1,7 +1,7 @@
 //! t-SNE: a map of the plane in which near rows are near (van der Maaten and Hinton, JMLR 2008).
 //!
-//! The gradient is exact over the given affinities. The recipe is openTSNE's (Poličar et al., JSS 2024): PCA for a
-//! start, learning rate N over the exaggeration, momentum 0.8.
+//! The gradient is exact over the given affinities. The recipe is openTSNE's (Poličar et al., JSS 2024): PCA
+//! for a start, learning rate N over the exaggeration, momentum 0.8.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -109,8 +109,8 @@ struct Momentum {
     gain: f32,
 }
 
-/// Gradient descent with momentum and a gain a coordinate, which grows while the way goes on and shrinks at turns
-/// (Jacobs 1988, as in van der Maaten's code).
+/// Gradient descent with momentum and a gain a coordinate, which grows while the way goes on and shrinks at
+/// turns (Jacobs 1988, as in van der Maaten's code).
 fn step(y: &mut [f32; 2], state: &mut [Momentum; 2], gradient: [f32; 2], rate: f32) {
     for (m, g) in state.iter_mut().zip(gradient) {
         let onward = (g > 0.0) != (m.speed > 0.0);

@@ -1,5 +1,6 @@
-//! Tables as tidy CSV (RFC 4180): one row a cell, percent with two decimals, empty where there is no number. `mean` and `std` are of top-1, the last
-//! columns are means. `n` counts runs; `paper_schedule` is `same` where the published runs had the schedule of ours, else `other`.
+//! Tables as tidy CSV (RFC 4180): one row a cell, percent with two decimals, empty where there is no number.
+//! `mean` and `std` are of top-1, the last columns are means. `n` counts runs; `paper_schedule` is `same`
+//! where the published runs had the schedule of ours, else `other`.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! What an evaluation, an embedding or a training is of: method, data set, settings and run, read from lineage.
+//! What an evaluation, an embedding or a training is of: method, data set, settings and run, read from
+//! lineage.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -25,13 +26,15 @@ pub struct Experiment {
     pub method: String,
     /// The method's options that are not the preset's, as `preset_name` writes them.
     pub options: String,
-    /// Everything else that could matter, by name. Two experiments with different settings are never averaged.
+    /// Everything else that could matter, by name. Two experiments with different settings are never
+    /// averaged.
     pub settings: BTreeMap<String, Value>,
     /// Seed of the training.
     pub seed: Option<u64>,
     /// What it was trained on; nothing where that is not known.
     pub images: Option<Images>,
-    /// The instruction set or GPU that trained it; not known of bare files, and of results of earlier versions.
+    /// The instruction set or GPU that trained it; not known of bare files, and of results of earlier
+    /// versions.
     pub computed_by: Option<String>,
     /// Version of `train` that trained it; not known of bare files.
     pub semantics: Option<u64>,
@@ -41,7 +44,8 @@ pub struct Experiment {
     pub file: Option<PathBuf>,
 }
 
-/// Which images a data set has, of all splits: shards of other sizes, and the other of the two official forms, hold the same ones.
+/// Which images a data set has, of all splits: shards of other sizes, and the other of the two official
+/// forms, hold the same ones.
 #[derive(Clone, Debug)]
 pub struct Images {
     /// How they were chosen.
@@ -63,8 +67,8 @@ impl Images {
         }
     }
 
-    /// Whether they are the same images, whatever is said of how they were chosen. Where one of both does not say which they are, the
-    /// files that they were made from stand for them.
+    /// Whether they are the same images, whatever is said of how they were chosen. Where one of both does not
+    /// say which they are, the files that they were made from stand for them.
     fn are(&self, other: &Images) -> bool {
         match (&self.splits, &other.splits) {
             (Some(own), Some(others)) => own == others,
@@ -77,7 +81,8 @@ impl Images {
         self.params == other.params && self.are(other)
     }
 
-    /// A hash to tell them by: that of the training images, which the data set's manifest has, or one of all files.
+    /// A hash to tell them by: that of the training images, which the data set's manifest has, or one of all
+    /// files.
     fn hash(&self) -> String {
         match self.splits.as_ref().and_then(|splits| splits["train"].as_str()) {
             Some(train) => train.to_owned(),
@@ -86,8 +91,9 @@ impl Images {
     }
 }
 
-/// The experiments, where those on images that were chosen alike say in their settings which these are if they differ: so that they are never
-/// averaged, whatever their params say. Bare files of one name and different content have longer names.
+/// The experiments, where those on images that were chosen alike say in their settings which these are if
+/// they differ: so that they are never averaged, whatever their params say. Bare files of one name and
+/// different content have longer names.
 pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
     let differs = |own: &&Images| {
         all.iter().filter_map(|e| e.images.as_ref()).any(|i| i.params == own.params && !i.are(own))
@@ -104,8 +110,8 @@ pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
     all
 }
 
-/// Names bare files of one name and different content by as much of their paths as tells them apart (`a/best.safetensors`), and by their
-/// hashes where whole paths are equal.
+/// Names bare files of one name and different content by as much of their paths as tells them apart
+/// (`a/best.safetensors`), and by their hashes where whole paths are equal.
 fn name_files(all: &mut [Experiment]) {
     // By name and content, the first of the paths.
     let mut names: BTreeMap<String, BTreeMap<String, PathBuf>> = BTreeMap::new();
@@ -139,16 +145,16 @@ fn end(path: &Path, components: usize) -> String {
     all[all.len().saturating_sub(components)..].join("/")
 }
 
-/// Names of bare files that are more than the name of the file, by the hash of their content. They follow from paths, which are in no
-/// key, so a report that shows them has them among its params.
+/// Names of bare files that are more than the name of the file, by the hash of their content. They follow
+/// from paths, which are in no key, so a report that shows them has them among its params.
 pub fn longer_names(all: &[&Experiment]) -> Object {
     let told = told_apart(all);
     let longer = all.iter().zip(&told).filter(|(own, told)| own.method != told.method);
     longer.map(|(_, told)| (told.weights.clone(), told.method.clone().into())).collect()
 }
 
-/// For each experiment the index of the one that stands for it: of runs in one setting whose weights are byte-identical the first that says
-/// what computed it, else the first.
+/// For each experiment the index of the one that stands for it: of runs in one setting whose weights are
+/// byte-identical the first that says what computed it, else the first.
 pub(super) fn representatives(all: &[&Experiment]) -> Vec<usize> {
     let identity = |e: &&Experiment| {
         let settings: Vec<String> = e.settings.iter().map(|(name, v)| words(name, v)).collect();
@@ -165,7 +171,8 @@ pub(super) fn representatives(all: &[&Experiment]) -> Vec<usize> {
     identities.iter().map(|identity| chosen[identity.as_str()]).collect()
 }
 
-/// The training data of a column of the table; ordered as columns are: exp, step, balanced, the largest ratio first.
+/// The training data of a column of the table; ordered as columns are: exp, step, balanced, the largest ratio
+/// first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// `cifar10`, `cifar100`, `synthetic`.
@@ -288,7 +295,8 @@ impl Experiment {
             let name = format!("{} {}", preset_name(&init.params), key::short(&hash));
             settings.insert("init".into(), name.into());
         }
-        // The milestones, and where a deferred rule begins, follow from the recipe, unless they were chosen by hand.
+        // The milestones, and where a deferred rule begins, follow from the recipe, unless they were chosen
+        // by hand.
         let custom = settings.get("recipe").is_none_or(|r| r == "custom");
         let follows: &[&str] = if custom { &["recipe"] } else { &["milestones", "rule_from"] };
         settings.retain(|name, _| !follows.contains(&name.as_str()));
@@ -315,7 +323,8 @@ impl Experiment {
             let key = evaluated.key.as_deref().map_or("", key::short);
             settings.insert("evaluated on".into(), json!(format!("{on} {key}").trim()));
         }
-        // Which epoch is the best depends on what it was selected by; version 1 of `train` knew the test split alone.
+        // Which epoch is the best depends on what it was selected by; version 1 of `train` knew the test
+        // split alone.
         settings.remove("select");
         if which == "best" {
             let held_out = settings.get("val_fraction").and_then(Value::as_f64).is_some_and(|f| f > 0.0);
@@ -360,7 +369,8 @@ struct Trained<'a> {
     file: Option<PathBuf>,
 }
 
-/// The column that a data set belongs in, from its params. One made by hand need not say how it was made imbalanced: it is as it is.
+/// The column that a data set belongs in, from its params. One made by hand need not say how it was made
+/// imbalanced: it is as it is.
 pub(super) fn column_of(dataset: &Input) -> Option<Column> {
     let text = |name| dataset.params.get(name).and_then(Value::as_str).map(str::to_owned);
     let imb_type = text("imb_type").unwrap_or_else(|| "none".into());
@@ -383,7 +393,8 @@ pub(super) fn flatten(name: &str, value: &Value, all: &mut BTreeMap<String, Valu
     }
 }
 
-/// Place of a method in tables and legends: that of the presets, by mix, loss and rule; the same with other options beside it.
+/// Place of a method in tables and legends: that of the presets, by mix, loss and rule; the same with other
+/// options beside it.
 pub(super) fn order(method: &str) -> usize {
     static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| names().collect());
     let name = method.split('(').next().unwrap_or(method);

@@ -90,8 +90,8 @@ pub(super) fn common(t: &Table) -> Option<String> {
     (!t.common.is_empty()).then(|| format!("All rows: {}.", t.common.join(", ")))
 }
 
-/// Text as it stands in a line or a cell of Markdown. Names come from outside: none may end a cell, become HTML, a picture or a
-/// formula, or hide where a link leads.
+/// Text as it stands in a line or a cell of Markdown. Names come from outside: none may end a cell, become
+/// HTML, a picture or a formula, or hide where a link leads.
 fn escape(text: &str) -> String {
     let text = one_line(text);
     let mut out = String::new();

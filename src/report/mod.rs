@@ -1,8 +1,9 @@
-//! From manifests to tables, figures and pages: [`record`] reads evaluations, [`table`] arranges them, one module a format
-//! writes them; [`figure`] draws, and [`html`] puts all on a page. Published numbers come from `published.json`.
+//! From manifests to tables, figures and pages: [`record`] reads evaluations, [`table`] arranges them, one
+//! module a format writes them; [`figure`] draws, and [`html`] puts all on a page. Published numbers come
+//! from `published.json`.
 //!
-//! Tables are made from metrics manifests alone; curves and maps also open the files that their manifests list. Nothing is
-//! printed.
+//! Tables are made from metrics manifests alone; curves and maps also open the files that their manifests
+//! list. Nothing is printed.
 
 pub mod csv;
 pub mod experiment;
@@ -84,8 +85,8 @@ pub(crate) fn title(method: &str) -> String {
     method.split('-').map(part).collect::<Vec<String>>().join("-")
 }
 
-/// A text from outside as it may stand in a line: line breaks are spaces, and characters that show nothing but change how the rest is
-/// read (controls, changes of direction) are U+FFFD.
+/// A text from outside as it may stand in a line: line breaks are spaces, and characters that show nothing
+/// but change how the rest is read (controls, changes of direction) are U+FFFD.
 pub(crate) fn one_line(text: &str) -> String {
     let one = |c: char| match c {
         '\u{2028}' | '\u{2029}' => ' ',

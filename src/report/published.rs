@@ -40,7 +40,8 @@ pub struct Table {
     /// Images a step.
     #[serde(default = "batch_size")]
     batch_size: u64,
-    /// Settings that are not compared, for they are not given, or not the standard ones and without a name here.
+    /// Settings that are not compared, for they are not given, or not the standard ones and without a name
+    /// here.
     #[serde(default)]
     open: Vec<String>,
     #[serde(default)]
@@ -76,7 +77,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// That of a run; settings that it does not say are the standard ones. None where they are not to be understood.
+    /// That of a run; settings that it does not say are the standard ones. None where they are not to be
+    /// understood.
     fn of(run: &Experiment) -> Option<Schedule> {
         let setting = |name| run.settings.get(name).or_else(|| standard(name)).cloned();
         let number = |name| setting(name).and_then(|v| u32::try_from(v.as_u64()?).ok());
@@ -88,11 +90,17 @@ impl Schedule {
         Some(Schedule { epochs, milestones, warmup: number("warmup")? })
     }
 
-    /// `300 epochs, milestones 150 and 250`
+    /// `300 epochs, milestones 150 and 250`, `1 epoch, no milestones`
     pub fn words(&self) -> String {
-        let milestones: Vec<String> = self.milestones.iter().map(u32::to_string).collect();
         let warmup = if self.warmup > 0 { format!(", warm-up {}", self.warmup) } else { String::new() };
-        format!("{} epochs{warmup}, milestones {}", self.epochs, milestones.join(" and "))
+        let milestones = self.milestones.iter().map(u32::to_string).collect::<Vec<_>>().join(" and ");
+        let milestones = match self.milestones.len() {
+            0 => "no milestones".to_owned(),
+            1 => format!("milestone {milestones}"),
+            _ => format!("milestones {milestones}"),
+        };
+        let plural = if self.epochs == 1 { "" } else { "s" };
+        format!("{} epoch{plural}{warmup}, {milestones}", self.epochs)
     }
 }
 
@@ -117,8 +125,8 @@ impl Beside {
     }
 }
 
-/// The published value for runs in a setting, on a data set's column: of their own schedule where there is one, else of the first source
-/// that has one. None in settings that nobody published.
+/// The published value for runs in a setting, on a data set's column: of their own schedule where there is
+/// one, else of the first source that has one. None in settings that nobody published.
 pub fn beside(run: &Experiment, column: &str) -> Option<Beside> {
     let found = || values(run, column).filter(|v| v.table.source != "seed");
     found().find(|v| v.same_schedule).or_else(|| found().next())
@@ -129,7 +137,8 @@ pub fn starting_report(run: &Experiment, column: &str) -> Option<f64> {
     values(run, column).find(|v| v.table.source == "seed").map(|v| v.value)
 }
 
-/// Why there is no published value for runs in a setting, on a data set's column. None where nobody published values of the data set.
+/// Why there is no published value for runs in a setting, on a data set's column. None where nobody published
+/// values of the data set.
 pub fn why_none(run: &Experiment, column: &str) -> Option<String> {
     let dataset = column.split('/').next().unwrap_or_default();
     let all = || PUBLISHED.tables.iter().flat_map(|t| t.rows.values().map(move |row| (t, row)));
@@ -189,7 +198,8 @@ fn values(run: &Experiment, column: &str) -> impl Iterator<Item = Beside> {
     PUBLISHED.tables.iter().filter_map(value).collect::<Vec<_>>().into_iter()
 }
 
-/// A method with its options, numbers written alike. How class weights are normalised is left out: the sources do not say.
+/// A method with its options, numbers written alike. How class weights are normalised is left out: the
+/// sources do not say.
 fn method(base: &str, options: &str) -> (String, Vec<String>) {
     let number = |text: &str| text.parse::<f64>().map_or_else(|_| text.to_owned(), |v| v.to_string());
     let option = |o: &str| o.split_once('=').map(|(name, value)| format!("{name}={}", number(value)));
@@ -205,7 +215,8 @@ impl Table {
         self.departures(run).is_empty()
     }
 
-    /// What of a run is not in this setting, in words, whatever its schedule. In bf16 it is the same experiment, rounded.
+    /// What of a run is not in this setting, in words, whatever its schedule. In bf16 it is the same
+    /// experiment, rounded.
     fn departures(&self, run: &Experiment) -> Vec<String> {
         let own = |name| run.settings.get(name).or_else(|| standard(name));
         let open = |name: &str| {
@@ -249,8 +260,19 @@ mod tests {
     }
 
     #[test]
+    fn schedules_in_words() {
+        let words = |epochs, milestones: &[u32], warmup| {
+            Schedule { epochs, milestones: milestones.to_vec(), warmup }.words()
+        };
+        assert_eq!(words(300, &[150, 250], 0), "300 epochs, milestones 150 and 250");
+        assert_eq!(words(200, &[160], 5), "200 epochs, warm-up 5, milestone 160");
+        assert_eq!(words(1, &[], 0), "1 epoch, no milestones");
+    }
+
+    #[test]
     fn values_as_printed_in_the_sources() {
-        // Tables 1 to 4 of arXiv 2007.03943v3, Table 2 of arXiv 1906.07413v2, and the starting report's Table 1.
+        // Tables 1 to 4 of arXiv 2007.03943v3, Table 2 of arXiv 1906.07413v2, and Table 1 of the starting
+        // report.
         let value = |run: &Experiment, column| {
             beside(run, column).map(|v| (v.value, v.table.source.as_str(), v.is_comparable()))
         };

@@ -40,7 +40,8 @@ pub struct Record {
     pub others: [Option<f64>; OTHERS.len()],
     /// Key of the metrics manifest.
     pub key: String,
-    /// Hash of its content: evaluations of the same weights share their key, whatever the weights are said to be of.
+    /// Hash of its content: evaluations of the same weights share their key, whatever the weights are said to
+    /// be of.
     pub content: String,
 }
 
@@ -69,8 +70,9 @@ pub(super) fn place(m: &Manifest) -> PathBuf {
     m.path.clone().unwrap_or_else(|| PathBuf::from(run("cwd")).join(run("out")).join(FILE))
 }
 
-/// A manifest as the input of a report, with the outputs that the report opens. Its content is what is drawn from: numbers,
-/// params, lineage and those outputs; not paths and times, so copies of one evaluation are the same input wherever they lie.
+/// A manifest as the input of a report, with the outputs that the report opens. Its content is what is drawn
+/// from: numbers, params, lineage and those outputs; not paths and times, so copies of one evaluation are the
+/// same input wherever they lie.
 pub fn input(m: &Manifest, roles: &[&str]) -> Input {
     let place = place(m);
     let mut inputs = m.inputs.clone();

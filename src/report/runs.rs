@@ -51,8 +51,8 @@ pub struct Run {
     left: Option<f64>,
 }
 
-/// The trainings in directories and their subdirectories, by data, method and settings; and what is wrong with those that cannot be
-/// listed.
+/// The trainings in directories and their subdirectories, by data, method and settings; and what is wrong
+/// with those that cannot be listed.
 ///
 /// # Errors
 /// A directory that is not there.

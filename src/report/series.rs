@@ -1,4 +1,5 @@
-//! Runs that differ in the seed, or in what computed them, alone, put together, and short names that tell such groups apart in a legend.
+//! Runs that differ in the seed, or in what computed them, alone, put together, and short names that tell
+//! such groups apart in a legend.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,14 +21,16 @@ pub(super) struct Series {
     pub members: Vec<usize>,
 }
 
-/// Groups experiments, in the order of the tables, whatever order they come in. Byte-identical runs count once.
+/// Groups experiments, in the order of the tables, whatever order they come in. Byte-identical runs count
+/// once.
 pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
     let all = told_apart(all);
     let one_each = representatives(&all.iter().collect::<Vec<_>>());
     let runs: Vec<(usize, &Experiment)> =
         all.iter().enumerate().filter(|(i, _)| one_each[*i] == *i).collect();
     let names: BTreeSet<&String> = all.iter().flat_map(|e| e.settings.keys()).collect();
-    // What a manifest does not say is the standard, so that older ones go with newer ones; of a bare file it is not known.
+    // What a manifest does not say is the standard, so that older ones go with newer ones; of a bare file it
+    // is not known.
     let value = |e: &Experiment, name: &String| -> Option<String> {
         let default = || standard(name).filter(|_| e.file.is_none());
         e.settings.get(name).or_else(default).map(|v: &Value| words(name, v))
@@ -83,8 +86,8 @@ pub(super) fn number_equals(mut all: Vec<&mut String>) {
     }
 }
 
-/// What tells the runs of a group from each other: the seed, what computed it, the hash of its weights, as much of these as it takes. Empty
-/// for one run.
+/// What tells the runs of a group from each other: the seed, what computed it, the hash of its weights, as
+/// much of these as it takes. Empty for one run.
 pub(super) fn apart(runs: &[&Experiment]) -> Vec<String> {
     let seed = |e: &Experiment| e.seed.map_or("unknown seed".into(), |s| format!("seed {s}"));
     let by = |e: &Experiment| e.computed_by.clone().unwrap_or_else(|| "unknown device".into());

@@ -13,8 +13,8 @@ use crate::methods::presets::Method;
 use crate::methods::rule::Rule;
 use crate::train::config::Config;
 
-/// What train and mk-imbalance do unless told otherwise, so that only departures from it are told. Settings that are not
-/// here are told where they vary.
+/// What train and mk-imbalance do unless told otherwise, so that only departures from it are told. Settings
+/// that are not here are told where they vary.
 static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     let erm = Method { mix: Mix::None, loss: Loss::Ce, rule: Rule::None };
     let mut all = Config::new(erm).params();
@@ -54,9 +54,11 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
 
 /// What a table says of its settings.
 pub(super) struct Telling {
-    /// Settings that all records have with one value, which is not the standard one, in words: said once, and in no row.
+    /// Settings that all records have with one value, which is not the standard one, in words: said once, and
+    /// in no row.
     pub common: Vec<String>,
-    /// Settings without a standard value that rows must tell, or rows that were never averaged would look the same.
+    /// Settings without a standard value that rows must tell, or rows that were never averaged would look the
+    /// same.
     varying: BTreeSet<String>,
     shared: BTreeSet<String>,
 }

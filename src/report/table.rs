@@ -1,5 +1,5 @@
-//! Tables: evaluations arranged as methods × (type, ratio), with their statistics. One table a data set and epoch, so that
-//! last and best never mix.
+//! Tables: evaluations arranged as methods × (type, ratio), with their statistics. One table a data set and
+//! epoch, so that last and best never mix.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,8 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// Settings that all rows share and that are not the standard ones, in words.
     pub common: Vec<String>,
-    /// By how much evaluations of the same weights differ at most, percentage points. Each run has one of them.
+    /// By how much evaluations of the same weights differ at most, percentage points. Each run has one of
+    /// them.
     pub repeated: f64,
     /// The split that all were evaluated on; none where rows differ.
     pub split: Option<String>,
@@ -61,7 +62,8 @@ impl Part {
 pub struct Row {
     /// Name of the preset.
     pub method: String,
-    /// What departs from the preset and the standard settings, without what the table says once; empty for the plain method.
+    /// What departs from the preset and the standard settings, without what the table says once; empty for
+    /// the plain method.
     pub variant: String,
     /// The same with what the table says once.
     pub departures: String,
@@ -117,7 +119,8 @@ impl Cell {
         (!all.is_empty()).then(|| mean_std(&all))
     }
 
-    /// Mean over runs, and sample standard deviation, of a number by its place in [`OTHERS`], where every run has it.
+    /// Mean over runs, and sample standard deviation, of a number by its place in [`OTHERS`], where every run
+    /// has it.
     pub fn other(&self, n: usize) -> Option<(f64, Option<f64>)> {
         let all: Option<Vec<f64>> = self.values.iter().map(|v| v.others[n]).collect();
         all.filter(|all| !all.is_empty()).map(|all| mean_std(&all))

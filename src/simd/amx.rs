@@ -1,8 +1,9 @@
 //! AMX: products of tiles of bf16, by assembly, for the intrinsics are not stable.
 //!
-//! A tile register is up to 16 rows of 64 bytes. Here registers 0 to 4 hold sums, 16 floats a row; 5 a left factor, whose rows are pairs of
-//! bf16; 6 a right factor, whose rows are 16 such pairs, one of each column. The processor renames registers, so that the next
-//! factor is loaded while the last one is in use. Two left factors by two right ones also take registers 4 and 7.
+//! A tile register is up to 16 rows of 64 bytes. Here registers 0 to 4 hold sums, 16 floats a row; 5 a left
+//! factor, whose rows are pairs of bf16; 6 a right factor, whose rows are 16 such pairs, one of each column.
+//! The processor renames registers, so that the next factor is loaded while the last one is in use. Two left
+//! factors by two right ones also take registers 4 and 7.
 
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -41,7 +42,8 @@ fn permitted() -> bool {
     status == 0
 }
 
-/// The shapes of the registers: sums and left factors of `rows` rows, and as many pairs to a row as the right factors have rows.
+/// The shapes of the registers: sums and left factors of `rows` rows, and as many pairs to a row as the right
+/// factors have rows.
 ///
 /// # Safety
 /// [`is_available`]; at most 16 of each.
@@ -129,10 +131,12 @@ macro_rules! product {
     };
 }
 
-/// Adds the products of `count` left factors, each `offset` floats after where it says, and one right factor to as many sums.
+/// Adds the products of `count` left factors, each `offset` floats after where it says, and one right factor
+/// to as many sums.
 ///
 /// # Safety
-/// After [`configure`]; the memory holds the factors, with rows `_step` bytes apart; `count` is 1 to [`SUMS`].
+/// After [`configure`]; the memory holds the factors, with rows `_step` bytes apart; `count` is 1 to
+/// [`SUMS`].
 #[inline(always)]
 pub unsafe fn multiply_lefts(
     count: usize,
@@ -155,7 +159,8 @@ pub unsafe fn multiply_lefts(
     }
 }
 
-/// Adds the products of a left factor and `count` right ones, 16 floats from each to the next, to as many sums.
+/// Adds the products of a left factor and `count` right ones, 16 floats from each to the next, to as many
+/// sums.
 ///
 /// # Safety
 /// As [`multiply_lefts`].
@@ -180,8 +185,8 @@ pub unsafe fn multiply_rights(
     }
 }
 
-/// Adds the products of two left factors and two right ones, 16 floats from the first to the second, to four sums: the first left's two, then
-/// the second's. Factors have 16 rows, the left ones without gaps.
+/// Adds the products of two left factors and two right ones, 16 floats from the first to the second, to four
+/// sums: the first left's two, then the second's. Factors have 16 rows, the left ones without gaps.
 ///
 /// # Safety
 /// As [`multiply_lefts`].

@@ -1,8 +1,8 @@
 //! Vectors of `f32` for the CPU kernels, and the choice of the instruction set at run time.
 //!
-//! A kernel is written once, over [`Vector`], as a [`Task`]; [`run`] instantiates it for every instruction set inside a
-//! function that has the set's target features, so that everything inlined into it is compiled with them. Not for
-//! general use: only what the kernels need is here.
+//! A kernel is written once, over [`Vector`], as a [`Task`]; [`run`] instantiates it for every instruction
+//! set inside a function that has the set's target features, so that everything inlined into it is compiled
+//! with them. Not for general use: only what the kernels need is here.
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
@@ -31,7 +31,8 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Whether it has 32 registers, and nothing that multiplies so fast that Winograd's transforms cost more than they save.
+    /// Whether it has 32 registers, and nothing that multiplies so fast that Winograd's transforms cost more
+    /// than they save.
     pub fn is_wide(self) -> bool {
         matches!(self, Isa::Avx512 | Isa::Neon)
     }
@@ -116,8 +117,8 @@ impl Isa {
     }
 }
 
-/// Whether to store a vector takes as long as two multiply-adds, as 512 bits do on Zen 4: taken to be so on all of AMD's that have AVX-512. A matter of speed
-/// alone.
+/// Whether to store a vector takes as long as two multiply-adds, as 512 bits do on Zen 4: taken to be so on
+/// all of AMD's that have AVX-512. A matter of speed alone.
 pub fn stores_are_slow() -> bool {
     static SLOW: OnceLock<bool> = OnceLock::new();
     *SLOW.get_or_init(|| {
@@ -170,8 +171,8 @@ pub unsafe trait Vector: Copy {
     unsafe fn load(p: *const f32) -> Self;
     /// Writes `LANES` values.
     unsafe fn store(self, p: *mut f32);
-    /// [`Vector::store`] of what is not read again soon: past the caches where a vector is one of their lines, so that nothing
-    /// is read to be written over.
+    /// [`Vector::store`] of what is not read again soon: past the caches where a vector is one of their
+    /// lines, so that nothing is read to be written over.
     #[inline(always)]
     unsafe fn stream(self, p: *mut f32) {
         // SAFETY: the trait's contract.
@@ -188,7 +189,8 @@ pub unsafe trait Vector: Copy {
     /// Lanes of `self`, 0 where they are negative; what is no number stays none.
     unsafe fn relu(self) -> Self;
 
-    // What computes in bf16 is below. These bodies are for any set: the loops over lanes become its instructions.
+    // What computes in bf16 is below. These bodies are for any set: the loops over lanes become its
+    // instructions.
 
     /// Reads `LANES` values of bf16.
     #[inline(always)]
@@ -294,8 +296,9 @@ pub fn prefetch(line: *const u8) {
     let _ = line;
 }
 
-/// The same pointer, of which the compiler knows nothing any more. In a loop over such a pointer addresses are it and a constant;
-/// else LLVM adds an index to where the loop began, and an Intel processor splits a multiply-add from such memory in two.
+/// The same pointer, of which the compiler knows nothing any more. In a loop over such a pointer addresses
+/// are it and a constant; else LLVM adds an index to where the loop began, and an Intel processor splits a
+/// multiply-add from such memory in two.
 #[allow(clippy::pointers_in_nomem_asm_block)] // Nothing is read through it.
 #[inline(always)]
 pub fn opaque<T>(pointer: *const T) -> *const T {
@@ -317,13 +320,13 @@ pub trait Task {
     /// Does the work with vectors `V`.
     ///
     /// # Safety
-    /// The machine must have the instruction set of `V`. Implementations are `#[inline(always)]`, and so is every
-    /// function that they hand vectors to.
+    /// The machine must have the instruction set of `V`. Implementations are `#[inline(always)]`, and so is
+    /// every function that they hand vectors to.
     unsafe fn run<V: Vector>(self);
 }
 
-/// Modules that run a task with a set's features. They are modules because rustc compiles a generic function with those of the module that
-/// it is in: the sets are compiled at the same time.
+/// Modules that run a task with a set's features. They are modules because rustc compiles a generic function
+/// with those of the module that it is in: the sets are compiled at the same time.
 macro_rules! runners {
     ($($name:ident: $features:literal, $vector:ty, then $after:expr;)*) => {
         $(#[cfg(target_arch = "x86_64")]

@@ -1,4 +1,5 @@
-//! The types that activations are stored as. Parameters, statistics, gradients of parameters and the loss are always `f32`.
+//! The types that activations are stored as. Parameters, statistics, gradients of parameters and the loss are
+//! always `f32`.
 
 use candle_core::{CpuStorage, DType};
 use half::bf16;
@@ -14,7 +15,8 @@ pub unsafe trait Value: Copy + Send + Sync + 'static {
     const DTYPE: DType;
     /// Zero.
     const ZERO: Self;
-    /// Values to a lane of 32 bits: neighbouring channels of a pixel, or one value of as many images or tiles.
+    /// Values to a lane of 32 bits: neighbouring channels of a pixel, or one value of as many images or
+    /// tiles.
     const PACK: usize;
 
     /// As `f32`, exactly.
@@ -40,7 +42,8 @@ pub unsafe trait Value: Copy + Send + Sync + 'static {
     /// # Safety
     /// As [`Vector`].
     unsafe fn store<V: Vector>(v: V, p: *mut Self);
-    /// Writes a vector that is not read again soon, as [`Vector::stream`]; in bf16, where it is half a line, as any other.
+    /// Writes a vector that is not read again soon, as [`Vector::stream`]; in bf16, where it is half a line,
+    /// as any other.
     ///
     /// # Safety
     /// As [`Vector`].

@@ -93,8 +93,8 @@ pub struct Config {
     pub recipe: Recipe,
     /// First epochs (from 1) of a tenth of the learning rate before; ascending.
     pub milestones: Vec<u32>,
-    /// The first epoch of a deferred rule, where that is not the last milestone: in runs so short that the recipe's last one does not
-    /// lower the rate.
+    /// The first epoch of a deferred rule, where that is not the last milestone: in runs so short that the
+    /// recipe's last one does not lower the rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule_from: Option<u32>,
     /// Epochs of linear warm-up; 0 for none.
@@ -109,7 +109,8 @@ pub struct Config {
     pub mean: [f64; 3],
     /// Standard deviation of each channel on the 0–1 scale, which the pixels are divided by.
     pub std: [f64; 3],
-    /// Which epoch is kept as the best, where that is not the one that is usual for the data set, see [`Select::usual`].
+    /// Which epoch is kept as the best, where that is not the one that is usual for the data set, see
+    /// [`Select::usual`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
     /// The beginning of the hash of the weights that it starts from, where they are not random.
@@ -118,7 +119,8 @@ pub struct Config {
     /// Which weights of a checkpoint these are, if not the last ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_checkpoint: Option<String>,
-    /// Whether a checkpoint that it starts from was trained on other classes, so that the classifier is a new one.
+    /// Whether a checkpoint that it starts from was trained on other classes, so that the classifier is a new
+    /// one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_classifier: Option<bool>,
     /// What is not trained.

@@ -32,7 +32,8 @@ fn params_are_pinned() {
     assert_eq!(text, expected);
 }
 
-/// The keys of existing results stay: params that were read from a manifest of version 1 are written as they were, and give its key.
+/// The keys of existing results stay: params that were read from a manifest of version 1 are written as they
+/// were, and give its key.
 #[test]
 fn keys_are_pinned() {
     let text = include_str!("../../docs/results/runs/cifar100-exp-100_remix-rw_s0/manifest.json");

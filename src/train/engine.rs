@@ -1,4 +1,5 @@
-//! The network where it trains: on the CPU, or on a GPU, whose parameters come back to the host to be written.
+//! The network where it trains: on the CPU, or on a GPU, whose parameters come back to the host to be
+//! written.
 
 use anyhow::{Result, bail};
 use candle_core::DType;
@@ -80,8 +81,8 @@ impl<'a> Engine<'a> {
         Ok(Engine { train, judged, levels, on })
     }
 
-    /// One epoch; returns the sum of the images' losses, each that of its batch, and the number of right predictions. On the
-    /// CPU `on_step` is told the number of each step that has ended.
+    /// One epoch; returns the sum of the images' losses, each that of its batch, and the number of right
+    /// predictions. On the CPU `on_step` is told the number of each step that has ended.
     ///
     /// # Errors
     /// A loss that is no number; [`Interrupted`]; those of the device.

@@ -1,4 +1,5 @@
-//! How much memory a process may still take, asked before a network takes it: a system without memory ends programs without a word.
+//! How much memory a process may still take, asked before a network takes it: a system without memory ends
+//! programs without a word.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,8 @@ pub(super) fn check(needed: u64, available: Option<u64>, batch: usize) -> Result
     }
 }
 
-/// Bytes that can be had, by the machine's memory and swap and by the limits of the control groups (of a container or a cluster's job)
-/// that this process is in. None where the system does not say as Linux does.
+/// Bytes that can be had, by the machine's memory and swap and by the limits of the control groups (of a
+/// container or a cluster's job) that this process is in. None where the system does not say as Linux does.
 pub(super) fn available() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limit = of_groups(&groups, Path::new("/sys/fs/cgroup"));
@@ -33,8 +34,9 @@ fn of_machine(meminfo: &str) -> Option<u64> {
     Some((of("MemAvailable:")? + of("SwapFree:").unwrap_or(0)) << 10)
 }
 
-/// The least that is left below the limits of the groups in `/proc/self/cgroup` and of those around them. Version 2 has one hierarchy,
-/// version 1 one for memory. Inside a container the listed path may be that of the host; then the container's own root counts.
+/// The least that is left below the limits of the groups in `/proc/self/cgroup` and of those around them.
+/// Version 2 has one hierarchy, version 1 one for memory. Inside a container the listed path may be that of
+/// the host; then the container's own root counts.
 fn of_groups(listed: &str, root: &Path) -> Option<u64> {
     let (mut place, mut version_1) = (None, false);
     for line in listed.lines() {

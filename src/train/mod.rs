@@ -1,10 +1,11 @@
-//! Training: what to do ([`config`]), at which learning rate ([`schedule`]), on which batches ([`plan`]), and the loop
-//! over the epochs, which can be killed at any moment and goes on from the last finished epoch.
+//! Training: what to do ([`config`]), at which learning rate ([`schedule`]), on which batches ([`plan`]), and
+//! the loop over the epochs, which can be killed at any moment and goes on from the last finished epoch.
 //!
-//! At the end of an epoch (on a GPU of the first that is a second after the last such) the log, the best weights and the state are
-//! replaced, each atomically and in this order. New best weights wait under a name of their own until the state that knows of them is
-//! written, so the best weights that the state refers to always exist, whenever the process is killed. A log that is ahead of the state is cut; the
-//! epochs since are repeated with the same numbers and write the same bytes.
+//! At the end of an epoch (on a GPU of the first that is a second after the last such) the log, the best
+//! weights and the state are replaced, each atomically and in this order. New best weights wait under a name
+//! of their own until the state that knows of them is written, so the best weights that the state refers to
+//! always exist, whenever the process is killed. A log that is ahead of the state is cut; the epochs since
+//! are repeated with the same numbers and write the same bytes.
 
 pub mod config;
 pub mod engine;
@@ -38,8 +39,8 @@ use start::Start;
 
 /// Version of what `train` means; raised when the same params would give another result.
 ///
-/// 2: the loss and the variance of batch norm keep their digits where logits and means are large; accuracies on a GPU are those of f32
-/// in bf16 too; recipes do not lower the rate before the third epoch.
+/// 2: the loss and the variance of batch norm keep their digits where logits and means are large; accuracies
+/// on a GPU are those of f32 in bf16 too; recipes do not lower the rate before the third epoch.
 pub const SEMANTICS: u32 = 2;
 
 /// Weights after the last epoch.
@@ -276,7 +277,8 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
     Ok(done)
 }
 
-/// Refuses best weights that are not those the state speaks of: a damaged file must not be published as sound.
+/// Refuses best weights that are not those the state speaks of: a damaged file must not be published as
+/// sound.
 fn check_best(reached: &Reached, best: &Path) -> Result<()> {
     let (found, _) = files::open(best).context(ANEW)?;
     ensure!(
@@ -319,7 +321,8 @@ fn resume(params: &Params, dir: &Path, begun_by: u32) -> Result<Option<(Reached,
     let log = lines.map(serde_json::from_str).collect::<Result<Vec<_>, _>>().with_context(at)?;
     ensure!(log_digest(&log)? == reached.log_blake3, "{}: it was changed or damaged", at());
     let (best, next) = (dir.join(BEST), dir.join(NEXT_BEST));
-    // The weights that the state speaks of, where a kill has kept them from their name; else ones that it does not know of.
+    // The weights that the state speaks of, where a kill has kept them from their name; else ones that it
+    // does not know of.
     if next.exists() {
         match check_best(&reached, &next) {
             Ok(()) => store::rename(&next, &best)?,

@@ -27,10 +27,11 @@ pub struct Sample {
 
 /// One batch. All vectors have one entry a sample.
 ///
-/// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented; where `patch[s]` is not empty,
-/// image(s) with that rectangle of image(`partner[s]`). Where `place` is not 0 it is image(s), and what leaves that stage of the network is mixed
-/// in the same way. Its loss is `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum
-/// over s, for class weights and the division by the batch are in the coefficients.
+/// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented;
+/// where `patch[s]` is not empty, image(s) with that rectangle of image(`partner[s]`). Where `place` is not 0
+/// it is image(s), and what leaves that stage of the network is mixed in the same way. Its loss is
+/// `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum over s,
+/// for class weights and the division by the batch are in the coefficients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// The images.
@@ -107,8 +108,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan for a validated configuration over the training labels; images are of `shape` `[H, W, C]`, `cls_num_list` is the manifest's
-    /// count a class.
+    /// A plan for a validated configuration over the training labels; images are of `shape` `[H, W, C]`,
+    /// `cls_num_list` is the manifest's count a class.
     ///
     /// # Errors
     /// Labels and counts that do not agree, or a class without images.

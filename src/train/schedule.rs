@@ -21,17 +21,19 @@ pub enum Recipe {
     Custom,
 }
 
-/// The first epoch at which a recipe's milestone lowers the rate: in a run so short that it would fall before, it does not fall.
+/// The first epoch at which a recipe's milestone lowers the rate: in a run so short that it would fall
+/// before, it does not fall.
 const FIRST_MILESTONE: u32 = 3;
 
 impl Recipe {
-    /// The epochs at which the rate falls in a run of a number of epochs: m of 300 becomes ⌊m·epochs/300 + ½⌋, and is left out where that is
-    /// before the third. `Custom` has none of its own.
+    /// The epochs at which the rate falls in a run of a number of epochs: m of 300 becomes ⌊m·epochs/300 +
+    /// ½⌋, and is left out where that is before the third. `Custom` has none of its own.
     pub fn milestones(self, epochs: u32) -> Vec<u32> {
         self.scaled(epochs).into_iter().filter(|m| *m >= FIRST_MILESTONE).collect()
     }
 
-    /// The epoch from which a deferred rule holds, if the recipe has milestones: that of the last one, whether or not the rate falls there.
+    /// The epoch from which a deferred rule holds, if the recipe has milestones: that of the last one,
+    /// whether or not the rate falls there.
     pub fn deferred_from(self, epochs: u32) -> Option<u32> {
         self.scaled(epochs).last().copied()
     }

@@ -28,8 +28,8 @@ pub enum Classes {
 }
 
 impl Start {
-    /// Why the classifier is not taken over for a data set, as far as its classes are concerned: those of a checkpoint must have the
-    /// names of the data set's.
+    /// Why the classifier is not taken over for a data set, as far as its classes are concerned: those of a
+    /// checkpoint must have the names of the data set's.
     pub fn other_classes(&self, info: &Info) -> Option<&'static str> {
         match &self.classes {
             Classes::Named(names) if *names != info.class_names => Some("they were trained on other classes"),
@@ -38,8 +38,8 @@ impl Start {
         }
     }
 
-    /// Takes the weights over, with the classifier or, where its classes or its shape do not fit, without: then that stays as it is. Says
-    /// which.
+    /// Takes the weights over, with the classifier or, where its classes or its shape do not fit, without:
+    /// then that stays as it is. Says which.
     ///
     /// # Errors
     /// A file that cannot be read, or that holds another network.

@@ -1,11 +1,13 @@
 //! TensorBoard's event file, made from `log.jsonl`: the same curves in the form that TensorBoard reads.
 //!
-//! Records are TFRecords (length, masked CRC-32C of it, data, masked CRC-32C of it) of `Event` messages, written by hand: of
-//! all of protobuf an event with scalars needs six fields (tensorflow/core/util/event.proto, framework/summary.proto).
+//! Records are TFRecords (length, masked CRC-32C of it, data, masked CRC-32C of it) of `Event` messages,
+//! written by hand: of all of protobuf an event with scalars needs six fields
+//! (tensorflow/core/util/event.proto, framework/summary.proto).
 //!
-//! The file is a view of the log: it is in no manifest, no key and no hash, and can be made again at any time. Unlike the
-//! results it grows in place, for a running TensorBoard keeps reading the file that it has opened. What in it is not of the log
-//! (a record half written by a kill, a run that was discarded) is replaced.
+//! The file is a view of the log: it is in no manifest, no key and no hash, and can be made again at any
+//! time. Unlike the results it grows in place, for a running TensorBoard keeps reading the file that it has
+//! opened. What in it is not of the log (a record half written by a kill, a run that was discarded) is
+//! replaced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -20,8 +22,8 @@ use crate::manifest::store;
 /// The file; TensorBoard looks for "tfevents" in the name.
 pub const EVENTS: &str = "events.out.tfevents.remix";
 
-/// Brings the event file in `dir` up to the log: keeps the records that it has of the log's first epochs, and replaces what follows them by
-/// the epochs that it lacks.
+/// Brings the event file in `dir` up to the log: keeps the records that it has of the log's first epochs, and
+/// replaces what follows them by the epochs that it lacks.
 ///
 /// # Errors
 /// No log, or one that cannot be read; the file system's.

@@ -1,4 +1,5 @@
-//! What the tests of all tools share: running a tool in a directory of its own, and finding the real CIFAR files.
+//! What the tests of all tools share: running a tool in a directory of its own, and finding the real CIFAR
+//! files.
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
@@ -101,8 +102,8 @@ pub fn flip(path: &Path) {
     std::fs::write(path, bytes).expect("written");
 }
 
-/// Directory with the four unpacked official directories: `$CIFAR_DIR`, else rebuilt from `../shared` once into the
-/// user's cache. Without either it says so, and the test is skipped.
+/// Directory with the four unpacked official directories: `$CIFAR_DIR`, else rebuilt from `../shared` once
+/// into the user's cache. Without either it says so, and the test is skipped.
 pub fn cifar_dir() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {

@@ -1,4 +1,5 @@
-//! Checkpoints and evaluations without any training: real manifests around weights and numbers of the test's choice.
+//! Checkpoints and evaluations without any training: real manifests around weights and numbers of the test's
+//! choice.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
-//! What is done about bad input: for `train`, `eval` and `embed` a table of what was tried and what the tool says.
-//! Those of `mk-imbalance` and `report` stand with their tools.
+//! What is done about bad input: for `train`, `eval` and `embed` a table of what was tried and what the tool
+//! says. Those of `mk-imbalance` and `report` stand with their tools.
 //!
-//! Each time: exit code 2, one line on stderr, nothing on stdout, and whatever was finished before is still intact.
+//! Each time: exit code 2, one line on stderr, nothing on stdout, and whatever was finished before is still
+//! intact.
 
 use std::fs;
 use std::path::Path;
@@ -38,7 +39,8 @@ fn cut(path: &Path) {
     fs::File::options().write(true).open(path).unwrap().set_len(1000).unwrap();
 }
 
-/// All files under a directory with their contents, but for locks, the memo of hashes, and plans of failed runs.
+/// All files under a directory with their contents, but for locks, the memo of hashes, and plans of failed
+/// runs.
 fn snapshot(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut all = vec![];
     for entry in fs::read_dir(dir).unwrap() {

@@ -1,4 +1,5 @@
-//! `report figure`: that every kind can be read at its size, is the same each time, and says what is wrong with bad input.
+//! `report figure`: that every kind can be read at its size, is the same each time, and says what is wrong
+//! with bad input.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -236,7 +237,8 @@ fn bad_input_is_one_line_and_exit_code_2() {
     s.one("report", "figure --kind class-counts d/step --out fig -q");
 }
 
-/// `-o FILE` is FILE: figures, tables and pages share a directory with each other and with files that are nobody's business.
+/// `-o FILE` is FILE: figures, tables and pages share a directory with each other and with files that are
+/// nobody's business.
 #[test]
 fn files_share_a_directory() {
     let s = prepared();

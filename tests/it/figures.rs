@@ -1,5 +1,5 @@
-//! What figures and pages are drawn from, without any training: evaluations with all their numbers, embeddings with a
-//! projection, checkpoints with a log, data sets.
+//! What figures and pages are drawn from, without any training: evaluations with all their numbers,
+//! embeddings with a projection, checkpoints with a log, data sets.
 
 use std::path::Path;
 
@@ -67,7 +67,8 @@ pub fn checkpoint(dir: &Path, method: &str, seed: u64) {
     publish(plan, "log.jsonl", "log", log.as_bytes(), json!({"last_top1": 60.0}));
 }
 
-/// An embedding of n images in ten clusters, a tenth of them predicted as the next class; without its projection on demand.
+/// An embedding of n images in ten clusters, a tenth of them predicted as the next class; without its
+/// projection on demand.
 pub fn embedding(dir: &Path, method: &str, n: usize, projected: bool) {
     let of = lineage(dir, method, 0);
     let mut state = 7u64;

@@ -1,4 +1,5 @@
-//! What a newcomer meets: the lines of a terminal, names, lists of runs, completions by parts, and advice that helps.
+//! What a newcomer meets: the lines of a terminal, names, lists of runs, completions by parts, and advice
+//! that helps.
 
 use std::fs;
 use std::process::{Command, Stdio};

@@ -8,7 +8,8 @@ use crate::common::{Sandbox, refused};
 const DATA: &str = "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4 -q";
 const TRAIN: &str = "data --arch resnet20 --epochs 1 --batch-size 64 -q";
 
-/// Every tool with arguments that make something in a directory, and the names of the files that it makes there.
+/// Every tool with arguments that make something in a directory, and the names of the files that it makes
+/// there.
 const TOOLS: [(&str, &str, &[&str]); 7] = [
     ("mk-imbalance", DATA, &["train-00000.safetensors", "test-00000.safetensors"]),
     (

@@ -1,4 +1,5 @@
-//! `report html`: what stands on the page, that it stands alone, and that a real browser shows it without a complaint.
+//! `report html`: what stands on the page, that it stands alone, and that a real browser shows it without a
+//! complaint.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -70,7 +71,8 @@ fn numbers_and_what_is_far_from_the_paper() {
         ">75.10 ± 1.01</a></td>",
         "mean ± sample standard deviation over 3 seeds",
         "data-v=\"75.3600\">75.36</td><td data-v=\"-0.2600\">−0.26</td><td data-v=\"75.0500\">75.05</td>",
-        // ERM on exp: 70.57 ± 0.45, s/√3 = 0.26, 1.29 below 71.86: 5.0 errors. Remix on step: 70.87 ± 0.15, 1.89 above 68.98.
+        // ERM on exp: 70.57 ± 0.45, s/√3 = 0.26, 1.29 below 71.86: 5.0 errors. Remix on step: 70.87 ± 0.15,
+        // 1.89 above 68.98.
         "<p>2 of the 4 cells that can be judged.",
         "<li><b>ERM</b>, exp 100: 70.57 ± 0.45 (n = 3) is 1.29 below 71.86: 5.0 standard errors.</li>",
         "<li><b>Remix</b>, step 100: 70.87 ± 0.15 (n = 3) is 1.89 above 68.98:",

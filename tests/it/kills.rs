@@ -1,6 +1,8 @@
-//! Tools that are killed between any two changes of the disk, and go on: the same bytes as if nothing had happened.
+//! Tools that are killed between any two changes of the disk, and go on: the same bytes as if nothing had
+//! happened.
 //!
-//! $REMIX_KILL_AT ends a tool at one of its kill points, see `remix::interrupt::kill_point`. A test counts up until the tool gets through.
+//! $REMIX_KILL_AT ends a tool at one of its kill points, see `remix::interrupt::kill_point`. A test counts up
+//! until the tool gets through.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -48,7 +50,8 @@ fn killed_at(s: &Sandbox, tool: &str, args: &str, point: u32) -> bool {
     output.status.success()
 }
 
-/// Kills a tool at each of its points in a directory that begins as a copy of another one, and lets it go on. Returns the number of points.
+/// Kills a tool at each of its points in a directory that begins as a copy of another one, and lets it go on.
+/// Returns the number of points.
 fn at_every_point(
     s: &Sandbox,
     tool: &str,
@@ -168,7 +171,8 @@ fn the_other_tools_end_with_the_same_bytes_wherever_they_are_killed() {
     at_every_point(&s, "mk-imbalance", DATA, Some(&s.join("other")), &outputs(&s.join("whole")));
 }
 
-/// What a kill between the best weights and the state left could not be continued with other instructions: those have other best weights.
+/// What a kill between the best weights and the state left could not be continued with other instructions:
+/// those have other best weights.
 #[test]
 fn a_training_goes_on_by_other_instructions_wherever_it_is_killed() {
     let sets: Vec<_> = Isa::available().iter().map(|isa| isa.for_floats().name()).collect();

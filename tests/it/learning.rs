@@ -1,4 +1,5 @@
-//! Whether training learns: well above chance within a few epochs, and the rare classes better with a method that is made for them.
+//! Whether training learns: well above chance within a few epochs, and the rare classes better with a method
+//! that is made for them.
 
 use std::fs;
 use std::path::Path;

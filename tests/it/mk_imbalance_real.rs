@@ -1,5 +1,5 @@
-//! `mk-imbalance` on the official files. The shards whose hashes are in the fixture were compared with numpy's subset
-//! image by image by `scripts/check-subset.py`.
+//! `mk-imbalance` on the official files. The shards whose hashes are in the fixture were compared with
+//! numpy's subset image by image by `scripts/check-subset.py`.
 
 use serde_json::{Value, json};
 

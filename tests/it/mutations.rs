@@ -1,8 +1,8 @@
-//! Files that were cut, flipped, spliced, or had their values replaced by extreme ones: whatever a tool reads, it ends within a time limit,
-//! with exit code 0, 1 or 2, and without a panic.
+//! Files that were cut, flipped, spliced, or had their values replaced by extreme ones: whatever a tool
+//! reads, it ends within a time limit, with exit code 0, 1 or 2, and without a panic.
 //!
-//! Mutated values come in two kinds: as they are, which the digest finds, and sealed anew, so that what is behind it is reached; there
-//! the hashes of files in manifests are made right as well.
+//! Mutated values come in two kinds: as they are, which the digest finds, and sealed anew, so that what is
+//! behind it is reached; there the hashes of files in manifests are made right as well.
 
 use std::fs;
 use std::path::Path;
@@ -222,7 +222,8 @@ fn output(s: &Sandbox, dir: &str, name: &str, tool: &str, args: &str) {
         let mut random = Random::new(case);
         let mut bytes = damage(&sound, &mut random);
         if case % 4 == 3 {
-            // The header of safetensors, and the lines of a log, are JSON: lengths and offsets beyond all bounds.
+            // The header of safetensors, and the lines of a log, are JSON: lengths and offsets beyond all
+            // bounds.
             let text = String::from_utf8_lossy(&sound[..sound.len().min(4096)]).into_owned();
             let digits: Vec<usize> = text
                 .char_indices()

@@ -1,9 +1,11 @@
 //! Every shell command of the README, of docs/reproduce.md and of docs/tutorial.md runs.
 //!
-//! - Lines that start with `make` run as `make -n` in the repository: targets and variables exist, and the graph holds
-//!   together. What the targets then do is tested in `makefile.rs`; the demo itself runs in `.ci/run`.
-//! - All other lines run as they stand, one script a page, in a directory of their own. `target/release` holds stand-ins there
-//!   that start the real tools in small: `mk-imbalance` takes synthetic images for CIFAR, `train` runs one epoch of ResNet-20.
+//! - Lines that start with `make` run as `make -n` in the repository: targets and variables exist, and the
+//!   graph holds together. What the targets then do is tested in `makefile.rs`; the demo itself runs in
+//!   `.ci/run`.
+//! - All other lines run as they stand, one script a page, in a directory of their own. `target/release`
+//!   holds stand-ins there that start the real tools in small: `mk-imbalance` takes synthetic images for
+//!   CIFAR, `train` runs one epoch of ResNet-20.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

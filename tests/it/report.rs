@@ -170,7 +170,8 @@ fn other_images_are_not_averaged() {
         "{md}"
     );
 
-    // Alone, what is not the published images has no published value beside it; other shards and files of the same images are the same.
+    // Alone, what is not the published images has no published value beside it; other shards and files of the
+    // same images are the same.
     let images = |v: &mut Value, official: bool, hash: &str| {
         for dataset in ["/inputs/0/inputs/0", "/inputs/1"] {
             v.pointer_mut(dataset).unwrap()["facts"] =

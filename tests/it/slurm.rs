@@ -1,5 +1,5 @@
-//! Trainings under Slurm, on a cluster of one node that the test starts where Slurm is installed: steps of `make -j`, an array of
-//! jobs, and a run that `scancel` ended.
+//! Trainings under Slurm, on a cluster of one node that the test starts where Slurm is installed: steps of
+//! `make -j`, an array of jobs, and a run that `scancel` ended.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one; none where Slurm is not installed or cannot run, which is said, and is a failure under $REMIX_REQUIRE_SLURM.
+    /// Starts one; none where Slurm is not installed or cannot run, which is said, and is a failure under
+    /// $REMIX_REQUIRE_SLURM.
     fn start() -> Option<Cluster> {
         let cluster = Cluster { sandbox: Sandbox::new() };
         let out = cluster.node("start");

@@ -1,4 +1,5 @@
-//! Paths and streams that people have: names that are not UTF-8, pipes given as files, byte-order marks, a full stdout.
+//! Paths and streams that people have: names that are not UTF-8, pipes given as files, byte-order marks, a
+//! full stdout.
 
 use std::ffi::OsStr;
 use std::fs;

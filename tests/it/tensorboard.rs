@@ -9,7 +9,8 @@ use crate::common::Sandbox;
 
 const EVENTS: &str = "events.out.tfevents.remix";
 
-/// `$REMIX_PYTHON`, else `python3`, if it has the tensorboard package; without it says that the test is skipped.
+/// `$REMIX_PYTHON`, else `python3`, if it has the tensorboard package; without it says that the test is
+/// skipped.
 fn python() -> Option<String> {
     let python = std::env::var("REMIX_PYTHON").unwrap_or_else(|_| "python3".into());
     let found = Command::new(&python).args(["-c", "import tensorboard"]).output();

@@ -54,7 +54,8 @@ fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
-/// A file as `torch.save` writes it: the tensors in an `OrderedDict`, in a dictionary beside an epoch if a name for it is given.
+/// A file as `torch.save` writes it: the tensors in an `OrderedDict`, in a dictionary beside an epoch if a
+/// name for it is given.
 fn pth(tensors: &[Tensor], under: Option<&str>) -> Vec<u8> {
     let text = |s: &str| [b"X", &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat();
     let int = |n: usize| [b"J", &(n as u32).to_le_bytes()[..]].concat();

@@ -1,9 +1,10 @@
-//! Manifold Mixup's mixing of hidden states: the output of a block with that of another image, and the gradient of that.
+//! Manifold Mixup's mixing of hidden states: the output of a block with that of another image, and the
+//! gradient of that.
 
 use candle_core::{Result, Tensor};
 
 use super::source::Source;
-use super::{chunk_range, for_each_chunk};
+use super::{chunk_range, for_each_chunk, for_each_image, mask};
 use crate::simd::value::Value;
 use crate::tensor::{read_as, with_value, write_parts};
 
@@ -39,11 +40,12 @@ fn forward_of<T: Value>(pairs: Pairs, source: Source, out: &Tensor, mixed: &Tens
     })
 }
 
-/// The gradient behind the batch norm of a block whose output was mixed: `dz = (out > 0) · (λ_n·g[n] + (1 − λ_m)·g[m])`, m being the image
-/// that n is the partner of, with `Σ dz` and `Σ dz·y` by channel for each image.
+/// The gradient behind the batch norm of a block whose output was mixed:
+/// `dz = (out > 0) · (λ_n·g[n] + (1 − λ_m)·g[m])`, m being the image that n is the partner of, with `Σ dz`
+/// and `Σ dz·y` by channel for each image.
 ///
-/// `g` is the gradient of what [`forward`] mixed, and may be zero where that is: there `out` is zero in both images. Shapes as there; `sums` is
-/// (N, 2, C).
+/// `g` is the gradient of what [`forward`] mixed, and may be zero where that is: there `out` is zero in both
+/// images. Shapes as there; `sums` is (N, 2, C).
 ///
 /// # Errors
 /// Tensors of another type or device.
@@ -73,27 +75,14 @@ fn backward_of<T: Value>(
         mixed_into[n as usize] = m;
     }
     write_parts(&[dz, sums], |parts| {
-        for_each_chunk(pairs.partner.len(), |chunk| {
-            for n in chunk_range(chunk, pairs.partner.len()) {
-                let (at, m) = (n * len..(n + 1) * len, mixed_into[n]);
-                // SAFETY: one image each.
-                let (dz, sums): (&mut [T], &mut [f32]) = unsafe {
-                    (parts[0].part(at.clone()), parts[1].part(n * 2 * channels..(n + 1) * 2 * channels))
-                };
-                sums.fill(0.0);
-                let (sum, product) = sums.split_at_mut(channels);
-                let (own, other) = (pairs.lambda[n], 1.0 - pairs.lambda[m]);
-                let gradients = g[at.clone()].iter().zip(&g[m * len..]);
-                let values = out[at.clone()].iter().zip(&y[at]);
-                for (i, (dz, ((g, h), (out, y)))) in dz.iter_mut().zip(gradients.zip(values)).enumerate() {
-                    let grad = own * g.to_f32() + other * h.to_f32();
-                    let grad = if out.to_f32() > 0.0 { grad } else { 0.0 };
-                    *dz = T::from_f32(grad);
-                    sum[i % channels] += grad;
-                    product[i % channels] += grad * y.to_f32();
-                }
-            }
-        });
+        let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
+            let (at, m) = (n * len..(n + 1) * len, mixed_into[n]);
+            let (own, other) = (pairs.lambda[n], 1.0 - pairs.lambda[m]);
+            let grads = g[at.clone()].iter().zip(&g[m * len..]);
+            let grads = grads.map(|(g, h)| own * g.to_f32() + other * h.to_f32());
+            mask(grads, &out[at.clone()], &y[at], dz, sums);
+        };
+        for_each_image(pairs.partner.len(), [parts[0], parts[1]], [len, 2 * channels], image);
         Ok(())
     })
 }

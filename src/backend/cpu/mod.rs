@@ -1,8 +1,9 @@
-//! The engine of the CPU: the operations of a training step over candle tensors that were allocated once, and inference.
+//! The engine of the CPU: the operations of a training step over candle tensors that were allocated once, and
+//! inference.
 //!
-//! An operation reads some tensors and overwrites others; the convolution's kernels are in `conv/kernel`, the other
-//! operations contain their own. All images are NHWC. Work is split over images in chunks of fixed size, and sums over images are added in chunk order, so
-//! results do not depend on the number of threads.
+//! An operation reads some tensors and overwrites others; the convolution's kernels are in `conv/kernel`, the
+//! other operations contain their own. All images are NHWC. Work is split over images in chunks of fixed
+//! size, and sums over images are added in chunk order, so results do not depend on the number of threads.
 
 pub mod blend;
 pub mod conv;
@@ -18,6 +19,9 @@ pub mod source;
 use std::ops::Range;
 
 use rayon::prelude::*;
+
+use crate::simd::value::Value;
+use crate::tensor::Parts;
 
 /// Images that one task works on. Fixed: the order of summation depends on it.
 pub const CHUNK: usize = 8;
@@ -35,6 +39,45 @@ pub fn chunk_range(chunk: usize, batch: usize) -> Range<usize> {
 /// Runs `f(chunk)` for every chunk of a batch, on all threads.
 pub fn for_each_chunk(batch: usize, f: impl Fn(usize) + Sync + Send) {
     (0..chunks(batch)).into_par_iter().with_max_len(1).for_each(f);
+}
+
+/// Runs `f(n, a, b)` for every image of a batch, on all threads; `a` and `b` are its parts of two buffers,
+/// which hold `lens` values for each image.
+fn for_each_image<A: Value, B: Value>(
+    batch: usize,
+    [a, b]: [Parts; 2],
+    lens: [usize; 2],
+    f: impl Fn(usize, &mut [A], &mut [B]) + Sync + Send,
+) {
+    for_each_chunk(batch, |chunk| {
+        for n in chunk_range(chunk, batch) {
+            let part = |len| n * len..(n + 1) * len;
+            // SAFETY: images do not overlap, and one thread has each.
+            f(n, unsafe { a.part(part(lens[0])) }, unsafe { b.part(part(lens[1])) });
+        }
+    });
+}
+
+/// `dz = (values > 0) · grads` of one image, with `Σ dz` and `Σ dz·y` by channel in `sums`, (2, C).
+fn mask<T: Value>(
+    mut grads: impl Iterator<Item = f32>,
+    values: &[T],
+    y: &[T],
+    dz: &mut [T],
+    sums: &mut [f32],
+) {
+    sums.fill(0.0);
+    let channels = sums.len() / 2;
+    let (sum, product) = sums.split_at_mut(channels);
+    let pixels = values.chunks_exact(channels).zip(y.chunks_exact(channels));
+    for (dz, (values, y)) in dz.chunks_exact_mut(channels).zip(pixels) {
+        for (c, grad) in (0..channels).zip(&mut grads) {
+            let grad = if values[c].to_f32() > 0.0 { grad } else { 0.0 };
+            dz[c] = T::from_f32(grad);
+            sum[c] += grad;
+            product[c] += grad * y[c].to_f32();
+        }
+    }
 }
 
 /// `total[i] = Σ_chunk partial[chunk][i]`, in the order of the chunks.

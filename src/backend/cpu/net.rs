@@ -1,7 +1,7 @@
 //! The engine of the CPU: a training step over tensors that are allocated once.
 //!
-//! Parameters, gradients and velocities are three flat tensors; layers hold views of them. Between the layers only raw convolution
-//! outputs and inputs of blocks are stored (see [`crate::backend::cpu::conv`]).
+//! Parameters, gradients and velocities are three flat tensors; layers hold views of them. Between the layers
+//! only raw convolution outputs and inputs of blocks are stored (see [`crate::backend::cpu::conv`]).
 
 use std::cell::Cell;
 
@@ -63,15 +63,16 @@ pub struct Net {
     d_classifier: Tensor,
     head: Head,
     gradients: Vec<Tensor>,
-    /// Of the gradient that is passed on, what the batch norm that it reaches needs; and sums for projections.
+    /// Of the gradient that is passed on, what the batch norm that it reaches needs; and sums for
+    /// projections.
     sums: [Tensor; 2],
     coef: Tensor,
     work: conv::Work,
 }
 
 impl Net {
-    /// A network with these parameters and this loss, for images of `shape` `[H, W, C]` and batches up to `batch`. Images,
-    /// activations and their gradients are stored as `dtype`, `f32` or bf16.
+    /// A network with these parameters and this loss, for images of `shape` `[H, W, C]` and batches up to
+    /// `batch`. Images, activations and their gradients are stored as `dtype`, `f32` or bf16.
     ///
     /// # Errors
     /// Candle's; a network or images that there is no engine for; another type.
@@ -146,7 +147,8 @@ impl Net {
         Net { frozen: true, ..self }
     }
 
-    /// Bytes of a network's activations, their gradients and its parameters in training, which are nearly all that it takes.
+    /// Bytes of a network's activations, their gradients and its parameters in training, which are nearly all
+    /// that it takes.
     ///
     /// # Errors
     /// A network or images that there is no engine for.
@@ -168,7 +170,8 @@ impl Net {
         Ok((values * batch * dtype.size_in_bytes() + 4 * floats) as u64)
     }
 
-    /// Forward and backward over the images in `x`, with hidden states mixed or not; leaves the gradients, moves the running statistics.
+    /// Forward and backward over the images in `x`, with hidden states mixed or not; leaves the gradients,
+    /// moves the running statistics.
     ///
     /// # Errors
     /// Candle's; a stage whose output cannot be mixed.
@@ -195,7 +198,8 @@ impl Net {
     /// # Errors
     /// Candle's.
     pub fn step(&self, targets: Targets, hidden: Option<Hidden>, rates: Rates) -> Result<Loss> {
-        // On a thread of the pool: a caller outside would be put to sleep and woken again for each of the ops.
+        // On a thread of the pool: a caller outside would be put to sleep and woken again for each of the
+        // ops.
         rayon::scope(|_| {
             let loss = self.gradients(targets, hidden)?;
             let Params { values, velocity, .. } = &self.params;

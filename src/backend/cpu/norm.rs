@@ -1,11 +1,12 @@
 //! Batch norm, as far as it is not inside the convolution: from sums by channel to coefficients by channel.
 //!
-//! Forward, `z = y·scale + shift` with `scale = γ/√(σ² + ε)`, `shift = β − μ·scale` (Ioffe and Szegedy 2015). Backward, with
-//! `x̂ = (y − μ)/√(σ² + ε)` over M values: `dβ = Σ dz`, `dγ = Σ dz·x̂`, `dy = γ/√(σ² + ε) · (dz − dβ/M − x̂·dγ/M)`, which is linear in `dz`
-//! and `y`: three coefficients a channel. The images' sums are added in `f64`.
+//! Forward, `z = y·scale + shift` with `scale = γ/√(σ² + ε)`, `shift = β − μ·scale` (Ioffe and Szegedy 2015).
+//! Backward, with `x̂ = (y − μ)/√(σ² + ε)` over M values: `dβ = Σ dz`, `dγ = Σ dz·x̂`,
+//! `dy = γ/√(σ² + ε) · (dz − dβ/M − x̂·dγ/M)`, which is linear in `dz` and `y`: three coefficients a channel.
+//! The images' sums are added in `f64`.
 //!
-//! The kernels sum each image in `f32`, so `σ² = E[y²] − μ²` and `Σ dz·(y − μ)` lose their digits where |μ| is many times σ. Such channels
-//! are rare; they are summed again from the values themselves.
+//! The kernels sum each image in `f32`, so `σ² = E[y²] − μ²` and `Σ dz·(y − μ)` lose their digits where |μ|
+//! is many times σ. Such channels are rare; they are summed again from the values themselves.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -15,8 +16,8 @@ use crate::net::{EPS, MOMENTUM};
 use crate::simd::value::Value;
 use crate::tensor::{read, read_as, with_value, write, write_parts};
 
-/// How many times √(σ² + ε) the mean of a channel may be before its sums are taken again. An image's sums are off by about one part in a
-/// million, so up to here the variance is off by about one part in ten thousand.
+/// How many times √(σ² + ε) the mean of a channel may be before its sums are taken again. An image's sums are
+/// off by about one part in a million, so up to here the variance is off by about one part in ten thousand.
 const FAR: f64 = 10.0;
 
 /// Whether the sums of a channel with this mean and 1/√(σ² + ε) have cancelled.
@@ -86,8 +87,8 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// Training: statistics of a batch of `images` from `sums`, (N, 2, C), `Σ y` and `Σ y²` of each image. `count` values a channel in all,
-    /// the first ones of `y` (…, C), are normalised.
+    /// Training: statistics of a batch of `images` from `sums`, (N, 2, C), `Σ y` and `Σ y²` of each image.
+    /// `count` values a channel in all, the first ones of `y` (…, C), are normalised.
     ///
     /// # Errors
     /// Tensors of another type, size or device.
@@ -142,8 +143,9 @@ impl Norm {
         })
     }
 
-    /// The gradients of γ and β, and `coef` (3, C) so that `dy = coef[0]·dz + coef[1]·y + coef[2]`, from `sums`, (N, 2, C), `Σ dz` and
-    /// `Σ dz·y` of each image. `count` values a channel in all are the first ones of `dz` and `y` (…, C).
+    /// The gradients of γ and β, and `coef` (3, C) so that `dy = coef[0]·dz + coef[1]·y + coef[2]`, from
+    /// `sums`, (N, 2, C), `Σ dz` and `Σ dz·y` of each image. `count` values a channel in all are the first
+    /// ones of `dz` and `y` (…, C).
     ///
     /// # Errors
     /// Tensors of another type, size or device.
@@ -198,8 +200,8 @@ impl Norm {
     }
 }
 
-/// `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, C), where the operation that has made `dz` has not left them. `dz` and `y` are
-/// (N, …, C), of `len` values an image.
+/// `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, C), where the operation that has made `dz` has not
+/// left them. `dz` and `y` are (N, …, C), of `len` values an image.
 ///
 /// # Errors
 /// Tensors of another type or device.

@@ -1,9 +1,10 @@
-//! Pooling: the mean over all pixels before the classifier, and the 3×3 max-pool with stride 2 and padding 1 behind a stem.
+//! Pooling: the mean over all pixels before the classifier, and the 3×3 max-pool with stride 2 and padding 1
+//! behind a stem.
 
 use candle_core::{Result, Tensor};
 
 use super::source::Source;
-use super::{chunk_range, for_each_chunk};
+use super::{chunk_range, for_each_chunk, for_each_image, mask};
 use crate::simd::value::Value;
 use crate::tensor::{read, read_as, with_value, write_parts};
 
@@ -19,29 +20,23 @@ fn mean_of<T: Value>(batch: usize, source: Source, out: &Tensor, features: &Tens
     let lent = source.read::<T>()?;
     let (_, height, width, channels) = out.dims4()?;
     let len = height * width * channels;
+    let pixels = (height * width) as f32;
     write_parts(&[out, features], |parts| {
-        let (out, features) = (parts[0], parts[1]);
-        for_each_chunk(batch, |chunk| {
-            for n in chunk_range(chunk, batch) {
-                // SAFETY: one image each.
-                let (out, mean): (&mut [T], &mut [f32]) = unsafe {
-                    (out.part(n * len..(n + 1) * len), features.part(n * channels..(n + 1) * channels))
-                };
-                lent.slices().fill(n, width, channels, out);
-                mean.fill(0.0);
-                for out in out.chunks_exact(channels) {
-                    mean.iter_mut().zip(out).for_each(|(mean, out)| *mean += out.to_f32());
-                }
-                let pixels = (height * width) as f32;
-                mean.iter_mut().for_each(|m| *m /= pixels);
+        let image = |n, out: &mut [T], mean: &mut [f32]| {
+            lent.slices().fill(n, width, channels, out);
+            mean.fill(0.0);
+            for out in out.chunks_exact(channels) {
+                mean.iter_mut().zip(out).for_each(|(mean, out)| *mean += out.to_f32());
             }
-        });
+            mean.iter_mut().for_each(|m| *m /= pixels);
+        };
+        for_each_image(batch, [parts[0], parts[1]], [len, channels], image);
         Ok(())
     })
 }
 
-/// The gradient of [`mean`]: `dz = (out > 0) · d_features / pixels`, with `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, C), `y` being
-/// the raw output that the source is made of.
+/// The gradient of [`mean`]: `dz = (out > 0) · d_features / pixels`, with `Σ dz` and `Σ dz·y` by channel for
+/// each image, (N, 2, C), `y` being the raw output that the source is made of.
 ///
 /// # Errors
 /// Tensors of another type, size or device.
@@ -64,32 +59,18 @@ fn mean_backward_of<T: Value>(
     dz: &Tensor,
     sums: &Tensor,
 ) -> Result<()> {
-    let channels = d_features.dim(1)?;
+    // There may be fewer images than there is room for.
+    let (room, channels) = d_features.dims2()?;
     let (d_features, out, y) = (read(d_features)?, read_as::<T>(out)?, read_as::<T>(y)?);
+    let len = y.len() / room;
+    let pixels = (len / channels) as f32;
     write_parts(&[dz, sums], |parts| {
-        let (dz, sums) = (parts[0], parts[1]);
-        let len = y.len() / (d_features.len() / channels);
-        let pixels = (len / channels) as f32;
-        for_each_chunk(batch, |chunk| {
-            for n in chunk_range(chunk, batch) {
-                let at = n * len..(n + 1) * len;
-                // SAFETY: one image each.
-                let (dz, sums): (&mut [T], &mut [f32]) =
-                    unsafe { (dz.part(at.clone()), sums.part(n * 2 * channels..(n + 1) * 2 * channels)) };
-                sums.fill(0.0);
-                let (sum, product) = sums.split_at_mut(channels);
-                let d = &d_features[n * channels..(n + 1) * channels];
-                let rows = y[at.clone()].chunks_exact(channels).zip(out[at].chunks_exact(channels));
-                for (dz, (y, out)) in dz.chunks_exact_mut(channels).zip(rows) {
-                    for c in 0..channels {
-                        let grad = if out[c].to_f32() > 0.0 { d[c] / pixels } else { 0.0 };
-                        dz[c] = T::from_f32(grad);
-                        sum[c] += grad;
-                        product[c] += grad * y[c].to_f32();
-                    }
-                }
-            }
-        });
+        let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
+            let at = n * len..(n + 1) * len;
+            let d = d_features[n * channels..].iter().map(|d| d / pixels).take(channels).cycle();
+            mask(d, &out[at.clone()], &y[at], dz, sums);
+        };
+        for_each_image(batch, [parts[0], parts[1]], [len, 2 * channels], image);
         Ok(())
     })
 }
@@ -122,8 +103,8 @@ impl Sizes {
     }
 }
 
-/// `out` = the largest of each 3×3 pixels of the source's values, around every second one. `y`, of the source, is (N, H, W, C), `out`
-/// (N, ⌈H/2⌉, ⌈W/2⌉, C).
+/// `out` = the largest of each 3×3 pixels of the source's values, around every second one. `y`, of the
+/// source, is (N, H, W, C), `out` (N, ⌈H/2⌉, ⌈W/2⌉, C).
 ///
 /// # Errors
 /// Tensors of another type, size or device.
@@ -159,8 +140,9 @@ fn max_of<T: Value>(batch: usize, source: Source, y: &Tensor, out: &Tensor) -> R
     })
 }
 
-/// The gradient of [`max`]: that of a pooled value goes to the first of the largest values, in the order of the rows, as in PyTorch. `dz` is
-/// the gradient behind the batch norm of `y`, with `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, C).
+/// The gradient of [`max`]: that of a pooled value goes to the first of the largest values, in the order of
+/// the rows, as in PyTorch. `dz` is the gradient behind the batch norm of `y`, with `Σ dz` and `Σ dz·y` by
+/// channel for each image, (N, 2, C).
 ///
 /// # Errors
 /// Tensors of another type, size or device.
@@ -218,18 +200,7 @@ fn max_backward_of<T: Value>(
                         parts[1].part(2 * n * channels..2 * (n + 1) * channels),
                     )
                 };
-                sums.fill(0.0);
-                let (sum, product) = sums.split_at_mut(channels);
-                let pixels = grads.chunks_exact(channels).zip(values.chunks_exact(channels));
-                let pixels = pixels.zip(y[n * len..(n + 1) * len].chunks_exact(channels));
-                for (dz, ((grads, values), y)) in dz.chunks_exact_mut(channels).zip(pixels) {
-                    for c in 0..channels {
-                        let grad = if values[c].to_f32() > 0.0 { grads[c] } else { 0.0 };
-                        dz[c] = T::from_f32(grad);
-                        sum[c] += grad;
-                        product[c] += grad * y[c].to_f32();
-                    }
-                }
+                mask(grads.iter().copied(), &values, &y[n * len..(n + 1) * len], dz, sums);
             }
         });
         Ok(())

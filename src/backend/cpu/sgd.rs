@@ -1,4 +1,5 @@
-//! Stochastic gradient descent with momentum and weight decay, in PyTorch's form, over all parameters at once.
+//! Stochastic gradient descent with momentum and weight decay, in PyTorch's form, over all parameters at
+//! once.
 //!
 //! `d = g + wd·p`, `v ← μ·v + d`, `p ← p − lr·v` (Sutskever et al. 2013 differs in where lr stands).
 

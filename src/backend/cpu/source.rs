@@ -1,8 +1,8 @@
-//! The input of a layer as the layers before have left it: stored values, or raw outputs that are normalised, added and cut off at
-//! zero when they are read.
+//! The input of a layer as the layers before have left it: stored values, or raw outputs that are normalised,
+//! added and cut off at zero when they are read.
 //!
-//! The types are generic in what stands for stored values and for a layer's raw output: numbers in a plan, tensors in an
-//! operation, slices in a kernel.
+//! The types are generic in what stands for stored values and for a layer's raw output: numbers in a plan,
+//! tensors in an operation, slices in a kernel.
 
 use std::convert::Infallible;
 
@@ -85,7 +85,8 @@ impl<K, L> Input<K, L> {
     }
 }
 
-/// A layer's raw output, (N, H, W, C), and what its batch norm has made of the batch: rows `scale` and `shift`, (2, C).
+/// A layer's raw output, (N, H, W, C), and what its batch norm has made of the batch: rows `scale` and
+/// `shift`, (2, C).
 #[derive(Clone, Copy, Debug)]
 pub struct Raw<'a> {
     /// The raw output.

@@ -1,5 +1,5 @@
-//! What the kernels take: structs and numbers that are declared here for Rust and for the kernels' source. Addresses are of device
-//! memory; 0 is null.
+//! What the kernels take: structs and numbers that are declared here for Rust and for the kernels' source.
+//! Addresses are of device memory; 0 is null.
 
 use crate::methods::loss::SCALE;
 use crate::net::{EPS, MOMENTUM};
@@ -215,7 +215,8 @@ structs! {
         norm: Norm,
         /// In `place` order, k = (8 − tap)·C_out + channel out, n = channel in.
         weight: ptr "const real*",
-        /// mask · (dx + residual), the gradient behind the batch norm before; the mask is that of the ReLU that made x.
+        /// mask · (dx + residual), the gradient behind the batch norm before; the mask is that of the ReLU
+        /// that made x.
         dz: ptr "real*",
         /// Of [`THROUGH_PADDED`]: (N, H/2, W/2, 2·C_in) to every second pixel, its middle channels.
         half: ptr "const real*",
@@ -338,7 +339,8 @@ numbers! {
     NORMED = 1;
     /// [`Source`]: the same with values of the same size added before the ReLU.
     IDENTITY = 2;
-    /// [`Source`]: the same with every second pixel of values of twice the size, C/4 zero channels on both sides.
+    /// [`Source`]: the same with every second pixel of values of twice the size, C/4 zero channels on both
+    /// sides.
     PADDED = 3;
     /// [`BackwardArgs`]: the input gradient as it is.
     NO_RESIDUAL = 0;

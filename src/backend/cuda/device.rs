@@ -1,7 +1,8 @@
-//! A GPU with the kernels loaded, its memory, launches and recorded graphs. In tests also the emulator, behind the same functions.
+//! A GPU with the kernels loaded, its memory, launches and recorded graphs. In tests also the emulator,
+//! behind the same functions.
 //!
-//! A device has one stream: what is asked of it happens in that order, and only [`Memory::read`] and [`Device::wait`] wait for it.
-//! Each seed that trains opens a device of its own on the same GPU.
+//! A device has one stream: what is asked of it happens in that order, and only [`Memory::read`] and
+//! [`Device::wait`] wait for it. Each seed that trains opens a device of its own on the same GPU.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,7 +66,8 @@ pub fn usable(index: usize) -> Result<()> {
 }
 
 impl Device {
-    /// Opens a GPU by its number and loads the kernels for a type of activations, compiling them where they are not cached.
+    /// Opens a GPU by its number and loads the kernels for a type of activations, compiling them where they
+    /// are not cached.
     ///
     /// # Errors
     /// All of [`Error`].
@@ -100,8 +102,8 @@ impl Device {
         Ok(Device::new(precision, Backend::Gpu(gpu)))
     }
 
-    /// The emulator, where there is a C++ compiler. A `hostile` one runs threads and blocks last to first, and starts each kernel before the one
-    /// before it has run.
+    /// The emulator, where there is a C++ compiler. A `hostile` one runs threads and blocks last to first,
+    /// and starts each kernel before the one before it has run.
     #[cfg(test)]
     pub fn emulated(precision: Precision, hostile: bool) -> Option<Device> {
         Some(Device::new(precision, Backend::Emulated(Emulator::new(precision, hostile)?)))
@@ -284,7 +286,8 @@ impl<T: Plain> Memory<T> {
             Backend::Gpu(gpu) => {
                 // SAFETY: inside the memory, by the assertion.
                 unsafe { gpu.call("cuMemcpyHtoDAsync", |d, s| (d.upload)(at, from, bytes, s)) }?;
-                // Whether the driver has read pageable memory when it returns differs from machine to machine.
+                // Whether the driver has read pageable memory when it returns differs from machine to
+                // machine.
                 gpu.wait()
             }
             #[cfg(test)]

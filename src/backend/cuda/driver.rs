@@ -1,5 +1,5 @@
-//! The CUDA driver, as far as it is used, loaded at run time. The declarations follow `cuda.h`, whose functions keep their meaning
-//! from version to version; names ending in `_v2` are what its macros call them.
+//! The CUDA driver, as far as it is used, loaded at run time. The declarations follow `cuda.h`, whose
+//! functions keep their meaning from version to version; names ending in `_v2` are what its macros call them.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::OnceLock;
@@ -47,7 +47,8 @@ pub struct LaunchAttribute {
     value: [u64; 8],
 }
 
-/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: a kernel may start before the one before it has ended, and waits for that itself.
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: a kernel may start before the one before it has
+/// ended, and waits for that itself.
 pub const OVERLAP: LaunchAttribute = LaunchAttribute { id: 6, _pad: 0, value: [1, 0, 0, 0, 0, 0, 0, 0] };
 
 const OUT_OF_MEMORY: i32 = 2;

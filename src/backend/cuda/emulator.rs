@@ -1,4 +1,5 @@
-//! A model of a GPU for tests: the kernels compiled by a C++ compiler with `kernels/emulator.h`, in the memory of the process.
+//! A model of a GPU for tests: the kernels compiled by a C++ compiler with `kernels/emulator.h`, in the
+//! memory of the process.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::RefCell;
@@ -125,7 +126,8 @@ impl Emulator {
         let _running = RUNNING.lock().unwrap_or_else(|e| e.into_inner());
         let mut written = self.written.borrow_mut();
         let before = self.contents();
-        // SAFETY: the functions have these types, and the arguments this size; what was written is still allocated.
+        // SAFETY: the functions have these types, and the arguments this size; what was written is still
+        // allocated.
         let status = unsafe {
             let run = self.kernels.get::<Launch>(b"remix_launch\0").expect("the emulator");
             let f = self.kernels.get::<Kernel>(name.as_bytes_with_nul()).expect("the kernel");

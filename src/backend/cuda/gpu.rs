@@ -61,7 +61,8 @@ impl Gpu {
         // A block's fixed part is less than 3 KiB, the driver's 1 KiB.
         let room = (attribute(driver::SHARED_MEMORY_IN_ALL)? as usize / 2).saturating_sub(4 << 10);
         let image = program::cached(precision, &format!("sm_{major}{minor}"))?;
-        // SAFETY: each writes a handle. The context is given back by `drop`, which runs from here on whatever happens.
+        // SAFETY: each writes a handle. The context is given back by `drop`, which runs from here on whatever
+        // happens.
         unsafe {
             driver.check("cuDevicePrimaryCtxRetain", (driver.retain)(&raw mut context, device))?;
             let null = std::ptr::null_mut();
@@ -159,7 +160,8 @@ impl Gpu {
             attributes: &OVERLAP,
             count: self.overlap.into(),
         };
-        // SAFETY: the kernel takes one struct, which the driver copies; its addresses are the caller's contract.
+        // SAFETY: the kernel takes one struct, which the driver copies; its addresses are the caller's
+        // contract.
         unsafe {
             self.call("cuLaunchKernelEx", |d, _| {
                 (d.launch)(&raw const config, function, list.as_mut_ptr(), none)
@@ -191,7 +193,8 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // SAFETY: memory and graphs hold the device, so nothing uses these any more. Errors at the end help nobody.
+        // SAFETY: memory and graphs hold the device, so nothing uses these any more. Errors at the end help
+        // nobody.
         unsafe {
             if !self.module.is_null() {
                 let _ = self.call("cuModuleUnload", |d, _| (d.module_unload)(self.module));

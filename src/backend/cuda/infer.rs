@@ -38,7 +38,8 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Puts a split and a network laid out as `params` on the device, and records the passes, of `batch` images each.
+    /// Puts a split and a network laid out as `params` on the device, and records the passes, of `batch`
+    /// images each.
     ///
     /// # Errors
     /// Sizes that the kernels do not take; not enough memory; the driver's.
@@ -68,7 +69,8 @@ impl Evaluator {
             ..Feed::default()
         };
         let record = |n: usize| {
-            // SAFETY: all memory of the feed is in the evaluator; the plan has as many rows as there are images.
+            // SAFETY: all memory of the feed is in the evaluator; the plan has as many rows as there are
+            // images.
             (n > 0).then(|| device.record(|| unsafe { net.infer(&feed, n) })).transpose()
         };
         let full = record(if images >= batch { batch } else { 0 })?;

@@ -53,7 +53,8 @@ pub const FOLD: usize = 15;
 pub const BLEND: usize = 16;
 pub const UNBLEND: usize = 18;
 
-/// The source for a type of activations, behind what the place needs where it runs (`device.h` or `emulator.h`).
+/// The source for a type of activations, behind what the place needs where it runs (`device.h` or
+/// `emulator.h`).
 pub fn source(place: &str, precision: Precision) -> String {
     let bf16 = u8::from(precision == Precision::Bf16);
     let declared = declarations();

@@ -1,11 +1,12 @@
 //! Training and inference on NVIDIA GPUs.
 //!
-//! Nothing is linked: the driver and NVRTC (the run-time compiler) are looked for when a GPU is asked for, so one binary runs with and
-//! without them. The kernels are CUDA C++ in `kernels/`; [`program`] compiles and caches them, [`device`] runs them,
-//! `net` is the network in a GPU's memory, [`trainer`] what `train` drives and [`infer`] what `eval` and `embed` call.
+//! Nothing is linked: the driver and NVRTC (the run-time compiler) are looked for when a GPU is asked for, so
+//! one binary runs with and without them. The kernels are CUDA C++ in `kernels/`; [`program`] compiles and
+//! caches them, [`device`] runs them, `net` is the network in a GPU's memory, [`trainer`] what `train` drives
+//! and [`infer`] what `eval` and `embed` call.
 //!
-//! Tests run the same kernels and the same host code on `emulator`, a model of a GPU compiled by a C++ compiler, and on a GPU
-//! where there is one.
+//! Tests run the same kernels and the same host code on `emulator`, a model of a GPU compiled by a C++
+//! compiler, and on a GPU where there is one.
 
 mod args;
 pub mod device;

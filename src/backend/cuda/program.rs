@@ -23,8 +23,8 @@ pub fn compile(precision: Precision, arch: &str) -> Result<Vec<u8>> {
     Nvrtc::get()?.compile(&source(DEVICE, precision), arch, &OPTIONS)
 }
 
-/// The kernels for an architecture: from the cache, else compiled and kept there. The name of the file is the hash of all that
-/// its content depends on; a cache that cannot be written costs time only.
+/// The kernels for an architecture: from the cache, else compiled and kept there. The name of the file is the
+/// hash of all that its content depends on; a cache that cannot be written costs time only.
 ///
 /// # Errors
 /// Those of [`compile`].

@@ -1,7 +1,7 @@
 //! The GPU's training and inference against the CPU's: on the emulator, and on a GPU where there is one.
 //!
-//! Everything goes through [`Trainer`] and the evaluator, as `train` uses them: plan, loader, forward, backward, batch norm, SGD, the
-//! ragged last batch, graphs.
+//! Everything goes through [`Trainer`] and the evaluator, as `train` uses them: plan, loader, forward,
+//! backward, batch norm, SGD, the ragged last batch, graphs.
 
 mod setup;
 
@@ -27,11 +27,14 @@ use crate::train::engine::{rows, train_epoch};
 /// How far a tensor of gradients may be from the CPU's where a value came out on the other side of a ReLU.
 const FLIPPED: f64 = 0.3;
 
-/// An epoch in f32: loss, gradients of the last step and the state after it, tensor by tensor, each relative to the CPU's.
+/// An epoch in f32: loss, gradients of the last step and the state after it, tensor by tensor, each relative
+/// to the CPU's.
 ///
-/// Two kinds of networks are compared. In the first every value is far from the ReLU's kink, so rounding changes no sign: there each seed
-/// must be within ten times the tolerance of gradients, whose small differences of large values have fewer digits there. In freshly initialised networks a value now and then comes out on the other side of a ReLU, which costs a
-/// gradient up to a tenth; there each seed must be as near as that allows, and one of five within the tolerance.
+/// Two kinds of networks are compared. In the first every value is far from the ReLU's kink, so rounding
+/// changes no sign: there each seed must be within ten times the tolerance of gradients, whose small
+/// differences of large values have fewer digits there. In freshly initialised networks a value now and then
+/// comes out on the other side of a ReLU, which costs a gradient up to a tenth; there each seed must be as
+/// near as that allows, and one of five within the tolerance.
 fn compare(config: &Config, data: &Data, tolerance: [f64; 3]) {
     let places = |seed| [1, 2].map(|step| place(&Config { seed, ..config.clone() }, data, step));
     let seeds = || {
@@ -71,7 +74,8 @@ fn errors(device: &Device, config: &Config, data: &Data, far: bool) -> ([f64; 3]
     let (true_loss, true_right) = on_the_cpu(config, data, &truth);
     let named = |n: &Net| n.params.named(n.grads()).expect("names");
     let state = |n: &Net| n.params.training_state().expect("a state");
-    // Where no channel switches, the gradient of a shift is next to nothing, for the batch norm after it takes it back.
+    // Where no channel switches, the gradient of a shift is next to nothing, for the batch norm after it
+    // takes it back.
     let least = if far { 0.01 } else { 0.0 };
     let (gradient, worst) = furthest(&named(&found), &named(&truth), least);
     let (state, changed) = furthest(&state(&found), &state(&truth), least);
@@ -88,7 +92,8 @@ fn errors(device: &Device, config: &Config, data: &Data, far: bool) -> ([f64; 3]
     ([loss, gradient, state], what)
 }
 
-/// A step in bf16: its gradients are no further from those in f32 than the CPU's in bf16, and nearer to these.
+/// A step in bf16: its gradients are no further from those in f32 than the CPU's in bf16, and nearer to
+/// these.
 fn compare_bf16(exact: Config, shape: [usize; 3]) {
     for device in devices(Precision::Bf16) {
         let data = Data::new(shape, exact.batch_size, exact.batch_size);
@@ -115,11 +120,13 @@ fn compare_bf16(exact: Config, shape: [usize; 3]) {
 
 #[test]
 fn one_step_is_the_cpus() {
-    // Tiles that are a part of an image, images that are no squares, and tiles of which the last has fewer rows.
+    // Tiles that are a part of an image, images that are no squares, and tiles of which the last has fewer
+    // rows.
     let config = |batch| config(Precision::F32, batch);
     compare(&config(3), &Data::new([32, 32, 3], 3, 3), [1e-6, 1e-4, 1e-5]);
     compare(&config(7), &Data::new([8, 12, 3], 7, 5), [1e-6, 1e-4, 1e-5]);
-    // So many values that one or another is on the other side of a ReLU with most seeds, by a small part of the gradient each.
+    // So many values that one or another is on the other side of a ReLU with most seeds, by a small part of
+    // the gradient each.
     compare(&config(3), &Data::new([36, 64, 3], 3, 3), [1e-6, 5e-3, 5e-3]);
     compare(&config(4), &Data::new([4, 8, 3], 4, 4), [1e-6, 1e-4, 3e-5]);
 }
@@ -165,7 +172,8 @@ fn more_classes_than_threads_are_the_cpus() {
 
 #[test]
 fn an_epoch_with_a_ragged_batch_is_the_cpus() {
-    // Two steps and no more: sooner or later one value among many is on the other side of a ReLU, and from there on the networks differ.
+    // Two steps and no more: sooner or later one value among many is on the other side of a ReLU, and from
+    // there on the networks differ.
     compare(&config(Precision::F32, 8), &Data::new([16, 8, 3], 11, 5), [1e-5, 1e-4, 1e-4]);
 }
 
@@ -206,8 +214,8 @@ fn raw_outputs_in_bf16_are_the_cpus() {
             device.describe(),
             text.join(", ")
         );
-        // The same products in the first layer; sums in another order now and then round to the neighbour. In the others the CPU
-        // may use Winograd, which rounds more.
+        // The same products in the first layer; sums in another order now and then round to the neighbour. In
+        // the others the CPU may use Winograd, which rounds more.
         assert!(apart[0].0 < 1e-3 && apart[0].1 < 0.05, "the first layer: {text:?}");
         assert!(apart.iter().all(|(d, _)| *d < 6e-2), "{text:?}");
     }
@@ -217,7 +225,8 @@ fn raw_outputs_in_bf16_are_the_cpus() {
 fn the_same_bits_in_any_order() {
     for precision in [Precision::F32, Precision::Bf16] {
         for device in devices(precision) {
-            // On a GPU blocks of several kernels and networks must be there at once; on the emulator it takes long.
+            // On a GPU blocks of several kernels and networks must be there at once; on the emulator it takes
+            // long.
             let (remix, ldam, manifold) = ("remix-rw", "remix-cutmix-ldam-drs", "remix-manifold");
             let (cases, epochs, other) = match Device::emulated(precision, true) {
                 Some(hostile) if emulated(&device) => (
@@ -299,7 +308,8 @@ fn fifty_steps_have_the_cpus_losses() {
                 .collect();
             let what = format!("{} {precision:?}: losses and the CPU's {curves:.4?}", device.describe());
             eprintln!("{what}");
-            // In f32 the networks differ by single values that come out on the other side of a ReLU; in bf16 from the first step on.
+            // In f32 the networks differ by single values that come out on the other side of a ReLU; in bf16
+            // from the first step on.
             let apart = |c: &[f64; 2]| (c[0] / c[1] - 1.0).abs();
             let mean = |i: usize| curves.iter().map(|c| c[i]).sum::<f64>() / 10.0;
             match precision {
@@ -320,7 +330,8 @@ fn a_diverged_training_has_no_number_for_its_loss() {
             let losses = trainer
                 .epoch(|e| rows(&plan(&config, &data), e), 1, 1, Rates { lr: 1e25, ..RATES })
                 .expect("an epoch");
-            // The second step's sums are beyond what they can hold, or no numbers, which its batch norms must not hide.
+            // The second step's sums are beyond what they can hold, or no numbers, which its batch norms must
+            // not hide.
             assert!(losses[0][0].is_finite() && losses[1][0].is_nan(), "{}: {losses:?}", device.describe());
         }
     }
@@ -379,8 +390,8 @@ fn inference_is_the_cpus() {
     }
 }
 
-/// What docs/cuda.md states: the variance of a channel whose mean is a hundred times its standard deviation is off by some percent on a
-/// GPU, where the CPU sums again.
+/// What docs/cuda.md states: the variance of a channel whose mean is a hundred times its standard deviation
+/// is off by some percent on a GPU, where the CPU sums again.
 #[test]
 fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
     for device in devices(Precision::F32) {

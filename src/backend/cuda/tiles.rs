@@ -1,4 +1,5 @@
-//! How a convolution is cut into the tiles of blocks, as `kernels/conv.cu` has it: what to tune first on a GPU.
+//! How a convolution is cut into the tiles of blocks, as `kernels/conv.cu` has it: what to tune first on a
+//! GPU.
 
 use super::kernels::THREADS;
 use crate::backend::Precision;
@@ -65,8 +66,8 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// For some images, of values of `bytes` bytes. Tiles are made smaller than they may be where a block would take more than `room` bytes of
-    /// shared memory.
+    /// For some images, of values of `bytes` bytes. Tiles are made smaller than they may be where a block
+    /// would take more than `room` bytes of shared memory.
     pub fn new(geo: Geometry, images: usize, bytes: usize, room: usize) -> Tiles {
         let (cin, cout, s) = (padded(geo), geo.cout, geo.stride);
         let (height, width) = (geo.out_height(), geo.out_width());

@@ -1,4 +1,5 @@
-//! What `train` drives on a GPU: an epoch is one upload, one graph launch a step, and one read of the losses at its end.
+//! What `train` drives on a GPU: an epoch is one upload, one graph launch a step, and one read of the losses
+//! at its end.
 
 use anyhow::Result;
 
@@ -74,7 +75,8 @@ pub struct Images<'a> {
 }
 
 impl Trainer {
-    /// Puts a network and its images on a GPU, and records its steps, one for each of `places`, see [`crate::methods::mix::Mix::places`].
+    /// Puts a network and its images on a GPU, and records its steps, one for each of `places`, see
+    /// [`crate::methods::mix::Mix::places`].
     ///
     /// # Errors
     /// Sizes that the kernels do not take; not enough memory; the driver's.
@@ -108,7 +110,8 @@ impl Trainer {
         let segments = [own.segments(batch)?, own.segments(rest.max(1))?];
         let record = |n: usize, segments: &Segments| -> super::Result<Vec<Graph>> {
             let places = if n > 0 { 0..places } else { 0..0 };
-            // SAFETY: all memory of the feed is in the trainer, and a plan has as many rows as there are images.
+            // SAFETY: all memory of the feed is in the trainer, and a plan has as many rows as there are
+            // images.
             places.map(|place| device.record(|| unsafe { own.step(&feed, n, place, segments) })).collect()
         };
         let full = record(if images >= batch { batch } else { 0 }, &segments[0])?;
@@ -140,8 +143,8 @@ impl Trainer {
         })
     }
 
-    /// One epoch of `plan`, which makes those up to the `last`; returns loss and right predictions of each step. While the GPU works,
-    /// the next epoch is planned.
+    /// One epoch of `plan`, which makes those up to the `last`; returns loss and right predictions of each
+    /// step. While the GPU works, the next epoch is planned.
     ///
     /// # Errors
     /// The driver's; [`Interrupted`].
@@ -196,7 +199,8 @@ impl Trainer {
             .collect::<super::Result<_>>()?)
     }
 
-    /// Repeats the whole steps of the epoch that was uploaded last until there were `steps`, and waits: for measurements.
+    /// Repeats the whole steps of the epoch that was uploaded last until there were `steps`, and waits: for
+    /// measurements.
     ///
     /// # Errors
     /// The driver's.
@@ -214,7 +218,8 @@ impl Trainer {
         self.device.wait()
     }
 
-    /// Seconds of each launch of a whole step, by kernel, in their order: for measurements. Leaves the network in disorder.
+    /// Seconds of each launch of a whole step, by kernel, in their order: for measurements. Leaves the
+    /// network in disorder.
     ///
     /// # Errors
     /// Fewer steps in an epoch than a launch is repeated; the driver's.
@@ -224,7 +229,8 @@ impl Trainer {
             return Err(Error::Size(format!("{} images are too few to time kernels on", self.images)));
         }
         self.step.clear()?;
-        // SAFETY: as where the step is recorded; the plan has as many steps as the head's repetitions advance.
+        // SAFETY: as where the step is recorded; the plan has as many steps as the head's repetitions
+        // advance.
         self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, 0, &self._segments[0]) })
     }
 

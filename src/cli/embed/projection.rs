@@ -21,11 +21,13 @@ use crate::project::{Rows, pca};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Projection")]
 pub struct Projection {
-    /// Also map the features to the plane: t-SNE (exact gradient, PCA start), or the first two principal components
+    /// Also map the features to the plane: t-SNE (exact gradient, PCA start), or the first two principal
+    /// components
     #[arg(long, value_enum, value_name = "METHOD")]
     pub project: Option<Name>,
 
-    /// t-SNE: how many neighbours an image has, in effect; at least 1, below a third of the images [default: 30]
+    /// t-SNE: how many neighbours an image has, in effect; at least 1, below a third of the images [default:
+    /// 30]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub perplexity: Option<f64>,
 

@@ -12,8 +12,8 @@ use crate::manifest::{Manifest, Object, source};
 use crate::report::figure::{Kind, experiments, png, text};
 use crate::report::one_line;
 
-/// Raised when the same inputs would give another picture. 2: names are wrapped, or cut so that they differ; each loss function has a panel;
-/// byte-identical runs count once. 3: projections that differ are told apart.
+/// Raised when the same inputs would give another picture. 2: names are wrapped, or cut so that they differ;
+/// each loss function has a panel; byte-identical runs count once. 3: projections that differ are told apart.
 const SEMANTICS: u32 = 3;
 
 pub(super) const EXAMPLES: &str = "Examples:

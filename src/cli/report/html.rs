@@ -28,7 +28,8 @@ pub struct HtmlFlags {
     #[arg(value_name = "MANIFEST")]
     pub inputs: Vec<PathBuf>,
 
-    /// File to write, with FILE.manifest.json beside it [default: report.html in a directory named after the key]
+    /// File to write, with FILE.manifest.json beside it [default: report.html in a directory named after the
+    /// key]
     #[arg(short = 'o', long = "file", alias = "output", value_name = "FILE")]
     pub file: Option<PathBuf>,
 

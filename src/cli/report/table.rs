@@ -14,8 +14,9 @@ use crate::report::record::Record;
 use crate::report::table::{Table, tables};
 use crate::report::{csv, json, latex, markdown, published};
 
-/// Raised when the same evaluations would give other files. 2: runs by what computed them, settings that all rows share above the table, and
-/// differences from published values of the same schedule alone. 3: no empty columns, and why published values are missing.
+/// Raised when the same evaluations would give other files. 2: runs by what computed them, settings that all
+/// rows share above the table, and differences from published values of the same schedule alone. 3: no empty
+/// columns, and why published values are missing.
 const SEMANTICS: u32 = 3;
 
 pub(super) const EXAMPLES: &str = "Examples:

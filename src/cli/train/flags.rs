@@ -97,15 +97,17 @@ pub struct Flags {
 
     /// rw, drw: what a batch's weighted loss is divided by [default: weight-sum]
     ///
-    /// weight-sum divides by the sum of the class weights in the loss, as PyTorch's CrossEntropyLoss(weight=…) does
-    /// for class indices, and code of Mixup for each of its two terms. batch-size divides by the number of samples,
-    /// as the same function does for class probabilities: a batch counts by the rare classes in it, and the average
-    /// step is smaller (25 times on CIFAR-100 step at ratio 100), so the same --lr means something else.
+    /// weight-sum divides by the sum of the class weights in the loss, as PyTorch's
+    /// CrossEntropyLoss(weight=…) does for class indices, and code of Mixup for each of its two terms.
+    /// batch-size divides by the number of samples, as the same function does for class probabilities: a
+    /// batch counts by the rare classes in it, and the average step is smaller (25 times on CIFAR-100 step at
+    /// ratio 100), so the same --lr means something else.
     #[arg(long, value_name = "BY", help_heading = "Options of the method")]
     pub rw_norm: Option<RwNormName>,
 
-    /// The network: resnet20, resnet32, resnet44, resnet56 or resnet110, in the CIFAR form of the papers; resnet18-cifar or
-    /// resnet34-cifar, wider, for small images; resnet10, resnet18, resnet34 or resnet50, for large ones
+    /// The network: resnet20, resnet32, resnet44, resnet56 or resnet110, in the CIFAR form of the papers;
+    /// resnet18-cifar or resnet34-cifar, wider, for small images; resnet10, resnet18, resnet34 or resnet50,
+    /// for large ones
     #[arg(long, value_name = "ARCH", default_value_t = Arch::RESNET32, help_heading = "Recipe")]
     #[arg(add = ArgValueCandidates::new(architectures))]
     pub arch: Arch,
@@ -163,7 +165,8 @@ pub struct Flags {
     /// Milestones: epochs 150 and 225 of 300 (report: the code of the reproduction report), or 150 and 250
     /// (paper: the text of the Remix paper)
     ///
-    /// They scale with --epochs. A milestone before epoch 3 does not lower the rate: with --epochs 3 all epochs have --lr.
+    /// They scale with --epochs. A milestone before epoch 3 does not lower the rate: with --epochs 3 all
+    /// epochs have --lr.
     #[arg(long, value_name = "RECIPE", default_value = "report", help_heading = "Recipe")]
     pub recipe: Recipe,
 
@@ -185,7 +188,8 @@ pub struct Flags {
     #[arg(long, value_name = "P", default_value = "f32", help_heading = "Recipe")]
     pub precision: Precision,
 
-    /// Which epoch is kept as best.safetensors [default: val where the data set has a validation split, else test]
+    /// Which epoch is kept as best.safetensors [default: val where the data set has a validation split, else
+    /// test]
     ///
     /// `best_top1` is the accuracy of that epoch on the test split, whatever it was selected by.
     #[arg(long, value_name = "BY", help_heading = "Recipe")]
@@ -195,15 +199,16 @@ pub struct Flags {
     #[arg(long, help_heading = "Recipe")]
     pub no_augment: bool,
 
-    /// Start from weights: a checkpoint (its manifest or directory), or a file in PyTorch's names, as safetensors or as torch.save
-    /// writes it
+    /// Start from weights: a checkpoint (its manifest or directory), or a file in PyTorch's names, as
+    /// safetensors or as torch.save writes it
     ///
-    /// A checkpoint's classifier is taken if its classes have the names of the data set's, that of other files if it has as many
-    /// classes; otherwise a new one is made.
+    /// A checkpoint's classifier is taken if its classes have the names of the data set's, that of other
+    /// files if it has as many classes; otherwise a new one is made.
     #[arg(long, value_name = "MANIFEST|WEIGHTS", help_heading = "Recipe")]
     pub init: Option<PathBuf>,
 
-    /// Which weights of the checkpoint of --init to take, those of its last epoch or of its best one [default: last]
+    /// Which weights of the checkpoint of --init to take, those of its last epoch or of its best one
+    /// [default: last]
     #[arg(long, value_name = "WHICH", value_parser = ["last", "best"], help_heading = "Recipe", requires = "init")]
     pub init_checkpoint: Option<String>,
 

@@ -108,7 +108,8 @@ fn every_flag_of_the_experiment_reaches_the_params() {
     assert_eq!(params(plain), params("--method remix-drw --threads 1 --device cpu --out x --force -v"));
 }
 
-/// Short runs keep their rate, but a deferred rule begins where it would in a long one, and the key records both.
+/// Short runs keep their rate, but a deferred rule begins where it would in a long one, and the key records
+/// both.
 #[test]
 fn a_deferred_rule_begins_in_short_runs_as_in_long_ones() {
     for (epochs, milestones, rule_from, begins) in [

@@ -71,7 +71,8 @@ impl Init {
     }
 }
 
-/// The classes that a checkpoint was trained on. Those of earlier versions have their names in the data set alone.
+/// The classes that a checkpoint was trained on. Those of earlier versions have their names in the data set
+/// alone.
 fn classes(m: &Manifest) -> Result<Classes> {
     if let Some(names) = m.metrics.get("class_names") {
         return Ok(Classes::Named(serde_json::from_value(names.clone()).context("metrics.class_names")?));

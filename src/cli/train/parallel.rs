@@ -1,11 +1,13 @@
-//! Several runs side by side on one GPU, a thread and a stream each: what one leaves idle between its kernels, another uses.
+//! Several runs side by side on one GPU, a thread and a stream each: what one leaves idle between its
+//! kernels, another uses.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Error, Result};
 
-/// Runs that start side by side unless `--parallel` says otherwise. Two or three have the most throughput on an H200; more have less.
+/// Runs that start side by side unless `--parallel` says otherwise. Two or three have the most throughput on
+/// an H200; more have less.
 pub const MOST: usize = 3;
 
 struct State {
@@ -14,8 +16,8 @@ struct State {
     failed: Option<Error>,
 }
 
-/// Does jobs 0 to `count - 1` on some threads. A job for which there is not enough memory waits until another one has ended, and
-/// from then on one thread fewer works. After any other error no job is begun any more.
+/// Does jobs 0 to `count - 1` on some threads. A job for which there is not enough memory waits until another
+/// one has ended, and from then on one thread fewer works. After any other error no job is begun any more.
 ///
 /// # Errors
 /// The first one of a job.

@@ -1,5 +1,5 @@
-//! What a person sees while runs train: on a terminal a line a run, done, running or waiting; elsewhere one line an
-//! epoch; with `-q` nothing.
+//! What a person sees while runs train: on a terminal a line a run, done, running or waiting; elsewhere one
+//! line an epoch; with `-q` nothing.
 //!
 //! No colours, so `NO_COLOR` has nothing to turn off; `TERM=dumb` counts as no terminal.
 

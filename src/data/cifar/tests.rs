@@ -174,8 +174,8 @@ fn broken_files_are_refused() {
     }
 }
 
-/// A damaged file is refused or read as whole images with labels of the data set; the counts of rows are small here, so that
-/// the damage and not the count is what the reader meets.
+/// A damaged file is refused or read as whole images with labels of the data set; the counts of rows are
+/// small here, so that the damage and not the count is what the reader meets.
 #[test]
 fn damaged_files_do_no_harm() {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
@@ -192,7 +192,8 @@ fn damaged_files_do_no_harm() {
                 let sound = fs::read(&path).expect("read");
                 for case in 0..60 {
                     let mut bytes = sound.clone();
-                    // Half of the changes fall into the first bytes, where the pickle's opcodes are, or the last ones.
+                    // Half of the changes fall into the first bytes, where the pickle's opcodes are, or the
+                    // last ones.
                     let near = bytes.len().min(400);
                     let at = match case % 4 {
                         0 => below(near),

@@ -61,7 +61,8 @@ pub fn widest<'a>(names: impl Iterator<Item = &'a str>) -> f64 {
     names.map(|name| width(name, SMALL, false)).fold(0.0, f64::max).min(LONGEST)
 }
 
-/// Names of classes below an axis, slanted, each with its end at a point; cut where they would leave the page, so that they still differ.
+/// Names of classes below an axis, slanted, each with its end at a point; cut where they would leave the
+/// page, so that they still differ.
 pub fn slanted(svg: &mut Svg, ends: &[(f64, f64)], names: &[&str]) {
     // To the left a name takes its length and its height, descenders included, over √2.
     let room = |i: usize| (ends[i].0 * SQRT_2 - 1.5 * SMALL).min(LONGEST);
@@ -125,8 +126,8 @@ pub enum Mark<'a> {
     Numbered(&'a str, usize),
 }
 
-/// A legend in columns between x and x + room, its top at y; returns its height. Names that are longer than the room are wrapped, and those
-/// of numbered marks cut, for their numbers tell them apart.
+/// A legend in columns between x and x + room, its top at y; returns its height. Names that are longer than
+/// the room are wrapped, and those of numbered marks cut, for their numbers tell them apart.
 pub fn legend(svg: &mut Svg, x: f64, y: f64, room: f64, entries: &[(Mark, &str)]) -> f64 {
     const LINE: f64 = 9.5;
     const WRAPPED: f64 = 7.5;
@@ -191,7 +192,8 @@ pub fn legend(svg: &mut Svg, x: f64, y: f64, room: f64, entries: &[(Mark, &str)]
     top - y
 }
 
-/// A heading in as many lines as it takes, the first with its baseline at `base`; returns the height of those beyond the first.
+/// A heading in as many lines as it takes, the first with its baseline at `base`; returns the height of those
+/// beyond the first.
 pub fn heading(svg: &mut Svg, x: f64, base: f64, room: f64, text: &str) -> f64 {
     let lines = wrap(text, SIZE, true, room);
     for (l, line) in lines.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Training images of each class. One data set of few classes has labelled bars; many classes or several data sets are steps, on a
-//! logarithmic scale, on which the exponential profile is a straight line.
+//! Training images of each class. One data set of few classes has labelled bars; many classes or several data
+//! sets are steps, on a logarithmic scale, on which the exponential profile is a straight line.
 
 use std::collections::BTreeSet;
 
@@ -25,8 +25,8 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     Ok(draw_sets(&sets, page))
 }
 
-/// The training sets of evaluations that say their class counts, and data sets; each profile once, in drawings of one data set
-/// each.
+/// The training sets of evaluations that say their class counts, and data sets; each profile once, in
+/// drawings of one data set each.
 ///
 /// # Errors
 /// Data sets that lack their class counts.
@@ -39,7 +39,8 @@ pub(in crate::report) fn of_evaluations(
     for m in evaluations {
         let trained = m.input("checkpoint").and_then(|c| c.inputs.iter().find(|i| i.role == "dataset"));
         let evaluated = m.input("dataset");
-        // Class counts are those of the data set that was evaluated on; where that is another one, they are not the training's.
+        // Class counts are those of the data set that was evaluated on; where that is another one, they are
+        // not the training's.
         if let (Some(t), Some(e), Ok(classes)) = (trained, evaluated, Classes::of(&[m]))
             && t.key == e.key
         {

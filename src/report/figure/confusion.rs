@@ -1,7 +1,9 @@
-//! The confusion matrix of one method: of each true class, the percentage that is taken for each class; mean over runs.
+//! The confusion matrix of one method: of each true class, the percentage that is taken for each class; mean
+//! over runs.
 //!
-//! Few classes have their numbers in the cells. Of many, colours go by the square root, or all but the diagonal would be
-//! white, and classes have their index at the edges. Of more classes than a page has dots there is no figure.
+//! Few classes have their numbers in the cells. Of many, colours go by the square root, or all but the
+//! diagonal would be white, and classes have their index at the edges. Of more classes than a page has dots
+//! there is no figure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -187,8 +189,8 @@ fn shares(found: &[&Manifest], n: usize) -> Result<Vec<Vec<f64>>, Error> {
     Ok(sum)
 }
 
-/// The counts of an evaluation that are not 0, of `n` classes: from the manifest, or from its file where there are many
-/// classes.
+/// The counts of an evaluation that are not 0, of `n` classes: from the manifest, or from its file where
+/// there are many classes.
 fn counts(m: &Manifest, n: usize) -> Result<Vec<Cell>, Error> {
     if m.outputs_of("confusion").next().is_some() {
         return read(m, n);

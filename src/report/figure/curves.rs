@@ -1,6 +1,8 @@
-//! Training curves: loss and test accuracy by epoch, a line a method; with several runs their mean in the band of their extremes.
+//! Training curves: loss and test accuracy by epoch, a line a method; with several runs their mean in the
+//! band of their extremes.
 //!
-//! Losses of different functions have panels of their own, for their numbers do not compare: LDAM's are of logits thirty times as large.
+//! Losses of different functions have panels of their own, for their numbers do not compare: LDAM's are of
+//! logits thirty times as large.
 
 use serde_json::Value;
 
@@ -101,8 +103,8 @@ fn panels(losses: &[String]) -> Vec<Panel> {
     panels
 }
 
-/// The function that a log has the mean of: the loss, and whether weighted ones are divided by the number of images, which are other numbers
-/// than those divided by the weights.
+/// The function that a log has the mean of: the loss, and whether weighted ones are divided by the number of
+/// images, which are other numbers than those divided by the weights.
 fn loss(m: &Manifest) -> String {
     let said = |part: &str, name: &str| m.params.get(part).and_then(|p| p.get(name)).and_then(Value::as_str);
     let name = match said("loss", "name") {

@@ -1,7 +1,9 @@
-//! The starting report's figure: where each model puts the images, once coloured by their true class, once by its prediction.
+//! The starting report's figure: where each model puts the images, once coloured by their true class, once by
+//! its prediction.
 //!
-//! A model is a column of two panels with one projection; a single one has them side by side. Points of a panel are one path a class and eighth, so that
-//! 40,000 of them stay under a megabyte and no class lies on top of all others. A number stands where each class is densest.
+//! A model is a column of two panels with one projection; a single one has them side by side. Points of a
+//! panel are one path a class and eighth, so that 40,000 of them stay under a megabyte and no class lies on
+//! top of all others. A number stands where each class is densest.
 
 use std::fmt::Write;
 
@@ -58,7 +60,8 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Resul
     let single = models.len() == 1;
     let (columns, rows) = if single { (2, 1) } else { (models.len(), 2) };
     let side = (width - 0.5 - left - gap * (columns - 1) as f64) / columns as f64;
-    // What a panel is coloured by tells it from the one below, so a long title takes lines rather than being cut.
+    // What a panel is coloured by tells it from the one below, so a long title takes lines rather than being
+    // cut.
     let title = |m: usize, n: usize| {
         let letter = char::from(b'a' + (if single { n } else { n * columns + m }) as u8);
         wrap(&format!("({letter}) {}, {}", models[m].title, BY[n]), SIZE, true, side)
@@ -160,7 +163,8 @@ fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], cl
     }
 }
 
-/// Where each class is densest, 0–1: the fullest of 20 × 20 cells with its neighbours. Those nearer than `apart` are pushed apart.
+/// Where each class is densest, 0–1: the fullest of 20 × 20 cells with its neighbours. Those nearer than
+/// `apart` are pushed apart.
 fn centres(points: &[(f64, f64)], classes: &[usize], n: usize, apart: f64) -> Vec<(usize, (f64, f64))> {
     const CELLS: usize = 20;
     let cell = |v: f64| ((v * CELLS as f64) as usize).min(CELLS - 1);

@@ -1,7 +1,8 @@
-//! Figures: one drawing of each kind as SVG text, from manifests and, for scatter plots and curves, the files that they list.
+//! Figures: one drawing of each kind as SVG text, from manifests and, for scatter plots and curves, the files
+//! that they list.
 //!
-//! Drawn for one column of a paper: 3.3 inches wide, no text under 6 points. [`svg`] is the pen, [`png`] turns an SVG into
-//! pixels; there is no other path to a picture. Bytes follow from the inputs alone.
+//! Drawn for one column of a paper: 3.3 inches wide, no text under 6 points. [`svg`] is the pen, [`png`]
+//! turns an SVG into pixels; there is no other path to a picture. Bytes follow from the inputs alone.
 
 mod axis;
 pub(super) mod class_counts;
@@ -29,7 +30,8 @@ const MOST: usize = palette::METHODS.len();
 /// What to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
-    /// The projected features of each model, by true class and by prediction; from embed --project (also called figure1)
+    /// The projected features of each model, by true class and by prediction; from embed --project (also
+    /// called figure1)
     #[value(name = "tsne", alias = "figure1")]
     Figure1,
     /// Which class is taken for which, in percent of the true class; from eval
@@ -87,7 +89,8 @@ impl Kind {
         self.draw_as(found, &of?.iter().collect::<Vec<_>>(), width)
     }
 
-    /// The same of manifests whose experiments were read already, so that runs have the same names in all figures of a page.
+    /// The same of manifests whose experiments were read already, so that runs have the same names in all
+    /// figures of a page.
     pub(super) fn draw_as(
         self,
         found: &[&Manifest],
@@ -171,7 +174,8 @@ fn foreign(m: &Manifest, why: &str) -> Error {
     Error::Foreign { path: place(m), why: why.into(), tool: m.kind.tool() }
 }
 
-/// Labels of the class axis: at most about twenty, so that those of a hundred classes do not run into each other.
+/// Labels of the class axis: at most about twenty, so that those of a hundred classes do not run into each
+/// other.
 fn class_label(k: usize, names: &[String]) -> Option<&str> {
     (names.len() <= 20).then(|| names[k].as_str())
 }

@@ -1,14 +1,16 @@
-//! Colours that people with any colour vision can tell apart, and what replaces them where there are too many classes.
+//! Colours that people with any colour vision can tell apart, and what replaces them where there are too many
+//! classes.
 
-/// Colours of up to ten classes: M. A. Petroff, *Accessible color sequences for data visualization*, arXiv 2107.02270, chosen
-/// there for the distance of all pairs under the common colour-vision deficiencies, on white. Figures never rely on them alone:
-/// clusters carry numbers.
+/// Colours of up to ten classes: M. A. Petroff, *Accessible color sequences for data visualization*, arXiv
+/// 2107.02270, chosen there for the distance of all pairs under the common colour-vision deficiencies, on
+/// white. Figures never rely on them alone: clusters carry numbers.
 const CLASSES: [&str; 10] = [
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581",
     "#92dadd",
 ];
 
-/// Colours of methods: Okabe and Ito, *Color Universal Design*, 2008, without its yellow, which is too light for lines.
+/// Colours of methods: Okabe and Ito, *Color Universal Design*, 2008, without its yellow, which is too light
+/// for lines.
 pub const METHODS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"];
 
 /// Dashes that go with the colours of methods, so that print in grey can be read too.

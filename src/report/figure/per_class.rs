@@ -1,5 +1,5 @@
-//! Accuracy of each class, a bar a method, below the number of its training images. Many classes are shown in groups of
-//! neighbours, from the most to the fewest images.
+//! Accuracy of each class, a bar a method, below the number of its training images. Many classes are shown in
+//! groups of neighbours, from the most to the fewest images.
 
 use serde_json::Value;
 

@@ -1,4 +1,5 @@
-//! An SVG as a PNG, drawn by resvg with the bundled font alone, so that the bytes are the same on every machine.
+//! An SVG as a PNG, drawn by resvg with the bundled font alone, so that the bytes are the same on every
+//! machine.
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,7 +18,8 @@ static FONTS: LazyLock<Arc<Database>> = LazyLock::new(|| {
     Arc::new(fonts)
 });
 
-/// Draws an SVG of ours at a resolution, on white. The file says its resolution, so that it is set at its true size.
+/// Draws an SVG of ours at a resolution, on white. The file says its resolution, so that it is set at its
+/// true size.
 ///
 /// # Errors
 /// A picture that is too large.

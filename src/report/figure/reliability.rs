@@ -1,5 +1,5 @@
-//! Reliability diagram (Guo et al., arXiv 1706.04599): accuracy of the images of equal confidence, and how many there are. Runs of a
-//! method are pooled.
+//! Reliability diagram (Guo et al., arXiv 1706.04599): accuracy of the images of equal confidence, and how
+//! many there are. Runs of a method are pooled.
 
 use serde_json::Value;
 

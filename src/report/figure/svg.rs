@@ -1,4 +1,5 @@
-//! A small SVG writer: what the figures are made of, with rounded coordinates so that files stay small and bytes equal.
+//! A small SVG writer: what the figures are made of, with rounded coordinates so that files stay small and
+//! bytes equal.
 //!
 //! All lengths are points (1/72 inch), the unit of a page. Text stays text.
 

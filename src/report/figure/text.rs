@@ -1,8 +1,8 @@
 //! The bundled font: what PNGs are set in, how wide a text is going to be, and how a long one fits.
 //!
-//! Arimo has the metrics of Arial and Helvetica (and of Liberation Sans), one of which is on nearly every machine, so that an
-//! SVG looks the same where Arimo itself is not installed. The files hold the signs that figures use; `fonts/OFL.txt` is
-//! their licence.
+//! Arimo has the metrics of Arial and Helvetica (and of Liberation Sans), one of which is on nearly every
+//! machine, so that an SVG looks the same where Arimo itself is not installed. The files hold the signs that
+//! figures use; `fonts/OFL.txt` is their licence.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -46,7 +46,8 @@ impl Widths {
     }
 
     fn width(&self, c: char) -> f64 {
-        // A sign that the font does not have is set from another one, about this wide; signs of East Asia are as wide as they are high.
+        // A sign that the font does not have is set from another one, about this wide; signs of East Asia are
+        // as wide as they are high.
         self.of_char(c).unwrap_or(if c >= '\u{1100}' { 1.0 } else { 0.6 })
     }
 }
@@ -89,8 +90,8 @@ fn fit_ends(text: &str, size: f64, bold: bool, room: f64) -> String {
     }
 }
 
-/// Names that stand beside each other in a drawing, each cut to its room if it must be, so that no two look the same: at the end, where
-/// they would, in the middle, and where they still would, numbered.
+/// Names that stand beside each other in a drawing, each cut to its room if it must be, so that no two look
+/// the same: at the end, where they would, in the middle, and where they still would, numbered.
 pub fn fit_all(names: &[&str], size: f64, bold: bool, room: impl Fn(usize) -> f64) -> Vec<String> {
     let alike = |all: &[String]| all.iter().collect::<BTreeSet<_>>().len() < all.len();
     let cut = |how: fn(&str, f64, bool, f64) -> String, less: f64| -> Vec<String> {
@@ -104,8 +105,8 @@ pub fn fit_all(names: &[&str], size: f64, bold: bool, room: impl Fn(usize) -> f6
     })
 }
 
-/// The text in lines of a width, broken at spaces, and where a word is longer than a line at its hyphens and slashes, or anywhere if there
-/// are none. Nothing is left out.
+/// The text in lines of a width, broken at spaces, and where a word is longer than a line at its hyphens and
+/// slashes, or anywhere if there are none. Nothing is left out.
 pub fn wrap(text: &str, size: f64, bold: bool, room: f64) -> Vec<String> {
     let fits = |line: &str| width(line, size, bold) <= room;
     let mut lines = vec![String::new()];
@@ -141,7 +142,8 @@ pub fn wrap(text: &str, size: f64, bold: bool, room: f64) -> Vec<String> {
     lines
 }
 
-/// Characters in the drawn texts of an SVG of ours that the bundled font does not have: in a PNG they are boxes.
+/// Characters in the drawn texts of an SVG of ours that the bundled font does not have: in a PNG they are
+/// boxes.
 pub fn missing(svg: &str) -> BTreeSet<char> {
     let texts = svg.split("<text ").skip(1).filter_map(|t| t.split_once('>')?.1.split("</text>").next());
     texts.flat_map(str::chars).filter(|c| WIDTHS.iter().any(|font| font.of_char(*c).is_none())).collect()

@@ -136,7 +136,8 @@ fn line(r: &Record, input: &Input) -> String {
     text + &format!("<td>{files}</td></tr>\n")
 }
 
-/// What tells a node from all others: the same file in another role, or the same key with other files, is another one.
+/// What tells a node from all others: the same file in another role, or the same key with other files, is
+/// another one.
 fn id(input: &Input) -> String {
     let of = json!([input.role, input.key, input.blake3]).to_string();
     format!("h-{}", key::short(blake3::hash(of.as_bytes()).to_hex().as_str()))

@@ -122,7 +122,8 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
 }
 
 fn intro(title: &str, records: &[Record], tables: &[table::Table]) -> String {
-    // Runs of one seed and device, if there are several, are told by their weights, which are others for the best epoch.
+    // Runs of one seed and device, if there are several, are told by their weights, which are others for the
+    // best epoch.
     let mut runs: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
     for Record { of, .. } in records {
         // Which epoch is the best is a question to a run, not another run.

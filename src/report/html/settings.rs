@@ -62,7 +62,8 @@ pub(super) fn write(manifests: &[&Manifest], of: &[&Experiment]) -> String {
     text + "</tbody></table></div>\n</section>\n"
 }
 
-/// Settings of the training, its data set and the evaluation; not the seed, which tells runs of one setting apart.
+/// Settings of the training, its data set and the evaluation; not the seed, which tells runs of one setting
+/// apart.
 fn settings(m: &Manifest) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     if let Some(checkpoint) = m.input("checkpoint") {

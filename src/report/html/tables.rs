@@ -1,4 +1,5 @@
-//! The tables of accuracies, as HTML, and what in them differs from the published values by more than two standard errors.
+//! The tables of accuracies, as HTML, and what in them differs from the published values by more than two
+//! standard errors.
 
 use std::collections::BTreeSet;
 
@@ -138,8 +139,8 @@ fn is_far(cell: &Cell) -> bool {
     standard_errors(cell).is_some_and(|e| e > 2.0)
 }
 
-/// How often the mean of n values of a normal distribution is more than two of its standard errors off: P(|t| > 2) of Student's
-/// distribution with n − 1 degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+/// How often the mean of n values of a normal distribution is more than two of its standard errors off: P(|t|
+/// > 2) of Student's distribution with n − 1 degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4).
 fn by_chance(n: usize) -> f64 {
     let freedom = (n - 1) as f64;
     let angle = (2.0 / freedom.sqrt()).atan();

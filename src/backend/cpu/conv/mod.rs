@@ -1,12 +1,12 @@
-//! Convolution (square kernels of odd size, padded by half of it, stride 1 or 2, no bias) with what stands before and behind it in a
-//! ResNet.
+//! Convolution (square kernels of odd size, padded by half of it, stride 1 or 2, no bias) with what stands
+//! before and behind it in a ResNet.
 //!
-//! A step is bound by memory as much as by arithmetic, so the op takes in all that can be done while an image is in the
-//! cache. Forward: the input `a = relu(y·scale + shift + shortcut)` is made from the previous convolution's raw output,
-//! convolved, and the raw output's sums for the next batch norm are taken on the way. Backward: the gradient of the raw
-//! output `g = c1·dz + c2·y + c3` is made from the one behind the batch norm, `a` is made again, and the input gradient leaves
-//! masked by the ReLU and summed for the batch norm before. No activation between a batch norm and its convolution
-//! is ever stored.
+//! A step is bound by memory as much as by arithmetic, so the op takes in all that can be done while an image
+//! is in the cache. Forward: the input `a = relu(y·scale + shift + shortcut)` is made from the previous
+//! convolution's raw output, convolved, and the raw output's sums for the next batch norm are taken on the
+//! way. Backward: the gradient of the raw output `g = c1·dz + c2·y + c3` is made from the one behind the
+//! batch norm, `a` is made again, and the input gradient leaves masked by the ReLU and summed for the batch
+//! norm before. No activation between a batch norm and its convolution is ever stored.
 
 pub(crate) mod kernel;
 #[cfg(test)]
@@ -38,8 +38,8 @@ impl Geometry {
 
 /// `out = conv(source, weight)`, and for each image the sums of `out` and of its squares by channel.
 ///
-/// Images are `f32`, or all of them bf16: then the source's values and the weights are rounded to bf16, their products are
-/// added in `f32`, and the sums are those of the output before it is rounded.
+/// Images are `f32`, or all of them bf16: then the source's values and the weights are rounded to bf16, their
+/// products are added in `f32`, and the sums are those of the output before it is rounded.
 pub struct Forward<'a> {
     /// Sizes of the layer.
     pub geo: Geometry,
@@ -95,7 +95,8 @@ impl Forward<'_> {
 
 /// How the gradient of the input is finished.
 pub struct InputGrad<'a> {
-    /// Receives `dz = mask · (dx + residual)`, (N, H, W, cin): the gradient behind the batch norm before this layer.
+    /// Receives `dz = mask · (dx + residual)`, (N, H, W, cin): the gradient behind the batch norm before this
+    /// layer.
     pub dz: &'a Tensor,
     /// The gradient that comes through the shortcut.
     pub residual: Residual<&'a Tensor>,
@@ -112,13 +113,15 @@ pub enum Residual<G> {
     None,
     /// What is there already.
     InPlace,
-    /// The gradient of a block's output, of some height, width and channels, through [`super::source::Shortcut::Padded`].
+    /// The gradient of a block's output, of some height, width and channels, through
+    /// [`super::source::Shortcut::Padded`].
     Padded(G, [usize; 3]),
 }
 
 /// The gradients of [`Forward`].
 ///
-/// The gradient of the raw output is `coef[0]·dz + coef[1]·y + coef[2]`. In bf16 it is rounded like the input and the weights.
+/// The gradient of the raw output is `coef[0]·dz + coef[1]·y + coef[2]`. In bf16 it is rounded like the input
+/// and the weights.
 pub struct Backward<'a> {
     /// Sizes of the layer.
     pub geo: Geometry,
@@ -266,7 +269,8 @@ impl Work {
         ]
     }
 
-    /// Weights of walks over so many `taps` of `rows` rows as the kernels take them: unchanged, transformed for [`winograd`], or in panels.
+    /// Weights of walks over so many `taps` of `rows` rows as the kernels take them: unchanged, transformed
+    /// for [`winograd`], or in panels.
     fn arrange<'a, T: Value>(
         &'a self,
         isa: Isa,

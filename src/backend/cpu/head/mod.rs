@@ -1,8 +1,9 @@
 //! The classifier and its loss: linear layer, soft-target loss, and all their gradients.
 //!
-//! `z = W·f + b`, or where the classifier is normalised `z = 30·cos(w_k, f)`; `loss = Σ_s coef_a·ℓ(z_s, a_s) + coef_b·ℓ(z_s, b_s)` with the ℓ of
-//! [`crate::methods::loss`]. Mixing, class weights and the division by the batch are all in the coefficients, offsets, margins and the focal γ in
-//! the [`Criterion`], so every method is this one op.
+//! `z = W·f + b`, or where the classifier is normalised `z = 30·cos(w_k, f)`;
+//! `loss = Σ_s coef_a·ℓ(z_s, a_s) + coef_b·ℓ(z_s, b_s)` with the ℓ of [`crate::methods::loss`]. Mixing, class
+//! weights and the division by the batch are all in the coefficients, offsets, margins and the focal γ in the
+//! [`Criterion`], so every method is this one op.
 
 use std::ops::Range;
 
@@ -55,8 +56,9 @@ impl Head {
         &self.logits
     }
 
-    /// Loss of a batch and its gradients. `features` (N, len); `linear` is the weight (classes, len) followed by the bias
-    /// (classes), in one tensor, and so is `d_linear`, which is written. A normalised classifier's bias is not used.
+    /// Loss of a batch and its gradients. `features` (N, len); `linear` is the weight (classes, len) followed
+    /// by the bias (classes), in one tensor, and so is `d_linear`, which is written. A normalised
+    /// classifier's bias is not used.
     ///
     /// # Errors
     /// Tensors of another type, size or device.
@@ -192,7 +194,8 @@ pub struct Classifier<'a> {
     weight: &'a [f32],
     /// (classes); not used where it is normalised.
     bias: &'a [f32],
-    /// Of a normalised one, `z = SCALE·cos(w_k, f)`, the inverse length of each row of the weight; of another, `W·f + b`, nothing.
+    /// Of a normalised one, `z = SCALE·cos(w_k, f)`, the inverse length of each row of the weight; of
+    /// another, `W·f + b`, nothing.
     inverse: Vec<f32>,
 }
 
@@ -261,7 +264,8 @@ impl<'a> Classifier<'a> {
         }
     }
 
-    /// The gradients `dw` and `db` of a class's weights and bias: sums over chunks of samples, in their order.
+    /// The gradients `dw` and `db` of a class's weights and bias: sums over chunks of samples, in their
+    /// order.
     fn d_row(&self, k: usize, [features, scales, z, dz]: [&[f32]; 4], dw: &mut [f32], db: &mut f32) {
         let (classes, len) = (self.bias.len(), dw.len());
         let mut part = vec![0.0; len];

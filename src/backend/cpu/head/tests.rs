@@ -1,4 +1,5 @@
-//! The head against PyTorch's autograd (`tests/fixtures/losses.json`), against the loss's scalar reference and finite differences of it.
+//! The head against PyTorch's autograd (`tests/fixtures/losses.json`), against the loss's scalar reference
+//! and finite differences of it.
 
 use super::*;
 use crate::methods::loss::{self, reference};

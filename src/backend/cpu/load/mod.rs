@@ -16,7 +16,8 @@ pub fn levels(mean: &[f64], std: &[f64]) -> Levels {
     mean.iter().zip(std).map(|(&m, &s)| std::array::from_fn(|byte| level(byte, m, s))).collect()
 }
 
-/// One augmented image: pixel `(row, col)` is the original's `(row + dy, col' + dx)`, black outside, `col'` mirrored under `flip`.
+/// One augmented image: pixel `(row, col)` is the original's `(row + dy, col' + dx)`, black outside, `col'`
+/// mirrored under `flip`.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     /// Bytes, (H, W, C).
@@ -40,8 +41,8 @@ impl View<'_> {
     }
 }
 
-/// `x_s = λ_s·view(s) + (1 − λ_s)·view(partner_s)`, normalised, for each sample of a batch; where it has a patch, the partner inside of it and the
-/// sample outside.
+/// `x_s = λ_s·view(s) + (1 − λ_s)·view(partner_s)`, normalised, for each sample of a batch; where it has a
+/// patch, the partner inside of it and the sample outside.
 ///
 /// `x` is (N, H, W, C) with `shape = [H, W, C]`; `view` gives the augmented image at a place of the batch.
 ///

@@ -1,7 +1,7 @@
 //! A network in a GPU's memory; what it launches is in `passes`.
 //!
-//! Parameters, velocities and running statistics are laid out as in [`Params`], so weights files and states are read and written
-//! through those.
+//! Parameters, velocities and running statistics are laid out as in [`Params`], so weights files and states
+//! are read and written through those.
 
 mod passes;
 
@@ -20,7 +20,8 @@ use crate::tensor::{read, write};
 /// Length of the features that the kernel of the head takes.
 const FEATURES: usize = 64;
 
-/// Numbers that the sums of a batch norm take in `common.cu`: two limbs in four copies, and a count, of twice the channels.
+/// Numbers that the sums of a batch norm take in `common.cu`: two limbs in four copies, and a count, of twice
+/// the channels.
 fn sums_of(channels: usize) -> usize {
     (2 * 4 + 1) * 2 * channels
 }
@@ -113,8 +114,9 @@ fn kernel_of(conv: &Conv) -> Option<usize> {
     NAMES[FORWARD..].iter().position(is_it).filter(|_| conv.kernel == 3)
 }
 
-/// Whether there are kernels for a network: for stages of two or more blocks of two 3×3 convolutions, whose shortcuts are padded where a
-/// stage but the first begins, and else identities, of the widths of the CIFAR ResNets.
+/// Whether there are kernels for a network: for stages of two or more blocks of two 3×3 convolutions, whose
+/// shortcuts are padded where a stage but the first begins, and else identities, of the widths of the CIFAR
+/// ResNets.
 ///
 /// # Errors
 /// What there are no kernels for, in words.
@@ -148,8 +150,8 @@ pub fn supports(network: &Network) -> Result<(), String> {
 }
 
 impl DeviceNet {
-    /// A network laid out as `params`, without their values, for images of `shape` and batches up to `batch`. Without a loss it does not
-    /// train, and its layers share the memory of their activations.
+    /// A network laid out as `params`, without their values, for images of `shape` and batches up to `batch`.
+    /// Without a loss it does not train, and its layers share the memory of their activations.
     ///
     /// # Errors
     /// Networks and sizes that the kernels do not take; [`Error::Memory`].
@@ -220,7 +222,8 @@ impl DeviceNet {
             let kind =
                 kernel_of(conv).ok_or_else(|| Error::Size(format!("{}: there is no kernel", conv.name)))?;
             sums_at += 2 * sums_of(c);
-            // Inference reads a raw output in the next layer only, and the input of a block's first layer again in the next block.
+            // Inference reads a raw output in the next layer only, and the input of a block's first layer
+            // again in the next block.
             let (y, x) = match layers.len() {
                 n @ 5.. if !trains => (layers[n - 2].y.clone(), layers[n - 4].x.clone()),
                 n => {

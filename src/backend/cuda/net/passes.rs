@@ -1,5 +1,5 @@
-//! The launches of a training step and of inference: the operations of [`Engine`], in the order of [`backend::forward`] and
-//! [`backend::backward`].
+//! The launches of a training step and of inference: the operations of [`Engine`], in the order of
+//! [`backend::forward`] and [`backend::backward`].
 
 use super::{DeviceNet, FEATURES, Feed, Layer, Segments};
 use crate::backend::cuda::Result;
@@ -30,11 +30,12 @@ impl DeviceNet {
         unsafe { self.device.launch(STEP, segments.blocks, 0, &args) }
     }
 
-    /// Launches a training step on the first `images` rows of the plan's current step, which are mixed at `place`, see
-    /// [`crate::methods::mix::Mix::places`].
+    /// Launches a training step on the first `images` rows of the plan's current step, which are mixed at
+    /// `place`, see [`crate::methods::mix::Mix::places`].
     ///
     /// # Safety
-    /// The addresses of `feed` are of live memory, large enough for the plan's steps, whose rows are in bounds.
+    /// The addresses of `feed` are of live memory, large enough for the plan's steps, whose rows are in
+    /// bounds.
     ///
     /// # Errors
     /// The driver's.
@@ -48,8 +49,8 @@ impl DeviceNet {
         self.lay_out(segments, feed.rates, true)
     }
 
-    /// Launches inference on the first `images` rows of the plan's current step, by the running statistics that
-    /// [`DeviceNet::fold`] took.
+    /// Launches inference on the first `images` rows of the plan's current step, by the running statistics
+    /// that [`DeviceNet::fold`] took.
     ///
     /// # Safety
     /// As [`DeviceNet::step`].

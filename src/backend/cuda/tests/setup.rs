@@ -113,8 +113,9 @@ pub fn network(config: &Config, data: &Data) -> Net {
     Net::new(params, criterion, data.train.shape(), config.batch_size, dtype).expect("a network")
 }
 
-/// Sets the norms of a network so that no value comes near a ReLU's kink: γ is small, and β, eight times as large, is positive at the end of
-/// a block and alternates elsewhere. Half of the channels inside of the blocks are then always off.
+/// Sets the norms of a network so that no value comes near a ReLU's kink: γ is small, and β, eight times as
+/// large, is positive at the end of a block and alternates elsewhere. Half of the channels inside of the
+/// blocks are then always off.
 pub fn move_from_relus(net: &Net) {
     let net = &net.params;
     crate::tensor::write(&net.values, |params| {
@@ -146,7 +147,8 @@ fn apart(found: &[f32], truth: &[f32]) -> f64 {
     length(&found.iter().zip(truth).map(|(a, b)| a - b).collect::<Vec<_>>())
 }
 
-/// The largest distance of a tensor, relative to its length, or to `least` of the longest one's if it is shorter, with its name.
+/// The largest distance of a tensor, relative to its length, or to `least` of the longest one's if it is
+/// shorter, with its name.
 pub fn furthest(found: &files::StateDict, truth: &files::StateDict, least: f64) -> (f64, String) {
     let longest = truth.values().map(|v| length(&v.data)).fold(0.0, f64::max);
     let each = truth.iter().map(|(name, v)| {

@@ -93,8 +93,8 @@ impl<'a, T: Value> Backward<'a, T> {
         together::<T>(self.geo, if self.winograd { 1 } else { T::PACK })
     }
 
-    /// What is read of some images, as far as there are so many, while as many are computed; their own part of the input's
-    /// gradient is `dz`.
+    /// What is read of some images, as far as there are so many, while as many are computed; their own part
+    /// of the input's gradient is `dz`.
     #[inline(always)]
     fn ahead(&self, range: Range<usize>, input: &Input<'a, T>, dz: Option<&'a [T]>) -> Ahead<5> {
         let count = range.len();
@@ -201,7 +201,8 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
     }
 }
 
-/// The scratch memory of a thread: inputs and output gradients of some images inside their halos, and work space.
+/// The scratch memory of a thread: inputs and output gradients of some images inside their halos, and work
+/// space.
 struct Space<'a, T> {
     geo: Geometry,
     a: &'a mut [f32],
@@ -232,8 +233,8 @@ impl<'a, T: Value> Space<'a, T> {
         (&mut self.a[n * a..(n + 1) * a], &mut self.g[n * g..(n + 1) * g])
     }
 
-    /// Groups of as many of the first `images` images as share a lane, and their inputs and gradients with one value of each image
-    /// in a lane, as [`outer_rows`] takes them.
+    /// Groups of as many of the first `images` images as share a lane, and their inputs and gradients with
+    /// one value of each image in a lane, as [`outer_rows`] takes them.
     #[inline(always)]
     unsafe fn paired<V: Vector>(&mut self, images: usize) -> (usize, &[f32], &[f32]) {
         if T::PACK == 1 {
@@ -323,8 +324,9 @@ unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g
     }
 }
 
-/// Adds the weight gradient of some images, or groups that share lanes, to what is there unless it is `fresh`: some rows at a time, so
-/// that they stay in the first-level cache, but all at once where there are tiles.
+/// Adds the weight gradient of some images, or groups that share lanes, to what is there unless it is
+/// `fresh`: some rows at a time, so that they stay in the first-level cache, but all at once where there are
+/// tiles.
 #[inline(always)]
 unsafe fn weight_grad<V: Vector, T: Value>(
     geo: Geometry,
@@ -360,7 +362,8 @@ unsafe fn weight_grad<V: Vector, T: Value>(
             };
             let a = &a[image * size.x_image + first * size.x_row..];
             let g = &g[image * size.g_image + (first + halo) * g_row + halo * geo.cout..];
-            // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the halos.
+            // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the
+            // halos.
             unsafe { outer_rows::<V, T>(size, geo.kernel, a_row, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
         }
     }

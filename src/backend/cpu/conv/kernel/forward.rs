@@ -121,7 +121,8 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
 /// The largest kernel's rows.
 const MOST_ROWS: usize = 7;
 
-/// The outputs of some images from their inputs `a` inside halos of some width, in lanes and `step` lanes apart, without Winograd.
+/// The outputs of some images from their inputs `a` inside halos of some width, in lanes and `step` lanes
+/// apart, without Winograd.
 ///
 /// # Safety
 /// As [`Vector`]; the sink takes all pixels of the output.

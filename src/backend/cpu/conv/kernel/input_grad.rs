@@ -1,5 +1,5 @@
-//! The input gradient: a correlation of the output gradient with the flipped weights. Under stride 2 it is four of them, one for each
-//! parity of row and column.
+//! The input gradient: a correlation of the output gradient with the flipped weights. Under stride 2 it is
+//! four of them, one for each parity of row and column.
 
 use rayon::prelude::*;
 
@@ -46,9 +46,9 @@ pub(in crate::backend::cpu::conv) fn walks(geo: Geometry) -> Vec<usize> {
 /// Even and odd rows and columns of an input gradient under stride 2.
 const PARITIES: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 
-/// Rows (or columns) of a kernel that the rows of an input gradient of one parity meet under stride 2. With three,
-/// `y[i] = Σ_k x[2i + k − 1] w[k]`: an even row uses the middle tap; an odd row the last tap for `y[i]` and the first for
-/// `y[i + 1]`. With one, only even rows use it.
+/// Rows (or columns) of a kernel that the rows of an input gradient of one parity meet under stride 2. With
+/// three, `y[i] = Σ_k x[2i + k − 1] w[k]`: an even row uses the middle tap; an odd row the last tap for
+/// `y[i]` and the first for `y[i + 1]`. With one, only even rows use it.
 fn taps_of(kernel: usize, parity: usize) -> &'static [usize] {
     match (kernel, parity) {
         (1, 0) => &[0],

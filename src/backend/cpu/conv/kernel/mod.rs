@@ -1,7 +1,7 @@
 //! The convolution on the CPU: what a thread does with a chunk of images.
 //!
-//! Here is what both passes share: scratch memory and the input of an image. The inner loops are in [`tile`]; where a layer's sizes
-//! allow it, [`winograd`] does the same with fewer multiplications.
+//! Here is what both passes share: scratch memory and the input of an image. The inner loops are in [`tile`];
+//! where a layer's sizes allow it, [`winograd`] does the same with fewer multiplications.
 
 mod backward;
 mod forward;
@@ -55,8 +55,8 @@ fn keep_scratch(scratch: Aligned) {
     SCRATCH.with_borrow_mut(|all| all.push(scratch));
 }
 
-/// Images that go through a convolution together, at least `least` and a multiple of them: in a wide layer as many as share the
-/// weights while their own values stay in the second-level cache, in groups of one size.
+/// Images that go through a convolution together, at least `least` and a multiple of them: in a wide layer as
+/// many as share the weights while their own values stay in the second-level cache, in groups of one size.
 fn together<T: Value>(geo: Geometry, least: usize) -> usize {
     /// Floats of images that stay in the cache.
     const IMAGES: usize = 160 * 1024;
@@ -73,8 +73,8 @@ fn images(range: &Range<usize>, len: usize) -> Range<usize> {
     range.start * len..range.end * len
 }
 
-/// What is read of the next images, asked for little by little while these are computed: a pass reads an image in a
-/// burst, for which the memory would else have idled all the while.
+/// What is read of the next images, asked for little by little while these are computed: a pass reads an
+/// image in a burst, for which the memory would else have idled all the while.
 #[derive(Clone, Copy)]
 struct Ahead<const N: usize> {
     /// Next line of each stream, its end, and bytes to a value of these images, in 1/256.
@@ -82,7 +82,8 @@ struct Ahead<const N: usize> {
 }
 
 impl<const N: usize> Ahead<N> {
-    /// The parts of the next images, empty ones if there are none, asked for while `values` values of these are stored.
+    /// The parts of the next images, empty ones if there are none, asked for while `values` values of these
+    /// are stored.
     #[inline(always)]
     fn new<T>(next: [Option<&[T]>; N], values: usize) -> Self {
         Ahead {
@@ -107,8 +108,9 @@ impl<const N: usize> Ahead<N> {
     }
 }
 
-/// Weights (taps, rows, columns) as [`tile::correlate`] takes them, for walks over so many `taps` each: by panels of [`tile::PANEL`]
-/// columns, (panels, the walk's taps, rows, columns of the panel). In bf16 two neighbouring rows of a tap share lanes.
+/// Weights (taps, rows, columns) as [`tile::correlate`] takes them, for walks over so many `taps` each: by
+/// panels of [`tile::PANEL`] columns, (panels, the walk's taps, rows, columns of the panel). In bf16 two
+/// neighbouring rows of a tap share lanes.
 pub(crate) fn panels<T: Value>(isa: Isa, weight: &[f32], rows: usize, taps: &[usize], out: &mut [f32]) {
     let all: usize = taps.iter().sum();
     let cols = weight.len() / all / rows;
@@ -215,7 +217,8 @@ unsafe fn fill_input<V: Vector, T: Value>(
     }
 }
 
-/// The place of a row of pixels inside an image's halo of some width; its first values are for the row, before [`spread`].
+/// The place of a row of pixels inside an image's halo of some width; its first values are for the row,
+/// before [`spread`].
 #[inline(always)]
 fn row_of<T: Value>(scratch: &mut [T], row: usize, width: usize, channels: usize, halo: usize) -> &mut [T] {
     let pixel = T::lanes(channels) * T::PACK;
@@ -320,8 +323,8 @@ unsafe fn norm_projected<V: Vector, T: Value>(
     }
 }
 
-/// `a = relu(y·scale + shift + x)` for a row of an image with a padded shortcut: every second pixel of `x`, zero channels on both
-/// sides.
+/// `a = relu(y·scale + shift + x)` for a row of an image with a padded shortcut: every second pixel of `x`,
+/// zero channels on both sides.
 #[inline(always)]
 fn norm_row_padded<T: Value>(
     c: usize,

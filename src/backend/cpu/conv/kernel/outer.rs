@@ -1,7 +1,9 @@
-//! Register tiles of the weight gradient of the convolution, for some images: [`outer_rows`] for all taps, [`outer`] for those of a
-//! kernel row or for a place of Winograd's. Where there are tiles of bf16, `tiled` does it. Images lie as [`super::tile`] has them.
+//! Register tiles of the weight gradient of the convolution, for some images: [`outer_rows`] for all taps,
+//! [`outer`] for those of a kernel row or for a place of Winograd's. Where there are tiles of bf16, `tiled`
+//! does it. Images lie as [`super::tile`] has them.
 //!
-//! "Floats" are lanes of 32 bits. In bf16 each holds one value of each of two images, or of two of Winograd's tiles.
+//! "Floats" are lanes of 32 bits. In bf16 each holds one value of each of two images, or of two of Winograd's
+//! tiles.
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -9,7 +11,8 @@
 use crate::simd::value::Value;
 use crate::simd::{Vector, opaque};
 
-/// A weight gradient: `dw[k, co] += Σ_{image, row, col} x[place(image, row, col) + k] · g[image, row, col, co]` for `k < taps`.
+/// A weight gradient: `dw[k, co] += Σ_{image, row, col} x[place(image, row, col) + k] · g[image, row, col,
+/// co]` for `k < taps`.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
     /// Whether `dw` begins with these images.

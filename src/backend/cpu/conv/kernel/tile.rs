@@ -1,11 +1,12 @@
 //! Register tiles: the inner loops of the convolution, for some images.
 //!
-//! [`correlate`] makes the output of the forward pass and the input gradient, without Winograd; the weight gradient is in
-//! [`super::outer`]. Where there are tiles of bf16, `tiled` does both. Both read an image with a halo of zeros, so they have no border cases. In NHWC the taps of a kernel row
-//! are neighbouring floats, `C` for each; a [`Run`] is such a row. What happens to a finished tile is up to a [`Sink`].
+//! [`correlate`] makes the output of the forward pass and the input gradient, without Winograd; the weight
+//! gradient is in [`super::outer`]. Where there are tiles of bf16, `tiled` does both. Both read an image with
+//! a halo of zeros, so they have no border cases. In NHWC the taps of a kernel row are neighbouring floats,
+//! `C` for each; a [`Run`] is such a row. What happens to a finished tile is up to a [`Sink`].
 //!
-//! "Floats" are lanes of 32 bits. In bf16 ([`Value::PACK`]) each is a pair of neighbouring channels, and weights are
-//! paired in the same way.
+//! "Floats" are lanes of 32 bits. In bf16 ([`Value::PACK`]) each is a pair of neighbouring channels, and
+//! weights are paired in the same way.
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -13,7 +14,8 @@
 use crate::simd::value::Value;
 use crate::simd::{Vector, opaque, prefetch};
 
-/// Channels whose weights are neighbours. Were whole rows of them, a tile would jump from page to page in a wide layer.
+/// Channels whose weights are neighbours. Were whole rows of them, a tile would jump from page to page in a
+/// wide layer.
 pub const PANEL: usize = 32;
 
 /// Consecutive floats of the image that one output pixel sums over.
@@ -83,9 +85,11 @@ pub trait Sink {
     unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel);
 }
 
-/// `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, handed to the sink tile by tile.
+/// `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, handed to the
+/// sink tile by tile.
 ///
-/// `w` is (Σ run.len, cout) in the order of the runs, by panels of [`PANEL`] channels: (panels, Σ run.len, channels of the panel).
+/// `w` is (Σ run.len, cout) in the order of the runs, by panels of [`PANEL`] channels: (panels, Σ run.len,
+/// channels of the panel).
 ///
 /// # Safety
 /// As [`Vector`]; `x` and `w` must hold what the walk touches.
@@ -146,7 +150,8 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
     }
 }
 
-/// The part of [`correlate`] for a range of channels: `P` pixels at a time, then `HALF` of that, then one by one. `STEP` is the column step where it is known, else 0.
+/// The part of [`correlate`] for a range of channels: `P` pixels at a time, then `HALF` of that, then one by
+/// one. `STEP` is the column step where it is known, else 0.
 #[inline(always)]
 unsafe fn channels<
     V: Vector,
@@ -203,8 +208,9 @@ unsafe fn channels<
     }
 }
 
-/// [`channels`] for many taps and rows of whole register tiles, of eight pixels in a row or, where `ROW` is 4, in two: some taps at a time
-/// for all of some pixels, so that their weights stay in the first-level cache.
+/// [`channels`] for many taps and rows of whole register tiles, of eight pixels in a row or, where `ROW` is
+/// 4, in two: some taps at a time for all of some pixels, so that their weights stay in the first-level
+/// cache.
 #[inline(always)]
 unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
     x: *const f32,
@@ -301,8 +307,8 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
     }
 }
 
-/// Adds some taps to the sums of `P` pixels, `ROW` of them to a row, with `steps` between columns and rows; returns what follows the
-/// weights.
+/// Adds some taps to the sums of `P` pixels, `ROW` of them to a row, with `steps` between columns and rows;
+/// returns what follows the weights.
 #[inline(always)]
 unsafe fn add_taps<V: Vector, T: Value, const P: usize, const Q: usize, const ROW: usize>(
     acc: &mut [[V; Q]; P],

@@ -1,5 +1,5 @@
-//! The inner loops of [`super::tile`] by AMX, where the sizes suit it: 16 or 8 pixels of a row by 16 channels, 16 pixels of
-//! several short rows, or 32 pixels of any rows by 32 channels, put together first.
+//! The inner loops of [`super::tile`] by AMX, where the sizes suit it: 16 or 8 pixels of a row by 16
+//! channels, 16 pixels of several short rows, or 32 pixels of any rows by 32 channels, put together first.
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -29,8 +29,8 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// Those of a walk, where its sizes and the number of channels suit them. A line is a row; a small image whose rows are not whole tiles
-    /// of 16 is one line, as it lies in memory.
+    /// Those of a walk, where its sizes and the number of channels suit them. A line is a row; a small image
+    /// whose rows are not whole tiles of 16 is one line, as it lies in memory.
     pub fn of(walk: &Walk, cout: usize) -> Option<Tiles> {
         if walk.rows * walk.cols == 0 || !cout.is_multiple_of(16) {
             return None;
@@ -68,7 +68,8 @@ fn lanes(walk: &Walk) -> usize {
 #[repr(align(64))]
 struct Sums([f32; amx::SUM * (amx::SUMS + 1)]);
 
-/// Rows of sums that are left free in front: a line's last tile overlaps the one before, which may be in the group before.
+/// Rows of sums that are left free in front: a line's last tile overlaps the one before, which may be in the
+/// group before.
 const FRONT: usize = 16;
 
 /// [`super::tile::correlate`] of pairs of bf16; false where the sizes do not suit.
@@ -99,8 +100,9 @@ pub unsafe fn correlate<V: Vector, S: Sink>(
     true
 }
 
-/// [`correlate`] for wide layers whose rows are not whole tiles: what some pixels see is put together as tiles first, wherever they are.
-/// The weights are so many that copies of pixels cost less than products of what is between rows.
+/// [`correlate`] for wide layers whose rows are not whole tiles: what some pixels see is put together as
+/// tiles first, wherever they are. The weights are so many that copies of pixels cost less than products of
+/// what is between rows.
 ///
 /// # Safety
 /// As [`correlate`].
@@ -112,7 +114,8 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
     cout: usize,
     sink: &mut S,
 ) -> bool {
-    /// Pixels that are put together at a time; weights, in lanes, that are many; and pixels that the sink gets at a time.
+    /// Pixels that are put together at a time; weights, in lanes, that are many; and pixels that the sink
+    /// gets at a time.
     const NEAR: usize = 128;
     const MANY: usize = 32 * 1024;
     const P: usize = 4;
@@ -284,8 +287,9 @@ impl Done {
     }
 }
 
-/// [`super::outer::outer_rows`] of pairs of bf16; false where the sizes do not suit.
-/// Tiles hold the gradient's transposed, channels out by taps, for then only the output's gradient has to be transposed to be a left factor.
+/// [`super::outer::outer_rows`] of pairs of bf16; false where the sizes do not suit. Tiles hold the
+/// gradient's transposed, channels out by taps, for then only the output's gradient has to be transposed to
+/// be a left factor.
 ///
 /// # Safety
 /// As [`correlate`].
@@ -310,7 +314,8 @@ pub unsafe fn outer<V: Vector>(
     }
     let per_row = size.cols.div_ceil(pixels);
     let all = size.images * size.rows * per_row;
-    // A row's last tile ends with it; the pixels that it has in common with the one before are left out of it.
+    // A row's last tile ends with it; the pixels that it has in common with the one before are left out of
+    // it.
     let place = |n: usize| {
         let col = (n % per_row * pixels).min(size.cols - pixels);
         (n / per_row / size.rows, n / per_row % size.rows, col)

@@ -1,8 +1,9 @@
-//! The weight gradient of a wide layer, of which no cache holds a chunk's: one sum over the whole batch, by blocks of channels.
+//! The weight gradient of a wide layer, of which no cache holds a chunk's: one sum over the whole batch, by
+//! blocks of channels.
 //!
-//! The chunks leave their inputs and gradients in panels, (panels, images, pixels of the halo and inside it, channels of the panel).
-//! Then threads share out the gradient's blocks instead of the images. A block takes the images in their order, so it is the same
-//! for any number of threads.
+//! The chunks leave their inputs and gradients in panels, (panels, images, pixels of the halo and inside it,
+//! channels of the panel). Then threads share out the gradient's blocks instead of the images. A block takes
+//! the images in their order, so it is the same for any number of threads.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -29,7 +30,8 @@ pub fn is_wide(geo: Geometry) -> bool {
     geo.weight_len() > MOST
 }
 
-/// Whether a wide layer's weight gradient is larger than what a chunk's is made of: it is summed as here then.
+/// Whether a wide layer's weight gradient is larger than what a chunk's is made of: it is summed as here
+/// then.
 pub fn by_blocks(geo: Geometry) -> bool {
     is_wide(geo) && geo.weight_len() > CHUNK * (geo.padded_in::<f32>() + geo.padded_out::<f32>())
 }
@@ -125,7 +127,8 @@ unsafe fn keep_panel<V: Vector>(image: &[f32], all: usize, first: usize, (at, pi
     }
 }
 
-/// The weight gradient from all that [`Panels::keep`] has kept: (kernel, kernel, cin, cout), or as [`winograd`] has it.
+/// The weight gradient from all that [`Panels::keep`] has kept: (kernel, kernel, cin, cout), or as
+/// [`winograd`] has it.
 pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f32]) {
     let geo = panels.geo;
     if panels.images == 0 {
@@ -262,7 +265,8 @@ impl<T: Value> Block<'_, T> {
         }
     }
 
-    /// The sums as (places of the row, channels in, channels out), with `N` = [`Value::PACK`] tiles to a lane.
+    /// The sums as (places of the row, channels in, channels out), with `N` = [`Value::PACK`] tiles to a
+    /// lane.
     #[inline(always)]
     unsafe fn places<V: Vector, const N: usize>(&mut self) {
         let Panels { geo, images, .. } = self.panels;
@@ -310,8 +314,9 @@ impl<T: Value> Block<'_, T> {
         }
     }
 
-    /// The gradient by tiles of AMX: [`SOME`] pixels at a time, wherever they are, are put together for each tap. Tiles hold the gradient's transposed,
-    /// channels out by channels in, for then only the output's gradient has to be transposed to be a left factor.
+    /// The gradient by tiles of AMX: [`SOME`] pixels at a time, wherever they are, are put together for each
+    /// tap. Tiles hold the gradient's transposed, channels out by channels in, for then only the output's
+    /// gradient has to be transposed to be a left factor.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn tiles(&mut self) {

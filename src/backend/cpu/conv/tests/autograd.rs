@@ -8,14 +8,15 @@ use crate::backend::cpu::norm::Norm;
 use crate::net::EPS;
 use crate::tensor::write;
 
-/// A batch norm, ReLU and convolution, and the batch norm behind it, by candle's own ops in `f64` (N, C, H, W).
+/// A batch norm, ReLU and convolution, and the batch norm behind it, by candle's own ops in `f64` (N, C, H,
+/// W).
 #[test]
 fn gradients_are_those_of_candles_autograd() {
     for_each_isa(|isa| compare_with_candle(None, 1e-5).unwrap_or_else(|e| panic!("{isa:?}: {e}")));
 }
 
-/// A channel of 1000 ± 0.01, whose variance is lost in sums of squares in `f32`. What is left is the rounding of `y·scale + shift`, which
-/// PyTorch has as well.
+/// A channel of 1000 ± 0.01, whose variance is lost in sums of squares in `f32`. What is left is the rounding
+/// of `y·scale + shift`, which PyTorch has as well.
 #[test]
 fn a_channel_far_from_zero_keeps_its_variance() {
     for_each_isa(|isa| {

@@ -39,7 +39,8 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 47] = [
     (9, 3, 3, 128, 96, 1),
     (3, 16, 9, 96, 84, 1),
     (11, 4, 6, 96, 80, 2),
-    // By Winograd, and a weight gradient by blocks of channels: several blocks, a last panel of a few channels, short rows, Winograd.
+    // By Winograd, and a weight gradient by blocks of channels: several blocks, a last panel of a few
+    // channels, short rows, Winograd.
     (3, 8, 8, 80, 112, 1),
     (10, 4, 4, 88, 96, 1),
     (3, 4, 4, 104, 148, 2),
@@ -62,7 +63,8 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 47] = [
     // AMX's tiles over several panels of weights.
     (2, 3, 8, 48, 112, 1),
     (1, 6, 16, 32, 80, 2),
-    // Images that are tiles as they lie in memory: five, two, and five by pieces of four pixels; and an input gradient without odd rows.
+    // Images that are tiles as they lie in memory: five, two, and five by pieces of four pixels; and an input
+    // gradient without odd rows.
     (7, 8, 8, 32, 16, 1),
     (5, 4, 4, 32, 32, 1),
     (3, 5, 12, 32, 32, 1),
@@ -117,7 +119,8 @@ fn random(shape: &[usize], seed: u64) -> Tensor {
     random_of(DType::F32, shape, seed)
 }
 
-/// Uniform in ±1. For bf16, in steps of 1/32: sums of a few products are exact then, and so is where they are rounded to.
+/// Uniform in ±1. For bf16, in steps of 1/32: sums of a few products are exact then, and so is where they are
+/// rounded to.
 fn random_of(precision: DType, shape: &[usize], seed: u64) -> Tensor {
     let mut rng = stream(seed, Purpose::Init, 0, 0);
     let value = |_| {
@@ -145,8 +148,8 @@ fn rounded(dtype: DType, x: f64) -> f64 {
     if dtype == DType::BF16 { half::bf16::from_f32(x as f32).into() } else { x }
 }
 
-/// How far values that are computed and then stored may be off, relative to the largest one, if sums are rounded by `exact`.
-/// In bf16 Winograd also rounds what it has transformed.
+/// How far values that are computed and then stored may be off, relative to the largest one, if sums are
+/// rounded by `exact`. In bf16 Winograd also rounds what it has transformed.
 fn tolerances(dtype: DType, isa: Isa, geo: Geometry, exact: f64) -> (f64, f64) {
     match dtype {
         DType::BF16 if winograd::fits(geo, isa.for_pairs(), 2) => (0.01, 0.01),
@@ -164,7 +167,8 @@ fn assert_close(what: &str, t: &Tensor, truth: &[f64], tolerance: f64) {
     assert!(error < tolerance, "{what}: {error:.1e} off");
 }
 
-/// Calls `f(image, output row, output column, kernel row, kernel column, input row, input column)` for all taps inside.
+/// Calls `f(image, output row, output column, kernel row, kernel column, input row, input column)` for all
+/// taps inside.
 fn taps(geo: Geometry, batch: usize, mut f: impl FnMut(usize, [usize; 2], usize, [usize; 2])) {
     for n in 0..batch {
         for (row, col) in (0..geo.out_height()).flat_map(|r| (0..geo.out_width()).map(move |c| (r, c))) {

@@ -1,5 +1,5 @@
-//! The one-dimensional transforms of a tile size. Functions, not closures: only these can be told to be inlined, and what is
-//! not inlined is compiled without the instruction set.
+//! The one-dimensional transforms of a tile size. Functions, not closures: only these can be told to be
+//! inlined, and what is not inlined is compiled without the instruction set.
 
 use crate::simd::Vector;
 
@@ -7,13 +7,14 @@ use crate::simd::Vector;
 pub trait Form<const IN: usize, const OUT: usize> {
     /// The rows of places in the order in which they are computed: neighbours take the same rows of `d`.
     const ROWS: [usize; IN];
-    /// How many of them are computed at a time. The more, the less is read again; the fewer, the closer they stay.
+    /// How many of them are computed at a time. The more, the less is read again; the fewer, the closer they
+    /// stay.
     const AT_A_TIME: usize;
-    /// Tiles that are computed at a time, if rows of tiles allow it. The fewer, the closer they stay; but all weights are read, or
-    /// their gradient is, for each group of them.
+    /// Tiles that are computed at a time, if rows of tiles allow it. The fewer, the closer they stay; but all
+    /// weights are read, or their gradient is, for each group of them.
     const GROUP: usize;
-    /// Places of a row that are multiplied together, for as many tiles as the registers hold then: all or half of them. The fewer, the
-    /// more tiles share the weights that are read.
+    /// Places of a row that are multiplied together, for as many tiles as the registers hold then: all or
+    /// half of them. The fewer, the more tiles share the weights that are read.
     const PLACES: usize;
 
     /// `Bᵀ d`.
@@ -21,8 +22,8 @@ pub trait Form<const IN: usize, const OUT: usize> {
     /// # Safety
     /// As [`Vector`].
     unsafe fn input<V: Vector>(d: [V; IN]) -> [V; IN];
-    /// `Aᵀ m` as far as it hangs on some [`Form::PLACES`] of `m`, those of a `part`, added to `sums` of the parts before; the first begins
-    /// them.
+    /// `Aᵀ m` as far as it hangs on some [`Form::PLACES`] of `m`, those of a `part`, added to `sums` of the
+    /// parts before; the first begins them.
     ///
     /// # Safety
     /// As [`Vector`].
@@ -80,8 +81,8 @@ impl Form<4, 2> for Two {
     }
 }
 
-/// F(4×4, 3×3). The first and the last place are halved with the weights and doubled in the output, which makes
-/// multiply-adds of additions.
+/// F(4×4, 3×3). The first and the last place are halved with the weights and doubled in the output, which
+/// makes multiply-adds of additions.
 pub struct Four;
 
 impl Form<6, 4> for Four {

@@ -1,6 +1,7 @@
 //! The 3×3 convolution by Winograd's F(m×m, 3×3): (m + 2)² multiplications for m² outputs instead of 9 m².
 //!
-//! An output tile of m×m sees an input tile d of (m + 2)×(m + 2) (Lavin and Gray, arXiv 1509.09308, section 4):
+//! An output tile of m×m sees an input tile d of (m + 2)×(m + 2) (Lavin and Gray, arXiv 1509.09308, section
+//! 4):
 //!
 //! ```text
 //! y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ d B) ] A        dw = Gᵀ [ Σ (Bᵀ d B) ⊙ (A dy Aᵀ) ] G
@@ -12,11 +13,13 @@
 //!      0  1  0 −1           0   0   1             0 −1
 //! ```
 //!
-//! m = 4 has the points 0, ±1, ±2, ∞ of the same paper; it rounds ten times as coarsely and serves inference only.
+//! m = 4 has the points 0, ±1, ±2, ∞ of the same paper; it rounds ten times as coarsely and serves inference
+//! only.
 //!
-//! With channels, each of the places ⊙ is a matrix product over some tiles: [`product`] has it for the outputs, [`outer`] for the
-//! weight gradient. In bf16 transformed values are rounded to it and lie in lanes as [`super::tile`] and [`super::outer`] take them: for the weight
-//! gradient two neighbouring tiles share one.
+//! With channels, each of the places ⊙ is a matrix product over some tiles: [`product`] has it for the
+//! outputs, [`outer`] for the weight gradient. In bf16 transformed values are rounded to it and lie in lanes
+//! as [`super::tile`] and [`super::outer`] take them: for the weight gradient two neighbouring tiles share
+//! one.
 
 mod form;
 mod planes;
@@ -36,8 +39,8 @@ use planes::finish;
 pub use planes::{transform_grad, transform_input};
 use product::{Sizes, products};
 
-/// Whether a layer's sizes suit tiles of `out`×`out`: whole tiles, of which some make rows of eight, and whole vectors. Rows of four will
-/// do where the weight gradient puts images together.
+/// Whether a layer's sizes suit tiles of `out`×`out`: whole tiles, of which some make rows of eight, and
+/// whole vectors. Rows of four will do where the weight gradient puts images together.
 pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
     let row = if out == 2 && by_blocks(geo) { 4 } else { 8 };
     let whole = geo.height.is_multiple_of(out) && geo.width.is_multiple_of(row);
@@ -49,8 +52,8 @@ pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
         && geo.cout.is_multiple_of(16)
 }
 
-/// Tiles that are computed at a time: whole rows of them, of `images` images one below the other. The wider a layer, the more share its
-/// weights.
+/// Tiles that are computed at a time: whole rows of them, of `images` images one below the other. The wider a
+/// layer, the more share its weights.
 fn tiles<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(geo: Geometry, images: usize) -> usize {
     let per_row = geo.width / OUT;
     let group = if is_wide(geo) { 4 * F::GROUP } else { F::GROUP };
@@ -73,14 +76,15 @@ pub fn backward_scratch_len(geo: Geometry, images: usize) -> usize {
     weight.max(scratch_len::<Two, 4, 2>(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, images))
 }
 
-/// Floats from one row of places, or one place, of `len` floats to the next. A cache line more than it needs: all of a tile are
-/// touched together, and a power of two between them would put them in one set of the cache.
+/// Floats from one row of places, or one place, of `len` floats to the next. A cache line more than it needs:
+/// all of a tile are touched together, and a power of two between them would put them in one set of the
+/// cache.
 pub fn pitch(len: usize) -> usize {
     len + 16
 }
 
-/// Does `$work` with a geometry whose channels are known when compiled, if they are as many in as out and one of some numbers:
-/// distances are constants then.
+/// Does `$work` with a geometry whose channels are known when compiled, if they are as many in as out and one
+/// of some numbers: distances are constants then.
 macro_rules! with_channels {
     ($geo:ident, $($channels:literal)|+, $work:expr) => {
         match ($geo.cin, $geo.cout) {
@@ -93,10 +97,12 @@ macro_rules! with_channels {
     };
 }
 
-/// The outputs of some images from their inputs inside halos, `x_step` values apart: `geo` with `u` of [`transform_weight`].
+/// The outputs of some images from their inputs inside halos, `x_step` values apart: `geo` with `u` of
+/// [`transform_weight`].
 ///
 /// # Safety
-/// As [`Vector`]; `x` holds the images with their halos, `u` the transformed weights and `scratch` [`scratch_len`] floats.
+/// As [`Vector`]; `x` holds the images with their halos, `u` the transformed weights and `scratch`
+/// [`scratch_len`] floats.
 #[inline(always)]
 pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
     geo: Geometry,
@@ -151,8 +157,8 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
     })
 }
 
-/// Adds one image's weight gradient to `du`, or begins it if it is to be `fresh`: `x` is the input, `g` the output's gradient, both
-/// inside halos.
+/// Adds one image's weight gradient to `du`, or begins it if it is to be `fresh`: `x` is the input, `g` the
+/// output's gradient, both inside halos.
 ///
 /// # Safety
 /// As [`forward`], but for [`backward_scratch_len`]; `du` holds 16·cin·cout floats.

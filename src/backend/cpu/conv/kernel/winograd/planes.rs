@@ -22,7 +22,8 @@ pub unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usi
     }
 }
 
-/// Stores the places of `N` neighbouring tiles, `step` values or lanes apart: of one in values of its own, of two in shared lanes.
+/// Stores the places of `N` neighbouring tiles, `step` values or lanes apart: of one in values of its own, of
+/// two in shared lanes.
 #[inline(always)]
 pub unsafe fn store_places<V: Vector, T: Value, const N: usize, const IN: usize>(
     tiles: [[V; IN]; N],
@@ -42,11 +43,11 @@ pub unsafe fn store_places<V: Vector, T: Value, const N: usize, const IN: usize>
     }
 }
 
-/// Some rows of the places of `v = Bᵀ d B` for a row of tiles, `N` to a lane: those of a `pass` ([`Form::AT_A_TIME`]), each (tiles,
-/// places, channels) and `step` floats behind the one before.
+/// Some rows of the places of `v = Bᵀ d B` for a row of tiles, `N` to a lane: those of a `pass`
+/// ([`Form::AT_A_TIME`]), each (tiles, places, channels) and `step` floats behind the one before.
 ///
-/// Only what these rows take is computed, though each column is read again for the next pass: so little is written that the
-/// products read it from the first-level cache.
+/// Only what these rows take is computed, though each column is read again for the next pass: so little is
+/// written that the products read it from the first-level cache.
 #[inline(always)]
 pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const N: usize>(
     geo: Geometry,
@@ -128,7 +129,8 @@ unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize,
     }
 }
 
-/// Row `i` of the places of `d = A dy Aᵀ` for a row of tiles, `N` to a lane; its planes are `plane` values, or lanes, apart.
+/// Row `i` of the places of `d = A dy Aᵀ` for a row of tiles, `N` to a lane; its planes are `plane` values,
+/// or lanes, apart.
 #[inline(always)]
 pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
     geo: Geometry,
@@ -179,7 +181,8 @@ unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
     }
 }
 
-/// `y = Aᵀ m` for a row of tiles of [`super::product`], handed to the sink by `SOME` pixels, as many as the registers hold.
+/// `y = Aᵀ m` for a row of tiles of [`super::product`], handed to the sink by `SOME` pixels, as many as the
+/// registers hold.
 #[inline(always)]
 pub unsafe fn finish<
     V: Vector,

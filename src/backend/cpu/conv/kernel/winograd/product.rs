@@ -1,8 +1,8 @@
 //! The products of the places: what takes the time.
 //!
-//! A register tile holds all places of a row of places (F(2×2)) or half of them for twice as many tiles (F(4×4), but where stores are slow), so
-//! that the first half of the output's transform is made in registers and half (F(2×2)) or two thirds (F(4×4)) of what would else be stored and
-//! read again remain.
+//! A register tile holds all places of a row of places (F(2×2)) or half of them for twice as many tiles
+//! (F(4×4), but where stores are slow), so that the first half of the output's transform is made in registers
+//! and half (F(2×2)) or two thirds (F(4×4)) of what would else be stored and read again remain.
 
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -24,15 +24,17 @@ pub struct Sizes {
     pub cout: usize,
     /// Floats between two rows of places of `m`.
     pub m_row: usize,
-    /// Whether a register tile holds all places of a row, whatever [`Form::PLACES`] says: the same operations, with more loads and fewer stores.
+    /// Whether a register tile holds all places of a row, whatever [`Form::PLACES`] says: the same
+    /// operations, with more loads and fewer stores.
     pub whole: bool,
 }
 
 /// Lanes whose weights for a vector of channels stay in the first-level cache.
 const NEAR: usize = 64;
 
-/// Row `i` of the places of `m = (u ⊙ v) A`, which is (rows of places, tiles, output columns, cout), from that row of `v`, (tiles, places,
-/// lanes), and `u` of [`super::transform_weight`]; the outputs start from what the sink says.
+/// Row `i` of the places of `m = (u ⊙ v) A`, which is (rows of places, tiles, output columns, cout), from
+/// that row of `v`, (tiles, places, lanes), and `u` of [`super::transform_weight`]; the outputs start from
+/// what the sink says.
 ///
 /// # Safety
 /// As [`Vector`]; `v`, `u` and `m` hold what the sizes say.
@@ -94,8 +96,8 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
     }
 }
 
-/// The part of [`products`] for a vector of channels, [`NEAR`] lanes from `lane` on, `P` tiles and the parts of the places from
-/// `FROM` to `TO`, as far as there are so many.
+/// The part of [`products`] for a vector of channels, [`NEAR`] lanes from `lane` on, `P` tiles and the parts
+/// of the places from `FROM` to `TO`, as far as there are so many.
 #[inline(always)]
 unsafe fn some<
     V,

@@ -10,8 +10,8 @@ use super::planes::{column, store_places};
 use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector, run};
 
-/// `u = G w Gᵀ`: (3, 3, rows, cols) to (places of a row, cols / vector, parts of a column's places, rows, places of a part, vector). In bf16 they
-/// are rounded to it, and two rows share lanes.
+/// `u = G w Gᵀ`: (3, 3, rows, cols) to (places of a row, cols / vector, parts of a column's places, rows,
+/// places of a part, vector). In bf16 they are rounded to it, and two rows share lanes.
 pub fn transform_weight<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
     isa: Isa,
     w: &[f32],

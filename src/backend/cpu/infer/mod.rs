@@ -1,0 +1,161 @@
+//! Inference: batch norm folded into the convolutions, and a whole network run over a few images while they
+//! are in the cache.
+
+mod layer;
+mod pass;
+
+use std::path::Path;
+
+use anyhow::{Error, Result};
+use rayon::prelude::*;
+
+use crate::backend;
+use crate::backend::cpu::conv::kernel::winograd;
+use crate::backend::cpu::conv::kernel::with_scratch;
+use crate::backend::cpu::head::Classifier;
+use crate::backend::cpu::load::Levels;
+use crate::backend::{Engine, Plan};
+use crate::data::Info;
+use crate::data::shard::Split;
+use crate::net::{ClassifierKind, Geometry, Network, Params, files};
+use crate::simd::Isa;
+use crate::tensor::read;
+use layer::Conv;
+use pass::{Pass, Space};
+
+/// Outputs of a network for a whole split, row major, in the order of the split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inference {
+    /// (N, classes).
+    pub logits: Vec<f32>,
+    /// Pooled features, (N, `feature_len`).
+    pub features: Vec<f32>,
+    /// Number of classes.
+    pub classes: usize,
+    /// Length of a feature vector.
+    pub feature_len: usize,
+}
+
+/// Runs the weights of a file over a split, without augmentation; `levels` are the normalised values of the
+/// bytes. A thread takes `batch` images at a time through the network; the result does not depend on it.
+///
+/// # Errors
+/// A file that cannot be read, weights of another architecture or number of classes.
+pub fn infer(
+    weights: &Path,
+    network: &Network,
+    split: &Split,
+    info: &Info,
+    levels: &Levels,
+    batch: usize,
+) -> Result<Inference> {
+    let params = files::open_for(weights, network, info)?;
+    Ok(Folded::new(&params, split.shape())?.run(split, levels, batch))
+}
+
+/// A network ready for inference.
+pub struct Folded {
+    plan: Plan,
+    layers: Vec<Conv>,
+    linear: (Vec<f32>, Vec<f32>),
+    kind: ClassifierKind,
+    classes: usize,
+    feature_len: usize,
+    isa: Isa,
+}
+
+/// Images that a thread takes at a time: as many as share a layer's weights at most.
+pub const BATCH: usize = 8;
+
+/// Images whose outputs of a layer are computed together: no more than 1024 pixels, so that they stay in the
+/// second-level cache.
+fn together(geo: Geometry) -> usize {
+    (1024 / (geo.out_height() * geo.out_width())).clamp(1, BATCH)
+}
+
+impl Folded {
+    /// Folds parameters. `shape` is that of the images, `[H, W, C]`.
+    ///
+    /// # Errors
+    /// A network or images that there is no engine for; candle's.
+    pub fn new(params: &Params, shape: [usize; 3]) -> Result<Self> {
+        let isa = Isa::get().for_floats();
+        let network = params.network();
+        let plan = Plan::new(network, shape).map_err(Error::msg)?;
+        let (values, running) = (read(&params.values)?, read(&params.running)?);
+        let fold = |(layer, &geo): (usize, &Geometry)| -> Conv {
+            let winograd = layer > 0 && winograd::fits(geo, isa, 4);
+            let (slot, cout) = (params.slots()[layer], geo.cout);
+            let (gamma, beta) = values[slot.gamma_beta..][..2 * cout].split_at(cout);
+            let (mean, var) = running[slot.running..][..2 * cout].split_at(cout);
+            let weight = values[slot.weight..][..geo.weight_len()].to_vec();
+            Conv::new(isa, geo, weight, [gamma, beta, mean, var], winograd)
+        };
+        let (classes, len) = (params.classes(), network.features());
+        let (weight, bias) = values[params.classifier()..][..params.classifier_len()].split_at(classes * len);
+        Ok(Folded {
+            layers: plan.layers.iter().enumerate().map(fold).collect(),
+            plan,
+            linear: (weight.to_vec(), bias.to_vec()),
+            kind: network.classifier.kind,
+            classes,
+            feature_len: len,
+            isa,
+        })
+    }
+
+    /// Logits and features of all images of a split, `batch` images of a thread at a time; `levels` are the
+    /// normalised values of the bytes.
+    pub fn run(&self, split: &Split, levels: &Levels, batch: usize) -> Inference {
+        self.forward(split.len(), batch, |n, pixels| {
+            let channels = levels.iter().cycle();
+            for ((x, byte), level) in pixels.iter_mut().zip(split.image(n)).zip(channels) {
+                *x = level[usize::from(*byte)];
+            }
+        })
+    }
+
+    /// Logits and features of `n` images; `image(i, pixels)` writes the normalised pixels of one, (H, W, C).
+    pub fn forward(&self, n: usize, batch: usize, image: impl Fn(usize, &mut [f32]) + Sync) -> Inference {
+        let (classes, len) = (self.classes, self.feature_len);
+        let batch = batch.clamp(1, n.max(1));
+        let (mut z, mut f) = (vec![0.0; n * classes], vec![0.0; n * len]);
+        let (weight, bias) = (&self.linear.0[..], &self.linear.1[..]);
+        let classifier = Classifier::new(weight, bias, self.kind);
+        let rows = z.par_chunks_mut(batch * classes).zip(f.par_chunks_mut(batch * len)).enumerate();
+        let space = Space::new(self, batch);
+        rows.for_each(|(at, (z, features))| {
+            let count = batch.min(n - at * batch);
+            with_scratch(space.len(), |scratch| {
+                let image = |n: usize, pixels: &mut [f32]| image(at * batch + n, pixels);
+                self.features(count, &image, space, scratch, features);
+            });
+            for (z, f) in z.chunks_exact_mut(classes).zip(features.chunks_exact(len)) {
+                classifier.logits(f, z);
+            }
+        });
+        Inference { logits: z, features: f, classes, feature_len: len }
+    }
+
+    /// The features of `count` images, some of which go through a stage together.
+    fn features(
+        &self,
+        count: usize,
+        image: &dyn Fn(usize, &mut [f32]),
+        space: Space,
+        scratch: &mut [f32],
+        features: &mut [f32],
+    ) {
+        let pass = Pass::new(self, image, space, scratch, features);
+        let (plan, blocks) = (&self.plan, self.plan.blocks.len());
+        pass.by_groups(count, 1, |pass| backend::stem(plan, pass));
+        for stage in 0..plan.stages() {
+            let blocks = plan.blocks_of(stage);
+            let last = plan.layers[plan.blocks[blocks.end - 1].last];
+            pass.by_groups(count, together(last), |pass| {
+                blocks.clone().try_for_each(|n| backend::block(plan, pass, n, n == 0 && plan.pools))
+            });
+        }
+        pass.by_groups(count, count, |pass| pass.head(backend::output(plan, blocks), 0));
+    }
+}
