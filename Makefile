@@ -18,6 +18,8 @@ SEEDS   ?= 0
 ARCH    ?= resnet32
 EPOCHS  ?= 300
 RECIPE  ?= report
+# Images that runs are judged on: test, or val.
+SPLIT   ?= test
 # Further flags of train without their dashes, such as "rw-norm=batch-size tau=0.3".
 FLAGS   ?=
 DEVICE  ?= auto
@@ -150,6 +152,11 @@ reproduce-table2: ## Table 2: the same on CIFAR-100
 reproduce-resnet18: ## Table 4 of the paper: Mixup and Remix with DRW and DRS on CIFAR-10 at ratio 100, with ResNet-18
 	+@$(call table,NAME=resnet18 CELLS='cifar10-exp-100 cifar10-step-100' METHODS='mixup-drw remix-drw mixup-drs remix-drs' ARCH=resnet18-cifar)
 
+.PHONY: reproduce-cinic10
+reproduce-cinic10: ## Table 2 of the paper: CINIC-10, whose folders are in DATA or DATA/CINIC-10, judged on its validation images
+	+@$(call table,NAME=cinic10 CELLS='$(foreach t,exp step,$(foreach r,200 100 50 10,cinic10-$t-$r))' \
+	    METHODS='erm mixup remix drw mixup-drw remix-drw' ARCH=resnet18-cifar RECIPE=paper SPLIT=val)
+
 .PHONY: queue
 queue: ## Show which trainings of docs/results/queue.txt are done, and the command of the next one
 	@scripts/queue
@@ -176,10 +183,10 @@ seeds     := $(foreach s,$(seed_list),$(call of_seeds,$s))
 # Without a run, eval would wait for manifests on stdin. Told before anything is made.
 ifneq ($(filter table page tsne jobs,$(MAKECMDGOALS)),)
 bad_seeds := $(strip $(foreach s,$(seed_list),$(if $(call of_seeds,$s),,$s)))
-bad_cells := $(filter-out $(foreach d,cifar10 cifar100 synthetic,$d-none $d-exp-% $d-step-%),$(CELLS))
+bad_cells := $(filter-out $(foreach d,cifar10 cifar100 cinic10 synthetic,$d-none $d-exp-% $d-step-%),$(CELLS))
 $(foreach v,METHODS SEEDS CELLS ARCH EPOCHS,$(if $(strip $($v)),,$(error $v is empty; see the head of the Makefile)))
 $(if $(bad_seeds),$(error SEEDS=$(SEEDS): "$(bad_seeds)" is neither a seed nor an ascending range; write seeds as 0,2,5-9))
-$(if $(bad_cells),$(error CELLS=$(CELLS): "$(bad_cells)" is no data set; write it as cifar10-exp-100, cifar100-step-10 or synthetic-none))
+$(if $(bad_cells),$(error CELLS=$(CELLS): "$(bad_cells)" is no data set; write it as cifar10-exp-100, cinic10-step-10 or synthetic-none))
 endif
 # In names and manifests the recipe of the report is called seed, as it always was.
 suffix := $(ARCH)_e$(EPOCHS)_recipe-$(RECIPE:report=seed)
@@ -193,13 +200,13 @@ table page tsne: jobs
 else
 .PHONY: table
 table: $(sets) $(runs)
-	$Qcd $(OUT) && { "$(B)/eval" $(runs:$(OUT)/%=%); "$(B)/eval" --checkpoint best $(runs:$(OUT)/%=%); } \
+	$Qcd $(OUT) && { "$(B)/eval" --split $(SPLIT) $(runs:$(OUT)/%=%); "$(B)/eval" --split $(SPLIT) --checkpoint best $(runs:$(OUT)/%=%); } \
 	    | "$(B)/report" table --out reports/$(NAME)_$(suffix)$(flags) >/dev/null
 
 # The same with everything else that there is to say of the runs, on one page.
 .PHONY: page
 page: $(sets) $(runs)
-	$Qcd $(OUT) && { "$(B)/eval" $(runs:$(OUT)/%=%); "$(B)/eval" --checkpoint best $(runs:$(OUT)/%=%); } \
+	$Qcd $(OUT) && { "$(B)/eval" --split $(SPLIT) $(runs:$(OUT)/%=%); "$(B)/eval" --split $(SPLIT) --checkpoint best $(runs:$(OUT)/%=%); } \
 	    | "$(B)/report" html - $(runs:$(OUT)/%=%) $(sets:$(OUT)/%=%) --title '$(NAME): $(suffix)$(flags)' \
 	    -o reports/$(NAME)_$(suffix)$(flags).html >/dev/null
 
@@ -240,12 +247,17 @@ set = $(call field,-,$1,$*)
 $(OUT)/data/%/manifest.json: | build $$(call official,$$(call set,1))
 	@echo 'mk-imbalance $*' >&2
 	$Q"$(B)/mk-imbalance" --dataset $(call set,1) --imb-type $(call set,2) $(addprefix --imb-ratio ,$(call set,3)) \
-	    $(if $(call official,$(call set,1)),--data $(DATA)) --out $(@D) >/dev/null
+	    $(if $(call official,$(call set,1)),--data $(if $(filter cinic10,$(call set,1)),$(call official,cinic10),$(DATA))) --out $(@D) >/dev/null
 
 # The official files as they are, in whichever form; else the archive, which is then downloaded.
 cifar10_forms  := cifar-10-batches-py cifar-10-batches-bin cifar-10-python.tar.gz cifar-10-binary.tar.gz
 cifar100_forms := cifar-100-python cifar-100-binary cifar-100-python.tar.gz cifar-100-binary.tar.gz
-official = $(if $($1_forms),$(or $(firstword $(wildcard $($1_forms:%=$(DATA)/%))),$(DATA)/$(word 3,$($1_forms))))
+# CINIC-10 is not downloaded: its folders are there or not.
+cinic10_forms := $(if $(wildcard $(DATA)/valid),.,CINIC-10)
+official = $(if $($1_forms),$(or $(firstword $(wildcard $($1_forms:%=$(DATA)/%))),$(DATA)/$(or $(word 3,$($1_forms)),$($1_forms))))
+
+$(DATA)/CINIC-10:
+	@echo 'DATA=$(DATA): there is no CINIC-10; unpack CINIC-10.tar.gz of https://datashare.ed.ac.uk/handle/10283/3192 into $@' >&2; exit 1
 
 # A directory that was named and is not there is a mistake more often than a wish.
 $(DATA)/cifar-%-python.tar.gz:

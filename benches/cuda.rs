@@ -27,7 +27,7 @@ use remix::train::engine::rows;
 use remix::train::plan::Plan;
 use serde_json::json;
 
-const RATES: Rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4 };
+const RATES: Rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4, nesterov: false };
 
 struct Bench {
     train: Split,

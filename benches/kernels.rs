@@ -192,7 +192,7 @@ fn step(c: &mut Criterion) {
         let labels: Vec<u32> = (0..images as u32).map(|n| n % 10).collect();
         let (one, none) = (vec![1.0 / images as f32; images], vec![0.0; images]);
         let targets = Targets { label_a: &labels, label_b: &labels, coef_a: &one, coef_b: &none };
-        let rates = Rates { lr: 0.01, momentum: 0.9, weight_decay: 2e-4 };
+        let rates = Rates { lr: 0.01, momentum: 0.9, weight_decay: 2e-4, nesterov: false };
         let mut group = c.benchmark_group(arch);
         group.throughput(Throughput::Elements(images as u64));
         for (name, dtype) in DTYPES {

@@ -32,6 +32,8 @@ pub enum Purpose {
     Lambda = 4,
     /// Which layer of the network mixes a batch.
     Place = 5,
+    /// What else is done to an image of a batch; `step` is the step times 2³², and the image's place in it.
+    Change = 6,
 }
 
 /// The stream of one purpose at one step. Epochs count from 1, steps from 0; what has none of them passes 0.

@@ -151,7 +151,7 @@ fn a_training_step_is_pytorchs() {
         assert!(worst.0 < 1e-4, "{isa:?}: gradient of {} is {:.1e} off", worst.1, worst.0);
 
         let net = network();
-        let rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4 };
+        let rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4, nesterov: false };
         for _ in 0..3 {
             net.step(targets, None, rates).expect("a step");
         }

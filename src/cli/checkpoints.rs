@@ -13,18 +13,18 @@ use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
 use super::generate::architectures;
+use super::models::{Trained, normalise};
 use super::terminal;
 use crate::backend::cpu::infer::{self, Inference};
 use crate::backend::cpu::load::levels;
 use crate::backend::device::Device;
-use crate::data::{self, shard::Split};
+use crate::data::{self, Normalise, shard::Split};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
 use crate::net::Arch;
 use crate::net::files::Form;
 use crate::report::experiment::Images;
 use crate::simd::value::Value;
-use crate::train::config;
 
 /// The splits that `train` lists in a checkpoint's input `dataset`.
 const TRAINED_ON: [&str; 2] = ["train", "test"];
@@ -65,8 +65,8 @@ pub struct Subject {
     weights: Weights,
     /// The network.
     pub arch: Arch,
-    /// Mean and standard deviation of the channels that its images are normalised by.
-    pub normalise: [[f64; 3]; 2],
+    /// What its images are normalised by.
+    pub normalise: Normalise,
     /// `last` or `best` epoch of a checkpoint; `file` for bare weights, whose epoch nobody knows.
     pub which: String,
     /// The data set to run over.
@@ -74,7 +74,7 @@ pub struct Subject {
     /// Its classes.
     pub info: data::Info,
     /// Name of the checkpoint's directory, or of the bare file without its ending.
-    name: String,
+    pub name: String,
     /// Roles `checkpoint` (only the weights that are used) and `dataset` (only the split that is used).
     pub inputs: Vec<Input>,
 }
@@ -169,14 +169,7 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
     let place = dir.join(FILE);
     let here = place.display();
     let input = m.as_input("checkpoint", &[&flags.checkpoint])?;
-    let said = m.params.get("arch").and_then(serde_json::Value::as_str);
-    let said = said.with_context(|| format!("{here}: params.arch is missing; train the checkpoint again"))?;
-    let arch: Arch = said.parse().map_err(|e| anyhow::anyhow!("{here}: params.arch: {e}"))?;
-    if let Some(asked) = flags.arch
-        && asked != arch
-    {
-        bail!("{here}: is a {arch}, not the {asked} of --arch; leave --arch away, it is for bare weights");
-    }
+    let arch = arch_of(&m, flags)?;
     let trained = m.input("dataset").with_context(|| {
         format!("{here}: does not say what it was trained on; train the checkpoint again")
     })?;
@@ -211,7 +204,22 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
     subject(Weights::Checkpoint(Box::new(m)), arch, &flags.checkpoint, dataset, name, input, flags)
 }
 
-fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Subject> {
+/// The network that a checkpoint is of.
+pub(super) fn arch_of(m: &Manifest, flags: &Choice) -> Result<Arch> {
+    let place = m.dir()?.join(FILE);
+    let here = place.display();
+    let said = m.params.get("arch").and_then(serde_json::Value::as_str);
+    let said = said.with_context(|| format!("{here}: params.arch is missing; train the checkpoint again"))?;
+    let arch: Arch = said.parse().map_err(|e| anyhow::anyhow!("{here}: params.arch: {e}"))?;
+    if let Some(asked) = flags.arch
+        && asked != arch
+    {
+        bail!("{here}: is a {arch}, not the {asked} of --arch; leave --arch away, it is for bare weights");
+    }
+    Ok(arch)
+}
+
+pub(super) fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Subject> {
     let form = head(file).and_then(|(head, len)| Form::of(&head, len));
     if let Some(refusal) = form.and_then(Form::refusal) {
         bail!("{}: {refusal}", file.display());
@@ -251,29 +259,20 @@ fn subject(
     let info = data::Info::of(&dataset)?;
     let images =
         dataset.as_input("dataset", &[&flags.split]).with_context(|| format!("--split {}", flags.split))?;
-    let normalise = normalise(&checkpoint.params).with_context(|| checkpoint.path.display().to_string())?;
+    let normalise = match &weights {
+        // Bare weights say nothing.
+        Weights::File(_) => info.normalise.unwrap_or(Normalise::CIFAR),
+        Weights::Checkpoint(m) => {
+            let at = || checkpoint.path.display().to_string();
+            Trained::of(m).with_context(at)?.compare(&info, &name);
+            normalise(&checkpoint.params).with_context(at)?
+        }
+    };
     let inputs = vec![checkpoint, images];
     Ok(Subject { weights, arch, normalise, which: which.into(), dataset, info, name, inputs })
 }
 
-/// What a checkpoint's params say of the normalisation; those of bare weights say nothing, and have the
-/// recipe's.
-fn normalise(params: &Object) -> Result<[[f64; 3]; 2]> {
-    let of = |name: &str, usual: [f64; 3]| -> Result<[f64; 3]> {
-        let Some(said) = params.get(name) else { return Ok(usual) };
-        let values: Option<[f64; 3]> = serde_json::from_value(said.clone()).ok();
-        let sound =
-            |v: &[f64; 3]| v.iter().all(|x| x.is_finite()) && (name == "mean" || v.iter().all(|x| *x > 0.0));
-        values.filter(sound).with_context(|| {
-            format!(
-                "params.{name} is {said}, not a number for each of three channels; train the checkpoint again"
-            )
-        })
-    };
-    Ok([of("mean", config::MEAN)?, of("std", config::STD)?])
-}
-
-fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
+pub(super) fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
     let found = source::read_all(&[path.to_owned()], tool, Kind::Dataset)?;
     let [m] = <[Manifest; 1]>::try_from(found)
         .map_err(|all| anyhow::anyhow!("{}: holds {} manifests, not one", path.display(), all.len()))?;
@@ -292,12 +291,15 @@ impl Subject {
         Path::new(root).join(format!("{}-{split}-{}-{}", self.name, self.which, key::short(key)))
     }
 
-    /// Adds the normalisation to params where it is not the usual one, for it then changes the result, and
-    /// not the content of the weights.
-    pub fn add_normalisation(&self, params: &mut Object) {
-        for (name, [own, usual]) in
-            [("mean", [self.normalise[0], config::MEAN]), ("std", [self.normalise[1], config::STD])]
-        {
+    /// Adds to params how images are preprocessed, and their classes, where that is not as with CIFAR: it
+    /// changes the result, and neither the content of the weights nor that of the images.
+    pub fn add_preprocessing(&self, params: &mut Object) {
+        if let Some(preprocess) = self.info.preprocess {
+            params.insert("preprocess".into(), json!(preprocess));
+            params.insert("class_names".into(), self.info.names_id().into());
+        }
+        let (own, usual) = (self.normalise, Normalise::CIFAR);
+        for (name, own, usual) in [("mean", own.mean, usual.mean), ("std", own.std, usual.std)] {
             if own != usual {
                 params.insert(name.into(), json!(own));
             }
@@ -320,8 +322,7 @@ impl Subject {
             Weights::File(file) => file.clone(),
         };
         let split = Split::open(&self.dataset, &flags.split)?;
-        let [mean, std] = self.normalise;
-        let levels = levels(&mean, &std);
+        let levels = levels(&self.normalise.mean, &self.normalise.std);
         let network = self.arch.network();
         let mut run = Object::new();
         let waiting =
@@ -333,7 +334,7 @@ impl Subject {
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
-                let device = crate::backend::cuda::Device::open(index, config::Precision::F32)?;
+                let device = crate::backend::cuda::Device::open(index, crate::train::config::Precision::F32)?;
                 run.insert("device".into(), device.describe().into());
                 crate::backend::cuda::infer::infer(&device, &weights, &network, &split, &self.info, &levels)?
             }

@@ -1,9 +1,11 @@
 //! `embed`: the network's pooled features, logits and predictions of a split, as one safetensors file, and
 //! with `--project` a map of them in the plane.
 
+mod images;
 mod projection;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -15,6 +17,7 @@ use self::projection::{Chosen, Projection};
 use super::Common;
 use super::checkpoints::{self, Subject};
 use crate::backend::cpu::infer::Inference;
+use crate::data::files::decode::MAX_PIXELS;
 use crate::data::shard::Split;
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, Object};
@@ -40,6 +43,23 @@ pub struct Flags {
     #[command(flatten)]
     pub input: checkpoints::Choice,
 
+    /// Images without labels, instead of those of a data set: a directory, an image, a file with a path a line,
+    /// or - for paths on stdin
+    ///
+    /// They are resized, cropped and normalised as the checkpoint's own were. Also writes predictions.csv with
+    /// the path, the most probable classes and their probabilities. An image that cannot be read is left out
+    /// and listed in the manifest, and the exit code is 1.
+    #[arg(long, value_name = "DIR|FILE|-", conflicts_with_all = ["split", "project"])]
+    pub images: Option<PathBuf>,
+
+    /// Classes of an image in predictions.csv, the most probable first
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "images", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top: u32,
+
+    /// With --images: images of more pixels are refused
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, requires = "images")]
+    pub max_pixels: u64,
+
     /// Whether and how to map the features.
     #[command(flatten)]
     pub projection: Projection,
@@ -52,6 +72,7 @@ pub struct Flags {
 const EXAMPLES: &str = "Examples:
   embed runs/remix-*/manifest.json --split test
   embed runs/mixup runs/remix --project tsne                     for the figure of both
+  embed runs/remix --images photographs                          for predictions of new images
   embed resnet32.safetensors --arch resnet32 --data data/cifar10-exp-100-*/manifest.json --split train";
 
 /// The tool.
@@ -60,6 +81,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<()> {
+    if let Some(images) = &flags.images {
+        return images::run(&flags, images);
+    }
     let chosen = flags.projection.chosen()?;
     checkpoints::for_each(&flags.input, "embed", flags.common.out.as_deref(), |subject| {
         let plain = plan(subject, &flags);
@@ -79,7 +103,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
     params.insert("split".into(), flags.input.split.clone().into());
     params.insert("which".into(), subject.which.clone().into());
     params.insert("arch".into(), subject.arch.to_string().into());
-    subject.add_normalisation(&mut params);
+    subject.add_preprocessing(&mut params);
     let inputs = subject.inputs.clone();
     let mut plan = Plan {
         kind: Kind::Embedding,
@@ -143,17 +167,31 @@ fn floats<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u8> {
 /// metadata.
 fn encode(split: &Split, out: &Inference, predicted: &[usize]) -> Result<Vec<u8>> {
     let n = split.len();
+    let labels: Vec<u8> = split.labels().iter().flat_map(|&l| i64::from(l).to_le_bytes()).collect();
+    let index: Vec<u32> = (0..n).map(|i| split.source_index(i)).collect();
+    safetensors_of(out, predicted, &index, Some(&labels))
+}
+
+/// The file of an inference; images of a data set have labels.
+fn safetensors_of(
+    out: &Inference,
+    predicted: &[usize],
+    index: &[u32],
+    labels: Option<&[u8]>,
+) -> Result<Vec<u8>> {
+    let n = index.len();
     let features = floats(&out.features);
     let logits = floats(&out.logits);
-    let labels: Vec<u8> = split.labels().iter().flat_map(|&l| i64::from(l).to_le_bytes()).collect();
     let predictions: Vec<u8> = predicted.iter().flat_map(|&p| (p as i64).to_le_bytes()).collect();
-    let index: Vec<u8> = (0..n).flat_map(|i| split.source_index(i).to_le_bytes()).collect();
-    let tensors = [
+    let index: Vec<u8> = index.iter().flat_map(|i| i.to_le_bytes()).collect();
+    let mut tensors = vec![
         ("features", TensorView::new(Dtype::F32, vec![n, out.feature_len], &features)?),
         ("logits", TensorView::new(Dtype::F32, vec![n, out.classes], &logits)?),
-        ("labels", TensorView::new(Dtype::I64, vec![n], &labels)?),
         ("predictions", TensorView::new(Dtype::I64, vec![n], &predictions)?),
         ("source_index", TensorView::new(Dtype::U32, vec![n], &index)?),
     ];
+    if let Some(labels) = labels {
+        tensors.push(("labels", TensorView::new(Dtype::I64, vec![n], labels)?));
+    }
     Ok(safetensors::serialize(tensors, None)?)
 }

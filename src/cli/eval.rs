@@ -16,7 +16,7 @@ use crate::metrics::{self, Confusion};
 
 /// Raised when the same weights and images would give other numbers. 2: with reliability. 3: the NLL keeps
 /// its digits, and weights that are not exactly the network's are refused.
-const SEMANTICS: u32 = 3;
+const SEMANTICS: u32 = 4;
 
 /// Up to so many classes the confusion matrix is in the manifest; of more, [`CONFUSION`] has the counts that
 /// are not 0.
@@ -56,6 +56,9 @@ const EXAMPLES: &str = "Examples:
 
 `eval` is also a shell builtin: call this one by its path.";
 
+/// The most wrong predictions in a manifest: those of the greatest probability.
+const MISTAKES: usize = 50;
+
 /// The tool.
 pub fn main() -> ExitCode {
     super::main("eval", |a: &Flags| &a.common, run)
@@ -76,7 +79,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
         // The split's content does not hold them, many/medium/few depend on them.
         "cls_num_list": subject.info.cls_num_list,
     }));
-    subject.add_normalisation(&mut params);
+    subject.add_preprocessing(&mut params);
     let mut plan = Plan {
         kind: Kind::Metrics,
         semantics: SEMANTICS,
@@ -115,6 +118,16 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     } else {
         outputs.push(write_confusion(writer, &m.confusion)?);
     }
+    let surest = metrics::mistakes(&out.logits, split.labels(), subject.info.classes, MISTAKES);
+    let mistake = |m: &metrics::Mistake| {
+        json!({
+            "source_index": split.source_index(m.row),
+            "label": m.label,
+            "prediction": m.prediction,
+            "probability": m.probability,
+        })
+    };
+    numbers.insert("mistakes".into(), surest.iter().map(mistake).collect());
     // So that a report needs the metrics manifests alone.
     numbers.insert("cls_num_list".into(), json!(subject.info.cls_num_list));
     numbers.insert("class_names".into(), json!(subject.info.class_names));

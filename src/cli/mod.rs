@@ -7,6 +7,7 @@ pub mod embed;
 pub mod eval;
 mod generate;
 pub mod mk_imbalance;
+mod models;
 pub mod report;
 mod summary;
 mod terminal;

@@ -1,10 +1,11 @@
 //! Standard error where it is a terminal: bars that stay below, and messages that scroll above them.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::LazyLock;
-use std::time::Duration;
+use std::sync::atomic::{self, AtomicUsize};
+use std::sync::{LazyLock, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 static BARS: LazyLock<MultiProgress> =
     LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
@@ -43,6 +44,71 @@ pub struct Note(Option<ProgressBar>);
 impl Drop for Note {
     fn drop(&mut self) {
         if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Shows how far a piece of work is that takes more than a second: a bar with the time that is left, or a line
+/// every half minute where none can be drawn.
+pub fn progress(total: usize, what: &str) -> Progress {
+    let started = Instant::now();
+    Progress {
+        what: what.to_owned(),
+        total,
+        draws: can_draw() && log::log_enabled!(log::Level::Info),
+        bar: OnceLock::new(),
+        started,
+        done: AtomicUsize::new(0),
+        said: Mutex::new(started),
+    }
+}
+
+/// What [`progress`] shows, until it is dropped.
+pub struct Progress {
+    what: String,
+    total: usize,
+    draws: bool,
+    bar: OnceLock<ProgressBar>,
+    started: Instant,
+    done: AtomicUsize,
+    /// When it was last said.
+    said: Mutex<Instant>,
+}
+
+impl Progress {
+    /// One more is done. May be called from any thread.
+    pub fn step(&self) {
+        let done = self.done.fetch_add(1, atomic::Ordering::Relaxed) + 1;
+        if self.draws {
+            if self.started.elapsed() > Duration::from_secs(1) {
+                self.bar.get_or_init(|| self.begin()).set_position(done as u64);
+            }
+            return;
+        }
+        // Whoever comes while another says it goes on.
+        let Ok(mut said) = self.said.try_lock() else { return };
+        if said.elapsed() > Duration::from_secs(30) {
+            *said = Instant::now();
+            let (what, total, seconds) = (&self.what, self.total, self.started.elapsed().as_secs_f64());
+            let left = Duration::from_secs_f64(seconds * total.saturating_sub(done) as f64 / done as f64);
+            let rate = done as f64 / seconds;
+            log::info!("{what}: {done} of {total}, {rate:.0} a second, ETA {}", HumanDuration(left));
+        }
+    }
+
+    fn begin(&self) -> ProgressBar {
+        let bar = BARS.add(ProgressBar::new(self.total as u64));
+        let text = "{msg} {wide_bar} {human_pos}/{human_len} ETA {eta}";
+        bar.set_style(ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(self.what.clone());
+        bar
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.get() {
             bar.finish_and_clear();
         }
     }

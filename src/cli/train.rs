@@ -8,6 +8,7 @@ pub mod flags;
 mod init;
 mod parallel;
 mod progress;
+mod recipes;
 pub mod values;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use self::init::Init;
 use self::progress::{Board, Progress};
 use super::{is_broken_pipe, run_plan};
 use crate::backend::device::Device;
-use crate::data::Info;
+use crate::data::{Info, Normalise};
 use crate::manifest::store::{self, Done, Plan, Writer};
 use crate::manifest::{Kind, Manifest, hash, key, source};
 use crate::methods::presets::preset_name;
@@ -42,8 +43,15 @@ fn run(flags: Flags) -> Result<()> {
     };
     let init = flags.init.as_deref().map(init).transpose()?;
     let configs = flags.configs()?;
-    let device = device(&flags, &configs[0])?;
+    // A GPU that cannot be used is told before anything is read.
+    let mut device = device(&flags, &configs[0])?;
     let datasets = source::read_all(&flags.datasets, "train", Kind::Dataset)?;
+    if device.is_cuda() {
+        let crops = |d: &Manifest| Ok(Info::of(d)?.crop.is_some());
+        if datasets.iter().map(crops).collect::<Result<Vec<_>>>()?.contains(&true) {
+            device = on_cpu(&flags.common.device, "a data set with crops (mk-imbalance --resize)")?;
+        }
+    }
     warn_of_milestones(&configs[0]);
     if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
         bail!("--out {}: is for one data set, {} were given; leave it out", out.display(), datasets.len());
@@ -56,7 +64,7 @@ fn run(flags: Flags) -> Result<()> {
     }
     let several = datasets.len() > 1;
     let names = runs.iter().map(|run| name(&run.config, several.then_some(run.dataset)));
-    let board = Board::new(names.collect(), flags.epochs, flags.common.quiet);
+    let board = Board::new(names.collect(), configs[0].epochs, flags.common.quiet);
     let only_asked = flags.common.dry_run || flags.common.explain || flags.common.verify;
     let board = Mutex::new(board);
     let one = |number: usize| {
@@ -103,11 +111,20 @@ impl<'a> Run<'a> {
                 dataset.path.as_deref().unwrap_or(Path::new("the data set")).display()
             );
         }
-        let new_classifier = match init {
-            Some(init) => init.start.other_classes(&Info::of(dataset)?).map(|_| true),
-            None => None,
-        };
+        let info = Info::of(dataset)?;
+        let normalise = info.normalise.unwrap_or(Normalise::CIFAR);
+        let new_classifier = init.and_then(|init| init.start.other_classes(&info)).map(|_| true);
+        if let Some(init) = init {
+            init.compare(normalise, info.preprocess)?;
+        }
+        if config.crop_padding.is_some() && info.crop.is_some() {
+            bail!("--crop-padding: does nothing here, where crops are taken from larger images");
+        }
         let config = Config {
+            mean: normalise.mean,
+            std: normalise.std,
+            preprocess: info.preprocess,
+            class_names: info.names_id(),
             select: Some(select).filter(|s| *s != usual),
             init: init.map(Init::name),
             init_checkpoint: init.and_then(|init| init.which.clone()),
@@ -171,15 +188,22 @@ fn device(flags: &Flags, config: &Config) -> Result<Device> {
     let asked = &common.device;
     let found = Device::find_for(asked, &config.network())?;
     match config.freeze {
-        Some(_) if found.is_cuda() && asked == "auto" => {
-            log::info!("computing on the CPU: the GPU has no kernels for --freeze");
-            Ok(Device::Cpu)
+        Some(_) if found.is_cuda() => on_cpu(asked, "--freeze"),
+        None if found.is_cuda() && config.changes_images() => {
+            on_cpu(asked, "--augment resized-crop-flip, --color-jitter and --rand-augment")
         }
-        Some(_) if found.is_cuda() => {
-            bail!("--device {asked}: the GPU has no kernels for --freeze; take --device cpu")
-        }
+        None if found.is_cuda() && config.crop_padding.is_some() => on_cpu(asked, "--crop-padding"),
         _ => Ok(found),
     }
+}
+
+/// The CPU for what a GPU has no kernels for.
+fn on_cpu(asked: &str, what: &str) -> Result<Device> {
+    if asked != "auto" {
+        bail!("--device {asked}: the GPU has no kernels for {what}; take --device cpu");
+    }
+    log::info!("computing on the CPU: the GPU has no kernels for {what}");
+    Ok(Device::Cpu)
 }
 
 /// How many runs train at a time: on the CPU one, which takes all threads.
@@ -244,7 +268,21 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     let options = method.split_once('(').map_or("", |(_, options)| options.trim_end_matches(')'));
     // The milestones follow from the recipe, where they have one.
     let follows = if config.recipe == Recipe::Custom { "recipe" } else { "milestones" };
-    let is_told = |name: &str| !["mix", "loss", "rule", "arch", "seed", "rule_from", follows].contains(&name);
+    // The normalisation is the data set's.
+    let others = [
+        "mix",
+        "loss",
+        "rule",
+        "arch",
+        "seed",
+        "rule_from",
+        "mean",
+        "std",
+        "preprocess",
+        "class_names",
+        follows,
+    ];
+    let is_told = |name: &str| !others.contains(&name);
     let own = params.iter().filter(|(n, v)| is_told(n) && defaults.get(*n) != Some(v));
     let of_data = |name: &str| !["dataset", "imb_type", "imb_ratio", "shard_bytes"].contains(&name);
     let of_data = dataset.params.iter().filter(|(n, v)| of_data(n) && departs(n, v));

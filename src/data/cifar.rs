@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use self::decode::balanced;
 use super::archive::{self, Content};
-use super::{Error, Images, PIXELS, Source};
+use super::{Error, PIXELS, Planes, Source};
 
 /// What distinguishes the two data sets.
 #[derive(Clone, Copy, Debug)]
@@ -292,8 +292,8 @@ impl Located {
             Place::Archive(path) => self.unpack(path)?,
         };
         let mut files = files.into_iter();
-        let mut train = Images::default();
-        let mut test = Images::default();
+        let mut train = Planes::default();
+        let mut test = Planes::default();
         let (names_path, names) = files.next_back().expect("the last file holds the names");
         let class_names = d.class_names(form, &names).map_err(|why| official(&names_path, why))?;
         let last = files.len() - 1;

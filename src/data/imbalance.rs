@@ -1,4 +1,4 @@
-//! Which images of a balanced data set stay: the long-tailed and step profiles and the draw of the reference
+//! Which training images of a data set stay: the long-tailed and step profiles and the draw of the reference
 //! code.
 //!
 //! The subset is the one of LDAM-DRW's `IMBALANCECIFAR10` (Cao et al., 2019), which the Remix report uses
@@ -34,7 +34,7 @@ pub enum Profile {
     None,
 }
 
-/// Indices into the official training set.
+/// Indices into the source's training images.
 #[derive(Debug, PartialEq)]
 pub struct Draw {
     /// The training subset, class by class as drawn (in file order for [`Profile::None`]).
@@ -126,26 +126,74 @@ pub fn draw(
 ) -> Result<Draw, Error> {
     let each = labels.len() / classes;
     let (counts, held) = counts(profile, val_fraction, classes, each)?;
-    let mut members = vec![Vec::with_capacity(each); classes];
+    Ok(take(labels, counts, held, profile == Profile::None, rand_number))
+}
+
+/// Draws a subset of images whose classes have as many as they have. The profile begins with `max_per_class`,
+/// else with the images of the largest class; a class that has fewer than it asks for gives all, see
+/// [`Draw::cls_num_list`] beside [`wanted`].
+///
+/// # Errors
+/// Those of [`cls_num_list`].
+pub fn draw_unbalanced(
+    labels: &[u32],
+    classes: usize,
+    profile: Profile,
+    max_per_class: Option<usize>,
+    rand_number: u32,
+) -> Result<Draw, Error> {
+    let available = count(labels, classes);
+    let wanted = wanted(&available, profile, max_per_class)?;
+    let counts: Vec<usize> = wanted.iter().zip(&available).map(|(&n, &have)| n.min(have)).collect();
+    if counts == available {
+        // Nothing is drawn.
+        return Ok(Draw { train: (0..).take(labels.len()).collect(), val: vec![], cls_num_list: counts });
+    }
+    Ok(take(labels, counts, 0, profile == Profile::None, rand_number))
+}
+
+/// Images that a profile asks of each class, for classes of so many.
+///
+/// # Errors
+/// Those of [`cls_num_list`].
+pub fn wanted(
+    available: &[usize],
+    profile: Profile,
+    max_per_class: Option<usize>,
+) -> Result<Vec<usize>, Error> {
+    let largest = available.iter().copied().max().unwrap_or(0);
+    cls_num_list(profile, available.len(), max_per_class.unwrap_or(largest))
+}
+
+/// Images of each class.
+pub fn count(labels: &[u32], classes: usize) -> Vec<usize> {
+    let mut counts = vec![0; classes];
+    labels.iter().for_each(|&label| counts[label as usize] += 1);
+    counts
+}
+
+/// The first `counts` and the last `held` images of each class, shuffled.
+fn take(labels: &[u32], counts: Vec<usize>, held: usize, sorted: bool, rand_number: u32) -> Draw {
+    let mut members = vec![vec![]; counts.len()];
     for (i, &label) in labels.iter().enumerate() {
         members[label as usize].push(i as u32);
     }
     let mut generator = Mt::new(rand_number);
-    let (mut train, mut val) = (Vec::with_capacity(counts.iter().sum()), Vec::with_capacity(held * classes));
+    let (mut train, mut val) = (vec![], vec![]);
     for (class, &n) in members.iter_mut().zip(&counts) {
         shuffle(class, &mut generator);
         train.extend_from_slice(&class[..n]);
-        val.extend_from_slice(&class[each - held..]);
+        val.extend_from_slice(&class[class.len() - held..]);
     }
-    if profile == Profile::None {
+    if sorted {
         train.sort_unstable();
     }
-    Ok(Draw { train, val, cls_num_list: counts })
+    Draw { train, val, cls_num_list: counts }
 }
 
 /// `numpy.random.shuffle` of the legacy `RandomState`: from the back, swap with a uniform index found by
 /// masked rejection on 32-bit words.
-fn shuffle(items: &mut [u32], generator: &mut Mt) {
+pub(super) fn shuffle(items: &mut [u32], generator: &mut Mt) {
     for i in (1..items.len()).rev() {
         let bound = u32::try_from(i).expect("a data set has fewer than 2^32 images");
         let mask = u32::MAX >> bound.leading_zeros();

@@ -1,23 +1,28 @@
-//! Images on their way from the official files to the training loop.
+//! Images on their way from their files to the training loop.
 //!
-//! [`cifar`] and [`synthetic`] yield balanced [`Images`], [`imbalance`] chooses a subset of them, [`shard`]
-//! writes it and maps it again. Augmentation and batching are not here.
+//! [`cifar`] and [`synthetic`] yield balanced images in memory, a [`listing`] names image files, which
+//! [`files`] decodes. Both are [`Images`]: [`imbalance`] chooses a subset of them, [`shard`] writes it and
+//! maps it again. Augmentation and batching are not here.
 
 pub mod archive;
+pub mod augment;
 pub mod cifar;
+pub mod files;
 pub mod imbalance;
+pub mod listing;
 pub mod pickle;
 pub mod shard;
 pub mod synthetic;
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, key};
+use files::Preprocess;
 
-/// Height and width of every image here.
+/// Height and width of CIFAR's images, and of the synthetic ones.
 pub const SIDE: usize = 32;
 
 /// Red, green, blue.
@@ -29,20 +34,42 @@ pub const PLANE: usize = SIDE * SIDE;
 /// Bytes of one image.
 pub const PIXELS: usize = PLANE * CHANNELS;
 
+/// The labelled images of a split, wherever they are.
+pub trait Images: Sync {
+    /// Labels of all images.
+    fn labels(&self) -> &[u32];
+
+    /// Height, width and channels of each image.
+    fn shape(&self) -> [usize; 3];
+
+    /// Writes image `i` as (H, W, C).
+    ///
+    /// # Errors
+    /// In words, what is wrong with it.
+    fn write(&self, i: usize, out: &mut [u8]) -> Result<(), String>;
+
+    /// What tells the image from the others of its source: its place in the official split, or in the list of
+    /// all files.
+    fn source_index(&self, i: usize) -> u32;
+
+    /// Name of the image, for messages.
+    fn name(&self, i: usize) -> String;
+}
+
 /// A balanced data set with its official split, before any choice is made.
 #[derive(Debug)]
 pub struct Source {
     /// Names of the classes; a label is an index into them.
     pub class_names: Vec<String>,
     /// Training images in file order.
-    pub train: Images,
+    pub train: Planes,
     /// Test images in file order.
-    pub test: Images,
+    pub test: Planes,
 }
 
-/// Labelled images in memory, as the official files hold them: three planes R, G, B of 32 rows of 32 bytes.
+/// Labelled images in memory, as the files of CIFAR hold them: three planes R, G, B of 32 rows of 32 bytes.
 #[derive(Debug, Default)]
-pub struct Images {
+pub struct Planes {
     labels: Vec<u32>,
     batches: Vec<Batch>,
 }
@@ -65,8 +92,7 @@ impl Source {
     pub fn digest(&self) -> String {
         let mut all = blake3::Hasher::new();
         for images in [&self.train, &self.test] {
-            let numbers: Vec<u32> = (0..).take(images.len()).collect();
-            for hash in images.pieces(&numbers, self.class_names.len()) {
+            for hash in images.pieces(self.class_names.len()) {
                 all.update(hash.as_bytes());
             }
         }
@@ -74,7 +100,34 @@ impl Source {
     }
 }
 
-impl Images {
+impl Images for Planes {
+    fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        [SIDE, SIDE, CHANNELS]
+    }
+
+    fn write(&self, i: usize, out: &mut [u8]) -> Result<(), String> {
+        let (r, gb) = self.planes(i).split_at(PLANE);
+        let (g, b) = gb.split_at(PLANE);
+        for (((out, r), g), b) in out.chunks_exact_mut(CHANNELS).zip(r).zip(g).zip(b) {
+            out.copy_from_slice(&[*r, *g, *b]);
+        }
+        Ok(())
+    }
+
+    fn source_index(&self, i: usize) -> u32 {
+        i as u32
+    }
+
+    fn name(&self, i: usize) -> String {
+        format!("image {i}")
+    }
+}
+
+impl Planes {
     /// Appends one buffer of records, each `lead` bytes of anything and then [`PIXELS`] bytes of an image.
     ///
     /// # Panics
@@ -85,34 +138,25 @@ impl Images {
         self.labels.extend(labels);
     }
 
-    /// Hash of the labels and pixels of chosen images, in their order; as [`Source::digest`], of one split of
-    /// a data set of `classes`.
-    pub fn digest(&self, chosen: &[u32], classes: usize) -> String {
-        let mut all = blake3::Hasher::new();
-        for hash in self.pieces(chosen, classes) {
-            all.update(hash.as_bytes());
-        }
-        all.finalize().to_hex().to_string()
-    }
-
-    fn pieces(&self, chosen: &[u32], classes: usize) -> Vec<blake3::Hash> {
+    /// Hashes of [`PIECE`] images each, with their labels.
+    fn pieces(&self, classes: usize) -> Vec<blake3::Hash> {
         use rayon::prelude::*;
-        // The number of classes decides, not the labels that occur: a split means the same beside its others.
-        let label_bytes = if classes <= 256 { 1 } else { 4 };
-        let hash = |piece: &[u32]| {
+        let label_bytes = label_bytes(classes);
+        let hash = |first: usize| {
             // Hashing wants many bytes at a time, which stay in the cache.
             let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![]);
-            for some in piece.chunks(32) {
+            let end = self.len().min(first + PIECE);
+            for some in (first..end).step_by(32) {
                 bytes.clear();
-                for &i in some {
-                    bytes.extend_from_slice(&self.labels[i as usize].to_le_bytes()[..label_bytes]);
-                    bytes.extend_from_slice(self.planes(i as usize));
+                for i in some..end.min(some + 32) {
+                    bytes.extend_from_slice(&self.labels[i].to_le_bytes()[..label_bytes]);
+                    bytes.extend_from_slice(self.planes(i));
                 }
                 hasher.update(&bytes);
             }
             hasher.finalize()
         };
-        chosen.par_chunks(2_500).map(hash).collect()
+        (0..self.len()).into_par_iter().step_by(PIECE).map(hash).collect()
     }
 
     /// Number of images.
@@ -125,53 +169,21 @@ impl Images {
         self.labels.is_empty()
     }
 
-    /// Labels of all images.
-    pub fn labels(&self) -> &[u32] {
-        &self.labels
-    }
-
     /// Image `i` as planes, (C, H, W).
     pub fn planes(&self, i: usize) -> &[u8] {
         let b = &self.batches[self.batches.partition_point(|b| b.first <= i) - 1];
         let at = (i - b.first) * (b.lead + PIXELS) + b.lead;
         &b.bytes[at..at + PIXELS]
     }
+}
 
-    /// Writes image `i` as (H, W, C).
-    pub fn write_hwc(&self, i: usize, out: &mut [u8]) {
-        let (r, gb) = self.planes(i).split_at(PLANE);
-        let (g, b) = gb.split_at(PLANE);
-        for (((out, r), g), b) in out.chunks_exact_mut(CHANNELS).zip(r).zip(g).zip(b) {
-            out.copy_from_slice(&[*r, *g, *b]);
-        }
-    }
+/// Images that are hashed together, see [`Source::digest`].
+const PIECE: usize = 2_500;
 
-    /// Mean and standard deviation (over N, H and W, population form) of each channel of the chosen images,
-    /// 0–1 scale. Sums are exact integers, so neither order nor threads matter.
-    pub fn mean_std(&self, chosen: &[u32]) -> ([f64; CHANNELS], [f64; CHANNELS]) {
-        use rayon::prelude::*;
-        let sums = chosen
-            .par_iter()
-            .map(|&i| {
-                let mut sums = [[0u64; 2]; CHANNELS];
-                for (sum, plane) in sums.iter_mut().zip(self.planes(i as usize).chunks_exact(PLANE)) {
-                    // Both fit 32 bits for one plane: 1024 · 255².
-                    sum[0] = plane.iter().map(|&v| u32::from(v)).sum::<u32>().into();
-                    sum[1] = plane.iter().map(|&v| u32::from(v) * u32::from(v)).sum::<u32>().into();
-                }
-                sums
-            })
-            .reduce(Default::default, |a, b| std::array::from_fn(|c| [a[c][0] + b[c][0], a[c][1] + b[c][1]]));
-        let n = (chosen.len() * PLANE) as f64;
-        let mean = sums.map(|[sum, _]| sum as f64 / n / 255.0);
-        // n·Σv² − (Σv)² in integers: no cancellation.
-        let std = sums.map(|[sum, squares]| {
-            let count = (chosen.len() * PLANE) as u128;
-            let spread = count * u128::from(squares) - u128::from(sum) * u128::from(sum);
-            (spread as f64).sqrt() / n / 255.0
-        });
-        (mean, std)
-    }
+/// Bytes of a label in a hash. The number of classes decides, not the labels that occur: a split means the
+/// same beside its others.
+fn label_bytes(classes: usize) -> usize {
+    if classes <= 256 { 1 } else { 4 }
 }
 
 /// What a data set's manifest says of its classes and channels.
@@ -187,9 +199,46 @@ pub struct Info {
     pub mean: Vec<f64>,
     /// Standard deviation of each channel over the training split, 0–1 scale.
     pub std: Vec<f64>,
+    /// What networks are to normalise the images by; where it is not said, CIFAR's values.
+    #[serde(default)]
+    pub normalise: Option<Normalise>,
+    /// Pixels of a side of what networks see of the images, where these are larger.
+    #[serde(default)]
+    pub crop: Option<usize>,
+    /// How image files were preprocessed.
+    #[serde(default)]
+    pub preprocess: Option<Preprocess>,
+}
+
+/// What the channels are normalised by, on the 0–1 scale: `(x − mean)/std`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Normalise {
+    /// Subtracted from the pixels.
+    pub mean: [f64; CHANNELS],
+    /// The pixels are divided by it.
+    pub std: [f64; CHANNELS],
+}
+
+impl Normalise {
+    /// CIFAR's values, as the reference recipe has them.
+    pub const CIFAR: Normalise = Normalise { mean: [0.4914, 0.4822, 0.4465], std: [0.2023, 0.1994, 0.2010] };
+
+    /// ImageNet's, as torchvision's networks have them.
+    pub const IMAGENET: Normalise = Normalise { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
+    /// Whether the means are finite and the standard deviations positive.
+    pub fn is_sound(&self) -> bool {
+        self.mean.iter().all(|m| m.is_finite()) && self.std.iter().all(|s| s.is_finite() && *s > 0.0)
+    }
 }
 
 impl Info {
+    /// What identifies the names and the order of the classes of image files: the beginning of a hash.
+    /// Published data sets need none.
+    pub fn names_id(&self) -> Option<String> {
+        self.preprocess.map(|_| names_id(&self.class_names))
+    }
+
     /// Reads the metrics of a data set's manifest.
     ///
     /// # Errors
@@ -205,8 +254,19 @@ impl Info {
         if [info.mean.len(), info.std.len()] != [CHANNELS; 2] {
             return Err(bad(format!("metrics: mean and std are not {CHANNELS} numbers each")));
         }
+        if info.normalise.is_some_and(|n| !n.is_sound()) {
+            return Err(bad(
+                "metrics: normalise must hold finite means and positive standard deviations".into()
+            ));
+        }
         Ok(info)
     }
+}
+
+/// The beginning of a hash of the names of classes, in their order.
+pub fn names_id(class_names: &[String]) -> String {
+    let text = Value::from(class_names).to_string();
+    key::short(&blake3::hash(text.as_bytes()).to_hex()).to_owned()
 }
 
 /// What can be wrong with images and with the files they come from. Each is one line: where, what, what to
@@ -284,6 +344,26 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// Image files, or a list of them, that are not as they should be.
+    #[error("{path}: {why}")]
+    Listing {
+        /// The directory, the list or the file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// Images that cannot be read.
+    #[error(
+        "{count} of {all} images cannot be read: {first}; repair or remove them, or leave them out with --on-error skip"
+    )]
+    Broken {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        all: usize,
+        /// The first ones, with what is wrong.
+        first: String,
+    },
     /// A profile that the data cannot give.
     #[error("{0}")]
     Profile(String),
@@ -301,25 +381,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn channel_statistics_are_those_of_the_definition() {
-        let source = synthetic::generate(3, 1);
-        let chosen = [4u32, 7, 29];
-        let (mean, std) = source.train.mean_std(&chosen);
-        for c in 0..CHANNELS {
-            let plane = |&i: &u32| source.train.planes(i as usize)[c * PLANE..(c + 1) * PLANE].to_vec();
-            let values: Vec<f64> = chosen.iter().flat_map(plane).map(|v| f64::from(v) / 255.0).collect();
-            let m = values.iter().sum::<f64>() / values.len() as f64;
-            let variance = values.iter().map(|v| (v - m) * (v - m)).sum::<f64>() / values.len() as f64;
-            assert!((mean[c] - m).abs() < 1e-12 && (std[c] - variance.sqrt()).abs() < 1e-12);
-        }
-    }
-
-    #[test]
     fn labels_beyond_a_byte_are_told_apart() {
         let source = |labels: [u32; 2], classes: usize| {
-            let mut train = Images::default();
+            let mut train = Planes::default();
             train.push(vec![7; 2 * PIXELS], 0, labels.to_vec());
-            Source { class_names: vec![String::new(); classes], train, test: Images::default() }
+            Source { class_names: vec![String::new(); classes], train, test: Planes::default() }
         };
         let digest = |labels, classes| source(labels, classes).digest();
         assert_ne!(digest([1, 0], 8142), digest([257, 0], 8142), "257 is 1 in one byte");
@@ -331,17 +397,13 @@ mod tests {
         };
         assert_eq!(digest([3, 255], 256), documented(&|l| vec![l as u8]));
         assert_eq!(digest([3, 255], 257), documented(&|l| l.to_le_bytes().to_vec()));
-        for classes in [256, 257] {
-            let source = source([3, 255], classes);
-            assert_eq!(source.train.digest(&[0, 1], classes), source.digest(), "a split alone");
-        }
     }
 
     #[test]
     fn planes_become_interleaved() {
         let source = synthetic::generate(1, 1);
         let mut out = vec![0; PIXELS];
-        source.train.write_hwc(3, &mut out);
+        source.train.write(3, &mut out).expect("written");
         for (at, &value) in out.iter().enumerate() {
             assert_eq!(value, source.train.planes(3)[at % CHANNELS * PLANE + at / CHANNELS]);
         }

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
-use super::{CHANNELS, Images, PIXELS, PLANE, SIDE, Source};
+use super::{CHANNELS, PIXELS, PLANE, Planes, SIDE, Source};
 
 /// Names of the classes.
 pub const CLASSES: [&str; 10] = [
@@ -50,14 +50,14 @@ pub fn generate(train_per_class: usize, test_per_class: usize) -> Source {
     }
 }
 
-fn images(split: u64, n: usize) -> Images {
+fn images(split: u64, n: usize) -> Planes {
     let mut pixels = vec![0; n * PIXELS];
     pixels.par_chunks_exact_mut(PIXELS).enumerate().for_each(|(i, out)| {
         let mut generator = ChaCha8Rng::seed_from_u64(split);
         generator.set_stream(i as u64);
         paint(i % CLASSES.len(), &mut Dice(generator), out);
     });
-    let mut images = Images::default();
+    let mut images = Planes::default();
     images.push(pixels, 0, (0..n).map(|i| (i % CLASSES.len()) as u32).collect());
     images
 }
@@ -113,6 +113,7 @@ fn inside(shape: usize, x: f32, y: f32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Images;
 
     #[test]
     fn an_image_depends_only_on_its_split_and_index() {

@@ -5,7 +5,7 @@
 //! back, so a changed file is never taken for the old one. Without a writable cache directory everything
 //! works, only slower.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,24 @@ const SETTLED: Duration = Duration::from_millis(50);
 /// The blake3 of a file, from the memo where the file has not been touched since.
 pub fn file(path: &Path) -> Result<String, Error> {
     let meta = fs::metadata(path).map_err(Error::io(path))?;
-    let identity = format!(
+    let identity = identity(&meta);
+    let memo = Memo::at(format!("{:x}-{:x}", meta.dev(), meta.ino()));
+    if let Some((hash, rest)) = memo.read().split_once(' ')
+        && rest == identity
+        && hash.len() == 64
+    {
+        return Ok(hash.to_owned());
+    }
+    let hash = file_now(path)?;
+    if is_settled(&meta) {
+        memo.remember(&format!("{hash} {identity}"));
+    }
+    Ok(hash)
+}
+
+/// What changes when a file does.
+pub(crate) fn identity(meta: &Metadata) -> String {
+    format!(
         "{} {} {} {} {} {} {}",
         meta.dev(),
         meta.ino(),
@@ -29,26 +46,52 @@ pub fn file(path: &Path) -> Result<String, Error> {
         meta.mtime_nsec(),
         meta.ctime(),
         meta.ctime_nsec()
-    );
-    let entry = cache_dir("hashes").map(|dir| dir.join(format!("{:x}-{:x}", meta.dev(), meta.ino())));
-    if let Some(text) = entry.as_deref().and_then(|e| fs::read_to_string(e).ok())
-        && let Some((hash, rest)) = text.split_once(' ')
-        && rest == identity
-        && hash.len() == 64
-    {
-        return Ok(hash.to_owned());
-    }
-    let hash = file_now(path)?;
+    )
+}
+
+/// Whether a file has been left alone for so long that a change would show.
+pub(crate) fn is_settled(meta: &Metadata) -> bool {
     let changed =
         Duration::new(meta.ctime().try_into().unwrap_or(0), meta.ctime_nsec().try_into().unwrap_or(0));
-    let settled =
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed).is_ok_and(|age| age > SETTLED);
-    if let Some(entry) = entry
-        && settled
-    {
-        remember(&entry, &format!("{hash} {identity}"));
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed).is_ok_and(|age| age > SETTLED)
+}
+
+/// A cache file of hashes; losing it costs time, not correctness.
+pub(crate) struct Memo(Option<PathBuf>);
+
+impl Memo {
+    fn at(name: String) -> Memo {
+        Memo(cache_dir("hashes").map(|dir| dir.join(name)))
     }
-    Ok(hash)
+
+    /// That of all files in a directory.
+    pub(crate) fn of_directory(root: &Path) -> Memo {
+        let real = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+        let name = blake3::hash(real.as_os_str().as_encoded_bytes()).to_hex();
+        Memo::at(format!("tree-{}", &name[..32]))
+    }
+
+    /// The text, empty where there is none.
+    pub(crate) fn read(&self) -> String {
+        self.0.as_deref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+
+    /// Best effort: a memo that cannot be written costs time, not correctness.
+    pub(crate) fn remember(&self, text: &str) {
+        let Some((entry, dir)) = self.0.as_deref().and_then(|entry| Some((entry, entry.parent()?))) else {
+            return;
+        };
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(dir)?;
+            let mut tmp = tempfile::NamedTempFile::new_in(dir)?;
+            tmp.write_all(text.as_bytes())?;
+            tmp.persist(entry)?;
+            Ok(())
+        };
+        if let Err(e) = write() {
+            log::debug!("hash memo {}: {e}", entry.display());
+        }
+    }
 }
 
 /// The blake3 of a file, read in full.
@@ -65,21 +108,6 @@ pub(crate) fn cache_dir(name: &str) -> Option<PathBuf> {
         .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("remix")))
         .or_else(|| var("HOME").map(|d| d.join(".cache/remix")))?;
     Some(root.join(name))
-}
-
-/// Best effort: a memo that cannot be written costs time, not correctness.
-fn remember(entry: &Path, text: &str) {
-    let Some(dir) = entry.parent() else { return };
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(dir)?;
-        let mut tmp = tempfile::NamedTempFile::new_in(dir)?;
-        tmp.write_all(text.as_bytes())?;
-        tmp.persist(entry)?;
-        Ok(())
-    };
-    if let Err(e) = write() {
-        log::debug!("hash memo {}: {e}", entry.display());
-    }
 }
 
 /// Opens a directory to make the renames inside it durable.

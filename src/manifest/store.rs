@@ -229,7 +229,7 @@ impl Plan {
         // Another process may have finished between the first look and the lock.
         if !force && let Some(m) = self.done() {
             if !is_tidy(&m) {
-                self.clear_temporaries()?;
+                self.clear_temporaries("")?;
                 remove(&self.plan_path())?;
             }
             lock.keep(self.file.is_none());
@@ -253,9 +253,9 @@ impl Plan {
         Ok(Claim::Work(Box::new(Writer { plan: self.clone(), owned: RefCell::default(), lock })))
     }
 
-    /// Removes what killed processes left under temporary names. The result is locked, so nobody is at work
-    /// on them.
-    fn clear_temporaries(&self) -> Result<(), Error> {
+    /// Removes what killed processes left under temporary names, except for one. The result is locked, so
+    /// nobody is at work on them.
+    fn clear_temporaries(&self, but: &str) -> Result<(), Error> {
         let own = match &self.file {
             None => vec![TEMPORARY.to_owned()],
             Some(file) => {
@@ -265,7 +265,10 @@ impl Plan {
         for entry in fs::read_dir(&self.dir).map_err(Error::io(&self.dir))? {
             let entry = entry.map_err(Error::io(&self.dir))?;
             let name = entry.file_name();
-            if name.to_str().is_some_and(|name| own.iter().any(|start| name.starts_with(start))) {
+            if name
+                .to_str()
+                .is_some_and(|name| name != but && own.iter().any(|start| name.starts_with(start)))
+            {
                 let path = entry.path();
                 let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
                 if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
@@ -295,6 +298,7 @@ pub struct Writer {
 }
 
 /// A file of the result, before its hash is known.
+#[derive(Debug)]
 pub struct Produced {
     /// Role in the manifest.
     pub role: &'static str,
@@ -332,8 +336,25 @@ impl Writer {
     /// # Errors
     /// One of the names is taken by a file that these tools did not make; the file system's.
     pub fn begin<S: AsRef<str>>(&self, files: &[S]) -> Result<(), Error> {
+        self.begin_with(files, "")
+    }
+
+    /// [`Writer::begin`] with a directory for files that are not in their place yet, which keeps those that a
+    /// killed process has left there if it worked on the same key.
+    ///
+    /// # Errors
+    /// Those of [`Writer::begin`].
+    pub fn begin_staged<S: AsRef<str>>(&self, files: &[S]) -> Result<PathBuf, Error> {
+        let name = format!("{TEMPORARY}{}", key::short(&self.plan.key()));
+        self.begin_with(files, &name)?;
+        let staging = self.plan.dir.join(name);
+        fs::create_dir_all(&staging).map_err(Error::io(&staging))?;
+        Ok(staging)
+    }
+
+    fn begin_with<S: AsRef<str>>(&self, files: &[S], kept: &str) -> Result<(), Error> {
         let mut owned = self.check(files)?;
-        self.plan.clear_temporaries()?;
+        self.plan.clear_temporaries(kept)?;
         owned.extend(files.iter().map(|name| name.as_ref().to_owned()));
         owned.retain(|name| ![self.plan.name(FILE), self.plan.name(PLAN)].contains(name));
         let mut plan = self.plan.manifest();

@@ -148,6 +148,42 @@ pub fn predictions(logits: &[f32], images: usize, classes: usize) -> Result<Vec<
     Ok(logits.chunks_exact(classes).map(argmax).collect())
 }
 
+/// A wrong prediction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mistake {
+    /// Row of the image.
+    pub row: usize,
+    /// Its class.
+    pub label: usize,
+    /// The class that it was taken for.
+    pub prediction: usize,
+    /// Probability of that class.
+    pub probability: f64,
+}
+
+/// The wrong predictions of the greatest probability, at most `most` of them, the surest first and of equal
+/// ones the first row. For what [`evaluate`] takes.
+pub fn mistakes(logits: &[f32], labels: &[u32], classes: usize, most: usize) -> Vec<Mistake> {
+    let rows = logits.chunks_exact(classes).zip(labels).enumerate();
+    let wrong = rows.filter_map(|(row, (logits, &label))| {
+        let (label, prediction) = (label as usize, argmax(logits));
+        let probability = || softmax(logits)[prediction];
+        (label != prediction).then(|| Mistake { row, label, prediction, probability: probability() })
+    });
+    let mut all: Vec<Mistake> = wrong.collect();
+    all.sort_by(|a, b| b.probability.total_cmp(&a.probability).then(a.row.cmp(&b.row)));
+    all.truncate(most);
+    all
+}
+
+/// Probabilities of logits, in f64.
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let shares: Vec<f64> = logits.iter().map(|z| (f64::from(*z) - f64::from(most)).exp()).collect();
+    let total: f64 = shares.iter().sum();
+    shares.into_iter().map(|share| share / total).collect()
+}
+
 /// How many classes come before `label` when logits are sorted downwards, equal ones by class.
 fn rank(row: &[f32], label: usize) -> usize {
     let own = row[label];
@@ -168,6 +204,17 @@ pub fn argmax(values: &[f32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_surest_mistakes_come_first() {
+        let logits = [0.0, 2.0, 5.0, 0.0, 0.0, 1.0, 0.0, 2.0];
+        let found = mistakes(&logits, &[0, 0, 0, 0], 2, 2);
+        // 1/(1 + e⁻²) twice, and 1/(1 + e⁻¹).
+        let rows: Vec<(usize, usize)> = found.iter().map(|m| (m.row, m.prediction)).collect();
+        assert_eq!(rows, [(0, 1), (3, 1)]);
+        assert!((found[0].probability - 0.880_797_077_977_882_4).abs() < 1e-12);
+        assert_eq!(mistakes(&logits, &[1, 0, 1, 1], 2, 50), []);
+    }
 
     #[test]
     fn equal_logits_go_to_the_lowest_class() {

@@ -14,7 +14,6 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::entries::{Contents, Entry};
 use super::{Network, Params, torch};
-use crate::data::Info;
 use crate::manifest::store::write_atomic;
 
 /// A tensor by PyTorch's shape, row major.
@@ -33,14 +32,14 @@ pub type StateDict = BTreeMap<String, Values>;
 ///
 /// # Errors
 /// A file that cannot be read, weights of another architecture or number of classes; the file is named.
-pub fn open_for(path: &Path, network: &Network, info: &Info) -> Result<Params> {
+pub fn open_for(path: &Path, network: &Network, classes: usize) -> Result<Params> {
     let dict = weights(path)?;
     let read = || -> Result<Params> {
         let params = Params::from_state_dict(network, &dict)?;
-        let (classes, known) = (params.classes(), info.classes);
+        let own = params.classes();
         ensure!(
-            classes == known,
-            "a network for {classes} classes, the data set has {known}; use the data set it was trained on"
+            own == classes,
+            "a network for {own} classes, the data set has {classes}; use the data set it was trained on"
         );
         Ok(params)
     };

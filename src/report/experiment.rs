@@ -213,6 +213,9 @@ pub(super) const PROJECTION: &str = "projection";
 /// Parameters of a data set that choose no images.
 const NEUTRAL: [&str; 4] = ["dataset", "imb_type", "imb_ratio", "shard_bytes"];
 
+/// Parameters of a training that follow from a data set of image files, whose own parameters tell them.
+const OF_FILES: [&str; 4] = ["mean", "std", "preprocess", "class_names"];
+
 impl Experiment {
     /// Reads the lineage of a metrics or embedding manifest, or a checkpoint's own params (its last epoch).
     ///
@@ -282,8 +285,10 @@ impl Experiment {
         };
         // The presets `erm-rs` and `rs` would be the same thing.
         let method = method.strip_prefix("erm-").map_or(method.clone(), str::to_owned);
+        let of_files = checkpoint.contains_key("preprocess");
         for (name, value) in checkpoint {
-            if !["mix", "loss", "rule", "method", "seed"].contains(&name.as_str()) {
+            let follows = of_files && OF_FILES.contains(&name.as_str());
+            if !follows && !["mix", "loss", "rule", "method", "seed"].contains(&name.as_str()) {
                 flatten(name, value, &mut settings);
             }
         }
@@ -327,7 +332,9 @@ impl Experiment {
         // split alone.
         settings.remove("select");
         if which == "best" {
-            let held_out = settings.get("val_fraction").and_then(Value::as_f64).is_some_and(|f| f > 0.0);
+            let cut = settings.get("val_fraction").and_then(Value::as_f64).is_some_and(|f| f > 0.0);
+            let has_val = |i: &Input| i.facts.get("images").is_some_and(|images| images.get("val").is_some());
+            let held_out = cut || has_val(trained.unwrap_or(evaluated));
             let usual = Select::usual(held_out && version() > 1).name();
             settings.insert("select".into(), checkpoint.get("select").cloned().unwrap_or(usual.into()));
         }

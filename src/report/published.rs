@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(value(&cinic, "cinic10/step/50"), Some((69.74, "paper", true)));
         let inat = json!({"arch": "resnet50", "batch_size": 256, "epochs": 90, "milestones": [30, 60]});
         let inat = run("remix", "alpha=0.4", inat);
-        assert_eq!(value(&inat, "inaturalist2018/none/1"), Some((61.31, "paper", true)));
+        assert_eq!(value(&inat, "inaturalist/none/1"), Some((61.31, "paper", true)));
         for name in ["paper", "ldam", "seed"] {
             assert!(!source(name).is_empty(), "{name}");
         }

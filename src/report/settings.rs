@@ -23,6 +23,18 @@ static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     all.insert("rand_number".into(), 0.into());
     all.insert("val_fraction".into(), 0.into());
     all.insert("minority_fraction".into(), json!(0.5));
+    // Of image files.
+    all.insert("test_fraction".into(), json!(0.2));
+    all.insert("split_seed".into(), 0.into());
+    for name in ["class_order", "max_per_class", "drop_empty", "resize", "squash", "on_error", "max_pixels"] {
+        all.insert(name.into(), Value::Null);
+    }
+    // Of trainings, where they are as in the papers.
+    all.insert("schedule".into(), "step".into());
+    all.insert("nesterov".into(), false.into());
+    for name in ["crop_padding", "color_jitter", "rand_augment"] {
+        all.insert(name.into(), Value::Null);
+    }
     // Of the synthetic set.
     all.insert("train_per_class".into(), 500.into());
     all.insert("test_per_class".into(), 100.into());
@@ -118,7 +130,11 @@ pub(super) fn options(r: &Experiment) -> impl Iterator<Item = String> {
 
 /// A setting in words. Numbers are written alike whatever their JSON: 0.0 as 0.
 pub(super) fn words(name: &str, value: &Value) -> String {
+    let rounded = |v: &Value| v.as_f64().map_or_else(|| v.to_string(), |v| format!("{v:.3}"));
     let text = match value {
+        Value::Array(all) if name.ends_with("mean") || name.ends_with("std") => {
+            all.iter().map(rounded).collect::<Vec<_>>().join(", ")
+        }
         Value::String(text) => text.clone(),
         Value::Number(n) => {
             n.as_f64().filter(|_| n.is_f64()).map_or_else(|| n.to_string(), |v| v.to_string())

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use super::schedule::{self, Recipe};
 pub use crate::backend::Precision;
+use crate::data::Normalise;
+use crate::data::files::Preprocess;
 use crate::manifest::Object;
 use crate::methods::loss::Loss;
 use crate::methods::mix::Mix;
@@ -19,25 +21,37 @@ use crate::methods::presets::Method;
 use crate::methods::rule::Rule;
 use crate::net::{Arch, Network};
 
-/// Pixels of zero padding before the random crop.
+/// Pixels of zero padding before the random crop, unless said otherwise.
 pub const CROP_PADDING: u8 = 4;
 
-/// Mean of the channels of CIFAR on the 0–1 scale, as the reference recipe has it.
-pub const MEAN: [f64; 3] = [0.4914, 0.4822, 0.4465];
-
-/// Standard deviation of the channels of CIFAR on the 0–1 scale, as the reference recipe has it.
-pub const STD: [f64; 3] = [0.2023, 0.1994, 0.2010];
-
 /// What is done to a training image before it is mixed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Augment {
-    /// A random crop out of the image padded by [`CROP_PADDING`] zeros, and a horizontal flip every other
-    /// time.
+    /// A random crop, out of the image padded by zeros or out of a larger one, and a horizontal flip every
+    /// other time
     #[default]
     CropFlip,
-    /// Nothing.
+    /// A part of random size and aspect, resized, and a flip: torchvision's RandomResizedCrop
+    ResizedCropFlip,
+    /// Nothing
     None,
+}
+
+/// How the learning rate falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// To a tenth at each milestone
+    #[default]
+    Step,
+    /// Along half a cosine, from epoch to epoch, to zero after the last
+    Cosine,
+}
+
+/// Whether a value is the default, which params leave out so that results of earlier versions stay found.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Which epoch `best.safetensors` is of.
@@ -99,16 +113,37 @@ pub struct Config {
     pub rule_from: Option<u32>,
     /// Epochs of linear warm-up; 0 for none.
     pub warmup: u32,
+    /// How the learning rate falls.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub schedule: Schedule,
+    /// Whether the momentum is Nesterov's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub nesterov: bool,
     /// Seed of all random streams.
     pub seed: u64,
     /// The arithmetic.
     pub precision: Precision,
-    /// Augmentation.
+    /// Crops and flips.
     pub augment: Augment,
+    /// Pixels of zero padding before the random crop, where these are not [`CROP_PADDING`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop_padding: Option<u8>,
+    /// How much brightness, contrast and saturation vary: factors are in [1 − x, 1 + x].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub color_jitter: Option<[f64; 3]>,
+    /// RandAugment: how many operations an image has, and how strong these are, of 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rand_augment: Option<[u8; 2]>,
     /// Mean of each channel on the 0–1 scale, subtracted from the pixels.
     pub mean: [f64; 3],
     /// Standard deviation of each channel on the 0–1 scale, which the pixels are divided by.
     pub std: [f64; 3],
+    /// How the images of image files were preprocessed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<Preprocess>,
+    /// What identifies the names of their classes, see [`Info::names_id`](crate::data::Info::names_id).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_names: Option<String>,
     /// Which epoch is kept as the best, where that is not the one that is usual for the data set, see
     /// [`Select::usual`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -167,11 +202,18 @@ impl Config {
             milestones: Recipe::Report.milestones(300),
             rule_from: None,
             warmup: 0,
+            schedule: Schedule::Step,
+            nesterov: false,
             seed: 0,
             precision: Precision::F32,
             augment: Augment::CropFlip,
-            mean: MEAN,
-            std: STD,
+            crop_padding: None,
+            color_jitter: None,
+            rand_augment: None,
+            mean: Normalise::CIFAR.mean,
+            std: Normalise::CIFAR.std,
+            preprocess: None,
+            class_names: None,
             select: None,
             init: None,
             init_checkpoint: None,
@@ -187,7 +229,15 @@ impl Config {
 
     /// Learning rate of an epoch, from 1.
     pub fn lr_at(&self, epoch: u32) -> f32 {
-        schedule::lr(self.lr, &self.milestones, self.warmup, epoch)
+        match self.schedule {
+            Schedule::Step => schedule::lr(self.lr, &self.milestones, self.warmup, epoch),
+            Schedule::Cosine => schedule::cosine(self.lr, self.epochs, self.warmup, epoch),
+        }
+    }
+
+    /// Whether images are changed one by one, other than by a crop and a flip.
+    pub fn changes_images(&self) -> bool {
+        self.augment == Augment::ResizedCropFlip || self.color_jitter.is_some() || self.rand_augment.is_some()
     }
 
     /// The first epoch (from 1) in which the rule holds.
@@ -234,6 +284,22 @@ impl Config {
         )?;
         let ascending = self.milestones.is_sorted() && self.milestones.first() != Some(&0);
         check(ascending, "milestones", &list, "must be ascending epochs, the first being 1 or later")?;
+        if self.schedule == Schedule::Cosine {
+            let why = "a cosine has none; leave it out, or take --schedule step";
+            check(self.milestones.is_empty() || self.rule.deferred(), "milestones", &list, why)?;
+        }
+        let nesterov = !self.nesterov || self.momentum > 0.0;
+        check(nesterov, "nesterov --momentum", &self.momentum, "Nesterov's form needs a momentum above 0")?;
+        let padding = self.crop_padding.is_none_or(|p| p <= 64 && self.augment == Augment::CropFlip);
+        let value = self.crop_padding.unwrap_or(CROP_PADDING);
+        check(padding, "crop-padding", &value, "must be at most 64, and needs --augment crop-flip")?;
+        let jitter = self.color_jitter.is_none_or(|all| all.iter().all(|x| (0.0..=1.0).contains(x)));
+        let value = self.color_jitter.map_or_else(String::new, |all| all.map(|x| x.to_string()).join(","));
+        check(jitter, "color-jitter", &value, "each must be between 0 and 1")?;
+        let [ops, strength] = self.rand_augment.unwrap_or([1, 0]);
+        let sound = (1..=10).contains(&ops) && strength <= 30;
+        let value = format!("{ops},{strength}");
+        check(sound, "rand-augment", &value, "1 to 10 operations and a magnitude of at most 30, as 2,9")?;
         check(self.warmup < self.epochs, "warmup", &self.warmup, "must be shorter than the training")?;
         let starts = self.rule_from() <= self.epochs;
         let why =

@@ -4,6 +4,7 @@
 use anyhow::{Result, bail};
 use candle_core::DType;
 use half::bf16;
+use rayon::prelude::*;
 
 use super::SLOWER;
 use super::config::Config;
@@ -19,6 +20,7 @@ use crate::backend::cuda::{
     trainer::{Planned, view},
 };
 use crate::backend::device::Device;
+use crate::data::augment::{self, Op};
 use crate::data::shard::Split;
 use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::{Criterion, Targets};
@@ -212,11 +214,34 @@ pub(crate) fn train_epoch(
     on_step: &mut dyn FnMut(usize),
 ) -> Result<(f64, f64)> {
     let ahead = zeros_of(net.x.dtype(), net.x.dims())?;
+    let [top, left] = train.centre();
     let load = |step: usize| -> Result<Step> {
         let loaded = plan.step(step);
+        let [height, width, channels] = train.shape();
+        let stored = train.stored();
+        // Those whose pixels are changed, as the network is to see them or as they are stored.
+        let changed: Vec<Option<(Vec<u8>, [usize; 3])>> = loaded
+            .samples
+            .par_iter()
+            .map(|s| {
+                let size = match s.ops.first()? {
+                    Op::ResizedCrop { .. } => [height, width, channels],
+                    _ => stored,
+                };
+                let image = train.image(s.index as usize);
+                Some((augment::apply(image, [stored[0], stored[1]], &s.ops, [height, width]), size))
+            })
+            .collect();
         let view = |n: usize| {
-            let s = loaded.samples[n];
-            View { image: train.image(s.index as usize), dy: s.dy.into(), dx: s.dx.into(), flip: s.flip }
+            let s = &loaded.samples[n];
+            if let Some((image, size)) = &changed[n] {
+                // What was resized has no spare rows.
+                let [top, left] = if size[..2] == stored[..2] { [top, left] } else { [0, 0] };
+                let (dy, dx) = (i32::from(s.dy) + top as i32, i32::from(s.dx) + left as i32);
+                return View { image, stored: *size, dy, dx, flip: s.flip };
+            }
+            let (dy, dx) = (i32::from(s.dy) + top as i32, i32::from(s.dx) + left as i32);
+            View { image: train.image(s.index as usize), stored: train.stored(), dy, dx, flip: s.flip }
         };
         let whole;
         let lambda = match loaded.place {

@@ -7,6 +7,7 @@
 //! always exist, whenever the process is killed. A log that is ahead of the state is cut; the epochs since
 //! are repeated with the same numbers and write the same bytes.
 
+mod change;
 pub mod config;
 pub mod engine;
 mod memory;
@@ -162,13 +163,13 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
     let judged = judged.collect::<Result<Vec<_>>>()?;
     for (name, split) in &judged {
         ensure!(
-            train.shape() == split.shape(),
+            train.stored() == split.stored(),
             "train images are {:?}, {name} images {:?}; make the data set again",
-            train.shape(),
-            split.shape()
+            train.stored(),
+            split.stored()
         );
     }
-    let plan = Plan::new(config, train.labels(), train.shape(), &info.cls_num_list)?;
+    let plan = Plan::new(config, train.labels(), train.shape(), &info.cls_num_list)?.cropping(train.stored());
     let batch = config.batch_size.min(train.len());
     let network = config.network();
     if !device.is_cuda() {
@@ -206,6 +207,7 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
             lr: config.lr_at(epoch),
             momentum: config.momentum as f32,
             weight_decay: config.weight_decay as f32,
+            nesterov: config.nesterov,
         };
         let (loss, right) = engine.epoch(&plan, epoch, rates, &mut |step| on(Event::Step { step }))?;
         let trained = started.elapsed().as_secs_f64();
@@ -274,6 +276,9 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
     check_best(&reached, &dir.join(BEST))?;
     let mut done = finish(&reached, select, &log, kind)?;
     done.metrics.insert("class_names".into(), info.class_names.into());
+    if let Some(preprocess) = info.preprocess {
+        done.metrics.insert("preprocess".into(), json!(preprocess));
+    }
     Ok(done)
 }
 

@@ -6,23 +6,28 @@
 
 use rand::RngCore;
 
+use super::change;
 use super::config::{Augment, CROP_PADDING, Config};
+use crate::data::augment::Op;
+use crate::data::shard::centre;
 use crate::methods::mix::{Mix, Patch};
 use crate::methods::rule::RwNorm;
 use crate::methods::sampler::Sampler;
 use crate::rng::{Purpose, below, shuffle, stream};
 
 /// One training image and how it is augmented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// Position in the training split.
     pub index: u32,
-    /// Rows by which the crop lies below the image's own place, −4…4.
-    pub dy: i8,
-    /// Columns by which the crop lies right of the image's own place, −4…4.
-    pub dx: i8,
+    /// Rows by which the crop lies below the image's own place, or below the centre of a larger one.
+    pub dy: i16,
+    /// Columns by which the crop lies right of there.
+    pub dx: i16,
     /// Whether the crop is mirrored, left to right.
     pub flip: bool,
+    /// What is done to the stored image first; where these resize it, the crop is all of it.
+    pub ops: Vec<Op>,
 }
 
 /// One batch. All vectors have one entry a sample.
@@ -99,8 +104,10 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Plan {
     config: Config,
-    /// Height and width of the images.
+    /// Height and width of what the network sees.
     size: [usize; 2],
+    /// Rows and columns that stored images have more.
+    spare: [usize; 2],
     labels: Vec<u32>,
     cls_num_list: Vec<usize>,
     sampler: Option<Sampler>,
@@ -138,11 +145,22 @@ impl Plan {
         Ok(Plan {
             config: config.clone(),
             size: [height, width],
+            spare: [0; 2],
             labels: labels.to_vec(),
             cls_num_list: cls_num_list.to_vec(),
             sampler: config.rule.draw().map(|draw| Sampler::new(draw, labels, cls_num_list)),
             weights: config.rule.reweight().map(|r| (r.weights(cls_num_list), r.rw_norm)),
         })
+    }
+
+    /// The same plan, but crops are taken from stored images that are larger, of `[H, W, C]`.
+    pub fn cropping(self, stored: [usize; 3]) -> Plan {
+        Plan { spare: [0, 1].map(|axis| stored[axis] - self.size[axis]), ..self }
+    }
+
+    /// Height and width of stored images.
+    fn stored(&self) -> [usize; 2] {
+        [0, 1].map(|axis| self.size[axis] + self.spare[axis])
     }
 
     /// Steps of an epoch; the last one may be a smaller batch.
@@ -205,7 +223,16 @@ impl EpochPlan<'_> {
         let rng = |purpose| stream(config.seed, purpose, self.epoch.into(), i as u64);
 
         let mut words = rng(Purpose::Augment);
-        let samples = batch.iter().map(|&index| augment(config.augment, index, words.next_u32())).collect();
+        let sample = |(n, &index): (usize, &u32)| {
+            let mut sample = augment(config, self.plan.spare, index, words.next_u32());
+            if config.changes_images() {
+                let step = (i as u64) << 32 | n as u64;
+                let mut rng = stream(config.seed, Purpose::Change, self.epoch.into(), step);
+                sample.ops = change::draw(config, self.plan.stored(), self.plan.size, &mut rng);
+            }
+            sample
+        };
+        let samples = batch.iter().enumerate().map(sample).collect();
         let mut partner: Vec<u32> = (0..).take(batch.len()).collect();
         if config.mix != Mix::None {
             shuffle(&mut rng(Purpose::Pair), &mut partner);
@@ -250,17 +277,24 @@ fn coefficients(
     shares.iter().map(|(a, b)| ((a / divisor) as f32, (b / divisor) as f32)).unzip()
 }
 
-/// The augmentation that one random word stands for: ⌊162·word/2³²⌋ numbers the 9 × 9 crops times two.
-fn augment(augment: Augment, index: u32, word: u32) -> Sample {
-    const OFFSETS: u64 = 2 * CROP_PADDING as u64 + 1;
-    match augment {
-        Augment::None => Sample { index, dy: 0, dx: 0, flip: false },
-        Augment::CropFlip => {
-            let n = (u64::from(word) * (OFFSETS * OFFSETS * 2)) >> 32;
-            let offset = |n: u64| (n % OFFSETS) as i8 - CROP_PADDING as i8;
-            Sample { index, dy: offset(n / 2 / OFFSETS), dx: offset(n / 2), flip: n % 2 == 1 }
-        }
-    }
+/// The crop and flip that one random word stands for: of an image of the network's size, padded by 4,
+/// ⌊162·word/2³²⌋ numbers the 9 × 9 crops times two; a larger one has as many crops as it has spare rows and
+/// columns, and one more each.
+fn augment(config: &Config, spare: [usize; 2], index: u32, word: u32) -> Sample {
+    // How many offsets there are, and which of them leaves the crop where it is.
+    let padding = usize::from(config.crop_padding.unwrap_or(CROP_PADDING));
+    let [(rows, top), (columns, left)] = match config.augment {
+        Augment::CropFlip => spare.map(|spare| match spare {
+            0 => (2 * padding + 1, padding),
+            _ => (spare + 1, centre(spare)),
+        }),
+        Augment::ResizedCropFlip => [(1, 0); 2],
+        Augment::None => return Sample { index, dy: 0, dx: 0, flip: false, ops: vec![] },
+    };
+    let n = (u64::from(word) * (rows * columns * 2) as u64) >> 32;
+    let offset = |n: u64, count: usize, own: usize| (n % count as u64) as i16 - own as i16;
+    let (dx, dy) = (offset(n / 2, columns, left), offset(n / 2 / columns as u64, rows, top));
+    Sample { index, dy, dx, flip: n % 2 == 1, ops: vec![] }
 }
 
 #[cfg(test)]

@@ -209,19 +209,38 @@ fn resampled_epochs_are_balanced() {
 
 #[test]
 fn augmentation_reaches_all_162_forms_alike_and_can_be_off() {
+    let config = config("erm");
     let mut counts = std::collections::HashMap::new();
     for n in 0..162u64 * 64 {
         let word = (n << 32) / (162 * 64);
-        let s = augment(Augment::CropFlip, 5, word as u32);
+        let s = augment(&config, [0; 2], 5, word as u32);
         assert!((-4..=4).contains(&s.dy) && (-4..=4).contains(&s.dx) && s.index == 5);
         *counts.entry((s.dy, s.dx, s.flip)).or_insert(0u32) += 1;
     }
     assert_eq!(counts.len(), 162);
     assert!(counts.values().all(|n| n.abs_diff(64) <= 1));
-    let plain = Sample { index: 5, dy: 0, dx: 0, flip: false };
-    assert_eq!(augment(Augment::None, 5, u32::MAX), plain);
-    let last = Sample { index: 5, dy: 4, dx: 4, flip: true };
-    assert_eq!(augment(Augment::CropFlip, 5, u32::MAX), last);
+    let plain = Sample { index: 5, dy: 0, dx: 0, flip: false, ops: vec![] };
+    let none = Config { augment: Augment::None, ..config.clone() };
+    assert_eq!(augment(&none, [0; 2], 5, u32::MAX), plain);
+    let last = Sample { index: 5, dy: 4, dx: 4, flip: true, ops: vec![] };
+    assert_eq!(augment(&config, [0; 2], 5, u32::MAX), last);
+}
+
+#[test]
+fn crops_of_larger_images_reach_all_of_them_and_no_further() {
+    let config = config("erm");
+    // Five rows and four columns more: the centre leaves out two above, and two to the left.
+    let mut counts = std::collections::HashMap::new();
+    for n in 0..60u64 * 64 {
+        let s = augment(&config, [5, 4], 0, ((n << 32) / (60 * 64)) as u32);
+        *counts.entry((s.dy, s.dx, s.flip)).or_insert(0u32) += 1;
+    }
+    assert_eq!(counts.len(), 6 * 5 * 2);
+    assert!(counts.keys().all(|(dy, dx, _)| (-2..=3).contains(dy) && (-2..=2).contains(dx)));
+    assert!(counts.values().all(|n| n.abs_diff(64) <= 1));
+    let wide = Config { crop_padding: Some(8), ..config };
+    let s = augment(&wide, [0; 2], 0, u32::MAX);
+    assert_eq!((s.dy, s.dx), (8, 8));
 }
 
 #[test]

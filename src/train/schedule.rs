@@ -1,52 +1,71 @@
-//! The learning rate of each epoch: divided by ten at milestones, after an optional linear warm-up.
+//! The learning rate of each epoch: divided by ten at milestones or along a cosine, after an optional linear
+//! warm-up.
 //!
 //! Epochs count from 1, as papers and logs do; a milestone is the first epoch at the lower rate.
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// Where the milestones come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recipe {
     /// Of the reproduction report's code: epochs 150 and 225 of 300. In manifests it is called `seed`.
     #[default]
     #[serde(rename = "seed")]
-    #[value(alias = "seed")]
     Report,
     /// Of the Remix paper: epochs 150 and 250 of 300.
     Paper,
     /// Any others.
-    #[value(skip)]
     Custom,
+}
+
+/// Milestones of a number of epochs, which scale with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Milestones {
+    /// The epochs.
+    pub of: u32,
+    /// Those of them at which the rate falls.
+    pub at: &'static [u32],
 }
 
 /// The first epoch at which a recipe's milestone lowers the rate: in a run so short that it would fall
 /// before, it does not fall.
 const FIRST_MILESTONE: u32 = 3;
 
-impl Recipe {
-    /// The epochs at which the rate falls in a run of a number of epochs: m of 300 becomes ⌊m·epochs/300 +
-    /// ½⌋, and is left out where that is before the third. `Custom` has none of its own.
-    pub fn milestones(self, epochs: u32) -> Vec<u32> {
+impl Milestones {
+    /// The epochs at which the rate falls in a run of a number of epochs: m of w becomes ⌊m·epochs/w + ½⌋, and
+    /// is left out where that is before the third.
+    pub fn scaled_to(self, epochs: u32) -> Vec<u32> {
         self.scaled(epochs).into_iter().filter(|m| *m >= FIRST_MILESTONE).collect()
     }
 
-    /// The epoch from which a deferred rule holds, if the recipe has milestones: that of the last one,
-    /// whether or not the rate falls there.
+    /// The epoch from which a deferred rule holds, if there are milestones: that of the last one, whether or
+    /// not the rate falls there.
     pub fn deferred_from(self, epochs: u32) -> Option<u32> {
         self.scaled(epochs).last().copied()
     }
 
     /// The scaled milestones, however early.
     fn scaled(self, epochs: u32) -> Vec<u32> {
-        let of_300: &[u64] = match self {
-            Recipe::Report => &[150, 225],
-            Recipe::Paper => &[150, 250],
-            Recipe::Custom => &[],
-        };
-        // ⌊(2·m·E + 300) / 600⌋ is the formula in integers; m < 300 keeps the result within the epochs.
-        of_300.iter().map(|m| ((2 * m * u64::from(epochs) + 300) / 600) as u32).collect()
+        // ⌊(2·m·E + w) / 2w⌋ is the formula in integers; m < w keeps the result within the epochs.
+        let [whole, epochs] = [self.of, epochs].map(u64::from);
+        self.at.iter().map(|m| ((2 * u64::from(*m) * epochs + whole) / (2 * whole)) as u32).collect()
+    }
+}
+
+impl Recipe {
+    /// Its milestones; `Custom` has none of its own.
+    fn own(self) -> Milestones {
+        match self {
+            Recipe::Report => Milestones { of: 300, at: &[150, 225] },
+            Recipe::Paper => Milestones { of: 300, at: &[150, 250] },
+            Recipe::Custom => Milestones { of: 300, at: &[] },
+        }
+    }
+
+    /// [`Milestones::scaled_to`] of its own.
+    pub fn milestones(self, epochs: u32) -> Vec<u32> {
+        self.own().scaled_to(epochs)
     }
 
     /// The recipe that has these milestones, so that `--recipe paper` and the same `--milestones` are one
@@ -68,9 +87,26 @@ pub fn lr(base: f64, milestones: &[u32], warmup: u32, epoch: u32) -> f32 {
     (base * ramp / decay) as f32
 }
 
+/// The learning rate of an epoch, from 1, of PyTorch's `CosineAnnealingLR` down to zero: `base` · min(1,
+/// epoch/warmup) · (1 + cos(π·(epoch − 1)/epochs))/2. Computed in f64.
+pub fn cosine(base: f64, epochs: u32, warmup: u32, epoch: u32) -> f32 {
+    let ramp = if epoch < warmup { f64::from(epoch) / f64::from(warmup) } else { 1.0 };
+    let turn = std::f64::consts::PI * f64::from(epoch - 1) / f64::from(epochs);
+    (base * ramp * (1.0 + turn.cos()) / 2.0) as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cosine_is_pytorchs() {
+        // [g['lr'] for CosineAnnealingLR(SGD(lr=0.1), T_max=5)] in PyTorch.
+        let rates: Vec<f32> = (1..=5).map(|e| cosine(0.1, 5, 0, e)).collect();
+        let expected = [0.1, 0.090_450_85, 0.065_450_85, 0.034_549_15, 0.009_549_15];
+        assert!(rates.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-8), "{rates:?}");
+        assert!((cosine(0.1, 5, 2, 1) - 0.05).abs() < 1e-8);
+    }
 
     #[test]
     fn recipes_at_their_own_length() {
@@ -90,12 +126,12 @@ mod tests {
         let all =
             [(200, [100, 150], [100, 167]), (10, [5, 8], [5, 8]), (3, [2, 2], [2, 3]), (1, [1, 1], [1, 1])];
         for (epochs, report, paper) in all {
-            assert_eq!(Recipe::Report.scaled(epochs), report, "{epochs}");
-            assert_eq!(Recipe::Paper.scaled(epochs), paper, "{epochs}");
+            assert_eq!(Recipe::Report.own().scaled(epochs), report, "{epochs}");
+            assert_eq!(Recipe::Paper.own().scaled(epochs), paper, "{epochs}");
         }
         for epochs in 1..=2000 {
             let plain = |m: f64| (m * f64::from(epochs) / 300.0 + 0.5).floor() as u32;
-            assert_eq!(Recipe::Paper.scaled(epochs), [plain(150.0), plain(250.0)], "{epochs}");
+            assert_eq!(Recipe::Paper.own().scaled(epochs), [plain(150.0), plain(250.0)], "{epochs}");
         }
     }
 
@@ -105,10 +141,10 @@ mod tests {
             [(1, &[][..], 1), (2, &[], 2), (3, &[], 2), (4, &[3], 3), (5, &[3, 4], 4), (6, &[3, 5], 5)]
         {
             assert_eq!(Recipe::Report.milestones(epochs), report, "{epochs}");
-            assert_eq!(Recipe::Report.deferred_from(epochs), Some(from), "{epochs}");
+            assert_eq!(Recipe::Report.own().deferred_from(epochs), Some(from), "{epochs}");
         }
         assert_eq!(Recipe::Paper.milestones(3), [3]);
-        assert_eq!(Recipe::Custom.deferred_from(300), None);
+        assert_eq!(Recipe::Custom.own().deferred_from(300), None);
     }
 
     #[test]

@@ -230,3 +230,22 @@ fn best_weights_that_are_not_the_states_are_found_before_training_goes_on() {
     }
     s.tool("train", &run).env("REMIX_KILL_AT", "9").assert().interrupted();
 }
+
+/// Image files, whose shards are kept over a kill.
+#[test]
+fn a_data_set_of_files_is_the_same_wherever_it_is_killed() {
+    let s = Sandbox::new();
+    for n in 0..24u8 {
+        let dir = s.join(format!("photos/{}", ["a", "b"][usize::from(n % 2)]));
+        fs::create_dir_all(&dir).unwrap();
+        let image = image::RgbImage::from_fn(12, 12, |x, y| image::Rgb([n, x as u8, y as u8]));
+        image.save(dir.join(format!("{n}.png"))).unwrap();
+    }
+    // A few images a shard.
+    let run = "--dataset folder --data photos --size 8 --shard-bytes 1500 -q";
+    s.one("mk-imbalance", &format!("{run} --out whole"));
+    let whole = outputs(&s.join("whole"));
+    assert!(whole.len() > 7, "several shards: {:?}", whole.keys());
+    let points = at_every_point(&s, "mk-imbalance", run, None, &whole);
+    assert!(points > 20, "{points}");
+}

@@ -10,6 +10,8 @@ mod fetch_cifar;
 mod figure;
 mod figures;
 mod first_hour;
+mod folders;
+mod folders_real;
 mod foreign;
 mod html;
 mod init;

@@ -38,14 +38,20 @@ fn stand_ins(sandbox: &Sandbox) {
     fs::create_dir_all(&dir).expect("made");
     let real = |tool| -> PathBuf { cargo_bin(tool) };
     for tool in ["mk-imbalance", "train", "eval", "embed", "report"] {
-        let (edit, more) = match tool {
+        // Another data set, or a smaller network and one epoch, whether or not the command has some.
+        let edit = match tool {
             "mk-imbalance" => {
-                ("set -- \"${@/cifar10/synthetic}\"", " --train-per-class 100 --test-per-class 10")
+                "set -- \"${@/cifar10/synthetic}\"\n\
+                 [[ $* != *synthetic* ]] || set -- \"$@\" --train-per-class 100 --test-per-class 10"
             }
-            "train" => (":", " --arch resnet20 --epochs 1"),
-            _ => (":", ""),
+            "train" => {
+                "set -- \"${@/resnet18-cifar/resnet20}\"\nset -- \"${@/#60/1}\"\n\
+                 [[ $* == *--arch* ]] || set -- \"$@\" --arch resnet20\n\
+                 [[ $* == *--epochs* ]] || set -- \"$@\" --epochs 1"
+            }
+            _ => ":",
         };
-        let script = format!("#!/bin/bash\n{edit}\nexec '{}' \"$@\"{more}\n", real(tool).display());
+        let script = format!("#!/bin/bash\n{edit}\nexec '{}' \"$@\"\n", real(tool).display());
         let path = dir.join(tool);
         fs::write(&path, script).expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
@@ -57,7 +63,14 @@ fn every_command_runs() {
     let sandbox = Sandbox::new();
     stand_ins(&sandbox);
     fs::create_dir(sandbox.join("data")).expect("made");
-    for page in ["README.md", "docs/reproduce.md", "docs/tutorial.md"] {
+    for n in 0..20u8 {
+        let image = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8 * n, y as u8, n]));
+        for dir in [["photographs/cats", "photographs/dogs"][usize::from(n % 2)], "new-photographs"] {
+            fs::create_dir_all(sandbox.join(dir)).expect("made");
+            image.save(sandbox.join(dir).join(format!("{n}.jpg"))).expect("written");
+        }
+    }
+    for page in ["README.md", "docs/reproduce.md", "docs/tutorial.md", "docs/photographs.md"] {
         let (makes, others): (Vec<_>, Vec<_>) =
             commands(page).into_iter().partition(|c| c.starts_with("make"));
         for command in makes {

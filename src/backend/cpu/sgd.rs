@@ -1,7 +1,8 @@
 //! Stochastic gradient descent with momentum and weight decay, in PyTorch's form, over all parameters at
 //! once.
 //!
-//! `d = g + wd·p`, `v ← μ·v + d`, `p ← p − lr·v` (Sutskever et al. 2013 differs in where lr stands).
+//! `d = g + wd·p`, `v ← μ·v + d`, `p ← p − lr·v` (Sutskever et al. 2013 differs in where lr stands), or with
+//! Nesterov's momentum `p ← p − lr·(d + μ·v)`.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -17,6 +18,8 @@ pub struct Rates {
     pub momentum: f32,
     /// Weight decay.
     pub weight_decay: f32,
+    /// Nesterov's momentum.
+    pub nesterov: bool,
 }
 
 /// One step over flat tensors of equal length.
@@ -32,8 +35,9 @@ pub fn step(params: &Tensor, grads: &Tensor, velocity: &Tensor, rates: Rates) ->
                 .into_par_iter()
                 .for_each(|(p, v, g)| {
                     for ((p, v), g) in p.iter_mut().zip(v).zip(g) {
-                        *v = rates.momentum * *v + (g + rates.weight_decay * *p);
-                        *p -= rates.lr * *v;
+                        let d = g + rates.weight_decay * *p;
+                        *v = rates.momentum * *v + d;
+                        *p -= rates.lr * if rates.nesterov { d + rates.momentum * *v } else { *v };
                     }
                 });
             Ok(())

@@ -299,7 +299,7 @@ structs! {
         grads: ptr "float*",
         velocity: ptr "float*",
         segments: ptr "const Segment*",
-        /// Learning rate, momentum, weight decay.
+        /// Learning rate, momentum, weight decay, and 1 for Nesterov's momentum.
         rates: ptr "const float*",
         /// Segments.
         count: i32,

@@ -159,7 +159,7 @@ pub fn infer(
     info: &Info,
     levels: &Levels,
 ) -> Result<Inference> {
-    let params = files::open_for(weights, network, info)?;
+    let params = files::open_for(weights, network, info.classes)?;
     let evaluator = Evaluator::new(device, &params, split, levels, BATCH)?;
     evaluator.net.take(&params)?;
     evaluator.run()?;

@@ -41,7 +41,7 @@ pub struct Trainer {
 /// Rows of an epoch, and where each of its steps is mixed.
 pub type Planned = (Vec<Row>, Vec<usize>);
 
-/// All pixels of a split on the device.
+/// All pixels of a split that evaluation sees, on the device.
 ///
 /// # Errors
 /// The driver's; not enough memory.
@@ -52,7 +52,7 @@ pub fn upload(device: &Device, split: &Split) -> super::Result<Memory<u8>> {
     let piece = (1 << 24) / len.max(1) + 1;
     for from in (0..split.len()).step_by(piece) {
         let to = split.len().min(from + piece);
-        let bytes: Vec<u8> = (from..to).flat_map(|i| split.image(i)).copied().collect();
+        let bytes: Vec<u8> = (from..to).flat_map(|i| split.rows(i).flatten()).copied().collect();
         memory.write(from * len, &bytes)?;
     }
     Ok(memory)
@@ -93,7 +93,7 @@ impl Trainer {
         own.take(params)?;
         let (pixels, plan) = (upload(device, train)?, device.zeros(images)?);
         let (step, losses) = (device.zeros(1)?, device.zeros(2 * images.div_ceil(batch))?);
-        let (rates, table) = (device.zeros(3)?, device.upload(&flat(levels))?);
+        let (rates, table) = (device.zeros(4)?, device.upload(&flat(levels))?);
         let (features, logits) =
             (device.zeros(batch * params.network().features())?, device.zeros(batch * params.classes())?);
         let feed = Feed {
@@ -161,7 +161,8 @@ impl Trainer {
         };
         let steps = places.len();
         self.plan.write(0, &rows)?;
-        self.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay])?;
+        let nesterov = f32::from(u8::from(rates.nesterov));
+        self.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay, nesterov])?;
         self.step.clear()?;
         for (step, place) in places.into_iter().enumerate() {
             if interrupt::requested() {
@@ -271,7 +272,7 @@ impl Trainer {
 }
 
 /// An augmentation as the loader takes it.
-pub fn view(dy: i8, dx: i8, flip: bool) -> u32 {
-    let byte = |offset: i8| (i32::from(offset) + 128) as u32;
+pub fn view(dy: i16, dx: i16, flip: bool) -> u32 {
+    let byte = |offset: i16| (i32::from(offset) + 128) as u32;
     byte(dy) | byte(dx) << 8 | u32::from(flip) << 16
 }

@@ -7,7 +7,11 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 
-use super::values::{DrawName, LossName, Milestones, MixName, PerName, RuleName, RwNormName, Seeds, methods};
+use super::recipes::RecipeName;
+use super::values::{
+    DrawName, Jitter, LossName, Milestones, MixName, PerName, RandAugment, RuleName, RwNormName, Seeds,
+    methods,
+};
 use crate::cli::generate::architectures;
 use crate::cli::{Common, VERSION};
 use crate::methods::loss::Loss;
@@ -15,7 +19,7 @@ use crate::methods::mix::Mix;
 use crate::methods::presets::{Method, preset};
 use crate::methods::rule::{Draw, Reweight, Rule};
 use crate::net::Arch;
-use crate::train::config::{Augment, Config, Freeze, Precision, Select};
+use crate::train::config::{Augment, CROP_PADDING, Config, Freeze, Precision, Schedule, Select};
 use crate::train::schedule::Recipe;
 
 const EXAMPLES: &str = "\
@@ -105,42 +109,38 @@ pub struct Flags {
     #[arg(long, value_name = "BY", help_heading = "Options of the method")]
     pub rw_norm: Option<RwNormName>,
 
+    /// Defaults of what follows, as a paper or its code has them; what is asked otherwise wins
+    ///
+    /// report: ResNet-32, 300 epochs of batches of 128, SGD 0.1 that falls at 150 and 225 (the code of the
+    /// reproduction report). paper: the same, falling at 150 and 250 (the text of the Remix paper). cinic10:
+    /// paper with resnet18-cifar. tiny-imagenet: resnet18-cifar, 120 epochs, falling at 90, crops padded by 8 (LDAM).
+    /// imagenet-lt: resnet50, 90 epochs of batches of 512, 0.2 along a cosine, weight decay 5e-4, crops of
+    /// random size, colour jitter (classifier-balancing). places-lt: the same for 30 epochs. inaturalist:
+    /// resnet50, 90 epochs of batches of 256, falling at 30 and 60, colour jitter, --alpha 0.4 (Remix paper).
+    ///
+    /// Milestones scale with --epochs. One before epoch 3 does not lower the rate: with --epochs 3 all epochs
+    /// have --lr.
+    #[arg(long, value_name = "RECIPE", value_enum, default_value = "report", help_heading = "Recipe")]
+    pub recipe: RecipeName,
+
     /// The network: resnet20, resnet32, resnet44, resnet56 or resnet110, in the CIFAR form of the papers;
     /// resnet18-cifar or resnet34-cifar, wider, for small images; resnet10, resnet18, resnet34 or resnet50,
-    /// for large ones
-    #[arg(long, value_name = "ARCH", default_value_t = Arch::RESNET32, help_heading = "Recipe")]
+    /// for large ones [default: resnet32, or the recipe's]
+    #[arg(long, value_name = "ARCH", help_heading = "Recipe")]
     #[arg(add = ArgValueCandidates::new(architectures))]
-    pub arch: Arch,
+    pub arch: Option<Arch>,
 
-    /// Passes over as many images as the training split has
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 300,
-        allow_negative_numbers = true,
-        help_heading = "Recipe"
-    )]
-    pub epochs: u32,
+    /// Passes over as many images as the training split has [default: 300, or the recipe's]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Recipe")]
+    pub epochs: Option<u32>,
 
-    /// Images a step
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 128,
-        allow_negative_numbers = true,
-        help_heading = "Recipe"
-    )]
-    pub batch_size: usize,
+    /// Images a step [default: 128, or the recipe's]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Recipe")]
+    pub batch_size: Option<usize>,
 
-    /// Learning rate of SGD
-    #[arg(
-        long,
-        value_name = "RATE",
-        default_value_t = 0.1,
-        allow_negative_numbers = true,
-        help_heading = "Recipe"
-    )]
-    pub lr: f64,
+    /// Learning rate of SGD [default: 0.1, or the recipe's]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, help_heading = "Recipe")]
+    pub lr: Option<f64>,
 
     /// Momentum of SGD
     #[arg(
@@ -152,26 +152,22 @@ pub struct Flags {
     )]
     pub momentum: f64,
 
-    /// Weight decay, on all parameters
-    #[arg(
-        long,
-        value_name = "W",
-        default_value_t = 2e-4,
-        allow_negative_numbers = true,
-        help_heading = "Recipe"
-    )]
-    pub weight_decay: f64,
+    /// Nesterov's form of the momentum
+    #[arg(long, help_heading = "Recipe")]
+    pub nesterov: bool,
 
-    /// Milestones: epochs 150 and 225 of 300 (report: the code of the reproduction report), or 150 and 250
-    /// (paper: the text of the Remix paper)
-    ///
-    /// They scale with --epochs. A milestone before epoch 3 does not lower the rate: with --epochs 3 all
-    /// epochs have --lr.
-    #[arg(long, value_name = "RECIPE", default_value = "report", help_heading = "Recipe")]
-    pub recipe: Recipe,
+    /// Weight decay, on all parameters [default: 2e-4, or the recipe's]
+    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = "Recipe")]
+    pub weight_decay: Option<f64>,
+
+    /// How the learning rate falls: to a tenth at milestones, or along half a cosine to zero [default: step, or
+    /// the recipe's]
+    #[arg(long, value_name = "HOW", value_enum, help_heading = "Recipe")]
+    pub schedule: Option<Schedule>,
 
     /// Epochs, from 1, at which the learning rate falls to a tenth, such as 100,150; `none` keeps it
-    #[arg(long, value_name = "EPOCHS", conflicts_with = "recipe", help_heading = "Recipe")]
+    /// [default: the recipe's]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Recipe")]
     pub milestones: Option<Milestones>,
 
     /// Epochs over which the learning rate first rises, linearly
@@ -195,9 +191,27 @@ pub struct Flags {
     #[arg(long, value_name = "BY", help_heading = "Recipe")]
     pub select: Option<Select>,
 
-    /// Train on the images as they are: no random crop, no flip
-    #[arg(long, help_heading = "Recipe")]
+    /// Crops and flips of training images [default: crop-flip, or the recipe's]
+    #[arg(long, value_name = "HOW", value_enum, help_heading = "Augmentation")]
+    pub augment: Option<Augment>,
+
+    /// The same as --augment none: train on the images as they are
+    #[arg(long, conflicts_with = "augment", help_heading = "Augmentation")]
     pub no_augment: bool,
+
+    /// crop-flip of images that are not larger than what the network sees: pixels of zero padding [default: 4,
+    /// or the recipe's]
+    #[arg(long, value_name = "N", help_heading = "Augmentation")]
+    pub crop_padding: Option<u8>,
+
+    /// How much brightness, contrast and saturation vary at random, as 0.4 or 0.4,0.4,0.2; none for not at all
+    /// [default: none, or the recipe's]
+    #[arg(long, value_name = "X", help_heading = "Augmentation")]
+    pub color_jitter: Option<Jitter>,
+
+    /// RandAugment: so many operations an image, of a magnitude of 0 to 30, such as 2,9
+    #[arg(long, value_name = "N,M", help_heading = "Augmentation")]
+    pub rand_augment: Option<RandAugment>,
 
     /// Start from weights: a checkpoint (its manifest or directory), or a file in PyTorch's names, as
     /// safetensors or as torch.save writes it
@@ -249,25 +263,47 @@ impl Flags {
     /// # Errors
     /// Unknown methods, options that the method does not have, absurd values.
     pub fn configs(&self) -> Result<Vec<Config>> {
+        let preset = self.recipe.preset();
         let method = self.method()?;
-        let (milestones, deferred_from) = match &self.milestones {
+        let epochs = self.epochs.unwrap_or(preset.epochs);
+        let schedule = self.schedule.unwrap_or(preset.schedule);
+        let (mut milestones, deferred_from) = match &self.milestones {
             Some(Milestones(list)) => (list.clone(), list.last().copied()),
-            None => (self.recipe.milestones(self.epochs), self.recipe.deferred_from(self.epochs)),
+            None => (preset.milestones.scaled_to(epochs), preset.milestones.deferred_from(epochs)),
+        };
+        if schedule == Schedule::Cosine && self.milestones.is_none() {
+            milestones.clear();
+        }
+        let augment = match self.no_augment {
+            true => Augment::None,
+            false => self.augment.unwrap_or(preset.augment),
+        };
+        // What the recipe says of other crops is left out.
+        let padding = preset.crop_padding.filter(|_| augment == Augment::CropFlip);
+        let jitter = match (self.color_jitter, augment) {
+            (Some(Jitter(asked)), _) => asked,
+            (None, Augment::None) => None,
+            (None, _) => preset.color_jitter,
         };
         let config = Config {
-            arch: self.arch,
-            epochs: self.epochs,
-            batch_size: self.batch_size,
-            lr: self.lr,
+            arch: self.arch.unwrap_or_else(|| preset.arch.parse().expect("recipes name networks of the zoo")),
+            epochs,
+            batch_size: self.batch_size.unwrap_or(preset.batch_size),
+            lr: self.lr.unwrap_or(preset.lr),
             momentum: self.momentum,
-            weight_decay: self.weight_decay,
-            recipe: Recipe::of(&milestones, self.epochs),
+            weight_decay: self.weight_decay.unwrap_or(preset.weight_decay),
+            recipe: Recipe::of(&milestones, epochs),
             rule_from: deferred_from.filter(|from| method.rule.deferred() && milestones.last() != Some(from)),
             milestones,
             warmup: self.warmup,
+            schedule,
+            nesterov: self.nesterov,
             precision: self.precision,
             select: self.select,
-            augment: if self.no_augment { Augment::None } else { Augment::CropFlip },
+            augment,
+            crop_padding: self.crop_padding.or(padding).filter(|p| *p != CROP_PADDING),
+            color_jitter: jitter.filter(|all| *all != [0.0; 3]),
+            rand_augment: self.rand_augment.map(|RandAugment(asked)| asked),
             freeze: self.freeze,
             ..Config::new(method)
         };
@@ -321,6 +357,9 @@ impl Flags {
             | Mix::RemixManifold { alpha: a, kappa: k, tau: t, lambda_per: per } => {
                 (alpha, kappa, tau, lambda_per) = (Some(a), Some(k), Some(t), Some(per));
             }
+        }
+        if let (None, Some(usual), Some(place)) = (self.alpha, self.recipe.preset().alpha, &mut alpha) {
+            **place = usual;
         }
         set("alpha", self.alpha, alpha, "--mix mixup or another mix")?;
         set("kappa", self.kappa, kappa, "--mix remix or another of remix")?;

@@ -58,6 +58,16 @@ fn spellings_of_one_experiment_have_equal_params() {
         ("--epochs 2", "--epochs 2 --milestones none"),
         ("--epochs 4 --rule drw", "--epochs 4 --rule drw --milestones 3"),
         ("--seed 3", "--seeds 3"),
+        ("--milestones 5,10 --recipe paper", "--milestones 5,10"),
+        ("--no-augment", "--augment none"),
+        ("--recipe tiny-imagenet", "--arch resnet18-cifar --epochs 120 --milestones 90 --crop-padding 8"),
+        ("--recipe cinic10", "--recipe paper --arch resnet18-cifar"),
+        ("--recipe imagenet-lt --epochs 30", "--recipe places-lt"),
+        (
+            "--recipe inaturalist --method remix",
+            "--arch resnet50 --epochs 90 --batch-size 256 --milestones 30,60 --color-jitter 0.4 --method remix --alpha .4",
+        ),
+        ("--crop-padding 4 --color-jitter none --schedule step", ""),
     ];
     for (a, b) in same {
         assert_eq!(params(a), params(b), "{a} | {b}");
@@ -165,7 +175,6 @@ fn refusals_say_what_to_do() {
         ("--rule drw --milestones none", "a deferred rule starts at the last milestone"),
         ("--rule drw --milestones 400", "a deferred rule starts at the last milestone"),
         ("--milestones 5,x", "\"x\" is no epoch"),
-        ("--milestones 5,10 --recipe paper", "cannot be used with"),
         ("--seeds 4-0", "write 0-4"),
         ("--seeds 0-9999999", "more than 1000 seeds"),
         ("--seeds a", "is no seed"),

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cli::checkpoints;
-use crate::data::Info;
-use crate::manifest::{Input, Kind, Manifest, key, source, store};
+use crate::cli::{checkpoints, models};
+use crate::data::Normalise;
+use crate::data::files::Preprocess;
+use crate::manifest::{Input, Kind, key, source};
 use crate::net::Arch;
 use crate::train::start::{Classes, Start};
 
@@ -42,7 +43,8 @@ impl Init {
         let input = m.as_input("init", &[which])?;
         let file = m.checked(which)?.swap_remove(0);
         let which = (which != "last").then(|| which.to_owned());
-        Ok(Init { start: Start { file, classes: classes(&m)? }, input, which })
+        let classes = models::class_names(&m)?.map_or(Classes::Lost, Classes::Named);
+        Ok(Init { start: Start { file, classes }, input, which })
     }
 
     /// Refuses weights of another network, and a run that would replace the weights that it starts from.
@@ -65,28 +67,35 @@ impl Init {
         Ok(())
     }
 
+    /// Says where a checkpoint's images were normalised or preprocessed otherwise. Bare weights do not say.
+    ///
+    /// # Errors
+    /// A checkpoint whose params are not to be understood.
+    pub fn compare(&self, normalise: Normalise, preprocess: Option<Preprocess>) -> Result<()> {
+        if self.input.key.is_none() {
+            return Ok(());
+        }
+        let own = models::normalise(&self.input.params).context("--init")?;
+        if own != normalise {
+            log::warn!(
+                "--init: its images were normalised by mean {:.3?} and standard deviation {:.3?}, those of this data \
+                 set are by {:.3?} and {:.3?}",
+                own.mean,
+                own.std,
+                normalise.mean,
+                normalise.std
+            );
+        }
+        let own = self.input.params.get("preprocess").cloned().map(serde_json::from_value).transpose()?;
+        let [own, now] = [own, preprocess].map(|p: Option<Preprocess>| p.unwrap_or(Preprocess::CIFAR));
+        if own != now {
+            log::warn!("--init: was trained on images of {own}, and these are of {now}");
+        }
+        Ok(())
+    }
+
     /// Its name in parameters: the beginning of the hash.
     pub fn name(&self) -> String {
         key::short(&self.input.blake3).to_owned()
     }
-}
-
-/// The classes that a checkpoint was trained on. Those of earlier versions have their names in the data set
-/// alone.
-fn classes(m: &Manifest) -> Result<Classes> {
-    if let Some(names) = m.metrics.get("class_names") {
-        return Ok(Classes::Named(serde_json::from_value(names.clone()).context("metrics.class_names")?));
-    }
-    let dataset = m.input("dataset").context("the checkpoint does not say what it was trained on")?;
-    let path = store::absolute(&m.dir()?.join(&dataset.path));
-    let read = || -> Result<Classes> {
-        let found = source::read_all(std::slice::from_ref(&path), "train", Kind::Dataset)?;
-        Ok(Classes::Named(Info::of(found.first().context("no manifest")?)?.class_names))
-    };
-    read().or_else(|e| {
-        log::warn!(
-            "the data set of the checkpoint cannot be read, so the names of its classes are not known ({e:#})"
-        );
-        Ok(Classes::Lost)
-    })
 }

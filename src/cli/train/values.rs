@@ -111,6 +111,41 @@ impl From<RwNormName> for RwNorm {
     }
 }
 
+/// How much brightness, contrast and saturation vary; None for `none`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Jitter(pub Option<[f64; 3]>);
+
+impl FromStr for Jitter {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "none" {
+            return Ok(Jitter(None));
+        }
+        let all: Result<Vec<f64>, _> = s.split(',').map(|x| x.trim().parse()).collect();
+        match all.as_deref() {
+            Ok(&[one]) => Ok(Jitter(Some([one; 3]))),
+            Ok(&[brightness, contrast, saturation]) => Ok(Jitter(Some([brightness, contrast, saturation]))),
+            _ => Err("expected one number or three, such as 0.4 or 0.4,0.4,0.2".into()),
+        }
+    }
+}
+
+/// Operations an image, and their magnitude.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RandAugment(pub [u8; 2]);
+
+impl FromStr for RandAugment {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let pair =
+            || Some((s.split_once(',')?.0.trim().parse().ok()?, s.split_once(',')?.1.trim().parse().ok()?));
+        let (ops, magnitude) = pair().ok_or("expected two numbers, such as 2,9")?;
+        Ok(RandAugment([ops, magnitude]))
+    }
+}
+
 /// A list of epochs, or `none`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Milestones(pub Vec<u32>);

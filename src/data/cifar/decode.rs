@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Dataset, Form, official};
 use crate::data::pickle::{self, Value};
-use crate::data::{Error, Images, PIXELS};
+use crate::data::{Error, Images, PIXELS, Planes};
 
 /// Largest python file that is read: the biggest official one has 155 MB.
 const MAX_PICKLE: u64 = 1 << 28;
@@ -13,7 +13,7 @@ const MAX_PICKLE: u64 = 1 << 28;
 const MAX_NAMES: u64 = 1 << 16;
 
 /// Every class must have the same number of images: the profiles are defined on balanced data.
-pub(super) fn balanced(images: &Images, classes: usize) -> Result<(), String> {
+pub(super) fn balanced(images: &Planes, classes: usize) -> Result<(), String> {
     let mut counts = vec![0; classes];
     images.labels().iter().for_each(|&l| counts[l as usize] += 1);
     let each = images.len() / classes;

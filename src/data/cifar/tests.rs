@@ -4,6 +4,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::*;
+use crate::data::Images;
 use crate::data::PIXELS;
 
 const TRAIN: usize = 20;
@@ -104,7 +105,7 @@ fn packed(root: &Path, d: &Dataset, form: &Form, prefix: &str) -> PathBuf {
 }
 
 fn everything(source: &Source) -> (Vec<String>, Vec<u32>, Vec<u8>) {
-    let all = |images: &Images| (0..images.len()).flat_map(|i| images.planes(i).to_vec()).collect::<Vec<_>>();
+    let all = |images: &Planes| (0..images.len()).flat_map(|i| images.planes(i).to_vec()).collect::<Vec<_>>();
     let labels = [source.train.labels(), source.test.labels()].concat();
     (source.class_names.clone(), labels, [all(&source.train), all(&source.test)].concat())
 }

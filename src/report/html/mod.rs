@@ -4,6 +4,7 @@
 
 mod figures;
 mod lineage;
+mod mistakes;
 mod settings;
 mod tables;
 
@@ -65,7 +66,9 @@ pub fn roles(m: &Manifest) -> &'static [&'static str] {
         Kind::Checkpoint => &["log"],
         Kind::Embedding => &["features"],
         Kind::Metrics => &["confusion"],
-        _ => &[],
+        // The pictures of wrong predictions, and the names of their files.
+        Kind::Dataset => &["train", "val", "test", "files"],
+        Kind::Report => &[],
     }
 }
 
@@ -97,10 +100,12 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
     let manifests: Vec<&Manifest> = metrics.iter().map(|(_, m)| *m).collect();
     let of: Vec<&Experiment> = records.iter().map(|r| &r.of).collect();
     let lineage = lineage::Lineage::of(sources, &metrics, &records);
+    let mistakes = mistakes::write(sources, &metrics, &records)?;
     let body = [
-        intro(title, &records, &tables),
+        intro(title, &records, &tables, !mistakes.is_empty()),
         tables.iter().enumerate().map(|(n, t)| tables::write(t, n)).collect(),
         figures::write(sources, &manifests, &records, &checkpoints, &embeddings)?,
+        mistakes,
         settings::write(&manifests, &of),
         lineage.write(&records),
     ];
@@ -121,7 +126,7 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
     ))
 }
 
-fn intro(title: &str, records: &[Record], tables: &[table::Table]) -> String {
+fn intro(title: &str, records: &[Record], tables: &[table::Table], has_mistakes: bool) -> String {
     // Runs of one seed and device, if there are several, are told by their weights, which are others for the
     // best epoch.
     let mut runs: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
@@ -146,6 +151,8 @@ fn intro(title: &str, records: &[Record], tables: &[table::Table]) -> String {
     for (n, t) in tables.iter().enumerate() {
         text += &format!("<a href=\"#table-{n}\">{}</a> ", escape(&t.name()));
     }
-    text += "<a href=\"#figures\">Figures</a> <a href=\"#settings\">Settings</a> <a href=\"#lineage\">Lineage</a></nav>\n</header>\n";
+    let mistakes = if has_mistakes { "<a href=\"#mistakes\">Mistakes</a> " } else { "" };
+    text += &format!("<a href=\"#figures\">Figures</a> {mistakes}");
+    text += "<a href=\"#settings\">Settings</a> <a href=\"#lineage\">Lineage</a></nav>\n</header>\n";
     text
 }

@@ -49,8 +49,16 @@ pub fn infer(
     levels: &Levels,
     batch: usize,
 ) -> Result<Inference> {
-    let params = files::open_for(weights, network, info)?;
+    let params = files::open_for(weights, network, info.classes)?;
     Ok(Folded::new(&params, split.shape())?.run(split, levels, batch))
+}
+
+/// Normalises rows of pixels, (H, W, C).
+pub fn normalise<'a>(rows: impl Iterator<Item = &'a [u8]>, levels: &Levels, out: &mut [f32]) {
+    let values = rows.flatten().zip(levels.iter().cycle());
+    for (x, (&byte, level)) in out.iter_mut().zip(values) {
+        *x = level[usize::from(byte)];
+    }
 }
 
 /// A network ready for inference.
@@ -107,12 +115,7 @@ impl Folded {
     /// Logits and features of all images of a split, `batch` images of a thread at a time; `levels` are the
     /// normalised values of the bytes.
     pub fn run(&self, split: &Split, levels: &Levels, batch: usize) -> Inference {
-        self.forward(split.len(), batch, |n, pixels| {
-            let channels = levels.iter().cycle();
-            for ((x, byte), level) in pixels.iter_mut().zip(split.image(n)).zip(channels) {
-                *x = level[usize::from(*byte)];
-            }
-        })
+        self.forward(split.len(), batch, |n, pixels| normalise(split.rows(n), levels, pixels))
     }
 
     /// Logits and features of `n` images; `image(i, pixels)` writes the normalised pixels of one, (H, W, C).

@@ -16,12 +16,14 @@ pub fn levels(mean: &[f64], std: &[f64]) -> Levels {
     mean.iter().zip(std).map(|(&m, &s)| std::array::from_fn(|byte| level(byte, m, s))).collect()
 }
 
-/// One augmented image: pixel `(row, col)` is the original's `(row + dy, col' + dx)`, black outside, `col'`
+/// One augmented image: pixel `(row, col)` is the stored one's `(row + dy, col' + dx)`, black outside, `col'`
 /// mirrored under `flip`.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    /// Bytes, (H, W, C).
+    /// Bytes of the stored image, (H, W, C).
     pub image: &'a [u8],
+    /// Its height, width and channels.
+    pub stored: [usize; 3],
     /// Rows to shift by.
     pub dy: i32,
     /// Columns to shift by.
@@ -31,9 +33,10 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// The original pixel behind one of the view's, if it is inside the image.
-    fn pixel(&self, [height, width, channels]: [usize; 3], row: usize, col: usize) -> Option<&[u8]> {
-        let col = if self.flip { width - 1 - col } else { col };
+    /// The stored pixel behind one of the view's, which has `across` columns, if it is inside the image.
+    fn pixel(&self, across: usize, row: usize, col: usize) -> Option<&[u8]> {
+        let [height, width, channels] = self.stored;
+        let col = if self.flip { across - 1 - col } else { col };
         let row = row.checked_add_signed(self.dy as isize).filter(|&r| r < height)?;
         let col = col.checked_add_signed(self.dx as isize).filter(|&c| c < width)?;
         let at = (row * width + col) * channels;
@@ -86,14 +89,14 @@ fn forward_of<'a, T: Value>(
                         _ if patch[n].contains(row, col) => 0.0,
                         _ => 1.0,
                     };
-                    let first = a.pixel(shape, row, col).unwrap_or(&black);
+                    let first = a.pixel(width, row, col).unwrap_or(&black);
                     if l == 1.0 {
                         for c in 0..channels {
                             x[c] = T::from_f32(levels[c][usize::from(first[c])]);
                         }
                         continue;
                     }
-                    let second = b.pixel(shape, row, col).unwrap_or(&black);
+                    let second = b.pixel(width, row, col).unwrap_or(&black);
                     for c in 0..channels {
                         let (first, second) = (usize::from(first[c]), usize::from(second[c]));
                         x[c] = T::from_f32(l * levels[c][first] + (1.0 - l) * levels[c][second]);

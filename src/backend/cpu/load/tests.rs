@@ -23,8 +23,13 @@ fn expected(v: &View, row: usize, col: usize, c: usize) -> f64 {
 fn crops_flips_mixes_and_normalises() {
     let images: Vec<Vec<u8>> = (0..9).map(image).collect();
     let offsets = [-4, 0, 3, 4, -1, 0, 2, -3, 1];
-    let view =
-        |n: usize| View { image: &images[n], dy: offsets[n], dx: offsets[8 - n], flip: n.is_multiple_of(2) };
+    let view = |n: usize| View {
+        image: &images[n],
+        stored: SHAPE,
+        dy: offsets[n],
+        dx: offsets[8 - n],
+        flip: n.is_multiple_of(2),
+    };
     let partner = [8, 0, 1, 2, 3, 4, 5, 6, 7];
     let lambda = [1.0, 0.0, 0.25, 0.5, 0.9, 1.0, 0.3, 0.6, 0.125];
     let x = zeros(&[9, 6, 5, 3]).expect("a tensor");
@@ -58,7 +63,7 @@ fn crops_flips_mixes_and_normalises() {
 fn a_whole_share_is_the_image_itself() {
     let levels = levels(&[0.5; 3], &[0.25; 3]);
     let images = [image(1), image(2)];
-    let view = |n: usize| View { image: &images[n], dy: 0, dx: 0, flip: false };
+    let view = |n: usize| View { image: &images[n], stored: SHAPE, dy: 0, dx: 0, flip: false };
     let x = zeros(&[2, 6, 5, 3]).expect("a tensor");
     forward(&x, SHAPE, &levels, view, &[1, 0], &[1.0, 1.0], &[Patch::default(); 2]).expect("loaded");
     let bytes = images.iter().flatten().map(|b| ((f64::from(*b) / 255.0 - 0.5) / 0.25) as f32);

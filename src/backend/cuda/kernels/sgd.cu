@@ -58,8 +58,9 @@ __device__ void step(const StepArgs& a) {
     if (own >= s.len) return;
     if (a.moves) {
         const float g = s.parts ? (slices[0][t] + slices[1][t]) + (slices[2][t] + slices[3][t]) : a.grads[at];
-        const float v = a.rates[1] * velocity + (g + a.rates[2] * p);
-        p -= a.rates[0] * v;
+        const float d = g + a.rates[2] * p;
+        const float v = a.rates[1] * velocity + d;
+        p -= a.rates[0] * (a.rates[3] != 0 ? d + a.rates[1] * v : v);
         a.grads[at] = g;
         a.velocity[at] = v;
         a.params[at] = p;

@@ -65,7 +65,7 @@ pub struct Feed {
     pub logits: u64,
     /// (steps, 2): loss and right predictions; training only.
     pub losses: u64,
-    /// Learning rate, momentum, weight decay; training only.
+    /// Learning rate, momentum, weight decay, and 1 for Nesterov's momentum; training only.
     pub rates: u64,
 }
 

@@ -23,7 +23,7 @@ use crate::train::engine::{rows, train_epoch};
 use crate::train::plan::Plan;
 
 pub const CLASSES: usize = 3;
-pub const RATES: Rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4 };
+pub const RATES: Rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4, nesterov: false };
 
 /// The emulator and a GPU, as far as there are any.
 pub fn devices(precision: Precision) -> Vec<Device> {

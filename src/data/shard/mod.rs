@@ -3,86 +3,41 @@
 //! A file holds `images` U8 (N, H, W, C), `labels` I64 (N) and `source_index` U32 (N), and nothing else, so
 //! its bytes follow from the images alone. Which images go in is decided elsewhere.
 
+mod write;
+
 use std::fs::File;
 use std::path::Path;
 
 use memmap2::Mmap;
-use rayon::prelude::*;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
 
-use super::{CHANNELS, Error, Images, Info, PIXELS, SIDE};
+use super::{Error, Info};
 use crate::manifest::Manifest;
-use crate::manifest::store::{Produced, write_atomic};
-
-/// Bytes of one image with its label and index.
-const ROW: usize = PIXELS + 8 + 4;
+pub use write::{Broken, Chosen, Written};
 
 /// More than any header of three tensors.
 const HEADER: usize = 512;
 
-/// The smallest usable `--shard-bytes`: one image.
-pub const MIN_SHARD_BYTES: usize = HEADER + ROW;
-
-/// A split to write: its name, the images it is chosen from, and the indices of the chosen in the order in
-/// which they are to stand.
-pub type Chosen<'a> = (&'static str, &'a Images, &'a [u32]);
-
-/// A file to write: its name, and the part of a split that goes into it.
-struct Part<'a> {
-    name: String,
-    split: &'static str,
-    images: &'a Images,
-    chosen: &'a [u32],
+/// Bytes of one image with its label and index.
+fn row_len(shape: [usize; 3]) -> usize {
+    shape.iter().product::<usize>() + 8 + 4
 }
 
-/// The files `<split>-00000.safetensors`, …, of at most `shard_bytes` each.
-fn parts<'a>(splits: &[Chosen<'a>], shard_bytes: usize) -> Vec<Part<'a>> {
-    let rows = (shard_bytes.saturating_sub(HEADER) / ROW).max(1);
-    let mut all = vec![];
-    for &(split, images, chosen) in splits {
-        all.extend(chosen.chunks(rows).enumerate().map(|(n, chosen)| {
-            let name = format!("{split}-{n:05}.safetensors");
-            Part { name, split, images, chosen }
-        }));
-    }
-    all
+/// The rows of the centre of an image of `stored` = `[H, W, C]`, as torchvision's `CenterCrop` cuts it out.
+pub fn centre_rows(image: &[u8], stored: [usize; 3], shape: [usize; 3]) -> impl Iterator<Item = &[u8]> {
+    let [top, left] = [0, 1].map(|axis| centre(stored[axis] - shape[axis]));
+    let (from, to) = (left * stored[2], (left + shape[1]) * stored[2]);
+    image.chunks_exact(stored[1] * stored[2]).skip(top).take(shape[0]).map(move |row| &row[from..to])
 }
 
-/// Names of the files that [`write()`] makes.
-pub fn names(splits: &[Chosen], shard_bytes: usize) -> Vec<String> {
-    parts(splits, shard_bytes).into_iter().map(|part| part.name).collect()
+/// Half of some pixels that are cut off, half to even, as Python rounds.
+pub fn centre(cut: usize) -> usize {
+    (cut as f64 / 2.0).round_ties_even() as usize
 }
 
-/// Writes each split as `<split>-00000.safetensors`, …, files of at most `shard_bytes`.
-///
-/// # Errors
-/// The file system's.
-pub fn write(dir: &Path, splits: &[Chosen], shard_bytes: usize) -> Result<Vec<Produced>, Error> {
-    let write = |Part { name, split, images, chosen }: Part| {
-        let bytes = encode(images, chosen);
-        write_atomic(&dir.join(&name), |f| std::io::Write::write_all(f, &bytes))?;
-        Ok(Produced { role: split, name, rows: Some(chosen.len() as u64) })
-    };
-    parts(splits, shard_bytes).into_par_iter().map(write).collect()
-}
-
-fn encode(images: &Images, chosen: &[u32]) -> Vec<u8> {
-    let n = chosen.len();
-    let mut pixels = vec![0; n * PIXELS];
-    for (&i, out) in chosen.iter().zip(pixels.chunks_exact_mut(PIXELS)) {
-        images.write_hwc(i as usize, out);
-    }
-    let label = |&i: &u32| i64::from(images.labels()[i as usize]).to_le_bytes();
-    let labels: Vec<u8> = chosen.iter().flat_map(label).collect();
-    let indices: Vec<u8> = chosen.iter().flat_map(|i| i.to_le_bytes()).collect();
-    let view =
-        |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).expect("sizes match by construction");
-    let tensors = [
-        ("images", view(Dtype::U8, vec![n, SIDE, SIDE, CHANNELS], &pixels)),
-        ("labels", view(Dtype::I64, vec![n], &labels)),
-        ("source_index", view(Dtype::U32, vec![n], &indices)),
-    ];
-    safetensors::serialize(tensors, None).expect("three named tensors always serialise")
+/// The smallest usable `--shard-bytes` for images of a shape: one image.
+pub fn min_bytes(shape: [usize; 3]) -> usize {
+    HEADER + row_len(shape)
 }
 
 /// The memory-mapped shards of one split.
@@ -91,6 +46,9 @@ pub struct Split {
     shards: Vec<Shard>,
     labels: Vec<u32>,
     source_index: Vec<u32>,
+    /// Of the stored images.
+    stored: [usize; 3],
+    /// What networks see of them.
     shape: [usize; 3],
 }
 
@@ -112,10 +70,14 @@ impl Split {
     /// classes.
     pub fn open(m: &Manifest, split: &str) -> Result<Split, Error> {
         let info = Info::of(m)?;
-        let mut all = Split { shards: vec![], labels: vec![], source_index: vec![], shape: [0; 3] };
+        let mut all =
+            Split { shards: vec![], labels: vec![], source_index: vec![], stored: [0; 3], shape: [0; 3] };
         for path in m.checked(split)? {
             all.append(&path, &info)?;
         }
+        let [height, width, channels] = all.stored;
+        let side = info.crop.unwrap_or(usize::MAX);
+        all.shape = [height.min(side), width.min(side), channels];
         Ok(all)
     }
 
@@ -152,10 +114,10 @@ impl Split {
         if c != info.mean.len() {
             return Err(bad(format!("images have {c} channels, the data set {}", info.mean.len())));
         }
-        if !self.labels.is_empty() && self.shape != [h, w, c] {
-            return Err(bad(format!("images are {h}×{w}×{c}, those of the other shards {:?}", self.shape)));
+        if !self.labels.is_empty() && self.stored != [h, w, c] {
+            return Err(bad(format!("images are {h}×{w}×{c}, those of the other shards {:?}", self.stored)));
         }
-        self.shape = [h, w, c];
+        self.stored = [h, w, c];
         let first = self.labels.len();
         for (row, word) in labels.data().as_chunks().0.iter().enumerate() {
             let label = i64::from_le_bytes(*word);
@@ -179,21 +141,36 @@ impl Split {
         self.labels.is_empty()
     }
 
-    /// Height, width, channels of every image.
+    /// Height, width, channels of what networks see of every image.
     pub fn shape(&self) -> [usize; 3] {
         self.shape
     }
 
-    /// Pixels of image `i`, (H, W, C).
+    /// Height, width, channels of every image as it is stored.
+    pub fn stored(&self) -> [usize; 3] {
+        self.stored
+    }
+
+    /// Rows and columns to the left of and above what evaluation sees, as torchvision's `CenterCrop` has them.
+    pub fn centre(&self) -> [usize; 2] {
+        [0, 1].map(|axis| centre(self.stored[axis] - self.shape[axis]))
+    }
+
+    /// Pixels of image `i` as it is stored, (H, W, C).
     ///
     /// # Panics
     /// When `i` is not below [`Split::len`]; so do the others.
     pub fn image(&self, i: usize) -> &[u8] {
         assert!(i < self.len(), "image {i} of {}", self.len());
         let shard = &self.shards[self.shards.partition_point(|s| s.first <= i) - 1];
-        let size: usize = self.shape.iter().product();
+        let size: usize = self.stored.iter().product();
         let at = shard.pixels + (i - shard.first) * size;
         &shard.map[at..at + size]
+    }
+
+    /// Rows of what evaluation sees of image `i`: its centre.
+    pub fn rows(&self, i: usize) -> impl Iterator<Item = &[u8]> {
+        centre_rows(self.image(i), self.stored, self.shape)
     }
 
     /// Label of image `i`.
@@ -206,7 +183,8 @@ impl Split {
         &self.labels
     }
 
-    /// Index of image `i` in the official training or test set.
+    /// What tells image `i` from the others of its source, see
+    /// [`Images::source_index`](super::Images::source_index).
     pub fn source_index(&self, i: usize) -> u32 {
         self.source_index[i]
     }
@@ -215,7 +193,8 @@ impl Split {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::synthetic;
+    use crate::data::{Images, PIXELS, Planes, synthetic};
+    use crate::manifest::store::Produced;
     use crate::manifest::{Kind, Object, store::Claim, store::Plan};
     use serde_json::json;
 
@@ -241,14 +220,27 @@ mod tests {
             .expect("published")
     }
 
+    fn write(dir: &Path, images: &Planes, chosen: &[u32], shard_bytes: usize) -> Written {
+        let chosen = Chosen { split: "train", images, chosen };
+        chosen.write(dir, shard_bytes, 10, &|| ()).expect("written")
+    }
+
+    /// The bytes of a shard.
+    fn shard(images: &Planes, chosen: &[u32]) -> Vec<u8> {
+        let dir = tempfile::tempdir().expect("a directory");
+        write(dir.path(), images, chosen, usize::MAX);
+        std::fs::read(dir.path().join("train-00000.safetensors")).expect("read")
+    }
+
     #[test]
     fn what_was_written_is_read_in_order_and_in_bounds() {
         let images = synthetic::generate(10, 1).train;
         let chosen: Vec<u32> = (0..100).rev().step_by(3).collect();
         let mut one_file = vec![];
-        for (limit, files) in [(MIN_SHARD_BYTES, 34), (HEADER + 5 * ROW, 7), (usize::MAX, 1)] {
+        let (one, row) = (min_bytes([32, 32, 3]), row_len([32, 32, 3]));
+        for (limit, files) in [(one, 34), (HEADER + 5 * row, 7), (usize::MAX, 1)] {
             let dir = tempfile::tempdir().expect("a directory");
-            let outputs = write(dir.path(), &[("train", &images, &chosen)], limit).expect("written");
+            let outputs = write(dir.path(), &images, &chosen, limit).outputs;
             assert_eq!(outputs.len(), files);
             let m = published(dir.path(), outputs);
             assert!(m.outputs.iter().all(|o| o.bytes <= limit as u64));
@@ -256,18 +248,18 @@ mod tests {
             assert_eq!((split.len(), split.shape()), (chosen.len(), [32, 32, 3]));
             let mut pixels = vec![0; PIXELS];
             for (row, &i) in chosen.iter().enumerate() {
-                images.write_hwc(i as usize, &mut pixels);
+                images.write(i as usize, &mut pixels).expect("written");
                 assert_eq!(split.image(row), pixels);
                 assert_eq!((split.label(row), split.source_index(row)), (i as usize % 10, i));
             }
             one_file = std::fs::read(dir.path().join("train-00000.safetensors")).expect("read");
         }
-        assert_eq!(one_file, encode(&images, &chosen), "the same bytes again");
+        assert_eq!(one_file, shard(&images, &chosen), "the same bytes again");
     }
 
     #[test]
     fn foreign_files_are_refused() {
-        let good = encode(&synthetic::generate(1, 1).train, &[0, 1]);
+        let good = shard(&synthetic::generate(1, 1).train, &[0, 1]);
         let text = |from: &str, to: &str| {
             let at = good.windows(from.len()).position(|w| w == from.as_bytes()).expect("in the header");
             [&good[..at], to.as_bytes(), &good[at + from.len()..]].concat()
@@ -300,13 +292,94 @@ mod tests {
     fn a_split_that_is_not_there_is_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let images = synthetic::generate(1, 1).train;
-        let m =
-            published(dir.path(), write(dir.path(), &[("train", &images, &[0])], 1 << 20).expect("written"));
+        let m = published(dir.path(), write(dir.path(), &images, &[0], 1 << 20).outputs);
         let e = Split::open(&m, "val").expect_err("no val").to_string();
         assert!(e.contains("lists no val file"), "{e}");
         let mut other = m.clone();
         other.metrics.insert("class_names".into(), json!(["one"]));
         let e = Split::open(&other, "train").expect_err("contradiction").to_string();
         assert!(e.contains("disagree"), "{e}");
+    }
+
+    #[test]
+    fn statistics_are_those_of_the_definition() {
+        let source = synthetic::generate(300, 1);
+        let chosen: Vec<u32> = (0..3000).rev().collect();
+        let dir = tempfile::tempdir().expect("a directory");
+        let written = write(dir.path(), &source.train, &chosen, 1 << 20);
+        let values = |c: usize| {
+            let images = &source.train;
+            let plane = move |&i: &u32| images.planes(i as usize)[c * 1024..(c + 1) * 1024].to_vec();
+            chosen.iter().flat_map(plane).map(|v| f64::from(v) / 255.0).collect::<Vec<_>>()
+        };
+        for c in 0..3 {
+            let values = values(c);
+            let m = values.iter().sum::<f64>() / values.len() as f64;
+            let variance = values.iter().map(|v| (v - m) * (v - m)).sum::<f64>() / values.len() as f64;
+            assert!((written.mean[c] - m).abs() < 1e-9 && (written.std[c] - variance.sqrt()).abs() < 1e-9);
+        }
+        assert_eq!(written.counts, [300; 10]);
+        // As documented: of the hashes of 2,500 images each, a label in a byte and three planes.
+        let mut whole = blake3::Hasher::new();
+        for piece in chosen.chunks(2_500) {
+            let image = |&i: &u32| [&[(i % 10) as u8][..], source.train.planes(i as usize)].concat();
+            whole.update(blake3::hash(&piece.iter().flat_map(image).collect::<Vec<_>>()).as_bytes());
+        }
+        assert_eq!(written.digest, whole.finalize().to_hex().as_str());
+    }
+
+    /// Images of which some cannot be read.
+    struct Partly<'a>(&'a Planes);
+
+    impl Images for Partly<'_> {
+        fn labels(&self) -> &[u32] {
+            self.0.labels()
+        }
+
+        fn shape(&self) -> [usize; 3] {
+            self.0.shape()
+        }
+
+        fn write(&self, i: usize, out: &mut [u8]) -> Result<(), String> {
+            if i % 7 == 3 || i < 5 { Err("torn".into()) } else { self.0.write(i, out) }
+        }
+
+        fn source_index(&self, i: usize) -> u32 {
+            1000 - i as u32
+        }
+
+        fn name(&self, i: usize) -> String {
+            format!("{i}.jpg")
+        }
+    }
+
+    #[test]
+    fn broken_images_are_left_out_and_shards_of_an_earlier_call_are_taken() {
+        let images = synthetic::generate(4, 1).train;
+        let all: Vec<u32> = (0..40).collect();
+        let chosen = Chosen { split: "train", images: &Partly(&images), chosen: &all };
+        let dir = tempfile::tempdir().expect("a directory");
+        let limit = HEADER + 5 * row_len([32, 32, 3]);
+        let write = || chosen.write(dir.path(), limit, 10, &|| ()).expect("written");
+        let first = write();
+        let names: Vec<&str> = first.broken.iter().map(|b| b.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "10.jpg", "17.jpg", "24.jpg", "31.jpg", "38.jpg"]
+        );
+        // The first shard would have none.
+        let files: Vec<&str> = first.outputs.iter().map(|o| o.name.as_str()).collect();
+        assert_eq!((files.len(), files[0]), (7, "train-00001.safetensors"));
+        std::fs::remove_file(dir.path().join(files[3])).expect("removed");
+        // One without broken images.
+        let kept = dir.path().join(files[0]);
+        let before = std::fs::metadata(&kept).and_then(|m| m.modified()).expect("a time");
+        let again = write();
+        assert_eq!(std::fs::metadata(&kept).and_then(|m| m.modified()).expect("a time"), before, "taken");
+        assert_eq!((again.digest, again.counts, again.broken.len()), (first.digest, first.counts, 10));
+        let m = published(dir.path(), again.outputs);
+        let split = Split::open(&m, "train").expect("opened");
+        let expected: Vec<u32> = (5..40).filter(|i| i % 7 != 3).map(|i| 1000 - i).collect();
+        assert_eq!((0..split.len()).map(|n| split.source_index(n)).collect::<Vec<_>>(), expected);
     }
 }

@@ -1,0 +1,266 @@
+//! `embed --images`: features, logits and predictions of image files that are in no data set.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{FEATURES, Flags, SEMANTICS, produced, safetensors_of};
+use crate::backend::cpu::infer::{self, Folded, Inference};
+use crate::backend::cpu::load::levels;
+use crate::cli::models::{Model, models};
+use crate::cli::{CheckFailed, run_plan, terminal};
+use crate::data::files::decode::{MAX_PIXELS, is_image};
+use crate::data::files::tree::{LIST, Tree};
+use crate::data::files::{CHANGED, Reading};
+use crate::data::shard::centre_rows;
+use crate::data::{CHANNELS, Normalise, listing::folder, names_id};
+use crate::interrupt::{self, Interrupted};
+use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
+use crate::manifest::{Input, Kind, Object, in_utf8, key, store};
+use crate::metrics;
+use crate::net::files;
+use crate::simd::value::Value as _;
+
+/// The table of predictions.
+const PREDICTIONS: &str = "predictions.csv";
+
+/// Images to predict.
+struct Found {
+    /// The directory that paths start from.
+    root: PathBuf,
+    /// In the order of the table.
+    paths: Vec<String>,
+    tree: Tree,
+}
+
+/// Predicts the images that `--images` names, with each checkpoint.
+///
+/// # Errors
+/// No images, or no checkpoint; those of the work; [`CheckFailed`] where some images cannot be read.
+pub fn run(flags: &Flags, images: &Path) -> Result<()> {
+    let device = &flags.common.device;
+    ensure!(
+        ["auto", "cpu"].contains(&&**device),
+        "--device {device}: --images is computed on the CPU; leave --device away"
+    );
+    if images == Path::new("-") && flags.input.checkpoints.is_empty() {
+        bail!("--images -: paths are read from stdin, so the checkpoint must be an argument");
+    }
+    let models = models(&flags.input, "embed")?;
+    if let (Some(out), 2..) = (&flags.common.out, models.len()) {
+        bail!("--out {}: one directory for {} checkpoints; leave --out away", out.display(), models.len());
+    }
+    let found = find(images)?;
+    let mut skipped = 0;
+    for model in &models {
+        let m = run_plan(&plan(model, flags, &found)?, &flags.common, |w| work(w, model, flags, &found))?;
+        skipped += m.metrics.get("skipped").and_then(Value::as_array).map_or(0, Vec::len);
+    }
+    ensure!(
+        skipped == 0,
+        CheckFailed(format!(
+            "{skipped} image{} could not be read; metrics.skipped of the manifest says which, and why",
+            if skipped == 1 { "" } else { "s" }
+        ))
+    );
+    Ok(())
+}
+
+/// The images of a directory, a file of paths, stdin, or a single one.
+fn find(images: &Path) -> Result<Found> {
+    let mut passed_over = 0;
+    let (root, paths) = if images.is_dir() {
+        (images.to_owned(), folder::images(images, "", &mut passed_over)?)
+    } else if images != Path::new("-") && images.to_str().is_some_and(is_image) {
+        in_utf8(images)?;
+        (PathBuf::from("."), vec![images.to_string_lossy().into_owned()])
+    } else {
+        let mut text = String::new();
+        let read = match images == Path::new("-") {
+            true => io::stdin().read_to_string(&mut text),
+            false => fs::File::open(images).and_then(|mut file| file.read_to_string(&mut text)),
+        };
+        read.with_context(|| format!("--images {}", images.display()))?;
+        let text = text.trim_start_matches('\u{feff}');
+        let lines = text.lines().map(|line| line.trim_end_matches('\r')).filter(|line| !line.is_empty());
+        (PathBuf::from("."), lines.map(str::to_owned).collect())
+    };
+    ensure!(!paths.is_empty(), "--images {}: there are no images", images.display());
+    if let Some(path) = paths.iter().find(|path| path.contains(['\n', '\r'])) {
+        bail!("--images: {path:?} has a line break in its name; rename it");
+    }
+    if passed_over > 0 {
+        log::info!("skipped {passed_over} files whose names are not those of images");
+    }
+    let progress = terminal::progress(paths.len(), "hashing files");
+    let files: BTreeSet<&String> = paths.iter().collect();
+    let tree = Tree::of(&root, files.into_iter().cloned().collect(), || progress.step());
+    drop(progress);
+    if interrupt::requested() {
+        return Err(Interrupted.into());
+    }
+    Ok(Found { root, paths, tree })
+}
+
+fn plan(model: &Model, flags: &Flags, found: &Found) -> Result<Plan> {
+    let mut params = Object::new();
+    params.insert("which".into(), model.which.clone().into());
+    params.insert("arch".into(), model.arch.to_string().into());
+    params.insert("preprocess".into(), json!(model.preprocess));
+    if model.normalise != Normalise::CIFAR {
+        params.insert("mean".into(), json!(model.normalise.mean));
+        params.insert("std".into(), json!(model.normalise.std));
+    }
+    params.insert("top".into(), json!(flags.top));
+    // Names may be many, and are in the result.
+    params.insert("class_names".into(), names_id(&model.class_names).into());
+    if flags.max_pixels != MAX_PIXELS {
+        params.insert("max_pixels".into(), flags.max_pixels.into());
+    }
+    if !found.paths.is_sorted() {
+        // The rows are in the order of the list, the files' hash is not.
+        params.insert("order".into(), names_id(&found.paths).into());
+    }
+    let images = Input {
+        role: "images".into(),
+        key: None,
+        path: store::absolute(&found.root),
+        blake3: found.tree.blake3(),
+        params: Object::new(),
+        facts: Object::new(),
+        inputs: vec![],
+    };
+    let inputs = vec![model.input.clone(), images];
+    let mut plan = Plan {
+        kind: Kind::Embedding,
+        semantics: SEMANTICS,
+        params,
+        inputs,
+        dir: Default::default(),
+        file: None,
+    };
+    let key = plan.key();
+    plan.dir = match &flags.common.out {
+        Some(out) => out.clone(),
+        None => {
+            let name = format!("{}-images-{}-{}", model.name, model.which, key::short(&key));
+            Path::new("embeddings").join(name)
+        }
+    };
+    Ok(plan)
+}
+
+fn work(writer: &Writer, model: &Model, flags: &Flags, found: &Found) -> Result<Done> {
+    writer.begin(&[FEATURES, PREDICTIONS, LIST])?;
+    let (out, skipped) = predict(model, flags, found)?;
+    let broken: HashSet<usize> = skipped.iter().map(|(n, _)| *n).collect();
+    let kept: Vec<usize> = (0..found.paths.len()).filter(|n| !broken.contains(n)).collect();
+    if let (true, Some((n, why))) = (kept.is_empty(), skipped.first()) {
+        bail!("none of the {} images can be read: {}: {why}", skipped.len(), found.paths[*n]);
+    }
+    let out = Inference {
+        logits: rows(&out.logits, out.classes, &kept),
+        features: rows(&out.features, out.feature_len, &kept),
+        ..out
+    };
+    let predicted = metrics::predictions(&out.logits, kept.len(), out.classes)?;
+    let index = |&n: &usize| found.tree.row(&found.paths[n]).expect("the tree has all paths") as u32;
+    let index: Vec<u32> = kept.iter().map(index).collect();
+    let features = safetensors_of(&out, &predicted, &index, None)?;
+    let paths: Vec<&str> = kept.iter().map(|&n| &*found.paths[n]).collect();
+    let table = table(&out, &paths, &model.class_names, flags.top as usize)?;
+    writer.withdraw()?;
+    let files = [(FEATURES, features), (PREDICTIONS, table), (LIST, found.tree.lines().into_bytes())];
+    for (name, bytes) in files {
+        write_atomic(&writer.dir().join(name), |f| f.write_all(&bytes))?;
+    }
+    let mut numbers = Object::new();
+    numbers.insert("images".into(), kept.len().into());
+    numbers.insert("classes".into(), out.classes.into());
+    numbers.insert("feature_len".into(), out.feature_len.into());
+    numbers.insert("class_names".into(), json!(model.class_names));
+    if !skipped.is_empty() {
+        let skipped: Vec<Value> =
+            skipped.iter().map(|(n, why)| json!({"path": found.paths[*n], "why": why})).collect();
+        numbers.insert("skipped".into(), skipped.into());
+    }
+    let mut run = Object::new();
+    run.insert("instruction_set".into(), f32::isa().name().into());
+    let outputs = vec![
+        produced(kept.len()),
+        Produced { role: "predictions", name: PREDICTIONS.into(), rows: Some(kept.len() as u64) },
+        Produced { role: "files", name: LIST.into(), rows: Some(found.tree.files.len() as u64) },
+    ];
+    Ok(Done { outputs, metrics: numbers, run })
+}
+
+/// Logits and features of all images, and the numbers of those that could not be read, with what is wrong.
+fn predict(model: &Model, flags: &Flags, found: &Found) -> Result<(Inference, Vec<(usize, String)>)> {
+    let params = files::open_for(&model.weights, &model.arch.network(), model.class_names.len())?;
+    let reading = Reading { preprocess: model.preprocess, max_pixels: flags.max_pixels };
+    let (size, stored) = (model.preprocess.size, model.preprocess.stored());
+    let net = Folded::new(&params, [size, size, CHANNELS])?;
+    let levels = levels(&model.normalise.mean, &model.normalise.std);
+    let broken = Mutex::new(vec![]);
+    let progress = terminal::progress(found.paths.len(), &format!("images through {}", model.name));
+    let image = |n: usize, pixels: &mut [f32]| {
+        if interrupt::requested() {
+            return;
+        }
+        let mut bytes = vec![0; stored * stored * CHANNELS];
+        let path = &found.paths[n];
+        let row = found.tree.row(path).expect("the tree has all paths");
+        match reading.read(&found.root.join(path), &found.tree.files[row].1, &mut bytes) {
+            Ok(()) => {
+                let rows = centre_rows(&bytes, [stored, stored, CHANNELS], [size, size, CHANNELS]);
+                infer::normalise(rows, &levels, pixels);
+            }
+            Err(why) => {
+                pixels.fill(0.0);
+                broken.lock().expect("no thread panics while it holds the list").push((n, why));
+            }
+        }
+        progress.step();
+    };
+    let out = net.forward(found.paths.len(), infer::BATCH.min(flags.input.batch_size as usize), image);
+    drop(progress);
+    if interrupt::requested() {
+        return Err(Interrupted.into());
+    }
+    let mut broken = broken.into_inner().expect("no thread panicked");
+    broken.sort_unstable();
+    if let Some((n, _)) = broken.iter().find(|(_, why)| why == CHANGED) {
+        bail!("{}: {CHANGED}", found.paths[*n]);
+    }
+    Ok((out, broken))
+}
+
+/// Some rows of a matrix.
+fn rows(values: &[f32], width: usize, kept: &[usize]) -> Vec<f32> {
+    kept.iter().flat_map(|n| &values[n * width..(n + 1) * width]).copied().collect()
+}
+
+/// `path,class,probability,class_2,probability_2,…`
+fn table(out: &Inference, paths: &[&str], class_names: &[String], top: usize) -> Result<Vec<u8>> {
+    let top = top.min(out.classes);
+    let mut writer = csv::Writer::from_writer(vec![]);
+    let suffix = |n: usize| if n == 0 { String::new() } else { format!("_{}", n + 1) };
+    let columns = (0..top).flat_map(|n| ["class", "probability"].map(|name| format!("{name}{}", suffix(n))));
+    writer.write_record(std::iter::once("path".to_owned()).chain(columns))?;
+    for (path, logits) in paths.iter().zip(out.logits.chunks_exact(out.classes)) {
+        let shares = metrics::softmax(logits);
+        let mut order: Vec<usize> = (0..out.classes).collect();
+        // Of equal ones the first, as everywhere.
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        let cells = order[..top]
+            .iter()
+            .flat_map(|&class| [class_names[class].clone(), format!("{:.6}", shares[class])]);
+        writer.write_record(std::iter::once((*path).to_owned()).chain(cells))?;
+    }
+    writer.into_inner().context("a table in memory")
+}

@@ -1,0 +1,290 @@
+//! Image files as the source of a data set: found, put into classes and splits, chosen and hashed, before any
+//! is decoded.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::flags::{Flags, Name};
+use crate::cli::{checkpoints, terminal};
+use crate::data::files::{Files, Reading, tree::Tree};
+use crate::data::imbalance::{self, Draw};
+use crate::data::listing::{self, Entry, Listing, Order, SPLITS, folder, layouts, list, some};
+use crate::interrupt::{self, Interrupted};
+use crate::manifest::{Input, Object, in_utf8, store};
+
+/// The files of a data set, and which of them are its images.
+pub struct Collection {
+    /// All labelled files.
+    pub listing: Listing,
+    /// Their hashes.
+    pub tree: Tree,
+    /// What is done to each.
+    pub reading: Reading,
+    /// Which training images stay.
+    pub draw: Draw,
+    /// Whether the splits are as large as the published ones.
+    pub official: Option<bool>,
+    /// Splits that were cut from the training images.
+    cut: [bool; 3],
+    /// Role and path of files whose content decides.
+    read: Vec<(&'static str, PathBuf)>,
+}
+
+impl Collection {
+    /// Finds the files that the flags mean, and says on the way what people should know of them.
+    ///
+    /// # Errors
+    /// Files that are not as they should be; a profile that they cannot give.
+    pub fn find(flags: &Flags) -> Result<Collection> {
+        let reading = flags.reading()?;
+        let root = flags.data.as_deref().context("--data PATH: where are the images?")?;
+        if !root.is_dir() {
+            bail!("{}: there is no such directory; --data is the directory of the images", root.display());
+        }
+        let [train, val, test] = [&flags.train_list, &flags.val_list, &flags.test_list].map(|l| l.as_deref());
+        let json = [&flags.train_json, &flags.val_json].map(|file| file.as_deref());
+        let mut listing = match flags.dataset {
+            Name::List => list::read(root, [train, val, test])?,
+            Name::Inaturalist => layouts::inaturalist(root, json)?,
+            Name::Cinic10 => layouts::cinic10(root)?,
+            Name::TinyImagenet => layouts::tiny_imagenet(root)?,
+            _ => folder::read(root)?,
+        };
+        let mut read = std::mem::take(&mut listing.read);
+        listing.settle_splits();
+        listing.check_paths()?;
+        // Before classes are numbered or named, so that neither changes which images are held out.
+        let cut = cut(&mut listing, flags)?;
+        if let Some(order) = &flags.class_order {
+            let order = match order.as_str() {
+                "lexical" => Order::Lexical,
+                "natural" => Order::Natural,
+                "frequency" => Order::Frequency,
+                file if !Path::new(file).is_file() => {
+                    bail!(
+                        "--class-order {file}: is neither lexical, natural or frequency nor a file of names"
+                    )
+                }
+                file => {
+                    read.push(("class-order", file.into()));
+                    Order::Names(listing::names_of(Path::new(file)).context("--class-order")?)
+                }
+            };
+            listing.order(&order)?;
+        }
+        let unnatural = listing.unnatural().map(|pair| pair.map(str::to_owned));
+        let unnatural = unnatural.filter(|_| flags.class_order.is_none() && !listing.is_numbered);
+        if let Some(file) = &flags.class_names {
+            read.push(("class-names", file.clone()));
+            let names = listing::names_of(file).context("--class-names")?;
+            let mut sorted = [listing.class_names.clone(), names.clone()];
+            sorted.iter_mut().for_each(|names| names.sort_unstable());
+            if sorted[0] == sorted[1] && names != listing.class_names {
+                log::warn!(
+                    "--class-names {}: has the names of the classes in another order, and so renames them; --class-order orders them",
+                    file.display()
+                );
+            }
+            listing.rename(names)?;
+        }
+        let dropped = listing.check_classes(flags.drop_empty)?;
+        let official = match flags.dataset {
+            Name::Cinic10 => Some(layouts::is_official(&listing, [9_000; 3])),
+            Name::TinyImagenet => {
+                Some(listing.class_names.len() == 200 && layouts::is_official(&listing, [500, 0, 50]))
+            }
+            _ => None,
+        };
+        let draw = draw(&listing, flags)?;
+        tell(&listing, &dropped, unnatural, official);
+        let paths: Vec<String> = listing.splits.iter().flatten().map(|e| e.path.clone()).collect();
+        let progress = terminal::progress(paths.len(), "hashing files");
+        let tree = Tree::of(root, paths, || progress.step());
+        drop(progress);
+        if interrupt::requested() {
+            return Err(Interrupted.into());
+        }
+        Ok(Collection { listing, tree, reading, draw, official, cut, read })
+    }
+
+    /// The files as inputs of the data set: all images as one, and each file that decides about them.
+    ///
+    /// # Errors
+    /// Paths that are not UTF-8, files that cannot be read.
+    pub fn inputs(&self) -> Result<Vec<Input>> {
+        let path = store::absolute(&self.listing.root);
+        in_utf8(&path)?;
+        let images = Input {
+            role: "images".into(),
+            key: None,
+            path,
+            blake3: self.tree.blake3(),
+            params: Object::new(),
+            facts: Object::new(),
+            inputs: vec![],
+        };
+        let others = self.read.iter().map(|(role, path)| checkpoints::input_of(role, path));
+        std::iter::once(Ok(images)).chain(others).collect()
+    }
+
+    /// What can change the result, beside the files.
+    pub fn params(&self, flags: &Flags, params: &mut Object) {
+        let mut set = |name: &str, value: serde_json::Value| params.insert(name.into(), value);
+        let preprocess = self.reading.preprocess;
+        set("size", json!(preprocess.size));
+        if let Some(resize) = preprocess.resize {
+            set("resize", json!(resize));
+        }
+        if preprocess.squash {
+            set("squash", json!(true));
+        }
+        if let Some(order) = flags.class_order.as_deref().filter(|order| *order != "lexical") {
+            let is_file = self.read.iter().any(|(role, _)| *role == "class-order");
+            set("class_order", json!(if is_file { "file" } else { order }));
+        }
+        if flags.drop_empty {
+            set("drop_empty", json!(true));
+        }
+        let cut = flags.cut();
+        if self.cut[2] {
+            set("test_fraction", json!(cut.test));
+        }
+        if self.cut[1] || self.cut[2] {
+            set("split_seed", json!(cut.seed));
+        }
+        if let Some(most) = flags.max_per_class {
+            set("max_per_class", json!(most));
+        }
+        if flags.on_error == super::flags::OnError::Skip {
+            set("on_error", json!("skip"));
+            set("max_pixels", json!(flags.max_pixels));
+        }
+    }
+
+    /// The images of a split.
+    pub fn files(&self, split: usize) -> Files<'_> {
+        let entries = &self.listing.splits[split];
+        let row = |e: &Entry| self.tree.row(&e.path).expect("the tree has all files") as u32;
+        Files {
+            root: &self.listing.root,
+            tree: &self.tree,
+            rows: entries.iter().map(row).collect(),
+            labels: entries.iter().map(|e| e.label).collect(),
+            reading: self.reading,
+        }
+    }
+
+    /// Test images that are, byte for byte, among the training images; the first such pair.
+    pub fn leaks(&self) -> (usize, Option<[&str; 2]>) {
+        let hash = |path: &str| self.tree.row(path).map_or("", |row| self.tree.files[row].1.as_str());
+        let drawn = self.draw.train.iter().map(|&i| &self.listing.splits[0][i as usize]);
+        let known: HashMap<&str, &str> = drawn.map(|e| (hash(&e.path), &*e.path)).collect();
+        let test = self.listing.splits[2].iter();
+        let both: Vec<[&str; 2]> =
+            test.filter_map(|e| Some([*known.get(hash(&e.path))?, &*e.path])).collect();
+        (both.len(), both.first().copied())
+    }
+}
+
+/// Cuts the splits that are missing; which were.
+fn cut(listing: &mut Listing, flags: &Flags) -> Result<[bool; 3]> {
+    let is_there = |split: usize| !listing.splits[split].is_empty();
+    let cuts = [false, flags.val_fraction > 0.0 && !is_there(1), !is_there(2)];
+    for (flag, asked, split) in
+        [("test-fraction", flags.test_fraction.is_some(), 2), ("val-fraction", flags.val_fraction > 0.0, 1)]
+    {
+        if asked && is_there(split) {
+            bail!("--{flag}: does nothing here; there is a {} split already", SPLITS[split]);
+        }
+    }
+    if flags.split_seed.is_some() && !cuts.contains(&true) {
+        bail!("--split-seed: does nothing here; no split is drawn");
+    }
+    let share = flags.val_fraction + if cuts[2] { flags.cut().test } else { 0.0 };
+    if share >= 1.0 {
+        bail!("--val-fraction {}: nothing would be left to train on", flags.val_fraction);
+    }
+    let before = listing.splits[0].len();
+    let small = listing.cut(flags.cut());
+    for split in [2, 1].into_iter().filter(|split| cuts[*split]) {
+        let (name, n) = (SPLITS[split], listing.splits[split].len());
+        let (flag, share) = if split == 2 {
+            ("--test-fraction", flags.cut().test)
+        } else {
+            ("--val-fraction", flags.cut().val)
+        };
+        log::info!(
+            "there is no {name} split: {n} of the {before} images are held out for it, by class ({flag} {share})"
+        );
+    }
+    if !small.is_empty() {
+        let classes = listing::classes(small.len());
+        log::warn!(
+            "{classes} too small to have images in every split; the first ones go to training: {}",
+            some(&small)
+        );
+    }
+    // Without any images there is something else to be said.
+    if listing.splits[2].is_empty() && before > 0 {
+        bail!(
+            "{}: no class has more than one image, so that none is left to test on",
+            listing.root.display()
+        );
+    }
+    Ok(cuts)
+}
+
+fn draw(listing: &Listing, flags: &Flags) -> Result<Draw> {
+    let labels: Vec<u32> = listing.splits[0].iter().map(|e| e.label).collect();
+    let most = flags.max_per_class.map(|n| n as usize);
+    let classes = listing.class_names.len();
+    let draw = imbalance::draw_unbalanced(&labels, classes, flags.profile(), most, flags.rand_number)?;
+    let available = imbalance::count(&labels, classes);
+    let wanted = imbalance::wanted(&available, flags.profile(), most)?;
+    let is_none = flags.profile() == imbalance::Profile::None;
+    let short = wanted.iter().zip(&available).enumerate().filter(|(_, (n, have))| n > have && !is_none);
+    let short: Vec<String> =
+        short.map(|(label, (n, have))| format!("{} ({have} of {n})", listing.class_names[label])).collect();
+    if !short.is_empty() {
+        let classes = listing::classes(short.len());
+        log::warn!(
+            "{classes} with fewer images than the profile asks for give what they have: {}",
+            some(&short)
+        );
+    }
+    Ok(draw)
+}
+
+/// Says what people should know of the files.
+fn tell(listing: &Listing, dropped: &[String], unnatural: Option<[String; 2]>, official: Option<bool>) {
+    if !dropped.is_empty() {
+        let classes = listing::classes(dropped.len());
+        log::info!("{classes} without training images left out: {}", some(dropped));
+    }
+    if listing.passed_over > 0 {
+        let n = listing.passed_over;
+        let plural = if n == 1 { "" } else { "s" };
+        log::info!("skipped {n} file{plural} whose names are not those of images");
+    }
+    if let Some([first, second]) = unnatural {
+        log::info!(
+            "classes are numbered as text sorts, {first:?} before {second:?}; --class-order natural goes by the numbers in them"
+        );
+    }
+    let untested: Vec<&String> = listing
+        .class_names
+        .iter()
+        .zip(listing.counts(2))
+        .filter(|(_, tests)| *tests == 0)
+        .map(|(name, _)| name)
+        .collect();
+    if !untested.is_empty() {
+        log::warn!("{} without test images: {}", listing::classes(untested.len()), some(&untested));
+    }
+    if official == Some(false) {
+        log::warn!("the numbers of images differ from the published ones; the manifest says so");
+    }
+}

@@ -1,0 +1,418 @@
+//! The flags of `mk-imbalance`, and what they mean together.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Parser, ValueEnum};
+
+use crate::cli::Common;
+use crate::data::Normalise;
+use crate::data::files::decode::MAX_PIXELS;
+use crate::data::files::{Preprocess, Reading};
+use crate::data::imbalance::Profile;
+use crate::data::listing::Cut;
+
+/// Build an imbalanced data set, from official files or from image files of your own
+///
+/// Reads CIFAR-10 or CIFAR-100 in the binary or the python form, or image files in folders, in lists or as
+/// CINIC-10, Tiny-ImageNet, ImageNet-LT, Places-LT and iNaturalist lay them out. Chooses a long-tailed (exp)
+/// or step subset of the training images, or takes all, and writes them as memory-mapped safetensors shards,
+/// with the held-out images beside them. The subset is exactly the one of the reference code (LDAM-DRW's
+/// IMBALANCECIFAR10 and IMBALANCECIFAR100) for the same --rand-number. Prints the manifest of the data set on
+/// stdout, ready for train.
+#[derive(Parser, Debug)]
+#[command(name = "mk-imbalance", version = crate::cli::VERSION, after_help = EXAMPLES)]
+pub struct Flags {
+    /// Data set to start from
+    #[arg(long, value_enum, value_name = "SET")]
+    pub dataset: Name,
+
+    /// Where its files are
+    ///
+    /// Of CIFAR the .tar.gz, the directory it unpacks to, or a directory that holds either (scripts/fetch-cifar
+    /// downloads them); of image files the directory that they are in.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+
+    /// List of the training images (list)
+    ///
+    /// Lines `path label`, lines `path` whose first directory is the class, or CSV with the columns path and
+    /// label. Paths begin in --data.
+    #[arg(long, value_name = "FILE", help_heading = IMAGES)]
+    pub train_list: Option<PathBuf>,
+
+    /// List of the validation images (list)
+    #[arg(long, value_name = "FILE", help_heading = IMAGES)]
+    pub val_list: Option<PathBuf>,
+
+    /// List of the test images (list)
+    #[arg(long, value_name = "FILE", help_heading = IMAGES)]
+    pub test_list: Option<PathBuf>,
+
+    /// Annotations of the training images, such as train2018.json (inaturalist)
+    #[arg(long, value_name = "FILE", help_heading = IMAGES)]
+    pub train_json: Option<PathBuf>,
+
+    /// Annotations of the held-out images, such as val2018.json (inaturalist)
+    #[arg(long, value_name = "FILE", help_heading = IMAGES)]
+    pub val_json: Option<PathBuf>,
+
+    /// Pixels of a side of the square images that networks see [default: 32 for cinic10, 64 for tiny-imagenet, 224 for inaturalist]
+    ///
+    /// The shorter side is resized to N, and a square is cut from the centre, as torchvision's Resize(N) and
+    /// CenterCrop(N) do.
+    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub size: Option<u32>,
+
+    /// Pixels of a side of the squares that are stored, more than --size: training crops from them at random,
+    /// evaluation at the centre
+    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub resize: Option<u32>,
+
+    /// Resize the whole image to the square, without keeping its aspect ratio, instead of cutting from the centre
+    #[arg(long, help_heading = IMAGES)]
+    pub squash: bool,
+
+    /// What training and evaluation normalise the channels by: measured, imagenet, cifar, or three means and
+    /// three standard deviations as "0.5,0.5,0.5;0.2,0.2,0.2" [default: measured on the training images;
+    /// cifar for CIFAR and synthetic]
+    #[arg(long, value_name = "HOW", help_heading = IMAGES, value_parser = normalise)]
+    pub normalise: Option<Normalisation>,
+
+    /// Share of the images of each class to hold out as test split, where the source has none [default: 0.2]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, help_heading = IMAGES)]
+    pub test_fraction: Option<f64>,
+
+    /// Seed of the draw of held-out images [default: 0]
+    #[arg(long, value_name = "N", help_heading = IMAGES)]
+    pub split_seed: Option<u32>,
+
+    /// How classes are numbered: lexical (as torchvision's ImageFolder), natural (10 after 2), frequency (most
+    /// training images first), or a file with a name a line [default: lexical; lists keep their numbers]
+    #[arg(long, value_name = "ORDER|FILE", help_heading = IMAGES)]
+    pub class_order: Option<String>,
+
+    /// File of the classes' names, one a line, by label
+    #[arg(long, value_name = "FILE", help_heading = IMAGES)]
+    pub class_names: Option<PathBuf>,
+
+    /// Leave out classes without training images
+    #[arg(long, help_heading = IMAGES)]
+    pub drop_empty: bool,
+
+    /// What to do about images that cannot be read: fail, or skip and list them in the manifest
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "fail", help_heading = IMAGES)]
+    pub on_error: OnError,
+
+    /// Images of more pixels are refused
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, help_heading = IMAGES)]
+    pub max_pixels: u64,
+
+    /// Profile of the class sizes [default: exp for CIFAR and synthetic, none for image files]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub imb_type: Option<ImbType>,
+
+    /// Size of the largest class over the smallest (exp, step) [default: 100]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub imb_ratio: Option<f64>,
+
+    /// Images that the profile begins with (image files) [default: those of the largest class]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_per_class: Option<u32>,
+
+    /// Seed of the draw: numpy.random.seed(N) of the reference code
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        visible_alias = "seed",
+        allow_negative_numbers = true
+    )]
+    pub rand_number: u32,
+
+    /// Share of the classes that are small, rounded up to whole ones (step) [default: 0.5]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub minority_fraction: Option<f64>,
+
+    /// Share of the training images to hold out for validation
+    ///
+    /// They are taken before the imbalance. Of CIFAR and synthetic equally from each class, so that the split
+    /// is balanced like the test set, and the profile is applied to the images that are left; with 0 the
+    /// training subset is exactly the reference's. Of image files the share of each class, by --split-seed.
+    #[arg(long, value_name = "F", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub val_fraction: f64,
+
+    /// Largest size of a shard; K, M and G are powers of 1024
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
+    pub shard_bytes: u64,
+
+    /// Training images of each class before the imbalance (synthetic) [default: 500]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub train_per_class: Option<u32>,
+
+    /// Test images of each class (synthetic) [default: 100]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub test_per_class: Option<u32>,
+
+    /// Common flags.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+const IMAGES: &str = "Image files";
+
+const EXAMPLES: &str = "\
+Examples:
+  mk-imbalance --dataset cifar10 --data ~/data --imb-type exp --imb-ratio 100 | train --method remix
+  mk-imbalance --dataset cifar100 --data cifar-100-python.tar.gz --imb-type step --imb-ratio 10 --out data/c100-step
+  mk-imbalance --dataset synthetic --imb-ratio 50 --val-fraction 0.1
+  mk-imbalance --dataset folder --data photographs --size 64
+  mk-imbalance --dataset list --data imagenet --train-list ImageNet_LT_train.txt --test-list ImageNet_LT_test.txt --resize 256 --size 224 --normalise imagenet
+
+The result goes to a directory in data/, named after the data set, what was asked of it and its key, unless --out says otherwise. The same command again answers at once.";
+
+/// Data sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Name {
+    /// 50,000 training and 10,000 test images of 10 classes
+    Cifar10,
+    /// 50,000 training and 10,000 test images of 100 classes (fine labels)
+    Cifar100,
+    /// Procedural textures and shapes, 10 classes; needs no files
+    Synthetic,
+    /// Image files in a folder a class, also in train, val (or valid) and test
+    Folder,
+    /// Image files that lists name
+    List,
+    /// Image files with annotations in the form of iNaturalist 2018
+    Inaturalist,
+    /// CINIC-10: 90,000 training, validation and test images of 10 classes
+    Cinic10,
+    /// Tiny-ImageNet-200 in its original layout
+    TinyImagenet,
+}
+
+impl Name {
+    /// Whether it is image files.
+    pub fn is_files(self) -> bool {
+        !matches!(self, Name::Cifar10 | Name::Cifar100 | Name::Synthetic)
+    }
+}
+
+/// Profiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImbType {
+    /// Long-tailed: class sizes fall exponentially
+    Exp,
+    /// The first classes are large, the others small
+    Step,
+    /// All images, in file order
+    None,
+}
+
+/// What to do about images that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnError {
+    /// End with an error that names them
+    Fail,
+    /// Leave them out, and exit with 1
+    Skip,
+}
+
+/// Where the values come from that channels are normalised by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Normalisation {
+    /// Mean and standard deviation of the training images.
+    Measured,
+    /// Given ones.
+    By(Normalise),
+}
+
+impl Flags {
+    /// Refuses what would do nothing.
+    ///
+    /// # Errors
+    /// A flag of another data set or profile.
+    pub fn check(&self) -> Result<()> {
+        let synthetic = self.dataset == Name::Synthetic;
+        let (files, list) = (self.dataset.is_files(), self.dataset == Name::List);
+        let inaturalist = self.dataset == Name::Inaturalist;
+        let image_files = "image files (--dataset folder, list, inaturalist, cinic10 or tiny-imagenet)";
+        let idle = [
+            (
+                "imb-ratio",
+                self.imb_ratio.is_some() && self.imb_type() == ImbType::None,
+                "--imb-type exp or step",
+            ),
+            (
+                "minority-fraction",
+                self.minority_fraction.is_some() && self.imb_type() != ImbType::Step,
+                "--imb-type step",
+            ),
+            ("train-per-class", self.train_per_class.is_some() && !synthetic, "--dataset synthetic"),
+            ("test-per-class", self.test_per_class.is_some() && !synthetic, "--dataset synthetic"),
+            ("train-list", self.train_list.is_some() && !list, "--dataset list"),
+            ("val-list", self.val_list.is_some() && !list, "--dataset list"),
+            ("test-list", self.test_list.is_some() && !list, "--dataset list"),
+            ("train-json", self.train_json.is_some() && !inaturalist, "--dataset inaturalist"),
+            ("val-json", self.val_json.is_some() && !inaturalist, "--dataset inaturalist"),
+            ("size", self.size.is_some() && !files, image_files),
+            ("resize", self.resize.is_some() && !files, image_files),
+            ("squash", self.squash && !files, image_files),
+            ("test-fraction", self.test_fraction.is_some() && !files, image_files),
+            ("split-seed", self.split_seed.is_some() && !files, image_files),
+            ("class-order", self.class_order.is_some() && !files, image_files),
+            ("class-names", self.class_names.is_some() && !files, image_files),
+            ("drop-empty", self.drop_empty && !files, image_files),
+            ("max-per-class", self.max_per_class.is_some() && !files, image_files),
+            ("on-error skip", self.on_error == OnError::Skip && !files, image_files),
+            ("max-pixels", self.max_pixels != MAX_PIXELS && !files, image_files),
+        ];
+        if let Some((flag, _, needs)) = idle.iter().find(|(_, idle, _)| *idle) {
+            bail!("--{flag}: does nothing here; it needs {needs}");
+        }
+        if self.data.is_none() && !synthetic {
+            bail!("--data PATH is required: the directory of the files, or the official archive");
+        }
+        if list && self.train_list.is_none() {
+            bail!("--train-list FILE is required: the training images as lines `path label`");
+        }
+        if inaturalist && self.train_json.is_none() {
+            bail!("--train-json FILE is required: the training images, such as train2018.json");
+        }
+        for (flag, share) in
+            [("test-fraction", self.test_fraction.unwrap_or(0.2)), ("val-fraction", self.val_fraction)]
+        {
+            let least = if flag == "test-fraction" { f64::MIN_POSITIVE } else { 0.0 };
+            if files && !(least..1.0).contains(&share) {
+                bail!("--{flag} {share}: must be a share between 0 and 1");
+            }
+        }
+        Ok(())
+    }
+
+    /// The profile's type.
+    pub fn imb_type(&self) -> ImbType {
+        let usual = if self.dataset.is_files() { ImbType::None } else { ImbType::Exp };
+        self.imb_type.unwrap_or(usual)
+    }
+
+    /// The ratio of the profile.
+    pub fn ratio(&self) -> f64 {
+        self.imb_ratio.unwrap_or(100.0)
+    }
+
+    /// The share of small classes of a step profile.
+    pub fn minority_fraction(&self) -> f64 {
+        self.minority_fraction.unwrap_or(0.5)
+    }
+
+    /// The profile.
+    pub fn profile(&self) -> Profile {
+        let ratio = self.ratio();
+        match self.imb_type() {
+            ImbType::Exp => Profile::Exp { ratio },
+            ImbType::Step => Profile::Step { ratio, minority_fraction: self.minority_fraction() },
+            ImbType::None => Profile::None,
+        }
+    }
+
+    /// What is held out of image files.
+    pub fn cut(&self) -> Cut {
+        Cut {
+            test: self.test_fraction.unwrap_or(0.2),
+            val: self.val_fraction,
+            seed: self.split_seed.unwrap_or(0),
+        }
+    }
+
+    /// What is done to image files.
+    ///
+    /// # Errors
+    /// No size, or one that is larger than what is stored.
+    pub fn reading(&self) -> Result<Reading> {
+        let usual = match self.dataset {
+            Name::Cinic10 => Some(32),
+            Name::TinyImagenet => Some(64),
+            Name::Inaturalist => Some(224),
+            _ => None,
+        };
+        let Some(size) = self.size.or(usual) else {
+            bail!("--size N is required: the side of the images in pixels, such as 32, 64 or 224");
+        };
+        if let Some(resize) = self.resize.filter(|resize| *resize <= size) {
+            bail!("--resize {resize}: must be more than --size {size}, or be left out");
+        }
+        let (size, resize) = (size as usize, self.resize.map(|n| n as usize));
+        let preprocess = Preprocess { size, resize, squash: self.squash };
+        Ok(Reading { preprocess, max_pixels: self.max_pixels })
+    }
+}
+
+/// The name of a flag's value.
+pub fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+}
+
+fn normalise(text: &str) -> Result<Normalisation, String> {
+    let given = || -> Option<Normalise> {
+        let (mean, std) = text.split_once(';')?;
+        let three = |text: &str| -> Option<[f64; 3]> {
+            let all: Vec<f64> = text.split(',').map(|n| n.trim().parse()).collect::<Result<_, _>>().ok()?;
+            all.try_into().ok()
+        };
+        Some(Normalise { mean: three(mean)?, std: three(std)? }).filter(Normalise::is_sound)
+    };
+    match text {
+        "measured" => Ok(Normalisation::Measured),
+        "imagenet" => Ok(Normalisation::By(Normalise::IMAGENET)),
+        "cifar" => Ok(Normalisation::By(Normalise::CIFAR)),
+        _ => given().map(Normalisation::By).ok_or_else(|| {
+            "expected measured, imagenet, cifar, or three means and three positive standard deviations, as \
+             \"0.5,0.5,0.5;0.2,0.2,0.2\""
+                .into()
+        }),
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
+        _ => (text, 1u64),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    bytes.ok_or_else(|| "expected bytes, such as 67108864 or 64M".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_suffixes() {
+        assert_eq!(parse_bytes("64M"), Ok(64 << 20));
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        assert_eq!(parse_bytes("8k"), Ok(8192));
+        for bad in ["", "M", "1.5M", "-1", "64MB", "99999999999999999999", "18446744073709551615G", "6µ"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn normalisation_is_named_or_given() {
+        assert_eq!(normalise("imagenet"), Ok(Normalisation::By(Normalise::IMAGENET)));
+        let given = Normalise { mean: [0.0, 0.5, 1.0], std: [1.0, 2.0, 0.5] };
+        assert_eq!(normalise("0,0.5,1; 1,2,.5"), Ok(Normalisation::By(given)));
+        for bad in ["", "0,0,0", "0,0,0;1,1", "0,0,0;1,1,0", "0,0,0;1,1,-1", "0,0,nan;1,1,1", "Imagenet"] {
+            assert!(normalise(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_are_consistent() {
+        use clap::CommandFactory;
+        Flags::command().debug_assert();
+    }
+}

@@ -1,0 +1,108 @@
+//! Recipes: what trainings of a paper or of its code have in common, as defaults of flags.
+
+use clap::ValueEnum;
+
+use crate::train::config::{Augment, Schedule};
+use crate::train::schedule::Milestones;
+
+/// Names of recipes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecipeName {
+    /// Of the reproduction report's code
+    #[value(alias = "seed")]
+    Report,
+    /// Of the Remix paper's text
+    Paper,
+    /// CINIC-10 in the Remix paper
+    Cinic10,
+    /// Tiny-ImageNet in LDAM's paper
+    TinyImagenet,
+    /// ImageNet-LT in classifier-balancing
+    ImagenetLt,
+    /// Places-LT, likewise
+    PlacesLt,
+    /// iNaturalist 2018 in the Remix paper
+    Inaturalist,
+}
+
+/// What a recipe says where nothing else is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// Name of the network.
+    pub arch: &'static str,
+    /// Passes over the images.
+    pub epochs: u32,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// How the learning rate falls.
+    pub schedule: Schedule,
+    /// Where it falls to a tenth.
+    pub milestones: Milestones,
+    /// Crops and flips.
+    pub augment: Augment,
+    /// Padding of crops.
+    pub crop_padding: Option<u8>,
+    /// How much colours vary.
+    pub color_jitter: Option<[f64; 3]>,
+    /// Of the Beta distribution that mixing coefficients are drawn from.
+    pub alpha: Option<f64>,
+}
+
+impl RecipeName {
+    /// What the recipe says.
+    pub fn preset(self) -> Preset {
+        let report = Preset {
+            arch: "resnet32",
+            epochs: 300,
+            batch_size: 128,
+            lr: 0.1,
+            weight_decay: 2e-4,
+            schedule: Schedule::Step,
+            milestones: Milestones { of: 300, at: &[150, 225] },
+            augment: Augment::CropFlip,
+            crop_padding: None,
+            color_jitter: None,
+            alpha: None,
+        };
+        let paper = Preset { milestones: Milestones { of: 300, at: &[150, 250] }, ..report };
+        let large = Preset {
+            arch: "resnet50",
+            epochs: 90,
+            batch_size: 512,
+            lr: 0.2,
+            weight_decay: 5e-4,
+            schedule: Schedule::Cosine,
+            milestones: Milestones { of: 90, at: &[30, 60] },
+            augment: Augment::ResizedCropFlip,
+            color_jitter: Some([0.4; 3]),
+            ..report
+        };
+        match self {
+            RecipeName::Report => report,
+            RecipeName::Paper => paper,
+            RecipeName::Cinic10 => Preset { arch: "resnet18-cifar", ..paper },
+            RecipeName::TinyImagenet => Preset {
+                arch: "resnet18-cifar",
+                epochs: 120,
+                milestones: Milestones { of: 120, at: &[90] },
+                crop_padding: Some(8),
+                ..report
+            },
+            RecipeName::ImagenetLt => large,
+            RecipeName::PlacesLt => Preset { epochs: 30, ..large },
+            RecipeName::Inaturalist => Preset {
+                batch_size: 256,
+                lr: 0.1,
+                weight_decay: 2e-4,
+                schedule: Schedule::Step,
+                augment: Augment::CropFlip,
+                alpha: Some(0.4),
+                ..large
+            },
+        }
+    }
+}

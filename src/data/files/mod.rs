@@ -1,0 +1,83 @@
+//! Images that are files: found by a [`Listing`](super::listing::Listing), decoded and resized when they are
+//! asked for.
+
+pub mod decode;
+pub mod resize;
+pub mod tree;
+
+use std::fs;
+use std::path::Path;
+
+use super::{CHANNELS, Images};
+pub use resize::Preprocess;
+use tree::Tree;
+
+/// How a file becomes an image of a data set.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The square that is made of it.
+    pub preprocess: Preprocess,
+    /// Images of more pixels are refused.
+    pub max_pixels: u64,
+}
+
+/// What is wrong with a file that is not the one that was hashed.
+pub const CHANGED: &str = "was changed after it was hashed; give the command again";
+
+impl Reading {
+    /// Writes the square of a file, (H, W, C).
+    ///
+    /// # Errors
+    /// In words, what is wrong with the file; [`CHANGED`] where its hash is another.
+    pub fn read(&self, path: &Path, blake3: &str, out: &mut [u8]) -> Result<(), String> {
+        let bytes = fs::read(path).map_err(|e| e.to_string())?;
+        if blake3::hash(&bytes).to_hex().as_str() != blake3 {
+            return Err(CHANGED.into());
+        }
+        let image = decode::decode(&bytes, self.max_pixels)?;
+        self.preprocess.apply(&image, out);
+        Ok(())
+    }
+}
+
+/// The files of a split.
+#[derive(Debug)]
+pub struct Files<'a> {
+    /// The directory that paths start from.
+    pub root: &'a Path,
+    /// All files of the data set.
+    pub tree: &'a Tree,
+    /// Row in the tree of each image.
+    pub rows: Vec<u32>,
+    /// Label of each.
+    pub labels: Vec<u32>,
+    /// How they are read.
+    pub reading: Reading,
+}
+
+impl Images for Files<'_> {
+    fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        let side = self.reading.preprocess.stored();
+        [side, side, CHANNELS]
+    }
+
+    fn write(&self, i: usize, out: &mut [u8]) -> Result<(), String> {
+        let (path, blake3) = &self.tree.files[self.rows[i] as usize];
+        self.reading.read(&self.root.join(path), blake3, out)
+    }
+
+    fn source_index(&self, i: usize) -> u32 {
+        self.rows[i]
+    }
+
+    fn name(&self, i: usize) -> String {
+        self.tree.files[self.rows[i] as usize].0.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

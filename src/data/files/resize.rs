@@ -1,0 +1,164 @@
+//! Resizing as Pillow does it: a triangle filter that is as wide as a pixel of the smaller image
+//! (`Image.BILINEAR` with antialiasing), columns first, then rows, each rounded to bytes.
+//!
+//! Integer arithmetic in the order of Pillow's `Resample.c`, so that the bytes are the same, on every machine.
+//! Pillow 13 resizes rows first where that is less work, and then some bytes differ by one.
+
+use std::fmt;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::data::shard::centre;
+use crate::data::{CHANNELS, SIDE};
+
+/// How images become squares of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preprocess {
+    /// Pixels of a side of the square that a network sees.
+    pub size: usize,
+    /// Pixels of a side of the square that is stored, where that is larger: training crops from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<usize>,
+    /// Whether the whole image is resized to the square, whatever its aspect ratio; else its shorter side is
+    /// resized to that of the square, which is then cut from the centre.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub squash: bool,
+}
+
+impl fmt::Display for Preprocess {
+    /// `64×64`, `224×224 crops of 256×256`
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{0}×{0}", self.size)?;
+        if let Some(resize) = self.resize {
+            write!(f, " crops of {resize}×{resize}")?;
+        }
+        f.write_str(if self.squash { ", resized without keeping the aspect ratio" } else { "" })
+    }
+}
+
+impl Preprocess {
+    /// That of CIFAR's images, for files that are to be like them.
+    pub const CIFAR: Preprocess = Preprocess { size: SIDE, resize: None, squash: false };
+
+    /// Pixels of a side of what is stored.
+    pub fn stored(self) -> usize {
+        self.resize.unwrap_or(self.size)
+    }
+
+    /// Writes the square of an image, (H, W, C): torchvision's `Resize(S)` and `CenterCrop(S)`, or
+    /// `Resize((S, S))`.
+    ///
+    /// # Panics
+    /// An `out` of another size.
+    pub fn apply(self, image: &RgbImage, out: &mut [u8]) {
+        let side = self.stored();
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        // In floats, as Python divides; both are below 2³².
+        let long = |long: usize, short: usize| ((side * long) as f64 / short as f64) as usize;
+        let (to_width, to_height) = if self.squash {
+            (side, side)
+        } else if width <= height {
+            (side, long(height, width))
+        } else {
+            (long(width, height), side)
+        };
+        let columns = Axis::new(width, to_width, centre(to_width - side), side);
+        let rows = Axis::new(height, to_height, centre(to_height - side), side);
+        resize(image.as_raw(), width, &columns, &rows, out);
+    }
+}
+
+/// An image of `[H, W]` pixels stretched to another size, as Pillow's `resize`.
+pub fn stretch(pixels: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2]) -> Vec<u8> {
+    let mut out = vec![0; rows * columns * CHANNELS];
+    let (across, down) = (Axis::new(width, columns, 0, columns), Axis::new(height, rows, 0, rows));
+    resize(pixels, width, &across, &down, &mut out);
+    out
+}
+
+/// Fraction bits of weights.
+const BITS: u32 = 32 - 8 - 2;
+
+/// One direction of a resize: for each pixel of the part that is wanted, where its filter begins, and the
+/// weights of the pixels from there on.
+struct Axis {
+    taps: Vec<(usize, Vec<i32>)>,
+    /// Whether the size stays, so that there is nothing to round.
+    same: bool,
+}
+
+impl Axis {
+    /// From `from` pixels to `to`, of which `count` are wanted from `first` on.
+    fn new(from: usize, to: usize, first: usize, count: usize) -> Axis {
+        let scale = from as f64 / to as f64;
+        let support = scale.max(1.0);
+        let taps = (first..first + count).map(|at| {
+            let centre = (at as f64 + 0.5) * scale;
+            let begin = (centre - support + 0.5).max(0.0) as usize;
+            let end = ((centre + support + 0.5) as usize).min(from);
+            // Divided by multiplying, as there.
+            let inverse = 1.0 / support;
+            let weight = |x: usize| (1.0 - ((x as f64 - centre + 0.5) * inverse).abs()).max(0.0);
+            let weights: Vec<f64> = (begin..end).map(weight).collect();
+            let total: f64 = weights.iter().sum();
+            let fixed = |w: f64| (0.5 + w / total * f64::from(1 << BITS)) as i32;
+            (begin, weights.into_iter().map(fixed).collect())
+        });
+        Axis { taps: taps.collect(), same: from == to }
+    }
+
+    /// The first pixel that is read, and the one behind the last.
+    fn read(&self) -> (usize, usize) {
+        let begin = self.taps.first().map_or(0, |(at, _)| *at);
+        let end = self.taps.last().map_or(0, |(at, weights)| at + weights.len());
+        (begin, if self.same { begin + self.taps.len() } else { end })
+    }
+}
+
+/// Half of the last place, which weighted sums begin with.
+const HALF: i32 = 1 << (BITS - 1);
+
+fn to_byte(sum: i32) -> u8 {
+    (sum >> BITS).clamp(0, 255) as u8
+}
+
+/// `pixels` are rows of `width` RGB pixels; `out` is (rows, columns, 3).
+fn resize(pixels: &[u8], width: usize, columns: &Axis, rows: &Axis, out: &mut [u8]) {
+    let wide = columns.taps.len() * CHANNELS;
+    assert_eq!(out.len(), rows.taps.len() * wide);
+    let (first, end) = rows.read();
+    let mut narrow = vec![0; (end - first) * wide];
+    let lines = pixels.chunks_exact(width * CHANNELS).skip(first);
+    for (line, out) in lines.zip(narrow.chunks_exact_mut(wide)) {
+        if columns.same {
+            let at = columns.read().0 * CHANNELS;
+            out.copy_from_slice(&line[at..at + wide]);
+            continue;
+        }
+        for (out, (begin, weights)) in out.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(&columns.taps) {
+            let mut sums = [HALF; CHANNELS];
+            let pixels = line[begin * CHANNELS..].as_chunks::<CHANNELS>().0;
+            for (pixel, weight) in pixels.iter().zip(weights) {
+                for (sum, value) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(*value) * weight;
+                }
+            }
+            *out = sums.map(to_byte);
+        }
+    }
+    if rows.same {
+        out.copy_from_slice(&narrow);
+        return;
+    }
+    let mut sums = vec![0; wide];
+    for (out, (begin, weights)) in out.chunks_exact_mut(wide).zip(&rows.taps) {
+        sums.fill(HALF);
+        for (line, weight) in narrow[(begin - first) * wide..].chunks_exact(wide).zip(weights) {
+            for (sum, value) in sums.iter_mut().zip(line) {
+                *sum += i32::from(*value) * weight;
+            }
+        }
+        out.iter_mut().zip(&sums).for_each(|(out, sum)| *out = to_byte(*sum));
+    }
+}

@@ -1,0 +1,107 @@
+//! The files of a directory as one input: its hash is over the lines `path<TAB>blake3`, sorted by path.
+//!
+//! What a file's hash was is remembered with its size, times and inode, in one memo a directory, so that a
+//! second look at a hundred thousand files takes one `stat` each.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::{fs, io};
+
+use rayon::prelude::*;
+
+use crate::interrupt;
+use crate::manifest::hash;
+
+/// The file of a result that lists all files with their hashes.
+pub const LIST: &str = "files.tsv";
+
+/// What stands for the hash of a file that cannot be read.
+const UNREADABLE: &str = "unreadable";
+
+/// Files with their hashes, sorted by path.
+#[derive(Debug, Default)]
+pub struct Tree {
+    /// Path below the directory, and blake3 of the content, or `unreadable`.
+    pub files: Vec<(String, String)>,
+}
+
+impl Tree {
+    /// Hashes files below a directory; paths are unique. `on` is told of each file that was read. What cannot be
+    /// read is in the list all the same, for whoever decodes it to say so. After a signal the hashes mean nothing.
+    pub fn of(root: &Path, mut paths: Vec<String>, on: impl Fn() + Sync) -> Tree {
+        paths.sort_unstable();
+        let memo = hash::Memo::of_directory(root);
+        let known = memo.read();
+        let known: HashMap<&str, (&str, &str)> = known
+            .lines()
+            .filter_map(|line| {
+                let mut parts = line.splitn(3, '\t');
+                let (identity, hash) = (parts.next()?, parts.next()?);
+                Some((parts.next()?, (identity, hash)))
+            })
+            .collect();
+        let hash_of = |path: &str| -> io::Result<(String, Option<String>)> {
+            let place = root.join(path);
+            let meta = fs::metadata(&place)?;
+            let identity = hash::identity(&meta);
+            if let Some((then, hash)) = known.get(path)
+                && *then == identity
+            {
+                return Ok(((*hash).to_owned(), Some(identity)));
+            }
+            if interrupt::requested() {
+                // The caller checks for the interruption.
+                return Ok((String::new(), None));
+            }
+            let content = fs::read(&place)?;
+            on();
+            let hash = blake3::hash(&content).to_hex().to_string();
+            Ok((hash, hash::is_settled(&meta).then_some(identity)))
+        };
+        let hashed: Vec<(String, String, Option<String>)> = paths
+            .into_par_iter()
+            .map(|path| {
+                let (hash, identity) = hash_of(&path).unwrap_or_else(|_| (UNREADABLE.into(), None));
+                (path, hash, identity)
+            })
+            .collect();
+        let is_new = |(path, hash, identity): &(String, String, Option<String>)| {
+            identity.as_deref().is_some_and(|i| known.get(&**path) != Some(&(i, hash)))
+        };
+        if hashed.iter().any(is_new) {
+            let mut lines = String::new();
+            for (path, hash, identity) in &hashed {
+                if let Some(identity) = identity {
+                    lines += &format!("{identity}\t{hash}\t{path}\n");
+                }
+            }
+            // Those of other selections, as long as they are there.
+            let now: HashSet<&str> = hashed.iter().map(|(path, ..)| path.as_str()).collect();
+            let others = known.iter().filter(|(path, _)| !now.contains(*path) && root.join(path).exists());
+            for (path, (identity, hash)) in others {
+                lines += &format!("{identity}\t{hash}\t{path}\n");
+            }
+            memo.remember(&lines);
+        }
+        Tree { files: hashed.into_iter().map(|(path, hash, _)| (path, hash)).collect() }
+    }
+
+    /// The lines, as they are hashed and written.
+    pub fn lines(&self) -> String {
+        self.files.iter().map(|(path, hash)| format!("{path}\t{hash}\n")).collect()
+    }
+
+    /// The hash of the whole.
+    pub fn blake3(&self) -> String {
+        let mut all = blake3::Hasher::new();
+        for (path, hash) in &self.files {
+            all.update(format!("{path}\t{hash}\n").as_bytes());
+        }
+        all.finalize().to_hex().to_string()
+    }
+
+    /// The row of a file.
+    pub fn row(&self, path: &str) -> Option<usize> {
+        self.files.binary_search_by(|(p, _)| p.as_str().cmp(path)).ok()
+    }
+}

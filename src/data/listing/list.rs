@@ -1,0 +1,234 @@
+//! Lists of images: lines `path label`, lines `path`, or CSV with a header.
+//!
+//! ImageNet-LT and Places-LT are published so. Their lists name files by where one author's disk had them,
+//! so a path that is not there is looked for where the other usual layouts have it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::{Component, Path};
+
+use super::{Entry, Listing, number, some};
+use crate::data::Error;
+
+/// Columns of a CSV file that hold paths.
+const PATHS: [&str; 6] = ["path", "file", "filename", "file_name", "image", "image_path"];
+
+/// Columns of a CSV file that hold labels.
+const LABELS: [&str; 5] = ["label", "class", "category", "target", "class_name"];
+
+/// A line: a path and what it says of the label.
+type Line = (String, Option<String>);
+
+/// Reads lists of the training, validation and test images.
+///
+/// # Errors
+/// Lists that cannot be read or understood; files that are missing: the first five, and how many there are.
+pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
+    let mut listing = Listing { root: root.to_owned(), ..Listing::default() };
+    let given = || lists.into_iter().enumerate().filter_map(|(split, list)| Some((split, list?)));
+    let read: Vec<(usize, &Path, Vec<Line>)> =
+        given().map(|(split, list)| Ok((split, list, lines(list)?))).collect::<Result<_, Error>>()?;
+    let all = || read.iter().flat_map(|(.., lines)| lines);
+    let is_number = |label: &String| label.parse::<i128>().is_ok();
+    let numbered = all().all(|(_, label)| label.as_ref().is_some_and(is_number));
+    // Names, or directories where there is no label.
+    let name = |(path, label): &Line| match label {
+        Some(label) => label.clone(),
+        None => path.split_once('/').map_or(String::new(), |(dir, _)| dir.to_owned()),
+    };
+    let names: BTreeSet<String> = if numbered { BTreeSet::new() } else { all().map(name).collect() };
+    let labels: BTreeMap<&str, u32> = number(names.iter().map(|n| &**n));
+    let mut resolver = Resolver::default();
+    for (split, list, lines) in &read {
+        let bad = |why: String| Error::Listing { path: (*list).to_owned(), why };
+        if lines.is_empty() {
+            return Err(bad("names no images".into()));
+        }
+        let with = lines.iter().filter(|(_, label)| label.is_some()).count();
+        if with != 0 && with != lines.len() {
+            let at = lines.iter().position(|(_, label)| label.is_none()).unwrap_or(0);
+            return Err(bad(format!(
+                "{} lines have a label and {} have none, such as {:?}",
+                with,
+                lines.len() - with,
+                lines[at].0
+            )));
+        }
+        for line in lines {
+            let class = name(line);
+            if class.is_empty() {
+                return Err(bad(format!("{:?} has neither a label nor a directory to be one", line.0)));
+            }
+            let number = || class.parse().ok().filter(|label| *label < MOST);
+            let label = if numbered { number() } else { labels.get(&*class).copied() };
+            let wrong = || bad(format!("{:?} has the label {class}; labels are numbers from 0 on", line.0));
+            let label = label.ok_or_else(wrong)?;
+            listing.splits[*split].push(Entry { path: line.0.clone(), label });
+        }
+        resolver.check(root, list, &mut listing.splits[*split])?;
+        listing.read.push(("list", (*list).to_owned()));
+    }
+    listing.is_numbered = numbered;
+    listing.class_names = match numbered {
+        true => directory_names(&listing),
+        false => names.into_iter().collect(),
+    };
+    Ok(listing)
+}
+
+/// More classes than any list has.
+pub(super) const MOST: u32 = 1_000_000;
+
+/// Names for numbered classes: of the directory that all training images of a class are in, where each class
+/// that has any has one of its own, else their numbers.
+fn directory_names(listing: &Listing) -> Vec<String> {
+    let classes = listing.splits.iter().flatten().map(|e| e.label + 1).max().unwrap_or(0);
+    let mut names: HashMap<u32, Option<&str>> = HashMap::new();
+    for entry in &listing.splits[0] {
+        let dir = entry.path.rsplit_once('/').and_then(|(dir, _)| dir.rsplit('/').next());
+        let name = names.entry(entry.label).or_insert(dir);
+        if *name != dir {
+            *name = None;
+        }
+    }
+    let told: BTreeSet<&str> = names.values().flatten().copied().collect();
+    let is_own = told.len() == names.len();
+    let name = |label: u32| names.get(&label).copied().flatten().filter(|_| is_own).map(str::to_owned);
+    (0..classes).map(|label| name(label).unwrap_or_else(|| label.to_string())).collect()
+}
+
+/// The lines of a list.
+fn lines(list: &Path) -> Result<Vec<Line>, Error> {
+    let bad = |why: String| Error::Listing { path: list.to_owned(), why };
+    let bytes = fs::read(list).map_err(Error::io(list))?;
+    let text = String::from_utf8(bytes).map_err(|_| bad("is not UTF-8 text".into()))?;
+    let text = text.trim_start_matches('\u{feff}');
+    if list.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv")) {
+        return csv_lines(text).map_err(bad);
+    }
+    let lines = text.lines().map(|line| line.trim_end_matches(['\r', '\n'])).filter(|l| !l.trim().is_empty());
+    let line = |line: &str| match line.trim_end().rsplit_once([' ', '\t']) {
+        Some((path, label)) if label.parse::<i64>().is_ok() && !path.trim().is_empty() => {
+            (plain(path.trim_end()), Some(label.to_owned()))
+        }
+        _ => (plain(line), None),
+    };
+    Ok(lines.map(line).collect())
+}
+
+/// A path without the `./` that it may begin with.
+fn plain(path: &str) -> String {
+    path.strip_prefix("./").unwrap_or(path).to_owned()
+}
+
+fn csv_lines(text: &str) -> Result<Vec<Line>, String> {
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
+    let header = reader.headers().map_err(|e| e.to_string())?.clone();
+    let column = |known: &[&str]| {
+        known.iter().find_map(|name| header.iter().position(|h| h.trim().eq_ignore_ascii_case(name)))
+    };
+    let path = column(&PATHS).ok_or("has no column `path` in its first line")?;
+    let label = column(&LABELS).ok_or("has no column `label` in its first line")?;
+    let mut all = vec![];
+    for record in reader.records() {
+        let record = record.map_err(|e| e.to_string())?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let field = |at: usize, what: &str| {
+            let text = record.get(at).filter(|text| !text.trim().is_empty());
+            text.ok_or_else(|| format!("line {line} has no {what}"))
+        };
+        all.push((plain(field(path, "path")?), Some(field(label, "label")?.trim().to_owned())));
+    }
+    Ok(all)
+}
+
+/// Finds the files of lists.
+#[derive(Default)]
+pub struct Resolver {
+    /// The other layout that files were last found in, which is tried first.
+    layout: Option<usize>,
+}
+
+/// Where else a path may be on the disk.
+const LAYOUTS: [fn(&str) -> Option<String>; 5] = [flat, flat_256, of_places, to_places, flat_from_256];
+
+/// `val/CLASS/FILE` as `val/FILE`.
+fn flat(path: &str) -> Option<String> {
+    let (_, file) = path.strip_prefix("val/")?.rsplit_once('/')?;
+    Some(format!("val/{file}"))
+}
+
+/// `val/CLASS/FILE` as `val_256/FILE`.
+fn flat_256(path: &str) -> Option<String> {
+    let inside = path.strip_prefix("val/")?;
+    let file = inside.rsplit_once('/').map_or(inside, |(_, file)| file);
+    Some(format!("val_256/{file}"))
+}
+
+/// `val_256/FILE` as `val/FILE`.
+fn flat_from_256(path: &str) -> Option<String> {
+    Some(format!("val/{}", path.strip_prefix("val_256/")?))
+}
+
+/// `train/apartment_building-outdoor/FILE` as `data_256/a/apartment_building/outdoor/FILE`.
+fn of_places(path: &str) -> Option<String> {
+    let (class, file) = path.strip_prefix("train/")?.split_once('/')?;
+    let first = class.chars().next()?;
+    Some(format!("data_256/{first}/{}/{file}", class.replace('-', "/")))
+}
+
+/// `data_256/a/apartment_building/outdoor/FILE` as `train/apartment_building-outdoor/FILE`.
+fn to_places(path: &str) -> Option<String> {
+    let (_, inside) = path.strip_prefix("data_256/")?.split_once('/')?;
+    let (class, file) = inside.rsplit_once('/')?;
+    Some(format!("train/{}/{file}", class.replace('/', "-")))
+}
+
+impl Resolver {
+    /// Makes each path one of a file that is there.
+    ///
+    /// # Errors
+    /// Files that are not; paths that lead out of the directory.
+    pub fn check(&mut self, root: &Path, list: &Path, entries: &mut [Entry]) -> Result<(), Error> {
+        let mut missing = vec![];
+        for entry in entries.iter_mut() {
+            // Absolute paths into the directory are as good as those below it.
+            let below = Path::new(&entry.path).strip_prefix(root).ok().and_then(Path::to_str);
+            let path = below.unwrap_or(&entry.path).to_owned();
+            if !Path::new(&path).components().all(|c| matches!(c, Component::Normal(_))) {
+                let root = root.display();
+                let why = format!("{path:?} is not a plain path below --data {root}; give a directory above");
+                return Err(Error::Listing { path: list.to_owned(), why });
+            }
+            match self.find(root, &path) {
+                Some(found) => entry.path = found,
+                None => missing.push(path),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "{} of {} files are not in {}: {}",
+            missing.len(),
+            entries.len(),
+            root.display(),
+            some(&missing)
+        );
+        Err(Error::Listing { path: list.to_owned(), why })
+    }
+
+    fn find(&mut self, root: &Path, path: &str) -> Option<String> {
+        let is_there = |path: &str| root.join(path).is_file();
+        let in_layout = |n: usize| LAYOUTS[n](path).filter(|path| is_there(path));
+        if is_there(path) {
+            return Some(path.to_owned());
+        }
+        if let Some(found) = self.layout.and_then(in_layout) {
+            return Some(found);
+        }
+        let (n, found) = (0..LAYOUTS.len()).find_map(|n| Some((n, in_layout(n)?)))?;
+        self.layout = Some(n);
+        Some(found)
+    }
+}

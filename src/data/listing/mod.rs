@@ -1,0 +1,402 @@
+//! Which image files there are, of which class and split: read from folders ([`folder`]), from lists
+//! ([`list`]) or as a published data set lays them out ([`layouts`]), before any image is opened.
+
+pub mod folder;
+pub mod layouts;
+pub mod list;
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use rand_mt::Mt;
+
+use super::Error;
+use super::imbalance::shuffle;
+
+/// Names of the splits, in the order of [`Listing::splits`].
+pub const SPLITS: [&str; 3] = ["train", "val", "test"];
+
+/// An image file with its label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Below the directory of the data set, with `/`.
+    pub path: String,
+    /// Index of the class.
+    pub label: u32,
+}
+
+/// Labelled image files by split.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The directory that paths start from.
+    pub root: PathBuf,
+    /// Names of the classes; a label is an index into them.
+    pub class_names: Vec<String>,
+    /// Training, validation and test images; the latter two may be missing.
+    pub splits: [Vec<Entry>; 3],
+    /// Other files whose content decides: lists. Role in the manifest, and path.
+    pub read: Vec<(&'static str, PathBuf)>,
+    /// Whether the source numbers the classes itself.
+    pub is_numbered: bool,
+    /// Files that are no images by their name.
+    pub passed_over: usize,
+}
+
+/// How classes are numbered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As text, by the bytes of the names.
+    Lexical,
+    /// With numbers inside of the names as numbers.
+    Natural,
+    /// By the number of training images, most first; as text where these are equal.
+    Frequency,
+    /// By these names.
+    Names(Vec<String>),
+}
+
+/// Shares of the images of each class that are held out.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// For the test split, where there is none.
+    pub test: f64,
+    /// For the validation split, where there is none; 0 for none.
+    pub val: f64,
+    /// Seed of the draw.
+    pub seed: u32,
+}
+
+impl Listing {
+    /// Images of each class in a split.
+    pub fn counts(&self, split: usize) -> Vec<usize> {
+        let mut counts = vec![0; self.class_names.len()];
+        self.splits[split].iter().for_each(|e| counts[e.label as usize] += 1);
+        counts
+    }
+
+    fn fail(&self, why: String) -> Error {
+        Error::Listing { path: self.root.clone(), why }
+    }
+
+    /// A single held-out split is the test split, whatever it was called.
+    pub fn settle_splits(&mut self) {
+        if self.splits[2].is_empty() {
+            self.splits.swap(1, 2);
+        }
+    }
+
+    /// Refuses classes without training images, or leaves them out. Returns the names of those that were.
+    ///
+    /// # Errors
+    /// Such classes, unless they are left out; fewer than two others.
+    pub fn check_classes(&mut self, drop_empty: bool) -> Result<Vec<String>, Error> {
+        let counts = self.counts(0);
+        let is_empty = |label: usize| counts[label] == 0;
+        let empty: Vec<String> = self
+            .class_names
+            .iter()
+            .enumerate()
+            .filter(|(label, _)| is_empty(*label))
+            .map(|(_, name)| name.clone())
+            .collect();
+        if !empty.is_empty() && !drop_empty {
+            let names = some(&empty);
+            return Err(self.fail(format!(
+                "{} without training images: {names}; add some, or leave them out with --drop-empty",
+                classes(empty.len())
+            )));
+        }
+        if !empty.is_empty() {
+            let kept: Vec<usize> = (0..counts.len()).filter(|&label| !is_empty(label)).collect();
+            self.renumber(&kept);
+        }
+        match &self.class_names[..] {
+            [] => Err(self.fail("no classes; a directory for each class is needed, with its images".into())),
+            [one] => Err(self.fail(format!("one class only, {one:?}; there must be two at least"))),
+            _ => Ok(empty),
+        }
+    }
+
+    /// Refuses paths that occur twice.
+    ///
+    /// # Errors
+    /// Such paths: the first five, and how many there are.
+    pub fn check_paths(&self) -> Result<(), Error> {
+        let mut known = HashSet::new();
+        let all = self.splits.iter().flatten();
+        let twice: Vec<&str> = all.map(|e| &*e.path).filter(|path| !known.insert(*path)).collect();
+        match twice.len() {
+            0 => Ok(()),
+            n => Err(self.fail(format!(
+                "{n} {} twice: {}; keep one line for each",
+                if n == 1 { "path occurs" } else { "paths occur" },
+                some(&twice)
+            ))),
+        }
+    }
+
+    /// The classes in their new order, by their present labels; images of others are left out.
+    fn renumber(&mut self, order: &[usize]) {
+        let mut new = vec![None; self.class_names.len()];
+        order.iter().enumerate().for_each(|(to, &from)| new[from] = Some(to as u32));
+        for split in &mut self.splits {
+            split.retain_mut(|entry| match new[entry.label as usize] {
+                Some(label) => {
+                    entry.label = label;
+                    true
+                }
+                None => false,
+            });
+            split.sort_by_key(|entry| entry.label);
+        }
+        self.class_names = order.iter().map(|&from| std::mem::take(&mut self.class_names[from])).collect();
+    }
+
+    /// Numbers the classes; the images of a split are sorted by class.
+    ///
+    /// # Errors
+    /// Names that are not those of the classes; a source that numbers them itself.
+    pub fn order(&mut self, order: &Order) -> Result<(), Error> {
+        if self.is_numbered {
+            return Err(self.fail("--class-order: the lists number the classes themselves".into()));
+        }
+        let counts = self.counts(0);
+        let names = &self.class_names;
+        let mut labels: Vec<usize> = (0..names.len()).collect();
+        match order {
+            Order::Lexical => labels.sort_by_key(|&label| &names[label]),
+            Order::Natural => labels.sort_by(|&a, &b| natural(&names[a], &names[b])),
+            Order::Frequency => {
+                labels.sort_by_key(|&label| (std::cmp::Reverse(counts[label]), &names[label]))
+            }
+            Order::Names(wanted) => {
+                let place: HashMap<&str, usize> =
+                    wanted.iter().enumerate().map(|(at, name)| (&**name, at)).collect();
+                let unknown: Vec<&String> = wanted.iter().filter(|name| !names.contains(name)).collect();
+                let missing: Vec<&String> =
+                    names.iter().filter(|name| !place.contains_key(&***name)).collect();
+                if !unknown.is_empty() || !missing.is_empty() || place.len() != wanted.len() {
+                    let part = |what: &str, all: &[&String]| match all {
+                        [] => String::new(),
+                        all => format!("; {what}: {}", some(all)),
+                    };
+                    return Err(self.fail(format!(
+                        "--class-order: the file must list each class once{}{}",
+                        part("missing", &missing),
+                        part("unknown", &unknown)
+                    )));
+                }
+                labels.sort_by_key(|&label| place[&*names[label]]);
+            }
+        }
+        self.renumber(&labels);
+        Ok(())
+    }
+
+    /// Two neighbouring classes whose order as text is not that of the numbers in them, as "10" before "2".
+    pub fn unnatural(&self) -> Option<[&str; 2]> {
+        let mut pairs = self.class_names.windows(2);
+        pairs.find(|p| natural(&p[0], &p[1]) == Ordering::Greater).map(|p| [&*p[0], &*p[1]])
+    }
+
+    /// Gives the classes other names, by label.
+    ///
+    /// # Errors
+    /// Too few names, or too many, or a name twice.
+    pub fn rename(&mut self, names: Vec<String>) -> Result<(), Error> {
+        let (found, wanted) = (self.class_names.len(), names.len());
+        if self.is_numbered && wanted > found {
+            // Classes at the end of the numbers may have no image.
+            self.class_names.resize(wanted, String::new());
+        } else if found > wanted {
+            let beyond = self.splits.iter().flatten().find(|e| e.label as usize >= wanted);
+            let example = beyond.map_or(String::new(), |e| format!(", such as {} of {}", e.label, e.path));
+            return Err(self.fail(format!(
+                "--class-names: {found} classes, but {wanted} names: there are labels beyond them{example}"
+            )));
+        } else if found < wanted {
+            return Err(self.fail(format!("--class-names: {found} classes, but {wanted} names")));
+        }
+        unique(&names).map_err(|name| self.fail(format!("--class-names: {name:?} is there twice")))?;
+        self.class_names = names;
+        Ok(())
+    }
+
+    /// Holds out images where a split is missing, in shares of each class. Returns the classes that are too
+    /// small to have images in each split.
+    pub fn cut(&mut self, cut: Cut) -> Vec<String> {
+        let test = if self.splits[2].is_empty() { cut.test } else { 0.0 };
+        let val = if self.splits[1].is_empty() { cut.val } else { 0.0 };
+        if test == 0.0 && val == 0.0 {
+            return vec![];
+        }
+        let mut members = vec![vec![]; self.class_names.len()];
+        for (n, entry) in (0..).zip(&self.splits[0]) {
+            members[entry.label as usize].push(n);
+        }
+        let mut to = vec![0; self.splits[0].len()];
+        let mut small = vec![];
+        for (name, members) in self.class_names.iter().zip(&mut members) {
+            // A generator a class, so that which images of it are held out does not depend on the others.
+            let hash = blake3::hash(format!("{}\t{name}", cut.seed).as_bytes());
+            let [a, b, c, d, ..] = *hash.as_bytes();
+            shuffle(members, &mut Mt::new(u32::from_le_bytes([a, b, c, d])));
+            let mut left = members.len();
+            let mut short = false;
+            for (split, share) in [(2, test), (1, val)].into_iter().filter(|(_, share)| *share > 0.0) {
+                // One at least of each, and one at least stays.
+                let wanted = ((members.len() as f64 * share).round() as usize).max(1);
+                let held = wanted.min(left.saturating_sub(1));
+                short |= held == 0;
+                members[left - held..left].iter().for_each(|&n: &u32| to[n as usize] = split);
+                left -= held;
+            }
+            if short && !members.is_empty() {
+                small.push(name.clone());
+            }
+        }
+        let all = std::mem::take(&mut self.splits[0]);
+        for (entry, split) in all.into_iter().zip(to) {
+            self.splits[split].push(entry);
+        }
+        small
+    }
+}
+
+/// `3 classes`.
+pub fn classes(n: usize) -> String {
+    format!("{n} class{}", if n == 1 { "" } else { "es" })
+}
+
+/// The first five of some names.
+pub fn some(names: &[impl AsRef<str>]) -> String {
+    let first: Vec<&str> = names.iter().take(5).map(AsRef::as_ref).collect();
+    let more = names.len().saturating_sub(first.len());
+    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{tail}", first.join(", "))
+}
+
+/// The first name that is there twice.
+fn unique(names: &[String]) -> Result<(), String> {
+    let mut known = HashSet::new();
+    names.iter().find(|name| !known.insert(*name)).map_or(Ok(()), |name| Err(name.clone()))
+}
+
+/// Compares names with the numbers inside of them as numbers.
+fn natural(a: &str, b: &str) -> Ordering {
+    // Length with and without leading zeros, and the digits: longer numbers are larger.
+    let number = |text: &str| {
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let digits = text[..end].trim_start_matches('0');
+        (end, digits.len(), digits.to_owned())
+    };
+    let (mut left, mut right) = (a, b);
+    while let (Some(x), Some(y)) = (left.chars().next(), right.chars().next()) {
+        let (l, r) = if x.is_ascii_digit() && y.is_ascii_digit() {
+            let (l, r) = (number(left), number(right));
+            match (l.1, &l.2).cmp(&(r.1, &r.2)) {
+                Ordering::Equal => (l.0, r.0),
+                other => return other,
+            }
+        } else {
+            match x.cmp(&y) {
+                Ordering::Equal => (x.len_utf8(), y.len_utf8()),
+                other => return other,
+            }
+        };
+        (left, right) = (&left[l..], &right[r..]);
+    }
+    left.len().cmp(&right.len()).then_with(|| a.cmp(b))
+}
+
+/// Lines of a file of names, without the empty ones at its end.
+///
+/// # Errors
+/// A file that cannot be read, or an empty line between names.
+pub fn names_of(path: &Path) -> Result<Vec<String>, Error> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = text.trim_start_matches('\u{feff}').trim_end();
+    let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+    match names.iter().position(String::is_empty) {
+        _ if text.is_empty() => Err(Error::Listing { path: path.into(), why: "holds no names".into() }),
+        Some(at) => Err(Error::Listing { path: path.into(), why: format!("line {} holds no name", at + 1) }),
+        None => Ok(names),
+    }
+}
+
+/// Labels for names, in the order of their bytes.
+fn number<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, u32> {
+    let mut all: BTreeMap<&str, u32> = names.map(|name| (name, 0)).collect();
+    all.values_mut().zip(0..).for_each(|(label, n)| *label = n);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(counts: &[(&str, usize)]) -> Listing {
+        let mut listing = Listing::default();
+        for (label, (name, count)) in (0..).zip(counts) {
+            listing.class_names.push((*name).to_owned());
+            let entry = |n: usize| Entry { path: format!("{name}/{n:04}"), label };
+            listing.splits[0].extend((0..*count).map(entry));
+        }
+        listing
+    }
+
+    #[test]
+    fn numbers_inside_of_names_are_numbers() {
+        let mut names = ["a10", "a2", "a", "b1", "a2b10", "a2b9", "10", "9", "a02", "", "é3", "é20"];
+        names.sort_by(|a, b| natural(a, b));
+        assert_eq!(names, ["", "9", "10", "a", "a02", "a2", "a2b9", "a2b10", "a10", "b1", "é3", "é20"]);
+    }
+
+    #[test]
+    fn a_cut_is_disjoint_complete_and_of_each_class() {
+        let whole = listing(&[("a", 100), ("b", 7), ("c", 2), ("d", 1), ("e", 3)]);
+        let mut cut = whole.clone();
+        let small = cut.cut(Cut { test: 0.2, val: 0.1, seed: 3 });
+        assert_eq!(small, ["c", "d"], "with two images and with one there is none for each split");
+        assert_eq!(cut.counts(2), [20, 1, 1, 0, 1]);
+        assert_eq!(cut.counts(1), [10, 1, 0, 0, 1]);
+        assert_eq!(cut.counts(0), [70, 5, 1, 1, 1]);
+        let mut all: Vec<String> = cut.splits.iter().flatten().map(|e| e.path.clone()).collect();
+        all.sort_unstable();
+        assert!(all.iter().eq(whole.splits[0].iter().map(|e| &e.path)));
+        assert!(cut.splits.iter().all(|split| split.is_sorted_by_key(|e| e.path.clone())), "in their order");
+        let drawn = |seed| {
+            let mut cut = whole.clone();
+            cut.cut(Cut { test: 0.2, val: 0.1, seed });
+            cut.splits[2].clone()
+        };
+        assert_eq!(drawn(3), cut.splits[2]);
+        assert_ne!(drawn(4), cut.splits[2]);
+        // Nor does a class depend on the others, or on their order.
+        let mut other = listing(&[("z", 40), ("b", 7), ("a", 100)]);
+        other.cut(Cut { test: 0.2, val: 0.1, seed: 3 });
+        let of_a = |l: &Listing| -> Vec<String> {
+            l.splits[2].iter().map(|e| e.path.clone()).filter(|path| path.starts_with('a')).collect()
+        };
+        assert_eq!(of_a(&other), of_a(&cut));
+        // The test split does not depend on whether there is a validation split.
+        let mut without = whole.clone();
+        without.cut(Cut { test: 0.2, val: 0.0, seed: 3 });
+        assert_eq!(without.splits[2], cut.splits[2]);
+    }
+
+    #[test]
+    fn classes_in_another_order_keep_their_images() {
+        let mut l = listing(&[("a", 3), ("b", 5), ("c", 0), ("d", 4)]);
+        assert!(l.check_classes(false).expect_err("c is empty").to_string().contains("images: c;"));
+        assert_eq!(l.check_classes(true).expect("dropped"), ["c"]);
+        l.order(&Order::Frequency).expect("ordered");
+        assert_eq!(l.class_names, ["b", "d", "a"]);
+        assert_eq!(l.counts(0), [5, 4, 3]);
+        let is_own = |e: &Entry| e.path.starts_with(&l.class_names[e.label as usize]);
+        assert!(l.splits[0].iter().all(is_own) && l.splits[0].is_sorted_by_key(|e| e.label));
+        let twice = Order::Names(["b", "a", "d", "a"].map(String::from).to_vec());
+        assert!(l.order(&twice).is_err());
+    }
+}

@@ -1,0 +1,271 @@
+//! Writing a split: image after image is read and goes into a shard, of which one is filled while the one
+//! before goes to the disk.
+
+use std::fs;
+use std::path::Path;
+
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::{HEADER, row_len};
+use crate::data::{Error, Images, PIECE, label_bytes};
+use crate::interrupt;
+use crate::manifest::store::{Produced, write_atomic};
+
+/// A split to write: its name, the images it is chosen from, and the numbers of the chosen in the order in
+/// which they are to stand.
+#[derive(Clone, Copy)]
+pub struct Chosen<'a> {
+    /// `train`, `val` or `test`.
+    pub split: &'static str,
+    /// All images of the source's split.
+    pub images: &'a dyn Images,
+    /// Those that are written.
+    pub chosen: &'a [u32],
+}
+
+/// An image that could not be read.
+#[derive(Debug)]
+pub struct Broken {
+    /// What people call it.
+    pub name: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What was written of a split.
+#[derive(Debug)]
+pub struct Written {
+    /// The files.
+    pub outputs: Vec<Produced>,
+    /// Images of each class.
+    pub counts: Vec<usize>,
+    /// Hash of the labels and pixels in their order, as [`Source::digest`](crate::data::Source::digest).
+    pub digest: String,
+    /// Mean of each channel over all pixels, 0–1 scale.
+    pub mean: Vec<f64>,
+    /// Standard deviation (population form) of each channel over all pixels, 0–1 scale.
+    pub std: Vec<f64>,
+    /// Images that are not among them.
+    pub broken: Vec<Broken>,
+}
+
+impl<'a> Chosen<'a> {
+    /// The files `<split>-00000.safetensors`, …, of at most `shard_bytes` each, and the images of each.
+    fn parts(&self, shard_bytes: usize) -> impl Iterator<Item = (String, &'a [u32])> {
+        let rows = (shard_bytes.saturating_sub(HEADER) / row_len(self.images.shape())).max(1);
+        let split = self.split;
+        self.chosen
+            .chunks(rows)
+            .enumerate()
+            .map(move |(n, chosen)| (format!("{split}-{n:05}.safetensors"), chosen))
+    }
+
+    /// Names of the files that [`Chosen::write`] makes.
+    pub fn names(&self, shard_bytes: usize) -> Vec<String> {
+        self.parts(shard_bytes).map(|(name, _)| name).collect()
+    }
+
+    /// Writes the split into a directory, where shards of an earlier call are taken as they are. `on` is told
+    /// of each image that was read. After a signal, it ends with the shard that it is at.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn write(
+        &self,
+        dir: &Path,
+        shard_bytes: usize,
+        classes: usize,
+        on: &(dyn Fn() + Sync),
+    ) -> Result<Written, Error> {
+        let mut tally = Tally::new(self.images.shape(), classes);
+        let (mut outputs, mut broken) = (vec![], vec![]);
+        let parts: Vec<_> = self.parts(shard_bytes).collect();
+        let load = |n: usize| parts.get(n).map(|(name, chosen)| self.load(dir, name, chosen, on));
+        let mut next = load(0);
+        for n in 0.. {
+            let Some(mut block) = next.take().filter(|_| !interrupt::requested()) else { break };
+            broken.append(&mut block.broken);
+            let store = || -> Result<Option<Produced>, Error> {
+                if block.rows.is_empty() {
+                    return Ok(None);
+                }
+                let labels = || block.rows.iter().map(|&i| self.images.labels()[i as usize]);
+                tally.add(labels(), &block.pixels);
+                if !block.is_stored {
+                    let bytes = self.encode(&block);
+                    write_atomic(&dir.join(&block.name), |f| std::io::Write::write_all(f, &bytes))?;
+                }
+                let rows = Some(block.rows.len() as u64);
+                Ok(Some(Produced { role: self.split, name: block.name, rows }))
+            };
+            let (stored, loaded) = rayon::join(store, || load(n + 1));
+            outputs.extend(stored?);
+            next = loaded;
+        }
+        let (mean, std) = tally.mean_std();
+        Ok(Written { outputs, digest: tally.digest(), counts: tally.counts, mean, std, broken })
+    }
+
+    /// The images of a shard: from the file of an earlier call that has all of them, else from their own.
+    fn load(&self, dir: &Path, name: &str, chosen: &[u32], on: &(dyn Fn() + Sync)) -> Block {
+        let name = name.to_owned();
+        if let Some(pixels) = self.stored(&dir.join(&name), chosen) {
+            chosen.iter().for_each(|_| on());
+            return Block { name, rows: chosen.to_vec(), pixels, broken: vec![], is_stored: true };
+        }
+        let len: usize = self.images.shape().iter().product();
+        let mut pixels = vec![0; chosen.len() * len];
+        let read = |(&i, out): (&u32, &mut [u8])| {
+            if interrupt::requested() {
+                return Ok(());
+            }
+            let read = self.images.write(i as usize, out);
+            on();
+            read.map_err(|why| Broken { name: self.images.name(i as usize), why })
+        };
+        let found: Vec<_> = chosen.par_iter().zip(pixels.par_chunks_exact_mut(len)).map(read).collect();
+        let (mut rows, mut broken) = (vec![], vec![]);
+        for (from, (found, &i)) in found.into_iter().zip(chosen).enumerate() {
+            match found {
+                Ok(()) => {
+                    // Those behind a broken one move up.
+                    if rows.len() < from {
+                        pixels.copy_within(from * len..(from + 1) * len, rows.len() * len);
+                    }
+                    rows.push(i);
+                }
+                Err(why) => broken.push(why),
+            }
+        }
+        pixels.truncate(rows.len() * len);
+        Block { name, rows, pixels, broken, is_stored: false }
+    }
+
+    /// The pixels that an earlier call has stored of the chosen images, if it has all of them.
+    fn stored(&self, path: &Path, chosen: &[u32]) -> Option<Vec<u8>> {
+        let bytes = fs::read(path).ok()?;
+        let tensors = SafeTensors::deserialize(&bytes).ok()?;
+        let indices = tensors.tensor("source_index").ok()?;
+        let indices = indices.data().as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
+        let all = indices.eq(chosen.iter().map(|&i| self.images.source_index(i as usize)));
+        let pixels = tensors.tensor("images").ok()?.data().to_vec();
+        all.then_some(pixels)
+    }
+
+    fn encode(&self, block: &Block) -> Vec<u8> {
+        let n = block.rows.len();
+        let shape = [&[n][..], &self.images.shape()].concat();
+        let label = |&i: &u32| i64::from(self.images.labels()[i as usize]).to_le_bytes();
+        let labels: Vec<u8> = block.rows.iter().flat_map(label).collect();
+        let index = |&i: &u32| self.images.source_index(i as usize).to_le_bytes();
+        let indices: Vec<u8> = block.rows.iter().flat_map(index).collect();
+        let view =
+            |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).expect("sizes match by construction");
+        let tensors = [
+            ("images", view(Dtype::U8, shape, &block.pixels)),
+            ("labels", view(Dtype::I64, vec![n], &labels)),
+            ("source_index", view(Dtype::U32, vec![n], &indices)),
+        ];
+        safetensors::serialize(tensors, None).expect("three named tensors always serialise")
+    }
+}
+
+/// A shard in memory.
+struct Block {
+    name: String,
+    /// Which images, by their number in the source's split.
+    rows: Vec<u32>,
+    /// (N, H, W, C).
+    pixels: Vec<u8>,
+    broken: Vec<Broken>,
+    is_stored: bool,
+}
+
+/// What is counted of a split on the way.
+struct Tally {
+    shape: [usize; 3],
+    counts: Vec<usize>,
+    images: usize,
+    /// Σv and Σv² of each channel: exact integers, so neither order nor threads matter.
+    sums: Vec<[u64; 2]>,
+    label_bytes: usize,
+    /// Over the hashes of the pieces.
+    whole: blake3::Hasher,
+    piece: blake3::Hasher,
+}
+
+impl Tally {
+    fn new(shape: [usize; 3], classes: usize) -> Tally {
+        Tally {
+            shape,
+            counts: vec![0; classes],
+            images: 0,
+            sums: vec![[0; 2]; shape[2]],
+            label_bytes: label_bytes(classes),
+            whole: blake3::Hasher::new(),
+            piece: blake3::Hasher::new(),
+        }
+    }
+
+    fn add(&mut self, labels: impl Iterator<Item = u32>, pixels: &[u8]) {
+        let [height, width, channels] = self.shape;
+        let plane = height * width;
+        let sums_of = |image: &[u8]| {
+            let mut sums = vec![[0u64; 2]; channels];
+            for pixel in image.chunks_exact(channels) {
+                for (sum, &v) in sums.iter_mut().zip(pixel) {
+                    sum[0] += u64::from(v);
+                    sum[1] += u64::from(v) * u64::from(v);
+                }
+            }
+            sums
+        };
+        let add = |a: Vec<[u64; 2]>, b: Vec<[u64; 2]>| {
+            a.iter().zip(&b).map(|(a, b)| [a[0] + b[0], a[1] + b[1]]).collect()
+        };
+        let images = pixels.par_chunks_exact(plane * channels).map(sums_of);
+        let new = images.reduce(|| vec![[0; 2]; channels], add);
+        self.sums = add(std::mem::take(&mut self.sums), new);
+        let mut bytes = vec![];
+        for (label, image) in labels.zip(pixels.chunks_exact(plane * channels)) {
+            self.counts[label as usize] += 1;
+            bytes.extend_from_slice(&label.to_le_bytes()[..self.label_bytes]);
+            for channel in 0..channels {
+                bytes.extend(image.iter().skip(channel).step_by(channels));
+            }
+            self.images += 1;
+            let ends = self.images.is_multiple_of(PIECE);
+            // Hashing wants many bytes at a time, which stay in the cache.
+            if ends || bytes.len() > 64 * 1024 {
+                self.piece.update(&bytes);
+                bytes.clear();
+            }
+            if ends {
+                self.whole.update(self.piece.finalize().as_bytes());
+                self.piece.reset();
+            }
+        }
+        self.piece.update(&bytes);
+    }
+
+    fn digest(&self) -> String {
+        let mut whole = self.whole.clone();
+        if !self.images.is_multiple_of(PIECE) {
+            whole.update(self.piece.finalize().as_bytes());
+        }
+        whole.finalize().to_hex().to_string()
+    }
+
+    fn mean_std(&self) -> (Vec<f64>, Vec<f64>) {
+        let count = self.images * self.shape[0] * self.shape[1];
+        let n = count as f64;
+        let mean = self.sums.iter().map(|[sum, _]| *sum as f64 / n / 255.0).collect();
+        let std = self.sums.iter().map(|[sum, squares]| {
+            // n·Σv² − (Σv)² in integers: no cancellation.
+            let spread = count as u128 * u128::from(*squares) - u128::from(*sum) * u128::from(*sum);
+            (spread as f64).sqrt() / n / 255.0
+        });
+        (mean, std.collect())
+    }
+}

@@ -1,0 +1,119 @@
+//! What evaluations got wrong with the greatest confidence, as pictures, where the page was given the data set.
+
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Sources;
+use crate::data::shard::Split;
+use crate::manifest::{Input, Manifest};
+use crate::report::figure::svg::escape;
+use crate::report::record::Record;
+use crate::report::{Error, title};
+
+/// Pictures of an evaluation, where there are so few evaluations, and where there are more.
+const SHOWN: [(usize, usize); 2] = [(2, 50), (usize::MAX, 12)];
+
+/// A wrong prediction in a metrics manifest.
+#[derive(Deserialize)]
+struct Mistake {
+    source_index: u32,
+    label: usize,
+    prediction: usize,
+    probability: f64,
+}
+
+/// The section; nothing where there are no data sets of the evaluations, or no such predictions.
+pub(super) fn write(
+    sources: &Sources,
+    metrics: &[&(Input, &Manifest)],
+    records: &[Record],
+) -> Result<String, Error> {
+    let most = SHOWN.iter().find(|(few, _)| metrics.len() <= *few).map_or(0, |(_, most)| *most);
+    let mut text = String::new();
+    for ((_, m), record) in metrics.iter().zip(records) {
+        let said = m.metrics.get("mistakes").cloned().unwrap_or(Value::Null);
+        let Ok(mistakes) = serde_json::from_value::<Vec<Mistake>>(said) else { continue };
+        let Some((dataset, split)) = dataset_of(sources, m) else { continue };
+        if mistakes.is_empty() {
+            continue;
+        }
+        let opened = Split::open(dataset, &split).map_err(|e| e.to_string());
+        let (images, names) = match opened.and_then(|images| Ok((images, names(dataset)?))) {
+            Ok(found) => found,
+            Err(why) => {
+                log::warn!("the page has no pictures of mistakes: {why}");
+                continue;
+            }
+        };
+        let rows: HashMap<u32, usize> = (0..images.len()).map(|n| (images.source_index(n), n)).collect();
+        let classes = dataset.metrics.get("class_names").and_then(Value::as_array);
+        let class = |label: usize| {
+            let name = classes.and_then(|names| names.get(label)?.as_str());
+            escape(name.unwrap_or(&label.to_string()))
+        };
+        let e = &record.of;
+        let which = if e.which == "file" { String::new() } else { format!(", {} epoch", e.which) };
+        let seed = e.seed.map_or_else(String::new, |seed| format!(", seed {seed}"));
+        let of = escape(&format!("{}{seed}{which}", title(&e.method)));
+        text += &format!("<h3>{of}</h3>\n<div class=\"mistakes\">\n");
+        for m in mistakes.iter().take(most) {
+            let Some(&row) = rows.get(&m.source_index) else { continue };
+            let name = names.get(m.source_index as usize).cloned();
+            let name = name.unwrap_or_else(|| format!("image {}", m.source_index));
+            text += &format!(
+                "<figure><img src=\"data:image/png;base64,{}\" alt=\"{1}\"><figcaption>{1}<br>{2}, not {3} \
+                 ({4:.1} %)</figcaption></figure>\n",
+                STANDARD.encode(picture(&images, row)?),
+                escape(&name),
+                class(m.prediction),
+                class(m.label),
+                100.0 * m.probability
+            );
+        }
+        text += "</div>\n";
+    }
+    if text.is_empty() {
+        return Ok(text);
+    }
+    Ok(format!(
+        "<section id=\"mistakes\">\n<h2>Mistakes</h2>\n<p>The most confident wrong predictions, most confident first: \
+         the image as the network sees it, the predicted class, the true class, and the probability of the prediction.</p>\n\
+         {text}</section>\n"
+    ))
+}
+
+/// The data set of an evaluation, and the split that it is of.
+fn dataset_of<'a>(sources: &Sources<'a>, m: &Manifest) -> Option<(&'a Manifest, String)> {
+    let split = m.params.get("split")?.as_str()?;
+    let wanted = &m.input("dataset")?.blake3;
+    let is_it = |d: &&Manifest| d.as_input("dataset", &[split]).is_ok_and(|input| input.blake3 == *wanted);
+    let found = sources.datasets.iter().map(|(_, d)| *d).find(is_it)?;
+    Some((found, split.to_owned()))
+}
+
+/// Names of image files by their row; none for other data sets.
+fn names(dataset: &Manifest) -> Result<Vec<String>, String> {
+    if dataset.outputs_of("files").next().is_none() {
+        return Ok(vec![]);
+    }
+    let file = dataset.checked("files").map_err(|e| e.to_string())?.swap_remove(0);
+    let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+    Ok(text.lines().map(|line| line.rsplit_once('\t').map_or(line, |(path, _)| path).to_owned()).collect())
+}
+
+/// The centre of an image that evaluation sees, as PNG.
+fn picture(images: &Split, row: usize) -> Result<Vec<u8>, Error> {
+    let [height, width, _] = images.shape();
+    let pixels: Vec<u8> = images.rows(row).flatten().copied().collect();
+    let mut bytes = vec![];
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&pixels));
+    written.map_err(|e| Error::Inputs { kind: "html", why: format!("a picture: {e}") })?;
+    Ok(bytes)
+}
