@@ -1,8 +1,9 @@
 //! Writing a split: image after image is read and goes into a shard, of which one is filled while the one
 //! before goes to the disk.
 
-use std::fs;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::{fs, thread};
 
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -90,8 +91,8 @@ impl<'a> Chosen<'a> {
                 if block.rows.is_empty() {
                     return Ok(None);
                 }
-                let labels = || block.rows.iter().map(|&i| self.images.labels()[i as usize]);
-                tally.add(labels(), &block.pixels);
+                let labels: Vec<u32> = block.rows.iter().map(|&i| self.images.labels()[i as usize]).collect();
+                tally.add(&labels, &block.pixels);
                 if !block.is_stored {
                     let bytes = self.encode(&block);
                     write_atomic(&dir.join(&block.name), |f| std::io::Write::write_all(f, &bytes))?;
@@ -99,9 +100,13 @@ impl<'a> Chosen<'a> {
                 let rows = Some(block.rows.len() as u64);
                 Ok(Some(Produced { role: self.split, name: block.name, rows }))
             };
-            let (stored, loaded) = rayon::join(store, || load(n + 1));
+            // A thread that waits for the disk is not one of those that decode.
+            let stored = thread::scope(|scope| {
+                let storing = scope.spawn(store);
+                next = load(n + 1);
+                storing.join().unwrap_or_else(|panic| resume_unwind(panic))
+            });
             outputs.extend(stored?);
-            next = loaded;
         }
         let (mean, std) = tally.mean_std();
         Ok(Written { outputs, digest: tally.digest(), counts: tally.counts, mean, std, broken })
@@ -208,45 +213,59 @@ impl Tally {
         }
     }
 
-    fn add(&mut self, labels: impl Iterator<Item = u32>, pixels: &[u8]) {
+    fn add(&mut self, labels: &[u32], pixels: &[u8]) {
+        /// Images at a time: their planes stay in a cache.
+        const SOME: usize = 64;
         let [height, width, channels] = self.shape;
-        let plane = height * width;
-        let sums_of = |image: &[u8]| {
-            let mut sums = vec![[0u64; 2]; channels];
-            for pixel in image.chunks_exact(channels) {
-                for (sum, &v) in sums.iter_mut().zip(pixel) {
-                    sum[0] += u64::from(v);
-                    sum[1] += u64::from(v) * u64::from(v);
+        let (plane, lead) = (height * width, self.label_bytes);
+        let record = lead + plane * channels;
+        let mut bytes = vec![0; SOME * record];
+        for (labels, pixels) in labels.chunks(SOME).zip(pixels.chunks(SOME * plane * channels)) {
+            // As they are hashed: a label, then the planes.
+            let split = |((&label, image), out): ((&u32, &[u8]), &mut [u8])| {
+                let (to, planes) = out.split_at_mut(lead);
+                to.copy_from_slice(&label.to_le_bytes()[..lead]);
+                for (channel, plane) in planes.chunks_exact_mut(plane).enumerate() {
+                    let values = image[channel..].iter().step_by(channels);
+                    plane.iter_mut().zip(values).for_each(|(to, from)| *to = *from);
+                }
+                let sums = |plane: &[u8]| {
+                    // Both fit 32 bits for as many: 2¹⁶ · 255².
+                    plane.chunks(1 << 16).fold([0u64; 2], |[sum, squares], some| {
+                        let (v, vv) = some.iter().fold((0u32, 0u32), |(v, vv), &x| {
+                            let x = u32::from(x);
+                            (v + x, vv + x * x)
+                        });
+                        [sum + u64::from(v), squares + u64::from(vv)]
+                    })
+                };
+                planes.chunks_exact(plane).map(sums).collect::<Vec<_>>()
+            };
+            let images = labels.par_iter().zip(pixels.par_chunks_exact(plane * channels));
+            let sums: Vec<_> = images.zip(bytes.par_chunks_exact_mut(record)).map(split).collect();
+            for of_image in sums {
+                for (total, of) in self.sums.iter_mut().zip(of_image) {
+                    total[0] += of[0];
+                    total[1] += of[1];
                 }
             }
-            sums
-        };
-        let add = |a: Vec<[u64; 2]>, b: Vec<[u64; 2]>| {
-            a.iter().zip(&b).map(|(a, b)| [a[0] + b[0], a[1] + b[1]]).collect()
-        };
-        let images = pixels.par_chunks_exact(plane * channels).map(sums_of);
-        let new = images.reduce(|| vec![[0; 2]; channels], add);
-        self.sums = add(std::mem::take(&mut self.sums), new);
-        let mut bytes = vec![];
-        for (label, image) in labels.zip(pixels.chunks_exact(plane * channels)) {
-            self.counts[label as usize] += 1;
-            bytes.extend_from_slice(&label.to_le_bytes()[..self.label_bytes]);
-            for channel in 0..channels {
-                bytes.extend(image.iter().skip(channel).step_by(channels));
+            for &label in labels {
+                self.counts[label as usize] += 1;
             }
-            self.images += 1;
-            let ends = self.images.is_multiple_of(PIECE);
-            // Hashing wants many bytes at a time, which stay in the cache.
-            if ends || bytes.len() > 64 * 1024 {
-                self.piece.update(&bytes);
-                bytes.clear();
-            }
-            if ends {
-                self.whole.update(self.piece.finalize().as_bytes());
-                self.piece.reset();
+            // Up to the end of a piece, then the rest.
+            let mut rest = &bytes[..labels.len() * record];
+            while !rest.is_empty() {
+                let room = PIECE - self.images % PIECE;
+                let (some, after) = rest.split_at(rest.len().min(room * record));
+                self.piece.update(some);
+                self.images += some.len() / record;
+                if self.images.is_multiple_of(PIECE) {
+                    self.whole.update(self.piece.finalize().as_bytes());
+                    self.piece.reset();
+                }
+                rest = after;
             }
         }
-        self.piece.update(&bytes);
     }
 
     fn digest(&self) -> String {
