@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::shard::centre;
 use crate::data::{CHANNELS, SIDE};
+use crate::simd::{self, Isa, Task, Vector};
 
 /// How images become squares of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,45 +120,89 @@ impl Axis {
 /// Half of the last place, which weighted sums begin with.
 const HALF: i32 = 1 << (BITS - 1);
 
+#[inline(always)]
 fn to_byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
 /// `pixels` are rows of `width` RGB pixels; `out` is (rows, columns, 3).
 fn resize(pixels: &[u8], width: usize, columns: &Axis, rows: &Axis, out: &mut [u8]) {
-    let wide = columns.taps.len() * CHANNELS;
-    assert_eq!(out.len(), rows.taps.len() * wide);
-    let (first, end) = rows.read();
-    let mut narrow = vec![0; (end - first) * wide];
-    let lines = pixels.chunks_exact(width * CHANNELS).skip(first);
-    for (line, out) in lines.zip(narrow.chunks_exact_mut(wide)) {
-        if columns.same {
-            let at = columns.read().0 * CHANNELS;
-            out.copy_from_slice(&line[at..at + wide]);
-            continue;
-        }
-        for (out, (begin, weights)) in out.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(&columns.taps) {
-            let mut sums = [HALF; CHANNELS];
-            let pixels = line[begin * CHANNELS..].as_chunks::<CHANNELS>().0;
-            for (pixel, weight) in pixels.iter().zip(weights) {
-                for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(*value) * weight;
-                }
-            }
-            *out = sums.map(to_byte);
-        }
+    simd::run(Isa::get(), Resize { pixels, width, columns, rows, out });
+}
+
+struct Resize<'a> {
+    pixels: &'a [u8],
+    width: usize,
+    columns: &'a Axis,
+    rows: &'a Axis,
+    out: &'a mut [u8],
+}
+
+impl Task for Resize<'_> {
+    /// Only integers: the compiler finds the vectors, with the instructions of the set.
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Resize { pixels, width, columns, rows, out } = self;
+        let wide = columns.taps.len() * CHANNELS;
+        assert_eq!(out.len(), rows.taps.len() * wide);
+        let (first, end) = rows.read();
+        let mut narrow = vec![0; (end - first) * wide];
+        across(&pixels[first * width * CHANNELS..end * width * CHANNELS], width, columns, &mut narrow);
+        down(&narrow, first, rows, out);
     }
-    if rows.same {
-        out.copy_from_slice(&narrow);
+}
+
+/// Lines that are resized at a time.
+const LINES: usize = 16;
+
+/// Resizes each line. The values of a place in several lines stand side by side, for one weight is that of all.
+#[inline(always)]
+fn across(pixels: &[u8], width: usize, columns: &Axis, out: &mut [u8]) {
+    let (begin, end) = columns.read();
+    let wide = columns.taps.len() * CHANNELS;
+    let part = begin * CHANNELS..end * CHANNELS;
+    if columns.same {
+        let lines = pixels.chunks_exact(width * CHANNELS);
+        lines
+            .zip(out.chunks_exact_mut(wide))
+            .for_each(|(line, out)| out.copy_from_slice(&line[part.clone()]));
         return;
     }
-    let mut sums = vec![0; wide];
-    for (out, (begin, weights)) in out.chunks_exact_mut(wide).zip(&rows.taps) {
-        sums.fill(HALF);
-        for (line, weight) in narrow[(begin - first) * wide..].chunks_exact(wide).zip(weights) {
-            for (sum, value) in sums.iter_mut().zip(line) {
-                *sum += i32::from(*value) * weight;
+    let mut from = vec![[0; LINES]; part.len()];
+    let mut to = vec![[0; LINES]; wide];
+    for (lines, out) in pixels.chunks(LINES * width * CHANNELS).zip(out.chunks_mut(LINES * wide)) {
+        for (n, line) in lines.chunks_exact(width * CHANNELS).enumerate() {
+            from.iter_mut().zip(&line[part.clone()]).for_each(|(from, value)| from[n] = *value);
+        }
+        for (to, (at, weights)) in to.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(&columns.taps) {
+            let mut sums = [[HALF; LINES]; CHANNELS];
+            let pixels = from[(at - begin) * CHANNELS..].as_chunks::<CHANNELS>().0;
+            for (pixel, weight) in pixels.iter().zip(weights) {
+                for (sums, values) in sums.iter_mut().zip(pixel) {
+                    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += i32::from(*value) * weight);
+                }
             }
+            *to = sums.map(|sums| sums.map(to_byte));
+        }
+        for (n, line) in out.chunks_exact_mut(wide).enumerate() {
+            line.iter_mut().zip(&to).for_each(|(out, to)| *out = to[n]);
+        }
+    }
+}
+
+/// Resizes columns, of which line `first` is the first one that is there.
+#[inline(always)]
+fn down(lines: &[u8], first: usize, rows: &Axis, out: &mut [u8]) {
+    if rows.same {
+        out.copy_from_slice(lines);
+        return;
+    }
+    let wide = out.len() / rows.taps.len();
+    let mut sums = vec![0; wide];
+    for (out, (at, weights)) in out.chunks_exact_mut(wide).zip(&rows.taps) {
+        sums.fill(HALF);
+        for (line, weight) in lines[(at - first) * wide..].chunks_exact(wide).zip(weights) {
+            sums.iter_mut().zip(line).for_each(|(sum, value)| *sum += i32::from(*value) * weight);
         }
         out.iter_mut().zip(&sums).for_each(|(out, sum)| *out = to_byte(*sum));
     }

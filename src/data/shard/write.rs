@@ -1,15 +1,19 @@
-//! Writing a split: image after image is read and goes into a shard, of which one is filled while the one
-//! before goes to the disk.
+//! Writing a split: image after image is read and goes into a shard, of which one is filled while those before
+//! go to the disk.
 
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::io::Write;
 use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 use std::{fs, thread};
 
 use rayon::prelude::*;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, View};
 
 use super::{HEADER, row_len};
-use crate::data::{Error, Images, PIECE, label_bytes};
+use crate::data::{CHANNELS, Error, Images, PIECE, label_bytes};
 use crate::interrupt;
 use crate::manifest::store::{Produced, write_atomic};
 
@@ -51,6 +55,9 @@ pub struct Written {
     pub broken: Vec<Broken>,
 }
 
+/// Shards that are on their way to the disk at a time.
+const IN_FLIGHT: usize = 2;
+
 impl<'a> Chosen<'a> {
     /// The files `<split>-00000.safetensors`, …, of at most `shard_bytes` each, and the images of each.
     fn parts(&self, shard_bytes: usize) -> impl Iterator<Item = (String, &'a [u32])> {
@@ -68,7 +75,7 @@ impl<'a> Chosen<'a> {
     }
 
     /// Writes the split into a directory, where shards of an earlier call are taken as they are. `on` is told
-    /// of each image that was read. After a signal, it ends with the shard that it is at.
+    /// of each image that was read. After a signal, it ends with the shards that are on their way.
     ///
     /// # Errors
     /// The file system's.
@@ -81,46 +88,50 @@ impl<'a> Chosen<'a> {
     ) -> Result<Written, Error> {
         let mut tally = Tally::new(self.images.shape(), classes);
         let (mut outputs, mut broken) = (vec![], vec![]);
-        let parts: Vec<_> = self.parts(shard_bytes).collect();
-        let load = |n: usize| parts.get(n).map(|(name, chosen)| self.load(dir, name, chosen, on));
-        let mut next = load(0);
-        for n in 0.. {
-            let Some(mut block) = next.take().filter(|_| !interrupt::requested()) else { break };
-            broken.append(&mut block.broken);
-            let store = || -> Result<Option<Produced>, Error> {
-                if block.rows.is_empty() {
-                    return Ok(None);
+        // Threads that wait for the disk are not those that decode.
+        thread::scope(|scope| {
+            let mut storing = VecDeque::new();
+            // Buffers of shards that are on the disk.
+            let mut free: Vec<Vec<u8>> = vec![];
+            for (name, chosen) in self.parts(shard_bytes) {
+                let mut block = self.load(dir, name, chosen, free.pop().unwrap_or_default(), on);
+                if interrupt::requested() {
+                    break;
                 }
+                broken.append(&mut block.broken);
                 let labels: Vec<u32> = block.rows.iter().map(|&i| self.images.labels()[i as usize]).collect();
                 tally.add(&labels, &block.pixels);
-                if !block.is_stored {
-                    let bytes = self.encode(&block);
-                    write_atomic(&dir.join(&block.name), |f| std::io::Write::write_all(f, &bytes))?;
+                if storing.len() == IN_FLIGHT {
+                    free.extend(storing.pop_front().map(join).transpose()?);
                 }
-                let rows = Some(block.rows.len() as u64);
-                Ok(Some(Produced { role: self.split, name: block.name, rows }))
-            };
-            // A thread that waits for the disk is not one of those that decode.
-            let stored = thread::scope(|scope| {
-                let storing = scope.spawn(store);
-                next = load(n + 1);
-                storing.join().unwrap_or_else(|panic| resume_unwind(panic))
-            });
-            outputs.extend(stored?);
-        }
+                if !block.rows.is_empty() {
+                    let rows = Some(block.rows.len() as u64);
+                    outputs.push(Produced { role: self.split, name: block.name.clone(), rows });
+                    storing.push_back(scope.spawn(move || self.store(dir, block)));
+                }
+            }
+            storing.into_iter().try_for_each(|thread| join(thread).map(drop))
+        })?;
         let (mean, std) = tally.mean_std();
         Ok(Written { outputs, digest: tally.digest(), counts: tally.counts, mean, std, broken })
     }
 
     /// The images of a shard: from the file of an earlier call that has all of them, else from their own.
-    fn load(&self, dir: &Path, name: &str, chosen: &[u32], on: &(dyn Fn() + Sync)) -> Block {
-        let name = name.to_owned();
+    /// `pixels` is a buffer to use again.
+    fn load(
+        &self,
+        dir: &Path,
+        name: String,
+        chosen: &[u32],
+        mut pixels: Vec<u8>,
+        on: &(dyn Fn() + Sync),
+    ) -> Block {
         if let Some(pixels) = self.stored(&dir.join(&name), chosen) {
             chosen.iter().for_each(|_| on());
             return Block { name, rows: chosen.to_vec(), pixels, broken: vec![], is_stored: true };
         }
         let len: usize = self.images.shape().iter().product();
-        let mut pixels = vec![0; chosen.len() * len];
+        pixels.resize(chosen.len() * len, 0);
         let read = |(&i, out): (&u32, &mut [u8])| {
             if interrupt::requested() {
                 return Ok(());
@@ -158,22 +169,60 @@ impl<'a> Chosen<'a> {
         all.then_some(pixels)
     }
 
-    fn encode(&self, block: &Block) -> Vec<u8> {
+    /// Writes a shard, and gives its buffer back.
+    fn store(&self, dir: &Path, block: Block) -> Result<Vec<u8>, Error> {
+        if block.is_stored {
+            return Ok(block.pixels);
+        }
         let n = block.rows.len();
         let shape = [&[n][..], &self.images.shape()].concat();
         let label = |&i: &u32| i64::from(self.images.labels()[i as usize]).to_le_bytes();
         let labels: Vec<u8> = block.rows.iter().flat_map(label).collect();
         let index = |&i: &u32| self.images.source_index(i as usize).to_le_bytes();
         let indices: Vec<u8> = block.rows.iter().flat_map(index).collect();
-        let view =
-            |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).expect("sizes match by construction");
-        let tensors = [
-            ("images", view(Dtype::U8, shape, &block.pixels)),
-            ("labels", view(Dtype::I64, vec![n], &labels)),
-            ("source_index", view(Dtype::U32, vec![n], &indices)),
+        let parts = [
+            ("images", Part { dtype: Dtype::U8, shape, len: block.pixels.len(), data: &[] }),
+            ("labels", Part { dtype: Dtype::I64, shape: vec![n], len: labels.len(), data: &labels }),
+            ("source_index", Part { dtype: Dtype::U32, shape: vec![n], len: indices.len(), data: &indices }),
         ];
-        safetensors::serialize(tensors, None).expect("three named tensors always serialise")
+        let begin = safetensors::serialize(parts, None).expect("three named tensors always serialise");
+        write_atomic(&dir.join(&block.name), |file| {
+            file.write_all(&begin)?;
+            file.write_all(&block.pixels)
+        })?;
+        Ok(block.pixels)
     }
+}
+
+/// A tensor of a shard. Those of images stand last in the file, and so need not be copied behind the others.
+struct Part<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    len: usize,
+    /// Empty where the bytes are written by themselves.
+    data: &'a [u8],
+}
+
+impl View for Part<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.data.into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.len
+    }
+}
+
+fn join<T>(thread: ScopedJoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// A shard in memory.
@@ -225,9 +274,11 @@ impl Tally {
             let split = |((&label, image), out): ((&u32, &[u8]), &mut [u8])| {
                 let (to, planes) = out.split_at_mut(lead);
                 to.copy_from_slice(&label.to_le_bytes()[..lead]);
-                for (channel, plane) in planes.chunks_exact_mut(plane).enumerate() {
-                    let values = image[channel..].iter().step_by(channels);
-                    plane.iter_mut().zip(values).for_each(|(to, from)| *to = *from);
+                let (red, rest) = planes.split_at_mut(plane);
+                let (green, blue) = rest.split_at_mut(plane);
+                let to = red.iter_mut().zip(green).zip(blue);
+                for (((r, g), b), rgb) in to.zip(image.as_chunks::<CHANNELS>().0) {
+                    [*r, *g, *b] = *rgb;
                 }
                 let sums = |plane: &[u8]| {
                     // Both fit 32 bits for as many: 2¹⁶ · 255².
