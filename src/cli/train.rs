@@ -44,14 +44,8 @@ fn run(flags: Flags) -> Result<()> {
     let init = flags.init.as_deref().map(init).transpose()?;
     let configs = flags.configs()?;
     // A GPU that cannot be used is told before anything is read.
-    let mut device = device(&flags, &configs[0])?;
+    let device = device(&flags, &configs[0])?;
     let datasets = source::read_all(&flags.datasets, "train", Kind::Dataset)?;
-    if device.is_cuda() {
-        let crops = |d: &Manifest| Ok(Info::of(d)?.crop.is_some());
-        if datasets.iter().map(crops).collect::<Result<Vec<_>>>()?.contains(&true) {
-            device = on_cpu(&flags.common.device, "a data set with crops (mk-imbalance --resize)")?;
-        }
-    }
     warn_of_milestones(&configs[0]);
     if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
         bail!("--out {}: is for one data set, {} were given; leave it out", out.display(), datasets.len());
@@ -187,22 +181,13 @@ fn device(flags: &Flags, config: &Config) -> Result<Device> {
     }
     let asked = &common.device;
     let found = Device::find_for(asked, &config.network())?;
-    match config.freeze {
-        Some(_) if found.is_cuda() => on_cpu(asked, "--freeze"),
-        None if found.is_cuda() && config.changes_images() => {
-            on_cpu(asked, "--augment resized-crop-flip, --color-jitter and --rand-augment")
-        }
-        None if found.is_cuda() && config.crop_padding.is_some() => on_cpu(asked, "--crop-padding"),
-        _ => Ok(found),
+    if config.freeze.is_none() || !found.is_cuda() {
+        return Ok(found);
     }
-}
-
-/// The CPU for what a GPU has no kernels for.
-fn on_cpu(asked: &str, what: &str) -> Result<Device> {
     if asked != "auto" {
-        bail!("--device {asked}: the GPU has no kernels for {what}; take --device cpu");
+        bail!("--device {asked}: the GPU has no kernels for --freeze; take --device cpu");
     }
-    log::info!("computing on the CPU: the GPU has no kernels for {what}");
+    log::info!("computing on the CPU: the GPU has no kernels for --freeze");
     Ok(Device::Cpu)
 }
 

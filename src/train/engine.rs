@@ -1,6 +1,10 @@
 //! The network where it trains: on the CPU, or on a GPU, whose parameters come back to the host to be
 //! written.
 
+use std::borrow::Cow;
+#[cfg(feature = "cuda")]
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 use candle_core::DType;
 use half::bf16;
@@ -8,7 +12,7 @@ use rayon::prelude::*;
 
 use super::SLOWER;
 use super::config::Config;
-use super::plan::{EpochPlan, Plan, Step};
+use super::plan::{EpochPlan, Plan, Sample, Step};
 use crate::backend::cpu::blend::Pairs;
 use crate::backend::cpu::infer::{self, Folded};
 use crate::backend::cpu::load::{self, Levels, View, levels};
@@ -21,7 +25,7 @@ use crate::backend::cuda::{
 };
 use crate::backend::device::Device;
 use crate::data::augment::{self, Op};
-use crate::data::shard::Split;
+use crate::data::shard::{Split, centre};
 use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::{Criterion, Targets};
 use crate::metrics::argmax;
@@ -72,9 +76,11 @@ impl<'a> Engine<'a> {
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
-                use crate::backend::cuda::trainer::{Images, Trainer};
+                use crate::backend::cuda::trainer::{Images, Trainer, fit};
                 let device = crate::backend::cuda::Device::open(index, config.precision)?;
-                let images = Images { train, judged: &judged, levels: &levels };
+                let fits = fit(&device, &[&[train][..], &judged].concat())?;
+                let streamed = !fits || config.changes_images() || train.stored() != train.shape();
+                let images = Images { train, judged: &judged, levels: &levels, streamed };
                 let trainer = Trainer::new(&device, &params, &criterion, images, batch, config.mix.places())?;
                 log::debug!("{}: {} MiB in use", device.describe(), device.held() >> 20);
                 On::Cuda { trainer: Box::new(trainer), params: Box::new(params), name: device.describe() }
@@ -101,7 +107,12 @@ impl<'a> Engine<'a> {
             }
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, .. } => {
-                let losses = trainer.epoch(|epoch| rows(plan, epoch), epoch, plan.epochs(), rates)?;
+                let crops = self.train.stored() != self.train.shape();
+                let held = trainer.held().map(|steps| Held { steps, crops });
+                let of_epoch = held.map(|_| plan.epoch(epoch));
+                let images = |steps| of_epoch.as_ref().map_or(vec![], |of| images(self.train, of, steps));
+                let planned = |epoch| rows(plan, epoch, held);
+                let losses = trainer.stream(planned, images, epoch, plan.epochs(), rates)?;
                 let (mut sum, mut right) = (0.0, 0.0);
                 for (step, [loss, hits]) in losses.into_iter().enumerate() {
                     check_loss(loss, epoch, step)?;
@@ -168,17 +179,30 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// How the images of a run come to a GPU that does not keep them.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Steps whose images are there at a time.
+    pub steps: usize,
+    /// Whether they are cut out of larger ones before.
+    pub crops: bool,
+}
+
 /// An epoch of the plan as the GPU's kernels take it.
 #[cfg(feature = "cuda")]
-pub fn rows(plan: &Plan, epoch: u32) -> Planned {
-    let plan = plan.epoch(epoch);
+pub fn rows(plan: &Plan, epoch: u32, held: Option<Held>) -> Planned {
+    let (batch, plan) = (plan.images(0), plan.epoch(epoch));
     let mut places = vec![];
-    let step = |i| {
+    let step = |i: usize| {
         let Step { samples, place, partner, lambda, patch, label_a, label_b, coef_a, coef_b } = plan.step(i);
         places.push(place);
         samples.into_iter().enumerate().map(move |(n, s)| Row {
-            index: s.index,
-            view: view(s.dy, s.dx, s.flip),
+            index: held.map_or(s.index, |held| (i % held.steps * batch + n) as u32),
+            view: match held {
+                Some(Held { crops: true, .. }) => view(0, 0, s.flip),
+                _ => view(s.dy, s.dx, s.flip),
+            },
             partner: partner[n],
             lambda: lambda[n],
             rows: patch[n].top | patch[n].bottom << 16,
@@ -191,6 +215,61 @@ pub fn rows(plan: &Plan, epoch: u32) -> Planned {
     };
     let rows = (0..plan.steps()).flat_map(step).collect();
     (rows, places)
+}
+
+/// The images of some steps as a GPU takes them: changed, and cut out of larger ones.
+#[cfg(feature = "cuda")]
+pub fn images(train: &Split, plan: &EpochPlan, steps: Range<usize>) -> Vec<u8> {
+    let samples: Vec<Sample> = steps.flat_map(|step| plan.step(step).samples).collect();
+    let len = train.shape().iter().product();
+    let mut all = vec![0; samples.len() * len];
+    let images = samples.par_iter().zip(all.par_chunks_exact_mut(len));
+    images.for_each(|(sample, out)| Changed::of(train, sample).cut(train.shape(), out));
+    all
+}
+
+/// The image of a sample before it is cropped.
+struct Changed<'a> {
+    image: Cow<'a, [u8]>,
+    size: [usize; 3],
+    /// First row and column of the crop.
+    at: [i32; 2],
+}
+
+impl<'a> Changed<'a> {
+    fn of(train: &'a Split, sample: &Sample) -> Changed<'a> {
+        let (stored, shape) = (train.stored(), train.shape());
+        let image = train.image(sample.index as usize);
+        let (image, size) = match sample.ops.first() {
+            None => (image.into(), stored),
+            Some(first) => {
+                let image = augment::apply(image, [stored[0], stored[1]], &sample.ops, [shape[0], shape[1]]);
+                let resized = matches!(first, Op::ResizedCrop { .. });
+                (image.into(), if resized { shape } else { stored })
+            }
+        };
+        let first = |offset: i16, axis: usize| i32::from(offset) + centre(size[axis] - shape[axis]) as i32;
+        Changed { image, size, at: [first(sample.dy, 0), first(sample.dx, 1)] }
+    }
+
+    /// What a loader sees of it.
+    fn view(&self, flip: bool) -> View<'_> {
+        let [dy, dx] = self.at;
+        View { image: &self.image, stored: self.size, dy, dx, flip }
+    }
+
+    /// Cuts the crop out of a larger image; any other is left as it is.
+    #[cfg(feature = "cuda")]
+    fn cut(&self, [height, width, channels]: [usize; 3], out: &mut [u8]) {
+        if self.size == [height, width, channels] {
+            return out.copy_from_slice(&self.image);
+        }
+        let [top, left] = self.at.map(|at| usize::try_from(at).expect("inside of a larger image"));
+        let rows = self.image.chunks_exact(self.size[1] * channels).skip(top);
+        for (row, out) in rows.zip(out.chunks_exact_mut(width * channels)) {
+            out.copy_from_slice(&row[left * channels..][..width * channels]);
+        }
+    }
 }
 
 fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
@@ -214,35 +293,10 @@ pub(crate) fn train_epoch(
     on_step: &mut dyn FnMut(usize),
 ) -> Result<(f64, f64)> {
     let ahead = zeros_of(net.x.dtype(), net.x.dims())?;
-    let [top, left] = train.centre();
     let load = |step: usize| -> Result<Step> {
         let loaded = plan.step(step);
-        let [height, width, channels] = train.shape();
-        let stored = train.stored();
-        // Those whose pixels are changed, as the network is to see them or as they are stored.
-        let changed: Vec<Option<(Vec<u8>, [usize; 3])>> = loaded
-            .samples
-            .par_iter()
-            .map(|s| {
-                let size = match s.ops.first()? {
-                    Op::ResizedCrop { .. } => [height, width, channels],
-                    _ => stored,
-                };
-                let image = train.image(s.index as usize);
-                Some((augment::apply(image, [stored[0], stored[1]], &s.ops, [height, width]), size))
-            })
-            .collect();
-        let view = |n: usize| {
-            let s = &loaded.samples[n];
-            if let Some((image, size)) = &changed[n] {
-                // What was resized has no spare rows.
-                let [top, left] = if size[..2] == stored[..2] { [top, left] } else { [0, 0] };
-                let (dy, dx) = (i32::from(s.dy) + top as i32, i32::from(s.dx) + left as i32);
-                return View { image, stored: *size, dy, dx, flip: s.flip };
-            }
-            let (dy, dx) = (i32::from(s.dy) + top as i32, i32::from(s.dx) + left as i32);
-            View { image: train.image(s.index as usize), stored: train.stored(), dy, dx, flip: s.flip }
-        };
+        let changed: Vec<Changed> = loaded.samples.par_iter().map(|s| Changed::of(train, s)).collect();
+        let view = |n: usize| changed[n].view(loaded.samples[n].flip);
         let whole;
         let lambda = match loaded.place {
             0 => &loaded.lambda,

@@ -132,6 +132,18 @@ impl Device {
         self.0.held.load(Ordering::Relaxed)
     }
 
+    /// Bytes of memory that are free.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn free(&self) -> Result<usize> {
+        match &self.0.backend {
+            Backend::Gpu(gpu) => gpu.free_memory(),
+            #[cfg(test)]
+            Backend::Emulated(_) => Ok(usize::MAX),
+        }
+    }
+
     /// Memory for `len` values, all bits zero.
     ///
     /// # Errors

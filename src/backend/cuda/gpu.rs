@@ -145,6 +145,14 @@ impl Gpu {
         }
     }
 
+    /// Bytes of memory that are free.
+    pub fn free_memory(&self) -> Result<usize> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: a live context, and two numbers to write.
+        unsafe { self.call("cuMemGetInfo", |d, _| (d.memory_info)(&raw mut free, &raw mut total)) }?;
+        Ok(free)
+    }
+
     /// Starts a kernel.
     ///
     /// # Safety

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::args::Row;
 use super::device::{Device, Graph, Memory};
 use super::net::{DeviceNet, Feed, Segments};
-use super::trainer::{flat, upload, view};
+use super::trainer::{at_a_time, fit, flat, send, view};
 use crate::backend::cpu::infer::Inference;
 use crate::backend::cpu::load::Levels;
 use crate::data::Info;
@@ -25,7 +25,10 @@ pub struct Evaluator {
     /// The network, without values at first.
     pub net: DeviceNet,
     segments: Segments,
-    _pixels: Memory<u8>,
+    /// All images, or some of them at a time.
+    pixels: Memory<u8>,
+    /// How many.
+    held: usize,
     _plan: Memory<Row>,
     step: Memory<u32>,
     _levels: Memory<f32>,
@@ -38,8 +41,8 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Puts a split and a network laid out as `params` on the device, and records the passes, of `batch`
-    /// images each.
+    /// Puts a network laid out as `params` on the device, and records the passes over a split, of `batch`
+    /// images each. Where the split `fits` the device's memory, its images are kept there.
     ///
     /// # Errors
     /// Sizes that the kernels do not take; not enough memory; the driver's.
@@ -49,14 +52,22 @@ impl Evaluator {
         split: &Split,
         levels: &Levels,
         batch: usize,
+        fits: bool,
     ) -> super::Result<Evaluator> {
         let (images, classes, feature_len) = (split.len(), params.classes(), params.network().features());
         let batch = batch.min(images);
         let net = DeviceNet::new(device, params, None, split.shape(), batch)?;
         let segments = net.segments(1)?;
-        let row = |index| Row { index, view: view(0, 0, false), lambda: 1.0, ..Row::default() };
-        let plan: Vec<Row> = (0..).take(images).map(row).collect();
-        let (pixels, plan, step) = (upload(device, split)?, device.upload(&plan)?, device.zeros(1)?);
+        let len: usize = split.shape().iter().product();
+        let held = if fits { images } else { images.min(batch * at_a_time(batch * len)) };
+        let pixels = device.zeros(held * len)?;
+        if held == images {
+            send(&pixels, split, 0..images)?;
+        }
+        let row =
+            |i| Row { index: (i % held) as u32, view: view(0, 0, false), lambda: 1.0, ..Row::default() };
+        let plan: Vec<Row> = (0..images).map(row).collect();
+        let (plan, step) = (device.upload(&plan)?, device.zeros(1)?);
         let table = device.upload(&flat(levels))?;
         let (features, logits) = (device.zeros(images * feature_len)?, device.zeros(images * classes)?);
         let feed = Feed {
@@ -75,13 +86,14 @@ impl Evaluator {
         };
         let full = record(if images >= batch { batch } else { 0 })?;
         let rest = record(images % batch)?;
-        let (_pixels, _plan, _levels) = (pixels, plan, table);
+        let (_plan, _levels) = (plan, table);
         Ok(Evaluator {
             full,
             rest,
             net,
             segments,
-            _pixels,
+            pixels,
+            held,
             _plan,
             step,
             _levels,
@@ -102,14 +114,17 @@ impl Evaluator {
         self.net.copy(net, &self.segments)
     }
 
-    /// Starts all images on their way.
+    /// Starts all images of the split on their way.
     ///
     /// # Errors
     /// The driver's.
-    pub fn run(&self) -> super::Result<()> {
+    pub fn run(&self, split: &Split) -> super::Result<()> {
         self.net.fold()?;
         self.step.clear()?;
         for from in (0..self.images).step_by(self.batch) {
+            if self.held < self.images && from % self.held == 0 {
+                send(&self.pixels, split, from..self.images.min(from + self.held))?;
+            }
             let whole = from + self.batch <= self.images;
             if let Some(graph) = if whole { &self.full } else { &self.rest } {
                 // SAFETY: as where it was recorded.
@@ -160,9 +175,9 @@ pub fn infer(
     levels: &Levels,
 ) -> Result<Inference> {
     let params = files::open_for(weights, network, info.classes)?;
-    let evaluator = Evaluator::new(device, &params, split, levels, BATCH)?;
+    let evaluator = Evaluator::new(device, &params, split, levels, BATCH, fit(device, &[split])?)?;
     evaluator.net.take(&params)?;
-    evaluator.run()?;
+    evaluator.run(split)?;
     let (logits, features) = (evaluator.logits()?, evaluator.features()?);
     Ok(Inference { logits, features, classes: params.classes(), feature_len: network.features() })
 }

@@ -199,7 +199,7 @@ fn raw_outputs_in_bf16_are_the_cpus() {
         let (data, config) = (Data::new([16, 16, 3], 6, 5), config(Precision::Bf16, 6));
         let (found, truth) = (network(&config, &data), network(&config, &data));
         let mut trainer = trainer(&device, &config, &data, &found);
-        trainer.epoch(|e| rows(&plan(&config, &data), e), 1, 1, RATES).expect("an epoch");
+        trainer.epoch(|e| rows(&plan(&config, &data), e, None), 1, 1, RATES).expect("an epoch");
         on_the_cpu(&config, &data, &truth);
         let mut apart = vec![];
         for (n, layer) in truth.layers().iter().enumerate() {
@@ -299,7 +299,7 @@ fn fifty_steps_have_the_cpus_losses() {
             // Mean losses of each epoch, five steps.
             let curves: Vec<[f64; 2]> = (1..=10)
                 .map(|e| {
-                    let losses = trainer.epoch(|e| rows(&plan, e), e, e, rates).expect("an epoch");
+                    let losses = trainer.epoch(|e| rows(&plan, e, None), e, e, rates).expect("an epoch");
                     let (loss, _) =
                         train_epoch(&truth, &data.train, &levels, &plan.epoch(e), rates, e, &mut |_| ())
                             .expect("an epoch");
@@ -328,7 +328,7 @@ fn a_diverged_training_has_no_number_for_its_loss() {
             let net = network(&config, &data);
             let mut trainer = trainer(&device, &config, &data, &net);
             let losses = trainer
-                .epoch(|e| rows(&plan(&config, &data), e), 1, 1, Rates { lr: 1e25, ..RATES })
+                .epoch(|e| rows(&plan(&config, &data), e, None), 1, 1, Rates { lr: 1e25, ..RATES })
                 .expect("an epoch");
             // The second step's sums are beyond what they can hold, or no numbers, which its batch norms must
             // not hide.
@@ -347,7 +347,7 @@ fn a_resumed_training_has_the_same_bits() {
         let net = network(&config, &data);
         net.params.resume(&half).expect("resumed");
         let mut trainer = trainer(&device, &config, &data, &net);
-        trainer.epoch(|e| rows(&plan(&config, &data), e), 2, 2, RATES).expect("an epoch");
+        trainer.epoch(|e| rows(&plan(&config, &data), e, None), 2, 2, RATES).expect("an epoch");
         trainer.give(&net.params).expect("given");
         assert_eq!(net.params.training_state().expect("a state"), whole);
     }
@@ -372,10 +372,14 @@ fn inference_is_the_cpus() {
         let truth = folded.run(&data.test, &levels, 4);
         assert!(distance(&found.features, &truth.features) < 1e-5);
         assert!(distance(&found.logits, &truth.logits) < 1e-5);
-        let batches = Evaluator::new(&device, &net.params, &data.test, &levels, 4).expect("an evaluator");
-        batches.net.take(&net.params).expect("taken");
-        batches.run().expect("inference");
-        assert_eq!(batches.logits().expect("logits"), found.logits, "in batches of 4, 4 and 1");
+        for fits in [true, false] {
+            let batches = Evaluator::new(&device, &net.params, &data.test, &levels, 2, fits);
+            let batches = batches.expect("an evaluator");
+            batches.net.take(&net.params).expect("taken");
+            batches.run(&data.test).expect("inference");
+            let logits = batches.logits().expect("logits");
+            assert_eq!(logits, found.logits, "in batches of 2 and one of 1, all on the device: {fits}");
+        }
         let mut trainer = trainer(&device, &config, &data, &net);
         let right = (0..9).filter(|&n| {
             crate::metrics::argmax(&truth.logits[n * CLASSES..][..CLASSES]) == data.test.label(n)
@@ -388,6 +392,42 @@ fn inference_is_the_cpus() {
             "{other:#}"
         );
     }
+}
+
+/// Images that do not fit the device's memory give what those that do give.
+#[test]
+fn images_sent_some_steps_at_a_time_give_the_same_bits() {
+    for device in devices(Precision::F32) {
+        // Three steps of three images at a time of six, then one of seven at a time.
+        for (images, batch, held) in [(17, 3, 3), (11, 7, 1)] {
+            let config = Config { crop_padding: Some(2), ..config(Precision::F32, batch) };
+            let data = Data::new([8, 8, 3], images, 5);
+            let train = |streamed| {
+                let net = network(&config, &data);
+                let mut trainer = trainer_of(&device, &config, &data, &net, streamed);
+                if streamed && emulated(&device) {
+                    assert_eq!(trainer.held(), Some(held));
+                }
+                let plan = plan(&config, &data);
+                let losses = [1, 2].map(|e| epoch(&mut trainer, &plan, &data, e));
+                trainer.give(&net.params).expect("given");
+                (losses, net.params.training_state().expect("a state"))
+            };
+            assert!(train(true) == train(false), "{}: batches of {batch}", device.describe());
+        }
+    }
+}
+
+#[test]
+fn images_that_the_host_changes_are_trained_on_as_on_the_cpu() {
+    let plain = config(Precision::F32, 3);
+    let colours = Config { color_jitter: Some([0.4; 3]), rand_augment: Some([2, 9]), ..plain.clone() };
+    let resized = Config { augment: Augment::ResizedCropFlip, ..plain.clone() };
+    let tolerance = [1e-5, 1e-4, 1e-4];
+    compare(&plain, &Data::cropped([12, 12, 3], Some(8), 7, 5), tolerance);
+    compare(&colours, &Data::cropped([12, 12, 3], Some(8), 7, 5), tolerance);
+    compare(&colours, &Data::new([8, 8, 3], 7, 5), tolerance);
+    compare(&resized, &Data::cropped([12, 12, 3], Some(8), 7, 5), tolerance);
 }
 
 /// What docs/cuda.md states: the variance of a channel whose mean is a hundred times its standard deviation
@@ -412,11 +452,11 @@ fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
             .expect("written");
         }
         let plan = plan(&Config { augment: Augment::None, ..config.clone() }, &data);
-        let images = Images { train: &data.train, judged: &[&data.test], levels: &levels };
+        let images = Images { train: &data.train, judged: &[&data.test], levels: &levels, streamed: false };
         let mut trainer =
             Trainer::new(&device, &found.params, &found.criterion, images, 6, config.mix.places())
                 .expect("a trainer");
-        trainer.epoch(|e| rows(&plan, e), 1, 1, RATES).expect("an epoch");
+        trainer.epoch(|e| rows(&plan, e, None), 1, 1, RATES).expect("an epoch");
         trainer.give(&found.params).expect("given");
         train_epoch(&truth, &data.train, &levels, &plan.epoch(1), RATES, 1, &mut |_| ()).expect("an epoch");
         let of = |net: &Net| net.params.state_dict().expect("weights")["bn1.running_var"].data[0];
@@ -434,7 +474,7 @@ fn a_training_in_bf16_is_judged_in_f32() {
         let (data, config) = (Data::new([16, 16, 3], 11, 9), config(Precision::Bf16, 4));
         let net = network(&config, &data);
         let mut trainer = trainer(&device, &config, &data, &net);
-        trainer.epoch(|e| rows(&plan(&config, &data), e), 1, 1, RATES).expect("an epoch");
+        trainer.epoch(|e| rows(&plan(&config, &data), e, None), 1, 1, RATES).expect("an epoch");
         trainer.top1(&[&data.test]).expect("accuracy");
         trainer.give(&net.params).expect("given");
         let folded = Folded::new(&net.params, data.test.shape()).expect("a network");

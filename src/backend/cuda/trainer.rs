@@ -1,5 +1,7 @@
 //! What `train` drives on a GPU: an epoch is one upload, one graph launch a step, and one read of the losses
-//! at its end.
+//! at its end. Images that do not fit the GPU's memory, or that the host changes, are sent some steps at a time.
+
+use std::ops::Range;
 
 use anyhow::Result;
 
@@ -24,7 +26,10 @@ pub struct Trainer {
     evaluators: Vec<Evaluator>,
     net: DeviceNet,
     _segments: [Segments; 2],
-    _pixels: Memory<u8>,
+    /// All images, or those of the next steps.
+    pixels: Memory<u8>,
+    /// How many steps these are.
+    held: Option<usize>,
     plan: Memory<Row>,
     step: Memory<u32>,
     losses: Memory<f64>,
@@ -41,21 +46,37 @@ pub struct Trainer {
 /// Rows of an epoch, and where each of its steps is mixed.
 pub type Planned = (Vec<Row>, Vec<usize>);
 
-/// All pixels of a split that evaluation sees, on the device.
+/// Bytes of images that are sent to a device at a time, where they are not kept there.
+const AT_A_TIME: usize = if cfg!(test) { 2 << 10 } else { 64 << 20 };
+
+/// Whether a device has memory to spare for all images of some splits.
 ///
 /// # Errors
-/// The driver's; not enough memory.
-pub fn upload(device: &Device, split: &Split) -> super::Result<Memory<u8>> {
+/// The driver's.
+pub fn fit(device: &Device, splits: &[&Split]) -> super::Result<bool> {
+    let bytes = |split: &&Split| split.len() * split.shape().iter().product::<usize>();
+    Ok(splits.iter().map(bytes).sum::<usize>() <= device.free()? / 2)
+}
+
+/// How many units of images, of so many bytes each, are sent at a time.
+pub fn at_a_time(bytes: usize) -> usize {
+    (AT_A_TIME / bytes.max(1)).max(1)
+}
+
+/// Writes what evaluation sees of some images, from the beginning of the memory on.
+///
+/// # Errors
+/// The driver's.
+pub fn send(memory: &Memory<u8>, split: &Split, images: Range<usize>) -> super::Result<()> {
     let len = split.shape().iter().product::<usize>();
-    let memory = device.zeros(split.len() * len)?;
     // In pieces, for a copy of the whole would be a second one.
     let piece = (1 << 24) / len.max(1) + 1;
-    for from in (0..split.len()).step_by(piece) {
-        let to = split.len().min(from + piece);
+    for from in images.clone().step_by(piece) {
+        let to = images.end.min(from + piece);
         let bytes: Vec<u8> = (from..to).flat_map(|i| split.rows(i).flatten()).copied().collect();
-        memory.write(from * len, &bytes)?;
+        memory.write((from - images.start) * len, &bytes)?;
     }
-    Ok(memory)
+    Ok(())
 }
 
 /// The table of normalised values as the kernels have it, (3, 256).
@@ -72,6 +93,9 @@ pub struct Images<'a> {
     pub judged: &'a [&'a Split],
     /// The normalised values of their bytes.
     pub levels: &'a Levels,
+    /// Whether the images of each step come from the host, as [`Trainer::stream`] is given them, instead of
+    /// all being kept on the device.
+    pub streamed: bool,
 }
 
 impl Trainer {
@@ -84,14 +108,20 @@ impl Trainer {
         device: &Device,
         params: &Params,
         criterion: &Criterion,
-        Images { train, judged, levels }: Images,
+        Images { train, judged, levels, streamed }: Images,
         batch: usize,
         places: usize,
     ) -> Result<Trainer> {
         let images = train.len();
         let own = DeviceNet::new(device, params, Some(criterion), train.shape(), batch)?;
         own.take(params)?;
-        let (pixels, plan) = (upload(device, train)?, device.zeros(images)?);
+        let len: usize = train.shape().iter().product();
+        let held = streamed.then(|| at_a_time(batch * len));
+        let pixels = device.zeros(held.map_or(images, |steps| steps * batch) * len)?;
+        if !streamed {
+            send(&pixels, train, 0..images)?;
+        }
+        let plan = device.zeros(images)?;
         let (step, losses) = (device.zeros(1)?, device.zeros(2 * images.div_ceil(batch))?);
         let (rates, table) = (device.zeros(4)?, device.upload(&flat(levels))?);
         let (features, logits) =
@@ -118,18 +148,21 @@ impl Trainer {
         let rest = record(rest, &segments[1])?;
         // Accuracy is that of f32, whatever the training computes in: as on the CPU, and as `eval` has it.
         let in_f32 = device.in_f32()?;
-        let evaluators = judged.iter().map(|split| Evaluator::new(&in_f32, params, split, levels, BATCH));
+        let fits = fit(device, judged)?;
+        let evaluator = |split: &&Split| Evaluator::new(&in_f32, params, split, levels, BATCH, fits);
+        let evaluators = judged.iter().map(evaluator);
         let evaluators = evaluators.collect::<super::Result<Vec<_>>>()?;
         let _others = [table, features, logits];
         let device = device.clone();
-        let (_segments, _pixels) = (segments, pixels);
+        let _segments = segments;
         Ok(Trainer {
             full,
             rest,
             evaluators,
             net: own,
             _segments,
-            _pixels,
+            pixels,
+            held,
             plan,
             step,
             losses,
@@ -141,6 +174,11 @@ impl Trainer {
             images,
             batch,
         })
+    }
+
+    /// Steps whose images are on the device at a time, where not all images are kept there.
+    pub fn held(&self) -> Option<usize> {
+        self.held
     }
 
     /// One epoch of `plan`, which makes those up to the `last`; returns loss and right predictions of each
@@ -155,6 +193,23 @@ impl Trainer {
         last: u32,
         rates: Rates,
     ) -> Result<Vec<[f64; 2]>> {
+        self.stream(plan, |_| vec![], epoch, last, rates)
+    }
+
+    /// [`Trainer::epoch`] where the images come from the host: `images` makes those of some steps, in the
+    /// order of the plan's rows, whose indices are places among the images of [`Trainer::held`] steps. They
+    /// are made while the GPU works on the ones before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stream(
+        &mut self,
+        plan: impl Fn(u32) -> Planned,
+        images: impl Fn(Range<usize>) -> Vec<u8>,
+        epoch: u32,
+        last: u32,
+        rates: Rates,
+    ) -> Result<Vec<[f64; 2]>> {
         let (rows, places) = match self.planned.take() {
             Some((planned, all)) if planned == epoch => all,
             _ => plan(epoch),
@@ -164,15 +219,27 @@ impl Trainer {
         let nesterov = f32::from(u8::from(rates.nesterov));
         self.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay, nesterov])?;
         self.step.clear()?;
-        for (step, place) in places.into_iter().enumerate() {
-            if interrupt::requested() {
-                self.device.wait()?;
-                return Err(Interrupted.into());
+        let held = self.held.unwrap_or(steps).max(1);
+        let make = |first: usize| {
+            let some = first..steps.min(first + held);
+            (self.held.is_some() && !some.is_empty()).then(|| images(some))
+        };
+        let mut made = make(0);
+        for (n, places) in places.chunks(held).enumerate() {
+            if let Some(images) = &made {
+                self.pixels.write(0, images)?;
             }
-            let whole = (step + 1) * self.batch <= self.images;
-            let graphs = if whole { &self.full } else { &self.rest };
-            // SAFETY: as where it was recorded.
-            unsafe { graphs[place].launch()? };
+            for (step, &place) in (n * held..).zip(places) {
+                if interrupt::requested() {
+                    self.device.wait()?;
+                    return Err(Interrupted.into());
+                }
+                let whole = (step + 1) * self.batch <= self.images;
+                let graphs = if whole { &self.full } else { &self.rest };
+                // SAFETY: as where it was recorded.
+                unsafe { graphs[place].launch()? };
+            }
+            made = make((n + 1) * held);
         }
         if epoch < last {
             self.planned = Some((epoch + 1, plan(epoch + 1)));
@@ -188,9 +255,9 @@ impl Trainer {
     pub fn top1(&mut self, judged: &[&Split]) -> Result<Vec<f64>> {
         // The evaluators may have a stream of their own.
         self.device.wait()?;
-        for evaluator in &self.evaluators {
+        for (evaluator, split) in self.evaluators.iter().zip(judged) {
             evaluator.take(&self.net)?;
-            evaluator.run()?;
+            evaluator.run(split)?;
         }
         Ok(self
             .evaluators

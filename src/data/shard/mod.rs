@@ -151,11 +151,6 @@ impl Split {
         self.stored
     }
 
-    /// Rows and columns to the left of and above what evaluation sees, as torchvision's `CenterCrop` has them.
-    pub fn centre(&self) -> [usize; 2] {
-        [0, 1].map(|axis| centre(self.stored[axis] - self.shape[axis]))
-    }
-
     /// Pixels of image `i` as it is stored, (H, W, C).
     ///
     /// # Panics

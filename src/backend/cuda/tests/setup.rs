@@ -19,7 +19,7 @@ use crate::methods::presets::preset;
 use crate::net::{Params, files};
 use crate::rng::{Purpose, shuffle, stream};
 use crate::train::config::{Config, Precision};
-use crate::train::engine::{rows, train_epoch};
+use crate::train::engine::{Held, images, rows, train_epoch};
 use crate::train::plan::Plan;
 
 pub const CLASSES: usize = 3;
@@ -50,12 +50,21 @@ pub struct Data {
 
 impl Data {
     pub fn new(shape: [usize; 3], train: usize, test: usize) -> Data {
+        Data::cropped(shape, None, train, test)
+    }
+
+    /// Of whose images networks see squares of `crop` pixels.
+    pub fn cropped(shape: [usize; 3], crop: Option<usize>, train: usize, test: usize) -> Data {
         let labels: Vec<usize> = (0..train).map(|i| i % CLASSES).collect();
-        Data::labelled(shape, &labels, test)
+        Data::made(shape, crop, &labels, test)
     }
 
     /// Training images with these labels; the test split has the first of them.
     pub fn labelled(shape: [usize; 3], labels: &[usize], test: usize) -> Data {
+        Data::made(shape, None, labels, test)
+    }
+
+    fn made(shape: [usize; 3], crop: Option<usize>, labels: &[usize], test: usize) -> Data {
         let dir = tempfile::tempdir().expect("a directory");
         write(&dir.path().join("train"), shape, labels);
         let first: Vec<usize> = labels.iter().copied().cycle().take(test).collect();
@@ -64,10 +73,13 @@ impl Data {
         let classes = labels.iter().max().expect("some labels") + 1;
         let counts: Vec<usize> = (0..classes).map(|k| labels.iter().filter(|&&l| l == k).count()).collect();
         let names: Vec<String> = (0..classes).map(|k| k.to_string()).collect();
-        let metrics = json!({
+        let mut metrics = json!({
             "classes": classes, "class_names": names, "cls_num_list": counts, "mean": [0.5, 0.5, 0.5],
             "std": [0.2, 0.2, 0.2],
         });
+        if let Some(crop) = crop {
+            metrics["crop"] = crop.into();
+        }
         let (kind, path) = (Kind::Dataset, dir.path().to_owned());
         let plan =
             Directory { kind, semantics: 1, params: Object::new(), inputs: vec![], dir: path, file: None };
@@ -158,11 +170,26 @@ pub fn furthest(found: &files::StateDict, truth: &files::StateDict, least: f64) 
     each.max_by(|a, b| a.0.total_cmp(&b.0)).expect("some tensors")
 }
 
+/// A trainer that keeps the images on the device where it can.
 pub fn trainer(device: &Device, config: &Config, data: &Data, net: &Net) -> Trainer {
+    let streamed = config.changes_images() || data.train.stored() != data.train.shape();
+    trainer_of(device, config, data, net, streamed)
+}
+
+pub fn trainer_of(device: &Device, config: &Config, data: &Data, net: &Net, streamed: bool) -> Trainer {
     let levels = levels(&config.mean, &config.std);
-    let images = Images { train: &data.train, judged: &[&data.test], levels: &levels };
+    let images = Images { train: &data.train, judged: &[&data.test], levels: &levels, streamed };
     Trainer::new(device, &net.params, &net.criterion, images, config.batch_size, config.mix.places())
         .expect("a trainer")
+}
+
+/// One epoch of a trainer: its losses.
+pub fn epoch(trainer: &mut Trainer, plan: &Plan, data: &Data, epoch: u32) -> Vec<[f64; 2]> {
+    let crops = data.train.stored() != data.train.shape();
+    let held = trainer.held().map(|steps| Held { steps, crops });
+    let of = plan.epoch(epoch);
+    let images = |steps| images(&data.train, &of, steps);
+    trainer.stream(|e| rows(plan, e, held), images, epoch, epoch, RATES).expect("an epoch")
 }
 
 /// Trains on a device for some epochs; the state and the losses.
@@ -175,16 +202,15 @@ pub fn train(
     let net = network(config, data);
     let mut trainer = trainer(device, config, data, &net);
     let plan = plan(config, data);
-    let losses = (1..=epochs)
-        .flat_map(|e| trainer.epoch(|e| rows(&plan, e), e, e, RATES).expect("an epoch"))
-        .collect();
+    let losses = (1..=epochs).flat_map(|e| epoch(&mut trainer, &plan, data, e)).collect();
     trainer.give(&net.params).expect("given");
     (net.params.training_state().expect("a state"), losses)
 }
 
 pub fn plan(config: &Config, data: &Data) -> Plan {
     let info = Info::of(&data.manifest).expect("a data set");
-    Plan::new(config, data.train.labels(), data.train.shape(), &info.cls_num_list).expect("a plan")
+    let plan = Plan::new(config, data.train.labels(), data.train.shape(), &info.cls_num_list);
+    plan.expect("a plan").cropping(data.train.stored())
 }
 
 /// One epoch of a network on the CPU: its loss and right predictions.
@@ -198,7 +224,7 @@ pub fn on_the_cpu(config: &Config, data: &Data, net: &Net) -> (f64, f64) {
 pub fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64) {
     let mut trainer = trainer(device, config, data, net);
     let plan = plan(config, data);
-    let losses = trainer.epoch(|e| rows(&plan, e), 1, 1, RATES).expect("an epoch");
+    let losses = epoch(&mut trainer, &plan, data, 1);
     trainer.give(&net.params).expect("given");
     let found = trainer.grads().expect("gradients");
     let keep = |grads: &mut [f32]| {
