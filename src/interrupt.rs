@@ -4,10 +4,10 @@
 //!
 //! SIGHUP is left alone, so `nohup` works; what is on disk is safe at any moment.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 static WORKING: AtomicBool = AtomicBool::new(false);
@@ -18,8 +18,12 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 #[error("interrupted; the same command goes on from what is finished")]
 pub struct Interrupted;
 
-/// Takes SIGINT and SIGTERM. A second one ends the process at once.
+/// Takes SIGINT and SIGTERM. A second one ends the process at once. A file that grows beyond the limit of
+/// `ulimit -f` is an error of the write, not the end of the process.
 pub fn install() {
+    if let Err(e) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
+        log::debug!("no handler of SIGXFSZ: {e}");
+    }
     let mut signals = match Signals::new([SIGINT, SIGTERM]) {
         Ok(signals) => signals,
         Err(e) => return log::debug!("no signal handler: {e}"),

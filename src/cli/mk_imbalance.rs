@@ -162,11 +162,10 @@ fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
     };
     let place = match origin {
         Origin::Files(found) => {
-            let root = found.listing.root.canonicalize().unwrap_or_else(|_| found.listing.root.clone());
-            let own = root.file_name().map_or_else(|| dataset.clone(), |n| n.to_string_lossy().into_owned());
-            let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-            let own: String = own.trim_start_matches('.').chars().map(safe).take(64).collect();
-            let own = if matches!(flags.dataset, Name::Cinic10 | Name::TinyImagenet) { dataset } else { own };
+            let named = !matches!(flags.dataset, Name::Cinic10 | Name::TinyImagenet);
+            let own = found.name().filter(|_| named).unwrap_or(dataset);
+            let ascii = |c: char| if c.is_ascii() { c } else { '-' };
+            let own: String = own.chars().map(ascii).collect();
             let size = found.reading.preprocess.size;
             if flags.imb_type() == ImbType::None {
                 format!("{own}-{size}")

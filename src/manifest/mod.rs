@@ -116,8 +116,8 @@ pub struct Input {
     /// Parameters of the input's manifest, so that lineage survives the loss of the files.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub params: Object,
-    /// What else of the input's manifest its readers go by: of a data set whether it is the published one,
-    /// and hashes of its images; of a checkpoint what computed it, and the version of `train` where that is
+    /// What else of the input's manifest its readers go by: of a data set its name, whether it is the
+    /// published one, and hashes of its images; of a checkpoint what computed it, and the version of `train` where that is
     /// not the first. Facts enter no key.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub facts: Object,
@@ -198,7 +198,8 @@ impl Manifest {
         let mut facts = Object::new();
         match self.kind {
             Kind::Dataset => {
-                let said = ["official", "images"].into_iter().filter_map(|n| self.metrics.get_key_value(n));
+                let said =
+                    ["name", "official", "images"].into_iter().filter_map(|n| self.metrics.get_key_value(n));
                 facts.extend(said.map(|(name, value)| (name.clone(), value.clone())));
             }
             Kind::Checkpoint => {
@@ -280,7 +281,7 @@ pub enum Error {
     },
     /// A directory whose result is not finished.
     #[error(
-        "{path}: is not finished; give the command that began it again, or see how far it is with report runs"
+        "{path}: is not finished; give the command that began it again (report runs shows how far trainings are)"
     )]
     Unfinished {
         /// The directory.

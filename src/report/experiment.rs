@@ -175,7 +175,7 @@ pub(super) fn representatives(all: &[&Experiment]) -> Vec<usize> {
 /// first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// `cifar10`, `cifar100`, `synthetic`.
+    /// `cifar10`, `cifar100`, `synthetic`; of image files the name of their directory.
     pub dataset: String,
     /// `exp`, `step` or `none`.
     pub imb_type: String,
@@ -376,6 +376,9 @@ struct Trained<'a> {
     file: Option<PathBuf>,
 }
 
+/// Data sets that there are published values for, and those that `mk-imbalance` knows by name.
+const PUBLISHED: [&str; 6] = ["cifar10", "cifar100", "cinic10", "inaturalist", "synthetic", "tiny-imagenet"];
+
 /// The column that a data set belongs in, from its params. One made by hand need not say how it was made
 /// imbalanced: it is as it is.
 pub(super) fn column_of(dataset: &Input) -> Option<Column> {
@@ -387,7 +390,10 @@ pub(super) fn column_of(dataset: &Input) -> Option<Column> {
         None if imb_type == "none" => "1".into(),
         None => return None,
     };
-    Some(Column { dataset: text("dataset")?, imb_type, imb_ratio })
+    // Files are called by their directory, but never by the name of a published data set.
+    let own = dataset.facts.get("name").and_then(Value::as_str);
+    let own = own.filter(|own| !PUBLISHED.contains(&own.to_lowercase().as_str())).map(str::to_owned);
+    Some(Column { dataset: own.or_else(|| text("dataset"))?, imb_type, imb_ratio })
 }
 
 /// Values by name, those of objects by `name.inner`.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::Origin;
-use super::flags::{Flags, Normalisation, OnError};
+use super::flags::{Flags, Name, Normalisation, OnError};
 use crate::cli::terminal;
 use crate::data::files::CHANGED;
 use crate::data::files::tree::LIST;
@@ -131,6 +131,9 @@ pub fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
         set("normalise", json!(normalise));
     }
     if let Origin::Files(found) = origin {
+        if matches!(flags.dataset, Name::Folder | Name::List) {
+            set("name", json!(found.name()));
+        }
         let preprocess = found.reading.preprocess;
         set("preprocess", json!(preprocess));
         if preprocess.resize.is_some() {

@@ -164,6 +164,15 @@ impl Collection {
         }
     }
 
+    /// What people call the images: the name of their directory, without what a file's name should not have.
+    pub fn name(&self) -> Option<String> {
+        let root = self.listing.root.canonicalize().unwrap_or_else(|_| self.listing.root.clone());
+        let name = root.file_name()?.to_string_lossy().into_owned();
+        let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+        let name: String = name.trim_start_matches('.').chars().map(safe).take(64).collect();
+        (!name.is_empty()).then_some(name)
+    }
+
     /// The images of a split.
     pub fn files(&self, split: usize) -> Files<'_> {
         let entries = &self.listing.splits[split];

@@ -72,7 +72,7 @@ fn of_dataset(m: &Manifest) -> Result<Set, Error> {
         path: place(m),
         blake3: String::new(),
         params: m.params.clone(),
-        facts: Default::default(),
+        facts: m.facts(),
         inputs: vec![],
     };
     let classes = Classes::of(&[m])?;
