@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Writes the images of Parquet files, as the Hugging Face hub has them, into folders for mk-imbalance.
+
+    python3 scripts/parquet-to-folders.py photographs train-*.parquet test-*.parquet
+    mk-imbalance --dataset folder --data photographs --size 64
+
+Each image becomes photographs/SPLIT/CLASS/FILE-ROW.ENDING with the very bytes that the Parquet file holds. SPLIT is what the name of the file
+begins with, CLASS the name that its metadata give the label, else the label. Needs pyarrow.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+ENDINGS = [(b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"RIFF", "webp"), (b"II*\0", "tif"), (b"MM\0*", "tif")]
+
+
+def ending(data, name):
+    found = [end for begin, end in ENDINGS if data.startswith(begin)]
+    return found[0] if found else (Path(name or "").suffix.lstrip(".") or "jpg")
+
+
+def columns(schema, label):
+    """The column of the images, that of the labels, and the names of the classes."""
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    images = [name for name, f in features.items() if f.get("_type") == "Image"]
+    images = images or [name for name in ("image", "img") if name in schema.names]
+    labels = [label] if label else [name for name, f in features.items() if f.get("_type") == "ClassLabel"]
+    labels = labels or [name for name in ("label", "labels") if name in schema.names]
+    if len(images) != 1 or len(labels) != 1 or labels[0] not in schema.names:
+        sys.exit(f"columns {schema.names}: images {images}, labels {labels}; one of each is needed (--label NAME)")
+    names = features.get(labels[0], {}).get("names")
+    return images[0], labels[0], names
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--label", help="column of the labels, where there are several")
+    args = parser.parse_args()
+    for path in args.files:
+        split = re.match(r"train|validation|valid|val|test", path.stem)
+        if not split:
+            sys.exit(f"{path}: the name begins with none of train, validation, valid, val and test")
+        directory = args.out / {"validation": "val"}.get(split[0], split[0])
+        file = pq.ParquetFile(path)
+        image, label, names = columns(file.schema_arrow, args.label)
+        row = 0
+        for batch in file.iter_batches(batch_size=256, columns=[image, label]):
+            for one, of in zip(batch.column(image).to_pylist(), batch.column(label).to_pylist()):
+                data, name = (one["bytes"], one.get("path")) if isinstance(one, dict) else (one, None)
+                of = names[of] if names and isinstance(of, int) else str(of)
+                to = directory / of.replace("/", "-") / f"{path.stem}-{row:07}.{ending(data, name)}"
+                to.parent.mkdir(parents=True, exist_ok=True)
+                to.write_bytes(data)
+                row += 1
+        print(f"{path}: {row} images", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
