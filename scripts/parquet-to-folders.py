@@ -4,8 +4,10 @@
     python3 scripts/parquet-to-folders.py photographs train-*.parquet test-*.parquet
     mk-imbalance --dataset folder --data photographs --size 64
 
-Each image becomes photographs/SPLIT/CLASS/FILE-ROW.ENDING with the very bytes that the Parquet file holds. SPLIT is what the name of the file
-begins with, CLASS the name that its metadata give the label, else the label. Needs pyarrow.
+Each image becomes photographs/SPLIT/CLASS/FILE-ROW.ENDING with the very bytes that the Parquet file holds. SPLIT is what
+the name of the file begins with, CLASS the name that its metadata give the label, else the label. mk-imbalance numbers
+the classes as their names sort; photographs/classes.txt has them in the order of the labels, for --class-order.
+Needs pyarrow.
 """
 
 import argparse
@@ -27,14 +29,21 @@ def ending(data, name):
 def columns(schema, label):
     """The column of the images, that of the labels, and the names of the classes."""
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    images = [name for name, f in features.items() if f.get("_type") == "Image"]
+    kind = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}
+    images = [name for name, of in kind.items() if of == "Image"]
     images = images or [name for name in ("image", "img") if name in schema.names]
-    labels = [label] if label else [name for name, f in features.items() if f.get("_type") == "ClassLabel"]
+    labels = [label] if label else [name for name, of in kind.items() if of == "ClassLabel"]
     labels = labels or [name for name in ("label", "labels") if name in schema.names]
     if len(images) != 1 or len(labels) != 1 or labels[0] not in schema.names:
         sys.exit(f"columns {schema.names}: images {images}, labels {labels}; one of each is needed (--label NAME)")
-    names = features.get(labels[0], {}).get("names")
+    names = features[labels[0]].get("names") if kind.get(labels[0]) == "ClassLabel" else None
+    if names and (len(set(map(directory_of, names))) < len(names) or {"", ".", ".."} & set(names)):
+        sys.exit("the names of the classes cannot be those of directories: " + ", ".join(names[:20]))
     return images[0], labels[0], names
+
+
+def directory_of(name):
+    return name.replace("/", "-")
 
 
 def main():
@@ -43,23 +52,37 @@ def main():
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--label", help="column of the labels, where there are several")
     args = parser.parse_args()
+    if args.out.exists() and any(args.out.iterdir()):
+        sys.exit(f"{args.out}: is not empty; choose another directory")
+    if len({path.stem for path in args.files}) < len(args.files):
+        sys.exit("two files have one name, and their images would have the same names")
+    known = None
     for path in args.files:
-        split = re.match(r"train|validation|valid|val|test", path.stem)
+        split = re.match(r"(train|validation|valid|val|test)(?![A-Za-z])", path.stem)
         if not split:
             sys.exit(f"{path}: the name begins with none of train, validation, valid, val and test")
-        directory = args.out / {"validation": "val"}.get(split[0], split[0])
+        directory = args.out / {"validation": "val"}.get(split[1], split[1])
         file = pq.ParquetFile(path)
         image, label, names = columns(file.schema_arrow, args.label)
+        if names:
+            if known not in (None, names):
+                sys.exit(f"{path}: has other classes than the files before")
+            known = names
         row = 0
         for batch in file.iter_batches(batch_size=256, columns=[image, label]):
             for one, of in zip(batch.column(image).to_pylist(), batch.column(label).to_pylist()):
                 data, name = (one["bytes"], one.get("path")) if isinstance(one, dict) else (one, None)
-                of = names[of] if names and isinstance(of, int) else str(of)
-                to = directory / of.replace("/", "-") / f"{path.stem}-{row:07}.{ending(data, name)}"
+                if data is None:
+                    sys.exit(f"{path}: row {row} has no bytes of an image")
+                if of is None or (names and not (isinstance(of, int) and 0 <= of < len(names))) or of == -1:
+                    sys.exit(f"{path}: row {row} has the label {of}, which is that of no class; leave out files without labels")
+                to = directory / directory_of(names[of] if names else str(of)) / f"{path.stem}-{row:07}.{ending(data, name)}"
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.write_bytes(data)
                 row += 1
         print(f"{path}: {row} images", file=sys.stderr)
+    if known:
+        (args.out / "classes.txt").write_text("".join(f"{directory_of(name)}\n" for name in known))
 
 
 if __name__ == "__main__":

@@ -281,7 +281,7 @@ pub enum Error {
     },
     /// A directory whose result is not finished.
     #[error(
-        "{path}: is not finished; give the command that began it again (report runs shows how far trainings are)"
+        "{path}: is not finished; run the command that began it once more (report runs shows how far trainings are)"
     )]
     Unfinished {
         /// The directory.

@@ -95,12 +95,13 @@ impl Images {
 /// they differ: so that they are never averaged, whatever their params say. Bare files of one name and
 /// different content have longer names.
 pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
-    let differs = |own: &&Images| {
-        all.iter().filter_map(|e| e.images.as_ref()).any(|i| i.params == own.params && !i.are(own))
+    let differs = |dataset: &str, own: &Images| {
+        let others = all.iter().filter(|other| other.column.dataset == dataset);
+        others.filter_map(|e| e.images.as_ref()).any(|i| i.params == own.params && !i.are(own))
     };
     let told = |e: &&Experiment| {
         let mut told = (*e).clone();
-        if let Some(own) = e.images.as_ref().filter(differs) {
+        if let Some(own) = e.images.as_ref().filter(|own| differs(&e.column.dataset, own)) {
             told.settings.insert("images".into(), key::short(&own.hash()).into());
         }
         told
@@ -376,8 +377,9 @@ struct Trained<'a> {
     file: Option<PathBuf>,
 }
 
-/// Data sets that there are published values for, and those that `mk-imbalance` knows by name.
-const PUBLISHED: [&str; 6] = ["cifar10", "cifar100", "cinic10", "inaturalist", "synthetic", "tiny-imagenet"];
+/// Data sets that there are published values for, and those that `mk-imbalance` knows by name; letters and digits
+/// alone.
+const PUBLISHED: [&str; 6] = ["cifar10", "cifar100", "cinic10", "inaturalist", "synthetic", "tinyimagenet"];
 
 /// The column that a data set belongs in, from its params. One made by hand need not say how it was made
 /// imbalanced: it is as it is.
@@ -392,7 +394,8 @@ pub(super) fn column_of(dataset: &Input) -> Option<Column> {
     };
     // Files are called by their directory, but never by the name of a published data set.
     let own = dataset.facts.get("name").and_then(Value::as_str);
-    let own = own.filter(|own| !PUBLISHED.contains(&own.to_lowercase().as_str())).map(str::to_owned);
+    let bare = |own: &str| own.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
+    let own = own.filter(|own| !PUBLISHED.contains(&&*bare(own))).map(str::to_owned);
     Some(Column { dataset: own.or_else(|| text("dataset"))?, imb_type, imb_ratio })
 }
 

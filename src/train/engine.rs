@@ -76,13 +76,13 @@ impl<'a> Engine<'a> {
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
-                use crate::backend::cuda::trainer::{Images, Trainer, fit};
+                use crate::backend::cuda::trainer::{Images, Trainer};
                 let device = crate::backend::cuda::Device::open(index, config.precision)?;
-                let fits = fit(&device, &[&[train][..], &judged].concat())?;
-                let streamed = !fits || config.changes_images() || train.stored() != train.shape();
+                let streamed = config.changes_images() || train.stored() != train.shape();
                 let images = Images { train, judged: &judged, levels: &levels, streamed };
                 let trainer = Trainer::new(&device, &params, &criterion, images, batch, config.mix.places())?;
-                log::debug!("{}: {} MiB in use", device.describe(), device.held() >> 20);
+                let place = if trainer.held().is_some() { ", images on the host" } else { "" };
+                log::debug!("{}: {} MiB in use{place}", device.describe(), device.held() >> 20);
                 On::Cuda { trainer: Box::new(trainer), params: Box::new(params), name: device.describe() }
             }
         };
@@ -258,7 +258,7 @@ impl<'a> Changed<'a> {
         View { image: &self.image, stored: self.size, dy, dx, flip }
     }
 
-    /// Cuts the crop out of a larger image; any other is left as it is.
+    /// Cuts the crop out of a larger image; one of the network's size is copied.
     #[cfg(feature = "cuda")]
     fn cut(&self, [height, width, channels]: [usize; 3], out: &mut [u8]) {
         if self.size == [height, width, channels] {

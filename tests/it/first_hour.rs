@@ -148,7 +148,7 @@ fn runs_are_listed() {
     fs::create_dir(s.join("empty")).unwrap();
     refused(s.tool("report", "runs empty").assert(), "empty: no trainings here");
     refused(s.tool("report", "runs nowhere").assert(), "nowhere: ");
-    refused(s.tool("eval", "runs/stopped").assert(), "runs/stopped: is not finished; give the command");
+    refused(s.tool("eval", "runs/stopped").assert(), "runs/stopped: is not finished; run the command");
     refused(s.tool("report", "runs --force").assert(), "--force: does nothing here");
 }
 

@@ -1,5 +1,6 @@
-//! What `train` drives on a GPU: an epoch is one upload, one graph launch a step, and one read of the losses
-//! at its end. Images that do not fit the GPU's memory, or that the host changes, are sent some steps at a time.
+//! What `train` drives on a GPU: an epoch is one upload of its plan, one graph launch a step, and one read of the
+//! losses at its end. Images that do not fit the GPU's memory, or that the host changes, are sent some steps at a
+//! time.
 
 use std::ops::Range;
 
@@ -41,6 +42,8 @@ pub struct Trainer {
     planned: Option<(u32, Planned)>,
     images: usize,
     batch: usize,
+    /// Bytes of an image.
+    image_len: usize,
 }
 
 /// Rows of an epoch, and where each of its steps is mixed.
@@ -70,10 +73,11 @@ pub fn at_a_time(bytes: usize) -> usize {
 pub fn send(memory: &Memory<u8>, split: &Split, images: Range<usize>) -> super::Result<()> {
     let len = split.shape().iter().product::<usize>();
     // In pieces, for a copy of the whole would be a second one.
-    let piece = (1 << 24) / len.max(1) + 1;
+    let (piece, mut bytes) = ((1 << 24) / len.max(1) + 1, vec![]);
     for from in images.clone().step_by(piece) {
         let to = images.end.min(from + piece);
-        let bytes: Vec<u8> = (from..to).flat_map(|i| split.rows(i).flatten()).copied().collect();
+        bytes.clear();
+        (from..to).for_each(|i| split.rows(i).for_each(|row| bytes.extend_from_slice(row)));
         memory.write((from - images.start) * len, &bytes)?;
     }
     Ok(())
@@ -93,8 +97,8 @@ pub struct Images<'a> {
     pub judged: &'a [&'a Split],
     /// The normalised values of their bytes.
     pub levels: &'a Levels,
-    /// Whether the images of each step come from the host, as [`Trainer::stream`] is given them, instead of
-    /// all being kept on the device.
+    /// Whether the host changes the images, so that those of each step come from it, as [`Trainer::stream`] is
+    /// given them. Else they are kept on the device if they fit.
     pub streamed: bool,
 }
 
@@ -115,9 +119,11 @@ impl Trainer {
         let images = train.len();
         let own = DeviceNet::new(device, params, Some(criterion), train.shape(), batch)?;
         own.take(params)?;
+        // What is left beside the network.
+        let streamed = streamed || !fit(device, &[&[train][..], judged].concat())?;
         let len: usize = train.shape().iter().product();
         let held = streamed.then(|| at_a_time(batch * len));
-        let pixels = device.zeros(held.map_or(images, |steps| steps * batch) * len)?;
+        let pixels = device.zeros(held.map_or(images, |steps| images.min(steps * batch)) * len)?;
         if !streamed {
             send(&pixels, train, 0..images)?;
         }
@@ -173,6 +179,7 @@ impl Trainer {
             planned: None,
             images,
             batch,
+            image_len: len,
         })
     }
 
@@ -193,6 +200,7 @@ impl Trainer {
         last: u32,
         rates: Rates,
     ) -> Result<Vec<[f64; 2]>> {
+        assert!(self.held.is_none(), "the images come from the host");
         self.stream(plan, |_| vec![], epoch, last, rates)
     }
 
@@ -227,6 +235,8 @@ impl Trainer {
         let mut made = make(0);
         for (n, places) in places.chunks(held).enumerate() {
             if let Some(images) = &made {
+                let rows = self.images.min((n * held + places.len()) * self.batch) - n * held * self.batch;
+                assert_eq!(images.len(), rows * self.image_len, "all images of the steps");
                 self.pixels.write(0, images)?;
             }
             for (step, &place) in (n * held..).zip(places) {

@@ -75,7 +75,8 @@ impl<'a> Chosen<'a> {
     }
 
     /// Writes the split into a directory, where shards of an earlier call are taken as they are. `on` is told
-    /// of each image that was read. After a signal, it ends with the shards that are on their way.
+    /// of each image that was read. After a signal it drops the shard that it reads, and ends when those on
+    /// their way are written.
     ///
     /// # Errors
     /// The file system's.
@@ -101,14 +102,18 @@ impl<'a> Chosen<'a> {
                 broken.append(&mut block.broken);
                 let labels: Vec<u32> = block.rows.iter().map(|&i| self.images.labels()[i as usize]).collect();
                 tally.add(&labels, &block.pixels);
-                if storing.len() == IN_FLIGHT {
-                    free.extend(storing.pop_front().map(join).transpose()?);
-                }
                 if !block.rows.is_empty() {
                     let rows = Some(block.rows.len() as u64);
                     outputs.push(Produced { role: self.split, name: block.name.clone(), rows });
-                    storing.push_back(scope.spawn(move || self.store(dir, block)));
                 }
+                if block.is_stored || block.rows.is_empty() {
+                    free.push(block.pixels);
+                    continue;
+                }
+                if storing.len() == IN_FLIGHT {
+                    free.extend(storing.pop_front().map(join).transpose()?);
+                }
+                storing.push_back(scope.spawn(move || self.store(dir, block)));
             }
             storing.into_iter().try_for_each(|thread| join(thread).map(drop))
         })?;
@@ -126,7 +131,7 @@ impl<'a> Chosen<'a> {
         mut pixels: Vec<u8>,
         on: &(dyn Fn() + Sync),
     ) -> Block {
-        if let Some(pixels) = self.stored(&dir.join(&name), chosen) {
+        if self.stored(&dir.join(&name), chosen, &mut pixels) {
             chosen.iter().for_each(|_| on());
             return Block { name, rows: chosen.to_vec(), pixels, broken: vec![], is_stored: true };
         }
@@ -158,22 +163,23 @@ impl<'a> Chosen<'a> {
         Block { name, rows, pixels, broken, is_stored: false }
     }
 
-    /// The pixels that an earlier call has stored of the chosen images, if it has all of them.
-    fn stored(&self, path: &Path, chosen: &[u32]) -> Option<Vec<u8>> {
-        let bytes = fs::read(path).ok()?;
-        let tensors = SafeTensors::deserialize(&bytes).ok()?;
-        let indices = tensors.tensor("source_index").ok()?;
-        let indices = indices.data().as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
-        let all = indices.eq(chosen.iter().map(|&i| self.images.source_index(i as usize)));
-        let pixels = tensors.tensor("images").ok()?.data().to_vec();
-        all.then_some(pixels)
+    /// Whether an earlier call has stored all of the chosen images; then their pixels are those of its file.
+    fn stored(&self, path: &Path, chosen: &[u32], pixels: &mut Vec<u8>) -> bool {
+        let mut read = || -> Option<bool> {
+            let bytes = fs::read(path).ok()?;
+            let tensors = SafeTensors::deserialize(&bytes).ok()?;
+            let indices = tensors.tensor("source_index").ok()?;
+            let indices = indices.data().as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
+            let images = tensors.tensor("images").ok()?;
+            pixels.clear();
+            pixels.extend_from_slice(images.data());
+            Some(indices.eq(chosen.iter().map(|&i| self.images.source_index(i as usize))))
+        };
+        read().unwrap_or(false)
     }
 
     /// Writes a shard, and gives its buffer back.
     fn store(&self, dir: &Path, block: Block) -> Result<Vec<u8>, Error> {
-        if block.is_stored {
-            return Ok(block.pixels);
-        }
         let n = block.rows.len();
         let shape = [&[n][..], &self.images.shape()].concat();
         let label = |&i: &u32| i64::from(self.images.labels()[i as usize]).to_le_bytes();
@@ -186,6 +192,7 @@ impl<'a> Chosen<'a> {
             ("source_index", Part { dtype: Dtype::U32, shape: vec![n], len: indices.len(), data: &indices }),
         ];
         let begin = safetensors::serialize(parts, None).expect("three named tensors always serialise");
+        assert!(begin.ends_with(&indices), "the images stand behind the indices");
         write_atomic(&dir.join(&block.name), |file| {
             file.write_all(&begin)?;
             file.write_all(&block.pixels)
