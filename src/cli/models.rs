@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::checkpoints::{Choice, Subject, arch_of, bare, dataset_at, is_bare};
 use crate::data::files::Preprocess;
@@ -35,16 +35,29 @@ impl Trained {
     }
 
     /// Says where a data set differs, so that results are hardly what was meant.
-    pub fn compare(&self, info: &data::Info, name: &str) {
+    ///
+    /// # Errors
+    /// The same classes in another order: their labels mean others.
+    pub fn compare(&self, info: &data::Info, name: &str) -> Result<()> {
         let names = self.class_names.as_ref().filter(|names| names.len() == info.classes);
-        if names.is_some_and(|names| *names != info.class_names) {
-            log::warn!("{name}: the data set has other class names than the checkpoint, or another order");
+        if let Some(names) = names.filter(|names| **names != info.class_names) {
+            let [mut own, mut others] = [names.clone(), info.class_names.clone()];
+            own.sort_unstable();
+            others.sort_unstable();
+            if own == others {
+                bail!(
+                    "{name}: the data set has the classes of the checkpoint in another order, so its labels mean others; \
+                     make it with mk-imbalance --class-order FILE, which lists them in the checkpoint's"
+                );
+            }
+            log::warn!("{name}: the data set has other class names than the checkpoint");
         }
         let (own, theirs) = (self.preprocess, info.preprocess);
         let [said, found] = [own, theirs].map(|p| p.unwrap_or(Preprocess::CIFAR));
         if said != found {
             log::warn!("{name}: was trained on images of {said}, and these are of {found}");
         }
+        Ok(())
     }
 }
 

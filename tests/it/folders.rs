@@ -126,7 +126,10 @@ fn from_folders_to_predictions() {
     let mut listed = s.tool("embed", &format!("{run} --images -"));
     let output =
         listed.write_stdin("photos/ant/001.jpg\nnowhere.png\n").assert().code(1).get_output().clone();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("1 image could not be read"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("1 image could not be read, such as \"nowhere.png\"")
+    );
 }
 
 #[test]
@@ -427,4 +430,88 @@ fn larger_squares_are_stored_and_cropped() {
     let said = s.tool("eval", &format!("{run} --data {other}")).assert().success().get_output().clone();
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("was trained on images of 16×16 crops of 20×20, and these are of 24×24"), "{said}");
+}
+
+#[test]
+fn lists_name_files_in_one_way() {
+    let s = Sandbox::new();
+    // A directory inside of one of its own name, as archives often unpack.
+    for (place, shift) in [("im/a", 0), ("im/b", 0), ("im/im/a", 9), ("im/im/b", 9)] {
+        for n in 0..3 {
+            save(&s.join(format!("{place}/{n}.png")), &picture(place.len() % 2, n + shift, 9, 9));
+        }
+    }
+    let made = |list: &str, flags: &str| {
+        fs::write(s.join("list.txt"), list).unwrap();
+        let data = if flags.contains("--data") { "" } else { "--data im" };
+        s.tool("mk-imbalance", &format!("--dataset list {data} --train-list list.txt --size 8 {flags}"))
+            .assert()
+    };
+    let inner: String =
+        (0..6).map(|n| format!("im/{}/{}.png {}\n", ["a", "b"][n / 3], n % 3, n / 3)).collect();
+    let m: Value = serde_json::from_slice(&made(&inner, "").success().get_output().stdout).unwrap();
+    assert!(rows(&s, &m, "train").iter().all(|(_, path)| path.starts_with("im/")), "below --data");
+    // Absolute paths, whose first directory below --data is the class, and CSV by its first line.
+    let root = s.join("im").display().to_string();
+    let absolute: String = (0..6).map(|n| format!("{root}/{}/{}.png\n", ["a", "b"][n / 3], n % 3)).collect();
+    let m: Value = serde_json::from_slice(&made(&absolute, "").success().get_output().stdout).unwrap();
+    assert_eq!(m["metrics"]["class_names"], json!(["a", "b"]));
+    let csv = inner.replace(' ', ",").replace("im/", " ");
+    let m = made(&format!("path,label\n{csv}"), "").success().get_output().stdout.clone();
+    let m: Value = serde_json::from_slice(&m).unwrap();
+    assert_eq!(m["metrics"]["cls_num_list"], json!([2, 2]));
+    refused(
+        made("a/0.png 0\na//0.png 1\nb/./0.png 1\nb/0.png 1\n", "-q"),
+        "2 paths occur twice: a/0.png, b/0.png",
+    );
+}
+
+#[test]
+fn test_images_are_never_lost_without_a_word() {
+    let s = Sandbox::new();
+    tree(&s.join("im"), &[("a", 6), ("b", 6), ("c", 4)]);
+    let lines = |classes: &[(&str, usize)]| -> String {
+        let line = |(class, n): &(&str, usize)| {
+            format!("{class}/{:03}.{} {class}\n", n, ["png", "jpg", "bmp"][n % 3])
+        };
+        classes.iter().map(line).collect()
+    };
+    fs::write(s.join("train.txt"), lines(&[("a", 0), ("a", 1), ("b", 0), ("b", 1)])).unwrap();
+    fs::write(s.join("some.txt"), lines(&[("a", 2), ("c", 1), ("c", 2)])).unwrap();
+    fs::write(s.join("none.txt"), lines(&[("c", 1), ("c", 2)])).unwrap();
+    let made = |test: &str, flags: &str| {
+        let lists = format!("--train-list train.txt --test-list {test}.txt");
+        s.tool("mk-imbalance", &format!("--dataset list --data im {lists} --size 8 --drop-empty {flags}"))
+            .assert()
+    };
+    let said = String::from_utf8_lossy(&made("some", "").success().get_output().stderr).into_owned();
+    assert!(said.contains("2 test images of these classes left out as well"), "{said}");
+    refused(made("none", "-q"), "no test images are left: all are of classes without training images (c)");
+    // Images in no class, and files that are none, are told before the error that they explain.
+    save(&s.join("flat/1.png"), &picture(0, 1, 9, 9));
+    fs::write(s.join("flat/x.HEIC"), "").unwrap();
+    let output = s.tool("mk-imbalance", "--dataset folder --data flat --size 8").assert().code(2);
+    let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    assert!(said.contains("left out 1 image that is in no directory of a class: flat/1.png"), "{said}");
+    assert!(said.contains("skipped 1 file whose names are not those of images: 1 .HEIC"), "{said}");
+    assert!(!said.contains("held out"), "nothing is cut from nothing: {said}");
+}
+
+#[test]
+fn labels_that_mean_other_classes_are_refused() {
+    let s = Sandbox::new();
+    tree(&s.join("im"), &[("a", 10), ("b", 10)]);
+    fs::write(s.join("order.txt"), "b\na\n").unwrap();
+    let data = s.one("mk-imbalance", "--dataset folder --data im --size 8 --out one")["path"].clone();
+    s.one("mk-imbalance", "--dataset folder --data im --size 8 --class-order order.txt --out other");
+    let run = format!("{} --arch resnet20 --epochs 1 --batch-size 8 --out run", data.as_str().unwrap());
+    s.one("train", &run);
+    let names = "the data set has the classes of the checkpoint in another order";
+    refused(s.tool("eval", "run --data other -q").assert(), names);
+    // The page says whose mistakes it shows, and tables call files by their directory.
+    let m = s.one("eval", "run");
+    fs::write(s.join("m.json"), m.to_string()).unwrap();
+    let table = s.tool("report", "table m.json --format md").assert().success();
+    let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    assert!(table.contains("## im"), "{table}");
 }

@@ -17,8 +17,9 @@ use crate::cli::{CheckFailed, run_plan, terminal};
 use crate::data::files::decode::{MAX_PIXELS, is_image};
 use crate::data::files::tree::{LIST, Tree};
 use crate::data::files::{CHANGED, Reading};
+use crate::data::listing::{PassedOver, folder};
 use crate::data::shard::centre_rows;
-use crate::data::{CHANNELS, Normalise, listing::folder, names_id};
+use crate::data::{CHANNELS, Normalise, names_id};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Input, Kind, Object, in_utf8, key, store};
@@ -56,15 +57,19 @@ pub fn run(flags: &Flags, images: &Path) -> Result<()> {
         bail!("--out {}: one directory for {} checkpoints; leave --out away", out.display(), models.len());
     }
     let found = find(images)?;
-    let mut skipped = 0;
+    let (mut skipped, mut first) = (0, None);
     for model in &models {
         let m = run_plan(&plan(model, flags, &found)?, &flags.common, |w| work(w, model, flags, &found))?;
-        skipped += m.metrics.get("skipped").and_then(Value::as_array).map_or(0, Vec::len);
+        let listed = m.metrics.get("skipped").and_then(Value::as_array);
+        skipped += listed.map_or(0, Vec::len);
+        let text = |one: &Value, name: &str| one[name].as_str().unwrap_or_default().to_owned();
+        first = first.or(listed.and_then(|all| all.first()).map(|one| [text(one, "path"), text(one, "why")]));
     }
+    let [path, why] = first.unwrap_or_default();
     ensure!(
         skipped == 0,
         CheckFailed(format!(
-            "{skipped} image{} could not be read; metrics.skipped of the manifest says which, and why",
+            "{skipped} image{} could not be read, such as {path:?}: {why}; metrics.skipped of the manifest lists all",
             if skipped == 1 { "" } else { "s" }
         ))
     );
@@ -73,7 +78,7 @@ pub fn run(flags: &Flags, images: &Path) -> Result<()> {
 
 /// The images of a directory, a file of paths, stdin, or a single one.
 fn find(images: &Path) -> Result<Found> {
-    let mut passed_over = 0;
+    let mut passed_over = PassedOver::default();
     let (root, paths) = if images.is_dir() {
         (images.to_owned(), folder::images(images, "", &mut passed_over)?)
     } else if images != Path::new("-") && images.to_str().is_some_and(is_image) {
@@ -85,7 +90,13 @@ fn find(images: &Path) -> Result<Found> {
             true => io::stdin().read_to_string(&mut text),
             false => fs::File::open(images).and_then(|mut file| file.read_to_string(&mut text)),
         };
-        read.with_context(|| format!("--images {}", images.display()))?;
+        let hint = |e: io::Error| match e.kind() {
+            io::ErrorKind::InvalidData => {
+                anyhow::anyhow!("is neither an image by its name nor a list of paths in UTF-8")
+            }
+            _ => e.into(),
+        };
+        read.map_err(hint).with_context(|| format!("--images {}", images.display()))?;
         let text = text.trim_start_matches('\u{feff}');
         let lines = text.lines().map(|line| line.trim_end_matches('\r')).filter(|line| !line.is_empty());
         (PathBuf::from("."), lines.map(str::to_owned).collect())
@@ -94,9 +105,7 @@ fn find(images: &Path) -> Result<Found> {
     if let Some(path) = paths.iter().find(|path| path.contains(['\n', '\r'])) {
         bail!("--images: {path:?} has a line break in its name; rename it");
     }
-    if passed_over > 0 {
-        log::info!("skipped {passed_over} files whose names are not those of images");
-    }
+    passed_over.notices().iter().for_each(|notice| log::info!("{notice}"));
     let progress = terminal::progress(paths.len(), "hashing files");
     let files: BTreeSet<&String> = paths.iter().collect();
     let tree = Tree::of(&root, files.into_iter().cloned().collect(), || progress.step());

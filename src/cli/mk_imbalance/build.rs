@@ -97,6 +97,10 @@ pub fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
     if let Some(label) = train.counts.iter().position(|n| *n == 0) {
         bail!("class {:?} has no training image that can be read", class_names[label]);
     }
+    let of_test = splits.iter().zip(&written).find(|(c, _)| c.split == "test");
+    if of_test.is_some_and(|(_, w)| w.counts.iter().all(|n| *n == 0)) {
+        bail!("no test image can be read");
+    }
     let mut metrics = Object::new();
     let mut set = |name: &str, value: Value| metrics.insert(name.into(), value);
     let [height, width, channels] = splits[0].images.shape();

@@ -53,6 +53,8 @@ impl Collection {
             Name::TinyImagenet => layouts::tiny_imagenet(root)?,
             _ => folder::read(root)?,
         };
+        // Before any error that they may explain.
+        listing.passed_over.notices().iter().for_each(|notice| log::info!("{notice}"));
         let mut read = std::mem::take(&mut listing.read);
         listing.settle_splits();
         listing.check_paths()?;
@@ -90,7 +92,16 @@ impl Collection {
             }
             listing.rename(names)?;
         }
+        let tests = listing.splits[2].len();
         let dropped = listing.check_classes(flags.drop_empty)?;
+        let lost = tests - listing.splits[2].len();
+        if lost > 0 && lost == tests {
+            bail!(
+                "{}: no test images are left: all are of classes without training images ({}); do the lists name classes alike?",
+                root.display(),
+                some(&dropped)
+            );
+        }
         let official = match flags.dataset {
             Name::Cinic10 => Some(layouts::is_official(&listing, [9_000; 3])),
             Name::TinyImagenet => {
@@ -99,7 +110,7 @@ impl Collection {
             _ => None,
         };
         let draw = draw(&listing, flags)?;
-        tell(&listing, &dropped, unnatural, official);
+        tell(&listing, &dropped, lost, unnatural, official);
         let paths: Vec<String> = listing.splits.iter().flatten().map(|e| e.path.clone()).collect();
         let progress = terminal::progress(paths.len(), "hashing files");
         let tree = Tree::of(root, paths, || progress.step());
@@ -218,7 +229,7 @@ fn cut(listing: &mut Listing, flags: &Flags) -> Result<[bool; 3]> {
     }
     let before = listing.splits[0].len();
     let small = listing.cut(flags.cut());
-    for split in [2, 1].into_iter().filter(|split| cuts[*split]) {
+    for split in [2, 1].into_iter().filter(|split| cuts[*split] && before > 0) {
         let (name, n) = (SPLITS[split], listing.splits[split].len());
         let (flag, share) = if split == 2 {
             ("--test-fraction", flags.cut().test)
@@ -268,15 +279,19 @@ fn draw(listing: &Listing, flags: &Flags) -> Result<Draw> {
 }
 
 /// Says what people should know of the files.
-fn tell(listing: &Listing, dropped: &[String], unnatural: Option<[String; 2]>, official: Option<bool>) {
+fn tell(
+    listing: &Listing,
+    dropped: &[String],
+    lost: usize,
+    unnatural: Option<[String; 2]>,
+    official: Option<bool>,
+) {
     if !dropped.is_empty() {
         let classes = listing::classes(dropped.len());
         log::info!("{classes} without training images left out: {}", some(dropped));
     }
-    if listing.passed_over > 0 {
-        let n = listing.passed_over;
-        let plural = if n == 1 { "" } else { "s" };
-        log::info!("skipped {n} file{plural} whose names are not those of images");
+    if lost > 0 {
+        log::warn!("{lost} test image{} of these classes left out as well", if lost == 1 { "" } else { "s" });
     }
     if let Some([first, second]) = unnatural {
         log::info!(

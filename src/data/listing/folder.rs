@@ -8,7 +8,7 @@ use std::path::Path;
 
 use walkdir::WalkDir;
 
-use super::{Entry, Listing, some};
+use super::{Entry, Listing, PassedOver, some};
 use crate::data::Error;
 use crate::data::files::decode::is_image;
 
@@ -28,12 +28,17 @@ pub fn read(root: &Path) -> Result<Listing, Error> {
         // A class may be called train, but a directory of directories alone is hardly one.
         if let Some(split) = found.iter().find(|name| is_like_a_split(name) && has_classes(root, name)) {
             let others: Vec<&String> = found.iter().filter(|name| !is_split(name)).collect();
-            let others =
-                if others.is_empty() { String::new() } else { format!(", besides {}", some(&others)) };
-            return Err(listing.fail(format!(
-                "{split} holds folders as a split does, but splits must be called train, and val, valid or test{others}; \
-                 rename or move what is none"
-            )));
+            let why = if !others.is_empty() {
+                format!(
+                    "splits are called train, and val, valid or test, and nothing may be beside them; rename or move {}",
+                    some(&others)
+                )
+            } else if !found.iter().any(|name| name == "train") {
+                "there is no train beside it".into()
+            } else {
+                "train holds no folders, or images beside them; move those into folders of classes".into()
+            };
+            return Err(listing.fail(format!("{split} holds folders as a split does, but {why}")));
         }
         found.sort_unstable();
         let all: Vec<Option<&String>> = found.iter().map(Some).collect();
@@ -79,15 +84,18 @@ fn has_classes(root: &Path, name: &str) -> bool {
 }
 
 /// Names of the directories in a directory; other files are counted.
-pub(super) fn directories(dir: &Path, passed_over: &mut usize) -> Result<Vec<String>, Error> {
+pub(super) fn directories(dir: &Path, passed_over: &mut PassedOver) -> Result<Vec<String>, Error> {
     let mut all = vec![];
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let entry = entry.map_err(Error::io(dir))?;
         // Through a link; one that leads nowhere is no directory.
+        let name = entry.file_name();
         if fs::metadata(entry.path()).is_ok_and(|m| m.is_dir()) {
-            all.push(entry.file_name().into_string().map_err(|name| not_utf8(&dir.join(name)))?);
+            all.push(name.into_string().map_err(|name| not_utf8(&dir.join(name)))?);
+        } else if name.to_str().is_some_and(is_image) {
+            passed_over.misplaced.push(entry.path().display().to_string());
         } else {
-            *passed_over += 1;
+            passed_over.other(&name.to_string_lossy());
         }
     }
     Ok(all)
@@ -98,7 +106,7 @@ fn split(
     root: &Path,
     prefix: &str,
     classes: &[Option<&String>],
-    passed_over: &mut usize,
+    passed_over: &mut PassedOver,
 ) -> Result<Vec<Entry>, Error> {
     let mut all = vec![];
     for (label, class) in (0..).zip(classes).filter_map(|(label, class)| Some((label, (*class)?))) {
@@ -113,7 +121,7 @@ fn split(
 ///
 /// # Errors
 /// A directory that cannot be read; a name that is not UTF-8; links that lead in a circle.
-pub fn images(root: &Path, dir: &str, passed_over: &mut usize) -> Result<Vec<String>, Error> {
+pub fn images(root: &Path, dir: &str, passed_over: &mut PassedOver) -> Result<Vec<String>, Error> {
     let mut found = vec![];
     for entry in WalkDir::new(root.join(dir)).follow_links(true) {
         let entry = match entry {
@@ -125,7 +133,7 @@ pub fn images(root: &Path, dir: &str, passed_over: &mut usize) -> Result<Vec<Str
                     // It leads nowhere, and is then as an image that cannot be read.
                     match path.file_name().and_then(|n| n.to_str()).is_some_and(is_image) {
                         true => found.push(below(root, &path)?),
-                        false => *passed_over += 1,
+                        false => passed_over.other(&path.to_string_lossy()),
                     }
                     continue;
                 }
@@ -145,7 +153,7 @@ pub fn images(root: &Path, dir: &str, passed_over: &mut usize) -> Result<Vec<Str
             if entry.file_name().to_str().is_none() && ending.is_some_and(|e| is_image(&format!("x.{e}"))) {
                 return Err(not_utf8(path));
             }
-            *passed_over += 1;
+            passed_over.other(&entry.file_name().to_string_lossy());
             continue;
         }
         found.push(below(root, path)?);

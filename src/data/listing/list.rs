@@ -27,7 +27,7 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
     let mut listing = Listing { root: root.to_owned(), ..Listing::default() };
     let given = || lists.into_iter().enumerate().filter_map(|(split, list)| Some((split, list?)));
     let read: Vec<(usize, &Path, Vec<Line>)> =
-        given().map(|(split, list)| Ok((split, list, lines(list)?))).collect::<Result<_, Error>>()?;
+        given().map(|(split, list)| Ok((split, list, lines(list, root)?))).collect::<Result<_, Error>>()?;
     let all = || read.iter().flat_map(|(.., lines)| lines);
     let is_number = |label: &String| label.parse::<i128>().is_ok();
     let numbered = all().all(|(_, label)| label.as_ref().is_some_and(is_number));
@@ -97,13 +97,26 @@ fn directory_names(listing: &Listing) -> Vec<String> {
     (0..classes).map(|label| name(label).unwrap_or_else(|| label.to_string())).collect()
 }
 
-/// The lines of a list.
-fn lines(list: &Path) -> Result<Vec<Line>, Error> {
+/// The lines of a list. Absolute paths into the directory are made ones below it.
+fn lines(list: &Path, root: &Path) -> Result<Vec<Line>, Error> {
+    let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    let below = |(path, label): Line| -> Line {
+        let inside = Path::new(&path).strip_prefix(&root).ok().and_then(Path::to_str);
+        (inside.map(str::to_owned).unwrap_or(path), label)
+    };
+    Ok(lines_of(list)?.into_iter().map(below).collect())
+}
+
+fn lines_of(list: &Path) -> Result<Vec<Line>, Error> {
     let bad = |why: String| Error::Listing { path: list.to_owned(), why };
     let bytes = fs::read(list).map_err(Error::io(list))?;
     let text = String::from_utf8(bytes).map_err(|_| bad("is not UTF-8 text".into()))?;
     let text = text.trim_start_matches('\u{feff}');
-    if list.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv")) {
+    let first = text.lines().next().unwrap_or_default();
+    let has = |known: &[&str]| {
+        first.split(',').any(|column| known.iter().any(|k| column.trim().eq_ignore_ascii_case(k)))
+    };
+    if list.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv")) || has(&PATHS) && has(&LABELS) {
         return csv_lines(text).map_err(bad);
     }
     let lines = text.lines().map(|line| line.trim_end_matches(['\r', '\n'])).filter(|l| !l.trim().is_empty());
@@ -137,7 +150,7 @@ fn csv_lines(text: &str) -> Result<Vec<Line>, String> {
             let text = record.get(at).filter(|text| !text.trim().is_empty());
             text.ok_or_else(|| format!("line {line} has no {what}"))
         };
-        all.push((plain(field(path, "path")?), Some(field(label, "label")?.trim().to_owned())));
+        all.push((plain(field(path, "path")?.trim()), Some(field(label, "label")?.trim().to_owned())));
     }
     Ok(all)
 }
@@ -192,14 +205,16 @@ impl Resolver {
     pub fn check(&mut self, root: &Path, list: &Path, entries: &mut [Entry]) -> Result<(), Error> {
         let mut missing = vec![];
         for entry in entries.iter_mut() {
-            // Absolute paths into the directory are as good as those below it.
-            let below = Path::new(&entry.path).strip_prefix(root).ok().and_then(Path::to_str);
-            let path = below.unwrap_or(&entry.path).to_owned();
-            if !Path::new(&path).components().all(|c| matches!(c, Component::Normal(_))) {
-                let root = root.display();
+            let parts = Path::new(&entry.path).components();
+            let parts: Option<Vec<&str>> =
+                parts.map(|c| if let Component::Normal(part) = c { part.to_str() } else { None }).collect();
+            let Some(parts) = parts else {
+                let (path, root) = (&entry.path, root.display());
                 let why = format!("{path:?} is not a plain path below --data {root}; give a directory above");
                 return Err(Error::Listing { path: list.to_owned(), why });
-            }
+            };
+            // Each path in one way, so that none is there twice in two.
+            let path = parts.join("/");
             match self.find(root, &path) {
                 Some(found) => entry.path = found,
                 None => missing.push(path),

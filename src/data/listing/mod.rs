@@ -39,8 +39,51 @@ pub struct Listing {
     pub read: Vec<(&'static str, PathBuf)>,
     /// Whether the source numbers the classes itself.
     pub is_numbered: bool,
-    /// Files that are no images by their name.
-    pub passed_over: usize,
+    /// Files that are not among the images.
+    pub passed_over: PassedOver,
+}
+
+/// Files in the directories that are not among the images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PassedOver {
+    /// By the ending of their names, those whose names are not those of images.
+    pub others: BTreeMap<String, usize>,
+    /// Images by their name that are in no directory of a class.
+    pub misplaced: Vec<String>,
+}
+
+impl PassedOver {
+    /// Counts a file whose name is not that of an image.
+    pub fn other(&mut self, name: &str) {
+        let ending = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty());
+        let ending = ending.map_or_else(|| "without an ending".into(), |(_, ending)| format!(".{ending}"));
+        *self.others.entry(ending).or_default() += 1;
+    }
+
+    /// What people should know of them, a sentence each.
+    pub fn notices(&self) -> Vec<String> {
+        let mut all = vec![];
+        if !self.misplaced.is_empty() {
+            let n = self.misplaced.len();
+            let what = if n == 1 {
+                "image that is in no directory of a class"
+            } else {
+                "images that are in no directory of a class"
+            };
+            all.push(format!("left out {n} {what}: {}", some(&self.misplaced)));
+        }
+        let n: usize = self.others.values().sum();
+        if n > 0 {
+            let endings: Vec<String> =
+                self.others.iter().map(|(ending, n)| format!("{n} {ending}")).collect();
+            let plural = if n == 1 { "" } else { "s" };
+            all.push(format!(
+                "skipped {n} file{plural} whose names are not those of images: {}",
+                some(&endings)
+            ));
+        }
+        all
+    }
 }
 
 /// How classes are numbered.

@@ -11,7 +11,9 @@ use super::Sources;
 use crate::data::shard::Split;
 use crate::manifest::{Input, Manifest};
 use crate::report::figure::svg::escape;
+use crate::report::markdown::heading;
 use crate::report::record::Record;
+use crate::report::table::dataset_title;
 use crate::report::{Error, title};
 
 /// Pictures of an evaluation, where there are so few evaluations, and where there are more.
@@ -58,7 +60,8 @@ pub(super) fn write(
         let e = &record.of;
         let which = if e.which == "file" { String::new() } else { format!(", {} epoch", e.which) };
         let seed = e.seed.map_or_else(String::new, |seed| format!(", seed {seed}"));
-        let of = escape(&format!("{}{seed}{which}", title(&e.method)));
+        let column = format!("{}, {}", dataset_title(&e.column.dataset), heading(&e.column));
+        let of = escape(&format!("{column}: {}{seed}{which}", title(&e.method)));
         text += &format!("<h3>{of}</h3>\n<div class=\"mistakes\">\n");
         for m in mistakes.iter().take(most) {
             let Some(&row) = rows.get(&m.source_index) else { continue };
