@@ -6,6 +6,7 @@
   ResNet-32; loss and gradients of a step with hidden states mixed.
 - `metrics.json` (fixture_metrics.py): what `eval` reports, for 200 × 10 random logits.
 - `methods.json` (fixture_methods.py): Remix, CutMix's patches, class weights, sampling, margins and schedules.
+- `classifiers.json` (fixture_classifiers.py): steps and results of classifiers on features.
 - `losses.json` (fixture_losses.py): each loss of the classifier with its gradients.
 - `zoo.json` (fixture_zoo.py): logits, losses and gradients of torchvision's ResNets and of the wide ones for CIFAR.
 
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+import fixture_classifiers
 import fixture_losses
 import fixture_methods
 import fixture_metrics
@@ -36,6 +38,7 @@ def main():
 
     save_file(fixture_resnet.make(), args.out / "resnet32.safetensors")
     made_by = {
+        "classifiers": fixture_classifiers.make,
         "metrics": fixture_metrics.make,
         "methods": fixture_methods.make,
         "losses": fixture_losses.make,

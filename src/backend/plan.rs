@@ -185,6 +185,11 @@ impl Plan {
 /// What does not fit, in words.
 pub fn check(network: &Network) -> Result<(), String> {
     let name = &network.name;
+    if network.convs().next().is_none() {
+        return Err(format!(
+            "{name}: a classifier on imported features has no network that images could go through"
+        ));
+    }
     let mut channels = network.stem.cout;
     for (conv, is_stem) in network.convs().zip(std::iter::once(true).chain(std::iter::repeat(false))) {
         let Conv { name: conv, kernel, stride, .. } = conv;

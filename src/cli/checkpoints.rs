@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use serde_json::json;
@@ -16,15 +16,18 @@ use super::generate::architectures;
 use super::models::{Trained, normalise};
 use super::terminal;
 use crate::backend::cpu::infer::{self, Inference};
+use crate::backend::cpu::linear::Linear;
 use crate::backend::cpu::load::levels;
 use crate::backend::device::Device;
+use crate::data::features::Features;
 use crate::data::{self, Normalise, shard::Split};
 use crate::interrupt::{self, Interrupted};
-use crate::manifest::{FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
+use crate::manifest::{self, FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
 use crate::net::Arch;
-use crate::net::files::Form;
+use crate::net::files::{Form, open_for};
 use crate::report::experiment::Images;
 use crate::simd::value::Value;
+use crate::tensor::read;
 
 /// The splits that `train` lists in a checkpoint's input `dataset`.
 const TRAINED_ON: [&str; 2] = ["train", "test"];
@@ -75,6 +78,8 @@ pub struct Subject {
     pub info: data::Info,
     /// Name of the checkpoint's directory, or of the bare file without its ending.
     pub name: String,
+    /// Whether the class counts are those that the weights were trained on, as far as that is known.
+    pub has_own_counts: bool,
     /// Roles `checkpoint` (only the weights that are used) and `dataset` (only the split that is used).
     pub inputs: Vec<Input>,
 }
@@ -268,12 +273,27 @@ fn subject(
             normalise(&checkpoint.params).with_context(at)?
         }
     };
+    let has_own_counts = match &weights {
+        Weights::File(_) => true,
+        Weights::Checkpoint(m) => m.input("dataset").is_some_and(|trained| {
+            let counts = trained.params.get("cls_num_list");
+            is_content_of(trained, &dataset) || counts == Some(&json!(info.cls_num_list))
+        }),
+    };
     let inputs = vec![checkpoint, images];
-    Ok(Subject { weights, arch, normalise, which: which.into(), dataset, info, name, inputs })
+    Ok(Subject { weights, arch, normalise, which: which.into(), dataset, info, name, has_own_counts, inputs })
 }
 
+/// A data set, of images or of features.
 pub(super) fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
-    let found = source::read_all(&[path.to_owned()], tool, Kind::Dataset)?;
+    one_at(path, tool, Kind::Dataset).or_else(|e| match e.downcast_ref() {
+        Some(manifest::Error::WrongKind { found: "embedding", .. }) => one_at(path, tool, Kind::Embedding),
+        _ => Err(e),
+    })
+}
+
+fn one_at(path: &Path, tool: &'static str, kind: Kind) -> Result<Manifest> {
+    let found = source::read_all(&[path.to_owned()], tool, kind)?;
     let [m] = <[Manifest; 1]>::try_from(found)
         .map_err(|all| anyhow::anyhow!("{}: holds {} manifests, not one", path.display(), all.len()))?;
     Ok(m)
@@ -296,7 +316,9 @@ impl Subject {
     pub fn add_preprocessing(&self, params: &mut Object) {
         if let Some(preprocess) = self.info.preprocess {
             params.insert("preprocess".into(), json!(preprocess));
-            params.insert("class_names".into(), self.info.names_id().into());
+        }
+        if let Some(names) = self.info.names_id() {
+            params.insert("class_names".into(), names.into());
         }
         let (own, usual) = (self.normalise, Normalise::CIFAR);
         for (name, own, usual) in [("mean", own.mean, usual.mean), ("std", own.std, usual.std)] {
@@ -306,21 +328,43 @@ impl Subject {
         }
     }
 
+    /// Splits of the data set as an input of a result.
+    ///
+    /// # Errors
+    /// A data set without them.
+    pub fn splits(&self, role: &str, splits: &[&str]) -> Result<Input> {
+        self.dataset.as_input(role, splits).with_context(|| format!("splits {}", splits.join(", ")))
+    }
+
+    /// Whether the data set is features.
+    pub fn is_features(&self) -> bool {
+        self.dataset.kind == Kind::Embedding
+    }
+
+    /// What the data set's manifest says of it.
+    pub fn metrics(&self) -> &Object {
+        &self.dataset.metrics
+    }
+
     /// Images in a split, as the data set's manifest has them.
     pub fn images(&self, split: &str) -> usize {
         self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>() as usize
     }
 
-    /// Maps the split and runs the network over it, after checking that weights and shards are the published
-    /// ones. Also says what `run` of the manifest is to hold of it.
+    /// Maps the split and runs the network over it, or the classifier over features, after checking that
+    /// weights and files are the published ones. Also says what `run` of the manifest is to hold of it. Those
+    /// features that are there already are only copied where they are asked for.
     ///
     /// # Errors
     /// Missing or damaged files, weights that do not fit the architecture, a GPU that cannot be used.
-    pub fn infer(&self, flags: &Choice, device: &str) -> Result<(Split, Inference, Object)> {
+    pub fn infer(&self, flags: &Choice, device: &str, features: bool) -> Result<(Rows, Inference, Object)> {
         let weights = match &self.weights {
             Weights::Checkpoint(m) => m.checked(&self.which)?.swap_remove(0),
             Weights::File(file) => file.clone(),
         };
+        if self.dataset.kind == Kind::Embedding {
+            return self.classify(&weights, &flags.split, features);
+        }
         let split = Split::open(&self.dataset, &flags.split)?;
         let levels = levels(&self.normalise.mean, &self.normalise.std);
         let network = self.arch.network();
@@ -340,6 +384,39 @@ impl Subject {
             }
         };
         drop(waiting);
-        Ok((split, out, run))
+        let source_index = (0..split.len()).map(|i| split.source_index(i)).collect();
+        Ok((Rows { labels: split.labels().to_vec(), source_index }, out, run))
     }
+
+    /// The logits of a classifier on features.
+    fn classify(&self, weights: &Path, split: &str, copied: bool) -> Result<(Rows, Inference, Object)> {
+        let features = Features::open(&self.dataset, split)?;
+        let params = open_for(weights, &self.arch.network(), self.info.classes)?;
+        let (classes, len) = (params.classes(), params.network().features());
+        ensure!(
+            features.width() == len,
+            "{}: its classifier takes {len} features, the images have {}",
+            weights.display(),
+            features.width()
+        );
+        let values = read(&params.values)?;
+        let flat = &values[params.classifier()..][..params.classifier_len()];
+        let linear = Linear::new(flat, &vec![0.0; flat.len()], len, params.network().classifier.kind);
+        let logits = linear.logits(features.all());
+        let rows =
+            Rows { labels: features.labels().to_vec(), source_index: features.source_index().to_vec() };
+        let mut run = Object::new();
+        run.insert("instruction_set".into(), f32::isa().name().into());
+        let features = if copied { features.all().to_vec() } else { vec![] };
+        let out = Inference { logits, features, classes, feature_len: len };
+        Ok((rows, out, run))
+    }
+}
+
+/// The images of a split that was run over.
+pub struct Rows {
+    /// Their labels.
+    pub labels: Vec<u32>,
+    /// What tells each from the others of its source.
+    pub source_index: Vec<u32>,
 }

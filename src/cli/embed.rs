@@ -2,23 +2,27 @@
 //! with `--project` a map of them in the plane.
 
 mod images;
+mod import;
 mod projection;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
+use self::import::Import;
 use self::projection::{Chosen, Projection};
 use super::Common;
-use super::checkpoints::{self, Subject};
+use super::checkpoints::{self, Choice, Rows, Subject};
 use crate::backend::cpu::infer::Inference;
+use crate::data::features;
 use crate::data::files::decode::MAX_PIXELS;
-use crate::data::shard::Split;
+use crate::data::listing::SPLITS;
+use crate::interrupt::{self, Interrupted};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, Object};
 use crate::metrics;
@@ -43,12 +47,12 @@ pub struct Flags {
     #[command(flatten)]
     pub input: checkpoints::Choice,
 
-    /// Images without labels, instead of those of a data set: a directory, an image, a file with a path a line,
-    /// or - for paths on stdin
+    /// Images without labels, instead of those of a data set: a directory, an image, a file with a path a
+    /// line, or - for paths on stdin
     ///
-    /// They are resized, cropped and normalised as the checkpoint's own were. Also writes predictions.csv with
-    /// the path, the most probable classes and their probabilities. An image that cannot be read is left out
-    /// and listed in the manifest, and the exit code is 1.
+    /// They are resized, cropped and normalised as the checkpoint's own were. Also writes predictions.csv
+    /// with the path, the most probable classes and their probabilities. An image that cannot be read is left
+    /// out and listed in the manifest, and the exit code is 1.
     #[arg(long, value_name = "DIR|FILE|-", conflicts_with_all = ["split", "project"])]
     pub images: Option<PathBuf>,
 
@@ -59,6 +63,27 @@ pub struct Flags {
     /// With --images: images of more pixels are refused
     #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, requires = "images")]
     pub max_pixels: u64,
+
+    /// Write the features of several splits, as train,val,test, each into a file of its own: a data set for
+    /// train --classifier
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = SPLITS, conflicts_with_all = ["split", "project", "images"])]
+    pub splits: Vec<String>,
+
+    /// Features that were made elsewhere, one file a split, as train=clip-train.npz: a data set for train
+    /// --classifier
+    ///
+    /// The file, of safetensors or of numpy's savez, has `features` (N, F), `labels` (N) and, if you like,
+    /// `ids` (N).
+    #[arg(long, value_name = "SPLIT=FILE", conflicts_with_all = ["split", "splits", "project", "images", "data", "arch"])]
+    pub import: Vec<Import>,
+
+    /// With --import: file of the classes' names, one a line, by label
+    #[arg(long, value_name = "FILE", requires = "import")]
+    pub class_names: Option<PathBuf>,
+
+    /// With --import: what tables call the data set [default: imported]
+    #[arg(long, value_name = "NAME", requires = "import")]
+    pub name: Option<String>,
 
     /// Whether and how to map the features.
     #[command(flatten)]
@@ -73,6 +98,8 @@ const EXAMPLES: &str = "Examples:
   embed runs/remix-*/manifest.json --split test
   embed runs/mixup runs/remix --project tsne                     for the figure of both
   embed runs/remix --images photographs                          for predictions of new images
+  embed runs/erm --splits train,test | train --classifier linear --rule rs --rs inverse
+  embed --import train=clip-train.npz --import test=clip-test.npz | train --classifier linear --loss balanced-softmax
   embed resnet32.safetensors --arch resnet32 --data data/cifar10-exp-100-*/manifest.json --split train";
 
 /// The tool.
@@ -84,10 +111,17 @@ fn run(flags: Flags) -> Result<()> {
     if let Some(images) = &flags.images {
         return images::run(&flags, images);
     }
+    if !flags.import.is_empty() {
+        return import::run(&flags);
+    }
     let chosen = flags.projection.chosen()?;
+    let splits = splits(&flags);
     checkpoints::for_each(&flags.input, "embed", flags.common.out.as_deref(), |subject| {
-        let plain = plan(subject, &flags);
+        let plain = plan(subject, &flags)?;
         match chosen {
+            None if !splits.is_empty() => {
+                super::run_plan(&plain, &flags.common, |w| extract_splits(w, subject, &flags, &splits))
+            }
             None => super::run_plan(&plain, &flags.common, |w| extract(w, subject, &flags)),
             Some(chosen) => {
                 chosen.fits(subject.images(&flags.input.split))?;
@@ -98,26 +132,44 @@ fn run(flags: Flags) -> Result<()> {
     })
 }
 
-fn plan(subject: &Subject, flags: &Flags) -> Plan {
+/// The splits of `--splits`, each once, in the order train, val, test.
+fn splits(flags: &Flags) -> Vec<String> {
+    let asked = |split: &String| flags.splits.contains(split);
+    SPLITS.map(str::to_owned).into_iter().filter(asked).collect()
+}
+
+fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
+    let splits = splits(flags);
     let mut params = Object::new();
-    params.insert("split".into(), flags.input.split.clone().into());
+    if splits.is_empty() {
+        params.insert("split".into(), flags.input.split.clone().into());
+    } else {
+        params.insert("splits".into(), json!(splits));
+        // Classifiers depend on them, and the content of features does not tell them.
+        params.insert("cls_num_list".into(), json!(subject.info.cls_num_list));
+    }
     params.insert("which".into(), subject.which.clone().into());
     params.insert("arch".into(), subject.arch.to_string().into());
     subject.add_preprocessing(&mut params);
-    let inputs = subject.inputs.clone();
-    let mut plan = Plan {
-        kind: Kind::Embedding,
-        semantics: SEMANTICS,
-        params,
-        inputs,
-        dir: Default::default(),
-        file: None,
-    };
+    let mut inputs = subject.inputs.clone();
+    if !splits.is_empty() {
+        if subject.is_features() {
+            bail!(
+                "{}: was trained on features, which are a data set already; --data names images",
+                subject.name
+            );
+        }
+        let names: Vec<&str> = splits.iter().map(String::as_str).collect();
+        inputs[1] = subject.splits("dataset", &names)?;
+    }
+    let (kind, semantics) = (Kind::Embedding, SEMANTICS);
+    let mut plan = Plan { kind, semantics, params, inputs, dir: Default::default(), file: None };
+    let what = if splits.is_empty() { flags.input.split.clone() } else { splits.join("-") };
     plan.dir = match &flags.common.out {
         Some(out) => out.clone(),
-        None => subject.dir("embeddings", &flags.input.split, &plan.key()),
+        None => subject.dir("embeddings", &what, &plan.key()),
     };
-    plan
+    Ok(plan)
 }
 
 /// The embedding with a projection. Its features are a result of their own, so that another projection finds
@@ -141,17 +193,49 @@ fn project(plain: &Plan, chosen: Chosen, subject: &Subject, flags: &Flags) -> Re
 
 fn extract(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     writer.begin(&[FEATURES])?;
-    let (split, out, run) = subject.infer(&flags.input, &flags.common.device)?;
-    let predicted = metrics::predictions(&out.logits, split.len(), out.classes)?;
-    let bytes = encode(&split, &out, &predicted)?;
+    let (rows, out, run) = subject.infer(&flags.input, &flags.common.device, true)?;
+    let images = rows.labels.len();
+    let bytes = encode(&rows, &out)?;
     writer.withdraw()?;
     write_atomic(&writer.dir().join(FEATURES), |f| f.write_all(&bytes))?;
     let mut numbers = Object::new();
-    numbers.insert("images".into(), split.len().into());
+    numbers.insert("images".into(), images.into());
     numbers.insert("classes".into(), out.classes.into());
     numbers.insert("feature_len".into(), out.feature_len.into());
     numbers.insert("class_names".into(), json!(subject.info.class_names));
-    Ok(Done { outputs: vec![produced(split.len())], metrics: numbers, run })
+    Ok(Done { outputs: vec![produced(images)], metrics: numbers, run })
+}
+
+/// Numbers of a data set that its features have as well, so that classifiers are trained on them as networks
+/// on images.
+const OF_IMAGES: [&str; 9] =
+    ["classes", "class_names", "cls_num_list", "mean", "std", "crop", "preprocess", "name", "official"];
+
+/// Writes the features of several splits, which are a data set.
+fn extract_splits(writer: &Writer, subject: &Subject, flags: &Flags, splits: &[String]) -> Result<Done> {
+    let files: Vec<String> = splits.iter().map(|split| features::file(split)).collect();
+    writer.begin(&files.iter().map(String::as_str).collect::<Vec<_>>())?;
+    writer.withdraw()?;
+    let mut numbers = Object::new();
+    let copied = OF_IMAGES.iter().filter_map(|name| subject.metrics().get_key_value(*name));
+    numbers.extend(copied.map(|(name, value)| (name.clone(), value.clone())));
+    numbers.insert("normalise".into(), json!(subject.normalise));
+    let (mut outputs, mut run) = (vec![], Object::new());
+    for (split, name) in splits.iter().zip(files) {
+        let choice = Choice { split: split.clone(), ..flags.input.clone() };
+        let (rows, out, computed) = subject.infer(&choice, &flags.common.device, true)?;
+        if interrupt::requested() {
+            return Err(Interrupted.into());
+        }
+        let bytes = encode(&rows, &out)?;
+        write_atomic(&writer.dir().join(&name), |f| f.write_all(&bytes))?;
+        numbers.insert(split.clone(), rows.labels.len().into());
+        numbers.insert("feature_len".into(), out.feature_len.into());
+        run = computed;
+        let role = SPLITS.into_iter().find(|known| known == split).context("a split by its name")?;
+        outputs.push(Produced { role, name, rows: Some(rows.labels.len() as u64) });
+    }
+    Ok(Done { outputs, metrics: numbers, run })
 }
 
 fn produced(rows: usize) -> Produced {
@@ -165,11 +249,10 @@ fn floats<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u8> {
 
 /// The file's bytes, which follow from the numbers alone: safetensors sorts tensors, and there is no
 /// metadata.
-fn encode(split: &Split, out: &Inference, predicted: &[usize]) -> Result<Vec<u8>> {
-    let n = split.len();
-    let labels: Vec<u8> = split.labels().iter().flat_map(|&l| i64::from(l).to_le_bytes()).collect();
-    let index: Vec<u32> = (0..n).map(|i| split.source_index(i)).collect();
-    safetensors_of(out, predicted, &index, Some(&labels))
+fn encode(rows: &Rows, out: &Inference) -> Result<Vec<u8>> {
+    let predicted = metrics::predictions(&out.logits, rows.labels.len(), out.classes)?;
+    let labels: Vec<u8> = rows.labels.iter().flat_map(|&l| i64::from(l).to_le_bytes()).collect();
+    safetensors_of(out, &predicted, &rows.source_index, Some(&labels))
 }
 
 /// The file of an inference; images of a data set have labels.

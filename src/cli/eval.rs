@@ -1,5 +1,7 @@
 //! `eval`: judges checkpoints on a split. The numbers themselves are made in [`crate::metrics`].
 
+mod adjust;
+
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -8,15 +10,17 @@ use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use super::checkpoints::{self, Subject};
+use self::adjust::Adjust;
+use super::checkpoints::{self, Choice, Subject};
 use super::{Common, terminal};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object};
 use crate::metrics::{self, Confusion};
 
 /// Raised when the same weights and images would give other numbers. 2: with reliability. 3: the NLL keeps
-/// its digits, and weights that are not exactly the network's are refused.
-const SEMANTICS: u32 = 4;
+/// its digits, and weights that are not exactly the network's are refused. 4: with the surest mistakes. 5:
+/// with the worst class, and the harmonic and the geometric mean of the classes.
+const SEMANTICS: u32 = 5;
 
 /// Up to so many classes the confusion matrix is in the manifest; of more, [`CONFUSION`] has the counts that
 /// are not 0.
@@ -44,6 +48,10 @@ pub struct Flags {
     #[command(flatten)]
     pub input: checkpoints::Choice,
 
+    /// How logits are corrected.
+    #[command(flatten)]
+    pub adjust: adjust::Flags,
+
     /// Common flags.
     #[command(flatten)]
     pub common: Common,
@@ -52,6 +60,7 @@ pub struct Flags {
 const EXAMPLES: &str = "Examples:
   train data/cifar10-exp-100-*/manifest.json --method remix | ./eval | report table
   cat runs/*/manifest.json | ./eval --checkpoint best
+  ./eval runs/erm --adjust 1
   ./eval resnet32.pth --arch resnet32 --data data/cifar10-exp-100-*/manifest.json
 
 `eval` is also a shell builtin: call this one by its path.";
@@ -66,12 +75,14 @@ pub fn main() -> ExitCode {
 
 fn run(flags: Flags) -> Result<()> {
     checkpoints::for_each(&flags.input, "eval", flags.common.out.as_deref(), |subject| {
-        super::run_plan(&plan(subject, &flags), &flags.common, |w| work(w, subject, &flags))?;
+        let adjust = Adjust::of(&flags.adjust, subject, &flags.input.split)?;
+        let plan = plan(subject, &flags, adjust.as_ref());
+        super::run_plan(&plan, &flags.common, |w| work(w, subject, &flags, adjust.as_ref()))?;
         Ok(())
     })
 }
 
-fn plan(subject: &Subject, flags: &Flags) -> Plan {
+fn plan(subject: &Subject, flags: &Flags, adjust: Option<&Adjust>) -> Plan {
     let mut params = object(json!({
         "split": flags.input.split,
         "which": subject.which,
@@ -80,26 +91,41 @@ fn plan(subject: &Subject, flags: &Flags) -> Plan {
         "cls_num_list": subject.info.cls_num_list,
     }));
     subject.add_preprocessing(&mut params);
+    let mut inputs = subject.inputs.clone();
+    let mut what = flags.input.split.clone();
+    if let Some(adjust) = adjust {
+        adjust.add(&mut params, &mut inputs);
+        what += &adjust.name();
+    }
     let mut plan = Plan {
         kind: Kind::Metrics,
         semantics: SEMANTICS,
         params,
-        inputs: subject.inputs.clone(),
+        inputs,
         dir: Default::default(),
         file: None,
     };
     plan.dir = match &flags.common.out {
         Some(out) => out.clone(),
-        None => subject.dir("metrics", &flags.input.split, &plan.key()),
+        None => subject.dir("metrics", &what, &plan.key()),
     };
     plan
 }
 
-fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
+fn work(writer: &Writer, subject: &Subject, flags: &Flags, adjust: Option<&Adjust>) -> Result<Done> {
     let files: &[&str] = if subject.info.classes > IN_MANIFEST { &[CONFUSION] } else { &[] };
     writer.begin(files)?;
-    let (split, out, run) = subject.infer(&flags.input, &flags.common.device)?;
-    let m = metrics::evaluate(&out.logits, split.labels(), &subject.info.cls_num_list)?;
+    let (rows, mut out, run) = subject.infer(&flags.input, &flags.common.device, false)?;
+    let mut corrected = Object::new();
+    if let Some(adjust) = adjust {
+        let choice = Choice { split: "val".into(), ..flags.input.clone() };
+        let val =
+            adjust.needs_val().then(|| subject.infer(&choice, &flags.common.device, false)).transpose()?;
+        let val = val.as_ref().map(|(rows, out, _)| (&out.logits[..], &rows.labels[..]));
+        let counts = &subject.info.cls_num_list;
+        out.logits = adjust.apply(out.logits, &rows.labels, counts, val, &mut corrected)?;
+    }
+    let m = metrics::evaluate(&out.logits, &rows.labels, &subject.info.cls_num_list)?;
     if !terminal::for_people() {
         log::info!(
             "{}: {} {} top-1 {:.2} %, top-5 {:.2} %",
@@ -111,6 +137,7 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
         );
     }
     let mut numbers = object(serde_json::to_value(&m)?);
+    numbers.extend(corrected);
     let mut outputs = Vec::new();
     writer.withdraw()?;
     if files.is_empty() {
@@ -118,10 +145,10 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     } else {
         outputs.push(write_confusion(writer, &m.confusion)?);
     }
-    let surest = metrics::mistakes(&out.logits, split.labels(), subject.info.classes, MISTAKES);
+    let surest = metrics::mistakes(&out.logits, &rows.labels, subject.info.classes, MISTAKES);
     let mistake = |m: &metrics::Mistake| {
         json!({
-            "source_index": split.source_index(m.row),
+            "source_index": rows.source_index[m.row],
             "label": m.label,
             "prediction": m.prediction,
             "probability": m.probability,

@@ -10,6 +10,7 @@ pub mod mk_imbalance;
 mod models;
 pub mod report;
 mod summary;
+pub mod sweep;
 mod terminal;
 pub mod train;
 

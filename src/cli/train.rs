@@ -26,11 +26,12 @@ use crate::backend::device::Device;
 use crate::data::{Info, Normalise};
 use crate::manifest::store::{self, Done, Plan, Writer};
 use crate::manifest::{Kind, Manifest, hash, key, source};
+use crate::methods::classifier::Classifier;
 use crate::methods::presets::preset_name;
 use crate::report::settings::departs;
 use crate::train::config::{Config, Select};
 use crate::train::schedule::Recipe;
-use crate::train::{self, Event, FILES, Job, LOG, SEMANTICS, STATE, tensorboard};
+use crate::train::{Event, FILES, Job, LOG, SEMANTICS, STATE, tensorboard};
 
 /// The tool.
 pub fn main() -> ExitCode {
@@ -38,22 +39,30 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<()> {
+    let kind = if flags.classifier.is_some() { Kind::Embedding } else { Kind::Dataset };
+    let all = flags.swept(std::env::args_os())?;
+    // What a sweep would refuse for one of its values is told before anything is trained.
+    all.iter().try_for_each(|flags| flags.configs().map(drop))?;
+    let datasets = source::read_all(&all[0].datasets, "train", kind)?;
+    all.iter().try_for_each(|flags| train(flags, &datasets))
+}
+
+/// Trains on all data sets with each seed.
+fn train(flags: &Flags, datasets: &[Manifest]) -> Result<()> {
     let init = |path: &Path| {
         Init::of(path, flags.init_checkpoint.as_deref()).with_context(|| format!("--init {}", path.display()))
     };
     let init = flags.init.as_deref().map(init).transpose()?;
     let configs = flags.configs()?;
-    // A GPU that cannot be used is told before anything is read.
-    let device = device(&flags, &configs[0])?;
-    let datasets = source::read_all(&flags.datasets, "train", Kind::Dataset)?;
+    let device = device(flags, &configs[0])?;
     warn_of_milestones(&configs[0]);
     if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
         bail!("--out {}: is for one data set, {} were given; leave it out", out.display(), datasets.len());
     }
     let mut runs = Vec::new();
-    for dataset in &datasets {
+    for dataset in datasets {
         for config in &configs {
-            runs.push(Run::new(&flags, config, dataset, init.as_ref())?);
+            runs.push(Run::new(flags, config, dataset, init.as_ref())?);
         }
     }
     let several = datasets.len() > 1;
@@ -64,7 +73,7 @@ fn run(flags: Flags) -> Result<()> {
     let one = |number: usize| {
         let run = &runs[number];
         let progress = || board.lock().unwrap_or_else(PoisonError::into_inner).start(number);
-        match run_plan(&run.plan, &flags.common, |writer| work(writer, run, &flags, device, progress())) {
+        match run_plan(&run.plan, &flags.common, |writer| work(writer, run, flags, device, progress())) {
             // Nobody reads the manifests any more; the trainings were asked for all the same.
             Err(e) if e.chain().any(is_broken_pipe) => {}
             made => drop(made?),
@@ -75,7 +84,7 @@ fn run(flags: Flags) -> Result<()> {
         }
         Ok(())
     };
-    match side_by_side(&flags, device, runs.len()) {
+    match side_by_side(flags, device, runs.len()) {
         1 => (0..runs.len()).try_for_each(one),
         threads => parallel::for_each(runs.len(), threads, one),
     }
@@ -90,12 +99,16 @@ struct Run<'a> {
     /// Which epoch is kept as the best.
     select: Select,
     dataset: &'a Manifest,
-    init: Option<&'a Init>,
+    init: Option<Init>,
     plan: Plan,
 }
 
 impl<'a> Run<'a> {
-    fn new(flags: &Flags, config: &Config, dataset: &'a Manifest, init: Option<&'a Init>) -> Result<Run<'a>> {
+    fn new(flags: &Flags, config: &Config, dataset: &'a Manifest, init: Option<&Init>) -> Result<Run<'a>> {
+        // Features are those of a network, whose weights the result has.
+        let network = config.classifier.map(|_| init::network_of(dataset)).transpose()?;
+        let arch = network.as_ref().map_or(config.arch, |(arch, _)| *arch);
+        let init = network.as_ref().and_then(|(_, init)| init.as_ref()).or(init);
         let has_val = dataset.outputs_of("val").next().is_some();
         let usual = Select::usual(has_val);
         let select = config.select.unwrap_or(usual);
@@ -107,14 +120,24 @@ impl<'a> Run<'a> {
         }
         let info = Info::of(dataset)?;
         let normalise = info.normalise.unwrap_or(Normalise::CIFAR);
-        let new_classifier = init.and_then(|init| init.start.other_classes(&info)).map(|_| true);
+        let other =
+            init.filter(|_| config.classifier.is_none()).and_then(|init| init.start.other_classes(&info));
+        let new_classifier = other.map(|_| true);
         if let Some(init) = init {
             init.compare(normalise, info.preprocess)?;
         }
         if config.crop_padding.is_some() && info.crop.is_some() {
             bail!("--crop-padding: does nothing here, where crops are taken from larger images");
         }
+        if let Some(Classifier::TauNorm { tau_norm: None }) = config.classifier
+            && !has_val
+        {
+            bail!(
+                "--tau-norm auto: chooses on the validation split, and the features have none; give a value"
+            );
+        }
         let config = Config {
+            arch,
             mean: normalise.mean,
             std: normalise.std,
             preprocess: info.preprocess,
@@ -135,7 +158,7 @@ impl<'a> Run<'a> {
         };
         // An unfinished run of version 1 continues under its key of version 1, and is found by it when it is
         // finished. That version always selected by the test split.
-        if select == usual && !flags.common.force && init.is_none() {
+        if select == usual && !flags.common.force && init.is_none() && config.classifier.is_none() {
             let begun = plan(1, &config, &["train", "test"])?;
             let is_own = |m: Manifest| m.own_key() == begun.key();
             let continues = match begun.existing() {
@@ -143,16 +166,17 @@ impl<'a> Run<'a> {
                 None => begun.dir.join(STATE).exists() && begun.unfinished().is_some_and(is_own),
             };
             if continues {
-                return Ok(Run { config, select: Select::Test, dataset, init, plan: begun });
+                return Ok(Run { config, select: Select::Test, dataset, init: None, plan: begun });
             }
         }
-        let splits: &[&str] =
-            if select == Select::Val { &["train", "val", "test"] } else { &["train", "test"] };
+        let is_auto = matches!(config.classifier, Some(Classifier::TauNorm { tau_norm: None }));
+        let needs_val = select == Select::Val || is_auto;
+        let splits: &[&str] = if needs_val { &["train", "val", "test"] } else { &["train", "test"] };
         let plan = plan(SEMANTICS, &config, splits)?;
         if let Some(init) = init {
             init.check(config.arch, &plan.dir)?;
         }
-        Ok(Run { config, select, dataset, init, plan })
+        Ok(Run { config, select, dataset, init: init.cloned(), plan })
     }
 }
 
@@ -180,6 +204,12 @@ fn device(flags: &Flags, config: &Config) -> Result<Device> {
         return Ok(Device::Cpu);
     }
     let asked = &common.device;
+    if config.classifier.is_some() {
+        if asked.starts_with("cuda") {
+            bail!("--device {asked}: classifiers are trained on the CPU; take --device cpu");
+        }
+        return Ok(Device::Cpu);
+    }
     let found = Device::find_for(asked, &config.network())?;
     if config.freeze.is_none() || !found.is_cuda() {
         return Ok(found);
@@ -296,8 +326,9 @@ fn work(writer: &Writer, run: &Run, flags: &Flags, device: Device, mut progress:
         );
     }
     let Run { config, select, dataset, init, .. } = run;
-    let job = Job { config, select: *select, begun_by, dataset, start: init.map(|init| &init.start) };
-    let mut done = train::run(&job, dir, device, &mut |e| {
+    let job =
+        Job { config, select: *select, begun_by, dataset, start: init.as_ref().map(|init| &init.start) };
+    let mut done = crate::train::run(&job, dir, device, &mut |e| {
         if flags.tensorboard && failed.is_none() && matches!(e, Event::Epoch(_)) {
             failed = tensorboard::update(dir).err();
         }

@@ -7,6 +7,7 @@
 pub mod archive;
 pub mod augment;
 pub mod cifar;
+pub mod features;
 pub mod files;
 pub mod imbalance;
 pub mod listing;
@@ -208,6 +209,9 @@ pub struct Info {
     /// How image files were preprocessed.
     #[serde(default)]
     pub preprocess: Option<Preprocess>,
+    /// Length of the features of an image, where it has some in place of pixels.
+    #[serde(default)]
+    pub feature_len: Option<usize>,
 }
 
 /// What the channels are normalised by, on the 0–1 scale: `(x − mean)/std`.
@@ -233,10 +237,11 @@ impl Normalise {
 }
 
 impl Info {
-    /// What identifies the names and the order of the classes of image files: the beginning of a hash.
-    /// Published data sets need none.
+    /// What identifies the names and the order of the classes of image files and of features: the beginning
+    /// of a hash. Published data sets need none.
     pub fn names_id(&self) -> Option<String> {
-        self.preprocess.map(|_| names_id(&self.class_names))
+        let is_own = self.preprocess.is_some() || self.feature_len.is_some();
+        is_own.then(|| names_id(&self.class_names))
     }
 
     /// Reads the metrics of a data set's manifest.
@@ -340,6 +345,14 @@ pub enum Error {
     #[error("{path}: {why}; make the data set again with mk-imbalance")]
     Foreign {
         /// The shard or the manifest.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Features that `embed` would not have written.
+    #[error("{path}: {why}; make the features again with embed --splits")]
+    Features {
+        /// The file.
         path: PathBuf,
         /// What is wrong.
         why: String,

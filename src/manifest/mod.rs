@@ -117,8 +117,8 @@ pub struct Input {
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub params: Object,
     /// What else of the input's manifest its readers go by: of a data set its name, whether it is the
-    /// published one, and hashes of its images; of a checkpoint what computed it, and the version of `train` where that is
-    /// not the first. Facts enter no key.
+    /// published one, and hashes of its images; of a checkpoint what computed it, and the version of `train`
+    /// where that is not the first. Facts enter no key.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub facts: Object,
     /// Inputs of the input's manifest, up to the official files.
@@ -306,7 +306,10 @@ pub enum Error {
         found: String,
     },
     /// A manifest of a kind that the tool does not take.
-    #[error("{path}: is a {found} manifest, {tool} takes {wanted}; {wanted} manifests come from {maker}")]
+    #[error(
+        "{path}: is {} {found} manifest, {tool} takes {wanted}; {wanted} manifests come from {maker}",
+        article(found)
+    )]
     WrongKind {
         /// The file, or `stdin`.
         path: PathBuf,
@@ -436,6 +439,11 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+}
+
+/// The article of a kind's name.
+fn article(kind: &str) -> &'static str {
+    if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 /// How a tool, or the kind that it makes, is told where its result goes.

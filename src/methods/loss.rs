@@ -12,6 +12,8 @@
 //! ∂ℓ/∂z_c = h · (p_c − [c = k]),          h = (1 − p_k)^γ − γ · p_k · (1 − p_k)^(γ−1) · log p_k
 //! ```
 //!
+//! A label that is smoothed by ε, without γ, is (1 − ε)·ℓ(z, k) and ε times the mean of ℓ over all classes.
+//!
 //! The logits z are `W·f + b`, or, where the classifier is normalised, [`SCALE`] times the cosine of the
 //! features and a class's weights.
 
@@ -54,6 +56,15 @@ pub enum Loss {
         /// The largest margin, that of the rarest class, as a cosine.
         margin: f64,
     },
+    /// *Label-aware smoothing* (Zhong et al., arXiv 2104.00466): labels of frequent classes are smoothed
+    /// more. A share ε_k of the label k is spread over the classes, as in MiSLAS's code over all of them; its
+    /// paper spreads it over the others.
+    Las {
+        /// ε of the largest class.
+        smooth_head: f64,
+        /// ε of the smallest class.
+        smooth_tail: f64,
+    },
 }
 
 impl Loss {
@@ -63,6 +74,9 @@ impl Loss {
     /// Logit adjustment as in its paper: τ = 1.
     pub const LOGIT_ADJUSTMENT: Loss = Loss::LogitAdjustment { la_tau: 1.0 };
 
+    /// Label-aware smoothing as MiSLAS has it for ImageNet-LT: ε falls from 0.3 to 0.
+    pub const LAS: Loss = Loss::Las { smooth_head: 0.3, smooth_tail: 0.0 };
+
     /// LDAM as in its paper: the largest margin is 0.5.
     pub const LDAM: Loss = Loss::Ldam { margin: 0.5 };
 
@@ -70,9 +84,11 @@ impl Loss {
     pub fn classifier(&self) -> ClassifierKind {
         match self {
             Loss::Ldam { .. } => ClassifierKind::Cosine,
-            Loss::Ce | Loss::Focal { .. } | Loss::BalancedSoftmax | Loss::LogitAdjustment { .. } => {
-                ClassifierKind::Linear
-            }
+            Loss::Ce
+            | Loss::Focal { .. }
+            | Loss::BalancedSoftmax
+            | Loss::LogitAdjustment { .. }
+            | Loss::Las { .. } => ClassifierKind::Linear,
         }
     }
 
@@ -92,6 +108,13 @@ impl Loss {
                 let rarest = counts.iter().copied().min().unwrap_or(1) as f64;
                 criterion.margins = of_each(&|n| f64::from(SCALE) * margin * (rarest / n).powf(0.25));
             }
+            Loss::Las { smooth_head, smooth_tail } => {
+                let [least, most] =
+                    [counts.iter().min(), counts.iter().max()].map(|n| n.map_or(0.0, |n| *n as f64));
+                let share = |n: f64| if most > least { (n - least) / (most - least) } else { 0.0 };
+                let rise = |n: f64| (std::f64::consts::FRAC_PI_2 * share(n)).sin();
+                criterion.smoothing = of_each(&|n| smooth_tail + (smooth_head - smooth_tail) * rise(n));
+            }
         }
         criterion
     }
@@ -106,6 +129,8 @@ pub struct Criterion {
     pub margins: Vec<f32>,
     /// γ of the focal loss; 0 for none.
     pub gamma: f32,
+    /// What of each label is spread over all classes; empty for nothing.
+    pub smoothing: Vec<f32>,
     /// The kind of classifier that it is made for.
     pub classifier: ClassifierKind,
 }
@@ -114,7 +139,8 @@ impl Criterion {
     /// Plain cross-entropy.
     pub fn cross_entropy(classes: usize) -> Criterion {
         let classifier = ClassifierKind::Linear;
-        Criterion { offsets: vec![0.0; classes], margins: vec![0.0; classes], gamma: 0.0, classifier }
+        let nothing = || vec![0.0; classes];
+        Criterion { offsets: nothing(), margins: nothing(), gamma: 0.0, smoothing: vec![], classifier }
     }
 
     /// Whether labels have margins: then a sample's two labels do not share a softmax.

@@ -3,6 +3,8 @@
 //!
 //! Pure functions of numbers: no tensors, no files, no clock. `train::plan` turns them into batches.
 
+pub mod adjust;
+pub mod classifier;
 pub mod loss;
 pub mod mix;
 pub mod presets;

@@ -94,6 +94,19 @@ pub(super) fn shots(per_class: &[Option<f64>], cls_num_list: &[usize]) -> [Optio
     groups.map(|g| (!g.is_empty()).then(|| g.iter().sum::<f64>() / g.len() as f64))
 }
 
+/// The smallest recall, and the harmonic and the geometric mean of the recalls, of the classes that have
+/// images. A class of which nothing is found makes all three 0.
+pub(super) fn low_means(per_class: &[Option<f64>]) -> [f64; 3] {
+    let recalls: Vec<f64> = per_class.iter().flatten().copied().collect();
+    let (n, worst) = (recalls.len() as f64, recalls.iter().copied().fold(f64::INFINITY, f64::min));
+    if worst <= 0.0 {
+        return [0.0; 3];
+    }
+    let harmonic = n / recalls.iter().map(|r| 1.0 / r).sum::<f64>();
+    let geometric = (recalls.iter().map(|r| r.ln()).sum::<f64>() / n).exp();
+    [worst, harmonic, geometric]
+}
+
 /// Mean F1 over the classes that are true or predicted somewhere (scikit-learn's choice of labels); a class
 /// that is never right has F1 = 0, which is what `zero_division=0` makes of 0/0.
 pub(super) fn macro_f1(confusion: &Confusion) -> f64 {
@@ -119,6 +132,16 @@ mod tests {
         let counts = [101, 100, 20, 19];
         let recalls = counts.map(|n| Some(n as f64));
         assert_eq!(shots(&recalls, &counts), [Some(101.0), Some(60.0), Some(19.0)]);
+    }
+
+    #[test]
+    fn low_means_are_those_of_python() {
+        // statistics.harmonic_mean([90, 40, 25]) and geometric_mean.
+        let [worst, harmonic, geometric] = low_means(&[Some(90.0), None, Some(40.0), Some(25.0)]);
+        assert_eq!(worst, 25.0);
+        assert!((harmonic - 39.416_058_394_160_58).abs() < 1e-9, "{harmonic}");
+        assert!((geometric - 44.814_047_465_571_65).abs() < 1e-9, "{geometric}");
+        assert_eq!(low_means(&[Some(90.0), Some(0.0)]), [0.0; 3]);
     }
 
     #[test]

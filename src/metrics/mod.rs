@@ -32,6 +32,12 @@ pub struct Metrics {
     pub medium: Option<f64>,
     /// The same for fewer than [`FEW`] training images.
     pub few: Option<f64>,
+    /// The smallest recall of a class, percent.
+    pub worst_class: f64,
+    /// Harmonic mean of the classes' recalls, percent; 0 if any class has recall 0.
+    pub harmonic_mean: f64,
+    /// Geometric mean of the classes' recalls, percent; 0 if any class has recall 0.
+    pub geometric_mean: f64,
     /// Unweighted mean of the classes' F1, 0–1; as scikit-learn's
     /// `f1_score(average="macro", zero_division=0)`.
     pub macro_f1: f64,
@@ -109,6 +115,7 @@ pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Resul
     let confusion = Confusion::count(labels, &predicted, classes);
     let per_class = confusion::recalls(&confusion);
     let [many, medium, few] = confusion::shots(&per_class, cls_num_list);
+    let [worst_class, harmonic_mean, geometric_mean] = confusion::low_means(&per_class);
     let Calibration { nll, ece, bins } = calibration::calibration(logits, labels, &predicted, classes);
     let hits = |k| {
         let rows = logits.chunks_exact(classes).zip(labels);
@@ -123,6 +130,9 @@ pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Resul
         many,
         medium,
         few,
+        worst_class,
+        harmonic_mean,
+        geometric_mean,
         macro_f1: confusion::macro_f1(&confusion),
         nll,
         ece,

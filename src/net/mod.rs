@@ -27,7 +27,8 @@ pub const MOMENTUM: f64 = 0.1;
 pub struct Network {
     /// What it is called.
     pub name: String,
-    /// The first convolution, with its batch norm and ReLU.
+    /// The first convolution, with its batch norm and ReLU. With 0 input channels there is no network but the
+    /// classifier, and `cout` is the number of features.
     pub stem: Conv,
     /// Whether a 3×3 max-pool with stride 2 and padding 1 follows the stem.
     pub pool: bool,
@@ -142,7 +143,8 @@ impl Network {
     /// All convolutions, in the order of their parameters: the stem, then those of each block, its projection
     /// last.
     pub fn convs(&self) -> impl Iterator<Item = &Conv> {
-        std::iter::once(&self.stem).chain(self.blocks().flat_map(|block| {
+        // Features from elsewhere have no layers.
+        std::iter::once(&self.stem).filter(|stem| stem.cin > 0).chain(self.blocks().flat_map(|block| {
             let projection = match &block.shortcut {
                 Shortcut::Projected(conv) => Some(conv),
                 Shortcut::Identity | Shortcut::Padded => None,
@@ -185,6 +187,14 @@ impl Network {
             }
         }
         all
+    }
+
+    /// The classifier alone, on features that are there.
+    #[must_use]
+    pub fn without_layers(&self) -> Network {
+        let stem = Conv { cin: 0, cout: self.features(), ..self.stem.clone() };
+        let (name, classifier) = (self.name.clone(), self.classifier.clone());
+        Network { name, stem, pool: false, stages: vec![], classifier }
     }
 
     /// The network with another kind of classifier.

@@ -69,6 +69,6 @@ fn names_are_read_and_written() {
     for name in Arch::names() {
         assert_eq!(name.parse::<Arch>().expect(name).to_string(), name);
     }
-    assert_eq!(Arch::RESNET32.name(), "resnet32");
+    assert_eq!(Arch::RESNET32.to_string(), "resnet32");
     assert!("vgg".parse::<Arch>().expect_err("unknown").contains("resnet20, resnet32"));
 }

@@ -12,7 +12,15 @@ use super::{Block, Classifier, ClassifierKind, Conv, Network, Shortcut};
 /// A network by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Arch(usize);
+pub enum Arch {
+    /// One of the zoo, by its number.
+    Zoo(usize),
+    /// No network: a classifier on features of this length that came from elsewhere, `features-512`.
+    Features(usize),
+}
+
+/// What the names of features without a network begin with.
+const FEATURES: &str = "features-";
 
 /// How a network is made.
 type Make = fn() -> Network;
@@ -160,22 +168,27 @@ pub fn linear(name: &str) -> Classifier {
 
 impl Arch {
     /// ResNet-32, the network of the papers.
-    pub const RESNET32: Arch = Arch(1);
+    pub const RESNET32: Arch = Arch::Zoo(1);
 
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        ZOO[self.0].0
-    }
-
-    /// All names.
+    /// The names of all networks.
     pub fn names() -> impl Iterator<Item = &'static str> {
         ZOO.iter().map(|(name, _)| *name)
     }
 
     /// What it is.
     pub fn network(self) -> Network {
-        let (name, make) = ZOO[self.0];
-        Network { name: name.into(), ..make() }
+        let network = match self {
+            Arch::Zoo(n) => ZOO[n].1(),
+            // No layer but the classifier.
+            Arch::Features(len) => Network {
+                name: String::new(),
+                stem: conv("", "", 1, 1, [0, len]),
+                pool: false,
+                stages: vec![],
+                classifier: linear("linear"),
+            },
+        };
+        Network { name: self.to_string(), ..network }
     }
 }
 
@@ -189,7 +202,7 @@ impl TryFrom<String> for Arch {
 
 impl From<Arch> for String {
     fn from(arch: Arch) -> String {
-        arch.name().into()
+        arch.to_string()
     }
 }
 
@@ -197,7 +210,10 @@ impl FromStr for Arch {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let known = ZOO.iter().position(|(name, _)| *name == s).map(Arch);
+        if let Some(len) = s.strip_prefix(FEATURES).and_then(|len| len.parse().ok()).filter(|len| *len > 0) {
+            return Ok(Arch::Features(len));
+        }
+        let known = ZOO.iter().position(|(name, _)| *name == s).map(Arch::Zoo);
         known.ok_or_else(|| {
             format!("no architecture {s:?}; there are {}", Arch::names().collect::<Vec<_>>().join(", "))
         })
@@ -206,6 +222,9 @@ impl FromStr for Arch {
 
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.name())
+        match self {
+            Arch::Zoo(n) => f.write_str(ZOO[*n].0),
+            Arch::Features(len) => write!(f, "{FEATURES}{len}"),
+        }
     }
 }

@@ -12,6 +12,7 @@ use super::Error;
 use super::record::place;
 use super::settings::words;
 use crate::manifest::{Input, Kind, Manifest, Object, Output, key, store};
+use crate::methods::classifier::Classifier;
 use crate::methods::presets::{names, preset_name};
 use crate::train::config::Select;
 
@@ -262,8 +263,13 @@ impl Experiment {
         params: &Object,
         place: &Path,
     ) -> Result<Experiment, Error> {
-        let Trained { params: checkpoint, inputs, facts, weights, file } = of;
-        let trained = inputs.iter().find(|i| i.role == "dataset");
+        let Trained { params: own, inputs, facts, weights, file } = of;
+        // A classifier on features is told as the network that they are of, with its second stage.
+        let network = inputs.iter().find(|i| i.role == "init" && !i.params.is_empty());
+        let network = network.filter(|_| own.contains_key("classifier"));
+        let checkpoint = network.map_or(own, |network| &network.params);
+        let trained = inputs.iter().find(|i| i.role == "dataset").map(images_of);
+        let evaluated = images_of(evaluated);
         let version = || facts.get("semantics").and_then(Value::as_u64).unwrap_or(1);
         let column = column_of(trained.unwrap_or(evaluated))
             .ok_or_else(|| Error::Unfit {
@@ -294,12 +300,24 @@ impl Experiment {
             }
         }
         // Weights to start from are told by how they were trained: those of several seeds are one setting.
-        if let Some(init) = inputs.iter().find(|i| i.role == "init" && !i.params.is_empty()) {
+        let init = network.map_or(inputs, |network| &network.inputs).iter();
+        if let Some(init) = init.clone().find(|i| i.role == "init" && !i.params.is_empty()) {
             let own: Object = init.params.clone().into_iter().filter(|(name, _)| name != "seed").collect();
             let trained = init.inputs.iter().find(|i| i.role == "dataset").and_then(|i| i.key.as_deref());
             let hash = blake3::hash(key::canonical(&json!([own, trained])).as_bytes()).to_hex();
             let name = format!("{} {}", preset_name(&init.params), key::short(&hash));
             settings.insert("init".into(), name.into());
+        }
+        if let Some(classifier) = own.get("classifier") {
+            settings.insert(SECOND_STAGE.into(), second_stage(own, classifier).into());
+        }
+        let first = network.and_then(|network| network.inputs.iter().find(|i| i.role == "dataset"));
+        if let (Some(first), Some(trained)) = (first, trained)
+            && first.key != trained.key
+            && !Images::of(first).are_those_of(&Images::of(trained))
+        {
+            let on = column_of(first).map_or_else(|| "another data set".into(), |c| c.name());
+            settings.insert("network trained on".into(), on.into());
         }
         // The milestones, and where a deferred rule begins, follow from the recipe, unless they were chosen
         // by hand.
@@ -314,8 +332,10 @@ impl Experiment {
                 flatten(name, value, &mut settings);
             }
         }
-        if let Some(split) = params.get("split") {
-            settings.insert("split".into(), split.clone());
+        for name in ["split", "adjust", "test_prior"] {
+            if let Some(value) = params.get(name) {
+                settings.insert(name.into(), value.clone());
+            }
         }
         if let Some(projection) = params.get("project") {
             flatten(PROJECTION, projection, &mut settings);
@@ -337,9 +357,11 @@ impl Experiment {
             let has_val = |i: &Input| i.facts.get("images").is_some_and(|images| images.get("val").is_some());
             let held_out = cut || has_val(trained.unwrap_or(evaluated));
             let usual = Select::usual(held_out && version() > 1).name();
-            settings.insert("select".into(), checkpoint.get("select").cloned().unwrap_or(usual.into()));
+            settings.insert("select".into(), own.get("select").cloned().unwrap_or(usual.into()));
         }
-        let seed = checkpoint.get("seed").and_then(Value::as_u64);
+        // What is computed at once has no seed of its own.
+        let is_trained = own.get("classifier").is_none_or(is_trained);
+        let seed = if is_trained { own } else { checkpoint }.get("seed").and_then(Value::as_u64);
         if [trained, Some(evaluated)]
             .into_iter()
             .flatten()
@@ -377,8 +399,67 @@ struct Trained<'a> {
     file: Option<PathBuf>,
 }
 
-/// Data sets that there are published values for, and those that `mk-imbalance` knows by name; letters and digits
-/// alone.
+/// The setting of a classifier on features.
+pub(super) const SECOND_STAGE: &str = "second_stage";
+
+/// Whether the classifier of a checkpoint was trained by steps.
+fn is_trained(classifier: &Value) -> bool {
+    serde_json::from_value(classifier.clone()).is_ok_and(|c: Classifier| c.is_trained())
+}
+
+/// A second stage in words: its usual name where it has one, and what departs from the usual training.
+fn second_stage(params: &Object, classifier: &Value) -> String {
+    let name = classifier["name"].as_str().unwrap_or_default();
+    let method = preset_name(params);
+    let mut text = match (name, &*method) {
+        ("linear", "rs(rs=inverse)") => "cRT".into(),
+        ("lws", "rs(rs=inverse)") => "LWS".into(),
+        ("tau-norm", _) => match classifier["tau_norm"].as_f64() {
+            Some(tau) => format!("tau-norm {tau}"),
+            None => "tau-norm auto".into(),
+        },
+        ("ncm", _) => "NCM".into(),
+        ("ncm-cosine", _) => "cosine NCM".into(),
+        (name, "erm") => format!("{name} classifier"),
+        (name, method) => format!("{name} classifier by {method}"),
+    };
+    if is_trained(classifier) {
+        let usual = [
+            ("epochs", json!(10)),
+            ("schedule", json!("cosine")),
+            ("batch_size", json!(128)),
+            ("lr", json!(0.1)),
+            ("momentum", json!(0.9)),
+            ("weight_decay", json!(2e-4)),
+            ("warmup", json!(0)),
+            ("milestones", json!([])),
+            ("nesterov", json!(false)),
+            ("rule_from", Value::Null),
+        ];
+        for (name, usual) in usual {
+            let own = params.get(name).unwrap_or(&Value::Null);
+            if *own != usual && !own.is_null() {
+                text += &format!(" {}", words(name, own));
+            }
+        }
+    }
+    if let Some(which) = params.get("init_checkpoint").and_then(Value::as_str) {
+        text += &format!(" on the {which} epoch");
+    }
+    text
+}
+
+/// The data set that the images of an input are of, which may be the features of a network.
+fn images_of(input: &Input) -> &Input {
+    let own = input.inputs.iter().find(|i| i.role == "dataset");
+    match own.filter(|_| !input.params.contains_key("dataset")) {
+        Some(own) => images_of(own),
+        None => input,
+    }
+}
+
+/// Data sets that there are published values for, and those that `mk-imbalance` knows by name; letters and
+/// digits alone.
 const PUBLISHED: [&str; 6] = ["cifar10", "cifar100", "cinic10", "inaturalist", "synthetic", "tinyimagenet"];
 
 /// The column that a data set belongs in, from its params. One made by hand need not say how it was made

@@ -77,7 +77,7 @@ pub(crate) fn title(method: &str) -> String {
         "focal" => "Focal".into(),
         "balanced softmax" => "Balanced Softmax".into(),
         "logit adjustment" => "Logit Adjustment".into(),
-        "erm" | "rs" | "rw" | "drs" | "drw" | "ldam" => p.to_uppercase(),
+        "erm" | "rs" | "rw" | "drs" | "drw" | "ldam" | "las" => p.to_uppercase(),
         other => other.to_owned(),
     };
     let words = ["balanced-softmax", "logit-adjustment", "manifold-mixup"];

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-use super::experiment::Experiment;
+use super::experiment::{Experiment, SECOND_STAGE};
 use crate::manifest::Object;
 use crate::methods::loss::Loss;
 use crate::methods::mix::Mix;
@@ -20,6 +20,9 @@ static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     let mut all = Config::new(erm).params();
     all.insert("split".into(), "test".into());
     all.insert("select".into(), "test".into());
+    // Of evaluations.
+    all.insert("adjust".into(), Value::Null);
+    all.insert("test_prior".into(), "uniform".into());
     all.insert("rand_number".into(), 0.into());
     all.insert("val_fraction".into(), 0.into());
     all.insert("minority_fraction".into(), json!(0.5));
@@ -40,7 +43,7 @@ static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     all.insert("test_per_class".into(), 100.into());
     all.insert("images".into(), "the published ones".into());
     // Trained from random weights, all layers.
-    for name in ["init", "init_checkpoint", "new_classifier", "freeze"] {
+    for name in ["init", "init_checkpoint", "new_classifier", "freeze", SECOND_STAGE] {
         all.insert(name.into(), Value::Null);
     }
     all
@@ -142,7 +145,7 @@ pub(super) fn words(name: &str, value: &Value) -> String {
         other => other.to_string(),
     };
     match name {
-        "arch" | "precision" => text,
+        "arch" | "precision" | SECOND_STAGE => text,
         "select" if text == "last" => "the last epoch for the best".into(),
         "select" => format!("selected by {text}"),
         // What manifests call seed is the recipe of the report's code.

@@ -15,7 +15,8 @@ pub use crate::backend::Precision;
 use crate::data::Normalise;
 use crate::data::files::Preprocess;
 use crate::manifest::Object;
-use crate::methods::loss::Loss;
+use crate::methods::classifier::Classifier;
+use crate::methods::loss::{Criterion, Loss};
 use crate::methods::mix::Mix;
 use crate::methods::presets::Method;
 use crate::methods::rule::Rule;
@@ -161,6 +162,9 @@ pub struct Config {
     /// What is not trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Freeze>,
+    /// The classifier that is trained on features, in place of a network on images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<Classifier>,
 }
 
 /// What stays as it is in training.
@@ -181,9 +185,15 @@ pub struct Error {
 }
 
 impl Config {
-    /// The network, with the classifier that the loss is made for.
+    /// The network, with the classifier that is asked for, or that the loss is made for.
     pub fn network(&self) -> Network {
-        self.arch.network().with_classifier(self.loss.classifier())
+        let of_loss = self.loss.classifier();
+        self.arch.network().with_classifier(self.classifier.map_or(of_loss, |c| c.kind(&self.loss)))
+    }
+
+    /// The loss in numbers, for classes of these many training images.
+    pub fn criterion(&self, counts: &[usize]) -> Criterion {
+        Criterion { classifier: self.network().classifier.kind, ..self.loss.criterion(counts) }
     }
 
     /// The recipe of the papers for one method: ResNet-32, 300 epochs, batch 128, SGD 0.1.
@@ -219,6 +229,7 @@ impl Config {
             init_checkpoint: None,
             new_classifier: None,
             freeze: None,
+            classifier: None,
         }
     }
 
@@ -319,9 +330,27 @@ impl Config {
             let tau_ok = not_negative(tau) && tau <= 1.0;
             check(tau_ok, "tau", &tau, "must be between 0 (no Remix) and 1")?;
         }
+        if let Some(classifier) = self.classifier {
+            let on_features = matches!(self.mix, Mix::None | Mix::Mixup { .. } | Mix::Remix { .. });
+            check(on_features, "mix", &"", "features can be mixed by mixup and remix alone")?;
+            let fits =
+                classifier.kind(&self.loss) == self.loss.classifier() || classifier == Classifier::Cosine;
+            let why = "LDAM is made for a normalised classifier: take --classifier linear or cosine";
+            check(fits || !classifier.is_trained(), "loss", &"ldam", why)?;
+            if let Classifier::TauNorm { tau_norm: Some(tau) } = classifier {
+                check(not_negative(tau) && tau <= 10.0, "tau-norm", &tau, "must be between 0 and 10")?;
+            }
+        }
         let up_to = |x: f64, most: f64| not_negative(x) && x <= most;
         match self.loss {
             Loss::Ce | Loss::BalancedSoftmax => {}
+            Loss::Las { smooth_head, smooth_tail } => {
+                let value = format!("las --smoothing {smooth_head},{smooth_tail}");
+                let sound = [smooth_head, smooth_tail].iter().all(|s| (0.0..1.0).contains(s));
+                check(sound, "loss", &value, "shares must be at least 0 and below 1")?;
+                let on_features = self.classifier.is_some();
+                check(on_features, "loss", &"las", "is for classifiers on features: --classifier linear")?;
+            }
             Loss::Focal { gamma } => {
                 check(up_to(gamma, 100.0), "gamma", &gamma, "must be between 0 (cross-entropy) and 100")?;
             }

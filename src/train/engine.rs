@@ -11,6 +11,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::SLOWER;
+use super::classifier::OnFeatures;
 use super::config::Config;
 use super::plan::{EpochPlan, Plan, Sample, Step};
 use crate::backend::cpu::blend::Pairs;
@@ -30,27 +31,34 @@ use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::{Criterion, Targets};
 use crate::metrics::argmax;
 use crate::net::Params;
+use crate::net::files::StateDict;
 use crate::simd::value::Value;
 use crate::tensor::zeros_of;
 
-/// A network, its images, and what computes.
+/// What is trained, on what, and what computes.
 pub struct Engine<'a> {
+    on: On<'a>,
+}
+
+/// The images of a training.
+struct Images<'a> {
     train: &'a Split,
     /// Splits that accuracy is measured on.
     judged: Vec<&'a Split>,
     levels: Levels,
-    on: On,
 }
 
-enum On {
-    Cpu(Box<Net>),
+enum On<'a> {
+    Cpu(Box<Net>, Images<'a>),
     #[cfg(feature = "cuda")]
     Cuda {
         trainer: Box<crate::backend::cuda::trainer::Trainer>,
+        images: Images<'a>,
         /// The host's copy, from which files are written.
         params: Box<Params>,
         name: String,
     },
+    Features(Box<OnFeatures>),
 }
 
 impl<'a> Engine<'a> {
@@ -72,21 +80,29 @@ impl<'a> Engine<'a> {
             Device::Cpu => {
                 let dtype = config.precision.dtype();
                 let net = Net::new(params, criterion, train.shape(), batch, dtype)?;
-                On::Cpu(Box::new(if config.freeze.is_some() { net.frozen() } else { net }))
+                let net = if config.freeze.is_some() { net.frozen() } else { net };
+                On::Cpu(Box::new(net), Images { train, judged, levels })
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
-                use crate::backend::cuda::trainer::{Images, Trainer};
+                use crate::backend::cuda::trainer::{self, Trainer};
                 let device = crate::backend::cuda::Device::open(index, config.precision)?;
                 let streamed = config.changes_images() || train.stored() != train.shape();
-                let images = Images { train, judged: &judged, levels: &levels, streamed };
+                let images = trainer::Images { train, judged: &judged, levels: &levels, streamed };
                 let trainer = Trainer::new(&device, &params, &criterion, images, batch, config.mix.places())?;
                 let place = if trainer.held().is_some() { ", images on the host" } else { "" };
                 log::debug!("{}: {} MiB in use{place}", device.describe(), device.held() >> 20);
-                On::Cuda { trainer: Box::new(trainer), params: Box::new(params), name: device.describe() }
+                let images = Images { train, judged, levels };
+                let (trainer, params) = (Box::new(trainer), Box::new(params));
+                On::Cuda { trainer, images, params, name: device.describe() }
             }
         };
-        Ok(Engine { train, judged, levels, on })
+        Ok(Engine { on })
+    }
+
+    /// A classifier on features.
+    pub fn of_features(classifier: OnFeatures) -> Engine<'a> {
+        Engine { on: On::Features(Box::new(classifier)) }
     }
 
     /// One epoch; returns the sum of the images' losses, each that of its batch, and the number of right
@@ -102,15 +118,16 @@ impl<'a> Engine<'a> {
         on_step: &mut dyn FnMut(usize),
     ) -> Result<(f64, f64)> {
         match &mut self.on {
-            On::Cpu(net) => {
-                train_epoch(net, self.train, &self.levels, &plan.epoch(epoch), rates, epoch, on_step)
+            On::Cpu(net, Images { train, levels, .. }) => {
+                train_epoch(net, train, levels, &plan.epoch(epoch), rates, epoch, on_step)
             }
+            On::Features(classifier) => classifier.epoch(plan, epoch, rates, on_step),
             #[cfg(feature = "cuda")]
-            On::Cuda { trainer, .. } => {
-                let crops = self.train.stored() != self.train.shape();
+            On::Cuda { trainer, images: Images { train, .. }, .. } => {
+                let crops = train.stored() != train.shape();
                 let held = trainer.held().map(|steps| Held { steps, crops });
                 let of_epoch = held.map(|_| plan.epoch(epoch));
-                let images = |steps| of_epoch.as_ref().map_or(vec![], |of| images(self.train, of, steps));
+                let images = |steps| of_epoch.as_ref().map_or(vec![], |of| images(train, of, steps));
                 let planned = |epoch| rows(plan, epoch, held);
                 let losses = trainer.stream(planned, images, epoch, plan.epochs(), rates)?;
                 let (mut sum, mut right) = (0.0, 0.0);
@@ -130,19 +147,33 @@ impl<'a> Engine<'a> {
     /// Those of the device.
     pub fn give(&self) -> Result<()> {
         match &self.on {
-            On::Cpu(_) => Ok(()),
+            On::Cpu(..) => Ok(()),
+            On::Features(classifier) => classifier.give(),
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, params, .. } => trainer.give(params),
         }
     }
 
-    /// The parameters, as [`Engine::give`] left them.
+    /// The parameters that are trained, as [`Engine::give`] left them.
     pub fn params(&self) -> &Params {
         match &self.on {
-            On::Cpu(net) => &net.params,
+            On::Cpu(net, _) => &net.params,
+            On::Features(classifier) => &classifier.params,
             #[cfg(feature = "cuda")]
             On::Cuda { params, .. } => params,
         }
+    }
+
+    /// The tensors of the whole network, as [`Engine::give`] left them.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn state_dict(&self) -> Result<StateDict> {
+        let mut all = self.params().state_dict()?;
+        if let On::Features(classifier) = &self.on {
+            all.extend(classifier.rest.iter().map(|(name, v)| (name.clone(), v.clone())));
+        }
+        Ok(all)
     }
 
     /// Percent of each judged split that is classified right.
@@ -151,25 +182,35 @@ impl<'a> Engine<'a> {
     /// Those of the device.
     pub fn top1(&mut self) -> Result<Vec<f64>> {
         match &mut self.on {
-            On::Cpu(net) => {
-                let net = Folded::new(&net.params, self.train.shape())?;
+            On::Cpu(net, Images { train, judged, levels }) => {
+                let net = Folded::new(&net.params, train.shape())?;
                 let of = |split: &&Split| {
-                    let out = net.run(split, &self.levels, infer::BATCH);
+                    let out = net.run(split, levels, infer::BATCH);
                     let rows = out.logits.chunks_exact(out.classes);
                     let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
                     100.0 * right as f64 / split.len() as f64
                 };
-                Ok(self.judged.iter().map(of).collect())
+                Ok(judged.iter().map(of).collect())
             }
+            On::Features(classifier) => Ok(classifier.top1()),
             #[cfg(feature = "cuda")]
-            On::Cuda { trainer, .. } => trainer.top1(&self.judged),
+            On::Cuda { trainer, images, .. } => trainer.top1(&images.judged),
+        }
+    }
+
+    /// The exponent that τ-norm was computed with, where it was.
+    pub fn tau_norm(&self) -> Option<f64> {
+        match &self.on {
+            On::Features(classifier) => classifier.tau_norm,
+            _ => None,
         }
     }
 
     /// What computes, for `run` of the manifest: name and value.
     pub fn describe(&self) -> (&'static str, String) {
         match &self.on {
-            On::Cpu(net) => {
+            On::Features(_) => ("instruction_set", f32::isa().name().to_owned()),
+            On::Cpu(net, _) => {
                 let isa = if net.x.dtype() == DType::BF16 { bf16::isa() } else { f32::isa() };
                 ("instruction_set", isa.name().to_owned())
             }
@@ -272,7 +313,7 @@ impl<'a> Changed<'a> {
     }
 }
 
-fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
+pub(super) fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
     if !loss.is_finite() {
         bail!("the loss is {loss} in epoch {epoch}, step {}; {SLOWER}", step + 1);
     }

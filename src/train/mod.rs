@@ -8,6 +8,7 @@
 //! are repeated with the same numbers and write the same bytes.
 
 mod change;
+mod classifier;
 pub mod config;
 pub mod engine;
 mod memory;
@@ -29,10 +30,14 @@ use crate::backend::cpu::net::Net;
 use crate::backend::cpu::sgd::Rates;
 use crate::backend::device::Device;
 use crate::data::Info;
+use crate::data::features::Features;
 use crate::data::shard::Split;
 use crate::manifest::store::{self, Done, Produced, write_atomic};
-use crate::manifest::{Manifest, Object};
-use crate::net::{Params, files};
+use crate::manifest::{Kind, Manifest, Object};
+use crate::methods::classifier::Classifier;
+use crate::net::Params;
+use crate::net::files::{self, StateDict};
+use classifier::OnFeatures;
 use config::{Config, Select};
 use engine::Engine;
 use plan::Plan;
@@ -155,11 +160,22 @@ pub struct Job<'a> {
 /// Damaged data or state, a loss that is not finite, a full disk, a GPU that cannot be used;
 /// [`crate::interrupt::Interrupted`] after a signal.
 pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> Result<Done> {
+    match job.dataset.kind {
+        Kind::Embedding => on_features(job, dir, on),
+        _ => on_images(job, dir, device, on),
+    }
+}
+
+/// Names of the splits that accuracy is measured on.
+fn judged(select: Select) -> &'static [&'static str] {
+    if select == Select::Val { &["test", "val"] } else { &["test"] }
+}
+
+fn on_images(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> Result<Done> {
     let Job { config, select, begun_by, dataset, start } = *job;
     let info = Info::of(dataset)?;
     let train = Split::open(dataset, "train")?;
-    let judged: &[&str] = if select == Select::Val { &["test", "val"] } else { &["test"] };
-    let judged = judged.iter().map(|name| Ok((*name, Split::open(dataset, name)?)));
+    let judged = judged(select).iter().map(|name| Ok((*name, Split::open(dataset, name)?)));
     let judged = judged.collect::<Result<Vec<_>>>()?;
     for (name, split) in &judged {
         ensure!(
@@ -177,7 +193,7 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
         memory::check(needed, memory::available(), batch)?;
     }
     let params = Params::new(&network, info.classes)?;
-    let (mut reached, mut log) = match resume(&params, dir, begun_by)? {
+    let (reached, log) = match resume(&params, dir, begun_by)? {
         Some(found) => found,
         None => {
             params.init(config.seed)?;
@@ -187,9 +203,70 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
             Default::default()
         }
     };
-    let criterion = config.loss.criterion(&info.cls_num_list);
+    let criterion = config.criterion(&info.cls_num_list);
     let splits = judged.iter().map(|(_, split)| split).collect();
-    let mut engine = Engine::new(device, config, params, criterion, &train, splits)?;
+    let engine = Engine::new(device, config, params, criterion, &train, splits)?;
+    epochs(job, dir, engine, &plan, (reached, log), on)
+}
+
+/// A classifier on the features of a network, which `start` has the other weights of.
+fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done> {
+    let Job { config, select, begun_by, dataset, start } = *job;
+    let info = Info::of(dataset)?;
+    let classifier = config.classifier.context("features are for a classifier: --classifier NAME")?;
+    let open = |split: &str| Features::open(dataset, split);
+    let train = open("train")?;
+    let judged = judged(select).iter().map(|split| open(split)).collect::<Result<_, _>>()?;
+    let is_auto = matches!(classifier, Classifier::TauNorm { tau_norm: None });
+    let val = is_auto.then(|| open("val")).transpose()?;
+    let plan = Plan::new(config, train.labels(), [1, 1, train.width()], &info.cls_num_list)?;
+    let network = config.network();
+    let mut rest = match start {
+        Some(start) => start.network(&network, info.classes, classifier.keeps_weights())?,
+        None => StateDict::new(),
+    };
+    let own = network.without_layers();
+    let params = Params::new(&own, info.classes)?;
+    let found = if is_whole(config) { None } else { resume(&params, dir, begun_by)? };
+    let (reached, log) = match found {
+        Some(found) => found,
+        None => {
+            params.init(config.seed)?;
+            if classifier.keeps_weights() {
+                ensure!(
+                    start.is_some(),
+                    "the features were imported, without a classifier that could be rescaled; take --classifier linear, cosine, ncm or ncm-cosine"
+                );
+                params.load(&rest)?;
+            }
+            Default::default()
+        }
+    };
+    rest.retain(|name, _| !name.starts_with(&format!("{}.", network.classifier.name)));
+    let criterion = config.criterion(&info.cls_num_list);
+    let splits = classifier::Splits { train, judged, val };
+    let engine = OnFeatures::new(config, params, rest, criterion, &info.cls_num_list, splits)?;
+    epochs(job, dir, Engine::of_features(engine), &plan, (reached, log), on)
+}
+
+/// Whether a training is made in one call or not at all: a classifier that is computed, and one of LWS, whose
+/// scales the state has only multiplied into the weights.
+fn is_whole(config: &Config) -> bool {
+    config.classifier.is_some_and(|c| !c.is_trained() || c == Classifier::Lws)
+}
+
+/// Trains from where an earlier call was stopped to the end.
+fn epochs(
+    job: &Job,
+    dir: &Path,
+    mut engine: Engine,
+    plan: &Plan,
+    (mut reached, mut log): (Reached, Vec<EpochReport>),
+    on: &mut dyn FnMut(Event),
+) -> Result<Done> {
+    let Job { config, select, dataset, .. } = *job;
+    let info = Info::of(dataset)?;
+    let images = plan.len();
     let (kind, computer) = engine.describe();
     let before = computers(&log);
     if before.iter().any(|by| *by != computer) {
@@ -209,7 +286,7 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
             weight_decay: config.weight_decay as f32,
             nesterov: config.nesterov,
         };
-        let (loss, right) = engine.epoch(&plan, epoch, rates, &mut |step| on(Event::Step { step }))?;
+        let (loss, right) = engine.epoch(plan, epoch, rates, &mut |step| on(Event::Step { step }))?;
         let trained = started.elapsed().as_secs_f64();
         let top1 = engine.top1()?;
         let (test_top1, val_top1) = (top1[0], top1.get(1).copied());
@@ -220,17 +297,20 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
             epochs: config.epochs,
             seed: config.seed,
             lr: rates.lr,
-            loss: loss / train.len() as f64,
-            train_top1: 100.0 * right / train.len() as f64,
+            loss: loss / images as f64,
+            train_top1: 100.0 * right / images as f64,
             test_top1,
             val_top1,
-            images_per_second: round(train.len() as f64 / trained),
+            images_per_second: round(images as f64 / trained),
             seconds: round(started.elapsed().as_secs_f64()),
             computed_by: computer.clone(),
         };
         log.push(report.clone());
-        let now =
-            !device.is_cuda() || epoch == config.epochs || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY);
+        let is_due = match is_whole(config) {
+            true => false,
+            false => kind != "device" || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY),
+        };
+        let now = is_due || epoch == config.epochs;
         let better = reached.best_epoch == 0
             || match select {
                 Select::Val => val_top1 > reached.best_val_top1,
@@ -240,7 +320,7 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
             };
         if better || now {
             engine.give()?;
-            let state = engine.params().state_dict()?;
+            let state = engine.state_dict()?;
             // The loss of the last step was taken before its update.
             ensure!(
                 state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
@@ -272,10 +352,13 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
         }
         on(Event::Epoch(&report));
     }
-    files::save(&dir.join(LAST), &engine.params().state_dict()?, reached.steps, None)?;
+    files::save(&dir.join(LAST), &engine.state_dict()?, reached.steps, None)?;
     check_best(&reached, &dir.join(BEST))?;
     let mut done = finish(&reached, select, &log, kind)?;
     done.metrics.insert("class_names".into(), info.class_names.into());
+    if let Some(tau) = engine.tau_norm() {
+        done.metrics.insert("tau_norm".into(), json!(tau));
+    }
     if let Some(preprocess) = info.preprocess {
         done.metrics.insert("preprocess".into(), json!(preprocess));
     }

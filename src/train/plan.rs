@@ -163,6 +163,16 @@ impl Plan {
         [0, 1].map(|axis| self.size[axis] + self.spare[axis])
     }
 
+    /// Training images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none, which cannot be.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
     /// Steps of an epoch; the last one may be a smaller batch.
     pub fn steps(&self) -> usize {
         self.labels.len().div_ceil(self.config.batch_size)

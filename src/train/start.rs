@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::data::Info;
-use crate::net::{Params, files};
+use crate::net::files::{self, StateDict};
+use crate::net::{Network, Params};
 
 /// A file of weights, in place of random ones.
 #[derive(Clone, Debug)]
@@ -36,6 +37,25 @@ impl Start {
             Classes::Lost => Some("the classes that they were trained on are not known"),
             Classes::Named(_) | Classes::Unsaid => None,
         }
+    }
+
+    /// The tensors of the network whose features are known, with its classifier where that is what a new one
+    /// is made of.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that holds another network or a classifier that does not fit.
+    pub fn network(&self, network: &Network, classes: usize, with_classifier: bool) -> Result<StateDict> {
+        let path = || self.file.display().to_string();
+        let dict = files::weights(&self.file)?;
+        let params = Params::new(network, classes)?;
+        if let (true, Some(why)) = (with_classifier, params.other_classifier(&dict)) {
+            bail!(
+                "{}: its classifier cannot be taken: {why}; take --classifier linear, cosine, ncm or ncm-cosine",
+                path()
+            );
+        }
+        params.start_from(&dict, with_classifier).with_context(path)?;
+        params.state_dict()
     }
 
     /// Takes the weights over, with the classifier or, where its classes or its shape do not fit, without:

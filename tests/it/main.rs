@@ -28,6 +28,7 @@ mod project;
 mod readme;
 mod report;
 mod schema;
+mod second_stage;
 mod select;
 mod slurm;
 mod streams;

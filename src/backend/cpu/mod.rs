@@ -9,6 +9,7 @@ pub mod blend;
 pub mod conv;
 pub mod head;
 pub mod infer;
+pub mod linear;
 pub mod load;
 pub mod net;
 pub mod norm;

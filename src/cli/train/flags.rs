@@ -1,19 +1,22 @@
 //! The flags of `train`, and how they become validated configurations: the preset first, then what was asked
 //! otherwise.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 
-use super::recipes::RecipeName;
+use super::recipes::{Preset, RecipeName};
 use super::values::{
-    DrawName, Jitter, LossName, Milestones, MixName, PerName, RandAugment, RuleName, RwNormName, Seeds,
-    methods,
+    ClassifierName, DrawName, Jitter, LossName, Milestones, MixName, PerName, RandAugment, RuleName,
+    RwNormName, Seeds, Smoothing, TauNorm, methods,
 };
 use crate::cli::generate::architectures;
+use crate::cli::sweep::Sweep;
 use crate::cli::{Common, VERSION};
+use crate::methods::classifier::Classifier;
 use crate::methods::loss::Loss;
 use crate::methods::mix::Mix;
 use crate::methods::presets::{Method, preset};
@@ -42,7 +45,8 @@ A stopped run goes on from its last finished epoch when the same command is give
 #[derive(Parser, Debug)]
 #[command(name = "train", version = VERSION, after_help = EXAMPLES)]
 pub struct Flags {
-    /// Manifests of data sets, or their directories; `-` or nothing for stdin
+    /// Manifests of data sets, or with --classifier of features from embed --splits, or their directories;
+    /// `-` or nothing for stdin
     #[arg(value_name = "DATASET_MANIFEST")]
     pub datasets: Vec<PathBuf>,
 
@@ -91,6 +95,11 @@ pub struct Flags {
     #[arg(long, value_name = "M", allow_negative_numbers = true, help_heading = "Options of the method")]
     pub margin: Option<f64>,
 
+    /// las: ε of the largest and of the smallest class, the share of a label that is spread over all classes
+    /// [default: 0.3,0]
+    #[arg(long, value_name = "HEAD,TAIL", help_heading = "Options of the method")]
+    pub smoothing: Option<Smoothing>,
+
     /// Rules: β of the effective number of samples, (1−β^n)/(1−β) [default: 0.9999]
     #[arg(long, value_name = "B", allow_negative_numbers = true, help_heading = "Options of the method")]
     pub beta: Option<f64>,
@@ -113,10 +122,11 @@ pub struct Flags {
     ///
     /// report: ResNet-32, 300 epochs of batches of 128, SGD 0.1 that falls at 150 and 225 (the code of the
     /// reproduction report). paper: the same, falling at 150 and 250 (the text of the Remix paper). cinic10:
-    /// paper with resnet18-cifar. tiny-imagenet: resnet18-cifar, 120 epochs, falling at 90, crops padded by 8 (LDAM).
-    /// imagenet-lt: resnet50, 90 epochs of batches of 512, 0.2 along a cosine, weight decay 5e-4, crops of
-    /// random size, colour jitter (classifier-balancing). places-lt: the same for 30 epochs. inaturalist:
-    /// resnet50, 90 epochs of batches of 256, falling at 30 and 60, colour jitter, --alpha 0.4 (Remix paper).
+    /// paper with resnet18-cifar. tiny-imagenet: resnet18-cifar, 120 epochs, falling at 90, crops padded by 8
+    /// (LDAM). imagenet-lt: resnet50, 90 epochs of batches of 512, 0.2 along a cosine, weight decay 5e-4,
+    /// crops of random size, colour jitter (classifier-balancing). places-lt: the same for 30 epochs.
+    /// inaturalist: resnet50, 90 epochs of batches of 256, falling at 30 and 60, colour jitter, --alpha 0.4
+    /// (Remix paper).
     ///
     /// Milestones scale with --epochs. One before epoch 3 does not lower the rate: with --epochs 3 all epochs
     /// have --lr.
@@ -160,8 +170,8 @@ pub struct Flags {
     #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = "Recipe")]
     pub weight_decay: Option<f64>,
 
-    /// How the learning rate falls: to a tenth at milestones, or along half a cosine to zero [default: step, or
-    /// the recipe's]
+    /// How the learning rate falls: to a tenth at milestones, or along half a cosine to zero [default: step,
+    /// or the recipe's]
     #[arg(long, value_name = "HOW", value_enum, help_heading = "Recipe")]
     pub schedule: Option<Schedule>,
 
@@ -199,13 +209,13 @@ pub struct Flags {
     #[arg(long, conflicts_with = "augment", help_heading = "Augmentation")]
     pub no_augment: bool,
 
-    /// crop-flip of images that are not larger than what the network sees: pixels of zero padding [default: 4,
-    /// or the recipe's]
+    /// crop-flip of images that are not larger than what the network sees: pixels of zero padding [default:
+    /// 4, or the recipe's]
     #[arg(long, value_name = "N", help_heading = "Augmentation")]
     pub crop_padding: Option<u8>,
 
-    /// How much brightness, contrast and saturation vary at random, as 0.4 or 0.4,0.4,0.2; none for not at all
-    /// [default: none, or the recipe's]
+    /// How much brightness, contrast and saturation vary at random, as 0.4 or 0.4,0.4,0.2; none for not at
+    /// all [default: none, or the recipe's]
     #[arg(long, value_name = "X", help_heading = "Augmentation")]
     pub color_jitter: Option<Jitter>,
 
@@ -229,6 +239,23 @@ pub struct Flags {
     /// What is not trained
     #[arg(long, value_name = "WHAT", help_heading = "Recipe", requires = "init")]
     pub freeze: Option<Freeze>,
+
+    /// Train a classifier on features, or compute one, in place of a network on images
+    ///
+    /// The result is the network of the features with the new classifier, in one file. Defaults are then 10
+    /// epochs along a cosine; tau-norm, ncm and ncm-cosine are computed at once.
+    #[arg(long, value_name = "NAME", value_enum, help_heading = "Second stage")]
+    #[arg(conflicts_with_all = ["arch", "init", "freeze", "recipe", "precision", "augment", "no_augment", "crop_padding", "color_jitter", "rand_augment"])]
+    pub classifier: Option<ClassifierName>,
+
+    /// tau-norm: the exponent of the length, or auto for the best on the validation split [default: 0.7]
+    #[arg(long, value_name = "TAU|auto", help_heading = "Second stage", requires = "classifier")]
+    pub tau_norm: Option<TauNorm>,
+
+    /// Train once for each value of a flag that takes a number, as tau-norm=0:1:0.1; with --out DIR they are
+    /// DIR/FLAG-VALUE
+    #[arg(long, value_name = "FLAG=FIRST:LAST:STEP", help_heading = "Seeds and files")]
+    pub sweep: Option<Sweep>,
 
     /// Seed of weights, batches, crops and mixing
     #[arg(
@@ -263,7 +290,11 @@ impl Flags {
     /// # Errors
     /// Unknown methods, options that the method does not have, absurd values.
     pub fn configs(&self) -> Result<Vec<Config>> {
-        let preset = self.recipe.preset();
+        let classifier = self.classifier()?;
+        let preset = match classifier {
+            None => self.recipe.preset(),
+            Some(classifier) => Preset::second_stage(classifier.is_trained()),
+        };
         let method = self.method()?;
         let epochs = self.epochs.unwrap_or(preset.epochs);
         let schedule = self.schedule.unwrap_or(preset.schedule);
@@ -305,11 +336,81 @@ impl Flags {
             color_jitter: jitter.filter(|all| *all != [0.0; 3]),
             rand_augment: self.rand_augment.map(|RandAugment(asked)| asked),
             freeze: self.freeze,
+            classifier,
             ..Config::new(method)
         };
         config.validate()?;
         let seeds = self.seeds.as_ref().map_or(&[self.seed][..], |Seeds(list)| list).to_vec();
         Ok(seeds.into_iter().map(|seed| Config { seed, ..config.clone() }).collect())
+    }
+
+    /// The flags of each value of `--sweep`, in their order; the flags themselves without one. `args` are
+    /// those of the command line.
+    ///
+    /// # Errors
+    /// A flag that is not there, is given as well, or does not take such values.
+    pub fn swept(self, args: impl Iterator<Item = OsString>) -> Result<Vec<Flags>> {
+        let Some(Sweep { flag, range }) = &self.sweep else { return Ok(vec![self]) };
+        let args: Vec<OsString> = args.collect();
+        let is_it = |arg: &OsString| {
+            let name = arg.to_str().and_then(|arg| arg.strip_prefix("--"));
+            name.is_some_and(|name| name.split('=').next() == Some(&**flag))
+        };
+        if args.iter().any(is_it) || flag == "sweep" {
+            bail!("--sweep {flag}: --{flag} is given as well; leave one of them away");
+        }
+        let of = |value: f64| -> Result<Flags> {
+            let more = [OsString::from(format!("--{flag}={value}"))];
+            let mut flags = Flags::try_parse_from(args.iter().cloned().chain(more)).map_err(|e| {
+                let text = e.to_string();
+                let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                anyhow::anyhow!("--sweep {flag}={value}: {first}")
+            })?;
+            flags.common.out = flags.common.out.map(|out| out.join(format!("{flag}-{value}")));
+            Ok(flags)
+        };
+        range.values().into_iter().map(of).collect()
+    }
+
+    /// The classifier on features, if one is asked for.
+    fn classifier(&self) -> Result<Option<Classifier>> {
+        let is_tau_norm = self.classifier == Some(ClassifierName::TauNorm);
+        if self.tau_norm.is_some() && !is_tau_norm {
+            bail!("--tau-norm: does nothing with this classifier; it needs --classifier tau-norm");
+        }
+        let classifier = self.classifier.map(|name| match name {
+            ClassifierName::Linear => Classifier::Linear,
+            ClassifierName::Cosine => Classifier::Cosine,
+            ClassifierName::Lws => Classifier::Lws,
+            ClassifierName::TauNorm => {
+                let TauNorm(tau_norm) = self.tau_norm.unwrap_or(TauNorm(Some(Classifier::TAU_NORM)));
+                Classifier::TauNorm { tau_norm }
+            }
+            ClassifierName::Ncm => Classifier::Ncm,
+            ClassifierName::NcmCosine => Classifier::NcmCosine,
+        });
+        let is_computed = classifier.is_some_and(|c| !c.is_trained());
+        let idle = [
+            ("epochs", self.epochs.is_some()),
+            ("lr", self.lr.is_some()),
+            ("batch-size", self.batch_size.is_some()),
+            ("schedule", self.schedule.is_some()),
+            ("milestones", self.milestones.is_some()),
+            ("method", self.method != "erm"),
+            ("mix", self.mix.is_some()),
+            ("loss", self.loss.is_some()),
+            ("rule", self.rule.is_some()),
+            ("seeds", self.seeds.is_some()),
+            ("seed", self.seed != 0),
+            ("momentum", self.momentum != 0.9),
+            ("nesterov", self.nesterov),
+            ("weight-decay", self.weight_decay.is_some()),
+            ("warmup", self.warmup != 0),
+        ];
+        if let Some((flag, _)) = idle.iter().find(|(_, given)| *given && is_computed) {
+            bail!("--{flag}: does nothing with this classifier, which is computed and not trained");
+        }
+        Ok(classifier)
     }
 
     fn method(&self) -> Result<Method> {
@@ -332,6 +433,7 @@ impl Flags {
                 LossName::BalancedSoftmax => Loss::BalancedSoftmax,
                 LossName::LogitAdjustment => Loss::LOGIT_ADJUSTMENT,
                 LossName::Ldam => Loss::LDAM,
+                LossName::Las => Loss::LAS,
             };
         }
         if let Some(name) = self.rule {
@@ -367,8 +469,14 @@ impl Flags {
         set("lambda-per", self.lambda_per.map(Into::into), lambda_per, "--mix mixup or another mix")?;
 
         let (mut gamma, mut la_tau, mut margin) = (None, None, None);
+        if let (Loss::Las { smooth_head, smooth_tail }, Some(Smoothing(asked))) = (&mut loss, self.smoothing)
+        {
+            [*smooth_head, *smooth_tail] = asked;
+        } else if self.smoothing.is_some() {
+            bail!("--smoothing: does nothing with this method; it needs --loss las");
+        }
         match &mut loss {
-            Loss::Ce | Loss::BalancedSoftmax => {}
+            Loss::Ce | Loss::BalancedSoftmax | Loss::Las { .. } => {}
             Loss::Focal { gamma: g } => gamma = Some(g),
             Loss::LogitAdjustment { la_tau: t } => la_tau = Some(t),
             Loss::Ldam { margin: m } => margin = Some(m),

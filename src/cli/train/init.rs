@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use crate::cli::{checkpoints, models};
 use crate::data::Normalise;
 use crate::data::files::Preprocess;
-use crate::manifest::{Input, Kind, key, source};
+use crate::manifest::{FILE, Input, Kind, Manifest, key, source, store};
 use crate::net::Arch;
 use crate::train::start::{Classes, Start};
 
 /// Weights to start from.
+#[derive(Clone)]
 pub struct Init {
     /// Where they are.
     pub start: Start,
@@ -27,6 +28,16 @@ impl Init {
     /// # Errors
     /// Files that are missing, damaged or something else.
     pub fn of(path: &Path, which: Option<&str>) -> Result<Init> {
+        let names = |m: &Manifest| Ok(models::class_names(m)?.map_or(Classes::Lost, Classes::Named));
+        Init::with(path, which, &names)
+    }
+
+    /// [`Init::of`], where `classes` tells those of a checkpoint.
+    fn with(
+        path: &Path,
+        which: Option<&str>,
+        classes: &dyn Fn(&Manifest) -> Result<Classes>,
+    ) -> Result<Init> {
         if checkpoints::is_bare(path) {
             if let Some(which) = which {
                 bail!("is a file of weights; --init-checkpoint {which} is for checkpoints, leave it away");
@@ -43,7 +54,7 @@ impl Init {
         let input = m.as_input("init", &[which])?;
         let file = m.checked(which)?.swap_remove(0);
         let which = (which != "last").then(|| which.to_owned());
-        let classes = models::class_names(&m)?.map_or(Classes::Lost, Classes::Named);
+        let classes = classes(&m)?;
         Ok(Init { start: Start { file, classes }, input, which })
     }
 
@@ -54,7 +65,7 @@ impl Init {
     pub fn check(&self, arch: Arch, dir: &Path) -> Result<()> {
         let file = self.start.file.display();
         match self.input.params.get("arch").and_then(|said| said.as_str()) {
-            Some(said) if said != arch.name() => {
+            Some(said) if said != arch.to_string() => {
                 bail!("--init: {file} is a {said}, not the {arch} of --arch")
             }
             _ => {}
@@ -98,4 +109,35 @@ impl Init {
     pub fn name(&self) -> String {
         key::short(&self.input.blake3).to_owned()
     }
+}
+
+/// The network that features are of, and its weights, which must still be those that made them. Features that
+/// were imported have none.
+///
+/// # Errors
+/// Features that are no data set, weights that are gone or others.
+pub fn network_of(features: &Manifest) -> Result<(Arch, Option<Init>)> {
+    let here = features.dir()?.join(FILE).display().to_string();
+    let text = |name: &str| features.params.get(name).and_then(|v| v.as_str());
+    if features.outputs_of("train").next().is_none() {
+        bail!("{here}: has no features of the training images; make them with embed --splits train,test");
+    }
+    let arch = text("arch").with_context(|| format!("{here}: params.arch is missing"))?;
+    let arch: Arch = arch.parse().map_err(|e| anyhow::anyhow!("{here}: params.arch: {e}"))?;
+    if let Arch::Features(_) = arch {
+        return Ok((arch, None));
+    }
+    let checkpoint = features.input("checkpoint").with_context(|| format!("{here}: names no checkpoint"))?;
+    let path = store::absolute(&features.dir()?.join(&checkpoint.path));
+    let which = text("which").filter(|which| *which != "file");
+    let hint = || format!("{here}: its network cannot be read; make the features again with embed --splits");
+    // Its classes are those of the features.
+    let init = Init::with(&path, which, &|_| Ok(Classes::Unsaid)).with_context(hint)?;
+    if init.input.blake3 != checkpoint.blake3 {
+        bail!(
+            "{}: is no longer the network that {here} was made by; make the features again with embed --splits",
+            path.display()
+        );
+    }
+    Ok((arch, Some(init)))
 }

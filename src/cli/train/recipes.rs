@@ -52,6 +52,19 @@ pub struct Preset {
     pub alpha: Option<f64>,
 }
 
+impl Preset {
+    /// That of a classifier on features: ten epochs along a cosine, or one where it is computed at once.
+    pub fn second_stage(is_trained: bool) -> Preset {
+        Preset {
+            epochs: if is_trained { 10 } else { 1 },
+            schedule: Schedule::Cosine,
+            milestones: Milestones { of: 10, at: &[] },
+            augment: Augment::None,
+            ..RecipeName::Report.preset()
+        }
+    }
+}
+
 impl RecipeName {
     /// What the recipe says.
     pub fn preset(self) -> Preset {

@@ -134,7 +134,7 @@ fn unfinished_directories_of_earlier_versions_are_known() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = serde_json::to_string(&plan("--method remix", dir.path()).manifest()).expect("JSON");
     fs::write(dir.path().join(store::PLAN), text).expect("written");
-    for name in [STATE, train::BEST, train::LOG] {
+    for name in [STATE, crate::train::BEST, crate::train::LOG] {
         fs::write(dir.path().join(name), "hours of work").expect("written");
     }
     claim("--method remix", dir.path(), false).expect("the same run goes on");

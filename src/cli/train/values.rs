@@ -49,6 +49,8 @@ pub enum LossName {
     LogitAdjustment,
     /// LDAM: a normalised classifier with larger margins for rarer classes
     Ldam,
+    /// Label-aware smoothing: labels of frequent classes are smoothed more (with --classifier)
+    Las,
 }
 
 /// Names of rules.
@@ -73,6 +75,38 @@ pub enum DrawName {
     Effective,
     /// By one over the number of images: balanced
     Inverse,
+}
+
+/// Names of classifiers on features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClassifierName {
+    /// Trained from random weights; with --rule rs --rs inverse it is cRT
+    Linear,
+    /// A multiple of the cosine of features and weights, trained from random weights
+    Cosine,
+    /// The checkpoint's own, with a trained scale of each class's logit
+    Lws,
+    /// The checkpoint's own weights over a power of their length, without the bias
+    TauNorm,
+    /// The class whose mean is nearest
+    Ncm,
+    /// The class whose mean has the largest cosine
+    NcmCosine,
+}
+
+/// The exponent of τ-norm; None for `auto`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TauNorm(pub Option<f64>);
+
+impl FromStr for TauNorm {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(TauNorm(None)),
+            s => s.parse().map(|tau| TauNorm(Some(tau))).map_err(|_| "expected a number or auto".into()),
+        }
+    }
 }
 
 /// How often a mixing coefficient is drawn.
@@ -128,6 +162,20 @@ impl FromStr for Jitter {
             Ok(&[brightness, contrast, saturation]) => Ok(Jitter(Some([brightness, contrast, saturation]))),
             _ => Err("expected one number or three, such as 0.4 or 0.4,0.4,0.2".into()),
         }
+    }
+}
+
+/// Smoothing of the labels of the largest and of the smallest class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Smoothing(pub [f64; 2]);
+
+impl FromStr for Smoothing {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let pair =
+            || Some([s.split_once(',')?.0.trim().parse().ok()?, s.split_once(',')?.1.trim().parse().ok()?]);
+        pair().map(Smoothing).ok_or_else(|| "expected two shares, such as 0.3,0".into())
     }
 }
 

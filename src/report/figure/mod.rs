@@ -14,6 +14,7 @@ mod per_class;
 pub mod png;
 mod reliability;
 pub mod svg;
+mod sweep;
 pub mod text;
 
 use serde_json::Value;
@@ -44,6 +45,8 @@ pub enum Kind {
     Curves,
     /// Accuracy by confidence, with the calibration error; from eval
     Reliability,
+    /// Accuracy by the value of a flag; from eval --sweep
+    Sweep,
 }
 
 impl Kind {
@@ -56,6 +59,7 @@ impl Kind {
             Kind::ClassCounts => "class-counts",
             Kind::Curves => "curves",
             Kind::Reliability => "reliability",
+            Kind::Sweep => "sweep",
         }
     }
 
@@ -65,7 +69,7 @@ impl Kind {
             Kind::Figure1 => manifest::Kind::Embedding,
             Kind::ClassCounts => manifest::Kind::Dataset,
             Kind::Curves => manifest::Kind::Checkpoint,
-            Kind::Confusion | Kind::PerClass | Kind::Reliability => manifest::Kind::Metrics,
+            Kind::Confusion | Kind::PerClass | Kind::Reliability | Kind::Sweep => manifest::Kind::Metrics,
         }
     }
 
@@ -104,6 +108,7 @@ impl Kind {
             Kind::ClassCounts => class_counts::draw(found, width),
             Kind::Curves => curves::draw(found, of, width),
             Kind::Reliability => reliability::draw(found, of, width),
+            Kind::Sweep => sweep::draw(found, of, width),
         }
     }
 }

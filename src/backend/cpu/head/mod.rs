@@ -123,11 +123,19 @@ fn images(range: &Range<usize>, len: usize) -> Range<usize> {
 }
 
 /// The gradient of a sample's loss by its logits `z`; returns the loss and its share of right predictions.
-fn d_logits(criterion: &Criterion, targets: Targets, n: usize, z: &[f32], dz: &mut [f32]) -> (f32, f32) {
+pub(super) fn d_logits(
+    criterion: &Criterion,
+    targets: Targets,
+    n: usize,
+    z: &[f32],
+    dz: &mut [f32],
+) -> (f32, f32) {
     let (la, lb) = (targets.label_a[n] as usize, targets.label_b[n] as usize);
     let (ca, cb) = (targets.coef_a[n], targets.coef_b[n]);
     let (top, has_margins) = (argmax(z), criterion.has_margins());
-    let (a, b) = (Label::new(criterion, z, la, ca), Label::new(criterion, z, lb, cb));
+    let a = Label::new(criterion, z, la, ca, None);
+    // Without margins both labels see the same softmax.
+    let b = Label::new(criterion, z, lb, cb, Some((a.max, a.log_rest)).filter(|_| !has_margins));
     for (k, dz) in dz.iter_mut().enumerate() {
         *dz = match has_margins {
             false => (a.weight + b.weight) * a.p(criterion, z, k),
@@ -138,6 +146,13 @@ fn d_logits(criterion: &Criterion, targets: Targets, n: usize, z: &[f32], dz: &m
         }
         if k == lb {
             *dz -= b.weight;
+        }
+    }
+    if !criterion.smoothing.is_empty() {
+        for (label, coef) in [(la, ca), (lb, cb)] {
+            let spread = coef * criterion.smoothing[label];
+            dz.iter_mut().for_each(|dz| *dz -= spread / z.len() as f32);
+            dz[label] += spread;
         }
     }
     let hit = if top == la { ca } else { 0.0 } + if top == lb { cb } else { 0.0 };
@@ -158,14 +173,21 @@ struct Label {
 }
 
 impl Label {
-    fn new(criterion: &Criterion, z: &[f32], label: usize, coef: f32) -> Self {
+    /// `known` are the largest logit and the log of the rest, where they are known.
+    fn new(criterion: &Criterion, z: &[f32], label: usize, coef: f32, known: Option<(f32, f32)>) -> Self {
         let u = |k| adjusted(criterion, z, k, label);
-        let max = (0..z.len()).map(u).fold(f32::NEG_INFINITY, f32::max);
-        let log_rest = (0..z.len()).map(|k| (u(k) - max).exp()).sum::<f32>().ln();
+        let (max, log_rest) = known.unwrap_or_else(|| {
+            let max = (0..z.len()).map(u).fold(f32::NEG_INFINITY, f32::max);
+            (max, (0..z.len()).map(|k| (u(k) - max).exp()).sum::<f32>().ln())
+        });
         // −log p of the label.
         let ce = log_rest + (max - u(label));
         let Criterion { gamma, .. } = *criterion;
         let (mut loss, mut weight) = (coef * ce, coef);
+        if let Some(share) = criterion.smoothing.get(label) {
+            let mean = log_rest + (max - (0..z.len()).map(u).sum::<f32>() / z.len() as f32);
+            loss = coef * ((1.0 - share) * ce + share * mean);
+        }
         if gamma > 0.0 {
             let (p, rest) = ((-ce).exp(), -(-ce).exp_m1());
             let factor = rest.powf(gamma);
@@ -293,7 +315,7 @@ impl<'a> Classifier<'a> {
 }
 
 /// `1/‖v‖`, with PyTorch's least norm of 1e-12.
-fn inverse_norm(v: &[f32]) -> f32 {
+pub(super) fn inverse_norm(v: &[f32]) -> f32 {
     1.0 / dot(v, v).sqrt().max(1e-12)
 }
 

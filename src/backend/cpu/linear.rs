@@ -1,0 +1,555 @@
+//! A classifier on rows of features, and a step of its training. The features themselves need no gradient.
+//!
+//! Weights are kept in panels of [`PANEL`] classes, (panel, feature, class), so that both products of a step
+//! read and write neighbouring values: of each panel the logits `X·W`, then the gradient `Xᵀ·dZ`, which moves
+//! the weights in place. Each sum is over features, or over samples, in their order: the result does not
+//! depend on the number of threads.
+
+use rayon::prelude::*;
+
+use super::head::{Loss, d_logits, inverse_norm};
+use super::sgd::Rates;
+use crate::methods::loss::{ClassifierKind, Criterion, SCALE, Targets};
+use crate::simd::{self, Isa, Task, Vector};
+
+/// Classes of a panel: two vectors of 16.
+const PANEL: usize = 32;
+
+/// Rows of a tile of accumulators, each of two vectors, where there are 32 registers, and where there are 16.
+const ROWS: [usize; 2] = [12, 6];
+
+/// Rows of a tile on this machine.
+fn tile_rows() -> usize {
+    if Isa::get().for_floats().is_wide() { ROWS[0] } else { ROWS[1] }
+}
+
+/// A classifier with what SGD keeps of it.
+pub struct Linear {
+    classes: usize,
+    /// Number of features.
+    len: usize,
+    kind: ClassifierKind,
+    weight: Vec<f32>,
+    velocity: Vec<f32>,
+    /// Of each class, and its velocity.
+    bias: [Vec<f32>; 2],
+    /// What each logit is multiplied with, and its velocity, where that is all that is trained.
+    scale: Option<[Vec<f32>; 2]>,
+    work: Work,
+}
+
+/// Buffers of a step, kept for the next one.
+#[derive(Default)]
+struct Work {
+    products: Vec<f32>,
+    gradients: Vec<f32>,
+    tiles: Vec<f32>,
+}
+
+impl Linear {
+    /// A classifier of `flat` = weight (classes, features), then bias (classes), and velocities likewise.
+    pub fn new(flat: &[f32], velocity: &[f32], len: usize, kind: ClassifierKind) -> Linear {
+        let classes = flat.len() / (len + 1);
+        let panels = |flat: &[f32]| to_panels(&flat[..classes * len], len);
+        let bias = |flat: &[f32]| flat[classes * len..].to_vec();
+        Linear {
+            classes,
+            len,
+            kind,
+            weight: panels(flat),
+            velocity: panels(velocity),
+            bias: [bias(flat), bias(velocity)],
+            scale: None,
+            work: Work::default(),
+        }
+    }
+
+    /// Trains a scale of each class's logit from now on, and nothing else.
+    #[must_use]
+    pub fn scaled(self) -> Linear {
+        let scale = [vec![1.0; self.classes], vec![0.0; self.classes]];
+        Linear { scale: Some(scale), ..self }
+    }
+
+    /// Weight and bias as [`Linear::new`] takes them, scales multiplied in.
+    pub fn flat(&self) -> Vec<f32> {
+        let mut flat = from_panels(&self.weight, self.classes, self.len);
+        flat.extend(&self.bias[0]);
+        if let Some([scale, _]) = &self.scale {
+            let (weight, bias) = flat.split_at_mut(self.classes * self.len);
+            for ((row, bias), scale) in weight.chunks_exact_mut(self.len).zip(bias).zip(scale) {
+                row.iter_mut().for_each(|w| *w *= scale);
+                *bias *= scale;
+            }
+        }
+        flat
+    }
+
+    /// The velocities, likewise.
+    pub fn flat_velocity(&self) -> Vec<f32> {
+        let mut flat = from_panels(&self.velocity, self.classes, self.len);
+        flat.extend(&self.bias[1]);
+        flat
+    }
+
+    /// Classes with those that fill the last panel.
+    fn padded(&self) -> usize {
+        self.classes.next_multiple_of(PANEL)
+    }
+
+    /// Products of rows of features (N, features) with the weights, (N, padded classes).
+    fn products(&self, x: &[f32], out: &mut [f32], tiles: &mut Vec<f32>) {
+        let (len, padded, n) = (self.len, self.padded(), x.len() / self.len);
+        tile(tiles, n, len, |row, f| x[row * len + f]);
+        let x = &**tiles;
+        assert!(out.len() >= n * padded, "room for all products");
+        let out = Shared(out.as_mut_ptr());
+        self.weight.par_chunks_exact(len * PANEL).enumerate().for_each(|(number, panel)| {
+            let out = out.of(number * PANEL);
+            simd::run(Isa::get(), Product { x, rows: tile_rows(), n, len, panel, out, stride: padded });
+        });
+    }
+
+    /// Of each class the inverse length of its weights, where the classifier is normalised.
+    fn inverse(&self) -> Vec<f32> {
+        if self.kind == ClassifierKind::Linear {
+            return vec![];
+        }
+        let of_panel = |panel: &[f32]| {
+            let mut squares = [0f32; PANEL];
+            for row in panel.as_chunks::<PANEL>().0 {
+                squares.iter_mut().zip(row).for_each(|(sum, w)| *sum += w * w);
+            }
+            squares.map(|sum| 1.0 / sum.sqrt().max(1e-12)).to_vec()
+        };
+        self.weight.par_chunks_exact(self.len * PANEL).flat_map(of_panel).collect()
+    }
+
+    /// From the products of a sample to its logits.
+    fn finish(&self, x: &[f32], products: &[f32], inverse: &[f32], z: &mut [f32]) {
+        match (self.kind, &self.scale) {
+            (ClassifierKind::Cosine, _) => {
+                let scale = SCALE * inverse_norm(x);
+                z.iter_mut().zip(products).zip(inverse).for_each(|((z, p), i)| *z = p * i * scale);
+            }
+            (ClassifierKind::Linear, None) => {
+                z.iter_mut().zip(products).zip(&self.bias[0]).for_each(|((z, p), b)| *z = p + b);
+            }
+            (ClassifierKind::Linear, Some([scale, _])) => {
+                let all = products.iter().zip(&self.bias[0]).zip(scale);
+                z.iter_mut().zip(all).for_each(|(z, ((p, b), s))| *z = s * (p + b));
+            }
+        }
+    }
+
+    /// Logits (N, classes) of rows of features (N, features).
+    pub fn logits(&self, x: &[f32]) -> Vec<f32> {
+        /// Rows at a time, whose products stay in a cache.
+        const SOME: usize = 256;
+        let (padded, inverse) = (self.padded(), self.inverse());
+        let mut out = vec![0.0; x.len() / self.len * self.classes];
+        let (mut products, mut tiles) = (vec![0.0; SOME * padded], vec![]);
+        for (x, z) in x.chunks(SOME * self.len).zip(out.chunks_mut(SOME * self.classes)) {
+            self.products(x, &mut products, &mut tiles);
+            let rows = x.par_chunks_exact(self.len).zip(products.par_chunks_exact(padded));
+            let rows = rows.zip(z.par_chunks_exact_mut(self.classes));
+            rows.for_each(|((x, products), z)| self.finish(x, products, &inverse, z));
+        }
+        out
+    }
+
+    /// A training step on rows of features: the loss of the batch before it.
+    pub fn step(&mut self, x: &[f32], targets: Targets, criterion: &Criterion, rates: Rates) -> Loss {
+        let (len, classes, padded) = (self.len, self.classes, self.padded());
+        let n = x.len() / len;
+        let Work { mut products, mut gradients, mut tiles } = std::mem::take(&mut self.work);
+        products.resize(n * padded, 0.0);
+        self.products(x, &mut products, &mut tiles);
+        let inverse = self.inverse();
+        // Classes that fill the last panel have no gradient, and have had none.
+        gradients.resize(n * padded, 0.0);
+        let row = |sample: usize, x: &[f32], p: &[f32], g: &mut [f32]| {
+            let mut z = vec![0.0; classes];
+            self.finish(x, p, &inverse, &mut z);
+            let (loss, right) = d_logits(criterion, targets, sample, &z, &mut g[..classes]);
+            if self.kind == ClassifierKind::Cosine {
+                // From gradients of logits to those of products.
+                let scale = SCALE * inverse_norm(x);
+                g.iter_mut().zip(&inverse).for_each(|(g, i)| *g *= scale * i);
+            }
+            [loss, right]
+        };
+        let rows = products.par_chunks_exact(padded).zip(gradients.par_chunks_exact_mut(padded));
+        let rows = x.par_chunks_exact(len).zip(rows).enumerate();
+        let each: Vec<[f32; 2]> = rows.map(|(sample, (x, (p, g)))| row(sample, x, p, g)).collect();
+        let sum = |at: usize| each.iter().map(|values| f64::from(values[at])).sum();
+        let result = Loss { loss: sum(0), right: sum(1) };
+        if let Some([scale, velocity]) = &mut self.scale {
+            for (k, (scale, velocity)) in scale.iter_mut().zip(velocity).enumerate() {
+                let of = |sample: usize| {
+                    gradients[sample * padded + k] * (products[sample * padded + k] + self.bias[0][k])
+                };
+                let d = (0..n).map(of).sum();
+                move_one(scale, velocity, d, rates);
+            }
+            self.work = Work { products, gradients, tiles };
+            return result;
+        }
+        // A cosine ignores the length of the weights: no step along them.
+        let back = |k: usize| match inverse.get(k) {
+            Some(inverse) => {
+                let along = (0..n).map(|s| gradients[s * padded + k] * products[s * padded + k]).sum::<f32>();
+                along * inverse * inverse
+            }
+            None => 0.0,
+        };
+        tile(&mut tiles, len, n, |f, sample| x[sample * len + f]);
+        let x = &*tiles;
+        let panels = self.weight.par_chunks_exact_mut(len * PANEL);
+        let panels = panels.zip(self.velocity.par_chunks_exact_mut(len * PANEL)).enumerate();
+        panels.for_each(|(p, (weight, velocity))| {
+            let first = p * PANEL;
+            let back = std::array::from_fn(|k| back(first + k));
+            let mut own = Vec::with_capacity(n * PANEL);
+            let rows = gradients.chunks_exact(padded);
+            rows.for_each(|row| own.extend_from_slice(&row[first..first + PANEL]));
+            let gradients = &*own;
+            simd::run(Isa::get(), Update { x, rows: tile_rows(), gradients, weight, velocity, back, rates });
+        });
+        if self.kind == ClassifierKind::Linear {
+            let [bias, velocity] = &mut self.bias;
+            for (k, (bias, velocity)) in bias.iter_mut().zip(velocity).enumerate() {
+                move_one(bias, velocity, (0..n).map(|s| gradients[s * padded + k]).sum(), rates);
+            }
+        }
+        self.work = Work { products, gradients, tiles };
+        result
+    }
+}
+
+/// SGD of one value, as [`super::sgd::step`].
+#[inline(always)]
+fn move_one(value: &mut f32, velocity: &mut f32, gradient: f32, rates: Rates) {
+    let d = gradient + rates.weight_decay * *value;
+    *velocity = rates.momentum * *velocity + d;
+    *value -= rates.lr * if rates.nesterov { d + rates.momentum * *velocity } else { *velocity };
+}
+
+/// A matrix whose columns are written by several threads.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: threads write panels of their own.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn of(self, column: usize) -> Shared {
+        Shared(self.0.wrapping_add(column))
+    }
+}
+
+/// (classes, features) → (panel, feature, class), zero for classes that there are not.
+fn to_panels(weight: &[f32], len: usize) -> Vec<f32> {
+    let classes = weight.len() / len;
+    let mut out = vec![0.0; classes.next_multiple_of(PANEL) * len];
+    for (k, row) in weight.chunks_exact(len).enumerate() {
+        let panel = &mut out[k / PANEL * PANEL * len..];
+        row.iter().enumerate().for_each(|(f, w)| panel[f * PANEL + k % PANEL] = *w);
+    }
+    out
+}
+
+fn from_panels(panels: &[f32], classes: usize, len: usize) -> Vec<f32> {
+    let value = |k: usize, f: usize| panels[k / PANEL * PANEL * len + f * PANEL + k % PANEL];
+    (0..classes).flat_map(|k| (0..len).map(move |f| value(k, f))).collect()
+}
+
+/// Writes values in tiles of [`tile_rows`] rows, column by column, zero for rows that there are not: so those
+/// of a tile are read in their order.
+fn tile(out: &mut Vec<f32>, rows_of: usize, columns: usize, value: impl Fn(usize, usize) -> f32 + Sync) {
+    let rows = tile_rows();
+    out.resize(rows_of.next_multiple_of(rows) * columns, 0.0);
+    out.par_chunks_exact_mut(rows * columns).enumerate().for_each(|(tile, out)| {
+        let (first, there) = (tile * rows, rows.min(rows_of - tile * rows));
+        for (column, out) in out.chunks_exact_mut(rows).enumerate() {
+            let (some, none) = out.split_at_mut(there);
+            some.iter_mut().enumerate().for_each(|(row, out)| *out = value(first + row, column));
+            none.fill(0.0);
+        }
+    });
+}
+
+/// Products of rows with a panel of weights.
+struct Product<'a> {
+    /// In tiles of rows, of so many.
+    x: &'a [f32],
+    rows: usize,
+    /// Number of rows.
+    n: usize,
+    len: usize,
+    panel: &'a [f32],
+    /// The panel's first class of the first row.
+    out: Shared,
+    /// From row to row.
+    stride: usize,
+}
+
+impl Task for Product<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: the set is the machine's.
+        unsafe {
+            if self.rows == ROWS[0] { self.tiles::<V, { ROWS[0] }>() } else { self.tiles::<V, { ROWS[1] }>() }
+        }
+    }
+}
+
+impl Product<'_> {
+    /// # Safety
+    /// The set is the machine's.
+    #[inline(always)]
+    unsafe fn tiles<V: Vector, const R: usize>(self) {
+        for (tile, x) in self.x.chunks_exact(R * self.len).enumerate() {
+            let first = tile * R;
+            for column in (0..PANEL).step_by(2 * V::LANES) {
+                // SAFETY: rows and columns are inside, and the output has room for them.
+                unsafe {
+                    let sums = tile_sums::<V, R>(x, self.panel, column);
+                    for (r, sums) in sums.into_iter().take(self.n - first).enumerate() {
+                        let out = self.out.0.add((first + r) * self.stride + column);
+                        sums[0].store(out);
+                        sums[1].store(out.add(V::LANES));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums over the columns of a tile: its values times two vectors of a row of [`PANEL`] values for each
+/// column.
+///
+/// # Safety
+/// The set is the machine's, and `right` has a row for each column.
+#[inline(always)]
+unsafe fn tile_sums<V: Vector, const R: usize>(tile: &[f32], right: &[f32], column: usize) -> [[V; 2]; R] {
+    // SAFETY: both have as many columns.
+    unsafe {
+        let mut sums = [[V::splat(0.0); 2]; R];
+        let right = right.as_ptr().add(column);
+        for (n, values) in tile.as_chunks::<R>().0.iter().enumerate() {
+            let row = [right.add(n * PANEL), right.add(n * PANEL + V::LANES)].map(|p| V::load(p));
+            for (sums, value) in sums.iter_mut().zip(values) {
+                let value = V::splat(*value);
+                *sums = [sums[0].fma(value, row[0]), sums[1].fma(value, row[1])];
+            }
+        }
+        sums
+    }
+}
+
+/// The gradient of a panel of weights, and their step.
+struct Update<'a> {
+    /// In tiles of features, of so many.
+    x: &'a [f32],
+    rows: usize,
+    /// Of the products, (samples, panel).
+    gradients: &'a [f32],
+    weight: &'a mut [f32],
+    velocity: &'a mut [f32],
+    /// How much of the weights themselves is taken from their gradient.
+    back: [f32; PANEL],
+    rates: Rates,
+}
+
+impl Task for Update<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: the set is the machine's.
+        unsafe {
+            if self.rows == ROWS[0] { self.tiles::<V, { ROWS[0] }>() } else { self.tiles::<V, { ROWS[1] }>() }
+        }
+    }
+}
+
+impl Update<'_> {
+    /// # Safety
+    /// The set is the machine's.
+    #[inline(always)]
+    unsafe fn tiles<V: Vector, const R: usize>(self) {
+        let samples = self.gradients.len() / PANEL;
+        let rows = self.weight.chunks_mut(R * PANEL).zip(self.velocity.chunks_mut(R * PANEL));
+        for (x, (weight, velocity)) in self.x.chunks_exact(R * samples).zip(rows) {
+            let mut gradient = [[0f32; PANEL]; R];
+            for column in (0..PANEL).step_by(2 * V::LANES) {
+                // SAFETY: there is a row of gradients for each sample.
+                unsafe {
+                    let sums = tile_sums::<V, R>(x, self.gradients, column);
+                    for (sums, out) in sums.into_iter().zip(&mut gradient) {
+                        sums[0].store(out.as_mut_ptr().add(column));
+                        sums[1].store(out.as_mut_ptr().add(column + V::LANES));
+                    }
+                }
+            }
+            let rows = weight.as_chunks_mut::<PANEL>().0.iter_mut().zip(velocity.as_chunks_mut::<PANEL>().0);
+            for ((weight, velocity), gradient) in rows.zip(&gradient) {
+                for k in 0..PANEL {
+                    let d = gradient[k] - self.back[k] * weight[k];
+                    move_one(&mut weight[k], &mut velocity[k], d, self.rates);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::methods::adjust::{adjusted, offsets};
+    use crate::methods::classifier::{means, nearest, tau_normed};
+    use crate::methods::loss::Loss as Function;
+    use crate::simd::{for_each_isa, forced};
+
+    const FEATURES: usize = 13;
+
+    fn floats(v: &Value) -> Vec<f32> {
+        match v {
+            Value::Array(all) => all.iter().flat_map(floats).collect(),
+            v => vec![v.as_f64().expect("a number") as f32],
+        }
+    }
+
+    fn truth() -> Value {
+        serde_json::from_str(include_str!("../../../tests/fixtures/classifiers.json")).expect("JSON")
+    }
+
+    fn near(what: &str, found: &[f32], truth: &[f32], most: f32) {
+        assert_eq!(found.len(), truth.len(), "{what}");
+        let off = found.iter().zip(truth).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max);
+        assert!(off <= most, "{what}: {off}");
+    }
+
+    /// A batch of the fixture: features, labels and coefficients.
+    fn batch(v: &Value) -> (Vec<f32>, [Vec<u32>; 2], [Vec<f32>; 2]) {
+        let labels = |name: &str| floats(&v[name]).into_iter().map(|l| l as u32).collect();
+        (floats(&v["x"]), ["a", "b"].map(labels), ["coef_a", "coef_b"].map(|name| floats(&v[name])))
+    }
+
+    /// The three steps of the fixture: the classifier after them, and their losses.
+    fn steps(truth: &Value, name: &str) -> (Linear, Vec<f64>) {
+        let kind = if name == "cosine" { ClassifierKind::Cosine } else { ClassifierKind::Linear };
+        let flat = [floats(&truth["weight"]), floats(&truth["bias"])].concat();
+        let linear = Linear::new(&flat, &vec![0.0; flat.len()], FEATURES, kind);
+        let mut linear = if name == "lws" { linear.scaled() } else { linear };
+        let number = |name: &str| truth[name].as_f64().expect("a number") as f32;
+        let rates = Rates {
+            lr: number("lr"),
+            momentum: number("momentum"),
+            weight_decay: number("weight_decay"),
+            nesterov: false,
+        };
+        let counts: Vec<usize> = floats(&truth["class_counts"]).into_iter().map(|n| n as usize).collect();
+        let loss =
+            if name == "las" { Function::Las { smooth_head: 0.4, smooth_tail: 0.1 } } else { Function::Ce };
+        let criterion = Criterion { classifier: kind, ..loss.criterion(&counts) };
+        let step = |v: &Value| {
+            let (x, [label_a, label_b], [coef_a, coef_b]) = batch(v);
+            let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
+            linear.step(&x, targets, &criterion, rates).loss
+        };
+        let losses = truth["batches"].as_array().expect("batches").iter().map(step).collect();
+        (linear, losses)
+    }
+
+    /// PyTorch's SGD in f64: `scripts/pytorch/fixture_classifiers.py`.
+    #[test]
+    fn steps_are_pytorchs() {
+        let truth = truth();
+        for_each_isa(|isa| {
+            for name in ["linear", "cosine", "lws", "las"] {
+                let (linear, losses) = steps(&truth, name);
+                let what = format!("{name} by {}", isa.name());
+                let losses: Vec<f32> = losses.into_iter().map(|l| l as f32).collect();
+                near(&what, &losses, &floats(&truth[name]["losses"]), 1e-5);
+                let mut expected = floats(&truth[name]["weight"]);
+                let own = linear.flat();
+                // A cosine one has no bias.
+                if name == "cosine" {
+                    near(&what, &own[..expected.len()], &expected, 1e-5);
+                    continue;
+                }
+                expected.extend(floats(&truth[name]["bias"]));
+                near(&what, &own, &expected, 1e-5);
+            }
+        });
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bits() {
+        let truth = truth();
+        for name in ["linear", "cosine", "lws"] {
+            let [one, four] = [1, 4].map(|threads| {
+                forced(Isa::get(), threads, || {
+                    let (linear, losses) = steps(&truth, name);
+                    (linear.flat(), linear.flat_velocity(), losses)
+                })
+            });
+            assert!(one == four, "{name}");
+        }
+    }
+
+    /// Whole tiles, a part of one, several panels, and more rows than are computed at a time.
+    #[test]
+    fn all_rows_have_their_products() {
+        for_each_isa(|isa| {
+            for (n, classes, len) in [(1, 1, 1), (25, 37, 13), (600, 70, 29), (12, 32, 6)] {
+                let value = |at: usize, by: usize| ((at * by) % 23) as f32 * 0.125 - 1.0;
+                let flat: Vec<f32> = (0..classes * (len + 1)).map(|at| value(at, 7)).collect();
+                let x: Vec<f32> = (0..n * len).map(|at| value(at, 11)).collect();
+                let linear = Linear::new(&flat, &vec![0.0; flat.len()], len, ClassifierKind::Linear);
+                assert!(linear.flat() == flat);
+                let logits = linear.logits(&x);
+                for (row, x) in x.chunks_exact(len).enumerate() {
+                    for k in 0..classes {
+                        let product: f32 = flat[k * len..][..len].iter().zip(x).map(|(w, x)| w * x).sum();
+                        let off = (logits[row * classes + k] - product - flat[classes * len + k]).abs();
+                        assert!(off < 1e-4, "{} {n}×{len}, {classes} classes: {off}", isa.name());
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_computed_is_as_the_papers_have_it() {
+        let truth = truth();
+        let weight = floats(&truth["weight"]);
+        for tau in ["0.0", "0.7", "1.0"] {
+            let found = tau_normed(&weight, FEATURES, tau.parse().expect("a number"));
+            near(tau, &found, &floats(&truth["tau_norm"][tau]), 1e-6);
+        }
+        let x: Vec<f32> =
+            truth["batches"].as_array().expect("batches").iter().flat_map(|b| floats(&b["x"])).collect();
+        let rows = x.chunks_exact(FEATURES).zip((0..5).cycle());
+        let means = means(rows, 5, FEATURES);
+        let logits = |weight: Vec<f32>, bias: Vec<f32>, kind| {
+            let flat = [weight, bias].concat();
+            Linear::new(&flat, &vec![0.0; flat.len()], FEATURES, kind).logits(&x)
+        };
+        let (weight, bias) = nearest(&means, FEATURES);
+        let ncm = logits(weight, bias, ClassifierKind::Linear);
+        near("the nearest mean", &ncm, &floats(&truth["ncm"]), 1e-5);
+        let weight = means.iter().map(|m| *m as f32).collect();
+        let cosine = logits(weight, vec![0.0; 5], ClassifierKind::Cosine);
+        near("the mean of the largest cosine", &cosine, &floats(&truth["ncm_cosine"]), 1e-5);
+        let counts: Vec<usize> = floats(&truth["counts"]).into_iter().map(|n| n as usize).collect();
+        for tau in ["0.5", "1.0"] {
+            let found = adjusted(&ncm, &offsets(tau.parse().expect("a number"), &counts, None));
+            near("logit adjustment", &found, &floats(&truth["adjusted"][tau]), 1e-5);
+        }
+    }
+}

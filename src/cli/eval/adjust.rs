@@ -1,0 +1,271 @@
+//! `eval --adjust`: corrects the logits by the classes' shares before they are judged, by one value of τ or
+//! by many.
+
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::checkpoints::{self, Subject};
+use crate::cli::sweep::{Range, Sweep};
+use crate::manifest::{Input, Object, key};
+use crate::methods::adjust::{adjusted, offsets};
+use crate::metrics::{self, Metrics};
+
+/// Flags of the correction.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    /// Subtract TAU·ln(n_k/N) from the logit of each class k, n_k of the N training images being its own:
+    /// post-hoc logit adjustment
+    ///
+    /// 1 is for a test set in which every class is equally likely. auto takes the best of 0, 0.05, …, 3 on
+    /// the validation split.
+    #[arg(long, value_name = "TAU|auto", allow_hyphen_values = true)]
+    pub adjust: Option<Tau>,
+
+    /// Shares of the classes among the test images that the adjustment is for: uniform, train (those of the
+    /// training images), or a file with a number for each class [default: uniform]
+    #[arg(long, value_name = "PRIOR|FILE")]
+    pub test_prior: Option<String>,
+
+    /// Judge by each value of a flag, as adjust=0:2:0.1: metrics.sweep has the accuracies, and report figure
+    /// --kind sweep draws them. Where there is a validation split, the best value on it is said
+    #[arg(long, value_name = "FLAG=FIRST:LAST:STEP")]
+    pub sweep: Option<Sweep>,
+}
+
+/// How strongly logits are adjusted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tau {
+    /// As is best on the validation split.
+    Auto,
+    /// By this factor.
+    Fixed(f64),
+}
+
+impl FromStr for Tau {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Tau, String> {
+        if text == "auto" {
+            return Ok(Tau::Auto);
+        }
+        let value = text.parse().ok().filter(|v: &f64| v.is_finite() && v.abs() <= 100.0);
+        value.map(Tau::Fixed).ok_or_else(|| "expected a number, such as 1, or auto".into())
+    }
+}
+
+/// What `auto` chooses from.
+const AUTO: Range = Range { first: 0.0, last: 3.0, step: 0.05 };
+
+/// What is asked for, checked.
+pub struct Adjust {
+    tau: Option<Tau>,
+    sweep: Option<Range>,
+    /// The classes' shares of the test images; none where they are equally likely.
+    prior: Option<Vec<f64>>,
+    /// The name of the prior in params.
+    prior_name: Option<String>,
+    /// Files that decide: the validation images, and the prior.
+    inputs: Vec<Input>,
+}
+
+impl Adjust {
+    /// What the flags ask for; nothing where they ask for nothing.
+    ///
+    /// # Errors
+    /// A prior that is none, a choice without a validation split, a class without training images.
+    pub fn of(flags: &Flags, subject: &Subject, split: &str) -> Result<Option<Adjust>> {
+        let Flags { adjust, test_prior, sweep } = flags;
+        if adjust.is_none() && test_prior.is_none() && sweep.is_none() {
+            return Ok(None);
+        }
+        if let Some(Sweep { flag, .. }) = sweep.as_ref().filter(|s| s.flag != "adjust") {
+            bail!("--sweep {flag}: evaluations are swept by adjust alone, as --sweep adjust=0:2:0.1");
+        }
+        if !subject.has_own_counts {
+            bail!(
+                "--adjust: corrects by the class counts that {} was trained on, and --data is another data set",
+                subject.name
+            );
+        }
+        let counts = &subject.info.cls_num_list;
+        if let Some(class) = counts.iter().position(|&n| n == 0) {
+            bail!("--adjust: class {:?} has no training images", subject.info.class_names[class]);
+        }
+        let tau = adjust.or((test_prior.is_some() && sweep.is_none()).then_some(Tau::Fixed(1.0)));
+        let mut inputs = vec![];
+        let has_val = subject.images("val") > 0;
+        match tau {
+            Some(Tau::Auto) if !has_val => bail!(
+                "--adjust auto: chooses on the validation split, and the data set has none; give a value, or make one with {}",
+                if subject.is_features() {
+                    "embed --splits train,val,test"
+                } else {
+                    "mk-imbalance --val-fraction"
+                }
+            ),
+            Some(Tau::Auto) if split == "val" => {
+                bail!("--adjust auto: chooses on the validation split, and is not judged by it; give a value")
+            }
+            Some(Tau::Auto) => inputs.push(subject.splits("selection", &["val"])?),
+            _ if sweep.is_some() && has_val => inputs.push(subject.splits("selection", &["val"])?),
+            _ => {}
+        }
+        let all = counts.iter().sum::<usize>() as f64;
+        let (prior, prior_name) = match test_prior.as_deref() {
+            None | Some("uniform") => (None, None),
+            Some("train") => (Some(counts.iter().map(|&n| n as f64 / all).collect()), Some("train".into())),
+            Some(file) => {
+                let path = Path::new(file);
+                let prior = prior(path, counts.len()).with_context(|| format!("--test-prior {file}"))?;
+                let input = checkpoints::input_of("test-prior", path)?;
+                let name = format!("file {}", key::short(&input.blake3));
+                inputs.push(input);
+                (Some(prior), Some(name))
+            }
+        };
+        Ok(Some(Adjust { tau, sweep: sweep.as_ref().map(|s| s.range), prior, prior_name, inputs }))
+    }
+
+    /// Adds what can change the result.
+    pub fn add(&self, params: &mut Object, inputs: &mut Vec<Input>) {
+        match self.tau {
+            None => {}
+            Some(Tau::Auto) => {
+                params.insert("adjust".into(), "auto".into());
+            }
+            Some(Tau::Fixed(tau)) => {
+                params.insert("adjust".into(), json!(tau));
+            }
+        }
+        if let Some(name) = &self.prior_name {
+            params.insert("test_prior".into(), name.as_str().into());
+        }
+        if let Some(Range { first, last, step }) = self.sweep {
+            params.insert("sweep".into(), json!({"adjust": [first, last, step]}));
+        }
+        inputs.extend(self.inputs.iter().cloned());
+    }
+
+    /// What directories are called after it.
+    pub fn name(&self) -> String {
+        match (self.tau, self.sweep) {
+            (Some(Tau::Auto), _) => "-adjust-auto".into(),
+            (Some(Tau::Fixed(tau)), _) => format!("-adjust-{tau}"),
+            (None, Some(_)) => "-sweep".into(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Whether the validation images are needed.
+    pub fn needs_val(&self) -> bool {
+        self.inputs.iter().any(|input| input.role == "selection")
+    }
+
+    /// Corrects logits, and adds to the numbers what was corrected and how. `val` are the logits and labels
+    /// of the validation split, where they are needed.
+    ///
+    /// # Errors
+    /// Those of the judging.
+    pub fn apply(
+        &self,
+        logits: Vec<f32>,
+        labels: &[u32],
+        counts: &[usize],
+        val: Option<(&[f32], &[u32])>,
+        numbers: &mut Object,
+    ) -> Result<Vec<f32>> {
+        let of = |logits: &[f32], tau: f64| adjusted(logits, &offsets(tau, counts, self.prior.as_deref()));
+        // Expected accuracy, if the classes are as frequent as is said.
+        let score = |tau: f64| -> Result<Option<f64>> {
+            let Some((logits, labels)) = val else { return Ok(None) };
+            let m = metrics::evaluate(&of(logits, tau), labels, counts)?;
+            let share = |k: usize| self.prior.as_ref().map_or(1.0, |prior| prior[k]);
+            let found: Vec<(f64, f64)> =
+                m.per_class.iter().enumerate().filter_map(|(k, r)| Some((share(k), (*r)?))).collect();
+            let total: f64 = found.iter().map(|(share, _)| share).sum();
+            Ok(Some(found.iter().map(|(share, recall)| share * recall).sum::<f64>() / total))
+        };
+        let best = |values: &[f64]| -> Result<Option<f64>> {
+            let mut best: Option<(f64, f64)> = None;
+            for &tau in values {
+                if let Some(score) = score(tau)?
+                    && best.is_none_or(|(most, _)| score > most)
+                {
+                    best = Some((score, tau));
+                }
+            }
+            Ok(best.map(|(_, tau)| tau))
+        };
+        if let Some(range) = self.sweep {
+            let values = range.values();
+            let row = |&tau: &f64| -> Result<Value> {
+                let mut row = numbers_of(&metrics::evaluate(&of(&logits, tau), labels, counts)?);
+                row.insert("value".into(), json!(tau));
+                if let Some(score) = score(tau)? {
+                    row.insert("val_score".into(), json!(score));
+                }
+                Ok(Value::Object(row))
+            };
+            let rows = values.iter().map(row).collect::<Result<Vec<_>>>()?;
+            let mut sweep = Object::new();
+            sweep.insert("flag".into(), "adjust".into());
+            sweep.insert("rows".into(), rows.into());
+            if let Some(tau) = best(&values)? {
+                sweep.insert("best_on_val".into(), json!(tau));
+            }
+            numbers.insert("sweep".into(), Value::Object(sweep));
+        }
+        let tau = match self.tau {
+            None => return Ok(logits),
+            Some(Tau::Fixed(tau)) => tau,
+            Some(Tau::Auto) => best(&AUTO.values())?.context("there is a validation split")?,
+        };
+        numbers.insert("adjust".into(), json!(tau));
+        let before = metrics::evaluate(&logits, labels, counts)?;
+        numbers.insert("unadjusted".into(), Value::Object(numbers_of(&before)));
+        Ok(of(&logits, tau))
+    }
+}
+
+/// The numbers that corrections change most, as `metrics` calls them.
+fn numbers_of(m: &Metrics) -> Object {
+    let Value::Object(all) = json!({
+        "top1": m.top1, "many": m.many, "medium": m.medium, "few": m.few, "worst_class": m.worst_class,
+        "harmonic_mean": m.harmonic_mean, "nll": m.nll, "ece": m.ece,
+    }) else {
+        unreachable!("an object literal is an object")
+    };
+    all
+}
+
+/// The shares of the classes in a file: a number a line, in any unit.
+fn prior(path: &Path, classes: usize) -> Result<Vec<f64>> {
+    let text = fs::read_to_string(path).context("is neither uniform or train nor a file that can be read")?;
+    let number = |(n, line): (usize, &str)| -> Result<f64> {
+        let value = line.trim().parse().ok().filter(|v: &f64| v.is_finite() && *v > 0.0);
+        value.with_context(|| format!("line {} is not a positive number", n + 1))
+    };
+    let all = text.trim_end().lines().enumerate().map(number).collect::<Result<Vec<f64>>>()?;
+    ensure!(all.len() == classes, "holds {} numbers, and there are {classes} classes", all.len());
+    let total: f64 = all.iter().sum();
+    Ok(all.into_iter().map(|v| v / total).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tau_is_a_number_or_auto() {
+        assert_eq!("auto".parse(), Ok(Tau::Auto));
+        assert_eq!("-0.5".parse(), Ok(Tau::Fixed(-0.5)));
+        for bad in ["", "x", "nan", "inf", "1e3"] {
+            assert!(bad.parse::<Tau>().is_err(), "{bad}");
+        }
+    }
+}

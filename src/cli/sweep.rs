@@ -1,0 +1,75 @@
+//! `--sweep FLAG=FIRST:LAST:STEP`: the values of a flag.
+
+use std::str::FromStr;
+
+/// The most values of a sweep.
+const MOST: f64 = 1000.0;
+
+/// A flag and its values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sweep {
+    /// The flag's name, without dashes.
+    pub flag: String,
+    /// The first value, the last one and the distance between two.
+    pub range: Range,
+}
+
+/// Values at equal distances.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Range {
+    /// The first value.
+    pub first: f64,
+    /// No value is larger.
+    pub last: f64,
+    /// From one to the next.
+    pub step: f64,
+}
+
+impl Range {
+    /// All values, in their order, rounded to what the distance between two needs.
+    pub fn values(self) -> Vec<f64> {
+        let count = ((self.last - self.first) / self.step + 1e-9).floor() as usize + 1;
+        let decimals = (6.0 - self.step.log10()).ceil().clamp(0.0, 300.0) as usize;
+        let value = |n: usize| {
+            let value = self.first + n as f64 * self.step;
+            format!("{value:.decimals$}").parse().unwrap_or(value)
+        };
+        (0..count).map(value).collect()
+    }
+}
+
+impl FromStr for Sweep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Sweep, String> {
+        let wrong = || "expected FLAG=FIRST:LAST:STEP, such as lr=0.05:0.2:0.05".to_owned();
+        let (flag, values) = text.split_once('=').ok_or_else(wrong)?;
+        let values: Vec<f64> =
+            values.split(':').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
+        let &[first, last, step] = &values[..] else { return Err(wrong()) };
+        let sound = [first, last].iter().all(|v| v.abs() <= 1e9) && first <= last && step > 0.0;
+        if flag.is_empty() || !sound || (last - first) / step >= MOST {
+            return Err(format!("{}, of at most {MOST} values", wrong()));
+        }
+        Ok(Sweep { flag: flag.trim_start_matches('-').to_owned(), range: Range { first, last, step } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_have_both_ends() {
+        let values = |text: &str| text.parse::<Sweep>().map(|s| s.range.values());
+        assert_eq!(values("adjust=0:0.3:0.1"), Ok(vec![0.0, 0.1, 0.2, 0.3]));
+        assert_eq!(values("--lr=1:1:0.5"), Ok(vec![1.0]));
+        assert_eq!(values("x=-1:1.2:1"), Ok(vec![-1.0, 0.0, 1.0]));
+        assert_eq!(values("x=1e-7:3e-7:1e-7"), Ok(vec![1e-7, 2e-7, 3e-7]));
+        assert_eq!(values("x=0.05:0.2:0.05"), Ok(vec![0.05, 0.1, 0.15, 0.2]));
+        let bad = ["", "adjust", "adjust=0:1", "adjust=1:0:0.1", "adjust=0:1:0", "adjust=0:1:1e-9", "=0:1:1"];
+        for text in bad.into_iter().chain(["adjust=0:1:-1", "adjust=0:nan:1", "adjust=0:1:nan"]) {
+            assert!(text.parse::<Sweep>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Features: what a network computes of each image, as `embed --splits` writes it. A data set for
+//! classifiers.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensors};
+
+use super::{Error, Info};
+use crate::manifest::Manifest;
+
+/// The memory-mapped features of a split.
+#[derive(Debug)]
+pub struct Features {
+    map: Mmap,
+    /// Where they start in the map.
+    at: usize,
+    /// How many an image has.
+    width: usize,
+    labels: Vec<u32>,
+    source_index: Vec<u32>,
+}
+
+impl Features {
+    /// Maps the features of a split, after checking that the file is the published one.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged, or holds something else than features with labels of the classes.
+    pub fn open(m: &Manifest, split: &str) -> Result<Features, Error> {
+        let info = Info::of(m)?;
+        let path: PathBuf = m.checked(split)?.swap_remove(0);
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        // SAFETY: the map is only read, and files of results are replaced by rename, never written in place.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
+        Features::of(map, &info).map_err(|why| Error::Features { path, why })
+    }
+
+    fn of(map: Mmap, info: &Info) -> Result<Features, String> {
+        let tensors = SafeTensors::deserialize(&map).map_err(|e| format!("not an intact file: {e}"))?;
+        let tensor = |name: &str, dtype: Dtype, rank: usize| {
+            let t = tensors.tensor(name).map_err(|_| format!("has no tensor `{name}`"))?;
+            if t.dtype() != dtype || t.shape().len() != rank {
+                return Err(format!(
+                    "`{name}` is {:?} {:?}, not {dtype:?} of rank {rank}",
+                    t.dtype(),
+                    t.shape()
+                ));
+            }
+            Ok(t)
+        };
+        let features = tensor("features", Dtype::F32, 2)?;
+        let (labels, index) = (tensor("labels", Dtype::I64, 1)?, tensor("source_index", Dtype::U32, 1)?);
+        let &[n, width] = features.shape() else { unreachable!("the rank was checked") };
+        if n == 0 || width == 0 || labels.shape() != [n] || index.shape() != [n] {
+            return Err(format!("features {n}×{width}, labels {:?}", labels.shape()));
+        }
+        let number = |(row, word): (usize, &[u8; 8])| {
+            let label = i64::from_le_bytes(*word);
+            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < info.classes);
+            known.ok_or_else(|| format!("row {row} has label {label} of {} classes", info.classes))
+        };
+        let labels: Vec<u32> =
+            labels.data().as_chunks().0.iter().enumerate().map(number).collect::<Result<_, _>>()?;
+        let source_index = index.data().as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect();
+        let at = features.data().as_ptr() as usize - map.as_ptr() as usize;
+        if !at.is_multiple_of(size_of::<f32>()) {
+            return Err("its features do not begin at a multiple of four bytes".into());
+        }
+        Ok(Features { map, at, width, labels, source_index })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Features of an image.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All features, (N, width).
+    pub fn all(&self) -> &[f32] {
+        let bytes = &self.map[self.at..self.at + self.len() * self.width * size_of::<f32>()];
+        // SAFETY: any bits are a float; they begin at a multiple of four bytes of a page.
+        let (before, all, after) = unsafe { bytes.align_to::<f32>() };
+        assert!(before.is_empty() && after.is_empty(), "the alignment was checked");
+        all
+    }
+
+    /// Features of image `i`.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.all()[i * self.width..(i + 1) * self.width]
+    }
+
+    /// Labels of all images.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// What tells each image from the others of its source.
+    pub fn source_index(&self) -> &[u32] {
+        &self.source_index
+    }
+}
+
+/// The file of a split's features.
+pub fn file(split: &str) -> String {
+    format!("{split}-features.safetensors")
+}

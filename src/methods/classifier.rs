@@ -1,0 +1,113 @@
+//! Classifiers on features, the second stage of two-stage methods: the network stays as it is.
+//!
+//! Kang et al. (arXiv 1910.09217) retrain the classifier with balanced classes (cRT: `linear` with
+//! re-sampling), learn a scale for each class (LWS), divide weights by a power of their length (τ-norm), or
+//! take the nearest mean (NCM).
+
+use serde::{Deserialize, Serialize};
+
+use super::loss::{ClassifierKind, Loss};
+
+/// A classifier, and how it comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case")]
+pub enum Classifier {
+    /// `W·f + b`, trained from random weights.
+    Linear,
+    /// A multiple of the cosine of features and weights, trained from random weights.
+    Cosine,
+    /// The checkpoint's own, each logit times a scale of its class, which is trained.
+    Lws,
+    /// The checkpoint's own weights over a power of their length, without the bias.
+    TauNorm {
+        /// The exponent; none where it is chosen on the validation split.
+        tau_norm: Option<f64>,
+    },
+    /// The class whose mean is nearest.
+    Ncm,
+    /// The class whose mean has the largest cosine.
+    NcmCosine,
+}
+
+impl Classifier {
+    /// The exponent of τ-norm in its paper.
+    pub const TAU_NORM: f64 = 0.7;
+
+    /// Whether it is trained by steps; else it is computed at once.
+    pub fn is_trained(self) -> bool {
+        matches!(self, Classifier::Linear | Classifier::Cosine | Classifier::Lws)
+    }
+
+    /// Whether it starts from the checkpoint's own classifier.
+    pub fn keeps_weights(self) -> bool {
+        matches!(self, Classifier::Lws | Classifier::TauNorm { .. })
+    }
+
+    /// What it computes of features, with a loss.
+    pub fn kind(self, loss: &Loss) -> ClassifierKind {
+        match self {
+            Classifier::Linear => loss.classifier(),
+            Classifier::Cosine | Classifier::NcmCosine => ClassifierKind::Cosine,
+            Classifier::Lws | Classifier::TauNorm { .. } | Classifier::Ncm => ClassifierKind::Linear,
+        }
+    }
+}
+
+/// Weights (classes, features) over the power `tau` of their lengths.
+pub fn tau_normed(weight: &[f32], len: usize, tau: f64) -> Vec<f32> {
+    let normed = |row: &[f32]| {
+        let length = row.iter().map(|w| f64::from(*w) * f64::from(*w)).sum::<f64>().sqrt();
+        let scale = length.max(1e-12).powf(-tau);
+        row.iter().map(|w| (f64::from(*w) * scale) as f32).collect::<Vec<_>>()
+    };
+    weight.chunks_exact(len).flat_map(normed).collect()
+}
+
+/// The mean of each class's features, (classes, features), in f64. Each class has some.
+pub fn means<'a>(rows: impl Iterator<Item = (&'a [f32], u32)>, classes: usize, len: usize) -> Vec<f64> {
+    let (mut sums, mut counts) = (vec![0.0; classes * len], vec![0usize; classes]);
+    for (row, label) in rows {
+        let label = label as usize;
+        counts[label] += 1;
+        let sums = &mut sums[label * len..(label + 1) * len];
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+    }
+    for (sums, count) in sums.chunks_exact_mut(len).zip(counts) {
+        sums.iter_mut().for_each(|sum| *sum /= count as f64);
+    }
+    sums
+}
+
+/// Weights and bias whose logits are the negative squared distances to some means, but for what is the same
+/// for all classes: `2μ·f − |μ|²`.
+pub fn nearest(means: &[f64], len: usize) -> (Vec<f32>, Vec<f32>) {
+    let weight = means.iter().map(|m| (2.0 * m) as f32).collect();
+    let bias = means.chunks_exact(len).map(|m| -m.iter().map(|x| x * x).sum::<f64>() as f32).collect();
+    (weight, bias)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_lose_a_power_of_their_length() {
+        // Lengths 5 and 10.
+        let weight = [3.0, 4.0, 6.0, 8.0];
+        assert_eq!(tau_normed(&weight, 2, 1.0), [0.6, 0.8, 0.6, 0.8]);
+        assert_eq!(tau_normed(&weight, 2, 0.0), weight);
+        let half = tau_normed(&weight, 2, 0.5);
+        assert!((half[0] - 3.0 / 5f32.sqrt()).abs() < 1e-6 && (half[3] - 8.0 / 10f32.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_nearest_mean_wins() {
+        let rows = [[0.0f32, 0.0], [2.0, 0.0], [5.0, 5.0]];
+        let means = means(rows.iter().map(|r| &r[..]).zip([0, 0, 1]), 2, 2);
+        assert_eq!(means, [1.0, 0.0, 5.0, 5.0]);
+        let (weight, bias) = nearest(&means, 2);
+        // Of (3, 2): squared distances 8 and 13, each with |f|² = 13 taken off.
+        let logit = |k: usize| weight[2 * k] * 3.0 + weight[2 * k + 1] * 2.0 + bias[k];
+        assert_eq!([logit(0), logit(1)], [13.0 - 8.0, 13.0 - 13.0]);
+    }
+}

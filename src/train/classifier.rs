@@ -1,0 +1,201 @@
+//! A classifier where it is trained, or computed, on the features that a network has given.
+
+use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
+
+use super::config::Config;
+use super::engine::check_loss;
+use super::plan::{Plan, Step};
+use crate::backend::cpu::linear::Linear;
+use crate::backend::cpu::sgd::Rates;
+use crate::data::features::Features;
+use crate::interrupt::{self, Interrupted};
+use crate::methods::classifier::{Classifier, means, nearest, tau_normed};
+use crate::methods::loss::{Criterion, Targets};
+use crate::metrics::{self, argmax};
+use crate::net::Params;
+use crate::net::files::StateDict;
+use crate::tensor::{read, write};
+
+/// The splits of features that a classifier is trained and judged on.
+pub struct Splits {
+    /// What it is trained on.
+    pub train: Features,
+    /// What its accuracy is measured on.
+    pub judged: Vec<Features>,
+    /// What the exponent of τ-norm is chosen on.
+    pub val: Option<Features>,
+}
+
+/// A classifier with its features.
+pub struct OnFeatures {
+    /// Those of the classifier.
+    pub params: Params,
+    /// The other tensors of its network.
+    pub rest: StateDict,
+    linear: Linear,
+    criterion: Criterion,
+    classifier: Classifier,
+    splits: Splits,
+    cls_num_list: Vec<usize>,
+    /// The exponent that τ-norm was computed with.
+    pub tau_norm: Option<f64>,
+}
+
+impl OnFeatures {
+    /// A classifier that begins as `params` has it; `rest` are the other tensors of its network.
+    ///
+    /// # Errors
+    /// Features of another length than the network's.
+    pub fn new(
+        config: &Config,
+        params: Params,
+        rest: StateDict,
+        criterion: Criterion,
+        cls_num_list: &[usize],
+        splits: Splits,
+    ) -> Result<OnFeatures> {
+        let classifier = config.classifier.context("features are for a classifier: --classifier NAME")?;
+        let len = params.network().features();
+        let widths = std::iter::once(&splits.train).chain(&splits.judged).chain(&splits.val);
+        for features in widths {
+            let found = features.width();
+            ensure!(found == len, "there are {found} features an image, and {} has {len}", config.arch);
+        }
+        let linear = {
+            let (values, velocity) = (read(&params.values)?, read(&params.velocity)?);
+            let own = params.classifier()..params.classifier() + params.classifier_len();
+            Linear::new(&values[own.clone()], &velocity[own], len, criterion.classifier)
+        };
+        let linear = if classifier == Classifier::Lws { linear.scaled() } else { linear };
+        let cls_num_list = cls_num_list.to_vec();
+        Ok(OnFeatures { params, rest, linear, criterion, classifier, splits, cls_num_list, tau_norm: None })
+    }
+
+    /// Training images.
+    pub fn len(&self) -> usize {
+        self.splits.train.len()
+    }
+
+    /// One epoch: of a classifier that is trained its steps, of another all of its computation. Returns the
+    /// sum of the images' losses, each that of its batch, and the number of right predictions.
+    ///
+    /// # Errors
+    /// A loss that is not finite; [`Interrupted`].
+    pub fn epoch(
+        &mut self,
+        plan: &Plan,
+        epoch: u32,
+        rates: Rates,
+        on_step: &mut dyn FnMut(usize),
+    ) -> Result<(f64, f64)> {
+        if !self.classifier.is_trained() {
+            return self.compute();
+        }
+        let plan = plan.epoch(epoch);
+        let (train, len) = (&self.splits.train, self.splits.train.width());
+        let (mut loss, mut right, mut x) = (0.0, 0.0, vec![]);
+        for step in 0..plan.steps() {
+            if interrupt::requested() {
+                return Err(Interrupted.into());
+            }
+            let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b, .. } = plan.step(step);
+            x.resize(samples.len() * len, 0.0);
+            let row = |n: usize| train.row(samples[n].index as usize);
+            x.par_chunks_exact_mut(len).enumerate().for_each(|(n, x)| {
+                let (own, share) = (row(n), lambda[n]);
+                if share == 1.0 {
+                    return x.copy_from_slice(own);
+                }
+                let other = row(partner[n] as usize);
+                let both = own.iter().zip(other);
+                x.iter_mut().zip(both).for_each(|(x, (a, b))| *x = share * a + (1.0 - share) * b);
+            });
+            let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
+            let result = self.linear.step(&x, targets, &self.criterion, rates);
+            check_loss(result.loss, epoch, step)?;
+            loss += result.loss * label_a.len() as f64;
+            right += result.right;
+            on_step(step + 1);
+        }
+        Ok((loss, right))
+    }
+
+    /// Computes the classifier at once; the loss is that of the result on the training images.
+    fn compute(&mut self) -> Result<(f64, f64)> {
+        let (train, classes) = (&self.splits.train, self.params.classes());
+        let len = train.width();
+        let means = || means((0..train.len()).map(|i| (train.row(i), train.labels()[i])), classes, len);
+        let (weight, bias) = match self.classifier {
+            Classifier::Ncm => nearest(&means(), len),
+            Classifier::NcmCosine => (means().iter().map(|m| *m as f32).collect(), vec![0.0; classes]),
+            _ => {
+                let own = self.linear.flat();
+                let normed = |tau| (tau_normed(&own[..classes * len], len, tau), vec![0.0; classes]);
+                let tau = match self.classifier {
+                    Classifier::TauNorm { tau_norm: Some(tau) } => tau,
+                    _ => self.best(&normed)?,
+                };
+                self.tau_norm = Some(tau);
+                normed(tau)
+            }
+        };
+        self.linear = self.made_of(&weight, &bias);
+        let logits = self.linear.logits(train.all());
+        let m = metrics::evaluate(&logits, train.labels(), &self.cls_num_list)?;
+        let n = train.len() as f64;
+        Ok((m.nll * n, m.top1 / 100.0 * n))
+    }
+
+    fn made_of(&self, weight: &[f32], bias: &[f32]) -> Linear {
+        let flat = [weight, bias].concat();
+        Linear::new(&flat, &vec![0.0; flat.len()], self.splits.train.width(), self.criterion.classifier)
+    }
+
+    /// The exponent of 0, 0.05, …, 2 whose classifier has the best mean accuracy over classes on the
+    /// validation images; of equal ones the smallest.
+    fn best(&self, of: &dyn Fn(f64) -> (Vec<f32>, Vec<f32>)) -> Result<f64> {
+        let val = self.splits.val.as_ref().context("--tau-norm auto chooses on a validation split")?;
+        let mut best = (0.0, f64::NEG_INFINITY);
+        for n in 0..=40 {
+            let tau = f64::from(n) * 0.05;
+            let (weight, bias) = of(tau);
+            let logits = self.made_of(&weight, &bias).logits(val.all());
+            let recalls = metrics::evaluate(&logits, val.labels(), &self.cls_num_list)?.per_class;
+            let found: Vec<f64> = recalls.into_iter().flatten().collect();
+            let mean = found.iter().sum::<f64>() / found.len() as f64;
+            if mean > best.1 {
+                best = ((tau * 100.0).round() / 100.0, mean);
+            }
+        }
+        Ok(best.0)
+    }
+
+    /// Brings the classifier into the parameters.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn give(&self) -> Result<()> {
+        let at = self.params.classifier();
+        for (to, flat) in
+            [(&self.params.values, self.linear.flat()), (&self.params.velocity, self.linear.flat_velocity())]
+        {
+            write(to, |all| {
+                all[at..at + flat.len()].copy_from_slice(&flat);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Percent of each judged split that is classified right.
+    pub fn top1(&self) -> Vec<f64> {
+        let of = |split: &Features| {
+            let logits = self.linear.logits(split.all());
+            let rows = logits.chunks_exact(self.params.classes()).zip(split.labels());
+            let right = rows.filter(|(z, label)| argmax(z) == **label as usize).count();
+            100.0 * right as f64 / split.len() as f64
+        };
+        self.splits.judged.iter().map(of).collect()
+    }
+}

@@ -1,0 +1,320 @@
+//! Classifiers on features, corrected logits and sweeps: `embed --splits`, `train --classifier`,
+//! `eval --adjust`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+use crate::common::{Sandbox, edit, flip, refused};
+
+const DATA: &str = "--dataset synthetic --train-per-class 40 --test-per-class 6 --imb-ratio 10 --val-fraction 0.2 -q --out data";
+
+/// A data set, a network and its features.
+fn prepared() -> Sandbox {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", DATA);
+    s.one("train", "data --arch resnet20 --batch-size 32 --epochs 2 --lr 0.05 --device cpu -q --out net");
+    let m = s.one("embed", "net --splits test,train,val --device cpu -q --out features");
+    assert_eq!(m["params"]["splits"], json!(["train", "val", "test"]));
+    assert_eq!(m["metrics"]["feature_len"], 64);
+    s
+}
+
+/// The floats of some tensors of a file.
+fn floats(path: &Path) -> BTreeMap<String, Vec<f32>> {
+    let bytes = fs::read(path).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    let floats = |data: &[u8]| data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let all = all.into_iter().filter(|(_, t)| t.dtype() == safetensors::Dtype::F32);
+    all.map(|(name, t)| (name, floats(t.data()))).collect()
+}
+
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn every_classifier_is_the_same_on_features_and_on_images() {
+    let s = prepared();
+    let backbone = floats(&s.join("net/last.safetensors"));
+    for (name, flags) in [
+        ("linear", "--classifier linear --rule rs --rs inverse --epochs 3"),
+        ("remix", "--classifier linear --mix remix --loss balanced-softmax --epochs 2"),
+        ("las", "--classifier linear --loss las --epochs 2"),
+        ("ldam", "--classifier linear --loss ldam --rule rw --epochs 2"),
+        ("cosine", "--classifier cosine --epochs 2"),
+        ("lws", "--classifier lws --rule rs --rs inverse --epochs 2"),
+        ("tau-norm", "--classifier tau-norm"),
+        ("auto", "--classifier tau-norm --tau-norm auto"),
+        ("ncm", "--classifier ncm"),
+        ("ncm-cosine", "--classifier ncm-cosine"),
+    ] {
+        let m = s.one("train", &format!("features {flags} -q --out {name}"));
+        assert_eq!(m["inputs"][0]["role"], "dataset");
+        assert_eq!(m["inputs"][1]["role"], "init", "the network");
+        let own = floats(&s.join(format!("{name}/last.safetensors")));
+        let other = |tensor: &&String| !tensor.starts_with("linear.");
+        assert!(own.keys().filter(other).all(|k| own[k] == backbone[k]), "{name}: the network stays");
+        // The best exponent may be 0.
+        assert!(name == "auto" || own["linear.weight"] != backbone["linear.weight"], "{name}");
+        // On the features, then on the images, by the network with this classifier.
+        let quick = s.one("eval", &format!("{name} -q"));
+        let whole = s.one("eval", &format!("{name} --data data --device cpu -q"));
+        assert_eq!(quick["metrics"]["top1"], whole["metrics"]["top1"], "{name}");
+        let near = |field: &str| {
+            let [a, b] = [&quick, &whole].map(|m| m["metrics"][field].as_f64().unwrap());
+            assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{name} {field}: {a} {b}");
+        };
+        near("nll");
+        s.one("embed", &format!("{name} --data data --device cpu -q --out {name}-e"));
+        let images = floats(&s.join(format!("{name}-e/features.safetensors")));
+        s.one("embed", &format!("{name} -q --out {name}-f"));
+        let features = floats(&s.join(format!("{name}-f/features.safetensors")));
+        assert!(apart(&images["features"], &features["features"]) < 1e-5, "{name}");
+        let most = images["logits"].iter().map(|z| z.abs()).fold(1.0, f32::max);
+        assert!(apart(&images["logits"], &features["logits"]) < 1e-5 * most, "{name}");
+        if name == "auto" {
+            assert!(m["metrics"]["tau_norm"].as_f64().is_some_and(|tau| (0.0..=2.0).contains(&tau)));
+        }
+        // Any number of threads gives the same bytes; and it is found again.
+        s.one("train", &format!("features {flags} -q --threads 1 --out {name}-1"));
+        let bytes = |dir: &str| fs::read(s.join(format!("{dir}/last.safetensors"))).unwrap();
+        assert!(bytes(name) == bytes(&format!("{name}-1")), "{name}");
+        assert_eq!(s.one("train", &format!("features {flags} -q --out {name}"))["run"], m["run"]);
+    }
+    // tau-norm by hand.
+    let (own, first) = (floats(&s.join("tau-norm/last.safetensors")), &backbone["linear.weight"]);
+    for (row, of) in own["linear.weight"].chunks(64).zip(first.chunks(64)) {
+        let length = of.iter().map(|w| w * w).sum::<f32>().sqrt();
+        let expected: Vec<f32> = of.iter().map(|w| w / length.powf(0.7)).collect();
+        assert!(apart(row, &expected) < 1e-5);
+    }
+    assert!(own["linear.bias"].iter().all(|b| *b == 0.0));
+    // A table has a row for each.
+    let names = "linear remix las ldam cosine lws tau-norm auto ncm ncm-cosine net";
+    let metrics: String = s.run("eval", &format!("{names} -q")).iter().map(|m| format!("{m}\n")).collect();
+    fs::write(s.join("all.jsonl"), metrics).unwrap();
+    let table = s.tool("report", "table all.jsonl --format md").assert().success();
+    let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    for row in [
+        "cRT 3 epochs",
+        "linear classifier by remix-balanced-softmax",
+        "LWS 2 epochs",
+        "tau-norm 0.7",
+        "tau-norm auto",
+        "NCM",
+        "cosine NCM",
+    ] {
+        assert!(table.contains(row), "{row}: {table}");
+    }
+}
+
+#[test]
+fn a_killed_second_stage_ends_with_the_same_bytes() {
+    let s = prepared();
+    for flags in [
+        "--classifier linear --epochs 4",
+        "--classifier lws --epochs 4",
+        "--classifier tau-norm --tau-norm auto",
+    ] {
+        s.one("train", &format!("features {flags} -q --out whole --force"));
+        let whole = fs::read(s.join("whole/last.safetensors")).unwrap();
+        let mut kills = 0;
+        for at in [3, 5, 7, 9, 17, 25] {
+            let out = s.join("cut");
+            let _ = fs::remove_dir_all(&out);
+            let mut killed = s.tool("train", &format!("features {flags} -q --out cut"));
+            let ended = killed.env("REMIX_KILL_AT", at.to_string()).assert();
+            kills += u32::from(ended.get_output().status.code().is_none());
+            let m = s.one("train", &format!("features {flags} -q --out cut"));
+            assert!(fs::read(s.join("cut/last.safetensors")).unwrap() == whole, "{flags}, killed at {at}");
+            assert_eq!(m["metrics"].get("tau_norm").is_some(), flags.contains("auto"), "killed at {at}");
+        }
+        assert!(kills >= 3, "{flags}: killed {kills} times");
+    }
+}
+
+#[test]
+fn logits_are_adjusted_by_the_classes_shares() {
+    let s = prepared();
+    let plain = s.one("eval", "net --device cpu -q");
+    s.one("embed", "net --device cpu -q --out e");
+    let logits = floats(&s.join("e/features.safetensors")).remove("logits").unwrap();
+    let counts: Vec<f64> =
+        plain["metrics"]["cls_num_list"].as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect();
+    let all: f64 = counts.iter().sum();
+    let labels = |i: usize| i / 6;
+    let top1 = |tau: f64, prior: &dyn Fn(usize) -> f64| -> f64 {
+        let rows = logits.chunks(10).enumerate();
+        let right = rows.filter(|(i, row)| {
+            let z = |k: usize| f64::from(row[k]) - tau * (counts[k] / all / prior(k)).ln();
+            (0..10).all(|k| k == labels(*i) || z(k) < z(labels(*i)))
+        });
+        100.0 * right.count() as f64 / 60.0
+    };
+    let found = |flags: &str| s.one("eval", &format!("net --device cpu -q {flags}"));
+    assert!((plain["metrics"]["top1"].as_f64().unwrap() - top1(0.0, &|_| 1.0)).abs() < 1e-9);
+    for tau in [0.5, 1.0, 2.0] {
+        let m = found(&format!("--adjust {tau}"));
+        assert!((m["metrics"]["top1"].as_f64().unwrap() - top1(tau, &|_| 1.0)).abs() < 1e-9);
+        assert_eq!(m["metrics"]["unadjusted"]["top1"], plain["metrics"]["top1"], "before it");
+        assert_eq!(m["params"]["adjust"], json!(tau));
+    }
+    let same = found("--test-prior train");
+    assert_eq!(same["metrics"]["top1"], plain["metrics"]["top1"], "those of the training images");
+    fs::write(s.join("prior.txt"), (1..=10).map(|k| format!("{k}\n")).collect::<String>()).unwrap();
+    let other = found("--adjust 1 --test-prior prior.txt");
+    let expected = top1(1.0, &|k| (k + 1) as f64 / 55.0);
+    assert!((other["metrics"]["top1"].as_f64().unwrap() - expected).abs() < 1e-9);
+    // The best of a range on the validation split, and its curve.
+    let auto = found("--adjust auto");
+    assert!(auto["metrics"]["adjust"].as_f64().is_some_and(|tau| (0.0..=3.0).contains(&tau)));
+    let swept = found("--sweep adjust=0:2:0.5");
+    let rows = swept["metrics"]["sweep"]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        let tau = row["value"].as_f64().unwrap();
+        assert!((row["top1"].as_f64().unwrap() - top1(tau, &|_| 1.0)).abs() < 1e-9, "{tau}");
+        assert!(row["val_score"].is_number());
+    }
+    assert!(swept["metrics"]["sweep"]["best_on_val"].is_number());
+    fs::write(s.join("m.json"), swept.to_string()).unwrap();
+    s.tool("report", "figure m.json --kind sweep -o sweep.svg -q").assert().success();
+    assert!(fs::read_to_string(s.join("sweep.svg")).unwrap().contains("best on val"));
+    fs::write(s.join("plain.json"), plain.to_string()).unwrap();
+    refused(s.tool("report", "figure plain.json --kind sweep -o x.svg -q").assert(), "lack a sweep");
+
+    s.one("mk-imbalance", &DATA.replace("--val-fraction 0.2", "").replace("--out data", "--out plain"));
+    s.one("embed", "net --splits train,test -q --device cpu --out short");
+    s.one("train", "short --classifier ncm -q --out ncm");
+    let without = s.tool("eval", "ncm --adjust auto -q").assert().code(2);
+    let said = String::from_utf8_lossy(&without.get_output().stderr).into_owned();
+    assert!(
+        said.contains("--adjust auto: chooses on the validation split, and the data set has none"),
+        "{said}"
+    );
+    let others = s.tool("eval", "net --data plain --adjust 1 -q --device cpu").assert().code(2);
+    let said = String::from_utf8_lossy(&others.get_output().stderr).into_owned();
+    assert!(said.contains("corrects by the class counts that net was trained on"), "{said}");
+    fs::write(s.join("short.txt"), "1\n2\n").unwrap();
+    let short = s.tool("eval", "net --test-prior short.txt -q --device cpu").assert();
+    refused(short, "--test-prior short.txt: holds 2 numbers, and there are 10 classes");
+}
+
+#[test]
+fn a_sweep_trains_a_classifier_for_each_value() {
+    let s = prepared();
+    let found = s.run("train", "features --classifier tau-norm --sweep tau-norm=0:1:0.5 -q");
+    let values: Vec<&Value> = found.iter().map(|m| &m["params"]["classifier"]["tau_norm"]).collect();
+    assert_eq!(values, [&json!(0.0), &json!(0.5), &json!(1.0)]);
+    let rates = s.run("train", "features --classifier linear --epochs 1 --sweep lr=0.1:0.2:0.1 -q --out lr");
+    assert_eq!(rates.len(), 2);
+    assert!(s.join("lr/lr-0.1/last.safetensors").exists() && s.join("lr/lr-0.2/last.safetensors").exists());
+    let both = s.tool("train", "features --classifier linear --lr 1 --sweep lr=0.1:0.2:0.1").assert();
+    refused(both, "--sweep lr: --lr is given as well");
+    let none = s.tool("train", "features --classifier linear --sweep colour=0:1:1").assert();
+    refused(none, "--sweep colour=0");
+}
+
+#[test]
+fn what_is_wrong_with_features_is_said_in_a_line() {
+    let s = prepared();
+    let train = |flags: &str| s.tool("train", &format!("{flags} -q")).assert();
+    refused(train("data --classifier linear"), "is a dataset manifest");
+    refused(train("features"), "is an embedding manifest");
+    s.one("embed", "net --split test --device cpu -q --out e");
+    refused(train("e --classifier linear"), "embed --splits train,test");
+    refused(train("features --classifier lws --loss ldam"), "LDAM is made for a normalised classifier");
+    refused(
+        train("features --classifier linear --mix cutmix"),
+        "features can be mixed by mixup and remix alone",
+    );
+    refused(train("features --classifier ncm --epochs 3"), "--epochs: does nothing with this classifier");
+    refused(
+        train("features --classifier linear --tau-norm 1"),
+        "--tau-norm: does nothing with this classifier",
+    );
+    refused(train("data --loss las"), "is for classifiers on features");
+    s.one("train", "data --arch resnet20 --epochs 1 --batch-size 32 --loss ldam --device cpu -q --out ldam");
+    s.one("embed", "ldam --splits train,test --device cpu -q --out lf");
+    refused(train("lf --classifier tau-norm"), "its classifier cannot be taken");
+    refused(train("lf --classifier tau-norm --tau-norm auto"), "the features have none");
+    s.one("train", "lf --classifier ncm -q --out own");
+    // A network that is another one by now, and damaged features.
+    edit(&s.join("features"), |m| m["params"]["arch"] = "resnet32".into());
+    assert!(train("features --classifier ncm").get_output().status.code() == Some(2));
+    edit(&s.join("features"), |m| m["params"]["arch"] = "resnet20".into());
+    flip(&s.join("net/last.safetensors"));
+    refused(train("features --classifier ncm"), "last.safetensors");
+    flip(&s.join("net/last.safetensors"));
+    flip(&s.join("features/train-features.safetensors"));
+    refused(train("features --classifier ncm"), "train-features.safetensors");
+}
+
+#[test]
+fn features_from_elsewhere_are_a_data_set() {
+    use candle_core::{DType, Device, Tensor};
+    let s = Sandbox::new();
+    // Two classes apart by the first feature, in f64 as numpy has it.
+    let tensors = |n: usize| {
+        let value =
+            |i: usize, f: usize| if f == 0 { (i % 2) as f64 * 4.0 } else { (i * 7 + f * 3) as f64 % 1.7 };
+        let x: Vec<f64> = (0..n * 5).map(|at| value(at / 5, at % 5)).collect();
+        let labels: Vec<i64> = (0..n).map(|i| (i % 2) as i64).collect();
+        let x = Tensor::from_vec(x, (n, 5), &Device::Cpu).unwrap();
+        [("features", x), ("labels", Tensor::from_vec(labels, n, &Device::Cpu).unwrap())]
+    };
+    Tensor::write_npz(&tensors(40), s.join("a.npz")).unwrap();
+    candle_core::safetensors::save(&tensors(10).into_iter().collect(), s.join("b.safetensors")).unwrap();
+    fs::write(s.join("names.txt"), "left\nright\n").unwrap();
+    let files = "--import train=a.npz --import test=b.safetensors";
+    let m = s.one("embed", &format!("{files} --class-names names.txt --name mine -q --out in"));
+    assert_eq!(m["params"]["arch"], "features-5");
+    assert_eq!(m["metrics"]["cls_num_list"], json!([20, 20]));
+    for classifier in ["linear", "cosine", "ncm", "ncm-cosine"] {
+        s.one("train", &format!("in --classifier {classifier} -q --out {classifier}"));
+    }
+    let names: Vec<String> = floats(&s.join("linear/last.safetensors")).into_keys().collect();
+    assert_eq!(names, ["linear.bias", "linear.weight"]);
+    let found = s.run("eval", "linear cosine ncm ncm-cosine -q");
+    assert_eq!(found[2]["metrics"]["top1"], 100.0, "two classes whose means lie apart");
+    let text: String = found.iter().map(|m| format!("{m}\n")).collect();
+    fs::write(s.join("m.jsonl"), text).unwrap();
+    let table = s.tool("report", "table m.jsonl --format md").assert().success();
+    assert!(String::from_utf8_lossy(&table.get_output().stdout).contains("## mine"));
+    // Other features by --data, but no images.
+    s.one("embed", "--import train=b.safetensors --import test=a.npz --class-names names.txt -q --out other");
+    s.one("eval", "linear --data other -q");
+    s.one(
+        "mk-imbalance",
+        "--dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2 -q --out data",
+    );
+    let images = s.tool("eval", "linear --data data -q --device cpu").assert().code(2).get_output().clone();
+    assert!(String::from_utf8_lossy(&images.stderr).contains("no network that images could go through"));
+
+    let import = |flags: &str| s.tool("embed", &format!("{flags} -q")).assert();
+    refused(import("--import test=a.npz"), "--import train=FILE is needed");
+    refused(import("--import train=a.npz --import train=a.npz"), "--import train: is given twice");
+    refused(import("--import train=nowhere.npz"), "--import train=nowhere.npz: ");
+    refused(import("--import train=names.txt"), "cannot be read as safetensors");
+    fs::write(s.join("one.txt"), "left\n").unwrap();
+    refused(import("--import train=a.npz --class-names one.txt"), "1 names, but there is a label 1");
+    let [x, labels] = tensors(6);
+    let write = |name: &str, all: &[(&str, Tensor)]| Tensor::write_npz(all, s.join(name)).unwrap();
+    write("x.npz", std::slice::from_ref(&x));
+    refused(import("--import train=x.npz"), "has no array `labels`");
+    write("x.npz", &[x.clone(), ("labels", labels.1.to_dtype(DType::F32).unwrap())]);
+    refused(import("--import train=x.npz"), "`labels` are F32, not integers");
+    write("x.npz", &[("features", x.1.narrow(0, 0, 5).unwrap()), labels.clone()]);
+    refused(import("--import train=x.npz"), "there are 5 features and 6 `labels`");
+    write("x.npz", &[("features", x.1.narrow(1, 0, 3).unwrap()), labels.clone()]);
+    refused(import("--import train=a.npz --import test=x.npz"), "has 3 features an image, train has 5");
+    refused(
+        s.tool("train", "in --classifier tau-norm -q").assert(),
+        "the features were imported, without a classifier",
+    );
+}
