@@ -1,6 +1,6 @@
 //! A classifier on rows of features, and a step of its training. The features themselves need no gradient.
 //!
-//! Weights are kept in panels of [`PANEL`] classes, (panel, feature, class), so that both products of a step
+//! Weights are kept in panels of 32 classes, (panel, feature, class), so that both products of a step
 //! read and write neighbouring values: of each panel the logits `X·W`, then the gradient `Xᵀ·dZ`, which moves
 //! the weights in place. Each sum is over features, or over samples, in their order: the result does not
 //! depend on the number of threads.
