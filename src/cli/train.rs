@@ -21,6 +21,7 @@ use serde_json::Value;
 use self::flags::Flags;
 use self::init::Init;
 use self::progress::{Board, Progress};
+use self::recipes::Preset;
 use super::{is_broken_pipe, run_plan};
 use crate::backend::device::Device;
 use crate::data::{Info, Normalise};
@@ -272,13 +273,27 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
         Value::Array(all) => all.iter().map(Value::to_string).collect::<Vec<_>>().join("+"),
         other => other.to_string(),
     };
-    let mut name = format!("{}-{}", config.method().name(), config.arch);
+    let mut name = match config.classifier.map(|c| serde_json::json!(c)) {
+        None => format!("{}-{}", config.method().name(), config.arch),
+        Some(classifier) => {
+            let tau = classifier["tau_norm"].as_f64().map_or(String::new(), |tau| format!("-{tau}"));
+            let stage = format!("{}{tau}", classifier["name"].as_str().unwrap_or_default());
+            format!("{stage}-{}-{}", config.method().name(), config.arch)
+        }
+    };
     for part in ["dataset", "imb_type", "imb_ratio"].iter().filter_map(|part| dataset.params.get(*part)) {
         name += &format!("-{}", text(part));
     }
     name += &format!("-s{}", config.seed);
     let params = config.params();
-    let defaults = Config::new(config.method()).params();
+    let mut defaults = Config::new(config.method());
+    if let Some(classifier) = config.classifier {
+        let usual = Preset::second_stage(classifier.is_trained());
+        (defaults.epochs, defaults.schedule, defaults.augment) =
+            (usual.epochs, usual.schedule, usual.augment);
+        defaults.milestones = vec![];
+    }
+    let defaults = defaults.params();
     let method = preset_name(&params);
     let options = method.split_once('(').map_or("", |(_, options)| options.trim_end_matches(')'));
     // The milestones follow from the recipe, where they have one.
@@ -295,11 +310,15 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
         "std",
         "preprocess",
         "class_names",
+        "classifier",
         follows,
     ];
     let is_told = |name: &str| !others.contains(&name);
     let own = params.iter().filter(|(n, v)| is_told(n) && defaults.get(*n) != Some(v));
-    let of_data = |name: &str| !["dataset", "imb_type", "imb_ratio", "shard_bytes"].contains(&name);
+    // Of features all is told by the network.
+    let is_features = dataset.kind == Kind::Embedding;
+    let of_data =
+        |name: &str| !is_features && !["dataset", "imb_type", "imb_ratio", "shard_bytes"].contains(&name);
     let of_data = dataset.params.iter().filter(|(n, v)| of_data(n) && departs(n, v));
     let told = own.chain(of_data).map(|(name, value)| format!("{name}-{}", text(value)));
     let options = options.split(',').filter(|o| !o.is_empty()).map(|o| o.replace('=', "-"));
