@@ -157,9 +157,12 @@ reproduce-cinic10: ## Table 2 of the paper: CINIC-10, whose folders are in DATA 
 	+@$(call table,NAME=cinic10 CELLS='$(foreach t,exp step,$(foreach r,200 100 50 10,cinic10-$t-$r))' \
 	    METHODS='erm mixup remix drw mixup-drw remix-drw' ARCH=resnet18-cifar RECIPE=paper SPLIT=val)
 
+# The data sets of the networks whose weights are committed, as DATASET-TYPE-RATIO.
+first_stages = $(foreach w,$(wildcard docs/results/weights/*),$(firstword $(subst _, ,$(notdir $w))))
+
 .PHONY: second-stage
-second-stage: ## cRT, LWS, tau-norm, nearest means and logit adjustment on the networks in docs/results/weights, with SEEDS
-	+@$(MAKE) --no-print-directory $(sort $(foreach w,$(wildcard docs/results/weights/*.safetensors),$(OUT)/data/$(firstword $(subst _, ,$(notdir $w)))/manifest.json))
+second-stage: ## cRT, LWS, tau-norm, nearest means and logit adjustment on the networks of docs/results, with SEEDS
+	+@$(MAKE) --no-print-directory $(sort $(first_stages:%=$(OUT)/data/%/manifest.json))
 	$Qscripts/second-stage "$(B)" "$(OUT)" "$(SEEDS)"
 
 .PHONY: queue
