@@ -8,11 +8,13 @@ bits, which Pillow cuts off at 255, are scaled to 8 bits first.
 """
 
 import argparse
+import struct
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from torchvision.transforms import CenterCrop, Resize
 
@@ -34,6 +36,25 @@ def exif(orientation):
     tags = Image.Exif()
     tags[ORIENTATION] = orientation
     return tags
+
+
+def exif_of_32_bits(orientation):
+    """The orientation as a LONG, where the standard has a SHORT."""
+    return b"Exif\0\0" + struct.pack(">2sHIHHHIII", b"MM", 42, 8, 1, ORIENTATION, 4, 1, orientation, 0)
+
+
+def raw_profile(orientation):
+    """EXIF as ImageMagick writes it into a PNG's text."""
+    data = b"Exif\0\0" + exif(orientation).tobytes().removeprefix(b"Exif\0\0")
+    digits = data.hex()
+    lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
+    return f"\nexif\n{len(data):8}\n{lines}\n"
+
+
+def with_text(orientation, add):
+    text = PngInfo()
+    add(text, "Raw profile type exif", raw_profile(orientation))
+    return text
 
 
 def make(out):
@@ -58,6 +79,10 @@ def make(out):
         "grey alpha.png": (alpha.convert("LA"), {}),
         "grey16.png": (grey16, {}),
         "turned 3.png": (tall, {"exif": exif(3)}),
+        "turned long.jpg": (tall, {"quality": 90, "exif": exif_of_32_bits(6)}),
+        "turned text.png": (tall, {"pnginfo": with_text(8, lambda text, *what: text.add_text(*what))}),
+        "turned ztext.png": (tall, {"pnginfo": with_text(6, lambda text, *what: text.add_text(*what, zip=True))}),
+        "turned itext.png": (tall, {"pnginfo": with_text(7, lambda text, *what: text.add_itxt(*what, zip=True))}),
         "two pixels.png": (picture(2, 1, 3), {}),
         "thin.png": (picture(2, 50, 4), {}),
         "lossy.webp": (tall, {"quality": 80}),
@@ -72,9 +97,16 @@ def make(out):
     }
     for name, (image, options) in images.items():
         image.save(out / name, **options)
-    # The content decides, not the name.
-    (out / "a png.jpg").write_bytes((out / "rgb.png").read_bytes())
-    return [*images, "a png.jpg"]
+    gif = (out / "animated.gif").read_bytes()
+    made = {
+        # The content decides, not the name.
+        "a png.jpg": (out / "rgb.png").read_bytes(),
+        # The canvas is smaller than the first image.
+        "small canvas.gif": gif[:6] + struct.pack("<HH", 30, 40) + gif[10:],
+    }
+    for name, content in made.items():
+        (out / name).write_bytes(content)
+    return [*images, *made]
 
 
 def read(path):

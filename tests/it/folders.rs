@@ -119,9 +119,11 @@ fn from_folders_to_predictions() {
     fs::create_dir(s.join("new")).unwrap();
     fs::copy(s.join("photos/ant/001.jpg"), s.join("new/good.jpg")).unwrap();
     fs::write(s.join("new/bad.jpg"), "text").unwrap();
+    fs::write(s.join("new/two\nlines.jpg"), "text").unwrap();
     let output = s.tool("embed", &format!("{run} --images new")).assert().code(1).get_output().clone();
     let m: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(m["metrics"]["skipped"][0]["path"], "bad.jpg");
+    let skipped = |n: usize| m["metrics"]["skipped"][n]["path"].as_str().unwrap().to_owned();
+    assert_eq!([skipped(0), skipped(1)], ["bad.jpg", "two\nlines.jpg"]);
     assert_eq!(m["metrics"]["images"], 1);
     let mut listed = s.tool("embed", &format!("{run} --images -"));
     let output =

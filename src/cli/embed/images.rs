@@ -17,9 +17,10 @@ use crate::cli::{CheckFailed, run_plan, terminal};
 use crate::data::files::decode::{MAX_PIXELS, is_image};
 use crate::data::files::tree::{LIST, Tree};
 use crate::data::files::{CHANGED, Reading};
-use crate::data::listing::{PassedOver, folder};
+use crate::data::listing::PassedOver;
+use crate::data::listing::folder::{self, LINE_BREAK};
 use crate::data::shard::centre_rows;
-use crate::data::{CHANNELS, Normalise, names_id};
+use crate::data::{CHANNELS, Error, Normalise, names_id};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Input, Kind, Object, in_utf8, key, store};
@@ -36,6 +37,8 @@ struct Found {
     root: PathBuf,
     /// In the order of the table.
     paths: Vec<String>,
+    /// Those that are left out for their names, and what is wrong with them.
+    unlisted: Vec<[String; 2]>,
     tree: Tree,
 }
 
@@ -79,8 +82,17 @@ pub fn run(flags: &Flags, images: &Path) -> Result<()> {
 /// The images of a directory, a file of paths, stdin, or a single one.
 fn find(images: &Path) -> Result<Found> {
     let mut passed_over = PassedOver::default();
+    let mut unlisted = vec![];
     let (root, paths) = if images.is_dir() {
-        (images.to_owned(), folder::images(images, "", &mut passed_over)?)
+        let paths = folder::images(images, "", &mut passed_over, |e| match e {
+            Error::Listing { path, why } => {
+                let path = path.strip_prefix(images).unwrap_or(&path);
+                unlisted.push([path.to_string_lossy().into_owned(), why]);
+                Ok(())
+            }
+            e => Err(e),
+        });
+        (images.to_owned(), paths?)
     } else if images != Path::new("-") && images.to_str().is_some_and(is_image) {
         in_utf8(images)?;
         (PathBuf::from("."), vec![images.to_string_lossy().into_owned()])
@@ -99,12 +111,17 @@ fn find(images: &Path) -> Result<Found> {
         read.map_err(hint).with_context(|| format!("--images {}", images.display()))?;
         let text = text.trim_start_matches('\u{feff}');
         let lines = text.lines().map(|line| line.trim_end_matches('\r')).filter(|line| !line.is_empty());
-        (PathBuf::from("."), lines.map(str::to_owned).collect())
+        // A line may still have a carriage return inside.
+        let (odd, paths): (Vec<_>, Vec<_>) = lines.map(str::to_owned).partition(|path| path.contains('\r'));
+        unlisted.extend(odd.into_iter().map(|path| [path, LINE_BREAK.to_owned()]));
+        (PathBuf::from("."), paths)
     };
-    ensure!(!paths.is_empty(), "--images {}: there are no images", images.display());
-    if let Some(path) = paths.iter().find(|path| path.contains(['\n', '\r'])) {
-        bail!("--images: {path:?} has a line break in its name; rename it");
+    // Directories are read in the order of the file system.
+    unlisted.sort_unstable();
+    if let (true, Some([path, why])) = (paths.is_empty(), unlisted.first()) {
+        bail!("--images {}: {path:?} {why}", images.display());
     }
+    ensure!(!paths.is_empty(), "--images {}: there are no images", images.display());
     passed_over.notices().iter().for_each(|notice| log::info!("{notice}"));
     let progress = terminal::progress(paths.len(), "hashing files");
     let files: BTreeSet<&String> = paths.iter().collect();
@@ -113,7 +130,7 @@ fn find(images: &Path) -> Result<Found> {
     if interrupt::requested() {
         return Err(Interrupted.into());
     }
-    Ok(Found { root, paths, tree })
+    Ok(Found { root, paths, unlisted, tree })
 }
 
 fn plan(model: &Model, flags: &Flags, found: &Found) -> Result<Plan> {
@@ -130,6 +147,9 @@ fn plan(model: &Model, flags: &Flags, found: &Found) -> Result<Plan> {
     params.insert("class_names".into(), names_id(&model.class_names).into());
     if flags.max_pixels != MAX_PIXELS {
         params.insert("max_pixels".into(), flags.max_pixels.into());
+    }
+    if !found.unlisted.is_empty() {
+        params.insert("unlisted".into(), json!(found.unlisted));
     }
     if !found.paths.is_sorted() {
         // The rows are in the order of the list, the files' hash is not.
@@ -193,9 +213,11 @@ fn work(writer: &Writer, model: &Model, flags: &Flags, found: &Found) -> Result<
     numbers.insert("classes".into(), out.classes.into());
     numbers.insert("feature_len".into(), out.feature_len.into());
     numbers.insert("class_names".into(), json!(model.class_names));
+    let read = skipped.iter().map(|(n, why)| (&found.paths[*n], &**why));
+    let unlisted = found.unlisted.iter().map(|[path, why]| (path, &**why));
+    let skipped: Vec<Value> =
+        read.chain(unlisted).map(|(path, why)| json!({"path": path, "why": why})).collect();
     if !skipped.is_empty() {
-        let skipped: Vec<Value> =
-            skipped.iter().map(|(n, why)| json!({"path": found.paths[*n], "why": why})).collect();
         numbers.insert("skipped".into(), skipped.into());
     }
     let mut run = Object::new();

@@ -7,8 +7,9 @@
 
 use std::io::Cursor;
 
-use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
+
+use super::orientation;
 
 /// Endings of the names of image files, in lower case: those of torchvision's `ImageFolder`, and some more of
 /// formats that are read.
@@ -53,7 +54,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     check_size(width, height, max_pixels)?;
-    let orientation = orientation(&mut decoder, bytes);
+    let orientation = orientation::of(&mut decoder, bytes);
     let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     image.apply_orientation(orientation);
     Ok(image.into_rgb8())
@@ -70,57 +71,30 @@ fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// The first image of a GIF. It may be smaller than the whole, which is then filled with the transparent colour, else
-/// with the first one, as Pillow does it.
+/// The first image of a GIF. Where it is smaller than the whole, that is filled with the transparent colour, else with
+/// the first one; where it is larger, so becomes the whole: as Pillow does it.
 fn first_of_gif(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     let damaged = |e: gif::DecodingError| format!("cannot be decoded: {}", one_line(&e.to_string()));
     let mut options = gif::DecodeOptions::new();
     options.set_color_output(gif::ColorOutput::Indexed);
     let mut decoder = options.read_info(bytes).map_err(damaged)?;
     let (width, height) = (u32::from(decoder.width()), u32::from(decoder.height()));
-    check_size(width, height, max_pixels)?;
     let common = decoder.global_palette().map(<[u8]>::to_vec);
-    let frame = decoder.read_next_frame().map_err(damaged)?.ok_or("has no image")?;
-    let palette = frame.palette.as_deref().or(common.as_deref()).ok_or("has no palette")?;
+    let frame = decoder.next_frame_info().map_err(damaged)?.ok_or("has no image")?;
+    let (left, top) = (u32::from(frame.left), u32::from(frame.top));
+    let (right, bottom) = (left + u32::from(frame.width), top + u32::from(frame.height));
+    let (width, height) = (width.max(right), height.max(bottom));
+    check_size(width, height, max_pixels)?;
+    let palette = frame.palette.as_deref().or(common.as_deref()).ok_or("has no palette")?.to_vec();
+    let transparent = frame.transparent;
     let colour = |index: u8| palette.as_chunks().0.get(usize::from(index)).copied().unwrap_or([0; 3]);
-    let mut image = RgbImage::from_pixel(width, height, Rgb(colour(frame.transparent.unwrap_or(0))));
-    let rows = frame.buffer.chunks_exact(usize::from(frame.width).max(1));
-    for (y, row) in (u32::from(frame.top)..height).zip(rows) {
-        for (x, index) in (u32::from(frame.left)..width).zip(row) {
-            image.put_pixel(x, y, Rgb(colour(*index)));
-        }
+    let mut pixels = vec![0; decoder.buffer_size()];
+    decoder.read_into_buffer(&mut pixels).map_err(damaged)?;
+    let mut image = RgbImage::from_pixel(width, height, Rgb(colour(transparent.unwrap_or(0))));
+    for (n, index) in (0..).zip(pixels) {
+        image.put_pixel(left + n % (right - left), top + n / (right - left), Rgb(colour(index)));
     }
     Ok(image)
-}
-
-/// How the image is to be turned: EXIF says it, else XMP.
-fn orientation(decoder: &mut impl ImageDecoder, bytes: &[u8]) -> Orientation {
-    let exif = decoder.exif_metadata().ok().flatten().or_else(|| png_exif(bytes).map(<[u8]>::to_vec));
-    let said = exif.as_deref().and_then(Orientation::from_exif_chunk);
-    let xmp = said.is_none().then(|| decoder.xmp_metadata().ok().flatten()).flatten();
-    let said = said.or_else(|| {
-        let xmp = String::from_utf8_lossy(xmp.as_deref()?).into_owned();
-        let (_, after) = xmp.split_once("tiff:Orientation")?;
-        let value = after.strip_prefix("=\"").or_else(|| after.strip_prefix('>'))?;
-        Orientation::from_exif(value.bytes().next()?.checked_sub(b'0')?)
-    });
-    said.unwrap_or_else(|| decoder.orientation().unwrap_or(Orientation::NoTransforms))
-}
-
-/// The EXIF chunk of a PNG, which may stand behind the pixels, where the decoder has not been yet.
-fn png_exif(bytes: &[u8]) -> Option<&[u8]> {
-    let mut rest = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n")?;
-    while let Some((length, chunk)) = rest.split_first_chunk() {
-        let length = u32::from_be_bytes(*length) as usize;
-        let (kind, data) = chunk.split_first_chunk::<4>()?;
-        let (data, after) = data.split_at_checked(length)?;
-        if kind == b"eXIf" {
-            return Some(data);
-        }
-        // Behind a checksum.
-        rest = after.get(4..)?;
-    }
-    None
 }
 
 /// Whether a JPEG ends before its last scan does. The decoder fills what is missing with grey.

@@ -2,6 +2,7 @@
 //! asked for.
 
 pub mod decode;
+mod orientation;
 pub mod resize;
 pub mod tree;
 

@@ -12,6 +12,9 @@ use super::{Entry, Listing, PassedOver, some};
 use crate::data::Error;
 use crate::data::files::decode::is_image;
 
+/// What is wrong with a name that is not on one line.
+pub const LINE_BREAK: &str = "has a line break in its name, which lists of files cannot hold; rename it";
+
 /// Directories of splits, with their place in [`Listing::splits`].
 const SPLITS: [(&str, usize); 4] = [("train", 0), ("val", 1), ("valid", 1), ("test", 2)];
 
@@ -111,17 +114,24 @@ fn split(
     let mut all = vec![];
     for (label, class) in (0..).zip(classes).filter_map(|(label, class)| Some((label, (*class)?))) {
         let dir = format!("{prefix}{class}");
-        let files = images(root, &dir, passed_over)?;
+        let files = images(root, &dir, passed_over, Err)?;
         all.extend(files.into_iter().map(|path| Entry { path, label }));
     }
     Ok(all)
 }
 
 /// Images below a directory, in the order of `ImageFolder`, as paths below `root`; other files are counted.
+/// An image whose name a list of files cannot hold goes to `refuse`: [`Err`] ends the call, and what returns `Ok`
+/// leaves the image out.
 ///
 /// # Errors
-/// A directory that cannot be read; a name that is not UTF-8; links that lead in a circle.
-pub fn images(root: &Path, dir: &str, passed_over: &mut PassedOver) -> Result<Vec<String>, Error> {
+/// A directory that cannot be read; links that lead in a circle; what `refuse` returns.
+pub fn images(
+    root: &Path,
+    dir: &str,
+    passed_over: &mut PassedOver,
+    mut refuse: impl FnMut(Error) -> Result<(), Error>,
+) -> Result<Vec<String>, Error> {
     let mut found = vec![];
     for entry in WalkDir::new(root.join(dir)).follow_links(true) {
         let entry = match entry {
@@ -132,7 +142,10 @@ pub fn images(root: &Path, dir: &str, passed_over: &mut PassedOver) -> Result<Ve
                 if is_link && e.loop_ancestor().is_none() {
                     // It leads nowhere, and is then as an image that cannot be read.
                     match path.file_name().and_then(|n| n.to_str()).is_some_and(is_image) {
-                        true => found.push(below(root, &path)?),
+                        true => match below(root, &path) {
+                            Ok(path) => found.push(path),
+                            Err(e) => refuse(e)?,
+                        },
                         false => passed_over.other(&path.to_string_lossy()),
                     }
                     continue;
@@ -151,12 +164,16 @@ pub fn images(root: &Path, dir: &str, passed_over: &mut PassedOver) -> Result<Ve
         if !entry.file_name().to_str().is_some_and(|name| is_image(name) && entry.file_type().is_file()) {
             let ending = path.extension().and_then(|e| e.to_str());
             if entry.file_name().to_str().is_none() && ending.is_some_and(|e| is_image(&format!("x.{e}"))) {
-                return Err(not_utf8(path));
+                refuse(not_utf8(path))?;
+                continue;
             }
             passed_over.other(&entry.file_name().to_string_lossy());
             continue;
         }
-        found.push(below(root, path)?);
+        match below(root, path) {
+            Ok(path) => found.push(path),
+            Err(e) => refuse(e)?,
+        }
     }
     let place = |path: &str| path.rsplit_once('/').map(|(dir, name)| (dir.to_owned(), name.to_owned()));
     found.sort_by_cached_key(|path| place(path).unwrap_or_else(|| (String::new(), path.clone())));
@@ -167,8 +184,7 @@ pub fn images(root: &Path, dir: &str, passed_over: &mut PassedOver) -> Result<Ve
 fn below(root: &Path, path: &Path) -> Result<String, Error> {
     let below = path.strip_prefix(root).unwrap_or(path).to_str().ok_or_else(|| not_utf8(path))?;
     if below.contains(['\n', '\r']) {
-        let why = "has a line break in its name, which lists of files cannot hold; rename it".into();
-        return Err(Error::Listing { path: path.into(), why });
+        return Err(Error::Listing { path: path.into(), why: LINE_BREAK.into() });
     }
     Ok(below.to_owned())
 }

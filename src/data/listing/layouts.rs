@@ -41,7 +41,7 @@ pub fn tiny_imagenet(root: &Path) -> Result<Listing, Error> {
     let mut names = folder::directories(&train, &mut listing.passed_over)?;
     names.sort_unstable();
     for (label, name) in (0..).zip(&names) {
-        let files = folder::images(root, &format!("train/{name}"), &mut listing.passed_over)?;
+        let files = folder::images(root, &format!("train/{name}"), &mut listing.passed_over, Err)?;
         listing.splits[0].extend(files.into_iter().map(|path| Entry { path, label }));
     }
     let annotations = root.join("val/val_annotations.txt");

@@ -1,0 +1,124 @@
+//! How an image is to be turned, as Pillow's `ImageOps.exif_transpose` reads it: from EXIF, which a PNG may
+//! also hold as text, else from XMP.
+
+use std::io::Read;
+
+use flate2::read::ZlibDecoder;
+use image::ImageDecoder;
+use image::metadata::Orientation;
+
+/// EXIF's number for the orientation.
+const TAG: u16 = 0x0112;
+
+/// The keyword under which ImageMagick writes EXIF into a PNG's text.
+const RAW_PROFILE: &[u8] = b"Raw profile type exif";
+
+/// Pillow's bound on a PNG's text.
+const MAX_TEXT: u64 = 1 << 20;
+
+/// The orientation that an image's metadata state; none where they state none.
+pub fn of(decoder: &mut impl ImageDecoder, bytes: &[u8]) -> Orientation {
+    let exif = decoder.exif_metadata().ok().flatten().or_else(|| of_png(bytes));
+    if let Some(turned) = exif.as_deref().and_then(in_exif) {
+        return turned;
+    }
+    let xmp = decoder.xmp_metadata().ok().flatten();
+    if let Some(turned) = xmp.as_deref().and_then(in_xmp) {
+        return turned;
+    }
+    decoder.orientation().unwrap_or(Orientation::NoTransforms)
+}
+
+/// The orientation in EXIF: the number in the first directory of what has the form of a TIFF, as 16 or 32 bits.
+fn in_exif(exif: &[u8]) -> Option<Orientation> {
+    let mut exif = exif;
+    while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
+        exif = rest;
+    }
+    let is_little = exif.starts_with(b"II");
+    let bytes = |at: usize, len: usize| exif.get(at..at.checked_add(len)?);
+    let value = |at: usize, len: usize| {
+        let mut value = 0;
+        for (n, byte) in bytes(at, len)?.iter().enumerate() {
+            value |= u32::from(*byte) << (8 * if is_little { n } else { len - 1 - n });
+        }
+        Some(value)
+    };
+    let directory = value(4, 4)? as usize;
+    let entries = value(directory, 2)? as usize;
+    let mut found = None;
+    for entry in (0..entries).map(|n| directory + 2 + 12 * n) {
+        // A directory that is cut short has what is there.
+        let (Some(tag), Some(kind)) = (value(entry, 2), value(entry + 2, 2)) else { break };
+        if tag == u32::from(TAG) {
+            // SHORT and LONG, and both with a sign. The value stands in the entry itself.
+            found = match kind {
+                3 | 8 => value(entry + 8, 2),
+                4 | 9 => value(entry + 8, 4),
+                _ => None,
+            };
+        }
+    }
+    Orientation::from_exif(u8::try_from(found?).ok()?)
+}
+
+/// The orientation in XMP, as an attribute or an element.
+fn in_xmp(xmp: &[u8]) -> Option<Orientation> {
+    let xmp = String::from_utf8_lossy(xmp);
+    let (_, after) = xmp.split_once("tiff:Orientation")?;
+    let value = after.strip_prefix("=\"").or_else(|| after.strip_prefix('>'))?;
+    Orientation::from_exif(value.bytes().next()?.checked_sub(b'0')?)
+}
+
+/// The EXIF of a PNG: in a chunk of its own, else in a text. Either may follow the pixels, where the decoder has not
+/// been yet.
+fn of_png(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n")?;
+    let mut in_text = None;
+    while let Some((length, chunk)) = rest.split_first_chunk() {
+        let length = u32::from_be_bytes(*length) as usize;
+        let Some((kind, data)) = chunk.split_first_chunk::<4>() else { break };
+        let Some((data, after)) = data.split_at_checked(length) else { break };
+        match kind {
+            b"eXIf" => return Some(data.to_vec()),
+            b"tEXt" | b"zTXt" | b"iTXt" if data.starts_with(RAW_PROFILE) => {
+                in_text = text_of(kind, &data[RAW_PROFILE.len()..]).as_deref().and_then(raw_profile);
+            }
+            _ => (),
+        }
+        // Behind a checksum.
+        let Some(after) = after.get(4..) else { break };
+        rest = after;
+    }
+    in_text
+}
+
+/// The text of a PNG's chunk behind its keyword.
+fn text_of(kind: &[u8; 4], data: &[u8]) -> Option<Vec<u8>> {
+    let data = data.strip_prefix(b"\0")?;
+    let (is_packed, text) = match (kind, data) {
+        (b"tEXt", text) => (false, text),
+        (b"zTXt", [_, text @ ..]) => (true, text),
+        // Whether it is compressed, how, and the language and the translated keyword, each ended by a zero.
+        (b"iTXt", [is_packed, _, rest @ ..]) => (*is_packed != 0, rest.splitn(3, |b| *b == 0).nth(2)?),
+        _ => return None,
+    };
+    if !is_packed {
+        return Some(text.to_vec());
+    }
+    let mut out = vec![];
+    ZlibDecoder::new(text).take(MAX_TEXT).read_to_end(&mut out).ok()?;
+    Some(out)
+}
+
+/// What such a text stands for: behind an empty line, the profile's name and its length, it is in hexadecimal digits.
+fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text
+        .splitn(4, |b| *b == b'\n')
+        .nth(3)?
+        .iter()
+        .filter(|b| !b.is_ascii_whitespace())
+        .map(|b| (*b as char).to_digit(16).map(|d| d as u8))
+        .collect::<Option<_>>()?;
+    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
