@@ -3,31 +3,29 @@
 //!
 //! What is made of the logits is the tools' own business.
 
+mod infer;
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
+pub(super) use self::infer::FEATURES_ONLY;
+pub use self::infer::Rows;
 use super::generate::architectures;
 use super::models::{Trained, normalise};
-use super::terminal;
-use crate::backend::cpu::infer::{self, Inference};
-use crate::backend::cpu::linear::Linear;
-use crate::backend::cpu::load::levels;
-use crate::backend::device::Device;
-use crate::data::features::Features;
-use crate::data::{self, Normalise, shard::Split};
+use crate::backend::cpu::infer::BATCH;
+use crate::data::{self, Normalise};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::{self, FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
+use crate::methods::classifier::Classifier;
 use crate::net::Arch;
-use crate::net::files::{Form, open_for};
+use crate::net::files::Form;
 use crate::report::experiment::Images;
-use crate::simd::value::Value;
-use crate::tensor::read;
 
 /// The splits that `train` lists in a checkpoint's input `dataset`.
 const TRAINED_ON: [&str; 2] = ["train", "test"];
@@ -58,7 +56,7 @@ pub struct Choice {
 
     /// Images that a thread of the CPU takes through the network at a time; more take more memory, and the
     /// result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = infer::BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,
 }
 
@@ -261,6 +259,11 @@ fn subject(
     checkpoint: Input,
     flags: &Choice,
 ) -> Result<Subject> {
+    if let (Weights::Checkpoint(m), Kind::Dataset) = (&weights, dataset.kind)
+        && let Some(Classifier::Knn { .. }) = Classifier::of(&m.params)
+    {
+        bail!("{name}: {FEATURES_ONLY}");
+    }
     let info = data::Info::of(&dataset)?;
     let images =
         dataset.as_input("dataset", &[&flags.split]).with_context(|| format!("--split {}", flags.split))?;
@@ -350,73 +353,4 @@ impl Subject {
     pub fn images(&self, split: &str) -> usize {
         self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>() as usize
     }
-
-    /// Maps the split and runs the network over it, or the classifier over features, after checking that
-    /// weights and files are the published ones. Also says what `run` of the manifest is to hold of it. Those
-    /// features that are there already are only copied where they are asked for.
-    ///
-    /// # Errors
-    /// Missing or damaged files, weights that do not fit the architecture, a GPU that cannot be used.
-    pub fn infer(&self, flags: &Choice, device: &str, features: bool) -> Result<(Rows, Inference, Object)> {
-        let weights = match &self.weights {
-            Weights::Checkpoint(m) => m.checked(&self.which)?.swap_remove(0),
-            Weights::File(file) => file.clone(),
-        };
-        if self.dataset.kind == Kind::Embedding {
-            return self.classify(&weights, &flags.split, features);
-        }
-        let split = Split::open(&self.dataset, &flags.split)?;
-        let levels = levels(&self.normalise.mean, &self.normalise.std);
-        let network = self.arch.network();
-        let mut run = Object::new();
-        let waiting =
-            terminal::note(&format!("{} {} images through {}", split.len(), flags.split, self.name));
-        let out = match Device::find_for(device, &network)? {
-            Device::Cpu => {
-                run.insert("instruction_set".into(), f32::isa().name().into());
-                infer::infer(&weights, &network, &split, &self.info, &levels, flags.batch_size as usize)?
-            }
-            #[cfg(feature = "cuda")]
-            Device::Cuda(index) => {
-                let device = crate::backend::cuda::Device::open(index, crate::train::config::Precision::F32)?;
-                run.insert("device".into(), device.describe().into());
-                crate::backend::cuda::infer::infer(&device, &weights, &network, &split, &self.info, &levels)?
-            }
-        };
-        drop(waiting);
-        let source_index = (0..split.len()).map(|i| split.source_index(i)).collect();
-        Ok((Rows { labels: split.labels().to_vec(), source_index }, out, run))
-    }
-
-    /// The logits of a classifier on features.
-    fn classify(&self, weights: &Path, split: &str, copied: bool) -> Result<(Rows, Inference, Object)> {
-        let features = Features::open(&self.dataset, split)?;
-        let params = open_for(weights, &self.arch.network(), self.info.classes)?;
-        let (classes, len) = (params.classes(), params.network().features());
-        ensure!(
-            features.width() == len,
-            "{}: its classifier takes {len} features, the images have {}",
-            weights.display(),
-            features.width()
-        );
-        let values = read(&params.values)?;
-        let flat = &values[params.classifier()..][..params.classifier_len()];
-        let linear = Linear::new(flat, &vec![0.0; flat.len()], len, params.network().classifier.kind);
-        let logits = linear.logits(features.all());
-        let rows =
-            Rows { labels: features.labels().to_vec(), source_index: features.source_index().to_vec() };
-        let mut run = Object::new();
-        run.insert("instruction_set".into(), f32::isa().name().into());
-        let features = if copied { features.all().to_vec() } else { vec![] };
-        let out = Inference { logits, features, classes, feature_len: len };
-        Ok((rows, out, run))
-    }
-}
-
-/// The images of a split that was run over.
-pub struct Rows {
-    /// Their labels.
-    pub labels: Vec<u32>,
-    /// What tells each from the others of its source.
-    pub source_index: Vec<u32>,
 }

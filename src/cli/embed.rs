@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -69,12 +69,18 @@ pub struct Flags {
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = SPLITS, conflicts_with_all = ["split", "project", "images"])]
     pub splits: Vec<String>,
 
+    /// With --splits: pass the training images through the network N more times, augmented as in the checkpoint's
+    /// own training; train --classifier then draws one of the N + 1 passes for each image of a batch
+    #[arg(long, value_name = "N", requires = "splits", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub passes: Option<u32>,
+
     /// Features that were made elsewhere, one file a split, as train=clip-train.npz: a data set for train
     /// --classifier
     ///
     /// The file, of safetensors or of numpy's savez, has `features` (N, F), `labels` (N) and, if you like,
-    /// `ids` (N).
-    #[arg(long, value_name = "SPLIT=FILE", conflicts_with_all = ["split", "splits", "project", "images", "data", "arch"])]
+    /// `ids` (N). Files of numpy's save hold one each: train=features.npy,labels.npy or
+    /// train=features.npy,labels.npy,ids.npy.
+    #[arg(long, value_name = "SPLIT=FILE[,LABELS[,IDS]]", conflicts_with_all = ["split", "splits", "project", "images", "data", "arch"])]
     pub import: Vec<Import>,
 
     /// With --import: file of the classes' names, one a line, by label
@@ -145,6 +151,11 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
         params.insert("split".into(), flags.input.split.clone().into());
     } else {
         params.insert("splits".into(), json!(splits));
+        if let Some(passes) = flags.passes {
+            let is_there = splits.iter().any(|split| split == "train");
+            ensure!(is_there, "--passes: are of the training images; add train to --splits");
+            params.insert(features::PASSES.into(), passes.into());
+        }
         // Classifiers depend on them, and the content of features does not tell them.
         params.insert("cls_num_list".into(), json!(subject.info.cls_num_list));
     }
@@ -223,13 +234,22 @@ fn extract_splits(writer: &Writer, subject: &Subject, flags: &Flags, splits: &[S
     let (mut outputs, mut run) = (vec![], Object::new());
     for (split, name) in splits.iter().zip(files) {
         let choice = Choice { split: split.clone(), ..flags.input.clone() };
-        let (rows, out, computed) = subject.infer(&choice, &flags.common.device, true)?;
+        let (mut rows, mut out, computed) = subject.infer(&choice, &flags.common.device, true)?;
+        let images = rows.labels.len();
+        if let (Some(passes), "train") = (flags.passes, split.as_str()) {
+            for pass in subject.augmented(passes, flags.input.batch_size as usize)? {
+                out.logits.extend(pass.logits);
+                out.features.extend(pass.features);
+                rows.labels.extend_from_within(..images);
+                rows.source_index.extend_from_within(..images);
+            }
+        }
         if interrupt::requested() {
             return Err(Interrupted.into());
         }
         let bytes = encode(&rows, &out)?;
         write_atomic(&writer.dir().join(&name), |f| f.write_all(&bytes))?;
-        numbers.insert(split.clone(), rows.labels.len().into());
+        numbers.insert(split.clone(), images.into());
         numbers.insert("feature_len".into(), out.feature_len.into());
         run = computed;
         let role = SPLITS.into_iter().find(|known| known == split).context("a split by its name")?;

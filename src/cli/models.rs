@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use super::checkpoints::{Choice, Subject, arch_of, bare, dataset_at, is_bare};
+use super::checkpoints::{Choice, FEATURES_ONLY, Subject, arch_of, bare, dataset_at, is_bare};
 use crate::data::files::Preprocess;
 use crate::data::{self, Normalise};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, source, store};
+use crate::methods::classifier::Classifier;
 use crate::net::Arch;
 
 /// What a checkpoint carries of the data set that it was trained on.
@@ -145,6 +146,9 @@ pub fn models(flags: &Choice, tool: &'static str) -> Result<Vec<Model>> {
         for m in source::read_all(std::slice::from_ref(arg), tool, Kind::Checkpoint)? {
             let dir = m.dir()?.to_owned();
             let here = || dir.join(FILE).display().to_string();
+            if let Some(Classifier::Knn { .. }) = Classifier::of(&m.params) {
+                bail!("{}: {FEATURES_ONLY}", here());
+            }
             let input = m.as_input("checkpoint", &[&flags.checkpoint])?;
             let class_names = match &info {
                 Some(info) => info.class_names.clone(),

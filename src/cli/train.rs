@@ -26,7 +26,7 @@ use super::{is_broken_pipe, run_plan};
 use crate::backend::device::Device;
 use crate::data::{Info, Normalise};
 use crate::manifest::store::{self, Done, Plan, Writer};
-use crate::manifest::{Kind, Manifest, hash, key, source};
+use crate::manifest::{self, Kind, Manifest, hash, key, source};
 use crate::methods::classifier::Classifier;
 use crate::methods::presets::preset_name;
 use crate::report::settings::departs;
@@ -44,7 +44,11 @@ fn run(flags: Flags) -> Result<()> {
     let all = flags.swept(std::env::args_os())?;
     // What a sweep would refuse for one of its values is told before anything is trained.
     all.iter().try_for_each(|flags| flags.configs().map(drop))?;
-    let datasets = source::read_all(&all[0].datasets, "train", kind)?;
+    let datasets = source::read_all(&all[0].datasets, "train", kind).map_err(|e| match e {
+        manifest::Error::WrongKind { found: "embedding", .. } => anyhow::Error::new(e)
+            .context("features are for a classifier: add --classifier linear, or another one"),
+        e => e.into(),
+    })?;
     all.iter().try_for_each(|flags| train(flags, &datasets))
 }
 
@@ -276,8 +280,9 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     let mut name = match config.classifier.map(|c| serde_json::json!(c)) {
         None => format!("{}-{}", config.method().name(), config.arch),
         Some(classifier) => {
-            let tau = classifier["tau_norm"].as_f64().map_or(String::new(), |tau| format!("-{tau}"));
-            let stage = format!("{}{tau}", classifier["name"].as_str().unwrap_or_default());
+            let option = ["tau_norm", "neighbours"].into_iter().find_map(|name| classifier[name].as_f64());
+            let option = option.map_or(String::new(), |value| format!("-{value}"));
+            let stage = format!("{}{option}", classifier["name"].as_str().unwrap_or_default());
             format!("{stage}-{}-{}", config.method().name(), config.arch)
         }
     };

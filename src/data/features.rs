@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
+use serde_json::Value;
 
 use super::{Error, Info};
 use crate::manifest::Manifest;
@@ -18,9 +19,14 @@ pub struct Features {
     at: usize,
     /// How many an image has.
     width: usize,
+    /// How often the split was passed through the network: once as it is, then augmented.
+    passes: usize,
     labels: Vec<u32>,
     source_index: Vec<u32>,
 }
+
+/// The name in params of how many augmented passes the training split has.
+pub const PASSES: &str = "passes";
 
 impl Features {
     /// Maps the features of a split, after checking that the file is the published one.
@@ -33,10 +39,12 @@ impl Features {
         let file = File::open(&path).map_err(Error::io(&path))?;
         // SAFETY: the map is only read, and files of results are replaced by rename, never written in place.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
-        Features::of(map, &info).map_err(|why| Error::Features { path, why })
+        let augmented = m.params.get(PASSES).filter(|_| split == "train").and_then(Value::as_u64);
+        let passes = 1 + augmented.unwrap_or(0) as usize;
+        Features::of(map, &info, passes).map_err(|why| Error::Features { path, why })
     }
 
-    fn of(map: Mmap, info: &Info) -> Result<Features, String> {
+    fn of(map: Mmap, info: &Info, passes: usize) -> Result<Features, String> {
         let tensors = SafeTensors::deserialize(&map).map_err(|e| format!("not an intact file: {e}"))?;
         let tensor = |name: &str, dtype: Dtype, rank: usize| {
             let t = tensors.tensor(name).map_err(|_| format!("has no tensor `{name}`"))?;
@@ -55,19 +63,28 @@ impl Features {
         if n == 0 || width == 0 || labels.shape() != [n] || index.shape() != [n] {
             return Err(format!("features {n}×{width}, labels {:?}", labels.shape()));
         }
+        if n % passes != 0 {
+            return Err(format!("{n} rows are not those of {passes} passes"));
+        }
         let number = |(row, word): (usize, &[u8; 8])| {
             let label = i64::from_le_bytes(*word);
             let known = u32::try_from(label).ok().filter(|&l| (l as usize) < info.classes);
             known.ok_or_else(|| format!("row {row} has label {label} of {} classes", info.classes))
         };
-        let labels: Vec<u32> =
-            labels.data().as_chunks().0.iter().enumerate().map(number).collect::<Result<_, _>>()?;
-        let source_index = index.data().as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect();
+        let own = n / passes;
+        let labels =
+            labels.data().as_chunks().0.iter().enumerate().map(number).collect::<Result<Vec<_>, _>>()?;
+        if labels.chunks(own).any(|pass| *pass != labels[..own]) {
+            return Err("its passes have other labels".into());
+        }
+        let labels = labels[..own].to_vec();
+        let index = index.data().as_chunks().0.iter().take(own);
+        let source_index = index.map(|w| u32::from_le_bytes(*w)).collect();
         let at = features.data().as_ptr() as usize - map.as_ptr() as usize;
         if !at.is_multiple_of(size_of::<f32>()) {
             return Err("its features do not begin at a multiple of four bytes".into());
         }
-        Ok(Features { map, at, width, labels, source_index })
+        Ok(Features { map, at, width, passes, labels, source_index })
     }
 
     /// Number of images.
@@ -85,18 +102,28 @@ impl Features {
         self.width
     }
 
-    /// All features, (N, width).
+    /// How often the images were passed through the network.
+    pub fn passes(&self) -> usize {
+        self.passes
+    }
+
+    /// The features of all images as they are, (N, width).
     pub fn all(&self) -> &[f32] {
-        let bytes = &self.map[self.at..self.at + self.len() * self.width * size_of::<f32>()];
+        &self.rows()[..self.len() * self.width]
+    }
+
+    /// The features of all passes, (passes × N, width).
+    fn rows(&self) -> &[f32] {
+        let bytes = &self.map[self.at..][..self.passes * self.len() * self.width * size_of::<f32>()];
         // SAFETY: any bits are a float; they begin at a multiple of four bytes of a page.
         let (before, all, after) = unsafe { bytes.align_to::<f32>() };
         assert!(before.is_empty() && after.is_empty(), "the alignment was checked");
         all
     }
 
-    /// Features of image `i`.
+    /// Features of image `i`; of pass p they are those of `i` + p·N.
     pub fn row(&self, i: usize) -> &[f32] {
-        &self.all()[i * self.width..(i + 1) * self.width]
+        &self.rows()[i * self.width..(i + 1) * self.width]
     }
 
     /// Labels of all images.

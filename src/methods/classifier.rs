@@ -2,9 +2,10 @@
 //!
 //! Kang et al. (arXiv 1910.09217) retrain the classifier with balanced classes (cRT: `linear` with
 //! re-sampling), learn a scale for each class (LWS), divide weights by a power of their length (τ-norm), or
-//! take the nearest mean (NCM).
+//! take the nearest mean (NCM). Nearest neighbours (Wu et al., arXiv 1805.01978) have no weights at all.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::loss::{ClassifierKind, Loss};
 
@@ -27,11 +28,24 @@ pub enum Classifier {
     Ncm,
     /// The class whose mean has the largest cosine.
     NcmCosine,
+    /// The vote of the nearest training images.
+    Knn {
+        /// How many vote.
+        neighbours: usize,
+    },
 }
 
 impl Classifier {
     /// The exponent of τ-norm in its paper.
     pub const TAU_NORM: f64 = 0.7;
+
+    /// How many neighbours vote unless asked otherwise.
+    pub const NEIGHBOURS: usize = 20;
+
+    /// The classifier of a checkpoint's params, if it is one on features.
+    pub fn of(params: &Map<String, Value>) -> Option<Classifier> {
+        serde_json::from_value(params.get("classifier")?.clone()).ok()
+    }
 
     /// Whether it is trained by steps; else it is computed at once.
     pub fn is_trained(self) -> bool {
@@ -48,7 +62,9 @@ impl Classifier {
         match self {
             Classifier::Linear => loss.classifier(),
             Classifier::Cosine | Classifier::NcmCosine => ClassifierKind::Cosine,
-            Classifier::Lws | Classifier::TauNorm { .. } | Classifier::Ncm => ClassifierKind::Linear,
+            Classifier::Lws | Classifier::TauNorm { .. } | Classifier::Ncm | Classifier::Knn { .. } => {
+                ClassifierKind::Linear
+            }
         }
     }
 }

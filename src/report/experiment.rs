@@ -360,7 +360,7 @@ impl Experiment {
             settings.insert("select".into(), own.get("select").cloned().unwrap_or(usual.into()));
         }
         // What is computed at once has no seed of its own.
-        let is_trained = own.get("classifier").is_none_or(is_trained);
+        let is_trained = Classifier::of(own).is_none_or(Classifier::is_trained);
         let seed = if is_trained { own } else { checkpoint }.get("seed").and_then(Value::as_u64);
         if [trained, Some(evaluated)]
             .into_iter()
@@ -402,11 +402,6 @@ struct Trained<'a> {
 /// The setting of a classifier on features.
 pub(super) const SECOND_STAGE: &str = "second_stage";
 
-/// Whether the classifier of a checkpoint was trained by steps.
-fn is_trained(classifier: &Value) -> bool {
-    serde_json::from_value(classifier.clone()).is_ok_and(|c: Classifier| c.is_trained())
-}
-
 /// A second stage in words: its usual name where it has one, and what departs from the usual training.
 fn second_stage(params: &Object, classifier: &Value) -> String {
     let name = classifier["name"].as_str().unwrap_or_default();
@@ -420,10 +415,11 @@ fn second_stage(params: &Object, classifier: &Value) -> String {
         },
         ("ncm", _) => "NCM".into(),
         ("ncm-cosine", _) => "cosine NCM".into(),
+        ("knn", _) => format!("{}-NN", classifier["neighbours"]),
         (name, "erm") => format!("{name} classifier"),
         (name, method) => format!("{name} classifier by {method}"),
     };
-    if is_trained(classifier) {
+    if Classifier::of(params).is_some_and(Classifier::is_trained) {
         let usual = [
             ("epochs", json!(10)),
             ("schedule", json!("cosine")),

@@ -1,12 +1,16 @@
 //! A classifier where it is trained, or computed, on the features that a network has given.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::config::Config;
 use super::engine::check_loss;
-use super::plan::{Plan, Step};
+use super::plan::{Plan, Sample, Step};
 use crate::backend::cpu::linear::Linear;
+use crate::backend::cpu::neighbours::Neighbours;
 use crate::backend::cpu::sgd::Rates;
 use crate::data::features::Features;
 use crate::interrupt::{self, Interrupted};
@@ -14,7 +18,7 @@ use crate::methods::classifier::{Classifier, means, nearest, tau_normed};
 use crate::methods::loss::{Criterion, Targets};
 use crate::metrics::{self, argmax};
 use crate::net::Params;
-use crate::net::files::StateDict;
+use crate::net::files::{StateDict, Values};
 use crate::tensor::{read, write};
 
 /// The splits of features that a classifier is trained and judged on.
@@ -30,10 +34,12 @@ pub struct Splits {
 /// A classifier with its features.
 pub struct OnFeatures {
     /// Those of the classifier.
-    pub params: Params,
+    params: Params,
     /// The other tensors of its network.
-    pub rest: StateDict,
+    rest: StateDict,
     linear: Linear,
+    /// What classifies in its place.
+    neighbours: Option<Neighbours>,
     criterion: Criterion,
     classifier: Classifier,
     splits: Splits,
@@ -43,15 +49,15 @@ pub struct OnFeatures {
 }
 
 impl OnFeatures {
-    /// A classifier that begins as `params` has it; `rest` are the other tensors of its network.
+    /// A classifier that begins as `params` has it, or goes on from there; `rest` are the other tensors of its network.
     ///
     /// # Errors
     /// Features of another length than the network's.
     pub fn new(
         config: &Config,
         params: Params,
+        goes_on: bool,
         rest: StateDict,
-        criterion: Criterion,
         cls_num_list: &[usize],
         splits: Splits,
     ) -> Result<OnFeatures> {
@@ -62,19 +68,27 @@ impl OnFeatures {
             let found = features.width();
             ensure!(found == len, "there are {found} features an image, and {} has {len}", config.arch);
         }
+        let criterion = config.criterion(cls_num_list);
         let linear = {
             let (values, velocity) = (read(&params.values)?, read(&params.velocity)?);
             let own = params.classifier()..params.classifier() + params.classifier_len();
-            Linear::new(&values[own.clone()], &velocity[own], len, criterion.classifier)
+            let linear = Linear::new(&values[own.clone()], len, criterion.classifier);
+            match classifier {
+                Classifier::Lws => linear.scaled(goes_on.then_some(&velocity[own])),
+                _ => linear.with_velocity(&velocity[own]),
+            }
         };
-        let linear = if classifier == Classifier::Lws { linear.scaled() } else { linear };
-        let cls_num_list = cls_num_list.to_vec();
-        Ok(OnFeatures { params, rest, linear, criterion, classifier, splits, cls_num_list, tau_norm: None })
-    }
-
-    /// Training images.
-    pub fn len(&self) -> usize {
-        self.splits.train.len()
+        Ok(OnFeatures {
+            params,
+            rest,
+            linear,
+            neighbours: None,
+            criterion,
+            classifier,
+            splits,
+            cls_num_list: cls_num_list.to_vec(),
+            tau_norm: None,
+        })
     }
 
     /// One epoch: of a classifier that is trained its steps, of another all of its computation. Returns the
@@ -93,24 +107,23 @@ impl OnFeatures {
             return self.compute();
         }
         let plan = plan.epoch(epoch);
-        let (train, len) = (&self.splits.train, self.splits.train.width());
-        let (mut loss, mut right, mut x) = (0.0, 0.0, vec![]);
+        let train = &self.splits.train;
+        let (mut loss, mut right) = (0.0, 0.0);
         for step in 0..plan.steps() {
             if interrupt::requested() {
                 return Err(Interrupted.into());
             }
             let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b, .. } = plan.step(step);
-            x.resize(samples.len() * len, 0.0);
-            let row = |n: usize| train.row(samples[n].index as usize);
-            x.par_chunks_exact_mut(len).enumerate().for_each(|(n, x)| {
-                let (own, share) = (row(n), lambda[n]);
+            let mixed = |(n, sample): (usize, &Sample)| {
+                let (own, share) = (train.row(sample.index as usize), lambda[n]);
                 if share == 1.0 {
-                    return x.copy_from_slice(own);
+                    return Cow::Borrowed(own);
                 }
-                let other = row(partner[n] as usize);
-                let both = own.iter().zip(other);
-                x.iter_mut().zip(both).for_each(|(x, (a, b))| *x = share * a + (1.0 - share) * b);
-            });
+                let other = train.row(samples[partner[n] as usize].index as usize);
+                Cow::Owned(own.iter().zip(other).map(|(a, b)| share * a + (1.0 - share) * b).collect())
+            };
+            let x: Vec<Cow<[f32]>> = samples.par_iter().enumerate().map(mixed).collect();
+            let x: Vec<&[f32]> = x.iter().map(|x| &**x).collect();
             let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
             let result = self.linear.step(&x, targets, &self.criterion, rates);
             check_loss(result.loss, epoch, step)?;
@@ -125,6 +138,12 @@ impl OnFeatures {
     fn compute(&mut self) -> Result<(f64, f64)> {
         let (train, classes) = (&self.splits.train, self.params.classes());
         let len = train.width();
+        if let Classifier::Knn { neighbours } = self.classifier {
+            let voters = Neighbours::new(train.all(), train.labels(), len, classes, neighbours);
+            let logits = voters.logits_of_voters(train.all());
+            self.neighbours = Some(voters);
+            return self.judge(&logits);
+        }
         let means = || means((0..train.len()).map(|i| (train.row(i), train.labels()[i])), classes, len);
         let (weight, bias) = match self.classifier {
             Classifier::Ncm => nearest(&means(), len),
@@ -141,15 +160,20 @@ impl OnFeatures {
             }
         };
         self.linear = self.made_of(&weight, &bias);
-        let logits = self.linear.logits(train.all());
-        let m = metrics::evaluate(&logits, train.labels(), &self.cls_num_list)?;
+        self.judge(&self.linear.logits(train.all()))
+    }
+
+    /// The sum of the training images' losses, and how many are classified right.
+    fn judge(&self, logits: &[f32]) -> Result<(f64, f64)> {
+        let train = &self.splits.train;
+        let m = metrics::evaluate(logits, train.labels(), &self.cls_num_list)?;
         let n = train.len() as f64;
         Ok((m.nll * n, m.top1 / 100.0 * n))
     }
 
     fn made_of(&self, weight: &[f32], bias: &[f32]) -> Linear {
         let flat = [weight, bias].concat();
-        Linear::new(&flat, &vec![0.0; flat.len()], self.splits.train.width(), self.criterion.classifier)
+        Linear::new(&flat, self.splits.train.width(), self.criterion.classifier)
     }
 
     /// The exponent of 0, 0.05, …, 2 whose classifier has the best mean accuracy over classes on the
@@ -171,27 +195,52 @@ impl OnFeatures {
         Ok(best.0)
     }
 
-    /// Brings the classifier into the parameters.
+    /// The tensors of the network with the classifier; of nearest neighbours those who vote.
     ///
     /// # Errors
     /// Candle's.
-    pub fn give(&self) -> Result<()> {
-        let at = self.params.classifier();
-        for (to, flat) in
-            [(&self.params.values, self.linear.flat()), (&self.params.velocity, self.linear.flat_velocity())]
-        {
-            write(to, |all| {
-                all[at..at + flat.len()].copy_from_slice(&flat);
-                Ok(())
-            })?;
+    pub fn state_dict(&self) -> Result<StateDict> {
+        if self.neighbours.is_some() {
+            let train = &self.splits.train;
+            let features = Values { shape: vec![train.len(), train.width()], data: train.all().to_vec() };
+            let labels = train.labels().iter().map(|l| *l as f32).collect();
+            let labels = Values { shape: vec![train.len()], data: labels };
+            return Ok([("features".into(), features), ("labels".into(), labels)].into());
         }
+        self.keep(&self.params.values, &self.linear.flat())?;
+        let mut all = self.params.state_dict()?;
+        all.extend(self.rest.iter().map(|(name, v)| (name.clone(), v.clone())));
+        Ok(all)
+    }
+
+    /// What a training goes on from.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn training_state(&self) -> Result<StateDict> {
+        self.keep(&self.params.values, &self.linear.unscaled())?;
+        if self.classifier.is_trained() {
+            self.keep(&self.params.velocity, &self.linear.flat_velocity())?;
+        }
+        self.params.training_state()
+    }
+
+    fn keep(&self, to: &Tensor, flat: &[f32]) -> Result<()> {
+        let at = self.params.classifier();
+        write(to, |all| {
+            all[at..at + flat.len()].copy_from_slice(flat);
+            Ok(())
+        })?;
         Ok(())
     }
 
     /// Percent of each judged split that is classified right.
     pub fn top1(&self) -> Vec<f64> {
         let of = |split: &Features| {
-            let logits = self.linear.logits(split.all());
+            let logits = match &self.neighbours {
+                Some(voters) => voters.logits(split.all()),
+                None => self.linear.logits(split.all()),
+            };
             let rows = logits.chunks_exact(self.params.classes()).zip(split.labels());
             let right = rows.filter(|(z, label)| argmax(z) == **label as usize).count();
             100.0 * right as f64 / split.len() as f64

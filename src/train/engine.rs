@@ -15,7 +15,7 @@ use super::classifier::OnFeatures;
 use super::config::Config;
 use super::plan::{EpochPlan, Plan, Sample, Step};
 use crate::backend::cpu::blend::Pairs;
-use crate::backend::cpu::infer::{self, Folded};
+use crate::backend::cpu::infer::{self, Folded, Inference};
 use crate::backend::cpu::load::{self, Levels, View, levels};
 use crate::backend::cpu::net::{Hidden, Net};
 use crate::backend::cpu::sgd::Rates;
@@ -147,20 +147,9 @@ impl<'a> Engine<'a> {
     /// Those of the device.
     pub fn give(&self) -> Result<()> {
         match &self.on {
-            On::Cpu(..) => Ok(()),
-            On::Features(classifier) => classifier.give(),
+            On::Cpu(..) | On::Features(_) => Ok(()),
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, params, .. } => trainer.give(params),
-        }
-    }
-
-    /// The parameters that are trained, as [`Engine::give`] left them.
-    pub fn params(&self) -> &Params {
-        match &self.on {
-            On::Cpu(net, _) => &net.params,
-            On::Features(classifier) => &classifier.params,
-            #[cfg(feature = "cuda")]
-            On::Cuda { params, .. } => params,
         }
     }
 
@@ -169,11 +158,25 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// Candle's.
     pub fn state_dict(&self) -> Result<StateDict> {
-        let mut all = self.params().state_dict()?;
-        if let On::Features(classifier) = &self.on {
-            all.extend(classifier.rest.iter().map(|(name, v)| (name.clone(), v.clone())));
+        match &self.on {
+            On::Cpu(net, _) => net.params.state_dict(),
+            On::Features(classifier) => classifier.state_dict(),
+            #[cfg(feature = "cuda")]
+            On::Cuda { params, .. } => params.state_dict(),
         }
-        Ok(all)
+    }
+
+    /// What a training goes on from, likewise.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn training_state(&self) -> Result<StateDict> {
+        match &self.on {
+            On::Cpu(net, _) => net.params.training_state(),
+            On::Features(classifier) => classifier.training_state(),
+            #[cfg(feature = "cuda")]
+            On::Cuda { params, .. } => params.training_state(),
+        }
     }
 
     /// Percent of each judged split that is classified right.
@@ -311,6 +314,17 @@ impl<'a> Changed<'a> {
             out.copy_from_slice(&row[left * channels..][..width * channels]);
         }
     }
+}
+
+/// Logits and features of the training images as they are in an epoch of a plan, augmented but not mixed, in the order
+/// of the split. The plan draws each image once.
+pub fn augmented(net: &Folded, train: &Split, levels: &Levels, plan: &EpochPlan, batch: usize) -> Inference {
+    let mut samples: Vec<Sample> = (0..plan.steps()).flat_map(|step| plan.step(step).samples).collect();
+    samples.sort_unstable_by_key(|sample| sample.index);
+    net.forward(samples.len(), batch, |n, pixels| {
+        let changed = Changed::of(train, &samples[n]);
+        changed.view(samples[n].flip).write(train.shape()[1], levels, pixels);
+    })
 }
 
 pub(super) fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {

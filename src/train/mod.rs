@@ -220,6 +220,7 @@ fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done>
     let is_auto = matches!(classifier, Classifier::TauNorm { tau_norm: None });
     let val = is_auto.then(|| open("val")).transpose()?;
     let plan = Plan::new(config, train.labels(), [1, 1, train.width()], &info.cls_num_list)?;
+    let plan = plan.repeating(train.passes() as u32);
     let network = config.network();
     let mut rest = match start {
         Some(start) => start.network(&network, info.classes, classifier.keeps_weights())?,
@@ -227,7 +228,9 @@ fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done>
     };
     let own = network.without_layers();
     let params = Params::new(&own, info.classes)?;
-    let found = if is_whole(config) { None } else { resume(&params, dir, begun_by)? };
+    // What is computed at once has nothing to go on from.
+    let found = if classifier.is_trained() { resume(&params, dir, begun_by)? } else { None };
+    let goes_on = found.is_some();
     let (reached, log) = match found {
         Some(found) => found,
         None => {
@@ -235,7 +238,7 @@ fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done>
             if classifier.keeps_weights() {
                 ensure!(
                     start.is_some(),
-                    "the features were imported, without a classifier that could be rescaled; take --classifier linear, cosine, ncm or ncm-cosine"
+                    "the features were imported, without a classifier that could be rescaled; take --classifier linear, cosine, ncm, ncm-cosine or knn"
                 );
                 params.load(&rest)?;
             }
@@ -243,16 +246,9 @@ fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done>
         }
     };
     rest.retain(|name, _| !name.starts_with(&format!("{}.", network.classifier.name)));
-    let criterion = config.criterion(&info.cls_num_list);
     let splits = classifier::Splits { train, judged, val };
-    let engine = OnFeatures::new(config, params, rest, criterion, &info.cls_num_list, splits)?;
+    let engine = OnFeatures::new(config, params, goes_on, rest, &info.cls_num_list, splits)?;
     epochs(job, dir, Engine::of_features(engine), &plan, (reached, log), on)
-}
-
-/// Whether a training is made in one call or not at all: a classifier that is computed, and one of LWS, whose
-/// scales the state has only multiplied into the weights.
-fn is_whole(config: &Config) -> bool {
-    config.classifier.is_some_and(|c| !c.is_trained() || c == Classifier::Lws)
 }
 
 /// Trains from where an earlier call was stopped to the end.
@@ -306,10 +302,7 @@ fn epochs(
             computed_by: computer.clone(),
         };
         log.push(report.clone());
-        let is_due = match is_whole(config) {
-            true => false,
-            false => kind != "device" || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY),
-        };
+        let is_due = kind != "device" || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY);
         let now = is_due || epoch == config.epochs;
         let better = reached.best_epoch == 0
             || match select {
@@ -341,7 +334,7 @@ fn epochs(
             if let Some((state, steps)) = &next {
                 files::save(&dir.join(NEXT_BEST), state, *steps, None)?;
             }
-            let state = engine.params().training_state()?;
+            let state = engine.training_state()?;
             reached.state_blake3 = files::digest(&state);
             let note = serde_json::to_string(&reached)?;
             files::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
@@ -456,6 +449,17 @@ fn finish(reached: &Reached, select: Select, log: &[EpochReport], kind: &str) ->
     speed.sort_by(f64::total_cmp);
     let object = |value: Value| value.as_object().cloned().unwrap_or_else(Object::new);
     let file = |role, name: &str, rows| Produced { role, name: name.to_owned(), rows };
+    let mut metrics = object(json!({
+        "last_top1": last.test_top1,
+        "best_top1": reached.best_top1,
+        "best_epoch": reached.best_epoch,
+        "selected_on": select.name(),
+        "last_loss": last.loss,
+        "last_train_top1": last.train_top1,
+        "epochs": last.epoch,
+    }));
+    let on_val = [("last_val_top1", last.val_top1), ("best_val_top1", reached.best_val_top1)];
+    metrics.extend(on_val.into_iter().filter_map(|(name, top1)| Some((name.to_owned(), top1?.into()))));
     Ok(Done {
         outputs: vec![
             file("last", LAST, None),
@@ -463,15 +467,7 @@ fn finish(reached: &Reached, select: Select, log: &[EpochReport], kind: &str) ->
             file("state", STATE, None),
             file("log", LOG, Some(log.len() as u64)),
         ],
-        metrics: object(json!({
-            "last_top1": last.test_top1,
-            "best_top1": reached.best_top1,
-            "best_epoch": reached.best_epoch,
-            "selected_on": select.name(),
-            "last_loss": last.loss,
-            "last_train_top1": last.train_top1,
-            "epochs": last.epoch,
-        })),
+        metrics,
         run: object(json!({
             "train_images_per_second": speed[speed.len() / 2],
             kind: computers(log).join(", "),

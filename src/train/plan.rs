@@ -18,7 +18,7 @@ use crate::rng::{Purpose, below, shuffle, stream};
 /// One training image and how it is augmented.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Position in the training split.
+    /// Position in the training split; of features, the row of one of its passes.
     pub index: u32,
     /// Rows by which the crop lies below the image's own place, or below the centre of a larger one.
     pub dy: i16,
@@ -108,6 +108,8 @@ pub struct Plan {
     size: [usize; 2],
     /// Rows and columns that stored images have more.
     spare: [usize; 2],
+    /// How often the training split was passed through a network, where it is features.
+    passes: u32,
     labels: Vec<u32>,
     cls_num_list: Vec<usize>,
     sampler: Option<Sampler>,
@@ -146,6 +148,7 @@ impl Plan {
             config: config.clone(),
             size: [height, width],
             spare: [0; 2],
+            passes: 1,
             labels: labels.to_vec(),
             cls_num_list: cls_num_list.to_vec(),
             sampler: config.rule.draw().map(|draw| Sampler::new(draw, labels, cls_num_list)),
@@ -156,6 +159,11 @@ impl Plan {
     /// The same plan, but crops are taken from stored images that are larger, of `[H, W, C]`.
     pub fn cropping(self, stored: [usize; 3]) -> Plan {
         Plan { spare: [0, 1].map(|axis| stored[axis] - self.size[axis]), ..self }
+    }
+
+    /// The same plan, but an image has the features of several passes, one after the other, of which one is drawn.
+    pub fn repeating(self, passes: u32) -> Plan {
+        Plan { passes, ..self }
     }
 
     /// Height and width of stored images.
@@ -228,13 +236,16 @@ impl EpochPlan<'_> {
 
     /// One step, from 0 to `steps() - 1`.
     pub fn step(&self, i: usize) -> Step {
-        let Plan { config, labels, cls_num_list, .. } = self.plan;
+        let Plan { config, labels, cls_num_list, passes, .. } = self.plan;
         let batch = &self.order[i * config.batch_size..][..self.plan.images(i)];
         let rng = |purpose| stream(config.seed, purpose, self.epoch.into(), i as u64);
 
         let mut words = rng(Purpose::Augment);
         let sample = |(n, &index): (usize, &u32)| {
-            let mut sample = augment(config, self.plan.spare, index, words.next_u32());
+            let word = words.next_u32();
+            let mut sample = augment(config, self.plan.spare, index, word);
+            let pass = (u64::from(word) * u64::from(*passes)) >> 32;
+            sample.index += pass as u32 * labels.len() as u32;
             if config.changes_images() {
                 let step = (i as u64) << 32 | n as u64;
                 let mut rng = stream(config.seed, Purpose::Change, self.epoch.into(), step);

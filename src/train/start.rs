@@ -50,7 +50,7 @@ impl Start {
         let params = Params::new(network, classes)?;
         if let (true, Some(why)) = (with_classifier, params.other_classifier(&dict)) {
             bail!(
-                "{}: its classifier cannot be taken: {why}; take --classifier linear, cosine, ncm or ncm-cosine",
+                "{}: its classifier cannot be taken: {why}; take --classifier linear, cosine, ncm, ncm-cosine or knn",
                 path()
             );
         }

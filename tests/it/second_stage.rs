@@ -139,6 +139,101 @@ fn a_killed_second_stage_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn a_trained_second_stage_goes_on_from_its_last_epoch() {
+    let s = prepared();
+    for classifier in ["linear", "cosine", "lws"] {
+        let flags = format!("features --classifier {classifier} --epochs 4 --out {classifier}");
+        let late = s.tool("train", &flags).env("REMIX_KILL_AT", "25").assert();
+        assert!(late.get_output().status.code().is_none(), "{classifier}: was killed");
+        let goes_on = s.tool("train", &flags).assert().success();
+        let said = String::from_utf8_lossy(&goes_on.get_output().stderr).into_owned();
+        assert!(said.contains("going on after epoch"), "{classifier}: {said}");
+    }
+}
+
+#[test]
+fn nearest_neighbours_classify_features_alone() {
+    let s = prepared();
+    let m = s.one("train", "features --classifier knn --neighbours 3 -q --out knn");
+    assert_eq!(m["params"]["classifier"], json!({"name": "knn", "neighbours": 3}));
+    let judged = s.one("eval", "knn -q");
+    assert_eq!(judged["metrics"]["top1"], m["metrics"]["last_top1"]);
+    // The vote by hand, of the 3 largest cosines.
+    let unit = |row: &[f32]| {
+        let length = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+        row.iter().map(|x| f64::from(*x) / length).collect::<Vec<f64>>()
+    };
+    let rows = |split: &str| -> Vec<Vec<f64>> {
+        let all =
+            floats(&s.join(format!("features/{split}-features.safetensors"))).remove("features").unwrap();
+        all.chunks(64).map(unit).collect()
+    };
+    let labels: Vec<usize> = {
+        let bytes = fs::read(s.join("features/train-features.safetensors")).unwrap();
+        let all = SafeTensors::deserialize(&bytes).unwrap();
+        all.tensor("labels").unwrap().data().chunks(8).map(|word| usize::from(word[0])).collect()
+    };
+    let (train, test) = (rows("train"), rows("test"));
+    s.one("embed", "knn -q --out e");
+    let logits = floats(&s.join("e/features.safetensors")).remove("logits").unwrap();
+    for (x, logits) in test.iter().zip(logits.chunks(10)) {
+        let cosine = |t: &Vec<f64>| t.iter().zip(x).map(|(a, b)| a * b).sum::<f64>();
+        let mut all: Vec<(f64, usize)> = train.iter().map(cosine).zip(labels.iter().copied()).collect();
+        all.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut votes = [(-1.0f64 / 0.07).exp(); 10];
+        all[..3].iter().for_each(|(cosine, label)| votes[*label] += (cosine / 0.07).exp());
+        for (z, votes) in logits.iter().zip(votes) {
+            assert!((f64::from(*z) - votes.ln()).abs() < 1e-3, "{z} {}", votes.ln());
+        }
+    }
+    fs::write(s.join("m.json"), judged.to_string()).unwrap();
+    let table = s.tool("report", "table m.json --format md").assert().success();
+    assert!(String::from_utf8_lossy(&table.get_output().stdout).contains("3-NN"));
+    let alone = "nearest neighbours classify features alone";
+    let images = s.tool("eval", "knn --data data --device cpu -q").assert().code(2);
+    assert!(String::from_utf8_lossy(&images.get_output().stderr).contains(alone));
+    fs::write(s.join("list"), "x.png\n").unwrap();
+    refused(s.tool("embed", "knn --images list -q").assert(), alone);
+    refused(
+        s.tool("train", "features --classifier ncm --neighbours 2 -q").assert(),
+        "--neighbours: does nothing",
+    );
+}
+
+#[test]
+fn augmented_passes_are_rows_behind_the_images() {
+    let s = prepared();
+    let m = s.one("embed", "net --splits train,test --passes 2 --device cpu -q --out more");
+    assert_eq!(m["params"]["passes"], 2);
+    let plain = s.one("embed", "net --splits train,test --device cpu -q --out plain");
+    assert_eq!(m["metrics"]["train"], plain["metrics"]["train"]);
+    let rows =
+        |dir: &str| floats(&s.join(format!("{dir}/train-features.safetensors"))).remove("features").unwrap();
+    let (more, once) = (rows("more"), rows("plain"));
+    assert_eq!(more.len(), 3 * once.len());
+    let passes: Vec<&[f32]> = more.chunks(once.len()).collect();
+    assert!(passes[0] == once, "the first pass is of the images as they are");
+    assert!(passes[1] != once && passes[1] != passes[2]);
+    assert_eq!(
+        fs::read(s.join("more/test-features.safetensors")).unwrap(),
+        fs::read(s.join("plain/test-features.safetensors")).unwrap()
+    );
+    // What is computed at once goes by the images as they are, what is trained sees the passes.
+    for (flags, same) in [("ncm", true), ("linear --epochs 2", false)] {
+        let weights = |dir: &str| {
+            s.one("train", &format!("{dir} --classifier {flags} -q --out {dir}-c --force"));
+            floats(&s.join(format!("{dir}-c/last.safetensors"))).remove("linear.weight").unwrap()
+        };
+        assert_eq!(weights("more") == weights("plain"), same, "{flags}");
+    }
+    s.one("eval", "more-c --split train -q");
+    s.one("train", "data --arch resnet20 --epochs 1 --batch-size 32 --no-augment --device cpu -q --out bare");
+    let alike = s.tool("embed", "bare --splits train,test --passes 1 --device cpu -q").assert();
+    refused(alike, "was trained without augmentation");
+    refused(s.tool("embed", "net --splits test --passes 1 -q").assert(), "add train to --splits");
+}
+
+#[test]
 fn logits_are_adjusted_by_the_classes_shares() {
     let s = prepared();
     let plain = s.one("eval", "net --device cpu -q");
@@ -186,7 +281,10 @@ fn logits_are_adjusted_by_the_classes_shares() {
     s.tool("report", "figure m.json --kind sweep -o sweep.svg -q").assert().success();
     assert!(fs::read_to_string(s.join("sweep.svg")).unwrap().contains("best on val"));
     fs::write(s.join("plain.json"), plain.to_string()).unwrap();
-    refused(s.tool("report", "figure plain.json --kind sweep -o x.svg -q").assert(), "lack a sweep");
+    refused(
+        s.tool("report", "figure plain.json --kind sweep -o x.svg -q").assert(),
+        "the runs do not differ in a number",
+    );
 
     s.one("mk-imbalance", &DATA.replace("--val-fraction 0.2", "").replace("--out data", "--out plain"));
     s.one("embed", "net --splits train,test -q --device cpu --out short");
@@ -214,6 +312,22 @@ fn a_sweep_trains_a_classifier_for_each_value() {
     let rates = s.run("train", "features --classifier linear --epochs 1 --sweep lr=0.1:0.2:0.1 -q --out lr");
     assert_eq!(rates.len(), 2);
     assert!(s.join("lr/lr-0.1/last.safetensors").exists() && s.join("lr/lr-0.2/last.safetensors").exists());
+    // As a figure of their evaluations, with the value that is best on the validation split.
+    let judged: String = found.iter().map(|m| format!("{m}\n")).collect();
+    fs::write(s.join("runs.jsonl"), judged).unwrap();
+    let mut lines = String::new();
+    for split in ["test", "val"] {
+        let found = s.run("eval", &format!("runs.jsonl --split {split} -q"));
+        lines.extend(found.iter().map(|m| format!("{m}\n")));
+        fs::write(s.join("m.jsonl"), &lines).unwrap();
+        s.tool("report", &format!("figure m.jsonl --kind sweep -o {split}.svg -q")).assert().success();
+        let svg = fs::read_to_string(s.join(format!("{split}.svg"))).unwrap();
+        assert!(svg.contains("tau-norm") && svg.contains("best on val") == (split == "val"), "{split}");
+    }
+    let others = s.run("eval", "lr/lr-0.1 lr/lr-0.1 -q");
+    fs::write(s.join("m.jsonl"), others.iter().map(|m| format!("{m}\n")).collect::<String>()).unwrap();
+    let same = s.tool("report", "figure m.jsonl --kind sweep -o x.svg -q").assert();
+    refused(same, "the runs do not differ in a number");
     let both = s.tool("train", "features --classifier linear --lr 1 --sweep lr=0.1:0.2:0.1").assert();
     refused(both, "--sweep lr: --lr is given as well");
     let none = s.tool("train", "features --classifier linear --sweep colour=0:1:1").assert();
@@ -225,7 +339,7 @@ fn what_is_wrong_with_features_is_said_in_a_line() {
     let s = prepared();
     let train = |flags: &str| s.tool("train", &format!("{flags} -q")).assert();
     refused(train("data --classifier linear"), "is a dataset manifest");
-    refused(train("features"), "is an embedding manifest");
+    refused(train("features"), "features are for a classifier: add --classifier linear");
     s.one("embed", "net --split test --device cpu -q --out e");
     refused(train("e --classifier linear"), "embed --splits train,test");
     refused(train("features --classifier lws --loss ldam"), "LDAM is made for a normalised classifier");
@@ -296,7 +410,23 @@ fn features_from_elsewhere_are_a_data_set() {
     let images = s.tool("eval", "linear --data data -q --device cpu").assert().code(2).get_output().clone();
     assert!(String::from_utf8_lossy(&images.stderr).contains("no network that images could go through"));
 
+    // The same in files of one array each.
+    let [x, labels] = tensors(40);
+    x.1.write_npy(s.join("x.npy")).unwrap();
+    labels.1.write_npy(s.join("y.npy")).unwrap();
+    let split = "--import train=x.npy,y.npy --import test=b.safetensors --class-names names.txt -q --out npy";
+    s.one("embed", split);
+    let bytes = |dir: &str| fs::read(s.join(format!("{dir}/train-features.safetensors"))).unwrap();
+    assert!(bytes("npy") == bytes("in"));
+
     let import = |flags: &str| s.tool("embed", &format!("{flags} -q")).assert();
+    let alone = import("--import train=x.npy").code(2);
+    assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("expected FEATURES.npy,LABELS.npy"));
+    refused(import("--import train=x.npy,nowhere.npy"), "nowhere.npy: ");
+    let [wrong, _] = tensors(4);
+    let wrong = wrong.1.affine(f64::INFINITY, 0.0).unwrap();
+    Tensor::write_npz(&[("features", wrong), tensors(4)[1].clone()], s.join("inf.npz")).unwrap();
+    refused(import("--import train=inf.npz"), "in row 0");
     refused(import("--import test=a.npz"), "--import train=FILE is needed");
     refused(import("--import train=a.npz --import train=a.npz"), "--import train: is given twice");
     refused(import("--import train=nowhere.npz"), "--import train=nowhere.npz: ");

@@ -19,7 +19,7 @@ const PANEL: usize = 32;
 const ROWS: [usize; 2] = [12, 6];
 
 /// Rows of a tile on this machine.
-fn tile_rows() -> usize {
+fn rows_of_tile() -> usize {
     if Isa::get().for_floats().is_wide() { ROWS[0] } else { ROWS[1] }
 }
 
@@ -47,34 +47,51 @@ struct Work {
 }
 
 impl Linear {
-    /// A classifier of `flat` = weight (classes, features), then bias (classes), and velocities likewise.
-    pub fn new(flat: &[f32], velocity: &[f32], len: usize, kind: ClassifierKind) -> Linear {
+    /// A classifier of `flat` = weight (classes, features), then bias (classes).
+    pub fn new(flat: &[f32], len: usize, kind: ClassifierKind) -> Linear {
         let classes = flat.len() / (len + 1);
-        let panels = |flat: &[f32]| to_panels(&flat[..classes * len], len);
-        let bias = |flat: &[f32]| flat[classes * len..].to_vec();
+        let (weight, bias) = flat.split_at(classes * len);
         Linear {
             classes,
             len,
             kind,
-            weight: panels(flat),
-            velocity: panels(velocity),
-            bias: [bias(flat), bias(velocity)],
+            weight: to_panels(weight, len),
+            velocity: vec![],
+            bias: [bias.to_vec(), vec![]],
             scale: None,
             work: Work::default(),
         }
     }
 
-    /// Trains a scale of each class's logit from now on, and nothing else.
+    /// What SGD has kept of it, as [`Linear::flat_velocity`] gives it: now it can be trained.
     #[must_use]
-    pub fn scaled(self) -> Linear {
-        let scale = [vec![1.0; self.classes], vec![0.0; self.classes]];
+    pub fn with_velocity(self, flat: &[f32]) -> Linear {
+        let (weight, bias) = flat.split_at(self.classes * self.len);
+        let [own, _] = self.bias;
+        Linear { velocity: to_panels(weight, self.len), bias: [own, bias.to_vec()], ..self }
+    }
+
+    /// Trains a scale of each class's logit, and nothing else. `state` is what [`Linear::flat_velocity`] gave;
+    /// without it all scales are 1.
+    #[must_use]
+    pub fn scaled(self, state: Option<&[f32]>) -> Linear {
+        let scale = match state {
+            Some(state) => [0, 1].map(|n| state[n * self.classes..][..self.classes].to_vec()),
+            None => [vec![1.0; self.classes], vec![0.0; self.classes]],
+        };
         Linear { scale: Some(scale), ..self }
+    }
+
+    /// Weight and bias as [`Linear::new`] takes them, without scales.
+    pub fn unscaled(&self) -> Vec<f32> {
+        let mut flat = from_panels(&self.weight, self.classes, self.len);
+        flat.extend(&self.bias[0]);
+        flat
     }
 
     /// Weight and bias as [`Linear::new`] takes them, scales multiplied in.
     pub fn flat(&self) -> Vec<f32> {
-        let mut flat = from_panels(&self.weight, self.classes, self.len);
-        flat.extend(&self.bias[0]);
+        let mut flat = self.unscaled();
         if let Some([scale, _]) = &self.scale {
             let (weight, bias) = flat.split_at_mut(self.classes * self.len);
             for ((row, bias), scale) in weight.chunks_exact_mut(self.len).zip(bias).zip(scale) {
@@ -85,8 +102,14 @@ impl Linear {
         flat
     }
 
-    /// The velocities, likewise.
+    /// The velocities, likewise. Where scales are trained, weights and biases have none: then it begins with the
+    /// scales and their velocities, and is zero behind them.
     pub fn flat_velocity(&self) -> Vec<f32> {
+        if let Some([scale, velocity]) = &self.scale {
+            let mut flat = [&scale[..], velocity].concat();
+            flat.resize(self.classes * (self.len + 1), 0.0);
+            return flat;
+        }
         let mut flat = from_panels(&self.velocity, self.classes, self.len);
         flat.extend(&self.bias[1]);
         flat
@@ -97,16 +120,16 @@ impl Linear {
         self.classes.next_multiple_of(PANEL)
     }
 
-    /// Products of rows of features (N, features) with the weights, (N, padded classes).
-    fn products(&self, x: &[f32], out: &mut [f32], tiles: &mut Vec<f32>) {
-        let (len, padded, n) = (self.len, self.padded(), x.len() / self.len);
-        tile(tiles, n, len, |row, f| x[row * len + f]);
+    /// Products of rows of features with the weights, (N, padded classes).
+    fn products(&self, x: &[&[f32]], out: &mut [f32], tiles: &mut Vec<f32>) {
+        let (len, padded, n) = (self.len, self.padded(), x.len());
+        tile_rows(tiles, x, len);
         let x = &**tiles;
         assert!(out.len() >= n * padded, "room for all products");
         let out = Shared(out.as_mut_ptr());
         self.weight.par_chunks_exact(len * PANEL).enumerate().for_each(|(number, panel)| {
             let out = out.of(number * PANEL);
-            simd::run(Isa::get(), Product { x, rows: tile_rows(), n, len, panel, out, stride: padded });
+            simd::run(Isa::get(), Product { x, rows: rows_of_tile(), n, len, panel, out, stride: padded });
         });
     }
 
@@ -142,7 +165,7 @@ impl Linear {
         }
     }
 
-    /// Logits (N, classes) of rows of features (N, features).
+    /// Logits (N, classes) of features (N, features).
     pub fn logits(&self, x: &[f32]) -> Vec<f32> {
         /// Rows at a time, whose products stay in a cache.
         const SOME: usize = 256;
@@ -150,18 +173,18 @@ impl Linear {
         let mut out = vec![0.0; x.len() / self.len * self.classes];
         let (mut products, mut tiles) = (vec![0.0; SOME * padded], vec![]);
         for (x, z) in x.chunks(SOME * self.len).zip(out.chunks_mut(SOME * self.classes)) {
-            self.products(x, &mut products, &mut tiles);
-            let rows = x.par_chunks_exact(self.len).zip(products.par_chunks_exact(padded));
+            let x: Vec<&[f32]> = x.chunks_exact(self.len).collect();
+            self.products(&x, &mut products, &mut tiles);
+            let rows = x.par_iter().zip(products.par_chunks_exact(padded));
             let rows = rows.zip(z.par_chunks_exact_mut(self.classes));
             rows.for_each(|((x, products), z)| self.finish(x, products, &inverse, z));
         }
         out
     }
 
-    /// A training step on rows of features: the loss of the batch before it.
-    pub fn step(&mut self, x: &[f32], targets: Targets, criterion: &Criterion, rates: Rates) -> Loss {
-        let (len, classes, padded) = (self.len, self.classes, self.padded());
-        let n = x.len() / len;
+    /// A training step on the features of some images: the loss of the batch before it.
+    pub fn step(&mut self, x: &[&[f32]], targets: Targets, criterion: &Criterion, rates: Rates) -> Loss {
+        let (len, classes, padded, n) = (self.len, self.classes, self.padded(), x.len());
         let Work { mut products, mut gradients, mut tiles } = std::mem::take(&mut self.work);
         products.resize(n * padded, 0.0);
         self.products(x, &mut products, &mut tiles);
@@ -180,7 +203,7 @@ impl Linear {
             [loss, right]
         };
         let rows = products.par_chunks_exact(padded).zip(gradients.par_chunks_exact_mut(padded));
-        let rows = x.par_chunks_exact(len).zip(rows).enumerate();
+        let rows = x.par_iter().zip(rows).enumerate();
         let each: Vec<[f32; 2]> = rows.map(|(sample, (x, (p, g)))| row(sample, x, p, g)).collect();
         let sum = |at: usize| each.iter().map(|values| f64::from(values[at])).sum();
         let result = Loss { loss: sum(0), right: sum(1) };
@@ -203,23 +226,32 @@ impl Linear {
             }
             None => 0.0,
         };
-        tile(&mut tiles, len, n, |f, sample| x[sample * len + f]);
+        tile_columns(&mut tiles, x, len);
         let x = &*tiles;
         let panels = self.weight.par_chunks_exact_mut(len * PANEL);
         let panels = panels.zip(self.velocity.par_chunks_exact_mut(len * PANEL)).enumerate();
-        panels.for_each(|(p, (weight, velocity))| {
-            let first = p * PANEL;
-            let back = std::array::from_fn(|k| back(first + k));
-            let mut own = Vec::with_capacity(n * PANEL);
-            let rows = gradients.chunks_exact(padded);
-            rows.for_each(|row| own.extend_from_slice(&row[first..first + PANEL]));
-            let gradients = &*own;
-            simd::run(Isa::get(), Update { x, rows: tile_rows(), gradients, weight, velocity, back, rates });
-        });
+        let biases: Vec<[f32; PANEL]> = panels
+            .map(|(p, (weight, velocity))| {
+                let first = p * PANEL;
+                let back = std::array::from_fn(|k| back(first + k));
+                let (mut own, mut bias) = (Vec::with_capacity(n * PANEL), [0f32; PANEL]);
+                for row in gradients.chunks_exact(padded) {
+                    let row = &row[first..first + PANEL];
+                    own.extend_from_slice(row);
+                    bias.iter_mut().zip(row).for_each(|(sum, g)| *sum += g);
+                }
+                let gradients = &*own;
+                simd::run(
+                    Isa::get(),
+                    Update { x, rows: rows_of_tile(), gradients, weight, velocity, back, rates },
+                );
+                bias
+            })
+            .collect();
         if self.kind == ClassifierKind::Linear {
             let [bias, velocity] = &mut self.bias;
-            for (k, (bias, velocity)) in bias.iter_mut().zip(velocity).enumerate() {
-                move_one(bias, velocity, (0..n).map(|s| gradients[s * padded + k]).sum(), rates);
+            for ((bias, velocity), d) in bias.iter_mut().zip(velocity).zip(biases.as_flattened()) {
+                move_one(bias, velocity, *d, rates);
             }
         }
         self.work = Work { products, gradients, tiles };
@@ -266,17 +298,38 @@ fn from_panels(panels: &[f32], classes: usize, len: usize) -> Vec<f32> {
     (0..classes).flat_map(|k| (0..len).map(move |f| value(k, f))).collect()
 }
 
-/// Writes values in tiles of [`tile_rows`] rows, column by column, zero for rows that there are not: so those
-/// of a tile are read in their order.
-fn tile(out: &mut Vec<f32>, rows_of: usize, columns: usize, value: impl Fn(usize, usize) -> f32 + Sync) {
-    let rows = tile_rows();
-    out.resize(rows_of.next_multiple_of(rows) * columns, 0.0);
-    out.par_chunks_exact_mut(rows * columns).enumerate().for_each(|(tile, out)| {
-        let (first, there) = (tile * rows, rows.min(rows_of - tile * rows));
-        for (column, out) in out.chunks_exact_mut(rows).enumerate() {
-            let (some, none) = out.split_at_mut(there);
-            some.iter_mut().enumerate().for_each(|(row, out)| *out = value(first + row, column));
-            none.fill(0.0);
+/// Writes rows of `len` values in tiles of [`rows_of_tile`] rows, column by column, zero for rows that there are not:
+/// so those of a tile are read in their order.
+fn tile_rows(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+    /// Columns at a time, whose tile stays in the first-level cache.
+    const SOME: usize = 64;
+    let rows = rows_of_tile();
+    out.resize(x.len().next_multiple_of(rows) * len, 0.0);
+    out.par_chunks_exact_mut(rows * len).zip(x.par_chunks(rows)).for_each(|(out, x)| {
+        for (n, out) in out.chunks_mut(rows * SOME).enumerate() {
+            for (row, x) in x.iter().enumerate() {
+                let columns = x[n * SOME..].iter().zip(out.chunks_exact_mut(rows));
+                columns.for_each(|(x, out)| out[row] = *x);
+            }
+            out.chunks_exact_mut(rows).for_each(|out| out[x.len()..].fill(0.0));
+        }
+    });
+}
+
+/// The same of their transpose: tiles of so many columns, row by row.
+fn tile_columns(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+    /// Tiles at a time, so that more than a cache line of a row is read at once.
+    const SOME: usize = 8;
+    let (columns, n) = (rows_of_tile(), x.len());
+    out.resize(len.next_multiple_of(columns) * n, 0.0);
+    out.par_chunks_mut(SOME * columns * n).enumerate().for_each(|(some, out)| {
+        for (sample, x) in x.iter().enumerate() {
+            let there = x[some * SOME * columns..].chunks(columns);
+            for (tile, x) in out.chunks_exact_mut(columns * n).zip(there) {
+                let out = &mut tile[sample * columns..][..columns];
+                out[..x.len()].copy_from_slice(x);
+                out[x.len()..].fill(0.0);
+            }
         }
     });
 }
@@ -405,151 +458,4 @@ impl Update<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::Value;
-
-    use super::*;
-    use crate::methods::adjust::{adjusted, offsets};
-    use crate::methods::classifier::{means, nearest, tau_normed};
-    use crate::methods::loss::Loss as Function;
-    use crate::simd::{for_each_isa, forced};
-
-    const FEATURES: usize = 13;
-
-    fn floats(v: &Value) -> Vec<f32> {
-        match v {
-            Value::Array(all) => all.iter().flat_map(floats).collect(),
-            v => vec![v.as_f64().expect("a number") as f32],
-        }
-    }
-
-    fn truth() -> Value {
-        serde_json::from_str(include_str!("../../../tests/fixtures/classifiers.json")).expect("JSON")
-    }
-
-    fn near(what: &str, found: &[f32], truth: &[f32], most: f32) {
-        assert_eq!(found.len(), truth.len(), "{what}");
-        let off = found.iter().zip(truth).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max);
-        assert!(off <= most, "{what}: {off}");
-    }
-
-    /// A batch of the fixture: features, labels and coefficients.
-    fn batch(v: &Value) -> (Vec<f32>, [Vec<u32>; 2], [Vec<f32>; 2]) {
-        let labels = |name: &str| floats(&v[name]).into_iter().map(|l| l as u32).collect();
-        (floats(&v["x"]), ["a", "b"].map(labels), ["coef_a", "coef_b"].map(|name| floats(&v[name])))
-    }
-
-    /// The three steps of the fixture: the classifier after them, and their losses.
-    fn steps(truth: &Value, name: &str) -> (Linear, Vec<f64>) {
-        let kind = if name == "cosine" { ClassifierKind::Cosine } else { ClassifierKind::Linear };
-        let flat = [floats(&truth["weight"]), floats(&truth["bias"])].concat();
-        let linear = Linear::new(&flat, &vec![0.0; flat.len()], FEATURES, kind);
-        let mut linear = if name == "lws" { linear.scaled() } else { linear };
-        let number = |name: &str| truth[name].as_f64().expect("a number") as f32;
-        let rates = Rates {
-            lr: number("lr"),
-            momentum: number("momentum"),
-            weight_decay: number("weight_decay"),
-            nesterov: false,
-        };
-        let counts: Vec<usize> = floats(&truth["class_counts"]).into_iter().map(|n| n as usize).collect();
-        let loss =
-            if name == "las" { Function::Las { smooth_head: 0.4, smooth_tail: 0.1 } } else { Function::Ce };
-        let criterion = Criterion { classifier: kind, ..loss.criterion(&counts) };
-        let step = |v: &Value| {
-            let (x, [label_a, label_b], [coef_a, coef_b]) = batch(v);
-            let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
-            linear.step(&x, targets, &criterion, rates).loss
-        };
-        let losses = truth["batches"].as_array().expect("batches").iter().map(step).collect();
-        (linear, losses)
-    }
-
-    /// PyTorch's SGD in f64: `scripts/pytorch/fixture_classifiers.py`.
-    #[test]
-    fn steps_are_pytorchs() {
-        let truth = truth();
-        for_each_isa(|isa| {
-            for name in ["linear", "cosine", "lws", "las"] {
-                let (linear, losses) = steps(&truth, name);
-                let what = format!("{name} by {}", isa.name());
-                let losses: Vec<f32> = losses.into_iter().map(|l| l as f32).collect();
-                near(&what, &losses, &floats(&truth[name]["losses"]), 1e-5);
-                let mut expected = floats(&truth[name]["weight"]);
-                let own = linear.flat();
-                // A cosine one has no bias.
-                if name == "cosine" {
-                    near(&what, &own[..expected.len()], &expected, 1e-5);
-                    continue;
-                }
-                expected.extend(floats(&truth[name]["bias"]));
-                near(&what, &own, &expected, 1e-5);
-            }
-        });
-    }
-
-    #[test]
-    fn any_number_of_threads_gives_the_same_bits() {
-        let truth = truth();
-        for name in ["linear", "cosine", "lws"] {
-            let [one, four] = [1, 4].map(|threads| {
-                forced(Isa::get(), threads, || {
-                    let (linear, losses) = steps(&truth, name);
-                    (linear.flat(), linear.flat_velocity(), losses)
-                })
-            });
-            assert!(one == four, "{name}");
-        }
-    }
-
-    /// Whole tiles, a part of one, several panels, and more rows than are computed at a time.
-    #[test]
-    fn all_rows_have_their_products() {
-        for_each_isa(|isa| {
-            for (n, classes, len) in [(1, 1, 1), (25, 37, 13), (600, 70, 29), (12, 32, 6)] {
-                let value = |at: usize, by: usize| ((at * by) % 23) as f32 * 0.125 - 1.0;
-                let flat: Vec<f32> = (0..classes * (len + 1)).map(|at| value(at, 7)).collect();
-                let x: Vec<f32> = (0..n * len).map(|at| value(at, 11)).collect();
-                let linear = Linear::new(&flat, &vec![0.0; flat.len()], len, ClassifierKind::Linear);
-                assert!(linear.flat() == flat);
-                let logits = linear.logits(&x);
-                for (row, x) in x.chunks_exact(len).enumerate() {
-                    for k in 0..classes {
-                        let product: f32 = flat[k * len..][..len].iter().zip(x).map(|(w, x)| w * x).sum();
-                        let off = (logits[row * classes + k] - product - flat[classes * len + k]).abs();
-                        assert!(off < 1e-4, "{} {n}×{len}, {classes} classes: {off}", isa.name());
-                    }
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn what_is_computed_is_as_the_papers_have_it() {
-        let truth = truth();
-        let weight = floats(&truth["weight"]);
-        for tau in ["0.0", "0.7", "1.0"] {
-            let found = tau_normed(&weight, FEATURES, tau.parse().expect("a number"));
-            near(tau, &found, &floats(&truth["tau_norm"][tau]), 1e-6);
-        }
-        let x: Vec<f32> =
-            truth["batches"].as_array().expect("batches").iter().flat_map(|b| floats(&b["x"])).collect();
-        let rows = x.chunks_exact(FEATURES).zip((0..5).cycle());
-        let means = means(rows, 5, FEATURES);
-        let logits = |weight: Vec<f32>, bias: Vec<f32>, kind| {
-            let flat = [weight, bias].concat();
-            Linear::new(&flat, &vec![0.0; flat.len()], FEATURES, kind).logits(&x)
-        };
-        let (weight, bias) = nearest(&means, FEATURES);
-        let ncm = logits(weight, bias, ClassifierKind::Linear);
-        near("the nearest mean", &ncm, &floats(&truth["ncm"]), 1e-5);
-        let weight = means.iter().map(|m| *m as f32).collect();
-        let cosine = logits(weight, vec![0.0; 5], ClassifierKind::Cosine);
-        near("the mean of the largest cosine", &cosine, &floats(&truth["ncm_cosine"]), 1e-5);
-        let counts: Vec<usize> = floats(&truth["counts"]).into_iter().map(|n| n as usize).collect();
-        for tau in ["0.5", "1.0"] {
-            let found = adjusted(&ncm, &offsets(tau.parse().expect("a number"), &counts, None));
-            near("logit adjustment", &found, &floats(&truth["adjusted"][tau]), 1e-5);
-        }
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ pub mod head;
 pub mod infer;
 pub mod linear;
 pub mod load;
+pub mod neighbours;
 pub mod net;
 pub mod norm;
 pub mod pool;

@@ -1,11 +1,13 @@
 //! `embed --import`: features that were made elsewhere, as a data set for classifiers.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::npy::NpzTensors;
+use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -19,12 +21,15 @@ use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object, key};
 use crate::net::Arch;
 
-/// A file of `--import`.
+/// What `--import` names for a split: a file with all arrays, or one for each.
 #[derive(Clone, Debug)]
 pub struct Import {
     split: &'static str,
-    file: PathBuf,
+    files: Vec<PathBuf>,
 }
+
+/// The arrays, as far as each may have a file of its own.
+const ARRAYS: [&str; 3] = ["features", "labels", "ids"];
 
 impl FromStr for Import {
     type Err = String;
@@ -34,13 +39,37 @@ impl FromStr for Import {
             text.split_once('=').ok_or("expected SPLIT=FILE, such as train=clip-train.npz")?;
         let split = SPLITS.into_iter().find(|known| *known == split);
         let split = split.ok_or_else(|| format!("a split is {}", SPLITS.join(", ")))?;
-        Ok(Import { split, file: file.into() })
+        if !is_npy(Path::new(file)) {
+            return Ok(Import { split, files: vec![file.into()] });
+        }
+        let files: Vec<PathBuf> = file.split(',').map(PathBuf::from).collect();
+        if !(2..=ARRAYS.len()).contains(&files.len()) || !files.iter().all(|file| is_npy(file)) {
+            return Err(
+                "of numpy's .npy files expected FEATURES.npy,LABELS.npy or FEATURES.npy,LABELS.npy,IDS.npy"
+                    .into(),
+            );
+        }
+        Ok(Import { split, files })
     }
 }
 
-/// The features of a split in memory.
+impl fmt::Display for Import {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
+        write!(f, "--import {}={}", self.split, files.join(","))
+    }
+}
+
+fn has_ending(file: &Path, ending: &str) -> bool {
+    file.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending))
+}
+
+fn is_npy(file: &Path) -> bool {
+    has_ending(file, "npy")
+}
+
+/// All of a split but its features, which are read when they are written.
 struct Rows {
-    features: Vec<f32>,
     width: usize,
     labels: Vec<u32>,
     ids: Vec<u32>,
@@ -58,36 +87,29 @@ pub fn run(flags: &Flags) -> Result<()> {
         flags.input.checkpoints[0].display()
     );
     for split in SPLITS {
-        let files = all.iter().filter(|import| import.split == split).count();
-        ensure!(files < 2, "--import {split}: is given twice");
+        let given = all.iter().filter(|import| import.split == split).count();
+        ensure!(given < 2, "--import {split}: is given twice");
         ensure!(
-            files > 0 || split != "train",
+            given > 0 || split != "train",
             "--import train=FILE is needed: a classifier is trained on it"
         );
     }
     let mut rows = vec![];
-    for split in SPLITS {
-        for Import { file, .. } in all.iter().filter(|import| import.split == split) {
-            let read = read(file).with_context(|| format!("--import {split}={}", file.display()))?;
-            rows.push((split, file, read));
-        }
+    for import in SPLITS.iter().flat_map(|split| all.iter().filter(move |import| import.split == *split)) {
+        rows.push((import, import.rows().with_context(|| import.to_string())?));
     }
-    let width = rows[0].2.width;
-    if let Some((split, file, other)) = rows.iter().find(|(.., other)| other.width != width) {
-        bail!(
-            "--import {split}={}: has {} features an image, train has {width}",
-            file.display(),
-            other.width
-        );
+    let width = rows[0].1.width;
+    if let Some((import, other)) = rows.iter().find(|(_, other)| other.width != width) {
+        bail!("{import}: has {} features an image, train has {width}", other.width);
     }
-    let most = rows.iter().flat_map(|(.., rows)| &rows.labels).max().map_or(0, |label| *label as usize + 1);
+    let most = rows.iter().flat_map(|(_, rows)| &rows.labels).max().map_or(0, |label| *label as usize + 1);
     let class_names = match &flags.class_names {
         Some(file) => names_of(file).context("--class-names")?,
         None => (0..most).map(|label| label.to_string()).collect(),
     };
     let classes = class_names.len();
     ensure!(most <= classes, "--class-names: {classes} names, but there is a label {}", most - 1);
-    let counts = count(&rows[0].2.labels, classes);
+    let counts = count(&rows[0].1.labels, classes);
     if let Some(label) = counts.iter().position(|&n| n == 0) {
         bail!("--import train: class {} has no images", class_names[label]);
     }
@@ -95,13 +117,17 @@ pub fn run(flags: &Flags) -> Result<()> {
     let mut params = Object::new();
     params.insert("dataset".into(), name.clone().into());
     params.insert("imb_type".into(), "none".into());
-    params.insert("splits".into(), rows.iter().map(|(split, ..)| *split).collect());
+    params.insert("splits".into(), rows.iter().map(|(import, _)| import.split).collect());
     params.insert("arch".into(), Arch::Features(width).to_string().into());
     if flags.class_names.is_some() {
         params.insert("class_names".into(), crate::data::names_id(&class_names).into());
     }
-    let inputs = rows.iter().map(|(split, file, _)| checkpoints::input_of(split, file));
-    let inputs = inputs.collect::<Result<_>>()?;
+    let input = |import: &Import, n: usize| {
+        let role = if n == 0 { import.split.to_owned() } else { format!("{}-{}", import.split, ARRAYS[n]) };
+        checkpoints::input_of(&role, &import.files[n])
+    };
+    let files = rows.iter().flat_map(|(import, _)| (0..import.files.len()).map(|n| input(import, n)));
+    let inputs = files.collect::<Result<_>>()?;
     let (kind, semantics) = (Kind::Embedding, SEMANTICS);
     let mut plan = Plan { kind, semantics, params, inputs, dir: PathBuf::new(), file: None };
     let key = plan.key();
@@ -121,68 +147,93 @@ pub fn run(flags: &Flags) -> Result<()> {
     Ok(())
 }
 
-fn work(writer: &Writer, rows: &[(&'static str, &PathBuf, Rows)], mut numbers: Object) -> Result<Done> {
-    let files: Vec<String> = rows.iter().map(|(split, ..)| features::file(split)).collect();
+fn work(writer: &Writer, rows: &[(&Import, Rows)], mut numbers: Object) -> Result<Done> {
+    let files: Vec<String> = rows.iter().map(|(import, _)| features::file(import.split)).collect();
     writer.begin(&files.iter().map(String::as_str).collect::<Vec<_>>())?;
     writer.withdraw()?;
     let mut outputs = vec![];
-    for ((split, _, rows), name) in rows.iter().zip(files) {
-        let n = rows.labels.len();
-        let values = floats(&rows.features);
+    for ((import, rows), name) in rows.iter().zip(files) {
+        let (n, width) = (rows.labels.len(), rows.width);
+        let values = floats(&import.features(n, width).with_context(|| import.to_string())?);
         let labels: Vec<u8> = rows.labels.iter().flat_map(|l| i64::from(*l).to_le_bytes()).collect();
         let ids: Vec<u8> = rows.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let tensors = [
-            ("features", TensorView::new(Dtype::F32, vec![n, rows.width], &values)?),
+            ("features", TensorView::new(Dtype::F32, vec![n, width], &values)?),
             ("labels", TensorView::new(Dtype::I64, vec![n], &labels)?),
             ("source_index", TensorView::new(Dtype::U32, vec![n], &ids)?),
         ];
         let bytes = safetensors::serialize(tensors, None)?;
         write_atomic(&writer.dir().join(&name), |f| f.write_all(&bytes))?;
-        numbers.insert((*split).into(), n.into());
-        outputs.push(Produced { role: split, name, rows: Some(n as u64) });
+        numbers.insert(import.split.into(), n.into());
+        outputs.push(Produced { role: import.split, name, rows: Some(n as u64) });
     }
     Ok(Done { outputs, metrics: numbers, run: Object::new() })
 }
 
-/// `features` (N, F), `labels` (N) and, if it is there, `ids` (N) of a file of safetensors or of `np.savez`.
-fn read(file: &Path) -> Result<Rows> {
-    let is_numpy = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
-    let tensors: HashMap<String, Tensor> = match is_numpy {
-        true => Tensor::read_npz(file)
-            .context("cannot be read; write it by np.savez, which does not compress")?
-            .into_iter()
-            .collect(),
-        false => candle_core::safetensors::load(file, &Device::Cpu)
-            .context("cannot be read as safetensors; write it by safetensors or, as FILE.npz, by np.savez")?,
-    };
-    let tensor = |name: &str, rank: usize| -> Result<&Tensor> {
-        let t = tensors.get(name).with_context(|| format!("has no array `{name}`"))?;
+impl Import {
+    /// An array by its name, if it is there.
+    fn array(&self, name: &str) -> Result<Option<Tensor>> {
+        let file = &self.files[0];
+        if is_npy(file) {
+            let at = ARRAYS.iter().position(|array| *array == name);
+            let read = |file: &PathBuf| {
+                Tensor::read_npy(file)
+                    .with_context(|| format!("{}: cannot be read as numpy's", file.display()))
+            };
+            return at.and_then(|at| self.files.get(at)).map(read).transpose();
+        }
+        if has_ending(file, "npz") {
+            let why = "cannot be read; write it by np.savez, which does not compress";
+            return NpzTensors::new(file).and_then(|all| all.get(name)).context(why);
+        }
+        let why = "cannot be read as safetensors; write it by safetensors or, as FILE.npz, by np.savez";
+        // SAFETY: the map is read and dropped here.
+        let all = unsafe { MmapedSafetensors::new(file) }.context(why)?;
+        if all.get(name).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(all.load(name, &Device::Cpu)?))
+    }
+
+    fn needed(&self, name: &str, rank: usize) -> Result<Tensor> {
+        let t = self.array(name)?.with_context(|| format!("has no array `{name}`"))?;
         ensure!(t.rank() == rank, "`{name}` is {:?}, not of rank {rank}", t.shape());
         Ok(t)
-    };
-    let features = tensor("features", 2)?;
-    ensure!(!features.dtype().is_int(), "`features` are integers, not floats");
-    let (n, width) = features.dims2()?;
-    ensure!(n > 0 && width > 0, "`features` are {n}×{width}");
-    let integers = |name: &str, t: &Tensor| -> Result<Vec<u32>> {
-        ensure!(t.dtype().is_int(), "`{name}` are {:?}, not integers", t.dtype());
-        ensure!(t.dims1()? == n, "there are {n} features and {} `{name}`", t.dims1()?);
-        let all = t.to_dtype(DType::I64)?.to_vec1::<i64>()?;
-        let number = |(row, v): (usize, i64)| {
-            u32::try_from(v)
-                .ok()
-                .with_context(|| format!("`{name}` has {v} in row {row}; numbers are from 0 on"))
-        };
-        all.into_iter().enumerate().map(number).collect()
-    };
-    let labels = integers("labels", tensor("labels", 1)?)?;
-    let ids = match tensors.get("ids") {
-        Some(ids) => integers("ids", ids)?,
-        None => (0..).take(n).collect(),
-    };
-    let features: Vec<f32> = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    if let Some(at) = features.iter().position(|x| !x.is_finite()) {
-        bail!("`features` has {} in row {}", features[at], at / width);
     }
-    Ok(Rows { features, width, labels, ids })
+
+    /// The sizes of `features` (N, F), with `labels` (N) and, if they are there, `ids` (N).
+    fn rows(&self) -> Result<Rows> {
+        let features = self.needed("features", 2)?;
+        ensure!(!features.dtype().is_int(), "`features` are integers, not floats");
+        let (n, width) = features.dims2()?;
+        ensure!(n > 0 && width > 0, "`features` are {n}×{width}");
+        let integers = |name: &str, t: Tensor| -> Result<Vec<u32>> {
+            ensure!(t.dtype().is_int(), "`{name}` are {:?}, not integers", t.dtype());
+            ensure!(t.dims1()? == n, "there are {n} features and {} `{name}`", t.dims1()?);
+            let all = t.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+            let number = |(row, v): (usize, i64)| {
+                u32::try_from(v)
+                    .ok()
+                    .with_context(|| format!("`{name}` has {v} in row {row}; numbers are from 0 on"))
+            };
+            all.into_iter().enumerate().map(number).collect()
+        };
+        let labels = integers("labels", self.needed("labels", 1)?)?;
+        let ids = match self.array("ids")? {
+            Some(ids) => integers("ids", ids)?,
+            None => (0..).take(n).collect(),
+        };
+        Ok(Rows { width, labels, ids })
+    }
+
+    /// The features, which are to have the sizes that were read before.
+    fn features(&self, n: usize, width: usize) -> Result<Vec<f32>> {
+        let features = self.needed("features", 2)?;
+        ensure!(features.dims2()? == (n, width), "was changed while it was read; give the command again");
+        let features: Vec<f32> = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        if let Some(at) = features.iter().position(|x| !x.is_finite()) {
+            bail!("`features` has {} in row {}", features[at], at / width);
+        }
+        Ok(features)
+    }
 }

@@ -252,6 +252,10 @@ pub struct Flags {
     #[arg(long, value_name = "TAU|auto", help_heading = "Second stage", requires = "classifier")]
     pub tau_norm: Option<TauNorm>,
 
+    /// How many of the nearest training images vote [default: 20]
+    #[arg(long, value_name = "K", help_heading = "Second stage", requires = "classifier", value_parser = clap::value_parser!(u32).range(1..))]
+    pub neighbours: Option<u32>,
+
     /// Train once for each value of a flag that takes a number, as tau-norm=0:1:0.1; with --out DIR they are
     /// DIR/FLAG-VALUE
     #[arg(long, value_name = "FLAG=FIRST:LAST:STEP", help_heading = "Seeds and files")]
@@ -378,6 +382,9 @@ impl Flags {
         if self.tau_norm.is_some() && !is_tau_norm {
             bail!("--tau-norm: does nothing with this classifier; it needs --classifier tau-norm");
         }
+        if self.neighbours.is_some() && self.classifier != Some(ClassifierName::Knn) {
+            bail!("--neighbours: does nothing with this classifier; it needs --classifier knn");
+        }
         let classifier = self.classifier.map(|name| match name {
             ClassifierName::Linear => Classifier::Linear,
             ClassifierName::Cosine => Classifier::Cosine,
@@ -388,6 +395,9 @@ impl Flags {
             }
             ClassifierName::Ncm => Classifier::Ncm,
             ClassifierName::NcmCosine => Classifier::NcmCosine,
+            ClassifierName::Knn => {
+                Classifier::Knn { neighbours: self.neighbours.map_or(Classifier::NEIGHBOURS, |n| n as usize) }
+            }
         });
         let is_computed = classifier.is_some_and(|c| !c.is_trained());
         let idle = [

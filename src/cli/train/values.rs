@@ -92,6 +92,8 @@ pub enum ClassifierName {
     Ncm,
     /// The class whose mean has the largest cosine
     NcmCosine,
+    /// The vote of the nearest training images, by the cosine; it classifies features alone
+    Knn,
 }
 
 /// The exponent of τ-norm; None for `auto`.

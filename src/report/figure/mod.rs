@@ -45,7 +45,7 @@ pub enum Kind {
     Curves,
     /// Accuracy by confidence, with the calibration error; from eval
     Reliability,
-    /// Accuracy by the value of a flag; from eval --sweep
+    /// Accuracy by the value of a flag; from eval --sweep, or from evaluations of the runs of train --sweep
     Sweep,
 }
 

@@ -1,5 +1,7 @@
-//! Accuracy by the value of a flag, from `eval --sweep`: of all images, and the means of the classes with
-//! many, medium and few training images; mean over runs.
+//! Accuracy by the value of a flag, from `eval --sweep` or from evaluations of the runs of `train --sweep`: of all
+//! images, and the means of the classes with many, medium and few training images; mean over runs.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -7,13 +9,15 @@ use super::axis::{Axes, Mark, heading, legend, margin, ticks};
 use super::palette::method;
 use super::svg::{MUTED, Svg, TEXT};
 use super::{Error, Manifest, foreign};
+use crate::manifest::Object;
 use crate::report::experiment::Experiment;
 use crate::report::series::series;
+use crate::report::title;
 
 /// Metrics, and what they are called.
 const LINES: [(&str, &str); 4] = [("top1", "all"), ("many", "many"), ("medium", "medium"), ("few", "few")];
 
-/// The sweep of a run.
+/// Accuracy by the value of a flag.
 struct Sweep {
     flag: String,
     values: Vec<f64>,
@@ -23,53 +27,161 @@ struct Sweep {
 }
 
 pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result<String, Error> {
+    let (label, sweep) = match found.iter().any(|m| m.metrics.contains_key("sweep")) {
+        true => in_evaluations(found, of)?,
+        false => across_evaluations(found, of)?,
+    };
+    Ok(paint(&label, &sweep, page))
+}
+
+fn fail(why: String) -> Error {
+    Error::Inputs { kind: "sweep", why }
+}
+
+/// The mean of what `eval --sweep` found, over the runs of a method.
+fn in_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sweep), Error> {
     let groups = series(of);
     if groups.len() != 1 {
-        let why = format!("shows one method, these are {}; give the evaluations of one", groups.len());
-        return Err(Error::Inputs { kind: "sweep", why });
+        return Err(fail(format!(
+            "shows one method, these are {}; give the evaluations of one",
+            groups.len()
+        )));
     }
     let sweeps = groups[0].members.iter().map(|&i| read(found[i])).collect::<Result<Vec<_>, _>>()?;
-    let first = &sweeps[0];
-    if sweeps.iter().any(|s| s.flag != first.flag || s.values != first.values) {
-        let why = "the evaluations have other values; give those of one range".into();
-        return Err(Error::Inputs { kind: "sweep", why });
+    let Sweep { flag, values, best, .. } = &sweeps[0];
+    if sweeps.iter().any(|s| s.flag != *flag || s.values != *values) {
+        return Err(fail("the evaluations have other values; give those of one range".into()));
     }
-    let mean = |line: usize| -> Vec<f64> {
+    let lines = std::array::from_fn(|line| {
         let all: Vec<_> = sweeps.iter().map(|s| &s.lines[line]).filter(|l| !l.is_empty()).collect();
-        let at = |n: usize| all.iter().map(|l| l[n]).sum::<f64>() / all.len() as f64;
-        if all.is_empty() { vec![] } else { (0..first.values.len()).map(at).collect() }
-    };
-    let lines: Vec<(usize, Vec<f64>)> =
-        (0..LINES.len()).map(|n| (n, mean(n))).filter(|(_, line)| !line.is_empty()).collect();
+        let at = |n: usize| mean(all.iter().map(|l| l[n]));
+        if all.is_empty() { vec![] } else { (0..values.len()).map(at).collect() }
+    });
+    let best = best.filter(|best| sweeps.iter().all(|s| s.best == Some(*best)));
+    let sweep = Sweep { flag: flag.clone(), values: values.clone(), lines, best };
+    Ok((groups[0].label.clone(), sweep))
+}
 
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let all: Vec<f64> = values.collect();
+    all.iter().sum::<f64>() / all.len() as f64
+}
+
+/// Evaluations of runs that differ in one number, beside their seeds. The value that is best on the validation split is
+/// marked where there are evaluations on it as well.
+fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sweep), Error> {
+    let on_val = |m: &Manifest| m.params.get("split").is_some_and(|split| split == "val");
+    let judged: Vec<usize> = (0..found.len()).filter(|&i| !on_val(found[i])).collect();
+    let Some(&first) = judged.first() else {
+        return Err(fail(
+            "these are evaluations on the validation split; give those on the test split as well".into(),
+        ));
+    };
+    let same = |i: &usize| {
+        let (own, e) = (of[first], of[*i]);
+        (&own.method, &own.column, &own.which) == (&e.method, &e.column, &e.which)
+    };
+    if !judged.iter().all(same) {
+        return Err(fail("shows one method on one data set; give the evaluations of one".into()));
+    }
+    let numbers: Vec<BTreeMap<String, f64>> = found.iter().map(|m| numbers(m)).collect();
+    let names: BTreeSet<&String> = judged.iter().flat_map(|&i| numbers[i].keys()).collect();
+    let differs = |name: &&String| judged.iter().any(|&i| numbers[i].get(*name) != numbers[first].get(*name));
+    let differing: Vec<&String> = names.into_iter().filter(differs).collect();
+    let [name] = differing[..] else {
+        let list: Vec<String> = differing.iter().map(|name| flag(name)).collect();
+        return Err(fail(match list.is_empty() {
+            true => {
+                "the runs do not differ in a number; give the evaluations of train --sweep, or evaluate with \
+                     --sweep adjust=0:2:0.1"
+                    .into()
+            }
+            false => format!("the runs differ in {}; give those that differ in one", list.join(" and ")),
+        }));
+    };
+    let value = |i: usize| numbers[i].get(name).copied();
+    let mut values: Vec<f64> = judged.iter().filter_map(|&i| value(i)).collect();
+    values.sort_by(f64::total_cmp);
+    values.dedup();
+    // The mean over the evaluations of a value, where all have the number.
+    let at = |is_val: bool, at: f64, number: &dyn Fn(&Object) -> Option<f64>| -> Option<f64> {
+        let of_value = (0..found.len()).filter(|&i| on_val(found[i]) == is_val && value(i) == Some(at));
+        let all: Vec<f64> = of_value.map(|i| number(&found[i].metrics)).collect::<Option<_>>()?;
+        (!all.is_empty()).then(|| mean(all.into_iter()))
+    };
+    // Over the classes, as `eval --adjust auto` chooses.
+    let over_classes = |metrics: &Object| {
+        let recalls: Vec<f64> =
+            metrics.get("per_class")?.as_array()?.iter().filter_map(Value::as_f64).collect();
+        (!recalls.is_empty()).then(|| mean(recalls.into_iter()))
+    };
+    let lines = LINES.map(|(metric, _)| {
+        let line = values.iter().map(|v| at(false, *v, &|metrics: &Object| metrics.get(metric)?.as_f64()));
+        line.collect::<Option<Vec<f64>>>().unwrap_or_default()
+    });
+    let scores: Option<Vec<f64>> = values.iter().map(|v| at(true, *v, &over_classes)).collect();
+    let best = scores.map(|scores| {
+        let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        values[scores.iter().position(|score| *score == best).unwrap_or(0)]
+    });
+    Ok((title(&of[first].method), Sweep { flag: flag(name), values, lines, best }))
+}
+
+/// The name of a number of params as a flag.
+fn flag(name: &str) -> String {
+    name.rsplit('.').next().unwrap_or(name).replace('_', "-")
+}
+
+/// The numbers in the params of an evaluation's checkpoint, but for its seed, and the adjustment of its logits.
+fn numbers(m: &Manifest) -> BTreeMap<String, f64> {
+    fn add(prefix: &str, params: &Object, all: &mut BTreeMap<String, f64>) {
+        for (name, value) in params {
+            match value {
+                Value::Number(number) => all.extend(number.as_f64().map(|n| (format!("{prefix}{name}"), n))),
+                Value::Object(inner) => add(&format!("{prefix}{name}."), inner, all),
+                _ => {}
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    if let Some(checkpoint) = m.inputs.iter().find(|i| i.role == "checkpoint") {
+        add("", &checkpoint.params, &mut all);
+    }
+    all.remove("seed");
+    all.extend(m.params.get("adjust").and_then(Value::as_f64).map(|tau| ("adjust".to_owned(), tau)));
+    all
+}
+
+fn paint(label: &str, sweep: &Sweep, page: f64) -> String {
+    let Sweep { flag, values, lines, best } = sweep;
+    let lines: Vec<(usize, &Vec<f64>)> =
+        lines.iter().enumerate().filter(|(_, line)| !line.is_empty()).collect();
     let ys = ticks(0.0, 100.0, 6);
     let left = margin(&ys);
     let mut svg = Svg::new(page);
     let entries: Vec<_> =
         lines.iter().map(|(n, _)| (Mark::Line(method(*n).0, method(*n).1), LINES[*n].1)).collect();
-    let mut top = 9.0 + heading(&mut svg, left, 7.5, page - left, &groups[0].label);
+    let mut top = 9.0 + heading(&mut svg, left, 7.5, page - left, label);
     top += legend(&mut svg, left, top, page - left, &entries) + 8.0;
-    let (lo, hi) = (first.values[0], first.values[first.values.len() - 1]);
+    let (lo, hi) = (values[0], values[values.len() - 1]);
     let xs = if hi > lo { (lo, hi) } else { (lo - 0.5, hi + 0.5) };
     let axes = Axes { x: left, y: top, w: page - left - 6.0, h: 100.0, xs, ys: (0.0, 100.0) };
     axes.left(&mut svg, &ys, "accuracy (%)");
-    let best = first.best.filter(|best| sweeps.iter().all(|s| s.best == Some(*best)));
     if let Some(best) = best {
-        let (x, base) = axes.at(best, 0.0);
+        let (x, base) = axes.at(*best, 0.0);
         svg.line((x, axes.y), (x, base), MUTED, 0.6, "1 1.5");
         svg.text(x, axes.y - 2.0, "best on val", TEXT.small().middle().fill(MUTED));
     }
     for (n, line) in &lines {
         let (colour, dash) = method(*n);
-        let points: Vec<_> = first.values.iter().zip(line).map(|(x, y)| axes.at(*x, *y)).collect();
+        let points: Vec<_> = values.iter().zip(*line).map(|(x, y)| axes.at(*x, *y)).collect();
         if let [(x, y)] = points[..] {
             svg.dot(x, y, 1.6, colour);
         }
         svg.path(&points, colour, 1.1, dash);
     }
-    axes.bottom(&mut svg, &ticks(xs.0, xs.1, 7), &first.flag);
-    let what = format!("Accuracy by {}: {}", first.flag, groups[0].label);
-    Ok(svg.finish(axes.y + axes.h + 21.0, &what))
+    axes.bottom(&mut svg, &ticks(xs.0, xs.1, 7), flag);
+    svg.finish(axes.y + axes.h + 21.0, &format!("Accuracy by {flag}: {label}"))
 }
 
 fn read(m: &Manifest) -> Result<Sweep, Error> {

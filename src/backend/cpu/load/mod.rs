@@ -42,6 +42,16 @@ impl View<'_> {
         let at = (row * width + col) * channels;
         Some(&self.image[at..at + channels])
     }
+
+    /// Writes the normalised pixels of an image of `width` columns, (H, W, C).
+    pub fn write(&self, width: usize, levels: &Levels, out: &mut [f32]) {
+        let channels = levels.len();
+        let black = vec![0u8; channels];
+        for (at, x) in out.chunks_exact_mut(channels).enumerate() {
+            let pixel = self.pixel(width, at / width, at % width).unwrap_or(&black);
+            x.iter_mut().zip(pixel).zip(levels).for_each(|((x, byte), level)| *x = level[usize::from(*byte)]);
+        }
+    }
 }
 
 /// `x_s = λ_s·view(s) + (1 − λ_s)·view(partner_s)`, normalised, for each sample of a batch; where it has a

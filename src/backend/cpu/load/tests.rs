@@ -69,3 +69,17 @@ fn a_whole_share_is_the_image_itself() {
     let bytes = images.iter().flatten().map(|b| ((f64::from(*b) / 255.0 - 0.5) / 0.25) as f32);
     assert_eq!(read(&x).expect("values").to_vec(), bytes.collect::<Vec<_>>());
 }
+
+#[test]
+fn one_image_is_written_as_in_a_batch() {
+    let levels = levels(&[0.5, 0.4, 0.3], &[0.2, 0.25, 0.3]);
+    let bytes = image(3);
+    for (dy, dx, flip) in [(0, 0, false), (-2, 1, true), (4, -4, false), (1, 3, true)] {
+        let view = View { image: &bytes, stored: SHAPE, dy, dx, flip };
+        let x = zeros(&[1, 6, 5, 3]).expect("a tensor");
+        forward(&x, SHAPE, &levels, |_| view, &[0], &[1.0], &[Patch::default()]).expect("loaded");
+        let mut one = vec![f32::NAN; 90];
+        view.write(5, &levels, &mut one);
+        assert_eq!(read(&x).expect("values").to_vec(), one, "{dy} {dx} {flip}");
+    }
+}

@@ -1,0 +1,150 @@
+use serde_json::Value;
+
+use super::*;
+use crate::methods::adjust::{adjusted, offsets};
+use crate::methods::classifier::{means, nearest, tau_normed};
+use crate::methods::loss::Loss as Function;
+use crate::simd::{for_each_isa, forced};
+
+const FEATURES: usize = 13;
+
+fn floats(v: &Value) -> Vec<f32> {
+    match v {
+        Value::Array(all) => all.iter().flat_map(floats).collect(),
+        v => vec![v.as_f64().expect("a number") as f32],
+    }
+}
+
+fn truth() -> Value {
+    serde_json::from_str(include_str!("../../../../tests/fixtures/classifiers.json")).expect("JSON")
+}
+
+fn near(what: &str, found: &[f32], truth: &[f32], most: f32) {
+    assert_eq!(found.len(), truth.len(), "{what}");
+    let off = found.iter().zip(truth).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max);
+    assert!(off <= most, "{what}: {off}");
+}
+
+/// A batch of the fixture: features, labels and coefficients.
+fn batch(v: &Value) -> (Vec<f32>, [Vec<u32>; 2], [Vec<f32>; 2]) {
+    let labels = |name: &str| floats(&v[name]).into_iter().map(|l| l as u32).collect();
+    (floats(&v["x"]), ["a", "b"].map(labels), ["coef_a", "coef_b"].map(|name| floats(&v[name])))
+}
+
+/// The three steps of the fixture: the classifier after them, and their losses.
+fn steps(truth: &Value, name: &str) -> (Linear, Vec<f64>) {
+    let kind = if name == "cosine" { ClassifierKind::Cosine } else { ClassifierKind::Linear };
+    let flat = [floats(&truth["weight"]), floats(&truth["bias"])].concat();
+    let linear = Linear::new(&flat, FEATURES, kind);
+    let mut linear = match name {
+        "lws" => linear.scaled(None),
+        _ => linear.with_velocity(&vec![0.0; flat.len()]),
+    };
+    let number = |name: &str| truth[name].as_f64().expect("a number") as f32;
+    let rates = Rates {
+        lr: number("lr"),
+        momentum: number("momentum"),
+        weight_decay: number("weight_decay"),
+        nesterov: false,
+    };
+    let counts: Vec<usize> = floats(&truth["class_counts"]).into_iter().map(|n| n as usize).collect();
+    let loss =
+        if name == "las" { Function::Las { smooth_head: 0.4, smooth_tail: 0.1 } } else { Function::Ce };
+    let criterion = Criterion { classifier: kind, ..loss.criterion(&counts) };
+    let step = |v: &Value| {
+        let (x, [label_a, label_b], [coef_a, coef_b]) = batch(v);
+        let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
+        let x: Vec<&[f32]> = x.chunks_exact(FEATURES).collect();
+        linear.step(&x, targets, &criterion, rates).loss
+    };
+    let losses = truth["batches"].as_array().expect("batches").iter().map(step).collect();
+    (linear, losses)
+}
+
+/// PyTorch's SGD in f64: `scripts/pytorch/fixture_classifiers.py`.
+#[test]
+fn steps_are_pytorchs() {
+    let truth = truth();
+    for_each_isa(|isa| {
+        for name in ["linear", "cosine", "lws", "las"] {
+            let (linear, losses) = steps(&truth, name);
+            let what = format!("{name} by {}", isa.name());
+            let losses: Vec<f32> = losses.into_iter().map(|l| l as f32).collect();
+            near(&what, &losses, &floats(&truth[name]["losses"]), 1e-5);
+            let mut expected = floats(&truth[name]["weight"]);
+            let own = linear.flat();
+            // A cosine one has no bias.
+            if name == "cosine" {
+                near(&what, &own[..expected.len()], &expected, 1e-5);
+                continue;
+            }
+            expected.extend(floats(&truth[name]["bias"]));
+            near(&what, &own, &expected, 1e-5);
+        }
+    });
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let truth = truth();
+    for name in ["linear", "cosine", "lws"] {
+        let [one, four] = [1, 4].map(|threads| {
+            forced(Isa::get(), threads, || {
+                let (linear, losses) = steps(&truth, name);
+                (linear.flat(), linear.flat_velocity(), losses)
+            })
+        });
+        assert!(one == four, "{name}");
+    }
+}
+
+/// Whole tiles, a part of one, several panels, and more rows than are computed at a time.
+#[test]
+fn all_rows_have_their_products() {
+    for_each_isa(|isa| {
+        for (n, classes, len) in [(1, 1, 1), (25, 37, 13), (600, 70, 29), (12, 32, 6)] {
+            let value = |at: usize, by: usize| ((at * by) % 23) as f32 * 0.125 - 1.0;
+            let flat: Vec<f32> = (0..classes * (len + 1)).map(|at| value(at, 7)).collect();
+            let x: Vec<f32> = (0..n * len).map(|at| value(at, 11)).collect();
+            let linear = Linear::new(&flat, len, ClassifierKind::Linear);
+            assert!(linear.flat() == flat);
+            let logits = linear.logits(&x);
+            for (row, x) in x.chunks_exact(len).enumerate() {
+                for k in 0..classes {
+                    let product: f32 = flat[k * len..][..len].iter().zip(x).map(|(w, x)| w * x).sum();
+                    let off = (logits[row * classes + k] - product - flat[classes * len + k]).abs();
+                    assert!(off < 1e-4, "{} {n}×{len}, {classes} classes: {off}", isa.name());
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_computed_is_as_the_papers_have_it() {
+    let truth = truth();
+    let weight = floats(&truth["weight"]);
+    for tau in ["0.0", "0.7", "1.0"] {
+        let found = tau_normed(&weight, FEATURES, tau.parse().expect("a number"));
+        near(tau, &found, &floats(&truth["tau_norm"][tau]), 1e-6);
+    }
+    let x: Vec<f32> =
+        truth["batches"].as_array().expect("batches").iter().flat_map(|b| floats(&b["x"])).collect();
+    let rows = x.chunks_exact(FEATURES).zip((0..5).cycle());
+    let means = means(rows, 5, FEATURES);
+    let logits = |weight: Vec<f32>, bias: Vec<f32>, kind| {
+        let flat = [weight, bias].concat();
+        Linear::new(&flat, FEATURES, kind).logits(&x)
+    };
+    let (weight, bias) = nearest(&means, FEATURES);
+    let ncm = logits(weight, bias, ClassifierKind::Linear);
+    near("the nearest mean", &ncm, &floats(&truth["ncm"]), 1e-5);
+    let weight = means.iter().map(|m| *m as f32).collect();
+    let cosine = logits(weight, vec![0.0; 5], ClassifierKind::Cosine);
+    near("the mean of the largest cosine", &cosine, &floats(&truth["ncm_cosine"]), 1e-5);
+    let counts: Vec<usize> = floats(&truth["counts"]).into_iter().map(|n| n as usize).collect();
+    for tau in ["0.5", "1.0"] {
+        let found = adjusted(&ncm, &offsets(tau.parse().expect("a number"), &counts, None));
+        near("logit adjustment", &found, &floats(&truth["adjusted"][tau]), 1e-5);
+    }
+}

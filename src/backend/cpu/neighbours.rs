@@ -1,0 +1,130 @@
+//! The weighted vote of nearest neighbours, as Wu et al. (arXiv 1805.01978) judge features: the k training
+//! images of the largest cosine vote for their classes, each with the weight exp(cosine / 0.07).
+
+use rayon::prelude::*;
+
+use super::head::inverse_norm;
+use super::linear::Linear;
+use crate::methods::loss::ClassifierKind;
+
+/// What cosines are divided by.
+const TEMPERATURE: f64 = 0.07;
+
+/// Images that are compared with all training images at a time.
+const SOME: usize = 64;
+
+/// The training images that vote.
+pub struct Neighbours {
+    labels: Vec<u32>,
+    classes: usize,
+    /// How many vote.
+    k: usize,
+    /// Features of an image.
+    len: usize,
+    /// Gives the products with the features of all voters, these of length 1.
+    products: Linear,
+}
+
+impl Neighbours {
+    /// Of features (N, `len`) and labels, the `k` nearest.
+    pub fn new(features: &[f32], labels: &[u32], len: usize, classes: usize, k: usize) -> Neighbours {
+        // Without biases.
+        let mut flat = vec![0.0; features.len() + labels.len()];
+        flat.par_chunks_exact_mut(len).zip(features.par_chunks_exact(len)).for_each(|(unit, row)| {
+            let scale = inverse_norm(row);
+            unit.iter_mut().zip(row).for_each(|(unit, x)| *unit = x * scale);
+        });
+        let products = Linear::new(&flat, len, ClassifierKind::Linear);
+        Neighbours { labels: labels.to_vec(), classes, k, len, products }
+    }
+
+    /// Logits (N, classes) of features (N, features): of each class the logarithm of its votes. Each has one more, of
+    /// a cosine of −1, so that no logarithm is of zero; the order of classes does not depend on it.
+    pub fn logits(&self, x: &[f32]) -> Vec<f32> {
+        self.vote(x, |_| None)
+    }
+
+    /// The logits of the voters themselves, each without its own vote, from their features.
+    pub fn logits_of_voters(&self, x: &[f32]) -> Vec<f32> {
+        self.vote(x, Some)
+    }
+
+    /// Logits of rows; `without` is the voter that stays out, by the number of the row.
+    fn vote(&self, x: &[f32], without: impl Fn(usize) -> Option<usize> + Sync) -> Vec<f32> {
+        let mut out = vec![0.0; x.len() / self.len * self.classes];
+        let parts = x.chunks(SOME * self.len).zip(out.chunks_mut(SOME * self.classes));
+        for (part, (x, out)) in parts.enumerate() {
+            let products = self.products.logits(x);
+            let rows = x.par_chunks_exact(self.len).zip(products.par_chunks_exact(self.labels.len()));
+            let rows = rows.zip(out.par_chunks_exact_mut(self.classes)).enumerate();
+            rows.for_each(|(n, ((x, products), out))| {
+                let scale = inverse_norm(x);
+                let cosines: Vec<f32> = products.iter().map(|p| p * scale).collect();
+                self.votes(&cosines, without(part * SOME + n), out);
+            });
+        }
+        out
+    }
+
+    fn votes(&self, cosines: &[f32], without: Option<usize>, out: &mut [f32]) {
+        let mut voters: Vec<usize> = (0..cosines.len()).filter(|n| Some(*n) != without).collect();
+        let nearer = |a: &usize, b: &usize| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b));
+        let k = self.k.min(voters.len());
+        if k < voters.len() {
+            voters.select_nth_unstable_by(k, nearer);
+        }
+        let voters = &mut voters[..k];
+        // In one order, so that sums are always the same.
+        voters.sort_unstable_by(nearer);
+        let mut votes = vec![(-1.0 / TEMPERATURE).exp(); self.classes];
+        for &n in &*voters {
+            votes[self.labels[n] as usize] += (f64::from(cosines[n]) / TEMPERATURE).exp();
+        }
+        out.iter_mut().zip(votes).for_each(|(z, votes)| *z = votes.ln() as f32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::simd::{Isa, for_each_isa, forced};
+
+    fn floats(v: &Value) -> Vec<f32> {
+        v.as_array().expect("numbers").iter().map(|v| v.as_f64().expect("a number") as f32).collect()
+    }
+
+    /// scikit-learn's neighbours, weighted: `scripts/pytorch/fixture_classifiers.py`.
+    #[test]
+    fn votes_are_those_of_the_nearest() {
+        let truth = include_str!("../../../tests/fixtures/classifiers.json");
+        let truth = &serde_json::from_str::<Value>(truth).expect("JSON")["knn"];
+        let labels: Vec<u32> = floats(&truth["labels"]).into_iter().map(|l| l as u32).collect();
+        let (train, x) = (floats(&truth["train"]), floats(&truth["x"]));
+        let len = train.len() / labels.len();
+        let logits = |x: &[f32]| Neighbours::new(&train, &labels, len, 4, 5).logits(x);
+        let expected = floats(&truth["logits"]);
+        for_each_isa(|isa| {
+            let found = logits(&x);
+            assert_eq!(found.len(), expected.len());
+            let off = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off < 1e-4, "{}: {off}", isa.name());
+        });
+        let [one, four] = [1, 4].map(|threads| forced(Isa::get(), threads, || logits(&x)));
+        assert!(one == four);
+    }
+
+    #[test]
+    fn a_voter_has_no_vote_for_itself() {
+        let train = [1.0, 0.0, 1.0, 0.1, 0.0, 1.0];
+        let voters = Neighbours::new(&train, &[0, 1, 1], 2, 2, 1);
+        let all = voters.logits_of_voters(&train);
+        let best: Vec<bool> = all.chunks_exact(2).map(|z| z[1] > z[0]).collect();
+        // The nearest other of the first is of class 1, that of the second of class 0.
+        assert_eq!(best, [true, false, true]);
+        // With itself the second is its own neighbour.
+        let own = voters.logits(&train);
+        assert!(own[1] < own[0] && own[3] > own[2]);
+    }
+}

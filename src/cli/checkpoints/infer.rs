@@ -1,0 +1,169 @@
+//! Running the network of a checkpoint over images, or its classifier over features.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Choice, Subject, Weights};
+use crate::backend::cpu::infer::{self, Folded, Inference};
+use crate::backend::cpu::linear::Linear;
+use crate::backend::cpu::load::levels;
+use crate::backend::cpu::neighbours::Neighbours;
+use crate::backend::device::Device;
+use crate::cli::terminal;
+use crate::data::features::Features;
+use crate::data::shard::Split;
+use crate::interrupt;
+use crate::manifest::{Kind, Object};
+use crate::methods::classifier::Classifier;
+use crate::methods::mix::Mix;
+use crate::methods::presets::preset;
+use crate::methods::rule::Rule;
+use crate::net::files::{self, open_for};
+use crate::simd::value::Value;
+use crate::tensor::read;
+use crate::train::config::{Augment, Config};
+use crate::train::engine;
+use crate::train::plan::Plan;
+
+impl Subject {
+    /// Maps the split and runs the network over it, or the classifier over features, after checking that
+    /// weights and files are the published ones. Also says what `run` of the manifest is to hold of it. Those
+    /// features that are there already are only copied where they are asked for.
+    ///
+    /// # Errors
+    /// Missing or damaged files, weights that do not fit the architecture, a GPU that cannot be used.
+    pub fn infer(&self, flags: &Choice, device: &str, features: bool) -> Result<(Rows, Inference, Object)> {
+        let weights = self.file()?;
+        if self.dataset.kind == Kind::Embedding {
+            return self.classify(&weights, &flags.split, features);
+        }
+        let split = Split::open(&self.dataset, &flags.split)?;
+        let levels = levels(&self.normalise.mean, &self.normalise.std);
+        let network = self.arch.network();
+        let mut run = Object::new();
+        let waiting =
+            terminal::note(&format!("{} {} images through {}", split.len(), flags.split, self.name));
+        let out = match Device::find_for(device, &network)? {
+            Device::Cpu => {
+                run.insert("instruction_set".into(), f32::isa().name().into());
+                infer::infer(&weights, &network, &split, &self.info, &levels, flags.batch_size as usize)?
+            }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(index) => {
+                let device = crate::backend::cuda::Device::open(index, crate::train::config::Precision::F32)?;
+                run.insert("device".into(), device.describe().into());
+                crate::backend::cuda::infer::infer(&device, &weights, &network, &split, &self.info, &levels)?
+            }
+        };
+        drop(waiting);
+        let source_index = (0..split.len()).map(|i| split.source_index(i)).collect();
+        Ok((Rows { labels: split.labels().to_vec(), source_index }, out, run))
+    }
+
+    /// The file of the weights, after checking that it is the published one.
+    fn file(&self) -> Result<PathBuf> {
+        match &self.weights {
+            Weights::Checkpoint(m) => Ok(m.checked(&self.which)?.swap_remove(0)),
+            Weights::File(file) => Ok(file.clone()),
+        }
+    }
+
+    /// The network over the training images, augmented as in the first epochs of its own training, `passes` times. A
+    /// bare file's are cropped and flipped.
+    ///
+    /// # Errors
+    /// Those of [`Subject::infer`]; a checkpoint that was trained without augmentation.
+    pub fn augmented(&self, passes: u32, batch: usize) -> Result<impl Iterator<Item = Inference>> {
+        let trained = match &self.weights {
+            Weights::Checkpoint(m) => serde_json::from_value(serde_json::Value::Object(m.params.clone()))
+                .with_context(|| format!("{}: params", self.name))?,
+            Weights::File(_) => Config::new(preset("erm")?),
+        };
+        let config = Config { mix: Mix::None, rule: Rule::None, ..trained };
+        ensure!(
+            config.augment != Augment::None || config.changes_images(),
+            "--passes: {} was trained without augmentation, so all passes would be the same",
+            self.name
+        );
+        let split = Split::open(&self.dataset, "train")?;
+        let params = open_for(&self.file()?, &self.arch.network(), self.info.classes)?;
+        let net = Folded::new(&params, split.shape())?;
+        let levels = levels(&self.normalise.mean, &self.normalise.std);
+        let plan = Plan::new(&config, split.labels(), split.shape(), &self.info.cls_num_list)?;
+        let plan = plan.cropping(split.stored());
+        let name = self.name.clone();
+        Ok((1..=passes).map_while(move |pass| {
+            let _waiting = terminal::note(&format!("augmented pass {pass} of {passes} through {name}"));
+            let done = engine::augmented(&net, &split, &levels, &plan.epoch(pass), batch);
+            (!interrupt::requested()).then_some(done)
+        }))
+    }
+
+    /// The classifier on features that the checkpoint is, if it is one.
+    fn classifier(&self) -> Option<Classifier> {
+        match &self.weights {
+            Weights::Checkpoint(m) => Classifier::of(&m.params),
+            Weights::File(_) => None,
+        }
+    }
+
+    /// The logits of a classifier on features.
+    fn classify(&self, weights: &Path, split: &str, copied: bool) -> Result<(Rows, Inference, Object)> {
+        let features = Features::open(&self.dataset, split)?;
+        let (classes, width) = (self.info.classes, features.width());
+        let fits = |len: usize| {
+            let file = weights.display();
+            ensure!(width == len, "{file}: its classifier takes {len} features, the images have {width}");
+            Ok(())
+        };
+        let (len, logits) = match self.classifier() {
+            Some(Classifier::Knn { neighbours }) => {
+                let (rows, labels) = voters(weights, classes)?;
+                let len = rows.len() / labels.len();
+                fits(len)?;
+                (len, Neighbours::new(&rows, &labels, len, classes, neighbours).logits(features.all()))
+            }
+            _ => {
+                let params = open_for(weights, &self.arch.network(), classes)?;
+                let len = params.network().features();
+                fits(len)?;
+                let values = read(&params.values)?;
+                let flat = &values[params.classifier()..][..params.classifier_len()];
+                (len, Linear::new(flat, len, params.network().classifier.kind).logits(features.all()))
+            }
+        };
+        let rows =
+            Rows { labels: features.labels().to_vec(), source_index: features.source_index().to_vec() };
+        let mut run = Object::new();
+        run.insert("instruction_set".into(), f32::isa().name().into());
+        let features = if copied { features.all().to_vec() } else { vec![] };
+        let out = Inference { logits, features, classes, feature_len: len };
+        Ok((rows, out, run))
+    }
+}
+
+/// What a classifier by nearest neighbours cannot do.
+pub const FEATURES_ONLY: &str =
+    "nearest neighbours classify features alone; give --data with what embed --splits wrote";
+
+/// The features and labels of the images that vote.
+fn voters(file: &Path, classes: usize) -> Result<(Vec<f32>, Vec<u32>)> {
+    let path = || file.display().to_string();
+    let mut all = files::weights(file)?;
+    let mut take = |name: &str| all.remove(name).with_context(|| format!("{}: has no {name}", path()));
+    let (features, labels) = (take("features")?, take("labels")?);
+    let fits = features.shape.len() == 2 && !features.data.is_empty() && labels.shape == features.shape[..1];
+    ensure!(fits, "{}: features {:?}, labels {:?}", path(), features.shape, labels.shape);
+    let labels: Vec<u32> = labels.data.into_iter().map(|label| label as u32).collect();
+    ensure!(labels.iter().all(|l| (*l as usize) < classes), "{}: has labels of other classes", path());
+    Ok((features.data, labels))
+}
+
+/// The images of a split that was run over.
+pub struct Rows {
+    /// Their labels.
+    pub labels: Vec<u32>,
+    /// What tells each from the others of its source.
+    pub source_index: Vec<u32>,
+}
