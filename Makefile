@@ -1,9 +1,9 @@
 # The pipeline as a graph: data set -> training runs -> table.
 #
-# A training run is a target, its manifest; its directory's name holds every parameter, so EPOCHS=1 and EPOCHS=300 never
-# meet, and any run can be asked for by name. Programs are order-only prerequisites: a rebuilt one retrains nothing.
-# Evaluation and tables are asked for each time and answer from their own cache in milliseconds, keyed by content: so a
-# changed metric reruns evaluation alone. Needs GNU make 4 and bash.
+# A training run is a target, its manifest; its directory's name holds every parameter, so EPOCHS=1 and EPOCHS=300
+# never meet, and any run can be asked for by name. Programs are order-only prerequisites: a rebuilt one retrains
+# nothing. Evaluation and tables are asked for each time and answer from their own cache in milliseconds, keyed by
+# content: so a changed metric reruns evaluation alone. Needs GNU make 4 and bash.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -123,8 +123,8 @@ bench-cuda: build ## Measure the CUDA engine on a GPU, beside PyTorch with TORCH
 data: ## Download CIFAR-10 and CIFAR-100 into DATA, resuming and checking (342 MB)
 	scripts/fetch-cifar --dest $(DATA)
 
-# The goals below set what to train in the environment, so that the command line has the last word. GOAL=jobs prints their
-# training commands instead.
+# The goals below set what to train in the environment, so that the command line has the last word. GOAL=jobs prints
+# their training commands instead.
 grid = $(foreach type,exp step,$(foreach ratio,100 10,$1-$(type)-$(ratio)))
 FOUR := erm mixup remix remix-drw
 GOAL ?=
@@ -132,12 +132,12 @@ table = $1 $(MAKE) --no-print-directory $(or $(GOAL),table)
 page  = $1 $(MAKE) --no-print-directory $(or $(GOAL),page)
 
 .PHONY: demo
-demo: ## Train ERM, Mixup, Remix and Remix-DRW on synthetic images and show the table (minutes)
-	+@$(call table,NAME=demo CELLS=synthetic-exp-20 METHODS='$(FOUR)' ARCH=resnet20 EPOCHS=12 \
+demo: ## Train ERM, Remix, DRW and LDAM-DRW on synthetic images and show the table (minutes)
+	+@$(call table,NAME=demo CELLS=synthetic-exp-20 METHODS='erm remix drw ldam-drw' ARCH=resnet20 EPOCHS=12 \
 	    FLAGS='batch-size=32 lr=0.05') OUT=$(OUT)/demo
 
 .PHONY: quick
-quick: ## The same four on real CIFAR-10 at ratio 100, with ResNet-20 for 10 epochs
+quick: ## ERM, Mixup, Remix and Remix-DRW on real CIFAR-10 at ratio 100, with ResNet-20 for 10 epochs
 	+@$(call table,NAME=quick CELLS=cifar10-exp-100 METHODS='$(FOUR)' ARCH=resnet20 EPOCHS=10)
 
 .PHONY: reproduce-table1
@@ -164,6 +164,10 @@ first_stages = $(foreach w,$(wildcard docs/results/weights/*),$(firstword $(subs
 second-stage: ## cRT, LWS, tau-norm, nearest means and logit adjustment on the networks of docs/results, with SEEDS
 	+@$(MAKE) --no-print-directory $(sort $(first_stages:%=$(OUT)/data/%/manifest.json))
 	$Qscripts/second-stage "$(B)" "$(OUT)" "$(SEEDS)"
+
+.PHONY: results
+results: build ## Write the tables of docs/results, and the table and figure of the README, from committed evaluations
+	scripts/results-page target/release/report
 
 .PHONY: queue
 queue: ## Show which trainings of docs/results/queue.txt are done, and the command of the next one
@@ -238,8 +242,8 @@ jobs: $(sets) | build ## Make the data sets CELLS, then print the command of eac
 # A text as one word of a shell's command line.
 quoted = '$(subst ','\'',$1)'
 
-# DATASET_METHOD_ARCH_eEPOCHS_recipe-RECIPE_sSEED[_FLAG=VALUE...]. The run asks its own cache before it works, and goes on where a
-# stopped one ended.
+# DATASET_METHOD_ARCH_eEPOCHS_recipe-RECIPE_sSEED[_FLAG=VALUE...]. The run asks its own cache before it works, and
+# goes on where a stopped one ended.
 field = $(word $2,$(subst $1, ,$3))
 run   = $(call field,_,$1,$2)
 train = $(strip "$(B)/train" $2/data/$(call run,1,$1)/manifest.json --method $(call run,2,$1) --arch $(call run,3,$1) \

@@ -3,11 +3,11 @@
 
     python3 scripts/bench-cuda.py --torch ~/torch-venv/bin/python
 
-Ours is benches/cuda.rs (a step as one CUDA graph, loader included); PyTorch's are eager, the eager step recorded as one CUDA graph,
-torch.compile with CUDA graphs, and the reference code's loop over the samples (scripts/pytorch/bench_step.py, without a loader). Both sides take turns; each figure
-is the median over the turns. The limit is the larger of a step's bytes over the measured copy bandwidth and its FLOPs
-over the measured rate of a large bf16 matrix product (scripts/pytorch/gpu_limits.py). Standard library only.
-"""
+Ours is benches/cuda.rs (a step as one CUDA graph, loader included); PyTorch's are eager, the eager step recorded as
+one CUDA graph, torch.compile with CUDA graphs, and the reference code's loop over the samples
+(scripts/pytorch/bench_step.py, without a loader). Both sides take turns; each figure is the median over the turns.
+The limit is the larger of a step's bytes over the measured copy bandwidth and its FLOPs over the measured rate of a
+large bf16 matrix product (scripts/pytorch/gpu_limits.py). Standard library only."""
 
 import argparse
 import json
@@ -49,9 +49,11 @@ def work(size):
     for n, (pixels, cin, cout, before) in enumerate(convolutions()):
         out, into = pixels * cout, before * (4 if n == 0 else cin)
         flop += 2 * 9 * pixels * cin * cout * (2 if n == 0 else 3)
-        # Forward: the input's raw values, for a block's first layer a shortcut as well, the input as it is stored for later, the result.
+        # Forward: the input's raw values, for a block's first layer a shortcut as well, the input as it is stored for
+        # later, the result.
         bytes += size * (into + out + (into + (n % 2) * into if n else 0))
-        # Weight gradient: dz, y and the input; input gradient: dz, y, the input (its mask), y before, a residual in a block's first layer, the result.
+        # Weight gradient: dz, y and the input; input gradient: dz, y, the input (its mask), y before, a residual in a
+        # block's first layer, the result.
         bytes += size * (2 * out + into) + (size * (2 * out + (3 + n % 2) * into) if n else 0)
     return flop * BATCH, bytes * BATCH
 

@@ -3,10 +3,8 @@
 
     python3 scripts/bench-images.py target/release/mk-imbalance DIR --size 64
 
-Both decode every file, turn it upright, resize it, cut the centre and write the pixels to the disk; mk-imbalance also hashes the files and
-the shards. They take turns;
-each figure is the median, in images a second. Needs Pillow.
-"""
+Both decode every file, turn it upright, resize it, cut the centre and write the pixels to the disk; mk-imbalance
+also hashes the files and the shards. They take turns; each figure is the median, in images a second. Needs Pillow."""
 
 import argparse
 import os

@@ -3,12 +3,12 @@
 
     python scripts/bench-tsne.py CHECKPOINT --embed target/release/embed
 
-CHECKPOINT is a checkpoint's manifest or directory. The programs take turns, so that a change of the machine's speed hits
-all. All map the same features with perplexity 30 and their own defaults otherwise, on the same number of threads. Wall time
-is that of the map alone, features at hand: `run.projection_seconds` of ours, `fit` of the others; processor time is that of
-the same calls over all threads (ours: of the whole command, reading and hashing the features included). The KL divergence of
-every map is computed here, by one function, in float64 over all pairs, on one P: exact nearest neighbours (3 times the
-perplexity) by scikit-learn, and a bisection of its own.
+CHECKPOINT is a checkpoint's manifest or directory. The programs take turns, so that a change of the machine's speed
+hits all. All map the same features with perplexity 30 and their own defaults otherwise, on the same number of
+threads. Wall time is that of the map alone, features at hand: `run.projection_seconds` of ours, `fit` of the
+others; processor time is that of the same calls over all threads (ours: of the whole command, reading and hashing
+the features included). The KL divergence of every map is computed here, by one function, in float64 over all pairs,
+on one P: exact nearest neighbours (3 times the perplexity) by scikit-learn, and a bisection of its own.
 
 Needs numpy, scipy, scikit-learn, openTSNE and safetensors.
 """

@@ -3,12 +3,12 @@
 
     python3 scripts/bench.py --torch ~/torch-venv/bin/python
 
-Criterion's benchmarks (benches/kernels.rs) and scripts/pytorch's take turns, first bench_conv.py, then bench_step.py, so that a change of the
-machine's speed hits both. Each figure is the median over the turns, and so is the ratio to PyTorch's best mode of a turn, with the
-least and the greatest beside it; a convolution's share is of the
-multiply-add peak that was measured in the same run; the roofline is the images a second at that peak if every convolution
-took its multiply-adds (Winograd takes fewer, so it can be passed). Without --torch only our side is measured. Standard library only.
-"""
+Criterion's benchmarks (benches/kernels.rs) and scripts/pytorch's take turns, first bench_conv.py, then
+bench_step.py, so that a change of the machine's speed hits both. Each figure is the median over the turns, and so
+is the ratio to PyTorch's best mode of a turn, with the least and the greatest beside it; a convolution's share is
+of the multiply-add peak that was measured in the same run; the roofline is the images a second at that peak if
+every convolution took its multiply-adds (Winograd takes fewer, so it can be passed). Without --torch only our side
+is measured. Standard library only."""
 
 import argparse
 import json
@@ -19,7 +19,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Floating-point operations of ResNet-32's forward pass over one 32x32 image, two a multiply-add; a training step takes three times as many.
+# Floating-point operations of ResNet-32's forward pass over one 32x32 image, two a multiply-add; a training step
+# takes three times as many.
 FLOPS = 2 * 9 * 1024 * (3 * 16 + 10 * 16 * 16 + (16 * 32 + 9 * 32 * 32) / 4 + (32 * 64 + 9 * 64 * 64) / 16)
 # As benches/kernels.rs has them: the side of the images, and images of a batch.
 NETWORKS = {"resnet32": (32, 128), "resnet18-cifar": (32, 128), "resnet50": (224, 16)}

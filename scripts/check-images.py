@@ -3,9 +3,9 @@
 
     python3 scripts/check-images.py data/photographs-64-KEY photographs
 
-Prints, by format, how far they are apart: the largest difference, the share of values more than two levels off and the mean difference, over
-all images and of the worst one. Grey images of 16 bits, which Pillow cuts off at 255, are left out. Needs PyTorch, torchvision and safetensors.
-"""
+Prints, by format, how far they are apart: the largest difference, the share of values more than two levels off and
+the mean difference, over all images and of the worst one. Grey images of 16 bits, which Pillow cuts off at 255, are
+left out. Needs PyTorch, torchvision and safetensors."""
 
 import argparse
 import json

@@ -3,10 +3,10 @@
 
     scripts/check-subset.py CIFAR_DIR MANIFEST...
 
-CIFAR_DIR holds the unpacked python form (cifar-10-batches-py, cifar-100-python). For each manifest the subset is drawn
-again as IMBALANCECIFAR10 of the LDAM-DRW code does (numpy.random.seed, one shuffle a class), and images, labels and
-source indices of the train, val and test shards are compared in order. Exit code 1 on the first difference.
-"""
+CIFAR_DIR holds the unpacked python form (cifar-10-batches-py, cifar-100-python). For each manifest the subset is
+drawn again as IMBALANCECIFAR10 of the LDAM-DRW code does (numpy.random.seed, one shuffle a class), and images,
+labels and source indices of the train, val and test shards are compared in order. Exit code 1 on the first
+difference."""
 import json
 import pathlib
 import pickle

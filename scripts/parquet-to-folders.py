@@ -4,11 +4,10 @@
     python3 scripts/parquet-to-folders.py photographs train-*.parquet test-*.parquet
     mk-imbalance --dataset folder --data photographs --size 64
 
-Each image becomes photographs/SPLIT/CLASS/FILE-ROW.ENDING with the very bytes that the Parquet file holds. SPLIT is what
-the name of the file begins with, CLASS the name that its metadata give the label, else the label. mk-imbalance numbers
-the classes as their names sort; photographs/classes.txt has them in the order of the labels, for --class-order.
-Needs pyarrow.
-"""
+Each image becomes photographs/SPLIT/CLASS/FILE-ROW.ENDING with the very bytes that the Parquet file holds. SPLIT is
+what the name of the file begins with, CLASS the name that its metadata give the label, else the label. mk-imbalance
+numbers the classes as their names sort; photographs/classes.txt has them in the order of the labels, for
+--class-order. Needs pyarrow."""
 
 import argparse
 import json

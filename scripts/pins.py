@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compares the weights after a few steps of training, and their features of some images, with recorded hashes: a redesign of the
-engine must not move a bit.
+"""Compares the weights after a few steps of training, and their features of some images, with recorded hashes: a
+redesign of the engine must not move a bit.
 
     scripts/pins.py --bin target/release            # compares, for each instruction set of this machine
     scripts/pins.py --bin target/release --write    # records, in scripts/pins.json
 
-Networks, precisions and methods are those below; the data are synthetic. Hashes are recorded for each instruction set; sets without
-recorded hashes are reported and skipped."""
+Networks, precisions and methods are those below; the data are synthetic. Hashes are recorded for each instruction
+set; sets without recorded hashes are reported and skipped."""
 
 import argparse
 import itertools

@@ -3,8 +3,9 @@
 
     scripts/random-kills.py --bin target/release --kills 1000
 
-Each directory is worked on until its tool gets to its end, however often it is killed before; then its outputs must be byte for byte those
-of a run that nobody killed. Prints how many kills there were and how many results were compared. Exits 1 at the first difference."""
+Each directory is worked on until its tool gets to its end, however often it is killed before; then its outputs must
+be byte for byte those of a run that nobody killed. Prints how many kills there were and how many results were
+compared. Exits 1 at the first difference."""
 
 import argparse
 import hashlib

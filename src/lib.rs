@@ -9,6 +9,34 @@
 //! - [`methods`] has the mixes, losses and rules, as numbers;
 //! - [`metrics`] and [`train`] compute what `eval` reports and what `train` does.
 //!
+//! A checkpoint's class for each of some images, by candle alone:
+//!
+//! ```
+//! use candle_core::{D, DType, Device, Tensor};
+//! use candle_nn::{ModuleT, VarBuilder};
+//! use remix::net::Arch;
+//! use remix::nn::ResNet;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let file = dir.path().join("last.safetensors");
+//! # let random = candle_nn::VarMap::new();
+//! # let arch: Arch = "resnet20".parse()?;
+//! # let builder = VarBuilder::from_varmap(&random, DType::F32, &Device::Cpu);
+//! # ResNet::new(&arch.network(), 10, builder)?;
+//! # random.save(&file)?;
+//! let arch: Arch = "resnet20".parse()?;
+//! // SAFETY: the file is not changed while it is mapped.
+//! let weights = unsafe { VarBuilder::from_mmaped_safetensors(&[file], DType::F32, &Device::Cpu)? };
+//! let net = ResNet::new(&arch.network(), 10, weights)?;
+//! // Pixels (N, 3, H, W), less the mean and over the standard deviation that the manifest's params have.
+//! let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
+//! let classes = net.forward_t(&images, false)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
+//! assert_eq!(classes.len(), 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! What is not listed here is public only for the programs, benchmarks and tests of this package.
 
 #[doc(hidden)]

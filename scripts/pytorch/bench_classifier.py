@@ -3,11 +3,10 @@
 
     python scripts/pytorch/bench_classifier.py target/release/train --images 115846 --features 2048 --classes 1000
 
-The features are random, and the network is a ResNet-50 with random weights. They take turns, each of --epochs epochs of
-SGD with momentum and weight decay on batches drawn with equal classes. PyTorch has all tensors in memory, and a batch is
-one indexing; --loader also times the published form, a DataLoader over a data set of single rows. Needs PyTorch,
-torchvision, safetensors and blake3.
-"""
+The features are random, and the network is a ResNet-50 with random weights. They take turns, each of --epochs
+epochs of SGD with momentum and weight decay on batches drawn with equal classes. PyTorch has all tensors in memory,
+and a batch is one indexing; --loader also times the published form, a DataLoader over a data set of single rows.
+Needs PyTorch, torchvision, safetensors and blake3."""
 
 import argparse
 import json

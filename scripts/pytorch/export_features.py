@@ -7,9 +7,8 @@
     train features/clip --classifier linear --loss balanced-softmax
 
 --model is LIBRARY:NAME; without --pretrained the weights are random. Images are resized to the network's input and
-normalised by what the library says of it. Each file has `features` (N, F), `labels` and `ids` (N); classes.txt has the
-names of the classes. Needs PyTorch, safetensors and the library.
-"""
+normalised by what the library says of it. Each file has `features` (N, F), `labels` and `ids` (N); classes.txt has
+the names of the classes. Needs PyTorch, safetensors and the library."""
 
 import argparse
 import json

@@ -1,10 +1,9 @@
 """What classifiers on features are tested against: steps of SGD in PyTorch's f64, and transcriptions of the papers' formulas.
 
-Steps: three batches of Mixup's two labels with coefficients, momentum and weight decay, for a linear classifier, a cosine
-one (30 times the cosine), LWS (Kang et al.: a learnt scale of each logit, weights and biases fixed) and label-aware
-smoothing (Zhong et al.). Computed: tau-norm (w / |w|^tau, no bias), the nearest mean by squared distance and by cosine,
-and logit adjustment (z - tau ln pi).
-"""
+Steps: three batches of Mixup's two labels with coefficients, momentum and weight decay, for a linear classifier, a
+cosine one (30 times the cosine), LWS (Kang et al.: a learnt scale of each logit, weights and biases fixed) and
+label-aware smoothing (Zhong et al.). Computed: tau-norm (w / |w|^tau, no bias), the nearest mean by squared
+distance and by cosine, and logit adjustment (z - tau ln pi)."""
 
 import numpy as np
 import torch

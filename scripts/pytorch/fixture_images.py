@@ -1,8 +1,8 @@
 """The fixture `tests/fixtures/images`: small image files of all formats, and what torchvision makes of them.
 
-`expected.safetensors` holds for each file the bytes (H, W, 3) of `Resize(24)` and `CenterCrop(24)`, and as `FILE@squash` those of
-`resize((20, 20))`, of `ImageOps.exif_transpose(Image.open(FILE)).convert("RGB")`; as `FILE@whole` the image as it is. Grey PNGs of 16
-bits, which Pillow cuts off at 255, are scaled to 8 bits first.
+`expected.safetensors` holds for each file the bytes (H, W, 3) of `Resize(24)` and `CenterCrop(24)`, and as
+`FILE@squash` those of `resize((20, 20))`, of `ImageOps.exif_transpose(Image.open(FILE)).convert("RGB")`; as
+`FILE@whole` the image as it is. Grey PNGs of 16 bits, which Pillow cuts off at 255, are scaled to 8 bits first.
 
     fixture_images.py ../../tests/fixtures/images
 """

@@ -1,8 +1,9 @@
 """The fixture `zoo.json`: torchvision's ResNets and the wide ones for CIFAR at several sizes of images, truth in float64.
 
-Weights follow from their names by the formula of `fixture_resnet.py`; images (N, 3, H, W) are `4*u - 2` by the name `pixels.HxW`. For
-each network and size: the logits in evaluation, and at two of the sizes those in training, the loss (cross-entropy of `LABELS`, mean),
-and of each gradient its length and its product with the vector u(probe, i) - 1/2.
+Weights follow from their names by the formula of `fixture_resnet.py`; images (N, 3, H, W) are `4*u - 2` by the name
+`pixels.HxW`. For each network and size: the logits in evaluation, and at two of the sizes those in training, the
+loss (cross-entropy of `LABELS`, mean), and of each gradient its length and its product with the vector u(probe, i)
+- 1/2.
 
 As a program it writes the weights of each network as .safetensors and .pth, to try the tools with.
 """
@@ -80,8 +81,8 @@ NETWORKS = {
 SIZES = {
     "cifar": [(16, 24, True), (19, 28, True), (32, 32, False), (27, 44, False), (64, 64, False)],
     "large": [(32, 32, False), (64, 64, False), (48, 64, True), (96, 96, False), (75, 101, True), (224, 224, False)],
-    # No step at 75×101, nor at 64×64 and 27×44: there a ReLU's input is so near to zero that rounding in f32 changes its sign, and one such
-    # ReLU moves a gradient by 1e-3 and more, see relu_flips.py.
+    # No step at 75×101, nor at 64×64 and 27×44: there a ReLU's input is so near to zero that rounding in f32 changes
+    # its sign, and one such ReLU moves a gradient by 1e-3 and more, see relu_flips.py.
     "resnet50": [(32, 32, False), (64, 64, False), (48, 64, True), (96, 96, False), (75, 101, False), (224, 224, False)],
 }
 

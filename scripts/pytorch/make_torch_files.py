@@ -13,9 +13,8 @@ value. So one expectation serves every file. The names say what is peculiar to e
 - twice: one tensor more, `module.linear.bias`; mixed: `module.` before some of the names
 - older: the form before PyTorch 1.6; module: a whole module; numpy: an accuracy that is a scalar of numpy
 
-The bytes are the same at every run of one version of PyTorch (2.15 made those in the repository), but for `older`, which
-holds addresses.
-"""
+The bytes are the same at every run of one version of PyTorch (2.15 made those in the repository), but for `older`,
+which holds addresses."""
 
 import argparse
 from collections import OrderedDict

@@ -2,10 +2,10 @@
 
     relu_flips.py resnet18-cifar 27 44
 
-Takes a training step of a network of `fixture_zoo.py` in f64, then once more for each of the inputs of a ReLU that are nearest to zero,
-with that one ReLU open where it was shut, or shut where it was open. Prints the input, which by then has a standard deviation of about
-one, and the gradient that is furthest away, by the two figures that the fixture stores, as a share of its length.
-"""
+Takes a training step of a network of `fixture_zoo.py` in f64, then once more for each of the inputs of a ReLU that
+are nearest to zero, with that one ReLU open where it was shut, or shut where it was open. Prints the input, which
+by then has a standard deviation of about one, and the gradient that is furthest away, by the two figures that the
+fixture stores, as a share of its length."""
 
 import argparse
 

@@ -3,7 +3,7 @@
 //! Both are exact up to rounding and deterministic: sums run in a fixed order, nothing is drawn at random,
 //! and no fused multiply-add is used, so the bytes depend neither on the number of threads nor on the
 //! instruction set. t-SNE sums over all pairs of points instead of approximating far ones: that costs O(N²) a
-//! step, which vectors and threads make cheap at the sizes of CIFAR (`docs/embedding.md` has the
+//! step, which vectors and threads make cheap at the sizes of CIFAR (`docs/reference/embedding.md` has the
 //! measurements, and why this is no library's).
 
 mod affinity;

@@ -1,4 +1,4 @@
-//! Every shell command of the README, of docs/reproduce.md and of docs/tutorial.md runs.
+//! Every shell command of the README, of docs/guide/reproduce.md and of docs/guide/tutorial.md runs.
 //!
 //! - Lines that start with `make` run as `make -n` in the repository: targets and variables exist, and the
 //!   graph holds together. What the targets then do is tested in `makefile.rs`; the demo itself runs in
@@ -70,7 +70,7 @@ fn every_command_runs() {
             image.save(sandbox.join(dir).join(format!("{n}.jpg"))).expect("written");
         }
     }
-    for page in ["README.md", "docs/reproduce.md", "docs/tutorial.md", "docs/photographs.md"] {
+    for page in ["README.md", "docs/guide/reproduce.md", "docs/guide/tutorial.md", "docs/guide/photographs.md"] {
         let (makes, others): (Vec<_>, Vec<_>) =
             commands(page).into_iter().partition(|c| c.starts_with("make"));
         for command in makes {

@@ -10,7 +10,7 @@ use crate::common::Sandbox;
 
 #[test]
 fn the_committed_schema_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/manifest.schema.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/manifest.schema.json");
     let current = format!("{:#}\n", Manifest::json_schema());
     if std::env::var_os("REMIX_BLESS").is_some() {
         fs::write(&path, &current).unwrap();
