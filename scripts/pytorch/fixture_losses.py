@@ -8,6 +8,8 @@
 - focal: `(1 - p)^gamma * CE` (Lin et al. 2017), as in the code of LDAM-DRW
 - balanced-softmax: `logits + log(counts)` (Ren et al. 2020)
 - logit-adjustment: `logits + tau * log(counts / counts.sum())` (Menon et al. 2021)
+- vs: `logits * (counts / counts.max()) ** gamma + tau * log(counts / counts.sum())` (Kini et al. 2021)
+- cdt: `logits * (counts / counts.max()) ** gamma` (Ye et al. 2020)
 - ldam: `LDAMLoss` on `NormedLinear` (Cao et al. 2019), s = 30; its logits here are 30 times the cosines
 """
 
@@ -48,6 +50,11 @@ def criterion(params, counts):
             return lambda z, k: cross_entropy(z + ns.log().to(z), k)
         case "logit-adjustment":
             return lambda z, k: cross_entropy(z + params["la_tau"] * (ns / ns.sum()).log().to(z), k)
+        case "vs":
+            scale, shift = (ns / ns.max()) ** params["vs_gamma"], params["vs_tau"] * (ns / ns.sum()).log()
+            return lambda z, k: cross_entropy(z * scale.to(z) + shift.to(z), k)
+        case "cdt":
+            return lambda z, k: cross_entropy(z * ((ns / ns.max()) ** params["cdt_gamma"]).to(z), k)
         case "ldam":
             return lambda z, k: ldam(z, k, params["margin"], counts)
 
@@ -58,6 +65,8 @@ PARAMS = [
     {"name": "focal", "gamma": 0.5},
     {"name": "balanced-softmax"},
     {"name": "logit-adjustment", "la_tau": 1.5},
+    {"name": "vs", "vs_gamma": 0.15, "vs_tau": 1.25},
+    {"name": "cdt", "cdt_gamma": 0.3},
     {"name": "ldam", "margin": 0.5},
     {"name": "ldam", "margin": 0.25},
 ]

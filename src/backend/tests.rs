@@ -11,7 +11,7 @@ use super::cpu::infer::{BATCH, Folded};
 use super::cpu::net::{Hidden, Net};
 use crate::backend::cpu::blend::Pairs;
 use crate::backend::cpu::sgd::Rates;
-use crate::methods::loss::{Criterion, Loss, Targets};
+use crate::methods::loss::{Criterion, LDAM, Loss, Targets};
 use crate::net::files::{StateDict, Values, open, save};
 use crate::net::{Arch, Network, Params, Shortcut};
 use crate::simd::{Isa, for_each_isa};
@@ -310,7 +310,7 @@ fn what_is_saved_is_loaded() {
 fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("w.safetensors");
-    let network_of_ldam = Arch::RESNET32.network().with_classifier(Loss::LDAM.classifier());
+    let network_of_ldam = Arch::RESNET32.network().with_classifier(Loss::new(&LDAM).classifier());
     let cosine = || Params::new(&network_of_ldam, 10).expect("parameters");
     let params = cosine();
     params.init(3).expect("values");

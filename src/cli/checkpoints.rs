@@ -19,13 +19,13 @@ pub use self::infer::Rows;
 use super::generate::architectures;
 use super::models::{Trained, normalise};
 use crate::backend::cpu::infer::BATCH;
-use crate::data::{self, Normalise};
+use crate::data::{self, Normalise, features};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::{self, FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
 use crate::methods::classifier::Classifier;
 use crate::net::Arch;
 use crate::net::files::Form;
-use crate::report::experiment::Images;
+use crate::report::experiment::{Images, images_of};
 
 /// The splits that `train` lists in a checkpoint's input `dataset`.
 const TRAINED_ON: [&str; 2] = ["train", "test"];
@@ -305,6 +305,8 @@ fn one_at(path: &Path, tool: &'static str, kind: Kind) -> Result<Manifest> {
 /// Whether a checkpoint's dataset input is this data set, by content.
 fn is_content_of(trained: &Input, dataset: &Manifest) -> bool {
     let now = dataset.as_input("dataset", &TRAINED_ON);
+    // A classifier was trained on features of images.
+    let trained = if dataset.kind == Kind::Dataset { images_of(trained) } else { trained };
     now.is_ok_and(|i| Images::of(&i).are_those_of(&Images::of(trained)))
 }
 
@@ -351,6 +353,7 @@ impl Subject {
 
     /// Images in a split, as the data set's manifest has them.
     pub fn images(&self, split: &str) -> usize {
-        self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>() as usize
+        let rows = self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>();
+        (rows / features::passes(&self.dataset, split).max(1)) as usize
     }
 }

@@ -69,9 +69,10 @@ pub struct Flags {
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = SPLITS, conflicts_with_all = ["split", "project", "images"])]
     pub splits: Vec<String>,
 
-    /// With --splits: pass the training images through the network N more times, augmented as in the checkpoint's
-    /// own training; train --classifier then draws one of the N + 1 passes for each image of a batch
-    #[arg(long, value_name = "N", requires = "splits", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// With --splits: pass the training images through the network N more times, augmented as in the
+    /// checkpoint's own training; train --classifier then draws one of the N + 1 passes for each image of a
+    /// batch
+    #[arg(long, value_name = "N", requires = "splits", conflicts_with_all = ["split", "project", "images", "import"], value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub passes: Option<u32>,
 
     /// Features that were made elsewhere, one file a split, as train=clip-train.npz: a data set for train
@@ -154,6 +155,9 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
         if let Some(passes) = flags.passes {
             let is_there = splits.iter().any(|split| split == "train");
             ensure!(is_there, "--passes: are of the training images; add train to --splits");
+            let device = &flags.common.device;
+            let on_cpu = ["auto", "cpu"].contains(&&**device);
+            ensure!(on_cpu, "--device {device}: --passes is computed on the CPU; leave --device away");
             params.insert(features::PASSES.into(), passes.into());
         }
         // Classifiers depend on them, and the content of features does not tell them.
@@ -166,7 +170,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
     if !splits.is_empty() {
         if subject.is_features() {
             bail!(
-                "{}: was trained on features, which are a data set already; --data names images",
+                "{}: the data set is one of features, which are there already; --data names images",
                 subject.name
             );
         }
@@ -234,7 +238,9 @@ fn extract_splits(writer: &Writer, subject: &Subject, flags: &Flags, splits: &[S
     let (mut outputs, mut run) = (vec![], Object::new());
     for (split, name) in splits.iter().zip(files) {
         let choice = Choice { split: split.clone(), ..flags.input.clone() };
-        let (mut rows, mut out, computed) = subject.infer(&choice, &flags.common.device, true)?;
+        // Augmented passes are computed on the CPU, and so is then all of the file.
+        let device = if flags.passes.is_some() { "cpu" } else { &*flags.common.device };
+        let (mut rows, mut out, computed) = subject.infer(&choice, device, true)?;
         let images = rows.labels.len();
         if let (Some(passes), "train") = (flags.passes, split.as_str()) {
             for pass in subject.augmented(passes, flags.input.batch_size as usize)? {

@@ -1,5 +1,5 @@
-//! What checkpoints say of the images that they are for: classes, preprocessing and normalisation; and models, which
-//! are checkpoints without the data set that they were trained on.
+//! What checkpoints say of the images that they are for: classes, preprocessing and normalisation; and
+//! models, which are checkpoints without the data set that they were trained on.
 
 use std::path::PathBuf;
 
@@ -82,8 +82,8 @@ pub fn normalise(params: &Object) -> Result<Normalise> {
     Ok(Normalise { mean: of("mean", usual.mean)?, std: of("std", usual.std)? })
 }
 
-/// Names of the classes that a checkpoint was trained on; None, with a warning, where they are not known. Those
-/// of earlier versions have them in the data set alone.
+/// Names of the classes that a checkpoint was trained on; None, with a warning, where they are not known.
+/// Those of earlier versions have them in the data set alone.
 ///
 /// # Errors
 /// A checkpoint that is not to be understood.
@@ -148,6 +148,12 @@ pub fn models(flags: &Choice, tool: &'static str) -> Result<Vec<Model>> {
             let here = || dir.join(FILE).display().to_string();
             if let Some(Classifier::Knn { .. }) = Classifier::of(&m.params) {
                 bail!("{}: {FEATURES_ONLY}", here());
+            }
+            if let Arch::Features(_) = arch_of(&m, flags)? {
+                bail!(
+                    "{}: was trained on imported features, without a network that images could go through",
+                    here()
+                );
             }
             let input = m.as_input("checkpoint", &[&flags.checkpoint])?;
             let class_names = match &info {

@@ -10,14 +10,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, Subcommand};
 
 use super::{Common, terminal};
 use crate::manifest::store::{self, Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{self, Input, Kind, Manifest, Object, key};
 use crate::report::experiment::{Experiment, longer_names};
-use crate::report::record;
+use crate::report::{published, record};
 
 pub use figure::FigureFlags;
 pub use html::HtmlFlags;
@@ -168,6 +168,14 @@ fn format_of<'a>(file: &Path, known: &[&'a str]) -> Result<&'a str> {
             format!("{here}: its ending says the form of the file, and must be one of .{}", all.join(", ."))
         }
     })
+}
+
+/// Takes the values of `--published`.
+fn give(file: Option<&Path>) -> Result<()> {
+    match file {
+        Some(file) => published::give(file).map_err(|why| anyhow!("--published {}: {why}", file.display())),
+        None => Ok(()),
+    }
 }
 
 /// Refuses `-o` beside `--out`, and a file that is named twice.

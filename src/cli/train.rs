@@ -6,6 +6,7 @@
 
 pub mod flags;
 mod init;
+mod options;
 mod parallel;
 mod progress;
 mod recipes;
@@ -28,6 +29,7 @@ use crate::data::{Info, Normalise};
 use crate::manifest::store::{self, Done, Plan, Writer};
 use crate::manifest::{self, Kind, Manifest, hash, key, source};
 use crate::methods::classifier::Classifier;
+use crate::methods::mix::Partner;
 use crate::methods::presets::preset_name;
 use crate::report::settings::departs;
 use crate::train::config::{Config, Select};
@@ -45,6 +47,10 @@ fn run(flags: Flags) -> Result<()> {
     // What a sweep would refuse for one of its values is told before anything is trained.
     all.iter().try_for_each(|flags| flags.configs().map(drop))?;
     let datasets = source::read_all(&all[0].datasets, "train", kind).map_err(|e| match e {
+        manifest::Error::WrongKind { found: "dataset", .. } if kind == Kind::Embedding => {
+            anyhow::Error::new(e)
+                .context("--classifier: takes features; write them by embed CHECKPOINT --splits train,test")
+        }
         manifest::Error::WrongKind { found: "embedding", .. } => anyhow::Error::new(e)
             .context("features are for a classifier: add --classifier linear, or another one"),
         e => e.into(),
@@ -216,13 +222,18 @@ fn device(flags: &Flags, config: &Config) -> Result<Device> {
         return Ok(Device::Cpu);
     }
     let found = Device::find_for(asked, &config.network())?;
-    if config.freeze.is_none() || !found.is_cuda() {
+    let lacking = match config.mix.kind.partner {
+        _ if config.freeze.is_some() => "--freeze".to_owned(),
+        Partner::OfAnyClass => format!("--mix {}", config.mix.name()),
+        Partner::OfBatch => return Ok(found),
+    };
+    if !found.is_cuda() {
         return Ok(found);
     }
     if asked != "auto" {
-        bail!("--device {asked}: the GPU has no kernels for --freeze; take --device cpu");
+        bail!("--device {asked}: the GPU has no kernels for {lacking}; take --device cpu");
     }
-    log::info!("computing on the CPU: the GPU has no kernels for --freeze");
+    log::info!("computing on the CPU: the GPU has no kernels for {lacking}");
     Ok(Device::Cpu)
 }
 

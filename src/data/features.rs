@@ -25,7 +25,7 @@ pub struct Features {
     source_index: Vec<u32>,
 }
 
-/// The name in params of how many augmented passes the training split has.
+/// The field of params with the number of augmented passes over the training split.
 pub const PASSES: &str = "passes";
 
 impl Features {
@@ -39,8 +39,7 @@ impl Features {
         let file = File::open(&path).map_err(Error::io(&path))?;
         // SAFETY: the map is only read, and files of results are replaced by rename, never written in place.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
-        let augmented = m.params.get(PASSES).filter(|_| split == "train").and_then(Value::as_u64);
-        let passes = 1 + augmented.unwrap_or(0) as usize;
+        let passes = usize::try_from(passes(m, split)).unwrap_or(usize::MAX);
         Features::of(map, &info, passes).map_err(|why| Error::Features { path, why })
     }
 
@@ -63,7 +62,7 @@ impl Features {
         if n == 0 || width == 0 || labels.shape() != [n] || index.shape() != [n] {
             return Err(format!("features {n}×{width}, labels {:?}", labels.shape()));
         }
-        if n % passes != 0 {
+        if n % passes != 0 || u32::try_from(n).is_err() {
             return Err(format!("{n} rows are not those of {passes} passes"));
         }
         let number = |(row, word): (usize, &[u8; 8])| {
@@ -135,6 +134,12 @@ impl Features {
     pub fn source_index(&self) -> &[u32] {
         &self.source_index
     }
+}
+
+/// How often a split was passed through the network, with the pass of the images as they are.
+pub fn passes(m: &Manifest, split: &str) -> u64 {
+    let augmented = m.params.get(PASSES).filter(|_| split == "train").and_then(Value::as_u64);
+    augmented.unwrap_or(0).saturating_add(1)
 }
 
 /// The file of a split's features.

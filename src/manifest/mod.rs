@@ -228,7 +228,7 @@ impl Manifest {
         self.outputs.iter().map(|o| o.path.as_path()).find(|p| !inside(p))
     }
 
-    /// The JSON Schema of manifests, as committed in `docs/manifest.schema.json`.
+    /// The JSON Schema of manifests, as committed in `docs/reference/manifest.schema.json`.
     pub fn json_schema() -> Value {
         let mut schema = schemars::schema_for!(Manifest).to_value();
         schema["properties"]["schema"]["const"] = SCHEMA.into();
@@ -462,7 +462,7 @@ fn in_the_way(path: &Path, tool: &str) -> String {
 /// What to do about an output that a result was made without.
 fn remedy(role: &str, tool: &str) -> String {
     match role {
-        "val" => "a validation split is made by mk-imbalance --val-fraction".into(),
+        "val" => "a validation split is made by mk-imbalance --val-fraction, and its features by embed --splits train,val,test".into(),
         _ => format!("make it again with {tool}"),
     }
 }

@@ -4,6 +4,7 @@
 //! Pure functions of numbers: no tensors, no files, no clock. `train::plan` turns them into batches.
 
 pub mod adjust;
+pub mod choice;
 pub mod classifier;
 pub mod loss;
 pub mod mix;

@@ -7,9 +7,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::loss::Loss;
-use super::mix::Mix;
-use super::rule::{Draw, Reweight, Rule};
+use super::choice::{Entry, Kind};
+use super::loss::{Loss, LossKind};
+use super::mix::{Mix, MixKind};
+use super::rule::{Rule, RuleKind};
 use crate::manifest::Object;
 
 /// A training method: three independent choices.
@@ -23,24 +24,6 @@ pub struct Method {
     pub rule: Rule,
 }
 
-const MIXES: [Mix; 7] = [
-    Mix::None,
-    Mix::MIXUP,
-    Mix::REMIX,
-    Mix::CUTMIX,
-    Mix::REMIX_CUTMIX,
-    Mix::MANIFOLD_MIXUP,
-    Mix::REMIX_MANIFOLD,
-];
-const LOSSES: [Loss; 5] = [Loss::Ce, Loss::FOCAL, Loss::BalancedSoftmax, Loss::LOGIT_ADJUSTMENT, Loss::LDAM];
-const RULES: [Rule; 5] = [
-    Rule::None,
-    Rule::Rs(Draw::EFFECTIVE),
-    Rule::Rw(Reweight::EFFECTIVE),
-    Rule::Drs(Draw::EFFECTIVE),
-    Rule::Drw(Reweight::EFFECTIVE),
-];
-
 /// The parts of a method, as its params name them.
 const PARTS: [&str; 3] = ["mix", "loss", "rule"];
 
@@ -53,12 +36,27 @@ pub struct Unknown {
 }
 
 /// What names are made of.
-fn listed() -> String {
-    let [mixes, losses, rules] = [names_of(&MIXES), names_of(&LOSSES), names_of(&RULES)]
-        .map(|names| names.into_iter().filter(|n| !is_nothing(n)).collect::<Vec<_>>().join(", "));
+pub fn listed() -> String {
+    let [mixes, losses, rules] = parts().map(|part| {
+        let names = part.into_iter().map(|entry| entry.name).filter(|name| !is_nothing(name));
+        names.collect::<Vec<_>>().join(", ")
+    });
     format!(
         "a mix ({mixes}), a loss ({losses}) and a rule ({rules}), each or none, in this order, joined by -"
     )
+}
+
+/// The mixes, losses and rules that names are made of.
+fn parts() -> [Vec<&'static Entry>; 3] {
+    fn of<K: Kind>(all: impl Iterator<Item = &'static K>) -> Vec<&'static Entry> {
+        all.map(K::entry).collect()
+    }
+    [of(MixKind::ALL.iter().copied()), of(losses()), of(RuleKind::ALL.iter().copied())]
+}
+
+/// The losses of whole networks.
+fn losses() -> impl Iterator<Item = &'static LossKind> {
+    LossKind::ALL.iter().copied().filter(|kind| !kind.on_features)
 }
 
 /// Names that are left out.
@@ -72,9 +70,12 @@ fn hint(nearest: &Option<String>) -> String {
 
 /// All presets with their names: every mix with every loss and every rule, from plain to elaborate.
 fn all() -> impl Iterator<Item = (String, Method)> {
-    let losses = |mix| LOSSES.into_iter().map(move |loss| (mix, loss));
-    let rules = |(mix, loss)| RULES.into_iter().map(move |rule| Method { mix, loss, rule });
-    MIXES.into_iter().flat_map(losses).flat_map(rules).map(|m| (m.name(), m))
+    let with_losses = |mix| losses().map(move |loss| (mix, Loss::new(loss)));
+    let with_rules = |(mix, loss)| {
+        RuleKind::ALL.iter().copied().map(move |rule| Method { mix, loss, rule: Rule::new(rule) })
+    };
+    let mixes = MixKind::ALL.iter().copied().map(Mix::new);
+    mixes.flat_map(with_losses).flat_map(with_rules).map(|m| (m.name(), m))
 }
 
 /// The names of all presets.
@@ -115,37 +116,61 @@ pub fn preset(name: &str) -> Result<Method, Unknown> {
     })
 }
 
+/// The part that a name begins with, and whether it is a mix, a loss or a rule: of several the longest, since
+/// remix-cutmix is not remix and cutmix.
+fn first_part(name: &str) -> Option<(usize, &'static Entry)> {
+    let is_first = |entry: &Entry| {
+        name.strip_prefix(entry.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let known =
+        parts().into_iter().enumerate().flat_map(|(part, all)| all.into_iter().map(move |e| (part, e)));
+    known.filter(|(_, entry)| is_first(entry)).max_by_key(|(_, entry)| entry.name.len())
+}
+
+/// A name without a part that it begins with.
+fn without<'a>(name: &'a str, part: &str) -> &'a str {
+    let rest = &name[part.len()..];
+    rest.strip_prefix('-').unwrap_or(rest)
+}
+
 /// The name that is meant where parts have capitals, stand in another order or beside `erm`, `ce` or `none`,
 /// if each is there once at most.
 fn rewritten(name: &str) -> Option<String> {
     let name = name.to_lowercase().replace(['_', ' ', '+'], "-");
-    let parts = [names_of(&MIXES), names_of(&LOSSES), names_of(&RULES)];
     let (mut rest, mut found) = (&name[..], [const { None }; 3]);
     while !rest.is_empty() {
-        let whole = |part: &str| rest.strip_prefix(part).filter(|r| r.is_empty() || r.starts_with('-'));
-        let known =
-            parts.iter().enumerate().flat_map(|(kind, names)| names.iter().map(move |n| (kind, &n[..])));
-        // The longest: remix-cutmix is not remix and cutmix.
-        let longest = known.filter(|(_, part)| whole(part).is_some()).max_by_key(|(_, part)| part.len());
-        match longest {
-            Some((kind, part)) if is_nothing(part) || found[kind].is_none() => {
-                if !is_nothing(part) {
-                    found[kind] = Some(part.to_owned());
-                }
-                rest = whole(part)?;
+        let part = match first_part(rest) {
+            Some((_, entry)) if is_nothing(entry.name) => entry.name,
+            Some((part, entry)) if found[part].is_none() => {
+                found[part] = Some(entry.name);
+                entry.name
             }
             Some(_) => return None,
-            None => rest = whole("erm")?,
-        }
-        rest = rest.strip_prefix('-').unwrap_or(rest);
+            None if rest == "erm" || rest.starts_with("erm-") => "erm",
+            None => return None,
+        };
+        rest = without(rest, part);
     }
-    let parts: Vec<String> = found.into_iter().flatten().collect();
+    let parts: Vec<&str> = found.into_iter().flatten().collect();
     Some(if parts.is_empty() { "erm".into() } else { parts.join("-") })
 }
 
-/// The names of some parts.
-fn names_of<T: Serialize>(parts: &[T]) -> Vec<String> {
-    parts.iter().filter_map(|p| json!(p)["name"].as_str().map(str::to_owned)).collect()
+/// The name of a method as papers print it: `remix-drw` is Remix-DRW. Parts that are not in the table stay as
+/// they are.
+pub fn title(name: &str) -> String {
+    let (mut rest, mut titles) = (name, vec![]);
+    while !rest.is_empty() {
+        let (part, title) = match first_part(rest) {
+            Some((_, entry)) if !is_nothing(entry.name) => (entry.name, entry.title),
+            _ => {
+                let part = rest.split('-').next().unwrap_or(rest);
+                (part, if part == "erm" { "ERM" } else { part })
+            }
+        };
+        titles.push(title);
+        rest = without(rest, part);
+    }
+    titles.join("-")
 }
 
 impl Method {
@@ -214,13 +239,12 @@ pub(crate) fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::mix::LambdaPer;
-    use crate::methods::rule::RwNorm;
+    use crate::methods::{loss, mix, rule};
 
     #[test]
     fn the_names() {
         let names: Vec<String> = names().collect();
-        assert_eq!(names.len(), 175);
+        assert_eq!(names.len(), 8 * 7 * 5);
         assert_eq!(names[..7].join(" "), "erm rs rw drs drw focal focal-rs");
         for name in [
             "mixup",
@@ -247,10 +271,11 @@ mod tests {
         assert_eq!(
             of("remix"),
             "remix remix-rs remix-rw remix-drs remix-drw remix-focal remix-balanced-softmax remix-logit-adjustment remix-ldam \
-             remix-cutmix remix-manifold"
+             remix-vs remix-cdt remix-cutmix remix-manifold"
         );
         assert_eq!(of("remix-ldam-"), "remix-ldam-rs remix-ldam-rw remix-ldam-drs remix-ldam-drw");
-        assert_eq!(completions("").len(), 15);
+        let parts = parts().into_iter().flatten().filter(|entry| !is_nothing(entry.name)).count();
+        assert_eq!(completions("").len(), 1 + parts, "erm, and each part alone");
         assert_eq!(of("x"), "");
     }
 
@@ -261,18 +286,19 @@ mod tests {
             assert_eq!(preset_name(&method.params()), name);
         }
         let m = preset("remix-drw").expect("a preset");
-        assert_eq!(m, Method { mix: Mix::REMIX, loss: Loss::Ce, rule: Rule::Drw(Reweight::EFFECTIVE) });
+        let parts = (Mix::new(&mix::REMIX), Loss::new(&loss::CE), Rule::new(&rule::DRW));
+        assert_eq!(m, Method { mix: parts.0, loss: parts.1, rule: parts.2 });
     }
 
     #[test]
     fn other_options_show() {
         let mut m = preset("remix-rw").expect("a preset");
-        m.mix = Mix::Remix { alpha: 1.0, kappa: 3.0, tau: 0.3, lambda_per: LambdaPer::Sample };
-        m.rule = Rule::Rw(Reweight { beta: 0.9999, rw_norm: RwNorm::BatchSize });
+        m.mix = m.mix.with("tau", 0.3).with_word("lambda_per", "sample");
+        m.rule = m.rule.with_word("rw_norm", "batch-size");
         assert_eq!(preset_name(&m.params()), "remix-rw(tau=0.3,lambda_per=sample,rw_norm=batch-size)");
         assert_eq!(m.name(), "remix-rw");
         m = preset("rs").expect("a preset");
-        m.rule = Rule::Rs(Draw::Inverse);
+        m.rule = m.rule.with_word("rs", "inverse");
         assert_eq!(preset_name(&m.params()), "rs(rs=inverse)");
     }
 
@@ -296,7 +322,7 @@ mod tests {
         assert!(
             text("mixp").ends_with(
                 "it is erm, or a mix (mixup, remix, cutmix, remix-cutmix, manifold-mixup, \
-                remix-manifold), a loss (focal, balanced-softmax, logit-adjustment, ldam) and a rule (rs, rw, drs, drw), each or none, in this order, joined by -"
+                remix-manifold, cmo), a loss (focal, balanced-softmax, logit-adjustment, ldam, vs, cdt) and a rule (rs, rw, drs, drw), each or none, in this order, joined by -"
             ),
             "{}",
             text("mixp")

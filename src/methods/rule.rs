@@ -4,27 +4,115 @@
 //! Weights follow the effective number of samples (Cui et al., arXiv 1901.05555), deferral Cao et al., arXiv
 //! 1906.07413. When a deferred rule starts is the schedule's business; which images are drawn, the plan's.
 
-use serde::{Deserialize, Serialize};
+use super::choice::{Choice, Domain, Entry, Kind, Opt};
 
-/// How the class imbalance is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "lowercase")]
-pub enum Rule {
-    /// Not at all.
-    None,
-    /// Re-sampling: classes are drawn with chosen probabilities.
-    Rs(Draw),
-    /// Re-weighting: the loss of a sample is scaled by its class's weight.
-    Rw(Reweight),
-    /// Re-sampling from the last learning-rate milestone on.
-    Drs(Draw),
-    /// Re-weighting from the last learning-rate milestone on.
-    Drw(Reweight),
+/// How the class imbalance is answered, with the values of its options.
+pub type Rule = Choice<RuleKind>;
+
+/// A rule.
+#[derive(Debug)]
+pub struct RuleKind {
+    entry: Entry,
+    by: By,
+    /// Whether it waits for the last learning-rate milestone.
+    pub deferred: bool,
 }
 
+/// By what a rule answers the imbalance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Nothing,
+    /// Classes are drawn with chosen probabilities.
+    Sampling,
+    /// The loss of a sample is scaled by its class's weight.
+    Weights,
+}
+
+impl Kind for RuleKind {
+    const PART: &'static str = "rule";
+    const ALL: &'static [&'static RuleKind] = &[&NONE, &RS, &RW, &DRS, &DRW];
+
+    fn entry(&'static self) -> &'static Entry {
+        &self.entry
+    }
+}
+
+const fn rule(
+    name: &'static str,
+    title: &'static str,
+    about: &'static str,
+    by: By,
+    deferred: bool,
+) -> RuleKind {
+    let source = if deferred { "Cao et al., arXiv 1906.07413" } else { "Cui et al., arXiv 1901.05555" };
+    let (source, options): (_, &'static [Opt]) = match by {
+        By::Nothing => ("", &[]),
+        By::Sampling => (source, &[RS_BY, Opt { only_with: Some(("rs", "effective")), ..BETA_OF }]),
+        By::Weights => (source, &[BETA_OF, RW_NORM]),
+    };
+    RuleKind { entry: Entry { name, title, about, source, options }, by, deferred }
+}
+
+/// The imbalance is left as it is.
+pub static NONE: RuleKind = rule("none", "ERM", "The imbalance is left as it is", By::Nothing, false);
+
+/// Re-sampling: classes are drawn with chosen probabilities.
+pub static RS: RuleKind = rule("rs", "RS", "Re-sampling", By::Sampling, false);
+
+/// Re-weighting: the loss of a sample is scaled by its class's weight.
+pub static RW: RuleKind = rule("rw", "RW", "Re-weighting", By::Weights, false);
+
+/// Re-sampling from the last learning-rate milestone on.
+pub static DRS: RuleKind = rule("drs", "DRS", "Deferred re-sampling", By::Sampling, true);
+
+/// Re-weighting from the last learning-rate milestone on.
+pub static DRW: RuleKind = rule("drw", "DRW", "Deferred re-weighting", By::Weights, true);
+
+const BETA_OF: Opt = Opt::new(
+    "beta",
+    "Rules: β of the effective number of samples, (1−β^n)/(1−β)",
+    BETA,
+    Domain::Number {
+        symbol: "B",
+        check: |beta| (0.0..1.0).contains(&beta),
+        why: "must be at least 0 and below 1",
+    },
+);
+
+const RS_BY: Opt = Opt::new(
+    "rs",
+    "rs, drs: weight classes by the effective number of samples, or by 1/n, which makes all classes equally frequent",
+    0.0,
+    Domain::OneOf(
+        "WEIGHTS",
+        &[
+            ("effective", "By the effective number of samples"),
+            ("inverse", "By one over the number of images: balanced"),
+        ],
+    ),
+);
+
+const RW_NORM: Opt = Opt {
+    more: "weight-sum divides by the sum of the class weights in the loss, as PyTorch's CrossEntropyLoss(weight=…) does \
+           for class indices, and as implementations of Mixup do for each of their two terms. batch-size divides by the number of samples, \
+           as the same function does for class probabilities: a batch counts by the rare classes in it, and the average \
+           step is smaller (25 times on CIFAR-100 step at ratio 100), so the same --lr means something else.",
+    ..Opt::new(
+        "rw_norm",
+        "rw, drw: what a batch's weighted loss is divided by",
+        1.0,
+        Domain::OneOf(
+            "BY",
+            &[
+                ("batch-size", "The number of samples, as PyTorch's cross-entropy with soft labels"),
+                ("weight-sum", "The sum of the weights in it, as PyTorch's cross-entropy with class indices"),
+            ],
+        ),
+    )
+};
+
 /// Class weights w_k for re-sampling; a class is drawn with probability ∝ n_k·w_k.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "rs", rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Draw {
     /// w_k = (1−β)/(1−β^n_k).
     Effective {
@@ -36,7 +124,7 @@ pub enum Draw {
 }
 
 /// Class weights for the loss: w_k = (1−β)/(1−β^n_k), normalised to mean 1 over the classes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reweight {
     /// β of the effective number of samples.
     pub beta: f64,
@@ -45,8 +133,7 @@ pub struct Reweight {
 }
 
 /// What the weighted sum of a batch's losses is divided by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RwNorm {
     /// The number of samples, so a batch's loss grows with the weights in it: `CrossEntropyLoss(weight=…)` of
     /// PyTorch on class probabilities, or the plain mean of weighted losses.
@@ -54,7 +141,6 @@ pub enum RwNorm {
     /// The sum of the weights in the loss, Σ λ_y·w_a + (1−λ_y)·w_b: `CrossEntropyLoss(weight=…)` of PyTorch
     /// on class indices, and Mixup's two terms of it. Remix's λ_y differs by sample, which that loss cannot
     /// express.
-    #[default]
     WeightSum,
 }
 
@@ -88,35 +174,20 @@ impl Reweight {
     }
 }
 
-impl Rule {
+impl Choice<RuleKind> {
     /// The re-sampling of RS and DRS.
-    pub fn draw(&self) -> Option<&Draw> {
-        match self {
-            Rule::Rs(d) | Rule::Drs(d) => Some(d),
-            _ => None,
-        }
+    pub fn draw(&self) -> Option<Draw> {
+        let effective = || self.get("beta").map(|beta| Draw::Effective { beta });
+        (self.kind.by == By::Sampling).then(|| effective().unwrap_or(Draw::Inverse))
     }
 
     /// The re-weighting of RW and DRW.
-    pub fn reweight(&self) -> Option<&Reweight> {
-        match self {
-            Rule::Rw(w) | Rule::Drw(w) => Some(w),
-            _ => None,
-        }
-    }
-
-    /// Whether the rule waits for the last learning-rate milestone.
-    pub fn deferred(&self) -> bool {
-        matches!(self, Rule::Drs(_) | Rule::Drw(_))
-    }
-
-    /// β, where the rule has one.
-    pub fn beta(&self) -> Option<f64> {
-        match *self {
-            Rule::Rs(Draw::Effective { beta }) | Rule::Drs(Draw::Effective { beta }) => Some(beta),
-            Rule::Rw(w) | Rule::Drw(w) => Some(w.beta),
-            _ => None,
-        }
+    pub fn reweight(&self) -> Option<Reweight> {
+        let rw_norm = || match self.is("rw_norm", "batch-size") {
+            true => RwNorm::BatchSize,
+            false => RwNorm::WeightSum,
+        };
+        (self.kind.by == By::Weights).then(|| Reweight { beta: self.value("beta"), rw_norm: rw_norm() })
     }
 }
 
@@ -133,7 +204,7 @@ mod tests {
     fn weights_are_those_of_the_ldam_code() {
         // numpy: e = 1 - 0.9999**n; w = (1 - 0.9999)/e; w/w.sum()*10, n of CIFAR-10 exp 100.
         let counts = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50];
-        let w = Reweight::EFFECTIVE.weights(&counts);
+        let w = Rule::new(&RW).reweight().expect("weights").weights(&counts);
         assert!((w.iter().sum::<f64>() - 10.0).abs() < 1e-12);
         assert!(w.windows(2).all(|w| w[0] < w[1]), "rarer classes weigh more");
         let plain: Vec<f64> = counts.iter().map(|&n| 1e-4 / (1.0 - 0.9999f64.powi(n as i32))).collect();
@@ -158,10 +229,10 @@ mod tests {
     fn json_is_flat_and_holds_only_what_counts() {
         let text = |r: Rule| serde_json::to_string(&r).expect("JSON");
         let all = [
-            (Rule::None, r#"{"name":"none"}"#),
-            (Rule::Rs(Draw::EFFECTIVE), r#"{"name":"rs","rs":"effective","beta":0.9999}"#),
-            (Rule::Drs(Draw::Inverse), r#"{"name":"drs","rs":"inverse"}"#),
-            (Rule::Rw(Reweight::EFFECTIVE), r#"{"name":"rw","beta":0.9999,"rw_norm":"weight-sum"}"#),
+            (Rule::new(&NONE), r#"{"name":"none"}"#),
+            (Rule::new(&RS), r#"{"name":"rs","rs":"effective","beta":0.9999}"#),
+            (Rule::new(&DRS).with_word("rs", "inverse"), r#"{"name":"drs","rs":"inverse"}"#),
+            (Rule::new(&RW), r#"{"name":"rw","beta":0.9999,"rw_norm":"weight-sum"}"#),
         ];
         for (rule, json) in all {
             assert_eq!(text(rule), json);

@@ -10,7 +10,8 @@ use super::ResNet;
 use crate::backend::cpu::blend::Pairs;
 use crate::backend::cpu::infer::{BATCH as TOGETHER, Folded};
 use crate::backend::cpu::net::{Hidden, Net};
-use crate::methods::loss::{Loss, Targets, reference};
+use crate::methods::choice::Kind as _;
+use crate::methods::loss::{Loss, LossKind, Targets, reference};
 use crate::net::zoo::{Kind, conv, linear, stage};
 use crate::net::{Arch, Network, Params, Shortcut};
 use crate::rng::{Purpose, stream};
@@ -135,7 +136,8 @@ fn a_step_is_candles_on_every_network_loss_and_mix() {
     let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
     let (partner, lambda) = ([1, 0, 4, 3, 2], [0.7, 0.6, 0.25, 1.0, 0.9]);
     let pairs = Pairs { partner: &partner, lambda: &lambda };
-    let losses = [Loss::Ce, Loss::FOCAL, Loss::BalancedSoftmax, Loss::LOGIT_ADJUSTMENT, Loss::LDAM];
+    let losses =
+        LossKind::ALL.iter().copied().filter(|kind| !kind.on_features).map(Loss::new).collect::<Vec<_>>();
     let mut wrong = vec![];
     for network in networks() {
         // Of the large ones two losses, with hidden states mixed and not.

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::Error;
 use super::record::place;
-use super::settings::words;
+use super::settings::{standard, words};
+use crate::data::features::PASSES;
 use crate::manifest::{Input, Kind, Manifest, Object, Output, key, store};
 use crate::methods::classifier::Classifier;
 use crate::methods::presets::{names, preset_name};
@@ -32,6 +33,8 @@ pub struct Experiment {
     pub settings: BTreeMap<String, Value>,
     /// Seed of the training.
     pub seed: Option<u64>,
+    /// Seed of the network's training, where a classifier was trained on its features.
+    pub network_seed: Option<u64>,
     /// What it was trained on; nothing where that is not known.
     pub images: Option<Images>,
     /// The instruction set or GPU that trained it; not known of bare files, and of results of earlier
@@ -293,7 +296,9 @@ impl Experiment {
         // The presets `erm-rs` and `rs` would be the same thing.
         let method = method.strip_prefix("erm-").map_or(method.clone(), str::to_owned);
         let of_files = checkpoint.contains_key("preprocess");
-        for (name, value) in checkpoint {
+        // A classifier on imported features is told by its second stage alone.
+        let alone = network.is_none() && own.contains_key("classifier");
+        for (name, value) in checkpoint.iter().filter(|_| !alone) {
             let follows = of_files && OF_FILES.contains(&name.as_str());
             if !follows && !["mix", "loss", "rule", "method", "seed"].contains(&name.as_str()) {
                 flatten(name, value, &mut settings);
@@ -310,6 +315,10 @@ impl Experiment {
         }
         if let Some(classifier) = own.get("classifier") {
             settings.insert(SECOND_STAGE.into(), second_stage(own, classifier).into());
+            let features = inputs.iter().find(|i| i.role == "dataset");
+            if let Some(passes) = features.and_then(|features| features.params.get(PASSES)) {
+                settings.insert(PASSES.into(), passes.clone());
+            }
         }
         let first = network.and_then(|network| network.inputs.iter().find(|i| i.role == "dataset"));
         if let (Some(first), Some(trained)) = (first, trained)
@@ -328,7 +337,8 @@ impl Experiment {
             settings.insert("arch".into(), arch.clone());
         }
         for (name, value) in trained.unwrap_or(evaluated).params.iter() {
-            if !NEUTRAL.contains(&name.as_str()) {
+            let of_features = alone && ["arch", "class_names", "splits"].contains(&name.as_str());
+            if !of_features && !NEUTRAL.contains(&name.as_str()) {
                 flatten(name, value, &mut settings);
             }
         }
@@ -360,8 +370,11 @@ impl Experiment {
             settings.insert("select".into(), own.get("select").cloned().unwrap_or(usual.into()));
         }
         // What is computed at once has no seed of its own.
-        let is_trained = Classifier::of(own).is_none_or(Classifier::is_trained);
-        let seed = if is_trained { own } else { checkpoint }.get("seed").and_then(Value::as_u64);
+        let is_trained =
+            !own.contains_key("classifier") || Classifier::of(own).is_some_and(Classifier::is_trained);
+        let seed_of = |params: &Object| params.get("seed").and_then(Value::as_u64);
+        let seed = seed_of(if is_trained { own } else { checkpoint });
+        let network_seed = network.filter(|_| is_trained).and_then(|network| seed_of(&network.params));
         if [trained, Some(evaluated)]
             .into_iter()
             .flatten()
@@ -379,6 +392,7 @@ impl Experiment {
             options,
             settings,
             seed,
+            network_seed,
             images,
             computed_by,
             semantics,
@@ -433,7 +447,8 @@ fn second_stage(params: &Object, classifier: &Value) -> String {
             ("rule_from", Value::Null),
         ];
         for (name, usual) in usual {
-            let own = params.get(name).unwrap_or(&Value::Null);
+            // Params leave the defaults of a network's training out.
+            let own = params.get(name).or_else(|| standard(name)).unwrap_or(&Value::Null);
             if *own != usual && !own.is_null() {
                 text += &format!(" {}", words(name, own));
             }
@@ -446,7 +461,7 @@ fn second_stage(params: &Object, classifier: &Value) -> String {
 }
 
 /// The data set that the images of an input are of, which may be the features of a network.
-fn images_of(input: &Input) -> &Input {
+pub(crate) fn images_of(input: &Input) -> &Input {
     let own = input.inputs.iter().find(|i| i.role == "dataset");
     match own.filter(|_| !input.params.contains_key("dataset")) {
         Some(own) => images_of(own),
@@ -508,6 +523,7 @@ pub(super) mod tests {
             options: String::new(),
             settings: BTreeMap::new(),
             seed: Some(0),
+            network_seed: None,
             images: None,
             computed_by: None,
             semantics: Some(1),

@@ -44,7 +44,9 @@ pub fn write(tables: &[Table]) -> String {
             }
         }
     }
-    let sources = ["paper", "ldam", "seed"].map(|s| (s.to_owned(), json!(published::source(s))));
+    let own = ["paper", "ldam", "seed"].map(|name| (name, published::source(name)));
+    let sources =
+        own.into_iter().chain(published::given_sources()).map(|(s, text)| (s.to_owned(), json!(text)));
     let all = json!({
         "unit": "top-1 accuracy, percent",
         "sources": serde_json::Map::from_iter(sources),

@@ -141,11 +141,13 @@ pub(super) fn paper(cell: &Cell) -> String {
     format!("{}{}", two(cell.paper.map(|p| p.value)), marks(cell))
 }
 
-/// What must be known of a published value: † LDAM's, ‡ of another schedule, § of a setting with a doubt.
+/// What must be known of a published value: † LDAM's, * of a given file, ‡ of another schedule, § of a setting with a
+/// doubt.
 pub(super) fn marks(cell: &Cell) -> String {
     let Some(paper) = &cell.paper else { return String::new() };
     let marks = [
         ('†', paper.table.source == "ldam"),
+        ('*', !["paper", "ldam"].contains(&&*paper.table.source)),
         ('‡', !paper.same_schedule && cell.mean().is_some()),
         ('§', paper.table.doubt.is_some()),
     ];
@@ -165,6 +167,8 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
     if marked('†').next().is_some() {
         notes.push(format!("†: {}.", published::source("ldam")));
     }
+    let given: BTreeSet<&str> = marked('*').map(|p| published::source(&p.table.source)).collect();
+    notes.extend(given.into_iter().map(|source| format!("*: {source}.")));
     let schedules: BTreeSet<String> = marked('‡').map(|p| p.table.schedule.words()).collect();
     if !schedules.is_empty() {
         let schedules = schedules.into_iter().collect::<Vec<_>>().join("; ");

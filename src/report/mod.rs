@@ -63,26 +63,13 @@ pub enum Error {
     },
 }
 
-/// The name of a method as papers print it: `remix-drw` is Remix-DRW.
+/// The title of a method, or of a bare file as it is.
 pub(crate) fn title(method: &str) -> String {
     if method.starts_with(experiment::BARE) {
-        return method.to_owned();
+        method.to_owned()
+    } else {
+        crate::methods::presets::title(method)
     }
-    let part = |p: &str| match p {
-        "mixup" => "Mixup".into(),
-        "remix" => "Remix".into(),
-        "cutmix" => "CutMix".into(),
-        "manifold" => "Manifold".into(),
-        "manifold mixup" => "Manifold Mixup".into(),
-        "focal" => "Focal".into(),
-        "balanced softmax" => "Balanced Softmax".into(),
-        "logit adjustment" => "Logit Adjustment".into(),
-        "erm" | "rs" | "rw" | "drs" | "drw" | "ldam" | "las" => p.to_uppercase(),
-        other => other.to_owned(),
-    };
-    let words = ["balanced-softmax", "logit-adjustment", "manifold-mixup"];
-    let method = words.iter().fold(method.to_owned(), |m, words| m.replace(words, &words.replace('-', " ")));
-    method.split('-').map(part).collect::<Vec<String>>().join("-")
 }
 
 /// A text from outside as it may stand in a line: line breaks are spaces, and characters that show nothing

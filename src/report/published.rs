@@ -1,7 +1,10 @@
-//! Published accuracies, from `published.json`, which says where each comes from and of which setting it is.
+//! Published accuracies, from `published.json`, which says where each comes from and of which setting it is,
+//! and from files of the same form that a report is given.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::fs;
+use std::path::Path;
+use std::sync::{LazyLock, OnceLock};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,12 +18,48 @@ use crate::train::schedule::Recipe;
 /// The file, as committed.
 const TEXT: &str = include_str!("published.json");
 
-/// Its hash, which is part of a report's key.
+/// Hash of all values, which is part of a report's key.
 pub fn hash() -> String {
-    blake3::hash(TEXT.as_bytes()).to_hex().to_string()
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(TEXT.as_bytes());
+    if let Some((_, text)) = GIVEN.get() {
+        hasher.update(text.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
-#[derive(Deserialize)]
+/// The values of a file, which come before those that are committed, and its text. There is one a process, as
+/// there is one command line.
+static GIVEN: OnceLock<(Published, String)> = OnceLock::new();
+
+/// Takes the values of a file in the form of `published.json`.
+///
+/// # Errors
+/// In words, a file that cannot be read or has another form.
+pub fn give(file: &Path) -> Result<(), String> {
+    let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
+    let given: Published =
+        serde_json::from_str(&text).map_err(|e| format!("is not in the form of published.json: {e}"))?;
+    if let Some(table) = given.tables.iter().find(|t| !given.sources.contains_key(&t.source)) {
+        return Err(format!("sources lack {:?}, which a table names", table.source));
+    }
+    if let Some(known) = given.sources.keys().find(|name| PUBLISHED.sources.contains_key(*name)) {
+        return Err(format!("the source {known:?} is one of this program's; give it another name"));
+    }
+    GIVEN.set((given, text)).map_err(|_| "values were given before".into())
+}
+
+/// All tables, those of a given file first.
+fn all_tables() -> impl Iterator<Item = &'static Table> {
+    GIVEN.get().into_iter().flat_map(|(given, _)| &given.tables).chain(&PUBLISHED.tables)
+}
+
+/// The sources of a given file, by name.
+pub fn given_sources() -> impl Iterator<Item = (&'static str, &'static str)> {
+    GIVEN.get().into_iter().flat_map(|(given, _)| &given.sources).map(|(name, text)| (&**name, &**text))
+}
+
+#[derive(Debug, Deserialize)]
 struct Published {
     sources: BTreeMap<String, String>,
     tables: Vec<Table>,
@@ -29,7 +68,7 @@ struct Published {
 /// Values of one source in one setting.
 #[derive(Debug, Deserialize)]
 pub struct Table {
-    /// `paper`, `ldam` or `seed` (the starting report).
+    /// `paper`, `ldam`, `seed` (the starting report), or a name of a given file.
     pub source: String,
     /// Its name there.
     pub table: String,
@@ -141,14 +180,14 @@ pub fn starting_report(run: &Experiment, column: &str) -> Option<f64> {
 /// values of the data set.
 pub fn why_none(run: &Experiment, column: &str) -> Option<String> {
     let dataset = column.split('/').next().unwrap_or_default();
-    let all = || PUBLISHED.tables.iter().flat_map(|t| t.rows.values().map(move |row| (t, row)));
+    let all = || all_tables().flat_map(|t| t.rows.values().map(move |row| (t, row)));
     let of_column: Vec<&Table> = all().filter(|(_, row)| row.contains_key(column)).map(|(t, _)| t).collect();
     if of_column.is_empty() {
         let any = all().flat_map(|(_, row)| row.keys()).any(|c| c.split('/').next() == Some(dataset));
         return any.then(|| format!("Nobody published values for {}.", heading(&run.column)));
     }
     let schedule = Schedule::of(run);
-    let is_known = PUBLISHED.tables.iter().any(|t| Some(&t.schedule) == schedule.as_ref());
+    let is_known = all_tables().any(|t| Some(&t.schedule) == schedule.as_ref());
     let departures = |t: &Table| {
         let mut all = t.departures(run);
         let told = schedule.as_ref().filter(|_| !is_known).map(Schedule::words);
@@ -178,7 +217,7 @@ fn name(run: &Experiment) -> String {
 
 /// All published values for runs in a setting whose schedule is one of those that are published.
 fn values(run: &Experiment, column: &str) -> impl Iterator<Item = Beside> {
-    let schedule = Schedule::of(run).filter(|s| PUBLISHED.tables.iter().any(|t| t.schedule == *s));
+    let schedule = Schedule::of(run).filter(|s| all_tables().any(|t| t.schedule == *s));
     let name = method(&run.method, &run.options);
     let value = move |table: &'static Table| {
         let schedule = schedule.as_ref().filter(|_| table.fits(run))?;
@@ -195,7 +234,7 @@ fn values(run: &Experiment, column: &str) -> impl Iterator<Item = Beside> {
         };
         Some(Beside { value, table, same_schedule: table.schedule == *schedule })
     };
-    PUBLISHED.tables.iter().filter_map(value).collect::<Vec<_>>().into_iter()
+    all_tables().filter_map(value).collect::<Vec<_>>().into_iter()
 }
 
 /// A method with its options, numbers written alike. How class weights are normalised is left out: the
@@ -238,9 +277,10 @@ impl Table {
     }
 }
 
-/// What a source is: `paper`, `ldam` or `seed` (the starting report).
+/// What a source is: `paper`, `ldam`, `seed` (the starting report), or one of a given file.
 pub fn source(name: &str) -> &'static str {
-    PUBLISHED.sources.get(name).map_or("", String::as_str)
+    let given = given_sources().find(|(given, _)| *given == name).map(|(_, text)| text);
+    given.or_else(|| PUBLISHED.sources.get(name).map(String::as_str)).unwrap_or_default()
 }
 
 #[cfg(test)]

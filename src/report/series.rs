@@ -33,7 +33,7 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
     // is not known.
     let value = |e: &Experiment, name: &String| -> Option<String> {
         let default = || standard(name).filter(|_| e.file.is_none());
-        e.settings.get(name).or_else(default).map(|v: &Value| words(name, v))
+        e.settings.get(name).or_else(default).filter(|v| !v.is_null()).map(|v: &Value| words(name, v))
     };
     let differs = |name: &&String| runs.iter().any(|(_, e)| value(e, name) != value(runs[0].1, name));
     let differing: Vec<&String> = names.into_iter().filter(differs).collect();
@@ -108,9 +108,9 @@ pub(super) fn apart(runs: &[&Experiment]) -> Vec<String> {
 }
 
 /// The number of runs, `3`; where seeds repeat, `3 runs of 2 seeds`, and where they are not known, `3 runs`.
-pub(super) fn count(seeds: &[Option<u64>]) -> String {
+pub(super) fn count<T: Copy + Ord>(seeds: &[Option<T>]) -> String {
     let n = seeds.len();
-    let known: BTreeSet<u64> = seeds.iter().copied().flatten().collect();
+    let known: BTreeSet<T> = seeds.iter().copied().flatten().collect();
     match known.len() {
         distinct if distinct == n || n == 1 => n.to_string(),
         _ if seeds.contains(&None) => format!("{n} runs"),

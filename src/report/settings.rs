@@ -6,18 +6,15 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::experiment::{Experiment, SECOND_STAGE};
+use crate::data::features::PASSES;
 use crate::manifest::Object;
-use crate::methods::loss::Loss;
-use crate::methods::mix::Mix;
-use crate::methods::presets::Method;
-use crate::methods::rule::Rule;
+use crate::methods::presets::preset;
 use crate::train::config::Config;
 
 /// What train and mk-imbalance do unless told otherwise, so that only departures from it are told. Settings
 /// that are not here are told where they vary.
 static STANDARD: LazyLock<Object> = LazyLock::new(|| {
-    let erm = Method { mix: Mix::None, loss: Loss::Ce, rule: Rule::None };
-    let mut all = Config::new(erm).params();
+    let mut all = Config::new(preset("erm").expect("it is in the table")).params();
     all.insert("split".into(), "test".into());
     all.insert("select".into(), "test".into());
     // Of evaluations.
@@ -43,7 +40,7 @@ static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     all.insert("test_per_class".into(), 100.into());
     all.insert("images".into(), "the published ones".into());
     // Trained from random weights, all layers.
-    for name in ["init", "init_checkpoint", "new_classifier", "freeze", SECOND_STAGE] {
+    for name in ["init", "init_checkpoint", "new_classifier", "freeze", SECOND_STAGE, PASSES] {
         all.insert(name.into(), Value::Null);
     }
     all

@@ -87,6 +87,8 @@ pub struct Cell {
 pub struct Run {
     /// Seed of the training, where it is known.
     pub seed: Option<u64>,
+    /// Seed of the network's training, where it is another one's.
+    pub network_seed: Option<u64>,
     /// What trained it, where it is known.
     pub computed_by: Option<String>,
     /// Version of `train` that trained it; none for bare files.
@@ -141,9 +143,9 @@ impl Cell {
         self.count().parse::<usize>().is_ok()
     }
 
-    /// The seeds of the runs.
-    pub fn seeds(&self) -> Vec<Option<u64>> {
-        self.values.iter().map(|v| v.seed).collect()
+    /// The seeds of the runs, with those of the networks that classifiers were trained on.
+    pub fn seeds(&self) -> Vec<Option<[u64; 2]>> {
+        self.values.iter().map(|v| Some([v.seed?, v.network_seed.unwrap_or(0)])).collect()
     }
 }
 
@@ -257,6 +259,7 @@ fn table(records: &[&Record]) -> Table {
         let (_, row) = rows.entry(place).or_insert_with(|| (of, BTreeMap::new()));
         row.entry(&of.column).or_default().push(Run {
             seed: of.seed,
+            network_seed: of.network_seed,
             computed_by: of.computed_by.clone(),
             semantics: of.semantics,
             weights: of.weights.clone(),

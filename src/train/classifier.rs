@@ -38,7 +38,7 @@ pub struct OnFeatures {
     /// The other tensors of its network.
     rest: StateDict,
     linear: Linear,
-    /// What classifies in its place.
+    /// The nearest-neighbour classifier, which replaces `linear` once it is computed.
     neighbours: Option<Neighbours>,
     criterion: Criterion,
     classifier: Classifier,
@@ -49,7 +49,8 @@ pub struct OnFeatures {
 }
 
 impl OnFeatures {
-    /// A classifier that begins as `params` has it, or goes on from there; `rest` are the other tensors of its network.
+    /// A classifier that begins as `params` has it, or goes on from there; `rest` are the other tensors of
+    /// its network.
     ///
     /// # Errors
     /// Features of another length than the network's.
@@ -67,6 +68,10 @@ impl OnFeatures {
         for features in widths {
             let found = features.width();
             ensure!(found == len, "there are {found} features an image, and {} has {len}", config.arch);
+        }
+        if let Classifier::Knn { neighbours } = classifier {
+            let images = splits.train.len();
+            ensure!(neighbours <= images, "--neighbours {neighbours}: there are {images} training images");
         }
         let criterion = config.criterion(cls_num_list);
         let linear = {
@@ -122,7 +127,7 @@ impl OnFeatures {
                 let other = train.row(samples[partner[n] as usize].index as usize);
                 Cow::Owned(own.iter().zip(other).map(|(a, b)| share * a + (1.0 - share) * b).collect())
             };
-            let x: Vec<Cow<[f32]>> = samples.par_iter().enumerate().map(mixed).collect();
+            let x: Vec<Cow<[f32]>> = samples.par_iter().take(lambda.len()).enumerate().map(mixed).collect();
             let x: Vec<&[f32]> = x.iter().map(|x| &**x).collect();
             let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
             let result = self.linear.step(&x, targets, &self.criterion, rates);
@@ -195,7 +200,8 @@ impl OnFeatures {
         Ok(best.0)
     }
 
-    /// The tensors of the network with the classifier; of nearest neighbours those who vote.
+    /// The tensors of the network with the classifier; for kNN the features and labels of the training
+    /// images.
     ///
     /// # Errors
     /// Candle's.
@@ -220,7 +226,7 @@ impl OnFeatures {
     pub fn training_state(&self) -> Result<StateDict> {
         self.keep(&self.params.values, &self.linear.unscaled())?;
         if self.classifier.is_trained() {
-            self.keep(&self.params.velocity, &self.linear.flat_velocity())?;
+            self.keep(&self.params.velocity, &self.linear.state())?;
         }
         self.params.training_state()
     }

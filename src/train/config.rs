@@ -17,7 +17,7 @@ use crate::data::files::Preprocess;
 use crate::manifest::Object;
 use crate::methods::classifier::Classifier;
 use crate::methods::loss::{Criterion, Loss};
-use crate::methods::mix::Mix;
+use crate::methods::mix::{Blend, Mix};
 use crate::methods::presets::Method;
 use crate::methods::rule::Rule;
 use crate::net::{Arch, Network};
@@ -179,7 +179,7 @@ pub enum Freeze {
 #[derive(Debug, thiserror::Error)]
 #[error("--{flag} {value}: {why}")]
 pub struct Error {
-    flag: &'static str,
+    flag: String,
     value: String,
     why: &'static str,
 }
@@ -253,7 +253,7 @@ impl Config {
 
     /// The first epoch (from 1) in which the rule holds.
     pub fn rule_from(&self) -> u32 {
-        match self.rule.deferred() {
+        match self.rule.kind.deferred {
             true => self.rule_from.or(self.milestones.last().copied()).unwrap_or(u32::MAX),
             false => 1,
         }
@@ -272,8 +272,8 @@ impl Config {
     /// # Errors
     /// The first such value, with the flag that sets it.
     pub fn validate(&self) -> Result<(), Error> {
-        let check = |ok: bool, flag, value: &dyn fmt::Display, why| {
-            let fault = || Error { flag, value: value.to_string(), why };
+        let check = |ok: bool, flag: &str, value: &dyn fmt::Display, why| {
+            let fault = || Error { flag: flag.into(), value: value.to_string(), why };
             if ok { Ok(()) } else { Err(fault()) }
         };
         let not_negative = |x: f64| x.is_finite() && x.is_sign_positive();
@@ -297,7 +297,7 @@ impl Config {
         check(ascending, "milestones", &list, "must be ascending epochs, the first being 1 or later")?;
         if self.schedule == Schedule::Cosine {
             let why = "a cosine has none; leave it out, or take --schedule step";
-            check(self.milestones.is_empty() || self.rule.deferred(), "milestones", &list, why)?;
+            check(self.milestones.is_empty() || self.rule.kind.deferred, "milestones", &list, why)?;
         }
         let nesterov = !self.nesterov || self.momentum > 0.0;
         check(nesterov, "nesterov --momentum", &self.momentum, "Nesterov's form needs a momentum above 0")?;
@@ -317,58 +317,27 @@ impl Config {
             "a deferred rule starts at the last milestone, which must be one of the epochs; or use rs or rw";
         check(starts, "milestones", &list, why)?;
 
-        if let Some(alpha) = self.mix.alpha() {
-            check(
-                (1e-3..=1e3).contains(&alpha),
-                "alpha",
-                &alpha,
-                "must be between 0.001 and 1000; 1 is uniform",
-            )?;
-        }
-        if let Some((kappa, tau)) = self.mix.kappa_tau() {
-            check(kappa >= 1.0 && kappa.is_finite(), "kappa", &kappa, "must be at least 1")?;
-            let tau_ok = not_negative(tau) && tau <= 1.0;
-            check(tau_ok, "tau", &tau, "must be between 0 (no Remix) and 1")?;
+        let faults = [self.mix.fault(), self.loss.fault(), self.rule.fault()];
+        if let Some((option, value, why)) = faults.into_iter().flatten().next() {
+            return Err(Error { flag: option.flag(), value: value.to_string(), why });
         }
         if let Some(classifier) = self.classifier {
-            let on_features = matches!(self.mix, Mix::None | Mix::Mixup { .. } | Mix::Remix { .. });
-            check(on_features, "mix", &"", "features can be mixed by mixup and remix alone")?;
+            let on_features = matches!(self.mix.kind.blend, Blend::Nothing | Blend::Images);
+            let why = "features can be mixed by mixup and remix alone";
+            check(on_features, "mix", &self.mix.name(), why)?;
             let fits =
                 classifier.kind(&self.loss) == self.loss.classifier() || classifier == Classifier::Cosine;
             let why = "LDAM is made for a normalised classifier: take --classifier linear or cosine";
             check(fits || !classifier.is_trained(), "loss", &"ldam", why)?;
+            if let Classifier::Knn { neighbours } = classifier {
+                check(neighbours > 0, "neighbours", &neighbours, "must be at least 1")?;
+            }
             if let Classifier::TauNorm { tau_norm: Some(tau) } = classifier {
                 check(not_negative(tau) && tau <= 10.0, "tau-norm", &tau, "must be between 0 and 10")?;
             }
         }
-        let up_to = |x: f64, most: f64| not_negative(x) && x <= most;
-        match self.loss {
-            Loss::Ce | Loss::BalancedSoftmax => {}
-            Loss::Las { smooth_head, smooth_tail } => {
-                let value = format!("las --smoothing {smooth_head},{smooth_tail}");
-                let sound = [smooth_head, smooth_tail].iter().all(|s| (0.0..1.0).contains(s));
-                check(sound, "loss", &value, "shares must be at least 0 and below 1")?;
-                let on_features = self.classifier.is_some();
-                check(on_features, "loss", &"las", "is for classifiers on features: --classifier linear")?;
-            }
-            Loss::Focal { gamma } => {
-                check(up_to(gamma, 100.0), "gamma", &gamma, "must be between 0 (cross-entropy) and 100")?;
-            }
-            Loss::LogitAdjustment { la_tau } => {
-                check(up_to(la_tau, 100.0), "la-tau", &la_tau, "must be between 0 (cross-entropy) and 100")?;
-            }
-            Loss::Ldam { margin } => {
-                check(
-                    up_to(margin, 2.0),
-                    "margin",
-                    &margin,
-                    "must be between 0 and 2, as cosines are apart",
-                )?;
-            }
-        }
-        if let Some(beta) = self.rule.beta() {
-            check(not_negative(beta) && beta < 1.0, "beta", &beta, "must be at least 0 and below 1")?;
-        }
+        let why = "is for classifiers on features: --classifier linear";
+        check(!self.loss.kind.on_features || self.classifier.is_some(), "loss", &self.loss.name(), why)?;
         Ok(())
     }
 }

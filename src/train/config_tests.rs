@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::manifest::{Manifest, key};
+use crate::methods::loss::{FOCAL, LDAM, LOGIT_ADJUSTMENT, VS};
+use crate::methods::mix::{CMO, CUTMIX};
 use crate::methods::presets::preset;
-use crate::methods::rule::Reweight;
+use crate::methods::rule::DRW;
 
 fn config(name: &str) -> Config {
     Config::new(preset(name).expect("a preset"))
@@ -49,12 +51,6 @@ fn keys_are_pinned() {
 
 #[test]
 fn absurd_values_are_refused_by_the_name_of_their_flag() {
-    let remix = |c: &mut Config, f: &dyn Fn(&mut f64, &mut f64, &mut f64)| {
-        let Mix::Remix { alpha, kappa, tau, .. } = &mut c.mix else {
-            panic!("this one is Remix");
-        };
-        f(alpha, kappa, tau);
-    };
     type Change<'a> = (&'a str, &'a dyn Fn(&mut Config));
     let cases: &[Change] = &[
         ("epochs", &|c| c.epochs = 0),
@@ -74,20 +70,23 @@ fn absurd_values_are_refused_by_the_name_of_their_flag() {
         ("milestones", &|c| c.milestones = vec![]),
         ("milestones", &|c| c.milestones = vec![301]),
         ("warmup", &|c| c.warmup = 300),
-        ("alpha", &|c| remix(c, &|alpha, _, _| *alpha = 0.0)),
-        ("alpha", &|c| remix(c, &|alpha, _, _| *alpha = f64::NAN)),
-        ("kappa", &|c| remix(c, &|_, kappa, _| *kappa = 0.99)),
-        ("kappa", &|c| remix(c, &|_, kappa, _| *kappa = f64::INFINITY)),
-        ("tau", &|c| remix(c, &|_, _, tau| *tau = 1.01)),
-        ("tau", &|c| remix(c, &|_, _, tau| *tau = -0.5)),
-        ("tau", &|c| remix(c, &|_, _, tau| *tau = f64::NAN)),
-        ("alpha", &|c| c.mix = Mix::CutMix { alpha: -1.0, lambda_per: Default::default() }),
-        ("gamma", &|c| c.loss = Loss::Focal { gamma: -0.1 }),
-        ("gamma", &|c| c.loss = Loss::Focal { gamma: f64::INFINITY }),
-        ("la-tau", &|c| c.loss = Loss::LogitAdjustment { la_tau: f64::NAN }),
-        ("margin", &|c| c.loss = Loss::Ldam { margin: 2.1 }),
-        ("beta", &|c| c.rule = Rule::Drw(Reweight { beta: 1.0, ..Reweight::EFFECTIVE })),
-        ("beta", &|c| c.rule = Rule::Drw(Reweight { beta: f64::NAN, ..Reweight::EFFECTIVE })),
+        ("alpha", &|c| c.mix = c.mix.with("alpha", 0.0)),
+        ("alpha", &|c| c.mix = c.mix.with("alpha", f64::NAN)),
+        ("kappa", &|c| c.mix = c.mix.with("kappa", 0.99)),
+        ("kappa", &|c| c.mix = c.mix.with("kappa", f64::INFINITY)),
+        ("tau", &|c| c.mix = c.mix.with("tau", 1.01)),
+        ("tau", &|c| c.mix = c.mix.with("tau", -0.5)),
+        ("tau", &|c| c.mix = c.mix.with("tau", f64::NAN)),
+        ("tau", &|c| c.mix = c.mix.with("tau", -0.0)),
+        ("mix-prob", &|c| c.mix = Mix::new(&CMO).with("mix_prob", 1.5)),
+        ("vs-gamma", &|c| c.loss = Loss::new(&VS).with("vs_gamma", -1.0)),
+        ("alpha", &|c| c.mix = Mix::new(&CUTMIX).with("alpha", -1.0)),
+        ("gamma", &|c| c.loss = Loss::new(&FOCAL).with("gamma", -0.1)),
+        ("gamma", &|c| c.loss = Loss::new(&FOCAL).with("gamma", f64::INFINITY)),
+        ("la-tau", &|c| c.loss = Loss::new(&LOGIT_ADJUSTMENT).with("la_tau", f64::NAN)),
+        ("margin", &|c| c.loss = Loss::new(&LDAM).with("margin", 2.1)),
+        ("beta", &|c| c.rule = Rule::new(&DRW).with("beta", 1.0)),
+        ("beta", &|c| c.rule = Rule::new(&DRW).with("beta", f64::NAN)),
     ];
     for (n, (flag, change)) in cases.iter().enumerate() {
         let mut c = config("remix-drw");

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 #[cfg(feature = "cuda")]
 use std::ops::Range;
 
+#[cfg(feature = "cuda")]
+use anyhow::ensure;
 use anyhow::{Result, bail};
 use candle_core::DType;
 use half::bf16;
@@ -29,6 +31,8 @@ use crate::data::augment::{self, Op};
 use crate::data::shard::{Split, centre};
 use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::{Criterion, Targets};
+#[cfg(feature = "cuda")]
+use crate::methods::mix::Partner;
 use crate::metrics::argmax;
 use crate::net::Params;
 use crate::net::files::StateDict;
@@ -86,6 +90,11 @@ impl<'a> Engine<'a> {
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
                 use crate::backend::cuda::trainer::{self, Trainer};
+                ensure!(
+                    config.mix.kind.partner == Partner::OfBatch,
+                    "--mix {}: has no kernels",
+                    config.mix.name()
+                );
                 let device = crate::backend::cuda::Device::open(index, config.precision)?;
                 let streamed = config.changes_images() || train.stored() != train.shape();
                 let images = trainer::Images { train, judged: &judged, levels: &levels, streamed };
@@ -316,8 +325,8 @@ impl<'a> Changed<'a> {
     }
 }
 
-/// Logits and features of the training images as they are in an epoch of a plan, augmented but not mixed, in the order
-/// of the split. The plan draws each image once.
+/// Logits and features of the training images as they are in an epoch of a plan, augmented but not mixed, in
+/// the order of the split. The plan draws each image once.
 pub fn augmented(net: &Folded, train: &Split, levels: &Levels, plan: &EpochPlan, batch: usize) -> Inference {
     let mut samples: Vec<Sample> = (0..plan.steps()).flat_map(|step| plan.step(step).samples).collect();
     samples.sort_unstable_by_key(|sample| sample.index);

@@ -10,8 +10,8 @@ use super::change;
 use super::config::{Augment, CROP_PADDING, Config};
 use crate::data::augment::Op;
 use crate::data::shard::centre;
-use crate::methods::mix::{Mix, Patch};
-use crate::methods::rule::RwNorm;
+use crate::methods::mix::{Mix, Partner, Patch};
+use crate::methods::rule::{Draw, RwNorm};
 use crate::methods::sampler::Sampler;
 use crate::rng::{Purpose, below, shuffle, stream};
 
@@ -30,7 +30,8 @@ pub struct Sample {
     pub ops: Vec<Op>,
 }
 
-/// One batch. All vectors have one entry a sample.
+/// One batch. All vectors have one entry per image of the batch; `samples` may be longer and then ends with
+/// partners from outside the batch.
 ///
 /// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented;
 /// where `patch[s]` is not empty, image(s) with that rectangle of image(`partner[s]`). Where `place` is not 0
@@ -39,11 +40,11 @@ pub struct Sample {
 /// for class weights and the division by the batch are in the coefficients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// The images.
+    /// The images, and behind them those that they are mixed with, where these are not of the batch.
     pub samples: Vec<Sample>,
     /// Where the batch is mixed, see [`Mix::places`].
     pub place: usize,
-    /// Position in this batch of the image that each is mixed with.
+    /// Position in `samples` of the image that each is mixed with.
     pub partner: Vec<u32>,
     /// λ, the share of the sample's own image.
     pub lambda: Vec<f32>,
@@ -106,13 +107,15 @@ pub struct Plan {
     config: Config,
     /// Height and width of what the network sees.
     size: [usize; 2],
-    /// Rows and columns that stored images have more.
+    /// How many more rows and columns stored images have than the network sees.
     spare: [usize; 2],
     /// How often the training split was passed through a network, where it is features.
     passes: u32,
     labels: Vec<u32>,
     cls_num_list: Vec<usize>,
     sampler: Option<Sampler>,
+    /// Draws who images are mixed with, where that is not another one of the batch.
+    partners: Option<Sampler>,
     weights: Option<(Vec<f64>, RwNorm)>,
 }
 
@@ -151,7 +154,9 @@ impl Plan {
             passes: 1,
             labels: labels.to_vec(),
             cls_num_list: cls_num_list.to_vec(),
-            sampler: config.rule.draw().map(|draw| Sampler::new(draw, labels, cls_num_list)),
+            partners: (config.mix.kind.partner == Partner::OfAnyClass)
+                .then(|| Sampler::new(&Draw::Inverse, labels, cls_num_list)),
+            sampler: config.rule.draw().map(|draw| Sampler::new(&draw, labels, cls_num_list)),
             weights: config.rule.reweight().map(|r| (r.weights(cls_num_list), r.rw_norm)),
         })
     }
@@ -161,7 +166,8 @@ impl Plan {
         Plan { spare: [0, 1].map(|axis| stored[axis] - self.size[axis]), ..self }
     }
 
-    /// The same plan, but an image has the features of several passes, one after the other, of which one is drawn.
+    /// The same plan, but an image has the features of several passes, one after the other, of which one is
+    /// drawn.
     pub fn repeating(self, passes: u32) -> Plan {
         Plan { passes, ..self }
     }
@@ -240,6 +246,20 @@ impl EpochPlan<'_> {
         let batch = &self.order[i * config.batch_size..][..self.plan.images(i)];
         let rng = |purpose| stream(config.seed, purpose, self.epoch.into(), i as u64);
 
+        let (lambda, patch) = config.mix.draw(&mut rng(Purpose::Lambda), batch.len(), self.plan.size);
+        // Partners from outside the batch are appended to it.
+        let (mut seen, mut partner): (Vec<u32>, Vec<u32>) =
+            (batch.to_vec(), (0..).take(batch.len()).collect());
+        match &self.plan.partners {
+            Some(_) if lambda.iter().all(|l| *l == 1.0) => {}
+            Some(sampler) => {
+                let mut rng = rng(Purpose::Pair);
+                seen.extend(batch.iter().map(|_| sampler.sample(&mut rng)));
+                partner.iter_mut().for_each(|p| *p += batch.len() as u32);
+            }
+            None if config.mix.is_none() => {}
+            None => shuffle(&mut rng(Purpose::Pair), &mut partner),
+        }
         let mut words = rng(Purpose::Augment);
         let sample = |(n, &index): (usize, &u32)| {
             let word = words.next_u32();
@@ -253,18 +273,14 @@ impl EpochPlan<'_> {
             }
             sample
         };
-        let samples = batch.iter().enumerate().map(sample).collect();
-        let mut partner: Vec<u32> = (0..).take(batch.len()).collect();
-        if config.mix != Mix::None {
-            shuffle(&mut rng(Purpose::Pair), &mut partner);
-        }
+        let samples = seen.iter().enumerate().map(sample).collect();
         let place = match config.mix.places() {
             1 => 0,
             places => below(&mut rng(Purpose::Place), places),
         };
-        let label_a: Vec<u32> = batch.iter().map(|&n| labels[n as usize]).collect();
-        let label_b: Vec<u32> = partner.iter().map(|&p| label_a[p as usize]).collect();
-        let (lambda, patch) = config.mix.draw(&mut rng(Purpose::Lambda), batch.len(), self.plan.size);
+        let label = |at: u32| labels[seen[at as usize] as usize];
+        let label_a: Vec<u32> = (0..batch.len() as u32).map(label).collect();
+        let label_b: Vec<u32> = partner.iter().map(|&p| label(p)).collect();
         let (coef_a, coef_b) =
             coefficients(&config.mix, cls_num_list, self.weights, &lambda, &label_a, &label_b);
         Step { samples, place, partner, lambda, patch, label_a, label_b, coef_a, coef_b }

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::methods::mix::LambdaPer;
+use crate::methods::mix::{CUTMIX, MIXUP, Mix, REMIX, REMIX_CUTMIX};
 use crate::methods::presets::{names, preset};
-use crate::methods::rule::{Draw, Reweight, Rule};
+use crate::methods::rule::Reweight;
 
 const COUNTS: [usize; 4] = [200, 60, 19, 5];
 
@@ -59,16 +59,15 @@ fn every_image_once_an_epoch_and_the_last_batch_is_kept() {
 
 #[test]
 fn remix_without_tau_is_mixup_bit_for_bit() {
-    for (per, rule) in
-        [(LambdaPer::Batch, "mixup"), (LambdaPer::Sample, "mixup-rw"), (LambdaPer::Sample, "mixup-drs")]
-    {
+    for (per, rule) in [("batch", "mixup"), ("sample", "mixup-rw"), ("sample", "mixup-drs")] {
         for alpha in [1.0, 0.3] {
             let mut mixup = config(rule);
-            mixup.mix = Mix::Mixup { alpha, lambda_per: per };
+            let with = |kind| Mix::new(kind).with("alpha", alpha).with_word("lambda_per", per);
+            mixup.mix = with(&MIXUP);
             let mut remix = mixup.clone();
-            remix.mix = Mix::Remix { alpha, kappa: 3.0, tau: 0.0, lambda_per: per };
+            remix.mix = with(&REMIX).with("tau", 0.0);
             let mut paper = mixup.clone();
-            paper.mix = Mix::Remix { alpha, kappa: 3.0, tau: 0.5, lambda_per: per };
+            paper.mix = with(&REMIX);
             let (a, b, c) = (plan(&mixup), plan(&remix), plan(&paper));
             let mut differs = false;
             for epoch in [1, 225, 226, 227] {
@@ -91,7 +90,7 @@ fn remix_without_tau_is_mixup_bit_for_bit() {
 #[test]
 fn remix_gives_the_rare_class_the_label() {
     let mut c = config("remix");
-    c.mix = Mix::Remix { alpha: 1.0, kappa: 3.0, tau: 0.5, lambda_per: LambdaPer::Sample };
+    c.mix = c.mix.with_word("lambda_per", "sample");
     let plan = plan(&c);
     let (mut kept, mut zeros, mut ones) = (0, 0, 0);
     for epoch in 1..10 {
@@ -118,13 +117,9 @@ fn remix_gives_the_rare_class_the_label() {
 
 #[test]
 fn cutmix_labels_go_by_the_areas_and_remix_on_it_by_its_rule() {
-    let with = |mut mix: Mix| {
-        if let Mix::CutMix { lambda_per, .. } | Mix::RemixCutMix { lambda_per, .. } = &mut mix {
-            *lambda_per = LambdaPer::Sample;
-        }
-        plan(&Config { mix, ..config("erm") })
-    };
-    let (cutmix, remix) = (with(Mix::CUTMIX), with(Mix::REMIX_CUTMIX));
+    let with =
+        |kind| plan(&Config { mix: Mix::new(kind).with_word("lambda_per", "sample"), ..config("erm") });
+    let (cutmix, remix) = (with(&CUTMIX), with(&REMIX_CUTMIX));
     let mut decided = 0;
     for epoch in 1..10 {
         let (c, r) = (cutmix.epoch(epoch).step(0), remix.epoch(epoch).step(0));
@@ -133,7 +128,7 @@ fn cutmix_labels_go_by_the_areas_and_remix_on_it_by_its_rule() {
             let share = 1.0 - c.patch[s].area() as f32 / 1024.0;
             assert_eq!((c.lambda[s], c.coef_a[s], c.coef_b[s]), (share, share / 32.0, (1.0 - share) / 32.0));
             let counts = [r.label_a[s], r.label_b[s]].map(|k| COUNTS[k as usize]);
-            assert_eq!(r.coef_a[s], Mix::REMIX.lambda_y(share, counts[0], counts[1]) / 32.0);
+            assert_eq!(r.coef_a[s], Mix::new(&REMIX).lambda_y(share, counts[0], counts[1]) / 32.0);
             decided += usize::from(r.coef_a[s] != c.coef_a[s]);
         }
     }
@@ -171,7 +166,7 @@ fn weights_stay_in_a_batch_of_one() {
     let mut c = config("rw");
     c.batch_size = 1;
     assert_eq!(plan(&c).epoch(1).step(0).coef_a, [1.0]);
-    c.rule = Rule::Rw(Reweight { rw_norm: RwNorm::BatchSize, ..Reweight::EFFECTIVE });
+    c.rule = c.rule.with_word("rw_norm", "batch-size");
     let step = plan(&c).epoch(1).step(0);
     let weight = Reweight::EFFECTIVE.weights(&COUNTS)[step.label_a[0] as usize];
     assert_eq!(step.coef_a, [weight as f32]);
@@ -194,7 +189,7 @@ fn deferred_rules_are_nothing_before_the_last_milestone_and_the_rule_after() {
 #[test]
 fn resampled_epochs_are_balanced() {
     let mut c = config("rs");
-    c.rule = Rule::Rs(Draw::Inverse);
+    c.rule = c.rule.with_word("rs", "inverse");
     let plan = plan(&c);
     let labels = labels();
     let mut seen = [0u32; 4];
@@ -265,6 +260,41 @@ fn a_step_is_pinned() {
     assert_eq!(s.coef_a, [0.118967205, 0.118967205, 0.118967205, 0.0]);
 }
 
+#[test]
+fn cmo_has_partners_of_all_classes_behind_the_batch() {
+    let mut c = config("cmo");
+    let half = plan(&c);
+    let mixed = |plan: &Plan, epoch: u32| {
+        let epoch = plan.epoch(epoch);
+        (0..epoch.steps()).filter(|i| epoch.step(*i).samples.len() > plan.images(*i)).count()
+    };
+    let (all, found) = (30 * half.steps(), (1..=30).map(|epoch| mixed(&half, epoch)).sum::<usize>());
+    assert!(found.abs_diff(all / 2) < all / 8, "{found} of {all} batches are mixed");
+    c.mix = c.mix.with("mix_prob", 1.0).with_word("lambda_per", "sample");
+    let (plan, labels) = (plan(&c), labels());
+    let mut classes = [0u32; 4];
+    for epoch in 1..=30 {
+        let epoch = plan.epoch(epoch);
+        for i in 0..epoch.steps() {
+            let (s, n) = (epoch.step(i), plan.images(i));
+            assert_eq!(s.samples.len(), 2 * n);
+            for k in 0..n {
+                assert_eq!(s.partner[k] as usize, n + k);
+                assert_eq!(s.label_a[k], labels[s.samples[k].index as usize]);
+                assert_eq!(s.label_b[k], labels[s.samples[n + k].index as usize]);
+                assert_eq!(s.lambda[k], 1.0 - s.patch[k].area() as f32 / 1024.0);
+                assert!((s.coef_a[k] - s.lambda[k] / n as f32).abs() < 1e-7, "labels go by the areas");
+                classes[s.label_b[k] as usize] += 1;
+            }
+        }
+    }
+    let total: u32 = classes.iter().sum();
+    assert!(
+        classes.iter().all(|n| n.abs_diff(total / 4) < total / 25),
+        "as often as each other: {classes:?}"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
@@ -272,7 +302,7 @@ proptest! {
     /// mean weight.
     #[test]
     fn coefficients_sum_to_one(
-        method in 0usize..175,
+        method in 0usize..280,
         batch_size in 1usize..70,
         seed: u64,
         epoch in 1u32..=300,
@@ -281,17 +311,13 @@ proptest! {
         alpha in 0.05..5.0f64,
         by_batch_size: bool,
     ) {
-        let name = names().nth(method).expect("there are 175");
+        let name = names().nth(method).expect("there are 280");
         let mut c = Config { batch_size, seed, ..config(&name) };
-        let lambda_per = LambdaPer::Sample;
-        c.mix = match c.mix {
-            Mix::Remix { .. } => Mix::Remix { alpha, kappa, tau, lambda_per },
-            Mix::RemixCutMix { .. } => Mix::RemixCutMix { alpha, kappa, tau, lambda_per },
-            Mix::RemixManifold { .. } => Mix::RemixManifold { alpha, kappa, tau, lambda_per },
-            other => other,
-        };
-        if let Rule::Rw(r) | Rule::Drw(r) = &mut c.rule && by_batch_size {
-            r.rw_norm = RwNorm::BatchSize;
+        for (name, value) in [("alpha", alpha), ("kappa", kappa), ("tau", tau), ("lambda_per", 1.0)] {
+            c.mix = c.mix.setting(name, value).unwrap_or(c.mix);
+        }
+        if by_batch_size {
+            c.rule = c.rule.setting("rw_norm", 0.0).unwrap_or(c.rule);
         }
         c.validate().expect("sound");
         let plan = plan(&c);
@@ -299,12 +325,13 @@ proptest! {
         let weights = epoch.weights.map_or(vec![1.0; 4], |(w, _)| w.clone());
         for i in 0..epoch.steps() {
             let s = epoch.step(i);
-            let n = s.samples.len();
-            prop_assert_eq!(n, plan.images(i));
+            let n = plan.images(i);
             prop_assert!(s.coef_a.iter().chain(&s.coef_b).all(|&c| c >= 0.0));
             let mut partners = s.partner.clone();
             partners.sort_unstable();
-            prop_assert_eq!(partners, (0..n as u32).collect::<Vec<_>>());
+            let first = s.samples.len() - n;
+            prop_assert!(first == 0 || first == n && name.starts_with("cmo"));
+            prop_assert_eq!(partners, (first as u32..).take(n).collect::<Vec<_>>());
             // Undo the weights: what is left of each sample's two labels is its whole share.
             let sum: f64 = s.coef_a.iter().chain(&s.coef_b).map(|&c| f64::from(c)).sum();
             let shares: Vec<f64> = (0..n)

@@ -4,8 +4,8 @@
 use serde::Deserialize;
 
 use super::*;
-use crate::methods::loss::{Criterion, Loss, Targets, reference};
-use crate::methods::mix::LambdaPer;
+use crate::methods::loss::{Criterion, LDAM, Loss, Targets, reference};
+use crate::methods::mix::REMIX;
 use crate::methods::rule::{Draw, Reweight};
 use crate::train::schedule::{self, Recipe};
 
@@ -64,7 +64,7 @@ fn fixture() -> Fixture {
 }
 
 fn remix(kappa: f64, tau: f64) -> Mix {
-    Mix::Remix { alpha: 1.0, kappa, tau, lambda_per: LambdaPer::Batch }
+    Mix::new(&REMIX).with("kappa", kappa).with("tau", tau)
 }
 
 fn close(a: &[f64], b: &[f64], what: &str) {
@@ -100,7 +100,7 @@ fn class_weights_and_probabilities() {
         close(&Reweight::EFFECTIVE.weights(&c.cls_num_list), &c.rw, &name);
         close(&Draw::EFFECTIVE.probabilities(&c.cls_num_list), &c.rs, &name);
         close(&Draw::Inverse.probabilities(&c.cls_num_list), &c.rs_inverse, &name);
-        let margins = Loss::LDAM.criterion(&c.cls_num_list).margins;
+        let margins = Loss::new(&LDAM).criterion(&c.cls_num_list).margins;
         for (found, truth) in margins.iter().zip(&c.ldam) {
             assert!((f64::from(*found) / 30.0 / truth - 1.0).abs() < 1e-7, "{name}: {found} {truth}");
         }

@@ -126,11 +126,13 @@ fn from_folders_to_predictions() {
     assert_eq!([skipped(0), skipped(1)], ["bad.jpg", "two\nlines.jpg"]);
     assert_eq!(m["metrics"]["images"], 1);
     let mut listed = s.tool("embed", &format!("{run} --images -"));
-    let output =
-        listed.write_stdin("photos/ant/001.jpg\nnowhere.png\n").assert().code(1).get_output().clone();
+    let names = b"photos/ant/001.jpg\nnowhere.png\nphotos/\xff.png\n";
+    let output = listed.write_stdin(&names[..]).assert().code(1).get_output().clone();
+    let m: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(m["metrics"]["skipped"].as_array().unwrap().len(), 2);
     assert!(
         String::from_utf8_lossy(&output.stderr)
-            .contains("1 image could not be read, such as \"nowhere.png\"")
+            .contains("2 images could not be read, such as \"nowhere.png\"")
     );
 }
 

@@ -20,6 +20,7 @@ mod kills;
 mod learning;
 mod makefile;
 mod many_classes;
+mod methods_table;
 mod mk_imbalance;
 mod mk_imbalance_real;
 mod mutations;

@@ -1,4 +1,4 @@
-//! Every shell command of the README, of docs/guide/reproduce.md and of docs/guide/tutorial.md runs.
+//! Every shell command of the README and of some pages of the guide runs.
 //!
 //! - Lines that start with `make` run as `make -n` in the repository: targets and variables exist, and the
 //!   graph holds together. What the targets then do is tested in `makefile.rs`; the demo itself runs in
@@ -70,7 +70,9 @@ fn every_command_runs() {
             image.save(sandbox.join(dir).join(format!("{n}.jpg"))).expect("written");
         }
     }
-    for page in ["README.md", "docs/guide/reproduce.md", "docs/guide/tutorial.md", "docs/guide/photographs.md"] {
+    for page in
+        ["README.md", "docs/guide/reproduce.md", "docs/guide/tutorial.md", "docs/guide/photographs.md"]
+    {
         let (makes, others): (Vec<_>, Vec<_>) =
             commands(page).into_iter().partition(|c| c.starts_with("make"));
         for command in makes {
@@ -94,4 +96,95 @@ fn every_command_runs() {
         let mut inside = fs::read_dir(sandbox.join(made)).expect(made).flatten();
         assert!(inside.any(|e| is_result(&e.path())), "{made} has a result");
     }
+}
+
+/// Files with some endings below a directory of the repository.
+fn files(dir: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("a directory").flatten() {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if path.is_dir() && !name.starts_with('.') && name != "target" {
+            files(&path, endings, found);
+        } else if endings.iter().any(|ending| name.ends_with(ending)) {
+            found.push(path);
+        }
+    }
+}
+
+/// The pages of the repository.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(|name| root.join(name)).to_vec();
+    for dir in ["docs", "scripts"] {
+        files(&root.join(dir), &[".md"], &mut all);
+    }
+    all
+}
+
+/// Comments and prose have at most 120 columns; tables, code and what programs make do not count.
+#[test]
+fn comments_and_prose_are_wrapped() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = vec![];
+    for dir in ["src", "tests", "examples", "benches"] {
+        files(&root.join(dir), &[".rs", ".cu", ".h"], &mut sources);
+    }
+    let is_long = |line: &str| line.chars().count() > 120 && !line.contains("://");
+    let mut wrong = vec![];
+    for file in sources {
+        let text = fs::read_to_string(&file).expect("a source");
+        let long = text.lines().enumerate().filter(|(_, l)| l.trim_start().starts_with("//") && is_long(l));
+        wrong.extend(long.map(|(n, _)| format!("{}:{}", file.display(), n + 1)));
+    }
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("a page");
+        let (mut is_code, mut is_made) = (false, false);
+        for (n, line) in text.lines().enumerate() {
+            match line.trim_start() {
+                l if l.starts_with("```") => is_code = !is_code,
+                l if l.starts_with("<!-- made") => is_made = true,
+                l if l.starts_with("<!-- end") => is_made = false,
+                l if is_code || is_made || l.starts_with(['|', '<']) => {}
+                _ if is_long(line) => wrong.push(format!("{}:{}", page.display(), n + 1)),
+                _ => {}
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "more than 120 columns: {}", wrong.join(", "));
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut checked = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("a page");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        for link in
+            links.filter(|link| !link.contains("://") && !link.starts_with('#') && !link.contains(' '))
+        {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = page.parent().expect("it is in a directory").join(file);
+            assert!(target.exists(), "{}: {link} leads nowhere", page.display());
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).expect("a page");
+                let anchor = |title: &str| -> String {
+                    let kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+                    title
+                        .trim()
+                        .to_lowercase()
+                        .chars()
+                        .filter(kept)
+                        .map(|c| if c == ' ' { '-' } else { c })
+                        .collect()
+                };
+                let mut titles = text.lines().filter_map(|line| line.strip_prefix('#'));
+                assert!(
+                    titles.any(|t| anchor(t.trim_start_matches('#')) == heading),
+                    "{}: no heading {link}",
+                    page.display()
+                );
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "{checked} links");
 }

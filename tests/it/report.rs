@@ -109,6 +109,42 @@ fn the_order_of_arguments_does_not_matter() {
 }
 
 #[test]
+fn other_peoples_values_stand_beside_ours() {
+    let s = prepared(&three_seeds());
+    let published = |text: &str| fs::write(s.join("p.json"), text).unwrap();
+    let table = |schedule: &str| {
+        format!(
+            r#"{{"sources": {{"ours": "Doe et al., Table 3"}}, "tables": [{{"source": "ours", "table": "3",
+            "arch": "resnet32", "schedule": {schedule}, "rows": {{"remix": {{"cifar10/exp/100": 74.25}}}}}}]}}"#
+        )
+    };
+    published(&table(r#"{"epochs": 300, "milestones": [150, 250]}"#));
+    let shown = |flags: &str| {
+        let shown = s.tool("report", &format!("table m/0 m/1 m/2 --format md {flags}")).assert().success();
+        String::from_utf8(shown.get_output().stdout.clone()).unwrap()
+    };
+    let md = shown("--published p.json");
+    assert!(md.contains("| 74.25* |") && md.contains("*: Doe et al., Table 3."), "{md}");
+    assert!(md.contains("Δ"), "the schedule is the same: {md}");
+    assert!(!shown("").contains("74.25"));
+    let [own, given] = ["", "--published p.json"]
+        .map(|flags| s.one("report", &format!("table m/0 m/1 m/2 --dry-run -q {flags}"))["key"].clone());
+    assert_ne!(own, given, "they change the result");
+    let refused = |why: &str| {
+        let assert = s.tool("report", "table m/0 --format md --published p.json").assert();
+        super::common::refused(assert, why);
+    };
+    published("{");
+    refused("--published p.json: is not in the form of published.json");
+    published(&table(r#"{"epochs": 300, "milestones": []}"#).replace(r#""ours": "Doe"#, r#""others": "Doe"#));
+    refused("sources lack \"ours\"");
+    published(&table(r#"{"epochs": 300, "milestones": []}"#).replace("ours", "paper"));
+    refused("is one of this program's");
+    fs::remove_file(s.join("p.json")).unwrap();
+    refused("--published p.json: No such file");
+}
+
+#[test]
 fn what_differs_is_not_averaged() {
     let with = |with| Evaluation { with, seed: 1, top1: 50.0, ..Evaluation::default() };
     let s = prepared(&[

@@ -158,6 +158,11 @@ fn nearest_neighbours_classify_features_alone() {
     assert_eq!(m["params"]["classifier"], json!({"name": "knn", "neighbours": 3}));
     let judged = s.one("eval", "knn -q");
     assert_eq!(judged["metrics"]["top1"], m["metrics"]["last_top1"]);
+    // A training image has no vote for itself.
+    let own = s.one("eval", "knn --split train -q");
+    let [now, then] =
+        [&own["metrics"]["top1"], &m["metrics"]["last_train_top1"]].map(|v| v.as_f64().unwrap());
+    assert!((now - then).abs() < 1e-9, "{now} {then}");
     // The vote by hand, of the 3 largest cosines.
     let unit = |row: &[f32]| {
         let length = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
@@ -201,6 +206,35 @@ fn nearest_neighbours_classify_features_alone() {
 }
 
 #[test]
+fn a_classifier_on_each_of_two_networks_is_two_seeds() {
+    let s = prepared();
+    s.one(
+        "train",
+        "data --arch resnet20 --batch-size 32 --epochs 2 --lr 0.05 --seed 1 --device cpu -q --out net1",
+    );
+    s.one("embed", "net1 --splits train,test --device cpu -q --out features1");
+    s.one("embed", "net --splits train,test --device cpu -q --out features0");
+    for (n, more) in [("0", ""), ("1", ""), ("0", " --schedule step")] {
+        let out = format!("{n}{}", more.trim().replace([' ', '-'], ""));
+        s.one("train", &format!("features{n} --classifier linear --epochs 2{more} -q --out c{out}"));
+    }
+    let found = s.run("eval", "c0 c1 c0schedulestep -q");
+    fs::write(s.join("m.jsonl"), found.iter().map(|m| format!("{m}\n")).collect::<String>()).unwrap();
+    let table = s.tool("report", "table m.jsonl --format md").assert().success();
+    let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    assert!(table.contains(" (2) |") && !table.contains("runs of 1 seed"), "{table}");
+    assert!(table.contains("schedule step"), "another schedule is another row: {table}");
+    assert!(!table.contains("Runs of one seed were computed by different"), "{table}");
+    // On the images that the network was trained on, there is nothing to warn of.
+    let images = s.tool("eval", "c0 --data data --device cpu -q").assert().success();
+    assert!(
+        images.get_output().stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&images.get_output().stderr)
+    );
+}
+
+#[test]
 fn augmented_passes_are_rows_behind_the_images() {
     let s = prepared();
     let m = s.one("embed", "net --splits train,test --passes 2 --device cpu -q --out more");
@@ -214,6 +248,19 @@ fn augmented_passes_are_rows_behind_the_images() {
     let passes: Vec<&[f32]> = more.chunks(once.len()).collect();
     assert!(passes[0] == once, "the first pass is of the images as they are");
     assert!(passes[1] != once && passes[1] != passes[2]);
+    // Where images are only mirrored, or not, those that are not have the features of the plain pass, in its
+    // order.
+    s.one(
+        "train",
+        "data --arch resnet20 --epochs 1 --batch-size 32 --crop-padding 0 --device cpu -q --out flips",
+    );
+    s.one("embed", "flips --splits train --passes 1 --device cpu -q --out flipped");
+    let flipped = rows("flipped");
+    let (plain_rows, mirrored) = flipped.split_at(flipped.len() / 2);
+    let pairs = plain_rows.chunks(64).zip(mirrored.chunks(64));
+    let same = pairs.clone().filter(|(a, b)| a == b).count();
+    let all = pairs.count();
+    assert!(same.abs_diff(all / 2) < all / 5, "{same} of {all} rows are as they were");
     assert_eq!(
         fs::read(s.join("more/test-features.safetensors")).unwrap(),
         fs::read(s.join("plain/test-features.safetensors")).unwrap()
@@ -227,6 +274,15 @@ fn augmented_passes_are_rows_behind_the_images() {
         assert_eq!(weights("more") == weights("plain"), same, "{flags}");
     }
     s.one("eval", "more-c --split train -q");
+    // A page of such an evaluation, and a table that does not average them with those of the images alone.
+    let one = s.one("eval", "more-c -q");
+    fs::write(s.join("one.json"), one.to_string()).unwrap();
+    s.tool("report", "html one.json -o page.html -q").assert().success();
+    let both: String = s.run("eval", "more-c plain-c -q").iter().map(|m| format!("{m}\n")).collect();
+    fs::write(s.join("both.jsonl"), both).unwrap();
+    let table = s.tool("report", "table both.jsonl --format md").assert().success();
+    let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    assert!(table.contains("passes 2") && !table.contains("(2)"), "{table}");
     s.one("train", "data --arch resnet20 --epochs 1 --batch-size 32 --no-augment --device cpu -q --out bare");
     let alike = s.tool("embed", "bare --splits train,test --passes 1 --device cpu -q").assert();
     refused(alike, "was trained without augmentation");
@@ -265,6 +321,9 @@ fn logits_are_adjusted_by_the_classes_shares() {
     let other = found("--adjust 1 --test-prior prior.txt");
     let expected = top1(1.0, &|k| (k + 1) as f64 / 55.0);
     assert!((other["metrics"]["top1"].as_f64().unwrap() - expected).abs() < 1e-9);
+    let recall = |k: usize| other["metrics"]["per_class"][k].as_f64().unwrap();
+    let weighted: f64 = (0..10).map(|k| recall(k) * (k + 1) as f64 / 55.0).sum();
+    assert!((other["metrics"]["prior_top1"].as_f64().unwrap() - weighted).abs() < 1e-9);
     // The best of a range on the validation split, and its curve.
     let auto = found("--adjust auto");
     assert!(auto["metrics"]["adjust"].as_f64().is_some_and(|tau| (0.0..=3.0).contains(&tau)));
@@ -420,27 +479,44 @@ fn features_from_elsewhere_are_a_data_set() {
     assert!(bytes("npy") == bytes("in"));
 
     let import = |flags: &str| s.tool("embed", &format!("{flags} -q")).assert();
-    let alone = import("--import train=x.npy").code(2);
+    let alone = import("--import train=x.npy --import test=b.safetensors").code(2);
     assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("expected FEATURES.npy,LABELS.npy"));
-    refused(import("--import train=x.npy,nowhere.npy"), "nowhere.npy: ");
+    refused(import("--import train=x.npy,nowhere.npy --import test=b.safetensors"), "nowhere.npy: ");
     let [wrong, _] = tensors(4);
     let wrong = wrong.1.affine(f64::INFINITY, 0.0).unwrap();
     Tensor::write_npz(&[("features", wrong), tensors(4)[1].clone()], s.join("inf.npz")).unwrap();
-    refused(import("--import train=inf.npz"), "in row 0");
+    refused(import("--import train=inf.npz --import test=b.safetensors"), "in row 0");
     refused(import("--import test=a.npz"), "--import train=FILE is needed");
+    refused(import("--import train=a.npz"), "--import test=FILE is needed");
     refused(import("--import train=a.npz --import train=a.npz"), "--import train: is given twice");
-    refused(import("--import train=nowhere.npz"), "--import train=nowhere.npz: ");
-    refused(import("--import train=names.txt"), "cannot be read as safetensors");
+    refused(import("--import train=nowhere.npz --import test=b.safetensors"), "--import train=nowhere.npz: ");
+    refused(import("--import train=names.txt --import test=b.safetensors"), "cannot be read as safetensors");
     fs::write(s.join("one.txt"), "left\n").unwrap();
-    refused(import("--import train=a.npz --class-names one.txt"), "1 names, but there is a label 1");
+    refused(
+        import("--import train=a.npz --import test=b.safetensors --class-names one.txt"),
+        "1 names, but there is a label 1",
+    );
     let [x, labels] = tensors(6);
     let write = |name: &str, all: &[(&str, Tensor)]| Tensor::write_npz(all, s.join(name)).unwrap();
     write("x.npz", std::slice::from_ref(&x));
-    refused(import("--import train=x.npz"), "has no array `labels`");
+    refused(import("--import train=x.npz --import test=b.safetensors"), "has no array `labels`");
     write("x.npz", &[x.clone(), ("labels", labels.1.to_dtype(DType::F32).unwrap())]);
-    refused(import("--import train=x.npz"), "`labels` are F32, not integers");
+    refused(import("--import train=x.npz --import test=b.safetensors"), "`labels` are F32, not integers");
     write("x.npz", &[("features", x.1.narrow(0, 0, 5).unwrap()), labels.clone()]);
-    refused(import("--import train=x.npz"), "there are 5 features and 6 `labels`");
+    refused(
+        import("--import train=x.npz --import test=b.safetensors"),
+        "there are 5 features and 6 `labels`",
+    );
+    // Labels that are no classes: ids, or a class of the test images alone.
+    let ids = Tensor::from_vec(vec![0i64, 1, 2, 3, 4, 1_000_000_000], 6, &Device::Cpu).unwrap();
+    write("x.npz", &[x.clone(), ("labels", ids)]);
+    refused(
+        import("--import train=x.npz --import test=b.safetensors"),
+        "has 1000000000 in row 5, and there are 6 images",
+    );
+    let third = Tensor::from_vec(vec![0i64, 1, 2, 0, 1, 0], 6, &Device::Cpu).unwrap();
+    write("x.npz", &[x.clone(), ("labels", third)]);
+    refused(import("--import train=a.npz --import test=x.npz"), "has 2 in row 2, and train has 2 classes");
     write("x.npz", &[("features", x.1.narrow(1, 0, 3).unwrap()), labels.clone()]);
     refused(import("--import train=a.npz --import test=x.npz"), "has 3 features an image, train has 5");
     refused(

@@ -63,7 +63,7 @@ impl Linear {
         }
     }
 
-    /// What SGD has kept of it, as [`Linear::flat_velocity`] gives it: now it can be trained.
+    /// Sets the velocities of SGD, in the form of [`Linear::state`], so that the classifier can be trained.
     #[must_use]
     pub fn with_velocity(self, flat: &[f32]) -> Linear {
         let (weight, bias) = flat.split_at(self.classes * self.len);
@@ -71,8 +71,8 @@ impl Linear {
         Linear { velocity: to_panels(weight, self.len), bias: [own, bias.to_vec()], ..self }
     }
 
-    /// Trains a scale of each class's logit, and nothing else. `state` is what [`Linear::flat_velocity`] gave;
-    /// without it all scales are 1.
+    /// Trains a scale of each class's logit, and nothing else. `state` is what [`Linear::state`]
+    /// gave; without it all scales are 1.
     #[must_use]
     pub fn scaled(self, state: Option<&[f32]>) -> Linear {
         let scale = match state {
@@ -102,9 +102,9 @@ impl Linear {
         flat
     }
 
-    /// The velocities, likewise. Where scales are trained, weights and biases have none: then it begins with the
-    /// scales and their velocities, and is zero behind them.
-    pub fn flat_velocity(&self) -> Vec<f32> {
+    /// The velocities, likewise. Where scales are trained, weights and biases have none: then it begins with
+    /// the scales and their velocities, and is zero behind them.
+    pub fn state(&self) -> Vec<f32> {
         if let Some([scale, velocity]) = &self.scale {
             let mut flat = [&scale[..], velocity].concat();
             flat.resize(self.classes * (self.len + 1), 0.0);
@@ -169,9 +169,9 @@ impl Linear {
     pub fn logits(&self, x: &[f32]) -> Vec<f32> {
         /// Rows at a time, whose products stay in a cache.
         const SOME: usize = 256;
-        let (padded, inverse) = (self.padded(), self.inverse());
-        let mut out = vec![0.0; x.len() / self.len * self.classes];
-        let (mut products, mut tiles) = (vec![0.0; SOME * padded], vec![]);
+        let (padded, inverse, n) = (self.padded(), self.inverse(), x.len() / self.len);
+        let mut out = vec![0.0; n * self.classes];
+        let (mut products, mut tiles) = (vec![0.0; SOME.min(n) * padded], vec![]);
         for (x, z) in x.chunks(SOME * self.len).zip(out.chunks_mut(SOME * self.classes)) {
             let x: Vec<&[f32]> = x.chunks_exact(self.len).collect();
             self.products(&x, &mut products, &mut tiles);
@@ -298,37 +298,53 @@ fn from_panels(panels: &[f32], classes: usize, len: usize) -> Vec<f32> {
     (0..classes).flat_map(|k| (0..len).map(move |f| value(k, f))).collect()
 }
 
-/// Writes rows of `len` values in tiles of [`rows_of_tile`] rows, column by column, zero for rows that there are not:
-/// so those of a tile are read in their order.
+/// Writes rows of `len` values in tiles of [`rows_of_tile`] rows, column by column. Missing rows are filled
+/// with zeros, so that a tile is read sequentially.
 fn tile_rows(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+    if rows_of_tile() == ROWS[0] {
+        rows::<{ ROWS[0] }>(out, x, len)
+    } else {
+        rows::<{ ROWS[1] }>(out, x, len)
+    }
+}
+
+/// Writes the transpose of the rows in tiles of [`rows_of_tile`] columns.
+fn tile_columns(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+    if rows_of_tile() == ROWS[0] {
+        columns::<{ ROWS[0] }>(out, x, len)
+    } else {
+        columns::<{ ROWS[1] }>(out, x, len)
+    }
+}
+
+fn rows<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
     /// Columns at a time, whose tile stays in the first-level cache.
     const SOME: usize = 64;
-    let rows = rows_of_tile();
-    out.resize(x.len().next_multiple_of(rows) * len, 0.0);
-    out.par_chunks_exact_mut(rows * len).zip(x.par_chunks(rows)).for_each(|(out, x)| {
-        for (n, out) in out.chunks_mut(rows * SOME).enumerate() {
+    out.resize(x.len().next_multiple_of(R) * len, 0.0);
+    out.par_chunks_exact_mut(R * len).zip(x.par_chunks(R)).for_each(|(out, x)| {
+        for (n, out) in out.as_chunks_mut::<R>().0.chunks_mut(SOME).enumerate() {
             for (row, x) in x.iter().enumerate() {
-                let columns = x[n * SOME..].iter().zip(out.chunks_exact_mut(rows));
-                columns.for_each(|(x, out)| out[row] = *x);
+                out.iter_mut().zip(&x[n * SOME..]).for_each(|(out, x)| out[row] = *x);
             }
-            out.chunks_exact_mut(rows).for_each(|out| out[x.len()..].fill(0.0));
+            out.iter_mut().for_each(|out| out[x.len()..].fill(0.0));
         }
     });
 }
 
-/// The same of their transpose: tiles of so many columns, row by row.
-fn tile_columns(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+fn columns<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
     /// Tiles at a time, so that more than a cache line of a row is read at once.
     const SOME: usize = 8;
-    let (columns, n) = (rows_of_tile(), x.len());
-    out.resize(len.next_multiple_of(columns) * n, 0.0);
-    out.par_chunks_mut(SOME * columns * n).enumerate().for_each(|(some, out)| {
+    let n = x.len();
+    out.resize(len.next_multiple_of(R) * n, 0.0);
+    out.par_chunks_mut(SOME * R * n).enumerate().for_each(|(some, out)| {
+        let out = out.as_chunks_mut::<R>().0;
         for (sample, x) in x.iter().enumerate() {
-            let there = x[some * SOME * columns..].chunks(columns);
-            for (tile, x) in out.chunks_exact_mut(columns * n).zip(there) {
-                let out = &mut tile[sample * columns..][..columns];
-                out[..x.len()].copy_from_slice(x);
-                out[x.len()..].fill(0.0);
+            let (whole, rest) = x[some * SOME * R..].as_chunks::<R>();
+            let mut tiles = out.iter_mut().skip(sample).step_by(n);
+            whole.iter().zip(&mut tiles).for_each(|(x, out)| *out = *x);
+            if let Some(out) = tiles.next() {
+                out[..rest.len()].copy_from_slice(rest);
+                out[rest.len()..].fill(0.0);
             }
         }
     });

@@ -1,4 +1,4 @@
-//! The weighted vote of nearest neighbours, as Wu et al. (arXiv 1805.01978) judge features: the k training
+//! The weighted vote of nearest neighbours, as Wu et al. (arXiv 1805.01978) evaluate features: the k training
 //! images of the largest cosine vote for their classes, each with the weight exp(cosine / 0.07).
 
 use rayon::prelude::*;
@@ -38,8 +38,9 @@ impl Neighbours {
         Neighbours { labels: labels.to_vec(), classes, k, len, products }
     }
 
-    /// Logits (N, classes) of features (N, features): of each class the logarithm of its votes. Each has one more, of
-    /// a cosine of −1, so that no logarithm is of zero; the order of classes does not depend on it.
+    /// Logits (N, classes) of features (N, features): of each class the logarithm of its votes. Each class
+    /// gets one extra vote with a cosine of −1, so that no logarithm is of zero; this does not change the
+    /// ranking.
     pub fn logits(&self, x: &[f32]) -> Vec<f32> {
         self.vote(x, |_| None)
     }
@@ -113,6 +114,39 @@ mod tests {
         });
         let [one, four] = [1, 4].map(|threads| forced(Isa::get(), threads, || logits(&x)));
         assert!(one == four);
+    }
+
+    /// More rows than are compared at a time.
+    #[test]
+    fn each_of_many_rows_has_its_own_neighbours() {
+        let (n, len, classes, k) = (150, 7, 3, 4);
+        let mut state = 1u32;
+        let mut value = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let x: Vec<f32> = (0..n * len).map(|_| value()).collect();
+        let labels: Vec<u32> = (0..n).map(|i| (i * i % classes) as u32).collect();
+        let voters = Neighbours::new(&x, &labels, len, classes, k);
+        let unit = |i: usize| -> Vec<f64> {
+            let row: Vec<f64> = x[i * len..][..len].iter().map(|x| f64::from(*x)).collect();
+            let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+            row.iter().map(|x| x / length).collect()
+        };
+        for (found, itself) in [(voters.logits(&x), true), (voters.logits_of_voters(&x), false)] {
+            for (i, z) in found.chunks_exact(classes).enumerate() {
+                let own = unit(i);
+                let cosine = |j: usize| own.iter().zip(unit(j)).map(|(a, b)| a * b).sum::<f64>();
+                let mut all: Vec<(f64, usize)> =
+                    (0..n).filter(|j| itself || *j != i).map(|j| (cosine(j), j)).collect();
+                all.sort_by(|a, b| b.0.total_cmp(&a.0));
+                let mut votes = vec![(-1.0 / TEMPERATURE).exp(); classes];
+                all[..k].iter().for_each(|(c, j)| votes[labels[*j] as usize] += (c / TEMPERATURE).exp());
+                for (z, votes) in z.iter().zip(votes) {
+                    assert!((f64::from(*z) - votes.ln()).abs() < 1e-3, "{i} {itself}: {z} {}", votes.ln());
+                }
+            }
+        }
     }
 
     #[test]

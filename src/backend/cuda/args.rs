@@ -267,6 +267,8 @@ structs! {
         offsets: ptr "const float*",
         /// (classes), taken from a label's logit there; null if none.
         margins: ptr "const float*",
+        /// (classes), what logits are multiplied by there; null if none.
+        scales: ptr "const float*",
         images: i32,
         batch: i32,
         classes: i32,

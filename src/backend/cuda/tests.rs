@@ -18,7 +18,6 @@ use crate::backend::cpu::load::levels;
 use crate::backend::cpu::net::Net;
 use crate::backend::cpu::sgd::Rates;
 use crate::data::Info;
-use crate::methods::mix::{LambdaPer, Mix};
 use crate::methods::presets::{Method, preset};
 use crate::net::{Arch, files};
 use crate::train::config::{Augment, Config, Precision};
@@ -143,14 +142,16 @@ fn every_loss_and_mix_is_the_cpus() {
         "remix-cutmix-ldam",
         "manifold-mixup-rw",
         "remix-manifold",
+        "vs",
+        "mixup-cdt",
     ];
     // Counts so far apart that Remix, margins and offsets all act.
     let data = Data::labelled([8, 12, 3], &[0, 1, 0, 0, 2, 0, 1, 0, 0, 1, 0], 5);
     for method in methods {
         let mut config = Config { seed: 4, ..Config::new(preset(method).expect("a method")) };
         (config.arch, config.batch_size) = ("resnet20".parse().expect("a name"), 7);
-        if let Mix::CutMix { lambda_per, .. } | Mix::RemixCutMix { lambda_per, .. } = &mut config.mix {
-            *lambda_per = LambdaPer::Sample;
+        if method.contains("cutmix") {
+            config.mix = config.mix.with_word("lambda_per", "sample");
         }
         if config.mix.places() > 1 {
             config.seed = seed_of(&config, [2, 1]);
@@ -430,8 +431,8 @@ fn images_that_the_host_changes_are_trained_on_as_on_the_cpu() {
     compare(&resized, &Data::cropped([12, 12, 3], Some(8), 7, 5), tolerance);
 }
 
-/// What docs/cuda.md states: the variance of a channel whose mean is a hundred times its standard deviation
-/// is off by some percent on a GPU, where the CPU sums again.
+/// What docs/design/cuda.md states: the variance of a channel whose mean is a hundred times its standard
+/// deviation is off by some percent on a GPU, where the CPU sums again.
 #[test]
 fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
     for device in devices(Precision::F32) {

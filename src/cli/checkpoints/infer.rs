@@ -16,9 +16,9 @@ use crate::data::shard::Split;
 use crate::interrupt;
 use crate::manifest::{Kind, Object};
 use crate::methods::classifier::Classifier;
-use crate::methods::mix::Mix;
+use crate::methods::mix::{self, Mix};
 use crate::methods::presets::preset;
-use crate::methods::rule::Rule;
+use crate::methods::rule::{self, Rule};
 use crate::net::files::{self, open_for};
 use crate::simd::value::Value;
 use crate::tensor::read;
@@ -69,8 +69,8 @@ impl Subject {
         }
     }
 
-    /// The network over the training images, augmented as in the first epochs of its own training, `passes` times. A
-    /// bare file's are cropped and flipped.
+    /// The network over the training images, augmented as in the first epochs of its own training, `passes`
+    /// times. A bare file's are cropped and flipped.
     ///
     /// # Errors
     /// Those of [`Subject::infer`]; a checkpoint that was trained without augmentation.
@@ -80,7 +80,7 @@ impl Subject {
                 .with_context(|| format!("{}: params", self.name))?,
             Weights::File(_) => Config::new(preset("erm")?),
         };
-        let config = Config { mix: Mix::None, rule: Rule::None, ..trained };
+        let config = Config { mix: Mix::new(&mix::NONE), rule: Rule::new(&rule::NONE), ..trained };
         ensure!(
             config.augment != Augment::None || config.changes_images(),
             "--passes: {} was trained without augmentation, so all passes would be the same",
@@ -122,7 +122,12 @@ impl Subject {
                 let (rows, labels) = voters(weights, classes)?;
                 let len = rows.len() / labels.len();
                 fits(len)?;
-                (len, Neighbours::new(&rows, &labels, len, classes, neighbours).logits(features.all()))
+                let voters = Neighbours::new(&rows, &labels, len, classes, neighbours);
+                // An image has no vote for itself.
+                match features.all() == rows && features.labels() == labels {
+                    true => (len, voters.logits_of_voters(&rows)),
+                    false => (len, voters.logits(features.all())),
+                }
             }
             _ => {
                 let params = open_for(weights, &self.arch.network(), classes)?;
@@ -143,7 +148,7 @@ impl Subject {
     }
 }
 
-/// What a classifier by nearest neighbours cannot do.
+/// The error for running a kNN classifier on images.
 pub const FEATURES_ONLY: &str =
     "nearest neighbours classify features alone; give --data with what embed --splits wrote";
 

@@ -18,7 +18,7 @@ use crate::data::files::decode::{MAX_PIXELS, is_image};
 use crate::data::files::tree::{LIST, Tree};
 use crate::data::files::{CHANGED, Reading};
 use crate::data::listing::PassedOver;
-use crate::data::listing::folder::{self, LINE_BREAK};
+use crate::data::listing::folder::{self, LINE_BREAK, NOT_UTF8};
 use crate::data::shard::centre_rows;
 use crate::data::{CHANNELS, Error, Normalise, names_id};
 use crate::interrupt::{self, Interrupted};
@@ -97,20 +97,27 @@ fn find(images: &Path) -> Result<Found> {
         in_utf8(images)?;
         (PathBuf::from("."), vec![images.to_string_lossy().into_owned()])
     } else {
-        let mut text = String::new();
+        let mut bytes = vec![];
         let read = match images == Path::new("-") {
-            true => io::stdin().read_to_string(&mut text),
-            false => fs::File::open(images).and_then(|mut file| file.read_to_string(&mut text)),
+            true => io::stdin().read_to_end(&mut bytes),
+            false => fs::File::open(images).and_then(|mut file| file.read_to_end(&mut bytes)),
         };
-        let hint = |e: io::Error| match e.kind() {
-            io::ErrorKind::InvalidData => {
-                anyhow::anyhow!("is neither an image by its name nor a list of paths in UTF-8")
+        read.with_context(|| format!("--images {}", images.display()))?;
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        ensure!(
+            !bytes.contains(&0),
+            "--images {}: is neither an image by its name nor a list of paths",
+            images.display()
+        );
+        let (mut text, mut lost) = (vec![], vec![]);
+        for line in bytes.split(|byte| *byte == b'\n') {
+            match str::from_utf8(line) {
+                Ok(line) => text.push(line),
+                Err(_) => lost.push(String::from_utf8_lossy(line).trim_end_matches('\r').to_owned()),
             }
-            _ => e.into(),
-        };
-        read.map_err(hint).with_context(|| format!("--images {}", images.display()))?;
-        let text = text.trim_start_matches('\u{feff}');
-        let lines = text.lines().map(|line| line.trim_end_matches('\r')).filter(|line| !line.is_empty());
+        }
+        unlisted.extend(lost.into_iter().map(|path| [path, NOT_UTF8.to_owned()]));
+        let lines = text.into_iter().map(|line| line.trim_end_matches('\r')).filter(|line| !line.is_empty());
         // A line may still have a carriage return inside.
         let (odd, paths): (Vec<_>, Vec<_>) = lines.map(str::to_owned).partition(|path| path.contains('\r'));
         unlisted.extend(odd.into_iter().map(|path| [path, LINE_BREAK.to_owned()]));

@@ -1,11 +1,12 @@
 //! `embed --import`: features that were made elsewhere, as a data set for classifiers.
 
 use std::fmt;
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::npy::NpzTensors;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
@@ -28,7 +29,7 @@ pub struct Import {
     files: Vec<PathBuf>,
 }
 
-/// The arrays, as far as each may have a file of its own.
+/// The arrays, in the order in which `.npy` files are given.
 const ARRAYS: [&str; 3] = ["features", "labels", "ids"];
 
 impl FromStr for Import {
@@ -89,10 +90,12 @@ pub fn run(flags: &Flags) -> Result<()> {
     for split in SPLITS {
         let given = all.iter().filter(|import| import.split == split).count();
         ensure!(given < 2, "--import {split}: is given twice");
-        ensure!(
-            given > 0 || split != "train",
-            "--import train=FILE is needed: a classifier is trained on it"
-        );
+        let needed = match split {
+            "train" => "a classifier is trained on it",
+            "test" => "accuracy is measured on it",
+            _ => continue,
+        };
+        ensure!(given > 0, "--import {split}=FILE is needed: {needed}");
     }
     let mut rows = vec![];
     for import in SPLITS.iter().flat_map(|split| all.iter().filter(move |import| import.split == *split)) {
@@ -102,16 +105,34 @@ pub fn run(flags: &Flags) -> Result<()> {
     if let Some((import, other)) = rows.iter().find(|(_, other)| other.width != width) {
         bail!("{import}: has {} features an image, train has {width}", other.width);
     }
-    let most = rows.iter().flat_map(|(_, rows)| &rows.labels).max().map_or(0, |label| *label as usize + 1);
+    let labels = &rows[0].1.labels;
+    if let Some(row) = labels.iter().position(|label| *label as usize >= labels.len()) {
+        let (label, images) = (labels[row], labels.len());
+        bail!(
+            "{}: `labels` has {label} in row {row}, and there are {images} images; labels number the classes from 0 on",
+            rows[0].0
+        );
+    }
+    let most = labels.iter().max().map_or(0, |label| *label as usize + 1);
     let class_names = match &flags.class_names {
         Some(file) => names_of(file).context("--class-names")?,
         None => (0..most).map(|label| label.to_string()).collect(),
     };
     let classes = class_names.len();
     ensure!(most <= classes, "--class-names: {classes} names, but there is a label {}", most - 1);
+    for (import, own) in &rows[1..] {
+        if let Some(row) = own.labels.iter().position(|label| *label as usize >= classes) {
+            let label = own.labels[row];
+            bail!("{import}: `labels` has {label} in row {row}, and train has {classes} classes, from 0 on");
+        }
+    }
     let counts = count(&rows[0].1.labels, classes);
     if let Some(label) = counts.iter().position(|&n| n == 0) {
-        bail!("--import train: class {} has no images", class_names[label]);
+        bail!(
+            "{}: class {} has no images, so it cannot be learnt; number the classes that there are from 0 on",
+            rows[0].0,
+            class_names[label]
+        );
     }
     let name = flags.name.clone().unwrap_or_else(|| "imported".into());
     let mut params = Object::new();
@@ -177,14 +198,15 @@ impl Import {
         if is_npy(file) {
             let at = ARRAYS.iter().position(|array| *array == name);
             let read = |file: &PathBuf| {
-                Tensor::read_npy(file)
-                    .with_context(|| format!("{}: cannot be read as numpy's", file.display()))
+                let read = fs::metadata(file).map_err(Into::into);
+                let read = read.and_then(|_| Tensor::read_npy(file).map_err(|e| numpy(name, e)));
+                read.with_context(|| file.display().to_string())
             };
             return at.and_then(|at| self.files.get(at)).map(read).transpose();
         }
+        fs::metadata(file)?;
         if has_ending(file, "npz") {
-            let why = "cannot be read; write it by np.savez, which does not compress";
-            return NpzTensors::new(file).and_then(|all| all.get(name)).context(why);
+            return NpzTensors::new(file).and_then(|all| all.get(name)).map_err(|e| numpy(name, e));
         }
         let why = "cannot be read as safetensors; write it by safetensors or, as FILE.npz, by np.savez";
         // SAFETY: the map is read and dropped here.
@@ -206,7 +228,8 @@ impl Import {
         let features = self.needed("features", 2)?;
         ensure!(!features.dtype().is_int(), "`features` are integers, not floats");
         let (n, width) = features.dims2()?;
-        ensure!(n > 0 && width > 0, "`features` are {n}×{width}");
+        ensure!(n > 0 && width > 0, "`features` are {n}×{width}; there must be some of some images");
+        finite(&features, width)?;
         let integers = |name: &str, t: Tensor| -> Result<Vec<u32>> {
             ensure!(t.dtype().is_int(), "`{name}` are {:?}, not integers", t.dtype());
             ensure!(t.dims1()? == n, "there are {n} features and {} `{name}`", t.dims1()?);
@@ -230,10 +253,26 @@ impl Import {
     fn features(&self, n: usize, width: usize) -> Result<Vec<f32>> {
         let features = self.needed("features", 2)?;
         ensure!(features.dims2()? == (n, width), "was changed while it was read; give the command again");
-        let features: Vec<f32> = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        if let Some(at) = features.iter().position(|x| !x.is_finite()) {
-            bail!("`features` has {} in row {}", features[at], at / width);
-        }
-        Ok(features)
+        finite(&features, width)
     }
+}
+
+/// What is wrong with an array of numpy's, and what to do about it.
+fn numpy(name: &str, e: candle_core::Error) -> anyhow::Error {
+    let text = e.to_string();
+    let why = match () {
+        () if text.contains("fortran") => "is in Fortran order; write np.ascontiguousarray of it",
+        () if text.contains("descr") => "holds something else than little-endian numbers",
+        () => "cannot be read: the file is damaged, or was not written by np.save or np.savez",
+    };
+    anyhow!("`{name}` {why} ({text})")
+}
+
+/// Features as f32, all of them finite.
+fn finite(features: &Tensor, width: usize) -> Result<Vec<f32>> {
+    let features: Vec<f32> = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    if let Some(at) = features.iter().position(|x| !x.is_finite()) {
+        bail!("`features` has {} in row {}", features[at], at / width);
+    }
+    Ok(features)
 }

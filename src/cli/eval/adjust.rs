@@ -28,6 +28,8 @@ pub struct Flags {
 
     /// Shares of the classes among the test images that the adjustment is for: uniform, train (those of the
     /// training images), or a file with a number for each class [default: uniform]
+    ///
+    /// Without --adjust it is --adjust 1. metrics.prior_top1 is the accuracy to expect under these shares.
     #[arg(long, value_name = "PRIOR|FILE")]
     pub test_prior: Option<String>,
 
@@ -181,15 +183,26 @@ impl Adjust {
     ) -> Result<Vec<f32>> {
         let of = |logits: &[f32], tau: f64| adjusted(logits, &offsets(tau, counts, self.prior.as_deref()));
         // Expected accuracy, if the classes are as frequent as is said.
-        let score = |tau: f64| -> Result<Option<f64>> {
-            let Some((logits, labels)) = val else { return Ok(None) };
-            let m = metrics::evaluate(&of(logits, tau), labels, counts)?;
+        let expected = |m: &Metrics| -> f64 {
             let share = |k: usize| self.prior.as_ref().map_or(1.0, |prior| prior[k]);
             let found: Vec<(f64, f64)> =
                 m.per_class.iter().enumerate().filter_map(|(k, r)| Some((share(k), (*r)?))).collect();
             let total: f64 = found.iter().map(|(share, _)| share).sum();
-            Ok(Some(found.iter().map(|(share, recall)| share * recall).sum::<f64>() / total))
+            found.iter().map(|(share, recall)| share * recall).sum::<f64>() / total
         };
+        let score = |tau: f64| -> Result<Option<f64>> {
+            let Some((logits, labels)) = val else { return Ok(None) };
+            Ok(Some(expected(&metrics::evaluate(&of(logits, tau), labels, counts)?)))
+        };
+        if let Some((_, labels)) = val {
+            let absent = (0..counts.len()).filter(|k| !labels.contains(&(*k as u32))).count();
+            if absent > 0 {
+                log::warn!(
+                    "{absent} of {} classes have no validation images, so the choice ignores them",
+                    counts.len()
+                );
+            }
+        }
         let best = |values: &[f64]| -> Result<Option<f64>> {
             let mut best: Option<(f64, f64)> = None;
             for &tau in values {
@@ -204,7 +217,11 @@ impl Adjust {
         if let Some(range) = self.sweep {
             let values = range.values();
             let row = |&tau: &f64| -> Result<Value> {
-                let mut row = numbers_of(&metrics::evaluate(&of(&logits, tau), labels, counts)?);
+                let found = metrics::evaluate(&of(&logits, tau), labels, counts)?;
+                let mut row = numbers_of(&found);
+                if self.prior.is_some() {
+                    row.insert("prior_top1".into(), json!(expected(&found)));
+                }
                 row.insert("value".into(), json!(tau));
                 if let Some(score) = score(tau)? {
                     row.insert("val_score".into(), json!(score));
@@ -228,7 +245,12 @@ impl Adjust {
         numbers.insert("adjust".into(), json!(tau));
         let before = metrics::evaluate(&logits, labels, counts)?;
         numbers.insert("unadjusted".into(), Value::Object(numbers_of(&before)));
-        Ok(of(&logits, tau))
+        let logits = of(&logits, tau);
+        if self.prior.is_some() {
+            let after = metrics::evaluate(&logits, labels, counts)?;
+            numbers.insert("prior_top1".into(), json!(expected(&after)));
+        }
+        Ok(logits)
     }
 }
 

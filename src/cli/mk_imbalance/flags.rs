@@ -57,7 +57,8 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub val_json: Option<PathBuf>,
 
-    /// Pixels of a side of the square images that networks see [default: 32 for cinic10, 64 for tiny-imagenet, 224 for inaturalist]
+    /// Pixels of a side of the square images that networks see [default: 32 for cinic10, 64 for
+    /// tiny-imagenet, 224 for inaturalist]
     ///
     /// The shorter side is resized to N, and a square is cut from the centre, as torchvision's Resize(N) and
     /// CenterCrop(N) do.

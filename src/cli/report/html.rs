@@ -33,6 +33,10 @@ pub struct HtmlFlags {
     #[arg(short = 'o', long = "file", alias = "output", value_name = "FILE")]
     pub file: Option<PathBuf>,
 
+    /// File of published values in the form of this program's published.json; they come before its own
+    #[arg(long, value_name = "FILE")]
+    pub published: Option<PathBuf>,
+
     /// Heading of the page
     #[arg(long, value_name = "TEXT", default_value = "Learning from imbalanced data")]
     pub title: String,
@@ -43,6 +47,7 @@ pub(super) fn run(flags: &HtmlFlags, common: &Common) -> Result<()> {
     if let Some(file) = &flags.file {
         super::format_of(file, &["html"])?;
     }
+    super::give(flags.published.as_deref())?;
     let found = source::read_kinds(&flags.inputs, "report html", &KINDS)?;
     let found = unique(&found, html::roles);
     let inputs = found.iter().map(|(input, _)| input.clone()).collect();

@@ -36,6 +36,10 @@ pub struct TableFlags {
     #[arg(long, default_value = "both", value_parser = ["last", "best", "both"])]
     pub checkpoint: String,
 
+    /// File of published values in the form of this program's published.json; they come before its own
+    #[arg(long, value_name = "FILE")]
+    pub published: Option<PathBuf>,
+
     /// Print the table itself on stdout, as md, csv, tex or json, and write nothing
     #[arg(long, value_name = "FORMAT", value_parser = FORMATS, conflicts_with_all = ["files", "dry_run", "explain", "verify"])]
     pub format: Option<String>,
@@ -67,6 +71,7 @@ pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
     if let (Some(format), Some(out)) = (&flags.format, &common.out) {
         bail!("--format {format}: prints the table and writes nothing; leave --out {} out", out.display());
     }
+    super::give(flags.published.as_deref())?;
     let found = source::read_all(&flags.metrics, "report", Kind::Metrics)?;
     let (inputs, records) = choose(&found, &flags.checkpoint)?;
     let tables = tables(&records);

@@ -8,42 +8,43 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 
+use super::options::{Given, names};
 use super::recipes::{Preset, RecipeName};
-use super::values::{
-    ClassifierName, DrawName, Jitter, LossName, Milestones, MixName, PerName, RandAugment, RuleName,
-    RwNormName, Seeds, Smoothing, TauNorm, methods,
-};
+use super::values::{ClassifierName, Jitter, Milestones, RandAugment, Seeds, TauNorm, methods};
 use crate::cli::generate::architectures;
 use crate::cli::sweep::Sweep;
 use crate::cli::{Common, VERSION};
+use crate::methods::choice::{Choice, Kind};
 use crate::methods::classifier::Classifier;
-use crate::methods::loss::Loss;
-use crate::methods::mix::Mix;
-use crate::methods::presets::{Method, preset};
-use crate::methods::rule::{Draw, Reweight, Rule};
+use crate::methods::loss::LossKind;
+use crate::methods::mix::MixKind;
+use crate::methods::presets::{Method, listed, preset};
+use crate::methods::rule::RuleKind;
 use crate::net::Arch;
 use crate::train::config::{Augment, CROP_PADDING, Config, Freeze, Precision, Schedule, Select};
 use crate::train::schedule::Recipe;
+
+fn examples() -> String {
+    format!(
+        "{EXAMPLES}\n\nMethods: erm, or {}, such as remix-ldam-drw. A stopped run goes on from its last finished epoch when \
+         the same command is given again.",
+        listed()
+    )
+}
 
 const EXAMPLES: &str = "\
 Examples:
   mk-imbalance --dataset cifar10 --data ~/data --imb-ratio 100 | train --method remix
   train data/cifar10-exp-100-*/manifest.json --method remix-drw --seeds 0-4
   train MANIFEST --mix remix --tau 0.3 --rule rs --rs inverse    any parts, any options
-  train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the recipe's milestones scale
-
-Methods: erm, or up to three parts in this order, joined by -, such as remix-ldam-drw:
-  a mix    mixup, remix, cutmix, remix-cutmix, manifold-mixup or remix-manifold
-  a loss   focal, balanced-softmax, logit-adjustment or ldam
-  a rule   rs, rw, drs or drw
-A stopped run goes on from its last finished epoch when the same command is given again.";
+  train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the recipe's milestones scale";
 
 /// Train an image classifier on an imbalanced data set
 ///
 /// Reads manifests of data sets (from mk-imbalance), trains once a seed on each, and prints one checkpoint
 /// manifest for each run as it finishes. A run that is there already is not repeated.
 #[derive(Parser, Debug)]
-#[command(name = "train", version = VERSION, after_help = EXAMPLES)]
+#[command(name = "train", version = VERSION, after_help = examples())]
 pub struct Flags {
     /// Manifests of data sets, or with --classifier of features from embed --splits, or their directories;
     /// `-` or nothing for stdin
@@ -56,67 +57,20 @@ pub struct Flags {
     pub method: String,
 
     /// How images and labels are mixed
-    #[arg(long, value_name = "MIX", help_heading = "Method")]
-    pub mix: Option<MixName>,
+    #[arg(long, value_name = "MIX", help_heading = "Method", value_parser = names::<MixKind>())]
+    pub mix: Option<String>,
 
     /// The loss of a label
-    #[arg(long, value_name = "LOSS", help_heading = "Method")]
-    pub loss: Option<LossName>,
+    #[arg(long, value_name = "LOSS", help_heading = "Method", value_parser = names::<LossKind>())]
+    pub loss: Option<String>,
 
     /// Re-sampling (rs), re-weighting (rw), or either from the last milestone on (drs, drw)
-    #[arg(long, value_name = "RULE", help_heading = "Method")]
-    pub rule: Option<RuleName>,
+    #[arg(long, value_name = "RULE", help_heading = "Method", value_parser = names::<RuleKind>())]
+    pub rule: Option<String>,
 
-    /// Mixes: the mixing coefficient is drawn from Beta(A, A) [default: 1, uniform]
-    #[arg(long, value_name = "A", allow_negative_numbers = true, help_heading = "Options of the method")]
-    pub alpha: Option<f64>,
-
-    /// Remix: a class is rare beside one with K times its images [default: 3]
-    #[arg(long, value_name = "K", allow_negative_numbers = true, help_heading = "Options of the method")]
-    pub kappa: Option<f64>,
-
-    /// Remix: the rare class takes the whole label if the other has less than T of the image [default: 0.5]
-    #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = "Options of the method")]
-    pub tau: Option<f64>,
-
-    /// Mixes: one mixing coefficient (and rectangle) a batch or a sample [default: batch]
-    #[arg(long, value_name = "PER", help_heading = "Options of the method")]
-    pub lambda_per: Option<PerName>,
-
-    /// focal: the exponent of 1 − p that cross-entropy is multiplied with [default: 2]
-    #[arg(long, value_name = "G", allow_negative_numbers = true, help_heading = "Options of the method")]
-    pub gamma: Option<f64>,
-
-    /// logit-adjustment: what the log of the classes' shares is multiplied with [default: 1]
-    #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = "Options of the method")]
-    pub la_tau: Option<f64>,
-
-    /// ldam: margin of the rarest class, as a cosine [default: 0.5]
-    #[arg(long, value_name = "M", allow_negative_numbers = true, help_heading = "Options of the method")]
-    pub margin: Option<f64>,
-
-    /// las: ε of the largest and of the smallest class, the share of a label that is spread over all classes
-    /// [default: 0.3,0]
-    #[arg(long, value_name = "HEAD,TAIL", help_heading = "Options of the method")]
-    pub smoothing: Option<Smoothing>,
-
-    /// Rules: β of the effective number of samples, (1−β^n)/(1−β) [default: 0.9999]
-    #[arg(long, value_name = "B", allow_negative_numbers = true, help_heading = "Options of the method")]
-    pub beta: Option<f64>,
-
-    /// rs, drs: class weights by the effective number, or 1/n for balanced classes [default: effective]
-    #[arg(long, value_name = "WEIGHTS", help_heading = "Options of the method")]
-    pub rs: Option<DrawName>,
-
-    /// rw, drw: what a batch's weighted loss is divided by [default: weight-sum]
-    ///
-    /// weight-sum divides by the sum of the class weights in the loss, as PyTorch's
-    /// CrossEntropyLoss(weight=…) does for class indices, and code of Mixup for each of its two terms.
-    /// batch-size divides by the number of samples, as the same function does for class probabilities: a
-    /// batch counts by the rare classes in it, and the average step is smaller (25 times on CIFAR-100 step at
-    /// ratio 100), so the same --lr means something else.
-    #[arg(long, value_name = "BY", help_heading = "Options of the method")]
-    pub rw_norm: Option<RwNormName>,
+    /// Options of the mix, the loss and the rule.
+    #[command(flatten)]
+    pub options: Given,
 
     /// Defaults of what follows, as a paper or its code has them; what is asked otherwise wins
     ///
@@ -243,7 +197,7 @@ pub struct Flags {
     /// Train a classifier on features, or compute one, in place of a network on images
     ///
     /// The result is the network of the features with the new classifier, in one file. Defaults are then 10
-    /// epochs along a cosine; tau-norm, ncm and ncm-cosine are computed at once.
+    /// epochs along a cosine; tau-norm, ncm, ncm-cosine and knn are computed at once.
     #[arg(long, value_name = "NAME", value_enum, help_heading = "Second stage")]
     #[arg(conflicts_with_all = ["arch", "init", "freeze", "recipe", "precision", "augment", "no_augment", "crop_padding", "color_jitter", "rand_augment"])]
     pub classifier: Option<ClassifierName>,
@@ -252,7 +206,7 @@ pub struct Flags {
     #[arg(long, value_name = "TAU|auto", help_heading = "Second stage", requires = "classifier")]
     pub tau_norm: Option<TauNorm>,
 
-    /// How many of the nearest training images vote [default: 20]
+    /// knn: how many of the nearest training images vote [default: 20]
     #[arg(long, value_name = "K", help_heading = "Second stage", requires = "classifier", value_parser = clap::value_parser!(u32).range(1..))]
     pub neighbours: Option<u32>,
 
@@ -328,7 +282,8 @@ impl Flags {
             momentum: self.momentum,
             weight_decay: self.weight_decay.unwrap_or(preset.weight_decay),
             recipe: Recipe::of(&milestones, epochs),
-            rule_from: deferred_from.filter(|from| method.rule.deferred() && milestones.last() != Some(from)),
+            rule_from: deferred_from
+                .filter(|from| method.rule.kind.deferred && milestones.last() != Some(from)),
             milestones,
             warmup: self.warmup,
             schedule,
@@ -424,107 +379,15 @@ impl Flags {
     }
 
     fn method(&self) -> Result<Method> {
-        let Method { mut mix, mut loss, mut rule } = preset(&self.method)?;
-        if let Some(name) = self.mix {
-            mix = match name {
-                MixName::None => Mix::None,
-                MixName::Mixup => Mix::MIXUP,
-                MixName::Remix => Mix::REMIX,
-                MixName::CutMix => Mix::CUTMIX,
-                MixName::RemixCutMix => Mix::REMIX_CUTMIX,
-                MixName::ManifoldMixup => Mix::MANIFOLD_MIXUP,
-                MixName::RemixManifold => Mix::REMIX_MANIFOLD,
-            };
+        fn asked<K: Kind>(name: &Option<String>, usual: Choice<K>) -> Choice<K> {
+            name.as_deref().and_then(Choice::named).unwrap_or(usual)
         }
-        if let Some(name) = self.loss {
-            loss = match name {
-                LossName::Ce => Loss::Ce,
-                LossName::Focal => Loss::FOCAL,
-                LossName::BalancedSoftmax => Loss::BalancedSoftmax,
-                LossName::LogitAdjustment => Loss::LOGIT_ADJUSTMENT,
-                LossName::Ldam => Loss::LDAM,
-                LossName::Las => Loss::LAS,
-            };
+        let Method { mix, loss, rule } = preset(&self.method)?;
+        let (mut mix, loss, rule) = (asked(&self.mix, mix), asked(&self.loss, loss), asked(&self.rule, rule));
+        if let Some(of_recipe) = self.recipe.preset().alpha {
+            mix = mix.setting("alpha", of_recipe).unwrap_or(mix);
         }
-        if let Some(name) = self.rule {
-            rule = match name {
-                RuleName::None => Rule::None,
-                RuleName::Rs => Rule::Rs(Draw::EFFECTIVE),
-                RuleName::Rw => Rule::Rw(Reweight::EFFECTIVE),
-                RuleName::Drs => Rule::Drs(Draw::EFFECTIVE),
-                RuleName::Drw => Rule::Drw(Reweight::EFFECTIVE),
-            };
-        }
-
-        let (mut alpha, mut kappa, mut tau, mut lambda_per) = (None, None, None, None);
-        match &mut mix {
-            Mix::None => {}
-            Mix::Mixup { alpha: a, lambda_per: per }
-            | Mix::CutMix { alpha: a, lambda_per: per }
-            | Mix::ManifoldMixup { alpha: a, lambda_per: per } => {
-                (alpha, lambda_per) = (Some(a), Some(per));
-            }
-            Mix::Remix { alpha: a, kappa: k, tau: t, lambda_per: per }
-            | Mix::RemixCutMix { alpha: a, kappa: k, tau: t, lambda_per: per }
-            | Mix::RemixManifold { alpha: a, kappa: k, tau: t, lambda_per: per } => {
-                (alpha, kappa, tau, lambda_per) = (Some(a), Some(k), Some(t), Some(per));
-            }
-        }
-        if let (None, Some(usual), Some(place)) = (self.alpha, self.recipe.preset().alpha, &mut alpha) {
-            **place = usual;
-        }
-        set("alpha", self.alpha, alpha, "--mix mixup or another mix")?;
-        set("kappa", self.kappa, kappa, "--mix remix or another of remix")?;
-        set("tau", self.tau, tau, "--mix remix or another of remix")?;
-        set("lambda-per", self.lambda_per.map(Into::into), lambda_per, "--mix mixup or another mix")?;
-
-        let (mut gamma, mut la_tau, mut margin) = (None, None, None);
-        if let (Loss::Las { smooth_head, smooth_tail }, Some(Smoothing(asked))) = (&mut loss, self.smoothing)
-        {
-            [*smooth_head, *smooth_tail] = asked;
-        } else if self.smoothing.is_some() {
-            bail!("--smoothing: does nothing with this method; it needs --loss las");
-        }
-        match &mut loss {
-            Loss::Ce | Loss::BalancedSoftmax | Loss::Las { .. } => {}
-            Loss::Focal { gamma: g } => gamma = Some(g),
-            Loss::LogitAdjustment { la_tau: t } => la_tau = Some(t),
-            Loss::Ldam { margin: m } => margin = Some(m),
-        }
-        set("gamma", self.gamma, gamma, "--loss focal")?;
-        set("la-tau", self.la_tau, la_tau, "--loss logit-adjustment")?;
-        set("margin", self.margin, margin, "--loss ldam")?;
-
-        let draw = match &mut rule {
-            Rule::Rs(draw) | Rule::Drs(draw) => Some(draw),
-            _ => None,
-        };
-        let asked = self.rs.map(|name| match name {
-            DrawName::Effective => Draw::EFFECTIVE,
-            DrawName::Inverse => Draw::Inverse,
-        });
-        set("rs", asked, draw, "--rule rs or --rule drs")?;
-        let (mut beta, mut rw_norm) = (None, None);
-        match &mut rule {
-            Rule::Rs(Draw::Effective { beta: b }) | Rule::Drs(Draw::Effective { beta: b }) => beta = Some(b),
-            Rule::Rw(w) | Rule::Drw(w) => (beta, rw_norm) = (Some(&mut w.beta), Some(&mut w.rw_norm)),
-            _ => {}
-        }
-        set("beta", self.beta, beta, "--rule rw or drw, or --rule rs or drs with --rs effective")?;
-        set("rw-norm", self.rw_norm.map(Into::into), rw_norm, "--rule rw or --rule drw")?;
-        Ok(Method { mix, loss, rule })
-    }
-}
-
-/// Sets an option of the method, which has no `place` for it if the option would do nothing.
-fn set<T>(flag: &str, asked: Option<T>, place: Option<&mut T>, needs: &str) -> Result<()> {
-    match (asked, place) {
-        (None, _) => Ok(()),
-        (Some(value), Some(place)) => {
-            *place = value;
-            Ok(())
-        }
-        (Some(_), None) => bail!("--{flag}: does nothing with this method; it needs {needs}"),
+        self.options.set(Method { mix, loss, rule })
     }
 }
 

@@ -29,8 +29,8 @@ fn the_definition_is_sound() {
 #[test]
 fn spellings_of_one_experiment_have_equal_params() {
     let (mixes, losses) = (
-        ["none", "mixup", "remix", "cutmix", "remix-cutmix", "manifold-mixup", "remix-manifold"],
-        ["ce", "focal", "balanced-softmax", "logit-adjustment", "ldam"],
+        ["none", "mixup", "remix", "cutmix", "remix-cutmix", "manifold-mixup", "remix-manifold", "cmo"],
+        ["ce", "focal", "balanced-softmax", "logit-adjustment", "ldam", "vs", "cdt"],
     );
     let mut methods = names();
     for mix in mixes {
@@ -106,6 +106,8 @@ fn every_flag_of_the_experiment_reaches_the_params() {
         ("focal", "--gamma 1"),
         ("logit-adjustment", "--la-tau 2"),
         ("ldam", "--margin 0.3"),
+        ("vs", "--vs-tau 1"),
+        ("cdt", "--cdt-gamma 0.1"),
         ("ce", "--loss focal"),
     ] {
         assert_ne!(
@@ -152,20 +154,27 @@ fn options_show_in_the_name() {
 fn refusals_say_what_to_do() {
     let all = [
         ("--method remx", "did you mean remix;"),
-        ("--tau 0.3", "--tau: does nothing with this method; it needs --mix remix"),
+        (
+            "--tau 0.3",
+            "--tau: does nothing with this method; it needs --mix remix, remix-cutmix or remix-manifold",
+        ),
         ("--method mixup --kappa 2", "needs --mix remix"),
         ("--gamma 1", "needs --loss focal"),
         ("--method ldam --la-tau 1", "needs --loss logit-adjustment"),
         ("--method remix --margin 1", "needs --loss ldam"),
-        ("--method cutmix --tau 0.3", "needs --mix remix or another of remix"),
+        ("--method cutmix --tau 0.3", "needs --mix remix, remix-cutmix"),
         ("--method focal --gamma -1", "--gamma -1: must be between 0"),
         ("--method ldam --margin 3", "--margin 3: must be between 0 and 2"),
         ("--method logit-adjustment --la-tau nan", "--la-tau NaN: must be between 0"),
         ("--method ldam-remix", "joined by -"),
         ("--rule rw --rs inverse", "needs --rule rs"),
-        ("--rule rs --rs inverse --beta 0.9", "with --rs effective"),
+        ("--rule rs --rs inverse --beta 0.9", "needs --rs effective"),
         ("--rule drs --rw-norm batch-size", "needs --rule rw"),
         ("--lambda-per sample", "needs --mix"),
+        ("--mix cmo --mix-prob 1.5", "--mix-prob 1.5: must be between 0 and 1"),
+        ("--loss las", "is for classifiers on features"),
+        ("--loss las --classifier linear --smooth-head 1", "must be at least 0 and below 1"),
+        ("--mix mixap", "[possible values: none, mixup, remix"),
         ("--epochs 0", "--epochs 0: must be at least 1"),
         ("--batch-size 0", "--batch-size 0: must be between"),
         ("--lr -0.1", "--lr -0.1: must be a positive number"),

@@ -1,4 +1,4 @@
-//! Values that flags of `train` take: names of the parts of a method, and lists.
+//! Values that flags of `train` take: names and lists.
 
 use std::ffi::OsStr;
 use std::str::FromStr;
@@ -6,75 +6,11 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use clap_complete::CompletionCandidate;
 
-use crate::methods::mix::LambdaPer;
 use crate::methods::presets;
-use crate::methods::rule::RwNorm;
 
 /// Completes a method's name, part by part.
 pub fn methods(begun: &OsStr) -> Vec<CompletionCandidate> {
     presets::completions(&begun.to_string_lossy()).into_iter().map(CompletionCandidate::new).collect()
-}
-
-/// Names of mixes.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum MixName {
-    /// No mixing
-    None,
-    /// Mixup: images and labels with one coefficient
-    Mixup,
-    /// Remix: Mixup whose label goes to the clearly rarer class
-    Remix,
-    /// CutMix: a rectangle of one image in another, labels by the areas
-    #[value(name = "cutmix")]
-    CutMix,
-    /// CutMix with the labels of Remix
-    #[value(name = "remix-cutmix")]
-    RemixCutMix,
-    /// Manifold Mixup: images, or what leaves one of the first two stages, mixed as in Mixup
-    ManifoldMixup,
-    /// Manifold Mixup with the labels of Remix
-    RemixManifold,
-}
-
-/// Names of losses.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum LossName {
-    /// Cross-entropy
-    Ce,
-    /// Focal loss: what is classified well counts less
-    Focal,
-    /// Balanced softmax: the log of the class counts is added to the logits
-    BalancedSoftmax,
-    /// Logit adjustment: the same, times --la-tau
-    LogitAdjustment,
-    /// LDAM: a normalised classifier with larger margins for rarer classes
-    Ldam,
-    /// Label-aware smoothing: labels of frequent classes are smoothed more (with --classifier)
-    Las,
-}
-
-/// Names of rules.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum RuleName {
-    /// No answer to the imbalance
-    None,
-    /// Re-sampling
-    Rs,
-    /// Re-weighting
-    Rw,
-    /// Deferred re-sampling
-    Drs,
-    /// Deferred re-weighting
-    Drw,
-}
-
-/// Names of the weights of re-sampling.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum DrawName {
-    /// By the effective number of samples
-    Effective,
-    /// By one over the number of images: balanced
-    Inverse,
 }
 
 /// Names of classifiers on features.
@@ -111,42 +47,6 @@ impl FromStr for TauNorm {
     }
 }
 
-/// How often a mixing coefficient is drawn.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum PerName {
-    /// Once a batch, as in the papers' code
-    Batch,
-    /// Once a pair
-    Sample,
-}
-
-impl From<PerName> for LambdaPer {
-    fn from(name: PerName) -> Self {
-        match name {
-            PerName::Batch => LambdaPer::Batch,
-            PerName::Sample => LambdaPer::Sample,
-        }
-    }
-}
-
-/// What the weighted sum of a batch's losses is divided by.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum RwNormName {
-    /// The number of samples
-    BatchSize,
-    /// The sum of the class weights in the loss
-    WeightSum,
-}
-
-impl From<RwNormName> for RwNorm {
-    fn from(name: RwNormName) -> Self {
-        match name {
-            RwNormName::BatchSize => RwNorm::BatchSize,
-            RwNormName::WeightSum => RwNorm::WeightSum,
-        }
-    }
-}
-
 /// How much brightness, contrast and saturation vary; None for `none`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Jitter(pub Option<[f64; 3]>);
@@ -164,20 +64,6 @@ impl FromStr for Jitter {
             Ok(&[brightness, contrast, saturation]) => Ok(Jitter(Some([brightness, contrast, saturation]))),
             _ => Err("expected one number or three, such as 0.4 or 0.4,0.4,0.2".into()),
         }
-    }
-}
-
-/// Smoothing of the labels of the largest and of the smallest class.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Smoothing(pub [f64; 2]);
-
-impl FromStr for Smoothing {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        let pair =
-            || Some([s.split_once(',')?.0.trim().parse().ok()?, s.split_once(',')?.1.trim().parse().ok()?]);
-        pair().map(Smoothing).ok_or_else(|| "expected two shares, such as 0.3,0".into())
     }
 }
 

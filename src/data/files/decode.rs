@@ -71,8 +71,8 @@ fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// The first image of a GIF. Where it is smaller than the whole, that is filled with the transparent colour, else with
-/// the first one; where it is larger, so becomes the whole: as Pillow does it.
+/// The first image of a GIF. Where it is smaller than the whole, that is filled with the transparent colour,
+/// else with the first one; where it is larger, so becomes the whole: as Pillow does it.
 fn first_of_gif(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     let damaged = |e: gif::DecodingError| format!("cannot be decoded: {}", one_line(&e.to_string()));
     let mut options = gif::DecodeOptions::new();

@@ -19,18 +19,24 @@ const MAX_TEXT: u64 = 1 << 20;
 /// The orientation that an image's metadata state; none where they state none.
 pub fn of(decoder: &mut impl ImageDecoder, bytes: &[u8]) -> Orientation {
     let exif = decoder.exif_metadata().ok().flatten().or_else(|| of_png(bytes));
-    if let Some(turned) = exif.as_deref().and_then(in_exif) {
-        return turned;
+    // A value that means nothing leaves the image as it is, whatever XMP says.
+    if let Some(value) = exif.as_deref().and_then(in_exif) {
+        return u8::try_from(value)
+            .ok()
+            .and_then(Orientation::from_exif)
+            .unwrap_or(Orientation::NoTransforms);
     }
     let xmp = decoder.xmp_metadata().ok().flatten();
     if let Some(turned) = xmp.as_deref().and_then(in_xmp) {
         return turned;
     }
+    // Of a TIFF, whose own directory has it.
     decoder.orientation().unwrap_or(Orientation::NoTransforms)
 }
 
-/// The orientation in EXIF: the number in the first directory of what has the form of a TIFF, as 16 or 32 bits.
-fn in_exif(exif: &[u8]) -> Option<Orientation> {
+/// The orientation in EXIF: the number in the first directory of what has the form of a TIFF, as 16 or 32
+/// bits.
+fn in_exif(exif: &[u8]) -> Option<u32> {
     let mut exif = exif;
     while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
         exif = rest;
@@ -55,23 +61,26 @@ fn in_exif(exif: &[u8]) -> Option<Orientation> {
             found = match kind {
                 3 | 8 => value(entry + 8, 2),
                 4 | 9 => value(entry + 8, 4),
-                _ => None,
+                _ => Some(0),
             };
         }
     }
-    Orientation::from_exif(u8::try_from(found?).ok()?)
+    found
 }
 
-/// The orientation in XMP, as an attribute or an element.
+/// The orientation in XMP, as an attribute or an element: the first one that has a digit.
 fn in_xmp(xmp: &[u8]) -> Option<Orientation> {
     let xmp = String::from_utf8_lossy(xmp);
-    let (_, after) = xmp.split_once("tiff:Orientation")?;
-    let value = after.strip_prefix("=\"").or_else(|| after.strip_prefix('>'))?;
-    Orientation::from_exif(value.bytes().next()?.checked_sub(b'0')?)
+    let digit = |after: &str| {
+        let value = after.strip_prefix("=\"").or_else(|| after.strip_prefix('>'))?;
+        value.bytes().next().filter(u8::is_ascii_digit)
+    };
+    let digit = xmp.split("tiff:Orientation").skip(1).find_map(digit)?;
+    Some(Orientation::from_exif(digit - b'0').unwrap_or(Orientation::NoTransforms))
 }
 
-/// The EXIF of a PNG: in a chunk of its own, else in a text. Either may follow the pixels, where the decoder has not
-/// been yet.
+/// The EXIF of a PNG: in a chunk of its own, else in a text. Either may follow the pixels, where the decoder
+/// has not been yet.
 fn of_png(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut rest = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n")?;
     let mut in_text = None;
@@ -111,7 +120,8 @@ fn text_of(kind: &[u8; 4], data: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// What such a text stands for: behind an empty line, the profile's name and its length, it is in hexadecimal digits.
+/// What such a text stands for: behind an empty line, the profile's name and its length, it is in hexadecimal
+/// digits.
 fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text
         .splitn(4, |b| *b == b'\n')

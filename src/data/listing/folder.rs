@@ -15,6 +15,9 @@ use crate::data::files::decode::is_image;
 /// What is wrong with a name that is not on one line.
 pub const LINE_BREAK: &str = "has a line break in its name, which lists of files cannot hold; rename it";
 
+/// What is wrong with a name of other bytes.
+pub const NOT_UTF8: &str = "has a name that is not UTF-8; rename it";
+
 /// Directories of splits, with their place in [`Listing::splits`].
 const SPLITS: [(&str, usize); 4] = [("train", 0), ("val", 1), ("valid", 1), ("test", 2)];
 
@@ -121,8 +124,8 @@ fn split(
 }
 
 /// Images below a directory, in the order of `ImageFolder`, as paths below `root`; other files are counted.
-/// An image whose name a list of files cannot hold goes to `refuse`: [`Err`] ends the call, and what returns `Ok`
-/// leaves the image out.
+/// An image whose name a list of files cannot hold goes to `refuse`: [`Err`] ends the call, and what returns
+/// `Ok` leaves the image out.
 ///
 /// # Errors
 /// A directory that cannot be read; links that lead in a circle; what `refuse` returns.
@@ -190,5 +193,5 @@ fn below(root: &Path, path: &Path) -> Result<String, Error> {
 }
 
 fn not_utf8(path: &Path) -> Error {
-    Error::Listing { path: path.into(), why: "has a name that is not UTF-8; rename it".into() }
+    Error::Listing { path: path.into(), why: NOT_UTF8.into() }
 }

@@ -9,7 +9,7 @@ use super::svg::{GRID, INK, SMALL, Style, Svg, TEXT};
 use super::text::{CAP, width};
 use super::{Classes, Error, MOST, Manifest, axis, class_label, foreign, place};
 use crate::manifest::Input;
-use crate::report::experiment::{Column, column_of};
+use crate::report::experiment::{Column, column_of, images_of};
 use crate::report::markdown::heading;
 use crate::report::series::number_equals;
 use crate::report::table::dataset_title;
@@ -44,7 +44,9 @@ pub(in crate::report) fn of_evaluations(
         if let (Some(t), Some(e), Ok(classes)) = (trained, evaluated, Classes::of(&[m]))
             && t.key == e.key
         {
-            sets.push(Set { column: column_of(t).ok_or_else(|| foreign(m, LACKS))?, classes });
+            // Features are those of images.
+            let images = images_of(t);
+            sets.push(Set { column: column_of(images).ok_or_else(|| foreign(m, LACKS))?, classes });
         }
     }
     sets.sort_by(in_order);

@@ -1,5 +1,5 @@
-//! Accuracy by the value of a flag, from `eval --sweep` or from evaluations of the runs of `train --sweep`: of all
-//! images, and the means of the classes with many, medium and few training images; mean over runs.
+//! Accuracy by the value of a flag, from `eval --sweep` or from evaluations of the runs of `train --sweep`:
+//! of all images, and the means of the classes with many, medium and few training images; mean over runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::axis::{Axes, Mark, heading, legend, margin, ticks};
 use super::palette::method;
 use super::svg::{MUTED, Svg, TEXT};
-use super::{Error, Manifest, foreign};
+use super::{Error, Manifest, foreign, place};
 use crate::manifest::Object;
 use crate::report::experiment::Experiment;
 use crate::report::series::series;
@@ -67,8 +67,8 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     all.iter().sum::<f64>() / all.len() as f64
 }
 
-/// Evaluations of runs that differ in one number, beside their seeds. The value that is best on the validation split is
-/// marked where there are evaluations on it as well.
+/// Evaluations of runs that differ in one number, beside their seeds. The value that is best on the
+/// validation split is marked where there are evaluations on it as well.
 fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sweep), Error> {
     let on_val = |m: &Manifest| m.params.get("split").is_some_and(|split| split == "val");
     let judged: Vec<usize> = (0..found.len()).filter(|&i| !on_val(found[i])).collect();
@@ -81,15 +81,14 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
         let (own, e) = (of[first], of[*i]);
         (&own.method, &own.column, &own.which) == (&e.method, &e.column, &e.which)
     };
-    if !judged.iter().all(same) {
+    let all: Vec<usize> = (0..found.len()).collect();
+    if !all.iter().all(same) {
         return Err(fail("shows one method on one data set; give the evaluations of one".into()));
     }
-    let numbers: Vec<BTreeMap<String, f64>> = found.iter().map(|m| numbers(m)).collect();
-    let names: BTreeSet<&String> = judged.iter().flat_map(|&i| numbers[i].keys()).collect();
-    let differs = |name: &&String| judged.iter().any(|&i| numbers[i].get(*name) != numbers[first].get(*name));
-    let differing: Vec<&String> = names.into_iter().filter(differs).collect();
-    let [name] = differing[..] else {
-        let list: Vec<String> = differing.iter().map(|name| flag(name)).collect();
+    let (numbers, others): (Vec<_>, Vec<_>) = found.iter().map(|m| params(m)).unzip();
+    let swept = differing(&numbers, first);
+    let [name] = &swept[..] else {
+        let list: Vec<String> = swept.iter().map(|name| flag(name)).collect();
         return Err(fail(match list.is_empty() {
             true => {
                 "the runs do not differ in a number; give the evaluations of train --sweep, or evaluate with \
@@ -99,7 +98,21 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
             false => format!("the runs differ in {}; give those that differ in one", list.join(" and ")),
         }));
     };
+    // What follows from the number of epochs may differ with it.
+    let follows = |other: &String| name == "epochs" && ["milestones", "recipe"].contains(&&**other);
+    if let Some(other) = differing(&others, first).into_iter().find(|other| !follows(other)) {
+        let why = format!(
+            "the runs differ in {} and in {}; give those that differ in one",
+            flag(name),
+            flag(&other)
+        );
+        return Err(fail(why));
+    }
     let value = |i: usize| numbers[i].get(name).copied();
+    if let Some(i) = all.iter().find(|i| value(**i).is_none()) {
+        let why = format!("{} is of a run without {}; leave it out", place(found[*i]).display(), flag(name));
+        return Err(fail(why));
+    }
     let mut values: Vec<f64> = judged.iter().filter_map(|&i| value(i)).collect();
     values.sort_by(f64::total_cmp);
     values.dedup();
@@ -124,7 +137,10 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         values[scores.iter().position(|score| *score == best).unwrap_or(0)]
     });
-    Ok((title(&of[first].method), Sweep { flag: flag(name), values, lines, best }))
+    let checkpoint = found[first].inputs.iter().find(|i| i.role == "checkpoint");
+    let classifier = checkpoint.and_then(|c| c.params.get("classifier")?["name"].as_str());
+    let label = title(&of[first].method) + &classifier.map_or_else(String::new, |name| format!(" ({name})"));
+    Ok((label, Sweep { flag: flag(name), values, lines, best }))
 }
 
 /// The name of a number of params as a flag.
@@ -132,24 +148,49 @@ fn flag(name: &str) -> String {
     name.rsplit('.').next().unwrap_or(name).replace('_', "-")
 }
 
-/// The numbers in the params of an evaluation's checkpoint, but for its seed, and the adjustment of its logits.
-fn numbers(m: &Manifest) -> BTreeMap<String, f64> {
-    fn add(prefix: &str, params: &Object, all: &mut BTreeMap<String, f64>) {
+/// The names of what differs from the first one's values.
+fn differing<T: PartialEq>(all: &[BTreeMap<String, T>], first: usize) -> Vec<String> {
+    let names: BTreeSet<&String> = all.iter().flat_map(BTreeMap::keys).collect();
+    let differs = |name: &&String| all.iter().any(|values| values.get(*name) != all[first].get(*name));
+    names.into_iter().filter(differs).cloned().collect()
+}
+
+/// The numbers of an evaluation that a sweep may be over: those in the params of its checkpoint, but for its
+/// seed and what follows from others, and the adjustment of its logits. And all else that must be the same.
+fn params(m: &Manifest) -> (BTreeMap<String, f64>, BTreeMap<String, Value>) {
+    fn add(
+        prefix: &str,
+        params: &Object,
+        numbers: &mut BTreeMap<String, f64>,
+        others: &mut BTreeMap<String, Value>,
+    ) {
         for (name, value) in params {
+            let name = format!("{prefix}{name}");
             match value {
-                Value::Number(number) => all.extend(number.as_f64().map(|n| (format!("{prefix}{name}"), n))),
-                Value::Object(inner) => add(&format!("{prefix}{name}."), inner, all),
-                _ => {}
+                Value::Number(number) => numbers.extend(number.as_f64().map(|n| (name, n))),
+                Value::Object(inner) => add(&format!("{name}."), inner, numbers, others),
+                value => {
+                    others.insert(name, value.clone());
+                }
             }
         }
     }
-    let mut all = BTreeMap::new();
+    let (mut numbers, mut others) = (BTreeMap::new(), BTreeMap::new());
     if let Some(checkpoint) = m.inputs.iter().find(|i| i.role == "checkpoint") {
-        add("", &checkpoint.params, &mut all);
+        add("", &checkpoint.params, &mut numbers, &mut others);
+        // Networks of several seeds have one classifier each.
+        others.remove("init");
+        if let Some(dataset) = checkpoint.inputs.iter().find(|i| i.role == "dataset") {
+            others.extend(dataset.params.iter().map(|(name, v)| (format!("dataset.{name}"), v.clone())));
+        }
     }
-    all.remove("seed");
-    all.extend(m.params.get("adjust").and_then(Value::as_f64).map(|tau| ("adjust".to_owned(), tau)));
-    all
+    for name in ["seed", "rule_from"] {
+        numbers.remove(name);
+    }
+    let adjust = m.params.get("adjust");
+    numbers.insert("adjust".into(), adjust.and_then(Value::as_f64).unwrap_or(0.0));
+    others.extend(adjust.filter(|v| v.is_string()).map(|v| ("adjust".to_owned(), v.clone())));
+    (numbers, others)
 }
 
 fn paint(label: &str, sweep: &Sweep, page: f64) -> String {

@@ -155,6 +155,7 @@ pub(super) fn d_logits(
             dz[label] += spread;
         }
     }
+    dz.iter_mut().zip(&criterion.scales).for_each(|(dz, scale)| *dz *= scale);
     let hit = if top == la { ca } else { 0.0 } + if top == lb { cb } else { 0.0 };
     (a.loss + b.loss, if hit > 0.0 { hit / (ca + cb) } else { 0.0 })
 }
@@ -205,9 +206,13 @@ impl Label {
     }
 }
 
-/// The logit of a class with its offset, and with its margin if it is the label's.
+/// The logit of a class with its scale and its offset, and with its margin if it is the label's.
 fn adjusted(criterion: &Criterion, z: &[f32], k: usize, label: usize) -> f32 {
-    z[k] + criterion.offsets[k] - if k == label { criterion.margins[k] } else { 0.0 }
+    let z = match criterion.scales.get(k) {
+        Some(scale) => scale * z[k],
+        None => z[k],
+    };
+    z + criterion.offsets[k] - if k == label { criterion.margins[k] } else { 0.0 }
 }
 
 /// What makes features into logits.
@@ -242,7 +247,7 @@ impl<'a> Classifier<'a> {
         &self.weight[k * len..(k + 1) * len]
     }
 
-    /// What a sample's features are multiplied with.
+    /// What a sample's features are multiplied by.
     fn scale(&self, f: &[f32]) -> f32 {
         if self.is_normalised() { SCALE * inverse_norm(f) } else { 1.0 }
     }

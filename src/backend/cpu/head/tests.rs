@@ -134,8 +134,8 @@ fn loss_and_gradients_are_the_references() {
         };
         (moved(h) - moved(-h)) / (2.0 * h)
     };
-    for asked in [loss::Loss::LDAM, loss::Loss::FOCAL, loss::Loss::LOGIT_ADJUSTMENT, loss::Loss::Ce] {
-        let criterion = asked.criterion(&counts);
+    for asked in [&loss::LDAM, &loss::FOCAL, &loss::LOGIT_ADJUSTMENT, &loss::VS, &loss::CE] {
+        let criterion = loss::Loss::new(asked).criterion(&counts);
         head.step(&f, &w, &criterion, targets, &d_linear).expect("a step");
         let loss = |features: &[f64], linear: &[f64]| {
             reference(
@@ -189,8 +189,8 @@ fn equal_logits_are_equally_likely_whatever_they_are() {
     let targets = Targets { label_a: &[1], label_b: &[3], coef_a: &[0.75], coef_b: &[0.25] };
     for large in [1.0, 1e4, 1e12, 1e15, 1e17, 1e30] {
         let linear = [vec![0.0; CLASSES * LEN], vec![large; CLASSES]].concat();
-        for of in [loss::Loss::Ce, loss::Loss::FOCAL, loss::Loss::LOGIT_ADJUSTMENT] {
-            let criterion = of.criterion(&[10; CLASSES]);
+        for of in [&loss::CE, &loss::FOCAL, &loss::LOGIT_ADJUSTMENT] {
+            let criterion = loss::Loss::new(of).criterion(&[10; CLASSES]);
             let (features, linear) = (filled(&[1, LEN], &[1.0; LEN]), filled(&[linear.len()], &linear));
             let found = head.step(&features, &linear, &criterion, targets, &d_linear).expect("a step");
             let zero = vec![0.0; CLASSES];

@@ -1,5 +1,5 @@
-// Manifold Mixup: the output of a block mixed with that of the image's partner, and the gradient of that; a block an image. The same formulas as
-// backend/cpu/blend.
+// Manifold Mixup: the output of a block mixed with that of the image's partner, and the gradient of that; a block an
+// image. The same formulas as backend/cpu/blend.
 
 template <int C>
 __device__ void blend_forward(const BlendArgs& a) {

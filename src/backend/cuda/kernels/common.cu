@@ -1,8 +1,10 @@
-// What all kernels share: the type of activations, vectors of eight values, tensor-core instructions, and the rendezvous of the
-// blocks of a grid. Compiled twice, for f32 and (REMIX_BF16) for bf16; in tests also by a C++ compiler (emulator.h).
+// What all kernels share: the type of activations, vectors of eight values, tensor-core instructions, and the
+// rendezvous of the blocks of a grid. Compiled twice, for f32 and (REMIX_BF16) for bf16; in tests also by a C++
+// compiler (emulator.h).
 //
-// Every kernel runs THREADS threads a block and takes one struct, which args.rs declares, as the numbers that both sides need. Nothing here depends on the order in which
-// blocks or warps run: sums are added in one order, or exactly, so results are the same bits in every run.
+// Every kernel runs THREADS threads a block and takes one struct, which args.rs declares, as the numbers that both
+// sides need. Nothing here depends on the order in which blocks or warps run: sums are added in one order, or
+// exactly, so results are the same bits in every run.
 
 constexpr int WARPS = THREADS / 32;
 
@@ -21,8 +23,8 @@ __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 
 __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ __forceinline__ real to_real(float x) { return real{(u16)(pack(x, 0.0f) & 0xffffu)}; }
 
-// Eight values as they are stored. `peek8` and, for an image's four, `fetch4` fetch them past the L1 cache, which may hold what was there in a step
-// before: for what is read before the kernel before has ended.
+// Eight values as they are stored. `peek8` and, for an image's four, `fetch4` fetch them past the L1 cache, which may
+// hold what was there in a step before: for what is read before the kernel before has ended.
 struct Eight {
     uint4 q;
 };
@@ -53,7 +55,8 @@ __device__ __forceinline__ void store4(real* to, const float v[4]) {
     *reinterpret_cast<uint2*>(to) = uint2{pack(v[0], v[1]), pack(v[2], v[3])};
 }
 
-// Four 8×8 matrices of shared memory into the fragments of a warp: lane l gives the address of row l % 8 of matrix l / 8.
+// Four 8×8 matrices of shared memory into the fragments of a warp: lane l gives the address of row l % 8 of matrix l
+// / 8.
 __device__ __forceinline__ void load_matrices(u32 r[4], const real* row) {
 #ifdef REMIX_EMULATOR
     emu::load_matrices(r, row, false);
@@ -149,8 +152,8 @@ __device__ __forceinline__ void copied() {
 #endif
 }
 
-// A kernel may start before the one before it has ended. What that one wrote is not touched before this; what those before it wrote may be, for
-// none lets the next one start before it has itself got past here.
+// A kernel may start before the one before it has ended. What that one wrote is not touched before this; what those
+// before it wrote may be, for none lets the next one start before it has itself got past here.
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #ifdef REMIX_EMULATOR
     emu::wait_for_previous_kernel();
@@ -159,14 +162,16 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 #endif
 }
 
-// The next kernel's blocks may take the room that there is: what they do before they wait overlaps with the rest of this one.
+// The next kernel's blocks may take the room that there is: what they do before they wait overlaps with the rest of
+// this one.
 __device__ __forceinline__ void launch_next_kernel() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
-// Where weight (k, n) of a (K, N) matrix stands for the kernels: blocks of 16×8, k-major, each as one load of a warp takes it.
+// Where weight (k, n) of a (K, N) matrix stands for the kernels: blocks of 16×8, k-major, each as one load of a warp
+// takes it.
 __device__ __forceinline__ int place(int k, int n, int columns) {
     const int block = (k / 16) * (columns / 8) + n / 8;
     k %= 16, n %= 8;
@@ -188,7 +193,8 @@ __device__ __forceinline__ float relu(float x) {
 #endif
 }
 
-// True in all threads of the last block of `blocks` that gets here, which then sees what the others wrote before. Resets the counter.
+// True in all threads of the last block of `blocks` that gets here, which then sees what the others wrote before.
+// Resets the counter.
 __device__ inline bool last_block(u32* counter, u32 blocks) {
     __shared__ bool last;
     __syncthreads();
@@ -203,8 +209,9 @@ __device__ inline bool last_block(u32* counter, u32 blocks) {
     return last;
 }
 
-// Sums over a batch, of C channels twice. Blocks add theirs as integers, in two limbs, so the order in which they do makes no
-// difference. Several copies keep the blocks from waiting for each other: (COPIES, 2, 2C), then (2C) counts of values that are no numbers.
+// Sums over a batch, of C channels twice. Blocks add theirs as integers, in two limbs, so the order in which they do
+// makes no difference. Several copies keep the blocks from waiting for each other: (COPIES, 2, 2C), then (2C) counts
+// of values that are no numbers.
 constexpr int COPIES = 4;
 constexpr float HIGH = 0x1p-14f, LOW = 0x1p-57f;
 // What a sum may come to.
@@ -225,8 +232,8 @@ __device__ void add_sum(u64* sums, int column, float value) {
     atomicAdd(to + WIDTH, (u64)__float2ll_rn(rest * (1 / LOW)));
 }
 
-// Adds the block's sums by channel from those of its threads, each of which had eight channels, `8 · (threadIdx.x % (C / 8))` and on.
-// `scratch` is SCRATCH floats of shared memory that nobody uses any more.
+// Adds the block's sums by channel from those of its threads, each of which had eight channels, `8 · (threadIdx.x %
+// (C / 8))` and on. `scratch` is SCRATCH floats of shared memory that nobody uses any more.
 static_assert(SCRATCH >= 16 * (THREADS + 4) + THREADS, "args.rs");
 template <int C>
 __device__ void add_threads(const float first[8], const float second[8], float* scratch, u64* sums) {
@@ -253,7 +260,8 @@ __device__ void add_threads(const float first[8], const float second[8], float* 
 }
 
 
-// What a batch norm's coefficients are made of, on its way: parameters, two more values a channel (`old_values`, if any), and sums.
+// What a batch norm's coefficients are made of, on its way: parameters, two more values a channel (`old_values`, if
+// any), and sums.
 template <int C>
 struct Normalizer {
     float gamma, beta, old[2];
@@ -285,8 +293,8 @@ struct Normalizer {
         __syncthreads();
     }
 
-    // Scale and shift into shared memory, from the sums over 1 / `per` values a channel; one block also writes the statistics, for which
-    // it has fetched the running ones.
+    // Scale and shift into shared memory, from the sums over 1 / `per` values a channel; one block also writes the
+    // statistics, for which it has fetched the running ones.
     __device__ void forward(const Norm& norm, double per, bool writes, float* affine) const {
         __shared__ double totals[2 * C];
         share(totals);
@@ -309,8 +317,8 @@ struct Normalizer {
         __syncthreads();
     }
 
-    // The coefficients of the raw output's gradient, coef[0]·dz + coef[1]·y + coef[2], into shared memory, for which the statistics have been
-    // fetched; one block also writes the gradients of γ and β.
+    // The coefficients of the raw output's gradient, coef[0]·dz + coef[1]·y + coef[2], into shared memory, for which
+    // the statistics have been fetched; one block also writes the gradients of γ and β.
     __device__ void backward(const Norm& norm, double per, bool writes, float* coef) const {
         __shared__ double totals[2 * C];
         share(totals);

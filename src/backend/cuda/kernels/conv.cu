@@ -1,6 +1,6 @@
-// 3×3 convolutions (padding 1, stride 1 or 2) with what stands before and behind them. A block makes its input in shared memory, with a
-// halo of zeros, multiplies it with the weights as one (pixels, 9·CK) × (9·CK, CN) matrix product, and finishes the result in vectors of
-// eight channels.
+// 3×3 convolutions (padding 1, stride 1 or 2) with what stands before and behind them. A block makes its input in
+// shared memory, with a halo of zeros, multiplies it with the weights as one (pixels, 9·CK) × (9·CK, CN) matrix
+// product, and finishes the result in vectors of eight channels.
 //
 // Template parameters: CK channels in (of the product), CN channels out, S stride.
 
@@ -16,12 +16,12 @@ constexpr int PIXELS = WARPS / WIDE<CN> * TILES * 16;  // pixels of a block's ti
 // x / y for small numbers, with 1 / y.
 __device__ __forceinline__ int divide(int x, float inverse) { return (int)((x + 0.5f) * inverse); }
 
-// Loads that a thread has under way: a tile's values are fetched this many at a time before the first is stored to shared memory. Enough for a
-// whole tile of CIFAR's images.
+// Loads that a thread has under way: a tile's values are fetched this many at a time before the first is stored to
+// shared memory. Enough for a whole tile of CIFAR's images.
 constexpr int FLIGHT = 3;
 
-// A tile in shared memory is (rows, width + 2, C + PAD) with a column of zeros on both sides. Its rows are contiguous in memory, so item `at`,
-// eight channels of a pixel, is the one `8 · at` values behind the first.
+// A tile in shared memory is (rows, width + 2, C + PAD) with a column of zeros on both sides. Its rows are contiguous
+// in memory, so item `at`, eight channels of a pixel, is the one `8 · at` values behind the first.
 
 // The columns of zeros.
 template <int C>
@@ -34,9 +34,9 @@ __device__ void clear_sides(int rows, int cols, real* tile) {
     }
 }
 
-// Rows row0 … row0 + rows of an image's input, zeros outside of it; rows from `from` to `to` are also stored.
-// CS values a pixel are stored outside: 4 for images (three and a zero), else CK. `prepare` makes `affine` (2, CK) while the first loads are
-// under way.
+// Rows row0 … row0 + rows of an image's input, zeros outside of it; rows from `from` to `to` are also stored. CS
+// values a pixel are stored outside: 4 for images (three and a zero), else CK. `prepare` makes `affine` (2, CK) while
+// the first loads are under way.
 template <int CK, int CS, class Prepare>
 __device__ void fill_input(const Source& s, int image, int row0, int rows, int from, int to, real* tile, const float* affine, Prepare prepare) {
     constexpr int GROUPS = CK / 8;
@@ -114,8 +114,9 @@ __device__ void copy_input(const real* x, int height, int width, int image, int 
     }
 }
 
-// Rows row0 … row0 + rows of a gradient, spread by D: pixel (r, c) goes to (D·r, D·c), zeros between; `width` pixels a row, with zeros on both
-// sides. y was there before the kernel before; then `wait` waits for that, and while dz is under way `prepare` makes `coef`.
+// Rows row0 … row0 + rows of a gradient, spread by D: pixel (r, c) goes to (D·r, D·c), zeros between; `width` pixels
+// a row, with zeros on both sides. y was there before the kernel before; then `wait` waits for that, and while dz is
+// under way `prepare` makes `coef`.
 template <int C, int D, class Wait, class Prepare>
 __device__ void fill_gradient(const Gradient& s, const float* coef, int image, int row0, int rows, int width, real* tile, Wait wait,
                               Prepare prepare) {
@@ -170,7 +171,8 @@ __device__ void fill_gradient(const Gradient& s, const float* coef, int image, i
 template <int CK, int CN>
 constexpr int STAGED = REMIX_BF16 ? 9 * CK * CN : 0;
 
-// Starts to copy the weights of a matrix product; returns where it reads them once `copied` and a barrier have been passed.
+// Starts to copy the weights of a matrix product; returns where it reads them once `copied` and a barrier have been
+// passed.
 template <int CK, int CN>
 __device__ const real* stage(const real* weight, real* shared) {
     if (!REMIX_BF16) return weight;
@@ -179,8 +181,8 @@ __device__ const real* stage(const real* weight, real* shared) {
     return shared;
 }
 
-// The matrix product of a tile with a halo (cols pixels wide) with weights in `place` order; result (pixels, CN + 4) in `out`, which may
-// be the same memory: all threads have read the tile before any writes.
+// The matrix product of a tile with a halo (cols pixels wide) with weights in `place` order; result (pixels, CN + 4)
+// in `out`, which may be the same memory: all threads have read the tile before any writes.
 template <int CK, int CN, int S, int TILES>
 __device__ void multiply(const real* tile, int cols, int out_width, int pixels, const real* weight, float* out) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -375,8 +377,8 @@ __device__ void input_gradient(const BackwardArgs& a, int block, float* coef) {
     add_threads<CI>(sum, product, result, a.sums_before);
 }
 
-// acc += products of 16 of the input's channels with 16 of the gradient's, of all nine taps, over 16 pixels; `in` says where the input of a pixel's
-// first tap is, `out` where its gradient is.
+// acc += products of 16 of the input's channels with 16 of the gradient's, of all nine taps, over 16 pixels; `in`
+// says where the input of a pixel's first tap is, `out` where its gradient is.
 template <int CI, class In, class Out>
 __device__ __forceinline__ void add_pixels(float acc[9][2][4], int cols, In in, Out out) {
     const int lane = threadIdx.x % 32;
@@ -407,8 +409,8 @@ __device__ __forceinline__ void add_pixels(float acc[9][2][4], int cols, In in, 
 #endif
 }
 
-// Adds the sums of the warps to one part (9, CI, CO) of a weight gradient, its channels from `co` on: CI / 16 jobs, each of several warps in turn.
-// `shared` is memory that nobody uses any more.
+// Adds the sums of the warps to one part (9, CI, CO) of a weight gradient, its channels from `co` on: CI / 16 jobs,
+// each of several warps in turn. `shared` is memory that nobody uses any more.
 template <int CI, int CO>
 __device__ void store_part(const float acc[9][2][4], int co, float* shared, float* part) {
     constexpr int JOBS = CI / 16, SPLITS = WARPS / JOBS;
@@ -437,14 +439,15 @@ __device__ void store_part(const float acc[9][2][4], int co, float* shared, floa
     }
 }
 
-// A block of the weight gradient takes BANDS tiles of WEIGHT_PIXELS pixels of the output at most, all of them at once.
+// A block of the weight gradient takes BANDS tiles of WEIGHT_PIXELS pixels of the output at most, all of them at
+// once.
 template <int CO>
 constexpr int BANDS = CO / 16;
 template <int CO>
 constexpr int WEIGHT_PIXELS = 1024 / (BANDS<CO> * BANDS<CO>);
 
-// A block has 16 channels out, a warp 16 of the channels in, of all nine taps; warps that have the same ones share the pixels. Rows of a tile that
-// are outside the image are zeros.
+// A block has 16 channels out, a warp 16 of the channels in, of all nine taps; warps that have the same ones share
+// the pixels. Rows of a tile that are outside the image are zeros.
 template <int CI, int CS, int CO, int S>
 __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     constexpr int JOBS = CI / 16, SPLITS = WARPS / JOBS, PARTS = CO / 16, W = 16, TURNS = BANDS<CO> * WEIGHT_PIXELS<CO> * (W / 8) / THREADS;
@@ -524,7 +527,8 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     store_part<CI, CO>(acc, co, reinterpret_cast<float*>(memory), a.weight_parts + (size_t)group * 9 * CI * CO);
 }
 
-// Both gradients of a layer of 16 channels in the same block, for they share their tiles; each block makes a part of the weight gradient.
+// Both gradients of a layer of 16 channels in the same block, for they share their tiles; each block makes a part of
+// the weight gradient.
 template <int C>
 __device__ void both_gradients(const BackwardArgs& a, float* coef) {
     static_assert(C == 16, "a warp has all channels");

@@ -1,8 +1,10 @@
-// The end of the network, a block an image: the last ReLU, average pool, classifier, soft-target loss, and the gradients of all
-// that, down to the one behind the last batch norm. The same formulas as backend/cpu/pool, backend/cpu/head and methods/loss.
+// The end of the network, a block an image: the last ReLU, average pool, classifier, soft-target loss, and the
+// gradients of all that, down to the one behind the last batch norm. The same formulas as backend/cpu/pool,
+// backend/cpu/head and methods/loss.
 
 
-// One label of a sample: coefficient times loss, coefficient times h of its gradient, exp(logit - max) of the label and the sum of all.
+// One label of a sample: coefficient times loss, coefficient times h of its gradient, exp(logit - max) of the label
+// and the sum of all.
 struct Label {
     float loss, weight, exp, sum;
 };
@@ -33,7 +35,7 @@ __device__ void head(const HeadArgs& a) {
     float* f = scratch + SCRATCH;
     float* df = f + C;
     float* z = df + C;              // logits
-    float* u = z + a.classes;       // the same with offsets
+    float* u = z + a.classes;       // the same with scales and offsets
     float* dz = u + a.classes;      // gradient of the logits
     float* inverse = dz + a.classes;  // 1 / length of a class's weights
     __shared__ float max;
@@ -106,7 +108,7 @@ __device__ void head(const HeadArgs& a) {
         } else {
             z[k] = a.linear[a.classes * C + k] + product;
         }
-        u[k] += z[k];
+        u[k] += a.scales ? a.scales[k] * z[k] : z[k];
         a.logits[(a.train ? image : row) * a.classes + k] = z[k];
     }
     __syncthreads();
@@ -147,7 +149,7 @@ __device__ void head(const HeadArgs& a) {
             }
             if (k == la) d -= one.weight;
             if (k == lb) d -= two.weight;
-            dz[k] = d;
+            dz[k] = a.scales ? a.scales[k] * d : d;
         }
         __syncthreads();
         float* part = a.linear_parts + (size_t)image * a.classes * (C + 1);

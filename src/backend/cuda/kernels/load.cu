@@ -1,4 +1,5 @@
-// The loader: gathers images by the epoch's plan, crops, flips, mixes and normalises them; the same formulas as backend/cpu/load.
+// The loader: gathers images by the epoch's plan, crops, flips, mixes and normalises them; the same formulas as
+// backend/cpu/load.
 
 // The pixel of an augmented image, or null where it is black.
 __device__ __forceinline__ const u8* pixel_of(const LoadArgs& a, const Row& r, int row, int col) {

@@ -1,4 +1,5 @@
-// The end of a step: adds up the parts of the gradients, moves the parameters (backend/cpu/sgd), and lays the weights out for the kernels.
+// The end of a step: adds up the parts of the gradients, moves the parameters (backend/cpu/sgd), and lays the weights
+// out for the kernels.
 
 __device__ void step(const StepArgs& a) {
     // The block's segment, for which all threads look at once.
@@ -29,7 +30,8 @@ __device__ void step(const StepArgs& a) {
         const int count = i < s.len ? min(s.len - i, (u32)QUAD) : 0;
         u32 stride = s.len, part = i;
         if (s.forward) {
-            // A weight is (9, cin, cout); its parts have more rows where the channels in are padded. A quad is in a row.
+            // A weight is (9, cin, cout); its parts have more rows where the channels in are padded. A quad is in a
+            // row.
             int tap, ci, co;
             row_of(i, tap, ci, co);
             part = (tap * s.cin_padded + ci) * s.cout + co;

@@ -87,9 +87,10 @@ pub struct DeviceNet {
     velocity: Memory<f32>,
     running: Memory<f32>,
     linear_at: usize,
-    /// Offsets, then margins, by class; with margins the sample's labels do not share a softmax.
+    /// Offsets, margins and scales by class; with margins the sample's labels do not share a softmax.
     classwise: Memory<f32>,
     has_margins: bool,
+    has_scales: bool,
     gamma: f32,
     normalised: bool,
     plan: Plan,
@@ -258,8 +259,10 @@ impl DeviceNet {
             shape,
             velocity: device.zeros(trained(len))?,
             linear_at: host.classifier(),
-            classwise: device.upload(&[&criterion.offsets[..], &criterion.margins].concat())?,
+            classwise: device
+                .upload(&[&criterion.offsets[..], &criterion.margins, &criterion.scales].concat())?,
             has_margins: criterion.has_margins(),
+            has_scales: !criterion.scales.is_empty(),
             gamma: criterion.gamma,
             normalised: network.classifier.kind == ClassifierKind::Cosine,
             gradients,

@@ -210,6 +210,7 @@ impl Engine for Pass<'_> {
             norm: net.layers[net.layers.len() - 1].norm,
             offsets: net.classwise.at(0),
             margins: if net.has_margins { net.classwise.at(net.classes) } else { 0 },
+            scales: if net.has_scales { net.classwise.at(2 * net.classes) } else { 0 },
             images: self.images as i32,
             batch: net.batch as i32,
             classes: net.classes as i32,

@@ -1,0 +1,138 @@
+//! Mixes, losses and rules as values of flags, and their options as flags: all from the table of methods.
+
+use std::sync::LazyLock;
+
+use anyhow::{Result, bail};
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
+
+use crate::methods::choice::{Choice, Domain, Kind, Opt, options};
+use crate::methods::loss::LossKind;
+use crate::methods::mix::MixKind;
+use crate::methods::presets::Method;
+use crate::methods::rule::RuleKind;
+
+/// The names of a kind, each with what it is.
+pub fn names<K: Kind>() -> PossibleValuesParser {
+    PossibleValuesParser::new(K::ALL.iter().map(|kind| {
+        let entry = kind.entry();
+        PossibleValue::new(entry.name).help(entry.about)
+    }))
+}
+
+/// An option, and the part of a method and the names that have it.
+struct Flag {
+    option: &'static Opt,
+    /// Its name on the command line.
+    long: &'static str,
+    part: &'static str,
+    names: Vec<&'static str>,
+}
+
+/// Those of all mixes, losses and rules, each once.
+static FLAGS: LazyLock<Vec<Flag>> = LazyLock::new(|| {
+    fn of<K: Kind>() -> impl Iterator<Item = Flag> {
+        let flag = |(option, names): (&'static Opt, _)| {
+            // Once for the life of the program: clap takes names that stay.
+            Flag { option, long: option.flag().leak(), part: K::PART, names }
+        };
+        options::<K>().into_iter().map(flag)
+    }
+    of::<MixKind>().chain(of::<LossKind>()).chain(of::<RuleKind>()).collect()
+});
+
+/// The options that are given, with their values.
+#[derive(Clone, Debug, Default)]
+pub struct Given(Vec<(&'static str, f64)>);
+
+impl Args for Given {
+    fn augment_args(command: Command) -> Command {
+        command.args(FLAGS.iter().map(|Flag { option, long, .. }| {
+            let about = format!("{} [default: {}]", option.about, option.usual());
+            let arg = Arg::new(*long)
+                .long(*long)
+                .help_heading("Options of the method")
+                .allow_negative_numbers(true);
+            let arg = match option.more {
+                "" => arg.help(about),
+                more => arg.help(&about).long_help(format!("{about}\n\n{more}")),
+            };
+            match option.domain {
+                Domain::Number { symbol, .. } => arg.value_name(symbol).value_parser(value_parser!(f64)),
+                Domain::OneOf(symbol, words) => {
+                    let word =
+                        |(word, about): &(&'static str, &'static str)| PossibleValue::new(*word).help(*about);
+                    arg.value_name(symbol).value_parser(PossibleValuesParser::new(words.iter().map(word)))
+                }
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Given::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Given {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Given, Error> {
+        let given = |Flag { option, long, .. }: &Flag| {
+            let value = match option.domain {
+                Domain::Number { .. } => *matches.get_one::<f64>(long)?,
+                Domain::OneOf(_, words) => {
+                    let asked = matches.get_one::<String>(long)?;
+                    words.iter().position(|(word, _)| word == asked)? as f64
+                }
+            };
+            Some((option.name, value))
+        };
+        Ok(Given(FLAGS.iter().filter_map(given).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Given::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Given {
+    /// Sets all of them.
+    ///
+    /// # Errors
+    /// One that would do nothing.
+    pub fn set(&self, mut method: Method) -> Result<Method> {
+        for &(name, value) in &self.0 {
+            if let Some(mix) = method.mix.setting(name, value) {
+                method.mix = mix;
+            } else if let Some(loss) = method.loss.setting(name, value) {
+                method.loss = loss;
+            } else if let Some(rule) = method.rule.setting(name, value) {
+                method.rule = rule;
+            } else {
+                let flag =
+                    FLAGS.iter().find(|flag| flag.option.name == name).expect("it was read from there");
+                let needs = condition(&method.mix, name)
+                    .or_else(|| condition(&method.loss, name))
+                    .or_else(|| condition(&method.rule, name))
+                    .unwrap_or_else(|| format!("--{} {}", flag.part, one_of(&flag.names)));
+                bail!("--{}: does nothing with this method; it needs {needs}", flag.long);
+            }
+        }
+        Ok(method)
+    }
+}
+
+/// `a, b or c`.
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+/// The flag and word that an option depends on.
+fn condition<K: Kind>(choice: &Choice<K>, name: &str) -> Option<String> {
+    let option = choice.kind.entry().options.iter().find(|option| option.name == name)?;
+    let (other, word) = option.only_with?;
+    Some(format!("--{} {word}", other.replace('_', "-")))
+}

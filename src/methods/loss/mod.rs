@@ -1,0 +1,184 @@
+//! The losses: how each parameterises the classifier's operation, and a reference in f64 that this operation
+//! is tested against.
+//!
+//! Each sample has two labels with a coefficient each; mixing, class weights and the batch's normalisation
+//! are all in the coefficients (see `train::plan`), and what tells the losses apart is in a [`Criterion`], so
+//! one formula serves every method:
+//!
+//! ```text
+//! L    = Σ_s  coef_a[s] · ℓ(z_s, a_s) + coef_b[s] · ℓ(z_s, b_s)
+//! ℓ(z, k) = (1 − p_k)^γ · (−log p_k),     p = softmax(u),     u_c = scale_c · z_c + offset_c − [c = k] · margin_k
+//!
+//! ∂ℓ/∂z_c = h · (p_c − [c = k]) · scale_c,   h = (1 − p_k)^γ − γ · p_k · (1 − p_k)^(γ−1) · log p_k
+//! ```
+//!
+//! A label that is smoothed by ε, without γ, is (1 − ε)·ℓ(z, k) and ε times the mean of ℓ over all classes.
+//!
+//! The logits z are `W·f + b`, or, where the classifier is normalised, [`SCALE`] times the cosine of the
+//! features and a class's weights.
+
+mod focal;
+mod las;
+mod ldam;
+mod prior;
+mod temperature;
+
+pub use self::focal::FOCAL;
+pub use self::las::LAS;
+pub use self::ldam::LDAM;
+pub use self::prior::{BALANCED_SOFTMAX, LOGIT_ADJUSTMENT};
+pub use self::temperature::{CDT, VS};
+use super::choice::{Choice, Entry, Kind};
+
+/// What a normalised classifier multiplies its cosines with: the s of LDAM.
+pub const SCALE: f32 = 30.0;
+
+/// What a classifier computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassifierKind {
+    /// `W·f + b`; the weight is (classes, features) in files.
+    Linear,
+    /// A multiple of the cosine of the features and a class's weights; the weight is (features, classes) in
+    /// files, as in LDAM's code.
+    Cosine,
+}
+
+/// The loss of one label, with the values of its options.
+pub type Loss = Choice<LossKind>;
+
+/// A loss.
+#[derive(Debug)]
+pub struct LossKind {
+    entry: Entry,
+    /// The kind of classifier that it is made for.
+    pub classifier: ClassifierKind,
+    /// Whether it is for classifiers on features alone.
+    pub on_features: bool,
+    /// Turns the criterion of cross-entropy into that of this loss, given each class's number of training
+    /// images, all positive.
+    criterion: fn(&Loss, &[usize], &mut Criterion),
+}
+
+impl Kind for LossKind {
+    const PART: &'static str = "loss";
+    const ALL: &'static [&'static LossKind] =
+        &[&CE, &FOCAL, &BALANCED_SOFTMAX, &LOGIT_ADJUSTMENT, &LDAM, &VS, &CDT, &LAS];
+
+    fn entry(&'static self) -> &'static Entry {
+        &self.entry
+    }
+}
+
+/// Cross-entropy of the softmax.
+pub static CE: LossKind = LossKind {
+    entry: Entry { name: "ce", title: "ERM", about: "Cross-entropy", source: "", options: &[] },
+    classifier: ClassifierKind::Linear,
+    on_features: false,
+    criterion: |_, _, _| {},
+};
+
+impl Choice<LossKind> {
+    /// The kind of classifier that it is made for.
+    pub fn classifier(&self) -> ClassifierKind {
+        self.kind.classifier
+    }
+
+    /// The loss for classes of these many training images, all positive.
+    pub fn criterion(&self, counts: &[usize]) -> Criterion {
+        let plain = Criterion::cross_entropy(counts.len());
+        let mut criterion = Criterion { classifier: self.classifier(), ..plain };
+        (self.kind.criterion)(self, counts, &mut criterion);
+        criterion
+    }
+}
+
+/// Applies `f` to each class's number of training images.
+fn of_each(counts: &[usize], f: impl Fn(f64) -> f64) -> Vec<f32> {
+    counts.iter().map(|&n| f(n as f64) as f32).collect()
+}
+
+/// Whether a number is from 0 to another.
+fn up_to(x: f64, most: f64) -> bool {
+    (0.0..=most).contains(&x)
+}
+
+/// A loss in numbers: what the head's op takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Criterion {
+    /// What each class's logit is multiplied by; empty for 1.
+    pub scales: Vec<f32>,
+    /// What is added to each class's logit.
+    pub offsets: Vec<f32>,
+    /// What is taken from the logit of a label, by class.
+    pub margins: Vec<f32>,
+    /// γ of the focal loss; 0 for none.
+    pub gamma: f32,
+    /// What of each label is spread over all classes; empty for nothing.
+    pub smoothing: Vec<f32>,
+    /// The kind of classifier that it is made for.
+    pub classifier: ClassifierKind,
+}
+
+impl Criterion {
+    /// Plain cross-entropy.
+    pub fn cross_entropy(classes: usize) -> Criterion {
+        let classifier = ClassifierKind::Linear;
+        let nothing = || vec![0.0; classes];
+        let (scales, smoothing) = (vec![], vec![]);
+        Criterion { scales, offsets: nothing(), margins: nothing(), gamma: 0.0, smoothing, classifier }
+    }
+
+    /// Whether labels have margins: then a sample's two labels do not share a softmax.
+    pub fn has_margins(&self) -> bool {
+        self.margins.iter().any(|&m| m != 0.0)
+    }
+}
+
+/// Two labels and their coefficients for each of N samples; all four slices are of length N.
+#[derive(Clone, Copy, Debug)]
+pub struct Targets<'a> {
+    /// First label, below the number of classes.
+    pub label_a: &'a [u32],
+    /// Second label, below the number of classes.
+    pub label_b: &'a [u32],
+    /// Coefficient of the first label's loss.
+    pub coef_a: &'a [f32],
+    /// Coefficient of the second label's loss.
+    pub coef_b: &'a [f32],
+}
+
+/// The loss of a batch and its gradient by the logits; `logits` and the gradient are (N, C), row by row.
+/// Plain f64: what a kernel is tested against, never what trains.
+pub fn reference(criterion: &Criterion, logits: &[f64], targets: &Targets) -> (f64, Vec<f64>) {
+    assert!(criterion.smoothing.is_empty(), "smoothed labels are tested elsewhere");
+    let classes = criterion.offsets.len();
+    let mut loss = 0.0;
+    let mut gradient = vec![0.0; logits.len()];
+    for (s, (z, row)) in logits.chunks_exact(classes).zip(gradient.chunks_exact_mut(classes)).enumerate() {
+        let a = (targets.label_a[s], targets.coef_a[s]);
+        let b = (targets.label_b[s], targets.coef_b[s]);
+        for (label, coef) in [a, b] {
+            let (k, coef, gamma) = (label as usize, f64::from(coef), f64::from(criterion.gamma));
+            let scale = |c: usize| criterion.scales.get(c).map_or(1.0, |s| f64::from(*s));
+            let logits = z.iter().enumerate().zip(&criterion.offsets);
+            let mut u: Vec<f64> = logits.map(|((c, z), &offset)| scale(c) * z + f64::from(offset)).collect();
+            u[k] -= f64::from(criterion.margins[k]);
+            let max = u.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let log_rest = u.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
+            let log_p = (u[k] - max) - log_rest;
+            let rest = -log_p.exp_m1();
+            loss -= coef * rest.powf(gamma) * log_p;
+            // At p = 1 the limit: log p / (1 − p) → −1.
+            let slope = if rest > 0.0 { log_p / rest } else { -1.0 };
+            let h = rest.powf(gamma) * (1.0 - gamma * log_p.exp() * slope);
+            for (c, (g, u)) in row.iter_mut().zip(&u).enumerate() {
+                let hit = if c == k { 1.0 } else { 0.0 };
+                *g += coef * h * ((u - max - log_rest).exp() - hit) * scale(c);
+            }
+        }
+    }
+    (loss, gradient)
+}
+
+#[cfg(test)]
+mod tests;

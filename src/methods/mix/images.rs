@@ -1,0 +1,32 @@
+//! Mixup and Remix: two images are blended.
+
+use super::{ALPHA, Blend, KAPPA, LAMBDA_PER, Labels, MixKind, Partner, TAU};
+use crate::methods::choice::Entry;
+
+/// *mixup*: the labels with the λ of the images.
+pub static MIXUP: MixKind = MixKind {
+    entry: Entry {
+        name: "mixup",
+        title: "Mixup",
+        about: "Mixup: images and labels blended with the same share",
+        source: "Zhang et al., arXiv 1710.09412",
+        options: &[ALPHA, LAMBDA_PER],
+    },
+    blend: Blend::Images,
+    labels: Labels::Shares,
+    partner: Partner::OfBatch,
+};
+
+/// *Remix*: the label of the clearly rarer class wins where λ allows it.
+pub static REMIX: MixKind = MixKind {
+    entry: Entry {
+        name: "remix",
+        title: "Remix",
+        about: "Remix: Mixup whose label goes to the clearly rarer class",
+        source: "Chou et al., arXiv 2007.03943",
+        options: &[ALPHA, KAPPA, TAU, LAMBDA_PER],
+    },
+    blend: Blend::Images,
+    labels: Labels::Remix,
+    partner: Partner::OfBatch,
+};

@@ -1,0 +1,207 @@
+//! How the images and the labels of pairs are mixed: λ, the share of the first image, and λ_y, that of its
+//! label.
+//!
+//! A mix is what is blended (the images, a patch, hidden states), how the labels are, and who the partner is.
+//! A pair (i, j) becomes x = λ x_i + (1−λ) x_j with the loss λ_y ℓ(i) + (1−λ_y) ℓ(j); where a [`Patch`] of
+//! x_j replaces that part of x_i, λ is the share that is left of x_i. The pixels themselves are the loaders'
+//! business.
+//!
+//! **Where rounding happens.** λ is rounded to f32 once, where it is drawn, and from there on is *the* λ: the
+//! pixels are mixed with it, the case analysis of Remix compares it (widened to f64, exactly) with τ, and λ_y
+//! is it wherever Remix does not intervene. So the analysis never disagrees with the picture, and τ = 0 is
+//! Mixup bit for bit.
+
+mod cmo;
+mod hidden;
+mod images;
+mod patch;
+
+use rand::distr::Distribution;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::Beta;
+
+pub use self::cmo::CMO;
+pub use self::hidden::{MANIFOLD_MIXUP, REMIX_MANIFOLD};
+pub use self::images::{MIXUP, REMIX};
+pub use self::patch::{CUTMIX, Patch, REMIX_CUTMIX};
+use super::choice::{Choice, Domain, Entry, Kind, Opt};
+use crate::rng;
+
+/// A mix with the values of its options.
+pub type Mix = Choice<MixKind>;
+
+/// A mix.
+#[derive(Debug)]
+pub struct MixKind {
+    entry: Entry,
+    /// What is blended.
+    pub blend: Blend,
+    /// How the labels are mixed.
+    pub labels: Labels,
+    /// Who the partner is.
+    pub partner: Partner,
+}
+
+/// What is blended.
+#[derive(Debug)]
+pub enum Blend {
+    /// Nothing.
+    Nothing,
+    /// The images.
+    Images,
+    /// A patch of the partner replaces that part of the image; the function draws it from λ and the image's
+    /// height and width.
+    Patch(fn(f32, &mut ChaCha8Rng, [usize; 2]) -> Patch),
+    /// The images, or what leaves one of the first two stages of the network, drawn for each batch.
+    Hidden,
+}
+
+/// How the labels are mixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// As the images are: λ_y = λ.
+    Shares,
+    /// As Remix does it, by the options κ and τ.
+    Remix,
+}
+
+/// Who an image is mixed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partner {
+    /// An image of the same batch. The partners are a permutation of the batch, so an image may be its own
+    /// partner.
+    OfBatch,
+    /// One of the training split, drawn so that all classes are equally frequent.
+    OfAnyClass,
+}
+
+impl Kind for MixKind {
+    const PART: &'static str = "mix";
+    const ALL: &'static [&'static MixKind] =
+        &[&NONE, &MIXUP, &REMIX, &CUTMIX, &REMIX_CUTMIX, &MANIFOLD_MIXUP, &REMIX_MANIFOLD, &CMO];
+
+    fn entry(&'static self) -> &'static Entry {
+        &self.entry
+    }
+}
+
+/// No mixing.
+pub static NONE: MixKind = MixKind {
+    entry: Entry { name: "none", title: "ERM", about: "No mixing", source: "", options: &[] },
+    blend: Blend::Nothing,
+    labels: Labels::Shares,
+    partner: Partner::OfBatch,
+};
+
+const ALPHA: Opt = Opt::new(
+    "alpha",
+    "Mixes: λ, the share of the first image, is drawn from Beta(A, A); 1 is uniform",
+    1.0,
+    Domain::Number {
+        symbol: "A",
+        check: |alpha| (1e-3..=1e3).contains(&alpha),
+        why: "must be between 0.001 and 1000; 1 is uniform",
+    },
+);
+
+const KAPPA: Opt = Opt::new(
+    "kappa",
+    "Remix: a class is rare beside one that has at least K times its images",
+    3.0,
+    Domain::Number {
+        symbol: "K",
+        check: |kappa| kappa >= 1.0 && kappa.is_finite(),
+        why: "must be at least 1",
+    },
+);
+
+const TAU: Opt = Opt::new(
+    "tau",
+    "Remix: the rare class takes the whole label if the other has less than T of the image",
+    0.5,
+    Domain::Number {
+        symbol: "T",
+        check: |tau| (0.0..=1.0).contains(&tau),
+        why: "must be between 0 (no Remix) and 1",
+    },
+);
+
+const LAMBDA_PER: Opt = Opt::new(
+    "lambda_per",
+    "Mixes: draw λ, and with it the patch, once for each batch or for each pair",
+    0.0,
+    Domain::OneOf("PER", &[("batch", "One λ for all pairs of a batch"), ("sample", "One λ for each pair")]),
+);
+
+impl Choice<MixKind> {
+    /// Whether nothing is mixed.
+    pub fn is_none(&self) -> bool {
+        matches!(self.kind.blend, Blend::Nothing)
+    }
+
+    /// In how many places of the network batches may be mixed, one of them drawn for each batch: 0 are the
+    /// images, 1 and 2 what leaves these stages.
+    pub fn places(&self) -> usize {
+        if matches!(self.kind.blend, Blend::Hidden) { 3 } else { 1 }
+    }
+
+    /// Draws λ and the patch of the `n` pairs of a batch of images of `size` (height, width): each λ in [0,
+    /// 1], of a patch the very share that it leaves. Without mixing it takes nothing from the stream and
+    /// gives 1.
+    pub fn draw(&self, rng: &mut ChaCha8Rng, n: usize, size: [usize; 2]) -> (Vec<f32>, Vec<Patch>) {
+        let unmixed = || (vec![1.0; n], vec![Patch::default(); n]);
+        if self.is_none() {
+            return unmixed();
+        }
+        if let Some(prob) = self.get("mix_prob")
+            && rng::uniform(rng) >= prob
+        {
+            return unmixed();
+        }
+        let alpha = self.value("alpha");
+        // Beta(1, 1) is uniform: one word a draw, on any device, and 1−λ is exact.
+        let beta = (alpha != 1.0).then(|| Beta::new(alpha, alpha).expect("a validated config has alpha > 0"));
+        let mut draw = || {
+            let lambda = match &beta {
+                Some(beta) => beta.sample(rng) as f32,
+                None => rng::uniform_f32(rng),
+            };
+            let Blend::Patch(patch) = self.kind.blend else { return (lambda, Patch::default()) };
+            let patch = patch(lambda, rng, size);
+            let share = 1.0 - patch.area() as f64 / size.iter().product::<usize>() as f64;
+            (share as f32, patch)
+        };
+        if self.is("lambda_per", "batch") {
+            let (lambda, patch) = draw();
+            return (vec![lambda; n], vec![patch; n]);
+        }
+        (0..n).map(|_| draw()).unzip()
+    }
+
+    /// λ_y of a pair whose classes have `n_i` and `n_j` training images (Remix paper, equation 4):
+    ///
+    /// ```text
+    /// λ_y = 0   if n_i ≥ κ n_j  and  λ < τ        (j is rare, and more than 1−τ of the picture)
+    ///       1   if κ n_i ≤ n_j  and  1−λ < τ      (i is rare, and more than 1−τ of the picture)
+    ///       λ   otherwise
+    /// ```
+    ///
+    /// Both conditions at once need κ = 1, n_i = n_j and τ > ½; then the first one holds.
+    pub fn lambda_y(&self, lambda: f32, n_i: usize, n_j: usize) -> f32 {
+        if self.kind.labels == Labels::Shares {
+            return lambda;
+        }
+        let (kappa, tau) = (self.value("kappa"), self.value("tau"));
+        let (n_i, n_j, l) = (n_i as f64, n_j as f64, f64::from(lambda));
+        if n_i >= kappa * n_j && l < tau {
+            0.0
+        } else if kappa * n_i <= n_j && 1.0 - l < tau {
+            1.0
+        } else {
+            lambda
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

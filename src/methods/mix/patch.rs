@@ -1,0 +1,78 @@
+//! CutMix, and Remix's labels on CutMix: a rectangle of one image is pasted into another.
+
+use rand_chacha::ChaCha8Rng;
+
+use super::{ALPHA, Blend, KAPPA, LAMBDA_PER, Labels, MixKind, Partner, TAU};
+use crate::methods::choice::Entry;
+use crate::rng;
+
+/// *CutMix*: the labels by the areas.
+pub static CUTMIX: MixKind = MixKind {
+    entry: Entry {
+        name: "cutmix",
+        title: "CutMix",
+        about: "CutMix: a rectangle of one image in another, labels by the areas",
+        source: "Yun et al., arXiv 1905.04899",
+        options: &[ALPHA, LAMBDA_PER],
+    },
+    blend: Blend::Patch(anywhere),
+    labels: Labels::Shares,
+    partner: Partner::OfBatch,
+};
+
+/// Remix on CutMix.
+pub static REMIX_CUTMIX: MixKind = MixKind {
+    entry: Entry {
+        name: "remix-cutmix",
+        title: "Remix-CutMix",
+        about: "CutMix with the labels of Remix",
+        source: "Chou et al., arXiv 2007.03943",
+        options: &[ALPHA, KAPPA, TAU, LAMBDA_PER],
+    },
+    blend: Blend::Patch(anywhere),
+    labels: Labels::Remix,
+    partner: Partner::OfBatch,
+};
+
+/// CutMix's patch: its centre may be anywhere.
+pub(super) fn anywhere(lambda: f32, rng: &mut ChaCha8Rng, size: [usize; 2]) -> Patch {
+    Patch::around(lambda, size.map(|len| rng::below(rng, len)), size)
+}
+
+/// A rectangle of a sample that shows its partner, in pixels. Empty where images are blended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patch {
+    /// First row.
+    pub top: u32,
+    /// Row behind the last.
+    pub bottom: u32,
+    /// First column.
+    pub left: u32,
+    /// Column behind the last.
+    pub right: u32,
+}
+
+impl Patch {
+    /// CutMix's for a drawn λ: sides of √(1−λ) of the image's around a centre that may be anywhere, clipped
+    /// at the image's edges. The roundings are those of the paper's code: sides and their halves down.
+    pub(crate) fn around(lambda: f32, [row, col]: [usize; 2], [height, width]: [usize; 2]) -> Patch {
+        let side = (1.0 - f64::from(lambda)).sqrt();
+        let span = |len: usize, centre: usize| {
+            let half = (len as f64 * side) as usize / 2;
+            (centre.saturating_sub(half) as u32, (centre + half).min(len) as u32)
+        };
+        let ((top, bottom), (left, right)) = (span(height, row), span(width, col));
+        Patch { top, bottom, left, right }
+    }
+
+    /// Pixels in it.
+    pub fn area(&self) -> usize {
+        (self.bottom - self.top) as usize * (self.right - self.left) as usize
+    }
+
+    /// Whether a pixel is in it.
+    pub fn contains(&self, row: usize, col: usize) -> bool {
+        let within = |at: usize, from: u32, to: u32| (from as usize..to as usize).contains(&at);
+        within(row, self.top, self.bottom) && within(col, self.left, self.right)
+    }
+}

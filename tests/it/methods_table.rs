@@ -1,0 +1,41 @@
+//! The table of mixes, losses and rules in the guide is that of the program.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use remix::methods::choice::{Entry, Kind};
+use remix::methods::loss::LossKind;
+use remix::methods::mix::MixKind;
+use remix::methods::rule::RuleKind;
+
+/// Lines of the page between which the table stands.
+const FRAME: [&str; 2] =
+    ["<!-- made by `REMIX_BLESS=1 cargo test methods_table` -->\n", "<!-- end of what is made -->\n"];
+
+fn rows<K: Kind>(text: &mut String) {
+    for kind in K::ALL {
+        let Entry { name, about, source, options, .. } = kind.entry();
+        let options: Vec<String> =
+            options.iter().map(|option| format!("`--{} {}`", option.flag(), option.usual())).collect();
+        writeln!(text, "| `--{} {name}` | {about} | {} | {source} |", K::PART, options.join(", ")).unwrap();
+    }
+}
+
+#[test]
+fn the_guide_has_the_table_of_the_program() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide/methods.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let mut table =
+        "| flag | what it is | options and their defaults | source |\n|:--|:--|:--|:--|\n".to_owned();
+    rows::<MixKind>(&mut table);
+    rows::<LossKind>(&mut table);
+    rows::<RuleKind>(&mut table);
+    let (before, rest) = page.split_once(FRAME[0]).expect("the first line of the frame");
+    let (found, after) = rest.split_once(FRAME[1]).expect("the last line of the frame");
+    if std::env::var_os("REMIX_BLESS").is_some() {
+        fs::write(&path, [before, FRAME[0], &table, FRAME[1], after].concat()).unwrap();
+        return;
+    }
+    assert!(found == table, "{}: renew it with REMIX_BLESS=1 cargo test methods_table", path.display());
+}
