@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod candle;
+mod command_line;
 mod common;
 mod eval;
 mod fabricate;

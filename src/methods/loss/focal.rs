@@ -8,7 +8,7 @@ pub static FOCAL: LossKind = LossKind {
     entry: Entry {
         name: "focal",
         title: "Focal",
-        about: "Focal loss: what is classified well counts less",
+        about: "What is classified well counts less",
         source: "Lin et al., arXiv 1708.02002",
         options: &[GAMMA],
     },

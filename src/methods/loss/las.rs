@@ -11,7 +11,7 @@ pub static LAS: LossKind = LossKind {
     entry: Entry {
         name: "las",
         title: "LAS",
-        about: "Label-aware smoothing: labels of frequent classes are smoothed more (with --classifier)",
+        about: "Labels of frequent classes are smoothed more (with --classifier)",
         source: "Zhong et al., arXiv 2104.00466",
         options: &[SMOOTH_HEAD, SMOOTH_TAIL],
     },

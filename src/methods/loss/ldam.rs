@@ -8,7 +8,7 @@ pub static LDAM: LossKind = LossKind {
     entry: Entry {
         name: "ldam",
         title: "LDAM",
-        about: "LDAM: a normalised classifier with larger margins for rarer classes",
+        about: "A normalised classifier with larger margins for rarer classes",
         source: "Cao et al., arXiv 1906.07413",
         options: &[MARGIN],
     },

@@ -8,7 +8,7 @@ pub static BALANCED_SOFTMAX: LossKind = LossKind {
     entry: Entry {
         name: "balanced-softmax",
         title: "Balanced Softmax",
-        about: "Balanced softmax: the log of the class counts is added to the logits",
+        about: "The log of the class counts is added to the logits",
         source: "Ren et al., arXiv 2007.10740",
         options: &[],
     },
@@ -26,7 +26,7 @@ pub static LOGIT_ADJUSTMENT: LossKind = LossKind {
     entry: Entry {
         name: "logit-adjustment",
         title: "Logit Adjustment",
-        about: "Logit adjustment: --la-tau times the log of the classes' shares is added to the logits",
+        about: "--la-tau times the log of the classes' shares is added to the logits",
         source: "Menon et al., arXiv 2007.07314",
         options: &[LA_TAU],
     },

@@ -10,7 +10,7 @@ pub static VS: LossKind = LossKind {
     entry: Entry {
         name: "vs",
         title: "VS",
-        about: "VS loss: logits times a power of the class counts, plus the log of the classes' shares",
+        about: "Logits times a power of the class counts, plus the log of the classes' shares",
         source: "Kini et al., arXiv 2103.01550",
         options: &[VS_GAMMA, VS_TAU],
     },
@@ -28,7 +28,7 @@ pub static CDT: LossKind = LossKind {
     entry: Entry {
         name: "cdt",
         title: "CDT",
-        about: "Class-dependent temperatures: logits times a power of the class counts",
+        about: "Logits times a power of the class counts",
         source: "Ye et al., arXiv 2001.01385",
         options: &[CDT_GAMMA],
     },
@@ -43,7 +43,7 @@ fn scale(counts: &[usize], gamma: f64, criterion: &mut Criterion) {
 }
 
 const VS_GAMMA: Opt =
-    Opt::new("vs_gamma", "vs: the exponent of n_c / n_max that logits are multiplied by", 0.15, EXPONENT);
+    Opt::new("vs_gamma", "vs: γ, where logits are multiplied by (n_c / n_max)^γ", 0.15, EXPONENT);
 
 const VS_TAU: Opt = Opt::new(
     "vs_tau",
@@ -53,7 +53,7 @@ const VS_TAU: Opt = Opt::new(
 );
 
 const CDT_GAMMA: Opt =
-    Opt::new("cdt_gamma", "cdt: the exponent of n_c / n_max that logits are multiplied by", 0.2, EXPONENT);
+    Opt::new("cdt_gamma", "cdt: γ, where logits are multiplied by (n_c / n_max)^γ", 0.2, EXPONENT);
 
 const EXPONENT: Domain =
     Domain::Number { symbol: "G", check: |gamma| up_to(gamma, 10.0), why: "must be between 0 and 10" };

@@ -11,7 +11,7 @@ pub static CMO: MixKind = MixKind {
     entry: Entry {
         name: "cmo",
         title: "CMO",
-        about: "CMO: CutMix whose patches come from all classes equally often",
+        about: "CutMix whose patches come from all classes equally often",
         source: "Park et al., arXiv 2112.00412",
         options: &[ALPHA, MIX_PROB, LAMBDA_PER],
     },
