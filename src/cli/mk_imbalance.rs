@@ -14,12 +14,13 @@ use self::collection::Collection;
 use self::flags::{Flags, ImbType, Name, Normalisation, name};
 use super::CheckFailed;
 use crate::data::cifar::{self, CIFAR10, CIFAR100};
+use crate::data::files::decode;
 use crate::data::{CHANNELS, SIDE, imbalance, shard, synthetic};
 use crate::manifest::store::{self, Plan};
 use crate::manifest::{Input, Kind, Object, hash, key};
 use crate::report::settings::departs;
 
-/// Raised when the same parameters would give other images: also by a decoder that is updated.
+/// Raised when the same parameters would give other images.
 const SEMANTICS: u32 = 1;
 
 /// The tool.
@@ -142,8 +143,8 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
         _ => {}
     }
     set("shard_bytes", json!(flags.shard_bytes));
-    let mut plan =
-        Plan { kind: Kind::Dataset, semantics: SEMANTICS, params, inputs, dir: PathBuf::new(), file: None };
+    let semantics = if flags.dataset.is_files() { decode::SEMANTICS } else { SEMANTICS };
+    let mut plan = Plan { kind: Kind::Dataset, semantics, params, inputs, dir: PathBuf::new(), file: None };
     plan.dir = match &flags.common.out {
         Some(out) => out.clone(),
         None => directory(flags, origin, &plan),

@@ -34,7 +34,7 @@ use crate::methods::presets::preset_name;
 use crate::report::settings::departs;
 use crate::train::config::{Config, Select};
 use crate::train::schedule::Recipe;
-use crate::train::{Event, FILES, Job, LOG, SEMANTICS, STATE, tensorboard};
+use crate::train::{Event, FILES, Job, LOG, SECOND_STAGE, SEMANTICS, STATE, tensorboard};
 
 /// The tool.
 pub fn main() -> ExitCode {
@@ -183,7 +183,8 @@ impl<'a> Run<'a> {
         let is_auto = matches!(config.classifier, Some(Classifier::TauNorm { tau_norm: None }));
         let needs_val = select == Select::Val || is_auto;
         let splits: &[&str] = if needs_val { &["train", "val", "test"] } else { &["train", "test"] };
-        let plan = plan(SEMANTICS, &config, splits)?;
+        let version = if config.classifier.is_some() { SECOND_STAGE } else { SEMANTICS };
+        let plan = plan(version, &config, splits)?;
         if let Some(init) = init {
             init.check(config.arch, &plan.dir)?;
         }
@@ -355,7 +356,7 @@ fn work(writer: &Writer, run: &Run, flags: &Flags, device: Device, mut progress:
     let dir = writer.dir();
     let mut failed = None;
     let begun_by = writer.plan().semantics;
-    if begun_by != SEMANTICS {
+    if begun_by < SEMANTICS {
         log::warn!(
             "this run was begun by version {begun_by} of train, which rounds differently; the remaining epochs are computed by version {SEMANTICS}"
         );
@@ -373,7 +374,7 @@ fn work(writer: &Writer, run: &Run, flags: &Flags, device: Device, mut progress:
         log::warn!("{e:#}; the event file is made again at the end");
     }
     progress.done(&done.metrics);
-    if begun_by != SEMANTICS {
+    if begun_by < SEMANTICS {
         done.run.insert(FINISHED_BY.into(), SEMANTICS.into());
     }
     Ok(done)

@@ -49,6 +49,12 @@ use start::Start;
 /// on a GPU are those of f32 in bf16 too; recipes do not lower the rate before the third epoch.
 pub const SEMANTICS: u32 = 2;
 
+/// The same of classifiers on features.
+///
+/// 3: nearest class means are computed of centred features, which keeps their digits; the state of LWS has the
+/// weights without their scales.
+pub const SECOND_STAGE: u32 = 3;
+
 /// Weights after the last epoch.
 pub const LAST: &str = "last.safetensors";
 /// Weights after the epoch that was selected, see [`Select`].

@@ -57,6 +57,7 @@ fn from_folders_to_predictions() {
     tree(&s.join("photos"), &[("ant", 40), ("Bee", 25), ("cat 1", 12), ("d,e", 7)]);
     fs::write(s.join("photos/ant/notes.txt"), "not an image").unwrap();
     let m = s.one("mk-imbalance", "--dataset folder --data photos --size 16");
+    assert_eq!(m["semantics"], 2, "the version of the decoding is in the key");
     // Upper case before lower case, as ImageFolder sorts.
     assert_eq!(m["metrics"]["class_names"], json!(["Bee", "ant", "cat 1", "d,e"]));
     assert_eq!(m["metrics"]["cls_num_list"], json!([20, 32, 10, 6]));
@@ -89,6 +90,11 @@ fn from_folders_to_predictions() {
     let listed: String = test.iter().map(|(_, path)| format!("photos/{path}\n")).collect();
     fs::write(s.join("list.txt"), listed).unwrap();
     let new = s.one("embed", &format!("{run} --images list.txt --top 2"));
+    assert_eq!(
+        (&known["semantics"], &new["semantics"]),
+        (&2.into(), &4.into()),
+        "its own and the decoding's"
+    );
     let tensors = |m: &Value| {
         let file = Path::new(m["path"].as_str().unwrap()).with_file_name("features.safetensors");
         fs::read(file).unwrap()

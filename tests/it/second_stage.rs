@@ -56,6 +56,11 @@ fn every_classifier_is_the_same_on_features_and_on_images() {
         let m = s.one("train", &format!("features {flags} -q --out {name}"));
         assert_eq!(m["inputs"][0]["role"], "dataset");
         assert_eq!(m["inputs"][1]["role"], "init", "the network");
+        assert_eq!(
+            (&m["semantics"], &m["inputs"][1]["facts"]["semantics"]),
+            (&3.into(), &2.into()),
+            "{name}"
+        );
         let own = floats(&s.join(format!("{name}/last.safetensors")));
         let other = |tensor: &&String| !tensor.starts_with("linear.");
         assert!(own.keys().filter(other).all(|k| own[k] == backbone[k]), "{name}: the network stays");

@@ -14,7 +14,7 @@ use crate::backend::cpu::infer::{self, Folded, Inference};
 use crate::backend::cpu::load::levels;
 use crate::cli::models::{Model, models};
 use crate::cli::{CheckFailed, run_plan, terminal};
-use crate::data::files::decode::{MAX_PIXELS, is_image};
+use crate::data::files::decode::{self, MAX_PIXELS, is_image};
 use crate::data::files::tree::{LIST, Tree};
 use crate::data::files::{CHANGED, Reading};
 use crate::data::listing::PassedOver;
@@ -174,7 +174,7 @@ fn plan(model: &Model, flags: &Flags, found: &Found) -> Result<Plan> {
     let inputs = vec![model.input.clone(), images];
     let mut plan = Plan {
         kind: Kind::Embedding,
-        semantics: SEMANTICS,
+        semantics: SEMANTICS + decode::SEMANTICS,
         params,
         inputs,
         dir: Default::default(),

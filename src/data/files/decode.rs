@@ -16,6 +16,12 @@ use super::orientation;
 const ENDINGS: [&str; 13] =
     ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif", "pbm", "pnm", "jpe"];
 
+/// Raised when a file is decoded to other pixels, also by an update of a decoder. Part of the keys of all that is
+/// made from image files.
+///
+/// 2: orientations stored as LONG, in a PNG's text, or invalid beside XMP; GIFs larger than their canvas.
+pub const SEMANTICS: u32 = 2;
+
 /// Pillow's bound on pixels, beyond which it takes an image for an attack.
 pub const MAX_PIXELS: u64 = 178_956_970;
 
