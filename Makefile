@@ -66,6 +66,10 @@ lint: ## Check formatting, clippy and documentation
 	$(CARGO) clippy --release --locked --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
 
+.PHONY: ci
+ci: ## Check all that a change has to pass, as CI does
+	.ci/run
+
 # Where things are installed; DESTDIR is put before all of it, for packages.
 PREFIX  ?= /usr/local
 DESTDIR ?=

@@ -17,7 +17,7 @@ use serde_json::json;
 pub(super) use self::infer::FEATURES_ONLY;
 pub use self::infer::Rows;
 use super::generate::architectures;
-use super::models::{Trained, normalise};
+use super::trained::{Trained, normalise};
 use crate::backend::cpu::infer::BATCH;
 use crate::data::{self, Normalise, features};
 use crate::interrupt::{self, Interrupted};

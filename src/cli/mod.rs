@@ -13,6 +13,7 @@ mod summary;
 pub mod sweep;
 mod terminal;
 pub mod train;
+mod trained;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};

@@ -8,7 +8,17 @@ use anyhow::{Result, bail, ensure};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
-use super::files::{StateDict, Values};
+/// A tensor by PyTorch's shape, row major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values {
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Values.
+    pub data: Vec<f32>,
+}
+
+/// Tensors by PyTorch's names.
+pub type StateDict = BTreeMap<String, Values>;
 
 /// What wrappers (`DataParallel`, `torch.compile`, a module that has the network as a member) and nested
 /// dictionaries put before the names of a network.

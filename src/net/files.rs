@@ -1,7 +1,7 @@
 //! Files of weights: reading safetensors and PyTorch's `torch.save`, writing safetensors. Which tensors of a
 //! file are weights, and by which names, is in `entries`; their layouts are those of [`super::params`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -13,20 +13,9 @@ use serde::Deserializer;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::entries::{Contents, Entry};
+pub use super::entries::{StateDict, Values};
 use super::{Network, Params, torch};
 use crate::manifest::store::write_atomic;
-
-/// A tensor by PyTorch's shape, row major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Values {
-    /// Shape.
-    pub shape: Vec<usize>,
-    /// Values.
-    pub data: Vec<f32>,
-}
-
-/// Tensors by PyTorch's names.
-pub type StateDict = BTreeMap<String, Values>;
 
 /// Reads the weights of a network from a file; they must be for the classes of a data set.
 ///

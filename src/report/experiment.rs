@@ -1,7 +1,6 @@
 //! What an evaluation, an embedding or a training is of: method, data set, settings and run, read from
 //! lineage.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -9,10 +8,10 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::Error;
-use super::record::place;
-use super::settings::{standard, words};
+use super::column::{Column, column_of};
+use super::settings::{PROJECTION, SECOND_STAGE, standard, words};
 use crate::data::features::PASSES;
-use crate::manifest::{Input, Kind, Manifest, Object, Output, key, store};
+use crate::manifest::{FILE, Input, Kind, Manifest, Object, Output, key, store};
 use crate::methods::classifier::Classifier;
 use crate::methods::presets::{names, preset_name};
 use crate::train::config::Select;
@@ -175,45 +174,6 @@ pub(super) fn representatives(all: &[&Experiment]) -> Vec<usize> {
     }
     identities.iter().map(|identity| chosen[identity.as_str()]).collect()
 }
-
-/// The training data of a column of the table; ordered as columns are: exp, step, balanced, the largest ratio
-/// first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    /// `cifar10`, `cifar100`, `synthetic`; of image files the name of their directory.
-    pub dataset: String,
-    /// `exp`, `step` or `none`.
-    pub imb_type: String,
-    /// Images of the largest class by those of the smallest, as printed: `100`, `1.5`.
-    pub imb_ratio: String,
-}
-
-impl Column {
-    /// As `published.json` names it: `cifar10/exp/100`.
-    pub fn name(&self) -> String {
-        format!("{}/{}/{}", self.dataset, self.imb_type, self.imb_ratio)
-    }
-}
-
-impl Ord for Column {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let place = |c: &Column| (c.dataset.clone(), c.imb_type == "none", c.imb_type.clone());
-        let ratio = |c: &Column| c.imb_ratio.parse::<f64>().unwrap_or(0.0);
-        place(self)
-            .cmp(&place(other))
-            .then(ratio(other).total_cmp(&ratio(self)))
-            .then(self.imb_ratio.cmp(&other.imb_ratio))
-    }
-}
-
-impl PartialOrd for Column {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// What the settings of a projection begin with.
-pub(super) const PROJECTION: &str = "projection";
 
 /// Parameters of a data set that choose no images.
 const NEUTRAL: [&str; 4] = ["dataset", "imb_type", "imb_ratio", "shard_bytes"];
@@ -413,9 +373,6 @@ struct Trained<'a> {
     file: Option<PathBuf>,
 }
 
-/// The setting of a classifier on features.
-pub(super) const SECOND_STAGE: &str = "second_stage";
-
 /// A second stage in words: its usual name where it has one, and what departs from the usual training.
 fn second_stage(params: &Object, classifier: &Value) -> String {
     let name = classifier["name"].as_str().unwrap_or_default();
@@ -460,6 +417,12 @@ fn second_stage(params: &Object, classifier: &Value) -> String {
     text
 }
 
+/// Where a manifest is, or was when it was made.
+pub(super) fn place(m: &Manifest) -> PathBuf {
+    let run = |name| m.run.get(name).and_then(Value::as_str).unwrap_or_default();
+    m.path.clone().unwrap_or_else(|| PathBuf::from(run("cwd")).join(run("out")).join(FILE))
+}
+
 /// The data set that the images of an input are of, which may be the features of a network.
 pub(crate) fn images_of(input: &Input) -> &Input {
     let own = input.inputs.iter().find(|i| i.role == "dataset");
@@ -467,28 +430,6 @@ pub(crate) fn images_of(input: &Input) -> &Input {
         Some(own) => images_of(own),
         None => input,
     }
-}
-
-/// Data sets that there are published values for, and those that `mk-imbalance` knows by name; letters and
-/// digits alone.
-const PUBLISHED: [&str; 6] = ["cifar10", "cifar100", "cinic10", "inaturalist", "synthetic", "tinyimagenet"];
-
-/// The column that a data set belongs in, from its params. One made by hand need not say how it was made
-/// imbalanced: it is as it is.
-pub(super) fn column_of(dataset: &Input) -> Option<Column> {
-    let text = |name| dataset.params.get(name).and_then(Value::as_str).map(str::to_owned);
-    let imb_type = text("imb_type").unwrap_or_else(|| "none".into());
-    let imb_ratio = match dataset.params.get("imb_ratio").and_then(Value::as_f64) {
-        // f64 prints 100.0 as 100 and 1.5 as 1.5.
-        Some(ratio) => ratio.to_string(),
-        None if imb_type == "none" => "1".into(),
-        None => return None,
-    };
-    // Files are called by their directory, but never by the name of a published data set.
-    let own = dataset.facts.get("name").and_then(Value::as_str);
-    let bare = |own: &str| own.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
-    let own = own.filter(|own| !PUBLISHED.contains(&&*bare(own))).map(str::to_owned);
-    Some(Column { dataset: own.or_else(|| text("dataset"))?, imb_type, imb_ratio })
 }
 
 /// Values by name, those of objects by `name.inner`.

@@ -1,6 +1,6 @@
 //! Tables as LaTeX, for `\input` into a paper; booktabs does the rules.
 
-use super::markdown::{common, heading, marks, notes, row_name};
+use super::markdown::{common, marks, notes, row_name};
 use super::table::{Cell, Part, Table};
 use super::{one_line, signed};
 
@@ -22,7 +22,7 @@ fn one(t: &Table) -> String {
     text += &format!("\\label{{{label}}}\n\\resizebox{{\\textwidth}}{{!}}{{%\n");
     text += &format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "r".repeat(widths.iter().sum()));
     for (c, width) in t.columns.iter().zip(&widths) {
-        text += &format!(" & \\multicolumn{{{width}}}{{c}}{{{}}}", escape(&heading(c)));
+        text += &format!(" & \\multicolumn{{{width}}}{{c}}{{{}}}", escape(&c.heading()));
     }
     text += " \\\\\n";
     let mut from = 2;

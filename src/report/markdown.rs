@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::experiment::Column;
 use super::record::OTHERS;
 use super::settings::standard_in_words;
 use super::table::{Cell, Part, Row, Table};
@@ -16,7 +15,7 @@ pub fn write(tables: &[Table]) -> String {
 fn one(t: &Table) -> String {
     let mut head = vec!["Method".to_owned()];
     for (k, c) in t.columns.iter().enumerate() {
-        head.push(escape(&heading(c)));
+        head.push(escape(&c.heading()));
         head.extend(t.parts(k).into_iter().map(|part| part.title().to_owned()));
     }
     let mut text = format!("## {}\n\nTop-1 accuracy in percent: {}.", escape(&t.title()), t.statistics());
@@ -39,7 +38,7 @@ fn one(t: &Table) -> String {
         text += &line(&fields);
     }
     for (k, column) in t.columns.iter().enumerate() {
-        text += &others(t, k, &escape(&heading(column)));
+        text += &others(t, k, &escape(&column.heading()));
     }
     text += "\n";
     for note in notes(t) {
@@ -119,14 +118,6 @@ fn line(fields: &[String]) -> String {
     format!("| {} |\n", fields.join(" | "))
 }
 
-/// `exp 100`; a set that is as it came has no ratio to tell.
-pub(super) fn heading(c: &Column) -> String {
-    match c.imb_type.as_str() {
-        "none" => "all images".into(),
-        imb_type => format!("{imb_type} {}", c.imb_ratio),
-    }
-}
-
 /// `75.12 ± 0.31 (3)`, `75.12 (1)` or `—`.
 fn reproduced(cell: &Cell) -> String {
     match (cell.mean(), cell.std()) {
@@ -163,7 +154,7 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
         let difference = if t.has(Part::Difference) { difference } else { "" };
         notes.push(format!("paper: {}.{difference}", published::source("paper")));
     }
-    notes.extend(t.unpublished.iter().cloned());
+    notes.extend(published::missing_in_words(&t.unpublished));
     if marked('†').next().is_some() {
         notes.push(format!("†: {}.", published::source("ldam")));
     }

@@ -5,6 +5,7 @@
 //! Tables are made from metrics manifests alone; curves and maps also open the files that their manifests
 //! list. Nothing is printed.
 
+mod column;
 pub mod csv;
 pub mod experiment;
 pub mod figure;
@@ -18,6 +19,7 @@ pub mod runs;
 mod series;
 pub(crate) mod settings;
 pub mod table;
+mod telling;
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Published accuracies, from `published.json`, which says where each comes from and of which setting it is,
 //! and from files of the same form that a report is given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::experiment::Experiment;
-use super::markdown::heading;
-use super::settings::{options, same, standard, words};
+use super::settings::{same, standard, words};
+use super::telling::options;
 use super::title;
 use crate::train::schedule::Recipe;
 
@@ -176,15 +176,41 @@ pub fn starting_report(run: &Experiment, column: &str) -> Option<f64> {
     values(run, column).find(|v| v.table.source == "seed").map(|v| v.value)
 }
 
+/// Why a published value is missing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Missing {
+    /// Nobody published what this says.
+    Nobody(String),
+    /// The values are of another network or schedule, and the runs depart from it.
+    Departs { from: String, by: String },
+}
+
+/// The reasons in sentences, one for all departures from the same setting.
+pub fn missing_in_words(all: &BTreeSet<Missing>) -> Vec<String> {
+    let mut sentences = vec![];
+    let mut departures: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for missing in all {
+        match missing {
+            Missing::Nobody(what) => sentences.push(format!("Nobody published {what}.")),
+            Missing::Departs { from, by } => departures.entry(from).or_default().push(by),
+        }
+    }
+    sentences.extend(departures.iter().map(|(from, by)| {
+        let by = by.join("; with ");
+        format!("Published values are not shown beside runs with {by}: they are of {from}.")
+    }));
+    sentences
+}
+
 /// Why there is no published value for runs in a setting, on a data set's column. None where nobody published
 /// values of the data set.
-pub fn why_none(run: &Experiment, column: &str) -> Option<String> {
+pub fn why_none(run: &Experiment, column: &str) -> Option<Missing> {
     let dataset = column.split('/').next().unwrap_or_default();
     let all = || all_tables().flat_map(|t| t.rows.values().map(move |row| (t, row)));
     let of_column: Vec<&Table> = all().filter(|(_, row)| row.contains_key(column)).map(|(t, _)| t).collect();
     if of_column.is_empty() {
         let any = all().flat_map(|(_, row)| row.keys()).any(|c| c.split('/').next() == Some(dataset));
-        return any.then(|| format!("Nobody published values for {}.", heading(&run.column)));
+        return any.then(|| Missing::Nobody(format!("values for {}", run.column.heading())));
     }
     let schedule = Schedule::of(run);
     let is_known = all_tables().any(|t| Some(&t.schedule) == schedule.as_ref());
@@ -196,13 +222,11 @@ pub fn why_none(run: &Experiment, column: &str) -> Option<String> {
     };
     let nearest = of_column.into_iter().min_by_key(|t| departures(t).len())?;
     Some(match departures(nearest) {
-        none if none.is_empty() => format!("Nobody published a value of {} there.", name(run)),
-        some => format!(
-            "Published values are not shown beside runs with {}; they are of {}, {}.",
-            some.join(", "),
-            nearest.arch,
-            nearest.schedule.words()
-        ),
+        none if none.is_empty() => Missing::Nobody(format!("a value of {} there", name(run))),
+        some => Missing::Departs {
+            from: format!("{}, {}", nearest.arch, nearest.schedule.words()),
+            by: some.join(", "),
+        },
     })
 }
 

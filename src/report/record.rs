@@ -1,12 +1,10 @@
 //! One evaluation as the table sees it: which experiment, what accuracy; and as the input of a report.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 
 use super::Error;
-use super::experiment::Experiment;
-use crate::manifest::{FILE, Input, Manifest, Object, Output, key, store};
+use super::experiment::{Experiment, place};
+use crate::manifest::{Input, Manifest, Object, Output, key, store};
 
 /// A number of an evaluation beside its top-1 accuracy.
 pub struct Other {
@@ -62,12 +60,6 @@ impl Record {
         let content = input.blake3.clone();
         Ok(Record { of, top1: top1.ok_or_else(why)?, others, key: m.key.clone(), content })
     }
-}
-
-/// Where a manifest is, or was when it was made.
-pub(super) fn place(m: &Manifest) -> PathBuf {
-    let run = |name| m.run.get(name).and_then(Value::as_str).unwrap_or_default();
-    m.path.clone().unwrap_or_else(|| PathBuf::from(run("cwd")).join(run("out")).join(FILE))
 }
 
 /// A manifest as the input of a report, with the outputs that the report opens. Its content is what is drawn

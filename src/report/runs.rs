@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::Error;
 use super::csv::quoted;
 use super::experiment::{Experiment, order, told_apart};
-use super::settings::{telling, variant, words};
+use super::settings::words;
+use super::telling::{telling, variant};
 use crate::manifest::{self, FILE, Kind, source, store};
 use crate::train::{EpochReport, LOG};
 

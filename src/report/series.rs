@@ -6,9 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::experiment::{Experiment, order, representatives, told_apart};
-use super::markdown::heading;
-use super::settings::{options, standard, words};
-use super::table::dataset_title;
+use super::settings::{standard, words};
+use super::telling::options;
 use super::{one_line, title};
 use crate::manifest::key;
 
@@ -54,10 +53,10 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
         let mut parts: Vec<String> = options(e).collect();
         parts.extend(settings(e));
         if datasets.len() > 1 {
-            parts.push(dataset_title(&e.column.dataset).to_owned());
+            parts.push(e.column.title().to_owned());
         }
         if columns.len() > 1 {
-            parts.push(heading(&e.column));
+            parts.push(e.column.heading());
         }
         if epochs.len() > 1 {
             parts.push(format!("{} epoch", e.which));
@@ -129,7 +128,8 @@ pub(super) fn mean_std(values: &[f64]) -> (f64, Option<f64>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::experiment::{Column, tests::experiment as plain};
+    use super::super::column::Column;
+    use super::super::experiment::tests::experiment as plain;
     use super::*;
 
     fn experiment(method: &str, options: &str, ratio: &str, seed: u64, epochs: u64) -> Experiment {

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::experiment::{Column, Experiment, order, representatives, told_apart};
+use super::column::{Column, dataset_title};
+use super::experiment::{Experiment, order, representatives, told_apart};
 use super::published::{self, Beside};
 use super::record::{OTHERS, Record};
 use super::series::{count, mean_std};
-use super::settings::{departures, telling, variant};
+use super::telling::{departures, telling, variant};
 
 /// One table.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub struct Table {
     /// The split that all were evaluated on; none where rows differ.
     pub split: Option<String>,
     /// Why some cells have no published value beside them, in words.
-    pub unpublished: BTreeSet<String>,
+    pub unpublished: BTreeSet<published::Missing>,
 }
 
 /// What stands beside the reproduced values of a column.
@@ -219,16 +220,6 @@ pub fn tables(records: &[Record]) -> Vec<Table> {
         groups.entry((number.unwrap_or(u32::MAX), r.of.column.dataset.clone(), which)).or_default().push(r);
     }
     groups.into_values().map(|group| table(&group)).collect()
-}
-
-/// A data set's name as papers print it.
-pub(super) fn dataset_title(name: &str) -> &str {
-    match name {
-        "cifar10" => "CIFAR-10",
-        "cifar100" => "CIFAR-100",
-        "synthetic" => "Synthetic",
-        other => other,
-    }
 }
 
 fn number(dataset: &str) -> Option<u32> {

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::check_loss;
 use super::config::Config;
-use super::engine::check_loss;
 use super::plan::{Plan, Sample, Step};
 use crate::backend::cpu::linear::Linear;
 use crate::backend::cpu::neighbours::Neighbours;

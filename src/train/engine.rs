@@ -5,14 +5,14 @@ use std::borrow::Cow;
 #[cfg(feature = "cuda")]
 use std::ops::Range;
 
+use anyhow::Result;
 #[cfg(feature = "cuda")]
 use anyhow::ensure;
-use anyhow::{Result, bail};
 use candle_core::DType;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::SLOWER;
+use super::check_loss;
 use super::classifier::OnFeatures;
 use super::config::Config;
 use super::plan::{EpochPlan, Plan, Sample, Step};
@@ -22,10 +22,7 @@ use crate::backend::cpu::load::{self, Levels, View, levels};
 use crate::backend::cpu::net::{Hidden, Net};
 use crate::backend::cpu::sgd::Rates;
 #[cfg(feature = "cuda")]
-use crate::backend::cuda::{
-    Row,
-    trainer::{Planned, view},
-};
+use crate::backend::cuda::{Row, images::view, trainer::Planned};
 use crate::backend::device::Device;
 use crate::data::augment::{self, Op};
 use crate::data::shard::{Split, centre};
@@ -334,13 +331,6 @@ pub fn augmented(net: &Folded, train: &Split, levels: &Levels, plan: &EpochPlan,
         let changed = Changed::of(train, &samples[n]);
         changed.view(samples[n].flip).write(train.shape()[1], levels, pixels);
     })
-}
-
-pub(super) fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
-    if !loss.is_finite() {
-        bail!("the loss is {loss} in epoch {epoch}, step {}; {SLOWER}", step + 1);
-    }
-    Ok(())
 }
 
 /// One epoch on the CPU. The next step's images are loaded by what threads are free while one is computed.

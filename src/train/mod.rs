@@ -22,7 +22,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -142,6 +142,13 @@ const ANEW: &str = "cannot go on from here; --force starts the training anew";
 
 /// What to do about values that are not finite.
 const SLOWER: &str = "try a smaller --lr, or --warmup 5";
+
+fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
+    if !loss.is_finite() {
+        bail!("the loss is {loss} in epoch {epoch}, step {}; {SLOWER}", step + 1);
+    }
+    Ok(())
+}
 
 /// Name of the metadata entry that holds [`Reached`].
 const REACHED: &str = "reached";

@@ -105,6 +105,7 @@ fn every_classifier_is_the_same_on_features_and_on_images() {
     fs::write(s.join("all.jsonl"), metrics).unwrap();
     let table = s.tool("report", "table all.jsonl --format md").assert().success();
     let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    assert!(table.matches("not shown beside").count() < 2, "one sentence for all rows: {table}");
     for row in [
         "cRT 3 epochs",
         "linear classifier by remix-balanced-softmax",

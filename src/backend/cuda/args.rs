@@ -4,8 +4,7 @@
 use crate::methods::loss::SCALE;
 use crate::net::{EPS, MOMENTUM};
 
-use super::kernels::THREADS;
-use super::tiles::SCRATCH;
+use super::tiles::{SCRATCH, THREADS};
 
 /// A value without padding, any bits of which are one.
 ///

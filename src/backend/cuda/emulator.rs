@@ -11,7 +11,8 @@ use std::sync::{Mutex, OnceLock};
 use libloading::Library;
 
 use super::Result;
-use super::kernels::{THREADS, source};
+use super::kernels::source;
+use super::tiles::THREADS;
 use crate::backend::Precision;
 
 const HEADER: &str = include_str!("kernels/emulator.h");

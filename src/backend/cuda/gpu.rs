@@ -4,8 +4,9 @@ use std::ffi::{CString, c_void};
 
 use super::args::Args;
 use super::driver::{self, Driver, Handle, LaunchConfig, OVERLAP};
-use super::kernels::{NAMES, THREADS};
+use super::kernels::NAMES;
 use super::nvrtc::Nvrtc;
+use super::tiles::THREADS;
 use super::{Error, Result, program};
 use crate::backend::Precision;
 

@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use super::args::Row;
 use super::device::{Device, Graph, Memory};
+use super::images::{at_a_time, fit, flat, send, view};
 use super::net::{DeviceNet, Feed, Segments};
-use super::trainer::{at_a_time, fit, flat, send, view};
 use crate::backend::cpu::infer::Inference;
 use crate::backend::cpu::load::Levels;
 use crate::data::Info;

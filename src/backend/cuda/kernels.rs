@@ -12,9 +12,6 @@ const SOURCE: &str = concat!(
     include_str!("kernels/sgd.cu"),
 );
 
-/// Threads of a block, in all kernels.
-pub const THREADS: usize = 256;
-
 /// Blocks of a grid at most: sums of so many are exact, and numbers of so many blocks are divided exactly.
 pub const MOST_BLOCKS: usize = 1 << 20;
 

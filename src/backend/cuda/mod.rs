@@ -14,6 +14,7 @@ mod driver;
 #[cfg(test)]
 mod emulator;
 mod gpu;
+pub mod images;
 pub mod infer;
 mod kernels;
 mod net;

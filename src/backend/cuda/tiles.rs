@@ -1,9 +1,11 @@
 //! How a convolution is cut into the tiles of blocks, as `kernels/conv.cu` has it: what to tune first on a
 //! GPU.
 
-use super::kernels::THREADS;
 use crate::backend::Precision;
 use crate::net::Geometry;
+
+/// Threads of a block, in all kernels.
+pub const THREADS: usize = 256;
 
 /// Floats of shared memory that the sums of a block's threads take.
 pub const SCRATCH: usize = 16 * (THREADS + 4) + THREADS;

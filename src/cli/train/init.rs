@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cli::{checkpoints, models};
+use crate::cli::{checkpoints, models, trained};
 use crate::data::Normalise;
 use crate::data::files::Preprocess;
 use crate::manifest::{FILE, Input, Kind, Manifest, key, source, store};
@@ -86,7 +86,7 @@ impl Init {
         if self.input.key.is_none() {
             return Ok(());
         }
-        let own = models::normalise(&self.input.params).context("--init")?;
+        let own = trained::normalise(&self.input.params).context("--init")?;
         if own != normalise {
             log::warn!(
                 "--init: its images were normalised by mean {:.3?} and standard deviation {:.3?}, those of this data \

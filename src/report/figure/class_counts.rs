@@ -9,10 +9,9 @@ use super::svg::{GRID, INK, SMALL, Style, Svg, TEXT};
 use super::text::{CAP, width};
 use super::{Classes, Error, MOST, Manifest, axis, class_label, foreign, place};
 use crate::manifest::Input;
-use crate::report::experiment::{Column, column_of, images_of};
-use crate::report::markdown::heading;
+use crate::report::column::{Column, column_of};
+use crate::report::experiment::images_of;
 use crate::report::series::number_equals;
-use crate::report::table::dataset_title;
 
 pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     let mut sets = found.iter().map(|m| of_dataset(m)).collect::<Result<Vec<_>, _>>()?;
@@ -83,7 +82,7 @@ fn of_dataset(m: &Manifest) -> Result<Set, Error> {
 
 fn label(Set { column, classes }: &Set) -> String {
     let total = classes.counts.iter().sum::<u64>() as f64;
-    format!("{}, {}: {} images", dataset_title(&column.dataset), heading(column), whole(total))
+    format!("{}, {}: {} images", column.title(), column.heading(), whole(total))
 }
 
 fn draw_sets(sets: &[Set], page: f64) -> String {

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::Error;
 use super::experiment::Experiment;
-use super::record::place;
+use super::experiment::place;
 use super::series::{Series, series};
 use crate::manifest::{self, Manifest};
 

@@ -2,19 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use maud::{Markup, PreEscaped, html};
 use serde_json::Value;
 
 use super::Sources;
 use crate::manifest::{Input, Manifest};
 use crate::report::Error;
-use crate::report::experiment::{Column, Experiment, PROJECTION, representatives};
-use crate::report::figure::svg::escape;
+use crate::report::column::Column;
+use crate::report::experiment::{Experiment, representatives};
 use crate::report::figure::{Kind, class_counts, confusion};
-use crate::report::markdown::heading;
 use crate::report::record::Record;
 use crate::report::series::series;
-use crate::report::settings::words;
-use crate::report::table::dataset_title;
+use crate::report::settings::{PROJECTION, words};
 
 /// Points; a column of a paper.
 const WIDTH: f64 = 3.3 * 72.0;
@@ -23,24 +22,20 @@ const WIDTH: f64 = 3.3 * 72.0;
 const MOST: usize = 6;
 
 /// The section. `metrics` are the manifests of the records; the other experiments are those of the sources.
-pub(super) fn write(
+pub(super) fn section(
     sources: &Sources,
     metrics: &[&Manifest],
     records: &[Record],
     checkpoints: &[Experiment],
     embeddings: &[Experiment],
-) -> Result<String, Error> {
-    let mut text = String::from("<section id=\"figures\">\n<h2>Figures</h2>\n");
-    let all: Vec<&Manifest> = sources.datasets.iter().map(|(_, m)| *m).collect();
-    let counts = class_counts::of_evaluations(metrics, &all, WIDTH)?;
-    if !counts.is_empty() {
-        let shown: String = counts.iter().map(|svg| figure(svg, "Training images of each class.")).collect();
-        text += &format!("<div class=\"figures\">\n{shown}</div>\n");
-    }
+) -> Result<Markup, Error> {
+    let datasets: Vec<&Manifest> = sources.datasets.iter().map(|(_, m)| *m).collect();
+    let counts = class_counts::of_evaluations(metrics, &datasets, WIDTH)?;
+    let counts: Vec<Markup> =
+        counts.iter().map(|svg| figure(svg, "Training images of each class.")).collect();
     let curves = by_column(&sources.checkpoints, checkpoints);
     let maps = by_column(&sources.embeddings, embeddings);
 
-    // The last epoch, for it was not chosen on the test images; another one only where that is missing.
     // Class counts belong to the key: a validation split takes images away.
     let mut columns: BTreeMap<(&Column, String), Vec<usize>> = BTreeMap::new();
     for (i, r) in records.iter().enumerate() {
@@ -53,87 +48,108 @@ pub(super) fn write(
         }
     }
     let mut drawn = BTreeSet::new();
+    let mut parts = vec![];
     for ((column, _), indices) in columns {
-        // What is not of the evaluations stands with the first of them.
-        let first = drawn.insert(column);
+        // The last epoch, for it was not chosen on the test images; another one only where that is missing.
         let which =
             ["last", "best", "file"].into_iter().find(|w| indices.iter().any(|&i| records[i].of.which == *w));
-        let chosen: Vec<usize> =
-            indices.into_iter().filter(|&i| Some(records[i].of.which.as_str()) == which).collect();
-        let mut shown = String::new();
-        for part in parts(&chosen, |i| &records[i].of) {
-            let found: Vec<&Manifest> = part.iter().map(|&i| metrics[i]).collect();
-            let of: Vec<&Experiment> = part.iter().map(|&i| &records[i].of).collect();
-            for (kind, field, caption) in [
-                (
-                    Kind::PerClass,
-                    "per_class",
-                    "Accuracy of each class, a bar a method; lines are standard deviations over seeds.",
-                ),
-                (
-                    Kind::Reliability,
-                    "reliability",
-                    "Accuracy of the images of equal confidence; on the dashed line confidence is right.",
-                ),
-            ] {
-                if found
-                    .iter()
-                    .all(|m| m.metrics.contains_key(field) && m.metrics.contains_key("class_names"))
-                {
-                    shown += &figure(&kind.draw_as(&found, &of, WIDTH)?, caption);
-                }
-            }
+        let chosen: Vec<(&Manifest, &Experiment)> = indices
+            .into_iter()
+            .filter(|&i| Some(records[i].of.which.as_str()) == which)
+            .map(|i| (metrics[i], &records[i].of))
+            .collect();
+        let mut shown = by_class_and_confidence(&chosen)?;
+        // What is not of the evaluations stands with the first of them.
+        if drawn.insert(column) {
+            shown.extend(curves.get(column).map_or(Ok(vec![]), |found| training_curves(found))?);
+            shown.extend(maps.get(column).map_or(Ok(vec![]), |found| projections(found))?);
         }
-        if let Some(found) = curves.get(column).filter(|_| first) {
-            for part in parts(&(0..found.len()).collect::<Vec<_>>(), |i| found[i].1) {
-                let (part, of): (Vec<&Manifest>, Vec<_>) = part.iter().map(|&i| found[i]).unzip();
-                let caption = "Training loss and test accuracy; with several runs their mean and range.";
-                shown += &figure(&Kind::Curves.draw_as(&part, &of, WIDTH)?, caption);
-            }
-        }
-        if let Some(found) = maps.get(column).filter(|_| first) {
-            let of: Vec<&Experiment> = found.iter().map(|(_, of)| *of).collect();
-            let one_each = representatives(&of);
-            let mut found: Vec<_> =
-                (0..found.len()).filter(|&i| one_each[i] == i).map(|i| found[i]).collect();
-            found.sort_by_key(|(_, of)| projection(of));
-            for part in
-                found.chunk_by(|a, b| projection(a.1) == projection(b.1)).flat_map(|same| same.chunks(2))
-            {
-                let by = projection(part[0].1);
-                let caption = format!(
-                    "The features of the test images, one projection a model ({by}), by true class and by prediction."
-                );
-                let (part, of): (Vec<&Manifest>, Vec<_>) = part.iter().copied().unzip();
-                shown += &figure(&Kind::Figure1.draw_as(&part, &of, WIDTH)?, &caption);
-            }
-        }
-        let of: Vec<&Experiment> = chosen.iter().map(|&i| &records[i].of).collect();
-        for group in series(&of) {
-            let found: Vec<&Manifest> = group.members.iter().map(|&i| metrics[chosen[i]]).collect();
-            let of: Vec<&Experiment> = group.members.iter().map(|&i| &records[chosen[i]].of).collect();
-            if found.iter().all(|m| has_confusion(m)) {
-                shown += &figure(
-                    &Kind::Confusion.draw_as(&found, &of, WIDTH)?,
-                    &format!("Confusion matrix of {}.", group.label),
-                );
-            }
-        }
-        if let Some(n) = chosen.iter().map(|&i| classes(metrics[i])).find(|n| *n > confusion::MOST_CLASSES) {
-            shown += &format!(
-                "<p>No confusion matrix is drawn of {n} classes: its cells would be smaller than a dot.</p>\n"
-            );
-        }
+        shown.extend(confusion_matrices(&chosen)?);
         if !shown.is_empty() {
             let epoch = which.filter(|w| *w == "best").map_or("", |_| ", best epoch");
-            text += &format!(
-                "<h3>{}, {}{epoch}</h3>\n<div class=\"figures\">\n{shown}</div>\n",
-                escape(dataset_title(&column.dataset)),
-                escape(&heading(column))
-            );
+            parts.push(html! {
+                h3 { (column.title()) ", " (column.heading()) (epoch) }
+                div.figures { @for figure in shown { (figure) } }
+            });
         }
     }
-    Ok(text + "</section>\n")
+    Ok(html! {
+        section id="figures" {
+            h2 { "Figures" }
+            @if !counts.is_empty() { div.figures { @for figure in counts { (figure) } } }
+            @for part in parts { (part) }
+        }
+    })
+}
+
+/// Accuracy by class and reliability, a figure for each [`MOST`] methods.
+fn by_class_and_confidence(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
+    const KINDS: [(Kind, &str, &str); 2] = [
+        (
+            Kind::PerClass,
+            "per_class",
+            "Accuracy of each class, a bar a method; lines are standard deviations over seeds.",
+        ),
+        (
+            Kind::Reliability,
+            "reliability",
+            "Accuracy of the images of equal confidence; on the dashed line confidence is right.",
+        ),
+    ];
+    let mut shown = vec![];
+    for (found, of) in parts(chosen) {
+        for (kind, field, caption) in KINDS {
+            let has = |m: &&Manifest| m.metrics.contains_key(field) && m.metrics.contains_key("class_names");
+            if found.iter().all(has) {
+                shown.push(figure(&kind.draw_as(&found, &of, WIDTH)?, caption));
+            }
+        }
+    }
+    Ok(shown)
+}
+
+/// Loss and accuracy by epoch, a figure for each [`MOST`] methods.
+fn training_curves(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
+    let caption = "Training loss and test accuracy; with several runs their mean and range.";
+    let draw = |(part, of): (Vec<_>, Vec<_>)| Ok(figure(&Kind::Curves.draw_as(&part, &of, WIDTH)?, caption));
+    parts(found).into_iter().map(draw).collect()
+}
+
+/// Figure 1 of each two models that have the same projection.
+fn projections(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
+    let of: Vec<&Experiment> = found.iter().map(|(_, of)| *of).collect();
+    let one_each = representatives(&of);
+    let mut found: Vec<_> = (0..found.len()).filter(|&i| one_each[i] == i).map(|i| found[i]).collect();
+    found.sort_by_key(|(_, of)| projection(of));
+    let pairs = found.chunk_by(|a, b| projection(a.1) == projection(b.1)).flat_map(|same| same.chunks(2));
+    let draw = |pair: &[(&Manifest, &Experiment)]| {
+        let by = projection(pair[0].1);
+        let caption = format!(
+            "The features of the test images, one projection a model ({by}), by true class and by prediction."
+        );
+        let (part, of): (Vec<&Manifest>, Vec<_>) = pair.iter().copied().unzip();
+        Ok(figure(&Kind::Figure1.draw_as(&part, &of, WIDTH)?, &caption))
+    };
+    pairs.map(draw).collect()
+}
+
+/// A matrix for each method, of all its seeds.
+fn confusion_matrices(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
+    let of: Vec<&Experiment> = chosen.iter().map(|(_, of)| *of).collect();
+    let mut shown = vec![];
+    for group in series(&of) {
+        let (found, of): (Vec<&Manifest>, Vec<_>) = group.members.iter().map(|&i| chosen[i]).unzip();
+        if found.iter().all(|m| has_confusion(m)) {
+            let caption = format!("Confusion matrix of {}.", group.label);
+            shown.push(figure(&Kind::Confusion.draw_as(&found, &of, WIDTH)?, &caption));
+        }
+    }
+    if let Some(n) = chosen.iter().map(|(m, _)| classes(m)).find(|n| *n > confusion::MOST_CLASSES) {
+        shown.push(html! {
+            p { "No confusion matrix is drawn of " (n) " classes: its cells would be smaller than a dot." }
+        });
+    }
+    Ok(shown)
 }
 
 /// A projection in words, with the parameter that changes it most.
@@ -154,8 +170,8 @@ fn has_confusion(m: &Manifest) -> bool {
     has && (1..=confusion::MOST_CLASSES).contains(&classes(m))
 }
 
-fn figure(svg: &str, caption: &str) -> String {
-    format!("<figure>\n{svg}<figcaption>{}</figcaption>\n</figure>\n", escape(caption))
+fn figure(svg: &str, caption: &str) -> Markup {
+    html! { figure { (PreEscaped(svg)) figcaption { (caption) } } }
 }
 
 /// Manifests with their experiments, by training set.
@@ -170,12 +186,11 @@ fn by_column<'a>(
     all
 }
 
-/// Indices of experiments in parts of at most [`MOST`] methods, of one class-count list each.
-fn parts<'a>(chosen: &[usize], of: impl Fn(usize) -> &'a Experiment) -> Vec<Vec<usize>> {
-    let all: Vec<&Experiment> = chosen.iter().map(|&i| of(i)).collect();
-    let groups = series(&all);
-    groups
-        .chunks(MOST)
-        .map(|part| part.iter().flat_map(|g| g.members.iter().map(|&i| chosen[i])).collect())
-        .collect()
+/// Manifests and experiments in parts of at most [`MOST`] methods, of one class-count list each.
+fn parts<'a>(chosen: &[(&'a Manifest, &'a Experiment)]) -> Vec<(Vec<&'a Manifest>, Vec<&'a Experiment>)> {
+    let of: Vec<&Experiment> = chosen.iter().map(|(_, of)| *of).collect();
+    let groups = series(&of);
+    let members =
+        groups.chunks(MOST).map(|part| part.iter().flat_map(|g| g.members.iter().map(|&i| chosen[i])));
+    members.map(Iterator::unzip).collect()
 }

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use maud::{Markup, html};
 use serde_json::{Value, json};
 
-use super::Sources;
-use crate::manifest::{Input, Manifest, key};
-use crate::report::figure::svg::escape;
-use crate::report::markdown::heading;
+use super::{Sources, sortable};
+use crate::manifest::{Input, Manifest, Object, key};
 use crate::report::record::Record;
-use crate::report::settings::options;
-use crate::report::table::dataset_title;
+use crate::report::telling::options;
 use crate::report::title;
 
 /// Everything that the page's numbers come from, each thing once.
@@ -58,82 +56,77 @@ impl<'a> Lineage<'a> {
     }
 
     /// The section: a line an evaluation, then everything by its hashes.
-    pub fn write(&self, records: &[Record]) -> String {
-        let mut text = String::from(
-            "<section id=\"lineage\">\n<h2>Lineage</h2>\n<p>A key names a result before it is made: the blake3 of its kind, \
-             parameters and the contents of its inputs. A content hash is that of the files used, or of an evaluation's \
-             numbers. <code>--verify</code> of each tool reads the files again and compares.</p>\n\
-             <h3>Numbers</h3>\n<div class=\"scroll\"><table class=\"text sort\"><thead><tr>",
-        );
-        let heads = [
-            "Method",
-            "data",
-            "epoch",
-            "seed",
-            "computed by",
-            "top-1",
-            "evaluation",
-            "weights",
-            "training data",
-            "files",
-        ];
-        for (i, head) in heads.iter().enumerate() {
-            text += &format!("<th data-c=\"{i}\">{head}</th>");
-        }
-        text += "</tr></thead><tbody>\n";
-        for (i, input) in &self.evaluations {
-            text += &line(&records[*i], input);
-        }
-        text += "</tbody></table></div>\n";
-        let heads = ["Evaluations", "Embeddings", "Checkpoints", "Data sets", "Files"];
-        let mut last = usize::MAX;
-        for ((rank, id), input) in &self.nodes {
-            if *rank != last {
-                text += &format!("<h3>{}</h3>\n", heads[*rank]);
-                last = *rank;
+    pub fn section(&self, records: &[Record]) -> Markup {
+        let of_rank = |rank| self.nodes.iter().filter(move |((r, _), _)| *r == rank);
+        let kinds = ["Evaluations", "Embeddings", "Checkpoints", "Data sets", "Files"];
+        html! {
+            section id="lineage" {
+                h2 { "Lineage" }
+                p {
+                    "A key names a result before it is made: the blake3 of its kind, parameters and the contents of its \
+                     inputs. A content hash is that of the files used, or of an evaluation's numbers. "
+                    code { "--verify" } " of each tool reads the files again and compares."
+                }
+                h3 { "Numbers" }
+                (sortable(&HEADS, html! { @for (i, input) in &self.evaluations { (line(&records[*i], input)) } }))
+                @for (rank, kind) in kinds.iter().enumerate() {
+                    @if of_rank(rank).next().is_some() { h3 { (kind) } }
+                    @for ((_, id), input) in of_rank(rank) { (node(id, input)) }
+                }
             }
-            text += &node(id, input);
         }
-        text + "</section>\n"
     }
 }
+
+/// Of the table of numbers.
+const HEADS: [&str; 10] = [
+    "Method",
+    "data",
+    "epoch",
+    "seed",
+    "computed by",
+    "top-1",
+    "evaluation",
+    "weights",
+    "training data",
+    "files",
+];
 
 /// The anchor of an evaluation's line, from the hash of its content.
 pub(super) fn row(content: &str) -> String {
     format!("n-{}", key::short(content))
 }
 
-fn line(r: &Record, input: &Input) -> String {
+fn line(r: &Record, input: &Input) -> Markup {
     let mut method = title(&r.of.method);
     let options: Vec<String> = options(&r.of).collect();
     if !options.is_empty() {
         method += &format!(" ({})", options.join(", "));
     }
-    let data = format!("{}, {}", dataset_title(&r.of.column.dataset), heading(&r.of.column));
-    let seed = r.of.seed.map_or("—".into(), |s| s.to_string());
-    let mut text = format!(
-        "<tr id=\"{}\"><td>{}</td><td>{}</td><td>{}</td><td>{seed}</td><td>{}</td><td>{:.2}</td><td>{}</td>",
-        row(&r.content),
-        escape(&method),
-        escape(&data),
-        escape(&r.of.which),
-        escape(r.of.computed_by.as_deref().unwrap_or("—")),
-        r.top1,
-        link(input)
-    );
     let checkpoint = input.inputs.iter().find(|i| i.role == "checkpoint");
     let dataset = checkpoint.and_then(|c| c.inputs.iter().find(|i| i.role == "dataset"));
-    for step in [checkpoint, dataset] {
-        text += &format!("<td>{}</td>", step.map_or("—".into(), link));
-    }
-    let files = dataset.map(|d| d.inputs.iter().map(link).collect::<Vec<_>>()).unwrap_or_default();
-    let files = match files.as_slice() {
-        [] => "none (made by a program)".to_owned(),
-        [first, rest @ ..] => {
-            first.clone() + &if rest.is_empty() { String::new() } else { format!(" + {}", rest.len()) }
+    let files = dataset.map_or(&[][..], |d| &d.inputs);
+    html! {
+        tr id=(row(&r.content)) {
+            td { (method) }
+            td { (r.of.column.title()) ", " (r.of.column.heading()) }
+            td { (r.of.which) }
+            td { (r.of.seed.map_or("—".into(), |s| s.to_string())) }
+            td { (r.of.computed_by.as_deref().unwrap_or("—")) }
+            td { (format!("{:.2}", r.top1)) }
+            td { (link(input)) }
+            @for step in [checkpoint, dataset] {
+                td { @if let Some(step) = step { (link(step)) } @else { "—" } }
+            }
+            td {
+                @match files {
+                    [] => { "none (made by a program)" }
+                    [first] => { (link(first)) }
+                    [first, rest @ ..] => { (link(first)) " + " (rest.len()) }
+                }
+            }
         }
-    };
-    text + &format!("<td>{files}</td></tr>\n")
+    }
 }
 
 /// What tells a node from all others: the same file in another role, or the same key with other files, is
@@ -143,38 +136,27 @@ fn id(input: &Input) -> String {
     format!("h-{}", key::short(blake3::hash(of.as_bytes()).to_hex().as_str()))
 }
 
-fn link(input: &Input) -> String {
-    format!("<a href=\"#{}\"><code>{}</code></a>", id(input), escape(key::short(&input.blake3)))
+fn link(input: &Input) -> Markup {
+    html! { a href={ "#" (id(input)) } { code { (key::short(&input.blake3)) } } }
 }
 
-fn node(id: &str, input: &Input) -> String {
+fn node(id: &str, input: &Input) -> Markup {
     let name = match input.key {
         Some(_) => input.role.clone(),
         None => input.path.file_name().map_or(input.role.clone(), |n| n.to_string_lossy().into_owned()),
     };
-    let mut text = format!(
-        "<div class=\"node\" id=\"{id}\"><b>{}</b> content <code>{}</code>",
-        escape(&name),
-        escape(&input.blake3)
-    );
-    if let Some(key) = &input.key {
-        text += &format!("<br>key <code>{}</code>", escape(key));
+    // With spaces, so that the lines can break.
+    let json = |of: &Object| key::canonical(&Value::Object(of.clone())).replace(",\"", ", \"");
+    html! {
+        div.node id=(id) {
+            b { (name) } " content " code { (input.blake3) }
+            @if let Some(key) = &input.key { br; "key " code { (key) } }
+            @if !input.params.is_empty() { br; "parameters " code { (json(&input.params)) } }
+            @if !input.facts.is_empty() { br; "facts " code { (json(&input.facts)) } }
+            @for (n, of) in input.inputs.iter().enumerate() {
+                @if n == 0 { br; "made from " } @else { ", " }
+                (of.role) " " (link(of))
+            }
+        }
     }
-    if !input.params.is_empty() {
-        let params = Value::Object(input.params.clone());
-        text += &format!(
-            "<br>parameters <code>{}</code>",
-            escape(&key::canonical(&params).replace(",\"", ", \""))
-        );
-    }
-    if !input.facts.is_empty() {
-        let facts = Value::Object(input.facts.clone());
-        text += &format!("<br>facts <code>{}</code>", escape(&key::canonical(&facts).replace(",\"", ", \"")));
-    }
-    if !input.inputs.is_empty() {
-        let from: Vec<String> =
-            input.inputs.iter().map(|i| format!("{} {}", escape(&i.role), link(i))).collect();
-        text += &format!("<br>made from {}", from.join(", "));
-    }
-    text + "</div>\n"
 }

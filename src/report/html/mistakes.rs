@@ -4,16 +4,14 @@ use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Sources;
 use crate::data::shard::Split;
 use crate::manifest::{Input, Manifest};
-use crate::report::figure::svg::escape;
-use crate::report::markdown::heading;
 use crate::report::record::Record;
-use crate::report::table::dataset_title;
 use crate::report::{Error, title};
 
 /// Pictures of an evaluation, where there are so few evaluations, and where there are more.
@@ -29,13 +27,13 @@ struct Mistake {
 }
 
 /// The section; nothing where there are no data sets of the evaluations, or no such predictions.
-pub(super) fn write(
+pub(super) fn section(
     sources: &Sources,
     metrics: &[&(Input, &Manifest)],
     records: &[Record],
-) -> Result<String, Error> {
+) -> Result<Option<Markup>, Error> {
     let most = SHOWN.iter().find(|(few, _)| metrics.len() <= *few).map_or(0, |(_, most)| *most);
-    let mut text = String::new();
+    let mut all: Vec<Markup> = vec![];
     for ((_, m), record) in metrics.iter().zip(records) {
         let said = m.metrics.get("mistakes").cloned().unwrap_or(Value::Null);
         let Ok(mistakes) = serde_json::from_value::<Vec<Mistake>>(said) else { continue };
@@ -55,38 +53,43 @@ pub(super) fn write(
         let classes = dataset.metrics.get("class_names").and_then(Value::as_array);
         let class = |label: usize| {
             let name = classes.and_then(|names| names.get(label)?.as_str());
-            escape(name.unwrap_or(&label.to_string()))
+            name.map_or_else(|| label.to_string(), str::to_owned)
         };
         let e = &record.of;
         let which = if e.which == "file" { String::new() } else { format!(", {} epoch", e.which) };
         let seed = e.seed.map_or_else(String::new, |seed| format!(", seed {seed}"));
-        let column = format!("{}, {}", dataset_title(&e.column.dataset), heading(&e.column));
-        let of = escape(&format!("{column}: {}{seed}{which}", title(&e.method)));
-        text += &format!("<h3>{of}</h3>\n<div class=\"mistakes\">\n");
-        for m in mistakes.iter().take(most) {
-            let Some(&row) = rows.get(&m.source_index) else { continue };
-            let name = names.get(m.source_index as usize).cloned();
-            let name = name.unwrap_or_else(|| format!("image {}", m.source_index));
-            text += &format!(
-                "<figure><img src=\"data:image/png;base64,{}\" alt=\"{1}\"><figcaption>{1}<br>{2}, not {3} \
-                 ({4:.1} %)</figcaption></figure>\n",
-                STANDARD.encode(picture(&images, row)?),
-                escape(&name),
-                class(m.prediction),
-                class(m.label),
-                100.0 * m.probability
-            );
+        let column = format!("{}, {}", e.column.title(), e.column.heading());
+        let name = |row: u32| names.get(row as usize).cloned().unwrap_or_else(|| format!("image {row}"));
+        let found = mistakes.iter().take(most).filter_map(|m| Some((m, *rows.get(&m.source_index)?)));
+        let pictures = found.map(|(m, row)| {
+            let caption =
+                format!("{}, not {} ({:.1} %)", class(m.prediction), class(m.label), 100.0 * m.probability);
+            let (png, name) = (STANDARD.encode(picture(&images, row)?), name(m.source_index));
+            Ok(html! {
+                figure {
+                    img src={ "data:image/png;base64," (png) } alt=(name);
+                    figcaption { (name) br; (caption) }
+                }
+            })
+        });
+        let pictures: Vec<Markup> = pictures.collect::<Result<_, Error>>()?;
+        all.push(html! {
+            h3 { (column) ": " (title(&e.method)) (seed) (which) }
+            div.mistakes { @for picture in pictures { (picture) } }
+        });
+    }
+    Ok((!all.is_empty()).then(|| {
+        html! {
+            section id="mistakes" {
+                h2 { "Mistakes" }
+                p {
+                    "The most confident wrong predictions, most confident first: the image as the network sees it, the \
+                     predicted class, the true class, and the probability of the prediction."
+                }
+                @for of_one in all { (of_one) }
+            }
         }
-        text += "</div>\n";
-    }
-    if text.is_empty() {
-        return Ok(text);
-    }
-    Ok(format!(
-        "<section id=\"mistakes\">\n<h2>Mistakes</h2>\n<p>The most confident wrong predictions, most confident first: \
-         the image as the network sees it, the predicted class, the true class, and the probability of the prediction.</p>\n\
-         {text}</section>\n"
-    ))
+    }))
 }
 
 /// The data set of an evaluation, and the split that it is of.

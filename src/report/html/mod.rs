@@ -12,11 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Error;
 use super::experiment::{Experiment, representatives, told_apart};
 use super::figure::experiments;
-use super::figure::svg::escape;
 use super::figure::text::{BOLD, REGULAR};
 use super::record::Record;
 use super::settings::words;
@@ -100,33 +100,54 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
     let manifests: Vec<&Manifest> = metrics.iter().map(|(_, m)| *m).collect();
     let of: Vec<&Experiment> = records.iter().map(|r| &r.of).collect();
     let lineage = lineage::Lineage::of(sources, &metrics, &records);
-    let mistakes = mistakes::write(sources, &metrics, &records)?;
-    let body = [
-        intro(title, &records, &tables, !mistakes.is_empty()),
-        tables.iter().enumerate().map(|(n, t)| tables::write(t, n)).collect(),
-        figures::write(sources, &manifests, &records, &checkpoints, &embeddings)?,
-        mistakes,
-        settings::write(&manifests, &of),
-        lineage.write(&records),
-    ];
-    let font = |weight, data| {
-        format!(
-            "@font-face {{ font-family: Arimo; font-weight: {weight}; src: url(data:font/ttf;base64,{}); }}\n",
-            STANDARD.encode(data)
-        )
+    let mistakes = mistakes::section(sources, &metrics, &records)?;
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                link rel="icon" href="data:,";
+                title { (title) }
+                style { (font(400, REGULAR)) (font(700, BOLD)) (PreEscaped(STYLE)) }
+            }
+            body {
+                main {
+                    (intro(title, &records, &tables, mistakes.is_some()))
+                    @for (n, t) in tables.iter().enumerate() { (tables::section(t, n)) }
+                    (figures::section(sources, &manifests, &records, &checkpoints, &embeddings)?)
+                    @if let Some(mistakes) = mistakes { (mistakes) }
+                    (settings::section(&manifests, &of))
+                    (lineage.section(&records))
+                }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
     };
-    Ok(format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>{}</title>\n<style>\n{}{}{STYLE}</style>\n</head>\n<body>\n<main>\n{}</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
-        escape(title),
-        font(400, REGULAR),
-        font(700, BOLD),
-        body.concat()
+    Ok(page.into_string() + "\n")
+}
+
+/// A font as part of the style sheet.
+fn font(weight: u32, data: &[u8]) -> PreEscaped<String> {
+    PreEscaped(format!(
+        "@font-face {{ font-family: Arimo; font-weight: {weight}; src: url(data:font/ttf;base64,{}); }}\n",
+        STANDARD.encode(data)
     ))
 }
 
-fn intro(title: &str, records: &[Record], tables: &[table::Table], has_mistakes: bool) -> String {
+/// A table that is as wide as it needs to be, with a column's number in each head that rows are sorted by.
+fn sortable(heads: &[&str], rows: Markup) -> Markup {
+    html! {
+        div.scroll {
+            table.text.sort {
+                thead { tr { @for (n, head) in heads.iter().enumerate() { th data-c=(n) { (head) } } } }
+                tbody { (rows) }
+            }
+        }
+    }
+}
+
+fn intro(title: &str, records: &[Record], tables: &[table::Table], has_mistakes: bool) -> Markup {
     // Runs of one seed and device, if there are several, are told by their weights, which are others for the
     // best epoch.
     let mut runs: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
@@ -140,19 +161,22 @@ fn intro(title: &str, records: &[Record], tables: &[table::Table], has_mistakes:
     let runs: usize = runs.values().filter_map(|epochs| epochs.values().max()).sum();
     let sets: BTreeSet<_> = records.iter().map(|r| &r.of.column).collect();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let mut text = format!(
-        "<header>\n<h1>{}</h1>\n<p>{} of {} on {}. Every number leads, hash by hash, to the data that it came from \
-         (<a href=\"#lineage\">lineage</a>); the same evaluations give the same page, byte for byte.</p>\n<nav>",
-        escape(title),
-        count(records.len(), "evaluation"),
-        count(runs, "run"),
-        count(sets.len(), "training set")
-    );
-    for (n, t) in tables.iter().enumerate() {
-        text += &format!("<a href=\"#table-{n}\">{}</a> ", escape(&t.name()));
+    html! {
+        header {
+            h1 { (title) }
+            p {
+                (count(records.len(), "evaluation")) " of " (count(runs, "run")) " on "
+                (count(sets.len(), "training set")) ". Every number leads, hash by hash, to the data that it came from ("
+                a href="#lineage" { "lineage" }
+                "); the same evaluations give the same page, byte for byte."
+            }
+            nav {
+                @for (n, t) in tables.iter().enumerate() { a href={ "#table-" (n) } { (t.name()) } " " }
+                a href="#figures" { "Figures" } " "
+                @if has_mistakes { a href="#mistakes" { "Mistakes" } " " }
+                a href="#settings" { "Settings" } " "
+                a href="#lineage" { "Lineage" }
+            }
+        }
     }
-    let mistakes = if has_mistakes { "<a href=\"#mistakes\">Mistakes</a> " } else { "" };
-    text += &format!("<a href=\"#figures\">Figures</a> {mistakes}");
-    text += "<a href=\"#settings\">Settings</a> <a href=\"#lineage\">Lineage</a></nav>\n</header>\n";
-    text
 }

@@ -2,44 +2,49 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use maud::{Markup, html};
 use serde_json::Value;
 
+use super::sortable;
 use crate::manifest::Manifest;
 use crate::report::experiment::{Experiment, flatten};
-use crate::report::figure::svg::escape;
 use crate::report::series::series;
 
 /// Settings that the columns of a table and the tables themselves stand for.
 const IN_THE_TABLES: [&str; 4] = ["data dataset", "data imb_type", "data imb_ratio", "eval which"];
 
 /// The section; the experiments are those of the manifests.
-pub(super) fn write(manifests: &[&Manifest], of: &[&Experiment]) -> String {
+pub(super) fn section(manifests: &[&Manifest], of: &[&Experiment]) -> Markup {
     let all: Vec<BTreeMap<String, Value>> = manifests.iter().map(|m| settings(m)).collect();
     let names: BTreeSet<&String> = all.iter().flat_map(BTreeMap::keys).collect();
     let (common, mut differing): (Vec<&String>, Vec<&String>) =
         names.into_iter().partition(|n| all.iter().all(|s| s.get(*n) == all[0].get(*n)));
     differing.retain(|name| !IN_THE_TABLES.contains(&name.as_str()));
+    html! {
+        section id="settings" {
+            h2 { "Settings" }
+            p {
+                "Every parameter that can change a result, as the manifests have it. Training sets and epochs are in the \
+                 tables, class counts in the figures."
+            }
+            h3 { "Of all runs" }
+            div.scroll {
+                table.text {
+                    tbody {
+                        @for name in common { tr { td { (name) } td { code { (show(&all[0][name])) } } } }
+                    }
+                }
+            }
+            @if !differing.is_empty() {
+                h3 { "By method" }
+                (by_method(&all, &differing, of))
+            }
+        }
+    }
+}
 
-    let mut text = String::from(
-        "<section id=\"settings\">\n<h2>Settings</h2>\n<p>Every parameter that can change a result, as the manifests have it. \
-         Training sets and epochs are in the tables, class counts in the figures.</p>\n<h3>Of all runs</h3>\n<div class=\"scroll\"><table class=\"text\"><tbody>\n",
-    );
-    for name in common {
-        text += &format!(
-            "<tr><td>{}</td><td><code>{}</code></td></tr>\n",
-            escape(name),
-            escape(&show(&all[0][name]))
-        );
-    }
-    text += "</tbody></table></div>\n";
-    if differing.is_empty() {
-        return text + "</section>\n";
-    }
-    text += "<h3>By method</h3>\n<div class=\"scroll\"><table class=\"text sort\"><thead><tr><th data-c=\"0\">Runs</th><th data-c=\"1\">seeds</th>";
-    for (i, name) in differing.iter().enumerate() {
-        text += &format!("<th data-c=\"{}\">{}</th>", i + 2, escape(name));
-    }
-    text += "</tr></thead><tbody>\n";
+/// A row for each method: the settings in which not all runs agree.
+fn by_method(all: &[BTreeMap<String, Value>], differing: &[&String], of: &[&Experiment]) -> Markup {
     let anywhere: Vec<Experiment> = of
         .iter()
         .map(|e| Experiment {
@@ -49,17 +54,25 @@ pub(super) fn write(manifests: &[&Manifest], of: &[&Experiment]) -> String {
             ..(*e).clone()
         })
         .collect();
-    for group in series(&anywhere.iter().collect::<Vec<_>>()) {
-        let seeds: BTreeSet<u64> = group.members.iter().filter_map(|&i| of[i].seed).collect();
-        let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
-        text += &format!("<tr><td>{}</td><td>{}</td>", escape(&group.label), seeds.join(", "));
-        for name in &differing {
-            let value = all[group.members[0]].get(*name);
-            text += &format!("<td>{}</td>", value.map_or("—".into(), |v| escape(&show(v))));
+    let rows = html! {
+        @for group in series(&anywhere.iter().collect::<Vec<_>>()) {
+            tr {
+                td { (group.label) }
+                td { (seeds(group.members.iter().map(|&i| of[i]))) }
+                @for name in differing {
+                    td { (all[group.members[0]].get(*name).map_or("—".into(), show)) }
+                }
+            }
         }
-        text += "</tr>\n";
-    }
-    text + "</tbody></table></div>\n</section>\n"
+    };
+    let heads: Vec<&str> =
+        ["Runs", "seeds"].into_iter().chain(differing.iter().map(|s| s.as_str())).collect();
+    sortable(&heads, rows)
+}
+
+fn seeds<'a>(of: impl Iterator<Item = &'a Experiment>) -> String {
+    let seeds: BTreeSet<u64> = of.filter_map(|e| e.seed).collect();
+    seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Settings of the training, its data set and the evaluation; not the seed, which tells runs of one setting

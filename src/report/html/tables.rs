@@ -3,16 +3,49 @@
 
 use std::collections::BTreeSet;
 
+use maud::{Markup, html};
+
 use super::lineage::row;
-use crate::report::figure::svg::escape;
-use crate::report::markdown::{common, heading, notes, other, paper, row_name};
+use crate::report::markdown::{common, notes, other, paper, row_name};
 use crate::report::record::OTHERS;
 use crate::report::table::{Cell, Part, Table};
 use crate::report::{signed, two};
 
 /// A section with one table; `n` is its number on the page.
-pub(super) fn write(t: &Table, n: usize) -> String {
+pub(super) fn section(t: &Table, n: usize) -> Markup {
     let seeds = common_seeds(t);
+    html! {
+        section id={ "table-" (n) } {
+            h2 { (t.title()) }
+            p {
+                (what_it_shows(t, seeds)) " Each links to its lineage."
+                @if let Some(common) = common(t) { " " (common) }
+            }
+            div.scroll {
+                table.sort {
+                    thead { (heads(t)) }
+                    tbody {
+                        @for row in &t.rows {
+                            tr {
+                                td { (row_name(row)) }
+                                @for (c, cell) in row.cells.iter().enumerate() {
+                                    (reproduced(cell, seeds.is_none()))
+                                    @for part in t.parts(c) { (beside(cell, part)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            @if t.has(Part::Paper) { (differences(t)) }
+            @for c in 0..t.columns.len() { (others(t, c)) }
+            ul.note { @for note in notes(t) { li { (note) } } }
+        }
+    }
+}
+
+/// Which accuracy it is, and of how many runs.
+fn what_it_shows(t: &Table, seeds: Option<usize>) -> String {
     let what = match seeds {
         Some(1) => ", of one seed".into(),
         Some(n) => format!(": mean ± sample standard deviation over {n} seeds"),
@@ -27,87 +60,71 @@ pub(super) fn write(t: &Table, n: usize) -> String {
         Some(_) => "on the test images",
         None => "on the split that a row names, else on the test images,",
     };
-    let mut text = format!(
-        "<section id=\"table-{n}\">\n<h2>{}</h2>\n<p>Top-1 accuracy {of} in percent{what}. Each links to its \
-         lineage.{}</p>\n<div class=\"scroll\"><table class=\"sort\">\n<thead>\n\
-         <tr><th rowspan=\"2\" data-c=\"0\">Method</th>",
-        escape(&t.title()),
-        common(t).map_or(String::new(), |common| format!(" {}", escape(&common)))
-    );
-    for (c, column) in t.columns.iter().enumerate() {
-        let width = 1 + t.parts(c).len();
-        text += &format!("<th class=\"first\" colspan=\"{width}\">{}</th>", escape(&heading(column)));
-    }
-    text += "</tr>\n<tr>";
-    let mut place = 1;
-    for c in 0..t.columns.len() {
-        text += &format!("<th class=\"first\" data-c=\"{place}\">reproduced</th>");
-        place += 1;
-        for part in t.parts(c) {
-            text += &format!("<th data-c=\"{place}\">{}</th>", part.title());
-            place += 1;
-        }
-    }
-    text += "</tr>\n</thead>\n<tbody>\n";
-    for row in &t.rows {
-        text += &format!("<tr><td>{}</td>", escape(&row_name(row)));
-        for (c, cell) in row.cells.iter().enumerate() {
-            text += &reproduced(cell, seeds.is_none());
-            for part in t.parts(c) {
-                text += &match part {
-                    Part::Paper => number(cell.paper.map(|p| p.value), &paper(cell), ""),
-                    Part::Difference => {
-                        let far = if is_far(cell) { " class=\"far\"" } else { "" };
-                        number(cell.difference(), &signed(cell.difference()), far)
-                    }
-                    Part::Report => number(cell.starting_report, &two(cell.starting_report), ""),
-                };
+    format!("Top-1 accuracy {of} in percent{what}.")
+}
+
+/// Two rows: the training sets, and what there is of each. Rows are sorted by the numbered ones.
+fn heads(t: &Table) -> Markup {
+    let parts = (0..t.columns.len()).flat_map(|c| {
+        let beside = t.parts(c).into_iter().map(|part| (None, part.title()));
+        std::iter::once((Some("first"), "reproduced")).chain(beside)
+    });
+    html! {
+        tr {
+            th rowspan="2" data-c="0" { "Method" }
+            @for (c, column) in t.columns.iter().enumerate() {
+                th.first colspan=(1 + t.parts(c).len()) { (column.heading()) }
             }
         }
-        text += "</tr>\n";
+        tr { @for (n, (class, title)) in parts.enumerate() { th class=[class] data-c=(n + 1) { (title) } } }
     }
-    text += "</tbody>\n</table></div>\n";
-    if t.has(Part::Paper) {
-        text += &differences(t);
+}
+
+/// A cell beside the reproduced value.
+fn beside(cell: &Cell, part: Part) -> Markup {
+    match part {
+        Part::Paper => number(cell.paper.map(|p| p.value), &paper(cell), false),
+        Part::Difference => number(cell.difference(), &signed(cell.difference()), is_far(cell)),
+        Part::Report => number(cell.starting_report, &two(cell.starting_report), false),
     }
-    for c in 0..t.columns.len() {
-        text += &others(t, c);
-    }
-    text += "<ul class=\"note\">\n";
-    for note in notes(t) {
-        text += &format!("<li>{}</li>\n", escape(&note));
-    }
-    text + "</ul>\n</section>\n"
 }
 
 /// The numbers beside top-1 of one training set, if there are any.
-fn others(t: &Table, column: usize) -> String {
+fn others(t: &Table, column: usize) -> Markup {
     let numbers = t.others(column);
     if numbers.is_empty() {
-        return String::new();
+        return html! {};
     }
-    let mut text = format!(
-        "<h3>{}: by class frequency, and calibration</h3>\n<div class=\"scroll\"><table class=\"sort\">\n<thead><tr><th data-c=\"0\">Method</th>",
-        escape(&heading(&t.columns[column]))
-    );
-    for (i, &n) in numbers.iter().enumerate() {
-        text += &format!("<th data-c=\"{}\">{}</th>", i + 1, OTHERS[n].title);
-    }
-    text += "</tr></thead>\n<tbody>\n";
-    for row in t.rows.iter().filter(|r| !r.cells[column].values.is_empty()) {
-        text += &format!("<tr><td>{}</td>", escape(&row_name(row)));
-        for &n in &numbers {
-            let cell = &row.cells[column];
-            text += &number(cell.other(n).map(|(mean, _)| mean), &other(cell, n).unwrap_or("—".into()), "");
+    html! {
+        h3 { (t.columns[column].heading()) ": by class frequency, and calibration" }
+        div.scroll {
+            table.sort {
+                thead {
+                    tr {
+                        th data-c="0" { "Method" }
+                        @for (i, &n) in numbers.iter().enumerate() { th data-c=(i + 1) { (OTHERS[n].title) } }
+                    }
+                }
+                tbody {
+                    @for row in t.rows.iter().filter(|r| !r.cells[column].values.is_empty()) {
+                        tr {
+                            td { (row_name(row)) }
+                            @for &n in &numbers {
+                                @let cell = &row.cells[column];
+                                (number(cell.other(n).map(|(mean, _)| mean), &other(cell, n).unwrap_or("—".into()), false))
+                            }
+                        }
+                    }
+                }
+            }
         }
-        text += "</tr>\n";
     }
-    text + "</tbody>\n</table></div>\n"
 }
 
-fn number(value: Option<f64>, text: &str, class: &str) -> String {
-    let value = value.map_or(String::new(), |v| format!(" data-v=\"{v:.4}\""));
-    format!("<td{class}{value}>{}</td>", escape(&text.replace('-', "−")))
+/// A cell, with the value that rows are sorted by.
+fn number(value: Option<f64>, text: &str, is_far: bool) -> Markup {
+    let value = value.map(|v| format!("{v:.4}"));
+    html! { td class=[is_far.then_some("far")] data-v=[value] { (text.replace('-', "−")) } }
 }
 
 /// The number of seeds, if all cells that have any have as many, each of one run.
@@ -119,14 +136,19 @@ fn common_seeds(t: &Table) -> Option<usize> {
 }
 
 /// A cell of ours, with its number of runs where that has to be told.
-fn reproduced(cell: &Cell, tell: bool) -> String {
+fn reproduced(cell: &Cell, tell: bool) -> Markup {
     let (Some(mean), Some(first)) = (cell.mean(), cell.values.first()) else {
-        return "<td class=\"first\">—</td>".into();
+        return html! { td.first { "—" } };
     };
-    let std = cell.std().map_or(String::new(), |s| format!(" ± {s:.2}"));
-    let runs = if tell { format!(" <small>n = {}</small>", cell.count()) } else { String::new() };
-    let row = row(&first.content);
-    format!("<td class=\"first\" data-v=\"{mean:.4}\"><a href=\"#{row}\">{mean:.2}{std}</a>{runs}</td>")
+    html! {
+        td.first data-v=(format!("{mean:.4}")) {
+            a href={ "#" (row(&first.content)) } {
+                (two(Some(mean)))
+                @if let Some(std) = cell.std() { " ± " (two(Some(std))) }
+            }
+            @if tell { " " small { "n = " (cell.count()) } }
+        }
+    }
 }
 
 /// The difference from the published value in standard errors of our mean, where there are two runs or more.
@@ -157,18 +179,31 @@ fn by_chance(n: usize) -> f64 {
 }
 
 /// The differences of more than two standard errors, by name.
-fn differences(t: &Table) -> String {
+fn differences(t: &Table) -> Markup {
     let cells =
         || t.rows.iter().flat_map(|r| t.columns.iter().zip(&r.cells).map(move |(c, cell)| (r, c, cell)));
-    let count = |keep: &dyn Fn(&Cell) -> bool| cells().filter(|(_, _, c)| keep(c)).count();
+    let far: Vec<_> = cells().filter(|(_, _, c)| is_far(c)).collect();
+    html! {
+        h3 { "Differences from the published values of more than two standard errors" }
+        p { (judged(&cells().map(|(_, _, cell)| cell).collect::<Vec<_>>())) }
+        @if !far.is_empty() {
+            ul {
+                @for (row, column, cell) in far {
+                    li { b { (row_name(row)) } ", " (column.heading()) ": " (difference(cell)) }
+                }
+            }
+        }
+    }
+}
+
+/// How many cells can be compared with a published value, why others cannot, and what chance would do.
+fn judged(cells: &[&Cell]) -> String {
+    let count = |keep: &dyn Fn(&Cell) -> bool| cells.iter().filter(|c| keep(c)).count();
     let judged = count(&|c| standard_errors(c).is_some());
     let single = count(&|c| c.difference().is_some() && c.std().is_none());
     let schedule = count(&|c| c.mean().is_some() && c.paper.is_some() && c.difference().is_none());
     let other = count(&|c| c.mean().is_some() && c.paper.is_none());
-    let far: Vec<_> = cells().filter(|(_, _, c)| is_far(c)).collect();
-    let mut text =
-        String::from("<h3>Differences from the published values of more than two standard errors</h3>\n<p>");
-    text += &match (judged, far.len()) {
+    let mut text = match (judged, count(&is_far)) {
         (0, _) => "No cell can be judged.".to_owned(),
         (judged, 0) => format!("None of the {judged} cells that can be judged."),
         (judged, far) => format!("{far} of the {judged} cells that can be judged."),
@@ -186,37 +221,31 @@ fn differences(t: &Table) -> String {
     }
     if judged > 0 {
         text += " The standard error is that of our mean, s/√n; how far the published means scatter is not known.";
-        let judged =
-            || cells().filter(|(_, _, c)| standard_errors(c).is_some()).map(|(_, _, c)| c.values.len());
-        let runs: BTreeSet<usize> = judged().collect();
+        let judged = cells.iter().filter(|c| standard_errors(c).is_some());
+        let runs: BTreeSet<usize> = judged.map(|c| c.values.len()).collect();
         let chances: Vec<String> =
             runs.iter().map(|&n| format!("{:.0} % of cells of {n} runs", 100.0 * by_chance(n))).collect();
         text += &format!(" By chance alone it is more than two for {}.", chances.join(", "));
     }
-    text += "</p>\n";
-    if !far.is_empty() {
-        text += "<ul>\n";
-    }
-    for (row, column, cell) in &far {
-        let (Some(mean), Some(std), Some(d), Some(e), Some(paper)) =
-            (cell.mean(), cell.std(), cell.difference(), standard_errors(cell), cell.paper)
-        else {
-            continue;
-        };
-        let (n, paper) = (cell.count(), paper.value);
-        let side = if d < 0.0 { "below" } else { "above" };
-        let errors = if e < 1000.0 { format!("{e:.1}") } else { "over 1000".into() };
-        text += &format!(
-            "<li><b>{}</b>, {}: {mean:.2} ± {std:.2} (n = {n}) is {:.2} {side} {paper:.2}: {errors} standard errors.</li>\n",
-            escape(&row_name(row)),
-            escape(&heading(column)),
-            d.abs()
-        );
-    }
-    if !far.is_empty() {
-        text += "</ul>\n";
-    }
     text
+}
+
+/// How far a cell is from its published value: `70.57 ± 0.45 (n = 3) is 1.29 below 71.86: 5.0 standard errors.`
+fn difference(cell: &Cell) -> String {
+    let errors = match standard_errors(cell) {
+        Some(e) if e < 1000.0 => format!("{e:.1}"),
+        _ => "over 1000".into(),
+    };
+    let d = cell.difference().unwrap_or_default();
+    format!(
+        "{} ± {} (n = {}) is {:.2} {} {}: {errors} standard errors.",
+        two(cell.mean()),
+        two(cell.std()),
+        cell.count(),
+        d.abs(),
+        if d < 0.0 { "below" } else { "above" },
+        two(cell.paper.map(|p| p.value))
+    )
 }
 
 #[cfg(test)]

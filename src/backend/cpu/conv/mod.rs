@@ -282,7 +282,7 @@ impl Work {
     ) -> Result<Lent<'a>> {
         let lent = read(weight)?;
         let cols = geo.weight_len() / geo.taps() / rows;
-        if !winograd && T::PACK == 1 && cols <= kernel::tile::PANEL {
+        if !winograd && T::PACK == 1 && cols <= kernel::walk::PANEL {
             // One panel.
             return Ok(lent);
         }

@@ -1,6 +1,6 @@
 //! One folded convolution of some images, from halo to halo, and the halos themselves.
 
-use crate::backend::cpu::conv::kernel::tile::{Pixel, Sink};
+use crate::backend::cpu::conv::kernel::walk::{Pixel, Sink};
 use crate::backend::cpu::conv::kernel::winograd::{self, Four};
 use crate::backend::cpu::conv::kernel::{convolve, panels};
 use crate::net::{EPS, Geometry};

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::args::{Norm, Segment};
 use super::device::{Device, Memory};
-use super::kernels::{FORWARD, MOST_BLOCKS, NAMES, THREADS};
+use super::kernels::{FORWARD, MOST_BLOCKS, NAMES};
+use super::tiles::THREADS;
 use super::tiles::{SCRATCH, Tiles, bytes_of, padded};
 use super::{Error, Result};
 use crate::backend::Plan;

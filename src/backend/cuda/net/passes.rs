@@ -7,8 +7,9 @@ use crate::backend::cuda::args::{
     BackwardArgs, BlendArgs, FoldArgs, ForwardArgs, Gradient, HeadArgs, IDENTITY, IN_PLACE, LoadArgs,
     NO_RESIDUAL, NORMED, PADDED, PLAIN, Source, StepArgs, THROUGH_PADDED,
 };
-use crate::backend::cuda::kernels::{BACKWARD, BLEND, FOLD, FORWARD, HEAD, LOAD, STEP, THREADS, UNBLEND};
+use crate::backend::cuda::kernels::{BACKWARD, BLEND, FOLD, FORWARD, HEAD, LOAD, STEP, UNBLEND};
 use crate::backend::cuda::tiles::SCRATCH;
+use crate::backend::cuda::tiles::THREADS;
 use crate::backend::{
     self, Engine, Gradient as Buffer, Input, InputGrad, Mixed, Residual, Shortcut, Source as From, Stored,
     Training,

@@ -8,10 +8,11 @@ use std::ops::Range;
 use half::bf16;
 
 use super::input_grad::{Grad, input_grad};
-use super::outer::{Outer, outer_rows};
-use super::wide::{Panels, by_blocks};
+use super::outer::outer_rows;
+use super::walk::Outer;
+use super::wide::Panels;
 use super::winograd::{self, Two};
-use super::{Ahead, fill_input, images, row_of, spread, together, with_scratch};
+use super::{Ahead, by_blocks, fill_input, images, row_of, spread, together, with_scratch};
 use crate::backend::cpu::source::{Input as Source, Slices, View};
 use crate::backend::cpu::{chunk_range, chunks, for_each_chunk};
 use crate::net::Geometry;

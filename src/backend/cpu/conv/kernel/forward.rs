@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::tile::{Pixel, Run, Sink, Walk, correlate};
+use super::tile::correlate;
+use super::walk::{Pixel, Run, Sink, Walk};
 use super::winograd::{self, Two};
 use super::{Ahead, fill_input, images, together, with_scratch};
 use crate::backend::cpu::source::{Input, Shortcut, Slices};

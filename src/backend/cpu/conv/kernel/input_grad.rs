@@ -4,7 +4,8 @@
 use rayon::prelude::*;
 
 use super::Ahead;
-use super::tile::{Pixel, Run, Sink, Walk, correlate};
+use super::tile::correlate;
+use super::walk::{Pixel, Run, Sink, Walk};
 use crate::backend::cpu::source::View;
 use crate::net::Geometry;
 use crate::simd::Vector;

@@ -7,9 +7,10 @@ mod backward;
 mod forward;
 mod input_grad;
 mod outer;
-pub(crate) mod tile;
+mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
+pub(crate) mod walk;
 mod wide;
 pub(crate) mod winograd;
 
@@ -17,7 +18,7 @@ pub(super) use backward::{Backward, Input, arranged_len, grad_len, partial_len};
 pub(super) use forward::Forward;
 pub(crate) use forward::convolve;
 pub(super) use input_grad::{flip, walks};
-pub(super) use wide::{Panels, by_blocks, weight_grad};
+pub(super) use wide::{Panels, weight_grad};
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -31,7 +32,19 @@ use crate::net::Geometry;
 use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector, prefetch};
 use crate::tensor::Aligned;
-use tile::PANEL;
+use walk::PANEL;
+
+/// Whether weights are too many for a core's second-level cache.
+fn is_wide(geo: Geometry) -> bool {
+    const MOST: usize = 64 * 1024;
+    geo.weight_len() > MOST
+}
+
+/// Whether a wide layer's weight gradient is larger than what a chunk's is made of: it is summed as `wide` does
+/// then.
+pub(super) fn by_blocks(geo: Geometry) -> bool {
+    is_wide(geo) && geo.weight_len() > CHUNK * (geo.padded_in::<f32>() + geo.padded_out::<f32>())
+}
 
 // A thread's scratch memory, for each loan inside another.
 thread_local!(static SCRATCH: RefCell<Vec<Aligned>> = const { RefCell::new(vec![]) });
@@ -60,7 +73,7 @@ fn keep_scratch(scratch: Aligned) {
 fn together<T: Value>(geo: Geometry, least: usize) -> usize {
     /// Floats of images that stay in the cache.
     const IMAGES: usize = 160 * 1024;
-    if !wide::is_wide(geo) {
+    if !is_wide(geo) {
         return least;
     }
     let most = (IMAGES / geo.padded_in::<T>().max(geo.padded_out::<T>())).clamp(least, CHUNK);

@@ -8,61 +8,9 @@
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
+use super::walk::Outer;
 use crate::simd::value::Value;
 use crate::simd::{Vector, opaque};
-
-/// A weight gradient: `dw[k, co] += Σ_{image, row, col} x[place(image, row, col) + k] · g[image, row, col,
-/// co]` for `k < taps`.
-#[derive(Clone, Copy, Debug)]
-pub struct Outer {
-    /// Whether `dw` begins with these images.
-    pub fresh: bool,
-    /// Images, or groups of them that share lanes.
-    pub images: usize,
-    /// Floats between two images of `x`.
-    pub x_image: usize,
-    /// Floats between two images of `g`.
-    pub g_image: usize,
-    /// Rows of `g`.
-    pub rows: usize,
-    /// Columns of `g`.
-    pub cols: usize,
-    /// Floats between the places of two rows in `x`.
-    pub x_row: usize,
-    /// Floats between the places of two columns in `x`.
-    pub x_col: usize,
-    /// Floats between two rows of `g`.
-    pub g_row: usize,
-    /// Floats between two columns of `g`.
-    pub g_col: usize,
-    /// Floats at each place of `x`: the taps of a kernel row, of `cin` each.
-    pub taps: usize,
-    /// Channels of `g`.
-    pub cout: usize,
-    /// Floats between two rows of `dw`, each of which is a tap's.
-    pub dw_row: usize,
-}
-
-impl Outer {
-    /// One row of `cols` places, `x_col` floats apart in `x` and neighbours in `g`.
-    pub fn line(fresh: bool, cols: usize, x_col: usize, taps: usize, cout: usize, dw_row: usize) -> Self {
-        Outer {
-            fresh,
-            images: 1,
-            x_image: 0,
-            g_image: 0,
-            rows: 1,
-            cols,
-            x_row: 0,
-            x_col,
-            g_row: 0,
-            g_col: cout,
-            taps,
-            cout,
-            dw_row,
-        }
-    }
-}
 
 /// [`outer`] for all rows of a kernel, whose places in `x` are `kernel_row` floats apart.
 ///

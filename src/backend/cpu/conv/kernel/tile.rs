@@ -11,79 +11,9 @@
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
+use super::walk::{PANEL, Pixel, Run, Sink, Walk};
 use crate::simd::value::Value;
 use crate::simd::{Vector, opaque, prefetch};
-
-/// Channels whose weights are neighbours. Were whole rows of them, a tile would jump from page to page in a
-/// wide layer.
-pub const PANEL: usize = 32;
-
-/// Consecutive floats of the image that one output pixel sums over.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Run {
-    /// Distance of the first float from the output pixel's place in the image.
-    pub offset: usize,
-    /// Number of floats; each has its row of `cout` weights.
-    pub len: usize,
-}
-
-/// How the output pixels walk over the images.
-#[derive(Clone, Copy, Debug)]
-pub struct Walk<'a> {
-    /// Images.
-    pub images: usize,
-    /// Floats between two images.
-    pub image_step: usize,
-    /// Output rows.
-    pub rows: usize,
-    /// Output columns.
-    pub cols: usize,
-    /// Floats between the places of two output rows.
-    pub row_step: usize,
-    /// Floats between the places of two output columns.
-    pub col_step: usize,
-    /// What is summed at each place.
-    pub runs: &'a [Run],
-}
-
-impl Walk<'_> {
-    /// Floats that are summed at each place.
-    pub fn taps(&self) -> usize {
-        self.runs.iter().map(|r| r.len).sum()
-    }
-}
-
-/// The first pixel and channel of a tile of the output.
-#[derive(Clone, Copy, Debug)]
-pub struct Pixel {
-    /// Image.
-    pub image: usize,
-    /// Row.
-    pub row: usize,
-    /// Column.
-    pub col: usize,
-    /// First channel.
-    pub channel: usize,
-}
-
-/// Receives finished tiles: `P` neighbouring pixels by `Q` vectors of channels.
-pub trait Sink {
-    /// What the sums of the channels from `channel` on start from.
-    ///
-    /// # Safety
-    /// As [`Vector`]; the channels are inside the output that the sink was made for.
-    #[inline(always)]
-    unsafe fn start<V: Vector>(&self, _channel: usize) -> V {
-        // SAFETY: the caller's contract.
-        unsafe { V::splat(0.0) }
-    }
-
-    /// Takes the sums of `P` pixels of a row from `at` on.
-    ///
-    /// # Safety
-    /// As [`Vector`]; the pixels and channels are inside the output that the sink was made for.
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel);
-}
 
 /// `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, handed to the
 /// sink tile by tile.

@@ -4,8 +4,7 @@
 // Indices are those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
-use super::outer::Outer;
-use super::tile::{PANEL, Pixel, Sink, Walk};
+use super::walk::{Outer, PANEL, Pixel, Sink, Walk};
 use super::{keep_scratch, take_scratch};
 use crate::simd::{Vector, amx};
 

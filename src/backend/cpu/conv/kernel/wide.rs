@@ -10,31 +10,18 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::outer::{Outer, outer, outer_rows};
-use super::tile::PANEL;
+use super::outer::{outer, outer_rows};
 #[cfg(target_arch = "x86_64")]
 use super::tiled::turn;
+use super::walk::{Outer, PANEL};
 use super::winograd::{Two, pitch, transform_grad, transform_input};
 use super::with_scratch;
-use crate::backend::cpu::CHUNK;
 use crate::net::Geometry;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::amx;
 use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector};
 use crate::tensor::Parts;
-
-/// Whether weights are too many for a core's second-level cache.
-pub fn is_wide(geo: Geometry) -> bool {
-    const MOST: usize = 64 * 1024;
-    geo.weight_len() > MOST
-}
-
-/// Whether a wide layer's weight gradient is larger than what a chunk's is made of: it is summed as here
-/// then.
-pub fn by_blocks(geo: Geometry) -> bool {
-    is_wide(geo) && geo.weight_len() > CHUNK * (geo.padded_in::<f32>() + geo.padded_out::<f32>())
-}
 
 /// Channels in of a panel. Those out are [`PANEL`].
 const IN: usize = 16;

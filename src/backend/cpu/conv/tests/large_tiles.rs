@@ -1,6 +1,6 @@
 //! Winograd's F(4×4, 3×3), which inference uses, against plain loops in `f64`.
 
-use super::super::kernel::tile::{Pixel, Sink};
+use super::super::kernel::walk::{Pixel, Sink};
 use super::super::kernel::winograd::Four;
 use super::*;
 use crate::simd::{Task, Vector, run};

@@ -29,9 +29,9 @@ mod weight;
 pub use form::{Form, Four, Two};
 pub use weight::{restore_weight, transform_weight};
 
-use super::outer::{Outer, outer};
-use super::tile::Sink;
-use super::wide::{by_blocks, is_wide};
+use super::outer::outer;
+use super::walk::{Outer, Sink};
+use super::{by_blocks, is_wide};
 use crate::net::Geometry;
 use crate::simd::value::Value;
 use crate::simd::{Isa, Vector, stores_are_slow};

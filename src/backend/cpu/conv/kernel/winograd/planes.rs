@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::form::{Form, output_transposed};
-use crate::backend::cpu::conv::kernel::tile::{Pixel, Sink};
+use crate::backend::cpu::conv::kernel::walk::{Pixel, Sink};
 use crate::net::Geometry;
 use crate::simd::Vector;
 use crate::simd::value::Value;

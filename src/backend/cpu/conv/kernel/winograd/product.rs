@@ -9,7 +9,7 @@
 
 use super::form::Form;
 use super::planes::column;
-use crate::backend::cpu::conv::kernel::tile::Sink;
+use crate::backend::cpu::conv::kernel::walk::Sink;
 use crate::simd::value::Value;
 use crate::simd::{Vector, opaque, prefetch};
 
@@ -171,7 +171,7 @@ unsafe fn some<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::conv::kernel::tile::Pixel;
+    use crate::backend::cpu::conv::kernel::walk::Pixel;
     use crate::backend::cpu::conv::kernel::winograd::Four;
     use crate::rng::{Purpose, stream, uniform};
 

@@ -1,0 +1,77 @@
+//! What checkpoints say of the images that they are for: classes, preprocessing and normalisation.
+
+use anyhow::{Context, Result, bail};
+
+use crate::data::files::Preprocess;
+use crate::data::{self, Normalise};
+use crate::manifest::{Manifest, Object};
+
+/// What a checkpoint carries of the data set that it was trained on.
+pub struct Trained {
+    /// Names of the classes.
+    pub class_names: Option<Vec<String>>,
+    /// How image files were preprocessed.
+    pub preprocess: Option<Preprocess>,
+}
+
+impl Trained {
+    /// What a checkpoint says.
+    ///
+    /// # Errors
+    /// Metrics that are not to be understood.
+    pub fn of(m: &Manifest) -> Result<Trained> {
+        let value = |name: &str| m.metrics.get(name).cloned();
+        let preprocess = value("preprocess").map(serde_json::from_value).transpose();
+        let class_names = value("class_names").map(serde_json::from_value).transpose();
+        Ok(Trained {
+            class_names: class_names.context("metrics.class_names")?,
+            preprocess: preprocess.context("metrics.preprocess")?,
+        })
+    }
+
+    /// Says where a data set differs, so that results are hardly what was meant.
+    ///
+    /// # Errors
+    /// The same classes in another order: their labels mean others.
+    pub fn compare(&self, info: &data::Info, name: &str) -> Result<()> {
+        let names = self.class_names.as_ref().filter(|names| names.len() == info.classes);
+        if let Some(names) = names.filter(|names| **names != info.class_names) {
+            let [mut own, mut others] = [names.clone(), info.class_names.clone()];
+            own.sort_unstable();
+            others.sort_unstable();
+            if own == others {
+                bail!(
+                    "{name}: the data set has the classes of the checkpoint in another order, so its labels mean others; \
+                     make it with mk-imbalance --class-order FILE, which lists them in the checkpoint's"
+                );
+            }
+            log::warn!("{name}: the data set has other class names than the checkpoint");
+        }
+        let (own, theirs) = (self.preprocess, info.preprocess);
+        let [said, found] = [own, theirs].map(|p| p.unwrap_or(Preprocess::CIFAR));
+        if said != found {
+            log::warn!("{name}: was trained on images of {said}, and these are of {found}");
+        }
+        Ok(())
+    }
+}
+
+/// What a checkpoint's params say of the normalisation.
+///
+/// # Errors
+/// Something else than three numbers each.
+pub fn normalise(params: &Object) -> Result<Normalise> {
+    let of = |name: &str, usual: [f64; 3]| -> Result<[f64; 3]> {
+        let Some(said) = params.get(name) else { return Ok(usual) };
+        let values: Option<[f64; 3]> = serde_json::from_value(said.clone()).ok();
+        let sound =
+            |v: &[f64; 3]| v.iter().all(|x| x.is_finite()) && (name == "mean" || v.iter().all(|x| *x > 0.0));
+        values.filter(sound).with_context(|| {
+            format!(
+                "params.{name} is {said}, not a number for each of three channels; train the checkpoint again"
+            )
+        })
+    };
+    let usual = Normalise::CIFAR;
+    Ok(Normalise { mean: of("mean", usual.mean)?, std: of("std", usual.std)? })
+}
