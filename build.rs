@@ -1,5 +1,5 @@
-//! Stamps the git commit and its cleanliness into the binaries, for `--version` and `run.git` of every
-//! manifest.
+//! Embeds the git commit, and whether the working tree has changes, in the binaries, for `--version` and the
+//! `run.git` of every manifest.
 
 use std::process::Command;
 

@@ -1,9 +1,9 @@
-//! Times the training step on a GPU: `cuda DATASET [--device N] [--steps N] [--side-by-side N]`, a JSON
-//! object a line.
+//! Measures the training step on a GPU: `cuda DATASET [--device N] [--steps N] [--side-by-side N]` prints one
+//! JSON object per line.
 //!
-//! For each precision: the step as a graph replayed, the same for two and for N networks at once, a whole
-//! epoch with everything around it, and every kernel of a step by itself. `make bench-cuda` sets PyTorch
-//! beside it. Says so and ends where there is no GPU.
+//! For each precision it measures a step replayed as a graph, the same for two and for N networks at once, a
+//! whole epoch with everything around it, and every kernel of a step by itself. `make bench-cuda` runs
+//! PyTorch for comparison. Without a GPU, it says so and exits.
 
 #![allow(missing_docs)]
 
@@ -52,14 +52,14 @@ impl Bench {
         Ok((device, trainer, plan))
     }
 
-    /// Seconds of a step, each of `seeds` networks taking as many.
+    /// Returns the seconds per step while `seeds` networks train at once, all for the same number of steps.
     fn side_by_side(&self, config: &Config, seeds: usize) -> Result<f64> {
         let (ready, done) = (Barrier::new(seeds + 1), Barrier::new(seeds + 1));
         std::thread::scope(|scope| {
             let work = || -> Result<()> {
                 let trainer = self.trainer(config);
                 ready.wait();
-                // What it frees at its end is not measured.
+                // The trainer is kept until after the barrier, so that freeing its memory is not measured.
                 let ran = trainer.and_then(|all| all.1.repeat(self.steps).map(|()| all).map_err(Into::into));
                 done.wait();
                 ran.map(drop)

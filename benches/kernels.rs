@@ -1,8 +1,8 @@
-//! Throughput of the CPU engine: convolutions, whole training steps and inference of some networks, and
-//! beside them the fused multiply-add peak of the same machine in the same run.
+//! Throughput of the CPU engine: convolutions, whole training steps and inference of some networks, and, for
+//! comparison, the fused multiply-add peak of the same machine in the same run.
 //!
-//! `Gelem/s` of a convolution or of the peak is GFLOP/s (two a multiply-add); of a step and of inference it
-//! is images. Run it by `make bench`, which sets PyTorch beside it.
+//! For a convolution and for the peak, `Gelem/s` are GFLOP/s (a multiply-add counts as two); for a step and
+//! for inference, elements are images. `make bench` runs it, with PyTorch for comparison.
 
 #![allow(missing_docs)]
 
@@ -32,7 +32,7 @@ use remix::tensor::zeros_of;
 const IMAGES: usize = 128;
 const DTYPES: [(&str, DType); 2] = [("f32", DType::F32), ("bf16", DType::BF16)];
 
-/// Rounds of sixteen independent multiply-adds, as many as hide the latency; or of four products of tiles.
+/// Rounds of sixteen independent multiply-adds, enough to hide the latency, or of four products of AMX tiles.
 struct Peak<T>(u64, PhantomData<T>);
 
 impl<T: Value> Task for Peak<T> {
@@ -60,16 +60,16 @@ impl<T: Value> Task for Peak<T> {
     }
 }
 
-/// Products of tiles by one that they share, all in the first-level cache.
+/// Multiplies tiles by one that they share, all in the first-level cache.
 ///
 /// # Safety
-/// The machine has AMX.
+/// The machine must have AMX.
 #[cfg(target_arch = "x86_64")]
 unsafe fn tiles(rounds: u64) {
     #[repr(align(64))]
     struct Tile([f32; amx::SUM]);
     let (left, right) = (Tile([0.0; amx::SUM]), Tile([0.0; amx::SUM]));
-    // SAFETY: tiles of 16 rows of 64 bytes.
+    // SAFETY: the caller's contract; the tiles have 16 rows of 64 bytes.
     unsafe {
         amx::configure(16, 16);
         amx::clear();
@@ -79,7 +79,7 @@ unsafe fn tiles(rounds: u64) {
     }
 }
 
-/// Floating-point operations of a round of [`Peak`].
+/// Returns the number of floating-point operations in a round of [`Peak`].
 fn flops<T: Value>() -> u64 {
     let lanes = match T::isa() {
         Isa::Amx => return 4 * 2 * 16 * 16 * 32,
@@ -176,7 +176,7 @@ fn convolutions_in(c: &mut Criterion, group: &str, dtype: DType) {
     }
 }
 
-/// Networks, the sides of their images, and images of a batch.
+/// Networks, the side length of their images, and the number of images in a batch.
 const NETWORKS: [(&str, usize, usize); 3] =
     [("resnet32", 32, IMAGES), ("resnet18-cifar", 32, IMAGES), ("resnet50", 224, 16)];
 
@@ -203,7 +203,7 @@ fn step(c: &mut Criterion) {
                 b.iter(|| net.step(targets, None, rates).expect("a step"));
             });
         }
-        // Inference takes small images by thousands.
+        // Inference on small images is measured with about a thousand of them at a time.
         let many = if side == 32 { 8 * images } else { images };
         group.throughput(Throughput::Elements(many as u64));
         group.bench_function("infer", |b| {
@@ -213,7 +213,7 @@ fn step(c: &mut Criterion) {
     }
 }
 
-/// A training step without SGD on candle's own operations and autograd, which is what the engine replaces.
+/// Measures a training step, without SGD, on candle's own operations and autograd, which the engine replaces.
 fn candle(c: &mut Criterion) {
     const FEW: usize = 16;
     let (vars, network) = (VarMap::new(), Arch::RESNET32.network());

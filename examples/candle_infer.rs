@@ -1,8 +1,8 @@
-//! Runs a checkpoint of `train` with candle, without our engines: `candle_infer RUN DATASET [N]` prints the
-//! accuracy on the first N test images.
+//! Runs a checkpoint of `train` with candle, without the engines of this crate:
+//! `candle_infer RUN DATASET [N]` prints the accuracy on the first N test images.
 //!
-//! RUN and DATASET are directories. All that is used of this crate is the description of the network and its
-//! candle modules.
+//! RUN and DATASET are directories. The example uses only the description of the network and its candle
+//! modules from this crate.
 
 use std::path::Path;
 

@@ -1,6 +1,8 @@
-//! How work ends before its time. Ctrl-C and SIGTERM: at once while a tool waits for input or a lock, at the
-//! next safe point once it works. For the tests: as if the machine had lost power, between any two changes of
-//! the disk.
+//! Stopping work early.
+//!
+//! On Ctrl-C and SIGTERM, a tool stops at once while it waits for input or a lock, and at its next safe point
+//! while it works. For the tests, a tool can also be stopped as if the machine had lost power, between any
+//! two changes to the disk.
 //!
 //! SIGHUP is left alone, so `nohup` works; what is on disk is safe at any moment.
 
@@ -18,8 +20,9 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 #[error("interrupted; the same command goes on from what is finished")]
 pub struct Interrupted;
 
-/// Takes SIGINT and SIGTERM. A second one ends the process at once. A file that grows beyond the limit of
-/// `ulimit -f` is an error of the write, not the end of the process.
+/// Installs the signal handlers for SIGINT and SIGTERM. A second signal ends the process at once. SIGXFSZ is
+/// caught, so that a file that grows beyond the limit of `ulimit -f` is a write error and does not end the
+/// process.
 pub fn install() {
     if let Err(e) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
         log::debug!("no handler of SIGXFSZ: {e}");
@@ -37,19 +40,20 @@ pub fn install() {
     });
 }
 
-/// From here on the work looks for [`requested`] at its safe points.
+/// Declares that from here on the work checks [`requested`] at its safe points.
 pub fn working() {
     WORKING.store(true, Ordering::Relaxed);
 }
 
-/// Whether a signal has come: long work stops at its next safe point with [`Interrupted`].
+/// Returns whether a signal has arrived, after which long work stops at its next safe point with
+/// [`Interrupted`].
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Ends the process as `kill -9` does if this is the point whose number $REMIX_KILL_AT has, counting from 1.
-/// One stands before each change of the disk that others could see, so that the tests can stop a tool at
-/// every one of them.
+/// Ends the process without any cleanup, like `kill -9`, if this is the call whose number, counting from 1,
+/// is in `$REMIX_KILL_AT`. There is a call before each change to the disk that others could see, so that the
+/// tests can stop a tool at every one of them.
 pub fn kill_point() {
     static AT: OnceLock<Option<u64>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);

@@ -1,15 +1,15 @@
-//! Learning image classifiers from class-imbalanced data: the library behind `mk-imbalance`, `train`, `eval`,
-//! `embed` and `report`.
+//! Training of image classifiers on class-imbalanced data: the library behind `mk-imbalance`, `train`,
+//! `eval`, `embed` and `report`.
 //!
-//! The tools are the interface that is meant for use. For programs of your own:
+//! The command-line tools are the intended interface. Other programs can use these modules:
 //!
-//! - [`nn`] has the networks as candle modules, which load the tools' checkpoints;
+//! - [`nn`] provides the networks as candle modules, which load the tools' checkpoints;
 //! - [`net`] describes networks, and reads and writes files of weights;
 //! - [`data`] and [`manifest`] open data sets and results;
-//! - [`methods`] has the mixes, losses and rules, as numbers;
+//! - [`methods`] implements the mixes, losses and rules as functions of numbers;
 //! - [`metrics`] and [`train`] compute what `eval` reports and what `train` does.
 //!
-//! A checkpoint's class for each of some images, by candle alone:
+//! Classifying images with a checkpoint, using candle alone:
 //!
 //! ```
 //! use candle_core::{D, DType, Device, Tensor};
@@ -29,7 +29,7 @@
 //! // SAFETY: the file is not changed while it is mapped.
 //! let weights = unsafe { VarBuilder::from_mmaped_safetensors(&[file], DType::F32, &Device::Cpu)? };
 //! let net = ResNet::new(&arch.network(), 10, weights)?;
-//! // Pixels (N, 3, H, W), less the mean and over the standard deviation that the manifest's params have.
+//! // Pixels (N, 3, H, W), normalised by the mean and standard deviation in the manifest's params.
 //! let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
 //! let classes = net.forward_t(&images, false)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
 //! assert_eq!(classes.len(), 2);
@@ -37,7 +37,7 @@
 //! # }
 //! ```
 //!
-//! What is not listed here is public only for the programs, benchmarks and tests of this package.
+//! Everything that is not listed here is public only for the programs, benchmarks and tests of this package.
 
 #[doc(hidden)]
 pub mod backend;

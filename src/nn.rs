@@ -1,8 +1,8 @@
 //! The networks of the [`zoo`](crate::net::zoo) as candle modules, for programs that run or fine-tune them
 //! with candle.
 //!
-//! Tensors have the names and layouts that they have in files, so a [`VarBuilder`] over a checkpoint of
-//! `train`, or over weights of torchvision saved as safetensors, is all that is needed:
+//! Tensors have the same names and layouts as in files, so all that is needed is a [`VarBuilder`] over a
+//! checkpoint of `train`, or over torchvision weights saved as safetensors:
 //!
 //! ```no_run
 //! use candle_core::{DType, Device, Tensor};
@@ -19,7 +19,7 @@
 //! # }
 //! ```
 //!
-//! This is written for clarity: `train`, `eval` and `embed` have engines of their own, which are tested
+//! The code is written for clarity: `train`, `eval` and `embed` have engines of their own, which are tested
 //! against it.
 
 use candle_core::{D, Module, Result, Tensor};
@@ -29,7 +29,7 @@ use crate::methods::loss::SCALE;
 use crate::net::EPS;
 use crate::net::{self, ClassifierKind, Network};
 
-/// A network, from images (N, channels, height, width), normalised, to logits (N, classes).
+/// A network that maps normalised images (N, channels, height, width) to logits (N, classes).
 #[derive(Debug)]
 pub struct ResNet {
     stem: ConvNorm,
@@ -39,10 +39,10 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// A network with its tensors from `vb`: weights and biases, and running means and variances.
+    /// Creates a network with its tensors from `vb`: weights, biases, running means and running variances.
     ///
     /// # Errors
-    /// Tensors that are missing or have another shape.
+    /// Returns an error if a tensor is missing or has another shape.
     pub fn new(network: &Network, classes: usize, vb: VarBuilder) -> Result<ResNet> {
         let block = |block: &net::Block| Block::new(block, &vb);
         let stage = |blocks: &Vec<net::Block>| blocks.iter().map(block).collect::<Result<Vec<_>>>();
@@ -54,19 +54,20 @@ impl ResNet {
         })
     }
 
-    /// The features of images, (N, features): the last block's output, averaged over its pixels.
+    /// Returns the features of images, (N, features): the last block's output, averaged over its pixels.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a candle operation fails.
     pub fn features_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         self.features_mixed_t(x, train, |_, x| Ok(x))
     }
 
-    /// The same, where `mix` changes what enters a stage, numbered from 0: the blending of hidden states, as
-    /// Manifold Mixup has it.
+    /// Returns the features of images, where `mix` transforms the input of each stage.
+    ///
+    /// Stages are numbered from 0. This is the blending of hidden states of Manifold Mixup.
     ///
     /// # Errors
-    /// Candle's and those of `mix`.
+    /// Returns an error if a candle operation or `mix` fails.
     pub fn features_mixed_t(
         &self,
         x: &Tensor,
@@ -86,10 +87,10 @@ impl ResNet {
         x.mean(D::Minus1)?.mean(D::Minus1)
     }
 
-    /// The logits of features.
+    /// Returns the logits of features.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a candle operation fails.
     pub fn classify(&self, features: &Tensor) -> Result<Tensor> {
         self.classifier.forward(features)
     }
@@ -101,7 +102,7 @@ impl ModuleT for ResNet {
     }
 }
 
-/// A convolution with its batch norm.
+/// A convolution and its batch norm.
 #[derive(Debug)]
 struct ConvNorm {
     conv: Conv2d,
@@ -134,7 +135,7 @@ struct Block {
 #[derive(Debug)]
 enum Shortcut {
     Identity,
-    /// To so many channels.
+    /// Subsampled by 2, and padded with zeros to this number of channels.
     Padded(usize),
     Projected(ConvNorm),
 }
@@ -173,13 +174,15 @@ impl ModuleT for Block {
     }
 }
 
-/// Every second row (dimension 2) or column (3) from the first on.
+/// Returns every second row (`dim` 2) or column (`dim` 3), starting with the first.
 fn every_second(x: &Tensor, dim: usize) -> Result<Tensor> {
     x.contiguous()?.index_select(&Tensor::arange_step(0u32, x.dim(dim)? as u32, 2, x.device())?, dim)
 }
 
-/// The largest of 3×3 pixels at every second place, of values that are not negative: zeros around them change
-/// nothing. Candle has no gradient for windows that overlap, so this is the largest of nine shifted images.
+/// Max-pools values that are not negative, with a 3×3 kernel, stride 2 and padding 1.
+///
+/// As no value is negative, padding with zeros does not change a maximum. Candle has no gradient for
+/// overlapping windows, so this computes the maximum of nine shifted images.
 fn max_pool(x: &Tensor) -> Result<Tensor> {
     let (height, width) = (x.dim(2)?, x.dim(3)?);
     let padded = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
@@ -231,7 +234,7 @@ impl Module for Classifier {
     }
 }
 
-/// Vectors along a dimension, scaled to length 1; PyTorch's least norm is 1e-12.
+/// Scales the vectors along a dimension to length 1; the norm is at least 1e-12, as in PyTorch.
 fn unit(x: &Tensor, dim: usize) -> Result<Tensor> {
     let norm = x.sqr()?.sum_keepdim(dim)?.sqrt()?;
     x.broadcast_div(&norm.maximum(1e-12)?)

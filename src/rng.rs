@@ -1,20 +1,22 @@
 //! Counter-based random streams: every random number of a run is a function of (seed, purpose, epoch, step)
 //! alone.
 //!
-//! So any step of any epoch can be made on its own, in any order, on any thread or device, and a resumed run
-//! goes on with the very numbers that it would have had. There is no generator state to save.
+//! Any step of any epoch can therefore be computed on its own, in any order, on any thread or device, and a
+//! resumed run continues with exactly the numbers that it would have had. There is no generator state to
+//! save.
 //!
-//! **The numbers, for whoever has to make them elsewhere (a CUDA kernel).** [`stream`] is the key stream of
+//! **The numbers, for implementations elsewhere (such as a CUDA kernel).** [`stream`] is the key stream of
 //! ChaCha with 8 rounds in Bernstein's original form: the 256-bit key is the four numbers, each as a 64-bit
 //! little-endian integer, in the order seed, purpose, epoch, step; the 64-bit nonce is 0; the 64-bit block
 //! counter starts at 0. Word `i` of the stream is 32-bit word `i mod 16` of block `i / 16`. `next_u32` takes
-//! the next word; `next_u64` the next two, the lower half first. The derived draws of this module each take a
-//! fixed number of words, so they too can be reached directly.
+//! the next word; `next_u64` takes the next two, the lower half first. The derived draws of this module each
+//! take a fixed number of words, so they can be computed directly as well.
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// What a stream is for. Two purposes never share numbers, so a draw added to one does not move another.
+/// The purpose of a stream. Two purposes never share numbers, so adding a draw to one does not change those
+/// of another.
 ///
 /// The discriminants are part of every result: never renumber them, only append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,17 +28,19 @@ pub enum Purpose {
     Order = 1,
     /// Crop offsets and flips of a batch.
     Augment = 2,
-    /// Who is mixed with whom in a batch.
+    /// Which images of a batch are mixed with each other.
     Pair = 3,
     /// The mixing coefficients λ of a batch.
     Lambda = 4,
-    /// Which layer of the network mixes a batch.
+    /// The layer of the network at which a batch is mixed.
     Place = 5,
-    /// What else is done to an image of a batch; `step` is the step times 2³², and the image's place in it.
+    /// Any other augmentation of an image of a batch; `step` is the step times 2³² plus the image's position
+    /// in the batch.
     Change = 6,
 }
 
-/// The stream of one purpose at one step. Epochs count from 1, steps from 0; what has none of them passes 0.
+/// Returns the stream of one purpose at one step. Epochs count from 1, steps from 0; callers without an epoch
+/// or a step pass 0.
 pub fn stream(seed: u64, purpose: Purpose, epoch: u64, step: u64) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     for (bytes, word) in key.chunks_exact_mut(8).zip([seed, purpose as u64, epoch, step]) {
@@ -45,23 +49,24 @@ pub fn stream(seed: u64, purpose: Purpose, epoch: u64, step: u64) -> ChaCha8Rng 
     ChaCha8Rng::from_seed(key)
 }
 
-/// A uniform f64 in [0, 1): the upper 53 bits of two words.
+/// Draws a uniform f64 in [0, 1): the upper 53 bits of two words.
 pub fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
-/// A uniform f32 in [0, 1): the upper 24 bits of one word. `1 - x` is exact, too.
+/// Draws a uniform f32 in [0, 1): the upper 24 bits of one word. `1 - x` is exact, too.
 pub fn uniform_f32(rng: &mut ChaCha8Rng) -> f32 {
     (rng.next_u32() >> 8) as f32 * (1.0 / (1u32 << 24) as f32)
 }
 
-/// A uniform integer below `n`, from two words: the upper half of the 128-bit product `u64 · n`. No value is
-/// off its probability by more than 2⁻⁶⁴, so nothing is rejected and the number of words stays fixed.
+/// Draws a uniform integer below `n`, from two words: the upper half of the 128-bit product `u64 · n`. The
+/// probability of each value is off by at most 2⁻⁶⁴, so nothing is rejected and the number of words stays
+/// fixed.
 pub fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
     ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
 }
 
-/// Fisher–Yates, from the last element down: for i = n−1 … 1 swap i with `below(i + 1)`.
+/// Shuffles by Fisher–Yates, from the last element down: for i = n−1 … 1, swaps i with `below(i + 1)`.
 pub fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
     for i in (1..items.len()).rev() {
         items.swap(i, below(rng, i + 1));
@@ -84,7 +89,7 @@ mod tests {
         assert_eq!(bytes, expected);
     }
 
-    /// ChaCha8 written out from its definition: what the module comment promises to a kernel author.
+    /// Computes a block of ChaCha8 from its definition, as the module documentation describes it.
     fn block(key: [u64; 4], counter: u64) -> [u32; 16] {
         let halves = |x: u64| [x as u32, (x >> 32) as u32];
         let mut s = [0u32; 16];
@@ -116,7 +121,7 @@ mod tests {
             let words: [u32; 16] = std::array::from_fn(|_| rng.next_u32());
             assert_eq!(words, expected, "block {counter}");
         }
-        // An odd number of words first: a 64-bit draw may straddle two blocks.
+        // Draws an odd number of words first, since a 64-bit draw may straddle two blocks.
         let mut rng = stream(seed, Purpose::Lambda, epoch, step);
         let (first, second) = (block([seed, 4, epoch, step], 0), block([seed, 4, epoch, step], 1));
         rng.fill_bytes(&mut [0; 15 * 4]);
@@ -147,7 +152,7 @@ mod tests {
             assert!((0.0..1.0).contains(&uniform(&mut rng)));
             assert!((0.0..1.0).contains(&uniform_f32(&mut rng)));
         }
-        // 7000 draws, σ ≈ 29.3 a cell: five of them.
+        // 7000 draws, σ ≈ 29.3 per cell; the bound is five σ.
         assert!(seen.iter().all(|n| n.abs_diff(1000) < 147), "{seen:?}");
     }
 
@@ -159,7 +164,7 @@ mod tests {
             shuffle(&mut stream(5, Purpose::Pair, 1, step), &mut items);
             *counts.entry(items).or_insert(0u32) += 1;
         }
-        // 24 permutations, 100 expected of each, σ ≈ 9.8.
+        // 24 permutations, 100 expected of each, σ ≈ 9.8; the bound is five σ.
         assert_eq!(counts.len(), 24);
         assert!(counts.values().all(|n| n.abs_diff(100) < 50), "{counts:?}");
     }

@@ -1,5 +1,7 @@
-//! Candle's tensors in the hands of kernels: [`read`] and [`write()`] lend their values (`write` as a candle
-//! in-place operation), and allocate nothing. And memory that starts on a cache line.
+//! Access to the values of candle's tensors for kernels, and memory that is aligned to a cache line.
+//!
+//! [`read`] and [`write()`] borrow a tensor's values (`write` as a candle in-place operation), and allocate
+//! nothing.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -10,7 +12,7 @@ use half::bf16;
 
 use crate::simd::value::Value;
 
-/// The values of a contiguous tensor on the CPU, lent for reading while this lives.
+/// The values of a contiguous tensor on the CPU, borrowed for reading.
 pub struct Lent<'a, T = f32> {
     storage: StorageRef<'a>,
     range: Range<usize>,
@@ -28,18 +30,18 @@ impl<T: Value> std::ops::Deref for Lent<'_, T> {
     }
 }
 
-/// Lends the values of a contiguous `f32` tensor on the CPU.
+/// Borrows the values of a contiguous `f32` tensor on the CPU for reading.
 ///
 /// # Errors
-/// Another type, device or layout.
+/// Returns an error if the tensor is of another type, on another device, or not contiguous.
 pub fn read(t: &Tensor) -> Result<Lent<'_>> {
     read_as::<f32>(t)
 }
 
-/// Lends the values of a contiguous tensor on the CPU.
+/// Borrows the values of a contiguous tensor on the CPU for reading.
 ///
 /// # Errors
-/// Another type, device or layout.
+/// Returns an error if the tensor is of another type, on another device, or not contiguous.
 pub fn read_as<T: Value>(t: &Tensor) -> Result<Lent<'_, T>> {
     let (storage, layout) = t.storage_and_layout();
     if !matches!(&*storage, Storage::Cpu(s) if T::slice(s).is_some()) {
@@ -48,19 +50,21 @@ pub fn read_as<T: Value>(t: &Tensor) -> Result<Lent<'_, T>> {
     Ok(Lent { range: contiguous(layout)?, storage, _type: PhantomData })
 }
 
-/// Lends the values of a contiguous `f32` tensor on the CPU for writing.
+/// Calls a closure with the values of a contiguous `f32` tensor on the CPU, for writing.
 ///
 /// # Errors
-/// Another type, device or layout; those of the closure.
+/// Returns an error if the tensor is of another type, on another device, or not contiguous, or if the closure
+/// returns an error.
 pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R> {
     if t.dtype() != DType::F32 {
         bail!("expected a tensor of f32, got {:?}", t.dtype());
     }
-    // SAFETY: all of it, once.
+    // SAFETY: this is the only part that is taken.
     lend(t, |parts| unsafe { f(parts.part(0..parts.len)) })
 }
 
-/// Lends the values of a contiguous tensor on the CPU, of any type of [`Value`].
+/// Calls a closure with the values of a contiguous tensor on the CPU, of any type that implements [`Value`],
+/// for writing.
 fn lend<R>(t: &Tensor, f: impl FnOnce(Parts) -> Result<R>) -> Result<R> {
     struct Lend<F, R>(Cell<Option<F>>, Cell<Option<R>>);
     impl<R, F: FnOnce(Parts) -> Result<R>> InplaceOp1 for Lend<F, R> {
@@ -90,13 +94,15 @@ fn lend<R>(t: &Tensor, f: impl FnOnce(Parts) -> Result<R>) -> Result<R> {
     }
 }
 
-/// Lends several tensors for writing by parallel tasks. They must not share storage.
+/// Calls a closure with the values of several tensors, for writing by parallel tasks. The tensors must not
+/// share storage.
 ///
 /// # Errors
-/// Those of [`write()`]; more than four tensors.
+/// Returns an error if a tensor is of another type than those of [`Value`], on another device, or not
+/// contiguous, if there are more than four tensors, or if the closure returns an error.
 pub fn write_parts<R>(tensors: &[&Tensor], f: impl FnOnce(&[Parts]) -> Result<R>) -> Result<R> {
     type Lent<'p> = [Parts<'p>; 4];
-    // As deep as there are tensors: each level holds one storage's lock.
+    // Recurses once per tensor: each level holds the lock of one storage.
     fn each(tensors: &[&Tensor], n: usize, lent: &mut Lent, f: &mut dyn FnMut(&[Parts])) -> Result<()> {
         let Some(t) = tensors.get(n) else {
             f(&lent[..n]);
@@ -142,18 +148,19 @@ fn contiguous(layout: &Layout) -> Result<Range<usize>> {
     }
 }
 
-/// A tensor of zeros on the CPU that starts on a cache line, so that no vector load crosses two.
+/// Returns a tensor of zeros on the CPU that starts on a cache line, so that no vector load crosses two
+/// lines.
 ///
 /// # Errors
-/// Candle's.
+/// Returns an error if candle cannot allocate the tensor.
 pub fn zeros(shape: &[usize]) -> Result<Tensor> {
     zeros_of(DType::F32, shape)
 }
 
-/// [`zeros`] of a type of [`Value`].
+/// Returns a tensor like that of [`zeros`], but of any type that implements [`Value`].
 ///
 /// # Errors
-/// Candle's; another type.
+/// Returns an error if candle cannot allocate the tensor, or if `dtype` is another type.
 pub fn zeros_of(dtype: DType, shape: &[usize]) -> Result<Tensor> {
     const LINE: usize = 64;
     let spare = LINE / dtype.size_in_bytes();
@@ -163,7 +170,7 @@ pub fn zeros_of(dtype: DType, shape: &[usize]) -> Result<Tensor> {
     t.narrow(0, (bytes / dtype.size_in_bytes()).min(spare), len)?.reshape(shape)
 }
 
-/// Floats that start on a cache line, for a thread's own use.
+/// A buffer of floats that starts on a cache line, for use by one thread.
 pub(crate) struct Aligned {
     memory: Vec<f32>,
     start: usize,
@@ -172,7 +179,7 @@ pub(crate) struct Aligned {
 impl Aligned {
     const LINE: usize = 64 / size_of::<f32>();
 
-    /// `len` zeros.
+    /// Allocates `len` zeros.
     pub(crate) fn new(len: usize) -> Self {
         let memory = vec![0.0; len + Self::LINE];
         let start = memory.as_ptr().align_offset(64).min(Self::LINE);
@@ -195,7 +202,7 @@ impl std::ops::DerefMut for Aligned {
     }
 }
 
-/// A buffer of which parallel tasks write parts that do not overlap.
+/// A buffer that parallel tasks write in parts that do not overlap.
 #[derive(Clone, Copy)]
 pub struct Parts<'a> {
     start: *mut u8,
@@ -210,19 +217,19 @@ unsafe impl Send for Parts<'_> {}
 unsafe impl Sync for Parts<'_> {}
 
 impl<'a> Parts<'a> {
-    /// All of a buffer.
+    /// Wraps a whole buffer.
     pub fn new<T: Value>(values: &'a mut [T]) -> Self {
         let (start, len) = (values.as_mut_ptr().cast(), values.len());
         Parts { start, len, dtype: T::DTYPE, _life: PhantomData }
     }
 
-    /// One part of it.
+    /// Borrows one part of the buffer.
     ///
     /// # Safety
-    /// No two parts that live at the same time may overlap.
+    /// The caller must ensure that no two parts that live at the same time overlap.
     ///
     /// # Panics
-    /// If the range is not inside the buffer, or the buffer is of another type.
+    /// Panics if the range is not inside the buffer, or if the buffer is of another type.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn part<T: Value>(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);

@@ -1,23 +1,23 @@
-//! Where to compute: what `--device` asks for and what there is.
+//! The device to compute on: parsing of `--device`, and the search for a device that can be used.
 
 use anyhow::Result;
 
 use crate::net::Network;
 
-/// A place to compute on.
+/// A device to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The CPU.
     Cpu,
-    /// A GPU by its number.
+    /// The GPU with this number.
     #[cfg(feature = "cuda")]
     Cuda(usize),
 }
 
-/// The names of devices; a number may follow the last, as in cuda:1.
+/// The names that `--device` accepts; the last one may be followed by a number, as in `cuda:1`.
 pub const DEVICES: [&str; 3] = ["auto", "cpu", "cuda"];
 
-/// Whether the spelling is one of auto, cpu, cuda and cuda:N.
+/// Returns whether `name` is `auto`, `cpu`, `cuda` or `cuda:N`.
 pub fn is_known(name: &str) -> bool {
     match name.strip_prefix("cuda:") {
         Some(index) => index.parse::<u16>().is_ok(),
@@ -26,11 +26,11 @@ pub fn is_known(name: &str) -> bool {
 }
 
 impl Device {
-    /// Looks for the device of `--device`. `auto` is a GPU where driver, GPU and NVRTC are found, else the
-    /// CPU.
+    /// Finds the device that `--device` asks for. `auto` is a GPU if a driver, a GPU and NVRTC are found, and
+    /// otherwise the CPU.
     ///
     /// # Errors
-    /// A GPU that was asked for and cannot be used.
+    /// Returns an error if a GPU was asked for and cannot be used.
     pub fn find(asked: &str) -> Result<Device> {
         if asked == "cpu" {
             return Ok(Device::Cpu);
@@ -45,10 +45,11 @@ impl Device {
         }
     }
 
-    /// [`Device::find`] for a network: `auto` is the CPU where the GPU has no kernels for it.
+    /// Finds the device for a network, like [`Device::find`]; `auto` is the CPU if the GPU has no kernels for
+    /// the network.
     ///
     /// # Errors
-    /// A GPU that was asked for and cannot be used, or has no kernels for the network.
+    /// Returns an error if a GPU was asked for and cannot be used, or if the device cannot run the network.
     pub fn find_for(asked: &str, network: &Network) -> Result<Device> {
         let found = Device::find(asked)?;
         match found.supports(network) {
@@ -80,7 +81,7 @@ impl Device {
         anyhow::bail!("this build is without CUDA; take --device cpu, or auto for the best there is")
     }
 
-    /// Whether it is a GPU.
+    /// Returns whether this is a GPU.
     pub fn is_cuda(self) -> bool {
         self != Device::Cpu
     }

@@ -1,12 +1,12 @@
-//! How networks are executed: the order of the operations of a training step, written once, and the
-//! operations that an engine has.
+//! Execution of networks: the order of the operations of a training step, written once for all engines, and
+//! the operations that an engine implements.
 //!
-//! [`forward`] and [`backward`] walk over a [`Plan`], which follows from a network's description and the size
-//! of the images, and call an [`Engine`]. Each operation does everything that can be done while an image is
-//! in the cache: a convolution makes its input from the raw output of the one before (batch norm, shortcut,
-//! ReLU), and leaves a raw output and its sums. All engines number alike: layers as
-//! [`Network::convs`](crate::net::Network::convs) has them, stored inputs by their block, and buffers for
-//! gradients as [`Plan::gradients`].
+//! [`forward`] and [`backward`] walk over a [`Plan`], which is derived from a network's description and the
+//! size of the images, and call an [`Engine`]. Each operation does everything that can be done while an image
+//! is in the cache: a convolution computes its input from the raw output of the previous one (batch norm,
+//! shortcut, ReLU), and leaves a raw output and its sums. All engines use the same numbering: layers in the
+//! order of [`Network::convs`](crate::net::Network::convs), stored inputs by their block, and gradient
+//! buffers by their index in [`Plan::gradients`].
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -22,7 +22,7 @@ pub use cpu::source::{Input, Shortcut};
 pub use plan::{Block, Mixed, Plan, check};
 pub use precision::Precision;
 
-/// Values that are stored as they are.
+/// Values that are stored in memory, as opposed to computed from a raw output when they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// The images.
@@ -31,62 +31,66 @@ pub enum Stored {
     Input(usize),
 }
 
-/// The input of a layer, of stored values and of layers by their number.
+/// The input of a layer: stored values, or raw outputs of layers, which are given by their numbers.
 pub type Source = Input<Stored, usize>;
 
-/// The number of a buffer for gradients, see [`Plan::gradients`].
+/// The index of a gradient buffer in [`Plan::gradients`].
 pub type Gradient = usize;
 
-/// How the gradient of a convolution's input is finished: added to what comes through the shortcut, and
-/// masked by the ReLU.
+/// How the gradient of a convolution's input is completed: the gradient from the shortcut is added to it, and
+/// the mask of the ReLU is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputGrad {
-    /// Where it goes.
+    /// The buffer that receives it.
     pub to: Gradient,
-    /// What comes through the shortcut.
+    /// The gradient that comes through the shortcut.
     pub residual: Residual<Gradient>,
-    /// The layer whose raw output the input was made of, if its batch norm needs the sums of this gradient.
+    /// The layer whose raw output the input was computed from, if its batch norm needs the sums of this
+    /// gradient.
     pub sums_of: Option<usize>,
 }
 
-/// The operations of an engine, on its own buffers.
+/// The operations of an engine, which work on its own buffers.
 pub trait Engine {
-    /// What can go wrong.
+    /// The error type of the operations.
     type Error;
 
-    /// A convolution and the statistics of its batch norm; the input is stored as that of the block `store`.
+    /// Runs a convolution and computes the statistics of its batch norm.
+    ///
+    /// If `store` is given, the convolution's input is also stored as that of the block `store`.
     ///
     /// # Errors
-    /// The engine's.
+    /// Returns an error if the engine fails.
     fn conv(&self, layer: usize, input: Source, store: Option<usize>) -> Result<(), Self::Error>;
 
-    /// The max-pool of the stem's output, stored as the input of the first block.
+    /// Max-pools the stem's output and stores the result as the input of the first block.
     ///
     /// # Errors
-    /// The engine's.
+    /// Returns an error if the engine fails.
     fn pool(&self, input: Source) -> Result<(), Self::Error>;
 
-    /// Takes the mean over all pixels and classifies it; in training also takes the loss, and leaves the
-    /// gradient of the input in `dz`, with the sums that the last layer's batch norm needs.
+    /// Averages the input over all pixels and classifies the mean. In training, it also computes the loss,
+    /// and leaves the gradient of the input in `dz`, with the sums that the last layer's batch norm needs.
     ///
     /// # Errors
-    /// The engine's.
+    /// Returns an error if the engine fails.
     fn head(&self, input: Source, dz: Gradient) -> Result<(), Self::Error>;
 }
 
-/// The operations of an engine that trains.
+/// The additional operations of an engine that trains.
 pub trait Training: Engine {
-    /// Mixes hidden states, and stores them as the input of a block.
+    /// Mixes hidden states, and stores the result as the input of a block.
     ///
     /// # Errors
-    /// The engine's.
+    /// Returns an error if the engine fails.
     fn mix(&self, mixed: Mixed, input: Source) -> Result<(), Self::Error>;
 
-    /// The gradients of a convolution, of its batch norm, and of its input if asked; `dz` is the gradient of
-    /// the batch norm's output. The operation before has left its sums, except for a projection.
+    /// Computes the gradients of a convolution, of its batch norm, and of its input if `to` is given; `dz` is
+    /// the gradient of the batch norm's output. The preceding operation has left the sums of `dz`, except for
+    /// a projection.
     ///
     /// # Errors
-    /// The engine's.
+    /// Returns an error if the engine fails.
     fn grad(
         &self,
         layer: usize,
@@ -95,26 +99,26 @@ pub trait Training: Engine {
         to: Option<InputGrad>,
     ) -> Result<(), Self::Error>;
 
-    /// The gradient of [`Training::mix`], with the sums that the batch norm before it needs.
+    /// Computes the gradient of [`Training::mix`], with the sums that the batch norm before it needs.
     ///
     /// # Errors
-    /// The engine's.
+    /// Returns an error if the engine fails.
     fn unmix(&self, mixed: Mixed, from: Gradient, to: Gradient) -> Result<(), Self::Error>;
 
-    /// The gradient of [`Engine::pool`], with the sums that the stem's batch norm needs.
+    /// Computes the gradient of [`Engine::pool`], with the sums that the stem's batch norm needs.
     ///
     /// # Errors
-    /// The engine's.
+    /// Returns an error if the engine fails.
     fn unpool(&self, input: Source, from: Gradient, to: Gradient) -> Result<(), Self::Error>;
 }
 
 /// The stem's output, before any pooling.
 const STEM: Source = Input::Normed { of: 0, shortcut: Shortcut::None };
 
-/// Forward through all layers and the head, in evaluation.
+/// Runs the forward pass through all layers and the head, in evaluation mode.
 ///
 /// # Errors
-/// The engine's.
+/// Returns an error if an operation of the engine fails.
 pub fn evaluate<E: Engine>(plan: &Plan, engine: &E) -> Result<(), E::Error> {
     stem(plan, engine)?;
     for n in 0..plan.blocks.len() {
@@ -123,11 +127,11 @@ pub fn evaluate<E: Engine>(plan: &Plan, engine: &E) -> Result<(), E::Error> {
     engine.head(output(plan, plan.blocks.len()), plan.top())
 }
 
-/// Forward through all layers and the head, in training; the hidden states that enter a block are mixed or
-/// not.
+/// Runs the forward pass through all layers and the head, in training mode. If `mixed` is given, the hidden
+/// states that enter its block are mixed.
 ///
 /// # Errors
-/// The engine's.
+/// Returns an error if an operation of the engine fails.
 pub fn forward<E: Training>(plan: &Plan, engine: &E, mixed: Option<Mixed>) -> Result<(), E::Error> {
     stem(plan, engine)?;
     for n in 0..plan.blocks.len() {
@@ -140,19 +144,20 @@ pub fn forward<E: Training>(plan: &Plan, engine: &E, mixed: Option<Mixed>) -> Re
     engine.head(output(plan, plan.blocks.len()), plan.top())
 }
 
-/// Forward through the layers before the first block.
+/// Runs the forward pass through the layers before the first block.
 ///
 /// # Errors
-/// The engine's.
+/// Returns an error if an operation of the engine fails.
 pub fn stem<E: Engine>(plan: &Plan, engine: &E) -> Result<(), E::Error> {
     engine.conv(0, Input::Plain(Stored::Images), None)?;
     if plan.pools { engine.pool(STEM) } else { Ok(()) }
 }
 
-/// Forward through a block, whose input is stored already or is what the layers before have left.
+/// Runs the forward pass through a block. Its input is either stored already (`is_stored`) or computed from
+/// what the preceding layers have left, and then stored.
 ///
 /// # Errors
-/// The engine's.
+/// Returns an error if an operation of the engine fails.
 pub fn block<E: Engine>(plan: &Plan, engine: &E, n: usize, is_stored: bool) -> Result<(), E::Error> {
     let block = &plan.blocks[n];
     let stored = Input::Plain(Stored::Input(n));
@@ -169,25 +174,25 @@ pub fn block<E: Engine>(plan: &Plan, engine: &E, n: usize, is_stored: bool) -> R
     Ok(())
 }
 
-/// What enters block `n`, or the head.
+/// Returns the input of block `n`, or that of the head if `n` is the number of blocks.
 pub fn output(plan: &Plan, n: usize) -> Source {
     let Some(before) = n.checked_sub(1) else { return STEM };
     let Block { last, shortcut, .. } = plan.blocks[before];
     Input::Normed { of: last, shortcut }.map(|()| Stored::Input(before), |layer| layer)
 }
 
-/// What enters a layer inside a block: the output of the one before.
+/// Returns the input of a layer inside a block: the output of the layer before it.
 fn inner(layer: usize) -> Source {
     Input::Normed { of: layer - 1, shortcut: Shortcut::None }
 }
 
-/// Backward through all layers, after [`forward`] in training.
+/// Runs the backward pass through all layers, after [`forward`] in training.
 ///
 /// # Errors
-/// The engine's.
+/// Returns an error if an operation of the engine fails.
 pub fn backward<E: Training>(plan: &Plan, engine: &E, mixed: Option<Mixed>) -> Result<(), E::Error> {
-    // For each group, the buffer with the gradient behind a block's last batch norm, then the spare one;
-    // mixing swaps them.
+    // For each group, the buffer that holds the gradient of the output of a block's last batch norm, then the
+    // spare one. Mixing swaps them.
     let mut held = plan.groups.clone();
     for (n, block) in plan.blocks.iter().enumerate().rev() {
         let stored = Input::Plain(Stored::Input(n));

@@ -1,59 +1,61 @@
-//! What follows from a network's description and the size of its images: the sizes of all layers, what is
-//! stored, and which buffers gradients share.
+//! The plan of a network, derived from its description and the size of its images: the sizes of all layers,
+//! which values are stored, and which gradient buffers are shared.
 
 use std::ops::Range;
 
 use super::Shortcut;
 use crate::net::{Conv, Geometry, Network, Shortcut as Kind};
 
-/// A network on images of one size.
+/// The plan of a network for images of one size.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Sizes of the layers, as [`Network::convs`] has them.
+    /// Sizes of the layers, in the order of [`Network::convs`].
     pub layers: Vec<Geometry>,
     /// The blocks.
     pub blocks: Vec<Block>,
-    /// Values of an image in each of the buffers for gradients.
+    /// For each gradient buffer, its number of values per image.
     pub gradients: Vec<usize>,
     /// For each group of blocks that pass gradients on in place, its two buffers, each as large as a block's
     /// output.
     pub(super) groups: Vec<[usize; 2]>,
-    /// A buffer for blocks of three convolutions, and that of the stem's gradient if it is pooled.
+    /// The buffer that blocks of three convolutions need in addition.
     pub(super) third: usize,
+    /// The buffer for the stem's gradient, which is used if the stem's output is pooled.
     pub(super) stem: usize,
     /// Whether a max-pool follows the stem.
     pub pools: bool,
 }
 
-/// A block in the order of a step.
+/// A block of a [`Plan`].
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
-    /// Its first layer.
+    /// The number of its first layer.
     pub first: usize,
-    /// Its last layer.
+    /// The number of its last layer, not counting a projection.
     pub last: usize,
-    /// What is added to the last one's output; for a projection, its layer.
+    /// What is added to the last layer's output; for a projection, the number of its layer.
     pub shortcut: Shortcut<(), usize>,
-    /// The stage, from 0.
+    /// The number of its stage, from 0.
     pub stage: usize,
-    /// The group of its output.
+    /// The group that its output belongs to.
     pub(super) group: usize,
 }
 
-/// Hidden states that are mixed.
+/// The place in the network where hidden states are mixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mixed {
-    /// The block that they enter.
+    /// The block whose input is mixed.
     pub block: usize,
-    /// The last layer before it.
+    /// The last layer before that block.
     pub layer: usize,
 }
 
 impl Plan {
-    /// The plan of a network for images of `[height, width, channels]`.
+    /// Makes the plan of a network for images of `[height, width, channels]`.
     ///
     /// # Errors
-    /// A description that does not fit together, or asks for what no engine has, in words.
+    /// Returns a message if the description is inconsistent, asks for something that no engine supports, or
+    /// does not fit the images.
     pub fn new(network: &Network, shape: [usize; 3]) -> Result<Plan, String> {
         let [height, width, channels] = shape;
         if channels != network.stem.cin {
@@ -92,7 +94,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Makes each buffer for gradients as large as the largest that it holds.
+    /// Sets the length of each gradient buffer to that of the largest gradient that it holds.
     fn size_gradients(&mut self) {
         let mut lens = vec![0; self.gradients.len()];
         let mut hold = |buffers: &[usize], len: usize| {
@@ -101,7 +103,7 @@ impl Plan {
         for (n, block) in self.blocks.iter().enumerate() {
             hold(&self.groups[self.group_before(n)], self.stored(n).in_len());
             hold(&self.groups[block.group], self.layers[block.last].out_len());
-            // Inside a block the two of its group take turns, or one of them and the third.
+            // Inside a block, the two buffers of its group take turns, or one of them and the third buffer.
             for layer in block.first..block.last {
                 hold(&self.groups[block.group], self.layers[layer].out_len());
                 if block.last - block.first > 1 {
@@ -115,45 +117,46 @@ impl Plan {
         self.gradients = lens;
     }
 
-    /// Number of stages.
+    /// Returns the number of stages.
     pub fn stages(&self) -> usize {
         self.blocks.last().map_or(0, |b| b.stage + 1)
     }
 
-    /// The blocks of a stage.
+    /// Returns the blocks of a stage.
     pub fn blocks_of(&self, stage: usize) -> Range<usize> {
         let first = self.blocks.partition_point(|b| b.stage < stage);
         first..self.blocks.partition_point(|b| b.stage <= stage)
     }
 
-    /// The block that a layer other than the stem is in.
+    /// Returns the block that a layer other than the stem belongs to.
     pub fn block_of(&self, layer: usize) -> &Block {
         &self.blocks[self.blocks.partition_point(|b| b.first <= layer) - 1]
     }
 
-    /// Sizes of the layer whose input is stored as that of a block.
+    /// Returns the sizes of the first layer of a block, whose input is stored as that of the block.
     pub fn stored(&self, block: usize) -> Geometry {
         self.layers[self.blocks[block].first]
     }
 
-    /// Sizes of the last layer of the last block.
+    /// Returns the sizes of the last layer of the last block.
     pub fn top_layer(&self) -> Geometry {
         self.layers[self.blocks.last().map_or(0, |b| b.last)]
     }
 
-    /// Whether a layer is a projection, which shares the gradient of its output with the last layer of its
-    /// block.
+    /// Returns whether a layer is a projection, which shares the gradient of its output with the last layer
+    /// of its block.
     pub fn is_projection(&self, layer: usize) -> bool {
         self.blocks.iter().any(|b| b.shortcut == Shortcut::Projected(layer))
     }
 
-    /// The hidden states that leave a stage, counted from 1; the last stage's are not mixed.
+    /// Returns the place where the output of a stage, counted from 1, is mixed; the last stage's output is
+    /// never mixed.
     pub fn mixed(&self, stage: usize) -> Option<Mixed> {
         let block = self.blocks.iter().position(|b| b.stage == stage).filter(|block| *block > 0)?;
         Some(Mixed { block, layer: self.before(block) })
     }
 
-    /// The largest that are mixed.
+    /// Returns the largest number of values per image among the hidden states that can be mixed.
     pub fn largest_mixed(&self) -> usize {
         (1..self.stages())
             .filter_map(|s| self.mixed(s))
@@ -162,27 +165,27 @@ impl Plan {
             .unwrap_or(0)
     }
 
-    /// The last layer of the block before, or the stem.
+    /// Returns the last layer of the previous block, or the stem.
     pub(super) fn before(&self, block: usize) -> usize {
         block.checked_sub(1).map_or(0, |n| self.blocks[n].last)
     }
 
-    /// The group of a block's input.
+    /// Returns the group that a block's input belongs to.
     pub(super) fn group_before(&self, block: usize) -> usize {
         block.checked_sub(1).map_or(0, |n| self.blocks[n].group)
     }
 
-    /// Where the head leaves its gradient.
+    /// Returns the buffer that the head writes its gradient to.
     pub(super) fn top(&self) -> usize {
         self.groups.last().map_or(0, |group| group[0])
     }
 }
 
-/// Whether a network's description fits together and asks only for what engines have, whatever the size of
-/// the images.
+/// Checks that a network's description is consistent and asks only for what engines support, whatever the
+/// size of the images.
 ///
 /// # Errors
-/// What does not fit, in words.
+/// Returns a message that says what does not fit.
 pub fn check(network: &Network) -> Result<(), String> {
     let name = &network.name;
     if network.convs().next().is_none() {

@@ -1,4 +1,4 @@
-//! The arithmetic of a training.
+//! The precision of a training run.
 
 use candle_core::DType;
 use clap::ValueEnum;
@@ -17,7 +17,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What activations are stored as.
+    /// Returns the type that activations are stored as.
     pub fn dtype(self) -> DType {
         match self {
             Precision::F32 => DType::F32,

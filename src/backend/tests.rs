@@ -1,6 +1,6 @@
-//! A ResNet-32 against PyTorch: `tests/fixtures/resnet32.safetensors`, made in f64 by
-//! `scripts/pytorch/fixture_resnet.py`, whose docstring is the specification of the weights and the input
-//! here.
+//! Tests of a ResNet-32 against PyTorch, with `tests/fixtures/resnet32.safetensors`, which
+//! `scripts/pytorch/fixture_resnet.py` computed in f64. The docstring of that script specifies the weights
+//! and the input used here.
 
 use std::path::Path;
 
@@ -47,12 +47,12 @@ fn tensor(name: &str, shape: &[usize]) -> Values {
     Values { shape: shape.to_vec(), data }
 }
 
-/// The network of the fixture, with the input in its batch.
+/// Returns the network of the fixture, with the fixture's input as its batch.
 fn network() -> Net {
     network_in(DType::F32)
 }
 
-/// Parameters of a network of ten classes, all zero.
+/// Returns the parameters of a network for ten classes, all zero.
 fn zeros(name: &str) -> Params {
     Params::new(&name.parse::<Arch>().expect("a name").network(), 10).expect("parameters")
 }
@@ -70,7 +70,7 @@ fn network_in(dtype: DType) -> Net {
     net
 }
 
-/// The input as (N, H, W, C).
+/// Returns the input as (N, H, W, C).
 fn pixels() -> Vec<f32> {
     let shape = [8, 3, 32, 32];
     let nchw = tensor("pixels", &shape).data;
@@ -173,7 +173,7 @@ struct Manifold {
 struct MixedStep {
     stage: usize,
     loss: f64,
-    /// By name: length, and product with the probe.
+    /// By parameter name: the norm of the gradient, and its dot product with the probe.
     gradients: std::collections::BTreeMap<String, (f64, f64)>,
 }
 
@@ -204,7 +204,7 @@ fn a_step_with_mixed_hidden_states_is_pytorchs() {
                 }
             }
             assert!(worst.0 < 1e-4, "{isa:?} stage {stage}: gradient of {} is {:.1e} off", worst.1, worst.0);
-            // In bf16 the same, as near as it comes.
+            // In bf16 the loss is the same but for rounding.
             let rounded = network_in(DType::BF16);
             let found = rounded.gradients(targets, Some(hidden)).expect("a step").loss;
             assert!((found / loss - 1.0).abs() < 1e-2, "{isa:?} bf16 stage {stage}: {found} {loss}");
@@ -249,7 +249,7 @@ fn inference_is_pytorchs() {
             let logits = largest_difference(&out.logits, &fixture.f32("eval_logits"));
             let features = largest_difference(&out.features, &fixture.f32("features"));
             assert!(logits < 1e-5 && features < 1e-5, "{isa:?} {batch}: {logits:.1e} {features:.1e}");
-            // AMX has nothing for f32: there it is AVX-512, Winograd included.
+            // AMX has no f32 instructions: with it, f32 kernels use AVX-512, including Winograd.
             match sets.iter().find(|(set, n, _)| *set == isa.for_floats() && *n == batch) {
                 Some((.., same)) => assert_eq!(&out.logits, same, "{isa:?} {batch}"),
                 None => sets.push((isa.for_floats(), batch, out.logits)),
@@ -274,7 +274,8 @@ fn what_is_no_number_stays_none() {
         for (name, v) in &mut dict {
             *v = tensor(name, &v.shape);
         }
-        // Their products are beyond f32, and then ∞ − ∞; the other network's are not so large.
+        // The products overflow f32, and their difference is then ∞ − ∞. The values of the other network are
+        // too small for that, so its weights become NaN.
         let factor = if arch == "resnet32" { 1e38 } else { f32::NAN };
         dict.get_mut(name).expect("a tensor").data.iter_mut().for_each(|w| *w *= factor);
         params.load(&dict).expect("all there");
@@ -327,7 +328,7 @@ fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
     let other = cosine();
     other.resume(&found).expect("loaded");
     assert_eq!(other.training_state().expect("names"), dict);
-    // The logits of inference are 30 cosines of its own features.
+    // The logits of inference are 30 times the cosines between the weights and the features.
     let state = params.state_dict().expect("names");
     let folded = Folded::new(&params, SHAPE).expect("folded");
     let pixels = pixels();
@@ -340,7 +341,7 @@ fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
             assert!((z - 30.0 * dot / length).abs() < 1e-4, "{z} {}", 30.0 * dot / length);
         }
     }
-    // Neither network takes the other's classifier, nor one that has lost its bias.
+    // Neither network accepts the classifier of the other, or a classifier that has lost its bias.
     let linear = network().params;
     let text = format!("{:#}", linear.load(&state).expect_err("refused"));
     assert!(text.contains("linear.weight is [64, 10]"), "{text}");
@@ -369,7 +370,8 @@ fn foreign_weights_are_refused() {
     assert!(refused.contains("layer2.1.bn1.running_var has negative values"), "{refused}");
 }
 
-/// A network at a size, of `tests/fixtures/zoo.json`, made in f64 by `scripts/pytorch/fixture_zoo.py`.
+/// A network with images of one size, from `tests/fixtures/zoo.json`, which `scripts/pytorch/fixture_zoo.py`
+/// computed in f64.
 #[derive(serde::Deserialize)]
 struct Case {
     arch: String,
@@ -379,7 +381,7 @@ struct Case {
     #[serde(default)]
     train_logits: Vec<f64>,
     loss: Option<f64>,
-    /// Length, and product with a probe.
+    /// By parameter name: the norm of the gradient, and its dot product with a probe.
     #[serde(default)]
     gradients: std::collections::BTreeMap<String, [f64; 2]>,
 }
@@ -390,7 +392,7 @@ struct Zoo {
     cases: Vec<Case>,
 }
 
-/// The largest difference, as a share of the truth's largest value.
+/// Returns the largest difference, relative to the largest absolute value of `truth`.
 fn share(found: &[f32], truth: &[f64]) -> f64 {
     assert_eq!(found.len(), truth.len());
     let largest = truth.iter().fold(0.0, |m: f64, t| m.max(t.abs()));
@@ -434,7 +436,7 @@ fn torchvisions_networks_compute_the_same_at_all_sizes() {
         assert!((found / loss - 1.0).abs() < 1e-5, "{what}: the loss is {found}, not {loss}");
         let off = share(&read(net.logits()).expect("logits"), train_logits);
         assert!(off < 1e-5, "{what}: logits in training are {off:.1e} off");
-        // Some gradients are zero but for roundings: those of a bias before nothing but batch norm.
+        // Some gradients are zero but for rounding: those of a bias followed by nothing but batch norm.
         let least = 1e-4 * gradients.values().fold(0.0, |m: f64, g| m.max(g[0]));
         for (name, found) in net.params.named(net.grads()).expect("names") {
             let [length, product] = gradients[&name];
@@ -443,7 +445,7 @@ fn torchvisions_networks_compute_the_same_at_all_sizes() {
             let probed: f64 =
                 values().enumerate().map(|(i, x)| x * (f64::from(uniform("probe", i)) - 0.5)).sum();
             let off = (own - length).abs().max((probed - product).abs()) / length.max(least);
-            // Rounding may turn a ReLU over.
+            // Rounding may flip the sign of the input of a ReLU.
             if off > 1e-3 {
                 wrong.push(format!("{what}: the gradient of {name} is {off:.1e} off"));
             }
@@ -475,7 +477,7 @@ fn descriptions_that_do_not_fit_together_are_refused_by_name() {
     assert!(refused.contains("images have 1 channels"), "{refused}");
 }
 
-/// What a GPU has kernels for, whether there is one or not.
+/// Tests which networks the GPU has kernels for; this needs no GPU.
 #[cfg(feature = "cuda")]
 #[test]
 fn networks_without_kernels_are_refused_by_name() {
@@ -493,7 +495,7 @@ fn networks_without_kernels_are_refused_by_name() {
         change(&mut network);
         supports(&network).expect_err("refused")
     };
-    // Each would be computed wrongly.
+    // Each of these networks would be computed incorrectly.
     assert!(change(|n| n.stages[2].truncate(1)).contains("a stage with 1 block"));
     assert!(change(|n| n.stages[1][0].shortcut = Shortcut::Identity).contains("layer2.0.conv1"));
     assert!(change(|n| n.stages[0][1].convs[1].cout = 64).contains("layer1.1.conv2"));

@@ -1,7 +1,6 @@
-//! What `eval` and `embed` have in common: checkpoints, the data set that each is judged on, and running the
-//! network.
+//! What `eval` and `embed` share: checkpoints, the data set that each is run on, and running the network.
 //!
-//! What is made of the logits is the tools' own business.
+//! What is made of the logits is up to each tool.
 
 mod infer;
 
@@ -27,7 +26,7 @@ use crate::net::Arch;
 use crate::net::files::Form;
 use crate::report::experiment::{Images, images_of};
 
-/// The splits that `train` lists in a checkpoint's input `dataset`.
+/// The splits that `train` records in a checkpoint's input `dataset`.
 const TRAINED_ON: [&str; 2] = ["train", "test"];
 
 /// Flags that choose checkpoints and images.
@@ -66,19 +65,20 @@ pub struct Subject {
     weights: Weights,
     /// The network.
     pub arch: Arch,
-    /// What its images are normalised by.
+    /// The normalisation of its images.
     pub normalise: Normalise,
-    /// `last` or `best` epoch of a checkpoint; `file` for bare weights, whose epoch nobody knows.
+    /// `last` or `best` epoch of a checkpoint; `file` for bare weights, whose epoch is unknown.
     pub which: String,
     /// The data set to run over.
     dataset: Manifest,
-    /// Its classes.
+    /// The classes of the data set.
     pub info: data::Info,
     /// Name of the checkpoint's directory, or of the bare file without its ending.
     pub name: String,
     /// Whether the class counts are those that the weights were trained on, as far as that is known.
     pub has_own_counts: bool,
-    /// Roles `checkpoint` (only the weights that are used) and `dataset` (only the split that is used).
+    /// Inputs of the roles `checkpoint` (only the weights that are used) and `dataset` (only the split that
+    /// is used).
     pub inputs: Vec<Input>,
 }
 
@@ -87,15 +87,15 @@ enum Weights {
     File(PathBuf),
 }
 
-/// Finds the checkpoints and their data sets and does the work of the tool on each.
+/// Finds the checkpoints and their data sets, and does the tool's work on each.
 ///
-/// Those of the arguments are all found before any work: a bad one is told at once. Those of stdin are worked
-/// on as they come, while `train` is still at the next one; with `--out`, which is for one, they are counted
-/// first.
+/// Checkpoints given as arguments are all found before any work, so that a bad one is reported at once. Those
+/// from stdin are worked on as they arrive, while `train` is still busy with the next one; with `--out`,
+/// which is for a single checkpoint, they are counted first.
 ///
 /// # Errors
-/// Input that is no checkpoint, a data set that is gone or is another one, bare weights without --arch and
-/// --data; those of the work; [`Interrupted`] after a signal.
+/// Returns an error if an input is not a checkpoint, if a data set is missing or has changed, if bare weights
+/// come without --arch and --data, or if the work fails, and [`Interrupted`] after a signal.
 pub fn for_each(
     flags: &Choice,
     tool: &'static str,
@@ -123,7 +123,7 @@ pub fn for_each(
     all.into_iter().map(Ok).try_for_each(one)
 }
 
-/// All checkpoints, from the arguments or stdin.
+/// Returns all checkpoints, from the arguments or from stdin.
 fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Result<Vec<Subject>> {
     let stdin = [PathBuf::from("-")];
     let args = if flags.checkpoints.is_empty() { &stdin[..] } else { &flags.checkpoints };
@@ -140,11 +140,11 @@ fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Res
     Ok(all)
 }
 
-/// Endings of files that are meant to be weights, also where they are missing or damaged.
+/// Endings of files that are taken for weights even if they are missing or damaged.
 const WEIGHTS: [&str; 7] = ["safetensors", "pth", "pt", "th", "bin", "tar", "ckpt"];
 
-/// Whether an argument is a file of bare weights and not of manifests. What the file holds decides; its name
-/// does where that shows neither.
+/// Returns whether an argument is a file of bare weights and not of manifests. The content of the file
+/// decides, or its name if the content shows neither.
 pub fn is_bare(path: &Path) -> bool {
     let called =
         || path.extension().is_some_and(|e| WEIGHTS.iter().any(|known| e.eq_ignore_ascii_case(known)));
@@ -154,7 +154,8 @@ pub fn is_bare(path: &Path) -> bool {
     }
 }
 
-/// The first bytes of a regular file and its length. A pipe is left alone, for what is read of it is gone.
+/// Returns the first bytes of a regular file and its length. A pipe is not read, because its bytes would be
+/// lost.
 fn head(path: &Path) -> Option<(Vec<u8>, u64)> {
     let len = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.len();
     let mut head = vec![];
@@ -162,7 +163,7 @@ fn head(path: &Path) -> Option<(Vec<u8>, u64)> {
     Some((head, len))
 }
 
-/// Whether text begins as a JSON object does.
+/// Returns whether a text begins like a JSON object.
 fn is_json(head: &[u8]) -> bool {
     head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start().starts_with(b"{")
 }
@@ -207,7 +208,7 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
     subject(Weights::Checkpoint(Box::new(m)), arch, &flags.checkpoint, dataset, name, input, flags)
 }
 
-/// The network that a checkpoint is of.
+/// Returns the architecture of a checkpoint.
 pub(super) fn arch_of(m: &Manifest, flags: &Choice) -> Result<Arch> {
     let place = m.dir()?.join(FILE);
     let here = place.display();
@@ -239,10 +240,10 @@ pub(super) fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Res
     subject(Weights::File(file), arch, "file", dataset.clone(), name, input, flags)
 }
 
-/// A file of bare weights as an input of a result.
+/// Makes a file without a manifest, such as bare weights, an input of a result.
 ///
 /// # Errors
-/// A file that cannot be read, or whose path is not UTF-8.
+/// Returns an error if the file cannot be read, or if its path is not UTF-8.
 pub fn input_of(role: &str, file: &Path) -> Result<Input> {
     let path = store::absolute(file);
     in_utf8(&path)?;
@@ -268,7 +269,7 @@ fn subject(
     let images =
         dataset.as_input("dataset", &[&flags.split]).with_context(|| format!("--split {}", flags.split))?;
     let normalise = match &weights {
-        // Bare weights say nothing.
+        // Bare weights do not state their normalisation.
         Weights::File(_) => info.normalise.unwrap_or(Normalise::CIFAR),
         Weights::Checkpoint(m) => {
             let at = || checkpoint.path.display().to_string();
@@ -287,7 +288,7 @@ fn subject(
     Ok(Subject { weights, arch, normalise, which: which.into(), dataset, info, name, has_own_counts, inputs })
 }
 
-/// A data set, of images or of features.
+/// Reads the manifest of a data set, of images or of features.
 pub(super) fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
     one_at(path, tool, Kind::Dataset).or_else(|e| match e.downcast_ref() {
         Some(manifest::Error::WrongKind { found: "embedding", .. }) => one_at(path, tool, Kind::Embedding),
@@ -302,22 +303,22 @@ fn one_at(path: &Path, tool: &'static str, kind: Kind) -> Result<Manifest> {
     Ok(m)
 }
 
-/// Whether a checkpoint's dataset input is this data set, by content.
+/// Returns whether a checkpoint's dataset input is this data set, by content.
 fn is_content_of(trained: &Input, dataset: &Manifest) -> bool {
     let now = dataset.as_input("dataset", &TRAINED_ON);
-    // A classifier was trained on features of images.
+    // A classifier on features is compared with a data set of images by the images behind its features.
     let trained = if dataset.kind == Kind::Dataset { images_of(trained) } else { trained };
     now.is_ok_and(|i| Images::of(&i).are_those_of(&Images::of(trained)))
 }
 
 impl Subject {
-    /// Where a result goes unless `--out` says otherwise: `<root>/<checkpoint>-<split>-<which>-<key>`.
+    /// Returns the default directory of a result: `<root>/<checkpoint>-<split>-<which>-<key>`.
     pub fn dir(&self, root: &str, split: &str, key: &str) -> PathBuf {
         Path::new(root).join(format!("{}-{split}-{}-{}", self.name, self.which, key::short(key)))
     }
 
-    /// Adds to params how images are preprocessed, and their classes, where that is not as with CIFAR: it
-    /// changes the result, and neither the content of the weights nor that of the images.
+    /// Adds the images' preprocessing and classes to params if they are not those of CIFAR: they change the
+    /// result, but are not part of the content of the weights or of the images.
     pub fn add_preprocessing(&self, params: &mut Object) {
         if let Some(preprocess) = self.info.preprocess {
             params.insert("preprocess".into(), json!(preprocess));
@@ -333,25 +334,25 @@ impl Subject {
         }
     }
 
-    /// Splits of the data set as an input of a result.
+    /// Returns splits of the data set as an input of a result.
     ///
     /// # Errors
-    /// A data set without them.
+    /// Returns an error if the data set does not have them.
     pub fn splits(&self, role: &str, splits: &[&str]) -> Result<Input> {
         self.dataset.as_input(role, splits).with_context(|| format!("splits {}", splits.join(", ")))
     }
 
-    /// Whether the data set is features.
+    /// Returns whether the data set consists of features.
     pub fn is_features(&self) -> bool {
         self.dataset.kind == Kind::Embedding
     }
 
-    /// What the data set's manifest says of it.
+    /// Returns the metrics of the data set's manifest.
     pub fn metrics(&self) -> &Object {
         &self.dataset.metrics
     }
 
-    /// Images in a split, as the data set's manifest has them.
+    /// Returns the number of images in a split, according to the data set's manifest.
     pub fn images(&self, split: &str) -> usize {
         let rows = self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>();
         (rows / features::passes(&self.dataset, split).max(1)) as usize

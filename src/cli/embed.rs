@@ -1,5 +1,5 @@
-//! `embed`: the network's pooled features, logits and predictions of a split, as one safetensors file, and
-//! with `--project` a map of them in the plane.
+//! `embed`: writes the network's pooled features, logits and predictions of a split into one safetensors file
+//! and, with `--project`, a map of the features in the plane.
 
 mod images;
 mod import;
@@ -27,11 +27,11 @@ use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Manifest, Object};
 use crate::metrics;
 
-/// Raised when the same weights and images would give another file. 2: weights that are not exactly the
-/// network's are refused.
+/// Version of the output; raised when the same weights and images would give another file. 2: weights that
+/// are not exactly the network's are refused.
 const SEMANTICS: u32 = 2;
 
-/// The file of the result.
+/// File name of the result.
 const FEATURES: &str = "features.safetensors";
 
 /// Extract features: what the network computes of each image, for t-SNE, probes and error analysis
@@ -109,7 +109,7 @@ const EXAMPLES: &str = "Examples:
   embed --import train=clip-train.npz --import test=clip-test.npz | train --classifier linear --loss balanced-softmax
   embed resnet32.safetensors --arch resnet32 --data data/cifar10-exp-100-*/manifest.json --split train";
 
-/// The tool.
+/// Runs the tool.
 pub fn main() -> ExitCode {
     super::main("embed", |a: &Flags| &a.common, run)
 }
@@ -139,7 +139,7 @@ fn run(flags: Flags) -> Result<()> {
     })
 }
 
-/// The splits of `--splits`, each once, in the order train, val, test.
+/// Returns the splits of `--splits`, each once, in the order train, val, test.
 fn splits(flags: &Flags) -> Vec<String> {
     let asked = |split: &String| flags.splits.contains(split);
     SPLITS.map(str::to_owned).into_iter().filter(asked).collect()
@@ -160,7 +160,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
             ensure!(on_cpu, "--device {device}: --passes is computed on the CPU; leave --device away");
             params.insert(features::PASSES.into(), passes.into());
         }
-        // Classifiers depend on them, and the content of features does not tell them.
+        // Classifiers depend on the class counts, which the content of the features does not determine.
         params.insert("cls_num_list".into(), json!(subject.info.cls_num_list));
     }
     params.insert("which".into(), subject.which.clone().into());
@@ -187,8 +187,8 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
     Ok(plan)
 }
 
-/// The embedding with a projection. Its features are a result of their own, so that another projection finds
-/// them: where they would be without `--project`, or inside `--out`.
+/// Makes an embedding with a projection. Its features are a result of their own, so that another projection
+/// finds them: they go where they would without `--project`, or inside `--out`.
 fn project(plain: &Plan, chosen: Chosen, subject: &Subject, flags: &Flags) -> Result<Manifest> {
     let mut plan = plain.clone();
     plan.params.insert("project".into(), json!(chosen));
@@ -221,12 +221,12 @@ fn extract(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     Ok(Done { outputs: vec![produced(images)], metrics: numbers, run })
 }
 
-/// Numbers of a data set that its features have as well, so that classifiers are trained on them as networks
-/// on images.
+/// Metrics of a data set that are copied to its features, so that classifiers are trained on these as
+/// networks are on images.
 const OF_IMAGES: [&str; 9] =
     ["classes", "class_names", "cls_num_list", "mean", "std", "crop", "preprocess", "name", "official"];
 
-/// Writes the features of several splits, which are a data set.
+/// Writes the features of several splits, which form a data set.
 fn extract_splits(writer: &Writer, subject: &Subject, flags: &Flags, splits: &[String]) -> Result<Done> {
     let files: Vec<String> = splits.iter().map(|split| features::file(split)).collect();
     writer.begin(&files.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -238,7 +238,7 @@ fn extract_splits(writer: &Writer, subject: &Subject, flags: &Flags, splits: &[S
     let (mut outputs, mut run) = (vec![], Object::new());
     for (split, name) in splits.iter().zip(files) {
         let choice = Choice { split: split.clone(), ..flags.input.clone() };
-        // Augmented passes are computed on the CPU, and so is then all of the file.
+        // Augmented passes are computed on the CPU, so all of the file is.
         let device = if flags.passes.is_some() { "cpu" } else { &*flags.common.device };
         let (mut rows, mut out, computed) = subject.infer(&choice, device, true)?;
         let images = rows.labels.len();
@@ -268,20 +268,20 @@ fn produced(rows: usize) -> Produced {
     Produced { role: "features", name: FEATURES.into(), rows: Some(rows as u64) }
 }
 
-/// Bytes of floats, as safetensors has them.
+/// Returns the bytes of floats as safetensors stores them.
 fn floats<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u8> {
     values.into_iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// The file's bytes, which follow from the numbers alone: safetensors sorts tensors, and there is no
-/// metadata.
+/// Returns the bytes of the file, which depend on the numbers alone: safetensors sorts tensors, and there is
+/// no metadata.
 fn encode(rows: &Rows, out: &Inference) -> Result<Vec<u8>> {
     let predicted = metrics::predictions(&out.logits, rows.labels.len(), out.classes)?;
     let labels: Vec<u8> = rows.labels.iter().flat_map(|&l| i64::from(l).to_le_bytes()).collect();
     safetensors_of(out, &predicted, &rows.source_index, Some(&labels))
 }
 
-/// The file of an inference; images of a data set have labels.
+/// Serialises an inference. Images of a data set have labels.
 fn safetensors_of(
     out: &Inference,
     predicted: &[usize],

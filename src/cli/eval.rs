@@ -1,4 +1,4 @@
-//! `eval`: judges checkpoints on a split. The numbers themselves are made in [`crate::metrics`].
+//! `eval`: evaluates checkpoints on a split. The numbers themselves are computed in [`crate::metrics`].
 
 mod adjust;
 
@@ -17,13 +17,13 @@ use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object};
 use crate::metrics::{self, Confusion};
 
-/// Raised when the same weights and images would give other numbers. 2: with reliability. 3: the NLL keeps
-/// its digits, and weights that are not exactly the network's are refused. 4: with the surest mistakes. 5:
-/// with the worst class, and the harmonic and the geometric mean of the classes.
+/// Version of the numbers; raised when the same weights and images would give others. 2: with reliability. 3:
+/// the NLL keeps its precision, and weights that are not exactly the network's are refused. 4: with the most
+/// confident mistakes. 5: with the worst class, and the harmonic and the geometric mean of the classes.
 const SEMANTICS: u32 = 5;
 
-/// Up to so many classes the confusion matrix is in the manifest; of more, [`CONFUSION`] has the counts that
-/// are not 0.
+/// Maximum number of classes whose confusion matrix is in the manifest; with more classes, [`CONFUSION`] has
+/// the counts that are not 0.
 const IN_MANIFEST: usize = 200;
 
 /// The file of a confusion matrix of many classes.
@@ -65,10 +65,10 @@ const EXAMPLES: &str = "Examples:
 
 `eval` is also a shell builtin: call this one by its path.";
 
-/// The most wrong predictions in a manifest: those of the greatest probability.
+/// Maximum number of wrong predictions in a manifest: those with the highest probability.
 const MISTAKES: usize = 50;
 
-/// The tool.
+/// Runs the tool.
 pub fn main() -> ExitCode {
     super::main("eval", |a: &Flags| &a.common, run)
 }
@@ -87,7 +87,7 @@ fn plan(subject: &Subject, flags: &Flags, adjust: Option<&Adjust>) -> Plan {
         "split": flags.input.split,
         "which": subject.which,
         "arch": subject.arch.to_string(),
-        // The split's content does not hold them, many/medium/few depend on them.
+        // many/medium/few depend on the class counts, which the split's content does not contain.
         "cls_num_list": subject.info.cls_num_list,
     }));
     subject.add_preprocessing(&mut params);
@@ -155,13 +155,13 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags, adjust: Option<&Adjus
         })
     };
     numbers.insert("mistakes".into(), surest.iter().map(mistake).collect());
-    // So that a report needs the metrics manifests alone.
+    // With these, a report needs only the metrics manifests.
     numbers.insert("cls_num_list".into(), json!(subject.info.cls_num_list));
     numbers.insert("class_names".into(), json!(subject.info.class_names));
     Ok(Done { outputs, metrics: numbers, run })
 }
 
-/// Writes [`CONFUSION`]. Its bytes follow from the counts: they are sorted, and there is no metadata.
+/// Writes [`CONFUSION`]. Its bytes depend on the counts alone: they are sorted, and there is no metadata.
 fn write_confusion(writer: &Writer, confusion: &Confusion) -> Result<Produced> {
     let cells = &confusion.cells;
     let n = cells.len();

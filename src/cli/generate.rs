@@ -1,5 +1,5 @@
 //! `TOOL --generate WHAT`: completions and man pages from the definition of the flags, for `make install`.
-//! Hidden from `--help`, for nobody else needs it.
+//! Hidden from `--help`, because nobody else needs it.
 //!
 //! The completions are scripts that ask the tool itself, by [`COMPLETE`], so they know the parts of methods
 //! and every other value.
@@ -17,8 +17,8 @@ use clap_mangen::Man;
 use crate::backend::device::DEVICES;
 use crate::net::Arch;
 
-/// The tools, and what they are called installed: `eval` is a builtin of the shells, and `train` could be
-/// anybody's.
+/// The tools, and the names under which they are installed: `eval` is a builtin of the shells, and `train`
+/// could be anybody's.
 const TOOLS: [(&str, &str); 5] = [
     ("mk-imbalance", "remix-mk-imbalance"),
     ("train", "remix-train"),
@@ -31,14 +31,15 @@ fn installed(tool: &str) -> Option<&'static str> {
     TOOLS.iter().find(|(name, _)| *name == tool).map(|(_, installed)| *installed)
 }
 
-/// The name that a tool was called by: its own, or its installed one.
+/// Returns the name that a tool was called by: its own, or its installed one.
 pub fn called(tool: &'static str) -> &'static str {
     let program = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&program).file_name().unwrap_or_default();
     installed(tool).filter(|installed| name == *installed).unwrap_or(tool)
 }
 
-/// The flags of a tool under the name that it was called by; its examples then call the other tools alike.
+/// Returns the flags of a tool under the name that it was called by; its examples then use the other tools'
+/// installed names too.
 pub fn command<A: CommandFactory>(called: &'static str) -> Command {
     let command = A::command();
     if command.get_name() == called { command } else { rename(command.name(called)) }
@@ -53,7 +54,7 @@ fn rename(command: Command) -> Command {
     }
 }
 
-/// Examples with the installed names where a command stands: at the start of a line or behind a bar.
+/// Replaces the commands in examples by their installed names: at the start of a line or after a bar.
 fn reworded(examples: &str) -> String {
     let command = |text: &str| {
         let at = text.len() - text.trim_start().len();
@@ -70,22 +71,22 @@ fn reworded(examples: &str) -> String {
 /// The variable by which a shell asks for completions.
 const COMPLETE: &str = "REMIX_COMPLETE";
 
-/// Answers a shell that asks for completions, and ends; returns where none asks.
+/// Answers a shell that asks for completions, and exits; returns if none asks.
 pub fn complete<A: CommandFactory>(called: &'static str) {
     CompleteEnv::with_factory(|| command::<A>(called)).var(COMPLETE).complete();
 }
 
-/// Candidates for `--arch`.
+/// Returns the candidates for `--arch`.
 pub fn architectures() -> Vec<CompletionCandidate> {
     Arch::names().map(CompletionCandidate::new).collect()
 }
 
-/// Candidates for `--device`.
+/// Returns the candidates for `--device`.
 pub fn devices() -> Vec<CompletionCandidate> {
     DEVICES.map(CompletionCandidate::new).into()
 }
 
-/// What `--generate` asks for, if that is how the tool was called.
+/// Returns what `--generate` asks for, if the tool was called with it.
 pub fn asked() -> Option<Vec<String>> {
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
     (args.first().map(String::as_str) == Some("--generate")).then(|| args[1..].to_vec())
@@ -95,13 +96,13 @@ pub fn asked() -> Option<Vec<String>> {
 /// directory.
 ///
 /// # Errors
-/// Unknown things to generate; the file system's.
+/// Returns an error if it is not known how to generate `what`, or if the output cannot be written.
 pub fn generate(mut command: Command, what: &[String]) -> Result<()> {
     let name = command.get_name().to_owned();
     let what: Vec<&str> = what.iter().map(String::as_str).collect();
     match what[..] {
         ["man", dir] => {
-            // Not the commit, which would make every build's pages others.
+            // The commit is left out, because it would change the pages with every build.
             command = command.disable_help_subcommand(true).version(env!("CARGO_PKG_VERSION"));
             command.build();
             man(&command, Path::new(dir))
@@ -124,7 +125,7 @@ fn completions(name: &str, what: &str) -> Result<()> {
     out.write_all(&script).and_then(|()| out.flush()).map_err(super::stdout)
 }
 
-/// What ends each page.
+/// The sections that end each page.
 const COMMON: &str = r".SH EXIT STATUS
 .TP
 0
@@ -147,7 +148,7 @@ Where hashes of files are remembered [default: ~/.cache/remix].
 Instructions of the CPU to use instead of the best ones: amx, avx512, avx2, neon or portable.
 ";
 
-/// A page for a command and one for each of its own.
+/// Writes a page for a command, and one for each of its subcommands.
 fn man(command: &Command, dir: &Path) -> Result<()> {
     command.get_subcommands().try_for_each(|sub| man(sub, dir))?;
     let man = Man::new(command.clone())
@@ -163,7 +164,7 @@ fn man(command: &Command, dir: &Path) -> Result<()> {
         man.render_subcommands_section(&mut page)?;
     }
     if let Some(examples) = command.get_after_help() {
-        // By hand, for lines of examples must not be filled.
+        // By hand, because the lines of examples must not be filled.
         page.extend_from_slice(b".SH EXAMPLES\n.nf\n");
         for line in examples.to_string().lines().filter(|l| *l != "Examples:") {
             writeln!(page, "\\&{}", line.trim_start().replace('\\', "\\e").replace('-', "\\-"))?;

@@ -20,10 +20,10 @@ use crate::manifest::store::{self, Plan};
 use crate::manifest::{Input, Kind, Object, hash, key};
 use crate::report::settings::departs;
 
-/// Raised when the same parameters would give other images.
+/// Version of the images; raised when the same parameters would give others.
 const SEMANTICS: u32 = 1;
 
-/// The tool.
+/// Runs the tool.
 pub fn main() -> ExitCode {
     super::main("mk-imbalance", |a: &Flags| &a.common, run)
 }
@@ -51,7 +51,7 @@ fn run(flags: Flags) -> Result<()> {
         }
         _ => (Origin::Files(Box::new(Collection::find(&flags)?)), None),
     };
-    // A profile that cannot be is told before any file is read.
+    // An impossible profile is reported before any file is read.
     if let Some((classes, each)) = balanced {
         imbalance::counts(flags.profile(), flags.val_fraction, classes, each)?;
     }
@@ -67,7 +67,7 @@ fn run(flags: Flags) -> Result<()> {
     if let Origin::Files(found) = &origin {
         let root = found.listing.root.canonicalize().unwrap_or_else(|_| found.listing.root.clone());
         let out = store::absolute(&plan.dir);
-        // As far as it is there already.
+        // The part of it that already exists, with links resolved.
         let real = out.ancestors().find_map(|dir| dir.canonicalize().ok());
         if real.is_some_and(|dir| dir.starts_with(&root)) {
             bail!(
@@ -87,7 +87,7 @@ fn run(flags: Flags) -> Result<()> {
     }
 }
 
-/// Parameters that apply, inputs by content, and the directory.
+/// Creates the plan: the parameters that apply, the inputs by content, and the directory.
 fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
     let dataset = name(flags.dataset);
     let mut params = Object::new();
@@ -128,7 +128,8 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
         set("minority_fraction", number(flags.minority_fraction()));
     }
     set("val_fraction", number(flags.val_fraction));
-    // All images in file order: nothing is drawn. Of image files the hold-out has a seed of its own.
+    // If all images are taken in file order, nothing is drawn. The hold-out of image files has a seed of its
+    // own.
     let is_drawn = imb_type != ImbType::None || flags.max_per_class.is_some();
     if is_drawn || flags.val_fraction > 0.0 && !flags.dataset.is_files() {
         set("rand_number", json!(flags.rand_number));
@@ -152,7 +153,7 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Where a data set goes unless `--out` says otherwise: `data/cifar10-exp-100-KEY`, `data/photographs-64-KEY`.
+/// Returns the default directory of a data set: `data/cifar10-exp-100-KEY`, `data/photographs-64-KEY`.
 fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
     let key = plan.key();
     let key = key::short(&key);
@@ -176,7 +177,7 @@ fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
         }
         _ => {
             let place = format!("{dataset}-{imb_type}{ratio}");
-            // As earlier versions called it, if it is there.
+            // Earlier versions used this name; the directory is used if it exists.
             let earlier = Path::new("data").join(format!("{place}-{key}"));
             if earlier.exists() {
                 return earlier;
@@ -202,7 +203,7 @@ fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
     Path::new("data").join(format!("{place}{told}-{key}"))
 }
 
-/// 100 and 100.0 are one number, −0 is 0.
+/// Converts a number so that equal numbers give equal JSON: 100.0 becomes 100, and −0 becomes 0.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 2f64.powi(53) { json!(value as i64) } else { json!(value) }
 }

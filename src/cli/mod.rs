@@ -1,4 +1,4 @@
-//! What all tools share: flags, streams, exit codes and the path from a plan to a printed manifest.
+//! What all tools share: flags, streams, exit codes, and the path from a plan to a printed manifest.
 //!
 //! A tool is `flags → validated config → Plan → work`; [`run_plan`] does everything around the work.
 
@@ -82,12 +82,12 @@ pub const VERSION: &str = if cfg!(feature = "cuda") {
     concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ", without CUDA)")
 };
 
-/// The error of an asked check that is false: exit code 1.
+/// The error of a requested check that fails: exit code 1.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CheckFailed(pub String);
 
-/// Parses the flags, runs the tool and turns its result into an exit code: 0, 1 for a false check, 2 for an
+/// Parses the flags, runs the tool and turns its result into an exit code: 0, 1 for a failed check, 2 for an
 /// error, 130 after a signal. Errors are one line on stderr.
 pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A) -> Result<()>) -> ExitCode {
     let called = generate::called(tool);
@@ -103,11 +103,11 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     let args = match parsed {
         Ok(args) => args,
         Err(e) if e.use_stderr() => {
-            // clap's text is several lines (usage, tip); keep it, it is for people.
+            // clap's text has several lines (usage, tip). It is kept, because it is for people.
             let _ = write!(io::stderr(), "{}", sensible(e).render());
             return ExitCode::from(2);
         }
-        // The help or the version that was asked for.
+        // The help or the version was asked for.
         Err(e) => {
             return match e.print().and_then(|()| io::stdout().flush()).map_err(stdout) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -142,8 +142,8 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     }
 }
 
-/// A complaint about a flag without clap's tips that mislead: to write an unknown flag after `--`, or another
-/// flag that only begins like it.
+/// Removes misleading tips from clap's message about a flag: to write an unknown flag after `--`, or to use
+/// another flag that only begins like it.
 fn sensible(mut e: clap::Error) -> clap::Error {
     use clap::error::{ContextKind, ContextValue};
     e.remove(ContextKind::Suggested);
@@ -156,14 +156,14 @@ fn sensible(mut e: clap::Error) -> clap::Error {
         let is_part = asked.contains(&offered) || offered.contains(&asked);
         if !is_part && 3 * presets::distance(&asked, &offered) > asked.len() {
             e.remove(ContextKind::SuggestedArg);
-            // It names the flag too.
+            // The usage line names that flag too.
             e.remove(ContextKind::Usage);
         }
     }
     e
 }
 
-/// Says what went wrong; the exit code that it has. A closed stdout is no error.
+/// Prints what went wrong, and returns the exit code for it. A closed stdout is not an error.
 fn failure(called: &str, e: &anyhow::Error) -> ExitCode {
     if e.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
@@ -180,7 +180,7 @@ fn device(name: &str) -> Result<String, &'static str> {
     if is_known(name) { Ok(name.to_owned()) } else { Err("expected auto, cpu, cuda or cuda:N") }
 }
 
-/// Refuses a GPU or instructions that were asked for and cannot be used, before any work.
+/// Refuses, before any work, a GPU or an instruction set that was asked for and cannot be used.
 fn usable(device: &str) -> Result<()> {
     Isa::asked().map_err(Error::msg)?;
     if device.starts_with("cuda") { Device::find(device).map(|_| ()) } else { Ok(()) }
@@ -190,8 +190,8 @@ pub(crate) fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {
     e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
-/// An error and its causes in one line. With RUST_BACKTRACE candle's errors show a backtrace, of numbered
-/// lines, which no user needs.
+/// Formats an error and its causes in one line. With RUST_BACKTRACE, candle's errors include a backtrace of
+/// numbered lines, which no user needs and which is cut off.
 fn one_line(e: &anyhow::Error) -> String {
     let text = format!("{e:#}");
     let is_frame = |line: &&str| line.trim_start().starts_with("0: ");
@@ -199,10 +199,10 @@ fn one_line(e: &anyhow::Error) -> String {
     lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
 }
 
-/// Prints a result on stdout: its manifest as one line, or on a terminal one line for people.
+/// Prints a result on stdout: its manifest as one line or, on a terminal, one line for people.
 ///
 /// # Errors
-/// A closed stdout; [`main`] takes it for success.
+/// Returns an error if stdout cannot be written; [`main`] treats a closed stdout as success.
 pub fn print(m: &Manifest) -> Result<()> {
     if terminal::for_people() {
         return put(&summary::of(m));
@@ -213,16 +213,16 @@ pub fn print(m: &Manifest) -> Result<()> {
 /// Prints a line on stdout.
 ///
 /// # Errors
-/// A closed stdout; [`main`] takes it for success.
+/// Returns an error if stdout cannot be written; [`main`] treats a closed stdout as success.
 pub(crate) fn put(line: &str) -> Result<()> {
-    // Both streams may be one terminal.
+    // Both streams may be the same terminal.
     terminal::bars().suspend(|| {
         let mut out = io::stdout().lock();
         writeln!(out, "{line}").and_then(|()| out.flush()).map_err(stdout)
     })
 }
 
-/// What went wrong with stdout. [`failure`] tells a reader that has gone from a disk that is full.
+/// Converts an error of stdout. [`failure`] distinguishes a reader that has gone from a full disk.
 fn stdout(e: io::Error) -> Error {
     if e.kind() == ErrorKind::BrokenPipe {
         e.into()
@@ -233,11 +233,11 @@ fn stdout(e: io::Error) -> Error {
 
 /// Answers from the cache, or locks the directory, does the work and publishes it; then prints the manifest.
 ///
-/// `work` writes the outputs into the directory (each by [`store::write_atomic`]) and returns what they are,
-/// the metrics, and what it wants to add to `run`.
+/// `work` writes the outputs into the directory (each by [`store::write_atomic`]) and returns a list of them,
+/// the metrics, and the additions to `run`.
 ///
 /// # Errors
-/// Those of the work and of the file system; [`CheckFailed`] from `--verify`.
+/// Returns an error if the work or the file system fails, and [`CheckFailed`] from `--verify`.
 pub fn run_plan(
     plan: &Plan,
     common: &Common,
@@ -246,12 +246,12 @@ pub fn run_plan(
     plan.check_paths()?;
     let planned = plan.manifest();
     if common.explain {
-        // Nobody may be listening.
+        // A closed stderr is not an error.
         let _ = writeln!(io::stderr(), "{}", plan.explain());
         return Ok(planned);
     }
     if common.dry_run {
-        // It is what was asked for, so people get the whole of it too.
+        // The plan is what was asked for, so people get all of it too.
         let whole = if terminal::for_people() { serde_json::to_string_pretty } else { serde_json::to_string };
         put(&whole(&planned).map_err(io::Error::from)?)?;
         return Ok(planned);
@@ -264,11 +264,11 @@ pub fn run_plan(
     Ok(m)
 }
 
-/// Answers from the cache, or locks the directory, does the work and publishes it: [`run_plan`] without a
-/// word on stdout, for a result on the way to another.
+/// Answers from the cache, or locks the directory, does the work and publishes it: [`run_plan`] without any
+/// output on stdout, for an intermediate result.
 ///
 /// # Errors
-/// Those of the work and of the file system.
+/// Returns an error if the work or the file system fails.
 pub fn settle(plan: &Plan, common: &Common, work: impl FnOnce(&Writer) -> Result<Done>) -> Result<Manifest> {
     let started = (SystemTime::now(), Instant::now());
     let place = plan.place();
@@ -280,7 +280,7 @@ pub fn settle(plan: &Plan, common: &Common, work: impl FnOnce(&Writer) -> Result
         }
         Claim::Work(writer) => {
             interrupt::working();
-            // Many errors begin with a path inside of it.
+            // Many errors already begin with a path inside the result.
             let done =
                 work(&writer).map_err(|e| match e.to_string().starts_with(&*place.to_string_lossy()) {
                     true => e,

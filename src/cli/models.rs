@@ -1,4 +1,4 @@
-//! Models: checkpoints with all that they need to be run on images that are in no data set.
+//! Checkpoints with everything needed to run them on images that are in no data set.
 
 use std::path::PathBuf;
 
@@ -12,11 +12,11 @@ use crate::manifest::{FILE, Input, Kind, Manifest, source, store};
 use crate::methods::classifier::Classifier;
 use crate::net::Arch;
 
-/// Names of the classes that a checkpoint was trained on; None, with a warning, where they are not known.
-/// Those of earlier versions have them in the data set alone.
+/// Returns the names of the classes that a checkpoint was trained on, or `None`, with a warning, if they are
+/// not known. Checkpoints of earlier versions have them in their data set alone.
 ///
 /// # Errors
-/// A checkpoint that is not to be understood.
+/// Returns an error if the checkpoint's metrics cannot be parsed, or if it does not state its data set.
 pub fn class_names(m: &Manifest) -> Result<Option<Vec<String>>> {
     if let Some(names) = Trained::of(m)?.class_names {
         return Ok(Some(names));
@@ -33,13 +33,13 @@ pub fn class_names(m: &Manifest) -> Result<Option<Vec<String>>> {
         .ok())
 }
 
-/// Weights with all that they need to be run on images that are in no data set.
+/// Weights with everything needed to run them on images that are in no data set.
 pub struct Model {
     /// The file.
     pub weights: PathBuf,
     /// The network.
     pub arch: Arch,
-    /// What images are normalised by.
+    /// The normalisation of the images.
     pub normalise: Normalise,
     /// How image files are preprocessed.
     pub preprocess: Preprocess,
@@ -49,15 +49,15 @@ pub struct Model {
     pub which: String,
     /// Name of the checkpoint's directory, or of the bare file without its ending.
     pub name: String,
-    /// What the weights are to a result.
+    /// The weights as an input of a result.
     pub input: Input,
 }
 
-/// The checkpoints of the arguments or of stdin, without their data sets. Bare weights are told by `--data`
-/// what images they take, and their classes.
+/// Returns the checkpoints of the arguments or of stdin, without their data sets. For bare weights, `--data`
+/// says which images they take and what their classes are.
 ///
 /// # Errors
-/// Input that is no checkpoint, or that does not say all of it.
+/// Returns an error if an input is not a checkpoint, or does not state everything that is needed.
 pub fn models(flags: &Choice, tool: &'static str) -> Result<Vec<Model>> {
     let given = flags.data.as_deref().map(|p| dataset_at(p, tool)).transpose()?;
     let info = given.as_ref().map(data::Info::of).transpose()?;

@@ -1,4 +1,4 @@
-//! `report`: from manifests to tables, figures and pages. What is in them is decided in [`crate::report`].
+//! `report`: turns manifests into tables, figures and pages. Their content is decided in [`crate::report`].
 
 mod figure;
 mod html;
@@ -85,7 +85,7 @@ pub enum Command {
     Runs(RunsFlags),
 }
 
-/// The tool.
+/// Runs the tool.
 pub fn main() -> ExitCode {
     super::main("report", |a: &Flags| &a.common, run)
 }
@@ -100,8 +100,8 @@ fn run(flags: Flags) -> Result<()> {
     }
 }
 
-/// Each manifest once by content, in an order that does not depend on how they came. `roles` are the outputs
-/// of a manifest that the report opens.
+/// Returns each manifest once by content, in an order that does not depend on the order in which they came.
+/// `roles` returns the outputs of a manifest that the report opens.
 fn unique(
     found: &[Manifest],
     roles: impl Fn(&Manifest) -> &'static [&'static str],
@@ -110,7 +110,8 @@ fn unique(
     for m in found {
         let input = record::input(m, roles(m));
         let entry = chosen.entry(input.blake3.clone()).or_insert_with(|| (input.clone(), m));
-        // Of two copies the first by path, or the manifest would depend on the order of the arguments.
+        // Of two copies the first one by path is taken; otherwise the manifest would depend on the order of
+        // the arguments.
         if input.path < entry.0.path {
             *entry = (input, m);
         }
@@ -118,10 +119,11 @@ fn unique(
     chosen.into_values().collect()
 }
 
-/// The plan of a report that is a directory: `--out`, or `reports/NAME-KEY`.
+/// Creates the plan of a report that is a directory: `--out`, or `reports/NAME-KEY`.
 ///
 /// # Errors
-/// A directory that holds a report of another kind or with other files: it is not replaced.
+/// Returns an error if the directory holds a report of another kind or with other files, which is not
+/// replaced.
 fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: &Common) -> Result<Plan> {
     let mut plan =
         Plan { kind: Kind::Report, semantics, params, inputs, dir: Default::default(), file: None };
@@ -133,11 +135,11 @@ fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: 
     Ok(plan)
 }
 
-/// The plan of a report that is one file, the FILE of `-o FILE`. Its params have the form of the file as
-/// `format`.
+/// Creates the plan of a report that is a single file, the FILE of `-o FILE`. Its params record the file's
+/// format as `format`.
 ///
 /// # Errors
-/// A name that is not UTF-8.
+/// Returns an error if the name is not UTF-8.
 fn file_plan(
     semantics: u32,
     mut params: Object,
@@ -154,7 +156,8 @@ fn file_plan(
     Ok(Plan { kind: Kind::Report, semantics, params, inputs, dir, file: Some(name) })
 }
 
-/// The ending of a file, which must be one of `known`, in capitals or not.
+/// Returns the ending of a file, which must be one of `known`, ignoring case. Refuses the names of manifests
+/// and plans.
 fn format_of<'a>(file: &Path, known: &[&'a str]) -> Result<&'a str> {
     let here = file.display();
     let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
@@ -170,7 +173,7 @@ fn format_of<'a>(file: &Path, known: &[&'a str]) -> Result<&'a str> {
     })
 }
 
-/// Takes the values of `--published`.
+/// Loads the values of `--published`.
 fn give(file: Option<&Path>) -> Result<()> {
     match file {
         Some(file) => published::give(file).map_err(|why| anyhow!("--published {}: {why}", file.display())),
@@ -178,7 +181,7 @@ fn give(file: Option<&Path>) -> Result<()> {
     }
 }
 
-/// Refuses `-o` beside `--out`, and a file that is named twice.
+/// Refuses `-o` together with `--out`, and a file that is named twice.
 fn only_files(files: &[PathBuf], common: &Common) -> Result<()> {
     if let (Some(out), Some(file)) = (&common.out, files.first()) {
         let (out, file) = (out.display(), file.display());
@@ -193,7 +196,7 @@ fn only_files(files: &[PathBuf], common: &Common) -> Result<()> {
     }
 }
 
-/// Makes the file of a plan by [`file_plan`], whose bytes `work` returns for its name, and says where it is.
+/// Makes the file of a plan from [`file_plan`] and logs where it is. `work` returns its bytes by its name.
 fn make_file(
     plan: &Plan,
     common: &Common,
@@ -231,15 +234,15 @@ fn unoccupied(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Makes the locked directory this report's, and lists the files that it will have. Another process may have
-/// made another report there since the plan was made.
+/// Claims the locked directory for this report, and lists the files that it will have. Another process may
+/// have made another report there since the plan was made, so that is checked again.
 fn begin<S: AsRef<str>>(writer: &Writer, files: &[S]) -> Result<()> {
     unoccupied(writer.plan())?;
     Ok(writer.begin(files)?)
 }
 
-/// Puts what bare files are called among the params of a report that shows them, where the name of the file
-/// is not enough.
+/// Adds the names of bare files to the params of a report that shows them, if the file name alone is not
+/// enough.
 fn name_files(params: &mut Object, shown: &[&Experiment]) {
     let names = longer_names(shown);
     if !names.is_empty() {
@@ -247,7 +250,7 @@ fn name_files(params: &mut Object, shown: &[&Experiment]) {
     }
 }
 
-/// Says where the files are, where standard output does not.
+/// Logs where the files are, unless standard output says so.
 fn say(m: &Manifest) {
     if terminal::for_people() {
         return;

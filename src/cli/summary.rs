@@ -1,4 +1,4 @@
-//! A result in one line, for people who look at standard output.
+//! Summaries of results in one line, for people who look at standard output.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::manifest::{Kind, Manifest, Object, store};
 
-/// What it is with its main numbers, and where.
+/// Returns what the result is, with its main numbers, and where it is.
 pub fn of(m: &Manifest) -> String {
     let what = match m.kind {
         Kind::Dataset => dataset(&m.metrics),
@@ -18,7 +18,7 @@ pub fn of(m: &Manifest) -> String {
     format!("{what}: {}", place(m).display())
 }
 
-/// The files of a report.
+/// Returns the files of a report.
 fn report(m: &Manifest) -> String {
     let place = place(m);
     match &m.outputs[..] {
@@ -30,7 +30,7 @@ fn report(m: &Manifest) -> String {
     }
 }
 
-/// The directory of a result, as seen from here; nothing where it is here.
+/// Returns the directory of a result, relative to the current one if inside it; empty if they are the same.
 fn place(m: &Manifest) -> PathBuf {
     let dir = m.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
     dir.strip_prefix(store::absolute(Path::new("."))).unwrap_or(dir).to_owned()

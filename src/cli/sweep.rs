@@ -1,8 +1,8 @@
-//! `--sweep FLAG=FIRST:LAST:STEP`: the values of a flag.
+//! `--sweep FLAG=FIRST:LAST:STEP`: the values that a flag takes in turn.
 
 use std::str::FromStr;
 
-/// The most values of a sweep.
+/// Maximum number of values of a sweep.
 const MOST: f64 = 1000.0;
 
 /// A flag and its values.
@@ -10,23 +10,23 @@ const MOST: f64 = 1000.0;
 pub struct Sweep {
     /// The flag's name, without dashes.
     pub flag: String,
-    /// The first value, the last one and the distance between two.
+    /// Its values.
     pub range: Range,
 }
 
-/// Values at equal distances.
+/// Equally spaced values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
     /// The first value.
     pub first: f64,
-    /// No value is larger.
+    /// The upper limit: no value is larger.
     pub last: f64,
-    /// From one to the next.
+    /// The distance from one value to the next.
     pub step: f64,
 }
 
 impl Range {
-    /// All values, in their order, rounded to what the distance between two needs.
+    /// Returns all values in order, rounded to the decimals that the step needs.
     pub fn values(self) -> Vec<f64> {
         let count = ((self.last - self.first) / self.step + 1e-9).floor() as usize + 1;
         let decimals = (6.0 - self.step.log10()).ceil().clamp(0.0, 300.0) as usize;

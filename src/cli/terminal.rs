@@ -1,4 +1,4 @@
-//! Standard error where it is a terminal: bars that stay below, and messages that scroll above them.
+//! Standard error when it is a terminal: bars that stay at the bottom, and messages that scroll above them.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{self, AtomicUsize};
@@ -10,24 +10,24 @@ use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, P
 static BARS: LazyLock<MultiProgress> =
     LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
 
-/// The bars of this process.
+/// Returns the bars of this process.
 pub fn bars() -> &'static MultiProgress {
     &BARS
 }
 
-/// Whether bars can be drawn: a terminal that can move its cursor, and that is ours alone. `make -j` starts
-/// several tools on one.
+/// Returns whether bars can be drawn: on a terminal that can move its cursor and that no other tool shares.
+/// `make -j` starts several tools on one.
 pub fn can_draw() -> bool {
     let is_shared = std::env::var("MAKEFLAGS").is_ok_and(|flags| flags.contains("jobserver"));
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb") && !is_shared
 }
 
-/// Whether a person reads standard output, who wants a line and not a manifest.
+/// Returns whether a person reads standard output, who wants a line and not a manifest.
 pub fn for_people() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Shows a line while something lasts, where bars can be drawn and progress is not silenced.
+/// Shows a line while work is in progress, if bars can be drawn and progress is not silenced.
 pub fn note(text: &str) -> Note {
     let shown = can_draw() && log::log_enabled!(log::Level::Info);
     Note(shown.then(|| {
@@ -38,7 +38,7 @@ pub fn note(text: &str) -> Note {
     }))
 }
 
-/// The line of [`note`], which goes with it.
+/// The line that [`note`] shows, until it is dropped.
 pub struct Note(Option<ProgressBar>);
 
 impl Drop for Note {
@@ -49,8 +49,8 @@ impl Drop for Note {
     }
 }
 
-/// Shows how far a piece of work is that takes more than a second: a bar with the time that is left, or a line
-/// every half minute where none can be drawn.
+/// Shows the progress of work that takes more than a second: a bar with the time left or, if none can be
+/// drawn, a line every half minute.
 pub fn progress(total: usize, what: &str) -> Progress {
     let started = Instant::now();
     Progress {
@@ -64,7 +64,7 @@ pub fn progress(total: usize, what: &str) -> Progress {
     }
 }
 
-/// What [`progress`] shows, until it is dropped.
+/// The progress that [`progress`] shows, until it is dropped.
 pub struct Progress {
     what: String,
     total: usize,
@@ -72,12 +72,12 @@ pub struct Progress {
     bar: OnceLock<ProgressBar>,
     started: Instant,
     done: AtomicUsize,
-    /// When it was last said.
+    /// When a line was last logged.
     said: Mutex<Instant>,
 }
 
 impl Progress {
-    /// One more is done. May be called from any thread.
+    /// Counts one more item as done. May be called from any thread.
     pub fn step(&self) {
         let done = self.done.fetch_add(1, atomic::Ordering::Relaxed) + 1;
         if self.draws {
@@ -86,7 +86,7 @@ impl Progress {
             }
             return;
         }
-        // Whoever comes while another says it goes on.
+        // If another thread is logging a line, this one does not wait.
         let Ok(mut said) = self.said.try_lock() else { return };
         if said.elapsed() > Duration::from_secs(30) {
             *said = Instant::now();
@@ -114,12 +114,12 @@ impl Drop for Progress {
     }
 }
 
-/// Columns of the terminal.
+/// Returns the number of columns of the terminal.
 pub fn columns() -> usize {
     console::Term::stderr().size().1.into()
 }
 
-/// Standard error for the log; the bars step aside for each message.
+/// Standard error for the log; the bars are suspended for each message.
 pub struct Messages;
 
 impl Write for Messages {

@@ -1,7 +1,7 @@
-//! `train`: trains classifiers on a data set, one run a seed, and prints their checkpoint manifests.
+//! `train`: trains classifiers on a data set, one run per seed, and prints their checkpoint manifests.
 //!
-//! Flags become configurations in [`flags`]; the training itself is [`crate::train`]. Here a run gets its
-//! directory, and what stands in that directory is protected: hours of training are never thrown away without
+//! Flags become configurations in [`flags`]; the training itself is [`crate::train`]. This module gives each
+//! run its directory, and protects what is already in it: hours of training are never thrown away without
 //! `--force`.
 
 pub mod flags;
@@ -36,7 +36,7 @@ use crate::train::config::{Config, Select};
 use crate::train::schedule::Recipe;
 use crate::train::{Event, FILES, Job, LOG, SECOND_STAGE, SEMANTICS, STATE, tensorboard};
 
-/// The tool.
+/// Runs the tool.
 pub fn main() -> ExitCode {
     super::main("train", |a: &Flags| &a.common, run)
 }
@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
 fn run(flags: Flags) -> Result<()> {
     let kind = if flags.classifier.is_some() { Kind::Embedding } else { Kind::Dataset };
     let all = flags.swept(std::env::args_os())?;
-    // What a sweep would refuse for one of its values is told before anything is trained.
+    // A value that the sweep would refuse is reported before anything is trained.
     all.iter().try_for_each(|flags| flags.configs().map(drop))?;
     let datasets = source::read_all(&all[0].datasets, "train", kind).map_err(|e| match e {
         manifest::Error::WrongKind { found: "dataset", .. } if kind == Kind::Embedding => {
@@ -85,12 +85,12 @@ fn train(flags: &Flags, datasets: &[Manifest]) -> Result<()> {
         let run = &runs[number];
         let progress = || board.lock().unwrap_or_else(PoisonError::into_inner).start(number);
         match run_plan(&run.plan, &flags.common, |writer| work(writer, run, flags, device, progress())) {
-            // Nobody reads the manifests any more; the trainings were asked for all the same.
+            // Nobody reads the manifests any more, but the trainings were asked for all the same.
             Err(e) if e.chain().any(is_broken_pipe) => {}
             made => drop(made?),
         }
         if flags.tensorboard && !only_asked {
-            // Also of a run that was there already.
+            // Also for a run that was already there.
             tensorboard::update(&run.plan.dir)?;
         }
         Ok(())
@@ -101,10 +101,10 @@ fn train(flags: &Flags, datasets: &[Manifest]) -> Result<()> {
     }
 }
 
-/// Field of `run`: the version of `train` that computed the last epochs, where an earlier one had begun.
+/// Field of `run`: the version of `train` that computed the last epochs, if an earlier one began the run.
 const FINISHED_BY: &str = "finished_by_semantics";
 
-/// A training that was asked for.
+/// A training to run.
 struct Run<'a> {
     config: Config,
     /// Which epoch is kept as the best.
@@ -116,7 +116,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(flags: &Flags, config: &Config, dataset: &'a Manifest, init: Option<&Init>) -> Result<Run<'a>> {
-        // Features are those of a network, whose weights the result has.
+        // Features are those of a network, whose weights become part of the result.
         let network = config.classifier.map(|_| init::network_of(dataset)).transpose()?;
         let arch = network.as_ref().map_or(config.arch, |(arch, _)| *arch);
         let init = network.as_ref().and_then(|(_, init)| init.as_ref()).or(init);
@@ -167,8 +167,8 @@ impl<'a> Run<'a> {
             plan.dir = directory(flags, config, dataset, &plan.key());
             Ok(plan)
         };
-        // An unfinished run of version 1 continues under its key of version 1, and is found by it when it is
-        // finished. That version always selected by the test split.
+        // An unfinished run of version 1 continues under its key of version 1, and is found by that key once
+        // it is finished. That version always selected by the test split.
         if select == usual && !flags.common.force && init.is_none() && config.classifier.is_none() {
             let begun = plan(1, &config, &["train", "test"])?;
             let is_own = |m: Manifest| m.own_key() == begun.key();
@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Tells of a schedule that is hardly meant so.
+/// Warns about a schedule that is hardly intended.
 fn warn_of_milestones(config: &Config) {
     let Config { lr, epochs, milestones, .. } = config;
     if milestones.first() == Some(&1) {
@@ -204,12 +204,12 @@ fn warn_of_milestones(config: &Config) {
     }
 }
 
-/// Whether make called, whose variables then stand for flags.
+/// Returns whether make called the tool; users then set flags through its variables.
 fn under_make() -> bool {
     std::env::var_os("MAKELEVEL").is_some()
 }
 
-/// Where the runs train, which differ in their seeds alone. What trains nothing needs no GPU.
+/// Returns the device of the runs, which differ in their seeds alone. Calls that train nothing need no GPU.
 fn device(flags: &Flags, config: &Config) -> Result<Device> {
     let common = &flags.common;
     if common.dry_run || common.explain || common.verify {
@@ -238,7 +238,7 @@ fn device(flags: &Flags, config: &Config) -> Result<Device> {
     Ok(Device::Cpu)
 }
 
-/// How many runs train at a time: on the CPU one, which takes all threads.
+/// Returns how many runs train at a time: on the CPU one, which takes all threads.
 fn side_by_side(flags: &Flags, device: Device, runs: usize) -> usize {
     if !device.is_cuda() {
         if let Some(parallel) = flags.parallel.filter(|n| *n > 1) {
@@ -249,7 +249,7 @@ fn side_by_side(flags: &Flags, device: Device, runs: usize) -> usize {
     flags.parallel.map_or(parallel::MOST, usize::from).min(runs).max(1)
 }
 
-/// What a run is called while it trains; with its data set where there are several.
+/// Returns the name of a run while it trains, with its data set if there are several.
 fn name(config: &Config, dataset: Option<&Manifest>) -> String {
     let run = format!("{} {} seed {}", preset_name(&config.params()), config.arch, config.seed);
     match dataset.and_then(|d| d.dir().ok()?.file_name()) {
@@ -258,14 +258,15 @@ fn name(config: &Config, dataset: Option<&Manifest>) -> String {
     }
 }
 
-/// `--out`, with one directory a seed inside it where there are several; else a name that tells runs apart.
+/// Returns `--out`, with one directory per seed inside it if there are several, or a name that tells runs
+/// apart.
 fn directory(flags: &Flags, config: &Config, dataset: &Manifest, key: &str) -> PathBuf {
     let seed = config.seed;
     match (&flags.common.out, &flags.seeds) {
         (Some(out), None) => out.clone(),
         (Some(out), Some(_)) => out.join(format!("seed-{seed}")),
         (None, _) => {
-            // As earlier versions called it, if it is there.
+            // Earlier versions used this name; the directory is used if it exists.
             let (method, key) = (config.method().name(), key::short(key));
             let earlier = Path::new("runs").join(format!("{method}-{}-s{seed}-{key}", config.arch));
             if earlier.exists() {
@@ -277,12 +278,12 @@ fn directory(flags: &Flags, config: &Config, dataset: &Manifest, key: &str) -> P
     }
 }
 
-/// The most bytes of a directory's name before its key.
+/// Maximum number of bytes of a directory's name before its key.
 const LONGEST: usize = 160;
 
-/// `remix-resnet20-cifar10-exp-100-s0-tau-0.3-epochs-10-KEY`: the method, the network, the data, the seed,
-/// and what departs from the defaults, as far as there is room for it. Without `=`, where shells begin
-/// another word to complete.
+/// Returns a name such as `remix-resnet20-cifar10-exp-100-s0-tau-0.3-epochs-10-KEY`: the method, the network,
+/// the data, the seed, and what departs from the defaults, as far as there is room for it. It has no `=`,
+/// after which shells begin another word to complete.
 fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -313,7 +314,7 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     let defaults = defaults.params();
     let method = preset_name(&params);
     let options = method.split_once('(').map_or("", |(_, options)| options.trim_end_matches(')'));
-    // The milestones follow from the recipe, where they have one.
+    // The milestones follow from the recipe, unless it is a custom one.
     let follows = if config.recipe == Recipe::Custom { "recipe" } else { "milestones" };
     // The normalisation is the data set's.
     let others = [
@@ -332,7 +333,7 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     ];
     let is_told = |name: &str| !others.contains(&name);
     let own = params.iter().filter(|(n, v)| is_told(n) && defaults.get(*n) != Some(v));
-    // Of features all is told by the network.
+    // Features are described by their network, so their settings are left out.
     let is_features = dataset.kind == Kind::Embedding;
     let of_data =
         |name: &str| !is_features && !["dataset", "imb_type", "imb_ratio", "shard_bytes"].contains(&name);
@@ -380,27 +381,27 @@ fn work(writer: &Writer, run: &Run, flags: &Flags, device: Device, mut progress:
     Ok(done)
 }
 
-/// Makes the directory this run's, unless that would throw away another run.
+/// Takes over the directory for this run, unless that would throw away another run.
 ///
-/// The plan tells whose state is there: while there is no manifest, and again should a finished run's
-/// manifest be removed, so it stays. The order makes a crash safe at any point: a training state is gone
-/// before the plan of another run stands beside it.
+/// While there is no manifest, the plan tells which run the state belongs to. It stays in case the manifest
+/// of a finished run is removed. The order makes a crash safe at any point: a training state is gone before
+/// the plan of another run is written beside it.
 fn take_over(writer: &Writer, force: bool) -> Result<()> {
     let plan = writer.plan();
     let state = writer.dir().join(STATE);
     let finished = plan.existing();
     let what = if finished.is_some() { "a finished" } else { "an unfinished" };
-    // A damaged result is restored file by file, with the same bytes: its manifest stays true.
+    // A damaged result is restored file by file with the same bytes, so its manifest stays true.
     let restored = finished.as_ref().is_some_and(|old| old.own_key() == plan.key()) && !force;
     if let Some(old) = finished.as_ref().filter(|_| restored) {
-        // What it goes on from must be what was published; the warning before has said what is wrong.
+        // The files that it resumes from must be as published; the warning logged before says what is wrong.
         if let Some(o) =
             old.outputs.iter().filter(|o| o.role != "last").find(|o| old.check(o, hash::file).is_err())
         {
             bail!("{}: cannot go on from here; --force starts the training anew", o.path.display());
         }
     }
-    // A plan without a state is that of a run that came to nothing: there is nothing to protect.
+    // A plan without a state is from a run that failed early: there is nothing to protect.
     match finished.or_else(|| plan.unfinished().filter(|_| state.exists())) {
         Some(old) if old.own_key() != plan.key() && !force => bail!(
             "holds {what} run of another experiment (differs in {}; --explain says how); choose another --out, \
@@ -421,7 +422,7 @@ fn take_over(writer: &Writer, force: bool) -> Result<()> {
     Ok(writer.begin(&FILES)?)
 }
 
-/// Which parts of two keys differ, by name.
+/// Returns the names of the parts in which two keys differ.
 fn differences(old: &Manifest, new: &Manifest) -> String {
     let names = old.params.keys().chain(new.params.keys().filter(|k| !old.params.contains_key(*k)));
     let mut differ: Vec<&str> =

@@ -1,4 +1,4 @@
-//! What checkpoints say of the images that they are for: classes, preprocessing and normalisation.
+//! What checkpoints state about the images that they are for: classes, preprocessing and normalisation.
 
 use anyhow::{Context, Result, bail};
 
@@ -6,7 +6,7 @@ use crate::data::files::Preprocess;
 use crate::data::{self, Normalise};
 use crate::manifest::{Manifest, Object};
 
-/// What a checkpoint carries of the data set that it was trained on.
+/// What a checkpoint states about the data set that it was trained on.
 pub struct Trained {
     /// Names of the classes.
     pub class_names: Option<Vec<String>>,
@@ -15,10 +15,10 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// What a checkpoint says.
+    /// Reads it from the manifest of a checkpoint.
     ///
     /// # Errors
-    /// Metrics that are not to be understood.
+    /// Returns an error if the metrics cannot be parsed.
     pub fn of(m: &Manifest) -> Result<Trained> {
         let value = |name: &str| m.metrics.get(name).cloned();
         let preprocess = value("preprocess").map(serde_json::from_value).transpose();
@@ -29,10 +29,11 @@ impl Trained {
         })
     }
 
-    /// Says where a data set differs, so that results are hardly what was meant.
+    /// Warns if a data set differs, so that results are hardly what was meant.
     ///
     /// # Errors
-    /// The same classes in another order: their labels mean others.
+    /// Returns an error if the data set has the same classes in another order, because its labels then mean
+    /// other classes.
     pub fn compare(&self, info: &data::Info, name: &str) -> Result<()> {
         let names = self.class_names.as_ref().filter(|names| names.len() == info.classes);
         if let Some(names) = names.filter(|names| **names != info.class_names) {
@@ -56,10 +57,10 @@ impl Trained {
     }
 }
 
-/// What a checkpoint's params say of the normalisation.
+/// Reads the normalisation from a checkpoint's params.
 ///
 /// # Errors
-/// Something else than three numbers each.
+/// Returns an error if the mean or the standard deviation is not three valid numbers.
 pub fn normalise(params: &Object) -> Result<Normalise> {
     let of = |name: &str, usual: [f64; 3]| -> Result<[f64; 3]> {
         let Some(said) = params.get(name) else { return Ok(usual) };

@@ -1,5 +1,4 @@
-//! The wanted members of a .tar.gz or .tar, read from the stream into memory. Nothing is ever unpacked to
-//! disk.
+//! Reads the wanted members of a .tar.gz or .tar from a stream into memory. Nothing is ever unpacked to disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,30 +10,30 @@ use tar::Archive;
 
 use super::Error;
 
-/// More than any official archive unpacks to: what claims to be longer is cut, and then found truncated.
+/// Larger than any unpacked official archive. A larger stream is cut here, and then found to be truncated.
 const MAX_UNPACKED: u64 = 1 << 30;
 
-/// Bytes of a tar archive's header.
+/// Bytes of a header in a tar archive.
 const BLOCK: usize = 512;
 
-/// What a file is by its first bytes.
+/// The type of a file, judged by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Compressed with gzip.
     Gzip,
     /// A tar archive that is not compressed.
     Tar,
-    /// Something that is known and not read, in words.
+    /// A known format that is not supported, in words.
     Other(&'static str),
-    /// Nothing that is known.
+    /// An unknown format.
     Unknown,
 }
 
 impl Content {
-    /// Looks at the first block of a file.
+    /// Determines the type from the first block of a file.
     ///
     /// # Errors
-    /// The file system's.
+    /// Returns an error if the file cannot be read.
     pub fn of(path: &Path) -> Result<Content, Error> {
         let mut head = Vec::with_capacity(BLOCK);
         let file = File::open(path).map_err(Error::io(path))?;
@@ -72,12 +71,13 @@ impl Content {
     }
 }
 
-/// Reads the members that `wanted` gives a size limit for, by path without `./`; the rest is skipped. The
-/// archive is read to its end, so that its checksum is checked.
+/// Reads the members for which `wanted` returns a size limit, by path without `./`; all others are skipped.
+///
+/// The archive is read to its end, so that its checksum is verified.
 ///
 /// # Errors
-/// An archive that is damaged or truncated, one with links, absolute paths or `..` in it, members that come
-/// twice or are longer than their limit.
+/// Returns an error if the archive is damaged or truncated, if it contains links, absolute paths or `..`, or
+/// if a member occurs twice or is larger than its limit.
 pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
     let damaged = |e: io::Error| Error::Official {
         path: path.to_owned(),
@@ -145,7 +145,7 @@ mod tests {
         tar.into_inner().expect("finished")
     }
 
-    /// The wanted members, or the message.
+    /// Returns the wanted members, or the error message.
     fn unpacked(bytes: &[u8]) -> Result<BTreeMap<PathBuf, Vec<u8>>, String> {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("a.tar.gz");
@@ -175,14 +175,14 @@ mod tests {
     fn every_cut_and_flip_is_noticed() {
         let good = packed("d/a", tar::EntryType::Regular, b"1234");
         let whole = unpacked(&good).expect("read");
-        // An empty file is an empty archive; that the members are missing is found by who asked for them.
+        // An empty file is an empty archive; the caller notices that members are missing.
         for n in 1..good.len() {
             assert!(unpacked(&good[..n]).is_err(), "cut at {n}");
         }
         for n in 0..good.len() {
             let mut bad = good.clone();
             bad[n] ^= 0x10;
-            // Some bits carry nothing: time and system in gzip's header, the padding behind its last code.
+            // Some bits have no effect: time and system in gzip's header, the padding after its last code.
             assert!(unpacked(&bad).is_ok_and(|m| m == whole) || unpacked(&bad).is_err(), "flip at {n}");
         }
         let mut bad = good.clone();
@@ -210,7 +210,7 @@ mod tests {
             [Content::Tar, Content::Gzip]
         );
         assert_eq!(of(b"BZh91AY&SY"), Content::Other("compressed with bzip2"));
-        // Zeros are the end of an archive, and a single byte is nothing.
+        // Zeros are the end of an archive; a single byte identifies nothing.
         assert_eq!([of(&[0; BLOCK]), of(b"\x1f"), of(b"")], [Content::Unknown; 3]);
     }
 }

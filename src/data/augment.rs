@@ -1,49 +1,50 @@
-//! What augmentation does to the pixels of one image, before it is mirrored and normalised.
+//! Augmentation of the pixels of one image, before it is flipped and normalised.
 //!
-//! Each [`Op`] has all its numbers, so that the same ones give the same bytes on every machine; what is drawn,
-//! and how often, is in the plan of a training. The arithmetic is that of torchvision's transforms on Pillow
-//! images.
+//! Each [`Op`] contains all its parameters, so that equal operations give equal bytes on every machine. Which
+//! operations are drawn, and how often, is decided by the plan of a training. The arithmetic is that of
+//! torchvision's transforms on Pillow images.
 
 use super::CHANNELS;
 use super::files::resize::stretch;
 
-/// One operation on an image.
+/// An operation on an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
-    /// A part of the image, resized to what the network sees.
+    /// Crops a part of the image and resizes it to what the network sees.
     ResizedCrop {
-        /// First row.
+        /// First row of the part.
         top: u16,
-        /// First column.
+        /// First column of the part.
         left: u16,
-        /// Rows.
+        /// Height of the part.
         height: u16,
-        /// Columns.
+        /// Width of the part.
         width: u16,
     },
-    /// Values times a factor.
+    /// Multiplies the values by a factor.
     Brightness(f32),
-    /// Away from the mean grey of the image, or towards it, by a factor.
+    /// Blends with the mean grey of the image: a factor above 1 increases the contrast, one below 1 reduces
+    /// it.
     Contrast(f32),
-    /// Away from each pixel's grey, or towards it, by a factor.
+    /// Blends with each pixel's grey, by a factor as for `Contrast`.
     Saturation(f32),
-    /// Away from a smoothed image, or towards it, by a factor.
+    /// Blends with a smoothed image, by a factor as for `Contrast`.
     Sharpness(f32),
-    /// Sheared, moved or turned: where a pixel of the result comes from, `(x, y) ↦ (a·x + b·y + c, d·x + e·y +
-    /// f)`; black where that is outside.
+    /// Shears, moves or rotates the image. Maps a pixel of the result to its source,
+    /// `(x, y) ↦ (a·x + b·y + c, d·x + e·y + f)`; it is black where the source lies outside.
     Affine([f32; 6]),
-    /// The given number of upper bits of each value.
+    /// Keeps the given number of upper bits of each value.
     Posterize(u8),
-    /// Values from a threshold on inverted.
+    /// Inverts values from a threshold upwards.
     Solarize(u8),
-    /// Each channel stretched to the whole range.
+    /// Stretches each channel to the full range.
     AutoContrast,
-    /// Each channel's values spread evenly over the range.
+    /// Equalises the histogram of each channel.
     Equalize,
 }
 
-/// Applies operations in turn to an image of `[H, W]` pixels; `to` is the height and width of the result where
-/// one of them resizes.
+/// Applies operations in order to an image of `[H, W]` pixels. `to` is the height and width of the result of
+/// a resizing operation.
 pub fn apply(pixels: &[u8], size: [usize; 2], ops: &[Op], to: [usize; 2]) -> Vec<u8> {
     let (mut pixels, mut size) = (pixels.to_vec(), size);
     for op in ops {
@@ -83,12 +84,12 @@ pub fn apply(pixels: &[u8], size: [usize; 2], ops: &[Op], to: [usize; 2]) -> Vec
     pixels
 }
 
-/// Pillow's grey of a pixel.
+/// Returns Pillow's grey value of a pixel.
 fn grey([r, g, b]: [u8; CHANNELS]) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
 
-/// Pillow's `Image.blend` of two values.
+/// Blends two values as Pillow's `Image.blend` does.
 fn mix(from: u8, to: u8, factor: f32) -> u8 {
     (f32::from(from) + factor * (f32::from(to) - f32::from(from))).clamp(0.0, 255.0) as u8
 }
@@ -102,7 +103,7 @@ fn blend(pixels: &mut [u8], factor: f32, other: impl Fn([u8; CHANNELS]) -> [u8; 
     }
 }
 
-/// Pillow's `ImageFilter.SMOOTH`: the pixel counts 5, its neighbours 1; the edge stays.
+/// Applies Pillow's `ImageFilter.SMOOTH`: a pixel has weight 5, its neighbours 1; edge pixels are unchanged.
 fn smoothed(pixels: &[u8], [height, width]: [usize; 2]) -> Vec<u8> {
     let mut out = pixels.to_vec();
     let at = |row: usize, col: usize, c: usize| (row * width + col) * CHANNELS + c;
@@ -119,7 +120,7 @@ fn smoothed(pixels: &[u8], [height, width]: [usize; 2]) -> Vec<u8> {
     out
 }
 
-/// The nearest pixel of where each comes from.
+/// Applies `Op::Affine` with nearest-neighbour sampling.
 fn affine(pixels: &[u8], [height, width]: [usize; 2], [a, b, c, d, e, f]: [f32; 6]) -> Vec<u8> {
     let mut out = vec![0; pixels.len()];
     for (n, to) in out.as_chunks_mut::<CHANNELS>().0.iter_mut().enumerate() {
@@ -133,7 +134,7 @@ fn affine(pixels: &[u8], [height, width]: [usize; 2], [a, b, c, d, e, f]: [f32; 
     out
 }
 
-/// Maps each channel by a table that follows from how often each value occurs.
+/// Maps each channel by a table that is computed from its histogram.
 fn by_table(pixels: &mut [u8], table: impl Fn(&[u32; 256]) -> [u8; 256]) {
     for c in 0..CHANNELS {
         let mut counts = [0; 256];
@@ -143,7 +144,7 @@ fn by_table(pixels: &mut [u8], table: impl Fn(&[u32; 256]) -> [u8; 256]) {
     }
 }
 
-/// As Pillow's `ImageOps.autocontrast`.
+/// Returns the table of Pillow's `ImageOps.autocontrast`.
 fn auto_contrast(counts: &[u32; 256]) -> [u8; 256] {
     let low = counts.iter().position(|n| *n > 0).unwrap_or(0);
     let high = counts.iter().rposition(|n| *n > 0).unwrap_or(255);
@@ -156,7 +157,7 @@ fn auto_contrast(counts: &[u32; 256]) -> [u8; 256] {
     })
 }
 
-/// As Pillow's `ImageOps.equalize`.
+/// Returns the table of Pillow's `ImageOps.equalize`.
 fn equalize(counts: &[u32; 256]) -> [u8; 256] {
     let occurring = counts.iter().filter(|n| **n > 0);
     let last = occurring.clone().next_back().copied().unwrap_or(0);
@@ -178,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// What torchvision makes of one image: `scripts/pytorch/fixture_augment.py`.
+    /// Compares with torchvision's results for one image, from `scripts/pytorch/fixture_augment.py`.
     #[test]
     fn operations_are_torchvisions() {
         let bytes = include_bytes!("../../tests/fixtures/augment.safetensors");
@@ -218,9 +219,9 @@ mod tests {
             let differences: Vec<u8> = found.iter().zip(truth.data()).map(|(a, b)| a.abs_diff(*b)).collect();
             let off = differences.iter().filter(|d| **d > 0).count();
             match op {
-                // Where a pixel comes from may be rounded to its neighbour.
+                // Rounding may select a neighbouring source pixel.
                 Op::Affine(_) => assert!(off <= found.len() / 200, "{name}: {off} bytes"),
-                // Pillow 13 rounds between rows and columns in another order for some sizes.
+                // For some sizes Pillow 13 resizes rows before columns, and rounds in between.
                 Op::ResizedCrop { .. } => assert!(differences.iter().all(|d| *d <= 1), "{name}"),
                 _ => assert_eq!(off, 0, "{name}: {off} of {} bytes", found.len()),
             }

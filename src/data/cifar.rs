@@ -1,7 +1,7 @@
-//! CIFAR-10 and CIFAR-100 as Toronto publishes them: the binary and the python form, each as a directory or
+//! CIFAR-10 and CIFAR-100 as published in Toronto: the binary and the Python format, each as a directory or
 //! as its .tar.gz (or .tar). Everything is checked against the published sizes; nothing is downloaded here.
 //!
-//! Both forms hold the same images in the same order. Binary: records of one label byte (CIFAR-100: coarse,
+//! Both formats hold the same images in the same order. Binary: records of one label byte (CIFAR-100: coarse,
 //! then fine) and 3072 bytes of pixels. Python: a pickled dictionary with a (rows, 3072) array and a list of
 //! labels.
 
@@ -16,7 +16,7 @@ use self::decode::balanced;
 use super::archive::{self, Content};
 use super::{Error, PIXELS, Planes, Source};
 
-/// What distinguishes the two data sets.
+/// The properties in which the two data sets differ.
 #[derive(Clone, Copy, Debug)]
 pub struct Dataset {
     /// The value of `--dataset`.
@@ -27,23 +27,23 @@ pub struct Dataset {
     train_rows: usize,
     /// Images in the test file.
     test_rows: usize,
-    /// Label bytes of a binary record; the last one is the label.
+    /// Number of label bytes of a binary record; the last one is the label.
     lead: usize,
-    /// Keys of the labels and of their names in the pickles.
+    /// Keys of the labels and of the class names in the pickles.
     keys: [&'static str; 2],
-    /// The binary form and the python form.
+    /// The binary and the Python format.
     forms: &'static [Form; 2],
     /// [`Source::digest`] of the published images.
     digest: &'static str,
 }
 
-/// One published form of a data set.
+/// A published format of a data set.
 #[derive(Clone, Copy, Debug)]
 struct Form {
     python: bool,
     directory: &'static str,
     archive: &'static str,
-    /// Training files in order, the test file, the class names.
+    /// Training files in order, the test file, the file of class names.
     files: &'static [&'static str],
 }
 
@@ -123,7 +123,7 @@ impl Form {
     }
 }
 
-/// Where a data set was found.
+/// The location of a data set.
 #[derive(Debug)]
 pub struct Located {
     dataset: Dataset,
@@ -133,22 +133,23 @@ pub struct Located {
 #[derive(Debug)]
 enum Place {
     Directory(&'static Form, PathBuf),
-    /// Which form it holds is known when it is read.
+    /// An archive; its format is determined when it is read.
     Archive(PathBuf),
 }
 
 impl Dataset {
-    /// Training images of each class.
+    /// Returns the number of training images of each class.
     pub fn train_per_class(&self) -> usize {
         (self.forms[0].files.len() - 2) * self.train_rows / self.classes
     }
 
-    /// Finds the official files at `path`: the archive itself, its directory, or a directory (such as a
-    /// torchvision root) that holds either. Directories win over archives, the binary form over the python
-    /// form.
+    /// Finds the official files at `path`, which may be the archive itself, its directory, or a directory
+    /// (such as a torchvision root) that contains either.
+    ///
+    /// Directories take precedence over archives, the binary format over the Python format.
     ///
     /// # Errors
-    /// Nothing of this data set there, or not all of it.
+    /// Returns an error if the data set is not there, or is incomplete.
     pub fn locate(self, path: &Path) -> Result<Located, Error> {
         let found = |place| Ok(Located { dataset: self, place });
         let meta = fs::metadata(path).map_err(|e| match e.kind() {
@@ -189,19 +190,19 @@ impl Dataset {
         })
     }
 
-    /// Where the archives are in a directory, as they come and after gunzip.
+    /// Returns the possible paths of the archives in a directory, as published and after gunzip.
     fn archives(self, dir: &Path) -> impl Iterator<Item = PathBuf> {
         let names = self.forms.iter().flat_map(|f| [f.archive, f.archive.trim_end_matches(".gz")]);
         names.map(|name| dir.join(name)).collect::<Vec<_>>().into_iter()
     }
 
-    /// Whether a directory is one of the official ones or holds one, or an archive.
+    /// Returns whether a directory is one of the official directories, or contains one or an archive.
     fn is_at(self, dir: &Path) -> bool {
         let at = |form: &Form| form.is_in(dir) || form.is_in(&dir.join(form.directory));
         self.forms.iter().any(at) || self.archives(dir).any(|a| a.is_file())
     }
 
-    /// Refuses a file that cannot be the archive, before anybody reads it to its end.
+    /// Refuses a file that cannot be the archive, before it is read to its end.
     fn packed(self, path: &Path, bytes: u64) -> Result<(), Error> {
         let other = |what: String, todo: String| Err(Error::Other { path: path.to_owned(), what, todo });
         let content = Content::of(path)?;
@@ -223,7 +224,7 @@ impl Dataset {
         }
     }
 
-    /// What single file of the published ones this is, by its name, else by its size.
+    /// Returns which of the published files this is, by its name or otherwise by its size.
     fn part(self, path: &Path, bytes: u64) -> Option<String> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let named =
@@ -236,14 +237,14 @@ impl Dataset {
         sized.then(|| format!("as long as one of the binary files of {}, so not all of them", self.name))
     }
 
-    /// What is there instead.
+    /// Returns a hint at what was found instead.
     fn hint(self, path: &Path) -> String {
         let others = [CIFAR10, CIFAR100].into_iter().filter(|d| d.name != self.name);
         if let Some(d) = others.into_iter().find(|d| d.is_at(path)) {
             return format!(" (but {0} is: use --dataset {0})", d.name);
         }
         let inside = fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
-        // The first by name, so that the same directory gets the same answer.
+        // Choose the first by name, so that the result is deterministic.
         match inside.filter(|dir| self.is_at(dir)).min() {
             Some(dir) => format!(" (but in {}: give that)", dir.display()),
             None => String::new(),
@@ -251,11 +252,12 @@ impl Dataset {
     }
 }
 
-/// Paths (of an archive's member: below the archive) and contents, in the order of [`Form::files`].
+/// Paths (for a member of an archive: below the archive) and contents, in the order of [`Form::files`].
 type Files = Vec<(PathBuf, Vec<u8>)>;
 
 impl Located {
-    /// The files that will be read, with their role in the manifest: one `archive`, or each `file` in order.
+    /// Returns the files that will be read, with their roles in the manifest: one `archive`, or each `file`
+    /// in order.
     pub fn files(&self) -> Vec<(&'static str, PathBuf)> {
         match &self.place {
             Place::Archive(path) => vec![("archive", path.clone())],
@@ -263,15 +265,16 @@ impl Located {
         }
     }
 
-    /// Whether what was read are the published images, bit for bit.
+    /// Returns whether the images that were read are the published ones, bit for bit.
     pub fn is_official(&self, read: &Source) -> bool {
         read.digest() == self.dataset.digest
     }
 
-    /// Reads and checks everything but that.
+    /// Reads the data set and checks everything but `is_official`.
     ///
     /// # Errors
-    /// Whatever differs from the published files in size, count, label range or balance, and hostile content.
+    /// Returns an error if anything differs from the published files in size, count, label range or balance,
+    /// or if the content is hostile.
     pub fn read(&self) -> Result<Source, Error> {
         let d = &self.dataset;
         let (form, files) = match &self.place {
@@ -319,7 +322,7 @@ impl Located {
 
     fn unpack(&self, path: &Path) -> Result<(&'static Form, Files), Error> {
         let d = &self.dataset;
-        // Who packed the directory again may have packed those above it too.
+        // An archive that was packed again may contain directories above the official one.
         let form_of = |member: &Path| {
             let dir = member.parent()?.file_name()?;
             d.forms.iter().find(|f| dir == f.directory)

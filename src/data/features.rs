@@ -1,4 +1,4 @@
-//! Features: what a network computes of each image, as `embed --splits` writes it. A data set for
+//! Features that a network computes for each image, as written by `embed --splits`: a data set for
 //! classifiers.
 
 use std::fs::File;
@@ -15,29 +15,30 @@ use crate::manifest::Manifest;
 #[derive(Debug)]
 pub struct Features {
     map: Mmap,
-    /// Where they start in the map.
+    /// Offset of the features in the map.
     at: usize,
-    /// How many an image has.
+    /// Number of features of an image.
     width: usize,
-    /// How often the split was passed through the network: once as it is, then augmented.
+    /// Number of passes of the split through the network: one without augmentation, then augmented ones.
     passes: usize,
     labels: Vec<u32>,
     source_index: Vec<u32>,
 }
 
-/// The field of params with the number of augmented passes over the training split.
+/// The field of the params that holds the number of augmented passes over the training split.
 pub const PASSES: &str = "passes";
 
 impl Features {
     /// Maps the features of a split, after checking that the file is the published one.
     ///
     /// # Errors
-    /// A file that is missing, damaged, or holds something else than features with labels of the classes.
+    /// Returns an error if the file is missing or damaged, or does not hold features with labels of the
+    /// classes.
     pub fn open(m: &Manifest, split: &str) -> Result<Features, Error> {
         let info = Info::of(m)?;
         let path: PathBuf = m.checked(split)?.swap_remove(0);
         let file = File::open(&path).map_err(Error::io(&path))?;
-        // SAFETY: the map is only read, and files of results are replaced by rename, never written in place.
+        // SAFETY: the map is only read, and result files are replaced by rename, never written in place.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
         let passes = usize::try_from(passes(m, split)).unwrap_or(usize::MAX);
         Features::of(map, &info, passes).map_err(|why| Error::Features { path, why })
@@ -86,63 +87,64 @@ impl Features {
         Ok(Features { map, at, width, passes, labels, source_index })
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// Features of an image.
+    /// Returns the number of features of an image.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// How often the images were passed through the network.
+    /// Returns how often the images were passed through the network.
     pub fn passes(&self) -> usize {
         self.passes
     }
 
-    /// The features of all images as they are, (N, width).
+    /// Returns the features of all images without augmentation, (N, width).
     pub fn all(&self) -> &[f32] {
         &self.rows()[..self.len() * self.width]
     }
 
-    /// The features of all passes, (passes × N, width).
+    /// Returns the features of all passes, (passes × N, width).
     fn rows(&self) -> &[f32] {
         let bytes = &self.map[self.at..][..self.passes * self.len() * self.width * size_of::<f32>()];
-        // SAFETY: any bits are a float; they begin at a multiple of four bytes of a page.
+        // SAFETY: every bit pattern is a valid f32, and the features begin at a multiple of four bytes in a
+        // page-aligned map.
         let (before, all, after) = unsafe { bytes.align_to::<f32>() };
         assert!(before.is_empty() && after.is_empty(), "the alignment was checked");
         all
     }
 
-    /// Features of image `i`; of pass p they are those of `i` + p·N.
+    /// Returns the features of image `i`; those of pass p are at index `i` + p·N.
     pub fn row(&self, i: usize) -> &[f32] {
         &self.rows()[i * self.width..(i + 1) * self.width]
     }
 
-    /// Labels of all images.
+    /// Returns the labels of all images.
     pub fn labels(&self) -> &[u32] {
         &self.labels
     }
 
-    /// What tells each image from the others of its source.
+    /// Returns the numbers that identify the images within their source.
     pub fn source_index(&self) -> &[u32] {
         &self.source_index
     }
 }
 
-/// How often a split was passed through the network, with the pass of the images as they are.
+/// Returns how often a split was passed through the network, including the pass without augmentation.
 pub fn passes(m: &Manifest, split: &str) -> u64 {
     let augmented = m.params.get(PASSES).filter(|_| split == "train").and_then(Value::as_u64);
     augmented.unwrap_or(0).saturating_add(1)
 }
 
-/// The file of a split's features.
+/// Returns the name of the file with a split's features.
 pub fn file(split: &str) -> String {
     format!("{split}-features.safetensors")
 }

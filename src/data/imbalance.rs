@@ -1,33 +1,33 @@
-//! Which training images of a data set stay: the long-tailed and step profiles and the draw of the reference
-//! code.
+//! The choice of training images from a data set: the long-tailed and step profiles, and the draw of the
+//! reference code.
 //!
-//! The subset is the one of LDAM-DRW's `IMBALANCECIFAR10` (Cao et al., 2019), which the Remix report uses
-//! too: for each class in turn numpy's legacy generator shuffles the class's indices and the first n_k stay,
-//! in shuffled order.
+//! The subset is that of LDAM-DRW's `IMBALANCECIFAR10` (Cao et al., 2019), which the Remix report also uses:
+//! for each class in turn, numpy's legacy generator shuffles the indices of the class, and the first n_k are
+//! kept, in shuffled order.
 //!
-//! The balanced hold-out is cut *before* the profile: every class gives the same number of images, the last
-//! ones of its shuffle, and the profile is applied to the n_max − v that are left. So validation is balanced
-//! like the test set (the usual protocol, e.g. Ren et al., 2018), the ratio is the one asked for, each
-//! class's training images are a prefix of the reference's order, and without a hold-out the subset is the
-//! reference's exactly.
+//! The balanced hold-out is taken *before* the profile is applied: every class contributes the same number of
+//! images, the last ones of its shuffle, and the profile is applied to the remaining n_max − v. Hence
+//! validation is balanced like the test set (the usual protocol, e.g. Ren et al., 2018), the ratio is the
+//! requested one, each class's training images are a prefix of the reference's order, and without a hold-out
+//! the subset equals that of the reference.
 
 use rand_mt::Mt;
 
 use super::Error;
 
-/// How many images each class keeps.
+/// Number of images that each class keeps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Profile {
     /// n_k = int(n_max · r^(−k/(C−1))): a long tail.
     Exp {
-        /// Largest class over smallest, r ≥ 1.
+        /// Ratio of the largest class to the smallest, r ≥ 1.
         ratio: f64,
     },
     /// The first classes keep n_max, the others int(n_max / r).
     Step {
-        /// Largest class over smallest, r ≥ 1.
+        /// Ratio of the largest class to the smallest, r ≥ 1.
         ratio: f64,
-        /// Share of the classes that are small, 0 < F < 1; the large ones are int(C · (1 − F)).
+        /// Share of classes that are small, 0 < F < 1; the number of large ones is int(C · (1 − F)).
         minority_fraction: f64,
     },
     /// All images, in file order.
@@ -39,23 +39,26 @@ pub enum Profile {
 pub struct Draw {
     /// The training subset, class by class as drawn (in file order for [`Profile::None`]).
     pub train: Vec<u32>,
-    /// The hold-out, class by class as drawn; empty without one.
+    /// The hold-out, class by class as drawn; empty if there is none.
     pub val: Vec<u32>,
     /// Training images of each class.
     pub cls_num_list: Vec<usize>,
 }
 
-/// Training images of each class. `classes` is C, `n_max` the images that each class has.
+/// Returns the number of training images of each class. `classes` is C, and `n_max` is the number of images
+/// that each class has.
 ///
 /// # Errors
-/// A ratio below 1, no class on one side of the step, or a class that would be empty.
+/// Returns an error if the ratio is below 1, if the step leaves one side without classes, or if a class would
+/// be empty.
 pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Vec<usize>, Error> {
     let fail = |what: String| Err(Error::Profile(what));
     let (ratio, large) = match profile {
         Profile::None => return Ok(vec![n_max; classes]),
         Profile::Exp { ratio } => (ratio, None),
         Profile::Step { ratio, minority_fraction: f } => {
-            // The margin makes 0.9 of 10 classes leave 1, though 10 · (1 − 0.9) is a little less in binary.
+            // The margin makes 0.9 of 10 classes leave 1, although 10 · (1 − 0.9) is slightly below 1 in
+            // binary.
             let large = (classes as f64 * (1.0 - f) + 1e-9).floor();
             if !(large >= 1.0 && large < classes as f64) {
                 return fail(format!(
@@ -73,7 +76,7 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
             "--imb-ratio {ratio}: must be 1 or more (largest class over smallest, e.g. 100)"
         ));
     }
-    // The same operations on the same doubles as in the reference, so that int() cuts at the same places.
+    // Same operations on the same doubles as in the reference, so that int() truncates at the same points.
     let smallest = |ratio: f64| (n_max as f64 * (1.0 / ratio)) as usize;
     if smallest(ratio) == 0 {
         let usable = (1..=n_max).rev().find(|&r| smallest(r as f64) > 0).unwrap_or(1);
@@ -91,11 +94,11 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
     Ok((0..classes).map(count).collect())
 }
 
-/// How many images each class gives to the training subset, and how many every class gives to the hold-out,
-/// when each of `classes` has `each`.
+/// Returns the number of images that each class contributes to the training subset, and the number that every
+/// class contributes to the hold-out, if each of `classes` has `each` images.
 ///
 /// # Errors
-/// Those of [`cls_num_list`], and a hold-out that takes no image or all.
+/// Returns the errors of [`cls_num_list`], and an error if the hold-out would take no image or all.
 pub fn counts(
     profile: Profile,
     val_fraction: f64,
@@ -116,7 +119,7 @@ pub fn counts(
 /// balanced.
 ///
 /// # Errors
-/// Those of [`counts`].
+/// Returns the errors of [`counts`].
 pub fn draw(
     labels: &[u32],
     classes: usize,
@@ -129,12 +132,13 @@ pub fn draw(
     Ok(take(labels, counts, held, profile == Profile::None, rand_number))
 }
 
-/// Draws a subset of images whose classes have as many as they have. The profile begins with `max_per_class`,
-/// else with the images of the largest class; a class that has fewer than it asks for gives all, see
-/// [`Draw::cls_num_list`] beside [`wanted`].
+/// Draws a subset of images whose classes have different sizes.
+///
+/// The profile starts at `max_per_class`, or otherwise at the size of the largest class. A class with fewer
+/// images than the profile asks for contributes all of them; compare [`Draw::cls_num_list`] with [`wanted`].
 ///
 /// # Errors
-/// Those of [`cls_num_list`].
+/// Returns the errors of [`cls_num_list`].
 pub fn draw_unbalanced(
     labels: &[u32],
     classes: usize,
@@ -146,16 +150,16 @@ pub fn draw_unbalanced(
     let wanted = wanted(&available, profile, max_per_class)?;
     let counts: Vec<usize> = wanted.iter().zip(&available).map(|(&n, &have)| n.min(have)).collect();
     if counts == available {
-        // Nothing is drawn.
+        // All images are kept, so nothing is drawn.
         return Ok(Draw { train: (0..).take(labels.len()).collect(), val: vec![], cls_num_list: counts });
     }
     Ok(take(labels, counts, 0, profile == Profile::None, rand_number))
 }
 
-/// Images that a profile asks of each class, for classes of so many.
+/// Returns the number of images that a profile asks of each class, for classes with `available` images.
 ///
 /// # Errors
-/// Those of [`cls_num_list`].
+/// Returns the errors of [`cls_num_list`].
 pub fn wanted(
     available: &[usize],
     profile: Profile,
@@ -165,14 +169,14 @@ pub fn wanted(
     cls_num_list(profile, available.len(), max_per_class.unwrap_or(largest))
 }
 
-/// Images of each class.
+/// Returns the number of images of each class.
 pub fn count(labels: &[u32], classes: usize) -> Vec<usize> {
     let mut counts = vec![0; classes];
     labels.iter().for_each(|&label| counts[label as usize] += 1);
     counts
 }
 
-/// The first `counts` and the last `held` images of each class, shuffled.
+/// Shuffles each class, and takes its first `counts` and its last `held` images.
 fn take(labels: &[u32], counts: Vec<usize>, held: usize, sorted: bool, rand_number: u32) -> Draw {
     let mut members = vec![vec![]; counts.len()];
     for (i, &label) in labels.iter().enumerate() {
@@ -191,8 +195,8 @@ fn take(labels: &[u32], counts: Vec<usize>, held: usize, sorted: bool, rand_numb
     Draw { train, val, cls_num_list: counts }
 }
 
-/// `numpy.random.shuffle` of the legacy `RandomState`: from the back, swap with a uniform index found by
-/// masked rejection on 32-bit words.
+/// Shuffles like `numpy.random.shuffle` of the legacy `RandomState`: from the back, swap with a uniform index
+/// found by masked rejection on 32-bit words.
 pub(super) fn shuffle(items: &mut [u32], generator: &mut Mt) {
     for i in (1..items.len()).rev() {
         let bound = u32::try_from(i).expect("a data set has fewer than 2^32 images");
@@ -225,7 +229,7 @@ mod tests {
         cls_num_list(profile, 10, n_max).expect_err("refused").to_string()
     }
 
-    /// Subsets drawn by numpy; see the script beside the file.
+    /// Compares with subsets drawn by numpy; the script that made them is next to the file.
     #[test]
     fn the_draw_is_numpys() {
         let vectors: Value =

@@ -1,8 +1,8 @@
-//! Images on their way from their files to the training loop.
+//! Images on their way from files to the training loop.
 //!
-//! [`cifar`] and [`synthetic`] yield balanced images in memory, a [`listing`] names image files, which
-//! [`files`] decodes. Both are [`Images`]: [`imbalance`] chooses a subset of them, [`shard`] writes it and
-//! maps it again. Augmentation and batching are not here.
+//! [`cifar`] and [`synthetic`] provide balanced images in memory; a [`listing`] names image files, which
+//! [`files`] decodes. Both implement [`Images`]: [`imbalance`] chooses a subset of them, [`shard`] writes the
+//! subset and memory-maps it again. Batching is not part of this module.
 
 pub mod archive;
 pub mod augment;
@@ -23,41 +23,41 @@ use serde_json::Value;
 use crate::manifest::{self, Manifest, key};
 use files::Preprocess;
 
-/// Height and width of CIFAR's images, and of the synthetic ones.
+/// Height and width of CIFAR images and of the synthetic images.
 pub const SIDE: usize = 32;
 
-/// Red, green, blue.
+/// The number of colour channels: red, green, blue.
 pub const CHANNELS: usize = 3;
 
-/// Bytes of one plane.
+/// Bytes of one colour plane.
 pub const PLANE: usize = SIDE * SIDE;
 
 /// Bytes of one image.
 pub const PIXELS: usize = PLANE * CHANNELS;
 
-/// The labelled images of a split, wherever they are.
+/// The labelled images of a split, wherever they are stored.
 pub trait Images: Sync {
-    /// Labels of all images.
+    /// Returns the labels of all images.
     fn labels(&self) -> &[u32];
 
-    /// Height, width and channels of each image.
+    /// Returns the height, width and channels of each image.
     fn shape(&self) -> [usize; 3];
 
     /// Writes image `i` as (H, W, C).
     ///
     /// # Errors
-    /// In words, what is wrong with it.
+    /// Returns a message that says what is wrong with the image.
     fn write(&self, i: usize, out: &mut [u8]) -> Result<(), String>;
 
-    /// What tells the image from the others of its source: its place in the official split, or in the list of
-    /// all files.
+    /// Returns the number that identifies the image within its source: its index in the official split, or in
+    /// the list of all files.
     fn source_index(&self, i: usize) -> u32;
 
-    /// Name of the image, for messages.
+    /// Returns the name of the image, for messages.
     fn name(&self, i: usize) -> String;
 }
 
-/// A balanced data set with its official split, before any choice is made.
+/// A balanced data set with its official split, before a subset is chosen.
 #[derive(Debug)]
 pub struct Source {
     /// Names of the classes; a label is an index into them.
@@ -68,14 +68,14 @@ pub struct Source {
     pub test: Planes,
 }
 
-/// Labelled images in memory, as the files of CIFAR hold them: three planes R, G, B of 32 rows of 32 bytes.
+/// Labelled images in memory, as CIFAR's files store them: three planes R, G, B of 32 rows of 32 bytes.
 #[derive(Debug, Default)]
 pub struct Planes {
     labels: Vec<u32>,
     batches: Vec<Batch>,
 }
 
-/// Equally spaced images inside one buffer, which may hold labels between them.
+/// Equally spaced images in one buffer, which may hold labels between them.
 #[derive(Debug)]
 struct Batch {
     bytes: Vec<u8>,
@@ -86,10 +86,11 @@ struct Batch {
 }
 
 impl Source {
-    /// Hash of all labels and pixels in their order, whatever files they came in: blake3 of the hashes of
-    /// pieces of 2,500 images (the last one of a split may be smaller), training images first, each image its
-    /// label and its three planes. Labels are one byte of up to 256 classes, four bytes, the lowest first, of
-    /// more.
+    /// Returns a hash of all labels and pixels in order, which does not depend on the file format.
+    ///
+    /// It is the blake3 of the hashes of pieces of 2,500 images (the last piece of a split may be smaller),
+    /// training images first. Each image is hashed as its label and its three planes. A label is one byte for
+    /// up to 256 classes, and four little-endian bytes for more.
     pub fn digest(&self) -> String {
         let mut all = blake3::Hasher::new();
         for images in [&self.train, &self.test] {
@@ -129,22 +130,23 @@ impl Images for Planes {
 }
 
 impl Planes {
-    /// Appends one buffer of records, each `lead` bytes of anything and then [`PIXELS`] bytes of an image.
+    /// Appends a buffer of records, each of which is `lead` arbitrary bytes followed by the [`PIXELS`] bytes
+    /// of an image.
     ///
     /// # Panics
-    /// When `bytes` does not hold exactly one record a label: readers check their files first.
+    /// Panics if `bytes` does not hold exactly one record per label; readers check their files first.
     fn push(&mut self, bytes: Vec<u8>, lead: usize, labels: Vec<u32>) {
         assert_eq!(bytes.len(), labels.len() * (lead + PIXELS), "one record a label");
         self.batches.push(Batch { bytes, lead, first: self.labels.len() });
         self.labels.extend(labels);
     }
 
-    /// Hashes of [`PIECE`] images each, with their labels.
+    /// Returns the hashes of pieces of [`PIECE`] images, with their labels.
     fn pieces(&self, classes: usize) -> Vec<blake3::Hash> {
         use rayon::prelude::*;
         let label_bytes = label_bytes(classes);
         let hash = |first: usize| {
-            // Hashing wants many bytes at a time, which stay in the cache.
+            // Hash many bytes at a time, but few enough to stay in the cache.
             let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![]);
             let end = self.len().min(first + PIECE);
             for some in (first..end).step_by(32) {
@@ -160,17 +162,17 @@ impl Planes {
         (0..self.len()).into_par_iter().step_by(PIECE).map(hash).collect()
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// Image `i` as planes, (C, H, W).
+    /// Returns image `i` as planes, (C, H, W).
     pub fn planes(&self, i: usize) -> &[u8] {
         let b = &self.batches[self.batches.partition_point(|b| b.first <= i) - 1];
         let at = (i - b.first) * (b.lead + PIXELS) + b.lead;
@@ -178,21 +180,21 @@ impl Planes {
     }
 }
 
-/// Images that are hashed together, see [`Source::digest`].
+/// Number of images that are hashed together, see [`Source::digest`].
 const PIECE: usize = 2_500;
 
-/// Bytes of a label in a hash. The number of classes decides, not the labels that occur: a split means the
-/// same beside its others.
+/// Returns the number of bytes of a label in a hash. It depends on the number of classes, not on the labels
+/// that occur, so that all splits of a data set use the same encoding.
 fn label_bytes(classes: usize) -> usize {
     if classes <= 256 { 1 } else { 4 }
 }
 
-/// What a data set's manifest says of its classes and channels.
+/// What the manifest of a data set records about its classes and channels.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Info {
     /// Number of classes.
     pub classes: usize,
-    /// Their names, by label.
+    /// Names of the classes, by label.
     pub class_names: Vec<String>,
     /// Training images of each class, after imbalance and hold-out.
     pub cls_num_list: Vec<usize>,
@@ -200,45 +202,45 @@ pub struct Info {
     pub mean: Vec<f64>,
     /// Standard deviation of each channel over the training split, 0–1 scale.
     pub std: Vec<f64>,
-    /// What networks are to normalise the images by; where it is not said, CIFAR's values.
+    /// Normalisation for networks; CIFAR's values if it is missing.
     #[serde(default)]
     pub normalise: Option<Normalise>,
-    /// Pixels of a side of what networks see of the images, where these are larger.
+    /// Side of the square that networks see, in pixels, if the stored images are larger.
     #[serde(default)]
     pub crop: Option<usize>,
     /// How image files were preprocessed.
     #[serde(default)]
     pub preprocess: Option<Preprocess>,
-    /// Length of the features of an image, where it has some in place of pixels.
+    /// Length of the features of an image, if the data set has features instead of pixels.
     #[serde(default)]
     pub feature_len: Option<usize>,
 }
 
-/// What the channels are normalised by, on the 0–1 scale: `(x − mean)/std`.
+/// Normalisation of the channels, on the 0–1 scale: `(x − mean)/std`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Normalise {
     /// Subtracted from the pixels.
     pub mean: [f64; CHANNELS],
-    /// The pixels are divided by it.
+    /// Divides the pixels.
     pub std: [f64; CHANNELS],
 }
 
 impl Normalise {
-    /// CIFAR's values, as the reference recipe has them.
+    /// CIFAR's values, as in the reference recipe.
     pub const CIFAR: Normalise = Normalise { mean: [0.4914, 0.4822, 0.4465], std: [0.2023, 0.1994, 0.2010] };
 
-    /// ImageNet's, as torchvision's networks have them.
+    /// ImageNet's values, as in torchvision's networks.
     pub const IMAGENET: Normalise = Normalise { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 
-    /// Whether the means are finite and the standard deviations positive.
+    /// Returns whether the means are finite and the standard deviations are finite and positive.
     pub fn is_sound(&self) -> bool {
         self.mean.iter().all(|m| m.is_finite()) && self.std.iter().all(|s| s.is_finite() && *s > 0.0)
     }
 }
 
 impl Info {
-    /// What identifies the names and the order of the classes of image files and of features: the beginning
-    /// of a hash. Published data sets need none.
+    /// Returns an identifier for the names and the order of the classes, for image files and features: the
+    /// beginning of a hash. Published data sets need none.
     pub fn names_id(&self) -> Option<String> {
         let is_own = self.preprocess.is_some() || self.feature_len.is_some();
         is_own.then(|| names_id(&self.class_names))
@@ -247,7 +249,8 @@ impl Info {
     /// Reads the metrics of a data set's manifest.
     ///
     /// # Errors
-    /// Metrics that are missing or contradict each other, or a manifest of something else.
+    /// Returns an error if metrics are missing or contradict each other, or if the manifest is not that of a
+    /// data set.
     pub fn of(m: &Manifest) -> Result<Info, Error> {
         let bad = |why: String| Error::Foreign { path: m.path.clone().unwrap_or_default(), why };
         let info: Info = serde_json::from_value(Value::Object(m.metrics.clone()))
@@ -268,45 +271,45 @@ impl Info {
     }
 }
 
-/// The beginning of a hash of the names of classes, in their order.
+/// Returns the beginning of a hash of the class names, in their order.
 pub fn names_id(class_names: &[String]) -> String {
     let text = Value::from(class_names).to_string();
     key::short(&blake3::hash(text.as_bytes()).to_hex()).to_owned()
 }
 
-/// What can be wrong with images and with the files they come from. Each is one line: where, what, what to
+/// Errors in images and in the files that they come from. Each message is one line: where, what, and what to
 /// do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The manifest or the files it lists.
+    /// The manifest or a file that it lists is invalid.
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
-    /// The file system said no.
+    /// The file system reported an error.
     #[error("{path}: {error}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// What it said. Not named `source`: with its causes the message would say it twice.
+        /// The error. Not named `source`, because a message with its causes would print it twice.
         error: std::io::Error,
     },
-    /// Not even a directory is there.
+    /// The path does not exist.
     #[error(
         "{path}: there is no such file or directory; say where {dataset} is, or download it with `make data` or \
          scripts/fetch-cifar --dest {path}"
     )]
     Nothing {
-        /// Where it was looked for.
+        /// The path that was searched.
         path: PathBuf,
         /// `cifar10` or `cifar100`.
         dataset: &'static str,
     },
-    /// None of the official forms is there.
+    /// None of the official files was found.
     #[error(
         "{path}: no {dataset} here{hint}; it may be the archive, its directory, or a directory that holds either ({names}); \
          `make data` and scripts/fetch-cifar download it"
     )]
     NotFound {
-        /// Where it was looked for.
+        /// The path that was searched.
         path: PathBuf,
         /// `cifar10` or `cifar100`.
         dataset: &'static str,
@@ -315,20 +318,20 @@ pub enum Error {
         /// Names of the official directories and archives.
         names: String,
     },
-    /// Not the official files but something that is known.
+    /// Something known, but not the official files.
     #[error("{path}: is {what}; {todo}")]
     Other {
-        /// What was given.
+        /// The given path.
         path: PathBuf,
         /// What it is.
         what: String,
         /// What to do.
         todo: String,
     },
-    /// An official file that is not as published.
+    /// An official file that differs from the published one.
     #[error("{path}: {why}; download it again (scripts/fetch-cifar)")]
     Official {
-        /// The file, or the archive's member.
+        /// The file, or the member of the archive.
         path: PathBuf,
         /// What is wrong.
         why: String,
@@ -336,9 +339,9 @@ pub enum Error {
     /// A file that would do harm if it were trusted.
     #[error("{path}: {why}; do not use this file, download the official one (scripts/fetch-cifar)")]
     Hostile {
-        /// The file, or the archive's member.
+        /// The file, or the member of the archive.
         path: PathBuf,
-        /// What it tried.
+        /// What it attempted.
         why: String,
     },
     /// Shards or metrics that `mk-imbalance` would not have written.
@@ -357,7 +360,7 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// Image files, or a list of them, that are not as they should be.
+    /// Invalid image files, or an invalid list of them.
     #[error("{path}: {why}")]
     Listing {
         /// The directory, the list or the file.
@@ -370,14 +373,14 @@ pub enum Error {
         "{count} of {all} images cannot be read: {first}; repair or remove them, or leave them out with --on-error skip"
     )]
     Broken {
-        /// How many.
+        /// Number of broken images.
         count: usize,
-        /// Of how many.
+        /// Number of all images.
         all: usize,
-        /// The first ones, with what is wrong.
+        /// The first broken images, with what is wrong.
         first: String,
     },
-    /// A profile that the data cannot give.
+    /// A profile that the data cannot provide.
     #[error("{0}")]
     Profile(String),
 }

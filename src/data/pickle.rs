@@ -1,17 +1,17 @@
-//! The few pickle opcodes of the official CIFAR files, read as plain values.
+//! Reads the few pickle opcodes of the official CIFAR files as plain values.
 //!
 //! A pickle is a program for a stack machine that may call any Python function. This machine knows only the
-//! opcodes that the official files (protocol 2, written by Python 2 and numpy 1) are made of. It calls
-//! nothing: the one thing they "construct", a numpy array of bytes, is recognised by its three names and
+//! opcodes that occur in the official files (protocol 2, written by Python 2 and numpy 1). It calls nothing:
+//! the only object that they "construct", a numpy array of bytes, is recognised by its three names and
 //! becomes a [`Value::Array`]; every other name and every other opcode is refused. Memory is bounded by the
-//! length of the file and by `MAX_VALUES`, nesting by `MAX_CONTAINERS`. It is no general pickle reader and is
-//! not meant to become one.
+//! length of the file and by `MAX_VALUES`, nesting by `MAX_CONTAINERS`. This is not a general pickle reader
+//! and is not meant to become one.
 
-/// Objects in one file; CIFAR-100's training set has about 200,000.
+/// Maximum number of objects in a file; CIFAR-100's training set has about 200,000.
 const MAX_VALUES: usize = 1 << 20;
 
-/// Lists, tuples and dictionaries in one file; the official ones have at most nine. Bounds nesting, so that
-/// dropping a value cannot overflow the stack.
+/// Maximum number of lists, tuples and dictionaries in a file; the official ones have at most nine. It bounds
+/// nesting, so that dropping a value cannot overflow the stack.
 const MAX_CONTAINERS: usize = 64;
 
 /// The constructors of a pickled numpy array, never called.
@@ -19,7 +19,7 @@ const RECONSTRUCT: &str = "numpy.core.multiarray._reconstruct";
 const NDARRAY: &str = "numpy.ndarray";
 const DTYPE: &str = "numpy.dtype";
 
-/// A plain value, borrowing its bytes from the file.
+/// A plain value that borrows its bytes from the file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {
     /// `None`.
@@ -34,7 +34,7 @@ pub enum Value<'a> {
     List(Vec<Value<'a>>),
     /// A tuple.
     Tuple(Vec<Value<'a>>),
-    /// A dictionary, in file order.
+    /// A dictionary, in the order of the file.
     Dict(Vec<(Value<'a>, Value<'a>)>),
     /// A numpy array of unsigned bytes in C order.
     Array {
@@ -43,16 +43,16 @@ pub enum Value<'a> {
         /// Its elements.
         data: &'a [u8],
     },
-    /// One of the allowed names, not (yet) used; never left in a finished array.
+    /// One of the allowed names, not (yet) used; never part of a finished array.
     Global(&'static str),
     /// `numpy.dtype('u1')`.
     DtypeU8,
-    /// An array without shape and content, waiting for its state.
+    /// An array without shape and content, before its state is set.
     Unbuilt,
 }
 
 impl<'a> Value<'a> {
-    /// The value under a key of a dictionary.
+    /// Returns the value of a key in a dictionary.
     pub fn get(&self, key: &str) -> Option<&Value<'a>> {
         let Value::Dict(entries) = self else {
             return None;
@@ -60,7 +60,7 @@ impl<'a> Value<'a> {
         entries.iter().find(|(k, _)| *k == Value::Bytes(key.as_bytes())).map(|(_, v)| v)
     }
 
-    /// The items of a list.
+    /// Returns the items of a list.
     pub fn items(&self) -> Option<&[Value<'a>]> {
         match self {
             Value::List(items) => Some(items),
@@ -69,21 +69,22 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Why a pickle was not read.
+/// The reason why a pickle was not read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It ends too early, or does not do what a pickle must.
+    /// The pickle ends too early, or is not valid.
     #[error("damaged pickle: {0} at byte {1}")]
     Damaged(&'static str, usize),
-    /// It could run code, or uses a part of the format that the official files do not.
+    /// The pickle could run code, or uses a part of the format that the official files do not use.
     #[error("the pickle {0} at byte {1}, which the official files never do; nothing was executed")]
     Refused(String, usize),
 }
 
-/// Reads the one value of a pickle.
+/// Reads the single value of a pickle.
 ///
 /// # Errors
-/// See [`Error`]. Nothing in the file can run, and trailing bytes are an error.
+/// Returns an [`Error`] if the pickle is damaged or refused, or if bytes follow it. Nothing in the file can
+/// run.
 pub fn parse(bytes: &[u8]) -> Result<Value<'_>, Error> {
     let mut machine = Machine { bytes, at: 0, stack: vec![], marks: vec![], containers: 0 };
     while !machine.step()? {}
@@ -117,7 +118,7 @@ impl<'a> Machine<'a> {
         Ok(taken)
     }
 
-    /// A little-endian unsigned number of `n` bytes.
+    /// Reads a little-endian unsigned number of `n` bytes.
     fn number(&mut self, n: usize) -> Result<usize, Error> {
         let mut word = [0; 8];
         word[..n].copy_from_slice(self.take(n)?);
@@ -138,7 +139,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Result<Value<'a>, Error> {
-        // What is below a mark belongs to the container that is still open.
+        // Values below a mark belong to the container that is still open.
         let floor = self.marks.last().copied().unwrap_or(0);
         let value = if self.stack.len() > floor { self.stack.pop() } else { None };
         value.ok_or_else(|| self.damaged("a value is missing"))
@@ -155,7 +156,7 @@ impl<'a> Machine<'a> {
         self.push(Value::Tuple(items))
     }
 
-    /// One opcode; true at the end. Names are those of Python's pickletools.
+    /// Executes one opcode; returns true at the end. Opcodes have the names of Python's pickletools.
     fn step(&mut self) -> Result<bool, Error> {
         let op = self.take(1)?[0];
         let container = matches!(op, b'}' | b']' | b't' | 0x85..=0x87);
@@ -230,7 +231,7 @@ impl<'a> Machine<'a> {
                     }
                 }
             }
-            // REDUCE: in Python a call. Here the two calls that make an empty array and its dtype are
+            // REDUCE: a call in Python. Only the two calls that make an empty array and its dtype are
             // recognised.
             b'R' => {
                 let args = self.pop()?;
@@ -250,7 +251,7 @@ impl<'a> Machine<'a> {
                     _ => Err(self.refused("calls something that is no array of bytes")),
                 }
             }
-            // BUILD: the state of the array or of its dtype (whose byte order means nothing for bytes).
+            // BUILD: sets the state of the array or of its dtype (whose byte order is irrelevant for bytes).
             b'b' => {
                 let state = self.pop()?;
                 let built = match (self.pop()?, state) {
@@ -264,7 +265,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// An array from numpy's state tuple: version, shape, dtype, Fortran order, bytes.
+    /// Returns an array from numpy's state tuple: version, shape, dtype, Fortran order, bytes.
     fn array(&self, state: &[Value<'a>]) -> Result<Value<'a>, Error> {
         let [Value::Int(1), Value::Tuple(shape), Value::DtypeU8, Value::Bool(false), Value::Bytes(data)] =
             state

@@ -1,9 +1,9 @@
 //! Ten classes of procedural 32×32 images, for demonstrations and tests without a download.
 //!
 //! A class is a shape (disc, square, triangle, cross, ring) filled with columns or rows of stripes. Colours,
-//! place, size, angle and phase are random, and clutter and noise lie over all, so that colour or mean tell
-//! nothing and a class must be learnt from many examples: a short tail hurts. Nothing here reproduces a
-//! published data set.
+//! position, size, angle and phase are random, and clutter and noise cover everything, so that neither colour
+//! nor mean identifies a class. A class must be learnt from many examples, so a short tail hurts. Nothing
+//! here reproduces a published data set.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -25,23 +25,23 @@ pub const CLASSES: [&str; 10] = [
     "ring-rows",
 ];
 
-/// Uniform random numbers of one image.
+/// The uniform random numbers of one image.
 struct Dice(ChaCha8Rng);
 
 impl Dice {
-    /// A number in [lo, hi).
+    /// Returns a number in [lo, hi).
     fn range(&mut self, lo: f32, hi: f32) -> f32 {
         let unit = (self.0.next_u32() >> 8) as f32 / (1 << 24) as f32;
         lo + (hi - lo) * unit
     }
 
-    /// Each channel in [lo, hi).
+    /// Returns a colour with each channel in [lo, hi).
     fn colour(&mut self, lo: f32, hi: f32) -> [f32; CHANNELS] {
         std::array::from_fn(|_| self.range(lo, hi))
     }
 }
 
-/// Makes the data set. Image i of a split has class i mod 10 and depends on nothing but the split and i.
+/// Generates the data set. Image i of a split has class i mod 10 and depends only on the split and i.
 pub fn generate(train_per_class: usize, test_per_class: usize) -> Source {
     Source {
         class_names: CLASSES.map(String::from).to_vec(),
@@ -62,14 +62,15 @@ fn images(split: u64, n: usize) -> Planes {
     images
 }
 
-/// One image as planes, (C, H, W).
+/// Paints an image as planes, (C, H, W).
 fn paint(class: usize, dice: &mut Dice, out: &mut [u8]) {
     let (ground, ink) = (dice.colour(60.0, 195.0), [dice.colour(25.0, 115.0), dice.colour(140.0, 230.0)]);
     let half = SIDE as f32 / 2.0;
     let centre = [dice.range(-5.0, 5.0) + half, dice.range(-5.0, 5.0) + half];
     let size = dice.range(7.0, 12.0);
-    // Small angles only: with free ones a square's stripes along and across would be the same picture.
-    // Sine and cosine from the tangent of half the angle, so that the bytes depend on no platform's sin().
+    // Only small angles: with arbitrary ones, columns and rows of stripes in a square would look the same.
+    // Sine and cosine are computed from the tangent of half the angle, so that the bytes do not depend on a
+    // platform's sin().
     let t = dice.range(-0.2, 0.2);
     let (sin, cos) = (2.0 * t / (1.0 + t * t), (1.0 - t * t) / (1.0 + t * t));
     let (wave, phase) = (dice.range(0.17, 0.3), dice.range(0.0, 1.0));
@@ -98,7 +99,7 @@ fn paint(class: usize, dice: &mut Dice, out: &mut [u8]) {
     }
 }
 
-/// Whether a point of the shape's own frame, about −1 to 1, is in the shape.
+/// Returns whether a point is in the shape; the shape's own coordinates range from about −1 to 1.
 fn inside(shape: usize, x: f32, y: f32) -> bool {
     let r = x * x + y * y;
     match shape {
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_bytes_are_these() {
-        // A change here changes every synthetic data set: raise SEMANTICS of mk-imbalance with it.
+        // A change here changes every synthetic data set: raise SEMANTICS of mk-imbalance as well.
         let source = generate(1, 1);
         let all: Vec<u8> =
             (0..10).flat_map(|i| [source.train.planes(i), source.test.planes(i)].concat()).collect();

@@ -1,9 +1,9 @@
 //! blake3 of files, remembered by the file's identity so that an unchanged 180 MB archive is read only once.
 //!
-//! The memo lives in `$REMIX_CACHE_DIR`, else `$XDG_CACHE_HOME/remix`, else `~/.cache/remix`. An entry holds
-//! device, inode, size, mtime and ctime; any difference means the file is read again. Nobody can set ctime
-//! back, so a changed file is never taken for the old one. Without a writable cache directory everything
-//! works, only slower.
+//! The memo is in `$REMIX_CACHE_DIR`, otherwise in `$XDG_CACHE_HOME/remix`, otherwise in `~/.cache/remix`. An
+//! entry holds the device, inode, size, mtime and ctime; if any of them differs, the file is read again.
+//! Nobody can set ctime back, so a changed file is never taken for the old one. Without a writable cache
+//! directory everything works, but more slowly.
 
 use std::fs::{self, File, Metadata};
 use std::io::Write;
@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use super::Error;
 
-/// A file changed this recently could change again within one tick of the file system's clock: it is not
-/// remembered.
+/// Minimum age of a file's last change before its hash is remembered: a file changed more recently could
+/// change again within one tick of the file system's clock.
 const SETTLED: Duration = Duration::from_millis(50);
 
-/// The blake3 of a file, from the memo where the file has not been touched since.
+/// Returns the blake3 of a file, from the memo if the file has not changed since it was hashed.
 pub fn file(path: &Path) -> Result<String, Error> {
     let meta = fs::metadata(path).map_err(Error::io(path))?;
     let identity = identity(&meta);
@@ -35,7 +35,7 @@ pub fn file(path: &Path) -> Result<String, Error> {
     Ok(hash)
 }
 
-/// What changes when a file does.
+/// Returns the metadata of a file that change whenever the file does.
 pub(crate) fn identity(meta: &Metadata) -> String {
     format!(
         "{} {} {} {} {} {} {}",
@@ -49,14 +49,14 @@ pub(crate) fn identity(meta: &Metadata) -> String {
     )
 }
 
-/// Whether a file has been left alone for so long that a change would show.
+/// Returns whether a file has been left alone for so long that another change would show in its identity.
 pub(crate) fn is_settled(meta: &Metadata) -> bool {
     let changed =
         Duration::new(meta.ctime().try_into().unwrap_or(0), meta.ctime_nsec().try_into().unwrap_or(0));
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed).is_ok_and(|age| age > SETTLED)
 }
 
-/// A cache file of hashes; losing it costs time, not correctness.
+/// A cache file of hashes. Losing it costs time, not correctness.
 pub(crate) struct Memo(Option<PathBuf>);
 
 impl Memo {
@@ -64,19 +64,19 @@ impl Memo {
         Memo(cache_dir("hashes").map(|dir| dir.join(name)))
     }
 
-    /// That of all files in a directory.
+    /// Returns the memo of all files in a directory.
     pub(crate) fn of_directory(root: &Path) -> Memo {
         let real = root.canonicalize().unwrap_or_else(|_| root.to_owned());
         let name = blake3::hash(real.as_os_str().as_encoded_bytes()).to_hex();
         Memo::at(format!("tree-{}", &name[..32]))
     }
 
-    /// The text, empty where there is none.
+    /// Returns the remembered text, which is empty if there is none.
     pub(crate) fn read(&self) -> String {
         self.0.as_deref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
-    /// Best effort: a memo that cannot be written costs time, not correctness.
+    /// Stores a text, as far as possible: a memo that cannot be written costs time, not correctness.
     pub(crate) fn remember(&self, text: &str) {
         let Some((entry, dir)) = self.0.as_deref().and_then(|entry| Some((entry, entry.parent()?))) else {
             return;
@@ -94,14 +94,15 @@ impl Memo {
     }
 }
 
-/// The blake3 of a file, read in full.
+/// Computes the blake3 of a file by reading it in full.
 pub fn file_now(path: &Path) -> Result<String, Error> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_mmap_rayon(path).map_err(Error::io(path))?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// A directory for what can be made again: `$REMIX_CACHE_DIR`, else `remix` in the user's cache directory.
+/// Returns a directory for files that can be made again, inside `$REMIX_CACHE_DIR` or otherwise inside
+/// `remix` in the user's cache directory.
 pub(crate) fn cache_dir(name: &str) -> Option<PathBuf> {
     let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let root = var("REMIX_CACHE_DIR")
@@ -110,7 +111,7 @@ pub(crate) fn cache_dir(name: &str) -> Option<PathBuf> {
     Some(root.join(name))
 }
 
-/// Opens a directory to make the renames inside it durable.
+/// Flushes a directory, which makes the renames inside it durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io(dir))
 }

@@ -1,14 +1,14 @@
-//! Keys: what identifies a result before any work is done.
+//! Keys, which identify a result before any work is done.
 //!
 //! `key = blake3(canonical JSON of {kind, semantics, params, inputs: [{role, blake3}]})`. Canonical JSON has
-//! sorted keys, no white space, and numbers as serde_json prints them. Whatever cannot change a result never
-//! gets here.
+//! sorted keys, no white space, and numbers as serde_json prints them. Anything that cannot change a result
+//! stays out of the key.
 
 use serde_json::{Value, json};
 
 use super::{Input, Kind, Manifest, Object, Output};
 
-/// The text of a value with sorted object keys and no white space.
+/// Returns the JSON text of a value with sorted object keys and no white space.
 pub fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
@@ -28,21 +28,21 @@ pub fn canonical(value: &Value) -> String {
     }
 }
 
-/// The key of a result. Inputs count by role and content, not by place or by their own key.
+/// Computes the key of a result. Inputs count by role and content, not by path or by their own key.
 pub fn key(kind: Kind, semantics: u32, params: &Object, inputs: &[Input]) -> String {
     let inputs: Vec<Value> = inputs.iter().map(|i| json!({"role": i.role, "blake3": i.blake3})).collect();
     let preimage = json!({"kind": kind, "semantics": semantics, "params": params, "inputs": inputs});
     blake3::hash(canonical(&preimage).as_bytes()).to_hex().to_string()
 }
 
-/// Content hash of some outputs: what another tool's key sees of them.
+/// Computes the content hash of some outputs, on which the keys of later tools depend.
 pub fn content(outputs: &[&Output]) -> String {
     let list: Vec<Value> = outputs.iter().map(|o| json!({"role": o.role, "blake3": o.blake3})).collect();
     blake3::hash(canonical(&Value::from(list)).as_bytes()).to_hex().to_string()
 }
 
-/// Hash of all that a manifest says but for how the result came about, where things are, and fields of other
-/// versions.
+/// Hashes everything that a manifest says, except how the result came about (`run`), where files are, and
+/// fields of other versions.
 pub fn digest(m: &Manifest) -> String {
     fn placeless(inputs: &[Input]) -> Value {
         let one = |i: &Input| {
@@ -56,7 +56,7 @@ pub fn digest(m: &Manifest) -> String {
     blake3::hash(canonical(&all).as_bytes()).to_hex().to_string()
 }
 
-/// The first twelve digits of a key: enough to tell directories apart.
+/// Returns the first twelve digits of a key, which are enough to tell directories apart.
 pub fn short(key: &str) -> &str {
     key.get(..12).unwrap_or(key)
 }

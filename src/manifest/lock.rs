@@ -1,9 +1,11 @@
-//! The lock of a result, a file in its directory: one process works on it, the others wait.
+//! The lock of a result: a file in its directory, held by the one process that works on the result while
+//! others wait.
 //!
-//! Work that fails leaves neither the lock's file nor directories that were made for it. The file is removed
-//! while it is locked, so whoever waited for it then holds a file that is no longer at its path, sees that,
-//! and tries again. A `.lock` that was there before is only locked: it may be somebody else's. The lock of a
-//! file always goes, so that nothing is left beside it.
+//! Work that fails leaves behind neither the lock file nor directories that were made for it. The file is
+//! removed while it is still locked: a process that waited for it then holds a file that is no longer at its
+//! path, notices that, and tries again. A `.lock` that existed before is locked but never removed, because it
+//! may belong to somebody else. The lock of a single-file result is always removed, so that nothing is left
+//! beside the file.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -16,21 +18,21 @@ use super::Error;
 /// File name of the lock of a directory.
 pub const LOCK: &str = ".lock";
 
-/// What the name of the lock of a file begins with; nobody else would choose it.
+/// Prefix of the lock of a single-file result; nobody else would choose such a name.
 const FILE_LOCK: &str = ".remix-lock-";
 
-/// File name of the lock of a result: a directory, or a file in one.
+/// Returns the name of the lock file of a result, which is a directory or, if `file` is given, a file in one.
 pub(super) fn name(file: Option<&str>) -> String {
     file.map_or_else(|| LOCK.to_owned(), |file| format!("{FILE_LOCK}{file}"))
 }
 
-/// How often a directory may vanish between being made and being locked, before that is an error.
+/// How often a directory may vanish between being made and being locked before that is an error.
 const TRIES: usize = 100;
 
-/// A lock that is held. Dropping it unlocks it.
+/// A held lock, which is released when it is dropped.
 pub(super) struct Lock {
     file: File,
-    /// Whether the file is one of ours, for this process made it or nobody else would call it so.
+    /// Whether the lock file may be removed: this process made it, or nobody else would use its name.
     own: bool,
     path: PathBuf,
     /// Directories that this process made, the innermost first.
@@ -39,8 +41,8 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Makes the directory and takes the lock of a name in it, waiting for another process if need be;
-    /// `waiting` is called before.
+    /// Makes the directory and takes the lock `name` in it. If another process holds the lock, calls
+    /// `waiting` and then waits.
     pub fn take(dir: &Path, name: &str, waiting: impl FnOnce()) -> Result<Lock, Error> {
         let path = dir.join(name);
         if let Some(file) = dir.ancestors().find(|dir| dir.is_file()) {
@@ -59,12 +61,12 @@ impl Lock {
                 .and_then(|()| open(&path).map_err(|e| (path.as_path(), e)));
             let (file, created) = match opened {
                 Ok(opened) => opened,
-                // Another process, which came to nothing, may just have removed it.
+                // Another process whose work failed may have removed the directory in the meantime.
                 Err((_, e)) if [NotFound, AlreadyExists].contains(&e.kind()) && tries < TRIES => {
                     tries += 1;
                     continue;
                 }
-                // Who asked for a file knows nothing of its lock.
+                // The caller asked for a file and does not know about its lock, so the error names the file.
                 Err((path, e)) => {
                     let own = name.strip_prefix(FILE_LOCK).filter(|_| path != dir);
                     return Err(Error::io(own.map_or(path.to_owned(), |file| dir.join(file)))(e));
@@ -87,14 +89,13 @@ impl Lock {
 }
 
 impl Lock {
-    /// Says whether there is something finished in the directory, or something to continue from: then the
-    /// file stays.
+    /// Sets whether the lock file stays, because there is a finished result, or one to continue from.
     pub fn keep(&self, keep: bool) {
         self.keep.set(keep);
     }
 }
 
-/// Opens the lock's file, without changing it, and says whether it was made by this.
+/// Opens the lock file without changing it. Returns it, and whether this call created it.
 fn open(path: &Path) -> std::io::Result<(File, bool)> {
     match OpenOptions::new().create_new(true).write(true).open(path) {
         Ok(file) => Ok((file, true)),
@@ -103,7 +104,7 @@ fn open(path: &Path) -> std::io::Result<(File, bool)> {
     }
 }
 
-/// Whether the file is still the one at the path.
+/// Returns whether the file is still the one at the path.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |m: fs::Metadata| (m.dev(), m.ino());
     let (here, there) = (file.metadata().map(identity), fs::metadata(path).map(identity));
@@ -115,8 +116,8 @@ impl Drop for Lock {
         if !self.own || self.keep.get() {
             return;
         }
-        // `remove_dir` takes only empty directories: what else is there, and whoever is about to work there,
-        // is safe.
+        // `remove_dir` removes only empty directories, so it harms neither other files there nor a process
+        // that is about to work in the directory.
         if is_at(&self.file, &self.path) && fs::remove_file(&self.path).is_ok() {
             let _ = self.made.iter().try_for_each(fs::remove_dir);
         }
@@ -137,7 +138,7 @@ mod tests {
         let dir = root.path().join("a/b");
         drop(taken(&dir));
         assert!(!root.path().join("a").exists());
-        // Not what was there, nor what somebody put there.
+        // Directories that existed before stay, and so do files that somebody else put there.
         fs::create_dir(root.path().join("a")).expect("made");
         drop(taken(&dir));
         assert!(root.path().join("a").exists() && !dir.exists());
@@ -145,7 +146,7 @@ mod tests {
         fs::write(dir.join("notes.txt"), "mine").expect("written");
         drop(lock);
         assert!(dir.join("notes.txt").exists() && !dir.join(LOCK).exists());
-        // A result keeps its lock, and so does what can be continued.
+        // The lock stays beside a result, and beside one that can be continued.
         let lock = taken(&dir);
         lock.keep(true);
         drop(lock);

@@ -1,8 +1,8 @@
-//! The manifest: the one JSON object by which the tools describe what they made and find what others made.
+//! The manifest: the JSON object by which each tool describes what it made and finds what other tools made.
 //!
-//! This module is the schema ([`Manifest`]), its key ([`key`]), reading manifests from files and pipes
+//! This module holds the schema ([`Manifest`]), its key ([`key`]), reading manifests from files and pipes
 //! ([`source`]), file hashes ([`hash`]) and the directory that publishes outputs atomically ([`store`]). It
-//! knows nothing of images or networks.
+//! knows nothing about images or networks.
 
 pub mod hash;
 pub mod key;
@@ -16,13 +16,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The schema this build writes. The number behind the slash is the major version: another one is refused.
+/// The schema that this build writes. The number after the slash is the major version; any other is refused.
 pub const SCHEMA: &str = "remix.manifest/1";
 
 /// File name of a manifest inside its output directory.
 pub const FILE: &str = "manifest.json";
 
-/// A JSON object, in the order in which it was written.
+/// A JSON object that keeps its entries in the order in which they were written.
 pub type Object = Map<String, Value>;
 
 /// What a manifest describes.
@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The name used in JSON and in messages.
+    /// Returns the name used in JSON and in messages.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Dataset => "dataset",
@@ -53,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// The tool that makes manifests of this kind.
+    /// Returns the tool that makes manifests of this kind.
     pub fn tool(self) -> &'static str {
         match self {
             Kind::Dataset => "mk-imbalance",
@@ -143,34 +143,35 @@ pub struct Output {
 }
 
 impl Manifest {
-    /// The directory that the outputs' paths are relative to.
+    /// Returns the directory that the paths of the outputs are relative to.
     ///
     /// # Errors
-    /// When the manifest came from a pipe without `path`.
+    /// Returns an error if the manifest came from a pipe and has no `path`.
     pub fn dir(&self) -> Result<&Path, Error> {
         self.path.as_deref().and_then(Path::parent).ok_or(Error::Nowhere { kind: self.kind.name() })
     }
 
-    /// Outputs with a role, in the order of the manifest.
+    /// Returns the outputs with a role, in the order of the manifest.
     pub fn outputs_of<'a>(&'a self, role: &'a str) -> impl Iterator<Item = &'a Output> {
         self.outputs.iter().filter(move |o| o.role == role)
     }
 
-    /// Whether this is what `--dry-run` prints: nothing has been made.
+    /// Returns whether this is a plan, as `--dry-run` prints it: nothing has been made.
     pub fn is_planned(&self) -> bool {
         self.outputs.is_empty() && self.metrics.is_empty() && self.run.is_empty() && self.digest.is_none()
     }
 
-    /// The input with a role.
+    /// Returns the input with a role.
     pub fn input(&self, role: &str) -> Option<&Input> {
         self.inputs.iter().find(|i| i.role == role)
     }
 
-    /// This manifest as an input of another one: its key, params and inputs become lineage, `blake3` is the
-    /// content hash over the outputs with `roles`.
+    /// Turns this manifest into an input of another one: its key, params and inputs become lineage, and
+    /// `blake3` is the content hash of the outputs with `roles`.
     ///
     /// # Errors
-    /// When the manifest has no such outputs (a dry run's plan) or no place.
+    /// Returns an error if the manifest has no such outputs (as in a dry run's plan), or if its place is
+    /// unknown.
     pub fn as_input(&self, role: &str, roles: &[&str]) -> Result<Input, Error> {
         let used: Vec<&Output> = self.outputs.iter().filter(|o| roles.contains(&o.role.as_str())).collect();
         if used.is_empty() {
@@ -192,7 +193,7 @@ impl Manifest {
         })
     }
 
-    /// What readers of this manifest go by beside its key and params, where it is an input: see
+    /// Returns what readers of this manifest need, besides its key and params, when it is an input; see
     /// [`Input::facts`].
     pub fn facts(&self) -> Object {
         let mut facts = Object::new();
@@ -203,7 +204,7 @@ impl Manifest {
                 facts.extend(said.map(|(name, value)| (name.clone(), value.clone())));
             }
             Kind::Checkpoint => {
-                // On a CPU `device` says only that it was one.
+                // The instruction set comes first, because on a CPU `device` says only that it was one.
                 let by = ["instruction_set", "device"].into_iter().find_map(|name| self.run.get(name));
                 let by = by.map(|by| match self.run.get("finished_by_semantics") {
                     Some(last) => {
@@ -222,13 +223,14 @@ impl Manifest {
         facts
     }
 
-    /// An output whose path leads out of the manifest's directory; such a manifest is not to be trusted.
+    /// Returns an output whose path leads out of the manifest's directory, if any. Such a manifest is not to
+    /// be trusted.
     pub fn escaping(&self) -> Option<&Path> {
         let inside = |p: &Path| p.components().all(|c| matches!(c, std::path::Component::Normal(_)));
         self.outputs.iter().map(|o| o.path.as_path()).find(|p| !inside(p))
     }
 
-    /// The JSON Schema of manifests, as committed in `docs/reference/manifest.schema.json`.
+    /// Returns the JSON Schema of manifests, as committed in `docs/reference/manifest.schema.json`.
     pub fn json_schema() -> Value {
         let mut schema = schemars::schema_for!(Manifest).to_value();
         schema["properties"]["schema"]["const"] = SCHEMA.into();
@@ -237,10 +239,10 @@ impl Manifest {
     }
 }
 
-/// Refuses a path that JSON cannot hold. Tools ask before they work, for the manifest comes last.
+/// Refuses a path that JSON cannot hold. Tools check this before they work, because the manifest comes last.
 ///
 /// # Errors
-/// [`Error::NotUtf8`].
+/// Returns [`Error::NotUtf8`] if the path is not UTF-8.
 pub fn in_utf8(path: &Path) -> Result<(), Error> {
     match path.to_str() {
         Some(_) => Ok(()),
@@ -248,7 +250,7 @@ pub fn in_utf8(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Visits the paths of inputs and of their inputs.
+/// Calls `f` on the paths of inputs and, recursively, of their inputs.
 pub(crate) fn for_each_path(inputs: &mut [Input], f: &mut impl FnMut(&mut PathBuf)) {
     for input in inputs {
         f(&mut input.path);
@@ -256,30 +258,31 @@ pub(crate) fn for_each_path(inputs: &mut [Input], f: &mut impl FnMut(&mut PathBu
     }
 }
 
-/// What can be wrong with a manifest or with the files that it names.
+/// An error in a manifest, or in the files that it names.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file system said no.
+    /// The file system reported an error.
     #[error("{path}: {error}{}", advice(error))]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason. Not named `source`: with its causes the message would say it twice.
+        /// The system's reason. It is not named `source`, because a message with its causes would then state
+        /// it twice.
         error: std::io::Error,
     },
-    /// A file where a directory should be.
+    /// There is a file where a directory is needed.
     #[error("{path}: is a file, and a directory is needed there; choose another path")]
     NotADirectory {
         /// The file.
         path: PathBuf,
     },
-    /// No such file was given.
+    /// The given file does not exist.
     #[error("{path}: there is no such file; pass the manifest.json of something finished, or its directory")]
     NoFile {
         /// The file.
         path: PathBuf,
     },
-    /// A directory whose result is not finished.
+    /// The directory holds a result that is not finished.
     #[error(
         "{path}: is not finished; run the command that began it once more (report runs shows how far trainings are)"
     )]
@@ -287,25 +290,25 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// Not JSON, or not a manifest.
+    /// The text is not JSON, or not a manifest.
     #[error(
         "{path}: not a manifest: {why}; expected the manifest.json that mk-imbalance, train, eval, embed or report wrote"
     )]
     NotAManifest {
         /// The file, or `stdin`.
         path: PathBuf,
-        /// What the parser said.
+        /// The reason.
         why: String,
     },
-    /// A schema of another major version.
+    /// The schema has another major version.
     #[error("{path}: schema {found} is not {SCHEMA}; use the version of the tools that wrote it")]
     Schema {
         /// The file, or `stdin`.
         path: PathBuf,
-        /// The schema named there.
+        /// The schema that the manifest names.
         found: String,
     },
-    /// A manifest of a kind that the tool does not take.
+    /// The manifest is of a kind that the tool does not take.
     #[error(
         "{path}: is {} {found} manifest, {tool} takes {wanted}; {wanted} manifests come from {maker}",
         article(found)
@@ -319,10 +322,10 @@ pub enum Error {
         wanted: &'static str,
         /// The tool that reads.
         tool: &'static str,
-        /// The tool that makes what is wanted.
+        /// The tool that makes the wanted kind.
         maker: &'static str,
     },
-    /// Came through a pipe, and neither says where it is nor is where it was made.
+    /// A manifest from a pipe does not state where it is, and is not where it was made either.
     #[error(
         "stdin: a {kind} manifest that does not say where its files are; pass its path as an argument instead"
     )]
@@ -330,17 +333,17 @@ pub enum Error {
         /// Kind of the manifest.
         kind: &'static str,
     },
-    /// A plan, where a result is needed.
+    /// A plan was given where a result is needed.
     #[error("{path}: this {kind} is only planned, as --dry-run prints it; make it with {tool}")]
     Planned {
-        /// Where it would be.
+        /// Where the result would be.
         path: PathBuf,
         /// Its kind.
         kind: &'static str,
         /// The tool that makes it.
         tool: &'static str,
     },
-    /// The manifest has no output of the role that is needed.
+    /// The manifest has no output with the role that is needed.
     #[error("{path}: this {kind} lists no {role} file; {}", remedy(role, tool))]
     NoOutput {
         /// The manifest.
@@ -352,7 +355,7 @@ pub enum Error {
         /// The tool that makes it.
         tool: &'static str,
     },
-    /// An output is gone.
+    /// An output is missing.
     #[error("{path}: missing, though {manifest} lists it; run {tool} again to restore it")]
     Missing {
         /// The output.
@@ -362,7 +365,7 @@ pub enum Error {
         /// The tool that makes it.
         tool: &'static str,
     },
-    /// An output is not what was published.
+    /// An output differs from what was published.
     #[error(
         "{path}: {what} differs from its manifest (expected {expected}, found {found}); it was changed or damaged, run {tool} again to restore it"
     )]
@@ -371,24 +374,24 @@ pub enum Error {
         path: PathBuf,
         /// `size` or `blake3`.
         what: &'static str,
-        /// As in the manifest.
+        /// The value in the manifest.
         expected: String,
-        /// As on disk.
+        /// The value on disk.
         found: String,
         /// The tool that makes it.
         tool: &'static str,
     },
-    /// A manifest that is not as it was published.
+    /// A manifest differs from what was published.
     #[error("{path}: {what}; it was changed or damaged, run {tool} again to restore it")]
     Edited {
         /// The manifest.
         path: PathBuf,
-        /// What does not fit.
+        /// What does not match.
         what: &'static str,
-        /// What makes it again.
+        /// The tool that makes it again.
         tool: &'static str,
     },
-    /// A path in a manifest that leads out of its directory.
+    /// The path of an output leads out of the manifest's directory.
     #[error("{path}: lists the output {output}, which is outside its directory; do not use this manifest")]
     Escapes {
         /// The manifest.
@@ -396,7 +399,7 @@ pub enum Error {
         /// The output's path.
         output: PathBuf,
     },
-    /// An output directory that is another tool's.
+    /// The output directory holds the result of another tool.
     #[error("{path}: holds a {found}, which {wanted} would replace; choose another {}", flag(wanted))]
     Occupied {
         /// The directory.
@@ -406,7 +409,7 @@ pub enum Error {
         /// Kind to be made.
         wanted: &'static str,
     },
-    /// A file that has the name of an output, and is none.
+    /// A file has the name of an output, but was not made by these tools.
     #[error("{path}: {}; choose another {}", in_the_way(path, tool), flag(tool))]
     InTheWay {
         /// The file.
@@ -414,7 +417,7 @@ pub enum Error {
         /// The tool that would replace it.
         tool: &'static str,
     },
-    /// A file system that cannot lock files.
+    /// The file system cannot lock files.
     #[error(
         "{path}: cannot be locked ({error}), and locks keep two processes from making one result; choose an --out on a file system \
          that has them, such as a local disk"
@@ -422,16 +425,16 @@ pub enum Error {
     Locks {
         /// The lock file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's reason.
         error: std::io::Error,
     },
-    /// A file or directory that no manifest can name.
+    /// The path of a file or directory is not UTF-8, so no manifest can name it.
     #[error("{path}: this path is not UTF-8, so no manifest can name it; rename it, or choose another one")]
     NotUtf8 {
         /// The file or directory.
         path: PathBuf,
     },
-    /// No manifest at all.
+    /// There is no manifest at all.
     #[error("{path}: no manifests; {hint}")]
     Empty {
         /// The file, or `stdin`.
@@ -441,17 +444,17 @@ pub enum Error {
     },
 }
 
-/// The article of a kind's name.
+/// Returns the indefinite article for the name of a kind.
 fn article(kind: &str) -> &'static str {
     if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
-/// How a tool, or the kind that it makes, is told where its result goes.
+/// Returns the flags that choose where the result of a tool, or a result of a kind, goes.
 fn flag(tool: &str) -> &'static str {
     if tool == "report" { "--out or -o" } else { "--out" }
 }
 
-/// What is wrong with a file where a tool's should be.
+/// Returns what is wrong with a file at the place of a tool's output.
 fn in_the_way(path: &Path, tool: &str) -> String {
     match path.is_dir() {
         true => "is a directory".into(),
@@ -459,7 +462,7 @@ fn in_the_way(path: &Path, tool: &str) -> String {
     }
 }
 
-/// What to do about an output that a result was made without.
+/// Returns the remedy for an output that a result was made without.
 fn remedy(role: &str, tool: &str) -> String {
     match role {
         "val" => "a validation split is made by mk-imbalance --val-fraction, and its features by embed --splits train,val,test".into(),
@@ -467,7 +470,7 @@ fn remedy(role: &str, tool: &str) -> String {
     }
 }
 
-/// What to do about what a file system says.
+/// Returns the remedy for an error of the file system.
 fn advice(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind;
     match error.kind() {

@@ -1,4 +1,5 @@
-//! Reading manifests: from files, from pipes (`-` or no argument), one or many, concatenated or one a line.
+//! Reading manifests: from files, directories and pipes (`-` or no argument), one or many, concatenated or
+//! one per line.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, IsTerminal, Read};
@@ -8,24 +9,26 @@ use serde_json::Value;
 
 use super::{Error, FILE, Kind, Manifest, SCHEMA, hash, in_utf8, key};
 
-/// The most bytes of a file of manifests; what is longer, such as `/dev/zero` or an archive, is none.
+/// Maximum size in bytes of a file of manifests. Anything longer, such as `/dev/zero` or an archive, is
+/// refused.
 const MOST: u64 = 1 << 28;
 
-/// Reads all manifests of the arguments; no argument means stdin, `-` too. A directory means the manifest in
-/// it.
+/// Reads the manifests of all arguments. No argument means stdin, and so does `-`; a directory means the
+/// manifest in it.
 ///
-/// `tool` is who asks, for messages; `kind` is what it takes.
+/// `tool` is the name of the calling tool, for messages; `kind` is the kind of manifest that it takes.
 ///
 /// # Errors
-/// Unreadable files, text that is no manifest, another schema, another kind, nothing at all.
+/// Returns an error if a file cannot be read, holds something other than manifests or holds none at all, or
+/// if a manifest has another schema or another kind, is only a plan or has been edited.
 pub fn read_all(args: &[PathBuf], tool: &'static str, kind: Kind) -> Result<Vec<Manifest>, Error> {
     read_kinds(args, tool, &[kind])
 }
 
-/// The same for a tool that takes several kinds; the first of them is the one that messages name.
+/// Reads manifests like [`read_all`], for a tool that takes several kinds. Messages name the first of them.
 ///
 /// # Errors
-/// As [`read_all`].
+/// Fails under the same conditions as [`read_all`].
 pub fn read_kinds(args: &[PathBuf], tool: &'static str, kinds: &[Kind]) -> Result<Vec<Manifest>, Error> {
     if args.is_empty() {
         return read_stdin_kinds(tool, kinds.to_vec()).collect();
@@ -42,10 +45,11 @@ pub fn read_kinds(args: &[PathBuf], tool: &'static str, kinds: &[Kind]) -> Resul
     Ok(all)
 }
 
-/// The manifests of stdin, each as soon as it has come: the tool before in the pipe may still be at work.
+/// Returns the manifests of stdin, each as soon as it arrives: the preceding tool in the pipe may still be
+/// working.
 ///
 /// # Errors
-/// As [`read_all`]; nothing comes after an error.
+/// An item is an error under the same conditions as in [`read_all`].
 pub fn read_stdin(tool: &'static str, kind: Kind) -> impl Iterator<Item = Result<Manifest, Error>> {
     read_stdin_kinds(tool, vec![kind])
 }
@@ -59,7 +63,7 @@ fn read_stdin_kinds(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item 
         }
         _ => "pipe eval into this tool, or pass manifest.json files",
     };
-    // Nobody types manifests.
+    // A terminal counts as empty: nobody types manifests.
     let stdin: Box<dyn BufRead> =
         if io::stdin().is_terminal() { Box::new(io::empty()) } else { Box::new(io::stdin().lock()) };
     let values = serde_json::Deserializer::from_reader(Unmarked::new(stdin)).into_iter();
@@ -95,16 +99,16 @@ fn of_kind(m: Manifest, tool: &'static str, kinds: &[Kind]) -> Result<Manifest, 
     })
 }
 
-/// The manifests in one file, or in the directory's `manifest.json`. The file may also be a pipe, such as
-/// `/dev/stdin` or what a shell makes of `<(…)`.
+/// Reads the manifests in one file, or in the `manifest.json` of a directory. The file may also be a pipe,
+/// such as `/dev/stdin` or the `<(…)` of a shell.
 ///
 /// # Errors
-/// An unreadable file, text that is no manifest, another schema, nothing at all, a path that no manifest can
-/// name.
+/// Returns an error if the file cannot be read, holds something other than manifests or holds none at all, if
+/// a manifest has another schema or has been edited, or if the path is not UTF-8.
 pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
-    // What a manifest names is beside it, not beside a link to it. Nothing is beside a pipe, which links can
-    // also lead to.
+    // The files that a manifest names are beside the manifest, not beside a link to it, so links are
+    // resolved. A link can also lead to a pipe, which has nothing beside it.
     let file = match file.canonicalize() {
         Ok(real) if file.is_symlink() && real.is_file() => real,
         _ => file,
@@ -129,8 +133,8 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     })?;
     let values = serde_json::Deserializer::from_reader(Unmarked::new(text.as_bytes())).into_iter();
     let mut found = values.map(|v| parse(v, &file)).collect::<Result<Vec<_>, _>>()?;
-    // A file that holds one manifest is that manifest's place; a collection of them (a saved pipe) is not,
-    // nor is a pipe.
+    // A file with a single manifest is the place of that manifest. A collection of manifests (a saved pipe)
+    // or a pipe is not.
     let place = (found.len() == 1 && file.is_file()).then_some(&file);
     for m in &mut found {
         match place {
@@ -147,8 +151,8 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     Ok(found)
 }
 
-/// Text without byte-order marks at the beginnings of lines, where some editors and shells put one. No JSON
-/// has their bytes there.
+/// A reader that drops byte-order marks at the beginnings of lines, where some editors and shells put them.
+/// No JSON text has their bytes there.
 struct Unmarked<R> {
     text: R,
     at_start: bool,
@@ -182,8 +186,9 @@ impl<R: BufRead> Read for Unmarked<R> {
     }
 }
 
-/// Finds the file of a manifest that came without one: what a tool prints says `path`; what `cat` prints is
-/// looked for where it was published, absolute first, then relative to here.
+/// Finds the file of a manifest that came without a path. Manifests printed by a tool state their `path`. One
+/// that was printed by `cat` is looked for in the directory where it was published, first by its absolute
+/// path, then relative to the current directory.
 fn locate(m: &mut Manifest) {
     if m.path.is_some() {
         return;
@@ -217,33 +222,33 @@ fn parse(value: serde_json::Result<Value>, path: &Path) -> Result<Manifest, Erro
 }
 
 impl Manifest {
-    /// Paths of the outputs with a role, checked against their sizes and hashes.
+    /// Returns the paths of the outputs with a role, after checking their sizes and hashes.
     ///
     /// # Errors
-    /// No such output, or one that is missing or damaged.
+    /// Returns an error if there is no such output, or if one is missing or damaged.
     pub fn checked(&self, role: &str) -> Result<Vec<PathBuf>, Error> {
         let paths =
             self.outputs_of(role).map(|o| self.check(o, hash::file)).collect::<Result<Vec<_>, _>>()?;
         if paths.is_empty() {
-            // `as_input` has the message for a role that is not there.
+            // `as_input` returns the error for a role that no output has.
             self.as_input(role, &[role])?;
         }
         Ok(paths)
     }
 
-    /// The key that its params and inputs have, whatever it says.
+    /// Computes the key from the params and inputs, whatever key the manifest states.
     pub(crate) fn own_key(&self) -> String {
         key::key(self.kind, self.semantics, &self.params, &self.inputs)
     }
 
-    /// What is wrong with its numbers or outputs, if anything, by the given hash function.
+    /// Checks the manifest and its outputs with the given hash function. Returns the first fault, if any.
     pub(crate) fn damage(&self, hash: impl Fn(&Path) -> Result<String, Error>) -> Option<Error> {
         let here = self.path.clone().unwrap_or_default();
         self.edited(&here).err().or_else(|| self.outputs.iter().find_map(|o| self.check(o, &hash).err()))
     }
 
-    /// Refuses a manifest whose key is not that of its params and inputs, or whose digest is another than it
-    /// says.
+    /// Refuses a manifest whose key does not follow from its params and inputs, or whose digest does not
+    /// match its content.
     fn edited(&self, path: &Path) -> Result<(), Error> {
         let bad = |what| Err(Error::Edited { path: path.to_owned(), what, tool: self.kind.tool() });
         if self.key != self.own_key() {
@@ -257,7 +262,7 @@ impl Manifest {
         }
     }
 
-    /// One output checked with the given hash function (remembered or read in full).
+    /// Checks one output with the given hash function (remembered or read in full) and returns its path.
     pub(crate) fn check(
         &self,
         o: &super::Output,
@@ -265,7 +270,7 @@ impl Manifest {
     ) -> Result<PathBuf, Error> {
         let dir = self.dir()?;
         let path = dir.join(&o.path);
-        // From its state, `train` restores the last weights.
+        // `train` restores only the last weights, from its state; other files need a new training.
         let anew = self.kind == Kind::Checkpoint && o.role != "last";
         let tool = if anew { "train --force" } else { self.kind.tool() };
         let meta = match fs::metadata(&path) {

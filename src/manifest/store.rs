@@ -1,12 +1,12 @@
-//! Where results go: a directory of their own, complete once `manifest.json` is in it, or one file, complete
-//! once `FILE.manifest.json` is beside it. Either is locked while one process works on it.
+//! Where results go: a directory of their own, complete once `manifest.json` is in it, or a single file,
+//! complete once `FILE.manifest.json` is beside it. Either is locked while one process works on it.
 //!
 //! Every file is written under a temporary name in its directory, flushed to disk and renamed; the manifest
-//! comes last. So a reader sees a complete result or none, whatever was killed and whenever.
+//! comes last. A reader therefore sees a complete result or none, whichever process is killed and whenever.
 //!
 //! Nothing is replaced or removed that these tools did not make: only files that an earlier manifest or plan
-//! in the directory lists, and temporaries, whose names nobody else would choose. Before the first file is
-//! written, [`PLAN`] lists every file that will be.
+//! in the directory lists, and temporary files, whose names nobody else would choose. Before the first file
+//! is written, [`PLAN`] lists every file that is going to be made.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,20 +21,20 @@ use super::lock::{self, Lock};
 use super::{Error, FILE, Input, Kind, Manifest, Object, Output, SCHEMA, for_each_path, hash, in_utf8, key};
 use crate::interrupt::kill_point;
 
-/// File name of a plan, which stands in a directory while it is worked on, and beside results that can be
+/// File name of a plan, which is in a directory during the work, and stays beside results that can be
 /// continued.
 pub const PLAN: &str = "plan.json";
 
-/// The field of a plan that lists the names of the files which are the tool's.
+/// The field of a plan that lists the names of the files that belong to the tool.
 const FILES: &str = "files";
 
-/// The role of an output that a tool continues from; the plan stays beside it.
+/// The role of an output from which a tool can continue; the plan stays beside it.
 const STATE: &str = "state";
 
-/// What the names of temporary files and directories begin with.
+/// Prefix of the names of temporary files and directories.
 pub(crate) const TEMPORARY: &str = ".remix-tmp-";
 
-/// A result before any work: everything that its key is made of, and the directory it will be in.
+/// A result before any work is done: everything that its key is made of, and the directory it will be in.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What will be made.
@@ -47,21 +47,21 @@ pub struct Plan {
     pub inputs: Vec<Input>,
     /// The output directory.
     pub dir: PathBuf,
-    /// The result's only file, where that is all it is: its manifest, plan and lock then stand beside it
-    /// under its name, and the rest of the directory is not the result's.
+    /// The file name, if the result is a single file: its manifest, plan and lock are then beside it under
+    /// names made from its own, and the rest of the directory does not belong to the result.
     pub file: Option<String>,
 }
 
-/// What [`Plan::claim`] found.
+/// The outcome of [`Plan::claim`].
 pub enum Claim {
-    /// The result is there, intact.
+    /// The result exists and is intact.
     Done(Box<Manifest>),
-    /// It is ours to make.
+    /// The result is for this process to make.
     Work(Box<Writer>),
 }
 
 impl Plan {
-    /// What the result is called: its directory or its file.
+    /// Returns the place of the result: its directory or its file.
     pub fn place(&self) -> PathBuf {
         match &self.file {
             None => self.dir.clone(),
@@ -70,7 +70,7 @@ impl Plan {
         }
     }
 
-    /// The name that the result's own [`FILE`] or [`PLAN`] has in the directory.
+    /// Returns the name that the result's own [`FILE`] or [`PLAN`] has in the directory.
     fn name(&self, what: &str) -> String {
         self.file.as_ref().map_or_else(|| what.to_owned(), |file| format!("{file}.{what}"))
     }
@@ -83,12 +83,12 @@ impl Plan {
         self.dir.join(self.name(PLAN))
     }
 
-    /// The key of the result.
+    /// Computes the key of the result.
     pub fn key(&self) -> String {
         key::key(self.kind, self.semantics, &self.params, &self.inputs)
     }
 
-    /// The manifest as far as it is known before the work: no outputs, no metrics.
+    /// Returns the manifest as far as it is known before the work: without outputs and metrics.
     pub fn manifest(&self) -> Manifest {
         Manifest {
             schema: SCHEMA.into(),
@@ -106,13 +106,13 @@ impl Plan {
         }
     }
 
-    /// The manifest that is there now, whatever its key. A file that is no manifest counts as none, and so
-    /// does one that lists files outside its directory.
+    /// Returns the manifest that is there now, whatever its key. A file that is not a manifest counts as
+    /// none, and so does a manifest that lists files outside its directory.
     pub fn existing(&self) -> Option<Manifest> {
         self.read(&self.manifest_path())
     }
 
-    /// The plan of unfinished work, where the tool wrote one as [`PLAN`].
+    /// Returns the plan of unfinished work, if there is a [`PLAN`].
     pub fn unfinished(&self) -> Option<Manifest> {
         self.read(&self.plan_path())
     }
@@ -124,9 +124,9 @@ impl Plan {
         (m.schema == SCHEMA && m.escaping().is_none()).then_some(m)
     }
 
-    /// Names of the files in the directory that these tools made for this result or an earlier one in its
-    /// place, by the manifest and the plan there. The plan of a version that did not list them is a
-    /// training's, and stands for `usual`.
+    /// Returns the names of the files in the directory that these tools made for this result or for an
+    /// earlier one in its place, according to the manifest and the plan there. A plan from a version that did
+    /// not list the files belongs to a training, whose files are then taken to be `usual`.
     fn owned(&self, usual: &BTreeSet<String>) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         if let Some(m) = self.existing() {
@@ -140,7 +140,7 @@ impl Plan {
             }
             all.insert(self.name(PLAN));
         }
-        // What a file that was tampered with lists elsewhere is nobody's.
+        // A file that was tampered with may list paths elsewhere; these are ignored.
         all.retain(|name| Path::new(name).file_name().is_some_and(|own| own == name.as_str()));
         if let Some(file) = &self.file {
             all.retain(|name| [file.clone(), self.name(FILE), self.name(PLAN)].contains(name));
@@ -148,12 +148,12 @@ impl Plan {
         all
     }
 
-    /// The finished result, if the directory holds it with intact outputs.
+    /// Returns the finished result, if the directory holds it with intact outputs.
     pub fn done(&self) -> Option<Manifest> {
         self.existing().filter(|m| m.key == self.key() && m.damage(hash::file).is_none())
     }
 
-    /// Says, part by part, how the key differs from the one of the result that is there, finished or not.
+    /// Describes, part by part, how the key differs from that of the result that is there, finished or not.
     pub fn explain(&self) -> String {
         let dir = self.place();
         let dir = dir.display();
@@ -194,11 +194,11 @@ impl Plan {
         format!("{dir}: {what}:\n{}", lines.join("\n"))
     }
 
-    /// Refuses a plan whose manifest could not be written: it names the current directory, the output
+    /// Refuses a plan whose manifest could not be written: a manifest names the current directory, the output
     /// directory and every input.
     ///
     /// # Errors
-    /// [`Error::NotUtf8`], with the path.
+    /// Returns [`Error::NotUtf8`] with the first path that is not UTF-8.
     pub fn check_paths(&self) -> Result<(), Error> {
         in_utf8(&self.place())?;
         in_utf8(&absolute(Path::new(".")))?;
@@ -212,21 +212,21 @@ impl Plan {
         all
     }
 
-    /// Takes the result's lock, waiting for another process if need be, and looks whether the work is done.
-    /// `waiting` is called once if another process holds the lock.
+    /// Takes the result's lock and checks whether the work is already done. If another process holds the
+    /// lock, calls `waiting` once and waits.
     ///
     /// # Errors
-    /// A directory that cannot be made or written, or that holds another tool's result: that one is never
-    /// replaced.
+    /// Returns an error if the directory cannot be made or written, or if it holds the result of another
+    /// tool, which is never replaced.
     pub fn claim(&self, force: bool, waiting: impl FnOnce()) -> Result<Claim, Error> {
-        // A plan beside a result that is not continued was left by a kill, with temporaries perhaps.
+        // A plan beside a result that cannot be continued was left by a kill, perhaps with temporary files.
         let is_tidy = |m: &Manifest| m.outputs_of(STATE).next().is_some() || self.unfinished().is_none();
         if !force && let Some(m) = self.done().filter(is_tidy) {
             return Ok(Claim::Done(Box::new(m)));
         }
         self.check_paths()?;
         let lock = Lock::take(&self.dir, &lock::name(self.file.as_deref()), waiting)?;
-        // Another process may have finished between the first look and the lock.
+        // Another process may have finished between the first check and the lock.
         if !force && let Some(m) = self.done() {
             if !is_tidy(&m) {
                 self.clear_temporaries("")?;
@@ -240,7 +240,7 @@ impl Plan {
         {
             log::warn!("{e}; working again");
         }
-        // A plan alone, beside the lock, is of a run that came to nothing.
+        // A plan with only the lock beside it is from a run that failed before it made a file.
         let begun = || match self.file {
             Some(_) => self.place().exists(),
             None => fs::read_dir(&self.dir).is_ok_and(|files| files.count() > 2),
@@ -253,8 +253,8 @@ impl Plan {
         Ok(Claim::Work(Box::new(Writer { plan: self.clone(), owned: RefCell::default(), lock })))
     }
 
-    /// Removes what killed processes left under temporary names, except for one. The result is locked, so
-    /// nobody is at work on them.
+    /// Removes what killed processes left under temporary names, except `but`. The result is locked, so no
+    /// process is working on them.
     fn clear_temporaries(&self, but: &str) -> Result<(), Error> {
         let own = match &self.file {
             None => vec![TEMPORARY.to_owned()],
@@ -291,8 +291,8 @@ fn flatten(name: &str, value: &Value, all: &mut Object) {
 /// A claimed output directory.
 pub struct Writer {
     plan: Plan,
-    /// Names of files in the directory that may be replaced or removed, once the plan that lists them is
-    /// written.
+    /// Names of the files in the directory that may be replaced or removed; `None` until the plan that lists
+    /// them is written.
     owned: RefCell<Option<BTreeSet<String>>>,
     lock: Lock,
 }
@@ -304,11 +304,11 @@ pub struct Produced {
     pub role: &'static str,
     /// File name in the directory; the file is already there under this name.
     pub name: String,
-    /// Rows, where that means something.
+    /// Number of rows, where that is meaningful.
     pub rows: Option<u64>,
 }
 
-/// What the work on a plan came to.
+/// The outcome of the work on a plan.
 #[derive(Default)]
 pub struct Done {
     /// The files.
@@ -320,30 +320,31 @@ pub struct Done {
 }
 
 impl Writer {
-    /// The directory.
+    /// Returns the directory.
     pub fn dir(&self) -> &Path {
         &self.plan.dir
     }
 
-    /// The plan that this fills.
+    /// Returns the plan that this writer carries out.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Lists in [`PLAN`] the files that are going to be made, and removes temporaries that a killed process
-    /// left.
+    /// Lists in [`PLAN`] the files that are going to be made, and removes temporary files that a killed
+    /// process left.
     ///
     /// # Errors
-    /// One of the names is taken by a file that these tools did not make; the file system's.
+    /// Returns an error if one of the names is taken by a file that these tools did not make, or if the file
+    /// system fails.
     pub fn begin<S: AsRef<str>>(&self, files: &[S]) -> Result<(), Error> {
         self.begin_with(files, "")
     }
 
-    /// [`Writer::begin`] with a directory for files that are not in their place yet, which keeps those that a
-    /// killed process has left there if it worked on the same key.
+    /// Does the same as [`Writer::begin`], and returns a directory for files that are not yet in their final
+    /// place. Files that a killed process left there are kept if it worked on the same key.
     ///
     /// # Errors
-    /// Those of [`Writer::begin`].
+    /// Fails under the same conditions as [`Writer::begin`], or if the directory cannot be made.
     pub fn begin_staged<S: AsRef<str>>(&self, files: &[S]) -> Result<PathBuf, Error> {
         let name = format!("{TEMPORARY}{}", key::short(&self.plan.key()));
         self.begin_with(files, &name)?;
@@ -365,11 +366,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Looks whether one of the files that are going to be made would replace one that these tools did not
-    /// make. Returns the names of those that they did make.
+    /// Checks that none of the files that are going to be made would replace one that these tools did not
+    /// make. Returns the names of the files there that they did make.
     ///
     /// # Errors
-    /// A file that is in the way.
+    /// Returns an error that names the first file in the way.
     pub fn check<S: AsRef<str>>(&self, files: &[S]) -> Result<BTreeSet<String>, Error> {
         let files: BTreeSet<String> = files.iter().map(|name| name.as_ref().to_owned()).collect();
         let owned = self.plan.owned(&files);
@@ -384,22 +385,22 @@ impl Writer {
         }
     }
 
-    /// Withdraws a stale manifest before its outputs are replaced: from here on the directory counts as
-    /// incomplete. Only after [`Writer::check`] or [`Writer::begin`], which have seen that the manifest is
-    /// one.
+    /// Removes a stale manifest before its outputs are replaced: from here on the directory counts as
+    /// incomplete. Must be called after [`Writer::check`] or [`Writer::begin`], which have verified that the
+    /// file is a manifest.
     ///
     /// # Errors
-    /// The file system's.
+    /// Returns an error if the manifest cannot be removed.
     pub fn withdraw(&self) -> Result<(), Error> {
         remove(&self.plan.manifest_path())
     }
 
     /// Hashes the outputs, removes those of an earlier result that are not among them, and publishes the
-    /// manifest, as the last file of the directory. The plan stays where the result has a state that can be
+    /// manifest, as the last file of the directory. The plan stays if the result has a state that can be
     /// continued.
     ///
     /// # Errors
-    /// The file system's.
+    /// Returns an error if an output cannot be read, or if the file system fails.
     pub fn publish(&self, outputs: Vec<Produced>, metrics: Object, run: Object) -> Result<Manifest, Error> {
         let dir = &self.plan.dir;
         let mut m = self.plan.manifest();
@@ -420,16 +421,16 @@ impl Writer {
         m.metrics = metrics;
         m.digest = Some(key::digest(&m));
         m.run = run;
-        // Through symbolic links: the system resolves `..` behind them.
+        // Symbolic links are resolved first, because the system resolves a `..` only after following them.
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| absolute(path));
         let here = real(dir);
         for_each_path(&mut m.inputs, &mut |p| {
             let named = relative(&real(p), &here);
-            // A link may lead to a place that JSON cannot name; its own name was checked.
+            // A link may lead to a path that JSON cannot hold; the link's own name was checked before.
             *p = if in_utf8(&named).is_ok() { named } else { absolute(p) };
         });
         let place = m.path.take();
-        // The outputs before the manifest that lists them.
+        // The outputs must be on disk before the manifest that lists them.
         hash::sync_dir(dir)?;
         write_json(&self.plan.manifest_path(), &m)?;
         if m.outputs_of(STATE).next().is_none() {
@@ -442,8 +443,8 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// Work that failed before it wrote a file leaves no plan, so that the lock can go, and the directory if
-    /// it was made for it.
+    /// Removes the plan of work that failed before it wrote a file, so that the lock file can be removed, and
+    /// the directory too if it was made for this work.
     fn drop(&mut self) {
         let finished = self.plan.existing();
         if let Some(owned) = self.owned.take() {
@@ -455,29 +456,29 @@ impl Drop for Writer {
                 let _ = fs::remove_file(self.plan.plan_path());
             }
         }
-        // Beside a file a lock would only be litter: the name is the file's own.
+        // Beside a single file a lock would only be litter: its name belongs to that file alone.
         self.lock.keep(self.plan.file.is_none() && (finished.is_some() || self.plan.unfinished().is_some()));
     }
 }
 
-/// Writes a manifest or a plan, for people to read as well.
+/// Writes a manifest or a plan as indented JSON, which people can read as well.
 fn write_json(path: &Path, m: &Manifest) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(m).expect("a manifest is plain JSON");
     text.push('\n');
     write_atomic(path, |f| f.write_all(text.as_bytes()))
 }
 
-/// Gives a file another name in its directory, and flushes that.
+/// Renames a file within its directory, and flushes the directory.
 ///
 /// # Errors
-/// The file system's.
+/// Returns an error if the file cannot be renamed, or if the directory cannot be flushed.
 pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     kill_point();
     fs::rename(from, to).map_err(Error::io(from))?;
     hash::sync_dir(to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
-/// Removes a file; that it is not there is no error.
+/// Removes a file. A file that does not exist is not an error.
 pub fn remove(path: &Path) -> Result<(), Error> {
     kill_point();
     match fs::remove_file(path) {
@@ -490,7 +491,8 @@ pub fn remove(path: &Path) -> Result<(), Error> {
 /// the directory.
 ///
 /// # Errors
-/// The file system's; the target is then as it was before.
+/// Returns an error if the file system fails. The target is then as it was before, unless it was the final
+/// flush of the directory that failed.
 pub fn write_atomic(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
@@ -514,12 +516,12 @@ pub fn write_atomic(
     hash::sync_dir(dir)
 }
 
-/// What the names of a file's temporary files begin with.
+/// Returns the prefix of the names of a file's temporary files.
 fn temporary(name: &str) -> String {
     format!("{TEMPORARY}{name}-")
 }
 
-/// Absolute and without `.` and `..`, by name only: nothing need exist.
+/// Makes a path absolute and removes `.` and `..`, by name only: nothing needs to exist.
 pub fn absolute(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
@@ -534,7 +536,7 @@ pub fn absolute(path: &Path) -> PathBuf {
     clean
 }
 
-/// `path` as seen from the directory `from`; both absolute.
+/// Returns `path` relative to the directory `from`. Both must be absolute.
 fn relative(path: &Path, from: &Path) -> PathBuf {
     let same = path.components().zip(from.components()).take_while(|(a, b)| a == b).count();
     let up = from.components().skip(same).map(|_| Component::ParentDir);

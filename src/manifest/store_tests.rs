@@ -1,4 +1,4 @@
-//! Tests of directories: what is found again, replaced, removed and waited for.
+//! Tests of output directories: what is found again, replaced, removed and waited for.
 
 use super::*;
 
@@ -104,7 +104,8 @@ fn nothing_is_replaced_or_removed_that_is_not_ours() {
     fs::create_dir(at(&format!("{TEMPORARY}killed"))).expect("made");
     make(&plan(dir.path(), 1), "hello");
     assert!(!at(PLAN).exists() && !at(&format!("{TEMPORARY}killed")).exists());
-    // What the first result had and the second has not goes, and what a killed process had listed.
+    // Files that the first result had and the second does not have are removed, and so are those that a
+    // killed process had listed.
     let w = begin(&["b.txt"]).expect("begun");
     fs::write(at("b.txt"), "half").expect("written");
     drop(w);

@@ -1,13 +1,15 @@
-//! Post-hoc logit adjustment (Menon et al., arXiv 2007.07314): a classifier that learnt from few images of a
-//! class takes it for too unlikely, and its logits are corrected by the classes' shares of the training
+//! Post-hoc logit adjustment (Menon et al., arXiv 2007.07314): a classifier that has learnt from few images
+//! of a class underestimates its probability; its logits are corrected by the classes' shares of the training
 //! images.
 //!
-//! `z_k − τ·ln(π_k)`, π the shares of the training images, is for test images of which every class is equally
-//! likely. Where the classes' shares q of the test images are known and others, it is
-//! `z_k − τ·ln(π_k / q_k)`.
+//! The logits `z_k − τ·ln(π_k)`, where π are the shares of the training images, are for test images in which
+//! all classes are equally likely. If the classes' shares q of the test images are known and differ from
+//! that, the logits are `z_k − τ·ln(π_k / q_k)`.
 
-/// What is subtracted from each class's logit, for classes of these many training images, all positive, and
-/// the shares `prior` of the test images; none where all classes are equally likely.
+/// Returns what is subtracted from each class's logit.
+///
+/// `counts` are the numbers of training images of the classes, all positive. `prior` are the shares of the
+/// test images, or `None` if all classes are equally likely.
 pub fn offsets(tau: f64, counts: &[usize], prior: Option<&[f64]>) -> Vec<f64> {
     let all = counts.iter().sum::<usize>() as f64;
     let offset = |(k, &n): (usize, &usize)| {
@@ -17,7 +19,7 @@ pub fn offsets(tau: f64, counts: &[usize], prior: Option<&[f64]>) -> Vec<f64> {
     counts.iter().enumerate().map(offset).collect()
 }
 
-/// Logits (N, C) with the offsets of the classes subtracted.
+/// Subtracts the offsets of the classes from logits (N, C).
 pub fn adjusted(logits: &[f32], offsets: &[f64]) -> Vec<f32> {
     let rows = logits.chunks_exact(offsets.len());
     rows.flat_map(|row| row.iter().zip(offsets).map(|(z, offset)| (f64::from(*z) - offset) as f32)).collect()
@@ -36,7 +38,7 @@ mod tests {
         assert_eq!(offsets(0.0, &[90, 10], None), [0.0, 0.0]);
         let same = offsets(1.0, &[90, 10], Some(&[0.9, 0.1]));
         assert!(same.iter().all(|x| x.abs() < 1e-12), "the shares of the training images: {same:?}");
-        // A shift of all classes alike changes no prediction.
+        // Shifting all classes equally changes no prediction.
         let uniform = offsets(1.0, &[90, 10], Some(&[0.5, 0.5]));
         assert!((uniform[0] - plain[0] - (uniform[1] - plain[1])).abs() < 1e-12);
         assert_eq!(adjusted(&[1.0, 0.0, 3.0, 2.0], &[0.5, -1.0]), [0.5, 1.0, 2.5, 3.0]);

@@ -1,8 +1,8 @@
-//! The table of methods: each mix, loss and rule is a constant of its own with a name, a title, a source and
-//! its options, from which the command line, the presets, the reports and the guide take them.
+//! The table of methods: each mix, loss and rule is a constant with a name, a title, a source and its
+//! options. The command line, the presets, the reports and the guide are generated from these.
 //!
-//! What is chosen is a [`Choice`]: one of these constants with values for its options. In manifests it is an
-//! object with the name and the options, such as `{"name": "focal", "gamma": 2.0}`.
+//! A [`Choice`] is one of these constants, with values for its options. In manifests it is an object with the
+//! name and the options, such as `{"name": "focal", "gamma": 2.0}`.
 
 use std::fmt;
 
@@ -10,38 +10,38 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
-/// Room for the options of an entry.
+/// Maximum number of options of an entry.
 const MOST: usize = 4;
 
-/// A line of the table.
+/// An entry of the table.
 #[derive(Debug)]
 pub struct Entry {
-    /// On the command line and in manifests.
+    /// Name on the command line and in manifests.
     pub name: &'static str,
-    /// In reports, as papers print it.
+    /// Title in reports, as printed in papers.
     pub title: &'static str,
-    /// What it does, in a line.
+    /// Description in one line.
     pub about: &'static str,
-    /// Authors and arXiv number of the paper; empty where it needs none.
+    /// Authors and arXiv number of the paper; empty if no source is needed.
     pub source: &'static str,
-    /// What can be set.
+    /// The options that can be set.
     pub options: &'static [Opt],
 }
 
-/// Something that can be set.
+/// An option of a mix, loss or rule.
 #[derive(Debug)]
 pub struct Opt {
-    /// In manifests; on the command line with `-` for `_`.
+    /// Name in manifests; on the command line with `-` for `_`.
     pub name: &'static str,
-    /// What it is, in a line of `--help`.
+    /// Description in one line of `--help`.
     pub about: &'static str,
-    /// More about it, for the long `--help`.
+    /// Further description, for the long `--help`.
     pub more: &'static str,
-    /// The values that it takes.
+    /// The values that the option accepts.
     pub domain: Domain,
-    /// Its value unless asked otherwise; of [`Domain::OneOf`] the position of a word.
+    /// Default value; for [`Domain::OneOf`] the index of a word.
     pub default: f64,
-    /// The option exists only while another option has this word.
+    /// Name and word of another option: this option exists only while the other one has this word.
     pub only_with: Option<(&'static str, &'static str)>,
 }
 
@@ -50,29 +50,29 @@ pub struct Opt {
 pub enum Domain {
     /// A number.
     Number {
-        /// What `--help` calls it.
+        /// Placeholder of the number in `--help`.
         symbol: &'static str,
         /// Returns whether a number is allowed.
         check: fn(f64) -> bool,
-        /// Says in words which numbers are allowed.
+        /// Message that says which numbers are allowed.
         why: &'static str,
     },
-    /// One of some words, each with what it means; first what `--help` calls them.
+    /// One of several words, each with its meaning; the first field is the placeholder in `--help`.
     OneOf(&'static str, &'static [(&'static str, &'static str)]),
 }
 
 impl Opt {
-    /// An option without more to say about it, that is always there.
+    /// Creates an option that always exists and has no further description.
     pub const fn new(name: &'static str, about: &'static str, default: f64, domain: Domain) -> Opt {
         Opt { name, about, more: "", domain, default, only_with: None }
     }
 
-    /// The flag of the command line, without dashes before it.
+    /// Returns the flag on the command line, without leading dashes.
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
     }
 
-    /// A value as manifests have it.
+    /// Converts a value to its form in manifests.
     fn json(&self, value: f64) -> Value {
         match self.domain {
             Domain::Number { .. } => value.into(),
@@ -80,7 +80,7 @@ impl Opt {
         }
     }
 
-    /// A value of a manifest.
+    /// Reads a value from a manifest.
     fn read(&self, value: &Value) -> Result<f64, String> {
         match self.domain {
             Domain::Number { .. } => {
@@ -95,7 +95,7 @@ impl Opt {
         }
     }
 
-    /// The default as `--help` shows it.
+    /// Returns the default as shown by `--help`.
     pub fn usual(&self) -> String {
         match self.json(self.default) {
             Value::String(word) => word,
@@ -104,20 +104,20 @@ impl Opt {
     }
 }
 
-/// One of three kinds of things that make up a method.
+/// A kind of part that methods are made of.
 pub trait Kind: Sized + 'static {
-    /// What it is called: `mix`, `loss` or `rule`.
+    /// Name of the part: `mix`, `loss` or `rule`.
     const PART: &'static str;
-    /// All there are.
+    /// All entries of this kind.
     const ALL: &'static [&'static Self];
 
-    /// Its line of the table.
+    /// Returns the entry in the table.
     fn entry(&'static self) -> &'static Entry;
 }
 
-/// A line of the table, and values for its options.
+/// An entry of the table, with values for its options.
 pub struct Choice<K: 'static> {
-    /// What was chosen.
+    /// The chosen entry.
     pub kind: &'static K,
     values: [f64; MOST],
 }
@@ -143,7 +143,7 @@ impl<K: Kind> fmt::Debug for Choice<K> {
 }
 
 impl<K: Kind> Choice<K> {
-    /// A kind with the defaults of its options.
+    /// Creates a choice of an entry with default options.
     pub fn new(kind: &'static K) -> Choice<K> {
         let mut values = [0.0; MOST];
         let options = kind.entry().options;
@@ -151,17 +151,17 @@ impl<K: Kind> Choice<K> {
         Choice { kind, values }
     }
 
-    /// The kind of a name.
+    /// Returns the choice with this name and default options.
     pub fn named(name: &str) -> Option<Choice<K>> {
         K::ALL.iter().copied().find(|kind| kind.entry().name == name).map(Choice::new)
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &'static str {
         self.kind.entry().name
     }
 
-    /// The options that are there, with their values.
+    /// Returns the options that exist for the current values, with their values.
     fn set(&self) -> impl Iterator<Item = (&'static Opt, f64)> {
         let options = self.kind.entry().options;
         let word = |name: &str| {
@@ -174,23 +174,23 @@ impl<K: Kind> Choice<K> {
         options.iter().zip(self.values).filter(move |(option, _)| is_there(option))
     }
 
-    /// The value of an option, where it is there.
+    /// Returns the value of an option, if the option exists.
     pub fn get(&self, name: &str) -> Option<f64> {
         self.set().find(|(option, _)| option.name == name).map(|(_, value)| value)
     }
 
-    /// The value of an option that the kind has.
+    /// Returns the value of an option that must exist.
     ///
     /// # Panics
-    /// If the kind has no such option.
+    /// Panics if there is no such option.
     pub fn value(&self, name: &str) -> f64 {
         self.get(name).unwrap_or_else(|| panic!("{} has no option {name}", self.name()))
     }
 
-    /// Whether an option that the kind has is this word.
+    /// Returns whether an option that must exist has this word as its value.
     ///
     /// # Panics
-    /// If the kind has no such option.
+    /// Panics if there is no such option.
     pub fn is(&self, name: &str, word: &str) -> bool {
         let (option, value) =
             self.set().find(|(option, _)| option.name == name).expect("an option of the kind");
@@ -208,7 +208,7 @@ impl<K: Kind> Choice<K> {
     /// Returns a copy with this option set.
     ///
     /// # Panics
-    /// If the kind has no such option.
+    /// Panics if there is no such option.
     #[must_use]
     pub fn with(self, name: &str, value: f64) -> Choice<K> {
         self.setting(name, value).unwrap_or_else(|| panic!("{} has no option {name}", self.name()))
@@ -217,7 +217,7 @@ impl<K: Kind> Choice<K> {
     /// Returns a copy with an option set to one of its words.
     ///
     /// # Panics
-    /// If the kind has no such option, or the option no such word.
+    /// Panics if there is no such option, or if the option has no such word.
     #[must_use]
     pub fn with_word(self, name: &str, word: &str) -> Choice<K> {
         let option = self.kind.entry().options.iter().find(|option| option.name == name);
@@ -225,10 +225,11 @@ impl<K: Kind> Choice<K> {
         self.with(name, value.unwrap_or_else(|| panic!("{} has no option {name} {word}", self.name())))
     }
 
-    /// The first option whose value is not allowed, with that value and what is allowed.
+    /// Returns the first option whose value is not allowed, with that value and a message saying what is
+    /// allowed.
     pub fn fault(&self) -> Option<(&'static Opt, f64, &'static str)> {
         self.set().find_map(|(option, value)| match option.domain {
-            // Negative zero would be another key.
+            // Negative zero would give another key.
             Domain::Number { check, why, .. }
                 if !check(value) || value == 0.0 && value.is_sign_negative() =>
             {
@@ -238,7 +239,7 @@ impl<K: Kind> Choice<K> {
         })
     }
 
-    /// As it stands in manifests.
+    /// Returns the form in manifests.
     pub fn params(&self) -> Map<String, Value> {
         let name = std::iter::once(("name".to_owned(), self.name().into()));
         name.chain(self.set().map(|(option, value)| (option.name.to_owned(), option.json(value)))).collect()
@@ -261,7 +262,7 @@ impl<'de, K: Kind> Deserialize<'de> for Choice<K> {
             params.get("name").and_then(Value::as_str).ok_or_else(|| D::Error::missing_field("name"))?;
         let mut choice = Choice::<K>::named(name)
             .ok_or_else(|| D::Error::custom(format!("there is no {} {name:?}", K::PART)))?;
-        // In their order: whether one is there may depend on one before.
+        // Read the options in order, because the existence of one may depend on an earlier one.
         for option in choice.kind.entry().options {
             if choice.get(option.name).is_none() {
                 continue;
@@ -274,7 +275,7 @@ impl<'de, K: Kind> Deserialize<'de> for Choice<K> {
     }
 }
 
-/// Every option of a kind, each once, with the names of the entries that have it.
+/// Returns every option of a kind once, with the names of the entries that have it.
 pub fn options<K: Kind>() -> Vec<(&'static Opt, Vec<&'static str>)> {
     let mut all: Vec<(&Opt, Vec<&str>)> = vec![];
     for entry in K::ALL.iter().map(|kind| kind.entry()) {
@@ -306,7 +307,7 @@ mod tests {
         }
         for (option, names) in options::<K>() {
             for name in names {
-                // An option of several has one meaning, and one flag.
+                // An option that several entries share has one meaning and one flag.
                 let own = Choice::<K>::named(name).expect("it is listed").kind.entry().options;
                 let own = own.iter().find(|other| other.name == option.name).expect("it has it");
                 let said = |option: &Opt| match option.domain {

@@ -1,15 +1,15 @@
-//! Classifiers on features, the second stage of two-stage methods: the network stays as it is.
+//! Classifiers on features, the second stage of two-stage methods: the network itself is not changed.
 //!
 //! Kang et al. (arXiv 1910.09217) retrain the classifier with balanced classes (cRT: `linear` with
-//! re-sampling), learn a scale for each class (LWS), divide weights by a power of their length (τ-norm), or
-//! take the nearest mean (NCM). Nearest neighbours (Wu et al., arXiv 1805.01978) have no weights at all.
+//! re-sampling), learn a scale for each class (LWS), divide weights by a power of their norm (τ-norm), or
+//! choose the nearest mean (NCM). Nearest neighbours (Wu et al., arXiv 1805.01978) have no weights at all.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::loss::{ClassifierKind, Loss};
 
-/// A classifier, and how it comes about.
+/// A classifier, and how it is obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case")]
 pub enum Classifier {
@@ -17,20 +17,20 @@ pub enum Classifier {
     Linear,
     /// A multiple of the cosine of features and weights, trained from random weights.
     Cosine,
-    /// The checkpoint's own, each logit times a scale of its class, which is trained.
+    /// The checkpoint's own classifier, with each logit multiplied by a trained scale of its class.
     Lws,
-    /// The checkpoint's own weights over a power of their length, without the bias.
+    /// The checkpoint's own weights, divided by a power of their norm, without the bias.
     TauNorm {
-        /// The exponent; none where it is chosen on the validation split.
+        /// The exponent; `None` if it is chosen on the validation split.
         tau_norm: Option<f64>,
     },
-    /// The class whose mean is nearest.
+    /// The class with the nearest mean.
     Ncm,
-    /// The class whose mean has the largest cosine.
+    /// The class whose mean has the largest cosine with the features.
     NcmCosine,
     /// The vote of the nearest training images.
     Knn {
-        /// How many vote.
+        /// Number of neighbours that vote.
         neighbours: usize,
     },
 }
@@ -39,25 +39,25 @@ impl Classifier {
     /// The exponent of τ-norm in its paper.
     pub const TAU_NORM: f64 = 0.7;
 
-    /// How many neighbours vote unless asked otherwise: ours, where Wu et al. take 200 of ImageNet.
+    /// The default number of neighbours. It is our choice; Wu et al. use 200 on ImageNet.
     pub const NEIGHBOURS: usize = 20;
 
-    /// The classifier of a checkpoint's params, if it is one on features.
+    /// Returns the classifier in a checkpoint's params, if it is one on features.
     pub fn of(params: &Map<String, Value>) -> Option<Classifier> {
         serde_json::from_value(params.get("classifier")?.clone()).ok()
     }
 
-    /// Whether it is trained by steps; else it is computed at once.
+    /// Returns whether the classifier is trained in steps; otherwise it is computed directly.
     pub fn is_trained(self) -> bool {
         matches!(self, Classifier::Linear | Classifier::Cosine | Classifier::Lws)
     }
 
-    /// Whether it starts from the checkpoint's own classifier.
+    /// Returns whether it starts from the checkpoint's own classifier.
     pub fn keeps_weights(self) -> bool {
         matches!(self, Classifier::Lws | Classifier::TauNorm { .. })
     }
 
-    /// What it computes of features, with a loss.
+    /// Returns the kind of classifier that it is, for a given loss.
     pub fn kind(self, loss: &Loss) -> ClassifierKind {
         match self {
             Classifier::Linear => loss.classifier(),
@@ -69,7 +69,7 @@ impl Classifier {
     }
 }
 
-/// Weights (classes, features) over the power `tau` of their lengths.
+/// Divides weights (classes, features) by their norms to the power of `tau`.
 pub fn tau_normed(weight: &[f32], len: usize, tau: f64) -> Vec<f32> {
     let normed = |row: &[f32]| {
         let length = row.iter().map(|w| f64::from(*w) * f64::from(*w)).sum::<f64>().sqrt();
@@ -79,7 +79,7 @@ pub fn tau_normed(weight: &[f32], len: usize, tau: f64) -> Vec<f32> {
     weight.chunks_exact(len).flat_map(normed).collect()
 }
 
-/// The mean of each class's features, (classes, features), in f64. Each class has some.
+/// Returns the mean of each class's features, (classes, features), in f64. Each class must have features.
 pub fn means<'a>(rows: impl Iterator<Item = (&'a [f32], u32)>, classes: usize, len: usize) -> Vec<f64> {
     let (mut sums, mut counts) = (vec![0.0; classes * len], vec![0usize; classes]);
     for (row, label) in rows {
@@ -94,8 +94,10 @@ pub fn means<'a>(rows: impl Iterator<Item = (&'a [f32], u32)>, classes: usize, l
     sums
 }
 
-/// Weights and bias whose logits are the negative squared distances to some means, but for what is the same
-/// for all classes: with c the mean of the means, `2(μ − c)·f + |c|² − |μ|²`. So an offset that all features
+/// Returns a weight and a bias whose logits are the negative squared distances to some means, up to terms
+/// that are equal for all classes.
+///
+/// With c the mean of the means, the logits are `2(μ − c)·f + |c|² − |μ|²`. Thus an offset that all features
 /// share cancels here, in f64.
 pub fn nearest(means: &[f64], len: usize) -> (Vec<f32>, Vec<f32>) {
     let classes = (means.len() / len) as f64;
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn weights_lose_a_power_of_their_length() {
-        // Lengths 5 and 10.
+        // The norms are 5 and 10.
         let weight = [3.0, 4.0, 6.0, 8.0];
         assert_eq!(tau_normed(&weight, 2, 1.0), [0.6, 0.8, 0.6, 0.8]);
         assert_eq!(tau_normed(&weight, 2, 0.0), weight);
@@ -127,10 +129,10 @@ mod tests {
         let means = means(rows.iter().map(|r| &r[..]).zip([0, 0, 1]), 2, 2);
         assert_eq!(means, [1.0, 0.0, 5.0, 5.0]);
         let (weight, bias) = nearest(&means, 2);
-        // Of (3, 2): squared distances 8 and 13.
+        // For (3, 2): squared distances 8 and 13.
         let logit = |k: usize| weight[2 * k] * 3.0 + weight[2 * k + 1] * 2.0 + bias[k];
         assert_eq!(logit(0) - logit(1), 13.0 - 8.0);
-        // However far all of them lie from the origin.
+        // Holds however far all of them are from the origin.
         let far: Vec<f64> = means.iter().map(|m| m + 1e6).collect();
         assert_eq!(nearest(&far, 2).0, weight);
     }

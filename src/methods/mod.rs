@@ -1,7 +1,8 @@
-//! What tells the training methods apart: how images and labels are mixed ([`mix`]), the loss ([`loss`]), and
-//! how the class imbalance is answered ([`rule`]); [`presets`] names the combinations.
+//! What distinguishes the training methods: how images and labels are mixed ([`mix`]), the loss ([`loss`])
+//! and how class imbalance is counteracted ([`rule`]). [`presets`] names the combinations.
 //!
-//! Pure functions of numbers: no tensors, no files, no clock. `train::plan` turns them into batches.
+//! These are pure functions of numbers: they use no tensors, no files and no clock. `train::plan` applies
+//! them to batches.
 
 pub mod adjust;
 pub mod choice;

@@ -1,8 +1,8 @@
-//! Methods by name: `remix-ldam-drw` is the mix `remix`, the loss `ldam` and the rule `drw`, each with its
-//! paper's options.
+//! Methods by name: `remix-ldam-drw` is the mix `remix`, the loss `ldam` and the rule `drw`, each with the
+//! options of its paper.
 //!
-//! A name is the parts joined by `-`, those that do nothing (`none`, `ce`) left out; `erm` if nothing is
-//! left.
+//! A name consists of the parts joined by `-`, without those that do nothing (`none`, `ce`); it is `erm` if
+//! no part is left.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,14 +20,14 @@ pub struct Method {
     pub mix: Mix,
     /// The loss of a label.
     pub loss: Loss,
-    /// How the class imbalance is answered.
+    /// How class imbalance is counteracted.
     pub rule: Rule,
 }
 
-/// The parts of a method, as its params name them.
+/// The parts of a method, as named in its params.
 const PARTS: [&str; 3] = ["mix", "loss", "rule"];
 
-/// No preset has this name.
+/// The error for a name that no preset has.
 #[derive(Debug, thiserror::Error)]
 #[error("--method {name}: no such method{}; it is erm, or {}", hint(.nearest), listed())]
 pub struct Unknown {
@@ -35,7 +35,7 @@ pub struct Unknown {
     nearest: Option<String>,
 }
 
-/// What names are made of.
+/// Describes the parts of names, for messages.
 pub fn listed() -> String {
     let [mixes, losses, rules] = parts().map(|part| {
         let names = part.into_iter().map(|entry| entry.name).filter(|name| !is_nothing(name));
@@ -46,7 +46,7 @@ pub fn listed() -> String {
     )
 }
 
-/// The mixes, losses and rules that names are made of.
+/// Returns the mixes, losses and rules that names are made of.
 fn parts() -> [Vec<&'static Entry>; 3] {
     fn of<K: Kind>(all: impl Iterator<Item = &'static K>) -> Vec<&'static Entry> {
         all.map(K::entry).collect()
@@ -54,12 +54,12 @@ fn parts() -> [Vec<&'static Entry>; 3] {
     [of(MixKind::ALL.iter().copied()), of(losses()), of(RuleKind::ALL.iter().copied())]
 }
 
-/// The losses of whole networks.
+/// Returns the losses for whole networks.
 fn losses() -> impl Iterator<Item = &'static LossKind> {
     LossKind::ALL.iter().copied().filter(|kind| !kind.on_features)
 }
 
-/// Names that are left out.
+/// Returns whether a part is left out of names.
 fn is_nothing(part: &str) -> bool {
     ["none", "ce"].contains(&part)
 }
@@ -68,7 +68,7 @@ fn hint(nearest: &Option<String>) -> String {
     nearest.as_ref().map_or(String::new(), |n| format!(", did you mean {n}"))
 }
 
-/// All presets with their names: every mix with every loss and every rule, from plain to elaborate.
+/// Returns all presets with their names: every mix with every loss and every rule, from simple to complex.
 fn all() -> impl Iterator<Item = (String, Method)> {
     let with_losses = |mix| losses().map(move |loss| (mix, Loss::new(loss)));
     let with_rules = |(mix, loss)| {
@@ -78,13 +78,13 @@ fn all() -> impl Iterator<Item = (String, Method)> {
     mixes.flat_map(with_losses).flat_map(with_rules).map(|m| (m.name(), m))
 }
 
-/// The names of all presets.
+/// Returns the names of all presets.
 pub fn names() -> impl Iterator<Item = String> {
     all().map(|(name, _)| name)
 }
 
-/// Names that begin with `start`, for completion, as far as the next part: after a whole name those with one
-/// part more, else those with the fewest.
+/// Returns the names that begin with `start`, for completion, up to the next part: after a complete name
+/// those with one part more, otherwise those with the fewest parts.
 pub fn completions(start: &str) -> Vec<String> {
     let parts = |m: &Method| {
         m.params().values().filter(|p| p["name"].as_str().is_some_and(|n| !is_nothing(n))).count()
@@ -95,7 +95,7 @@ pub fn completions(start: &str) -> Vec<String> {
     let fewest = matching.iter().map(|(_, parts)| *parts).min().unwrap_or(0).max(1);
     let most = whole.unwrap_or(fewest);
     let names: Vec<String> = matching.into_iter().filter(|(_, n)| *n <= most).map(|(name, _)| name).collect();
-    // After remix there are remix-cutmix and remix-drw, and remix-cutmix-drw comes later.
+    // After remix, offer remix-cutmix and remix-drw; remix-cutmix-drw follows later.
     let is_later = |name: &String| {
         let before = |other: &&String| *other != start && name.starts_with(&format!("{other}-"));
         whole.is_some() && names.iter().any(|other| before(&other))
@@ -103,21 +103,21 @@ pub fn completions(start: &str) -> Vec<String> {
     names.iter().filter(|name| !is_later(name)).cloned().collect()
 }
 
-/// The method with a name.
+/// Returns the method with a name.
 ///
 /// # Errors
-/// [`Unknown`], which lists the names and suggests the nearest.
+/// Returns [`Unknown`], which lists the names and suggests the nearest one.
 pub fn preset(name: &str) -> Result<Method, Unknown> {
     all().find(|(n, _)| n == name).map(|(_, m)| m).ok_or_else(|| {
         let near = || names().map(|n| (distance(&n, name), n)).min();
-        // Far from short names is near to some other one.
+        // Short names are always near to some name, so the distance is also limited by the length.
         let near = || near().filter(|(d, _)| *d <= 3 && 2 * d < name.len()).map(|(_, n)| n);
         Unknown { name: name.to_owned(), nearest: rewritten(name).or_else(near) }
     })
 }
 
-/// The part that a name begins with, and whether it is a mix, a loss or a rule: of several the longest, since
-/// remix-cutmix is not remix and cutmix.
+/// Returns the part that a name begins with, and whether it is a mix, a loss or a rule. If several match, it
+/// is the longest, because remix-cutmix is not remix and cutmix.
 fn first_part(name: &str) -> Option<(usize, &'static Entry)> {
     let is_first = |entry: &Entry| {
         name.strip_prefix(entry.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
@@ -127,14 +127,14 @@ fn first_part(name: &str) -> Option<(usize, &'static Entry)> {
     known.filter(|(_, entry)| is_first(entry)).max_by_key(|(_, entry)| entry.name.len())
 }
 
-/// A name without a part that it begins with.
+/// Removes the leading part from a name.
 fn without<'a>(name: &'a str, part: &str) -> &'a str {
     let rest = &name[part.len()..];
     rest.strip_prefix('-').unwrap_or(rest)
 }
 
-/// The name that is meant where parts have capitals, stand in another order or beside `erm`, `ce` or `none`,
-/// if each is there once at most.
+/// Returns the name that was meant by parts with capitals, in another order, or combined with `erm`, `ce` or
+/// `none`, if each kind of part occurs at most once.
 fn rewritten(name: &str) -> Option<String> {
     let name = name.to_lowercase().replace(['_', ' ', '+'], "-");
     let (mut rest, mut found) = (&name[..], [const { None }; 3]);
@@ -155,8 +155,8 @@ fn rewritten(name: &str) -> Option<String> {
     Some(if parts.is_empty() { "erm".into() } else { parts.join("-") })
 }
 
-/// The name of a method as papers print it: `remix-drw` is Remix-DRW. Parts that are not in the table stay as
-/// they are.
+/// Returns the name of a method as printed in papers: `remix-drw` is Remix-DRW. Parts that are not in the
+/// table are unchanged.
 pub fn title(name: &str) -> String {
     let (mut rest, mut titles) = (name, vec![]);
     while !rest.is_empty() {
@@ -174,12 +174,12 @@ pub fn title(name: &str) -> String {
 }
 
 impl Method {
-    /// The name of the preset with the same parts, whatever the options.
+    /// Returns the name of the preset with the same parts, whatever the options.
     pub fn name(&self) -> String {
         base_name(&self.params())
     }
 
-    /// The parts as they stand in a checkpoint's `params`.
+    /// Returns the parts as stored in a checkpoint's `params`.
     pub fn params(&self) -> Object {
         match json!(self) {
             Value::Object(params) => params,
@@ -188,14 +188,16 @@ impl Method {
     }
 }
 
-/// The name of a method from a checkpoint manifest's `params`, with the options that differ from the preset's
-/// in brackets: `remix-drw`, `remix(tau=0.3)`. `unknown` if the params do not say.
+/// Returns the name of a method from the `params` of a checkpoint manifest: `remix-drw`, `remix(tau=0.3)`.
+///
+/// Options that differ from those of the preset follow in brackets. The name is `unknown` if a part is
+/// missing from the params.
 pub fn preset_name(params: &Object) -> String {
     if PARTS.iter().any(|part| params.get(*part).and_then(|p| p.get("name")).is_none()) {
         return "unknown".into();
     }
     let name = base_name(params);
-    // A method of a newer version has no preset here: then all of its options are told.
+    // A method of a newer version has no preset here; then all of its options are listed.
     let defaults = preset(&name).map_or_else(|_| Object::new(), |m| m.params());
     let mut options = Vec::new();
     for part in PARTS {
@@ -222,7 +224,7 @@ fn base_name(params: &Object) -> String {
     if parts.is_empty() { "erm".into() } else { parts.join("-") }
 }
 
-/// Levenshtein's distance, in bytes.
+/// Returns the Levenshtein distance, in bytes.
 pub(crate) fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

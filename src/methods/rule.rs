@@ -1,24 +1,25 @@
-//! Re-sampling and re-weighting, at once (RS, RW) or deferred (DRS, DRW): class weights and class
+//! Re-sampling and re-weighting, from the start (RS, RW) or deferred (DRS, DRW): class weights and class
 //! probabilities.
 //!
-//! Weights follow the effective number of samples (Cui et al., arXiv 1901.05555), deferral Cao et al., arXiv
-//! 1906.07413. When a deferred rule starts is the schedule's business; which images are drawn, the plan's.
+//! Weights follow the effective number of samples (Cui et al., arXiv 1901.05555), deferral follows Cao et
+//! al., arXiv 1906.07413. The schedule decides when a deferred rule starts; the plan decides which images are
+//! drawn.
 
 use super::choice::{Choice, Domain, Entry, Kind, Opt};
 
-/// How the class imbalance is answered, with the values of its options.
+/// A rule with the values of its options.
 pub type Rule = Choice<RuleKind>;
 
-/// A rule.
+/// A kind of rule: an entry of the table of methods.
 #[derive(Debug)]
 pub struct RuleKind {
     entry: Entry,
     by: By,
-    /// Whether it waits for the last learning-rate milestone.
+    /// Whether the rule starts at the last learning-rate milestone.
     pub deferred: bool,
 }
 
-/// By what a rule answers the imbalance.
+/// The means by which a rule counteracts the imbalance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Nothing,
@@ -128,19 +129,19 @@ pub enum Draw {
 pub struct Reweight {
     /// β of the effective number of samples.
     pub beta: f64,
-    /// What the batch's weighted sum is divided by.
+    /// Divisor of the weighted sum of a batch's losses.
     pub rw_norm: RwNorm,
 }
 
-/// What the weighted sum of a batch's losses is divided by.
+/// Divisor of the weighted sum of a batch's losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RwNorm {
-    /// The number of samples, so a batch's loss grows with the weights in it: `CrossEntropyLoss(weight=…)` of
-    /// PyTorch on class probabilities, or the plain mean of weighted losses.
+    /// The number of samples, so that a batch's loss grows with its weights. This is PyTorch's
+    /// `CrossEntropyLoss(weight=…)` on class probabilities, or the plain mean of weighted losses.
     BatchSize,
-    /// The sum of the weights in the loss, Σ λ_y·w_a + (1−λ_y)·w_b: `CrossEntropyLoss(weight=…)` of PyTorch
-    /// on class indices, and Mixup's two terms of it. Remix's λ_y differs by sample, which that loss cannot
-    /// express.
+    /// The sum of the weights in the loss, Σ λ_y·w_a + (1−λ_y)·w_b. This is PyTorch's
+    /// `CrossEntropyLoss(weight=…)` on class indices, and Mixup's two terms of it. Remix's λ_y differs by
+    /// sample, which that loss cannot express.
     WeightSum,
 }
 
@@ -148,10 +149,11 @@ pub enum RwNorm {
 pub const BETA: f64 = 0.9999;
 
 impl Draw {
-    /// The literature's: effective number of samples with [`BETA`].
+    /// The usual choice in the literature: the effective number of samples with [`BETA`].
     pub const EFFECTIVE: Draw = Draw::Effective { beta: BETA };
 
-    /// The probability of each class, summing to 1; `counts` are the classes' training images, all positive.
+    /// Returns the probability of each class, summing to 1; `counts` are the classes' training images, all
+    /// positive.
     pub fn probabilities(&self, counts: &[usize]) -> Vec<f64> {
         let mass: Vec<f64> = match *self {
             Draw::Effective { beta } => counts.iter().map(|&n| n as f64 * effective(beta, n)).collect(),
@@ -163,10 +165,11 @@ impl Draw {
 }
 
 impl Reweight {
-    /// The literature's: [`BETA`], and the normalisation of PyTorch.
+    /// The usual choice in the literature: [`BETA`], and the normalisation of PyTorch.
     pub const EFFECTIVE: Reweight = Reweight { beta: BETA, rw_norm: RwNorm::WeightSum };
 
-    /// The weight of each class, mean 1; `counts` are the classes' training images, all positive.
+    /// Returns the weight of each class, with mean 1; `counts` are the classes' training images, all
+    /// positive.
     pub fn weights(&self, counts: &[usize]) -> Vec<f64> {
         let raw: Vec<f64> = counts.iter().map(|&n| effective(self.beta, n)).collect();
         let mean = raw.iter().sum::<f64>() / raw.len() as f64;
@@ -175,13 +178,13 @@ impl Reweight {
 }
 
 impl Choice<RuleKind> {
-    /// The re-sampling of RS and DRS.
+    /// Returns the re-sampling, if the rule is RS or DRS.
     pub fn draw(&self) -> Option<Draw> {
         let effective = || self.get("beta").map(|beta| Draw::Effective { beta });
         (self.kind.by == By::Sampling).then(|| effective().unwrap_or(Draw::Inverse))
     }
 
-    /// The re-weighting of RW and DRW.
+    /// Returns the re-weighting, if the rule is RW or DRW.
     pub fn reweight(&self) -> Option<Reweight> {
         let rw_norm = || match self.is("rw_norm", "batch-size") {
             true => RwNorm::BatchSize,
@@ -191,7 +194,7 @@ impl Choice<RuleKind> {
     }
 }
 
-/// (1−β)/(1−β^n), one over the effective number of n samples.
+/// Returns (1−β)/(1−β^n), the inverse of the effective number of n samples.
 fn effective(beta: f64, n: usize) -> f64 {
     (1.0 - beta) / (1.0 - beta.powf(n as f64))
 }
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn weights_are_those_of_the_ldam_code() {
-        // numpy: e = 1 - 0.9999**n; w = (1 - 0.9999)/e; w/w.sum()*10, n of CIFAR-10 exp 100.
+        // In numpy: e = 1 - 0.9999**n; w = (1 - 0.9999)/e; w/w.sum()*10, with n of CIFAR-10 exp 100.
         let counts = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50];
         let w = Rule::new(&RW).reweight().expect("weights").weights(&counts);
         assert!((w.iter().sum::<f64>() - 10.0).abs() < 1e-12);

@@ -1,11 +1,11 @@
-//! Re-sampling: draws training images with replacement so that classes come with chosen probabilities.
+//! Re-sampling: draws training images with replacement so that classes occur with given probabilities.
 
 use rand_chacha::ChaCha8Rng;
 
 use super::rule::Draw;
 use crate::rng::{below, uniform};
 
-/// Draws classes by cumulative probability, then an image of the class uniformly.
+/// Draws a class by its cumulative probability, then an image of that class uniformly.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     /// Upper end of each class's share of [0, 1).
@@ -17,11 +17,12 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler over the images with these labels; `counts` are the labels' counts, all positive.
+    /// Creates a sampler over images with these labels; `counts` are the numbers of images of the classes,
+    /// all positive.
     pub fn new(draw: &Draw, labels: &[u32], counts: &[usize]) -> Sampler {
         let mut sum = 0.0;
         let mut cumulative: Vec<f64> = draw.probabilities(counts).iter().map(|p| (sum += p, sum).1).collect();
-        // The rounding of the sum must not leave a gap below 1.
+        // Rounding of the sum must not leave a gap below 1.
         if let Some(last) = cumulative.last_mut() {
             *last = 1.0;
         }
@@ -35,7 +36,7 @@ impl Sampler {
         Sampler { cumulative, images, starts }
     }
 
-    /// The position of one image; four words of the stream.
+    /// Draws the position of an image; takes four words of the stream.
     pub fn sample(&self, rng: &mut ChaCha8Rng) -> u32 {
         let u = uniform(rng);
         let class = self.cumulative.partition_point(|&end| end <= u);
@@ -53,8 +54,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, cases: 32, ..Default::default() })]
 
-        /// Pearson's χ² of the drawn classes, far beyond any chance: mean C−1, σ = √(2(C−1)); and every image
-        /// of a class is as likely as its brothers.
+        /// Checks Pearson's χ² of the drawn classes (mean C−1, σ = √(2(C−1))) against a bound that is far
+        /// beyond chance.
         #[test]
         fn classes_are_drawn_with_their_probabilities(
             counts in proptest::collection::vec(1usize..400, 2..12),
@@ -64,7 +65,7 @@ mod tests {
             let draw = if inverse { Draw::Inverse } else { Draw::Effective { beta: 0.99 } };
             let mut labels: Vec<u32> =
                 (0u32..).zip(&counts).flat_map(|(k, &n)| std::iter::repeat_n(k, n)).collect();
-            // The images of a class need not lie together.
+            // The images of a class need not be contiguous.
             labels.reverse();
             let sampler = Sampler::new(&draw, &labels, &counts);
             let mut rng = stream(seed, Purpose::Order, 1, 0);
@@ -88,7 +89,7 @@ mod tests {
         let mut rng = stream(11, Purpose::Order, 1, 0);
         let mut seen = [0u32; 8];
         (0..8000).for_each(|_| seen[sampler.sample(&mut rng) as usize] += 1);
-        // σ ≈ 29.6 a cell.
+        // σ ≈ 29.6 per image.
         assert!(seen.iter().all(|n| n.abs_diff(1000) < 150), "{seen:?}");
     }
 }

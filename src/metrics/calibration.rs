@@ -1,22 +1,23 @@
-//! What follows from probabilities: the likelihood of the labels and how far confidence is from accuracy.
+//! Metrics of probabilities: the likelihood of the labels, and the difference between confidence and
+//! accuracy.
 
 use serde::{Deserialize, Serialize};
 
 /// Bins of the expected calibration error, as in Guo et al., arXiv 1706.04599.
 pub const ECE_BINS: usize = 15;
 
-/// The images whose confidence is in (b/15, (b+1)/15].
+/// A bin: the images whose confidence is in (b/15, (b+1)/15].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
     /// Number of images.
     pub images: u64,
     /// Mean probability of the predicted class, 0–1; `None` without images.
     pub confidence: Option<f64>,
-    /// Share of images that are right, 0–1; `None` without images.
+    /// Share of correctly classified images, 0–1; `None` without images.
     pub accuracy: Option<f64>,
 }
 
-/// What follows from the probabilities.
+/// Metrics that are computed from the probabilities.
 pub(super) struct Calibration {
     /// Mean negative log-likelihood, nats.
     pub nll: f64,
@@ -26,7 +27,7 @@ pub(super) struct Calibration {
     pub bins: Vec<Bin>,
 }
 
-/// Compares probabilities (softmax and sums in f64) with what is right.
+/// Compares probabilities with the labels; softmax and sums are in f64.
 pub(super) fn calibration(
     logits: &[f32],
     labels: &[u32],
@@ -37,9 +38,9 @@ pub(super) fn calibration(
     let mut bins = [Sums::default(); ECE_BINS];
     for ((row, &label), &guess) in logits.chunks_exact(classes).zip(labels).zip(predicted) {
         let top = f64::from(row[guess]);
-        // Relative to the largest logit nothing overflows, and the sum is at least 1.
+        // Subtracting the largest logit avoids overflow, and makes the sum at least 1.
         let sum: f64 = row.iter().map(|&v| (f64::from(v) - top).exp()).sum();
-        // The difference first: `sum.ln()` would be lost in the sum with a large `top`.
+        // Compute the difference first: `sum.ln()` would be lost when added to a large `top`.
         nll += sum.ln() + (top - f64::from(row[label as usize]));
         bins[bin_of(1.0 / sum)].add(1.0 / sum, guess == label as usize);
     }
@@ -48,7 +49,7 @@ pub(super) fn calibration(
     Calibration { nll: nll / n, ece: gaps / n, bins: bins.iter().map(Sums::bin).collect() }
 }
 
-/// The bin (b/15, (b+1)/15] that holds a confidence in (0, 1].
+/// Returns the bin (b/15, (b+1)/15] that contains a confidence in (0, 1].
 fn bin_of(confidence: f64) -> usize {
     let below = |b: &usize| *b as f64 / ECE_BINS as f64;
     (1..ECE_BINS).take_while(|b| confidence > below(b)).count()
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn huge_logits_stay_finite() {
-        // Confidence 1 and wrong: the loss is the distance of the logits, the gap is whole.
+        // Confidence 1 and wrong: the loss is the difference of the logits, and the gap is 1.
         assert_eq!(calibration(&[3e38, -3e38], &[1], &[0], 2).ece, 1.0);
         let c = calibration(&[1000.0, 0.0], &[1], &[0], 2);
         assert_eq!((c.nll, c.ece), (1000.0, 1.0));
@@ -105,7 +106,7 @@ mod tests {
             let c = calibration(&[value; 10], &[3], &[0], 10);
             assert_eq!(c.nll, 10f64.ln(), "all logits {value}");
         }
-        // A distance that f32 still holds at this size counts in full.
+        // A difference that f32 can still represent at this magnitude counts in full.
         let top = 1e9f32;
         let below = top - 64.0;
         let c = calibration(&[top, below], &[1], &[0], 2);

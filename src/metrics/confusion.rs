@@ -1,4 +1,4 @@
-//! What follows from counts alone: the confusion matrix, recalls, many/medium/few, macro-F1.
+//! Metrics of counts alone: the confusion matrix, recalls, many/medium/few, macro-F1.
 
 /// Classes with more training images than this are many-shot (Liu et al., arXiv 1904.05160; Kang et al.,
 /// arXiv 1910.09217).
@@ -7,8 +7,8 @@ pub const MANY: usize = 100;
 /// Classes with fewer training images than this are few-shot.
 pub const FEW: usize = 20;
 
-/// How many images of each class were predicted as each class. Only the pairs that occur are held: of 8,142
-/// classes a full matrix would take 530 MB.
+/// Numbers of images of each class that were predicted as each class. Only pairs that occur are stored: with
+/// 8,142 classes a full matrix would take 530 MB.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Confusion {
     /// Number of classes.
@@ -17,7 +17,7 @@ pub struct Confusion {
     pub cells: Vec<Cell>,
 }
 
-/// One count of a confusion matrix, which is not 0.
+/// A non-zero entry of a confusion matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell {
     /// The true class.
@@ -42,7 +42,7 @@ impl Confusion {
         Confusion { classes, cells: pairs.chunk_by(|a, b| a == b).map(cell).collect() }
     }
 
-    /// The full matrix, (true class, predicted class).
+    /// Returns the full matrix, (true class, predicted class).
     pub fn matrix(&self) -> Vec<Vec<u64>> {
         let mut counts = vec![vec![0; self.classes]; self.classes];
         for cell in &self.cells {
@@ -51,7 +51,7 @@ impl Confusion {
         counts
     }
 
-    /// Of each class the images that are of it, that are predicted as it, and that are both.
+    /// Returns for each class the number of its images, of images that are predicted as it, and of both.
     fn marginals(&self) -> Vec<Marginal> {
         let mut all = vec![Marginal::default(); self.classes];
         for cell in &self.cells {
@@ -65,7 +65,7 @@ impl Confusion {
     }
 }
 
-/// Sums over the row and the column of a class, and the cell where they meet.
+/// The row and column sums of a class, and its diagonal entry.
 #[derive(Clone, Copy, Default)]
 struct Marginal {
     actual: u64,
@@ -73,14 +73,14 @@ struct Marginal {
     right: u64,
 }
 
-/// Recall of each class, percent.
+/// Returns the recall of each class, percent.
 pub(super) fn recalls(confusion: &Confusion) -> Vec<Option<f64>> {
     let recall = |m: Marginal| (m.actual > 0).then(|| 100.0 * m.right as f64 / m.actual as f64);
     confusion.marginals().into_iter().map(recall).collect()
 }
 
-/// Mean recall of the many-, medium- and few-shot classes that have images, as `shot_acc` of Liu et al.'s
-/// code.
+/// Returns the mean recall of the many-, medium- and few-shot classes that have images, as `shot_acc` in the
+/// code of Liu et al. does.
 pub(super) fn shots(per_class: &[Option<f64>], cls_num_list: &[usize]) -> [Option<f64>; 3] {
     let mut groups = [const { Vec::new() }; 3];
     for (recall, &n) in per_class.iter().zip(cls_num_list) {
@@ -94,8 +94,8 @@ pub(super) fn shots(per_class: &[Option<f64>], cls_num_list: &[usize]) -> [Optio
     groups.map(|g| (!g.is_empty()).then(|| g.iter().sum::<f64>() / g.len() as f64))
 }
 
-/// The smallest recall, and the harmonic and the geometric mean of the recalls, of the classes that have
-/// images. A class of which nothing is found makes all three 0.
+/// Returns the smallest recall, and the harmonic and the geometric mean of the recalls, over the classes that
+/// have images. A class with recall 0 makes all three 0.
 pub(super) fn low_means(per_class: &[Option<f64>]) -> [f64; 3] {
     let recalls: Vec<f64> = per_class.iter().flatten().copied().collect();
     let (n, worst) = (recalls.len() as f64, recalls.iter().copied().fold(f64::INFINITY, f64::min));
@@ -107,8 +107,8 @@ pub(super) fn low_means(per_class: &[Option<f64>]) -> [f64; 3] {
     [worst, harmonic, geometric]
 }
 
-/// Mean F1 over the classes that are true or predicted somewhere (scikit-learn's choice of labels); a class
-/// that is never right has F1 = 0, which is what `zero_division=0` makes of 0/0.
+/// Returns the mean F1 over the classes that occur as a label or a prediction (as scikit-learn chooses the
+/// labels). A class that is never right has F1 = 0, which is also what `zero_division=0` substitutes for 0/0.
 pub(super) fn macro_f1(confusion: &Confusion) -> f64 {
     let mut sum = 0.0;
     let mut seen = 0u32;
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_thresholds_are_those_of_the_literature() {
-        // Recall of a class is its count here, so each group's mean says which classes are in it.
+        // The recall of a class equals its count here, so each group's mean shows which classes are in it.
         let counts = [101, 100, 20, 19];
         let recalls = counts.map(|n| Some(n as f64));
         assert_eq!(shots(&recalls, &counts), [Some(101.0), Some(60.0), Some(19.0)]);
@@ -155,7 +155,7 @@ mod tests {
     fn as_many_classes_as_inaturalist_has_are_counted_by_what_occurs() {
         let classes = 8142;
         let labels: Vec<u32> = (0..24_426).map(|i| i % 8142).collect();
-        // Of each class two images are right and one is taken for the class before it.
+        // In each class two images are right, and one is taken for the class before it.
         let predicted: Vec<usize> =
             (0..24_426usize).map(|i| (i % classes).saturating_sub(i / 16_284)).collect();
         let found = Confusion::count(&labels, &predicted, classes);
@@ -164,7 +164,8 @@ mod tests {
         assert_eq!(found.cells[1], Cell { label: 1, predicted: 0, count: 1 });
         assert_eq!(found.cells[2], Cell { label: 1, predicted: 1, count: 2 });
         assert_eq!(recalls(&found)[..2], [Some(100.0), Some(200.0 / 3.0)]);
-        // F1 = 2·2/(3+3) but for class 0, 2·3/(3+4), and the last one, which nothing is taken for: 2·2/(3+2).
+        // F1 = 2·2/(3+3), except for class 0, 2·3/(3+4), and the last one, for which no other class is
+        // mistaken: 2·2/(3+2).
         let expected = (6.0 / 7.0 + 8140.0 * 2.0 / 3.0 + 4.0 / 5.0) / 8142.0;
         assert!((macro_f1(&found) - expected).abs() < 1e-12, "{}", macro_f1(&found));
     }

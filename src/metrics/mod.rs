@@ -1,8 +1,8 @@
-//! The numbers by which a classifier is judged, from its logits on a labelled split.
+//! The metrics of a classifier, computed from its logits on a labelled split.
 //!
-//! Pure functions: no files, no networks. Accuracies (top-1, top-5, per class, many/medium/few) are
-//! **percent**, as papers print them; macro-F1 and ECE are fractions in 0–1, as scikit-learn and Guo et al.
-//! define them; NLL is in nats.
+//! These are pure functions: no files, no networks. Accuracies (top-1, top-5, per class, many/medium/few) are
+//! in **percent**, as papers print them; macro-F1 and ECE are fractions in 0–1, as defined by scikit-learn
+//! and Guo et al.; NLL is in nats.
 
 mod calibration;
 mod confusion;
@@ -13,24 +13,26 @@ use serde::{Deserialize, Serialize};
 pub use calibration::{Bin, ECE_BINS};
 pub use confusion::{Cell, Confusion, FEW, MANY};
 
-/// Everything that `eval` reports of one split.
+/// All metrics that `eval` reports for a split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Images in the split.
     pub images: usize,
     /// Percent of images whose label has the largest logit.
     pub top1: f64,
-    /// Percent of images whose label is among the five largest logits (all of them, where there are fewer
+    /// Percent of images whose label is among the five largest logits (among all of them if there are fewer
     /// classes).
     pub top5: f64,
     /// Recall of each class, percent; `None` for a class without images in the split.
     pub per_class: Vec<Option<f64>>,
-    /// Mean recall, percent, of the classes with more than [`MANY`] training images; `None` where there are
+    /// Mean recall, percent, of the classes with more than [`MANY`] training images; `None` if there are
     /// none.
     pub many: Option<f64>,
-    /// The same for [`FEW`] to [`MANY`] training images.
+    /// Mean recall, percent, of the classes with [`FEW`] to [`MANY`] training images; `None` if there are
+    /// none.
     pub medium: Option<f64>,
-    /// The same for fewer than [`FEW`] training images.
+    /// Mean recall, percent, of the classes with fewer than [`FEW`] training images; `None` if there are
+    /// none.
     pub few: Option<f64>,
     /// The smallest recall of a class, percent.
     pub worst_class: f64,
@@ -38,25 +40,25 @@ pub struct Metrics {
     pub harmonic_mean: f64,
     /// Geometric mean of the classes' recalls, percent; 0 if any class has recall 0.
     pub geometric_mean: f64,
-    /// Unweighted mean of the classes' F1, 0–1; as scikit-learn's
+    /// Unweighted mean of the classes' F1, 0–1; equals scikit-learn's
     /// `f1_score(average="macro", zero_division=0)`.
     pub macro_f1: f64,
     /// Mean negative log-likelihood of the labels, nats.
     pub nll: f64,
     /// Expected calibration error, 0–1, over [`ECE_BINS`] equal-width bins of confidence.
     pub ece: f64,
-    /// These bins, from the lowest confidence to the highest: what a reliability diagram shows.
+    /// These bins, from the lowest to the highest confidence, as shown in a reliability diagram.
     pub reliability: Vec<Bin>,
-    /// Counts by true and predicted class. Not among the numbers: how they are written depends on how many
-    /// classes there are.
+    /// Counts by true and predicted class. They are not serialised with the numbers, because their format
+    /// depends on the number of classes.
     #[serde(skip)]
     pub confusion: Confusion,
 }
 
-/// What makes logits impossible to judge.
+/// The reasons why logits cannot be evaluated.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// No images or no classes.
+    /// There are no images or no classes.
     #[error("there is nothing to evaluate: {images} images, {classes} classes")]
     Empty {
         /// Number of labels.
@@ -64,7 +66,7 @@ pub enum Error {
         /// Length of `cls_num_list`.
         classes: usize,
     },
-    /// Logits that are no (images, classes) matrix.
+    /// The logits are not an (images, classes) matrix.
     #[error("{found} logits for {images} images of {classes} classes")]
     Shape {
         /// Number of logits.
@@ -74,7 +76,7 @@ pub enum Error {
         /// Number of classes.
         classes: usize,
     },
-    /// NaN or an infinity.
+    /// A logit is NaN or infinite.
     #[error(
         "image {image} has a logit of {value} for class {class}; the training diverged, use another checkpoint"
     )]
@@ -83,10 +85,10 @@ pub enum Error {
         image: usize,
         /// Column.
         class: usize,
-        /// NaN, inf or -inf.
+        /// The value: NaN, inf or -inf.
         value: f32,
     },
-    /// A label that is no class.
+    /// A label is not one of the classes.
     #[error(
         "image {image} has label {label}, there are {classes} classes; the weights are not for this data set"
     )]
@@ -100,10 +102,11 @@ pub enum Error {
     },
 }
 
-/// Judges logits (N, C), row-major, by labels (N) and the number of training images of each class (C).
+/// Computes the metrics of logits (N, C), row-major, from labels (N) and the number of training images of
+/// each class (C).
 ///
 /// # Errors
-/// Sizes that do not fit, labels that are no class, logits that are not finite.
+/// Returns an error if sizes do not match, if a label is not a class, or if a logit is not finite.
 pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Result<Metrics, Error> {
     let classes = cls_num_list.len();
     let predicted = predictions(logits, labels.len(), classes)?;
@@ -141,10 +144,11 @@ pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Resul
     })
 }
 
-/// The class of each row's largest logit; of equal ones the lowest, as numpy's and PyTorch's `argmax`.
+/// Returns the class of each row's largest logit; the lowest class wins ties, as with numpy's and PyTorch's
+/// `argmax`.
 ///
 /// # Errors
-/// Logits that are no (images, classes) matrix or are not finite.
+/// Returns an error if the logits are not an (images, classes) matrix or are not finite.
 pub fn predictions(logits: &[f32], images: usize, classes: usize) -> Result<Vec<usize>, Error> {
     if images == 0 || classes == 0 {
         return Err(Error::Empty { images, classes });
@@ -163,16 +167,16 @@ pub fn predictions(logits: &[f32], images: usize, classes: usize) -> Result<Vec<
 pub struct Mistake {
     /// Row of the image.
     pub row: usize,
-    /// Its class.
+    /// The true class.
     pub label: usize,
-    /// The class that it was taken for.
+    /// The predicted class.
     pub prediction: usize,
-    /// Probability of that class.
+    /// Probability of the predicted class.
     pub probability: f64,
 }
 
-/// The wrong predictions of the greatest probability, at most `most` of them, the surest first and of equal
-/// ones the first row. For what [`evaluate`] takes.
+/// Returns at most `most` wrong predictions, those of the highest probability first; ties are ordered by row.
+/// The input must be valid for [`evaluate`].
 pub fn mistakes(logits: &[f32], labels: &[u32], classes: usize, most: usize) -> Vec<Mistake> {
     let rows = logits.chunks_exact(classes).zip(labels).enumerate();
     let wrong = rows.filter_map(|(row, (logits, &label))| {
@@ -186,7 +190,7 @@ pub fn mistakes(logits: &[f32], labels: &[u32], classes: usize, most: usize) -> 
     all
 }
 
-/// Probabilities of logits, in f64.
+/// Returns the probabilities of logits, in f64.
 pub fn softmax(logits: &[f32]) -> Vec<f64> {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shares: Vec<f64> = logits.iter().map(|z| (f64::from(*z) - f64::from(most)).exp()).collect();
@@ -194,13 +198,13 @@ pub fn softmax(logits: &[f32]) -> Vec<f64> {
     shares.into_iter().map(|share| share / total).collect()
 }
 
-/// How many classes come before `label` when logits are sorted downwards, equal ones by class.
+/// Returns how many classes precede `label` if logits are sorted in descending order, ties by class.
 fn rank(row: &[f32], label: usize) -> usize {
     let own = row[label];
     row.iter().enumerate().filter(|&(k, &v)| v > own || (v == own && k < label)).count()
 }
 
-/// The first index of the largest value.
+/// Returns the first index of the largest value.
 pub fn argmax(values: &[f32]) -> usize {
     let mut best = 0;
     for (i, v) in values.iter().enumerate() {
@@ -244,10 +248,10 @@ mod tests {
         assert_eq!(m.confusion.matrix(), [[1, 1, 0], [0, 1, 0], [1, 0, 0]]);
         // F1: 2·1/(2+2) = 1/2, 2·1/(2+1) = 2/3, 0.
         assert!((m.macro_f1 - (0.5 + 2.0 / 3.0) / 3.0).abs() < 1e-15, "{}", m.macro_f1);
-        // Two labels have logit 2 beside two zeros, two have a zero beside a 2.
+        // Two labels have logit 2 and two zeros next to them, two have a zero next to a 2.
         let sum = 2f64.exp() + 2.0;
         assert!((m.nll - (sum.ln() - 1.0)).abs() < 1e-15, "{}", m.nll);
-        // All confidences are e²/(e²+2) = 0.787, in one bin, half of them right.
+        // All confidences are e²/(e²+2) = 0.787, in one bin; half of the images are right.
         let bin = &m.reliability[11];
         assert_eq!((bin.images, bin.accuracy), (4, Some(0.5)));
         assert!((m.ece - (2f64.exp() / sum - 0.5)).abs() < 1e-15, "{}", m.ece);
@@ -255,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_numbers_of_scikit_learn() {
-        // scripts/pytorch/fixture_metrics.py; there accuracies are fractions.
+        // Computed by scripts/pytorch/fixture_metrics.py, where accuracies are fractions.
         let text = include_str!("../../tests/fixtures/metrics.json");
         let truth: serde_json::Value = serde_json::from_str(text).expect("JSON");
         let list = |v: &serde_json::Value| v.as_array().expect("a list").clone();

@@ -1,5 +1,5 @@
-//! From the tensors that a weight file holds to a [`StateDict`]: which names are weights, the prefix that
-//! wrappers of a network leave, and conversion to f32. The same for every form of file.
+//! Conversion of the tensors of a weight file to a [`StateDict`]: selects the names that are weights, removes
+//! the prefix that wrappers of a network add, and converts to f32. It is the same for every file format.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
-/// A tensor by PyTorch's shape, row major.
+/// A tensor with the shape that it has in PyTorch, in row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Values {
     /// Shape.
@@ -17,11 +17,11 @@ pub struct Values {
     pub data: Vec<f32>,
 }
 
-/// Tensors by PyTorch's names.
+/// Tensors by their names in PyTorch.
 pub type StateDict = BTreeMap<String, Values>;
 
-/// What wrappers (`DataParallel`, `torch.compile`, a module that has the network as a member) and nested
-/// dictionaries put before the names of a network.
+/// Prefixes that wrappers (`DataParallel`, `torch.compile`, a module with the network as a member) and nested
+/// dictionaries put before the names of a network's tensors.
 const PREFIXES: [&str; 9] = [
     "module",
     "_orig_mod",
@@ -34,7 +34,7 @@ const PREFIXES: [&str; 9] = [
     "net_state_dict",
 ];
 
-/// What stands in checkpoints beside the weights, itself or as the name of a dictionary.
+/// Names of checkpoint entries that are not weights, whether single values or dictionaries.
 const NO_WEIGHTS: [&str; 56] = [
     "acc",
     "acc1",
@@ -94,29 +94,29 @@ const NO_WEIGHTS: [&str; 56] = [
     "train_loss",
 ];
 
-/// A tensor as a file holds it, row major and little-endian.
+/// A tensor as stored in a file, row-major and little-endian.
 #[derive(Debug)]
 pub struct Entry<'a> {
-    /// Its name, prefixes included.
+    /// Name, including prefixes.
     pub name: String,
-    /// Type of its numbers.
+    /// Element type.
     pub dtype: Dtype,
-    /// Its dimensions.
+    /// Dimensions.
     pub shape: Vec<usize>,
-    /// Its numbers.
+    /// The elements.
     pub bytes: Cow<'a, [u8]>,
 }
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Debug, Default)]
 pub struct Contents<'a> {
     /// The tensors that may be weights.
     pub entries: Vec<Entry<'a>>,
-    /// What else there is, by the part of the name that says so.
+    /// All other entries, by the first part of their names after the known prefixes.
     pub skipped: BTreeSet<String>,
 }
 
-/// The name in two parts: the known prefixes before it, and what is left.
+/// Splits a name into its known prefixes and the rest.
 fn split(name: &str) -> (&str, &str) {
     let mut rest = name;
     while let Some((first, after)) = rest.split_once('.')
@@ -127,7 +127,7 @@ fn split(name: &str) -> (&str, &str) {
     name.split_at(name.len() - rest.len())
 }
 
-/// Whether a batch norm's count of its batches is meant, which nothing needs.
+/// Returns whether the name is that of a batch norm's batch counter, which is not needed.
 fn is_count(name: &str) -> bool {
     name.rsplit('.').next() == Some("num_batches_tracked")
 }
@@ -137,7 +137,8 @@ fn first(name: &str) -> &str {
 }
 
 impl Contents<'_> {
-    /// Whether a tensor is known to be no weight, which is then noted.
+    /// Returns whether a tensor is known not to be a weight, and notes it if so (batch counters are not
+    /// noted).
     pub fn skips(&mut self, name: &str) -> bool {
         let known = NO_WEIGHTS.contains(&first(split(name).1));
         if known {
@@ -146,20 +147,20 @@ impl Contents<'_> {
         known || is_count(name)
     }
 
-    /// Notes something that is no tensor, or no weight.
+    /// Notes an entry that is not a tensor or not a weight.
     pub fn skip(&mut self, name: &str) {
         if !is_count(name) {
             self.skipped.insert(first(split(name).1).to_owned());
         }
     }
 
-    /// The weights by their names without the prefix that all of them share, in f32.
+    /// Returns the weights in f32, by their names without the prefix that all of them share.
     ///
     /// # Errors
-    /// No weights at all, a name that is there twice, prefixes that differ, numbers that are not finite or
-    /// not in f32.
+    /// Returns an error if there are no weights, if a name occurs twice, if prefixes differ, or if values are
+    /// not finite, not of a floating-point type, beyond f32, or negative variances.
     pub fn state_dict(mut self) -> Result<StateDict> {
-        // Files say their tensors in any order; messages are to be the same every time.
+        // Files list their tensors in any order; error messages must not depend on it.
         self.entries.sort_by(|a, b| a.name.cmp(&b.name));
         ensure!(!self.entries.is_empty(), "holds no weights; save model.state_dict()");
         one_network(self.entries.iter().map(|e| &e.name[..]))?;
@@ -170,8 +171,7 @@ impl Contents<'_> {
     }
 }
 
-/// Refuses names that are the same, or would be without their prefixes, and prefixes that some have and
-/// others have not.
+/// Refuses names that occur twice, with or without their prefixes, and prefixes that only some names have.
 fn one_network<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
     let mut seen = BTreeMap::new();
     let mut prefixes: BTreeMap<&str, (usize, &str)> = BTreeMap::new();
@@ -196,7 +196,7 @@ fn one_network<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
 }
 
 impl Entry<'_> {
-    /// Its numbers in f32.
+    /// Returns the elements in f32.
     fn numbers(&self) -> Result<Vec<f32>> {
         let name = split(&self.name).1;
         let data: Vec<f32> = match self.dtype {
@@ -230,7 +230,8 @@ impl Entry<'_> {
     }
 }
 
-/// The nearest f32, or the number itself where it is finite and the nearest is infinite.
+/// Returns the nearest f32, or the number itself as the error if it is finite but the nearest f32 is
+/// infinite.
 fn narrowed(x: f64) -> Result<f32, f64> {
     let near = x as f32;
     if near.is_infinite() && x.is_finite() { Err(x) } else { Ok(near) }

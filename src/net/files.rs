@@ -1,5 +1,5 @@
-//! Files of weights: reading safetensors and PyTorch's `torch.save`, writing safetensors. Which tensors of a
-//! file are weights, and by which names, is in `entries`; their layouts are those of [`super::params`].
+//! Weight files: reads safetensors and files of PyTorch's `torch.save`, writes safetensors. `entries` decides
+//! which tensors of a file are weights, and by which names; their layouts are described in [`super::params`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -17,10 +17,11 @@ pub use super::entries::{StateDict, Values};
 use super::{Network, Params, torch};
 use crate::manifest::store::write_atomic;
 
-/// Reads the weights of a network from a file; they must be for the classes of a data set.
+/// Reads the weights of a network for `classes` classes from a file.
 ///
 /// # Errors
-/// A file that cannot be read, weights of another architecture or number of classes; the file is named.
+/// Returns an error that names the file if it cannot be read, or if its weights are of another architecture
+/// or number of classes.
 pub fn open_for(path: &Path, network: &Network, classes: usize) -> Result<Params> {
     let dict = weights(path)?;
     let read = || -> Result<Params> {
@@ -35,10 +36,10 @@ pub fn open_for(path: &Path, network: &Network, classes: usize) -> Result<Params
     read().with_context(|| path.display().to_string())
 }
 
-/// The weights in a file, without the optimiser's state that the state file of `train` holds beside them.
+/// Reads the weights in a file, without the optimiser state that the state file of `train` also holds.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// Returns an error if the file cannot be read.
 pub fn weights(path: &Path) -> Result<StateDict> {
     let (mut dict, _) = open(path)?;
     let all = dict.len();
@@ -49,7 +50,7 @@ pub fn weights(path: &Path) -> Result<StateDict> {
     Ok(dict)
 }
 
-/// Hash of names and values, in the order of the names.
+/// Returns a hash of the names and values, in the order of the names.
 pub fn digest(dict: &StateDict) -> String {
     let mut hasher = blake3::Hasher::new();
     for (name, v) in dict {
@@ -60,11 +61,13 @@ pub fn digest(dict: &StateDict) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Writes tensors as safetensors, atomically. `steps` becomes every batch norm's `num_batches_tracked`;
-/// `note` is the one metadata entry, if any (the order of several would not be reproducible).
+/// Writes tensors as safetensors, atomically.
+///
+/// `steps` is stored as every batch norm's `num_batches_tracked`. `note` is the only metadata entry, if any:
+/// the order of several would not be reproducible.
 ///
 /// # Errors
-/// The file system's.
+/// Returns an error if the file cannot be written.
 pub fn save(path: &Path, dict: &StateDict, steps: u64, note: Option<(&str, String)>) -> Result<()> {
     let count = (steps as i64).to_le_bytes();
     let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
@@ -85,29 +88,30 @@ pub fn save(path: &Path, dict: &StateDict, steps: u64, note: Option<(&str, Strin
     Ok(write_atomic(path, |f| f.write_all(&bytes))?)
 }
 
-/// A form of file that holds weights.
+/// A format of weight files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// safetensors.
+    /// The safetensors format.
     Safetensors,
-    /// A zip file, as PyTorch's `torch.save` writes it since version 1.6.
+    /// A zip file, as PyTorch's `torch.save` has written it since version 1.6.
     Zip,
-    /// A bare pickle, as `torch.save` wrote it before.
+    /// A bare pickle, as `torch.save` wrote it before version 1.6.
     Pickle,
     /// A tar archive, as the first versions of `torch.save` wrote it.
     Tar,
 }
 
 impl Form {
-    /// Bytes at the beginning of a file that tell its form.
+    /// Number of bytes at the beginning of a file that identify its format.
     pub const HEAD: usize = 512;
 
-    /// The form of a file of `len` bytes by its first [`Form::HEAD`] ones, whatever it is called. None if it
-    /// is no such file, or so damaged that the beginning does not show it.
+    /// Returns the format of a file of `len` bytes from its first [`Form::HEAD`] bytes, whatever its name.
+    ///
+    /// Returns `None` if it is not a weight file, or if it is so damaged that its beginning does not show it.
     pub fn of(head: &[u8], len: u64) -> Option<Self> {
         match head {
             [b'P', b'K', 3, 4, ..] => Some(Form::Zip),
-            // Before pickles, whose first bytes a header's length may have.
+            // Checked before pickles, because the length of a header may begin with the bytes of a pickle.
             [a, b, c, d, e, f, g, h, b'{', ..]
                 if u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]) <= len.saturating_sub(8) =>
             {
@@ -119,7 +123,8 @@ impl Form {
         }
     }
 
-    /// What is wrong with files of the older forms, and what to do.
+    /// Returns what is wrong with files of the older formats and what to do, or `None` for a supported
+    /// format.
     pub fn refusal(self) -> Option<&'static str> {
         match self {
             Form::Safetensors | Form::Zip => None,
@@ -135,7 +140,7 @@ impl Form {
     }
 }
 
-/// A name that stands twice in a header of safetensors: of the two tensors a map keeps one.
+/// Returns a name that occurs twice in a safetensors header; a map would keep only one of the two tensors.
 fn named_twice(header: &[u8]) -> Option<String> {
     struct Names;
     impl<'de> Visitor<'de> for Names {
@@ -158,17 +163,20 @@ fn named_twice(header: &[u8]) -> Option<String> {
     serde_json::Deserializer::from_slice(header).deserialize_map(Names).ok().flatten()
 }
 
-/// Reads a file of [`save`], another one in safetensors, or one of PyTorch's `torch.save`: its weights in f32
-/// and, of safetensors, its metadata. What is known to be no weight is skipped and said.
+/// Reads a file of [`save`], another safetensors file, or a file of PyTorch's `torch.save`.
+///
+/// Returns the weights in f32 and, for safetensors, the metadata. Entries that are known not to be weights
+/// are skipped and logged.
 ///
 /// # Errors
-/// An unreadable or damaged file, a form that is not read, names that are not those of one network, tensors
-/// that are no floating-point numbers, values that are not finite or beyond f32.
+/// Returns an error if the file is unreadable or damaged, if its format is not supported, if the names are
+/// not those of one network, or if a tensor is not of a floating-point type or has values that are not finite
+/// or beyond f32.
 pub fn open(path: &Path) -> Result<(StateDict, HashMap<String, String>)> {
     let at = || path.display().to_string();
     let file = File::open(path).with_context(at)?;
-    // SAFETY: the file is ours or the user's; someone who truncates it while we read gets a signal, not wrong
-    // numbers.
+    // SAFETY: the file belongs to this program or to the user. If someone truncates it while it is read, the
+    // process gets a signal, not wrong numbers.
     let map = unsafe { Mmap::map(&file) }.with_context(at)?;
     let (contents, metadata) = parse(&map).with_context(at)?;
     let skipped: Vec<_> = contents.skipped.iter().map(|name| name.escape_debug().to_string()).collect();
@@ -178,7 +186,7 @@ pub fn open(path: &Path) -> Result<(StateDict, HashMap<String, String>)> {
     Ok((contents.state_dict().with_context(at)?, metadata))
 }
 
-/// The tensors in the bytes of a file, and its metadata.
+/// Returns the tensors in the bytes of a file, and its metadata.
 pub(super) fn parse(bytes: &[u8]) -> Result<(Contents<'_>, HashMap<String, String>)> {
     let form = Form::of(&bytes[..bytes.len().min(Form::HEAD)], bytes.len() as u64);
     if let Some(refusal) = form.and_then(Form::refusal) {

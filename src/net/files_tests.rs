@@ -1,6 +1,6 @@
-//! Weight files: the forms, names and types that are read, and what is refused. `tests/fixtures/torch` has
-//! files of PyTorch itself, made by `scripts/pytorch/make_torch_files.py`, whose docstring is the
-//! specification of the weights.
+//! Tests of weight files: formats, names and types that are read, and files that are refused.
+//! `tests/fixtures/torch` has files written by PyTorch itself, with `scripts/pytorch/make_torch_files.py`,
+//! whose docstring specifies the weights.
 
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ fn contents(bytes: &[u8]) -> Contents<'_> {
     parse(bytes).expect("intact").0
 }
 
-/// The weights in the bytes of a file, or what is wrong with it.
+/// Returns the weights in the bytes of a file, or the error message.
 fn weights(bytes: &[u8]) -> Result<StateDict, String> {
     parse(bytes).and_then(|(contents, _)| contents.state_dict()).map_err(|e| format!("{e:#}"))
 }
@@ -61,7 +61,7 @@ fn refused(bytes: &[u8]) -> String {
     weights(bytes).expect_err("refused")
 }
 
-/// Little-endian numbers of a type.
+/// Encodes numbers as little-endian values of a type.
 fn encoded(data: &[f32], dtype: Dtype) -> Vec<u8> {
     let each = |x: &f32| match dtype {
         Dtype::F16 => f16::from_f32(*x).to_le_bytes().to_vec(),
@@ -73,7 +73,7 @@ fn encoded(data: &[f32], dtype: Dtype) -> Vec<u8> {
     data.iter().flat_map(each).collect()
 }
 
-/// A safetensors file of tensors of one type.
+/// Builds a safetensors file of tensors of one type.
 fn safetensors(tensors: &[(String, Values)], dtype: Dtype) -> Vec<u8> {
     let encode = |(name, v): &(String, Values)| (name.clone(), v.shape.clone(), encoded(&v.data, dtype));
     let all: Vec<_> = tensors.iter().map(encode).collect();
@@ -81,7 +81,7 @@ fn safetensors(tensors: &[(String, Values)], dtype: Dtype) -> Vec<u8> {
     serialize(all.iter().map(|(name, shape, bytes)| (name, view(shape, bytes))), None).expect("serialised")
 }
 
-/// The network with names that a function changes, and more tensors of one value.
+/// Returns the network's tensors with changed names, and further tensors of one element.
 fn changed(rename: impl Fn(&str) -> String, more: &[&str]) -> Vec<(String, Values)> {
     let one = |name: &&str| (name.to_string(), Values { shape: vec![1], data: vec![1.0] });
     small().into_iter().map(|(name, v)| (rename(&name), v)).chain(more.iter().map(one)).collect()
@@ -127,7 +127,7 @@ fn what_is_no_weight_is_skipped_and_noted() {
     assert_eq!(skipped(&bytes("averaged")), "n_averaged");
     assert_eq!(skipped(&bytes("nested")), "arch best_acc1 epoch optimizer rng_state scheduler");
     assert_eq!(skipped(&bytes("net")), "acc epoch");
-    // Names of safetensors: they do not keep a prefix from being one that all weights share.
+    // These names occur in safetensors. They do not prevent a prefix from being shared by all weights.
     let more =
         ["epoch", "module.n_averaged", "optimizer.state.0.momentum_buffer", "module.bn1.num_batches_tracked"];
     let file = safetensors(&changed(|n| format!("module.{n}"), &more), Dtype::F32);
@@ -178,7 +178,8 @@ fn numbers_that_are_no_weights_are_refused() {
     }
     let said = refused(&safetensors(&changed(str::to_owned, &[]), Dtype::I32));
     assert!(said.contains("bn1.bias is I32; save the weights as float32"), "{said}");
-    // The nearest f32 of a double is that of the compiler, and what is next to the largest rounds to it.
+    // A double rounds to the nearest f32, as in the compiler; values slightly above the largest f32 round to
+    // it.
     let file = |x: f64| {
         let bytes = x.to_le_bytes();
         serialize([("a.weight", TensorView::new(Dtype::F64, vec![1], &bytes).expect("sizes"))], None)
@@ -260,7 +261,7 @@ fn the_state_of_a_training_keeps_its_velocities() {
     assert_eq!((found, &notes["reached"][..]), (dict, "3"));
 }
 
-/// A file as `torch.save` makes it, of any pickle and members.
+/// Builds a file as `torch.save` does, with any pickle and members.
 fn zipped(members: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(vec![]));
     for (name, bytes) in members {
@@ -271,7 +272,7 @@ fn zipped(members: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
     zip.finish().expect("a zip file").into_inner()
 }
 
-/// The members of a fixture, without the directory in their names.
+/// Returns the members of a fixture, without the directory in their names.
 fn members(name: &str) -> Vec<(String, Vec<u8>)> {
     let mut zip = ZipArchive::new(Cursor::new(bytes(name))).expect("a zip file");
     let count = zip.len();
@@ -285,7 +286,7 @@ fn members(name: &str) -> Vec<(String, Vec<u8>)> {
     (0..count).map(read).filter(|(name, _)| !name.starts_with('.')).collect()
 }
 
-/// A pickle of `{"w": tensor}` with a storage of floats and these numbers for it.
+/// Builds a pickle of `{"w": tensor}`, where the tensor has a float storage and these numbers.
 fn pickled(key: &str, len: i32, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
     let text = |s: &str| [b"X", &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat();
     let int = |n: i32| [b"J", &n.to_le_bytes()[..]].concat();
@@ -345,7 +346,7 @@ fn sizes_are_believed_only_where_the_bytes_are_there() {
             "{len} {offset} {shape:?}: {said}"
         );
     }
-    // Of the first, every element is there, but all of them are the same one.
+    // In the first file, every element exists, but all of them are the same one.
     for said in [tensor(&[i32::MAX], &[0]), read(&pickled("0", i32::MAX, 0, &[i32::MAX], &[1]))] {
         let said = said.expect_err("refused");
         assert!(said.contains("larger than the file"), "{said}");
@@ -371,7 +372,7 @@ fn zip_files_that_are_no_checkpoints_are_refused() {
     let long = ["x"; 300].concat();
     let deep = [b"\x80\x02}X\x2c\x01\0\0", long.as_bytes(), b"}X\x01\0\0\0aNss."].concat();
     assert!(said(&[("data.pkl", &deep)], stored).contains("name is too long"));
-    // A name that occurs twice in the list at the end.
+    // A name that occurs twice in the central directory.
     let mut twice = zipped(&[pickle, number, ("data/1", &[0, 0, 128, 63])], stored);
     let name = b"archive/data/1";
     let places: Vec<usize> =
@@ -403,7 +404,7 @@ fn a_pickle_runs_no_code_and_stays_small() {
     assert!(refused(&[&b"]".repeat(100)[..], &b"a".repeat(99), b"."].concat()).contains("too deep"));
     assert!(refused(&b"N".repeat(1 << 19)).contains("too many values"));
     assert!(refused(&b"(".repeat(1 << 19)).contains("too many values"));
-    // Each line holds the one before twice: 2^100 values if references were copied.
+    // Each line contains the one before it twice: 2^100 values if references were copied.
     let mut doubling = b"]q\0".to_vec();
     for n in 0..100u8 {
         doubling.extend([b'h', n, b'h', n, 0x86, b'q', n + 1]);
@@ -424,7 +425,7 @@ fn a_pickle_runs_no_code_and_stays_small() {
     }
 }
 
-/// Numbers that depend on a seed alone (splitmix64).
+/// Pseudo-random numbers that depend on a seed alone (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -435,8 +436,8 @@ impl Random {
         ((x ^ (x >> 31)) % n as u64) as usize
     }
 
-    /// The bytes cut, with a flipped bit, with a part of themselves elsewhere, or with an extreme number in
-    /// them.
+    /// Returns the bytes truncated, with a flipped bit, with a part copied elsewhere, or with an extreme
+    /// number in them.
     fn mutated(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let at = self.below(bytes.len());
@@ -460,7 +461,7 @@ impl Random {
     }
 }
 
-/// Reads damaged bytes; what is read in spite of it is no larger than they are.
+/// Reads damaged bytes, and checks that the result, if any, is no larger than they are.
 fn survives(bytes: &[u8]) -> Option<StateDict> {
     let started = Instant::now();
     let found = weights(bytes);
@@ -486,7 +487,7 @@ fn no_damage_makes_a_reader_panic() {
     for name in ["plain", "nested", "strided", "half"] {
         let file = bytes(name);
         for _ in 0..1500 {
-            // Every member has a checksum: what is read at all is what was saved.
+            // Every member has a checksum: whatever can be read is what was saved.
             if let Some(found) = survives(&random.mutated(&file)) {
                 assert_eq!(found, small(), "{name}");
                 whole += 1;
@@ -515,7 +516,7 @@ fn no_damage_to_the_pickle_makes_a_reader_panic() {
     assert!((60..5000).contains(&read), "{read} of 6000: the mutations reach beyond the first bytes");
 }
 
-/// Headers of safetensors whose length begins as a pickle does.
+/// Tests safetensors headers whose length begins with the same bytes as a pickle.
 #[test]
 fn a_header_of_any_length_is_no_pickle() {
     for length in [640u64, 896, 1152, 1408] {
@@ -525,8 +526,8 @@ fn a_header_of_any_length_is_no_pickle() {
     assert_eq!(Form::of(b"\x80\x02}q\x00.", 6), Some(Form::Pickle));
 }
 
-/// A zip file laid out as PyTorch lays it out, with the records of zip64 and without extra fields, of some
-/// empty storages.
+/// Builds a zip file in PyTorch's layout, with zip64 records and without extra fields, with a number of empty
+/// storages.
 fn as_pytorch_packs(stem: &str, storages: usize) -> Vec<u8> {
     let pickle = b"\x80\x02}q\x00.".to_vec();
     let mut members =
@@ -557,7 +558,7 @@ fn as_pytorch_packs(stem: &str, storages: usize) -> Vec<u8> {
     file
 }
 
-/// The length of a file's name, which is in the file many times, decides where its records lie.
+/// The length of a file's name, which occurs many times in the file, determines where its records lie.
 #[test]
 fn zip_files_are_read_whatever_their_name_is() {
     for length in 1..=64 {

@@ -1,9 +1,9 @@
-//! What a network is: convolutions, shortcuts, pooling and a classifier, with the names that they have in
-//! files; and its parameters.
+//! Networks: their convolutions, shortcuts, pooling and classifier, with the names that these have in files;
+//! and their parameters.
 //!
-//! A [`Network`] is data, without tensors. The [`zoo`] has one short function for each family; engines
-//! execute whatever they are given, or say before any work what they lack for it. The values are in
-//! [`Params`].
+//! A [`Network`] is data, without tensors. The [`zoo`] has one short function for each family of networks. An
+//! engine runs any network that it is given, or reports before any work what it does not support. The values
+//! of the parameters are in [`Params`].
 
 mod entries;
 pub mod files;
@@ -25,14 +25,14 @@ pub const MOMENTUM: f64 = 0.1;
 /// A residual network: stem, stages of blocks, mean over all pixels, classifier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// What it is called.
+    /// Name of the architecture.
     pub name: String,
-    /// The first convolution, with its batch norm and ReLU. With 0 input channels there is no network but the
-    /// classifier, and `cout` is the number of features.
+    /// The first convolution, with its batch norm and ReLU. If it has 0 input channels, the network consists
+    /// of the classifier alone, and `cout` is the number of features.
     pub stem: Conv,
     /// Whether a 3×3 max-pool with stride 2 and padding 1 follows the stem.
     pub pool: bool,
-    /// Blocks whose outputs have one size. Between stages hidden states can be mixed.
+    /// Stages of blocks; the outputs within a stage have one size. Hidden states can be mixed between stages.
     pub stages: Vec<Vec<Block>>,
     /// The last layer.
     pub classifier: Classifier,
@@ -45,7 +45,7 @@ pub struct Conv {
     pub name: String,
     /// In files: `NORM.weight`, `NORM.bias`, `NORM.running_mean`, `NORM.running_var`.
     pub norm: String,
-    /// Height and width of the kernel: odd.
+    /// Height and width of the kernel; odd.
     pub kernel: usize,
     /// Distance between neighbouring positions of the kernel.
     pub stride: usize,
@@ -55,37 +55,37 @@ pub struct Conv {
     pub cout: usize,
 }
 
-/// `relu(norm(conv(… relu(norm(conv(x))) …)) + shortcut(x))`.
+/// A residual block: `relu(norm(conv(… relu(norm(conv(x))) …)) + shortcut(x))`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Two or three; each but the last is followed by a ReLU.
+    /// Two or three convolutions; each but the last is followed by a ReLU.
     pub convs: Vec<Conv>,
-    /// What is added before the last ReLU.
+    /// The shortcut, which is added before the last ReLU.
     pub shortcut: Shortcut,
 }
 
-/// What a block adds to its last batch norm.
+/// What a block adds to the output of its last batch norm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shortcut {
-    /// Its input.
+    /// The block's input.
     Identity,
-    /// Every second pixel of its input, with zeros for the channels that are new, half of them in front (He
-    /// et al. 2016, option A).
+    /// Every second pixel of the input. New channels are filled with zeros, half of them in front of the old
+    /// ones (He et al. 2016, option A).
     Padded,
-    /// A 1×1 convolution of its input, and a batch norm.
+    /// A 1×1 convolution of the input, followed by a batch norm.
     Projected(Conv),
 }
 
 /// The layer from features to logits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classifier {
-    /// In files: `NAME.weight` and, of a linear one, `NAME.bias`.
+    /// In files: `NAME.weight` and, if linear, `NAME.bias`.
     pub name: String,
-    /// What it computes.
+    /// What the classifier computes.
     pub kind: ClassifierKind,
 }
 
-/// Sizes of a convolution on images of some size.
+/// The sizes of a convolution for images of a given size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Input height.
@@ -98,52 +98,52 @@ pub struct Geometry {
     pub cout: usize,
     /// Height and width of the kernel.
     pub kernel: usize,
-    /// 1 or 2.
+    /// Stride, 1 or 2.
     pub stride: usize,
 }
 
 impl Geometry {
-    /// Output height.
+    /// Returns the output height.
     pub fn out_height(&self) -> usize {
         (self.height - 1) / self.stride + 1
     }
 
-    /// Output width.
+    /// Returns the output width.
     pub fn out_width(&self) -> usize {
         (self.width - 1) / self.stride + 1
     }
 
-    /// Values of one input image.
+    /// Returns the number of values of an input image.
     pub fn in_len(&self) -> usize {
         self.height * self.width * self.cin
     }
 
-    /// Values of one output image.
+    /// Returns the number of values of an output image.
     pub fn out_len(&self) -> usize {
         self.out_height() * self.out_width() * self.cout
     }
 
-    /// Places of the kernel.
+    /// Returns the number of taps of the kernel.
     pub fn taps(&self) -> usize {
         self.kernel * self.kernel
     }
 
-    /// Width of the zeros around the image.
+    /// Returns the width of the zero padding around the image.
     pub fn padding(&self) -> usize {
         self.kernel / 2
     }
 
-    /// Values of the weight (kernel, kernel, cin, cout).
+    /// Returns the number of values of the weight, (kernel, kernel, cin, cout).
     pub fn weight_len(&self) -> usize {
         self.taps() * self.cin * self.cout
     }
 }
 
 impl Network {
-    /// All convolutions, in the order of their parameters: the stem, then those of each block, its projection
-    /// last.
+    /// Returns all convolutions in the order of their parameters: the stem, then those of each block with its
+    /// projection last.
     pub fn convs(&self) -> impl Iterator<Item = &Conv> {
-        // Features from elsewhere have no layers.
+        // A classifier on given features has no convolutions.
         std::iter::once(&self.stem).filter(|stem| stem.cin > 0).chain(self.blocks().flat_map(|block| {
             let projection = match &block.shortcut {
                 Shortcut::Projected(conv) => Some(conv),
@@ -153,17 +153,17 @@ impl Network {
         }))
     }
 
-    /// All blocks in their order.
+    /// Returns all blocks in order.
     pub fn blocks(&self) -> impl Iterator<Item = &Block> {
         self.stages.iter().flatten()
     }
 
-    /// Length of the features, the mean of the last block's output over its pixels.
+    /// Returns the length of the features, which are the mean of the last block's output over its pixels.
     pub fn features(&self) -> usize {
         self.blocks().last().and_then(|b| b.convs.last()).map_or(self.stem.cout, |conv| conv.cout)
     }
 
-    /// The sizes of all convolutions, in the order of [`Network::convs`], for images of
+    /// Returns the sizes of all convolutions, in the order of [`Network::convs`], for images of
     /// `[height, width, channels]`.
     pub fn geometries(&self, [height, width, _]: [usize; 3]) -> Vec<Geometry> {
         let mut all = Vec::new();
@@ -189,7 +189,7 @@ impl Network {
         all
     }
 
-    /// The classifier alone, on features that are there.
+    /// Returns the classifier alone, as a network whose inputs are features.
     #[must_use]
     pub fn without_layers(&self) -> Network {
         let stem = Conv { cin: 0, cout: self.features(), ..self.stem.clone() };
@@ -197,7 +197,7 @@ impl Network {
         Network { name, stem, pool: false, stages: vec![], classifier }
     }
 
-    /// The network with another kind of classifier.
+    /// Returns the network with another kind of classifier.
     pub fn with_classifier(mut self, kind: ClassifierKind) -> Network {
         self.classifier.kind = kind;
         self
@@ -205,12 +205,12 @@ impl Network {
 }
 
 impl Conv {
-    /// Values of the weight.
+    /// Returns the number of values of the weight.
     pub fn weight_len(&self) -> usize {
         self.kernel * self.kernel * self.cin * self.cout
     }
 
-    /// Shape of the weight in files.
+    /// Returns the shape of the weight in files.
     pub fn shape(&self) -> [usize; 4] {
         [self.cout, self.cin, self.kernel, self.kernel]
     }

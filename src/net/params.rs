@@ -1,9 +1,9 @@
-//! The parameters of a network: where each is in one flat tensor, fresh values, and the names and layouts
-//! that they have in files.
+//! The parameters of a network: their positions in one flat tensor, their initial values, and their names and
+//! layouts in files.
 //!
 //! Layouts in files are PyTorch's: `conv1.weight` (out, in, height, width), `bn1.weight`, `bn1.bias`,
-//! `bn1.running_mean`, `bn1.running_var`, …, `linear.weight` (classes, features) and `linear.bias`; of a
-//! cosine classifier `linear.weight` (features, classes) alone.
+//! `bn1.running_mean`, `bn1.running_var`, …, `linear.weight` (classes, features) and `linear.bias`. A cosine
+//! classifier has only `linear.weight`, (features, classes).
 
 use std::collections::BTreeSet;
 
@@ -17,40 +17,40 @@ use super::{ClassifierKind, Conv, Network};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{read, write, zeros};
 
-/// Where the parameters of a convolution and its batch norm begin in the flat tensors.
+/// Offsets of the parameters of a convolution and its batch norm in the flat tensors.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
     /// The weight, (height, width, in, out).
     pub weight: usize,
     /// γ, then β.
     pub gamma_beta: usize,
-    /// Running mean, then running variance, in a tensor of their own.
+    /// Running mean, then running variance; these are in a tensor of their own.
     pub running: usize,
 }
 
-/// The values of a network's parameters, with what SGD and batch norm keep beside them.
+/// The parameters of a network, with the velocities of SGD and the running statistics of batch norm.
 pub struct Params {
     network: Network,
     classes: usize,
     slots: Vec<Slot>,
     classifier: usize,
-    /// All parameters, flat: of each convolution in the order of [`Network::convs`] the weight, γ and β, then
-    /// the classifier's weight (classes, features) and bias.
+    /// All parameters, flat: for each convolution, in the order of [`Network::convs`], the weight, γ and β;
+    /// then the classifier's weight (classes, features) and bias.
     pub values: Tensor,
-    /// SGD's velocities, likewise.
+    /// The velocities of SGD, in the same layout.
     pub velocity: Tensor,
-    /// Running means and variances, flat: of each convolution the mean, then the variance.
+    /// Running means and variances, flat: for each convolution the mean, then the variance.
     pub running: Tensor,
 }
 
-/// Floats to a cache line: parameters start on one.
+/// Number of floats in a cache line; each group of parameters starts on a cache line.
 const LINE: usize = 16;
 
 impl Params {
-    /// Parameters that are all zero.
+    /// Creates parameters that are all zero.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a candle operation fails.
     pub fn new(network: &Network, classes: usize) -> candle_core::Result<Params> {
         let (mut len, mut running) = (0, 0);
         let mut reserve = |n: usize| {
@@ -77,27 +77,27 @@ impl Params {
         })
     }
 
-    /// What they are of.
+    /// Returns the network that the parameters belong to.
     pub fn network(&self) -> &Network {
         &self.network
     }
 
-    /// Number of classes.
+    /// Returns the number of classes.
     pub fn classes(&self) -> usize {
         self.classes
     }
 
-    /// Where each convolution's are, in the order of [`Network::convs`].
+    /// Returns the offsets of each convolution, in the order of [`Network::convs`].
     pub fn slots(&self) -> &[Slot] {
         &self.slots
     }
 
-    /// Where the classifier's begin.
+    /// Returns the offset of the classifier.
     pub fn classifier(&self) -> usize {
         self.classifier
     }
 
-    /// Numbers of the classifier: its weight and bias.
+    /// Returns the number of values of the classifier's weight and bias.
     pub fn classifier_len(&self) -> usize {
         self.classes * (self.network.features() + 1)
     }
@@ -106,17 +106,20 @@ impl Params {
         self.network.classifier.kind == ClassifierKind::Cosine
     }
 
-    /// Convolutions with their slots.
+    /// Returns the convolutions with their slots.
     fn convs(&self) -> impl Iterator<Item = (&Conv, Slot)> {
         self.network.convs().zip(self.slots.iter().copied())
     }
 
-    /// Fresh values: Kaiming-normal weights (fan in, gain √2) for convolutions and the classifier, its bias
-    /// uniform in ±1/√features, γ = 1, β = 0, running statistics 0 and 1; velocities zero. A cosine
-    /// classifier's weights are uniform, then scaled to length 1, as in the code of LDAM, and its bias is 0.
+    /// Initialises the parameters, the running statistics and the velocities.
+    ///
+    /// Convolutions and the classifier get Kaiming-normal weights (fan in, gain √2), the classifier's bias is
+    /// uniform in ±1/√features; γ = 1, β = 0, running means are 0 and running variances 1, velocities are
+    /// zero. The weights of a cosine classifier are uniform and then scaled to length 1, as in the code of
+    /// LDAM, and its bias is 0.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a candle operation fails.
     pub fn init(&self, seed: u64) -> candle_core::Result<()> {
         let normal = |values: &mut [f32], tensor: usize, fan_in: usize| {
             let std = (2.0 / fan_in as f64).sqrt();
@@ -165,10 +168,10 @@ impl Params {
         })
     }
 
-    /// The values of a flat tensor (parameters, gradients or velocities) by name.
+    /// Returns the values of a flat tensor (parameters, gradients or velocities) by name.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a candle operation fails.
     pub fn named(&self, flat: &Tensor) -> Result<StateDict> {
         let flat = read(flat)?;
         let mut all = StateDict::new();
@@ -194,10 +197,10 @@ impl Params {
         Ok(all)
     }
 
-    /// Parameters and running statistics by name.
+    /// Returns the parameters and running statistics by name.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a candle operation fails.
     pub fn state_dict(&self) -> Result<StateDict> {
         let mut all = self.named(&self.values)?;
         let running = read(&self.running)?;
@@ -211,7 +214,7 @@ impl Params {
         Ok(all)
     }
 
-    /// Takes values by name into a flat tensor.
+    /// Copies values by name into a flat tensor.
     fn take(&self, dict: &StateDict, prefix: &str, flat: &Tensor) -> Result<()> {
         let (len, name) = (self.network.features(), &self.network.classifier.name);
         let weight = format!("{prefix}{name}.weight");
@@ -240,10 +243,10 @@ impl Params {
         Ok(())
     }
 
-    /// Takes parameters and running statistics.
+    /// Loads parameters and running statistics.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// Returns an error if a tensor is missing or has another shape.
     pub fn load(&self, dict: &StateDict) -> Result<()> {
         self.take(dict, "", &self.values)?;
         let mut parts = vec![];
@@ -261,11 +264,12 @@ impl Params {
         Ok(())
     }
 
-    /// Takes the parameters and running statistics of a file's tensors to start from, with the classifier or
-    /// without it, which then stays as it is.
+    /// Loads parameters and running statistics from a file's tensors as the start of a training.
+    ///
+    /// Without `with_classifier`, the classifier stays as it is.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape, or that the network does not have.
+    /// Returns an error if a tensor is missing, has another shape, or is not one of the network's.
     pub fn start_from(&self, dict: &StateDict, with_classifier: bool) -> Result<()> {
         check_names(&self.network, dict)?;
         let classifier = format!("{}.", self.network.classifier.name);
@@ -276,7 +280,7 @@ impl Params {
         self.load(&taken.chain(left).map(|(name, v)| (name.clone(), v.clone())).collect())
     }
 
-    /// Why a file's classifier cannot be this network's.
+    /// Returns why a file's classifier cannot be used for this network, or `None` if it can.
     pub fn other_classifier(&self, dict: &StateDict) -> Option<&'static str> {
         let (name, features) = (&self.network.classifier.name, self.network.features());
         let Some(weight) = dict.get(&format!("{name}.weight")) else { return Some("they have none") };
@@ -291,10 +295,11 @@ impl Params {
         }
     }
 
-    /// Everything that a resumed training needs: [`Params::state_dict`] and the velocities under `velocity.`.
+    /// Returns everything that a resumed training needs: [`Params::state_dict`], and the velocities with the
+    /// prefix `velocity.`.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a candle operation fails.
     pub fn training_state(&self) -> Result<StateDict> {
         let mut all = self.state_dict()?;
         let velocity = self.named(&self.velocity)?;
@@ -302,20 +307,20 @@ impl Params {
         Ok(all)
     }
 
-    /// Takes what [`Params::training_state`] gave.
+    /// Loads what [`Params::training_state`] returned.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// Returns an error if a tensor is missing or has another shape.
     pub fn resume(&self, dict: &StateDict) -> Result<()> {
         self.load(dict)?;
         self.take(dict, "velocity.", &self.velocity)
     }
 
-    /// The parameters of a network in a file's tensors: of as many classes, and with the kind of classifier,
-    /// that the file has.
+    /// Creates the parameters of a network from a file's tensors, with the file's number of classes and kind
+    /// of classifier.
     ///
     /// # Errors
-    /// Tensors that the network does not have, or that are missing or have another shape.
+    /// Returns an error if a tensor is missing, has another shape, or is not one of the network's.
     pub fn from_state_dict(network: &Network, dict: &StateDict) -> Result<Params> {
         let mut network = network.clone();
         network.classifier.kind = kind_of(&network, dict);
@@ -332,7 +337,7 @@ impl Params {
     }
 }
 
-/// The kind of classifier that these tensors are of: a cosine one has no bias, and a weight of another shape.
+/// Returns the kind of classifier of these tensors: a cosine classifier has no bias, and a transposed weight.
 fn kind_of(network: &Network, dict: &StateDict) -> ClassifierKind {
     let name = &network.classifier.name;
     let weight = dict.get(&format!("{name}.weight"));
@@ -343,7 +348,7 @@ fn kind_of(network: &Network, dict: &StateDict) -> ClassifierKind {
     }
 }
 
-/// Refuses tensors that the network does not have; [`Params::load`] reports those that are missing.
+/// Refuses tensors that the network does not have; [`Params::load`] reports missing ones.
 fn check_names(network: &Network, dict: &StateDict) -> Result<()> {
     let name = &network.classifier.name;
     let mut known = BTreeSet::from([format!("{name}.weight"), format!("{name}.bias")]);
@@ -361,7 +366,7 @@ fn check_names(network: &Network, dict: &StateDict) -> Result<()> {
     }
 }
 
-/// A tensor of the given shape.
+/// Returns a tensor, which must have the given shape.
 fn get<'a>(dict: &'a StateDict, name: &str, shape: &[usize]) -> Result<&'a [f32]> {
     let Some(v) = dict.get(name) else {
         bail!("has no tensor {name:?}; is it another architecture (--arch)?");
@@ -374,7 +379,7 @@ fn get<'a>(dict: &'a StateDict, name: &str, shape: &[usize]) -> Result<&'a [f32]
     Ok(&v.data)
 }
 
-/// (height, width, in, out) → (out, in, height, width).
+/// Converts (height, width, in, out) to (out, in, height, width).
 fn to_oihw(hwio: &[f32], &Conv { kernel, cin, cout, .. }: &Conv) -> Vec<f32> {
     let mut oihw = vec![0.0; hwio.len()];
     for (at, v) in hwio.iter().enumerate() {
@@ -384,7 +389,7 @@ fn to_oihw(hwio: &[f32], &Conv { kernel, cin, cout, .. }: &Conv) -> Vec<f32> {
     oihw
 }
 
-/// (out, in, height, width) → (height, width, in, out).
+/// Converts (out, in, height, width) to (height, width, in, out).
 fn to_hwio(oihw: &[f32], &Conv { kernel, cin, cout, .. }: &Conv) -> Vec<f32> {
     let mut hwio = vec![0.0; oihw.len()];
     for (at, v) in hwio.iter_mut().enumerate() {
@@ -394,7 +399,7 @@ fn to_hwio(oihw: &[f32], &Conv { kernel, cin, cout, .. }: &Conv) -> Vec<f32> {
     hwio
 }
 
-/// Rows of `width` values, as columns.
+/// Transposes a matrix whose rows have `width` values.
 fn transposed(rows: &[f32], width: usize) -> Vec<f32> {
     (0..width).flat_map(|column| rows.iter().skip(column).step_by(width)).copied().collect()
 }

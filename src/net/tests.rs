@@ -1,4 +1,4 @@
-//! Descriptions beside the papers' tables and PyTorch's modules.
+//! Compares network descriptions with the papers' tables and with PyTorch's modules.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn network(name: &str) -> Network {
     name.parse::<Arch>().expect("known").network()
 }
 
-/// Parameters of a network of so many classes, as PyTorch counts them.
+/// Number of parameters of a network with this number of classes, as PyTorch counts them.
 fn parameters(net: &Network, classes: usize) -> usize {
     let convs = net.convs().map(|c| c.kernel * c.kernel * c.cin * c.cout + 2 * c.cout);
     convs.sum::<usize>() + classes * (net.features() + 1)

@@ -1,9 +1,9 @@
 //! Files of PyTorch's `torch.save` since version 1.6: a zip file with a pickle that describes the tensors
-//! (`data.pkl`) and a member for the numbers of each storage (`data/0`, …).
+//! (`data.pkl`), and one member with the elements of each storage (`data/0`, …).
 //!
-//! Whatever the bytes are, nothing is executed, and no more memory is taken than a few times the size of the
-//! file: a size is believed only when the bytes for it are there. Members must be stored as PyTorch stores
-//! them, without compression, and their checksums must be right.
+//! Whatever the bytes are, nothing is executed, and memory is bounded by a few times the size of the file: a
+//! size is trusted only if the file has that many bytes. Members must be uncompressed, as PyTorch stores
+//! them, and their checksums must match.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,16 +16,16 @@ use zip::{CompressionMethod, ZipArchive};
 use super::entries::{Contents, Entry};
 use super::unpickle::{self, Tensor, Value};
 
-/// Letters in the name of a tensor, its dictionaries included.
+/// Maximum length of a tensor's name, including the names of its dictionaries.
 const MAX_NAME: usize = 256;
 
 const DAMAGED: &str = "not an intact file of PyTorch's torch.save; make or copy it again";
 const ALONE: &str = "save the weights alone, with torch.save(model.state_dict(), \"weights.pth\")";
 
-/// Reads the tensors that may be weights. Dictionaries in dictionaries give names with dots between.
+/// Reads the tensors that may be weights. Nested dictionaries give names that are joined by dots.
 ///
 /// # Errors
-/// A damaged file, one that holds Python objects, names, shapes and sizes that cannot be.
+/// Returns an error if the file is damaged or holds Python objects, or if names, shapes or sizes are invalid.
 pub fn read(bytes: &[u8]) -> Result<Contents<'static>> {
     let mut archive = Archive::open(bytes)?;
     let pickle = archive.member("data.pkl", None).context(DAMAGED)?;
@@ -54,7 +54,7 @@ pub fn read(bytes: &[u8]) -> Result<Contents<'static>> {
     Ok(found)
 }
 
-/// Collects the tensors in a value by their names; what is no tensor or has the name of no weight is skipped.
+/// Collects the tensors in a value by name; skips values that are not tensors and names that are not weights.
 fn flatten<'a>(
     value: Value<'a>,
     name: &str,
@@ -88,25 +88,25 @@ fn flatten<'a>(
     Ok(())
 }
 
-/// Bytes of an element.
+/// Returns the number of bytes of an element.
 fn width(tensor: &Tensor) -> usize {
     tensor.storage.dtype.bitsize() / 8
 }
 
-/// The zip file, with the storages that were read.
+/// A zip file, with the storages that have been read.
 struct Archive<'a> {
     zip: ZipArchive<Cursor<&'a [u8]>>,
-    /// The directory that all members are in: the name of the file as it was saved.
+    /// The directory that contains all members: the name under which the file was saved.
     root: String,
-    /// Bytes that members may still take.
+    /// Number of bytes that further members may take.
     left: usize,
     storages: HashMap<String, Vec<u8>>,
 }
 
 impl<'a> Archive<'a> {
     fn open(bytes: &'a [u8]) -> Result<Self> {
-        // Looking for the archive's beginning takes some intact files for damaged ones; PyTorch's begin with
-        // it.
+        // Detecting the archive's offset mistakes some intact files for damaged ones. PyTorch's files begin
+        // with the archive.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let zip = ZipArchive::with_config(config, Cursor::new(bytes)).context(DAMAGED)?;
         ensure!(!zip.has_duplicate_names(), "holds two members of one name; {DAMAGED}");
@@ -135,7 +135,7 @@ impl<'a> Archive<'a> {
         self.zip.index_for_name(&format!("{}/{name}", self.root)).is_some()
     }
 
-    /// The bytes of a member, as many as `expected`.
+    /// Returns the bytes of a member, which must be `expected` bytes long if that is given.
     fn member(&mut self, name: &str, expected: Option<usize>) -> Result<Vec<u8>> {
         let name = format!("{}/{name}", self.root);
         let member = self.zip.by_name(&name).with_context(|| name.clone())?;
@@ -148,13 +148,13 @@ impl<'a> Archive<'a> {
         ensure!(expected.is_none_or(|n| n == size), "{name} has {size} bytes, not {}", expected.unwrap_or(0));
         self.left -= size;
         let mut bytes = Vec::with_capacity(size);
-        // One byte more, for the checksum is looked at when there is nothing left.
+        // Read one byte more: the checksum is verified only at the end of the member.
         member.take(size as u64 + 1).read_to_end(&mut bytes).with_context(|| name.clone())?;
         ensure!(bytes.len() == size, "{name} has another length than it says");
         Ok(bytes)
     }
 
-    /// The bytes of a tensor, row major.
+    /// Returns the bytes of a tensor in row-major order.
     fn tensor(&mut self, tensor: &Tensor) -> Result<Vec<u8>> {
         let storage = &tensor.storage;
         let width = width(tensor);
@@ -164,7 +164,7 @@ impl<'a> Archive<'a> {
             self.storages.insert(storage.key.to_owned(), bytes);
         }
         let all = &self.storages[storage.key];
-        // Two tensors may claim different types of one storage.
+        // Two tensors may claim different element types for one storage.
         ensure!(all.len() / width == storage.len, "its storage has another length");
         let elements = tensor.elements();
         let mut bytes = Vec::with_capacity(elements * width);

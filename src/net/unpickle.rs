@@ -1,30 +1,30 @@
-//! The pickle in a file of PyTorch's `torch.save`, read as dictionaries of tensor descriptions and plain
+//! Reads the pickle in a file of PyTorch's `torch.save` as dictionaries of tensor descriptions and plain
 //! values.
 //!
 //! A pickle is a program for a stack machine that may call any Python function. This machine calls nothing:
 //! it knows the opcodes of protocol 2, which `torch.save` writes, and the few names that dictionaries of
-//! tensors are made of. Every other opcode and name is refused. The numbers of the tensors are not in the
-//! pickle but in other members of the zip file; here a tensor is its storage's name with shape, strides and
-//! offset, checked against the size that the storage claims. Memory is bounded by the length of the pickle,
-//! by `MAX_VALUES` and by `MAX_DEPTH`.
+//! tensors consist of. Every other opcode and name is refused. The elements of the tensors are not in the
+//! pickle but in other members of the zip file; here a tensor is the name of its storage with shape, strides
+//! and offset, checked against the size that the storage claims. Memory is bounded by the length of the
+//! pickle, by `MAX_VALUES` and by `MAX_DEPTH`.
 
 use std::collections::HashMap;
 
 use safetensors::tensor::Dtype;
 
-/// Values in one pickle; a ResNet-110 with its optimiser state has about 30,000.
+/// Maximum number of values in a pickle; a ResNet-110 with its optimiser state has about 30,000.
 const MAX_VALUES: usize = 1 << 18;
 
-/// How deep containers may be nested, so that dropping a value cannot overflow the stack.
+/// Maximum nesting of containers, so that dropping a value cannot overflow the stack.
 const MAX_DEPTH: usize = 32;
 
-/// Dimensions of a tensor; a convolution has four.
+/// Maximum number of dimensions of a tensor; a convolution has four.
 const MAX_DIMENSIONS: usize = 8;
 
-/// A value, borrowing its text from the pickle.
+/// A value that borrows its text from the pickle.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {
-    /// Something that cannot be a weight and whose content nobody asks for: `None`, a float, a set, ….
+    /// A value that cannot be a weight and whose content is not needed: `None`, a float, a set, ….
     Plain,
     /// An integer of at most 64 bits.
     Int(i64),
@@ -38,37 +38,37 @@ pub enum Value<'a> {
     Dict(Vec<(Value<'a>, Value<'a>)>),
     /// A tensor or parameter.
     Tensor(Box<Tensor<'a>>),
-    /// The numbers of tensors, which are elsewhere.
+    /// The storage of tensors, whose elements are in another member.
     Storage(Storage<'a>),
-    /// One of the names that are known.
+    /// One of the known names.
     Global(Global),
 }
 
-/// The numbers of one or several tensors, by the name of their member of the zip file.
+/// The elements of one or several tensors, identified by their member of the zip file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Storage<'a> {
-    /// Type of the numbers.
+    /// Element type.
     pub dtype: Dtype,
     /// Name under `data/`.
     pub key: &'a str,
-    /// How many numbers it is said to hold.
+    /// Number of elements that it claims to hold.
     pub len: usize,
 }
 
 /// A view of a storage. Every element lies within the length that the storage claims.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor<'a> {
-    /// Where its numbers are.
+    /// The storage of its elements.
     pub storage: Storage<'a>,
-    /// Index of the first one.
+    /// Index of the first element.
     pub offset: usize,
-    /// Its dimensions.
+    /// Dimensions.
     pub shape: Vec<usize>,
-    /// How far the next element of each dimension is.
+    /// Distance between neighbouring elements along each dimension.
     pub strides: Vec<usize>,
 }
 
-/// What a known name stands for.
+/// The meaning of a known name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Global {
     /// `torch._utils._rebuild_tensor_v2`.
@@ -77,19 +77,19 @@ pub enum Global {
     RebuildParameter,
     /// `collections.OrderedDict`.
     OrderedDict,
-    /// The class of a storage.
+    /// The class of a storage, by element type.
     Storage(Dtype),
     /// A class whose objects hold no weights, such as `torch.Size`.
     Inert,
 }
 
-/// Why a pickle was not read.
+/// The reason why a pickle was not read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It ends too early, or does not do what a pickle must.
+    /// The pickle ends too early, or is not valid.
     #[error("damaged pickle: {0} at byte {1}")]
     Damaged(&'static str, usize),
-    /// It needs Python objects, or uses a part of the format that dictionaries of tensors do not.
+    /// The pickle needs Python objects, or uses a part of the format that dictionaries of tensors do not use.
     #[error(
         "the pickle {0} at byte {1}; only dictionaries of tensors and plain values are read, and nothing is executed"
     )]
@@ -127,10 +127,11 @@ impl Global {
     }
 }
 
-/// Reads the one value of a pickle.
+/// Reads the single value of a pickle.
 ///
 /// # Errors
-/// See [`Error`]. Nothing in the pickle can run, and trailing bytes are an error.
+/// Returns an [`Error`] if the pickle is damaged or refused, or if bytes follow it. Nothing in the pickle can
+/// run.
 pub fn parse(bytes: &[u8]) -> Result<Value<'_>, Error> {
     let mut machine = Machine { bytes, at: 0, stack: vec![], marks: vec![], memo: HashMap::new(), values: 0 };
     while !machine.step()? {}
@@ -141,7 +142,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value<'_>, Error> {
     }
 }
 
-/// A value on the stack with the number of containers that are nested in it.
+/// A value on the stack, and how deeply containers are nested in it.
 struct Item<'a> {
     value: Value<'a>,
     depth: usize,
@@ -152,10 +153,10 @@ struct Machine<'a> {
     at: usize,
     stack: Vec<Item<'a>>,
     marks: Vec<usize>,
-    /// What BINPUT kept. A container is kept as [`Value::Plain`]: it is still being filled then, and a second
-    /// reference to it has nothing that is not at the first.
+    /// Values kept by BINPUT. A container is kept as [`Value::Plain`]: it is still being filled at that
+    /// point, and a second reference to it adds nothing to the first.
     memo: HashMap<usize, Value<'a>>,
-    /// Values that were ever pushed.
+    /// Number of values that have been pushed.
     values: usize,
 }
 
@@ -175,7 +176,7 @@ impl<'a> Machine<'a> {
         Ok(taken)
     }
 
-    /// A little-endian unsigned number of `n` bytes, at most 8.
+    /// Reads a little-endian unsigned number of `n` bytes, at most 8.
     fn number(&mut self, n: usize) -> Result<u64, Error> {
         let mut word = [0; 8];
         word[..n].copy_from_slice(self.take(n)?);
@@ -209,7 +210,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Result<Item<'a>, Error> {
-        // What is below a mark belongs to the container that is still open.
+        // Values below a mark belong to the container that is still open.
         let floor = self.marks.last().copied().unwrap_or(0);
         let item = if self.stack.len() > floor { self.stack.pop() } else { None };
         item.ok_or_else(|| self.damaged("a value is missing"))
@@ -226,7 +227,7 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(mark))
     }
 
-    /// The depth of a container of these items.
+    /// Returns the nesting depth of a container of these items.
     fn around(&self, items: &[Item]) -> Result<usize, Error> {
         let depth = items.iter().map(|i| i.depth).max().unwrap_or(0) + 1;
         if depth > MAX_DEPTH { Err(self.refused("nests its containers too deep")) } else { Ok(depth) }
@@ -237,7 +238,7 @@ impl<'a> Machine<'a> {
         self.push_deep(Value::Tuple(items.into_iter().map(|i| i.value).collect()), depth)
     }
 
-    /// Puts items into the list on top of the stack.
+    /// Appends items to the list on top of the stack.
     fn append(&mut self, items: Vec<Item<'a>>) -> Result<bool, Error> {
         let depth = self.around(&items)?;
         match self.stack.last_mut() {
@@ -250,7 +251,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Puts keys and values, in turns, into the dictionary on top of the stack.
+    /// Inserts alternating keys and values into the dictionary on top of the stack.
     fn set(&mut self, items: Vec<Item<'a>>) -> Result<bool, Error> {
         let depth = self.around(&items)?;
         match self.stack.last_mut() {
@@ -285,7 +286,7 @@ impl<'a> Machine<'a> {
         self.push(kept)
     }
 
-    /// One opcode; true at the end. Names are those of Python's pickletools.
+    /// Executes one opcode; returns true at the end. Opcodes have the names of Python's pickletools.
     fn step(&mut self) -> Result<bool, Error> {
         if self.marks.len() > MAX_VALUES {
             return Err(self.refused("holds too many values"));
@@ -348,20 +349,21 @@ impl<'a> Machine<'a> {
                     None => Err(self.refused(format!("refers to the Python object {}", name.escape_debug()))),
                 }
             }
-            // BINPERSID: what is not in the pickle itself.
+            // BINPERSID: an object that is not in the pickle itself.
             b'Q' => {
                 let id = self.pop()?.value;
                 let storage = self.storage(&id)?;
                 self.push(Value::Storage(storage))
             }
-            // REDUCE: in Python a call.
+            // REDUCE: a call in Python.
             b'R' => {
                 let args = self.pop()?.value;
                 let called = self.pop()?.value;
                 let made = self.made(&called, args)?;
                 self.push(made)
             }
-            // BUILD: attributes of an object. Those of a state dictionary are the versions of its modules.
+            // BUILD: sets the attributes of an object. Those of a state dictionary are the versions of its
+            // modules.
             b'b' => {
                 self.pop()?;
                 match self.stack.last().map(|i| &i.value) {
@@ -373,7 +375,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A storage from its persistent id: the word "storage", class, name, place, length.
+    /// Returns a storage from its persistent id: the word "storage", class, name, location, length.
     fn storage(&self, id: &Value<'a>) -> Result<Storage<'a>, Error> {
         match id {
             Value::Tuple(id) => match &id[..] {
@@ -394,7 +396,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// What a call of one of the known names gives.
+    /// Returns the result of calling one of the known names.
     fn made(&self, called: &Value<'a>, args: Value<'a>) -> Result<Value<'a>, Error> {
         let (Value::Global(called), Value::Tuple(mut args)) = (called, args) else {
             return Err(self.damaged("a call is not of a name with arguments"));
@@ -410,8 +412,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A tensor from its storage, offset, shape, strides, whether it needs gradients, hooks, and bits that a
-    /// view may have.
+    /// Returns a tensor from its storage, offset, shape, strides, whether it needs gradients, hooks, and the
+    /// optional bits of a view.
     fn tensor(&self, args: &[Value<'a>]) -> Result<Tensor<'a>, Error> {
         let (
             Some([Value::Storage(storage), Value::Int(offset), Value::Tuple(shape), Value::Tuple(strides)]),
@@ -446,12 +448,12 @@ impl<'a> Machine<'a> {
 }
 
 impl Tensor<'_> {
-    /// Number of elements; the shape was checked not to be beyond a `usize`.
+    /// Returns the number of elements. The shape has been checked not to overflow a `usize`.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Index after the last element, if it and the number of elements are numbers at all.
+    /// Returns the index after the last element, or `None` if it or the number of elements overflows.
     fn end(&self) -> Option<usize> {
         self.shape.iter().try_fold(1usize, |size, &n| size.checked_mul(n.max(1)))?;
         if self.shape.contains(&0) {
@@ -465,7 +467,7 @@ impl Tensor<'_> {
     }
 }
 
-/// A number of any length, two's complement and little-endian.
+/// Decodes an integer of any length, in little-endian two's complement.
 fn long(bytes: &[u8]) -> Value<'static> {
     if bytes.len() > 8 {
         return Value::Plain;

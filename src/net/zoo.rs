@@ -1,6 +1,6 @@
-//! The networks that have names, one function for each family.
+//! The networks that have names; one function builds each family.
 //!
-//! Names of tensors, and so files, are those of the code that each family is known from.
+//! Tensors, and thus files, have the names of the code that made each family known.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,16 +13,16 @@ use super::{Block, Classifier, ClassifierKind, Conv, Network, Shortcut};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Arch {
-    /// One of the zoo, by its number.
+    /// A network of the zoo, by its index.
     Zoo(usize),
-    /// No network: a classifier on features of this length that came from elsewhere, `features-512`.
+    /// No network: a classifier on given features of this length, for example `features-512`.
     Features(usize),
 }
 
-/// What the names of features without a network begin with.
+/// Prefix of the names of classifiers on features.
 const FEATURES: &str = "features-";
 
-/// How a network is made.
+/// A function that builds a network.
 type Make = fn() -> Network;
 
 const ZOO: [(&str, Make); 11] = [
@@ -39,8 +39,8 @@ const ZOO: [(&str, Make); 11] = [
     ("resnet50", || imagenet([3, 4, 6, 3], Kind::Bottleneck)),
 ];
 
-/// ResNets for CIFAR (He et al. 2016, section 4.2): three stages of 16, 32 and 64 channels, shortcuts without
-/// parameters, names of Idelbayev's `resnet_s`, which LDAM's code has too.
+/// Builds a ResNet for CIFAR (He et al. 2016, section 4.2): three stages of 16, 32 and 64 channels, shortcuts
+/// without parameters, and the names of Idelbayev's `resnet_s`, which LDAM's code also uses.
 fn cifar_resnet(depth: usize) -> Network {
     let blocks = (depth - 2) / 6;
     Network {
@@ -63,8 +63,8 @@ fn cifar_resnet(depth: usize) -> Network {
     }
 }
 
-/// ResNet-18 and 34 for small images, as in the widespread `pytorch-cifar`: a 3×3 stem, 64 to 512 channels,
-/// projected shortcuts.
+/// Builds a ResNet-18 or 34 for small images, as in the widely used `pytorch-cifar`: a 3×3 stem, 64 to 512
+/// channels, projected shortcuts.
 fn cifar_wide(blocks: [usize; 4]) -> Network {
     Network {
         name: String::new(),
@@ -75,8 +75,8 @@ fn cifar_wide(blocks: [usize; 4]) -> Network {
     }
 }
 
-/// ResNets for large images, as in torchvision (which has no ResNet-10): a 7×7 stem and a max-pool before the
-/// stages; bottlenecks have their stride in the 3×3 convolution.
+/// Builds a ResNet for large images, as in torchvision (which has no ResNet-10): a 7×7 stem and a max-pool
+/// before the stages; bottlenecks have their stride in the 3×3 convolution.
 fn imagenet(blocks: [usize; 4], kind: Kind) -> Network {
     Network {
         name: String::new(),
@@ -87,8 +87,8 @@ fn imagenet(blocks: [usize; 4], kind: Kind) -> Network {
     }
 }
 
-/// Four stages of 64, 128, 256 and 512 channels (four times as many after bottlenecks), whose shortcuts are
-/// projected where the size changes.
+/// Builds four stages of 64, 128, 256 and 512 channels (four times as many after bottlenecks), with projected
+/// shortcuts where the size changes.
 fn wide_stages(blocks: [usize; 4], kind: Kind, projection: &'static str) -> Vec<Vec<Block>> {
     let widths = [64, 128, 256, 512];
     (0..4)
@@ -113,7 +113,7 @@ fn wide_stages(blocks: [usize; 4], kind: Kind, projection: &'static str) -> Vec<
         .collect()
 }
 
-/// What a block is made of.
+/// The convolutions of a block.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Kind {
     /// Two 3×3 convolutions.
@@ -123,15 +123,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Channels after a block of some width.
+    /// Returns the number of channels after a block of the given width.
     fn out(self, width: usize) -> usize {
         if self == Kind::Basic { width } else { 4 * width }
     }
 }
 
-/// The blocks of a stage, numbered from 0, whose first has stride 2 in all stages but the first: from `cin`
-/// channels to those of `width`. `shortcut` receives the block's name in files, its stride, and its channels
-/// in and out.
+/// Builds the blocks of a stage, from `cin` channels to those of `width`.
+///
+/// Stages are numbered from 0; the first block has stride 2 in all stages but the first. `shortcut` receives
+/// the block's name in files, its stride, and its input and output channels.
 pub fn stage(
     number: usize,
     blocks: usize,
@@ -156,12 +157,12 @@ pub fn stage(
     (0..blocks).map(block).collect()
 }
 
-/// A convolution with its names.
+/// Creates a convolution with its names.
 pub fn conv(name: &str, norm: &str, kernel: usize, stride: usize, [cin, cout]: [usize; 2]) -> Conv {
     Conv { name: name.into(), norm: norm.into(), kernel, stride, cin, cout }
 }
 
-/// A linear classifier with its name.
+/// Creates a linear classifier with its name.
 pub fn linear(name: &str) -> Classifier {
     Classifier { name: name.into(), kind: ClassifierKind::Linear }
 }
@@ -170,16 +171,16 @@ impl Arch {
     /// ResNet-32, the network of the papers.
     pub const RESNET32: Arch = Arch::Zoo(1);
 
-    /// The names of all networks.
+    /// Returns the names of all networks.
     pub fn names() -> impl Iterator<Item = &'static str> {
         ZOO.iter().map(|(name, _)| *name)
     }
 
-    /// What it is.
+    /// Returns the description of the network.
     pub fn network(self) -> Network {
         let network = match self {
             Arch::Zoo(n) => ZOO[n].1(),
-            // No layer but the classifier.
+            // No layers but the classifier.
             Arch::Features(len) => Network {
                 name: String::new(),
                 stem: conv("", "", 1, 1, [0, len]),

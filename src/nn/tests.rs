@@ -1,4 +1,5 @@
-//! The CPU engine beside candle's autograd in f64, on networks with names and on one that nobody ships.
+//! Compares the CPU engine with candle's autograd in f64, on named networks and on some made up for the
+//! tests.
 
 use std::collections::HashMap;
 
@@ -17,21 +18,22 @@ use crate::net::{Arch, Network, Params, Shortcut};
 use crate::rng::{Purpose, stream};
 use crate::tensor::read;
 
-/// Images for a network, which are not square. Candle has no gradient of a convolution of stride 2 on odd
-/// sides: only those of the last stage are.
+/// Returns the shape of images for a network; they are not square. Candle has no gradient of a convolution
+/// with stride 2 on odd sides, so only the sides in the last stage are odd.
 fn shape(network: &Network) -> [usize; 3] {
     let halved =
         usize::from(network.pool) + network.convs().filter(|c| c.stride == 2 && c.kernel > 1).count();
     [3 << halved, if halved > 3 { 1 } else { 2 } << halved, 3]
 }
 
-/// Sides that are odd sooner or later, for inference.
+/// Sides that become odd at some stage, for inference.
 const ODD: [usize; 3] = [18, 13, 3];
 const BATCH: usize = 5;
 const CLASSES: usize = 4;
 
-/// Networks made up for the tests: two stages of 8 and 16 channels, of three blocks and two; bottlenecks of
-/// all kinds of shortcuts behind a 7×7 stem and a max-pool, the last block of which is padded; and one more.
+/// Networks made up for the tests: one with two stages of 8 and 16 channels, of three and two blocks; one of
+/// bottlenecks with all kinds of shortcuts after a 7×7 stem and a max-pool, whose last block is padded; and
+/// one more, described below.
 fn odd() -> [Network; 3] {
     let padded = |_: &str, stride: usize, _: [usize; 2]| match stride {
         1 => Shortcut::Identity,
@@ -59,7 +61,7 @@ fn odd() -> [Network; 3] {
         ],
         ..basic.clone()
     };
-    // A 1×1 stem, and two stages whose inner outputs have one size, with the stride in the 3×3 convolution.
+    // A 1×1 stem, and two stages with equally many inner channels, with the stride in the 3×3 convolution.
     let strided = Network {
         name: "oddest".into(),
         stem: conv("stem", "stem_norm", 1, 1, [3, 16]),
@@ -72,14 +74,14 @@ fn odd() -> [Network; 3] {
     [basic, bottlenecks, strided]
 }
 
-/// One network of each family, and those that nobody ships.
+/// One network of each family, and those made up for the tests.
 fn networks() -> Vec<Network> {
     let names = ["resnet20", "resnet18-cifar", "resnet10", "resnet50"];
     let named = names.map(|name| name.parse::<Arch>().expect("a name").network());
     named.into_iter().chain(odd()).collect()
 }
 
-/// Parameters unlike freshly initialised ones.
+/// Parameters that differ from freshly initialised ones.
 fn params(network: &Network) -> Params {
     let params = Params::new(network, CLASSES).expect("parameters");
     params.init(5).expect("values");
@@ -99,13 +101,13 @@ fn images(shape: [usize; 3]) -> Vec<f32> {
     (0..BATCH * shape.iter().product::<usize>()).map(|_| rng.random_range(-2.0..2.0)).collect()
 }
 
-/// The same for candle, (N, C, H, W) in f64.
+/// Converts images for candle, to (N, C, H, W) in f64.
 fn for_candle(images: &[f32], [height, width, channels]: [usize; 3]) -> Tensor {
     let x = Tensor::from_slice(images, (BATCH, height, width, channels), &Device::Cpu).expect("images");
     x.permute((0, 3, 1, 2)).and_then(|x| x.contiguous()?.to_dtype(DType::F64)).expect("images")
 }
 
-/// The network as candle has it, with variables by name.
+/// Builds the candle module of the network, with its variables by name.
 fn candle(params: &Params) -> (ResNet, HashMap<String, Var>) {
     let values = params.state_dict().expect("names").into_iter().map(|(name, v)| {
         let data: Vec<f64> = v.data.iter().map(|&x| f64::from(x)).collect();
@@ -140,11 +142,11 @@ fn a_step_is_candles_on_every_network_loss_and_mix() {
         LossKind::ALL.iter().copied().filter(|kind| !kind.on_features).map(Loss::new).collect::<Vec<_>>();
     let mut wrong = vec![];
     for network in networks() {
-        // Of the large ones two losses, with hidden states mixed and not.
+        // For large networks test only two losses, one with and one without mixing of hidden states.
         let losses = if network.features() > 64 { &losses[..2] } else { &losses[..] };
         for (n, &loss) in losses.iter().enumerate() {
             let network = network.clone().with_classifier(loss.classifier());
-            // Hidden states are mixed with every other loss, in each stage in turn.
+            // Hidden states are mixed for every second loss, in each stage in turn.
             let points: Vec<usize> = (1..network.stages.len()).collect();
             let hidden = (n % 2 == 1).then(|| Hidden { stage: points[n / 2 % points.len()], pairs });
             let criterion = loss.criterion(&[50, 20, 10, 5]);
@@ -174,7 +176,7 @@ fn a_step_is_candles_on_every_network_loss_and_mix() {
             engine.x.slice_set(&x, 0, 0).expect("written");
             let found = engine.gradients(targets, hidden).expect("a step").loss;
             let what = format!("{} {loss:?} {:?}", network.name, hidden.map(|h| h.stage));
-            // The deepest network adds roundings up.
+            // The deepest network accumulates more rounding errors.
             let tolerance = if network.name == "resnet50" { 1e-4 } else { 1e-5 };
             assert!((found / true_loss - 1.0).abs() < tolerance, "{what}: {found} {true_loss}");
             let logits_found = read(engine.logits()).expect("logits").to_vec();
@@ -189,7 +191,7 @@ fn a_step_is_candles_on_every_network_loss_and_mix() {
                     worst = (off, name);
                 }
             }
-            // From random weights and with batch norm over few values, PyTorch's own f32 is as far from f64
+            // With random weights and batch norm over few values, PyTorch's own f32 differs as much from f64
             // on a ResNet-50.
             if worst.0 > if network.name == "resnet50" { 5e-2 } else { 1e-3 } {
                 wrong.push(format!("{what}: the gradient of {} is {:.1e} off", worst.1, worst.0));
@@ -218,7 +220,7 @@ fn inference_is_candles() {
     }
 }
 
-/// Threads use their memory again, and take more images together in later stages.
+/// Threads reuse their memory, and process more images together in later stages.
 #[test]
 fn many_images_are_computed_as_one_by_one() {
     for network in networks() {
@@ -267,7 +269,7 @@ fn the_whole_zoo_has_pytorchs_tensors() {
         let x = Tensor::zeros((2, 3, 32, 40), DType::F32, &Device::Cpu).expect("images");
         let features = net.features_t(&x, true).expect("features");
         assert_eq!(features.dims(), [2, network.features()], "{name}");
-        // As many tensors as PyTorch's module has, without the counts of batches.
+        // The number of tensors in PyTorch's module, without batch counters.
         let names: Vec<String> = vars.data().lock().expect("no panic").keys().cloned().collect();
         assert_eq!(names.len(), 5 * network.convs().count() + 2, "{name}");
     }

@@ -1,20 +1,20 @@
-//! t-SNE's affinities: how near the rows are, as one symmetric distribution over pairs.
+//! The affinities of t-SNE: how near the rows are to each other, as one symmetric distribution over pairs.
 
 use rayon::prelude::*;
 
 use super::neighbours::Neighbours;
 
-/// p_ij = (p_{j|i} + p_{i|j}) / 2N, a sparse matrix row by row; its entries add up to 1.
+/// The affinities p_ij = (p_{j|i} + p_{i|j}) / 2N, as a sparse matrix by rows; its entries add up to 1.
 pub struct Affinities {
-    /// Where each row starts, and after the last one the number of entries (N + 1).
+    /// Start of each row, and the number of entries at the end (N + 1 values).
     pub start: Vec<usize>,
-    /// The other point of each entry, ascending in a row.
+    /// The other point of each entry, ascending within a row.
     pub column: Vec<u32>,
-    /// p of each entry.
+    /// The value p of each entry.
     pub value: Vec<f32>,
 }
 
-/// Affinities over nearest neighbours, whose number is taken to be enough for the perplexity: 3 times.
+/// Computes the affinities over nearest neighbours, of which there should be three times the perplexity.
 ///
 /// p_{j|i} ∝ exp(−β_i d_ij²) over the neighbours j of i, with β_i such that 2^entropy is the perplexity (van
 /// der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008, equations 1 and 2; van der Maaten, JMLR
@@ -28,7 +28,7 @@ pub fn affinities(found: &Neighbours, perplexity: f64) -> Affinities {
         .zip(squared.par_chunks(k))
         .for_each(|(p, d)| distribution(d, perplexity, p));
 
-    // Every p_{j|i} goes to row i and to row j; entries of one pair are then neighbours in a sorted row and
+    // Every p_{j|i} goes to row i and to row j. Entries of the same pair are adjacent in a sorted row, and
     // are added.
     let mut counts = vec![k; n];
     index.iter().for_each(|&j| counts[j as usize] += 1);
@@ -57,12 +57,13 @@ pub fn affinities(found: &Neighbours, perplexity: f64) -> Affinities {
     Affinities { start, column, value }
 }
 
-/// Fills `p` with the distribution over squared distances, ascending, that has the perplexity.
+/// Fills `p` with the distribution over squared distances, ascending, that has the given perplexity.
 ///
-/// Entropy falls with β. Where so many distances are equal that even β → ∞ leaves more entropy than asked, it
-/// is the uniform distribution over the nearest.
+/// The entropy falls as β grows. If so many distances are equal that even β → ∞ leaves too much entropy, the
+/// result is the uniform distribution over the nearest.
 fn distribution(squared: &[f32], perplexity: f64, p: &mut [f64]) {
-    // From the nearest on, so that its exponential is 1 and the sum cannot underflow; this cancels in p.
+    // Relative to the nearest distance, the largest exponential is 1 and the sum cannot underflow; p is
+    // unaffected.
     let from_nearest = |d: f32| f64::from(d) - f64::from(squared[0]);
     let spread = squared.iter().map(|&d| from_nearest(d)).sum::<f64>() / squared.len() as f64;
     let (mut beta, mut low, mut high) = (if spread > 0.0 { 1.0 / spread } else { 1.0 }, 0.0, f64::INFINITY);
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_matrix_is_symmetric_and_adds_up_to_one() {
-        // Five points on a line, two neighbours each; 0's neighbours are 1 and 2, but 2's are 1 and 3.
+        // Five points on a line with two neighbours each; 0's neighbours are 1 and 2, but 2's are 1 and 3.
         let index = vec![1, 2, 0, 2, 1, 3, 2, 4, 3, 2];
         let squared = vec![1.0, 4.0, 1.0, 1.5, 1.5, 2.0, 2.0, 3.0, 3.0, 9.0];
         let a = affinities(&Neighbours { k: 2, index, squared }, 1.5);

@@ -1,10 +1,10 @@
-//! Features to the plane: PCA and t-SNE, for figures.
+//! Projection of features to the plane, for figures: PCA and t-SNE.
 //!
-//! Both are exact up to rounding and deterministic: sums run in a fixed order, nothing is drawn at random,
+//! Both are exact up to rounding, and deterministic: sums are computed in a fixed order, nothing is random,
 //! and no fused multiply-add is used, so the bytes depend neither on the number of threads nor on the
-//! instruction set. t-SNE sums over all pairs of points instead of approximating far ones: that costs O(N²) a
-//! step, which vectors and threads make cheap at the sizes of CIFAR (`docs/reference/embedding.md` has the
-//! measurements, and why this is no library's).
+//! instruction set. t-SNE sums over all pairs of points instead of approximating distant ones. This costs
+//! O(N²) per step, which vector instructions and threads make fast at the sizes of CIFAR
+//! (`docs/reference/embedding.md` has the measurements, and the reasons for not using a library).
 
 mod affinity;
 mod neighbours;
@@ -14,13 +14,13 @@ pub mod tsne;
 
 use rayon::prelude::*;
 
-/// Features that cannot be projected, or a parameter that does not fit them.
+/// An error in features to project, or a parameter that does not fit them.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// Too few rows to speak of a map.
+    /// Too few rows for a map.
     #[error("there are {0} images to project, and 4 at least are needed; choose a larger --split")]
     Few(usize),
-    /// Features that are NaN, infinite or so large that their squares would be.
+    /// Features that are NaN, infinite, or so large that their squares would be infinite.
     #[error(
         "the features of image {0} are not finite, or above 10^15; the network is broken, train it again"
     )]
@@ -28,12 +28,12 @@ pub enum Error {
     /// No two rows differ.
     #[error("all {0} images have the same features; the network has collapsed, train it again")]
     Same(usize),
-    /// A perplexity that needs more neighbours than there are.
+    /// A perplexity that requires more neighbours than there are.
     #[error("--perplexity {0}: must be below a third of the {1} images")]
     Perplexity(f64, usize),
 }
 
-/// Far from it, sums of squares are finite in f32.
+/// Largest absolute value of a feature; it leaves a wide margin for sums of squares to be finite in f32.
 const LARGEST: f32 = 1e15;
 
 /// Rows of features.
@@ -44,13 +44,14 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Takes `values` as (N, `width`), row by row.
+    /// Interprets `values` as (N, `width`), row by row.
     ///
     /// # Errors
-    /// Fewer than four rows, values that are not finite or too large, or no two rows that differ.
+    /// Returns an error if there are fewer than four rows, if values are not finite or too large, or if all
+    /// rows are equal.
     ///
     /// # Panics
-    /// If the values are no whole rows.
+    /// Panics if `values` does not consist of whole rows.
     pub fn new(values: &'a [f32], width: usize) -> Result<Self, Error> {
         assert!(width > 0 && values.len().is_multiple_of(width), "whole rows");
         let rows = Rows { values, width };
@@ -66,7 +67,7 @@ impl<'a> Rows<'a> {
         Ok(rows)
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.values.len() / self.width

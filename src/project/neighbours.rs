@@ -1,23 +1,23 @@
-//! The nearest neighbours of every row, by comparing all pairs: exact, and for rows tens of values wide
-//! faster than any index that has to be built first.
+//! The nearest neighbours of every row, by comparing all pairs: exact, and for rows that are tens of values
+//! wide faster than any index that must be built first.
 
 use rayon::prelude::*;
 
 use super::Rows;
 use crate::simd::{self, Isa, Task, Vector};
 
-/// Values that the compiler handles together.
+/// Number of values that the compiler processes together.
 const LANES: usize = 16;
-/// Rows that pass over the others at a time.
+/// Number of rows that are compared with all others at a time.
 const BLOCK: usize = 8;
 
-/// Neighbours of all rows.
+/// The nearest neighbours of all rows.
 pub struct Neighbours {
-    /// Neighbours a row.
+    /// Number of neighbours per row.
     pub k: usize,
-    /// Their numbers (N, k), nearest first, of equals the lower number; never the row itself.
+    /// Indices of the neighbours (N, k), nearest first, ties by index; never the row itself.
     pub index: Vec<u32>,
-    /// Their squared Euclidean distances (N, k).
+    /// Squared Euclidean distances of the neighbours (N, k).
     pub squared: Vec<f32>,
 }
 
@@ -25,7 +25,7 @@ pub struct Neighbours {
 pub fn neighbours(rows: Rows, k: usize) -> Neighbours {
     let (n, d) = (rows.len(), rows.width);
     assert!(0 < k && k < n, "{k} neighbours among {n}");
-    // Tiles of LANES rows, each (D, LANES): the lanes then run over rows, and a distance needs no sum across
+    // Tiles of LANES rows, each (D, LANES): lanes correspond to rows, so that a distance needs no sum across
     // lanes.
     let mut tiles = vec![[0.0; LANES]; n.div_ceil(LANES) * d];
     for (i, row) in rows.iter().enumerate() {
@@ -40,7 +40,7 @@ pub fn neighbours(rows: Rows, k: usize) -> Neighbours {
         |(distances, keys), (block, ((index, squared), values))| {
             simd::run(Isa::get(), Distances { values, d, tiles: &tiles, distances });
             for (r, (index, squared)) in index.chunks_mut(k).zip(squared.chunks_mut(k)).enumerate() {
-                // The bits of floats that are not negative are ordered as the floats are.
+                // The bits of non-negative floats are ordered as the floats are.
                 let key = |j: usize| u64::from(distances[j / LANES][r][j % LANES].to_bits()) << 32 | j as u64;
                 keys.clear();
                 keys.extend((0..n).filter(|&j| j != block * BLOCK + r).map(key));
@@ -55,7 +55,7 @@ pub fn neighbours(rows: Rows, k: usize) -> Neighbours {
     Neighbours { k, index, squared }
 }
 
-/// Squared distances from up to BLOCK rows to all.
+/// Squared distances from up to BLOCK rows to all rows.
 struct Distances<'a> {
     values: &'a [f32],
     d: usize,
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn they_are_those_of_a_full_sort() {
-        // 101 rows: neither whole tiles nor whole blocks; many equal distances.
+        // 101 rows give neither whole tiles nor whole blocks; many distances are equal.
         let (n, d, k) = (101, 5, 10);
         let values: Vec<f32> = (0..n * d).map(|i| ((i * 7919) % 11) as f32).collect();
         let rows = Rows::new(&values, d).expect("sound");

@@ -1,26 +1,25 @@
-//! Principal component analysis in f64: all eigenvectors of the covariance by Jacobi's rotations, or of wide
-//! features, for which that would take hours, the leading ones by subspace iteration.
+//! Principal component analysis in f64: all eigenvectors of the covariance by Jacobi rotations or, for wide
+//! features, for which that would take hours, only the leading ones by subspace iteration.
 
 use rayon::prelude::*;
 
 use super::Rows;
 
-/// Features that are wider are taken by subspace iteration. Up to here Jacobi's rotations, O(N·D² + D³), take
-/// seconds.
+/// Wider features use subspace iteration. Up to this width, Jacobi rotations, O(N·D² + D³), take seconds.
 const WIDE: usize = 256;
 
-/// A projection on the first principal components.
+/// A projection on the leading principal components.
 pub struct Pca {
     /// Coordinates (N, dims), centred, row by row.
     pub projection: Vec<f64>,
-    /// Share of the total variance that each component has, descending.
+    /// Share of each component in the total variance, descending.
     pub explained: Vec<f64>,
 }
 
-/// Projects on the first `dims` components; missing ones, of features narrower than that, are 0.
+/// Projects on the first `dims` components; components beyond the width of the features are 0.
 ///
-/// The sign of an eigenvector is anybody's choice; here its largest entry by absolute value (the first of
-/// equals) is positive, as in scikit-learn.
+/// The sign of an eigenvector is arbitrary. Here its entry of the largest absolute value (the first of ties)
+/// is positive, as in scikit-learn.
 pub fn pca(rows: Rows, dims: usize) -> Pca {
     let d = rows.width;
     let mut mean = vec![0.0; d];
@@ -45,16 +44,16 @@ pub fn pca(rows: Rows, dims: usize) -> Pca {
     Pca { projection, explained }
 }
 
-/// The largest eigenvalues of the rows' Σ x·xᵀ, descending, their eigenvectors, and the sum of all
+/// The largest eigenvalues of Σ x·xᵀ over the rows, descending, their eigenvectors, and the sum of all
 /// eigenvalues.
 type Components = (Vec<f64>, Vec<Vec<f64>>, f64);
 
-/// A row, centred.
+/// A function that centres a row.
 trait Centred: Fn(&[f32]) -> Vec<f64> + Sync {}
 
 impl<F: Fn(&[f32]) -> Vec<f64> + Sync> Centred for F {}
 
-/// The components by way of the whole matrix.
+/// Computes the components from the full matrix.
 fn all_components(rows: Rows, centred: &impl Centred, dims: usize) -> Components {
     let d = rows.width;
     let mut covariance = vec![0.0; d * d];
@@ -74,7 +73,7 @@ fn all_components(rows: Rows, centred: &impl Centred, dims: usize) -> Components
     (order.iter().map(|&k| values[k]).collect(), axes, values.iter().sum())
 }
 
-/// The places of the largest values.
+/// Returns the indices of the `some` largest values, in descending order of the values.
 fn descending(values: &[f64], some: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
@@ -82,18 +81,22 @@ fn descending(values: &[f64], some: usize) -> Vec<usize> {
     order
 }
 
-/// The components by subspace iteration (Golub and Van Loan, 8.2.4) with some more vectors than are asked
-/// for, and without the matrix: each turn multiplies an orthonormal basis by it row by row, and takes the
-/// eigenvectors inside the new subspace.
+/// Computes the components by subspace iteration (Golub and Van Loan, 8.2.4), with a few more vectors than
+/// requested and without forming the matrix.
+///
+/// Each iteration multiplies an orthonormal basis by the matrix, row by row, and computes the eigenvectors
+/// within the new subspace.
 fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Components {
-    /// Vectors beside those that are asked for, turns at most, and rows that are added up together.
+    /// Number of vectors in addition to the requested ones.
     const MORE: usize = 8;
+    /// Maximum number of iterations.
     const TURNS: usize = 500;
+    /// Number of rows that are summed together.
     const SOME: usize = 64;
     let d = rows.width;
     let all: Vec<&[f32]> = rows.iter().collect();
     let total = all.iter().flat_map(|row| centred(row)).map(|x| x * x).sum();
-    // Any vectors that are not special: waves of other lengths.
+    // Arbitrary vectors in general position: waves of different lengths.
     let wave = |k: usize| (0..d).map(|i| ((i + 1) as f64 * (k + 1) as f64 * 0.618).sin()).collect();
     let mut basis: Vec<Vec<f64>> = (0..dims + MORE).map(wave).collect();
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
@@ -106,7 +109,7 @@ fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Compon
             }
             part
         });
-        // In the order of the rows, whatever the number of threads.
+        // Add in the order of the rows, whatever the number of threads.
         let parts: Vec<_> = parts.collect();
         let mut sum = vec![vec![0.0; d]; basis.len()];
         parts.iter().for_each(|part| sum.iter_mut().zip(part).for_each(|(sum, part)| add(sum, 1.0, part)));
@@ -129,7 +132,7 @@ fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Compon
         };
         values = order.iter().map(|&k| own[k]).collect();
         let (eigenvectors, images) = (mixed(&basis), mixed(&product));
-        // How far each is from an eigenvector.
+        // How far a vector is from an eigenvector.
         let off = |n: usize| {
             let (v, w): (&Vec<f64>, &Vec<f64>) = (&eigenvectors[n], &images[n]);
             v.iter().zip(w).map(|(v, w)| (w - values[n] * v).powi(2)).sum::<f64>().sqrt()
@@ -146,8 +149,7 @@ fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Compon
     (values, axes, total)
 }
 
-/// Makes vectors orthonormal, one after the other, each twice for the sake of rounding; what is left of
-/// nothing is nothing.
+/// Orthonormalises vectors one after the other, each twice because of rounding. A zero vector stays zero.
 fn orthonormalise(vectors: &mut [Vec<f64>]) {
     for n in 0..vectors.len() {
         let (before, rest) = vectors.split_at_mut(n);
@@ -163,16 +165,16 @@ fn orthonormalise(vectors: &mut [Vec<f64>]) {
     }
 }
 
-/// An eigenvector with its sign fixed.
+/// Returns an eigenvector with its sign fixed.
 fn upright<'a>(vector: impl Iterator<Item = &'a f64>) -> Vec<f64> {
     let vector: Vec<f64> = vector.copied().collect();
     let largest = vector.iter().fold(0.0, |best: f64, &x| if x.abs() > best.abs() { x } else { best });
     vector.into_iter().map(|x| if largest < 0.0 { -x } else { x }).collect()
 }
 
-/// Eigenvalues of a symmetric matrix (D, D) and the eigenvectors as columns, by cyclic Jacobi rotations
-/// (Golub and Van Loan, Matrix Computations, 8.5): each makes one off-diagonal entry 0, and sweeps over all
-/// of them converge quadratically.
+/// Returns the eigenvalues of a symmetric matrix (D, D) and the eigenvectors as columns, by cyclic Jacobi
+/// rotations (Golub and Van Loan, Matrix Computations, 8.5). Each rotation zeroes one off-diagonal entry, and
+/// sweeps over all entries converge quadratically.
 fn eigen(mut a: Vec<f64>, d: usize) -> (Vec<f64>, Vec<f64>) {
     let mut v = vec![0.0; d * d];
     (0..d).for_each(|i| v[i * d + i] = 1.0);
@@ -222,7 +224,7 @@ mod tests {
             "{:?}",
             p.explained
         );
-        // The second axis is (0.8, −0.6), for its largest entry is positive.
+        // The second axis is (0.8, −0.6), because its largest entry is positive.
         for (found, expected) in p.projection.iter().zip([2.0, -1.0, 2.0, 1.0, -2.0, -1.0, -2.0, 1.0]) {
             assert!((found - expected).abs() < 1e-5, "{:?}", p.projection);
         }

@@ -1,20 +1,20 @@
-//! What pushes the points of a t-SNE map apart: all pairs, exactly.
+//! The repulsion between the points of a t-SNE map: all pairs, exactly.
 //!
-//! The loops are plain Rust over lanes, compiled for each instruction set; without fused multiply-add and in
-//! a fixed order their result has the same bits everywhere.
+//! The loops are plain Rust over lanes, compiled for each instruction set. Without fused multiply-add and in
+//! a fixed order, their result has the same bits everywhere.
 
 use rayon::prelude::*;
 
 use crate::simd::{self, Isa, Task, Vector};
 
-/// Values that the compiler handles together.
+/// Number of values that the compiler processes together.
 const LANES: usize = 16;
-/// Points for which a pass over the others adds up.
+/// Number of points that are processed in one pass over all others.
 const BLOCK: usize = 4;
-/// Where the lanes behind the last point are: so far away that (1 + d²)⁻² is 0.
+/// Coordinate of the unused lanes after the last point: so far away that (1 + d²)⁻² is 0.
 const NOWHERE: f32 = 1e18;
 
-/// One coordinate of all points, in whole vectors.
+/// Packs one coordinate of all points into whole vectors.
 pub fn lanes(values: impl Iterator<Item = f32>) -> Vec<[f32; LANES]> {
     let mut all = Vec::new();
     for (i, value) in values.enumerate() {
@@ -28,8 +28,8 @@ pub fn lanes(values: impl Iterator<Item = f32>) -> Vec<[f32; LANES]> {
     all
 }
 
-/// Sums over all other points j: force_i = Σ q_ij² (y_i − y_j) as (N, 2), and Z = Σ_i Σ_j q_ij, where
-/// q_ij = 1 / (1 + |y_i − y_j|²).
+/// Computes sums over all other points j: `force` is Σ q_ij² (y_i − y_j) for each i, (N, 2), and the result
+/// is Z = Σ_i Σ_j q_ij, where q_ij = 1 / (1 + |y_i − y_j|²).
 pub fn repulsion(y: &[[f32; 2]], force: &mut [[f32; 2]]) -> f64 {
     let xs = lanes(y.iter().map(|p| p[0]));
     let ys = lanes(y.iter().map(|p| p[1]));
@@ -38,11 +38,11 @@ pub fn repulsion(y: &[[f32; 2]], force: &mut [[f32; 2]]) -> f64 {
     outputs.zip(y.par_chunks(BLOCK)).with_min_len(8).for_each(|((force, sum), points)| {
         simd::run(Isa::get(), Push { points, xs: &xs, ys: &ys, force, sum });
     });
-    // Each point has met itself, at distance 0.
+    // Each point was also paired with itself, at distance 0.
     sums.iter().map(|&s| f64::from(s)).sum::<f64>() - y.len() as f64
 }
 
-/// Up to BLOCK points against all.
+/// The repulsion of up to BLOCK points by all points.
 struct Push<'a> {
     points: &'a [[f32; 2]],
     xs: &'a [[f32; LANES]],

@@ -1,7 +1,7 @@
 //! t-SNE: a map of the plane in which near rows are near (van der Maaten and Hinton, JMLR 2008).
 //!
-//! The gradient is exact over the given affinities. The recipe is openTSNE's (Poličar et al., JSS 2024): PCA
-//! for a start, learning rate N over the exaggeration, momentum 0.8.
+//! The gradient is exact for the given affinities. The recipe is that of openTSNE (Poličar et al., JSS 2024):
+//! start from PCA, learning rate N over the exaggeration and at least 200, momentum 0.8.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -13,21 +13,21 @@ use super::repulsion::repulsion;
 use super::{Error, Rows};
 use crate::interrupt::{self, Interrupted};
 
-/// Steps under early exaggeration; a third of all where those are fewer than thrice this.
+/// Steps of early exaggeration; a third of all steps if there are fewer than three times as many.
 const EARLY: u32 = 250;
 /// Standard deviation of the first coordinate at the start.
 const START: f64 = 1e-4;
-/// A step moves no point farther than this.
+/// Longest distance that a step moves a point.
 const LONGEST_STEP: f32 = 5.0;
 
-/// What can be chosen.
+/// The settings of t-SNE.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tsne {
-    /// How many neighbours a point has, in effect.
+    /// Effective number of neighbours of a point.
     pub perplexity: f64,
     /// Steps of gradient descent.
     pub iterations: u32,
-    /// Factor on the affinities in the first steps, which forms clusters; 1 for none.
+    /// Factor of the affinities in the first steps, which forms clusters; 1 for none.
     pub early_exaggeration: f64,
 }
 
@@ -35,24 +35,24 @@ pub struct Tsne {
 pub struct Map {
     /// Coordinates (N, 2).
     pub projection: Vec<[f32; 2]>,
-    /// KL(P‖Q) in nats: what was minimised, summed exactly in f64.
+    /// KL(P‖Q) in nats, the minimised quantity, summed exactly in f64.
     pub kl_divergence: f64,
 }
 
 impl Tsne {
-    /// Refuses a perplexity that `images` cannot have.
+    /// Refuses a perplexity that is too large for this number of images.
     ///
     /// # Errors
-    /// A perplexity of a third of the images or more.
+    /// Returns an error if the perplexity is a third of the number of images or more.
     pub fn fits(&self, images: usize) -> Result<(), Error> {
         let enough = 3.0 * self.perplexity < images as f64;
         if enough { Ok(()) } else { Err(Error::Perplexity(self.perplexity, images)) }
     }
 
-    /// Maps the rows.
+    /// Maps the rows to the plane.
     ///
     /// # Errors
-    /// [`Self::fits`]; [`Interrupted`] after a signal.
+    /// Returns the error of [`Self::fits`], or [`Interrupted`] after a signal.
     pub fn run(&self, rows: Rows) -> anyhow::Result<Map> {
         self.fits(rows.len())?;
         let p = affinities(&neighbours(rows, (3.0 * self.perplexity) as usize), self.perplexity);
@@ -79,7 +79,7 @@ impl Tsne {
     }
 }
 
-/// The first two principal components, scaled down.
+/// Returns the first two principal components, scaled down.
 fn start(rows: Rows) -> Vec<[f32; 2]> {
     let components = pca(rows, 2).projection;
     let variance = components.iter().step_by(2).map(|x| x * x).sum::<f64>() / rows.len() as f64;
@@ -87,7 +87,7 @@ fn start(rows: Rows) -> Vec<[f32; 2]> {
     components.chunks_exact(2).map(|c| [(c[0] * scale) as f32, (c[1] * scale) as f32]).collect()
 }
 
-/// Turns the repulsion in `force` into the gradient over 4, Σ_j (e p_ij − q_ij/Z) q_ij (y_i − y_j).
+/// Turns the repulsion in `force` into a quarter of the gradient, Σ_j (e p_ij − q_ij/Z) q_ij (y_i − y_j).
 fn attract(p: &Affinities, y: &[[f32; 2]], exaggeration: f32, z: f32, force: &mut [[f32; 2]]) {
     force.par_iter_mut().enumerate().with_min_len(64).for_each(|(i, force)| {
         let entries = p.start[i]..p.start[i + 1];
@@ -102,15 +102,15 @@ fn attract(p: &Affinities, y: &[[f32; 2]], exaggeration: f32, z: f32, force: &mu
     });
 }
 
-/// Of one coordinate of one point.
+/// The state of one coordinate of a point.
 #[derive(Clone, Copy)]
 struct Momentum {
     speed: f32,
     gain: f32,
 }
 
-/// Gradient descent with momentum and a gain a coordinate, which grows while the way goes on and shrinks at
-/// turns (Jacobs 1988, as in van der Maaten's code).
+/// Performs a step of gradient descent with momentum and a gain per coordinate, which grows while the
+/// direction is kept and shrinks when it changes (Jacobs 1988, as in van der Maaten's code).
 fn step(y: &mut [f32; 2], state: &mut [Momentum; 2], gradient: [f32; 2], rate: f32) {
     for (m, g) in state.iter_mut().zip(gradient) {
         let onward = (g > 0.0) != (m.speed > 0.0);
@@ -125,7 +125,7 @@ fn step(y: &mut [f32; 2], state: &mut [Momentum; 2], gradient: [f32; 2], rate: f
     }
 }
 
-/// Moves the map's mean to 0.
+/// Moves the mean of the map to 0.
 fn centre(y: &mut [[f32; 2]]) {
     for c in 0..2 {
         let mean = (y.iter().map(|p| f64::from(p[c])).sum::<f64>() / y.len() as f64) as f32;
@@ -133,7 +133,7 @@ fn centre(y: &mut [[f32; 2]]) {
     }
 }
 
-/// KL(P‖Q) = Σ p_ij ln(p_ij / q_ij), with q_ij = (1 + d_ij²)⁻¹ / Z over all pairs.
+/// Computes KL(P‖Q) = Σ p_ij ln(p_ij / q_ij), with q_ij = (1 + d_ij²)⁻¹ / Z over all pairs.
 fn kl(p: &Affinities, y: &[[f32; 2]]) -> f64 {
     let q = |a: [f32; 2], b: [f32; 2]| {
         let (dx, dy) = (f64::from(a[0]) - f64::from(b[0]), f64::from(a[1]) - f64::from(b[1]));
@@ -150,7 +150,7 @@ fn kl(p: &Affinities, y: &[[f32; 2]]) -> f64 {
         })
         .collect();
     let total = |c: usize| rows.iter().map(|r| r[c]).sum::<f64>();
-    // The p add up to 1 but for rounding.
+    // The p_ij add up to 1, up to rounding.
     total(0) + total(1).ln()
 }
 

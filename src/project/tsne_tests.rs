@@ -65,7 +65,7 @@ fn equal_rows_leave_all_numbers_finite() {
     second[..5].copy_from_slice(first);
     let map = SETTINGS.run(Rows::new(&values, 5).expect("sound")).expect("a map");
     assert!(map.kl_divergence.is_finite() && map.projection.iter().flatten().all(|x| x.is_finite()));
-    // Half of the rows alike: more equal distances than the perplexity has neighbours.
+    // With half of the rows equal, there are more equal distances than the perplexity has neighbours.
     values[..300].fill(1.0);
     let map = SETTINGS.run(Rows::new(&values, 5).expect("sound")).expect("a map");
     assert!(map.kl_divergence.is_finite() && map.projection.iter().flatten().all(|x| x.is_finite()));

@@ -1,4 +1,4 @@
-//! The training set that a column of a table is of.
+//! The columns of a table: one per training set.
 
 use std::cmp::Ordering;
 
@@ -6,30 +6,30 @@ use serde_json::Value;
 
 use crate::manifest::Input;
 
-/// The training data of a column of the table; ordered as columns are: exp, step, balanced, the largest ratio
-/// first.
+/// A column of a table: its training set. Columns are ordered by data set, then exp, step and balanced sets,
+/// then with the largest ratio first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// `cifar10`, `cifar100`, `synthetic`; of image files the name of their directory.
+    /// `cifar10`, `cifar100` or `synthetic`; for image files, the name of their directory.
     pub dataset: String,
     /// `exp`, `step` or `none`.
     pub imb_type: String,
-    /// Images of the largest class by those of the smallest, as printed: `100`, `1.5`.
+    /// Ratio of the largest class to the smallest, as printed: `100`, `1.5`.
     pub imb_ratio: String,
 }
 
 impl Column {
-    /// As `published.json` names it: `cifar10/exp/100`.
+    /// Returns the name used in `published.json`: `cifar10/exp/100`.
     pub fn name(&self) -> String {
         format!("{}/{}/{}", self.dataset, self.imb_type, self.imb_ratio)
     }
 
-    /// The data set as papers call it: `CIFAR-10`.
+    /// Returns the data set's name as papers write it: `CIFAR-10`.
     pub fn title(&self) -> &str {
         dataset_title(&self.dataset)
     }
 
-    /// What a head below the data set says: `exp 100`; a set that is as it came has no ratio to tell.
+    /// Returns the heading under the data set's name: `exp 100`. An unmodified set has no ratio to show.
     pub fn heading(&self) -> String {
         match self.imb_type.as_str() {
             "none" => "all images".into(),
@@ -55,7 +55,7 @@ impl PartialOrd for Column {
     }
 }
 
-/// A data set's name as papers print it.
+/// Returns a data set's name as papers write it.
 pub(super) fn dataset_title(name: &str) -> &str {
     match name {
         "cifar10" => "CIFAR-10",
@@ -65,22 +65,22 @@ pub(super) fn dataset_title(name: &str) -> &str {
     }
 }
 
-/// Data sets that there are published values for, and those that `mk-imbalance` knows by name; letters and
-/// digits alone.
+/// The data sets with published values and those that `mk-imbalance` knows by name, in lower case with only
+/// letters and digits.
 const PUBLISHED: [&str; 6] = ["cifar10", "cifar100", "cinic10", "inaturalist", "synthetic", "tinyimagenet"];
 
-/// The column that a data set belongs in, from its params. One made by hand need not say how it was made
-/// imbalanced: it is as it is.
+/// Returns the column that a data set belongs to, from its params. A data set made by hand need not state how
+/// it was made imbalanced; it then counts as unmodified.
 pub(super) fn column_of(dataset: &Input) -> Option<Column> {
     let text = |name| dataset.params.get(name).and_then(Value::as_str).map(str::to_owned);
     let imb_type = text("imb_type").unwrap_or_else(|| "none".into());
     let imb_ratio = match dataset.params.get("imb_ratio").and_then(Value::as_f64) {
-        // f64 prints 100.0 as 100 and 1.5 as 1.5.
+        // `f64` prints 100.0 as 100 and 1.5 as 1.5.
         Some(ratio) => ratio.to_string(),
         None if imb_type == "none" => "1".into(),
         None => return None,
     };
-    // Files are called by their directory, but never by the name of a published data set.
+    // Image files are named after their directory, but never like a published data set.
     let own = dataset.facts.get("name").and_then(Value::as_str);
     let bare = |own: &str| own.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
     let own = own.filter(|own| !PUBLISHED.contains(&&*bare(own))).map(str::to_owned);

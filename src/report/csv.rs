@@ -1,6 +1,7 @@
-//! Tables as tidy CSV (RFC 4180): one row a cell, percent with two decimals, empty where there is no number.
-//! `mean` and `std` are of top-1, the last columns are means. `n` counts runs; `paper_schedule` is `same`
-//! where the published runs had the schedule of ours, else `other`.
+//! Tables as tidy CSV (RFC 4180): one row per cell, percentages with two decimals, and an empty field where
+//! there is no number. `mean` and `std` are those of top-1 accuracy; the last columns are means. `n` counts
+//! runs. `paper_schedule` is `same` if the published runs used the same schedule as ours, and `other`
+//! otherwise.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +9,10 @@ use super::one_line;
 use super::record::OTHERS;
 use super::table::Table;
 
-/// The first line.
+/// The header line.
 pub const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,seeds,mean,std,paper,paper_source,paper_schedule,difference,starting_report,top5,many,medium,few,macro_f1,nll,ece";
 
-/// All cells of all tables.
+/// Returns all cells of all tables as CSV.
 pub fn write(tables: &[Table]) -> String {
     let mut text = format!("{HEADER}\n");
     for t in tables {
@@ -50,7 +51,8 @@ fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| format!("{v:.2}").replace("-0.00", "0.00"))
 }
 
-/// A text as a field. Line breaks in it would be allowed, but most who read line by line do not expect them.
+/// Returns a text as a CSV field. Line breaks would be allowed in it, but most line-based readers do not
+/// expect them, so they are replaced.
 pub(super) fn quoted(text: &str) -> String {
     let text = one_line(text);
     match text.contains(['"', ',']) {

@@ -1,5 +1,5 @@
-//! What an evaluation, an embedding or a training is of: method, data set, settings and run, read from
-//! lineage.
+//! Reads from a manifest's lineage which experiment an evaluation, an embedding or a training belongs to: its
+//! method, data set, settings and run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,51 +16,51 @@ use crate::methods::classifier::Classifier;
 use crate::methods::presets::{names, preset_name};
 use crate::train::config::Select;
 
-/// One run of a training, and which of its epochs is looked at on which images.
+/// One training run, with the epoch that was evaluated and the images it was evaluated on.
 #[derive(Clone, Debug)]
 pub struct Experiment {
-    /// Where in the tables it stands.
+    /// The column of the tables that it belongs to.
     pub column: Column,
     /// `last`, `best`, or `file` for bare weights.
     pub which: String,
-    /// Preset that the run is closest to, or `weights NAME` for a bare file.
+    /// The preset that the run is closest to, or `weights NAME` for a bare file.
     pub method: String,
-    /// The method's options that are not the preset's, as `preset_name` writes them.
+    /// The options of the method that differ from the preset's, as `preset_name` writes them.
     pub options: String,
-    /// Everything else that could matter, by name. Two experiments with different settings are never
+    /// All other settings that could matter, by name. Two experiments with different settings are never
     /// averaged.
     pub settings: BTreeMap<String, Value>,
     /// Seed of the training.
     pub seed: Option<u64>,
-    /// Seed of the network's training, where a classifier was trained on its features.
+    /// Seed of the network's training, if this is a classifier trained on the network's features.
     pub network_seed: Option<u64>,
-    /// What it was trained on; nothing where that is not known.
+    /// The training images; `None` if they are not known.
     pub images: Option<Images>,
-    /// The instruction set or GPU that trained it; not known of bare files, and of results of earlier
-    /// versions.
+    /// The instruction set or GPU on which it was trained; not known for bare files and for results of
+    /// earlier versions.
     pub computed_by: Option<String>,
-    /// Version of `train` that trained it; not known of bare files.
+    /// Version of `train` that trained it; not known for bare files.
     pub semantics: Option<u64>,
-    /// Hash of the weights that are looked at.
+    /// Hash of the evaluated weights.
     pub weights: String,
     /// Where the weights were, if they are a bare file.
     pub file: Option<PathBuf>,
 }
 
-/// Which images a data set has, of all splits: shards of other sizes, and the other of the two official
-/// forms, hold the same ones.
+/// The images of a data set, over all splits. The same images may be stored in shards of another size or come
+/// from the other of the two official formats.
 #[derive(Clone, Debug)]
 pub struct Images {
     /// How they were chosen.
     params: Object,
-    /// Hashes of the images of each split; earlier versions did not say.
+    /// Hashes of the images of each split; earlier versions did not record them.
     splits: Option<Value>,
-    /// Hashes of the files that they were made from.
+    /// Hashes of the source files.
     files: Vec<String>,
 }
 
 impl Images {
-    /// Those of a data set that is an input.
+    /// Returns the images of a data set that is an input.
     pub fn of(dataset: &Input) -> Images {
         let params = dataset.params.iter().filter(|(n, _)| *n != "shard_bytes");
         Images {
@@ -70,8 +70,8 @@ impl Images {
         }
     }
 
-    /// Whether they are the same images, whatever is said of how they were chosen. Where one of both does not
-    /// say which they are, the files that they were made from stand for them.
+    /// Returns whether both are the same images, regardless of the params that chose them. If one of the two
+    /// does not record the hashes of its images, the source files are compared instead.
     fn are(&self, other: &Images) -> bool {
         match (&self.splits, &other.splits) {
             (Some(own), Some(others)) => own == others,
@@ -79,13 +79,13 @@ impl Images {
         }
     }
 
-    /// Whether two data sets have the same images, chosen alike.
+    /// Returns whether two data sets hold the same images and were made with the same params.
     pub fn are_those_of(&self, other: &Images) -> bool {
         self.params == other.params && self.are(other)
     }
 
-    /// A hash to tell them by: that of the training images, which the data set's manifest has, or one of all
-    /// files.
+    /// Returns a hash that identifies the images: the hash of the training images from the data set's
+    /// manifest or, if it has none, a hash of all source files.
     fn hash(&self) -> String {
         match self.splits.as_ref().and_then(|splits| splits["train"].as_str()) {
             Some(train) => train.to_owned(),
@@ -94,9 +94,9 @@ impl Images {
     }
 }
 
-/// The experiments, where those on images that were chosen alike say in their settings which these are if
-/// they differ: so that they are never averaged, whatever their params say. Bare files of one name and
-/// different content have longer names.
+/// Returns the experiments so that different ones can be told apart. If data sets were made with the same
+/// params but hold different images, their experiments get an `images` setting with a hash, so that they are
+/// never averaged. Bare files with the same name but different contents get longer names.
 pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
     let differs = |dataset: &str, own: &Images| {
         let others = all.iter().filter(|other| other.column.dataset == dataset);
@@ -114,10 +114,10 @@ pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
     all
 }
 
-/// Names bare files of one name and different content by as much of their paths as tells them apart
-/// (`a/best.safetensors`), and by their hashes where whole paths are equal.
+/// Renames bare files that share a name but not their contents: as much of the path is kept as tells them
+/// apart (`a/best.safetensors`), and the hash is added if the whole paths are equal.
 fn name_files(all: &mut [Experiment]) {
-    // By name and content, the first of the paths.
+    // The smallest path, by name and content hash.
     let mut names: BTreeMap<String, BTreeMap<String, PathBuf>> = BTreeMap::new();
     for e in all.iter() {
         if let Some(file) = &e.file {
@@ -140,25 +140,25 @@ fn name_files(all: &mut [Experiment]) {
     }
 }
 
-/// What the names of bare files begin with.
+/// The prefix of the names of bare files.
 pub(super) const BARE: &str = "weights ";
 
-/// The last components of a path.
+/// Returns the last components of a path, joined by slashes.
 fn end(path: &Path, components: usize) -> String {
     let all: Vec<_> = path.components().map(|c| c.as_os_str().to_string_lossy()).collect();
     all[all.len().saturating_sub(components)..].join("/")
 }
 
-/// Names of bare files that are more than the name of the file, by the hash of their content. They follow
-/// from paths, which are in no key, so a report that shows them has them among its params.
+/// Returns the names of bare files that had to be lengthened, by the hash of their contents. They depend on
+/// paths, which are not part of any key, so a report that shows them records them in its params.
 pub fn longer_names(all: &[&Experiment]) -> Object {
     let told = told_apart(all);
     let longer = all.iter().zip(&told).filter(|(own, told)| own.method != told.method);
     longer.map(|(_, told)| (told.weights.clone(), told.method.clone().into())).collect()
 }
 
-/// For each experiment the index of the one that stands for it: of runs in one setting whose weights are
-/// byte-identical the first that says what computed it, else the first.
+/// Returns, for each experiment, the index of its representative. Among runs with the same settings and
+/// byte-identical weights, the representative is the first that records what computed it, or else the first.
 pub(super) fn representatives(all: &[&Experiment]) -> Vec<usize> {
     let identity = |e: &&Experiment| {
         let settings: Vec<String> = e.settings.iter().map(|(name, v)| words(name, v)).collect();
@@ -175,22 +175,23 @@ pub(super) fn representatives(all: &[&Experiment]) -> Vec<usize> {
     identities.iter().map(|identity| chosen[identity.as_str()]).collect()
 }
 
-/// Parameters of a data set that choose no images.
+/// Params of a data set that are not settings: they are in the column already or do not affect its images.
 const NEUTRAL: [&str; 4] = ["dataset", "imb_type", "imb_ratio", "shard_bytes"];
 
-/// Parameters of a training that follow from a data set of image files, whose own parameters tell them.
+/// Params of a training that follow from a data set of image files, whose own params already include them.
 const OF_FILES: [&str; 4] = ["mean", "std", "preprocess", "class_names"];
 
 impl Experiment {
-    /// Reads the lineage of a metrics or embedding manifest, or a checkpoint's own params (its last epoch).
+    /// Reads the experiment from the lineage of a metrics or embedding manifest, or from a checkpoint's own
+    /// params, which describe its last epoch.
     ///
     /// # Errors
-    /// One without the lineage that `eval`, `embed` and `train` write.
+    /// Returns an error if the manifest lacks the lineage that `eval`, `embed` and `train` write.
     pub fn of(m: &Manifest) -> Result<Experiment, Error> {
         let bad = |why: &str| Error::Foreign { path: place(m), why: why.into(), tool: m.kind.tool() };
         let dataset = || m.input("dataset").ok_or_else(|| bad("no data set in its lineage"));
         if m.kind == Kind::Checkpoint {
-            // Weights tell runs apart; a log does where there are none, but it has times in it.
+            // Weights tell runs apart. Without weights the log does, but it contains times.
             let outputs = |role| m.outputs_of(role).collect::<Vec<&Output>>();
             let outputs = [outputs("last"), outputs("log")].into_iter().find(|o| !o.is_empty());
             let of = Trained {
@@ -218,7 +219,8 @@ impl Experiment {
         Experiment::new(of, evaluated, which, &m.params, &here)
     }
 
-    /// From what was trained, the data set that it is judged on, and the params of that.
+    /// Creates an experiment from the trained weights, the data set they were evaluated on, and the
+    /// evaluation's params.
     fn new(
         of: Trained,
         evaluated: &Input,
@@ -227,7 +229,8 @@ impl Experiment {
         place: &Path,
     ) -> Result<Experiment, Error> {
         let Trained { params: own, inputs, facts, weights, file } = of;
-        // A classifier on features is told as the network that they are of, with its second stage.
+        // A classifier on features is described by the network that produced the features, plus its second
+        // stage.
         let network = inputs.iter().find(|i| i.role == "init" && !i.params.is_empty());
         let network = network.filter(|_| own.contains_key("classifier"));
         let checkpoint = network.map_or(own, |network| &network.params);
@@ -253,10 +256,10 @@ impl Experiment {
                 None => (name, String::new()),
             },
         };
-        // The presets `erm-rs` and `rs` would be the same thing.
+        // `erm-rs` and the preset `rs` are the same method.
         let method = method.strip_prefix("erm-").map_or(method.clone(), str::to_owned);
         let of_files = checkpoint.contains_key("preprocess");
-        // A classifier on imported features is told by its second stage alone.
+        // A classifier on imported features is described by its second stage alone.
         let alone = network.is_none() && own.contains_key("classifier");
         for (name, value) in checkpoint.iter().filter(|_| !alone) {
             let follows = of_files && OF_FILES.contains(&name.as_str());
@@ -264,7 +267,8 @@ impl Experiment {
                 flatten(name, value, &mut settings);
             }
         }
-        // Weights to start from are told by how they were trained: those of several seeds are one setting.
+        // Initial weights are described by how they were trained, without the seed, so that runs from several
+        // seeds count as one setting.
         let init = network.map_or(inputs, |network| &network.inputs).iter();
         if let Some(init) = init.clone().find(|i| i.role == "init" && !i.params.is_empty()) {
             let own: Object = init.params.clone().into_iter().filter(|(name, _)| name != "seed").collect();
@@ -288,7 +292,7 @@ impl Experiment {
             let on = column_of(first).map_or_else(|| "another data set".into(), |c| c.name());
             settings.insert("network trained on".into(), on.into());
         }
-        // The milestones, and where a deferred rule begins, follow from the recipe, unless they were chosen
+        // The milestones and the first epoch of a deferred rule follow from the recipe, unless they were set
         // by hand.
         let custom = settings.get("recipe").is_none_or(|r| r == "custom");
         let follows: &[&str] = if custom { &["recipe"] } else { &["milestones", "rule_from"] };
@@ -310,7 +314,8 @@ impl Experiment {
         if let Some(projection) = params.get("project") {
             flatten(PROJECTION, projection, &mut settings);
         }
-        // The keys of the other form of the official files, or of shards of another size, differ.
+        // Keys also differ between the two official formats and between shard sizes, so the images are
+        // compared too.
         if let Some(trained) = trained
             && trained.key != evaluated.key
             && !Images::of(trained).are_those_of(&Images::of(evaluated))
@@ -319,8 +324,8 @@ impl Experiment {
             let key = evaluated.key.as_deref().map_or("", key::short);
             settings.insert("evaluated on".into(), json!(format!("{on} {key}").trim()));
         }
-        // Which epoch is the best depends on what it was selected by; version 1 of `train` knew the test
-        // split alone.
+        // Which epoch is best depends on the split used for selection; version 1 of `train` could use only
+        // the test split.
         settings.remove("select");
         if which == "best" {
             let cut = settings.get("val_fraction").and_then(Value::as_f64).is_some_and(|f| f > 0.0);
@@ -329,7 +334,7 @@ impl Experiment {
             let usual = Select::usual(held_out && version() > 1).name();
             settings.insert("select".into(), own.get("select").cloned().unwrap_or(usual.into()));
         }
-        // What is computed at once has no seed of its own.
+        // A classifier that is computed in closed form has no seed of its own; the network's seed is used.
         let is_trained =
             !own.contains_key("classifier") || Classifier::of(own).is_some_and(Classifier::is_trained);
         let seed_of = |params: &Object| params.get("seed").and_then(Value::as_u64);
@@ -362,18 +367,19 @@ impl Experiment {
     }
 }
 
-/// Weights with what their manifest or lineage says of them.
+/// Weights, with what their manifest or lineage records about them.
 struct Trained<'a> {
     params: &'a Object,
     inputs: &'a [Input],
     facts: &'a Object,
     /// Hash of the weights.
     weights: String,
-    /// Where they were, if they are a bare file.
+    /// Where the weights were, if they are a bare file.
     file: Option<PathBuf>,
 }
 
-/// A second stage in words: its usual name where it has one, and what departs from the usual training.
+/// Describes a second stage in words: its usual name, if it has one, and the settings that differ from the
+/// usual training.
 fn second_stage(params: &Object, classifier: &Value) -> String {
     let name = classifier["name"].as_str().unwrap_or_default();
     let method = preset_name(params);
@@ -404,7 +410,7 @@ fn second_stage(params: &Object, classifier: &Value) -> String {
             ("rule_from", Value::Null),
         ];
         for (name, usual) in usual {
-            // Params leave the defaults of a network's training out.
+            // Params omit settings that equal a network's training defaults.
             let own = params.get(name).or_else(|| standard(name)).unwrap_or(&Value::Null);
             if *own != usual && !own.is_null() {
                 text += &format!(" {}", words(name, own));
@@ -417,13 +423,14 @@ fn second_stage(params: &Object, classifier: &Value) -> String {
     text
 }
 
-/// Where a manifest is, or was when it was made.
+/// Returns the path of a manifest, or the path it was written to when it was made.
 pub(super) fn place(m: &Manifest) -> PathBuf {
     let run = |name| m.run.get(name).and_then(Value::as_str).unwrap_or_default();
     m.path.clone().unwrap_or_else(|| PathBuf::from(run("cwd")).join(run("out")).join(FILE))
 }
 
-/// The data set that the images of an input are of, which may be the features of a network.
+/// Returns the data set that an input's images come from: the input itself, or the data set behind it if it
+/// holds the features of a network.
 pub(crate) fn images_of(input: &Input) -> &Input {
     let own = input.inputs.iter().find(|i| i.role == "dataset");
     match own.filter(|_| !input.params.contains_key("dataset")) {
@@ -432,7 +439,7 @@ pub(crate) fn images_of(input: &Input) -> &Input {
     }
 }
 
-/// Values by name, those of objects by `name.inner`.
+/// Adds values by name; the fields of objects are named `name.inner`.
 pub(super) fn flatten(name: &str, value: &Value, all: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(k, v)| flatten(&format!("{name}.{k}"), v, all)),
@@ -442,8 +449,8 @@ pub(super) fn flatten(name: &str, value: &Value, all: &mut BTreeMap<String, Valu
     }
 }
 
-/// Place of a method in tables and legends: that of the presets, by mix, loss and rule; the same with other
-/// options beside it.
+/// Returns the rank of a method in tables and legends: the order of the presets, by mix, loss and rule. A
+/// method with other options has the rank of its preset.
 pub(super) fn order(method: &str) -> usize {
     static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| names().collect());
     let name = method.split('(').next().unwrap_or(method);
@@ -454,7 +461,7 @@ pub(super) fn order(method: &str) -> usize {
 pub(super) mod tests {
     use super::*;
 
-    /// A run of Remix on CIFAR-10, exp 100, of which nothing else is known.
+    /// A run of Remix on CIFAR-10, exp 100, without further settings.
     pub fn experiment() -> Experiment {
         let column = Column { dataset: "cifar10".into(), imb_type: "exp".into(), imb_ratio: "100".into() };
         Experiment {
@@ -498,7 +505,7 @@ pub(super) mod tests {
         let all: Vec<_> = deep.iter().zip(["1", "2", "3"]).map(|(p, w)| bare(p, w)).collect();
         let named = ["weights 1/out/w.safetensors", "weights 2/out/w.safetensors", "weights v.safetensors"];
         assert_eq!(names(&all), named);
-        // A file that was replaced between two evaluations.
+        // The file was replaced between two evaluations.
         let named = names(&[bare(a, "0123456789abcdef"), bare(a, "fedcba9876543210")]);
         assert_eq!(named, [format!("{plain} 0123456789ab"), format!("{plain} fedcba987654")]);
     }

@@ -1,4 +1,4 @@
-//! Tables as JSON, for programs: one record a cell, unrounded, with every run behind it.
+//! Tables as JSON, for programs: one record per cell, unrounded, with every run behind it.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::published;
 use super::record::OTHERS;
 use super::table::Table;
 
-/// An object of `unit`, `sources` and `cells`, indented.
+/// Returns an indented object with `unit`, `sources` and `cells`.
 pub fn write(tables: &[Table]) -> String {
     let mut cells: Vec<Value> = Vec::new();
     for t in tables {

@@ -1,10 +1,10 @@
-//! Tables as LaTeX, for `\input` into a paper; booktabs does the rules.
+//! Tables as LaTeX, for `\input` into a paper; the rules are those of booktabs.
 
 use super::markdown::{common, marks, notes, row_name};
 use super::table::{Cell, Part, Table};
 use super::{one_line, signed};
 
-/// All tables as `table*` floats; the comment at the head says what the preamble needs.
+/// Returns all tables as `table*` floats; a comment at the top says what the preamble needs.
 pub fn write(tables: &[Table]) -> String {
     let head = "% For \\input. The preamble needs \\usepackage{booktabs,graphicx}.\n";
     tables.iter().map(one).fold(head.to_owned(), |all, t| all + "\n" + &t)
@@ -16,7 +16,7 @@ fn one(t: &Table) -> String {
     let common = common(t).map_or(String::new(), |common| format!(" {common}"));
     let caption = format!("{}. Top-1 accuracy (%), {}.{common}", t.name(), t.statistics());
     text += &format!("\\caption{{{}}}\n", escape(&caption));
-    // Outside of ASCII, and with what LaTeX reads otherwise, a label is no label.
+    // A label may contain neither characters outside ASCII nor LaTeX's special characters.
     let label = format!("tab:{}-{}", t.dataset, t.which);
     let label = label.replace(|c: char| !(c.is_ascii_alphanumeric() || ":-".contains(c)), "-");
     text += &format!("\\label{{{label}}}\n\\resizebox{{\\textwidth}}{{!}}{{%\n");
@@ -58,7 +58,7 @@ fn one(t: &Table) -> String {
     }
     text += "\\bottomrule\n\\end{tabular}}\n";
     text += "\n\\smallskip\\raggedright\\footnotesize\n";
-    // Of what this table does not have, no note.
+    // This table omits the other metrics, so the note about them is omitted too.
     for note in notes(t).iter().filter(|n| !n.starts_with("top-5")) {
         text += &format!("{}\\par\n", escape(note));
     }
@@ -81,7 +81,7 @@ fn escape(text: &str) -> String {
     let mut out = String::new();
     for c in one_line(text).chars() {
         match c {
-            // At the start of a row a bracket would be an argument of the line break before it.
+            // At the start of a row, a bracket would be read as an argument of the preceding line break.
             '[' | ']' => out.extend(['{', c, '}']),
             '\u{fffd}' => out.push('?'),
             '±' => out += "$\\pm$",

@@ -7,7 +7,7 @@ use super::settings::standard_in_words;
 use super::table::{Cell, Part, Row, Table};
 use super::{one_line, published, signed, title, two};
 
-/// All tables, one below the other, with their notes.
+/// Returns all tables with their notes, one below the other.
 pub fn write(tables: &[Table]) -> String {
     tables.iter().map(one).collect::<Vec<_>>().join("\n")
 }
@@ -47,7 +47,7 @@ fn one(t: &Table) -> String {
     text
 }
 
-/// The numbers beside top-1 of one training set, if there are any.
+/// Returns a table of the metrics other than top-1 on one training set, if there are any.
 fn others(t: &Table, column: usize, heading: &str) -> String {
     let numbers = t.others(column);
     if numbers.is_empty() {
@@ -64,7 +64,7 @@ fn others(t: &Table, column: usize, heading: &str) -> String {
     text
 }
 
-/// `0.716 ± 0.004`
+/// Formats the n-th other metric of a cell: `0.716 ± 0.004`.
 pub(super) fn other(cell: &Cell, n: usize) -> Option<String> {
     let digits = OTHERS[n].decimals;
     let (mean, std) = cell.other(n)?;
@@ -72,7 +72,7 @@ pub(super) fn other(cell: &Cell, n: usize) -> Option<String> {
     Some(format!("{mean:.digits$}{std}"))
 }
 
-/// A row's method, and in brackets what is special about it; plain text.
+/// Returns a row's method, followed by its variant in brackets, as plain text.
 pub(super) fn row_name(row: &Row) -> String {
     match row.variant.as_str() {
         "" => title(&row.method),
@@ -84,13 +84,13 @@ fn name(row: &Row) -> String {
     escape(&row_name(row))
 }
 
-/// What all rows share, for above a table; plain text.
+/// Returns the sentence above a table on what all its rows share, as plain text.
 pub(super) fn common(t: &Table) -> Option<String> {
     (!t.common.is_empty()).then(|| format!("All rows: {}.", t.common.join(", ")))
 }
 
-/// Text as it stands in a line or a cell of Markdown. Names come from outside: none may end a cell, become
-/// HTML, a picture or a formula, or hide where a link leads.
+/// Escapes text for a line or a table cell of Markdown. Names come from outside: they must not end a cell,
+/// become HTML, a picture or a formula, or hide a link's target.
 fn escape(text: &str) -> String {
     let text = one_line(text);
     let mut out = String::new();
@@ -100,10 +100,10 @@ fn escape(text: &str) -> String {
         let after = rest.clone().next().unwrap_or(' ');
         match c {
             '&' => out += "&amp;",
-            // "> 100" is no tag and, in a line, no quotation.
+            // "> 100" is not a tag and, within a line, not a quotation.
             '<' if after != ' ' => out += "&lt;",
             '\\' | '`' | '*' | '|' | '$' | '~' => out.extend(['\\', c]),
-            // Within a word it is no emphasis.
+            // Within a word an underscore is not emphasis.
             '_' if !(before.is_alphanumeric() && after.is_alphanumeric()) => out += "\\_",
             ']' if "([:".contains(after) => out += "\\]",
             '!' if after == '[' => out += "\\!",
@@ -118,7 +118,7 @@ fn line(fields: &[String]) -> String {
     format!("| {} |\n", fields.join(" | "))
 }
 
-/// `75.12 ± 0.31 (3)`, `75.12 (1)` or `—`.
+/// Formats a reproduced value: `75.12 ± 0.31 (3)`, `75.12 (1)` or `—`.
 fn reproduced(cell: &Cell) -> String {
     match (cell.mean(), cell.std()) {
         (Some(mean), Some(std)) => format!("{mean:.2} ± {std:.2} ({})", cell.count()),
@@ -127,13 +127,13 @@ fn reproduced(cell: &Cell) -> String {
     }
 }
 
-/// A published value with its marks, plain text.
+/// Returns a published value with its marks, as plain text.
 pub(super) fn paper(cell: &Cell) -> String {
     format!("{}{}", two(cell.paper.map(|p| p.value)), marks(cell))
 }
 
-/// What must be known of a published value: † LDAM's, * of a given file, ‡ of another schedule, § of a setting with a
-/// doubt.
+/// Returns the marks of a published value: † from LDAM, * from a given file, ‡ of another schedule, § of a
+/// setting with a doubt.
 pub(super) fn marks(cell: &Cell) -> String {
     let Some(paper) = &cell.paper else { return String::new() };
     let marks = [
@@ -145,7 +145,7 @@ pub(super) fn marks(cell: &Cell) -> String {
     marks.into_iter().filter(|(_, holds)| *holds).map(|(mark, _)| mark).collect()
 }
 
-/// What a reader must know to use the table; plain text.
+/// Returns the notes that a reader needs to use the table, as plain text.
 pub(super) fn notes(t: &Table) -> Vec<String> {
     let mut notes = Vec::new();
     let marked = |mark: char| t.cells().filter(move |c| marks(c).contains(mark)).filter_map(|c| c.paper);

@@ -1,9 +1,9 @@
-//! From manifests to tables, figures and pages: [`record`] reads evaluations, [`table`] arranges them, one
-//! module a format writes them; [`figure`] draws, and [`html`] puts all on a page. Published numbers come
-//! from `published.json`.
+//! From manifests to tables, figures and pages: [`record`] reads evaluations, [`table`] arranges them, and
+//! one module per format writes them; [`figure`] draws, and [`html`] puts everything on a page. Published
+//! numbers come from `published.json`.
 //!
-//! Tables are made from metrics manifests alone; curves and maps also open the files that their manifests
-//! list. Nothing is printed.
+//! Tables are made from metrics manifests alone; some figures also open the files that their manifests list.
+//! Nothing is printed.
 
 mod column;
 pub mod csv;
@@ -23,20 +23,20 @@ mod telling;
 
 use std::path::PathBuf;
 
-/// What keeps evaluations from becoming a table.
+/// A reason why a report cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A manifest without the numbers or the lineage that a report needs.
+    /// A manifest lacks the numbers or the lineage that a report needs.
     #[error("{path}: {why}; make it again with {tool}")]
     Foreign {
         /// The manifest.
         path: PathBuf,
         /// What is missing.
         why: String,
-        /// The tool that makes it.
+        /// The tool that makes such manifests.
         tool: &'static str,
     },
-    /// Something that cannot be drawn.
+    /// A manifest whose content cannot be drawn.
     #[error("{path}: {why}")]
     Unfit {
         /// The manifest.
@@ -44,7 +44,7 @@ pub enum Error {
         /// What is wrong, and what to do.
         why: String,
     },
-    /// A figure of nothing, or of too much.
+    /// Too few or too many manifests for a figure, or manifests that do not belong together.
     #[error("{kind}: {why}")]
     Inputs {
         /// The kind of figure.
@@ -52,20 +52,20 @@ pub enum Error {
         /// What is wrong, and what to do.
         why: String,
     },
-    /// The file system said no, or a manifest's files are not what it says.
+    /// A file operation failed, or a manifest's files do not match it.
     #[error(transparent)]
     Manifest(#[from] crate::manifest::Error),
-    /// A picture that cannot be drawn.
+    /// A picture cannot be rendered.
     #[error("--dpi {dpi}: {why}; choose a smaller one, or an SVG")]
     Render {
-        /// Dots an inch.
+        /// Resolution in dots per inch.
         dpi: u32,
-        /// What the renderer said.
+        /// The renderer's error message.
         why: String,
     },
 }
 
-/// The title of a method, or of a bare file as it is.
+/// Returns the title of a method; the name of a bare file is returned unchanged.
 pub(crate) fn title(method: &str) -> String {
     if method.starts_with(experiment::BARE) {
         method.to_owned()
@@ -74,8 +74,8 @@ pub(crate) fn title(method: &str) -> String {
     }
 }
 
-/// A text from outside as it may stand in a line: line breaks are spaces, and characters that show nothing
-/// but change how the rest is read (controls, changes of direction) are U+FFFD.
+/// Makes a text from outside safe to print on one line: line breaks become spaces, and characters that show
+/// nothing but change how the rest is read (control characters, changes of direction) become U+FFFD.
 pub(crate) fn one_line(text: &str) -> String {
     let one = |c: char| match c {
         '\u{2028}' | '\u{2029}' => ' ',
@@ -87,12 +87,12 @@ pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(one).collect()
 }
 
-/// A number with two decimals, `—` if there is none.
+/// Formats a number with two decimals; `—` if there is none.
 pub(crate) fn two(value: Option<f64>) -> String {
     value.map_or("—".into(), |v| format!("{v:.2}"))
 }
 
-/// A signed number with two decimals, `—` if there is none; what rounds to zero has no sign.
+/// Formats a signed number with two decimals; `—` if there is none. A number that rounds to zero has no sign.
 pub(crate) fn signed(value: Option<f64>) -> String {
     let text = value.map_or("—".into(), |v| format!("{v:+.2}"));
     if ["+0.00", "-0.00"].contains(&text.as_str()) { "0.00".into() } else { text }

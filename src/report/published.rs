@@ -1,5 +1,5 @@
-//! Published accuracies, from `published.json`, which says where each comes from and of which setting it is,
-//! and from files of the same form that a report is given.
+//! Published accuracies from `published.json`, which records the source and the setting of each, and from
+//! files of the same form that are given to a report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,10 +15,10 @@ use super::telling::options;
 use super::title;
 use crate::train::schedule::Recipe;
 
-/// The file, as committed.
+/// The committed file.
 const TEXT: &str = include_str!("published.json");
 
-/// Hash of all values, which is part of a report's key.
+/// Returns the hash of all values, which is part of a report's key.
 pub fn hash() -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(TEXT.as_bytes());
@@ -28,14 +28,15 @@ pub fn hash() -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// The values of a file, which come before those that are committed, and its text. There is one a process, as
-/// there is one command line.
+/// The values of a given file, which take precedence over the committed ones, and its text. There is one per
+/// process, as there is one command line.
 static GIVEN: OnceLock<(Published, String)> = OnceLock::new();
 
-/// Takes the values of a file in the form of `published.json`.
+/// Adds the values of a file in the form of `published.json`.
 ///
 /// # Errors
-/// In words, a file that cannot be read or has another form.
+/// Returns a message if the file cannot be read or has another form, if a source is missing or has the name
+/// of a built-in one, or if values were already given.
 pub fn give(file: &Path) -> Result<(), String> {
     let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
     let given: Published =
@@ -49,12 +50,12 @@ pub fn give(file: &Path) -> Result<(), String> {
     GIVEN.set((given, text)).map_err(|_| "values were given before".into())
 }
 
-/// All tables, those of a given file first.
+/// Returns all tables, those of a given file first.
 fn all_tables() -> impl Iterator<Item = &'static Table> {
     GIVEN.get().into_iter().flat_map(|(given, _)| &given.tables).chain(&PUBLISHED.tables)
 }
 
-/// The sources of a given file, by name.
+/// Returns the sources of a given file, by name.
 pub fn given_sources() -> impl Iterator<Item = (&'static str, &'static str)> {
     GIVEN.get().into_iter().flat_map(|(given, _)| &given.sources).map(|(name, text)| (&**name, &**text))
 }
@@ -65,29 +66,29 @@ struct Published {
     tables: Vec<Table>,
 }
 
-/// Values of one source in one setting.
+/// A table of values from one source in one setting.
 #[derive(Debug, Deserialize)]
 pub struct Table {
-    /// `paper`, `ldam`, `seed` (the starting report), or a name of a given file.
+    /// `paper`, `ldam`, `seed` (the starting report), or the name of a source in a given file.
     pub source: String,
-    /// Its name there.
+    /// The table's name in the source.
     pub table: String,
-    /// The network.
+    /// The network architecture.
     pub arch: String,
     /// Epochs and learning rate.
     pub schedule: Schedule,
-    /// Images a step.
+    /// The batch size.
     #[serde(default = "batch_size")]
     batch_size: u64,
-    /// Settings that are not compared, for they are not given, or not the standard ones and without a name
-    /// here.
+    /// Settings that are not compared, because the source does not state them, or because they differ from
+    /// the standard and have no name here.
     #[serde(default)]
     open: Vec<String>,
     #[serde(default)]
     unit: Unit,
-    /// What is not known of the setting. Values with a doubt are shown, and no difference from them.
+    /// What is uncertain about the setting. Values with a doubt are shown, but no difference from them.
     pub doubt: Option<String>,
-    /// By method, and `dataset/imb_type/imb_ratio`.
+    /// Values by method and by `dataset/imb_type/imb_ratio`.
     rows: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
@@ -103,21 +104,21 @@ enum Unit {
     Error,
 }
 
-/// When a training ends, and when its learning rate falls.
+/// The length of a training and the epochs at which its learning rate drops.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Schedule {
-    /// Passes over the images.
+    /// Number of passes over the images.
     pub epochs: u32,
-    /// First epochs of a tenth of the learning rate before.
+    /// The epochs from which the learning rate is a tenth of what it was before.
     pub milestones: Vec<u32>,
-    /// Epochs of linear warm-up.
+    /// Number of epochs of linear warm-up.
     #[serde(default)]
     pub warmup: u32,
 }
 
 impl Schedule {
-    /// That of a run; settings that it does not say are the standard ones. None where they are not to be
-    /// understood.
+    /// Returns the schedule of a run, with standard values for settings that it does not state; `None` if a
+    /// setting cannot be interpreted.
     fn of(run: &Experiment) -> Option<Schedule> {
         let setting = |name| run.settings.get(name).or_else(|| standard(name)).cloned();
         let number = |name| setting(name).and_then(|v| u32::try_from(v.as_u64()?).ok());
@@ -129,7 +130,7 @@ impl Schedule {
         Some(Schedule { epochs, milestones, warmup: number("warmup")? })
     }
 
-    /// `300 epochs, milestones 150 and 250`, `1 epoch, no milestones`
+    /// Describes the schedule: `300 epochs, milestones 150 and 250` or `1 epoch, no milestones`.
     pub fn words(&self) -> String {
         let warmup = if self.warmup > 0 { format!(", warm-up {}", self.warmup) } else { String::new() };
         let milestones = self.milestones.iter().map(u32::to_string).collect::<Vec<_>>().join(" and ");
@@ -146,32 +147,32 @@ impl Schedule {
 static PUBLISHED: LazyLock<Published> =
     LazyLock::new(|| serde_json::from_str(TEXT).expect("published.json is tested to parse"));
 
-/// A published value beside a cell.
+/// A published value shown beside a cell.
 #[derive(Clone, Copy, Debug)]
 pub struct Beside {
-    /// Accuracy, percent.
+    /// Accuracy in percent.
     pub value: f64,
-    /// Where it is from.
+    /// The table that it comes from.
     pub table: &'static Table,
-    /// Whether the runs of the cell have the schedule of the published ones.
+    /// Whether the cell's runs use the schedule of the published ones.
     pub same_schedule: bool,
 }
 
 impl Beside {
-    /// Whether a difference from it is one of results, not of settings.
+    /// Returns whether a difference from it reflects results rather than settings.
     pub fn is_comparable(&self) -> bool {
         self.same_schedule && self.table.doubt.is_none()
     }
 }
 
-/// The published value for runs in a setting, on a data set's column: of their own schedule where there is
-/// one, else of the first source that has one. None in settings that nobody published.
+/// Returns the published value for a run's setting and a data set's column: one with the run's own schedule
+/// if there is one, and otherwise that of the first source. Returns `None` if nobody published the setting.
 pub fn beside(run: &Experiment, column: &str) -> Option<Beside> {
     let found = || values(run, column).filter(|v| v.table.source != "seed");
     found().find(|v| v.same_schedule).or_else(|| found().next())
 }
 
-/// The value in the starting report, percent; likewise.
+/// Returns the value in the starting report, in percent, for a run's setting and a data set's column.
 pub fn starting_report(run: &Experiment, column: &str) -> Option<f64> {
     values(run, column).find(|v| v.table.source == "seed").map(|v| v.value)
 }
@@ -179,13 +180,13 @@ pub fn starting_report(run: &Experiment, column: &str) -> Option<f64> {
 /// Why a published value is missing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Missing {
-    /// Nobody published what this says.
+    /// Nobody published what this text names.
     Nobody(String),
-    /// The values are of another network or schedule, and the runs depart from it.
+    /// The published values are for another network or schedule; `by` says how the runs depart from it.
     Departs { from: String, by: String },
 }
 
-/// The reasons in sentences, one for all departures from the same setting.
+/// Returns the reasons in sentences, with one sentence for all departures from the same setting.
 pub fn missing_in_words(all: &BTreeSet<Missing>) -> Vec<String> {
     let mut sentences = vec![];
     let mut departures: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -202,8 +203,8 @@ pub fn missing_in_words(all: &BTreeSet<Missing>) -> Vec<String> {
     sentences
 }
 
-/// Why there is no published value for runs in a setting, on a data set's column. None where nobody published
-/// values of the data set.
+/// Returns why there is no published value for a run's setting and a data set's column; `None` if nobody
+/// published values for the data set.
 pub fn why_none(run: &Experiment, column: &str) -> Option<Missing> {
     let dataset = column.split('/').next().unwrap_or_default();
     let all = || all_tables().flat_map(|t| t.rows.values().map(move |row| (t, row)));
@@ -230,7 +231,7 @@ pub fn why_none(run: &Experiment, column: &str) -> Option<Missing> {
     })
 }
 
-/// A method with its options, for people.
+/// Returns a method with its options in readable form.
 fn name(run: &Experiment) -> String {
     let options: Vec<String> = options(run).collect();
     match options.is_empty() {
@@ -239,7 +240,7 @@ fn name(run: &Experiment) -> String {
     }
 }
 
-/// All published values for runs in a setting whose schedule is one of those that are published.
+/// Returns all published values for a run's setting, if its schedule is one of the published schedules.
 fn values(run: &Experiment, column: &str) -> impl Iterator<Item = Beside> {
     let schedule = Schedule::of(run).filter(|s| all_tables().any(|t| t.schedule == *s));
     let name = method(&run.method, &run.options);
@@ -253,7 +254,7 @@ fn values(run: &Experiment, column: &str) -> impl Iterator<Item = Beside> {
         let value = *row.get(column)?;
         let value = match table.unit {
             Unit::Accuracy => value,
-            // As many decimals as were printed.
+            // Round to the number of decimals printed in the sources.
             Unit::Error => ((100.0 - value) * 100.0).round() / 100.0,
         };
         Some(Beside { value, table, same_schedule: table.schedule == *schedule })
@@ -261,8 +262,8 @@ fn values(run: &Experiment, column: &str) -> impl Iterator<Item = Beside> {
     all_tables().filter_map(value).collect::<Vec<_>>().into_iter()
 }
 
-/// A method with its options, numbers written alike. How class weights are normalised is left out: the
-/// sources do not say.
+/// Returns a method with its options, with numbers in one format. The normalisation of class weights is left
+/// out, because the sources do not state it.
 fn method(base: &str, options: &str) -> (String, Vec<String>) {
     let number = |text: &str| text.parse::<f64>().map_or_else(|_| text.to_owned(), |v| v.to_string());
     let option = |o: &str| o.split_once('=').map(|(name, value)| format!("{name}={}", number(value)));
@@ -273,13 +274,13 @@ fn method(base: &str, options: &str) -> (String, Vec<String>) {
 }
 
 impl Table {
-    /// Whether a run is in this setting, whatever its schedule.
+    /// Returns whether a run is in this setting, regardless of its schedule.
     fn fits(&self, run: &Experiment) -> bool {
         self.departures(run).is_empty()
     }
 
-    /// What of a run is not in this setting, in words, whatever its schedule. In bf16 it is the same
-    /// experiment, rounded.
+    /// Describes how a run departs from this setting, regardless of its schedule. A run in bf16 counts as the
+    /// same experiment, rounded.
     fn departures(&self, run: &Experiment) -> Vec<String> {
         let own = |name| run.settings.get(name).or_else(|| standard(name));
         let open = |name: &str| {
@@ -301,7 +302,8 @@ impl Table {
     }
 }
 
-/// What a source is: `paper`, `ldam`, `seed` (the starting report), or one of a given file.
+/// Returns the description of a source: `paper`, `ldam`, `seed` (the starting report), or one of a given
+/// file.
 pub fn source(name: &str) -> &'static str {
     let given = given_sources().find(|(given, _)| *given == name).map(|(_, text)| text);
     given.or_else(|| PUBLISHED.sources.get(name).map(String::as_str)).unwrap_or_default()
@@ -313,7 +315,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// A run of a method on CIFAR-10 or whatever a column says, with some settings.
+    /// Returns a run of a method on CIFAR-10, or on the data set of the column it is used with, with some
+    /// settings.
     fn run(method: &str, options: &str, settings: Value) -> Experiment {
         let settings = settings.as_object().expect("an object").clone().into_iter().collect();
         Experiment { method: method.into(), options: options.into(), settings, ..experiment() }
@@ -360,7 +363,7 @@ mod tests {
     fn the_schedule_decides() {
         let at = |settings| beside(&run("ldam-drw", "", settings), "cifar10/exp/100");
         let value = |settings| at(settings).map(|v| (v.value, v.same_schedule));
-        // Those of the paper's runs, of the report's, and of LDAM's own.
+        // The schedules of the paper's runs, of the report's, and of LDAM's own.
         assert_eq!(value(json!({"recipe": "paper"})), Some((76.57, true)));
         assert_eq!(value(json!({"milestones": [150, 250]})), Some((76.57, true)));
         assert_eq!(value(json!({"recipe": "seed"})), Some((76.57, false)));

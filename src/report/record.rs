@@ -1,4 +1,4 @@
-//! One evaluation as the table sees it: which experiment, what accuracy; and as the input of a report.
+//! One evaluation as the tables see it (its experiment and its accuracy), and as the input of a report.
 
 use serde_json::{Value, json};
 
@@ -6,17 +6,17 @@ use super::Error;
 use super::experiment::{Experiment, place};
 use crate::manifest::{Input, Manifest, Object, Output, key, store};
 
-/// A number of an evaluation beside its top-1 accuracy.
+/// A metric of an evaluation other than its top-1 accuracy.
 pub struct Other {
-    /// As `metrics` has it.
+    /// The name in `metrics`.
     pub name: &'static str,
-    /// As a table has it.
+    /// The heading in tables.
     pub title: &'static str,
-    /// How many decimals say something: percent has two.
+    /// The number of meaningful decimals: two for percentages.
     pub decimals: usize,
 }
 
-/// The numbers that are told of every cell where they are.
+/// The metrics that are shown for every cell that has them.
 pub const OTHERS: [Other; 7] = [
     Other { name: "top5", title: "top-5", decimals: 2 },
     Other { name: "many", title: "many", decimals: 2 },
@@ -32,22 +32,22 @@ pub const OTHERS: [Other; 7] = [
 pub struct Record {
     /// What was evaluated.
     pub of: Experiment,
-    /// Percent.
+    /// Top-1 accuracy in percent.
     pub top1: f64,
-    /// The other numbers, by [`OTHERS`]; those that the evaluation does not have are none.
+    /// The other metrics, in the order of [`OTHERS`]; `None` if the evaluation does not have them.
     pub others: [Option<f64>; OTHERS.len()],
     /// Key of the metrics manifest.
     pub key: String,
-    /// Hash of its content: evaluations of the same weights share their key, whatever the weights are said to
-    /// be of.
+    /// Hash of its content. Evaluations of the same weights share a key, even if their lineage describes the
+    /// weights differently.
     pub content: String,
 }
 
 impl Record {
-    /// Reads a metrics manifest; `input` is the same manifest as an input.
+    /// Reads a metrics manifest; `input` is that manifest as an input.
     ///
     /// # Errors
-    /// One without top-1 accuracy, or without the lineage that `eval` writes.
+    /// Returns an error if the manifest lacks top-1 accuracy or the lineage that `eval` writes.
     pub fn of(m: &Manifest, input: &Input) -> Result<Record, Error> {
         let of = Experiment::of(m)?;
         let top1 = m.metrics.get("top1").and_then(Value::as_f64).filter(|v| (0.0..=100.0).contains(v));
@@ -62,9 +62,9 @@ impl Record {
     }
 }
 
-/// A manifest as the input of a report, with the outputs that the report opens. Its content is what is drawn
-/// from: numbers, params, lineage and those outputs; not paths and times, so copies of one evaluation are the
-/// same input wherever they lie.
+/// Returns a manifest as the input of a report, with the outputs that the report opens. Its hash covers what
+/// the report is made from: metrics, params, lineage and those outputs. It does not cover paths and times, so
+/// copies of one evaluation are the same input wherever they are.
 pub fn input(m: &Manifest, roles: &[&str]) -> Input {
     let place = place(m);
     let mut inputs = m.inputs.clone();
@@ -73,7 +73,8 @@ pub fn input(m: &Manifest, roles: &[&str]) -> Input {
     }
     let mut content = json!({"params": m.params, "metrics": m.metrics, "inputs": lineage(&m.inputs)});
     let used: Vec<&Output> = m.outputs.iter().filter(|o| roles.contains(&o.role.as_str())).collect();
-    // Evaluations of few classes have no files, and their hash is what it was before those of many had one.
+    // Evaluations with few classes have no files. Leaving the field out keeps their hash as it was before
+    // evaluations with many classes had a file.
     if !used.is_empty() {
         content["outputs"] = key::content(&used).into();
     }
@@ -92,7 +93,7 @@ fn lineage(inputs: &[Input]) -> Value {
     let one = |i: &Input| {
         let name: Object = match i.key {
             Some(_) => Object::new(),
-            // A bare file is known by its name.
+            // A bare file is identified by its name.
             None => [("name".to_owned(), json!(i.path.file_name().map(|n| n.to_string_lossy())))]
                 .into_iter()
                 .collect(),

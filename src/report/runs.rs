@@ -1,4 +1,4 @@
-//! The trainings in some directories: what tells them apart, how far they are and how good.
+//! Lists the trainings in some directories: how they differ, how far they are, and how good.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use super::telling::{telling, variant};
 use crate::manifest::{self, FILE, Kind, source, store};
 use crate::train::{EpochReport, LOG};
 
-/// How deep directories are looked through, from those that are named.
+/// How many levels below a named directory are searched.
 const DEPTH: usize = 3;
 
-/// How a training is.
+/// The state of a training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Done,
-    /// A process works on it.
+    /// A process is working on it.
     Running,
-    /// It goes on when it is asked for again.
+    /// No process is working on it; it continues when the same command is run again.
     Stopped,
 }
 
@@ -42,25 +42,25 @@ pub struct Run {
     dir: PathBuf,
     of: Experiment,
     state: State,
-    /// Epochs that are done, and those it will have.
+    /// Epochs done, and epochs in total.
     epochs: (u64, u64),
-    /// Accuracy on the test split after the last of them, in percent.
+    /// Accuracy on the test split after the last epoch done, in percent.
     last: Option<f64>,
-    /// The same after the best one so far.
+    /// The best accuracy on the test split so far, in percent.
     best: Option<f64>,
-    /// Seconds that what is left will take, of one that is running.
+    /// Estimated seconds left, if it is running.
     left: Option<f64>,
 }
 
-/// The trainings in directories and their subdirectories, by data, method and settings; and what is wrong
-/// with those that cannot be listed.
+/// Finds the trainings in directories and their subdirectories, sorted by data, method and settings. Also
+/// returns an error for each training that cannot be listed.
 ///
 /// # Errors
-/// A directory that is not there.
+/// Returns an error if a directory does not exist.
 pub fn find(dirs: &[PathBuf]) -> Result<(Vec<Run>, Vec<Error>), Error> {
     let (mut found, mut wrong) = (Vec::new(), Vec::new());
     for dir in dirs {
-        // Its manifest stands for a directory, as everywhere.
+        // The path of a manifest means its directory, as everywhere.
         let named = dir.file_name().is_some_and(|name| name == FILE);
         let dir = dir.parent().filter(|_| named).unwrap_or(dir);
         fs::read_dir(dir).map_err(manifest::Error::io(dir))?;
@@ -81,7 +81,7 @@ pub fn find(dirs: &[PathBuf]) -> Result<(Vec<Run>, Vec<Error>), Error> {
 }
 
 fn search(dir: &Path, depth: usize, found: &mut Vec<Run>, wrong: &mut Vec<Error>) {
-    // By whatever path, a directory is listed once.
+    // A directory is listed once, whatever paths lead to it.
     let place = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     match training(dir) {
         Ok(Some(run)) if found.iter().any(|other| place(&other.dir) == place(dir)) => drop(run),
@@ -90,14 +90,14 @@ fn search(dir: &Path, depth: usize, found: &mut Vec<Run>, wrong: &mut Vec<Error>
         Err(e) => wrong.push(e),
     }
     let Some(depth) = depth.checked_sub(1) else { return };
-    // What cannot be read holds no trainings that could be listed.
+    // A directory that cannot be read holds no trainings that could be listed.
     let inside = fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in inside.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
         search(&entry.path(), depth, found, wrong);
     }
 }
 
-/// The training in a directory, finished or not.
+/// Returns the training in a directory, finished or not.
 fn training(dir: &Path) -> Result<Option<Run>, Error> {
     let read = |name: &str| {
         let path = dir.join(name);
@@ -132,13 +132,13 @@ fn training(dir: &Path) -> Result<Option<Run>, Error> {
     Ok(Some(Run { dir: dir.to_owned(), of, state, epochs: (done, all), last, best, left }))
 }
 
-/// The log as far as it can be read: it is only looked at.
+/// Reads the log up to the first line that cannot be parsed; the log is only displayed.
 fn log(dir: &Path) -> Vec<EpochReport> {
     let bytes = fs::read(dir.join(LOG)).unwrap_or_default();
     String::from_utf8_lossy(&bytes).lines().map_while(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Whether a process works in a directory.
+/// Returns whether a process holds the lock of a directory.
 fn is_locked(dir: &Path) -> bool {
     let file = File::open(dir.join(store::LOCK));
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
@@ -158,7 +158,7 @@ impl Run {
     }
 }
 
-/// What the rows say of their settings, and what all of them share.
+/// Returns the settings that each row states, and those that all rows share.
 fn settings(all: &[Run]) -> (Vec<String>, Vec<String>) {
     let telling = telling(&all.iter().map(|run| &run.of).collect::<Vec<_>>());
     let rows = all.iter().map(|run| variant(&run.of, &telling)).collect();
@@ -169,7 +169,7 @@ fn percent(value: Option<f64>) -> String {
     value.map_or_else(String::new, |v| format!("{v:.2}"))
 }
 
-/// As columns, for people.
+/// Formats the runs as aligned columns, for people.
 pub fn text(all: &[Run]) -> String {
     let (settings, common) = settings(all);
     let mut rows = vec![
@@ -196,7 +196,7 @@ pub fn text(all: &[Run]) -> String {
     }
     let width = |k: usize| rows.iter().map(|row| row[k].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    // A column without anything in it is left out.
+    // Empty columns are left out.
     let is_empty = |k: usize| rows[1..].iter().all(|row| row[k].is_empty());
     let shown: Vec<usize> = (0..widths.len()).filter(|&k| !is_empty(k)).collect();
     let mut text = String::new();
@@ -214,7 +214,7 @@ pub fn text(all: &[Run]) -> String {
     text
 }
 
-/// As CSV (RFC 4180), with all settings that depart from the usual ones in each row.
+/// Formats the runs as CSV (RFC 4180), with all settings that differ from the usual ones in each row.
 pub fn csv(all: &[Run]) -> String {
     let (settings, common) = settings(all);
     let mut text =
@@ -244,7 +244,7 @@ pub fn csv(all: &[Run]) -> String {
     text
 }
 
-/// As a JSON array, with all settings by name.
+/// Formats the runs as a JSON array, with all settings by name.
 pub fn json(all: &[Run]) -> String {
     let one = |run: &Run| {
         let column = &run.of.column;

@@ -1,5 +1,5 @@
-//! Runs that differ in the seed, or in what computed them, alone, put together, and short names that tell
-//! such groups apart in a legend.
+//! Groups of runs that differ only in the seed or in what computed them, with short names that tell the
+//! groups apart in a legend.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,22 +14,22 @@ use crate::manifest::key;
 /// The runs of one method in one setting.
 #[derive(Debug, PartialEq)]
 pub(super) struct Series {
-    /// The method, and what else differs between the groups: `Remix`, `Remix (tau 0.3, step 10)`.
+    /// The method and the settings that differ between groups: `Remix`, `Remix (tau 0.3, step 10)`.
     pub label: String,
-    /// Indices of its runs, by seed.
+    /// Indices of the runs, by seed.
     pub members: Vec<usize>,
 }
 
-/// Groups experiments, in the order of the tables, whatever order they come in. Byte-identical runs count
-/// once.
+/// Groups experiments; the groups are in the order of the tables, regardless of the order of the experiments.
+/// Byte-identical runs count once.
 pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
     let all = told_apart(all);
     let one_each = representatives(&all.iter().collect::<Vec<_>>());
     let runs: Vec<(usize, &Experiment)> =
         all.iter().enumerate().filter(|(i, _)| one_each[*i] == *i).collect();
     let names: BTreeSet<&String> = all.iter().flat_map(|e| e.settings.keys()).collect();
-    // What a manifest does not say is the standard, so that older ones go with newer ones; of a bare file it
-    // is not known.
+    // A setting that a manifest does not state has its standard value, so that older manifests go with newer
+    // ones. For a bare file it is unknown.
     let value = |e: &Experiment, name: &String| -> Option<String> {
         let default = || standard(name).filter(|_| e.file.is_none());
         e.settings.get(name).or_else(default).filter(|v| !v.is_null()).map(|v: &Value| words(name, v))
@@ -72,7 +72,7 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
     groups
 }
 
-/// Numbers texts that are equal, though what they name is not: ` #1`, ` #2`.
+/// Appends ` #1`, ` #2`, … to equal texts that name different things.
 pub(super) fn number_equals(mut all: Vec<&mut String>) {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let texts: Vec<String> = all.iter().map(|text| (**text).clone()).collect();
@@ -85,8 +85,8 @@ pub(super) fn number_equals(mut all: Vec<&mut String>) {
     }
 }
 
-/// What tells the runs of a group from each other: the seed, what computed it, the hash of its weights, as
-/// much of these as it takes. Empty for one run.
+/// Returns the names that tell the runs of a group apart: the seed, what computed it, and the hash of its
+/// weights, as many of these as needed. The name is empty for a single run.
 pub(super) fn apart(runs: &[&Experiment]) -> Vec<String> {
     let seed = |e: &Experiment| e.seed.map_or("unknown seed".into(), |s| format!("seed {s}"));
     let by = |e: &Experiment| e.computed_by.clone().unwrap_or_else(|| "unknown device".into());
@@ -106,7 +106,7 @@ pub(super) fn apart(runs: &[&Experiment]) -> Vec<String> {
     names
 }
 
-/// The number of runs, `3`; where seeds repeat, `3 runs of 2 seeds`, and where they are not known, `3 runs`.
+/// Describes the number of runs: `3`; if seeds repeat, `3 runs of 2 seeds`; if seeds are unknown, `3 runs`.
 pub(super) fn count<T: Copy + Ord>(seeds: &[Option<T>]) -> String {
     let n = seeds.len();
     let known: BTreeSet<T> = seeds.iter().copied().flatten().collect();
@@ -118,7 +118,7 @@ pub(super) fn count<T: Copy + Ord>(seeds: &[Option<T>]) -> String {
     }
 }
 
-/// Mean, and the sample standard deviation of two or more (n − 1).
+/// Returns the mean and, for two or more values, the sample standard deviation (n − 1).
 pub(super) fn mean_std(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -189,7 +189,7 @@ mod tests {
         let all = [experiment("remix", "", "100", 0, 300), other];
         let labels: Vec<_> = series(&all.iter().collect::<Vec<_>>()).into_iter().map(|s| s.label).collect();
         assert_eq!(labels, ["Remix (CIFAR-10, exp 100)", "Remix (CIFAR-100, exp 100)"]);
-        // A setting that only some manifests have, at its default and not.
+        // A setting that only some manifests state, once at its standard value and once not.
         let mut all = [(); 3].map(|()| experiment("remix", "", "100", 0, 300));
         for (e, (value, weights)) in all[1..].iter_mut().zip([(0.into(), "1"), (5.into(), "2")]) {
             e.settings.insert("warmup".into(), value);

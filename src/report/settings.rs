@@ -1,4 +1,4 @@
-//! Settings of a run: their standard values, and how they are put into words.
+//! Settings of a run: their standard values and their wording.
 
 use std::sync::LazyLock;
 
@@ -9,53 +9,53 @@ use crate::manifest::Object;
 use crate::methods::presets::preset;
 use crate::train::config::Config;
 
-/// What the settings of a projection begin with.
+/// The prefix of a projection's settings.
 pub(super) const PROJECTION: &str = "projection";
 
-/// The setting of a classifier on features.
+/// The name of the setting that describes a classifier on features.
 pub(super) const SECOND_STAGE: &str = "second_stage";
 
-/// What train and mk-imbalance do unless told otherwise, so that only departures from it are told. Settings
-/// that are not here are told where they vary.
+/// The standard values of settings: what the tools do by default. Only departures from them are reported.
+/// Settings without a standard value are reported where they vary.
 static STANDARD: LazyLock<Object> = LazyLock::new(|| {
     let mut all = Config::new(preset("erm").expect("it is in the table")).params();
     all.insert("split".into(), "test".into());
     all.insert("select".into(), "test".into());
-    // Of evaluations.
+    // Evaluations.
     all.insert("adjust".into(), Value::Null);
     all.insert("test_prior".into(), "uniform".into());
     all.insert("rand_number".into(), 0.into());
     all.insert("val_fraction".into(), 0.into());
     all.insert("minority_fraction".into(), json!(0.5));
-    // Of image files.
+    // Image files.
     all.insert("test_fraction".into(), json!(0.2));
     all.insert("split_seed".into(), 0.into());
     for name in ["class_order", "max_per_class", "drop_empty", "resize", "squash", "on_error", "max_pixels"] {
         all.insert(name.into(), Value::Null);
     }
-    // Of trainings, where they are as in the papers.
+    // Trainings, as in the papers.
     all.insert("schedule".into(), "step".into());
     all.insert("nesterov".into(), false.into());
     for name in ["crop_padding", "color_jitter", "rand_augment"] {
         all.insert(name.into(), Value::Null);
     }
-    // Of the synthetic set.
+    // The synthetic set.
     all.insert("train_per_class".into(), 500.into());
     all.insert("test_per_class".into(), 100.into());
     all.insert("images".into(), "the published ones".into());
-    // Trained from random weights, all layers.
+    // All layers trained from random weights.
     for name in ["init", "init_checkpoint", "new_classifier", "freeze", SECOND_STAGE, PASSES] {
         all.insert(name.into(), Value::Null);
     }
     all
 });
 
-/// The standard value of a setting.
+/// Returns the standard value of a setting.
 pub(super) fn standard(name: &str) -> Option<&'static Value> {
     STANDARD.get(name)
 }
 
-/// The standard settings in words, for the notes of a table.
+/// Returns the standard settings in words, for the notes of a table.
 pub(super) fn standard_in_words() -> String {
     let of = |name| standard(name).map_or(String::new(), |v| v.to_string().replace('"', ""));
     let [arch, epochs, batch] = ["arch", "epochs", "batch_size"].map(of);
@@ -63,17 +63,17 @@ pub(super) fn standard_in_words() -> String {
     format!("{arch}, {epochs} epochs, batch {batch}, {recipe}")
 }
 
-/// Equal as numbers, where both are numbers: JSON tells 0 from 0.0.
+/// Returns whether two values are equal, comparing numbers by value: JSON distinguishes 0 from 0.0.
 pub(super) fn same(a: &Value, b: &Value) -> bool {
     a == b || a.as_f64().is_some_and(|a| b.as_f64() == Some(a))
 }
 
-/// Whether a value is not the standard one; where there is none, every value departs.
+/// Returns whether a value differs from the standard one; without a standard value, every value does.
 pub(crate) fn departs(name: &str, value: &Value) -> bool {
     standard(name).is_none_or(|s| !same(s, value))
 }
 
-/// A setting in words. Numbers are written alike whatever their JSON: 0.0 as 0.
+/// Returns a setting in words. Numbers have one format whatever their JSON form: 0.0 becomes 0.
 pub(super) fn words(name: &str, value: &Value) -> String {
     let rounded = |v: &Value| v.as_f64().map_or_else(|| v.to_string(), |v| format!("{v:.3}"));
     let text = match value {
@@ -90,7 +90,7 @@ pub(super) fn words(name: &str, value: &Value) -> String {
         "arch" | "precision" | SECOND_STAGE => text,
         "select" if text == "last" => "the last epoch for the best".into(),
         "select" => format!("selected by {text}"),
-        // What manifests call seed is the recipe of the report's code.
+        // The recipe that manifests call `seed` is that of the report's code.
         "recipe" if text == "seed" => "recipe report".into(),
         "projection.method" if text == "tsne" => "t-SNE".into(),
         "projection.method" => text.to_uppercase(),
@@ -99,7 +99,7 @@ pub(super) fn words(name: &str, value: &Value) -> String {
             format!("{} {text}", &name["projection.".len()..])
         }
         "epochs" => format!("{text} epoch{}", if text == "1" { "" } else { "s" }),
-        // As the flag is called.
+        // All other settings are named like their flags.
         name => format!("{} {text}", name.replace('_', "-")),
     }
 }

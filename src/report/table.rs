@@ -1,5 +1,5 @@
-//! Tables: evaluations arranged as methods × (type, ratio), with their statistics. One table a data set and
-//! epoch, so that last and best never mix.
+//! Tables: evaluations arranged as methods × (type, ratio), with their statistics. There is one table per
+//! data set and epoch, so that last and best epochs never mix.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,26 +17,26 @@ use super::telling::{departures, telling, variant};
 pub struct Table {
     /// Its number in the starting report: 1 for CIFAR-10, 2 for CIFAR-100.
     pub number: Option<u32>,
-    /// The data set's name in params.
+    /// The data set's name in the params.
     pub dataset: String,
     /// `last`, `best` or `file`.
     pub which: String,
-    /// Columns, in their order.
+    /// Columns, in order.
     pub columns: Vec<Column>,
     /// Rows, in the order of the methods in the literature.
     pub rows: Vec<Row>,
-    /// Settings that all rows share and that are not the standard ones, in words.
+    /// Settings that all rows share and that differ from the standard ones, in words.
     pub common: Vec<String>,
-    /// By how much evaluations of the same weights differ at most, percentage points. Each run has one of
-    /// them.
+    /// The largest difference between evaluations of the same weights, in percentage points. Only one of them
+    /// counts for each run.
     pub repeated: f64,
-    /// The split that all were evaluated on; none where rows differ.
+    /// The split that all rows were evaluated on; `None` if they differ.
     pub split: Option<String>,
     /// Why some cells have no published value beside them, in words.
     pub unpublished: BTreeSet<published::Missing>,
 }
 
-/// What stands beside the reproduced values of a column.
+/// A column shown beside the reproduced values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Published values.
@@ -48,7 +48,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// The heading.
+    /// Returns the heading.
     pub fn title(self) -> &'static str {
         match self {
             Part::Paper => "paper",
@@ -63,56 +63,56 @@ impl Part {
 pub struct Row {
     /// Name of the preset.
     pub method: String,
-    /// What departs from the preset and the standard settings, without what the table says once; empty for
-    /// the plain method.
+    /// How the settings differ from the preset and the standard ones, without what the table states once for
+    /// all rows; empty for the plain method.
     pub variant: String,
-    /// The same with what the table says once.
+    /// The same, including what the table states once for all rows.
     pub departures: String,
-    /// One cell a column.
+    /// One cell per column.
     pub cells: Vec<Cell>,
 }
 
 /// One method on one training set.
 #[derive(Debug)]
 pub struct Cell {
-    /// The runs, by seed. Empty where nothing was evaluated.
+    /// The runs, by seed; empty if nothing was evaluated.
     pub values: Vec<Run>,
-    /// Published value for the setting, if there is one.
+    /// The published value for the setting, if there is one.
     pub paper: Option<Beside>,
-    /// Value in the starting report, percent; likewise.
+    /// The value in the starting report in percent, if there is one.
     pub starting_report: Option<f64>,
 }
 
 /// The result of one run: one seed on one kind of device.
 #[derive(Debug)]
 pub struct Run {
-    /// Seed of the training, where it is known.
+    /// Seed of the training, if known.
     pub seed: Option<u64>,
-    /// Seed of the network's training, where it is another one's.
+    /// Seed of the network's training, if this is a classifier trained on the network's features.
     pub network_seed: Option<u64>,
-    /// What trained it, where it is known.
+    /// What trained it, if known.
     pub computed_by: Option<String>,
-    /// Version of `train` that trained it; none for bare files.
+    /// Version of `train` that trained it; `None` for bare files.
     pub semantics: Option<u64>,
     /// Hash of the weights.
     pub weights: String,
-    /// Percent.
+    /// Top-1 accuracy in percent.
     pub top1: f64,
-    /// The other numbers, by [`OTHERS`].
+    /// The other metrics, in the order of [`OTHERS`].
     pub others: [Option<f64>; OTHERS.len()],
     /// Key of the metrics manifest.
     pub key: String,
-    /// Hash of its content.
+    /// Hash of the manifest's content.
     pub content: String,
 }
 
 impl Cell {
-    /// Mean over runs.
+    /// Returns the mean over runs.
     pub fn mean(&self) -> Option<f64> {
         Some(self.top1()?.0)
     }
 
-    /// Sample standard deviation over runs (n − 1); none for fewer than two.
+    /// Returns the sample standard deviation over runs (n − 1); `None` for fewer than two.
     pub fn std(&self) -> Option<f64> {
         self.top1()?.1
     }
@@ -122,36 +122,37 @@ impl Cell {
         (!all.is_empty()).then(|| mean_std(&all))
     }
 
-    /// Mean over runs, and sample standard deviation, of a number by its place in [`OTHERS`], where every run
-    /// has it.
+    /// Returns the mean and the sample standard deviation over runs of the metric with index `n` in
+    /// [`OTHERS`], if every run has it.
     pub fn other(&self, n: usize) -> Option<(f64, Option<f64>)> {
         let all: Option<Vec<f64>> = self.values.iter().map(|v| v.others[n]).collect();
         all.filter(|all| !all.is_empty()).map(|all| mean_std(&all))
     }
 
-    /// Reproduced mean minus published value, where both are of one schedule.
+    /// Returns the reproduced mean minus the published value, if the two are comparable.
     pub fn difference(&self) -> Option<f64> {
         Some(self.mean()? - self.paper.filter(Beside::is_comparable)?.value)
     }
 
-    /// The number of runs, `3`; where seeds repeat, `3 runs of 2 seeds`.
+    /// Describes the number of runs: `3`; if seeds repeat, `3 runs of 2 seeds`.
     pub fn count(&self) -> String {
         count(&self.seeds())
     }
 
-    /// Whether every run has a seed of its own, or is the only one.
+    /// Returns whether every run has a seed of its own or is the only one.
     pub fn is_one_run_a_seed(&self) -> bool {
         self.count().parse::<usize>().is_ok()
     }
 
-    /// The seeds of the runs, with those of the networks that classifiers were trained on.
+    /// Returns the seeds of the runs, each with that of the network that a classifier was trained on.
     pub fn seeds(&self) -> Vec<Option<[u64; 2]>> {
         self.values.iter().map(|v| Some([v.seed?, v.network_seed.unwrap_or(0)])).collect()
     }
 }
 
 impl Table {
-    /// What stands beside the reproduced values of a column: that of which some row has a value.
+    /// Returns the parts shown beside the reproduced values of a column: those for which some row has a
+    /// value.
     pub fn parts(&self, column: usize) -> Vec<Part> {
         let any = |has: fn(&Cell) -> bool| self.rows.iter().any(|row| has(&row.cells[column]));
         let all = [
@@ -162,12 +163,12 @@ impl Table {
         all.into_iter().filter(|(_, shown)| *shown).map(|(part, _)| part).collect()
     }
 
-    /// Whether some column has a part.
+    /// Returns whether some column has a part.
     pub fn has(&self, part: Part) -> bool {
         (0..self.columns.len()).any(|column| self.parts(column).contains(&part))
     }
 
-    /// What the numbers are, for a caption: `mean ± standard deviation over seeds (number of seeds)`.
+    /// Returns what the numbers are, for a caption: `mean ± standard deviation over seeds (number of seeds)`.
     pub fn statistics(&self) -> &'static str {
         match self.cells().all(Cell::is_one_run_a_seed) {
             true => "mean ± standard deviation over seeds (number of seeds)",
@@ -175,7 +176,7 @@ impl Table {
         }
     }
 
-    /// How many runs each version of `train` made.
+    /// Returns how many runs each version of `train` made.
     pub fn versions(&self) -> BTreeMap<u64, usize> {
         let mut versions = BTreeMap::new();
         for version in self.cells().flat_map(|c| &c.values).filter_map(|v| v.semantics) {
@@ -184,23 +185,23 @@ impl Table {
         versions
     }
 
-    /// All cells, row by row.
+    /// Returns all cells, row by row.
     pub fn cells(&self) -> impl Iterator<Item = &Cell> {
         self.rows.iter().flat_map(|r| &r.cells)
     }
 
-    /// Numbers beside top-1 that some cell of a column has, by their places in [`OTHERS`].
+    /// Returns the metrics other than top-1 that some cell of a column has, as indices into [`OTHERS`].
     pub fn others(&self, column: usize) -> Vec<usize> {
         (0..OTHERS.len()).filter(|&n| self.rows.iter().any(|r| r.cells[column].other(n).is_some())).collect()
     }
 
-    /// `Table 1. CIFAR-10, last epoch`
+    /// Returns the title: `Table 1. CIFAR-10, last epoch`.
     pub fn title(&self) -> String {
         let number = self.number.map_or(String::new(), |n| format!("Table {n}. "));
         number + &self.name()
     }
 
-    /// The title without its number: `CIFAR-10, last epoch`
+    /// Returns the title without its number: `CIFAR-10, last epoch`.
     pub fn name(&self) -> String {
         let epoch = match self.which.as_str() {
             "file" => "weights of unknown epoch".into(),
@@ -210,12 +211,12 @@ impl Table {
     }
 }
 
-/// Arranges evaluations, in whatever order they come.
+/// Arranges evaluations as tables; their order does not matter.
 pub fn tables(records: &[Record]) -> Vec<Table> {
     let mut groups: BTreeMap<_, Vec<&Record>> = BTreeMap::new();
     for r in records {
         let number = number(&r.of.column.dataset);
-        // Numbered tables first, then by name; last before best.
+        // Numbered tables come first, the others by name; last comes before best.
         let which = ["last", "best"].iter().position(|w| *w == r.of.which).unwrap_or(2);
         groups.entry((number.unwrap_or(u32::MAX), r.of.column.dataset.clone(), which)).or_default().push(r);
     }

@@ -140,7 +140,7 @@ fn columns_and_rows_have_an_order() {
     assert_eq!(columns, ["exp 100", "exp 50", "step 20", "none 1"]);
     let rows: Vec<_> = t.rows.iter().map(|r| r.method.as_str()).collect();
     assert_eq!(rows, ["erm", "remix", "remix-drw", "zzz"]);
-    // Where nothing was run there is still the paper's value.
+    // The published value is shown even if nothing was run.
     let missing = &t.rows[1].cells[0];
     assert_eq!((missing.mean(), missing.std(), missing.difference()), (None, None, None));
     assert_eq!(missing.paper.map(|p| p.value), Some(75.36));

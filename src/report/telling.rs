@@ -1,22 +1,22 @@
-//! What a row of a table must say of its settings so that it is taken for no other experiment.
+//! The settings that a row of a table must state so that it is not mistaken for another experiment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::experiment::Experiment;
 use super::settings::{departs, standard, words};
 
-/// What a table says of its settings.
+/// The settings that a table states, for all rows together or row by row.
 pub(super) struct Telling {
-    /// Settings that all records have with one value, which is not the standard one, in words: said once, and
-    /// in no row.
+    /// Settings with one value in all records, if that is not the standard value, in words. They are stated
+    /// once and in no row.
     pub common: Vec<String>,
-    /// Settings without a standard value that rows must tell, or rows that were never averaged would look the
-    /// same.
+    /// Settings without a standard value that rows must state, because otherwise rows that are not averaged
+    /// together would look the same.
     varying: BTreeSet<String>,
     shared: BTreeSet<String>,
 }
 
-/// What must be said of the settings of a table's records, and where.
+/// Determines which settings of a table's records must be stated, and where.
 pub(super) fn telling(records: &[&Experiment]) -> Telling {
     let names: BTreeSet<&String> = records.iter().flat_map(|r| r.settings.keys()).collect();
     let mut telling = Telling { common: vec![], varying: BTreeSet::new(), shared: BTreeSet::new() };
@@ -39,26 +39,28 @@ pub(super) fn telling(records: &[&Experiment]) -> Telling {
     telling
 }
 
-/// What departs from the preset and the standard settings, in words, without what is said once for all rows.
+/// Describes how a record differs from the preset and the standard settings, without what is stated once for
+/// all rows.
 pub(super) fn variant(r: &Experiment, telling: &Telling) -> String {
     in_words(r, |name| {
         !telling.shared.contains(name) && (standard(name).is_some() || telling.varying.contains(name))
     })
 }
 
-/// The same, whatever other rows have: for records that are read alone.
+/// Describes the same, including what all rows share, for records that are read alone.
 pub(super) fn departures(r: &Experiment, telling: &Telling) -> String {
     in_words(r, |name| standard(name).is_some() || telling.varying.contains(name))
 }
 
-/// Options that are not the preset's, and those of the settings to tell that depart from the standard.
+/// Describes the options that differ from the preset's, and the settings accepted by `tell` that differ from
+/// the standard.
 fn in_words(r: &Experiment, tell: impl Fn(&str) -> bool) -> String {
     let options = options(r);
     let told = r.settings.iter().filter(|(name, value)| tell(name) && departs(name, value));
     options.chain(told.map(|(name, value)| words(name, value))).collect::<Vec<_>>().join(", ")
 }
 
-/// Options of the method that are not the preset's, in words, as their flags are called.
+/// Returns the options of the method that differ from the preset's, in words and named like their flags.
 pub(super) fn options(r: &Experiment) -> impl Iterator<Item = String> {
     let all = r.options.split(',').filter(|o| !o.is_empty());
     all.map(|o| o.replace('=', " ").replace('_', "-"))

@@ -1,9 +1,9 @@
-//! AMX: products of tiles of bf16, by assembly, for the intrinsics are not stable.
+//! AMX: matrix products of bf16 tiles, in inline assembly, because the intrinsics are not stable.
 //!
-//! A tile register is up to 16 rows of 64 bytes. Here registers 0 to 4 hold sums, 16 floats a row; 5 a left
-//! factor, whose rows are pairs of bf16; 6 a right factor, whose rows are 16 such pairs, one of each column.
-//! The processor renames registers, so that the next factor is loaded while the last one is in use. Two left
-//! factors by two right ones also take registers 4 and 7.
+//! A tile register has up to 16 rows of 64 bytes. Here registers 0 to 4 hold sums, 16 floats per row;
+//! register 5 holds a left factor, whose rows are pairs of bf16; register 6 holds a right factor, whose rows
+//! are 16 such pairs, one for each column. The processor renames registers, so the next factor is loaded
+//! while the last one is in use. The product of two left and two right factors also uses registers 4 and 7.
 
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -12,19 +12,21 @@ use std::arch::x86_64::{
 use std::arch::x86_64::{_mm512_castpd_ps, _mm512_castps_pd, _mm512_unpacklo_pd, _mm512_unpacklo_ps};
 use std::sync::OnceLock;
 
-/// Sums that are computed together.
+/// The number of sums that are computed together.
 pub const SUMS: usize = 5;
 
-/// Floats of a sum of 16 rows.
+/// The number of floats in a sum of 16 rows.
 pub const SUM: usize = 256;
 
-/// Whether the machine has it and Linux lets the process have the registers, for which it must ask.
+/// Returns whether the machine has AMX for bf16 and Linux lets the process use the tile registers, for which
+/// the process must ask.
 pub fn is_available() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
         const TILE: u32 = 1 << 24;
         const BF16: u32 = 1 << 22;
-        // SAFETY: every x86-64 has the instruction. It is a safe function in newer versions of Rust.
+        // SAFETY: every x86-64 processor has CPUID. The intrinsics are safe functions in newer versions of
+        // Rust.
         #[allow(unused_unsafe)]
         let (leaves, features) = unsafe { (__cpuid(0).eax, __cpuid_count(7, 0).edx) };
         let found = leaves >= 7 && features & (TILE | BF16) == TILE | BF16;
@@ -32,21 +34,21 @@ pub fn is_available() -> bool {
     })
 }
 
-/// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`.
+/// Asks Linux for the tile registers, by `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`.
 fn permitted() -> bool {
     let mut status: i64 = 158;
-    // SAFETY: a system call that takes two numbers.
+    // SAFETY: the system call takes two numbers and no pointers.
     unsafe {
         asm!("syscall", inout("rax") status, in("rdi") 0x1023, in("rsi") 18, out("rcx") _, out("r11") _, options(nostack));
     }
     status == 0
 }
 
-/// The shapes of the registers: sums and left factors of `rows` rows, and as many pairs to a row as the right
-/// factors have rows.
+/// Configures the tile registers: sums and left factors have `rows` rows, a row of a left factor has `pairs`
+/// pairs of bf16, and right factors have `pairs` rows.
 ///
 /// # Safety
-/// [`is_available`]; at most 16 of each.
+/// [`is_available`] must have returned true, and `rows` and `pairs` must be at most 16.
 #[inline(always)]
 pub unsafe fn configure(rows: usize, pairs: usize) {
     #[repr(C, align(64))]
@@ -66,10 +68,10 @@ pub unsafe fn configure(rows: usize, pairs: usize) {
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) }
 }
 
-/// Gives the registers back, so that nobody has to save them.
+/// Releases the tile registers, so that they need not be saved on a context switch.
 ///
 /// # Safety
-/// [`is_available`].
+/// [`is_available`] must have returned true.
 #[inline(always)]
 pub unsafe fn release() {
     // SAFETY: the caller's contract.
@@ -79,7 +81,7 @@ pub unsafe fn release() {
 /// Sets all sums to zero.
 ///
 /// # Safety
-/// After [`configure`].
+/// The registers must have been configured by [`configure`].
 #[inline(always)]
 pub unsafe fn clear() {
     // SAFETY: the caller's contract.
@@ -95,7 +97,7 @@ pub unsafe fn clear() {
     }
 }
 
-/// Does `$do!(n)` for each sum of the first `$count`.
+/// Expands `$do!(n)` for each of the first `$count` sums.
 macro_rules! for_sums {
     ($count:expr, $do:ident) => {
         $do!(0);
@@ -114,7 +116,7 @@ macro_rules! for_sums {
     };
 }
 
-/// Loads a factor into a register; rows are `step` bytes apart.
+/// Loads a factor, whose rows are `$step` bytes apart, into a register.
 macro_rules! load {
     ($register:literal, $from:expr, $step:expr) => {
         asm!(
@@ -124,19 +126,19 @@ macro_rules! load {
     };
 }
 
-/// Adds the product of the factors that are loaded to a sum.
+/// Adds the product of the loaded factors to a sum.
 macro_rules! product {
     ($sum:literal) => {
         asm!(concat!("tdpbf16ps tmm", $sum, ", tmm5, tmm6"), options(nostack, nomem))
     };
 }
 
-/// Adds the products of `count` left factors, each `offset` floats after where it says, and one right factor
-/// to as many sums.
+/// Adds the products of `count` left factors and one right factor to as many sums. Each left factor begins
+/// `offset` floats after its pointer in `left`.
 ///
 /// # Safety
-/// After [`configure`]; the memory holds the factors, with rows `_step` bytes apart; `count` is 1 to
-/// [`SUMS`].
+/// The registers must have been configured by [`configure`]; the pointers must be valid for reading the
+/// factors, with rows `left_step` and `right_step` bytes apart; and `count` must be 1 to [`SUMS`].
 #[inline(always)]
 pub unsafe fn multiply_lefts(
     count: usize,
@@ -159,11 +161,11 @@ pub unsafe fn multiply_lefts(
     }
 }
 
-/// Adds the products of a left factor and `count` right ones, 16 floats from each to the next, to as many
+/// Adds the products of one left factor and `count` right factors, which begin 16 floats apart, to as many
 /// sums.
 ///
 /// # Safety
-/// As [`multiply_lefts`].
+/// The contract of [`multiply_lefts`] applies.
 #[inline(always)]
 pub unsafe fn multiply_rights(
     count: usize,
@@ -185,11 +187,12 @@ pub unsafe fn multiply_rights(
     }
 }
 
-/// Adds the products of two left factors and two right ones, 16 floats from the first to the second, to four
-/// sums: the first left's two, then the second's. Factors have 16 rows, the left ones without gaps.
+/// Adds the products of two left factors and two right factors, which begin 16 floats apart, to four sums:
+/// first the two of the first left factor, then those of the second. All factors have 16 rows; those of the
+/// left factors are contiguous.
 ///
 /// # Safety
-/// As [`multiply_lefts`].
+/// The contract of [`multiply_lefts`] applies.
 #[inline(always)]
 pub unsafe fn multiply_square(left: [*const f32; 2], right: *const f32, right_step: usize) {
     // SAFETY: the caller's contract.
@@ -204,10 +207,11 @@ pub unsafe fn multiply_square(left: [*const f32; 2], right: *const f32, right_st
     }
 }
 
-/// Writes `count` sums, each to its place in `to`, in rows of 16 floats.
+/// Writes the first `count` sums, each to its pointer in `to`, in rows of 16 floats.
 ///
 /// # Safety
-/// After [`configure`]; there is room for as many rows as it was told.
+/// The registers must have been configured by [`configure`], and the pointers must be valid for writing as
+/// many rows as it was given.
 #[inline(always)]
 pub unsafe fn store(count: usize, to: &[*mut f32; SUMS]) {
     macro_rules! store {
@@ -224,10 +228,11 @@ pub unsafe fn store(count: usize, to: &[*mut f32; SUMS]) {
     }
 }
 
-/// Reads what [`store`] has written.
+/// Loads the first `count` sums from where [`store`] has written them.
 ///
 /// # Safety
-/// As [`store`].
+/// The registers must have been configured by [`configure`], and the pointers must be valid for reading as
+/// many rows as it was given.
 #[inline(always)]
 pub unsafe fn load(count: usize, from: &[*mut f32; SUMS]) {
     macro_rules! load_sum {
@@ -241,16 +246,16 @@ pub unsafe fn load(count: usize, from: &[*mut f32; SUMS]) {
     }
 }
 
-/// Rows as columns.
+/// Transposes a 16×16 matrix that is given as its rows.
 ///
 /// # Safety
-/// AVX-512.
+/// The machine must have AVX-512.
 #[inline(always)]
 pub unsafe fn transpose(r: [__m512; 16]) -> [__m512; 16] {
     // SAFETY: the caller's contract.
     unsafe {
         let mut t = r;
-        // Pairs of rows, then of pairs: blocks of 4×4 in each 128 bits.
+        // Interleaves pairs of rows, then pairs of these: the 128-bit lanes then hold transposed 4×4 blocks.
         for i in 0..8 {
             t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
             t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
@@ -263,7 +268,7 @@ pub unsafe fn transpose(r: [__m512; 16]) -> [__m512; 16] {
             u[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(1), pd(3)));
             u[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(1), pd(3)));
         }
-        // u[4i + n] has, in its 128 bits j, column 4j + n of rows 4i … 4i + 3.
+        // The 128-bit lane j of u[4i + n] holds column 4j + n of rows 4i … 4i + 3.
         let mut out = u;
         for n in 0..4 {
             let (a, b, c, d) = (u[n], u[4 + n], u[8 + n], u[12 + n]);

@@ -2,7 +2,7 @@
 //!
 //! A kernel is written once, over [`Vector`], as a [`Task`]; [`run`] instantiates it for every instruction
 //! set inside a function that has the set's target features, so that everything inlined into it is compiled
-//! with them. Not for general use: only what the kernels need is here.
+//! with them. This is not a general-purpose library: it has only what the kernels need.
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
@@ -18,7 +18,7 @@ use sets::Plain;
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512 with AMX's tiles, for bf16 (x86-64).
+    /// AVX-512 and AMX tiles, for bf16 (x86-64).
     Amx,
     /// 512-bit vectors (x86-64).
     Avx512,
@@ -26,23 +26,25 @@ pub enum Isa {
     Avx2,
     /// 128-bit vectors (aarch64).
     Neon,
-    /// Plain Rust, multiply and add rounded apart.
+    /// Plain Rust, in which the multiply and the add are rounded separately.
     Portable,
 }
 
 impl Isa {
-    /// Whether it has 32 registers, and nothing that multiplies so fast that Winograd's transforms cost more
-    /// than they save.
+    /// Returns whether the set has 32 vector registers, and no instruction that multiplies so fast that
+    /// Winograd's transforms cost more than they save.
     pub fn is_wide(self) -> bool {
         matches!(self, Isa::Avx512 | Isa::Neon)
     }
 
-    /// The set that computes in `f32`: tiles have no such products.
+    /// Returns the set to use for computations in `f32`: AVX-512 instead of AMX, whose tiles have no `f32`
+    /// products.
     pub fn for_floats(self) -> Isa {
         if self == Isa::Amx { Isa::Avx512 } else { self }
     }
 
-    /// The set that computes in pairs of bf16: AVX-512 without its bf16 instructions gives way to AVX2.
+    /// Returns the set to use for computations in pairs of bf16: AVX2 instead of AVX-512 if its bf16
+    /// instructions are missing.
     pub fn for_pairs(self) -> Isa {
         #[cfg(target_arch = "x86_64")]
         if self == Isa::Avx512 && !is_x86_feature_detected!("avx512bf16") {
@@ -51,7 +53,7 @@ impl Isa {
         self
     }
 
-    /// Whether this machine can run it.
+    /// Returns whether this machine can run the set.
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -75,13 +77,13 @@ impl Isa {
         }
     }
 
-    /// Those that this machine can run, best first.
+    /// Returns the sets that this machine can run, best first.
     pub fn available() -> Vec<Isa> {
         let all = [Isa::Amx, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
         all.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    /// The name used in `$REMIX_ISA` and in manifests' `run`.
+    /// Returns the name of the set in `$REMIX_ISA` and in the `run` object of manifests.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Amx => "amx",
@@ -92,10 +94,10 @@ impl Isa {
         }
     }
 
-    /// The set that `$REMIX_ISA` names, else the best available one.
+    /// Returns the set that `$REMIX_ISA` names, or the best available one if the variable is empty or unset.
     ///
     /// # Errors
-    /// A name that is none of this machine's.
+    /// Returns an error if the name is not that of a set of this machine.
     pub fn asked() -> Result<Isa, String> {
         let sets = Isa::available();
         let asked = std::env::var_os("REMIX_ISA").filter(|asked| !asked.is_empty());
@@ -106,7 +108,8 @@ impl Isa {
         })
     }
 
-    /// The set in use: [`Isa::asked`], or the best where that is an error, which the tools refuse.
+    /// Returns the set in use: that of [`Isa::asked`], or the best available one if that is an error, with
+    /// which the tools refuse to run.
     pub fn get() -> Isa {
         #[cfg(test)]
         if let Some(isa) = FORCED.get() {
@@ -117,8 +120,8 @@ impl Isa {
     }
 }
 
-/// Whether to store a vector takes as long as two multiply-adds, as 512 bits do on Zen 4: taken to be so on
-/// all of AMD's that have AVX-512. A matter of speed alone.
+/// Returns whether storing a vector takes as long as two multiply-adds, as it does on Zen 4 for 512-bit
+/// vectors. This is assumed for all AMD processors with AVX-512, and affects only speed.
 pub fn stores_are_slow() -> bool {
     static SLOW: OnceLock<bool> = OnceLock::new();
     *SLOW.get_or_init(|| {
@@ -135,7 +138,7 @@ pub fn stores_are_slow() -> bool {
 #[cfg(test)]
 thread_local!(static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) });
 
-/// Runs a test once for every instruction set that the machine has, on two threads that have no other.
+/// Runs a test once for every instruction set that the machine has, on two threads that use only that set.
 #[cfg(test)]
 pub(crate) fn for_each_isa(mut test: impl FnMut(Isa) + Send) {
     for isa in Isa::available() {
@@ -143,7 +146,7 @@ pub(crate) fn for_each_isa(mut test: impl FnMut(Isa) + Send) {
     }
 }
 
-/// Computes something by one instruction set on some threads.
+/// Runs a closure on some threads that use only one instruction set.
 #[cfg(test)]
 pub(crate) fn forced<R: Send>(isa: Isa, threads: usize, f: impl FnOnce() -> R + Send) -> R {
     let threads = rayon::ThreadPoolBuilder::new().num_threads(threads);
@@ -152,47 +155,47 @@ pub(crate) fn forced<R: Send>(isa: Isa, threads: usize, f: impl FnOnce() -> R + 
     pool.install(f)
 }
 
-/// A register of `LANES` values.
+/// A vector register of `LANES` values.
 ///
 /// # Safety
-/// All methods compile to instructions of one set and may only run where the machine has it: inside [`run`].
-/// Pointers must be valid for `LANES` values.
+/// All methods compile to instructions of one set and may only be called on a machine that has it, inside
+/// [`run`]. Pointers must be valid for `LANES` values.
 #[allow(clippy::missing_safety_doc)]
 pub unsafe trait Vector: Copy {
-    /// Number of values.
+    /// The number of values.
     const LANES: usize;
-    /// Whether there are 32 registers, so that accumulator tiles of 16 fit; else they are 8.
+    /// Whether there are 32 registers, so that tiles of 16 accumulators fit; otherwise tiles have 8.
     const WIDE: bool;
-    /// Whether there are AMX's tiles of bf16 besides.
+    /// Whether the machine also has AMX tiles for bf16.
     const TILES: bool = false;
-    /// All lanes `x`.
+    /// Returns a vector with `x` in all lanes.
     unsafe fn splat(x: f32) -> Self;
     /// Reads `LANES` values.
     unsafe fn load(p: *const f32) -> Self;
     /// Writes `LANES` values.
     unsafe fn store(self, p: *mut f32);
-    /// [`Vector::store`] of what is not read again soon: past the caches where a vector is one of their
-    /// lines, so that nothing is read to be written over.
+    /// Writes `LANES` values that are not read again soon. If a vector is as large as a cache line, the store
+    /// bypasses the caches, so that the line is not read only to be overwritten.
     #[inline(always)]
     unsafe fn stream(self, p: *mut f32) {
         // SAFETY: the trait's contract.
         unsafe { self.store(p) }
     }
-    /// `self + a · b`.
+    /// Returns `self + a · b`.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
-    /// `self + a`.
+    /// Returns `self + a`.
     unsafe fn add(self, a: Self) -> Self;
-    /// `self − a`.
+    /// Returns `self − a`.
     unsafe fn sub(self, a: Self) -> Self;
-    /// Lanes of `self` where `a > 0`, else 0.
+    /// Returns the lanes of `self` where `a > 0`, and 0 elsewhere.
     unsafe fn where_positive(self, a: Self) -> Self;
-    /// Lanes of `self`, 0 where they are negative; what is no number stays none.
+    /// Returns the lanes of `self`, with 0 for negative ones; NaN stays NaN.
     unsafe fn relu(self) -> Self;
 
-    // What computes in bf16 is below. These bodies are for any set: the loops over lanes become its
-    // instructions.
+    // The methods below compute in bf16. Their default bodies work for any set: the compiler turns the loops
+    // over lanes into the set's instructions.
 
-    /// Reads `LANES` values of bf16.
+    /// Reads `LANES` bf16 values.
     #[inline(always)]
     unsafe fn load_bf16(p: *const bf16) -> Self {
         let mut lanes = [0f32; MAX_LANES];
@@ -204,7 +207,7 @@ pub unsafe trait Vector: Copy {
         unsafe { Self::load(lanes.as_ptr()) }
     }
 
-    /// Rounds to bf16, to even, and writes `LANES` values.
+    /// Rounds to bf16, ties to even, and writes `LANES` values.
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut bf16) {
         let mut lanes = [0f32; MAX_LANES];
@@ -217,7 +220,7 @@ pub unsafe trait Vector: Copy {
         }
     }
 
-    /// Writes `2·LANES` values of each of two images side by side.
+    /// Reads `2·LANES` values of each of two images and writes them interleaved.
     #[inline(always)]
     unsafe fn side_by_side(first: *const bf16, second: *const bf16, out: *mut bf16) {
         for i in 0..2 * Self::LANES {
@@ -226,7 +229,7 @@ pub unsafe trait Vector: Copy {
         }
     }
 
-    /// Rounds two vectors to bf16 and puts their lanes side by side, those of `low` in the lower halves.
+    /// Rounds two vectors to bf16 and packs their lanes into pairs, with those of `low` in the lower halves.
     #[inline(always)]
     unsafe fn pair(low: Self, high: Self) -> Self {
         let (mut lows, mut highs) = ([0f32; MAX_LANES], [0f32; MAX_LANES]);
@@ -242,7 +245,8 @@ pub unsafe trait Vector: Copy {
         }
     }
 
-    /// `self + a₀·b₀ + a₁·b₁` where the lanes of `a` and `b` are pairs of bf16, the first in the lower half.
+    /// Returns `self + a₀·b₀ + a₁·b₁`, where the lanes of `a` and `b` are pairs of bf16 with the first value
+    /// in the lower half.
     #[inline(always)]
     unsafe fn dot(self, a: Self, b: Self) -> Self {
         // SAFETY: the caller's contract.
@@ -253,10 +257,10 @@ pub unsafe trait Vector: Copy {
     }
 }
 
-/// The lanes of the widest vector.
+/// The number of lanes of the widest vector.
 const MAX_LANES: usize = 16;
 
-/// The nearest bf16, the even one of two; a number that is none stays none.
+/// Rounds to the nearest bf16, ties to even; NaN stays NaN.
 #[inline(always)]
 fn round(x: f32) -> bf16 {
     let bits = x.to_bits();
@@ -264,7 +268,7 @@ fn round(x: f32) -> bf16 {
     bf16::from_bits(if x.is_nan() { 0x7fc0 } else { even as u16 })
 }
 
-/// The two values of each pair of bf16.
+/// Splits pairs of bf16 into vectors of their first and of their second values.
 #[inline(always)]
 unsafe fn unpair<V: Vector>(pairs: V) -> [V; 2] {
     let (mut low, mut high) = ([0f32; MAX_LANES], [0f32; MAX_LANES]);
@@ -279,7 +283,7 @@ unsafe fn unpair<V: Vector>(pairs: V) -> [V; 2] {
     }
 }
 
-/// Asks for a cache line, for the second level. Any address may be asked for.
+/// Prefetches a cache line into the second-level cache. Any address is allowed.
 #[inline(always)]
 pub fn prefetch(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -296,16 +300,16 @@ pub fn prefetch(line: *const u8) {
     let _ = line;
 }
 
-/// The same pointer, of which the compiler knows nothing any more. In a loop over such a pointer addresses
-/// are it and a constant; else LLVM adds an index to where the loop began, and an Intel processor splits a
-/// multiply-add from such memory in two.
+/// Returns the same pointer, but hides from the compiler where it comes from. In a loop over such a pointer,
+/// each address is the pointer plus a constant. Otherwise LLVM adds an index to the address at which the loop
+/// began, and an Intel processor splits a multiply-add with such a memory operand in two.
 #[allow(clippy::pointers_in_nomem_asm_block)] // Nothing is read through it.
 #[inline(always)]
 pub fn opaque<T>(pointer: *const T) -> *const T {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
         let same;
-        // SAFETY: no instruction at all.
+        // SAFETY: the assembly contains no instructions.
         unsafe {
             std::arch::asm!("/* {} */", inout(reg) pointer => same, options(pure, nomem, nostack, preserves_flags));
         }
@@ -317,22 +321,23 @@ pub fn opaque<T>(pointer: *const T) -> *const T {
 
 /// Work that is compiled once for each instruction set.
 pub trait Task {
-    /// Does the work with vectors `V`.
+    /// Does the work with vectors of type `V`.
     ///
     /// # Safety
-    /// The machine must have the instruction set of `V`. Implementations are `#[inline(always)]`, and so is
-    /// every function that they hand vectors to.
+    /// The machine must have the instruction set of `V`. Implementations must be `#[inline(always)]`, and so
+    /// must every function that they pass vectors to.
     unsafe fn run<V: Vector>(self);
 }
 
-/// Modules that run a task with a set's features. They are modules because rustc compiles a generic function
-/// with those of the module that it is in: the sets are compiled at the same time.
+/// Declares modules whose `run` runs a task with the features of a set. Each set has a module of its own
+/// because rustc compiles the instances of a generic function together with the module that contains it, so
+/// that the sets are compiled in parallel.
 macro_rules! runners {
     ($($name:ident: $features:literal, $vector:ty, then $after:expr;)*) => {
         $(#[cfg(target_arch = "x86_64")]
         mod $name {
             /// # Safety
-            /// The machine has the features.
+            /// The machine must have the features.
             #[target_feature(enable = $features)]
             pub unsafe fn run<T: super::Task>(task: T) {
                 // SAFETY: this function has the features.
@@ -346,52 +351,52 @@ macro_rules! runners {
 }
 
 runners! {
-    // What was streamed has to be written before others are told that it is.
+    // Streaming stores must be complete before other threads are told that the data is there.
     floats: "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", std::arch::x86_64::__m512, then std::arch::x86_64::_mm_sfence();
     pairs: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", std::arch::x86_64::__m512, then ();
     tiles: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", super::sets::Tiled, then super::amx::release();
     narrow: "avx2,fma", std::arch::x86_64::__m256, then ();
 }
 
-/// Runs a task with the vectors of an instruction set.
+/// Runs a task that computes in `f32` with the vectors of an instruction set.
 ///
 /// # Panics
-/// If the machine does not have the set ([`Isa::available`]).
+/// Panics if the machine does not have the set (see [`Isa::available`]).
 #[inline]
 pub fn run<T: Task>(isa: Isa, task: T) {
     let isa = isa.for_floats();
     assert!(isa.is_available(), "this machine has no {}", isa.name());
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
-        // SAFETY: the features were found.
+        // SAFETY: the assertion has checked that the machine has the features.
         return unsafe { floats::run(task) };
     }
     run_others(isa, task);
 }
 
-/// [`run`] for tasks that compute in pairs of bf16.
+/// Runs a task that computes in pairs of bf16 with the vectors of an instruction set.
 ///
 /// # Panics
-/// If the machine does not have the set for bf16 ([`Isa::for_pairs`]).
+/// Panics if the machine does not have the set with instructions for bf16 (see [`Isa::for_pairs`]).
 #[inline]
 pub fn run_pairs<T: Task>(isa: Isa, task: T) {
     assert!(isa.is_available() && isa.for_pairs() == isa, "this machine has no {} for bf16", isa.name());
     #[cfg(target_arch = "x86_64")]
     match isa {
-        // SAFETY: the features were found.
+        // SAFETY: the assertion has checked that the machine has the features.
         Isa::Avx512 => return unsafe { pairs::run(task) },
-        // SAFETY: the features were found.
+        // SAFETY: the assertion has checked that the machine has the features.
         Isa::Amx => return unsafe { tiles::run(task) },
         _ => {}
     }
     run_others(isa, task);
 }
 
-/// [`run`] for all sets but AVX-512.
+/// Runs a task with a set other than AVX-512 and AMX.
 fn run_others<T: Task>(isa: Isa, task: T) {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx2 {
-        // SAFETY: the callers have found the features.
+        // SAFETY: the callers have checked that the machine has the features.
         return unsafe { narrow::run(task) };
     }
     #[cfg(target_arch = "aarch64")]
@@ -400,6 +405,6 @@ fn run_others<T: Task>(isa: Isa, task: T) {
         return unsafe { task.run::<std::arch::aarch64::float32x4_t>() };
     }
     assert_eq!(isa, Isa::Portable, "the instruction set is of another architecture");
-    // SAFETY: plain Rust.
+    // SAFETY: plain Rust needs no instruction set.
     unsafe { task.run::<Plain>() }
 }

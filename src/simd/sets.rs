@@ -1,4 +1,4 @@
-//! The registers of each instruction set as a [`Vector`].
+//! Implementations of [`Vector`] for the registers of each instruction set.
 
 use super::Vector;
 #[cfg(target_arch = "x86_64")]
@@ -44,7 +44,7 @@ unsafe impl Vector for f32 {
     }
 }
 
-/// Four lanes of plain Rust.
+/// A vector of four lanes in plain Rust.
 #[derive(Clone, Copy)]
 pub struct Plain([f32; 4]);
 
@@ -136,7 +136,8 @@ macro_rules! vector {
             }
             #[inline(always)]
             unsafe fn relu(self) -> Self {
-                // SAFETY: the trait's contract. Where one is no number, the maximum is the second.
+                // SAFETY: the trait's contract. On x86 the maximum is the second operand if one of them is
+                // NaN.
                 unsafe { $max($splat(0.0), self) }
             }
             $($own)*
@@ -151,7 +152,8 @@ mod x86 {
     use super::Vector;
     use half::bf16;
 
-    /// Lanes from `first` and from `second` on, in turns.
+    /// Returns the indices for a permutation that interleaves the lanes from `first` on and those from
+    /// `second` on.
     const fn in_turns(first: u16, second: u16) -> [u16; 32] {
         let (mut lanes, mut i) = ([0; 32], 0);
         while i < 32 {
@@ -166,12 +168,12 @@ mod x86 {
     positive: |x, m| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(m, _mm512_setzero_ps()), x),
     #[inline(always)]
     unsafe fn stream(self, p: *mut f32) {
-        // SAFETY: the trait's contract; the instruction takes whole lines only.
+        // SAFETY: the trait's contract; the instruction needs an address that is aligned to a cache line.
         unsafe {
             if p.addr().is_multiple_of(64) { _mm512_stream_ps(p, self) } else { _mm512_storeu_ps(p, self) }
         }
     },
-    // The instructions of AVX512-BF16, which `run_pairs` asks for.
+    // The methods below use AVX512-BF16, which `run_pairs` makes sure of.
     #[inline(always)]
     unsafe fn load_bf16(p: *const bf16) -> Self {
         // SAFETY: the trait's contract.
@@ -217,7 +219,7 @@ mod x86 {
         positive: |x, m| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(m, _mm256_setzero_ps()), x));
 }
 
-/// A register of AVX-512 beside tiles: all that it does itself is done as there.
+/// An AVX-512 register on a machine that also has AMX tiles. Its own operations are those of AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub struct Tiled(std::arch::x86_64::__m512);
@@ -225,7 +227,7 @@ pub struct Tiled(std::arch::x86_64::__m512);
 #[cfg(target_arch = "x86_64")]
 type M = std::arch::x86_64::__m512;
 
-// SAFETY: as its register.
+// SAFETY: each method is that of the AVX-512 register.
 #[cfg(target_arch = "x86_64")]
 unsafe impl Vector for Tiled {
     const LANES: usize = <M as Vector>::LANES;

@@ -6,61 +6,61 @@ use half::bf16;
 
 use super::{Isa, Task, Vector, run, run_pairs};
 
-/// `f32`, or `bf16`, of which kernels take two neighbours in one lane.
+/// A type of activations: `f32`, or `bf16`, of which the kernels process two neighbouring values per lane.
 ///
 /// # Safety
-/// `DTYPE` is the type, `PACK` of it are 32 bits, and any bits are a value.
+/// `DTYPE` must name the type, `PACK` of its values must take 32 bits, and any bits must be a valid value.
 pub unsafe trait Value: Copy + Send + Sync + 'static {
-    /// Candle's name of the type.
+    /// Candle's name for the type.
     const DTYPE: DType;
     /// Zero.
     const ZERO: Self;
-    /// Values to a lane of 32 bits: neighbouring channels of a pixel, or one value of as many images or
-    /// tiles.
+    /// The number of values per 32-bit lane: neighbouring channels of a pixel, or one value from each of as
+    /// many images or tiles.
     const PACK: usize;
 
-    /// As `f32`, exactly.
+    /// Converts the value to `f32`, exactly.
     fn to_f32(self) -> f32;
-    /// The nearest value.
+    /// Rounds to the nearest value.
     fn from_f32(x: f32) -> Self;
-    /// The values of a storage of this type.
+    /// Returns the values of a storage if it is of this type.
     fn slice(storage: &CpuStorage) -> Option<&[Self]>;
-    /// The values of a storage of this type.
+    /// Returns the values of a storage, mutably, if it is of this type.
     fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
-    /// The instruction set in use for these values.
+    /// Returns the instruction set in use for these values.
     fn isa() -> Isa;
-    /// Runs a task whose kernels take these values.
+    /// Runs a task whose kernels process these values.
     fn run(isa: Isa, task: impl Task);
 
     /// Reads a vector.
     ///
     /// # Safety
-    /// As [`Vector`].
+    /// The contract of [`Vector`] applies.
     unsafe fn load<V: Vector>(p: *const Self) -> V;
     /// Writes a vector.
     ///
     /// # Safety
-    /// As [`Vector`].
+    /// The contract of [`Vector`] applies.
     unsafe fn store<V: Vector>(v: V, p: *mut Self);
-    /// Writes a vector that is not read again soon, as [`Vector::stream`]; in bf16, where it is half a line,
-    /// as any other.
+    /// Writes a vector that is not read again soon, like [`Vector::stream`]. In bf16 a vector is only half a
+    /// cache line, and is stored like any other.
     ///
     /// # Safety
-    /// As [`Vector`].
+    /// The contract of [`Vector`] applies.
     unsafe fn stream<V: Vector>(v: V, p: *mut Self);
-    /// `acc + Σ a·b` over the values of each lane.
+    /// Returns `acc + Σ a·b`, where the sum is over the values of each lane.
     ///
     /// # Safety
-    /// As [`Vector`].
+    /// The contract of [`Vector`] applies.
     unsafe fn multiply_add<V: Vector>(acc: V, a: V, b: V) -> V;
 
-    /// Lanes that the channels of a pixel take.
+    /// Returns the number of lanes that the channels of a pixel take.
     #[inline(always)]
     fn lanes(channels: usize) -> usize {
         channels.div_ceil(Self::PACK)
     }
 
-    /// Lanes as the values that they hold.
+    /// Reinterprets lanes as the values that they hold.
     #[inline(always)]
     fn unpack(lanes: &mut [f32]) -> &mut [Self] {
         // SAFETY: a lane is `PACK` values without padding, and any bits are a value.
@@ -68,10 +68,10 @@ pub unsafe trait Value: Copy + Send + Sync + 'static {
     }
 }
 
-/// What is one expression for either type.
+/// Implements [`Value`] for a type; the arguments are what differs between the two types.
 macro_rules! value {
     ($type:ident, $dtype:ident, $pack:literal, $isa:expr, $run:ident, $load:ident, $store:ident, $stream:ident, $fma:ident) => {
-        // SAFETY: as the lines below say.
+        // SAFETY: the arguments name the type and its size, and any bits are a valid float.
         unsafe impl Value for $type {
             const DTYPE: DType = DType::$dtype;
             const ZERO: Self = <$type>::from_bits(0);
@@ -84,7 +84,7 @@ macro_rules! value {
             #[inline(always)]
             fn from_f32(x: f32) -> Self {
                 let mut value = Self::ZERO;
-                // SAFETY: one lane, which needs no instruction set.
+                // SAFETY: as a vector, an `f32` has one lane and needs no instruction set.
                 unsafe { x.$store(&raw mut value) };
                 value
             }

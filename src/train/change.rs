@@ -1,5 +1,5 @@
-//! Which operations an image goes through before its crop and flip: the draws of RandomResizedCrop, of colour
-//! jitter and of RandAugment, as torchvision makes them, from streams of ours.
+//! The operations that an image goes through before its crop and flip: the draws of RandomResizedCrop, colour
+//! jitter and RandAugment with torchvision's distributions, from this crate's own random streams.
 
 use rand_chacha::ChaCha8Rng;
 
@@ -7,7 +7,8 @@ use super::config::{Augment, Config};
 use crate::data::augment::Op;
 use crate::rng::{below, shuffle, uniform};
 
-/// The operations of one image, stored with a height and width, for a network that sees `to`.
+/// Draws the operations of an image with the `stored` height and width, for a network with inputs of size
+/// `to`.
 pub fn draw(config: &Config, stored: [usize; 2], to: [usize; 2], rng: &mut ChaCha8Rng) -> Vec<Op> {
     let mut ops = vec![];
     if config.augment == Augment::ResizedCropFlip {
@@ -23,13 +24,13 @@ pub fn draw(config: &Config, stored: [usize; 2], to: [usize; 2], rng: &mut ChaCh
     ops
 }
 
-/// A number in [low, high).
+/// Draws a number from [low, high).
 fn between(rng: &mut ChaCha8Rng, low: f64, high: f64) -> f64 {
     low + (high - low) * uniform(rng)
 }
 
-/// A part of 8 to 100 % of the area, 3:4 to 4:3; after ten attempts that do not fit, the largest centre part
-/// of such an aspect.
+/// Draws a part of 8 to 100 % of the area with an aspect ratio of 3:4 to 4:3. After ten attempts that do not
+/// fit, it is the largest centred part with such an aspect ratio.
 fn resized_crop([height, width]: [usize; 2], rng: &mut ChaCha8Rng) -> Op {
     let part = |top: usize, left: usize, height: usize, width: usize| {
         let [top, left, height, width] = [top, left, height, width].map(|n| n as u16);
@@ -54,7 +55,7 @@ fn resized_crop([height, width]: [usize; 2], rng: &mut ChaCha8Rng) -> Op {
     part((height - h) / 2, (width - w) / 2, h, w)
 }
 
-/// Brightness, contrast and saturation in any order, each by a factor of its range.
+/// Draws brightness, contrast and saturation in random order, each with a factor from its range.
 fn color_jitter(ranges: [f64; 3], rng: &mut ChaCha8Rng) -> Vec<Op> {
     let factors = ranges.map(|x| between(rng, 1.0 - x, 1.0 + x) as f32);
     let mut ops = vec![Op::Brightness(factors[0]), Op::Contrast(factors[1]), Op::Saturation(factors[2])];
@@ -62,17 +63,17 @@ fn color_jitter(ranges: [f64; 3], rng: &mut ChaCha8Rng) -> Vec<Op> {
     ops
 }
 
-/// One of the fourteen operations of RandAugment, with its strength at a magnitude of 0 to 30; none for the
-/// one that does nothing.
+/// Draws one of the fourteen operations of RandAugment, with its strength at a magnitude of 0 to 30. Returns
+/// `None` for the operation that does nothing.
 fn rand_augment(magnitude: u8, [height, width]: [usize; 2], rng: &mut ChaCha8Rng) -> Option<Op> {
     let share = f64::from(magnitude) / 30.0;
     let which = below(rng, 14);
     let sign = if below(rng, 2) == 0 { 1.0 } else { -1.0 };
     let factor = (1.0 + sign * 0.9 * share) as f32;
     let (shear, angle) = ((sign * 0.3 * share) as f32, sign * 30.0 * share);
-    // By whole pixels.
+    // Translations are by whole pixels.
     let moved = |side: usize| (sign * 150.0 / 331.0 * side as f64 * share).trunc() as f32;
-    // About the centre of the image.
+    // Rotations are about the centre of the image.
     let (x, y) = (width as f32 * 0.5, height as f32 * 0.5);
     Some(match which {
         0 => return None,
@@ -82,7 +83,7 @@ fn rand_augment(magnitude: u8, [height, width]: [usize; 2], rng: &mut ChaCha8Rng
         3 => Op::Affine([1.0, 0.0, -moved(width), 0.0, 1.0, 0.0]),
         4 => Op::Affine([1.0, 0.0, 0.0, 0.0, 1.0, -moved(height)]),
         5 => {
-            // Counter-clockwise, so that a pixel comes from where it is turned back to.
+            // The image turns counter-clockwise; the matrix maps output pixels back to their sources.
             let (sin, cos) = (angle.to_radians().sin() as f32, angle.to_radians().cos() as f32);
             Op::Affine([cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y])
         }

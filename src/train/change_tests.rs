@@ -1,4 +1,4 @@
-//! The draws of augmentation: their ranges, and that they follow from the seed alone.
+//! Tests of the draws of augmentation: their ranges, and that they depend on the seed alone.
 
 use super::*;
 use crate::methods::presets::preset;
@@ -20,12 +20,12 @@ fn crops_are_of_the_sizes_and_aspects_of_torchvision() {
         let [Op::ResizedCrop { top, left, height, width }] = drawn(&config, n)[..] else { panic!("a crop") };
         assert!(top + height <= 40 && left + width <= 60 && height > 0 && width > 0);
         let (h, w) = (f64::from(height), f64::from(width));
-        // Roundings move small sides by half a pixel.
+        // Rounding moves small sides by half a pixel.
         assert!((0.68..1.46).contains(&(w / h)), "{w}×{h}");
         areas.push(w * h / 2400.0);
     }
     areas.sort_by(f64::total_cmp);
-    // Of 8 to 100 %, of which the largest cannot have such aspects: 40×53 is 88 %.
+    // Areas are 8 to 100 %, but the largest cannot have such aspect ratios: 40×53 is 88 %.
     assert!(areas[0] > 0.07 && areas[0] < 0.1 && areas[3999] < 0.91, "{} {}", areas[0], areas[3999]);
     // np.median of 100,000 draws of torchvision's RandomResizedCrop.get_params for an image of 60×40: 0.387.
     assert!((areas[2000] - 0.387).abs() < 0.02, "{}", areas[2000]);
@@ -68,7 +68,7 @@ fn rand_augment_has_fourteen_operations() {
         let kind = drawn(&config, n).first().map_or("nothing".into(), |op| format!("{op:?}"));
         *kinds.entry(kind.split('(').next().unwrap_or_default().to_owned()).or_default() += 1;
     }
-    // Five of them are affine.
+    // Five of the fourteen operations are affine, and share a name.
     assert_eq!(kinds.len(), 10, "{kinds:?}");
     for (kind, count) in kinds {
         let expected = if kind == "Affine" { 1000.0 } else { 200.0 };

@@ -1,4 +1,4 @@
-//! A classifier where it is trained, or computed, on the features that a network has given.
+//! A classifier that is trained, or computed, on the features that a network has given.
 
 use std::borrow::Cow;
 
@@ -21,19 +21,19 @@ use crate::net::Params;
 use crate::net::files::{StateDict, Values};
 use crate::tensor::{read, write};
 
-/// The splits of features that a classifier is trained and judged on.
+/// The splits of features that a classifier is trained and evaluated on.
 pub struct Splits {
-    /// What it is trained on.
+    /// The features that it is trained on.
     pub train: Features,
-    /// What its accuracy is measured on.
+    /// The features on which its accuracy is measured.
     pub judged: Vec<Features>,
-    /// What the exponent of τ-norm is chosen on.
+    /// The features on which the exponent of τ-norm is chosen.
     pub val: Option<Features>,
 }
 
 /// A classifier with its features.
 pub struct OnFeatures {
-    /// Those of the classifier.
+    /// The parameters of the classifier.
     params: Params,
     /// The other tensors of its network.
     rest: StateDict,
@@ -49,11 +49,12 @@ pub struct OnFeatures {
 }
 
 impl OnFeatures {
-    /// A classifier that begins as `params` has it, or goes on from there; `rest` are the other tensors of
-    /// its network.
+    /// Creates a classifier from `params`, which are those of a resumed training if it `goes_on`; `rest` are
+    /// the other tensors of its network.
     ///
     /// # Errors
-    /// Features of another length than the network's.
+    /// Returns an error if the features do not have the length of the network's, or if there are fewer
+    /// training images than neighbours that vote.
     pub fn new(
         config: &Config,
         params: Params,
@@ -96,11 +97,11 @@ impl OnFeatures {
         })
     }
 
-    /// One epoch: of a classifier that is trained its steps, of another all of its computation. Returns the
-    /// sum of the images' losses, each that of its batch, and the number of right predictions.
+    /// Trains one epoch, or does the whole computation of a classifier that is not trained. Returns the sum
+    /// over the images of the loss of their batch, and the number of correct predictions.
     ///
     /// # Errors
-    /// A loss that is not finite; [`Interrupted`].
+    /// Returns an error if the loss is not finite, and [`Interrupted`] after a signal.
     pub fn epoch(
         &mut self,
         plan: &Plan,
@@ -139,7 +140,7 @@ impl OnFeatures {
         Ok((loss, right))
     }
 
-    /// Computes the classifier at once; the loss is that of the result on the training images.
+    /// Computes the classifier at once. The loss is that of the result on the training images.
     fn compute(&mut self) -> Result<(f64, f64)> {
         let (train, classes) = (&self.splits.train, self.params.classes());
         let len = train.width();
@@ -168,7 +169,7 @@ impl OnFeatures {
         self.judge(&self.linear.logits(train.all()))
     }
 
-    /// The sum of the training images' losses, and how many are classified right.
+    /// Returns the sum of the training images' losses, and how many are classified correctly.
     fn judge(&self, logits: &[f32]) -> Result<(f64, f64)> {
         let train = &self.splits.train;
         let m = metrics::evaluate(logits, train.labels(), &self.cls_num_list)?;
@@ -181,8 +182,8 @@ impl OnFeatures {
         Linear::new(&flat, self.splits.train.width(), self.criterion.classifier)
     }
 
-    /// The exponent of 0, 0.05, …, 2 whose classifier has the best mean accuracy over classes on the
-    /// validation images; of equal ones the smallest.
+    /// Returns the exponent of 0, 0.05, …, 2 whose classifier has the best mean accuracy over classes on the
+    /// validation images, or the smallest of several equally good ones.
     fn best(&self, of: &dyn Fn(f64) -> (Vec<f32>, Vec<f32>)) -> Result<f64> {
         let val = self.splits.val.as_ref().context("--tau-norm auto chooses on a validation split")?;
         let mut best = (0.0, f64::NEG_INFINITY);
@@ -200,11 +201,11 @@ impl OnFeatures {
         Ok(best.0)
     }
 
-    /// The tensors of the network with the classifier; for kNN the features and labels of the training
-    /// images.
+    /// Returns the tensors of the network with the classifier; for kNN, the features and labels of the
+    /// training images.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if candle cannot access the tensors.
     pub fn state_dict(&self) -> Result<StateDict> {
         if self.neighbours.is_some() {
             let train = &self.splits.train;
@@ -219,10 +220,10 @@ impl OnFeatures {
         Ok(all)
     }
 
-    /// What a training goes on from.
+    /// Returns the tensors that a training resumes from.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if candle cannot access the tensors.
     pub fn training_state(&self) -> Result<StateDict> {
         self.keep(&self.params.values, &self.linear.unscaled())?;
         if self.classifier.is_trained() {
@@ -240,7 +241,7 @@ impl OnFeatures {
         Ok(())
     }
 
-    /// Percent of each judged split that is classified right.
+    /// Returns the percentage of each judged split that is classified correctly.
     pub fn top1(&self) -> Vec<f64> {
         let of = |split: &Features| {
             let logits = match &self.neighbours {

@@ -1,8 +1,8 @@
 //! The configuration of one training run: every choice that can change its result, resolved and checked.
 //!
-//! It is the `params` of the checkpoint's manifest, and so the key: however an experiment was spelled on the
-//! command line, its configuration is the same. What cannot change a result (device, threads, paths) is not
-//! here.
+//! It is the `params` of the checkpoint's manifest, and thereby determines the key: however an experiment was
+//! spelled on the command line, its configuration is the same. Choices that cannot change a result (device,
+//! threads, paths) are not part of it.
 
 use std::fmt;
 
@@ -22,10 +22,10 @@ use crate::methods::presets::Method;
 use crate::methods::rule::Rule;
 use crate::net::{Arch, Network};
 
-/// Pixels of zero padding before the random crop, unless said otherwise.
+/// Default number of pixels of zero padding before the random crop.
 pub const CROP_PADDING: u8 = 4;
 
-/// What is done to a training image before it is mixed.
+/// The augmentation of a training image before it is mixed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Augment {
@@ -50,12 +50,13 @@ pub enum Schedule {
     Cosine,
 }
 
-/// Whether a value is the default, which params leave out so that results of earlier versions stay found.
+/// Returns whether a value is the default. Params leave defaults out, so that results of earlier versions are
+/// still found.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Which epoch `best.safetensors` is of.
+/// Which epoch `best.safetensors` is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Select {
@@ -68,12 +69,12 @@ pub enum Select {
 }
 
 impl Select {
-    /// What is selected by unless asked otherwise.
+    /// Returns the default: the validation split if there is one, otherwise the test split.
     pub fn usual(has_val: bool) -> Select {
         if has_val { Select::Val } else { Select::Test }
     }
 
-    /// The name in manifests and on the command line.
+    /// Returns the name in manifests and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Select::Val => "val",
@@ -92,11 +93,11 @@ pub struct Config {
     pub mix: Mix,
     /// The loss of a label.
     pub loss: Loss,
-    /// How the class imbalance is answered.
+    /// How class imbalance is handled.
     pub rule: Rule,
-    /// Passes over as many images as the training split has.
+    /// Number of passes over as many images as the training split has.
     pub epochs: u32,
-    /// Images a step; the last step of an epoch may have fewer.
+    /// Images per step; the last step of an epoch may have fewer.
     pub batch_size: usize,
     /// Base learning rate of SGD.
     pub lr: f64,
@@ -104,12 +105,12 @@ pub struct Config {
     pub momentum: f64,
     /// Weight decay on all parameters: g ← g + weight_decay·w.
     pub weight_decay: f64,
-    /// The recipe whose milestones these are.
+    /// The recipe that the milestones come from.
     pub recipe: Recipe,
-    /// First epochs (from 1) of a tenth of the learning rate before; ascending.
+    /// Epochs, counted from 1 and ascending, at which the learning rate falls to a tenth.
     pub milestones: Vec<u32>,
-    /// The first epoch of a deferred rule, where that is not the last milestone: in runs so short that the
-    /// recipe's last one does not lower the rate.
+    /// The first epoch of a deferred rule, if it is not the last milestone: in runs so short that the
+    /// recipe's last milestone does not lower the rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule_from: Option<u32>,
     /// Epochs of linear warm-up; 0 for none.
@@ -122,52 +123,52 @@ pub struct Config {
     pub nesterov: bool,
     /// Seed of all random streams.
     pub seed: u64,
-    /// The arithmetic.
+    /// The precision of the arithmetic.
     pub precision: Precision,
     /// Crops and flips.
     pub augment: Augment,
-    /// Pixels of zero padding before the random crop, where these are not [`CROP_PADDING`].
+    /// Pixels of zero padding before the random crop, if not [`CROP_PADDING`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop_padding: Option<u8>,
-    /// How much brightness, contrast and saturation vary: factors are in [1 − x, 1 + x].
+    /// How much brightness, contrast and saturation vary: factors are drawn from [1 − x, 1 + x].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub color_jitter: Option<[f64; 3]>,
-    /// RandAugment: how many operations an image has, and how strong these are, of 30.
+    /// RandAugment: the number of operations per image, and their magnitude, which is at most 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rand_augment: Option<[u8; 2]>,
     /// Mean of each channel on the 0–1 scale, subtracted from the pixels.
     pub mean: [f64; 3],
     /// Standard deviation of each channel on the 0–1 scale, which the pixels are divided by.
     pub std: [f64; 3],
-    /// How the images of image files were preprocessed.
+    /// How image files were preprocessed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<Preprocess>,
-    /// What identifies the names of their classes, see [`Info::names_id`](crate::data::Info::names_id).
+    /// The hash that identifies the names of the classes; see
+    /// [`Info::names_id`](crate::data::Info::names_id).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_names: Option<String>,
-    /// Which epoch is kept as the best, where that is not the one that is usual for the data set, see
-    /// [`Select::usual`].
+    /// Which epoch is kept as the best, if not the default for the data set; see [`Select::usual`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
-    /// The beginning of the hash of the weights that it starts from, where they are not random.
+    /// The beginning of the hash of the weights that the training starts from, if they are not random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
-    /// Which weights of a checkpoint these are, if not the last ones.
+    /// Which weights of a checkpoint it starts from, if not the last ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_checkpoint: Option<String>,
-    /// Whether a checkpoint that it starts from was trained on other classes, so that the classifier is a new
-    /// one.
+    /// Whether the checkpoint that it starts from was trained on other classes, so that the classifier is a
+    /// new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_classifier: Option<bool>,
-    /// What is not trained.
+    /// The part of the network that is not trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Freeze>,
-    /// The classifier that is trained on features, in place of a network on images.
+    /// The classifier that is trained on features, instead of a network on images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classifier: Option<Classifier>,
 }
 
-/// What stays as it is in training.
+/// The part of the network that stays as it is in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Freeze {
@@ -175,7 +176,7 @@ pub enum Freeze {
     Backbone,
 }
 
-/// A value that no experiment can want.
+/// A value that no experiment can use.
 #[derive(Debug, thiserror::Error)]
 #[error("--{flag} {value}: {why}")]
 pub struct Error {
@@ -185,18 +186,18 @@ pub struct Error {
 }
 
 impl Config {
-    /// The network, with the classifier that is asked for, or that the loss is made for.
+    /// Returns the network, with the classifier that is asked for or, without one, that the loss is made for.
     pub fn network(&self) -> Network {
         let of_loss = self.loss.classifier();
         self.arch.network().with_classifier(self.classifier.map_or(of_loss, |c| c.kind(&self.loss)))
     }
 
-    /// The loss in numbers, for classes of these many training images.
+    /// Returns the loss with its numbers, for classes with `counts` training images.
     pub fn criterion(&self, counts: &[usize]) -> Criterion {
         Criterion { classifier: self.network().classifier.kind, ..self.loss.criterion(counts) }
     }
 
-    /// The recipe of the papers for one method: ResNet-32, 300 epochs, batch 128, SGD 0.1.
+    /// Creates the recipe of the papers for one method: ResNet-32, 300 epochs, batch 128, SGD 0.1.
     pub fn new(method: Method) -> Config {
         Config {
             arch: Arch::RESNET32,
@@ -233,12 +234,12 @@ impl Config {
         }
     }
 
-    /// The three choices that make up the method.
+    /// Returns the three choices that make up the method.
     pub fn method(&self) -> Method {
         Method { mix: self.mix, loss: self.loss, rule: self.rule }
     }
 
-    /// Learning rate of an epoch, from 1.
+    /// Returns the learning rate of an epoch, counted from 1.
     pub fn lr_at(&self, epoch: u32) -> f32 {
         match self.schedule {
             Schedule::Step => schedule::lr(self.lr, &self.milestones, self.warmup, epoch),
@@ -246,12 +247,12 @@ impl Config {
         }
     }
 
-    /// Whether images are changed one by one, other than by a crop and a flip.
+    /// Returns whether images are changed one by one, by more than a crop of fixed size and a flip.
     pub fn changes_images(&self) -> bool {
         self.augment == Augment::ResizedCropFlip || self.color_jitter.is_some() || self.rand_augment.is_some()
     }
 
-    /// The first epoch (from 1) in which the rule holds.
+    /// Returns the first epoch (from 1) in which the rule holds.
     pub fn rule_from(&self) -> u32 {
         match self.rule.kind.deferred {
             true => self.rule_from.or(self.milestones.last().copied()).unwrap_or(u32::MAX),
@@ -259,7 +260,7 @@ impl Config {
         }
     }
 
-    /// The manifest's `params`.
+    /// Returns the manifest's `params`.
     pub fn params(&self) -> Object {
         match serde_json::to_value(self) {
             Ok(Value::Object(params)) => params,
@@ -267,10 +268,10 @@ impl Config {
         }
     }
 
-    /// Refuses what no experiment can want.
+    /// Refuses values that no experiment can use.
     ///
     /// # Errors
-    /// The first such value, with the flag that sets it.
+    /// Returns an error for the first such value, with the flag that sets it.
     pub fn validate(&self) -> Result<(), Error> {
         let check = |ok: bool, flag: &str, value: &dyn fmt::Display, why| {
             let fault = || Error { flag: flag.into(), value: value.to_string(), why };

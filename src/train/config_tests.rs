@@ -1,4 +1,4 @@
-//! Tests of the configuration: its pinned form, and what it refuses.
+//! Tests of the configuration: its pinned form, and the values that it refuses.
 
 use super::*;
 use crate::manifest::{Manifest, key};
@@ -34,8 +34,8 @@ fn params_are_pinned() {
     assert_eq!(text, expected);
 }
 
-/// The keys of existing results stay: params that were read from a manifest of version 1 are written as they
-/// were, and give its key.
+/// The keys of existing results stay the same: params that were read from a manifest of version 1 are written
+/// as they were, and give its key.
 #[test]
 fn keys_are_pinned() {
     let text = include_str!("../../docs/results/runs/cifar100-exp-100_remix-rw_s0/manifest.json");
@@ -94,7 +94,7 @@ fn absurd_values_are_refused_by_the_name_of_their_flag() {
         let text = c.validate().expect_err("absurd").to_string();
         assert!(text.starts_with(&format!("--{flag} ")), "case {n}: {text}");
     }
-    // Without a deferred rule a constant learning rate is nobody's business.
+    // Without a deferred rule, a constant learning rate is allowed.
     let mut c = config("remix-rw");
     c.milestones = vec![];
     c.validate().expect("sound");

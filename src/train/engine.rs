@@ -1,5 +1,5 @@
-//! The network where it trains: on the CPU, or on a GPU, whose parameters come back to the host to be
-//! written.
+//! The network where it is trained: on the CPU, or on a GPU, whose parameters are copied back to the host to
+//! be written.
 
 use std::borrow::Cow;
 #[cfg(feature = "cuda")]
@@ -36,7 +36,7 @@ use crate::net::files::StateDict;
 use crate::simd::value::Value;
 use crate::tensor::zeros_of;
 
-/// What is trained, on what, and what computes.
+/// What is trained, the data that it is trained on, and the device that computes.
 pub struct Engine<'a> {
     on: On<'a>,
 }
@@ -44,7 +44,7 @@ pub struct Engine<'a> {
 /// The images of a training.
 struct Images<'a> {
     train: &'a Split,
-    /// Splits that accuracy is measured on.
+    /// The splits on which accuracy is measured.
     judged: Vec<&'a Split>,
     levels: Levels,
 }
@@ -55,7 +55,7 @@ enum On<'a> {
     Cuda {
         trainer: Box<crate::backend::cuda::trainer::Trainer>,
         images: Images<'a>,
-        /// The host's copy, from which files are written.
+        /// The host's copy of the parameters, from which files are written.
         params: Box<Params>,
         name: String,
     },
@@ -63,10 +63,11 @@ enum On<'a> {
 }
 
 impl<'a> Engine<'a> {
-    /// Takes parameters to where they are trained. Accuracy is measured on the splits `judged`.
+    /// Moves parameters to the device where they are trained. Accuracy is measured on the splits `judged`.
     ///
     /// # Errors
-    /// A network that the device has no kernels for; a GPU that cannot be used, or has not enough memory.
+    /// Returns an error if the device has no kernels for the network, or if a GPU cannot be used or does not
+    /// have enough memory.
     pub fn new(
         device: Device,
         config: &Config,
@@ -106,16 +107,16 @@ impl<'a> Engine<'a> {
         Ok(Engine { on })
     }
 
-    /// A classifier on features.
+    /// Creates the engine of a classifier on features.
     pub fn of_features(classifier: OnFeatures) -> Engine<'a> {
         Engine { on: On::Features(Box::new(classifier)) }
     }
 
-    /// One epoch; returns the sum of the images' losses, each that of its batch, and the number of right
-    /// predictions. On the CPU `on_step` is told the number of each step that has ended.
+    /// Trains one epoch. Returns the sum over the images of the loss of their batch, and the number of
+    /// correct predictions. On the CPU, `on_step` is called with the number of each step that has ended.
     ///
     /// # Errors
-    /// A loss that is no number; [`Interrupted`]; those of the device.
+    /// Returns an error if the loss is not finite or the device fails, and [`Interrupted`] after a signal.
     pub fn epoch(
         &mut self,
         plan: &Plan,
@@ -147,10 +148,10 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Brings the parameters to the host as the last epoch left them, where they are trained elsewhere.
+    /// Copies the parameters to the host as the last epoch left them, if they are trained elsewhere.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Returns an error if the device fails.
     pub fn give(&self) -> Result<()> {
         match &self.on {
             On::Cpu(..) | On::Features(_) => Ok(()),
@@ -159,10 +160,10 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The tensors of the whole network, as [`Engine::give`] left them.
+    /// Returns the tensors of the whole network, as [`Engine::give`] left them.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if candle cannot read the tensors.
     pub fn state_dict(&self) -> Result<StateDict> {
         match &self.on {
             On::Cpu(net, _) => net.params.state_dict(),
@@ -172,10 +173,10 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// What a training goes on from, likewise.
+    /// Returns the tensors that a training resumes from, as [`Engine::give`] left them.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if candle cannot read the tensors.
     pub fn training_state(&self) -> Result<StateDict> {
         match &self.on {
             On::Cpu(net, _) => net.params.training_state(),
@@ -185,10 +186,10 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Percent of each judged split that is classified right.
+    /// Returns the percentage of each judged split that is classified correctly.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Returns an error if the device cannot run the network.
     pub fn top1(&mut self) -> Result<Vec<f64>> {
         match &mut self.on {
             On::Cpu(net, Images { train, judged, levels }) => {
@@ -207,7 +208,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The exponent that τ-norm was computed with, where it was.
+    /// Returns the exponent that τ-norm was computed with, if it was.
     pub fn tau_norm(&self) -> Option<f64> {
         match &self.on {
             On::Features(classifier) => classifier.tau_norm,
@@ -215,7 +216,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// What computes, for `run` of the manifest: name and value.
+    /// Returns what computes, as the name and value of an entry in the manifest's `run`.
     pub fn describe(&self) -> (&'static str, String) {
         match &self.on {
             On::Features(_) => ("instruction_set", f32::isa().name().to_owned()),
@@ -229,17 +230,17 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// How the images of a run come to a GPU that does not keep them.
+/// How the images of a run reach a GPU that does not keep all of them.
 #[cfg(feature = "cuda")]
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
-    /// Steps whose images are there at a time.
+    /// Number of steps whose images are on the GPU at a time.
     pub steps: usize,
-    /// Whether they are cut out of larger ones before.
+    /// Whether they are cut out of larger images before they are copied.
     pub crops: bool,
 }
 
-/// An epoch of the plan as the GPU's kernels take it.
+/// Returns an epoch of the plan in the form that the GPU's kernels take.
 #[cfg(feature = "cuda")]
 pub fn rows(plan: &Plan, epoch: u32, held: Option<Held>) -> Planned {
     let (batch, plan) = (plan.images(0), plan.epoch(epoch));
@@ -267,7 +268,7 @@ pub fn rows(plan: &Plan, epoch: u32, held: Option<Held>) -> Planned {
     (rows, places)
 }
 
-/// The images of some steps as a GPU takes them: changed, and cut out of larger ones.
+/// Returns the images of some steps in the form that a GPU takes: changed, and cut out of larger ones.
 #[cfg(feature = "cuda")]
 pub fn images(train: &Split, plan: &EpochPlan, steps: Range<usize>) -> Vec<u8> {
     let samples: Vec<Sample> = steps.flat_map(|step| plan.step(step).samples).collect();
@@ -278,7 +279,7 @@ pub fn images(train: &Split, plan: &EpochPlan, steps: Range<usize>) -> Vec<u8> {
     all
 }
 
-/// The image of a sample before it is cropped.
+/// The image of a sample after its operations and before it is cropped.
 struct Changed<'a> {
     image: Cow<'a, [u8]>,
     size: [usize; 3],
@@ -302,13 +303,13 @@ impl<'a> Changed<'a> {
         Changed { image, size, at: [first(sample.dy, 0), first(sample.dx, 1)] }
     }
 
-    /// What a loader sees of it.
+    /// Returns the view of it that a loader reads.
     fn view(&self, flip: bool) -> View<'_> {
         let [dy, dx] = self.at;
         View { image: &self.image, stored: self.size, dy, dx, flip }
     }
 
-    /// Cuts the crop out of a larger image; one of the network's size is copied.
+    /// Copies the crop out of a larger image; an image of the network's size is copied whole.
     #[cfg(feature = "cuda")]
     fn cut(&self, [height, width, channels]: [usize; 3], out: &mut [u8]) {
         if self.size == [height, width, channels] {
@@ -322,8 +323,8 @@ impl<'a> Changed<'a> {
     }
 }
 
-/// Logits and features of the training images as they are in an epoch of a plan, augmented but not mixed, in
-/// the order of the split. The plan draws each image once.
+/// Computes logits and features of the training images as they are in an epoch of a plan, augmented but not
+/// mixed, in the order of the split. The plan must draw each image once.
 pub fn augmented(net: &Folded, train: &Split, levels: &Levels, plan: &EpochPlan, batch: usize) -> Inference {
     let mut samples: Vec<Sample> = (0..plan.steps()).flat_map(|step| plan.step(step).samples).collect();
     samples.sort_unstable_by_key(|sample| sample.index);
@@ -333,10 +334,10 @@ pub fn augmented(net: &Folded, train: &Split, levels: &Levels, plan: &EpochPlan,
     })
 }
 
-/// One epoch on the CPU. The next step's images are loaded by what threads are free while one is computed.
+/// Trains one epoch on the CPU. While a step is computed, idle threads load the images of the next one.
 ///
 /// # Errors
-/// A loss that is no number; [`Interrupted`]; candle's.
+/// Returns an error if the loss is not finite or candle fails, and [`Interrupted`] after a signal.
 pub(crate) fn train_epoch(
     net: &Net,
     train: &Split,

@@ -1,5 +1,5 @@
-//! How much memory a process may still take, asked before a network takes it: a system without memory ends
-//! programs without a word.
+//! How much memory a process may still take. This is checked before a network takes it, because a system that
+//! runs out of memory ends programs without a message.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ pub(super) fn check(needed: u64, available: Option<u64>, batch: usize) -> Result
     }
 }
 
-/// Bytes that can be had, by the machine's memory and swap and by the limits of the control groups (of a
-/// container or a cluster's job) that this process is in. None where the system does not say as Linux does.
+/// Returns the number of bytes that are still available, given the machine's memory and swap and the limits
+/// of the control groups (of a container or a cluster's job) that this process is in. Returns `None` if the
+/// system does not report it as Linux does.
 pub(super) fn available() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limit = of_groups(&groups, Path::new("/sys/fs/cgroup"));
@@ -34,9 +35,9 @@ fn of_machine(meminfo: &str) -> Option<u64> {
     Some((of("MemAvailable:")? + of("SwapFree:").unwrap_or(0)) << 10)
 }
 
-/// The least that is left below the limits of the groups in `/proc/self/cgroup` and of those around them.
-/// Version 2 has one hierarchy, version 1 one for memory. Inside a container the listed path may be that of
-/// the host; then the container's own root counts.
+/// Returns the smallest amount left below the limits of the groups in `/proc/self/cgroup` and of the groups
+/// around them. Version 2 has one hierarchy, version 1 has one for memory. Inside a container the listed path
+/// may be that of the host; then the container's own root counts.
 fn of_groups(listed: &str, root: &Path) -> Option<u64> {
     let (mut place, mut version_1) = (None, false);
     for line in listed.lines() {
@@ -54,7 +55,7 @@ fn of_groups(listed: &str, root: &Path) -> Option<u64> {
     };
     let left = |dir: PathBuf| -> Option<u64> {
         let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
-        // "max" is no number: no limit.
+        // "max" is not a number and means that there is no limit.
         let limit: u64 = read(names[0])?.trim().parse().ok()?;
         let used: u64 = read(names[1])?.trim().parse().ok()?;
         // Cached files are given back when memory runs short.
@@ -81,9 +82,10 @@ mod tests {
             let network = Arch::RESNET32.network();
             Net::bytes(&network, [32, 32, 3], 10, batch, DType::F32).expect("sizes")
         };
-        // The stem, one more of the first stage, 15 blocks of three outputs, and twice each stage's end.
+        // The stem, one more output of the first stage, 15 blocks of three outputs, and twice the end of each
+        // stage.
         let values = 3 * 16_384 + 5 * 3 * (16_384 + 8_192 + 4_096) + 2 * (16_384 + 8_192 + 4_096);
-        // Parameters and work space are little beside them.
+        // Parameters and work space are small compared with them.
         let share = needed(128) as f64 / (values * 128 * 4) as f64;
         assert!((1.0..1.2).contains(&share), "{share}");
         assert!(check(needed(128), None, 128).is_ok() && check(5, Some(5), 1).is_ok());
@@ -112,7 +114,8 @@ mod tests {
             fs::create_dir_all(file.parent().expect("a parent")).expect("made");
             fs::write(file, text).expect("written");
         };
-        // Version 2: a job of 8 GiB, half used and of that a quarter cached, in a slice of 6 GiB.
+        // Version 2: a job with a limit of 8 GiB, half of it used and a quarter of that cached, in a slice of
+        // 6 GiB.
         write("slice/job/memory.max", "8589934592\n");
         write("slice/job/memory.current", "4294967296\n");
         write("slice/job/memory.stat", "anon 1\ninactive_file 1073741824\n");

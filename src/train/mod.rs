@@ -1,11 +1,11 @@
 //! Training: what to do ([`config`]), at which learning rate ([`schedule`]), on which batches ([`plan`]), and
-//! the loop over the epochs, which can be killed at any moment and goes on from the last finished epoch.
+//! the loop over the epochs, which can be killed at any moment and resumes after the last finished epoch.
 //!
-//! At the end of an epoch (on a GPU of the first that is a second after the last such) the log, the best
-//! weights and the state are replaced, each atomically and in this order. New best weights wait under a name
-//! of their own until the state that knows of them is written, so the best weights that the state refers to
-//! always exist, whenever the process is killed. A log that is ahead of the state is cut; the epochs since
-//! are repeated with the same numbers and write the same bytes.
+//! At the end of an epoch (on a GPU, of the first one that ends more than a second after the last write) the
+//! log, the best weights and the state are replaced, each atomically and in this order. New best weights have
+//! a name of their own until the state that refers to them is written, so the best weights that the state
+//! refers to always exist, whenever the process is killed. A log that is ahead of the state is cut; the
+//! epochs since the state are repeated with the same numbers and write the same bytes.
 
 mod change;
 mod classifier;
@@ -43,80 +43,81 @@ use engine::Engine;
 use plan::Plan;
 use start::Start;
 
-/// Version of what `train` means; raised when the same params would give another result.
+/// Version of the meaning of `train`; raised when the same params would give another result.
 ///
-/// 2: the loss and the variance of batch norm keep their digits where logits and means are large; accuracies
-/// on a GPU are those of f32 in bf16 too; recipes do not lower the rate before the third epoch.
+/// 2: the loss and the variance of batch norm keep their precision where logits and means are large;
+/// accuracies on a GPU are computed in f32 in bf16 trainings too; recipes do not lower the rate before the
+/// third epoch.
 pub const SEMANTICS: u32 = 2;
 
-/// The same of classifiers on features.
+/// Version of the meaning of `train` for classifiers on features.
 ///
-/// 3: nearest class means are computed of centred features, which keeps their digits; the state of LWS has the
-/// weights without their scales.
+/// 3: nearest class means are computed from centred features, which keeps their precision; the state of LWS
+/// has the weights without their scales.
 pub const SECOND_STAGE: u32 = 3;
 
 /// Weights after the last epoch.
 pub const LAST: &str = "last.safetensors";
 /// Weights after the epoch that was selected, see [`Select`].
 pub const BEST: &str = "best.safetensors";
-/// The same while the state does not know of them yet.
+/// New best weights that the state does not refer to yet.
 const NEXT_BEST: &str = "best.next.safetensors";
 /// Everything that a resumed training needs.
 pub const STATE: &str = "state.safetensors";
-/// One JSON object an epoch.
+/// The log: one JSON object per epoch.
 pub const LOG: &str = "log.jsonl";
 /// All files that a training makes.
 pub const FILES: [&str; 5] = [LAST, BEST, NEXT_BEST, STATE, LOG];
 
-/// What one epoch came to; a line of `log.jsonl`. Accuracies are in percent.
+/// The results of one epoch; a line of `log.jsonl`. Accuracies are in percent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochReport {
-    /// The epoch that has ended, from 1.
+    /// The epoch that has ended, counted from 1.
     pub epoch: u32,
-    /// Epochs of the run.
+    /// Number of epochs of the run.
     pub epochs: u32,
     /// Seed of the run.
     pub seed: u64,
     /// Learning rate of the epoch.
     pub lr: f32,
-    /// Training loss: the mean over the epoch's images, each with the loss of its batch.
+    /// Training loss: the mean over the epoch's images of the loss of their batch.
     pub loss: f64,
-    /// Training images classified right while training, a mixed label counting by its share.
+    /// Training images classified correctly during training; a mixed label counts by its share.
     pub train_top1: f64,
-    /// Test images classified right after the epoch.
+    /// Test images classified correctly after the epoch.
     pub test_top1: f64,
-    /// Validation images classified right after the epoch, where the best epoch is selected by them.
+    /// Validation images classified correctly after the epoch, if they select the best epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_top1: Option<f64>,
-    /// Training images a second, without evaluation.
+    /// Training images per second, without evaluation.
     pub images_per_second: f64,
     /// Seconds of the epoch, evaluation included.
     pub seconds: f64,
-    /// What computed it: a CPU's instruction set or a GPU. Earlier versions did not say.
+    /// What computed the epoch: the instruction set of a CPU, or a GPU. Empty in logs of earlier versions.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub computed_by: String,
 }
 
-/// What happens while a run trains.
+/// An event of a run in progress.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// It begins, or goes on after an epoch of an earlier call.
+    /// The run begins, or resumes after an epoch of an earlier call.
     Begin {
-        /// Epochs that are done already.
+        /// Number of epochs that are already done.
         done: u32,
-        /// Steps of an epoch.
+        /// Number of steps per epoch.
         steps: usize,
     },
-    /// A step has ended. GPUs do not say, for their epochs are short.
+    /// A step has ended. Not reported on GPUs, whose epochs are short.
     Step {
-        /// The step, from 1.
+        /// The step, counted from 1.
         step: usize,
     },
-    /// An epoch has ended, and its results are safe.
+    /// An epoch has ended. On the CPU its results are on disk.
     Epoch(&'a EpochReport),
 }
 
-/// How far a training is; the metadata of its state file.
+/// How far a training has come; part of the metadata of its state file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Reached {
     epoch: u32,
@@ -124,23 +125,24 @@ struct Reached {
     best_epoch: u32,
     /// Accuracy on the test split after the best epoch.
     best_top1: f64,
-    /// Accuracy on the validation split after the best epoch, where that is what it is best by.
+    /// Accuracy on the validation split after the best epoch, if that split selects the best epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     best_val_top1: Option<f64>,
-    /// Hashes of the state's own tensors, of those of the best weights and of the log: until the manifest is
-    /// published, nothing else would tell of damage, and a damaged file must never be published as sound.
+    /// Hashes of the state's own tensors, of the best weights and of the log. Until the manifest is
+    /// published, nothing else would reveal damage, and a damaged file must never be published as sound.
     state_blake3: String,
     best_blake3: String,
     log_blake3: String,
 }
 
-/// How often a GPU's run is written, whose epochs may be shorter than that takes. On the CPU every epoch is.
+/// Minimum time between two writes of a GPU's run, whose epochs may be shorter than a write takes. On the CPU
+/// every epoch is written.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// What to do where files of an earlier call cannot be used.
+/// Advice where files of an earlier call cannot be used.
 const ANEW: &str = "cannot go on from here; --force starts the training anew";
 
-/// What to do about values that are not finite.
+/// Advice where values are not finite.
 const SLOWER: &str = "try a smaller --lr, or --warmup 5";
 
 fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
@@ -153,25 +155,25 @@ fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
 /// Name of the metadata entry that holds [`Reached`].
 const REACHED: &str = "reached";
 
-/// A training that is asked for.
+/// A training to run.
 pub struct Job<'a> {
-    /// What can change its result.
+    /// The choices that can change its result.
     pub config: &'a Config,
-    /// Which epoch is the best.
+    /// How the best epoch is selected.
     pub select: Select,
-    /// Which version of `train` began it.
+    /// The version of `train` that began it.
     pub begun_by: u32,
-    /// The images.
+    /// The images, or the features of images.
     pub dataset: &'a Manifest,
-    /// What it starts from, if not from random weights.
+    /// The weights to start from, if not random ones.
     pub start: Option<&'a Start>,
 }
 
-/// Trains, or goes on where an earlier call was stopped: from the state in `dir`, if there is one.
+/// Trains, or resumes where an earlier call was stopped: from the state in `dir`, if there is one.
 ///
 /// # Errors
-/// Damaged data or state, a loss that is not finite, a full disk, a GPU that cannot be used;
-/// [`crate::interrupt::Interrupted`] after a signal.
+/// Returns an error if data or state are damaged, if the loss is not finite, if a file cannot be written (as
+/// on a full disk) or if a GPU cannot be used, and [`crate::interrupt::Interrupted`] after a signal.
 pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> Result<Done> {
     match job.dataset.kind {
         Kind::Embedding => on_features(job, dir, on),
@@ -179,7 +181,7 @@ pub fn run(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -> 
     }
 }
 
-/// Names of the splits that accuracy is measured on.
+/// Returns the names of the splits on which accuracy is measured.
 fn judged(select: Select) -> &'static [&'static str] {
     if select == Select::Val { &["test", "val"] } else { &["test"] }
 }
@@ -222,7 +224,7 @@ fn on_images(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -
     epochs(job, dir, engine, &plan, (reached, log), on)
 }
 
-/// A classifier on the features of a network, which `start` has the other weights of.
+/// Trains a classifier on the features of a network whose other weights are in `start`.
 fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done> {
     let Job { config, select, begun_by, dataset, start } = *job;
     let info = Info::of(dataset)?;
@@ -241,7 +243,7 @@ fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done>
     };
     let own = network.without_layers();
     let params = Params::new(&own, info.classes)?;
-    // What is computed at once has nothing to go on from.
+    // A classifier that is computed at once has no state to resume from.
     let found = if classifier.is_trained() { resume(&params, dir, begun_by)? } else { None };
     let goes_on = found.is_some();
     let (reached, log) = match found {
@@ -264,7 +266,7 @@ fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done>
     epochs(job, dir, Engine::of_features(engine), &plan, (reached, log), on)
 }
 
-/// Trains from where an earlier call was stopped to the end.
+/// Trains to the end of the run, from where an earlier call was stopped.
 fn epochs(
     job: &Job,
     dir: &Path,
@@ -285,7 +287,7 @@ fn epochs(
         );
     }
     on(Event::Begin { done: reached.epoch, steps: plan.steps() });
-    // When the files were last written, and the best weights that are not among them yet.
+    // When the files were last written, and the best weights that have not been written yet.
     let (mut kept, mut best) = (None::<Instant>, None);
     for epoch in reached.epoch + 1..=config.epochs {
         let started = Instant::now();
@@ -321,13 +323,14 @@ fn epochs(
             || match select {
                 Select::Val => val_top1 > reached.best_val_top1,
                 Select::Test => test_top1 > reached.best_top1,
-                // The last one that is written is the last one of the run.
+                // Every epoch that is written becomes the best, so that in the end it is the last one of the
+                // run.
                 Select::Last => now,
             };
         if better || now {
             engine.give()?;
             let state = engine.state_dict()?;
-            // The loss of the last step was taken before its update.
+            // The loss of the last step was computed before its update.
             ensure!(
                 state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
                 "the weights are no longer finite after epoch {epoch}; {SLOWER}"
@@ -371,8 +374,8 @@ fn epochs(
     Ok(done)
 }
 
-/// Refuses best weights that are not those the state speaks of: a damaged file must not be published as
-/// sound.
+/// Refuses best weights that are not the ones that the state refers to: a damaged file must not be published
+/// as sound.
 fn check_best(reached: &Reached, best: &Path) -> Result<()> {
     let (found, _) = files::open(best).context(ANEW)?;
     ensure!(
@@ -384,11 +387,11 @@ fn check_best(reached: &Reached, best: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes up the state in the directory, with the log as far as the state goes.
+/// Loads the state in the directory, and the log as far as the state has come.
 fn resume(params: &Params, dir: &Path, begun_by: u32) -> Result<Option<(Reached, Vec<EpochReport>)>> {
     let path = dir.join(STATE);
     if !path.exists() {
-        // A kill in the first epoch may have left its line of the log.
+        // A kill during the first epoch may have left that epoch's line of the log.
         let epochs = fs::read_to_string(dir.join(LOG)).map_or(0, |text| text.lines().count());
         if epochs > 1 {
             log::warn!(
@@ -410,13 +413,13 @@ fn resume(params: &Params, dir: &Path, begun_by: u32) -> Result<Option<(Reached,
     let path = dir.join(LOG);
     let at = || format!("{}: {ANEW}", path.display());
     let text = fs::read_to_string(&path).with_context(at)?;
-    // A kill may have left the log one epoch ahead of the state.
+    // A kill may have left the log ahead of the state.
     let lines = text.lines().take(reached.epoch as usize);
     let log = lines.map(serde_json::from_str).collect::<Result<Vec<_>, _>>().with_context(at)?;
     ensure!(log_digest(&log)? == reached.log_blake3, "{}: it was changed or damaged", at());
     let (best, next) = (dir.join(BEST), dir.join(NEXT_BEST));
-    // The weights that the state speaks of, where a kill has kept them from their name; else ones that it
-    // does not know of.
+    // These are either the weights that the state refers to, which a kill kept from being renamed, or weights
+    // that the state does not know of.
     if next.exists() {
         match check_best(&reached, &next) {
             Ok(()) => store::rename(&next, &best)?,
@@ -424,14 +427,16 @@ fn resume(params: &Params, dir: &Path, begun_by: u32) -> Result<Option<(Reached,
         }
     }
     match check_best(&reached, &best) {
-        // Version 1 could leave best weights that are an epoch ahead; repeated, that epoch writes them again.
+        // Version 1 could leave best weights that are one epoch ahead; repeating that epoch writes them
+        // again.
         Err(e) if begun_by == 1 => log::warn!("{e:#}, unless the next epochs restore them"),
         checked => checked?,
     }
     Ok(Some((reached, log)))
 }
 
-/// What computed the epochs of a log, in turn: more than one where a run was stopped and went on elsewhere.
+/// Returns what computed the epochs of a log, in turn. There is more than one if the run was resumed
+/// elsewhere.
 fn computers(log: &[EpochReport]) -> Vec<&str> {
     let by = log.iter().map(|e| if e.computed_by.is_empty() { "unknown" } else { &e.computed_by });
     let mut all: Vec<&str> = by.collect();
@@ -439,12 +444,12 @@ fn computers(log: &[EpochReport]) -> Vec<&str> {
     all
 }
 
-/// The text of the log.
+/// Returns the text of the log.
 fn lines(log: &[EpochReport]) -> Result<String> {
     log.iter().map(|epoch| Ok(serde_json::to_string(epoch)? + "\n")).collect()
 }
 
-/// Hash of a log without its times and computers: the state that holds it must be the same in every run.
+/// Hashes a log without times and devices: the state that contains the hash must be the same in every run.
 fn log_digest(log: &[EpochReport]) -> Result<String> {
     let timeless = |e: &EpochReport| EpochReport {
         images_per_second: 0.0,

@@ -1,8 +1,8 @@
-//! What every training step works on: which images, how augmented, mixed with whom, and what each label
-//! counts.
+//! The plan of every training step: which images it works on, how they are augmented, which ones they are
+//! mixed with, and the coefficients of their labels.
 //!
-//! A step is a pure function of (configuration, labels, epoch, step), so a prefetch thread, another device or
-//! a resumed run makes the same one. No pixels here: the loader follows the plan.
+//! A step is a pure function of (configuration, labels, epoch, step), so a prefetch thread, another device
+//! and a resumed run all make the same one. There are no pixels here: the loader follows the plan.
 
 use rand::RngCore;
 
@@ -18,37 +18,37 @@ use crate::rng::{Purpose, below, shuffle, stream};
 /// One training image and how it is augmented.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Position in the training split; of features, the row of one of its passes.
+    /// Position in the training split; for features of several passes, the row among those of all passes.
     pub index: u32,
-    /// Rows by which the crop lies below the image's own place, or below the centre of a larger one.
+    /// Rows by which the crop is below the image's own position, or below the centre of a larger image.
     pub dy: i16,
-    /// Columns by which the crop lies right of there.
+    /// Columns by which the crop is to the right of that position.
     pub dx: i16,
-    /// Whether the crop is mirrored, left to right.
+    /// Whether the crop is mirrored left to right.
     pub flip: bool,
-    /// What is done to the stored image first; where these resize it, the crop is all of it.
+    /// Operations applied to the stored image first. If they resize it, the crop is the whole image.
     pub ops: Vec<Op>,
 }
 
-/// One batch. All vectors have one entry per image of the batch; `samples` may be longer and then ends with
-/// partners from outside the batch.
+/// One batch. All vectors have one entry per image of the batch; only `samples` may be longer and then ends
+/// with partners from outside the batch.
 ///
-/// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented;
-/// where `patch[s]` is not empty, image(s) with that rectangle of image(`partner[s]`). Where `place` is not 0
-/// it is image(s), and what leaves that stage of the network is mixed in the same way. Its loss is
-/// `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the batch's loss is the plain sum over s,
-/// for class weights and the division by the batch are in the coefficients.
+/// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented; if
+/// `patch[s]` is not empty, it is image(s) with that rectangle of image(`partner[s]`). If `place` is not 0,
+/// the input is image(s), and the output of that stage of the network is mixed in the same way. The loss of
+/// the sample is `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the loss of the batch is
+/// the plain sum over s, because the class weights and the divisor are in the coefficients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// The images, and behind them those that they are mixed with, where these are not of the batch.
+    /// The images of the batch, followed by those that they are mixed with where these are not in the batch.
     pub samples: Vec<Sample>,
-    /// Where the batch is mixed, see [`Mix::places`].
+    /// Where in the network the batch is mixed; see [`Mix::places`].
     pub place: usize,
-    /// Position in `samples` of the image that each is mixed with.
+    /// Position in `samples` of the image that each image is mixed with.
     pub partner: Vec<u32>,
     /// λ, the share of the sample's own image.
     pub lambda: Vec<f32>,
-    /// Where the partner is seen, if the images are not blended.
+    /// The rectangle where the partner is seen, if the images are not blended.
     pub patch: Vec<Patch>,
     /// The image's own label.
     pub label_a: Vec<u32>,
@@ -60,16 +60,16 @@ pub struct Step {
     pub coef_b: Vec<f32>,
 }
 
-/// Labels that no training can be planned on.
+/// An error in the labels, on which no training can be planned.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A class has no image to learn it from.
+    /// A class has no training images.
     #[error("class {class} has no training images; make the data set with a smaller ratio")]
     EmptyClass {
         /// The class.
         class: usize,
     },
-    /// A label beyond the classes.
+    /// A label is not one of the classes.
     #[error("image {index} has label {label}, but there are {classes} classes; make the data set again")]
     Label {
         /// The image's position.
@@ -79,7 +79,7 @@ pub enum Error {
         /// Number of classes.
         classes: usize,
     },
-    /// The manifest's class counts are not those of the labels.
+    /// The class counts of the manifest differ from those of the labels.
     #[error(
         "class {class} has {found} training images, but its manifest says {listed}; make the data set again"
     )]
@@ -91,7 +91,7 @@ pub enum Error {
         /// Images with this label.
         found: usize,
     },
-    /// No class or more images than 32 bits can number.
+    /// There are no classes or no images, or more images than 32 bits can number.
     #[error("{images} training images in {classes} classes; there must be some, and fewer than 2³²")]
     Size {
         /// Number of images.
@@ -105,26 +105,26 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Plan {
     config: Config,
-    /// Height and width of what the network sees.
+    /// Height and width of the network's input.
     size: [usize; 2],
-    /// How many more rows and columns stored images have than the network sees.
+    /// How many rows and columns more stored images have than the network's input.
     spare: [usize; 2],
-    /// How often the training split was passed through a network, where it is features.
+    /// How often the training split was passed through a network, if it consists of features.
     passes: u32,
     labels: Vec<u32>,
     cls_num_list: Vec<usize>,
     sampler: Option<Sampler>,
-    /// Draws who images are mixed with, where that is not another one of the batch.
+    /// Draws the partners of images, where these are not from the batch.
     partners: Option<Sampler>,
     weights: Option<(Vec<f64>, RwNorm)>,
 }
 
 impl Plan {
-    /// A plan for a validated configuration over the training labels; images are of `shape` `[H, W, C]`,
-    /// `cls_num_list` is the manifest's count a class.
+    /// Creates a plan for a validated configuration over the training labels. Images have the shape
+    /// `[H, W, C]`; `cls_num_list` is the manifest's count per class.
     ///
     /// # Errors
-    /// Labels and counts that do not agree, or a class without images.
+    /// Returns an error if labels and counts do not agree, or if a class has no images.
     pub fn new(
         config: &Config,
         labels: &[u32],
@@ -161,49 +161,49 @@ impl Plan {
         })
     }
 
-    /// The same plan, but crops are taken from stored images that are larger, of `[H, W, C]`.
+    /// Returns the same plan with crops taken from larger stored images of shape `[H, W, C]`.
     pub fn cropping(self, stored: [usize; 3]) -> Plan {
         Plan { spare: [0, 1].map(|axis| stored[axis] - self.size[axis]), ..self }
     }
 
-    /// The same plan, but an image has the features of several passes, one after the other, of which one is
-    /// drawn.
+    /// Returns the same plan for images that have the features of several passes, one pass after the other;
+    /// one of them is drawn for each image.
     pub fn repeating(self, passes: u32) -> Plan {
         Plan { passes, ..self }
     }
 
-    /// Height and width of stored images.
+    /// Returns the height and width of stored images.
     fn stored(&self) -> [usize; 2] {
         [0, 1].map(|axis| self.size[axis] + self.spare[axis])
     }
 
-    /// Training images.
+    /// Returns the number of training images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none, which cannot be.
+    /// Returns whether there are no training images, which cannot happen.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// Steps of an epoch; the last one may be a smaller batch.
+    /// Returns the number of steps of an epoch; the last one may be a smaller batch.
     pub fn steps(&self) -> usize {
         self.labels.len().div_ceil(self.config.batch_size)
     }
 
-    /// Images of a step, from 0.
+    /// Returns the number of images of a step, counted from 0.
     pub fn images(&self, step: usize) -> usize {
         let from = step * self.config.batch_size;
         self.labels.len().min(from + self.config.batch_size) - from
     }
 
-    /// Epochs of the run.
+    /// Returns the number of epochs of the run.
     pub fn epochs(&self) -> u32 {
         self.config.epochs
     }
 
-    /// The plan of one epoch, from 1: chooses the images and their order.
+    /// Returns the plan of one epoch, counted from 1: chooses the images and their order.
     pub fn epoch(&self, epoch: u32) -> EpochPlan<'_> {
         let active = epoch >= self.config.rule_from();
         let mut rng = stream(self.config.seed, Purpose::Order, epoch.into(), 0);
@@ -230,17 +230,17 @@ pub struct EpochPlan<'p> {
 }
 
 impl EpochPlan<'_> {
-    /// Steps of the epoch; the last one may be a smaller batch.
+    /// Returns the number of steps of the epoch; the last one may be a smaller batch.
     pub fn steps(&self) -> usize {
         self.plan.steps()
     }
 
-    /// The images of the epoch, in order, with repetition where the rule re-samples.
+    /// Returns the images of the epoch in order, with repetitions if the rule re-samples.
     pub fn order(&self) -> &[u32] {
         &self.order
     }
 
-    /// One step, from 0 to `steps() - 1`.
+    /// Returns one step, from 0 to `steps() - 1`.
     pub fn step(&self, i: usize) -> Step {
         let Plan { config, labels, cls_num_list, passes, .. } = self.plan;
         let batch = &self.order[i * config.batch_size..][..self.plan.images(i)];
@@ -287,8 +287,8 @@ impl EpochPlan<'_> {
     }
 }
 
-/// The coefficients of a batch's labels, given its λ and the classes' `counts`; without weights every class
-/// counts 1. Computed in f64, rounded to f32 once.
+/// Computes the coefficients of a batch's labels from its λ and the classes' `counts`. Without weights every
+/// class counts 1. Computed in f64, rounded to f32 once.
 fn coefficients(
     mix: &Mix,
     counts: &[usize],
@@ -314,11 +314,11 @@ fn coefficients(
     shares.iter().map(|(a, b)| ((a / divisor) as f32, (b / divisor) as f32)).unzip()
 }
 
-/// The crop and flip that one random word stands for: of an image of the network's size, padded by 4,
-/// ⌊162·word/2³²⌋ numbers the 9 × 9 crops times two; a larger one has as many crops as it has spare rows and
-/// columns, and one more each.
+/// Returns the crop and flip that one random word stands for. For an image of the network's size, padded by
+/// 4, ⌊162·word/2³²⌋ numbers the 9 × 9 crops times two. A larger image has one more crop position per axis
+/// than it has spare rows or columns.
 fn augment(config: &Config, spare: [usize; 2], index: u32, word: u32) -> Sample {
-    // How many offsets there are, and which of them leaves the crop where it is.
+    // The number of offsets, and the one that leaves the crop in its place.
     let padding = usize::from(config.crop_padding.unwrap_or(CROP_PADDING));
     let [(rows, top), (columns, left)] = match config.augment {
         Augment::CropFlip => spare.map(|spare| match spare {

@@ -1,4 +1,4 @@
-//! Tests of the plan: purity, Mixup as Remix at τ = 0, coefficients, sampling, bad labels.
+//! Tests of the plan: purity, Mixup as Remix at τ = 0, coefficients, sampling, invalid labels.
 
 use std::collections::HashSet;
 
@@ -198,7 +198,7 @@ fn resampled_epochs_are_balanced() {
         assert_eq!(epoch.order().len(), 284);
         epoch.order().iter().for_each(|&i| seen[labels[i as usize] as usize] += 1);
     }
-    // 14,200 draws, 3,550 expected a class, σ ≈ 52.
+    // 14,200 draws, 3,550 expected per class, σ ≈ 52.
     assert!(seen.iter().all(|n| n.abs_diff(3550) < 260), "{seen:?}");
 }
 
@@ -224,7 +224,7 @@ fn augmentation_reaches_all_162_forms_alike_and_can_be_off() {
 #[test]
 fn crops_of_larger_images_reach_all_of_them_and_no_further() {
     let config = config("erm");
-    // Five rows and four columns more: the centre leaves out two above, and two to the left.
+    // Five rows and four columns are spare: the centre leaves out two rows above and two columns to the left.
     let mut counts = std::collections::HashMap::new();
     for n in 0..60u64 * 64 {
         let s = augment(&config, [5, 4], 0, ((n << 32) / (60 * 64)) as u32);
@@ -256,7 +256,7 @@ fn a_step_is_pinned() {
     let samples: Vec<_> = s.samples.iter().map(|s| (s.index, s.dy, s.dx, s.flip)).collect();
     assert_eq!(samples, [(64, 1, -4, true), (280, -3, -2, true), (279, 0, 4, false), (18, -2, 1, false)]);
     assert_eq!((s.partner, s.lambda), (vec![0, 1, 3, 2], vec![0.47586882; 4]));
-    // The last pair is (200 images, 5 images) with λ < ½: the rare one takes the label.
+    // The last pair is (200 images, 5 images) with λ < ½: the rare class takes the label.
     assert_eq!(s.coef_a, [0.118967205, 0.118967205, 0.118967205, 0.0]);
 }
 
@@ -298,8 +298,8 @@ fn cmo_has_partners_of_all_classes_behind_the_batch() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
-    /// The coefficients of a batch are a weighted mean: they sum to 1, or for RW over the batch size to the
-    /// mean weight.
+    /// The coefficients of a batch form a weighted mean: they sum to 1 or, for RW divided by the batch size,
+    /// to the mean weight.
     #[test]
     fn coefficients_sum_to_one(
         method in 0usize..280,
@@ -332,7 +332,8 @@ proptest! {
             let first = s.samples.len() - n;
             prop_assert!(first == 0 || first == n && name.starts_with("cmo"));
             prop_assert_eq!(partners, (first as u32..).take(n).collect::<Vec<_>>());
-            // Undo the weights: what is left of each sample's two labels is its whole share.
+            // With the weights divided out, the coefficients of each sample's two labels sum to its whole
+            // share.
             let sum: f64 = s.coef_a.iter().chain(&s.coef_b).map(|&c| f64::from(c)).sum();
             let shares: Vec<f64> = (0..n)
                 .map(|k| {

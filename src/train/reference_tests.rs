@@ -1,5 +1,6 @@
-//! The methods against `tests/fixtures/methods.json`, which plain Python made (`scripts/pytorch`): λ_y, class
-//! weights and probabilities, learning rates, and the loss of whole mixed and re-weighted batches.
+//! Tests the methods against `tests/fixtures/methods.json`, which was made by plain Python
+//! (`scripts/pytorch`): λ_y, class weights and probabilities, learning rates, and the loss of whole mixed and
+//! re-weighted batches.
 
 use serde::Deserialize;
 
@@ -140,7 +141,7 @@ fn losses_of_whole_batches() {
             let (coef_a, coef_b) = coefficients(&mix, counts, weights.as_ref(), &lambda, label_a, label_b);
             let targets = Targets { label_a, label_b, coef_a: &coef_a, coef_b: &coef_b };
             let (loss, _) = reference(&Criterion::cross_entropy(classes), &batch.logits.concat(), &targets);
-            // The coefficients are f32: one part in 10⁷ each.
+            // The coefficients are f32, exact to one part in 10⁷ each.
             assert!((loss / expected - 1.0).abs() < 1e-7, "{weights:?}: {loss}, {expected} expected");
         }
         assert!(batch.none.weights.iter().all(|&w| (w - 1.0).abs() < 1e-12));

@@ -1,51 +1,51 @@
-//! The learning rate of each epoch: divided by ten at milestones or along a cosine, after an optional linear
-//! warm-up.
+//! The learning rate of each epoch: divided by ten at milestones, or falling along a cosine, after an
+//! optional linear warm-up.
 //!
 //! Epochs count from 1, as papers and logs do; a milestone is the first epoch at the lower rate.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the milestones come from.
+/// The recipe that milestones come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recipe {
-    /// Of the reproduction report's code: epochs 150 and 225 of 300. In manifests it is called `seed`.
+    /// The reproduction report's code: epochs 150 and 225 of 300. In manifests it is called `seed`.
     #[default]
     #[serde(rename = "seed")]
     Report,
-    /// Of the Remix paper: epochs 150 and 250 of 300.
+    /// The Remix paper: epochs 150 and 250 of 300.
     Paper,
-    /// Any others.
+    /// Any other milestones.
     Custom,
 }
 
-/// Milestones of a number of epochs, which scale with it.
+/// Milestones in a run of a given number of epochs; they scale with that number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Milestones {
-    /// The epochs.
+    /// The number of epochs.
     pub of: u32,
-    /// Those of them at which the rate falls.
+    /// The epochs at which the rate falls.
     pub at: &'static [u32],
 }
 
-/// The first epoch at which a recipe's milestone lowers the rate: in a run so short that it would fall
-/// before, it does not fall.
+/// The first epoch at which the milestone of a recipe lowers the rate. In a run so short that a milestone
+/// would come earlier, the rate does not fall there.
 const FIRST_MILESTONE: u32 = 3;
 
 impl Milestones {
-    /// The epochs at which the rate falls in a run of a number of epochs: m of w becomes ⌊m·epochs/w + ½⌋, and
-    /// is left out where that is before the third.
+    /// Returns the epochs at which the rate falls in a run of `epochs` epochs. Milestone m of w becomes
+    /// ⌊m·epochs/w + ½⌋, and is left out if that is before the third epoch.
     pub fn scaled_to(self, epochs: u32) -> Vec<u32> {
         self.scaled(epochs).into_iter().filter(|m| *m >= FIRST_MILESTONE).collect()
     }
 
-    /// The epoch from which a deferred rule holds, if there are milestones: that of the last one, whether or
-    /// not the rate falls there.
+    /// Returns the epoch from which a deferred rule holds, if there are milestones: the last scaled
+    /// milestone, whether or not the rate falls there.
     pub fn deferred_from(self, epochs: u32) -> Option<u32> {
         self.scaled(epochs).last().copied()
     }
 
-    /// The scaled milestones, however early.
+    /// Returns the scaled milestones, however early.
     fn scaled(self, epochs: u32) -> Vec<u32> {
         // ⌊(2·m·E + w) / 2w⌋ is the formula in integers; m < w keeps the result within the epochs.
         let [whole, epochs] = [self.of, epochs].map(u64::from);
@@ -54,7 +54,7 @@ impl Milestones {
 }
 
 impl Recipe {
-    /// Its milestones; `Custom` has none of its own.
+    /// Returns the milestones of the recipe; `Custom` has none of its own.
     fn own(self) -> Milestones {
         match self {
             Recipe::Report => Milestones { of: 300, at: &[150, 225] },
@@ -63,13 +63,13 @@ impl Recipe {
         }
     }
 
-    /// [`Milestones::scaled_to`] of its own.
+    /// Returns the milestones of the recipe in a run of `epochs` epochs, by [`Milestones::scaled_to`].
     pub fn milestones(self, epochs: u32) -> Vec<u32> {
         self.own().scaled_to(epochs)
     }
 
-    /// The recipe that has these milestones, so that `--recipe paper` and the same `--milestones` are one
-    /// experiment.
+    /// Returns the recipe that has these milestones, so that `--recipe paper` and the same `--milestones` are
+    /// one experiment.
     pub fn of(milestones: &[u32], epochs: u32) -> Recipe {
         [Recipe::Report, Recipe::Paper]
             .into_iter()
@@ -78,8 +78,8 @@ impl Recipe {
     }
 }
 
-/// The learning rate of an epoch, from 1: `base` · min(1, epoch/warmup) / 10^(milestones reached). Computed
-/// in f64.
+/// Returns the learning rate of an epoch, counted from 1: `base` · min(1, epoch/warmup) / 10^(milestones
+/// reached). Computed in f64.
 pub fn lr(base: f64, milestones: &[u32], warmup: u32, epoch: u32) -> f32 {
     let reached = milestones.iter().filter(|&&m| m <= epoch).count();
     let decay = milestones.iter().take(reached).fold(1.0, |d, _| d * 10.0);
@@ -87,8 +87,8 @@ pub fn lr(base: f64, milestones: &[u32], warmup: u32, epoch: u32) -> f32 {
     (base * ramp / decay) as f32
 }
 
-/// The learning rate of an epoch, from 1, of PyTorch's `CosineAnnealingLR` down to zero: `base` · min(1,
-/// epoch/warmup) · (1 + cos(π·(epoch − 1)/epochs))/2. Computed in f64.
+/// Returns the learning rate of an epoch, counted from 1, by PyTorch's `CosineAnnealingLR` down to zero:
+/// `base` · min(1, epoch/warmup) · (1 + cos(π·(epoch − 1)/epochs))/2. Computed in f64.
 pub fn cosine(base: f64, epochs: u32, warmup: u32, epoch: u32) -> f32 {
     let ramp = if epoch < warmup { f64::from(epoch) / f64::from(warmup) } else { 1.0 };
     let turn = std::f64::consts::PI * f64::from(epoch - 1) / f64::from(epochs);

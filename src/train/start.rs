@@ -1,4 +1,4 @@
-//! Weights that a training starts from.
+//! The weights that a training starts from.
 
 use std::path::PathBuf;
 
@@ -8,29 +8,29 @@ use crate::data::Info;
 use crate::net::files::{self, StateDict};
 use crate::net::{Network, Params};
 
-/// A file of weights, in place of random ones.
+/// A file of weights to start from, in place of random ones.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// The file.
     pub file: PathBuf,
-    /// The classes of its classifier.
+    /// The classes that its classifier was trained on.
     pub classes: Classes,
 }
 
-/// What is known of the classes that weights were trained on.
+/// What is known about the classes that weights were trained on.
 #[derive(Clone, Debug)]
 pub enum Classes {
-    /// Their names.
+    /// The names of the classes.
     Named(Vec<String>),
-    /// A checkpoint's, whose data set cannot be read.
+    /// Unknown, because the data set of the checkpoint cannot be read.
     Lost,
-    /// Bare weights do not say.
+    /// Not stated: bare weights have no class names.
     Unsaid,
 }
 
 impl Start {
-    /// Why the classifier is not taken over for a data set, as far as its classes are concerned: those of a
-    /// checkpoint must have the names of the data set's.
+    /// Returns why the classifier cannot be taken over for a data set, as far as its classes are concerned:
+    /// the class names of a checkpoint must be those of the data set.
     pub fn other_classes(&self, info: &Info) -> Option<&'static str> {
         match &self.classes {
             Classes::Named(names) if *names != info.class_names => Some("they were trained on other classes"),
@@ -39,11 +39,12 @@ impl Start {
         }
     }
 
-    /// The tensors of the network whose features are known, with its classifier where that is what a new one
-    /// is made of.
+    /// Returns the tensors of the network that computed some features. The classifier is taken from the file
+    /// only if `with_classifier` is set, because a new one is then made from it.
     ///
     /// # Errors
-    /// A file that cannot be read, or that holds another network or a classifier that does not fit.
+    /// Returns an error if the file cannot be read, or holds another network or a classifier that does not
+    /// fit.
     pub fn network(&self, network: &Network, classes: usize, with_classifier: bool) -> Result<StateDict> {
         let path = || self.file.display().to_string();
         let dict = files::weights(&self.file)?;
@@ -58,11 +59,11 @@ impl Start {
         params.state_dict()
     }
 
-    /// Takes the weights over, with the classifier or, where its classes or its shape do not fit, without:
-    /// then that stays as it is. Says which.
+    /// Loads the weights. The classifier is included unless its classes or its shape do not fit; it then
+    /// stays as it is. Logs which of the two was done.
     ///
     /// # Errors
-    /// A file that cannot be read, or that holds another network.
+    /// Returns an error if the file cannot be read, or holds another network.
     pub fn load(&self, params: &Params, info: &Info) -> Result<()> {
         let path = self.file.display();
         let dict = files::weights(&self.file)?;

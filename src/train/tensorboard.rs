@@ -1,13 +1,13 @@
 //! TensorBoard's event file, made from `log.jsonl`: the same curves in the form that TensorBoard reads.
 //!
-//! Records are TFRecords (length, masked CRC-32C of it, data, masked CRC-32C of it) of `Event` messages,
-//! written by hand: of all of protobuf an event with scalars needs six fields
+//! Records are TFRecords (length, masked CRC-32C of the length, data, masked CRC-32C of the data) of `Event`
+//! messages. They are encoded by hand, because an event with scalars needs only six fields of protobuf
 //! (tensorflow/core/util/event.proto, framework/summary.proto).
 //!
 //! The file is a view of the log: it is in no manifest, no key and no hash, and can be made again at any
-//! time. Unlike the results it grows in place, for a running TensorBoard keeps reading the file that it has
-//! opened. What in it is not of the log (a record half written by a kill, a run that was discarded) is
-//! replaced.
+//! time. Unlike the results it grows in place, because a running TensorBoard keeps reading the file that it
+//! has opened. Content that does not belong to the log (a record half written by a killed process, a run that
+//! was discarded) is replaced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -19,21 +19,22 @@ use anyhow::{Context, Result, ensure};
 use super::{EpochReport, LOG};
 use crate::manifest::store;
 
-/// The file; TensorBoard looks for "tfevents" in the name.
+/// Name of the event file; TensorBoard looks for "tfevents" in it.
 pub const EVENTS: &str = "events.out.tfevents.remix";
 
-/// Brings the event file in `dir` up to the log: keeps the records that it has of the log's first epochs, and
-/// replaces what follows them by the epochs that it lacks.
+/// Brings the event file in `dir` up to date with the log: keeps the records that match the log's first
+/// epochs, and replaces everything after them with the missing epochs.
 ///
 /// # Errors
-/// No log, or one that cannot be read; the file system's.
+/// Returns an error if the log is missing or cannot be read, or if the event file cannot be written or was
+/// not made by `train`.
 pub fn update(dir: &Path) -> Result<()> {
     let path = dir.join(LOG);
     let at = || path.display().to_string();
     let text = fs::read_to_string(&path).with_context(at)?;
     let log: Vec<EpochReport> =
         text.lines().map(serde_json::from_str).collect::<Result<_, _>>().with_context(at)?;
-    // The log is written at the end of an epoch, so its own time is that of the last one.
+    // The log is written at the end of an epoch, so its modification time is that of the last one.
     let written = fs::metadata(&path).and_then(|m| m.modified()).with_context(at)?;
     let end = written.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     let records = records(&log, end);
@@ -67,10 +68,10 @@ pub fn update(dir: &Path) -> Result<()> {
     rewrite().with_context(at)
 }
 
-/// Refuses a file in the place of the events that is not one of ours.
+/// Refuses a file in the place of the event file that `train` did not make.
 ///
 /// # Errors
-/// Such a file, or a link; the file system's.
+/// Returns an error if there is such a file or a link, or if the file cannot be read.
 pub fn check(dir: &Path) -> Result<()> {
     let path = dir.join(EVENTS);
     let Ok(meta) = fs::symlink_metadata(&path) else { return Ok(()) };
@@ -86,16 +87,16 @@ pub fn check(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the events of a run that is discarded.
+/// Removes the event file of a run that is discarded.
 ///
 /// # Errors
-/// Those of [`check`]; the file system's.
+/// Fails under the same conditions as [`check`], or if the file cannot be removed.
 pub fn discard(dir: &Path) -> Result<()> {
     check(dir)?;
     Ok(store::remove(&dir.join(EVENTS))?)
 }
 
-/// Whether a record in a file is this one, whenever it was written: an event's time comes first in it.
+/// Returns whether a record in a file equals this one except for its time, the first field of an event.
 fn is_same(old: &[u8], record: &[u8]) -> bool {
     let timeless = LENGTH + TIME..record.len() - CHECKSUM;
     old[..LENGTH] == record[..LENGTH]
@@ -103,16 +104,16 @@ fn is_same(old: &[u8], record: &[u8]) -> bool {
         && masked_crc(&old[LENGTH..old.len() - CHECKSUM])[..] == old[old.len() - CHECKSUM..]
 }
 
-/// Bytes before a record's data: its length and the checksum of that.
+/// Number of bytes before a record's data: its length and the checksum of the length.
 const LENGTH: usize = 12;
 
-/// Bytes of an event's first field, its time.
+/// Number of bytes of an event's first field, its time.
 const TIME: usize = 9;
 
-/// Bytes behind a record's data.
+/// Number of bytes after a record's data: its checksum.
 const CHECKSUM: usize = 4;
 
-/// The file's records: the version, then an event an epoch, the last one at `end` in seconds since 1970.
+/// Returns the file's records: the version, then one event per epoch, the last at `end` (seconds since 1970).
 fn records(log: &[EpochReport], end: f64) -> Vec<Vec<u8>> {
     let mut time = end - log.iter().map(|e| e.seconds).sum::<f64>();
     let mut all = vec![record(&version(time))];
@@ -140,23 +141,23 @@ fn records(log: &[EpochReport], end: f64) -> Vec<Vec<u8>> {
     all
 }
 
-/// The event that a file begins with.
+/// Encodes the event that a file begins with.
 fn version(time: f64) -> Vec<u8> {
     [double(1, time), bytes(3, b"brain.Event:2")].concat()
 }
 
-/// A TFRecord.
+/// Encodes a TFRecord.
 fn record(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     [&length[..], &masked_crc(&length), data, &masked_crc(data)].concat()
 }
 
-/// CRC-32C, rotated and shifted by TFRecord's constant.
+/// Computes the masked CRC-32C of TFRecord: rotated right by 15 bits, then offset by a constant.
 fn masked_crc(data: &[u8]) -> [u8; 4] {
     crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }
 
-/// CRC-32 with Castagnoli's polynomial, bit by bit: some kilobytes an epoch are not worth a table.
+/// Computes the CRC-32 with Castagnoli's polynomial bit by bit: a table is not worth it for kilobytes.
 fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
@@ -173,7 +174,7 @@ fn varint(mut value: u64) -> Vec<u8> {
     bytes
 }
 
-/// A field of bytes, a string or a message.
+/// Encodes a field of bytes, a string or a message.
 fn bytes(field: u8, data: &[u8]) -> Vec<u8> {
     [&[field << 3 | 2][..], &varint(data.len() as u64), data].concat()
 }
@@ -213,7 +214,7 @@ mod tests {
         fs::write(dir.join(LOG), text).expect("written");
     }
 
-    /// The data of each record of a file whose checksums are all right.
+    /// Returns the data of each record of a file, after checking all checksums.
     fn read(mut file: &[u8]) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         while !file.is_empty() {
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_published_check_values() {
-        // The check value of CRC-32C in the catalogue of CRCs, and of RFC 3720, B.4.
+        // The check value of CRC-32C in the catalogue of CRCs, and a test vector of RFC 3720, B.4.
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(varint(300), [0xac, 0x02]);
@@ -262,11 +263,11 @@ mod tests {
         let (two, again, three) = (steps(2), steps(2), steps(3));
         assert_eq!(two, again, "nothing to add");
         assert!(three.starts_with(&two));
-        // Epochs that a killed run had written and a resumed one repeats, and a record half written.
+        // Epochs that a killed run wrote and a resumed one repeats, and a record that is half written.
         assert!(steps(1).len() < two.len());
         fs::write(&file, &three[..three.len() - 7]).expect("cut");
         assert_eq!(steps(3).len(), three.len());
-        // Another run of as many epochs, whose events are not of this log.
+        // Another run with as many epochs, whose events do not match this log.
         let mut other = three.clone();
         let at = three.windows(4).position(|w| w == b"loss").expect("a loss") + 5;
         other[at] ^= 1;

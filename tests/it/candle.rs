@@ -1,4 +1,4 @@
-//! `examples/candle_infer.rs` on a checkpoint: candle alone gives the accuracy that `eval` gives.
+//! Tests `examples/candle_infer.rs` on a checkpoint: candle alone must give the accuracy that `eval` gives.
 
 use std::process::Command;
 
@@ -21,7 +21,7 @@ fn candle_runs_our_checkpoints() {
         let out = Command::new(example).args([method, "data"]).current_dir(s.path()).output().expect("built");
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        // One image may round to the other side.
+        // The prediction of one image may differ because of rounding.
         let found: f64 = said.rsplit(' ').nth(1).and_then(|n| n.parse().ok()).expect("an accuracy");
         assert!((found - top1).abs() <= 1.01, "{method}: {said} and {top1}");
     }

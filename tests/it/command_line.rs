@@ -1,4 +1,4 @@
-//! The page of the command line has the help of the tools as they are.
+//! Tests that the command line page of the documentation contains the current help of the tools.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,7 +15,7 @@ const ALL: [(&str, &[&str]); 5] = [
     ("report", &["table", "figure", "html", "runs"]),
 ];
 
-/// What a tool says of itself, at the width that it has without a terminal.
+/// Returns the help text of a tool, at the width used without a terminal.
 fn help(tool: &str, subcommand: Option<&str>) -> String {
     let mut command = Command::new(cargo_bin(tool));
     let said = command.args(subcommand).arg("--help").env_remove("COLUMNS").output().expect("it runs");

@@ -1,5 +1,5 @@
-//! What the tests of all tools share: running a tool in a directory of its own, and finding the real CIFAR
-//! files.
+//! Helpers shared by the tests of all tools: running a tool in a directory of its own, and finding the real
+//! CIFAR files.
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use remix::manifest::{Manifest, key};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A directory in which tools run, with a hash memo of its own.
+/// A directory in which tools run, with its own memo of file hashes.
 pub struct Sandbox {
     dir: TempDir,
 }
@@ -29,19 +29,19 @@ impl Sandbox {
         self.path().join(name)
     }
 
-    /// The tool with these arguments, not started yet.
+    /// Returns a command for the tool with these arguments, not started yet.
     pub fn tool(&self, name: &str, args: &str) -> assert_cmd::Command {
         let mut command = assert_cmd::Command::cargo_bin(name).expect("the tool is built");
         command
             .current_dir(self.path())
             .env("REMIX_CACHE_DIR", self.join("memo"))
-            // These tests are of the tools, not of the GPU that a machine may have.
+            // These tests do not cover a GPU that the machine may have.
             .env("CUDA_VISIBLE_DEVICES", "")
             .args(args.split_whitespace());
         command
     }
 
-    /// Runs a tool that must succeed; the manifests that it prints.
+    /// Runs a tool that must succeed and returns the manifests that it prints.
     pub fn run(&self, name: &str, args: &str) -> Vec<Value> {
         let output = self.tool(name, args).assert().success().get_output().clone();
         let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -56,7 +56,7 @@ impl Sandbox {
     }
 }
 
-/// A shell in the repository from which make can be started, also where make started the tests.
+/// Returns a bash command in the repository from which make can be started, even if make started the tests.
 pub fn make() -> Command {
     let mut bash = Command::new("bash");
     bash.current_dir(env!("CARGO_MANIFEST_DIR")).env("CUDA_VISIBLE_DEVICES", "");
@@ -66,7 +66,7 @@ pub fn make() -> Command {
     bash
 }
 
-/// Asserts exit code 2, nothing on stdout, and one line on stderr, `tool: …`, that contains `why`.
+/// Asserts that a tool fails with exit code 2, nothing on stdout, and one line on stderr that contains `why`.
 pub fn refused(assert: Assert, why: &str) {
     let output = assert.code(2).get_output().clone();
     let message = String::from_utf8(output.stderr).expect("UTF-8");
@@ -76,7 +76,7 @@ pub fn refused(assert: Assert, why: &str) {
     assert!(!message.contains("panicked"), "{message}");
 }
 
-/// Changes a manifest, given by its file or directory, and makes its key and hash those of what it then says.
+/// Changes a manifest, given by its file or directory, and updates its key and digest to match.
 pub fn edit(place: &Path, change: impl FnOnce(&mut Value)) {
     let file = if place.is_dir() { place.join("manifest.json") } else { place.to_owned() };
     let mut v: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("read")).expect("JSON");
@@ -85,7 +85,7 @@ pub fn edit(place: &Path, change: impl FnOnce(&mut Value)) {
     std::fs::write(&file, v.to_string()).expect("written");
 }
 
-/// Makes a manifest's key and hash those of what it says.
+/// Updates a manifest's key and digest to match its content.
 pub fn seal(v: &mut Value) {
     let Ok(m) = serde_json::from_value::<Manifest>(v.clone()) else { return };
     let key = key::key(m.kind, m.semantics, &m.params, &m.inputs);
@@ -94,7 +94,7 @@ pub fn seal(v: &mut Value) {
     v["key"] = m.key.into();
 }
 
-/// Changes one bit in the middle of a file.
+/// Flips one bit in the middle of a file.
 pub fn flip(path: &Path) {
     let mut bytes = std::fs::read(path).expect("read");
     let middle = bytes.len() / 2;
@@ -102,8 +102,9 @@ pub fn flip(path: &Path) {
     std::fs::write(path, bytes).expect("written");
 }
 
-/// Directory with the four unpacked official directories: `$CIFAR_DIR`, else rebuilt from `../shared` once
-/// into the user's cache. Without either it says so, and the test is skipped.
+/// Returns the directory with the four unpacked official directories: `$CIFAR_DIR`, or else the user's cache,
+/// into which they are unpacked once from `../shared`. If neither is available, it prints that the test is
+/// skipped and returns `None`.
 pub fn cifar_dir() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {

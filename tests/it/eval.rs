@@ -1,4 +1,4 @@
-//! `eval` and `embed`: what they make of a checkpoint, the cache, and bad input.
+//! Tests `eval` and `embed`: their results for a checkpoint, the cache, and bad input.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::fabricate::{checkpoint, manifest, resnet20};
 
 const DATA: &str = "--dataset synthetic --train-per-class 30 --test-per-class 4 --imb-ratio 10 -q";
 
-/// A data set in `data`, and checkpoints in `runs/0`, ….
+/// Makes a data set in `data` and checkpoints in `runs/0`, `runs/1`, ….
 fn prepared(checkpoints: u64) -> Sandbox {
     let s = Sandbox::new();
     s.one("mk-imbalance", &format!("{DATA} --out data"));
@@ -50,7 +50,7 @@ fn metrics_agree_with_the_embedding() {
         confusion[*l as usize][*p as usize] += 1;
     }
     assert_eq!(m["metrics"]["confusion"], json!(confusion));
-    // 30 down to 3 training images: nothing is many-shot.
+    // The classes have 30 down to 3 training images, so none is many-shot.
     assert_eq!(m["metrics"]["many"], Value::Null);
     assert!(m["metrics"]["medium"].is_number() && m["metrics"]["few"].is_number());
     let data = manifest(s.join("data"));
@@ -71,7 +71,7 @@ fn lineage_and_key_name_only_what_was_used() {
         m["inputs"][1]["blake3"],
         json!(manifest(s.join("data")).as_input("dataset", &["test"]).unwrap().blake3)
     );
-    // Paths in the file are relative to it, and lead there.
+    // Paths in the written manifest are relative to it and lead to existing files.
     let file = PathBuf::from(m["path"].as_str().unwrap());
     let written: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
     for path in [
@@ -93,7 +93,7 @@ fn checkpoints_come_from_pipes_and_files_and_answers_from_the_cache() {
     let s = prepared(3);
     let cat: Vec<u8> =
         (0..3).flat_map(|n| fs::read(s.join(format!("runs/{n}/manifest.json"))).unwrap()).collect();
-    // What `cat` prints does not say where it was; give it the path, as the tools do on stdout.
+    // A manifest printed by `cat` does not say where it was, so add the path, as the tools do on stdout.
     let piped: String = serde_json::Deserializer::from_slice(&cat)
         .into_iter::<Value>()
         .enumerate()
@@ -129,7 +129,7 @@ fn bare_weights_need_arch_and_data() {
     refused(s.tool("eval", "other.safetensors --arch resnet20 --data data").assert(), "other.safetensors: ");
     let m = s.one("eval", "mine.safetensors --arch resnet20 --data data -q");
     assert_eq!(m["params"]["which"], "file");
-    // The same weights as the checkpoint's.
+    // The weights are the same as the checkpoint's.
     assert_eq!(m["metrics"], s.one("eval", "runs/0 -q")["metrics"]);
 }
 
@@ -142,19 +142,19 @@ fn another_data_set_is_never_taken_silently() {
     let m: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(m["inputs"][1]["params"]["rand_number"], 1);
     assert_eq!(m["inputs"][0]["inputs"][0]["params"]["rand_number"], 0);
-    // The directory that the checkpoint remembers now holds something else.
+    // The directory recorded in the checkpoint now holds another data set.
     fs::remove_dir_all(s.join("data")).unwrap();
     s.one("mk-imbalance", &format!("{DATA} --rand-number 1 --out data"));
     refused(s.tool("eval", "runs/0 --checkpoint best").assert(), "is no longer the data set");
     fs::remove_dir_all(s.join("data")).unwrap();
     refused(s.tool("eval", "runs/0 --checkpoint best").assert(), "say with --data where it is");
-    // The same content elsewhere is fine.
+    // The same content in another directory is accepted.
     s.one("mk-imbalance", &format!("{DATA} --out moved"));
     let output = s.tool("eval", "runs/0 --data moved").assert().success().get_output().clone();
     assert!(!String::from_utf8(output.stderr).unwrap().contains("warning"));
 }
 
-/// How a sandbox is spoilt, the arguments, and a part of the message.
+/// How the sandbox is damaged, the arguments, and a part of the message.
 type Bad = (fn(&Sandbox), &'static str, &'static str);
 
 #[test]

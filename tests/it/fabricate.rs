@@ -1,5 +1,5 @@
-//! Checkpoints and evaluations without any training: real manifests around weights and numbers of the test's
-//! choice.
+//! Checkpoints and evaluations made without any training: real manifests around weights and numbers that the
+//! test chooses.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use remix::train::config::Config;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-/// The manifest in a directory or file.
+/// Reads the manifest in a directory or file.
 pub fn manifest(path: impl AsRef<Path>) -> Manifest {
     source::read_file(path.as_ref()).unwrap().remove(0)
 }
 
-/// Params of a checkpoint: the preset's, changed by `with`.
+/// Returns the params of a checkpoint: the preset's, changed by `with`.
 pub fn params(method: &str, seed: u64, with: Value) -> Object {
     let mut params = Config::new(preset(method).unwrap()).params();
     params.insert("seed".into(), seed.into());
@@ -24,7 +24,8 @@ pub fn params(method: &str, seed: u64, with: Value) -> Object {
     params
 }
 
-/// A checkpoint of a ResNet-20 with random weights, other ones in `best`; its manifest's path.
+/// Publishes a checkpoint of a ResNet-20 with random weights, which differ between `last` and `best`, and
+/// returns its manifest's path.
 pub fn checkpoint(dir: &Path, dataset: &Manifest, seed: u64) -> PathBuf {
     let params = params("remix", seed, json!({"arch": "resnet20", "epochs": 2}));
     let inputs = vec![dataset.as_input("dataset", &["train", "test"]).unwrap()];
@@ -40,7 +41,7 @@ pub fn checkpoint(dir: &Path, dataset: &Manifest, seed: u64) -> PathBuf {
     w.publish(outputs, Object::new(), Object::new()).unwrap().path.unwrap()
 }
 
-/// Weights of a ResNet-20 in PyTorch's names.
+/// Returns a safetensors file with random weights of a ResNet-20 under PyTorch's names.
 pub fn resnet20(classes: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut uniform = move || {
@@ -81,7 +82,7 @@ pub fn resnet20(classes: usize, seed: u64) -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
-/// An evaluation with a given accuracy, as `eval` would publish it; its manifest's path.
+/// An evaluation with a given accuracy, published as `eval` would.
 pub struct Evaluation<'a> {
     pub method: &'a str,
     pub dataset: &'a str,

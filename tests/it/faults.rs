@@ -1,8 +1,8 @@
-//! What is done about bad input: for `train`, `eval` and `embed` a table of what was tried and what the tool
-//! says. Those of `mk-imbalance` and `report` stand with their tools.
+//! Tests how `train`, `eval` and `embed` handle bad input: tables of what was tried and what the tool says.
+//! The tables for `mk-imbalance` and `report` are with the tests of those tools.
 //!
-//! Each time: exit code 2, one line on stderr, nothing on stdout, and whatever was finished before is still
-//! intact.
+//! Each case must give exit code 2, one line on stderr and nothing on stdout, and must leave all earlier
+//! results intact.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::common::{Sandbox, edit, flip};
 
 const TRAIN: &str = "--arch resnet20 --epochs 1 --batch-size 64 -q";
 
-/// A data set in `data`, a run in `run`, an evaluation in `m` and an embedding in `e`.
+/// Makes a data set in `data`, a run in `run`, an evaluation in `m` and an embedding in `e`.
 fn prepared() -> Sandbox {
     let s = Sandbox::new();
     s.one(
@@ -39,8 +39,8 @@ fn cut(path: &Path) {
     fs::File::options().write(true).open(path).unwrap().set_len(1000).unwrap();
 }
 
-/// All files under a directory with their contents, but for locks, the memo of hashes, and plans of failed
-/// runs.
+/// Returns all files under a directory with their contents, except locks, the memo of hashes, and plans of
+/// failed runs.
 fn snapshot(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut all = vec![];
     for entry in fs::read_dir(dir).unwrap() {
@@ -59,10 +59,10 @@ fn names(files: &[(std::path::PathBuf, Vec<u8>)]) -> Vec<String> {
     files.iter().map(|(path, bytes)| format!("{} {}", path.display(), blake3::hash(bytes).to_hex())).collect()
 }
 
-/// The tool, its arguments, and a part of what it says.
+/// The tool, its arguments, and a part of its message.
 type Row = (&'static str, &'static str, &'static str);
 
-/// Runs each row in one sandbox, which it must leave as it was.
+/// Runs each row in one sandbox, which must remain unchanged.
 fn all_refused(s: &Sandbox, rows: &[Row]) {
     for &(tool, args, why) in rows {
         let before = snapshot(s.path());
@@ -75,7 +75,7 @@ fn all_refused(s: &Sandbox, rows: &[Row]) {
         assert!(said.starts_with(&format!("{tool}: ")) && said.contains(why), "`{why}` is not in: {what}");
         assert!(!said.contains("panicked"), "{what}");
         let after = snapshot(s.path());
-        // No manifest, nothing temporary, no half result; and nothing that was there has changed.
+        // There is no manifest, temporary file or partial result, and no existing file has changed.
         assert!(before == after, "{what}: before {:?}, after {:?}", names(&before), names(&after));
     }
 }
@@ -135,7 +135,8 @@ fn manifests_that_are_none_or_others() {
             ("embed", "run/log.jsonl", "run/log.jsonl: not a manifest"),
         ],
     );
-    // The file that the manifest points to is neither read nor replaced when its directory is the output.
+    // The outside file that a manifest lists is neither read nor replaced if the manifest's directory is the
+    // output.
     s.one("eval", "run -q --out m");
     fs::write(s.join("x"), "not ours").unwrap();
     copy(&s.join("e"), &s.join("e-up"));
@@ -176,7 +177,7 @@ fn files_that_are_damaged() {
             fs::write(s.join(file), &sound).unwrap();
         }
     }
-    // Not listed by hash, but not ours either: bare weights.
+    // Bare weights, which no manifest lists with a hash.
     fs::write(s.join("cut.safetensors"), &fs::read(s.join("run/last.safetensors")).unwrap()[..5000]).unwrap();
     fs::write(s.join("text.safetensors"), "PK").unwrap();
     all_refused(
@@ -247,7 +248,7 @@ fn flags_that_are_absurd() {
             ("train", "data --lr NaN", "--lr NaN: must be a positive number"),
             ("train", "data --lr inf", "--lr inf: must be a positive number"),
             ("train", "data --method remixx", "did you mean remix"),
-            // Nowhere are there so many.
+            // No machine has this many GPUs.
             ("train", "data --device cuda:999", "--device cuda:999: "),
             ("embed", "run --device cuda:999", "--device cuda:999: "),
             ("eval", "run run --out x", "one directory for 2 checkpoints"),
@@ -263,7 +264,7 @@ fn flags_that_are_absurd() {
             ),
         ],
     );
-    // Nothing was reached there, so nothing keeps another experiment out.
+    // The failed run stored no epoch, so its directory accepts another experiment.
     s.one("train", &format!("data {TRAIN} --out nan"));
     // clap's own messages have more than one line.
     for (args, why) in [
@@ -293,7 +294,7 @@ fn directories_that_cannot_be_written() {
             let output = s.tool(tool, &format!("{args} --out {out}")).assert().code(2).get_output().clone();
             let said = String::from_utf8(output.stderr).unwrap();
             assert!(said.starts_with(&format!("{tool}: {why}")) && said.lines().count() == 1, "{said}");
-            // The cause stands there once.
+            // The cause is given once.
             assert_eq!(said.matches("os error").count(), system, "{said}");
         }
     }
@@ -311,7 +312,7 @@ fn a_disk_that_is_full() {
         eprintln!("skipped: mounting a tmpfs is not permitted");
         return;
     }
-    // Room for the best weights, not for the state; nor, after that, for an embedding.
+    // The disk has room for the best weights but not for the state, and later not for an embedding.
     let run = std::panic::catch_unwind(|| {
         let out =
             s.tool("train", &format!("data {TRAIN} --out disk/run")).assert().code(2).get_output().clone();
@@ -340,7 +341,7 @@ fn a_disk_that_is_full() {
             assert!(said.contains("No space left on device") && said.lines().count() == 1, "{said}");
             assert!(!disk.join(tool).join(file).exists());
         }
-        // With room again the same command goes through.
+        // With free space again, the same command succeeds.
         fs::remove_file(disk.join("fill")).unwrap();
         assert!(mount(&["mount", "-o", "remount,size=8m"]));
         s.one("train", &format!("data {TRAIN} --out disk/run"));

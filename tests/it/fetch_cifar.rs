@@ -1,4 +1,5 @@
-//! `scripts/fetch-cifar` against HTTP servers on this machine: resuming, wrong checksums, hosts that fail.
+//! Tests `scripts/fetch-cifar` against HTTP servers on this machine: resumed downloads, wrong checksums,
+//! failing hosts.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -9,22 +10,22 @@ use std::sync::{Arc, Mutex};
 
 const ARCHIVE: &str = "cifar-10-python.tar.gz";
 
-/// What a host does with a request.
+/// How a host answers a request.
 #[derive(Clone)]
 enum Host {
-    /// Serves the file, also from the middle.
+    /// Serves the file, including ranges of it.
     Good(Vec<u8>),
-    /// The same, but closes each connection after this many bytes.
+    /// Does the same, but closes each connection after this many bytes.
     Cuts(Vec<u8>, usize),
-    /// Serves the file but knows no ranges.
+    /// Serves the file but does not support ranges.
     Whole(Vec<u8>),
-    /// 503.
+    /// Answers 503.
     Down,
 }
 
 struct Server {
     url: String,
-    /// First byte asked for, of each request.
+    /// The first byte requested, for each request.
     asked: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -34,10 +35,10 @@ impl Server {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let asked = Arc::new(Mutex::new(vec![]));
         let log = asked.clone();
-        // Ends with the test process.
+        // The thread ends with the test process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // A client that has gone is no concern of the server.
+                // The server ignores clients that have disconnected.
                 let _ = answer(&host, stream, &log);
             }
         });
@@ -118,7 +119,7 @@ fn text(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
-/// Asserts success and that the archive is there, whole, under its name only.
+/// Asserts success, and that the archive is complete and leaves no partial file.
 fn complete(out: &Output, dest: &Path) {
     assert!(out.status.success(), "{}", text(out));
     assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), dest.join(ARCHIVE).display().to_string());

@@ -1,4 +1,4 @@
-//! `report figure`: that every kind can be read at its size, is the same each time, and says what is wrong
+//! Tests `report figure`: every kind is legible at its size, is the same each time, and reports what is wrong
 //! with bad input.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use crate::common::{Sandbox, edit, refused};
 use crate::fabricate::Evaluation;
 use crate::figures::{COUNTS, checkpoint, dataset, embedding, evaluation};
 
-/// Two methods, of two seeds and one, of everything.
+/// Makes inputs of every kind for two methods, one of them with two seeds.
 fn prepared() -> Sandbox {
     let s = Sandbox::new();
     for (method, seed, top1) in [("mixup", 0, 71.3), ("remix", 0, 75.5), ("remix", 1, 74.9)] {
@@ -25,7 +25,7 @@ fn prepared() -> Sandbox {
     for method in ["mixup", "remix"] {
         embedding(&s.join(format!("e/{method}")), method, 500, true);
     }
-    // A hundred classes, a third of each taken for the first.
+    // A hundred classes; a third of each is predicted as the first.
     evaluation(&s.join("m/many"), &Evaluation::default());
     edit(&s.join("m/many"), |v| {
         let row = |t: usize| (0..100).map(|p| if p == t { 67 } else { 33 * u64::from(p == 0) }).collect();
@@ -68,7 +68,7 @@ fn parse(svg: &str) -> usvg::Tree {
     usvg::Tree::from_str(svg, &options).expect("an SVG")
 }
 
-/// Boxes of the level texts of a drawing, and of all.
+/// Collects the texts of a drawing, each with its bounding box and whether it is rotated.
 fn texts(group: &usvg::Group, all: &mut Vec<(String, usvg::Rect, bool)>) {
     for node in group.children() {
         match node {
@@ -157,7 +157,7 @@ fn what_the_figures_say() {
     for text in ["(a) Mixup, true class", "(d) Remix, predicted", "t-SNE 1", "90.0 % right", ">truck<"] {
         assert!(figure1.contains(text), "{text}");
     }
-    // Mean of 75.5 + 15 and 74.9 + 15 + 1 in the first class.
+    // The first class has the mean of 75.5 + 15 and 74.9 + 15 + 1.
     assert!(svg("confusion", "m/remix0 m/remix1").contains("Remix, mean of 2 seeds"));
     let many = svg("confusion", "m/many");
     assert!(many.contains("true class (index)") && many.contains(">80</text>") && many.len() < 20_000);
@@ -237,8 +237,8 @@ fn bad_input_is_one_line_and_exit_code_2() {
     s.one("report", "figure --kind class-counts d/step --out fig -q");
 }
 
-/// `-o FILE` is FILE: figures, tables and pages share a directory with each other and with files that are
-/// nobody's business.
+/// `-o FILE` owns only FILE: figures, tables and pages share a directory with each other and with unrelated
+/// files.
 #[test]
 fn files_share_a_directory() {
     let s = prepared();
@@ -258,7 +258,7 @@ fn files_share_a_directory() {
         manifests.chain(files.map(str::to_owned)).chain(["notes.txt".to_owned()]).collect();
     assert_eq!(names(), all);
 
-    // The same file by another path is the same result.
+    // The same file through another path is the same result.
     let again = s.one("report", "figure --kind class-counts d/exp -o ./fig/counts.svg -q");
     assert_eq!(again["run"], counts["run"]);
     let mut inside = s.tool("report", "figure --kind class-counts ../d/exp -o counts.svg -q");
@@ -266,7 +266,7 @@ fn files_share_a_directory() {
     let inside: serde_json::Value = serde_json::from_slice(&inside.stdout).unwrap();
     assert_eq!(inside["run"], counts["run"]);
     s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q --verify");
-    // Another figure under its name replaces it, and a changed file is made again.
+    // Another figure under the same name replaces it, and a changed file is made again.
     s.one("report", "figure --kind class-counts d/step -o fig/counts.svg -q");
     s.tool("report", "figure --kind class-counts d/exp -o fig/counts.svg -q --verify").assert().code(1);
     s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q");
@@ -274,7 +274,7 @@ fn files_share_a_directory() {
     fs::write(s.join("fig/counts.svg"), "damaged").unwrap();
     s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q");
     assert!(fs::read(s.join("fig/counts.svg")).unwrap() == sound);
-    // What is not ours stays.
+    // Files that were not made by report are kept.
     fs::write(s.join("fig/mine.svg"), "mine").unwrap();
     for more in ["", "--force"] {
         let asked = s.tool("report", &format!("figure --kind class-counts d/exp -o fig/mine.svg {more}"));
@@ -285,7 +285,7 @@ fn files_share_a_directory() {
     assert_eq!(names().len(), all.len() + 1, "no litter");
 }
 
-/// The drawn texts of a figure, line by line.
+/// Returns the drawn texts of a figure, line by line.
 fn said(svg: &str) -> Vec<&str> {
     svg.split("<text ").skip(1).map(|t| &t[t.find('>').unwrap() + 1..t.find("</text>").unwrap()]).collect()
 }
@@ -329,7 +329,7 @@ fn a_title_keeps_what_its_panel_is_coloured_by() {
     assert_eq!((all.matches("true class").count(), all.matches("predicted").count()), (4, 4), "{all}");
     assert!(all.contains("tau 0.125") && all.contains("tau 0.375") && !all.contains('…'), "{all}");
 
-    // Two runs of one method are told by what differs.
+    // Two runs of one method are distinguished by what differs.
     embedding(&s.join("e/again"), "remix", 100, true);
     edit(&s.join("e/again"), |v| v["inputs"][0]["params"]["seed"] = json!(7));
     s.one("report", "figure --kind figure1 e/again e/remix -o g/a.svg -q");
@@ -348,7 +348,7 @@ fn losses_of_different_functions_share_no_axis() {
     let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
     let count = |text: &str| said(&svg).iter().filter(|t| **t == text).count();
     assert_eq!((count("training loss"), count("test accuracy (%)")), (2, 1), "{:?}", said(&svg));
-    // In the legend and in its panel.
+    // The text is in the legend and in its panel.
     assert_eq!((count("LDAM"), count("cross-entropy")), (2, 1), "{:?}", said(&svg));
     s.one("report", "figure --kind curves c/remix0 c/mixup0 -o g/a.svg -q");
     let svg = fs::read_to_string(s.join("g/a.svg")).unwrap();
@@ -360,7 +360,7 @@ fn losses_of_different_functions_share_no_axis() {
 #[test]
 fn a_byte_identical_run_counts_once() {
     let s = prepared();
-    // The same weights, evaluated by a version that says what computed them.
+    // The same weights, evaluated by a version that records what computed them.
     evaluation(&s.join("m/copy"), &Evaluation { method: "remix", top1: 75.5, ..Evaluation::default() });
     edit(&s.join("m/copy"), |v| v["inputs"][0]["facts"] = json!({"computed_by": "avx2"}));
     let svg = |inputs: &str, out: &str| {
@@ -373,7 +373,7 @@ fn a_byte_identical_run_counts_once() {
         fs::read_to_string(s.join(format!("{out}/a.html"))).unwrap()
     };
     assert!(page("m/remix0 m/copy m/remix1", "page").contains("2 evaluations of 2 runs on 1 training set"));
-    // Other weights of the same seed are another run.
+    // Other weights with the same seed are another run.
     edit(&s.join("m/copy"), |v| v["inputs"][0]["blake3"] = json!("others"));
     assert_ne!(svg("m/remix0 m/remix1", "once"), svg("m/remix0 m/copy m/remix1", "three"));
     s.one("report", "figure --kind confusion m/remix0 m/copy -o c1/a.svg -q");
@@ -396,7 +396,7 @@ fn classes_whose_names_are_cut_still_differ() {
         s.one("report", &format!("figure --kind {kind} m/remix0 -o {kind}/a.svg -q"));
         let svg = fs::read_to_string(s.join(kind).join("a.svg")).unwrap();
         let mut cut: Vec<&str> = said(&svg).into_iter().filter(|t| t.contains('…')).collect();
-        // The matrix has them at two edges.
+        // The matrix has the names at two edges.
         let n = if kind == "confusion" { 20 } else { 10 };
         assert_eq!(cut.len(), n, "{kind}: {cut:?}");
         cut.sort_unstable();

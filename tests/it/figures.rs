@@ -1,5 +1,5 @@
-//! What figures and pages are drawn from, without any training: evaluations with all their numbers,
-//! embeddings with a projection, checkpoints with a log, data sets.
+//! Inputs of figures and pages, made without any training: evaluations with all their metrics, embeddings
+//! with a projection, checkpoints with a log, and data sets.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub const COUNTS: [u64; 10] = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 5
 pub const NAMES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// An evaluation with every number that `eval` gives.
+/// Publishes an evaluation with the metrics that `eval` gives.
 pub fn evaluation(dir: &Path, e: &Evaluation) {
     e.publish(dir);
     let recall = |k: usize| (e.top1 + 15.0 - 4.0 * k as f64 + e.seed as f64).clamp(0.0, 100.0);
@@ -51,13 +51,13 @@ fn publish(plan: Plan, name: &str, role: &'static str, bytes: &[u8], metrics: Va
     w.publish(outputs, metrics.as_object().unwrap().clone(), Object::new()).unwrap();
 }
 
-/// Inputs of an evaluation of a method, for other results of the same run.
+/// Returns a manifest whose inputs are those of an evaluation of a method, for other results of the same run.
 fn lineage(dir: &Path, method: &str, seed: u64) -> Manifest {
     let place = dir.join("lineage");
     manifest(Evaluation { method, seed, ..Evaluation::default() }.publish(&place))
 }
 
-/// A checkpoint with the log of three epochs, all that curves need.
+/// Publishes a checkpoint with the log of three epochs, which is all that curves need.
 pub fn checkpoint(dir: &Path, method: &str, seed: u64) {
     let inputs: Vec<Input> = lineage(dir, method, seed).inputs[0].inputs.clone();
     let params = params(method, seed, json!({"epochs": 3, "milestones": [2, 3]}));
@@ -67,8 +67,8 @@ pub fn checkpoint(dir: &Path, method: &str, seed: u64) {
     publish(plan, "log.jsonl", "log", log.as_bytes(), json!({"last_top1": 60.0}));
 }
 
-/// An embedding of n images in ten clusters, a tenth of them predicted as the next class; without its
-/// projection on demand.
+/// Publishes an embedding of n images in ten clusters, with a tenth of them predicted as the next class. The
+/// projection is left out unless `projected` is set.
 pub fn embedding(dir: &Path, method: &str, n: usize, projected: bool) {
     let of = lineage(dir, method, 0);
     let mut state = 7u64;
@@ -107,7 +107,7 @@ pub fn embedding(dir: &Path, method: &str, n: usize, projected: bool) {
     publish(plan, "features.safetensors", "features", &bytes, json!({"class_names": NAMES}));
 }
 
-/// A data set's manifest with made-up shards.
+/// Publishes a data set's manifest with a made-up shard.
 pub fn dataset(dir: &Path, imb_type: &str, counts: &[u64]) {
     let params =
         json!({"dataset": "cifar10", "imb_type": imb_type, "imb_ratio": 100}).as_object().unwrap().clone();

@@ -1,5 +1,5 @@
-//! What a newcomer meets: the lines of a terminal, names, lists of runs, completions by parts, and advice
-//! that helps.
+//! Tests what a new user meets: output on a terminal, directory names, lists of runs, completion part by
+//! part, and helpful advice.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ fn prepared() -> Sandbox {
     s
 }
 
-/// What stands on a terminal of script(1) after a command, with both streams there.
+/// Returns what a terminal of script(1) shows after a command, with both streams on it.
 fn terminal(s: &Sandbox, tool: &str, args: &str) -> Option<String> {
     let program = assert_cmd::cargo::cargo_bin(tool);
     let output = Command::new("script")
@@ -60,9 +60,9 @@ fn a_terminal_gets_a_line_and_a_pipe_the_manifest() {
     );
     assert!(said("embed", "run --out e").contains("20 test images, 64 features each: e"));
     assert!(said("report", "figure --kind curves run -o curves.svg").starts_with("curves.svg, "));
-    // The plan was asked for as it is.
+    // The plan was requested, so it is printed in full.
     assert!(said("eval", "run --out n --dry-run").contains("\"schema\": \"remix.manifest/1\""));
-    // Whoever reads a pipe or a file gets the manifest, as ever.
+    // A reader of a pipe or a file still gets the manifest.
     assert_eq!(s.one("eval", "run --out m -q")["kind"], "metrics");
 }
 
@@ -92,7 +92,7 @@ fn directories_are_named_by_what_departs_and_old_names_are_found() {
         path.contains("/runs/remix-resnet20-synthetic-exp-4-s0-tau-0.3-epochs-1-batch-size-32-train-per-class-8-test-per-class-2-"),
         "{path}"
     );
-    // As an earlier version called it.
+    // The directory name that an earlier version used.
     let key = manifest(s.join(path.trim_end_matches("/manifest.json"))).key;
     let old = s.join(format!("runs/remix-resnet20-s0-{}", &key[..12]));
     fs::rename(path.trim_end_matches("/manifest.json"), &old).unwrap();
@@ -131,12 +131,12 @@ fn runs_are_listed() {
     assert_eq!((&a["last_top1"], &a["state"]), (&m.metrics["last_top1"], &"done".into()));
     assert_eq!((&of("runs/stopped")["epochs_done"], &of("runs/stopped")["epochs"]), (&1.into(), &4.into()));
 
-    // One that runs holds its lock.
+    // A running training holds its lock.
     let lock = fs::File::open(s.join("runs/stopped/.lock")).unwrap();
     lock.lock().unwrap();
     assert!(list("runs").contains("running"));
     drop(lock);
-    // A damaged one does not hide the others.
+    // A damaged run does not hide the others.
     fs::write(s.join("runs/b/manifest.json"), "{}").unwrap();
     let out = s.tool("report", "runs").assert().success().get_output().clone();
     assert!(String::from_utf8_lossy(&out.stdout).contains("runs/a"));
@@ -169,7 +169,7 @@ fn a_table_is_printed_where_it_is_asked_for() {
     refused(s.tool("report", "table m --format md --out x").assert(), "prints the table and writes nothing");
 }
 
-/// A scheduler ends a job by SIGTERM.
+/// A scheduler ends a job with SIGTERM.
 #[test]
 fn a_training_that_is_told_to_end_says_so() {
     let s = prepared();
@@ -250,7 +250,7 @@ fn advice_helps() {
         let said = String::from_utf8(said).unwrap();
         assert!(said.contains(&format!("this {kind} is only planned, as --dry-run prints it")), "{said}");
     }
-    // A backtrace that candle adds to its errors is none of the user's.
+    // The user must not see the backtrace that candle adds to its errors.
     let mut bytes = fs::read(s.join("run/last.safetensors")).unwrap();
     bytes.truncate(5000);
     fs::write(s.join("cut.safetensors"), bytes).unwrap();

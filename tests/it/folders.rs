@@ -1,4 +1,4 @@
-//! `mk-imbalance` on image files, and what comes after it: training, evaluation and predictions.
+//! Tests `mk-imbalance` on image files and what follows it: training, evaluation and predictions.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Sandbox, refused};
 
-/// An image that tells its class and number, of any size.
+/// Returns an image of any size whose pixels depend on its class and number.
 fn picture(class: usize, number: usize, width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let wave = |c: u32| ((x * (3 + class as u32) + y * (7 - class as u32 % 4) + 20 * c) % 97) as u8;
@@ -22,7 +22,7 @@ fn save(path: &Path, image: &RgbImage) {
     image.save(path).unwrap();
 }
 
-/// Folders of classes of so many images.
+/// Writes a folder per class with the given number of images.
 fn tree(root: &Path, classes: &[(&str, usize)]) {
     for (class, (name, count)) in classes.iter().enumerate() {
         for n in 0..*count {
@@ -33,7 +33,7 @@ fn tree(root: &Path, classes: &[(&str, usize)]) {
     }
 }
 
-/// Labels and paths of a split's images, in their order.
+/// Returns the labels and paths of a split's images, in order.
 fn rows(s: &Sandbox, m: &Value, split: &str) -> Vec<(i64, String)> {
     let dir = Path::new(m["path"].as_str().unwrap()).parent().unwrap().to_owned();
     let list = fs::read_to_string(s.join(dir.join("files.tsv"))).unwrap();
@@ -58,7 +58,7 @@ fn from_folders_to_predictions() {
     fs::write(s.join("photos/ant/notes.txt"), "not an image").unwrap();
     let m = s.one("mk-imbalance", "--dataset folder --data photos --size 16");
     assert_eq!(m["semantics"], 2, "the version of the decoding is in the key");
-    // Upper case before lower case, as ImageFolder sorts.
+    // Upper case sorts before lower case, as in ImageFolder.
     assert_eq!(m["metrics"]["class_names"], json!(["Bee", "ant", "cat 1", "d,e"]));
     assert_eq!(m["metrics"]["cls_num_list"], json!([20, 32, 10, 6]));
     assert_eq!((m["metrics"]["test"].clone(), m["metrics"]["height"].clone()), (json!(16), json!(16)));
@@ -75,7 +75,7 @@ fn from_folders_to_predictions() {
         path.starts_with(&format!("{}/", m["metrics"]["class_names"][*label as usize].as_str().unwrap()))
     }));
 
-    // It answers at once, and without the images' bytes.
+    // The second call answers at once, without reading the images.
     let again = s.one("mk-imbalance", "--dataset folder --data photos --size 16");
     assert_eq!(again["run"], m["run"]);
 
@@ -121,7 +121,8 @@ fn from_folders_to_predictions() {
         assert!(first >= second && first + second <= 1.000_001 && second >= 0.0);
     }
 
-    // A directory, with an image that cannot be read: the others are predicted, and the exit code says so.
+    // A directory with images that cannot be read: the others are predicted, and the exit code reports the
+    // failure.
     fs::create_dir(s.join("new")).unwrap();
     fs::copy(s.join("photos/ant/001.jpg"), s.join("new/good.jpg")).unwrap();
     fs::write(s.join("new/bad.jpg"), "text").unwrap();
@@ -198,7 +199,7 @@ fn a_profile_takes_what_is_there() {
     let s = Sandbox::new();
     tree(&s.join("t"), &[("a", 25), ("b", 10), ("c", 15), ("d", 10)]);
     let m = s.one("mk-imbalance", "-q --dataset folder --data t --size 8 --imb-type exp --imb-ratio 8");
-    // Of 20, 8, 12 and 8 after the cut; 20, 10, 5 and 2 are asked for.
+    // After the cut there are 20, 8, 12 and 8 images; the profile asks for 20, 10, 5 and 2.
     assert_eq!(m["metrics"]["cls_num_list"], json!([20, 8, 5, 2]));
     let m = s.one("mk-imbalance", "-q --dataset folder --data t --size 8 --max-per-class 10");
     assert_eq!(m["metrics"]["cls_num_list"], json!([10, 8, 10, 8]));
@@ -242,7 +243,7 @@ fn lists_of_all_dialects() {
     }
     assert!(found.iter().all(|images| *images == found[0]), "the same images each time");
 
-    // Without labels, and CSV with names.
+    // A list without labels, and a CSV file with class names.
     let paths: String = (0..3).map(|n| format!("train/airfield/{n} x.png\n")).collect();
     fs::write(s.join("one.txt"), &paths).unwrap();
     refused(
@@ -280,7 +281,7 @@ fn lists_of_all_dialects() {
 #[test]
 fn published_layouts() {
     let s = Sandbox::new();
-    // iNaturalist: joined by image_id, in another order.
+    // iNaturalist: annotations are joined by image_id and may be in another order.
     for n in 0..8 {
         save(&s.join(format!("inat/train_val2018/Plantae/{}/{n}.jpg", n % 2)), &picture(n % 2, n, 12, 9));
     }
@@ -307,7 +308,7 @@ fn published_layouts() {
     assert_eq!([&m["metrics"]["train"], &m["metrics"]["val"], &m["metrics"]["test"]], [6, 0, 2]);
     assert!(rows(&s, &m, "train").iter().all(|(label, path)| path.contains(&format!("/{label}/"))));
 
-    // Tiny-ImageNet: ranks of the sorted numbers, whatever wnids.txt says.
+    // Tiny-ImageNet: labels are the ranks of the sorted wnids, whatever the order in wnids.txt.
     let wnids = ["n02", "n01", "n03"];
     let mut annotations = String::new();
     for (class, wnid) in wnids.iter().enumerate() {
@@ -392,7 +393,7 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     std::os::unix::fs::symlink("nowhere", s.join("loop/a/x.png")).unwrap();
     refused(run("--data loop"), "1 of 5 images cannot be read: a/x.png: No such file");
 
-    // Small classes, and the same image on both sides.
+    // Small classes, and the same image in both splits.
     tree(&s.join("small"), &[("a", 9), ("b", 1), ("c", 2)]);
     fs::create_dir_all(s.join("small/a")).unwrap();
     let output = s.tool("mk-imbalance", "--dataset folder --size 8 --data small --val-fraction 0.2").assert();
@@ -434,7 +435,7 @@ fn larger_squares_are_stored_and_cropped() {
         SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().data().to_vec()
     };
     assert!(logits(&known) == logits(&new));
-    // The same weights on images of another size: it is said.
+    // The same weights on images of another size: eval warns.
     let other = s.one("mk-imbalance", "-q --dataset folder --data t --size 24");
     let other = other["path"].as_str().unwrap();
     let said = s.tool("eval", &format!("{run} --data {other}")).assert().success().get_output().clone();
@@ -445,7 +446,7 @@ fn larger_squares_are_stored_and_cropped() {
 #[test]
 fn lists_name_files_in_one_way() {
     let s = Sandbox::new();
-    // A directory inside of one of its own name, as archives often unpack.
+    // A directory inside another one of the same name, as archives often unpack.
     for (place, shift) in [("im/a", 0), ("im/b", 0), ("im/im/a", 9), ("im/im/b", 9)] {
         for n in 0..3 {
             save(&s.join(format!("{place}/{n}.png")), &picture(place.len() % 2, n + shift, 9, 9));
@@ -461,7 +462,8 @@ fn lists_name_files_in_one_way() {
         (0..6).map(|n| format!("im/{}/{}.png {}\n", ["a", "b"][n / 3], n % 3, n / 3)).collect();
     let m: Value = serde_json::from_slice(&made(&inner, "").success().get_output().stdout).unwrap();
     assert!(rows(&s, &m, "train").iter().all(|(_, path)| path.starts_with("im/")), "below --data");
-    // Absolute paths, whose first directory below --data is the class, and CSV by its first line.
+    // Absolute paths, whose first directory below --data is the class; and a CSV file, recognised by its
+    // first line.
     let root = s.join("im").display().to_string();
     let absolute: String = (0..6).map(|n| format!("{root}/{}/{}.png\n", ["a", "b"][n / 3], n % 3)).collect();
     let m: Value = serde_json::from_slice(&made(&absolute, "").success().get_output().stdout).unwrap();
@@ -496,7 +498,8 @@ fn test_images_are_never_lost_without_a_word() {
     let said = String::from_utf8_lossy(&made("some", "").success().get_output().stderr).into_owned();
     assert!(said.contains("2 test images of these classes left out as well"), "{said}");
     refused(made("none", "-q"), "no test images are left: all are of classes without training images (c)");
-    // Images in no class, and files that are none, are told before the error that they explain.
+    // Images outside any class directory and files that are not images are reported before the error that
+    // they explain.
     save(&s.join("flat/1.png"), &picture(0, 1, 9, 9));
     fs::write(s.join("flat/x.HEIC"), "").unwrap();
     let output = s.tool("mk-imbalance", "--dataset folder --data flat --size 8").assert().code(2);
@@ -518,7 +521,7 @@ fn labels_that_mean_other_classes_are_refused() {
     let output = s.tool("eval", "run --data other -q").assert().code(2).get_output().clone();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("the data set has the classes of the checkpoint in another order"), "{said}");
-    // The page says whose mistakes it shows, and tables call files by their directory.
+    // Tables name a data set of image files after its directory.
     let m = s.one("eval", "run");
     fs::write(s.join("m.json"), m.to_string()).unwrap();
     let table = s.tool("report", "table m.json --format md").assert().success();

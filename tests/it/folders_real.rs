@@ -1,4 +1,4 @@
-//! Real photographs in folders, and a part of Tiny-ImageNet in its own layout, end to end.
+//! Tests real photographs in folders, and a part of Tiny-ImageNet in its own layout, end to end.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::common::Sandbox;
 
-/// A data set of `$FOLDERS_DIR`, else of `../shared/data/folders`, unpacked into the sandbox. Without either
-/// it says so, and the test is skipped.
+/// Unpacks a data set from `$FOLDERS_DIR`, or else from `../shared/data/folders`, into the sandbox. If
+/// neither is available, it prints that the test is skipped and returns `None`.
 fn unpacked(s: &Sandbox, name: &str, archive: &str) -> Option<PathBuf> {
     let root = std::env::var_os("FOLDERS_DIR").map(PathBuf::from);
     let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/folders"));
@@ -45,7 +45,7 @@ fn photographs_train_well_above_the_largest_class() {
     let counts: Vec<u64> =
         m["metrics"]["cls_num_list"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
     assert_eq!((counts.len(), *counts.iter().max().unwrap(), *counts.iter().min().unwrap()), (91, 214, 8));
-    // The same images in folders: the same classes in the same order.
+    // The same images in folders have the same classes in the same order.
     let folders =
         s.one("mk-imbalance", &format!("-q --dataset folder --data {} --size 32", images.display()));
     assert_eq!(folders["metrics"]["class_names"], m["metrics"]["class_names"]);
@@ -61,12 +61,12 @@ fn photographs_train_well_above_the_largest_class() {
     );
     let run = run["path"].as_str().unwrap();
     let metrics = s.one("eval", &format!("-q {run}"));
-    // The largest class is 106 of 989 images.
+    // The largest class has 106 of the 989 images.
     let top1 = metrics["metrics"]["top1"].as_f64().unwrap();
     assert!(top1 > 20.0, "{top1} %");
     assert_eq!(metrics["metrics"]["mistakes"].as_array().unwrap().len(), 50);
 
-    // Predictions of the files are those of the data set, on whichever instructions.
+    // Predictions for the files equal those for the data set, with any instruction set.
     let listed = fs::read_to_string(root.join("test.txt")).unwrap();
     let paths: String = listed.lines().map(|line| format!("{}/{line}\n", images.display())).collect();
     fs::write(s.join("test.list"), paths).unwrap();
@@ -98,7 +98,7 @@ fn photographs_train_well_above_the_largest_class() {
         assert!((top1 - metrics["metrics"]["top1"].as_f64().unwrap()).abs() < 1e-9, "{isa}: {top1}");
     }
 
-    // The page shows the mistakes with the names of their files.
+    // The page shows the mistakes with their file names.
     let page = s.join("page.html");
     s.run("report", &format!("html {} {data} -o {}", metrics["path"].as_str().unwrap(), page.display()));
     let page = fs::read_to_string(page).unwrap();

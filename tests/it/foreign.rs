@@ -1,4 +1,5 @@
-//! Files in an output directory that no tool made: they are neither replaced nor removed, whatever is asked.
+//! Tests that files in an output directory that no tool made are neither replaced nor removed, whatever the
+//! flags.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +9,7 @@ use crate::common::{Sandbox, refused};
 const DATA: &str = "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4 -q";
 const TRAIN: &str = "data --arch resnet20 --epochs 1 --batch-size 64 -q";
 
-/// Every tool with arguments that make something in a directory, and the names of the files that it makes
+/// Every tool, with arguments that make something in a directory and the names of the files that it makes
 /// there.
 const TOOLS: [(&str, &str, &[&str]); 7] = [
     ("mk-imbalance", DATA, &["train-00000.safetensors", "test-00000.safetensors"]),
@@ -74,7 +75,7 @@ fn files_beside_a_result_stay() {
             fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
             fs::write(dir.join(name), name).unwrap();
         }
-        // As the working directory, made anew, and replaced by another result of the tool.
+        // Run in the directory itself: made once, made again, and replaced by another result of the tool.
         let inside = args.replace("data ", "../data ").replace("run ", "../run ").replace(" m ", " ../m ");
         let run = |more: &str| {
             s.tool(tool, &format!("{inside} --out . {more}")).current_dir(&dir).assert().success();
@@ -97,7 +98,7 @@ fn files_beside_a_result_stay() {
     }
 }
 
-/// A link in the place of a file is somebody's as well, whether or not it leads anywhere.
+/// A link in the place of a file is kept as well, whether or not its target exists.
 #[test]
 fn links_in_the_way_are_kept() {
     let s = prepared();

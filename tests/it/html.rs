@@ -1,5 +1,5 @@
-//! `report html`: what stands on the page, that it stands alone, and that a real browser shows it without a
-//! complaint.
+//! Tests `report html`: the content of the page, that it is self-contained, and that a real browser shows it
+//! without errors.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,12 +11,12 @@ use crate::common::{Sandbox, edit, refused};
 use crate::fabricate::Evaluation;
 use crate::figures::{COUNTS, checkpoint, dataset, embedding, evaluation};
 
-/// Changes to a checkpoint's params for the schedule of the paper's runs.
+/// Returns changes to a checkpoint's params for the schedule of the paper's runs.
 fn paper() -> Value {
     json!({"recipe": "paper", "milestones": [150, 250]})
 }
 
-/// A Table 1 in small: two methods, two columns, three seeds, one of them with both epochs.
+/// Makes a small Table 1: two methods, two columns and three seeds, one run of them with both epochs.
 fn prepared() -> Sandbox {
     let s = Sandbox::new();
     let mut n = 0;
@@ -52,7 +52,7 @@ fn page(s: &Sandbox) -> String {
     fs::read_to_string(s.join("page/report.html")).unwrap()
 }
 
-/// The values of an attribute, wherever it stands.
+/// Returns all values of an attribute on the page.
 fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
     let open = format!(" {name}=\"");
     page.split(open.as_str()).skip(1).map(|rest| &rest[..rest.find('"').unwrap()]).collect()
@@ -71,8 +71,8 @@ fn numbers_and_what_is_far_from_the_paper() {
         ">75.10 ± 1.01</a></td>",
         "mean ± sample standard deviation over 3 seeds",
         "data-v=\"75.3600\">75.36</td><td data-v=\"-0.2600\">−0.26</td><td data-v=\"75.0500\">75.05</td>",
-        // ERM on exp: 70.57 ± 0.45, s/√3 = 0.26, 1.29 below 71.86: 5.0 errors. Remix on step: 70.87 ± 0.15,
-        // 1.89 above 68.98.
+        // ERM on exp: 70.57 ± 0.45, s/√3 = 0.26, 1.29 below 71.86: 5.0 standard errors. Remix on step: 70.87
+        // ± 0.15, 1.89 above 68.98.
         "<p>2 of the 4 cells that can be judged.",
         "<li><b>ERM</b>, exp 100: 70.57 ± 0.45 (n = 3) is 1.29 below 71.86: 5.0 standard errors.</li>",
         "<li><b>Remix</b>, step 100: 70.87 ± 0.15 (n = 3) is 1.89 above 68.98:",
@@ -100,9 +100,9 @@ fn the_page_stands_alone_and_every_link_arrives() {
         assert!(arrives, "{href}");
     }
     assert!(attributes(&page, "src").is_empty() && !page.contains("@import"));
-    // Nothing of this machine.
+    // The page contains nothing specific to this machine.
     assert!(!page.contains(s.path().to_str().unwrap()), "no paths");
-    // Each hash of the lineage, whole.
+    // The page contains each hash of the lineage in full.
     let m: Value =
         serde_json::from_str(&fs::read_to_string(s.join("page/report.html.manifest.json")).unwrap()).unwrap();
     fn hashes(inputs: &Value, all: &mut BTreeSet<String>) {
@@ -149,7 +149,8 @@ fn bad_input_is_one_line_and_exit_code_2() {
     refused(s.tool("report", "html m/0").assert(), "metrics.per_class does not fit its classes");
 }
 
-/// What a script that a test adds to the page wrote into its title, and the browser's console.
+/// Returns the page's title, into which a script added by the test writes its findings, and the browser's
+/// console.
 fn browse(chromium: &str, s: &Sandbox, page: &str, width: u32, script: &str) -> (String, String) {
     let file = s.join("probe.html");
     let probe = format!("<script>window.addEventListener('load', () => {{ {script} }});</script></body>");
@@ -182,7 +183,7 @@ fn a_real_browser_shows_and_sorts_it() {
     let chromium = String::from_utf8(found.stdout).unwrap().trim().to_owned();
     let s = prepared();
     let page = page(&s);
-    // Click the head of the first column of numbers twice: downwards, then upwards.
+    // Click the head of the first numeric column twice: sort in descending, then in ascending order.
     let script = "const t = document.querySelector('table.sort'); const names = () => [...t.tBodies[0].rows].map(r => r.cells[0].textContent).join(); \
         const h = t.querySelector('th[data-c=\"1\"] button'); h.click(); const down = names(); h.click(); \
         document.title = [down, names(), t.querySelector('[aria-sort]').getAttribute('aria-sort'), \

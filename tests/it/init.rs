@@ -1,4 +1,4 @@
-//! `train --init` and `--freeze`: where a training starts from, and what it leaves as it is.
+//! Tests `train --init` and `--freeze`: which weights a training starts from, and which it leaves unchanged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::common::{Sandbox, edit, flip, refused};
 const DATA: &str = "--dataset synthetic --train-per-class 12 --test-per-class 2 --imb-ratio 6 -q --out data";
 const SHORT: &str = "data --arch resnet20 --batch-size 32 --epochs 2 --device cpu";
 
-/// A data set, and a run to start from.
+/// Makes a data set, and a run to start from.
 fn prepared() -> Sandbox {
     let s = Sandbox::new();
     s.one("mk-imbalance", DATA);
@@ -26,7 +26,7 @@ fn tensors(path: &Path) -> BTreeMap<String, Vec<u8>> {
     all.filter(|(name, _)| !name.ends_with("num_batches_tracked")).collect()
 }
 
-/// Names of the tensors that differ.
+/// Returns the names of the tensors that differ.
 fn moved(a: &Path, b: &Path) -> Vec<String> {
     let (a, b) = (tensors(a), tensors(b));
     assert!(a.keys().eq(b.keys()));
@@ -49,13 +49,13 @@ fn a_frozen_backbone_stays_as_it_was() {
         (m["inputs"][1]["role"].as_str(), m["inputs"][1]["inputs"][0]["role"].as_str()),
         (Some("init"), Some("dataset"))
     );
-    // Of another precision and in other threads it is the same backbone.
+    // With another precision and number of threads, the backbone is still the same.
     s.one(
         "train",
         &format!("{SHORT} --init first --freeze backbone --precision bf16 --threads 1 -q --out third"),
     );
     assert_eq!(moved(&first, &s.join("third/last.safetensors")), ["linear.bias", "linear.weight"]);
-    // Without --freeze all of it moves, and in a run from random weights nothing says init.
+    // Without --freeze all weights change, and the params of a run from random weights have no init.
     s.one("train", &format!("{SHORT} --init first -q --out fourth"));
     assert!(moved(&first, &s.join("fourth/last.safetensors")).len() > 60);
     let m = s.one("train", &format!("{SHORT} -q --out first"));
@@ -88,7 +88,7 @@ fn a_classifier_of_other_classes_is_a_new_one() {
         let text = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
         assert!(text.contains(said), "{text}");
     }
-    // LDAM's classifier is of another kind than that of these weights.
+    // LDAM needs another kind of classifier than these weights have.
     let run = s.tool("train", &format!("{SHORT} --method ldam --init first --out ldam")).assert().success();
     let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
     assert!(
@@ -113,7 +113,7 @@ fn what_cannot_be_started_from_is_refused() {
     assert!(!s.join("refused/last.safetensors").exists());
 }
 
-/// Networks for large images train and run on small ones, and know their own weights.
+/// Networks for large images train and run on small ones, and load their own weights.
 #[test]
 fn every_family_of_networks_goes_through_the_pipeline() {
     let s = Sandbox::new();
@@ -151,7 +151,7 @@ fn weights_that_would_be_replaced_or_are_of_another_network_are_refused() {
     assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("--init <MANIFEST|WEIGHTS>"));
 }
 
-/// The second stage of several seeds is one row.
+/// Second-stage runs from networks of several seeds share one row.
 #[test]
 fn runs_from_weights_of_several_seeds_are_averaged() {
     let s = Sandbox::new();

@@ -1,4 +1,5 @@
-//! `make install` and `make uninstall`: programs, man pages and completions where they belong.
+//! Tests `make install` and `make uninstall`: programs, man pages and completions are put in the right
+//! places.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use assert_cmd::cargo::cargo_bin;
 
 use crate::common::{Sandbox, make};
 
-/// `make GOAL` with the tools of this build, into `root`.
+/// Runs `make GOAL` with the tools of this build, installing into `root`.
 fn run(goal: &str, root: &Path) {
     let tools = cargo_bin("train").parent().expect("a directory").display().to_string();
     let command = format!(
@@ -25,7 +26,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found.iter().flat_map(|p| if p.is_dir() { files(p) } else { vec![p.clone()] }).collect()
 }
 
-/// What a shell command says; it must succeed.
+/// Returns the output of a program that must succeed.
 fn says(program: &str, args: &[&str]) -> String {
     let out = Command::new(program).args(args).output().expect(program);
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -66,7 +67,7 @@ fn everything_is_put_in_its_place_and_taken_away_again() {
     }
     assert!(names.contains(&"usr/share/man/man1/remix-report-table.1".to_owned()));
 
-    // The tools say the name that they were called by, and so do their examples.
+    // The tools use the name that they were called by, and so do their examples.
     let program = |tool: &str| root.join(format!("usr/bin/remix-{tool}")).display().to_string();
     let help = says(&program("train"), &["--help"]);
     for text in
@@ -91,7 +92,7 @@ fn everything_is_put_in_its_place_and_taken_away_again() {
         }
     }
 
-    // Bash completes a flag, a value and a command.
+    // Bash completes flags, values and subcommands.
     let complete = |tool: &str, words: &str| {
         let script = format!(
             "PATH='{0}/usr/bin':$PATH\n\

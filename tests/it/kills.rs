@@ -1,8 +1,8 @@
-//! Tools that are killed between any two changes of the disk, and go on: the same bytes as if nothing had
-//! happened.
+//! Tests that tools that are killed between any two changes on disk can continue, with the same bytes as if
+//! they had not been killed.
 //!
-//! $REMIX_KILL_AT ends a tool at one of its kill points, see `remix::interrupt::kill_point`. A test counts up
-//! until the tool gets through.
+//! `$REMIX_KILL_AT` ends a tool at one of its kill points, see `remix::interrupt::kill_point`. A test counts
+//! up until the tool runs to its end.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::common::Sandbox;
 const DATA: &str = "--dataset synthetic --train-per-class 6 --test-per-class 1 --imb-ratio 3 -q";
 const TRAIN: &str = "data --method remix-drs --arch resnet20 --batch-size 16 --epochs 2 -q --device cpu";
 
-/// The outputs that a manifest lists, with their bytes; logs without their times.
+/// Returns the outputs that a manifest lists, with their bytes; logs without their times.
 fn outputs(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
     let m: Value = serde_json::from_str(&text).unwrap();
@@ -41,17 +41,17 @@ fn outputs(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-/// Runs a tool up to a kill point. True where it got to its end before.
+/// Runs a tool up to a kill point and returns whether it reached its end first.
 fn killed_at(s: &Sandbox, tool: &str, args: &str, point: u32) -> bool {
     let output: Output = s.tool(tool, args).env("REMIX_KILL_AT", point.to_string()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    // No exit code: ended by a signal.
+    // A missing exit code means that a signal ended the process.
     assert!(output.status.code().is_none_or(|code| code == 0), "{tool} {args} at {point}: {said}");
     output.status.success()
 }
 
-/// Kills a tool at each of its points in a directory that begins as a copy of another one, and lets it go on.
-/// Returns the number of points.
+/// Kills a tool at each of its kill points, in a directory that starts empty or as a copy of another one, and
+/// lets it continue. Returns the number of points.
 fn at_every_point(
     s: &Sandbox,
     tool: &str,
@@ -66,7 +66,7 @@ fn at_every_point(
         }
         let run = format!("{args} --out killed");
         let through = killed_at(s, tool, &run, point);
-        // Once more, early: what goes on can be killed as well.
+        // Kill it once more, at an early point, because a continued run can be killed as well.
         killed_at(s, tool, &run, 1 + point % 3);
         s.tool(tool, &run).assert().success();
         assert!(&outputs(&dir) == truth, "{tool} {args}: other bytes after a kill at point {point}");
@@ -75,7 +75,7 @@ fn at_every_point(
             fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         let plan = tool != "train" && left.iter().any(|name| name == "plan.json");
         assert!(!left.iter().any(|name| name.contains("next")) && !plan, "{tool} at {point}: {left:?}");
-        // A result that was whole again before the kill is not looked at any more.
+        // If the result was complete before the kill, later calls do not look for temporary files.
         let temporary = left.iter().any(|name| name.starts_with(".remix-tmp-"));
         assert!(!temporary || from.is_some(), "{tool} at {point}: {left:?}");
         fs::remove_dir_all(&dir).unwrap();
@@ -94,7 +94,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A file of `-o`, in a directory with files of others.
+/// A file given by `-o`, in a directory with unrelated files.
 #[test]
 fn a_single_file_is_whole_wherever_it_is_killed() {
     let s = Sandbox::new();
@@ -128,7 +128,7 @@ fn a_training_ends_with_the_same_bytes_wherever_it_is_killed() {
     let whole = outputs(&s.join("whole"));
     let points = at_every_point(&s, "train", TRAIN, None, &whole);
     assert!(points > 15, "plan, log, best, state of each epoch, last, manifest: {points}");
-    // From the end of its first epoch on.
+    // Continue from the end of the first epoch.
     let mut point = 0;
     while !s.join("half/state.safetensors").exists() {
         point += 1;
@@ -137,7 +137,7 @@ fn a_training_ends_with_the_same_bytes_wherever_it_is_killed() {
     }
     let resumed = at_every_point(&s, "train", TRAIN, Some(&s.join("half")), &whole);
     assert!(resumed > 10 && resumed < points, "{resumed} of {points}");
-    // From a finished run that has lost its last weights.
+    // Continue from a finished run that has lost its last weights.
     copy(&s.join("whole"), &s.join("lost"));
     fs::remove_file(s.join("lost/last.safetensors")).unwrap();
     at_every_point(&s, "train", TRAIN, Some(&s.join("lost")), &whole);
@@ -165,14 +165,14 @@ fn the_other_tools_end_with_the_same_bytes_wherever_they_are_killed() {
         assert!(points > 4, "{tool}: {points}");
         fs::remove_dir_all(s.join("whole")).unwrap();
     }
-    // In the place of another data set, with other shards.
+    // Replace another data set, which has other shards.
     s.one("mk-imbalance", &format!("{DATA} --val-fraction 0.34 --out other"));
     s.one("mk-imbalance", &format!("{DATA} --out whole"));
     at_every_point(&s, "mk-imbalance", DATA, Some(&s.join("other")), &outputs(&s.join("whole")));
 }
 
-/// What a kill between the best weights and the state left could not be continued with other instructions:
-/// those have other best weights.
+/// After a kill between writing the best weights and the state, a training could once not be continued with
+/// another instruction set, whose best weights differ.
 #[test]
 fn a_training_goes_on_by_other_instructions_wherever_it_is_killed() {
     let sets: Vec<_> = Isa::available().iter().map(|isa| isa.for_floats().name()).collect();
@@ -231,7 +231,7 @@ fn best_weights_that_are_not_the_states_are_found_before_training_goes_on() {
     s.tool("train", &run).env("REMIX_KILL_AT", "9").assert().interrupted();
 }
 
-/// Image files, whose shards are kept over a kill.
+/// Image files, whose finished shards survive a kill.
 #[test]
 fn a_data_set_of_files_is_the_same_wherever_it_is_killed() {
     let s = Sandbox::new();
@@ -241,7 +241,7 @@ fn a_data_set_of_files_is_the_same_wherever_it_is_killed() {
         let image = image::RgbImage::from_fn(12, 12, |x, y| image::Rgb([n, x as u8, y as u8]));
         image.save(dir.join(format!("{n}.png"))).unwrap();
     }
-    // A few images a shard.
+    // The limit allows a few images per shard.
     let run = "--dataset folder --data photos --size 8 --shard-bytes 1500 -q";
     s.one("mk-imbalance", &format!("{run} --out whole"));
     let whole = outputs(&s.join("whole"));

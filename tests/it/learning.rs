@@ -1,5 +1,5 @@
-//! Whether training learns: well above chance within a few epochs, and the rare classes better with a method
-//! that is made for them.
+//! Tests that training learns: well above chance within a few epochs, and better on the rare classes with a
+//! method that is made for them.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::common::Sandbox;
 
 const SHORT: &str = "--arch resnet20 --batch-size 32 --lr 0.05 --precision bf16 -q";
 
-/// The mean accuracy on the five rarest classes.
+/// Returns the mean accuracy on the five rarest classes.
 fn rare(metrics: &Value) -> f64 {
     let all = metrics["metrics"]["per_class"].as_array().unwrap();
     all[5..].iter().map(|v| v.as_f64().unwrap()).sum::<f64>() / 5.0

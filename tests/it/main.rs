@@ -1,4 +1,4 @@
-//! Integration tests, one module a tool. `common` has what they share.
+//! Integration tests, mostly one module per tool. `common` has the helpers that they share.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod candle;

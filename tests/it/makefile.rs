@@ -1,4 +1,4 @@
-//! The Makefile's graph, on a small synthetic grid: what runs again, and what does not.
+//! Tests the Makefile's graph on a small synthetic grid: what runs again, and what does not.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use assert_cmd::cargo::cargo_bin;
 
 use super::common::{Sandbox, make};
 
-/// The manifests of the two runs that [`table`] trains.
+/// Returns the manifests of the two runs that [`table`] trains.
 fn runs(out: &Path) -> Vec<String> {
     let mut found: Vec<_> =
         fs::read_dir(out.join("runs")).expect("runs").flatten().map(|e| e.path()).collect();
@@ -16,7 +16,8 @@ fn runs(out: &Path) -> Vec<String> {
     found.iter().map(|dir| fs::read_to_string(dir.join("manifest.json")).expect("a manifest")).collect()
 }
 
-/// `make FLAGS table` of ERM and Remix for one epoch, with the tools of this build; its whole output.
+/// Runs `make FLAGS table` for ERM and Remix with one epoch and the tools of this build; returns its whole
+/// output.
 fn table(sandbox: &Sandbox, flags: &str) -> String {
     let tools = cargo_bin("train").parent().expect("a directory").display().to_string();
     let command = format!(
@@ -35,7 +36,8 @@ fn table(sandbox: &Sandbox, flags: &str) -> String {
     said
 }
 
-/// Trainings that are started, or would be by `make -n`, and epochs that were trained.
+/// Returns the number of trainings that were started (or would be, with `make -n`) and the number of epochs
+/// trained.
 fn trained(said: &str) -> (usize, usize) {
     let count = |is: fn(&str) -> bool| said.lines().filter(|l| is(l)).count();
     (count(|l| l.starts_with("train ") || l.contains("/train\" ")), count(|l| l.contains(": epoch 1/1")))
@@ -50,13 +52,13 @@ fn what_is_there_is_not_made_again() {
     assert!(said.contains("| Remix"), "the table is shown: {said}");
     let first = runs(sandbox.path());
 
-    // Again: no training is asked for, evaluation answers from its cache, the table is shown.
+    // The second time no training is requested, evaluation answers from its cache, and the table is shown.
     assert_eq!(trained(&table(&sandbox, "-n")), (0, 0));
     let said = table(&sandbox, "");
     assert_eq!(trained(&said), (0, 0));
     assert!(said.contains("| Remix") && !said.contains("top-1 "), "{said}");
 
-    // A touched data set is asked about once and changes nothing.
+    // After a data set is touched, `train` is asked once and nothing changes.
     let touch = |name: &str| {
         let file = fs::File::options().append(true).open(sandbox.join(name)).expect(name);
         file.set_modified(std::time::SystemTime::now()).expect("touched");
@@ -73,7 +75,7 @@ fn what_is_there_is_not_made_again() {
         assert_eq!(trained(&table(&sandbox, &format!("-n {other}"))), (wanted, 0), "{other}");
     }
 
-    // A data set that is gone is made again, the same; the runs stay.
+    // A deleted data set is made again with the same content; the runs stay.
     fs::remove_dir_all(sandbox.join("data")).expect("removed");
     assert_eq!(trained(&table(&sandbox, "")), (2, 0));
     assert_eq!(runs(sandbox.path()), first);

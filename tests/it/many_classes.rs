@@ -1,4 +1,5 @@
-//! 8,142 classes, as iNaturalist 2018 has: every tool takes them, and what cannot show so many says so.
+//! Tests 8,142 classes, as in iNaturalist 2018: every tool accepts them, and outputs that cannot show so many
+//! report it.
 
 use std::fs;
 use std::io::Write;
@@ -13,18 +14,18 @@ use serde_json::{Value, json};
 use crate::common::{Sandbox, edit, flip, refused};
 use crate::fabricate::{checkpoint, manifest};
 
-/// Images of a split: one of every so many classes.
+/// Number of test images, spread over the classes.
 const TEST: usize = 64;
 
 /// Height and width of the images: small ones train faster.
 const SIDE: usize = 8;
 
-/// The label of test image `i`.
+/// Returns the label of test image `i`.
 fn label(i: usize, classes: usize) -> i64 {
     (i * 127 % classes) as i64
 }
 
-/// A data set of many classes: one training image of each class, and [`TEST`] test images.
+/// Publishes a data set of many classes: one training image of each class, and [`TEST`] test images.
 fn dataset(dir: &Path, classes: usize) -> Manifest {
     let params =
         json!({"dataset": "cifar10", "imb_type": "exp", "imb_ratio": 100}).as_object().unwrap().clone();
@@ -60,7 +61,7 @@ fn dataset(dir: &Path, classes: usize) -> Manifest {
     w.publish(outputs, metrics.as_object().unwrap().clone(), Object::new()).unwrap()
 }
 
-/// A data set in `data`, a checkpoint in `run` and its evaluation in `m`.
+/// Makes a data set in `data`, a checkpoint in `run` and its evaluation in `m`.
 pub fn prepared(classes: usize) -> Sandbox {
     let s = Sandbox::new();
     let data = dataset(&s.join("data"), classes);
@@ -78,7 +79,7 @@ fn ints(file: &SafeTensors, name: &str) -> Vec<i64> {
     }
 }
 
-/// Sorted (true, predicted, count) of an evaluation's file.
+/// Returns the sorted (true, predicted, count) triples in an evaluation's file.
 fn cells(dir: &Path) -> Vec<[i64; 3]> {
     let bytes = fs::read(dir.join("confusion.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -110,7 +111,7 @@ fn every_tool_takes_8142_classes() {
     assert_eq!(m.outputs[0].rows, Some(found.len() as u64));
     assert_eq!(found.iter().map(|c| c[2]).sum::<i64>(), TEST as i64);
 
-    // The cache and --verify know the file.
+    // The cache and --verify check the file.
     assert_eq!(s.one("eval", "run -q --out m --verify")["key"], m.key.as_str());
     flip(&s.join("m/confusion.safetensors"));
     s.tool("eval", "run -q --out m --verify").assert().code(1);
@@ -159,7 +160,7 @@ fn a_matrix_of_some_hundred_classes_is_drawn_from_its_file() {
     s.one("report", "figure --kind confusion m -q -o b/f.svg");
     assert!(fs::read(s.join("b/f.svg")).unwrap() == drawn);
 
-    // A file that is gone, changed, or holds something else.
+    // The file is missing, changed, or holds something else.
     let restore = || {
         fs::remove_dir_all(s.join("m")).unwrap();
         s.one("eval", "run -q --out m");
@@ -173,7 +174,7 @@ fn a_matrix_of_some_hundred_classes_is_drawn_from_its_file() {
         s.tool("report", "figure --kind confusion m -o c/f.svg").assert(),
         "blake3 differs from its manifest",
     );
-    // The evaluation alone is enough for a table.
+    // A table needs only the manifest.
     s.one("report", "table m -q --out table");
     let bytes = |t: &[i64], p: &[i64], n: &[u32]| {
         let of = |v: &[i64]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();

@@ -1,4 +1,4 @@
-//! The table of mixes, losses and rules in the guide is that of the program.
+//! Tests that the guide's table of mixes, losses and rules is that of the program.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,7 +9,7 @@ use remix::methods::loss::LossKind;
 use remix::methods::mix::MixKind;
 use remix::methods::rule::RuleKind;
 
-/// Lines of the page between which the table stands.
+/// The lines of the page before and after the table.
 const FRAME: [&str; 2] =
     ["<!-- made by `REMIX_BLESS=1 cargo test methods_table` -->\n", "<!-- end of what is made -->\n"];
 

@@ -1,4 +1,5 @@
-//! `mk-imbalance` on data that needs no download: the cache, what ends up in the directory, and bad input.
+//! Tests `mk-imbalance` on data that needs no download: the cache, the contents of the directory, and bad
+//! input.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -148,7 +149,7 @@ fn absurd_flags_are_refused() {
     assert!(!s.join("data").exists(), "nothing was made");
 }
 
-/// A directory in the binary form with sparse batches: every label is 0.
+/// Makes a directory in the binary form with sparse batch files, in which every label is 0.
 fn sparse(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
     for n in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
@@ -260,7 +261,7 @@ fn a_full_disk_leaves_the_earlier_result() {
     assert!(unmounted);
 }
 
-/// A whole CIFAR-10 in the binary form, with patterns for pixels.
+/// Makes a complete CIFAR-10 in the binary form, with patterns as pixels.
 fn fake(dir: &Path) {
     sparse(dir);
     for (n, name) in
@@ -288,7 +289,7 @@ fn directory_and_archive_give_the_same_bytes_under_different_keys() {
     tar.into_inner().unwrap().finish().unwrap();
 
     let from_dir = s.one("mk-imbalance", "--dataset cifar10 --data in --imb-ratio 50 --out a");
-    // Balanced and whole, but not what Toronto publishes.
+    // The set is balanced and complete, but not the one that Toronto publishes.
     assert_eq!(from_dir["metrics"]["official"], false);
     let said =
         s.tool("mk-imbalance", "--dataset cifar10 --data in --out c").assert().success().get_output().clone();

@@ -1,5 +1,5 @@
-//! `mk-imbalance` on the official files. The shards whose hashes are in the fixture were compared with
-//! numpy's subset image by image by `scripts/check-subset.py`.
+//! Tests `mk-imbalance` on the official files. The shards whose hashes are in the fixture were compared with
+//! numpy's subset, image by image, by `scripts/check-subset.py`.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ fn shards_of_the_official_files_are_the_checked_ones() {
     let fixture: Value = serde_json::from_str(include_str!("../fixtures/real_shards.json")).unwrap();
     let s = Sandbox::new();
     for (flags, expected) in fixture.as_object().unwrap() {
-        // Directories of either form; --data is the directory that holds all four.
+        // --data is the directory that holds all four official directories, in both forms.
         let m = s.one("mk-imbalance", &format!("{flags} --out d --data {}", root.display()));
         let hash = |role: &str| {
             let of_role = m["outputs"].as_array().unwrap().iter().filter(|o| o["role"] == role);

@@ -1,8 +1,8 @@
-//! Files that were cut, flipped, spliced, or had their values replaced by extreme ones: whatever a tool
-//! reads, it ends within a time limit, with exit code 0, 1 or 2, and without a panic.
+//! Tests files that were cut, flipped or spliced, or had values replaced by extreme ones. Whatever a tool
+//! reads, it must end within a time limit, with exit code 0, 1 or 2, and without a panic.
 //!
-//! Mutated values come in two kinds: as they are, which the digest finds, and sealed anew, so that what is
-//! behind it is reached; there the hashes of files in manifests are made right as well.
+//! Mutated values come in two kinds: unsealed, which the digest detects, and sealed again, so that the code
+//! behind the digest check is reached. In the second kind, the file hashes in manifests are updated as well.
 
 use std::fs;
 use std::path::Path;
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::common::{Sandbox, seal};
 use crate::many_classes;
 
-/// Mutations of each file and kind.
+/// Number of mutations per file and kind.
 const CASES: u64 = 12;
 
-/// A small generator, so that a case can be repeated by its number.
+/// A small random generator, so that a case can be reproduced from its number.
 struct Random(u64);
 
 impl Random {
@@ -32,7 +32,8 @@ impl Random {
     }
 }
 
-/// Damages bytes: cuts, flips a bit, overwrites some, repeats or drops a piece, changes the first 64.
+/// Damages bytes: truncates them, flips a bit, overwrites, repeats or drops a piece, or changes one of the
+/// first 64.
 fn damage(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if bytes.is_empty() {
@@ -58,7 +59,7 @@ fn damage(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Replaces one value, anywhere in a document, by an extreme one, or removes it.
+/// Replaces one value anywhere in a document by an extreme one, or removes it.
 fn extreme(v: &mut Value, random: &mut Random) {
     match v {
         Value::Object(map) if !map.is_empty() && random.below(12) > 0 => {
@@ -96,7 +97,7 @@ fn extreme(v: &mut Value, random: &mut Random) {
     }
 }
 
-/// Runs a tool on what was mutated. `what` tells the case.
+/// Runs a tool on mutated input; `what` names the case.
 fn holds(s: &Sandbox, tool: &str, args: &str, what: &str) {
     let output = s.tool(tool, args).timeout(Duration::from_secs(60)).write_stdin("").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -109,7 +110,7 @@ fn holds(s: &Sandbox, tool: &str, args: &str, what: &str) {
     assert!(!said.contains("panicked"), "{what}: {tool} {args}: {said}");
 }
 
-/// Makes the manifest's entry for a file that of the file as it is now.
+/// Updates the manifest's entry for a file to match the current file.
 fn list_anew(dir: &Path, name: &str) {
     let file = dir.join("manifest.json");
     let mut v: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
@@ -214,7 +215,8 @@ fn confusion_matrices_of_many_classes() {
     output(&s, "m", "confusion.safetensors", "report", "figure --kind confusion m -q");
 }
 
-/// Damages one file that a manifest lists, half of the time with the manifest made right, and reads it.
+/// Damages one file that a manifest lists, half of the time with a matching manifest, and runs a tool that
+/// reads it.
 fn output(s: &Sandbox, dir: &str, name: &str, tool: &str, args: &str) {
     let (file, manifest) = (s.join(dir).join(name), s.join(dir).join("manifest.json"));
     let (sound, listed) = (fs::read(&file).unwrap(), fs::read(&manifest).unwrap());
@@ -222,8 +224,8 @@ fn output(s: &Sandbox, dir: &str, name: &str, tool: &str, args: &str) {
         let mut random = Random::new(case);
         let mut bytes = damage(&sound, &mut random);
         if case % 4 == 3 {
-            // The header of safetensors, and the lines of a log, are JSON: lengths and offsets beyond all
-            // bounds.
+            // The header of safetensors and the lines of a log are JSON: change a digit, for lengths and
+            // offsets out of bounds.
             let text = String::from_utf8_lossy(&sound[..sound.len().min(4096)]).into_owned();
             let digits: Vec<usize> = text
                 .char_indices()
@@ -271,7 +273,7 @@ fn what_a_training_goes_on_from() {
             with_half(&s, &run, name, case, &damage(&sound, &mut random));
         }
     }
-    // A plan with extreme values, as it is and with the key and digest that belong to it.
+    // A plan with extreme values, once unsealed and once with a matching key and digest.
     let sound: Value = serde_json::from_str(&fs::read_to_string(s.join("half/plan.json")).unwrap()).unwrap();
     for case in 0..2 * CASES {
         let mut plan = sound.clone();
@@ -285,7 +287,7 @@ fn what_a_training_goes_on_from() {
     }
 }
 
-/// Goes on with a copy of the training in `half`, with other bytes in one of its files.
+/// Continues a copy of the training in `half` with other bytes in one of its files.
 fn with_half(s: &Sandbox, run: &str, name: &str, case: u64, bytes: &[u8]) {
     fs::create_dir(s.join("x")).unwrap();
     for entry in fs::read_dir(s.join("half")).unwrap() {
@@ -297,7 +299,7 @@ fn with_half(s: &Sandbox, run: &str, name: &str, case: u64, bytes: &[u8]) {
     fs::remove_dir_all(s.join("x")).unwrap();
 }
 
-/// A .tar.gz of files.
+/// Packs files into a .tar.gz.
 fn pack(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let mut tar = tar::Builder::new(gz);
@@ -314,7 +316,7 @@ fn pack(files: &[(String, Vec<u8>)]) -> Vec<u8> {
 fn official_files() {
     let s = Sandbox::new();
     fs::create_dir_all(s.join("cifar-10-batches-py")).unwrap();
-    // A pickle of the form that the official files have, of one image.
+    // A pickle in the form of the official files, with one image.
     let mut batch = b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87Rq\x05(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00".to_vec();
     batch.extend([7; 3072]);
     batch.extend(b"tbU\x06labelsq\x08]q\x09K\x03au.");

@@ -1,4 +1,4 @@
-//! The tools together: pipes, what they say to people, and what a key does and does not depend on.
+//! Tests the tools together: pipes, messages for people, and what a key does and does not depend on.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::common::Sandbox;
 const DATA: &str = "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4";
 const TRAIN: &str = "--method remix --arch resnet20 --epochs 1 --batch-size 32";
 
-/// Runs a line of bash with the tools' directory in `$B`; fails if any part of a pipe does.
+/// Runs a line of bash with the tools' directory in `$B`; the line fails if any part of a pipe does.
 fn shell(s: &Sandbox, line: &str) -> Output {
     let bin = assert_cmd::cargo::cargo_bin("train");
     Command::new("bash")
@@ -40,15 +40,15 @@ fn one_line_from_nothing_to_a_table() {
     let output = shell(&s, &line);
     let report = manifests(&output).remove(0);
     assert_eq!((&report["kind"], &report["metrics"]["cells"]), (&json!("report"), &json!(1)));
-    // Everything came through pipes, and the table says that it has two seeds.
+    // Everything came through pipes, and the table says that there are two seeds.
     let file = Path::new(report["path"].as_str().unwrap()).with_file_name("table.md");
     assert!(fs::read_to_string(file).unwrap().contains("(2) |"));
-    // For people: lines of text, no bar.
+    // The messages for people are lines of text, without a progress bar.
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("epoch 1/1") && said.contains("top-1"), "{said}");
     assert!(!said.contains(['\r', '\x1b']), "{said:?}");
 
-    // Only the evaluation and the report are asked again, from files; from another directory too.
+    // Only the evaluation and the report are run again, on files, and also from another directory.
     let again = manifests(&shell(&s, "cat runs/*/manifest.json | $B/eval -q | $B/report table -q"));
     assert_eq!(again, std::slice::from_ref(&report), "from the cache");
     fs::create_dir(s.join("elsewhere")).unwrap();
@@ -77,7 +77,7 @@ fn a_reader_that_has_enough_is_no_error() {
 fn evaluation_starts_while_training_goes_on() {
     let s = Sandbox::new();
     s.one("mk-imbalance", &format!("{DATA} -q --out data"));
-    // `hold` keeps the pipe open after the first checkpoint until the evaluation of it is there.
+    // `hold` keeps the pipe open after the first checkpoint until its evaluation exists.
     let hold = "for i in $(seq 600); do ls metrics/*/manifest.json && exit 0; sleep 0.1; done >/dev/null 2>&1; exit 1";
     let output = shell(&s, &format!("{{ $B/train data {TRAIN} -q; ({hold}); }} | $B/eval -q"));
     assert_eq!(manifests(&output).len(), 1);
@@ -92,13 +92,13 @@ fn a_moved_directory_is_found_by_its_argument() {
     fs::rename(s.join("a"), s.join("b")).unwrap();
     let after = s.one("eval", "b/runs/r/manifest.json -q --out m");
     assert_eq!(before, after, "the same key, from the cache");
-    // A pipe does not say where the files have gone.
+    // A manifest from a pipe does not say where the files have moved.
     let output = shell(&s, "cat b/runs/r/manifest.json | $B/eval -q");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("pass its path as an argument"));
 }
 
-/// Runs `train` with stderr on a terminal (script's), and gives what came there.
+/// Runs `train` with stderr on a terminal (of script(1)) and returns what it shows.
 fn on_a_terminal(s: &Sandbox, setting: &str, more: &str) -> Option<String> {
     let bin = assert_cmd::cargo::cargo_bin("train");
     let command = format!("{setting} {} data {TRAIN} {more} >/dev/null", bin.display());
@@ -172,10 +172,10 @@ fn both_forms_of_the_official_files_are_one_data_set_to_train() {
     assert_eq!(keys[0], keys[1]);
 }
 
-/// One step: after several, rounding has turned ReLUs over and the runs are different ones.
+/// A single step: after several, rounding has flipped ReLUs and the runs diverge.
 const ONE_STEP: &str = "--arch resnet20 --epochs 1 --batch-size 65536 --milestones none --lr 0.01";
 
-/// All tensors of `f32` of a file, one behind the other.
+/// Returns all f32 tensors of a file whose names contain `name`, one after another.
 fn floats(bytes: &[u8], name: &str) -> Vec<f32> {
     let tensors = SafeTensors::deserialize(bytes).unwrap();
     let mut tensors: Vec<_> = tensors.iter().filter(|(n, _)| n.contains(name)).collect();
@@ -187,7 +187,7 @@ fn floats(bytes: &[u8], name: &str) -> Vec<f32> {
         .collect()
 }
 
-/// The distance of all values together, relative to what they should be.
+/// Returns the relative distance (in the L2 norm) of all values from what they should be.
 fn distance(found: &[f32], truth: &[f32]) -> f64 {
     let norm =
         |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
@@ -195,7 +195,8 @@ fn distance(found: &[f32], truth: &[f32]) -> f64 {
     norm(&mut found.iter().zip(truth).map(|(a, b)| a - b)) / norm(&mut truth.iter().copied())
 }
 
-/// The logits of the test images, and the weights, after one step, both with one instruction set.
+/// Returns the embedding's bytes, the logits of the test images and the weights after one step, all with one
+/// instruction set.
 fn logits(s: &Sandbox, isa: Isa, precision: &str, threads: u32) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
     let name = format!("{}-{precision}-{threads}", isa.name());
     for (tool, args) in [
@@ -221,7 +222,7 @@ fn instruction_sets_agree() {
     let s = Sandbox::new();
     s.one("mk-imbalance", &format!("{DATA} -q --out data"));
     let sets = Isa::available();
-    // In bf16 a value falls to the other side of a rounding, and Winograd rounds what the others do not.
+    // In bf16 a value may round to the other side, and Winograd rounds values that the other kernels do not.
     for (precision, bound, all) in [("f32", 1e-4, 1e-5), ("bf16", 1e-2, 1e-3)] {
         let (_, best, weights) = logits(&s, sets[0], precision, 1);
         let scale = best.iter().fold(0.0f32, |m, x| m.max(x.abs()));

@@ -1,4 +1,4 @@
-//! `embed --project`: the map beside the features, its cache, and parameters that make no sense.
+//! Tests `embed --project`: the map beside the features, its cache, and parameters that make no sense.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::common::{Sandbox, refused};
 use crate::fabricate::{checkpoint, manifest};
 
-/// A checkpoint `run` over 40 test images.
+/// Makes a checkpoint in `run`, with a data set of 40 test images.
 fn prepared() -> Sandbox {
     let s = Sandbox::new();
     s.one(
@@ -63,7 +63,7 @@ fn another_map_takes_the_features_that_are_there() {
         keys.push(m["key"].clone());
         assert_eq!(started(&plain), at, "the features were not made again");
     }
-    // All four are results of their own.
+    // All four are separate results.
     assert_eq!(fs::read_dir(s.join("embeddings")).unwrap().count(), 4);
     let pca = s.one("embed", "run -q --project pca");
     assert_eq!(pca["key"], keys[1]);

@@ -1,11 +1,11 @@
-//! Every shell command of the README and of some pages of the guide runs.
+//! Tests that every shell command of the README and of some pages of the guide runs.
 //!
-//! - Lines that start with `make` run as `make -n` in the repository: targets and variables exist, and the
-//!   graph holds together. What the targets then do is tested in `makefile.rs`; the demo itself runs in
-//!   `.ci/run`.
-//! - All other lines run as they stand, one script a page, in a directory of their own. `target/release`
-//!   holds stand-ins there that start the real tools in small: `mk-imbalance` takes synthetic images for
-//!   CIFAR, `train` runs one epoch of ResNet-20.
+//! - Lines that start with `make` run as `make -n` in the repository, which checks that targets and variables
+//!   exist and that the graph is consistent. What the targets do is tested in `makefile.rs`; the demo itself
+//!   runs in `.ci/run`.
+//! - All other lines run as they are, one script per page, in a directory of their own. There,
+//!   `target/release` holds scripts that start the real tools at a small scale: `mk-imbalance` uses synthetic
+//!   images instead of CIFAR, and `train` runs one epoch of ResNet-20.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ use assert_cmd::cargo::cargo_bin;
 
 use super::common::{Sandbox, make};
 
-/// The `sh` blocks of a page of the repository, line by line, without comments and blank lines.
+/// Returns the lines of a page's `sh` blocks, without comments and blank lines.
 fn commands(page: &str) -> Vec<String> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).expect("the page");
     let (mut inside, mut found) = (false, vec![]);
@@ -32,13 +32,13 @@ fn commands(page: &str) -> Vec<String> {
     found
 }
 
-/// `target/release` in the sandbox, with the tools in small.
+/// Writes `target/release` in the sandbox, with the tools at a small scale.
 fn stand_ins(sandbox: &Sandbox) {
     let dir = sandbox.join("target/release");
     fs::create_dir_all(&dir).expect("made");
     let real = |tool| -> PathBuf { cargo_bin(tool) };
     for tool in ["mk-imbalance", "train", "eval", "embed", "report"] {
-        // Another data set, or a smaller network and one epoch, whether or not the command has some.
+        // Use another data set, or a smaller network and one epoch, whether or not the command sets them.
         let edit = match tool {
             "mk-imbalance" => {
                 "set -- \"${@/cifar10/synthetic}\"\n\
@@ -98,7 +98,7 @@ fn every_command_runs() {
     }
 }
 
-/// Files with some endings below a directory of the repository.
+/// Collects the files with some endings below a directory.
 fn files(dir: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("a directory").flatten() {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
@@ -110,7 +110,7 @@ fn files(dir: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The pages of the repository.
+/// Returns the pages of the repository.
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(|name| root.join(name)).to_vec();
@@ -120,7 +120,7 @@ fn pages() -> Vec<PathBuf> {
     all
 }
 
-/// Comments and prose have at most 120 columns; tables, code and what programs make do not count.
+/// Comments and prose have at most 120 columns; tables, code and generated text are exempt.
 #[test]
 fn comments_and_prose_are_wrapped() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

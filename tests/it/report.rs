@@ -1,4 +1,4 @@
-//! `report table`: the numbers in its files, what it refuses to average, and bad input.
+//! Tests `report table`: the numbers in its files, what it refuses to average, and bad input.
 
 use std::fs;
 use std::path::Path;
@@ -20,12 +20,12 @@ fn prepared(all: &[Evaluation]) -> Sandbox {
     s
 }
 
-/// Changes to a checkpoint's params for the schedule of the paper's runs.
+/// Returns changes to a checkpoint's params for the schedule of the paper's runs.
 fn paper() -> Value {
     json!({"recipe": "paper", "milestones": [150, 250]})
 }
 
-/// Three runs with the paper's schedule.
+/// Returns three runs with the paper's schedule.
 fn three_seeds() -> Vec<Evaluation<'static>> {
     let seed = |(seed, top1)| Evaluation { seed, top1, with: paper(), ..Evaluation::default() };
     [(0, 74.0), (1, 76.0), (2, 75.3)].into_iter().map(seed).collect()
@@ -83,7 +83,7 @@ fn the_four_files() {
     let tex = read("table.tex");
     assert!(tex.contains("Remix & $75.10 \\pm 1.01$ (3) & 75.36 & $-0.26$ & 75.05 & -- & 88.15"), "{tex}");
     assert_eq!(tex.matches('{').count(), tex.matches('}').count(), "{tex}");
-    // As many fields in a row as the columns that are declared.
+    // A row has as many fields as there are columns declared.
     let fields = tex.lines().find(|l| l.starts_with("Remix")).unwrap().matches(" & ").count();
     assert!(tex.contains(&format!("\\begin{{tabular}}{{l{}}}", "r".repeat(fields))), "{tex}");
 
@@ -175,7 +175,7 @@ fn what_differs_is_not_averaged() {
 #[test]
 fn other_images_are_not_averaged() {
     let s = prepared(&three_seeds());
-    // As if another pixel had been in the official file of the third.
+    // Pretend that the official file of the third run had another pixel.
     edit(&s.join("m/2"), |v| {
         for i in [json!("/inputs/0/inputs/0"), json!("/inputs/1")] {
             let dataset = v.pointer_mut(i.as_str().unwrap()).unwrap();
@@ -192,7 +192,7 @@ fn other_images_are_not_averaged() {
     );
     assert!(md.contains(" (2) |") && md.matches("| Remix (images ").count() == 2, "{md}");
 
-    // Images that were chosen otherwise are told by that alone.
+    // Images that were chosen by other params are distinguished by those params alone.
     edit(&s.join("m/2"), |v| {
         for dataset in ["/inputs/0/inputs/0", "/inputs/1"] {
             v.pointer_mut(dataset).unwrap()["params"]["rand_number"] = json!(1);
@@ -206,8 +206,8 @@ fn other_images_are_not_averaged() {
         "{md}"
     );
 
-    // Alone, what is not the published images has no published value beside it; other shards and files of the
-    // same images are the same.
+    // Unpublished images have no published value beside them, even alone. The same images in other shards and
+    // files count as the same.
     let images = |v: &mut Value, official: bool, hash: &str| {
         for dataset in ["/inputs/0/inputs/0", "/inputs/1"] {
             v.pointer_mut(dataset).unwrap()["facts"] =
@@ -289,7 +289,8 @@ fn a_difference_stands_beside_runs_of_the_published_schedule_alone() {
     );
 }
 
-/// A method of published.json: name and changes to the params of its preset, `focal(gamma=1.0)`.
+/// Returns a method of published.json as its base name and the params of its preset with the options applied,
+/// such as those of `focal(gamma=1.0)`.
 fn published_method(name: &str) -> (&str, Value) {
     let (base, options) = name.trim_end_matches(')').split_once('(').unwrap_or((name, ""));
     let mut with = json!(preset(base).unwrap());
@@ -396,7 +397,7 @@ fn focal_as_the_guide_has_it_shows_the_papers_values() {
 
 #[test]
 fn our_own_four_runs_stand_in_one_cell() {
-    // The evaluation of the run on a GPU, and what the same tool gives of the three others.
+    // The evaluation of the run on a GPU, and what the same tool gives for the three others.
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/results/table1-gpu/eval-last.jsonl");
     let text = fs::read_to_string(file).unwrap();
     let is_it = |v: &Value| v["inputs"][0]["key"].as_str().unwrap().starts_with("8aba99a50e1a");
@@ -427,7 +428,7 @@ fn our_own_four_runs_stand_in_one_cell() {
     fs::write(s.join("all.json"), all.concat()).unwrap();
     s.one("report", "table all.json --out t -q");
     let md = fs::read_to_string(s.join("t/table.md")).unwrap();
-    // statistics.mean and stdev of [74.82, 67.33, 66.80, 73.27]
+    // statistics.mean and stdev of [74.82, 67.33, 66.80, 73.27].
     assert!(md.contains("| Remix-RW | 70.55 ± 4.09 (4 runs of 2 seeds) | 75.10‡ | 74.56 |"), "{md}");
     assert!(md.contains("All rows: bf16.") && md.contains("over runs (number of runs"), "{md}");
     assert!(!md.contains("by version 1 of train"), "{md}");
@@ -458,7 +459,8 @@ fn our_own_four_runs_stand_in_one_cell() {
     s.one("report", "figure --kind confusion all.json -o f/a.svg -q");
     assert!(fs::read_to_string(s.join("f/a.svg")).unwrap().contains("mean of 4 runs of 2 seeds"));
 
-    // Another evaluation of the first run, by a later version that says what computed it, is no further run.
+    // Another evaluation of the first run, by a later version that records what computed it, does not count
+    // as another run.
     let again = run(0, 66.81, own, Some("cuda:0 NVIDIA H200"), 1);
     let newer = run(1, 70.0, "dddd", Some("avx512"), 2);
     fs::write(s.join("more.json"), all.concat() + &again + &newer).unwrap();
@@ -476,7 +478,8 @@ fn our_own_four_runs_stand_in_one_cell() {
     assert!(fs::read_to_string(s.join("hm/a.html")).unwrap().contains("5 evaluations of 5 runs"));
 }
 
-/// An evaluation of a bare file, as `eval` would publish it: where the file was, its hash, and top-1.
+/// Publishes an evaluation of a bare file, as `eval` would, with the file's path and hash and its top-1
+/// accuracy.
 fn bare(dir: &Path, file: &Path, hash: &str, top1: f64) {
     evaluation(dir, &Evaluation { which: "file", top1, ..Evaluation::default() });
     edit(dir, |v| {
@@ -607,7 +610,7 @@ fn names_from_outside_cannot_become_markup() {
         !md.contains("<img") && !md.contains("<b>") && !md.contains("<i>") && md.contains("[a\\](http"),
         "{md}"
     );
-    // Two columns before the numbers' table, as many everywhere.
+    // Three separators: the row has as many fields as the table's two columns.
     let rows: Vec<&str> = md.lines().filter(|l| l.starts_with("| weights")).collect();
     assert!(!rows.is_empty() && rows[0].replace("\\|", "").matches('|').count() == 3, "{md}");
     assert!(md.lines().next().unwrap().starts_with("## &lt;b>da ta&lt;/b>\\_\\$x\\$, weights"), "{md}");
@@ -667,7 +670,7 @@ fn copies_count_once_and_other_weights_of_a_seed_are_another_run() {
 #[test]
 fn copied_manifests_are_enough() {
     let s = prepared(&three_seeds());
-    // One file of three manifests, whose directories are gone.
+    // One file with three manifests, whose directories are gone.
     let all: String =
         (0..3).map(|n| fs::read_to_string(s.join(format!("m/{n}/manifest.json"))).unwrap()).collect();
     let m = s.one("report", "table m/0 m/1 m/2 --out a -q");

@@ -1,4 +1,4 @@
-//! The committed JSON Schema is the one of the code, and what the tools write keeps to it.
+//! Tests that the committed JSON Schema is that of the code, and that the tools' manifests conform to it.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Classifiers on features, corrected logits and sweeps: `embed --splits`, `train --classifier`,
+//! Tests classifiers on features, adjusted logits and sweeps: `embed --splits`, `train --classifier` and
 //! `eval --adjust`.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use crate::common::{Sandbox, edit, flip, refused};
 
 const DATA: &str = "--dataset synthetic --train-per-class 40 --test-per-class 6 --imb-ratio 10 --val-fraction 0.2 -q --out data";
 
-/// A data set, a network and its features.
+/// Makes a data set, a network and its features.
 fn prepared() -> Sandbox {
     let s = Sandbox::new();
     s.one("mk-imbalance", DATA);
@@ -23,7 +23,7 @@ fn prepared() -> Sandbox {
     s
 }
 
-/// The floats of some tensors of a file.
+/// Returns the f32 tensors of a file by name.
 fn floats(path: &Path) -> BTreeMap<String, Vec<f32>> {
     let bytes = fs::read(path).unwrap();
     let all = SafeTensors::deserialize(&bytes).unwrap().tensors();
@@ -66,7 +66,7 @@ fn every_classifier_is_the_same_on_features_and_on_images() {
         assert!(own.keys().filter(other).all(|k| own[k] == backbone[k]), "{name}: the network stays");
         // The best exponent may be 0.
         assert!(name == "auto" || own["linear.weight"] != backbone["linear.weight"], "{name}");
-        // On the features, then on the images, by the network with this classifier.
+        // Evaluate on the features, then on the images through the network with this classifier.
         let quick = s.one("eval", &format!("{name} -q"));
         let whole = s.one("eval", &format!("{name} --data data --device cpu -q"));
         assert_eq!(quick["metrics"]["top1"], whole["metrics"]["top1"], "{name}");
@@ -85,13 +85,13 @@ fn every_classifier_is_the_same_on_features_and_on_images() {
         if name == "auto" {
             assert!(m["metrics"]["tau_norm"].as_f64().is_some_and(|tau| (0.0..=2.0).contains(&tau)));
         }
-        // Any number of threads gives the same bytes; and it is found again.
+        // Any number of threads gives the same bytes, and the result is found again.
         s.one("train", &format!("features {flags} -q --threads 1 --out {name}-1"));
         let bytes = |dir: &str| fs::read(s.join(format!("{dir}/last.safetensors"))).unwrap();
         assert!(bytes(name) == bytes(&format!("{name}-1")), "{name}");
         assert_eq!(s.one("train", &format!("features {flags} -q --out {name}"))["run"], m["run"]);
     }
-    // tau-norm by hand.
+    // Compute tau-norm by hand.
     let (own, first) = (floats(&s.join("tau-norm/last.safetensors")), &backbone["linear.weight"]);
     for (row, of) in own["linear.weight"].chunks(64).zip(first.chunks(64)) {
         let length = of.iter().map(|w| w * w).sum::<f32>().sqrt();
@@ -164,12 +164,12 @@ fn nearest_neighbours_classify_features_alone() {
     assert_eq!(m["params"]["classifier"], json!({"name": "knn", "neighbours": 3}));
     let judged = s.one("eval", "knn -q");
     assert_eq!(judged["metrics"]["top1"], m["metrics"]["last_top1"]);
-    // A training image has no vote for itself.
+    // A training image does not vote for itself.
     let own = s.one("eval", "knn --split train -q");
     let [now, then] =
         [&own["metrics"]["top1"], &m["metrics"]["last_train_top1"]].map(|v| v.as_f64().unwrap());
     assert!((now - then).abs() < 1e-9, "{now} {then}");
-    // The vote by hand, of the 3 largest cosines.
+    // Compute the vote of the 3 largest cosines by hand.
     let unit = |row: &[f32]| {
         let length = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
         row.iter().map(|x| f64::from(*x) / length).collect::<Vec<f64>>()
@@ -231,7 +231,7 @@ fn a_classifier_on_each_of_two_networks_is_two_seeds() {
     assert!(table.contains(" (2) |") && !table.contains("runs of 1 seed"), "{table}");
     assert!(table.contains("schedule step"), "another schedule is another row: {table}");
     assert!(!table.contains("Runs of one seed were computed by different"), "{table}");
-    // On the images that the network was trained on, there is nothing to warn of.
+    // On the images that the network was trained on, there is no warning.
     let images = s.tool("eval", "c0 --data data --device cpu -q").assert().success();
     assert!(
         images.get_output().stderr.is_empty(),
@@ -254,8 +254,8 @@ fn augmented_passes_are_rows_behind_the_images() {
     let passes: Vec<&[f32]> = more.chunks(once.len()).collect();
     assert!(passes[0] == once, "the first pass is of the images as they are");
     assert!(passes[1] != once && passes[1] != passes[2]);
-    // Where images are only mirrored, or not, those that are not have the features of the plain pass, in its
-    // order.
+    // With mirroring as the only augmentation, images that are not mirrored have the features of the plain
+    // pass, in the same order.
     s.one(
         "train",
         "data --arch resnet20 --epochs 1 --batch-size 32 --crop-padding 0 --device cpu -q --out flips",
@@ -271,7 +271,8 @@ fn augmented_passes_are_rows_behind_the_images() {
         fs::read(s.join("more/test-features.safetensors")).unwrap(),
         fs::read(s.join("plain/test-features.safetensors")).unwrap()
     );
-    // What is computed at once goes by the images as they are, what is trained sees the passes.
+    // Classifiers computed in closed form use only the images as they are; trained ones see the augmented
+    // passes.
     for (flags, same) in [("ncm", true), ("linear --epochs 2", false)] {
         let weights = |dir: &str| {
             s.one("train", &format!("{dir} --classifier {flags} -q --out {dir}-c --force"));
@@ -280,7 +281,8 @@ fn augmented_passes_are_rows_behind_the_images() {
         assert_eq!(weights("more") == weights("plain"), same, "{flags}");
     }
     s.one("eval", "more-c --split train -q");
-    // A page of such an evaluation, and a table that does not average them with those of the images alone.
+    // A page can be made of such an evaluation, and a table does not average it with that of the images
+    // alone.
     let one = s.one("eval", "more-c -q");
     fs::write(s.join("one.json"), one.to_string()).unwrap();
     s.tool("report", "html one.json -o page.html -q").assert().success();
@@ -330,7 +332,7 @@ fn logits_are_adjusted_by_the_classes_shares() {
     let recall = |k: usize| other["metrics"]["per_class"][k].as_f64().unwrap();
     let weighted: f64 = (0..10).map(|k| recall(k) * (k + 1) as f64 / 55.0).sum();
     assert!((other["metrics"]["prior_top1"].as_f64().unwrap() - weighted).abs() < 1e-9);
-    // The best of a range on the validation split, and its curve.
+    // The best value of a range on the validation split, and its curve.
     let auto = found("--adjust auto");
     assert!(auto["metrics"]["adjust"].as_f64().is_some_and(|tau| (0.0..=3.0).contains(&tau)));
     let swept = found("--sweep adjust=0:2:0.5");
@@ -377,7 +379,7 @@ fn a_sweep_trains_a_classifier_for_each_value() {
     let rates = s.run("train", "features --classifier linear --epochs 1 --sweep lr=0.1:0.2:0.1 -q --out lr");
     assert_eq!(rates.len(), 2);
     assert!(s.join("lr/lr-0.1/last.safetensors").exists() && s.join("lr/lr-0.2/last.safetensors").exists());
-    // As a figure of their evaluations, with the value that is best on the validation split.
+    // A figure of their evaluations marks the value that is best on the validation split.
     let judged: String = found.iter().map(|m| format!("{m}\n")).collect();
     fs::write(s.join("runs.jsonl"), judged).unwrap();
     let mut lines = String::new();
@@ -423,7 +425,7 @@ fn what_is_wrong_with_features_is_said_in_a_line() {
     refused(train("lf --classifier tau-norm"), "its classifier cannot be taken");
     refused(train("lf --classifier tau-norm --tau-norm auto"), "the features have none");
     s.one("train", "lf --classifier ncm -q --out own");
-    // A network that is another one by now, and damaged features.
+    // A network that has changed since, and damaged features.
     edit(&s.join("features"), |m| m["params"]["arch"] = "resnet32".into());
     assert!(train("features --classifier ncm").get_output().status.code() == Some(2));
     edit(&s.join("features"), |m| m["params"]["arch"] = "resnet20".into());
@@ -438,7 +440,7 @@ fn what_is_wrong_with_features_is_said_in_a_line() {
 fn features_from_elsewhere_are_a_data_set() {
     use candle_core::{DType, Device, Tensor};
     let s = Sandbox::new();
-    // Two classes apart by the first feature, in f64 as numpy has it.
+    // Two classes that the first feature separates, in f64 as in numpy.
     let tensors = |n: usize| {
         let value =
             |i: usize, f: usize| if f == 0 { (i % 2) as f64 * 4.0 } else { (i * 7 + f * 3) as f64 % 1.7 };
@@ -465,7 +467,7 @@ fn features_from_elsewhere_are_a_data_set() {
     fs::write(s.join("m.jsonl"), text).unwrap();
     let table = s.tool("report", "table m.jsonl --format md").assert().success();
     assert!(String::from_utf8_lossy(&table.get_output().stdout).contains("## mine"));
-    // Other features by --data, but no images.
+    // --data accepts other features, but no images.
     s.one("embed", "--import train=b.safetensors --import test=a.npz --class-names names.txt -q --out other");
     s.one("eval", "linear --data other -q");
     s.one(
@@ -475,7 +477,7 @@ fn features_from_elsewhere_are_a_data_set() {
     let images = s.tool("eval", "linear --data data -q --device cpu").assert().code(2).get_output().clone();
     assert!(String::from_utf8_lossy(&images.stderr).contains("no network that images could go through"));
 
-    // The same in files of one array each.
+    // The same data in files of one array each.
     let [x, labels] = tensors(40);
     x.1.write_npy(s.join("x.npy")).unwrap();
     labels.1.write_npy(s.join("y.npy")).unwrap();
@@ -513,7 +515,7 @@ fn features_from_elsewhere_are_a_data_set() {
         import("--import train=x.npz --import test=b.safetensors"),
         "there are 5 features and 6 `labels`",
     );
-    // Labels that are no classes: ids, or a class of the test images alone.
+    // Labels that are not classes: ids, or a class that only the test images have.
     let ids = Tensor::from_vec(vec![0i64, 1, 2, 3, 4, 1_000_000_000], 6, &Device::Cpu).unwrap();
     write("x.npz", &[x.clone(), ("labels", ids)]);
     refused(

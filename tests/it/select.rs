@@ -1,4 +1,4 @@
-//! `train --select`: by which split the best epoch is chosen, and what is said of it.
+//! Tests `train --select`: which split the best epoch is chosen on, and what is reported about it.
 
 use std::fs;
 use std::path::Path;
@@ -17,13 +17,13 @@ fn prepared() -> Sandbox {
     s
 }
 
-/// The lines of a log.
+/// Reads the lines of a log.
 fn log(dir: &Path) -> Vec<Value> {
     let text = fs::read_to_string(dir.join("log.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The first epoch, from 1, with the largest value of a field, and the accuracy on the test split there.
+/// Returns the first epoch, from 1, with the largest value of a field, and its accuracy on the test split.
 fn best(log: &[Value], field: &str) -> (u64, f64) {
     let value = |n: usize| log[n][field].as_f64().unwrap();
     let n = (0..log.len()).fold(0, |best, n| if value(n) > value(best) { n } else { best });
@@ -44,7 +44,7 @@ fn the_best_epoch_is_that_of_the_split_that_selects() {
     ] {
         let m = s.one("train", &format!("{args} {TRAIN} --out run"));
         assert_eq!(m["metrics"]["selected_on"], by, "{args}");
-        // The usual one is not in the params, so that results of earlier versions are found.
+        // The default is not in the params, so that results of earlier versions are found.
         assert_eq!(m["params"].get("select").and_then(Value::as_str), said, "{args}");
         let log = log(&s.join("run"));
         assert_eq!(log[0].get("val_top1").is_some(), by == "val", "{args}");
@@ -58,7 +58,7 @@ fn the_best_epoch_is_that_of_the_split_that_selects() {
             "{args}"
         );
         assert_eq!(m["metrics"]["last_top1"], log[5]["test_top1"]);
-        // What `eval` finds in the files.
+        // `eval` finds the same in the files.
         let best = s.one("eval", "run --checkpoint best -q");
         assert_eq!(best["metrics"]["top1"].as_f64(), Some(top1), "{args}");
         if by == "val" {
@@ -83,7 +83,7 @@ fn the_key_covers_the_split_that_selects() {
         assert!(!all[..n].contains(one), "{n}");
     }
     assert_eq!(key("data --select val"), all[0]);
-    // The same data set again, elsewhere.
+    // The same data set, made again in another place.
     s.one("mk-imbalance", &format!("{data} --val-fraction 0.3 --out copy"));
     assert_eq!(key("copy"), all[0]);
 }

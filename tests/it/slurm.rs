@@ -1,5 +1,5 @@
-//! Trainings under Slurm, on a cluster of one node that the test starts where Slurm is installed: steps of
-//! `make -j`, an array of jobs, and a run that `scancel` ended.
+//! Tests trainings under Slurm, on a cluster of one node that the test starts if Slurm is installed: steps of
+//! `make -j`, an array of jobs, and a run cancelled by `scancel`.
 
 use std::fs;
 use std::path::Path;
@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use crate::common::{Sandbox, make};
 
-/// A cluster that ends with the test.
+/// A cluster that is stopped at the end of the test.
 struct Cluster {
     sandbox: Sandbox,
 }
 
 impl Cluster {
-    /// Starts one; none where Slurm is not installed or cannot run, which is said, and is a failure under
-    /// $REMIX_REQUIRE_SLURM.
+    /// Starts a cluster. If Slurm is not installed or cannot run, it prints the reason and returns `None`, or
+    /// fails if `$REMIX_REQUIRE_SLURM` is set.
     fn start() -> Option<Cluster> {
         let cluster = Cluster { sandbox: Sandbox::new() };
         let out = cluster.node("start");
@@ -40,7 +40,7 @@ impl Cluster {
         self.sandbox.join("slurm")
     }
 
-    /// A shell command in the repository that finds the cluster.
+    /// Returns a shell command in the repository that finds the cluster.
     fn shell(&self, command: &str) -> Command {
         let mut bash = make();
         bash.args(["-c", command])
@@ -49,7 +49,7 @@ impl Cluster {
         bash
     }
 
-    /// What a command that must succeed says on stdout.
+    /// Returns the stdout of a command that must succeed.
     fn says(&self, command: &str) -> String {
         let out = self.shell(command).output().expect("bash");
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -57,7 +57,7 @@ impl Cluster {
         said
     }
 
-    /// `make` with the tools of this build, on a small grid.
+    /// Runs `make` with the tools of this build on a small grid.
     fn make(&self, goal: &str) -> String {
         let tools = cargo_bin("train").parent().expect("a directory").display().to_string();
         let out = self.sandbox.path().display();
@@ -67,7 +67,7 @@ impl Cluster {
         ))
     }
 
-    /// Names of the runs that are finished.
+    /// Returns the number of finished runs.
     fn finished(&self) -> usize {
         let runs = fs::read_dir(self.sandbox.join("runs")).into_iter().flatten().flatten();
         runs.filter(|run| run.path().join("manifest.json").exists()).count()
@@ -80,7 +80,7 @@ impl Drop for Cluster {
     }
 }
 
-/// The hash of a run's last weights.
+/// Returns the hash of a run's last weights.
 fn weights(run: &Path) -> Value {
     let text = fs::read_to_string(run.join("manifest.json")).expect("finished");
     let m: Value = serde_json::from_str(&text).expect("JSON");
@@ -93,13 +93,13 @@ fn steps_arrays_and_cancelled_runs() {
     let Some(cluster) = Cluster::start() else { return };
     let s = &cluster.sandbox;
 
-    // Each training a step of its own.
+    // Each training is a step of its own.
     cluster.make("table METHODS='erm remix' -j3 LAUNCH='srun -n1 -c1'");
     assert_eq!(cluster.finished(), 2);
     let jobs = cluster.says("scontrol -o show jobs");
     assert_eq!(jobs.matches("JobState=COMPLETED").count(), 2, "{jobs}");
 
-    // An array of what is missing.
+    // Run the missing trainings as an array.
     let lines = cluster.make("table GOAL=jobs V=1 METHODS='erm remix mixup rw'");
     assert_eq!(lines.lines().count(), 2, "{lines}");
     assert!(lines.lines().all(|line| line.starts_with('"') && line.contains("/train\" ")), "{lines}");
@@ -113,7 +113,7 @@ fn steps_arrays_and_cancelled_runs() {
     assert_eq!(cluster.finished(), 4);
     assert_eq!(cluster.make("jobs METHODS='erm remix mixup rw'"), "", "nothing is missing any more");
 
-    // One that is cancelled goes on when it is asked for again, to the same weights.
+    // A cancelled run continues when it is requested again, and ends with the same weights.
     let train = cargo_bin("train").display().to_string();
     let train = |dir: &str| {
         format!(

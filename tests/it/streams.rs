@@ -1,5 +1,5 @@
-//! Paths and streams that people have: names that are not UTF-8, pipes given as files, byte-order marks, a
-//! full stdout.
+//! Tests unusual paths and streams: names that are not UTF-8, pipes given as files, byte-order marks, a full
+//! stdout.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,7 @@ use assert_cmd::cargo::cargo_bin;
 use crate::common::{Sandbox, refused};
 use crate::fabricate::Evaluation;
 
-/// A data set in `data`, a checkpoint in `run` and its evaluation in `m`.
+/// Makes a data set in `data`, a checkpoint in `run` and its evaluation in `m`.
 fn prepared() -> Sandbox {
     let s = Sandbox::new();
     s.one(
@@ -24,7 +24,7 @@ fn prepared() -> Sandbox {
     s
 }
 
-/// Runs a line of bash in the sandbox, with each tool in a variable: `$train`, `$mk_imbalance`, ….
+/// Runs a line of bash in the sandbox, with each tool's path in a variable: `$train`, `$mk_imbalance`, ….
 fn bash(s: &Sandbox, line: &str) -> Output {
     let mut command = Command::new("bash");
     for tool in ["mk-imbalance", "train", "eval", "embed", "report"] {
@@ -44,7 +44,7 @@ fn said(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
-/// Files and directories in a directory and below it, but for the memo of hashes.
+/// Counts the files and directories below a directory, except the memo of hashes.
 fn count(dir: &Path) -> usize {
     let below = |path: &Path| if path.is_dir() { count(path) } else { 0 };
     let all = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
@@ -68,7 +68,7 @@ fn paths_that_no_manifest_can_name_are_refused_before_any_work() {
     let synthetic = "--dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2 -q";
     let train = "--arch resnet20 --epochs 1 -q";
     for (tool, args, dir) in [
-        // The output directory, given as it is and through its parent.
+        // The output directory, given directly and through its parent.
         ("mk-imbalance", format!("{synthetic} --out ?/new"), "."),
         ("mk-imbalance", format!("{synthetic} --out ?/new --dry-run"), "."),
         ("mk-imbalance", format!("{synthetic} --out ?/../new"), "."),
@@ -80,7 +80,7 @@ fn paths_that_no_manifest_can_name_are_refused_before_any_work() {
         ("report", "table m -q --out ?/new".into(), "."),
         ("report", "figure --kind per-class m -o ?/new.svg".into(), "."),
         ("report", "html m -o ?/new.html".into(), "."),
-        // An input, beside good ones too.
+        // An input, also beside good ones.
         ("train", format!("?/data {train} --out new"), "."),
         ("eval", "run ?/run -q".into(), "."),
         ("eval", "run -q --data ?/data".into(), "."),
@@ -121,7 +121,7 @@ fn a_link_leads_to_places_that_no_manifest_can_name() {
     fs::rename(s.join("data"), bad.join("data")).unwrap();
     std::os::unix::fs::symlink(&bad, s.join("link")).unwrap();
     let run = s.one("train", "link/data --arch resnet20 --epochs 1 --batch-size 40 -q --out new");
-    // What it was trained on is found again from the manifest alone.
+    // The data set is found again from the manifest alone.
     assert_eq!(run["kind"], "checkpoint");
     s.one("eval", "new -q");
 }
@@ -196,7 +196,7 @@ fn a_full_stdout_is_an_error_and_a_closed_one_is_none() {
         "$train --version",
         "$train --generate complete-zsh",
     ] {
-        // The first time the work is done, the second time it is there already.
+        // The first run does the work; the second finds the result.
         for _ in 0..2 {
             let out = bash(&s, &format!("{line} -q >/dev/full").replace("zsh -q", "zsh"));
             assert_eq!(out.status.code(), Some(2), "{line}: {}", said(&out));
@@ -206,7 +206,7 @@ fn a_full_stdout_is_an_error_and_a_closed_one_is_none() {
                 "{line}: {text}"
             );
         }
-        // Nobody reads.
+        // The reader exits without reading.
         let out = bash(&s, &format!("{line} | true; exit ${{PIPESTATUS[0]}}"));
         assert_eq!(out.status.code(), Some(0), "{line}: {}", said(&out));
     }
@@ -215,7 +215,7 @@ fn a_full_stdout_is_an_error_and_a_closed_one_is_none() {
 #[test]
 fn what_failed_leaves_nothing_behind() {
     let s = prepared();
-    // Weights that cannot be evaluated: not finite.
+    // Weights that cannot be evaluated because they are not finite.
     let weights = fs::read(s.join("run/last.safetensors")).unwrap();
     let header = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
     let nan: Vec<u8> = weights[header..].chunks_exact(4).flat_map(|_| f32::NAN.to_le_bytes()).collect();
@@ -232,7 +232,7 @@ fn what_failed_leaves_nothing_behind() {
         ("embed", format!("{nan} --project pca --out new")),
         ("report", "figure --kind reliability lineage/manifest.json -q --out new".into()),
     ] {
-        // An evaluation without the numbers of a reliability diagram.
+        // An evaluation without the metrics of a reliability diagram.
         Evaluation::default().publish(&s.join("lineage"));
         s.tool(tool, &args).assert().code(2);
         fs::remove_dir_all(s.join("lineage")).unwrap();

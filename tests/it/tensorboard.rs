@@ -1,4 +1,4 @@
-//! `train --tensorboard`: the event file, read back by the tensorboard package.
+//! Tests `train --tensorboard`: the event file is read back by the tensorboard package.
 
 use std::fs;
 use std::process::Command;
@@ -9,8 +9,8 @@ use crate::common::Sandbox;
 
 const EVENTS: &str = "events.out.tfevents.remix";
 
-/// `$REMIX_PYTHON`, else `python3`, if it has the tensorboard package; without it says that the test is
-/// skipped.
+/// Returns `$REMIX_PYTHON`, or else `python3`, if it has the tensorboard package. Otherwise it prints that
+/// the test is skipped and returns `None`.
 fn python() -> Option<String> {
     let python = std::env::var("REMIX_PYTHON").unwrap_or_else(|_| "python3".into());
     let found = Command::new(&python).args(["-c", "import tensorboard"]).output();
@@ -21,7 +21,7 @@ fn python() -> Option<String> {
     None
 }
 
-/// What TensorBoard finds in a directory, as it would show it: [step, value] by tag.
+/// Prints what TensorBoard finds in a directory: a list of [step, value, wall time] for each tag.
 const READ: &str = "
 import json, sys
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -43,13 +43,13 @@ fn tensorboard_reads_what_the_log_says() {
     assert_eq!(with["key"], without["key"], "no part of the experiment");
     assert_eq!(with["outputs"].as_array().unwrap().len(), without["outputs"].as_array().unwrap().len());
     assert!(!s.join("without").join(EVENTS).exists());
-    // A finished run gets its file as well, and nothing is trained for it.
+    // A finished run gets its event file as well, without any training.
     let again = s.one("train", &format!("{short} --tensorboard --out without"));
     assert_eq!(again["run"]["started_unix"], without["run"]["started_unix"]);
     let size = |dir: &str| fs::metadata(s.join(dir).join(EVENTS)).unwrap().len();
     assert_eq!(size("with"), size("without"));
 
-    // A file of that name which is none of ours.
+    // A file of that name that was not made by train.
     fs::write(s.join("without").join(EVENTS), "a thesis").unwrap();
     for more in ["", "--force"] {
         let args = format!("{short} --tensorboard --out without {more}");
@@ -59,7 +59,7 @@ fn tensorboard_reads_what_the_log_says() {
     }
     fs::remove_file(s.join("without").join(EVENTS)).unwrap();
     s.one("train", &format!("{short} --tensorboard --out without"));
-    // Of a run that was discarded nothing is left: the events are those of the log.
+    // Nothing of a discarded run is left: the events are those of the log.
     s.one("train", &format!("{short} --lr 0.01 --force --out with"));
     assert!(!s.join("with").join(EVENTS).exists(), "not asked for");
     s.one("train", &format!("{short} --force --tensorboard --out with"));

@@ -1,4 +1,5 @@
-//! `train`: the same bytes every time, whatever was killed; the cache; and what protects a directory.
+//! Tests `train`: the same bytes every time, even if it is killed; the cache; and the protection of its
+//! directory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,7 +15,7 @@ use crate::common::{Sandbox, edit, flip, refused};
 
 const DATA: &str = "--dataset synthetic --train-per-class 12 --test-per-class 2 --imb-ratio 6 -q --out data";
 
-/// A short training, with every random stream in use.
+/// A short training that uses every random stream.
 const SHORT: &str = "data --method remix-drs --arch resnet20 --batch-size 32 -q";
 
 fn prepared() -> Sandbox {
@@ -23,7 +24,7 @@ fn prepared() -> Sandbox {
     s
 }
 
-/// The weights and the state of a run, and its log without the times.
+/// Returns the weights and the state of a run, and its log without the times.
 fn bytes(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let read =
         |name: &str| fs::read(dir.join(name)).unwrap_or_else(|e| panic!("{}: {name}: {e}", dir.display()));
@@ -40,7 +41,7 @@ fn bytes(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-/// Which of the files differ.
+/// Returns the names of the files that differ.
 fn differing(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
     a.iter().filter(|(name, bytes)| b[*name] != **bytes).map(|(name, _)| name.clone()).collect()
 }
@@ -83,7 +84,7 @@ fn a_seed_gives_the_same_bytes_for_any_number_of_threads() {
         let none: [&str; 0] = [];
         assert_eq!(differing(&first, &bytes(&s.join(format!("t{threads}")))), none, "{threads} threads");
     }
-    // Seeds 0 and 1: two manifests, each as if it had been trained alone.
+    // Seeds 0 and 1 give two manifests, each as if it had been trained alone.
     let both = s.run("train", &format!("{SHORT} --epochs 2 --seeds 0-1 --out both"));
     assert_eq!(both.iter().map(|m| &m["params"]["seed"]).collect::<Vec<_>>(), [0, 1]);
     assert!(differing(&first, &bytes(&s.join("both/seed-0"))).is_empty());
@@ -97,7 +98,8 @@ fn killed_twenty_times_it_ends_with_the_same_bytes() {
     let whole = Instant::now();
     s.one("train", &format!("{run} --out whole"));
     let whole = whole.elapsed();
-    // The moments are spread over two epochs, so that most processes get somewhere and none to the end.
+    // The kills are spread over the time of two epochs, so that most processes make progress and none reaches
+    // the end.
     let mut random = 0x2545_F491_4F6C_DD1D_u64;
     let mut kills = 0;
     while kills < 20 {
@@ -107,7 +109,7 @@ fn killed_twenty_times_it_ends_with_the_same_bytes() {
         random ^= random << 17;
         sleep(whole.mul_f64(2.0 / 12.0 * (random >> 40) as f64 / (1 << 24) as f64));
         if child.try_wait().unwrap().is_some() {
-            // Done sooner than thought: once more from the beginning.
+            // The training ended before the kill: start again from the beginning.
             fs::remove_dir_all(s.join("killed")).unwrap();
             continue;
         }
@@ -188,7 +190,7 @@ fn a_second_call_of_any_tool_answers_at_once() {
         ("report", "table m -q --out r".to_owned()),
     ];
     let first: Vec<Value> = all.iter().map(|(tool, args)| s.one(tool, args)).collect();
-    // Hashes of files that have just been written are not remembered yet.
+    // Hashes of files that were written only moments ago are not remembered yet.
     sleep(Duration::from_millis(100));
     for ((tool, args), first) in all.iter().zip(&first) {
         let mut best = Duration::MAX;
@@ -236,7 +238,7 @@ fn asking_without_doing() {
     let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
     assert!(text.contains("params.lr: 0.1 there, 0.2 asked") && !text.contains("epochs"), "{text}");
 
-    // Another experiment does not get this directory, and --force means it.
+    // Another experiment is refused this directory unless --force is given.
     let before = bytes(&s.join("run"));
     refused(
         s.tool("train", &format!("{run} --lr 0.2")).assert(),
@@ -270,7 +272,7 @@ fn of_two_processes_one_works_and_one_waits() {
     assert!(said.iter().any(|text| text.contains("another process is making it, waiting")), "{said:?}");
 }
 
-/// A directory that version 1 left unfinished: its plan did not list files, and its key has another version.
+/// A directory left unfinished by version 1: its plan does not list files, and its key has another version.
 #[test]
 fn an_unfinished_run_of_the_version_before_goes_on_as_one_of_that_version() {
     let s = prepared();
@@ -294,7 +296,7 @@ fn an_unfinished_run_of_the_version_before_goes_on_as_one_of_that_version() {
     let judged = s.one("eval", "old -q --out judged");
     let by = judged["inputs"][0]["facts"]["computed_by"].as_str().unwrap();
     assert!(by.ends_with(", versions 1 and 2"), "{by}");
-    // It is found again, and not replaced by a run of the version of now.
+    // The result is found again and not replaced by a run of the current version.
     assert_eq!(s.one("train", &format!("{run} --out old")), m, "from the cache");
     let forced = s.one("train", &format!("{run} --force --out old"));
     assert_eq!(forced["semantics"], 2);
@@ -356,7 +358,7 @@ fn a_damaged_file_is_restored_or_refused_but_never_published() {
         fs::write(&path, bytes_before).unwrap();
         s.tool("train", &format!("{run} --verify")).assert().code(0);
     }
-    // Whoever edits the manifest loses nothing, and gets the right one back.
+    // An edited manifest is replaced by the right one without any loss.
     for (from, to) in [("\"key\": \"", "\"key\": \"0"), ("\"best_epoch\": ", "\"best_epoch\": 1")] {
         let file = s.join("run/manifest.json");
         let text = fs::read_to_string(&file).unwrap();

@@ -1,4 +1,4 @@
-//! Bare weights in `eval` and `embed`: the forms of file, the names in them, and what is refused.
+//! Tests bare weights in `eval` and `embed`: file formats, the names in them, and what is refused.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -14,10 +14,10 @@ use crate::fabricate::{checkpoint, manifest, resnet20};
 
 const BARE: &str = "--arch resnet20 --data data -q";
 
-/// Name, shape and f32 numbers of a tensor.
+/// Name, shape and bytes of the f32 values of a tensor.
 type Tensor = (String, Vec<usize>, Vec<u8>);
 
-/// A data set in `data` and the checkpoint in `run`, of the weights of `network`.
+/// Makes a data set in `data` and a checkpoint in `run` with the weights of `network`.
 fn prepared() -> Sandbox {
     let s = Sandbox::new();
     s.one(
@@ -28,7 +28,7 @@ fn prepared() -> Sandbox {
     s
 }
 
-/// The weights of a ResNet-20 by names that a function changes.
+/// Returns the weights of a ResNet-20 under names changed by a function.
 fn network(rename: impl Fn(&str) -> String) -> Vec<Tensor> {
     let bytes = resnet20(10, 0);
     let all = SafeTensors::deserialize(&bytes).unwrap();
@@ -42,7 +42,7 @@ fn plain() -> Vec<Tensor> {
     network(str::to_owned)
 }
 
-/// The network and one more tensor, of ten ones.
+/// Returns the network with one more tensor, of ten ones.
 fn with(name: &str) -> Vec<Tensor> {
     let mut all = plain();
     all.push((name.to_owned(), vec![10], 1f32.to_le_bytes().repeat(10)));
@@ -54,8 +54,8 @@ fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
-/// A file as `torch.save` writes it: the tensors in an `OrderedDict`, in a dictionary beside an epoch if a
-/// name for it is given.
+/// Returns a file as `torch.save` writes it: the tensors in an `OrderedDict`, which is the entry `under` of a
+/// dictionary with an epoch if a name is given.
 fn pth(tensors: &[Tensor], under: Option<&str>) -> Vec<u8> {
     let text = |s: &str| [b"X", &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat();
     let int = |n: usize| [b"J", &(n as u32).to_le_bytes()[..]].concat();
@@ -125,7 +125,7 @@ fn the_form_and_the_name_of_a_file_do_not_change_a_number() {
         assert_eq!(m["params"]["which"], "file");
         assert_eq!(m["inputs"][0]["blake3"], blake3::hash(&bytes).to_hex().to_string(), "{name}");
     }
-    // A directory and text are manifests, whatever they are called.
+    // Directories and text files are read as manifests, whatever their names.
     fs::rename(s.join("run"), s.join("run.pth")).unwrap();
     assert_eq!(s.one("eval", "run.pth -q")["metrics"], truth);
     fs::copy(s.join("run.pth/manifest.json"), s.join("run.pth/m.safetensors")).unwrap();
@@ -167,7 +167,7 @@ fn names_that_are_not_those_of_the_network_are_refused() {
             }
         }
     }
-    // An unknown prefix is no known one that could be left out.
+    // An unknown prefix is not stripped like a known one.
     fs::write(s.join("w.pth"), pth(&network(|n| format!("encoder.{n}")), None)).unwrap();
     refused(s.tool("eval", &format!("w.pth {BARE}")).assert(), "has a tensor \"encoder.");
 }
@@ -187,7 +187,7 @@ fn what_is_no_weight_is_skipped_and_said_once() {
         ("a.safetensors", safetensors(&more), "epoch, n_averaged, optimizer"),
         ("a.pth", pth(&more, None), "epoch, n_averaged, optimizer"),
         ("b.pth", pth(&plain(), Some("net")), "epoch"),
-        // The state from which `train` goes on.
+        // The state that `train` resumes from.
         ("state.safetensors", safetensors(&state), "velocity"),
     ] {
         fs::write(s.join(file), bytes).unwrap();
@@ -210,7 +210,7 @@ fn files_that_are_not_read_say_what_they_are() {
     let s = prepared();
     let fixture = |name: &str| format!("{}/tests/fixtures/torch/{name}.pth", env!("CARGO_MANIFEST_DIR"));
     let eval = |args: &str| s.tool("eval", args).assert();
-    // Before anything else is asked for.
+    // The format is reported before anything else is asked for.
     refused(eval(&fixture("older")), "torch.save(torch.load(\"old.pth\", weights_only=True), \"new.pth\")");
     fs::copy(fixture("older"), s.join("older")).unwrap();
     refused(eval("older"), "older: a pickle, as PyTorch before version 1.6 saved weights");

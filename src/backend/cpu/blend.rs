@@ -1,5 +1,5 @@
-//! Manifold Mixup's mixing of hidden states: the output of a block with that of another image, and the
-//! gradient of that.
+//! Manifold Mixup's mixing of hidden states, in which the output of a block is mixed with that of another
+//! image, and its gradient.
 
 use candle_core::{Result, Tensor};
 
@@ -11,16 +11,17 @@ use crate::tensor::{read_as, with_value, write_parts};
 /// Which images of a batch are mixed, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs<'a> {
-    /// Position in the batch of the image that each is mixed with: a permutation.
+    /// Position in the batch of the image that each image is mixed with: a permutation.
     pub partner: &'a [u32],
-    /// The share that is left of each image.
+    /// The share λ of each image itself in the mixture.
     pub lambda: &'a [f32],
 }
 
-/// `out` = the source's values, `mixed[n] = λ_n·out[n] + (1 − λ_n)·out[partner_n]`; both are (N, H, W, C).
+/// Computes `out` = the source's values and `mixed[n] = λ_n·out[n] + (1 − λ_n)·out[partner_n]`; both are (N,
+/// H, W, C).
 ///
 /// # Errors
-/// Tensors of another type or device.
+/// Returns an error if a tensor has the wrong type, layout, rank or device.
 pub fn forward(pairs: Pairs, source: Source, out: &Tensor, mixed: &Tensor) -> Result<()> {
     with_value!(out, T => forward_of::<T>(pairs, source, out, mixed))
 }
@@ -40,15 +41,15 @@ fn forward_of<T: Value>(pairs: Pairs, source: Source, out: &Tensor, mixed: &Tens
     })
 }
 
-/// The gradient behind the batch norm of a block whose output was mixed:
-/// `dz = (out > 0) · (λ_n·g[n] + (1 − λ_m)·g[m])`, m being the image that n is the partner of, with `Σ dz`
-/// and `Σ dz·y` by channel for each image.
+/// Computes the gradient of the output of the last batch norm of a block whose output was mixed:
+/// `dz = (out > 0) · (λ_n·g[n] + (1 − λ_m)·g[m])`, where m is the image whose partner is n, and `Σ dz` and
+/// `Σ dz·y` by channel for each image.
 ///
-/// `g` is the gradient of what [`forward`] mixed, and may be zero where that is: there `out` is zero in both
-/// images. Shapes as there; `sums` is (N, 2, C).
+/// `g` is the gradient of the `mixed` of [`forward`]. It may be zero where `mixed` is zero, because there
+/// `out` is zero in both images. Shapes are those of [`forward`]; `sums` is (N, 2, C).
 ///
 /// # Errors
-/// Tensors of another type or device.
+/// Returns an error if a tensor has the wrong type, layout, rank or device.
 pub fn backward(
     pairs: Pairs,
     g: &Tensor,
@@ -87,12 +88,12 @@ fn backward_of<T: Value>(
     })
 }
 
-/// Values of an image of a batch.
+/// Returns the number of values in an image of a batch.
 fn image_len(batch: &Tensor) -> Result<usize> {
     Ok(batch.elem_count() / batch.dim(0)?)
 }
 
-/// Writes the images of a batch.
+/// Calls `f` to write each image of a batch.
 fn each_image<T: Value>(
     pairs: Pairs,
     to: &Tensor,
@@ -102,7 +103,7 @@ fn each_image<T: Value>(
     write_parts(&[to], |parts| {
         for_each_chunk(pairs.partner.len(), |chunk| {
             for n in chunk_range(chunk, pairs.partner.len()) {
-                // SAFETY: one image each.
+                // SAFETY: each image is taken once, and the parts of different images do not overlap.
                 f(n, unsafe { parts[0].part(n * len..(n + 1) * len) });
             }
         });

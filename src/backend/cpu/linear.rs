@@ -1,9 +1,9 @@
-//! A classifier on rows of features, and a step of its training. The features themselves need no gradient.
+//! A classifier on rows of features, and its training step. No gradient of the features is computed.
 //!
-//! Weights are kept in panels of 32 classes, (panel, feature, class), so that both products of a step
-//! read and write neighbouring values: of each panel the logits `X·W`, then the gradient `Xᵀ·dZ`, which moves
-//! the weights in place. Each sum is over features, or over samples, in their order: the result does not
-//! depend on the number of threads.
+//! Weights are kept in panels of 32 classes, (panel, feature, class), so that both products of a step read
+//! and write contiguous values: for each panel the logits `X·W`, then the gradient `Xᵀ·dZ`, which updates the
+//! weights in place. Each sum runs over features, or over samples, in order, so the result does not depend on
+//! the number of threads.
 
 use rayon::prelude::*;
 
@@ -12,18 +12,18 @@ use super::sgd::Rates;
 use crate::methods::loss::{ClassifierKind, Criterion, SCALE, Targets};
 use crate::simd::{self, Isa, Task, Vector};
 
-/// Classes of a panel: two vectors of 16.
+/// Number of classes in a panel: two vectors of 16 lanes.
 const PANEL: usize = 32;
 
-/// Rows of a tile of accumulators, each of two vectors, where there are 32 registers, and where there are 16.
+/// Rows of a register tile, each of two vectors: 12 rows with 32 vector registers, 6 rows with 16.
 const ROWS: [usize; 2] = [12, 6];
 
-/// Rows of a tile on this machine.
+/// Returns the number of rows of a register tile on this machine.
 fn rows_of_tile() -> usize {
     if Isa::get().for_floats().is_wide() { ROWS[0] } else { ROWS[1] }
 }
 
-/// A classifier with what SGD keeps of it.
+/// A classifier with its SGD state.
 pub struct Linear {
     classes: usize,
     /// Number of features.
@@ -31,14 +31,14 @@ pub struct Linear {
     kind: ClassifierKind,
     weight: Vec<f32>,
     velocity: Vec<f32>,
-    /// Of each class, and its velocity.
+    /// The bias of each class, and its velocity.
     bias: [Vec<f32>; 2],
-    /// What each logit is multiplied with, and its velocity, where that is all that is trained.
+    /// The scale of each class's logit, and its velocity, if only the scales are trained.
     scale: Option<[Vec<f32>; 2]>,
     work: Work,
 }
 
-/// Buffers of a step, kept for the next one.
+/// Buffers of a step, which are reused by the next one.
 #[derive(Default)]
 struct Work {
     products: Vec<f32>,
@@ -47,7 +47,7 @@ struct Work {
 }
 
 impl Linear {
-    /// A classifier of `flat` = weight (classes, features), then bias (classes).
+    /// Creates a classifier from `flat`: the weight (classes, features), then the bias (classes).
     pub fn new(flat: &[f32], len: usize, kind: ClassifierKind) -> Linear {
         let classes = flat.len() / (len + 1);
         let (weight, bias) = flat.split_at(classes * len);
@@ -71,8 +71,8 @@ impl Linear {
         Linear { velocity: to_panels(weight, self.len), bias: [own, bias.to_vec()], ..self }
     }
 
-    /// Trains a scale of each class's logit, and nothing else. `state` is what [`Linear::state`]
-    /// gave; without it all scales are 1.
+    /// Trains only a scale of each class's logit from now on. `state` is what [`Linear::state`] returned;
+    /// without it, all scales are 1.
     #[must_use]
     pub fn scaled(self, state: Option<&[f32]>) -> Linear {
         let scale = match state {
@@ -82,14 +82,14 @@ impl Linear {
         Linear { scale: Some(scale), ..self }
     }
 
-    /// Weight and bias as [`Linear::new`] takes them, without scales.
+    /// Returns weight and bias in the form that [`Linear::new`] takes, without the scales.
     pub fn unscaled(&self) -> Vec<f32> {
         let mut flat = from_panels(&self.weight, self.classes, self.len);
         flat.extend(&self.bias[0]);
         flat
     }
 
-    /// Weight and bias as [`Linear::new`] takes them, scales multiplied in.
+    /// Returns weight and bias in the form that [`Linear::new`] takes, multiplied by the scales.
     pub fn flat(&self) -> Vec<f32> {
         let mut flat = self.unscaled();
         if let Some([scale, _]) = &self.scale {
@@ -102,8 +102,8 @@ impl Linear {
         flat
     }
 
-    /// The velocities, likewise. Where scales are trained, weights and biases have none: then it begins with
-    /// the scales and their velocities, and is zero behind them.
+    /// Returns the velocities in the same form. If scales are trained, weights and biases have no velocities;
+    /// the result then begins with the scales and their velocities, and the rest is zero.
     pub fn state(&self) -> Vec<f32> {
         if let Some([scale, velocity]) = &self.scale {
             let mut flat = [&scale[..], velocity].concat();
@@ -115,12 +115,12 @@ impl Linear {
         flat
     }
 
-    /// Classes with those that fill the last panel.
+    /// Returns the number of classes, rounded up to whole panels.
     fn padded(&self) -> usize {
         self.classes.next_multiple_of(PANEL)
     }
 
-    /// Products of rows of features with the weights, (N, padded classes).
+    /// Computes the products of rows of features with the weights, (N, padded classes).
     fn products(&self, x: &[&[f32]], out: &mut [f32], tiles: &mut Vec<f32>) {
         let (len, padded, n) = (self.len, self.padded(), x.len());
         tile_rows(tiles, x, len);
@@ -133,7 +133,8 @@ impl Linear {
         });
     }
 
-    /// Of each class the inverse length of its weights, where the classifier is normalised.
+    /// Returns the inverse norm of each class's weights if the classifier is normalised, otherwise an empty
+    /// vector.
     fn inverse(&self) -> Vec<f32> {
         if self.kind == ClassifierKind::Linear {
             return vec![];
@@ -148,7 +149,7 @@ impl Linear {
         self.weight.par_chunks_exact(self.len * PANEL).flat_map(of_panel).collect()
     }
 
-    /// From the products of a sample to its logits.
+    /// Computes the logits of a sample from its products.
     fn finish(&self, x: &[f32], products: &[f32], inverse: &[f32], z: &mut [f32]) {
         match (self.kind, &self.scale) {
             (ClassifierKind::Cosine, _) => {
@@ -165,9 +166,9 @@ impl Linear {
         }
     }
 
-    /// Logits (N, classes) of features (N, features).
+    /// Returns the logits (N, classes) of features (N, features).
     pub fn logits(&self, x: &[f32]) -> Vec<f32> {
-        /// Rows at a time, whose products stay in a cache.
+        /// Rows at a time, so that their products stay in a cache.
         const SOME: usize = 256;
         let (padded, inverse, n) = (self.padded(), self.inverse(), x.len() / self.len);
         let mut out = vec![0.0; n * self.classes];
@@ -182,21 +183,22 @@ impl Linear {
         out
     }
 
-    /// A training step on the features of some images: the loss of the batch before it.
+    /// Performs a training step on the features of some images. Returns the loss of the batch before the
+    /// step.
     pub fn step(&mut self, x: &[&[f32]], targets: Targets, criterion: &Criterion, rates: Rates) -> Loss {
         let (len, classes, padded, n) = (self.len, self.classes, self.padded(), x.len());
         let Work { mut products, mut gradients, mut tiles } = std::mem::take(&mut self.work);
         products.resize(n * padded, 0.0);
         self.products(x, &mut products, &mut tiles);
         let inverse = self.inverse();
-        // Classes that fill the last panel have no gradient, and have had none.
+        // The classes that pad the last panel have no gradient: nothing but zeros is written for them.
         gradients.resize(n * padded, 0.0);
         let row = |sample: usize, x: &[f32], p: &[f32], g: &mut [f32]| {
             let mut z = vec![0.0; classes];
             self.finish(x, p, &inverse, &mut z);
             let (loss, right) = d_logits(criterion, targets, sample, &z, &mut g[..classes]);
             if self.kind == ClassifierKind::Cosine {
-                // From gradients of logits to those of products.
+                // Convert gradients of logits to gradients of products.
                 let scale = SCALE * inverse_norm(x);
                 g.iter_mut().zip(&inverse).for_each(|(g, i)| *g *= scale * i);
             }
@@ -218,7 +220,7 @@ impl Linear {
             self.work = Work { products, gradients, tiles };
             return result;
         }
-        // A cosine ignores the length of the weights: no step along them.
+        // A cosine ignores the length of the weights: remove the gradient's component along them.
         let back = |k: usize| match inverse.get(k) {
             Some(inverse) => {
                 let along = (0..n).map(|s| gradients[s * padded + k] * products[s * padded + k]).sum::<f32>();
@@ -259,7 +261,7 @@ impl Linear {
     }
 }
 
-/// SGD of one value, as [`super::sgd::step`].
+/// Performs the step of [`super::sgd::step`] on one value.
 #[inline(always)]
 fn move_one(value: &mut f32, velocity: &mut f32, gradient: f32, rates: Rates) {
     let d = gradient + rates.weight_decay * *value;
@@ -271,7 +273,7 @@ fn move_one(value: &mut f32, velocity: &mut f32, gradient: f32, rates: Rates) {
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
 
-// SAFETY: threads write panels of their own.
+// SAFETY: each thread writes only its own panels.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -282,7 +284,8 @@ impl Shared {
     }
 }
 
-/// (classes, features) → (panel, feature, class), zero for classes that there are not.
+/// Converts (classes, features) to (panel, feature, class), with zeros for the classes that pad the last
+/// panel.
 fn to_panels(weight: &[f32], len: usize) -> Vec<f32> {
     let classes = weight.len() / len;
     let mut out = vec![0.0; classes.next_multiple_of(PANEL) * len];
@@ -298,8 +301,8 @@ fn from_panels(panels: &[f32], classes: usize, len: usize) -> Vec<f32> {
     (0..classes).flat_map(|k| (0..len).map(move |f| value(k, f))).collect()
 }
 
-/// Writes rows of `len` values in tiles of [`rows_of_tile`] rows, column by column. Missing rows are filled
-/// with zeros, so that a tile is read sequentially.
+/// Writes rows of `len` values in tiles of [`rows_of_tile`] rows, column by column, so that a tile is read
+/// sequentially. Missing rows are filled with zeros.
 fn tile_rows(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
     if rows_of_tile() == ROWS[0] {
         rows::<{ ROWS[0] }>(out, x, len)
@@ -318,7 +321,7 @@ fn tile_columns(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
 }
 
 fn rows<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
-    /// Columns at a time, whose tile stays in the first-level cache.
+    /// Columns at a time, so that their tile stays in the first-level cache.
     const SOME: usize = 64;
     out.resize(x.len().next_multiple_of(R) * len, 0.0);
     out.par_chunks_exact_mut(R * len).zip(x.par_chunks(R)).for_each(|(out, x)| {
@@ -350,25 +353,25 @@ fn columns<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
     });
 }
 
-/// Products of rows with a panel of weights.
+/// The task that multiplies rows of features by a panel of weights.
 struct Product<'a> {
-    /// In tiles of rows, of so many.
+    /// The features, in tiles of `rows` rows.
     x: &'a [f32],
     rows: usize,
-    /// Number of rows.
+    /// Number of rows of features.
     n: usize,
     len: usize,
     panel: &'a [f32],
-    /// The panel's first class of the first row.
+    /// The output of the first row for the panel's first class.
     out: Shared,
-    /// From row to row.
+    /// Distance between two rows of the output.
     stride: usize,
 }
 
 impl Task for Product<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        // SAFETY: the set is the machine's.
+        // SAFETY: the caller's contract.
         unsafe {
             if self.rows == ROWS[0] { self.tiles::<V, { ROWS[0] }>() } else { self.tiles::<V, { ROWS[1] }>() }
         }
@@ -377,13 +380,13 @@ impl Task for Product<'_> {
 
 impl Product<'_> {
     /// # Safety
-    /// The set is the machine's.
+    /// The machine must have the instruction set of `V`.
     #[inline(always)]
     unsafe fn tiles<V: Vector, const R: usize>(self) {
         for (tile, x) in self.x.chunks_exact(R * self.len).enumerate() {
             let first = tile * R;
             for column in (0..PANEL).step_by(2 * V::LANES) {
-                // SAFETY: rows and columns are inside, and the output has room for them.
+                // SAFETY: the columns are inside the panel, and the output has room for the rows.
                 unsafe {
                     let sums = tile_sums::<V, R>(x, self.panel, column);
                     for (r, sums) in sums.into_iter().take(self.n - first).enumerate() {
@@ -397,14 +400,15 @@ impl Product<'_> {
     }
 }
 
-/// Sums over the columns of a tile: its values times two vectors of a row of [`PANEL`] values for each
-/// column.
+/// Returns `Σ_n tile[n][r] · right[n][column..]`, as two vectors, for each of the `R` rows r of a tile;
+/// `tile` is (N, R) and `right` (N, [`PANEL`]).
 ///
 /// # Safety
-/// The set is the machine's, and `right` has a row for each column.
+/// The machine must have the instruction set of `V`, and `right` must have a row of [`PANEL`] values for each
+/// `n`.
 #[inline(always)]
 unsafe fn tile_sums<V: Vector, const R: usize>(tile: &[f32], right: &[f32], column: usize) -> [[V; 2]; R] {
-    // SAFETY: both have as many columns.
+    // SAFETY: `right` has a row for each `n`.
     unsafe {
         let mut sums = [[V::splat(0.0); 2]; R];
         let right = right.as_ptr().add(column);
@@ -419,16 +423,16 @@ unsafe fn tile_sums<V: Vector, const R: usize>(tile: &[f32], right: &[f32], colu
     }
 }
 
-/// The gradient of a panel of weights, and their step.
+/// The task that computes the gradient of a panel of weights and takes the SGD step.
 struct Update<'a> {
-    /// In tiles of features, of so many.
+    /// The features, transposed, in tiles of `rows` features.
     x: &'a [f32],
     rows: usize,
-    /// Of the products, (samples, panel).
+    /// Gradients of the products, (samples, panel).
     gradients: &'a [f32],
     weight: &'a mut [f32],
     velocity: &'a mut [f32],
-    /// How much of the weights themselves is taken from their gradient.
+    /// For each class, the multiple of the weights that is subtracted from their gradient.
     back: [f32; PANEL],
     rates: Rates,
 }
@@ -436,7 +440,7 @@ struct Update<'a> {
 impl Task for Update<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        // SAFETY: the set is the machine's.
+        // SAFETY: the caller's contract.
         unsafe {
             if self.rows == ROWS[0] { self.tiles::<V, { ROWS[0] }>() } else { self.tiles::<V, { ROWS[1] }>() }
         }
@@ -445,7 +449,7 @@ impl Task for Update<'_> {
 
 impl Update<'_> {
     /// # Safety
-    /// The set is the machine's.
+    /// The machine must have the instruction set of `V`.
     #[inline(always)]
     unsafe fn tiles<V: Vector, const R: usize>(self) {
         let samples = self.gradients.len() / PANEL;

@@ -1,9 +1,10 @@
-//! The engine of the CPU: the operations of a training step over candle tensors that were allocated once, and
+//! The CPU engine: the operations of a training step over candle tensors that were allocated once, and
 //! inference.
 //!
-//! An operation reads some tensors and overwrites others; the convolution's kernels are in `conv/kernel`, the
-//! other operations contain their own. All images are NHWC. Work is split over images in chunks of fixed
-//! size, and sums over images are added in chunk order, so results do not depend on the number of threads.
+//! An operation reads some tensors and overwrites others. The kernels of the convolution are in
+//! `conv/kernel`; the other operations contain their own. All images are NHWC. Work is split over images in
+//! chunks of fixed size, and sums over images are added in chunk order, so results do not depend on the
+//! number of threads.
 
 pub mod blend;
 pub mod conv;
@@ -25,15 +26,15 @@ use rayon::prelude::*;
 use crate::simd::value::Value;
 use crate::tensor::Parts;
 
-/// Images that one task works on. Fixed: the order of summation depends on it.
+/// Number of images per task. It is fixed because the order of summation depends on it.
 pub const CHUNK: usize = 8;
 
-/// Number of chunks of a batch.
+/// Returns the number of chunks in a batch.
 pub fn chunks(batch: usize) -> usize {
     batch.div_ceil(CHUNK)
 }
 
-/// The images of a chunk.
+/// Returns the range of images in a chunk.
 pub fn chunk_range(chunk: usize, batch: usize) -> Range<usize> {
     chunk * CHUNK..batch.min((chunk + 1) * CHUNK)
 }
@@ -43,8 +44,8 @@ pub fn for_each_chunk(batch: usize, f: impl Fn(usize) + Sync + Send) {
     (0..chunks(batch)).into_par_iter().with_max_len(1).for_each(f);
 }
 
-/// Runs `f(n, a, b)` for every image of a batch, on all threads; `a` and `b` are its parts of two buffers,
-/// which hold `lens` values for each image.
+/// Runs `f(n, a, b)` for every image of a batch, on all threads; `a` and `b` are the image's parts of two
+/// buffers that hold `lens` values per image.
 fn for_each_image<A: Value, B: Value>(
     batch: usize,
     [a, b]: [Parts; 2],
@@ -54,13 +55,13 @@ fn for_each_image<A: Value, B: Value>(
     for_each_chunk(batch, |chunk| {
         for n in chunk_range(chunk, batch) {
             let part = |len| n * len..(n + 1) * len;
-            // SAFETY: images do not overlap, and one thread has each.
+            // SAFETY: the parts of different images do not overlap, and each image is processed once.
             f(n, unsafe { a.part(part(lens[0])) }, unsafe { b.part(part(lens[1])) });
         }
     });
 }
 
-/// `dz = (values > 0) · grads` of one image, with `Σ dz` and `Σ dz·y` by channel in `sums`, (2, C).
+/// Computes `dz = (values > 0) · grads` for one image, and `Σ dz` and `Σ dz·y` by channel in `sums`, (2, C).
 fn mask<T: Value>(
     mut grads: impl Iterator<Item = f32>,
     values: &[T],
@@ -82,7 +83,7 @@ fn mask<T: Value>(
     }
 }
 
-/// `total[i] = Σ_chunk partial[chunk][i]`, in the order of the chunks.
+/// Computes `total[i] = Σ_chunk partial[chunk][i]`, in the order of the chunks.
 pub fn add_up(total: &mut [f32], partial: &[f32]) {
     let width = total.len();
     let block = 4096.min(width.max(1));

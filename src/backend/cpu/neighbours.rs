@@ -1,5 +1,6 @@
-//! The weighted vote of nearest neighbours, as Wu et al. (arXiv 1805.01978) evaluate features: the k training
-//! images of the largest cosine vote for their classes, each with the weight exp(cosine / 0.07).
+//! The weighted k-nearest-neighbour classifier with which Wu et al. (arXiv 1805.01978) evaluate features: the
+//! k training images of largest cosine similarity vote for their classes, each with the weight
+//! exp(cosine / 0.07).
 
 use rayon::prelude::*;
 
@@ -7,28 +8,29 @@ use super::head::inverse_norm;
 use super::linear::Linear;
 use crate::methods::loss::ClassifierKind;
 
-/// What cosines are divided by.
+/// Temperature that cosines are divided by.
 const TEMPERATURE: f64 = 0.07;
 
-/// Images that are compared with all training images at a time.
+/// Number of images that are compared with all training images at a time.
 const SOME: usize = 64;
 
-/// The training images that vote.
+/// The training images that vote, as a classifier.
 pub struct Neighbours {
     labels: Vec<u32>,
     classes: usize,
-    /// How many vote.
+    /// Number of nearest images that vote.
     k: usize,
-    /// Features of an image.
+    /// Number of features per image.
     len: usize,
-    /// Gives the products with the features of all voters, these of length 1.
+    /// Computes the products with the features of all voters, which are scaled to length 1.
     products: Linear,
 }
 
 impl Neighbours {
-    /// Of features (N, `len`) and labels, the `k` nearest.
+    /// Creates a classifier by the `k` nearest of the training images with the given features, (N, `len`),
+    /// and labels.
     pub fn new(features: &[f32], labels: &[u32], len: usize, classes: usize, k: usize) -> Neighbours {
-        // Without biases.
+        // The values after the features are the biases, which stay zero.
         let mut flat = vec![0.0; features.len() + labels.len()];
         flat.par_chunks_exact_mut(len).zip(features.par_chunks_exact(len)).for_each(|(unit, row)| {
             let scale = inverse_norm(row);
@@ -38,19 +40,20 @@ impl Neighbours {
         Neighbours { labels: labels.to_vec(), classes, k, len, products }
     }
 
-    /// Logits (N, classes) of features (N, features): of each class the logarithm of its votes. Each class
-    /// gets one extra vote with a cosine of −1, so that no logarithm is of zero; this does not change the
-    /// ranking.
+    /// Returns the logits (N, classes) of features (N, `len`): the logarithm of the votes for each class.
+    /// Each class gets one extra vote with a cosine of −1, so that the logarithm of zero is never taken; this
+    /// does not change the ranking.
     pub fn logits(&self, x: &[f32]) -> Vec<f32> {
         self.vote(x, |_| None)
     }
 
-    /// The logits of the voters themselves, each without its own vote, from their features.
+    /// Returns the logits of the voters themselves from their features, each computed without the voter's own
+    /// vote.
     pub fn logits_of_voters(&self, x: &[f32]) -> Vec<f32> {
         self.vote(x, Some)
     }
 
-    /// Logits of rows; `without` is the voter that stays out, by the number of the row.
+    /// Returns the logits of rows; `without(row)` is the voter to leave out for that row.
     fn vote(&self, x: &[f32], without: impl Fn(usize) -> Option<usize> + Sync) -> Vec<f32> {
         let mut out = vec![0.0; x.len() / self.len * self.classes];
         let parts = x.chunks(SOME * self.len).zip(out.chunks_mut(SOME * self.classes));
@@ -75,7 +78,7 @@ impl Neighbours {
             voters.select_nth_unstable_by(k, nearer);
         }
         let voters = &mut voters[..k];
-        // In one order, so that sums are always the same.
+        // Always add up the votes in the same order, so that the sums are reproducible.
         voters.sort_unstable_by(nearer);
         let mut votes = vec![(-1.0 / TEMPERATURE).exp(); self.classes];
         for &n in &*voters {
@@ -96,7 +99,8 @@ mod tests {
         v.as_array().expect("numbers").iter().map(|v| v.as_f64().expect("a number") as f32).collect()
     }
 
-    /// scikit-learn's neighbours, weighted: `scripts/pytorch/fixture_classifiers.py`.
+    /// Compares with scikit-learn's weighted neighbours, computed by
+    /// `scripts/pytorch/fixture_classifiers.py`.
     #[test]
     fn votes_are_those_of_the_nearest() {
         let truth = include_str!("../../../tests/fixtures/classifiers.json");
@@ -116,7 +120,7 @@ mod tests {
         assert!(one == four);
     }
 
-    /// More rows than are compared at a time.
+    /// Uses more rows than are compared at a time.
     #[test]
     fn each_of_many_rows_has_its_own_neighbours() {
         let (n, len, classes, k) = (150, 7, 3, 4);
@@ -155,9 +159,9 @@ mod tests {
         let voters = Neighbours::new(&train, &[0, 1, 1], 2, 2, 1);
         let all = voters.logits_of_voters(&train);
         let best: Vec<bool> = all.chunks_exact(2).map(|z| z[1] > z[0]).collect();
-        // The nearest other of the first is of class 1, that of the second of class 0.
+        // Other than itself, the nearest voter of the first has class 1, and that of the second class 0.
         assert_eq!(best, [true, false, true]);
-        // With itself the second is its own neighbour.
+        // With its own vote, the second voter is its own nearest neighbour.
         let own = voters.logits(&train);
         assert!(own[1] < own[0] && own[3] > own[2]);
     }

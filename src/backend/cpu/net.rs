@@ -1,4 +1,4 @@
-//! The engine of the CPU: a training step over tensors that are allocated once.
+//! The CPU engine: a training step over tensors that are allocated once.
 //!
 //! Parameters, gradients and velocities are three flat tensors; layers hold views of them. Between the layers
 //! only raw convolution outputs and inputs of blocks are stored (see [`crate::backend::cpu::conv`]).
@@ -23,21 +23,21 @@ use crate::tensor::{zeros, zeros_of};
 /// A convolution with its batch norm.
 pub(crate) struct Layer {
     geo: Geometry,
-    /// (kernel, kernel, cin, cout), a view of the parameters.
+    /// The weight, (kernel, kernel, cin, cout), a view of the parameters.
     weight: Tensor,
     d_weight: Tensor,
-    /// Its tensors are views as well.
+    /// The batch norm; its parameters, their gradients and its running statistics are views as well.
     norm: Norm,
     /// Raw output of the convolution, (batch, H', W', cout).
     pub(crate) y: Tensor,
 }
 
-/// What leaves a stage is mixed.
+/// The mixing of the hidden states that leave a stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Hidden<'a> {
-    /// The stage, from 1.
+    /// The stage, counted from 1.
     pub stage: usize,
-    /// Who is mixed with whom.
+    /// Which images are mixed, and how.
     pub pairs: Pairs<'a>,
 }
 
@@ -48,34 +48,34 @@ pub struct Net {
     /// The loss.
     pub criterion: Criterion,
     plan: Plan,
-    /// Whether only the classifier is trained; the other layers run as in evaluation.
+    /// Whether only the classifier is trained; the other layers then run as in evaluation.
     frozen: bool,
     /// Input images, (batch, H, W, C), normalised.
     pub x: Tensor,
     grads: Tensor,
     layers: Vec<Layer>,
-    /// The input of each block, and the output of the last.
+    /// The input of each block, and the output of the last block.
     stored: Vec<Tensor>,
-    /// Hidden states before they were mixed, where they are.
+    /// Hidden states before mixing, if they are mixed.
     unmixed: Tensor,
     features: Tensor,
     classifier: Tensor,
     d_classifier: Tensor,
     head: Head,
     gradients: Vec<Tensor>,
-    /// Of the gradient that is passed on, what the batch norm that it reaches needs; and sums for
-    /// projections.
+    /// Sums of the gradient that is passed on, for the batch norm that it reaches; and sums for projections.
     sums: [Tensor; 2],
     coef: Tensor,
     work: conv::Work,
 }
 
 impl Net {
-    /// A network with these parameters and this loss, for images of `shape` `[H, W, C]` and batches up to
-    /// `batch`. Images, activations and their gradients are stored as `dtype`, `f32` or bf16.
+    /// Creates a network with the given parameters and loss, for images of `shape` `[H, W, C]` and batches of
+    /// up to `batch` images. Images, activations and their gradients are stored as `dtype`, `f32` or bf16.
     ///
     /// # Errors
-    /// Candle's; a network or images that there is no engine for; another type.
+    /// Returns an error if there is no engine for the network, the images or `dtype`, if the loss is made for
+    /// another classifier, or if a tensor cannot be allocated.
     pub fn new(
         params: Params,
         criterion: Criterion,
@@ -141,17 +141,18 @@ impl Net {
         })
     }
 
-    /// Trains the classifier alone from now on: batch norm is as in evaluation, and nothing else is moved.
+    /// Trains only the classifier from now on: batch norm runs as in evaluation, and no other parameter
+    /// changes.
     #[must_use]
     pub fn frozen(self) -> Self {
         Net { frozen: true, ..self }
     }
 
-    /// Bytes of a network's activations, their gradients and its parameters in training, which are nearly all
-    /// that it takes.
+    /// Returns the number of bytes that a network's activations, their gradients and its parameters take in
+    /// training, which is nearly all of its memory.
     ///
     /// # Errors
-    /// A network or images that there is no engine for.
+    /// Returns an error if there is no engine for the network or the images.
     pub fn bytes(
         network: &Network,
         shape: [usize; 3],
@@ -170,11 +171,11 @@ impl Net {
         Ok((values * batch * dtype.size_in_bytes() + 4 * floats) as u64)
     }
 
-    /// Forward and backward over the images in `x`, with hidden states mixed or not; leaves the gradients,
-    /// moves the running statistics.
+    /// Runs forward and backward over the images in `x`, with or without mixing of hidden states. Stores the
+    /// gradients and updates the running statistics.
     ///
     /// # Errors
-    /// Candle's; a stage whose output cannot be mixed.
+    /// Returns an error if the output of the stage cannot be mixed, or if an operation fails.
     pub fn gradients(&self, targets: Targets, hidden: Option<Hidden>) -> Result<Loss> {
         let mixed = match hidden {
             None => None,
@@ -193,13 +194,13 @@ impl Net {
         pass.loss.take().ok_or_else(|| Error::msg("a pass without a loss"))
     }
 
-    /// One training step on the images in `x`.
+    /// Performs one training step on the images in `x`.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if the output of the stage cannot be mixed, or if an operation fails.
     pub fn step(&self, targets: Targets, hidden: Option<Hidden>, rates: Rates) -> Result<Loss> {
-        // On a thread of the pool: a caller outside would be put to sleep and woken again for each of the
-        // ops.
+        // Run on a thread of the pool: a caller outside would be put to sleep and woken again for each of the
+        // operations.
         rayon::scope(|_| {
             let loss = self.gradients(targets, hidden)?;
             let Params { values, velocity, .. } = &self.params;
@@ -214,29 +215,30 @@ impl Net {
         })
     }
 
-    /// The logits of the last batch, (batch, classes).
+    /// Returns the logits of the last batch, (batch, classes).
     pub fn logits(&self) -> &Tensor {
         self.head.logits()
     }
 
-    /// The gradients, flat as the parameters; see [`Params::named`] for names and layouts.
+    /// Returns the gradients, flat like the parameters; see [`Params::named`] for names and layouts.
     pub fn grads(&self) -> &Tensor {
         &self.grads
     }
 
-    /// All layers, in the order of the parameters.
+    /// Returns all layers, in the order of the parameters.
     #[cfg(all(test, feature = "cuda"))]
     pub(crate) fn layers(&self) -> &[Layer] {
         &self.layers
     }
 }
 
-/// Height, width and channels of a layer's output.
+/// Returns the height, width and channels of a layer's output.
 fn output(geo: Geometry) -> [usize; 3] {
     [geo.out_height(), geo.out_width(), geo.cout]
 }
 
-/// Height, width and channels of what is stored: the input of each block, and the output of the last.
+/// Returns the height, width and channels of each stored tensor: the input of each block, and the output of
+/// the last block.
 fn stored(plan: &Plan) -> impl Iterator<Item = [usize; 3]> {
     let input = |block| {
         let Geometry { height, width, cin, .. } = plan.stored(block);
@@ -245,12 +247,12 @@ fn stored(plan: &Plan) -> impl Iterator<Item = [usize; 3]> {
     (0..plan.blocks.len()).map(input).chain([output(plan.top_layer())])
 }
 
-/// A step on a batch.
+/// The forward and backward pass of a batch.
 struct Pass<'a> {
     net: &'a Net,
     batch: usize,
     targets: Targets<'a>,
-    /// Who is mixed with whom, where hidden states are.
+    /// Which images are mixed, if hidden states are mixed.
     pairs: Option<Pairs<'a>>,
     loss: Cell<Option<Loss>>,
 }
@@ -275,7 +277,7 @@ impl<'a> Pass<'a> {
         &self.net.gradients[gradient]
     }
 
-    /// Values of a batch by which a layer's statistics are divided.
+    /// Returns the number of values per channel that a layer's statistics are taken over.
     fn count(&self, geo: Geometry) -> usize {
         self.batch * geo.out_height() * geo.out_width()
     }

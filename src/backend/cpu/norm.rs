@@ -1,12 +1,13 @@
-//! Batch norm, as far as it is not inside the convolution: from sums by channel to coefficients by channel.
+//! The part of batch norm that is not fused into the convolution: from sums by channel to coefficients by
+//! channel.
 //!
 //! Forward, `z = y·scale + shift` with `scale = γ/√(σ² + ε)`, `shift = β − μ·scale` (Ioffe and Szegedy 2015).
 //! Backward, with `x̂ = (y − μ)/√(σ² + ε)` over M values: `dβ = Σ dz`, `dγ = Σ dz·x̂`,
-//! `dy = γ/√(σ² + ε) · (dz − dβ/M − x̂·dγ/M)`, which is linear in `dz` and `y`: three coefficients a channel.
-//! The images' sums are added in `f64`.
+//! `dy = γ/√(σ² + ε) · (dz − dβ/M − x̂·dγ/M)`, which is linear in `dz` and `y`: three coefficients per
+//! channel. The images' sums are added in `f64`.
 //!
 //! The kernels sum each image in `f32`, so `σ² = E[y²] − μ²` and `Σ dz·(y − μ)` lose their digits where |μ|
-//! is many times σ. Such channels are rare; they are summed again from the values themselves.
+//! is many times σ. Such channels are rare; their sums are taken again from the values themselves.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -16,16 +17,16 @@ use crate::net::{EPS, MOMENTUM};
 use crate::simd::value::Value;
 use crate::tensor::{read, read_as, with_value, write, write_parts};
 
-/// How many times √(σ² + ε) the mean of a channel may be before its sums are taken again. An image's sums are
-/// off by about one part in a million, so up to here the variance is off by about one part in ten thousand.
+/// Ratio of a channel's mean to √(σ² + ε) above which its sums are taken again. An image's sums are off by
+/// about one part in a million, so up to here the variance is off by about one part in ten thousand.
 const FAR: f64 = 10.0;
 
-/// Whether the sums of a channel with this mean and 1/√(σ² + ε) have cancelled.
+/// Returns whether the sums of a channel with this mean and 1/√(σ² + ε) have cancelled.
 fn has_cancelled(mean: f64, inv: f64) -> bool {
     (mean * inv).abs() > FAR
 }
 
-/// The sums of all images, (2, C), in `f64` and in the order of the images.
+/// Adds up the sums of all images, (2, C), in `f64` and in the order of the images.
 fn totals(sums: &[f32], images: usize, channels: usize) -> Vec<f64> {
     let mut totals = vec![0f64; 2 * channels];
     for row in sums.chunks_exact(2 * channels).take(images) {
@@ -34,15 +35,15 @@ fn totals(sums: &[f32], images: usize, channels: usize) -> Vec<f64> {
     totals
 }
 
-/// The values of one channel of a (…, C) tensor.
+/// Returns the values of one channel of a (…, C) tensor.
 fn channel<T: Value>(values: &[T], channels: usize, c: usize) -> impl Iterator<Item = f64> {
     values[c..].iter().step_by(channels).map(|v| f64::from(v.to_f32()))
 }
 
-/// Mean and variance of each channel from the sums, or from the values where the sums have cancelled.
+/// Returns mean and variance of each channel from the sums, or from the values where the sums have cancelled.
 fn moments(totals: &[f64], y: &Tensor, count: usize) -> Result<Vec<(f64, f64)>> {
     fn exact<T: Value>(y: &[T], channels: usize, c: usize) -> (f64, f64) {
-        // Relative to any one value nothing cancels.
+        // Differences from any one of the values do not cancel.
         let shift = f64::from(y[c].to_f32());
         let (mut sum, mut squares) = (0.0, 0.0);
         for d in channel(y, channels, c).map(|v| v - shift) {
@@ -78,7 +79,7 @@ pub struct Norm {
     pub gamma_beta: Tensor,
     /// Their gradients.
     pub d_gamma_beta: Tensor,
-    /// Mean and unbiased variance, (2, C), which move by [`MOMENTUM`].
+    /// Running mean and unbiased variance, (2, C), which are updated with [`MOMENTUM`].
     pub running: Tensor,
     /// μ and 1/√(σ² + ε) of the batch, (2, C).
     pub stat: Tensor,
@@ -87,11 +88,15 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// Training: statistics of a batch of `images` from `sums`, (N, 2, C), `Σ y` and `Σ y²` of each image.
-    /// `count` values a channel in all, the first ones of `y` (…, C), are normalised.
+    /// Prepares for training: takes the statistics of a batch of `images` images from `sums`, (N, 2, C),
+    /// which holds `Σ y` and `Σ y²` of each image, and updates the running statistics. `count` values per
+    /// channel in all, the first ones of `y` (…, C), are normalised.
     ///
     /// # Errors
-    /// Tensors of another type, size or device.
+    /// Returns an error if a tensor has the wrong type, layout or device.
+    ///
+    /// # Panics
+    /// Panics if a tensor is too small.
     pub fn forward(&self, sums: &Tensor, images: usize, count: usize, y: &Tensor) -> Result<()> {
         let (sums, gamma_beta) = (read(sums)?, read(&self.gamma_beta)?);
         let channels = gamma_beta.len() / 2;
@@ -109,10 +114,10 @@ impl Norm {
         self.take(&moments)
     }
 
-    /// Evaluation: the running statistics as they are.
+    /// Prepares for evaluation: takes the running statistics as they are.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a tensor has the wrong type, layout or device.
     pub fn evaluate(&self) -> Result<()> {
         let moments: Vec<_> = {
             let running = read(&self.running)?;
@@ -122,7 +127,7 @@ impl Norm {
         self.take(&moments)
     }
 
-    /// Normalises by means and variances from now on.
+    /// Computes `stat` and `affine` from means and variances.
     fn take(&self, moments: &[(f64, f64)]) -> Result<()> {
         let channels = moments.len();
         write(&self.stat, |stat| {
@@ -143,12 +148,15 @@ impl Norm {
         })
     }
 
-    /// The gradients of γ and β, and `coef` (3, C) so that `dy = coef[0]·dz + coef[1]·y + coef[2]`, from
-    /// `sums`, (N, 2, C), `Σ dz` and `Σ dz·y` of each image. `count` values a channel in all are the first
-    /// ones of `dz` and `y` (…, C).
+    /// Computes the gradients of γ and β, and `coef` (3, C) such that
+    /// `dy = coef[0]·dz + coef[1]·y + coef[2]`, from `sums`, (N, 2, C), which holds `Σ dz` and `Σ dz·y` of
+    /// each image. There are `count` values per channel in all, the first ones of `dz` and `y` (…, C).
     ///
     /// # Errors
-    /// Tensors of another type, size or device.
+    /// Returns an error if a tensor has the wrong type, layout or device.
+    ///
+    /// # Panics
+    /// Panics if a tensor is too small.
     pub fn backward(
         &self,
         sums: &Tensor,
@@ -200,18 +208,18 @@ impl Norm {
     }
 }
 
-/// `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, C), where the operation that has made `dz` has not
-/// left them. `dz` and `y` are (N, …, C), of `len` values an image.
+/// Computes `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, C), where the operation that computed `dz`
+/// has not done so. `dz` and `y` are (N, …, C), with `len` values per image.
 ///
 /// # Errors
-/// Tensors of another type or device.
+/// Returns an error if a tensor has the wrong type, layout or device.
 pub fn sums(batch: usize, len: usize, channels: usize, dz: &Tensor, y: &Tensor, sums: &Tensor) -> Result<()> {
     with_value!(y, T => {
         let (dz, y) = (read_as::<T>(dz)?, read_as::<T>(y)?);
         write_parts(&[sums], |parts| {
             for_each_chunk(batch, |chunk| {
                 for n in chunk_range(chunk, batch) {
-                    // SAFETY: one image each.
+                    // SAFETY: each image is taken once, and the parts of different images do not overlap.
                     let sums: &mut [f32] = unsafe { parts[0].part(2 * n * channels..2 * (n + 1) * channels) };
                     sums.fill(0.0);
                     let (sum, product) = sums.split_at_mut(channels);

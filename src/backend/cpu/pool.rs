@@ -1,5 +1,5 @@
 //! Pooling: the mean over all pixels before the classifier, and the 3×3 max-pool with stride 2 and padding 1
-//! behind a stem.
+//! after a stem.
 
 use candle_core::{Result, Tensor};
 
@@ -8,10 +8,14 @@ use super::{chunk_range, for_each_chunk, for_each_image, mask};
 use crate::simd::value::Value;
 use crate::tensor::{read, read_as, with_value, write_parts};
 
-/// `out` = the source's values, (N, H, W, C), `features = mean over pixels of out`, (N, C).
+/// Computes `out` = the source's values, (N, H, W, C), and `features` = the mean of `out` over the pixels,
+/// (N, C).
 ///
 /// # Errors
-/// Tensors of another type, size or device.
+/// Returns an error if a tensor has the wrong type, layout, rank or device.
+///
+/// # Panics
+/// Panics if a tensor is too small for the batch.
 pub fn mean(batch: usize, source: Source, out: &Tensor, features: &Tensor) -> Result<()> {
     with_value!(out, T => mean_of::<T>(batch, source, out, features))
 }
@@ -35,11 +39,14 @@ fn mean_of<T: Value>(batch: usize, source: Source, out: &Tensor, features: &Tens
     })
 }
 
-/// The gradient of [`mean`]: `dz = (out > 0) · d_features / pixels`, with `Σ dz` and `Σ dz·y` by channel for
-/// each image, (N, 2, C), `y` being the raw output that the source is made of.
+/// Computes the gradient of [`mean`]: `dz = (out > 0) · d_features / pixels`, and `Σ dz` and `Σ dz·y` by
+/// channel for each image, (N, 2, C), where `y` is the raw output that the source is made of.
 ///
 /// # Errors
-/// Tensors of another type, size or device.
+/// Returns an error if a tensor has the wrong type, layout, rank or device.
+///
+/// # Panics
+/// Panics if a tensor is too small for the batch.
 pub fn mean_backward(
     batch: usize,
     d_features: &Tensor,
@@ -59,7 +66,7 @@ fn mean_backward_of<T: Value>(
     dz: &Tensor,
     sums: &Tensor,
 ) -> Result<()> {
-    // There may be fewer images than there is room for.
+    // The tensors may have room for more images than the batch has.
     let (room, channels) = d_features.dims2()?;
     let (d_features, out, y) = (read(d_features)?, read_as::<T>(out)?, read_as::<T>(y)?);
     let len = y.len() / room;
@@ -75,7 +82,7 @@ fn mean_backward_of<T: Value>(
     })
 }
 
-/// Images and what a max-pool makes of them.
+/// The size of the input of a max-pool, and the width of its output.
 #[derive(Clone, Copy)]
 struct Sizes {
     height: usize,
@@ -92,7 +99,7 @@ impl Sizes {
         Ok((sizes, height * width * channels, out_height * out_width * channels))
     }
 
-    /// Calls `f` with the place of each pixel of the window behind a pooled pixel, row by row.
+    /// Calls `f` with the offset of each input pixel in the window of a pooled pixel, row by row.
     fn window(self, pixel: usize, mut f: impl FnMut(usize)) {
         let (row, col) = (2 * (pixel / self.out_width), 2 * (pixel % self.out_width));
         for row in row.saturating_sub(1)..(row + 2).min(self.height) {
@@ -103,11 +110,14 @@ impl Sizes {
     }
 }
 
-/// `out` = the largest of each 3×3 pixels of the source's values, around every second one. `y`, of the
-/// source, is (N, H, W, C), `out` (N, ⌈H/2⌉, ⌈W/2⌉, C).
+/// Computes `out`, the maximum of the source's values over the 3×3 window around every second row and column.
+/// `y`, the raw output that the source is made of, is (N, H, W, C), and `out` is (N, ⌈H/2⌉, ⌈W/2⌉, C).
 ///
 /// # Errors
-/// Tensors of another type, size or device.
+/// Returns an error if a tensor has the wrong type, layout, rank or device.
+///
+/// # Panics
+/// Panics if a tensor is too small for the batch.
 pub fn max(batch: usize, source: Source, y: &Tensor, out: &Tensor) -> Result<()> {
     with_value!(out, T => max_of::<T>(batch, source, y, out))
 }
@@ -121,9 +131,9 @@ fn max_of<T: Value>(batch: usize, source: Source, y: &Tensor, out: &Tensor) -> R
             let mut values = vec![T::ZERO; len];
             for n in chunk_range(chunk, batch) {
                 lent.slices().fill(n, sizes.width, channels, &mut values);
-                // SAFETY: one image each.
+                // SAFETY: each image is taken once, and the parts of different images do not overlap.
                 let out: &mut [T] = unsafe { parts[0].part(n * out_len..(n + 1) * out_len) };
-                // No value is negative.
+                // No value is negative, so the maximum can start from zero.
                 out.fill(T::ZERO);
                 for (pixel, out) in out.chunks_exact_mut(channels).enumerate() {
                     sizes.window(pixel, |at| {
@@ -140,12 +150,15 @@ fn max_of<T: Value>(batch: usize, source: Source, y: &Tensor, out: &Tensor) -> R
     })
 }
 
-/// The gradient of [`max`]: that of a pooled value goes to the first of the largest values, in the order of
-/// the rows, as in PyTorch. `dz` is the gradient behind the batch norm of `y`, with `Σ dz` and `Σ dz·y` by
-/// channel for each image, (N, 2, C).
+/// Computes the gradient of [`max`]. The gradient of a pooled value goes to the first of the largest values
+/// of its window, in row order, as in PyTorch. `dz` is the gradient of the output of the batch norm of `y`,
+/// with `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, C).
 ///
 /// # Errors
-/// Tensors of another type, size or device.
+/// Returns an error if a tensor has the wrong type, layout, rank or device.
+///
+/// # Panics
+/// Panics if a tensor is too small for the batch.
 pub fn max_backward(
     batch: usize,
     source: Source,
@@ -180,7 +193,7 @@ fn max_backward_of<T: Value>(
                 let at = n * out_len..(n + 1) * out_len;
                 let pooled = out[at.clone()].chunks_exact(channels).zip(d_out[at].chunks_exact(channels));
                 for (pixel, (out, d_out)) in pooled.enumerate() {
-                    // What is left of each channel's gradient once its largest value was met.
+                    // The gradient of each channel, set to zero once its largest value has been met.
                     let mut left: Vec<f32> = d_out.iter().map(|d| d.to_f32()).collect();
                     sizes.window(pixel, |at| {
                         let values = values[at..at + channels].iter().zip(out);
@@ -193,7 +206,7 @@ fn max_backward_of<T: Value>(
                         }
                     });
                 }
-                // SAFETY: one image each.
+                // SAFETY: each image is taken once, and the parts of different images do not overlap.
                 let (dz, sums): (&mut [T], &mut [f32]) = unsafe {
                     (
                         parts[0].part(n * len..(n + 1) * len),

@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum and weight decay, in PyTorch's form, over all parameters at
 //! once.
 //!
-//! `d = g + wd·p`, `v ← μ·v + d`, `p ← p − lr·v` (Sutskever et al. 2013 differs in where lr stands), or with
+//! `d = g + wd·p`, `v ← μ·v + d`, `p ← p − lr·v` (Sutskever et al. 2013 apply lr at another point), or with
 //! Nesterov's momentum `p ← p − lr·(d + μ·v)`.
 
 use candle_core::{Result, Tensor};
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::tensor::{read, write};
 
-/// The rates of a step.
+/// The hyperparameters of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
     /// Learning rate.
@@ -18,14 +18,14 @@ pub struct Rates {
     pub momentum: f32,
     /// Weight decay.
     pub weight_decay: f32,
-    /// Nesterov's momentum.
+    /// Whether to use Nesterov's momentum.
     pub nesterov: bool,
 }
 
-/// One step over flat tensors of equal length.
+/// Performs one step over flat tensors of equal length.
 ///
 /// # Errors
-/// Tensors of another type, size or device.
+/// Returns an error if a tensor has the wrong type, layout or device.
 pub fn step(params: &Tensor, grads: &Tensor, velocity: &Tensor, rates: Rates) -> Result<()> {
     let grads = read(grads)?;
     write(params, |params| {

@@ -1,8 +1,8 @@
-//! The input of a layer as the layers before have left it: stored values, or raw outputs that are normalised,
-//! added and cut off at zero when they are read.
+//! The input of a layer: stored values, or raw outputs of earlier layers, which are normalised, added and cut
+//! off at zero when they are read.
 //!
-//! The types are generic in what stands for stored values and for a layer's raw output: numbers in a plan,
-//! tensors in an operation, slices in a kernel.
+//! The types are generic in the representation of stored values and of a layer's raw output: numbers in a
+//! plan, tensors in an operation, slices in a kernel.
 
 use std::convert::Infallible;
 
@@ -11,38 +11,39 @@ use candle_core::Tensor;
 use crate::simd::value::Value;
 use crate::tensor::{Lent, read, read_as};
 
-/// The input of a layer: of stored values `K`, and of raw outputs of layers `L`.
+/// The input of a layer, made of stored values `K` and of raw outputs of layers `L`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input<K, L> {
-    /// Values as they are.
+    /// Stored values, unchanged.
     Plain(K),
     /// `relu(norm(y) + shortcut)`.
     Normed {
-        /// The layer whose raw output `y` is, with its batch norm.
+        /// The layer with the raw output `y` and its batch norm.
         of: L,
-        /// What is added.
+        /// The shortcut that is added.
         shortcut: Shortcut<K, L>,
     },
 }
 
-/// What is added before a ReLU.
+/// The shortcut that is added before a ReLU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortcut<K, L> {
     /// Nothing.
     None,
     /// Stored values of the same size.
     Identity(K),
-    /// Every second pixel of stored values, with zeros for the channels that are new, half of them in front.
+    /// Every second row and column of stored values, with zeros for the additional channels, half of them in
+    /// front.
     Padded(K),
     /// The raw output of a projection, with its batch norm.
     Projected(L),
 }
 
 impl<K, L> Input<K, L> {
-    /// The same input in other terms.
+    /// Converts stored values and layers with functions that may fail.
     ///
     /// # Errors
-    /// Those of the functions.
+    /// Returns the first error that a function returns.
     pub fn try_map<K2, L2, E>(
         self,
         stored: impl Fn(K) -> Result<K2, E>,
@@ -62,13 +63,13 @@ impl<K, L> Input<K, L> {
         })
     }
 
-    /// The same input in other terms.
+    /// Converts stored values and layers.
     pub fn map<K2, L2>(self, stored: impl Fn(K) -> K2, layer: impl Fn(L) -> L2) -> Input<K2, L2> {
         let Ok(mapped) = self.try_map(|x| Ok::<_, Infallible>(stored(x)), |y| Ok(layer(y)));
         mapped
     }
 
-    /// The same input by reference.
+    /// Borrows the stored values and the layers.
     pub fn as_ref(&self) -> Input<&K, &L> {
         match self {
             Input::Plain(x) => Input::Plain(x),
@@ -85,7 +86,7 @@ impl<K, L> Input<K, L> {
     }
 }
 
-/// A layer's raw output, (N, H, W, C), and what its batch norm has made of the batch: rows `scale` and
+/// A layer's raw output, (N, H, W, C), and the coefficients of its batch norm for the batch: rows `scale` and
 /// `shift`, (2, C).
 #[derive(Clone, Copy, Debug)]
 pub struct Raw<'a> {
@@ -95,10 +96,10 @@ pub struct Raw<'a> {
     pub affine: &'a Tensor,
 }
 
-/// An input of tensors; stored values are (N, H, W, C).
+/// An input made of tensors; stored values are (N, H, W, C).
 pub type Source<'a> = Input<&'a Tensor, Raw<'a>>;
 
-/// Images of one size as a kernel has them.
+/// Images of one size, as a slice for a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a, T> {
     /// The values of all images.
@@ -108,19 +109,19 @@ pub struct View<'a, T> {
 }
 
 impl<'a, T> View<'a, T> {
-    /// Values of an image.
+    /// Returns the number of values in an image.
     pub fn image_len(&self) -> usize {
         self.size.iter().product()
     }
 
-    /// One of the images.
+    /// Returns image `n`.
     #[inline(always)]
     pub fn image(&self, n: usize) -> &'a [T] {
         &self.values[n * self.image_len()..(n + 1) * self.image_len()]
     }
 }
 
-/// A raw output as a kernel has it, with `scale` and `shift`.
+/// A raw output with its `scale` and `shift`, as slices for a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'a, T> {
     /// The raw outputs of all images.
@@ -129,22 +130,22 @@ pub struct Values<'a, T> {
     pub affine: &'a [f32],
 }
 
-/// An input of slices.
+/// An input made of slices.
 pub type Slices<'a, T> = Input<View<'a, T>, Values<'a, T>>;
 
-/// A [`Source`] whose tensors are lent.
+/// A [`Source`] whose tensors are borrowed for reading.
 pub struct Reading<'a, T>(Input<Stored<'a, T>, LentRaw<'a, T>>);
 
-/// Lent values, and the height, width and channels of an image.
+/// Borrowed values, and the height, width and channels of an image.
 type Stored<'a, T> = (Lent<'a, T>, [usize; 3]);
-/// A lent raw output, with scale and shift.
+/// A borrowed raw output, with its scale and shift.
 type LentRaw<'a, T> = (Lent<'a, T>, Lent<'a>);
 
 impl<'a> Source<'a> {
-    /// Lends the tensors.
+    /// Borrows the values of the tensors.
     ///
     /// # Errors
-    /// Tensors of another type or device.
+    /// Returns an error if a tensor has the wrong type, layout, rank or device.
     pub fn read<T: Value>(&self) -> candle_core::Result<Reading<'a, T>> {
         let stored = |x: &'a Tensor| {
             let (_, height, width, channels) = x.dims4()?;
@@ -155,21 +156,21 @@ impl<'a> Source<'a> {
 }
 
 impl<T: Value> Reading<'_, T> {
-    /// As slices.
+    /// Returns the input as slices.
     pub fn slices<'a>(&'a self) -> Slices<'a, T> {
         let stored = |(values, size): &'a Stored<T>| View { values, size: *size };
         self.0.as_ref().map(stored, |(y, affine)| Values { y, affine })
     }
 }
 
-/// A value, 0 where it is negative; NaN stays NaN.
+/// Converts a value to `T`, or returns 0 if it is negative; NaN stays NaN.
 #[inline(always)]
 pub fn positive<T: Value>(sum: f32) -> T {
     T::from_f32(if sum < 0.0 { 0.0 } else { sum })
 }
 
 impl<T: Value> Slices<'_, T> {
-    /// The values of one image of some channels, pixel by pixel.
+    /// Writes the values of one image, of `width` columns and `channels` channels, pixel by pixel.
     pub fn fill(&self, image: usize, width: usize, channels: usize, out: &mut [T]) {
         let len = out.len();
         let pixels = out.chunks_exact_mut(channels).enumerate();

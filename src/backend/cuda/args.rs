@@ -1,42 +1,42 @@
-//! What the kernels take: structs and numbers that are declared here for Rust and for the kernels' source.
-//! Addresses are of device memory; 0 is null.
+//! The arguments of the kernels: structs and constants, declared once here for Rust and for the source of the
+//! kernels. Addresses are addresses of device memory; 0 is null.
 
 use crate::methods::loss::SCALE;
 use crate::net::{EPS, MOMENTUM};
 
 use super::tiles::{SCRATCH, THREADS};
 
-/// A value without padding, any bits of which are one.
+/// A type without padding for which any bits are a valid value.
 ///
 /// # Safety
-/// The type is `Copy`, without references.
+/// Any bits must be a valid value of the type, which must have no padding and no references.
 pub unsafe trait Plain: Copy + Send + Sync + 'static {}
 
-// SAFETY: numbers.
+// SAFETY: a number.
 unsafe impl Plain for u8 {}
-// SAFETY: numbers.
+// SAFETY: a number.
 unsafe impl Plain for u16 {}
-// SAFETY: numbers.
+// SAFETY: a number.
 unsafe impl Plain for u32 {}
-// SAFETY: numbers.
+// SAFETY: a number.
 unsafe impl Plain for u64 {}
-// SAFETY: numbers.
+// SAFETY: a number.
 unsafe impl Plain for i32 {}
-// SAFETY: numbers.
+// SAFETY: a number.
 unsafe impl Plain for f32 {}
-// SAFETY: numbers.
+// SAFETY: a number.
 unsafe impl Plain for f64 {}
 
-/// The struct of a kernel.
+/// The argument struct of a kernel.
 pub trait Args: Plain {
-    /// Its bytes.
+    /// Returns the bytes of the struct.
     fn bytes(&self) -> &[u8] {
-        // SAFETY: a struct of numbers; its padding, where there is any, is named.
+        // SAFETY: the struct consists of numbers, and where there would be padding, it has a named field.
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
     }
 }
 
-/// The type of a field in Rust: a pointer is an address.
+/// The Rust type of a field: a pointer is an address.
 macro_rules! rust {
     (ptr) => {
         u64
@@ -46,7 +46,7 @@ macro_rules! rust {
     };
 }
 
-/// The type of a field in the kernels' source.
+/// The type of a field in the source of the kernels.
 macro_rules! cuda {
     (ptr $type:literal) => {
         $type
@@ -62,14 +62,15 @@ macro_rules! cuda {
     };
 }
 
-/// Declares structs, and writes the same for the kernels, with assertions of sizes and places.
+/// Declares structs, and a function that writes their declarations for the kernels, with assertions about
+/// sizes and offsets.
 macro_rules! structs {
     ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ident $($pointer:literal)?),* $(,)? })*) => {
         $($(#[$doc])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default)]
         pub struct $name { $($(#[$field_doc])* pub $field: rust!($type)),* }
-        // SAFETY: numbers and structs of numbers.
+        // SAFETY: the fields are numbers and structs of numbers.
         unsafe impl Plain for $name {})*
 
         fn declare_structs(text: &mut String) {
@@ -90,50 +91,51 @@ macro_rules! structs {
 }
 
 structs! {
-    /// One sample of the plan. A step's rows begin at step · batch.
+    /// One sample of the epoch's plan. The rows of a step begin at step · batch.
     Row {
-        /// Position in the split.
+        /// Position of the image among those on the device.
         index: u32,
-        /// Bytes: dy + 128, dx + 128, flip.
+        /// The augmentation, in bytes from the lowest: dy + 128, dx + 128, flip.
         view: u32,
-        /// Position in the batch.
+        /// Position of the partner in the batch.
         partner: u32,
         lambda: f32,
-        /// Of the patch that shows the partner: the first, and 16 bits higher the one behind the last.
+        /// The rows of the patch that shows the partner: the first row in the lower 16 bits, and the one
+        /// behind the last row in the upper 16 bits.
         rows: u32,
-        /// Likewise.
+        /// The columns of the patch, likewise.
         columns: u32,
         label_a: u32,
         label_b: u32,
         coef_a: f32,
         coef_b: f32,
     }
-    /// Batch norm of a layer of C channels.
+    /// The batch norm of a layer of C channels.
     Norm {
-        /// (2, C).
+        /// (2, C): γ, β.
         gamma_beta: ptr "const float*",
-        /// (2, C): mean, 1 / sqrt(variance + EPS).
+        /// (2, C): mean and 1 / sqrt(variance + EPS) of the batch.
         stat: ptr "float*",
-        /// (2, C): scale, shift of the running statistics.
+        /// (2, C): scale and shift from the running statistics.
         affine: ptr "float*",
-        /// (2, C): mean, unbiased variance.
+        /// (2, C): running mean and unbiased variance.
         running: ptr "float*",
-        /// (2, C).
+        /// (2, C): receives the gradients of γ and β.
         d_gamma_beta: ptr "float*",
-        /// Of Σ y and Σ y².
+        /// The sums of y and y², as `add_sum` of `common.cu` writes them.
         sums: ptr "u64*",
-        /// Of Σ dz and Σ dz·y.
+        /// The sums of dz and dz·y, likewise.
         d_sums: ptr "u64*",
     }
-    /// Where the input of a convolution comes from.
+    /// The input of a convolution.
     Source {
-        /// Values as they are ([`PLAIN`]), or the raw output of the convolution before.
+        /// The input itself ([`PLAIN`]), or the raw output of the previous convolution.
         y: ptr "const real*",
-        /// (2, C): scale and shift in inference; in training they come from the sums.
+        /// (2, C): scale and shift in inference; in training they are computed from the sums.
         affine: ptr "const float*",
-        /// Of [`IDENTITY`] (N, H, W, C), of [`PADDED`] (N, 2H, 2W, C/2).
+        /// The shortcut's values: (N, H, W, C) for [`IDENTITY`], (N, 2H, 2W, C/2) for [`PADDED`].
         shortcut: ptr "const real*",
-        /// Receives the values, if any.
+        /// Receives the input unless null.
         store: ptr "real*",
         /// [`PLAIN`], [`NORMED`], [`IDENTITY`] or [`PADDED`].
         kind: i32,
@@ -141,22 +143,23 @@ structs! {
         width: i32,
         unused: i32,
     }
-    /// The gradient of a raw output: coef[0]·dz + coef[1]·y + coef[2].
+    /// The gradient of a raw output, `coef[0]·dz + coef[1]·y + coef[2]`.
     Gradient {
         dz: ptr "const real*",
         y: ptr "const real*",
         height: i32,
         width: i32,
     }
-    /// A run of parameters that are treated alike; each begins with a block of its own.
+    /// A range of parameters that are treated alike. Each segment begins with a block of its own.
     Segment {
-        /// (groups, stride): parts of the gradient; null where the gradient is there already.
+        /// (groups, stride): parts of the gradient; null if the gradient is complete already.
         parts: ptr "const float*",
-        /// The weights in `place` order for forward, null where they are none.
+        /// Receives the weights in `place` order for the forward pass; null if the parameters are not weights
+        /// of a convolution.
         forward: ptr "real*",
-        /// The same for the input gradient, null where there is none.
+        /// Receives the weights for the input gradient; null if there is none.
         backward: ptr "real*",
-        /// First of the parameters.
+        /// Index of the first parameter.
         start: u32,
         len: u32,
         first_block: i32,
@@ -166,135 +169,136 @@ structs! {
         cout: i32,
         unused: i32,
     }
-    /// `remix_load`.
+    /// Arguments of `remix_load`.
     LoadArgs {
         /// (N, H, W, 3).
         pixels: ptr "const u8*",
         plan: ptr "const Row*",
         step: ptr "const u32*",
-        /// (3, 256): normalised value of each byte.
+        /// (3, 256): the normalised value of each byte.
         levels: ptr "const float*",
-        /// (images, H, W, 4), the last channel zero.
+        /// (images, H, W, 4); the last channel is zero.
         x: ptr "real*",
-        /// Of all batch norms, which are set to zero.
+        /// The sums of all batch norms, which are set to zero.
         sums: ptr "u64*",
         images: i32,
         batch: i32,
         height: i32,
         width: i32,
-        /// Of the sums.
+        /// The length of `sums`.
         count: i32,
-        /// 0 where the images are mixed later in the network.
+        /// 0 if the mixing takes place later in the network.
         mixes: i32,
     }
-    /// `remix_forward_*`.
+    /// Arguments of `remix_forward_*`.
     ForwardArgs {
         source: Source,
-        /// The source's batch norm.
+        /// The batch norm of the source.
         before: Norm,
-        /// In `place` order, k = tap·CK + channel.
+        /// The weights in `place` order, k = tap·CK + channel.
         weight: ptr "const real*",
         /// (N, H', W', CN).
         out: ptr "real*",
-        /// Of the output.
+        /// The sums of the output.
         sums: ptr "u64*",
         images: i32,
-        /// Rows of the output a block.
+        /// Rows of the output per block.
         rows: i32,
         train: i32,
         unused: i32,
     }
-    /// `remix_backward_*`.
+    /// Arguments of `remix_backward_*`.
     BackwardArgs {
-        /// The convolution's input, as forward stored it.
+        /// The convolution's input, as the forward pass stored it.
         x: ptr "const real*",
-        /// Of its raw output.
+        /// The gradient of the convolution's raw output.
         gradient: Gradient,
-        /// The batch norm behind it.
+        /// The batch norm that follows the convolution.
         norm: Norm,
-        /// In `place` order, k = (8 − tap)·C_out + channel out, n = channel in.
+        /// The weights in `place` order, k = (8 − tap)·C_out + channel out, n = channel in.
         weight: ptr "const real*",
-        /// mask · (dx + residual), the gradient behind the batch norm before; the mask is that of the ReLU
-        /// that made x.
+        /// Receives mask · (dx + residual), the gradient of the output of the batch norm before; the mask is
+        /// that of the ReLU that made x.
         dz: ptr "real*",
-        /// Of [`THROUGH_PADDED`]: (N, H/2, W/2, 2·C_in) to every second pixel, its middle channels.
+        /// The residual for [`THROUGH_PADDED`]: (N, H/2, W/2, 2·C_in), of which the middle channels are added
+        /// to every second pixel.
         half: ptr "const real*",
-        /// Raw output before that batch norm, for the sums.
+        /// The raw output that the batch norm before normalises, for the sums.
         y_before: ptr "const real*",
         sums_before: ptr "u64*",
         /// (groups, 9, C_in, C_out).
         weight_parts: ptr "float*",
-        /// Of x.
+        /// Height of x.
         height: i32,
         width: i32,
         images: i32,
-        /// Rows of the input that a block of the input gradient takes.
+        /// Rows of the input that a block of the input gradient computes.
         rows: i32,
         /// [`NO_RESIDUAL`], [`IN_PLACE`] or [`THROUGH_PADDED`].
         residual: i32,
-        /// Rows of the output that are a tile of the weight gradient.
+        /// Rows of the output in a tile of the weight gradient.
         out_rows: i32,
-        /// Of tiles.
+        /// The number of groups of tiles, each of which makes a part of the weight gradient.
         groups: i32,
         weight_blocks: i32,
     }
-    /// `remix_head`.
+    /// Arguments of `remix_head`.
     HeadArgs {
-        /// Of the last block's output, (N, H, W, 64).
+        /// The output of the last block, (N, H, W, 64).
         source: Source,
         plan: ptr "const Row*",
-        /// Advanced when the grid is done.
+        /// The number of the step, which is incremented when the grid is done.
         step: ptr "u32*",
-        /// Weight (classes, 64), bias (classes).
+        /// The weight (classes, 64), then the bias (classes).
         linear: ptr "const float*",
-        /// (rows of the plan, 64) where `train` is 0, else (images, 64).
+        /// (rows of the plan, 64) if `train` is 0, otherwise (images, 64).
         features: ptr "float*",
-        /// (…, classes).
+        /// (…, classes), with the same rows.
         logits: ptr "float*",
-        /// (steps, 2): loss and right predictions of each step.
+        /// (steps, 2): the loss and the number of correct predictions of each step.
         losses: ptr "double*",
-        /// (images, 2).
+        /// (images, 2): the same for each image.
         samples: ptr "float*",
         /// (N, H, W, 64).
         dz: ptr "real*",
-        /// (images, classes · 65), as `linear`.
+        /// (images, classes · 65): the parts of the gradient of `linear`, in its layout.
         linear_parts: ptr "float*",
         counter: ptr "u32*",
-        /// Of the last convolution.
+        /// The batch norm of the last convolution.
         norm: Norm,
         /// (classes), added to the logits in the loss.
         offsets: ptr "const float*",
-        /// (classes), taken from a label's logit there; null if none.
+        /// (classes), subtracted from the logit of a label in the loss; null if there are none.
         margins: ptr "const float*",
-        /// (classes), what logits are multiplied by there; null if none.
+        /// (classes), the factors of the logits in the loss; null if there are none.
         scales: ptr "const float*",
         images: i32,
         batch: i32,
         classes: i32,
         train: i32,
-        /// Of the focal loss; 0 for none.
+        /// γ of the focal loss; 0 for none.
         gamma: f32,
-        /// Whether logits are cosines, times COSINE_SCALE.
+        /// Whether the logits are cosines times COSINE_SCALE.
         normalised: i32,
     }
-    /// `remix_blend_*` and `remix_unblend_*`.
+    /// Arguments of `remix_blend_*` and `remix_unblend_*`.
     BlendArgs {
-        /// Of the block's output, [`IDENTITY`]; its `store` receives the output as it is.
+        /// The block's output, of kind [`IDENTITY`]; its `store` receives the output before it is mixed.
         source: Source,
-        /// Of the block's last convolution.
+        /// The batch norm of the block's last convolution.
         norm: Norm,
         plan: ptr "const Row*",
         step: ptr "const u32*",
-        /// Forward: receives what is mixed.
+        /// Forward: receives the mixed output.
         mixed: ptr "real*",
-        /// Backward: of that, which may be zero where it is.
+        /// Backward: the gradient of `mixed`, which may be zero where `mixed` is zero.
         gradient: ptr "const real*",
-        /// Backward: gradient behind the batch norm.
+        /// Backward: receives the gradient of the output of the batch norm.
         dz: ptr "real*",
         images: i32,
         batch: i32,
     }
-    /// `remix_step`.
+    /// Arguments of `remix_step`.
     StepArgs {
         params: ptr "float*",
         grads: ptr "float*",
@@ -302,12 +306,13 @@ structs! {
         segments: ptr "const Segment*",
         /// Learning rate, momentum, weight decay, and 1 for Nesterov's momentum.
         rates: ptr "const float*",
-        /// Segments.
+        /// The number of segments.
         count: i32,
-        /// 0: only lay out.
+        /// 0 to only lay the weights out, without a step of SGD.
         moves: i32,
     }
-    /// `remix_fold`: scale and shift of a batch norm from its running statistics, a block a layer.
+    /// Arguments of `remix_fold`, which computes scale and shift of each batch norm from its running
+    /// statistics, one block per layer.
     FoldArgs {
         norms: ptr "const Norm*",
         channels: ptr "const int*",
@@ -322,7 +327,7 @@ impl Args for BlendArgs {}
 impl Args for StepArgs {}
 impl Args for FoldArgs {}
 
-/// Declares numbers, and writes the same for the kernels.
+/// Declares constants, and a function that writes their declarations for the kernels.
 macro_rules! numbers {
     ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
         $($(#[$doc])* pub const $name: i32 = $value;)*
@@ -334,24 +339,24 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// [`Source`]: values as they are.
+    /// Kind of a [`Source`]: the values themselves.
     PLAIN = 0;
-    /// [`Source`]: relu(y·scale + shift).
+    /// Kind of a [`Source`]: relu(y·scale + shift).
     NORMED = 1;
-    /// [`Source`]: the same with values of the same size added before the ReLU.
+    /// Kind of a [`Source`]: like [`NORMED`], with values of the same size added before the ReLU.
     IDENTITY = 2;
-    /// [`Source`]: the same with every second pixel of values of twice the size, C/4 zero channels on both
-    /// sides.
+    /// Kind of a [`Source`]: like [`NORMED`], with every second pixel of values of twice the size added
+    /// before the ReLU, and C/4 zero channels on both sides.
     PADDED = 3;
-    /// [`BackwardArgs`]: the input gradient as it is.
+    /// Residual of [`BackwardArgs`]: none.
     NO_RESIDUAL = 0;
-    /// [`BackwardArgs`]: with what is there already.
+    /// Residual of [`BackwardArgs`]: what is in `dz` already.
     IN_PLACE = 1;
-    /// [`BackwardArgs`]: with the gradient of a block's output under [`PADDED`].
+    /// Residual of [`BackwardArgs`]: the gradient of a block's output through the shortcut [`PADDED`].
     THROUGH_PADDED = 2;
 }
 
-/// The declarations for the kernels' source: types, numbers and structs.
+/// Returns the declarations for the source of the kernels: types, constants and structs.
 pub fn declarations() -> String {
     let mut text = String::from(
         "typedef unsigned int u32;\ntypedef unsigned long long u64;\ntypedef unsigned short u16;\ntypedef unsigned char u8;\n\

@@ -1,8 +1,9 @@
-//! A GPU with the kernels loaded, its memory, launches and recorded graphs. In tests also the emulator,
-//! behind the same functions.
+//! A GPU with the kernels loaded, its memory, launches and recorded graphs. In tests, the emulator has the
+//! same interface.
 //!
-//! A device has one stream: what is asked of it happens in that order, and only [`Memory::read`] and
-//! [`Device::wait`] wait for it. Each seed that trains opens a device of its own on the same GPU.
+//! A device has one stream: operations run in the order in which they were issued, and only [`Memory::read`],
+//! [`Memory::write`] and [`Device::wait`] wait for them. Each seed that trains opens a device of its own on
+//! the same GPU.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,18 +20,18 @@ use super::nvrtc::Nvrtc;
 use super::{Error, Result};
 use crate::backend::Precision;
 
-/// How often [`Device::timed`] repeats a launch: waiting takes longer than most kernels.
+/// How often [`Device::timed`] repeats a launch: waiting for a single one takes longer than most kernels.
 pub const REPEATS: u32 = 20;
 
-/// A GPU with the kernels for one type of activations.
+/// A GPU with the kernels for one type of activations loaded.
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
 
 struct Inner {
-    /// Bytes in use by this device's memory.
+    /// Bytes of device memory in use by this device.
     held: AtomicUsize,
     precision: Precision,
-    /// Where launches are timed: what was found.
+    /// The kernel names and seconds found so far, while launches are timed.
     times: Mutex<Option<Vec<(&'static str, f64)>>>,
     backend: Backend,
 }
@@ -41,10 +42,10 @@ enum Backend {
     Emulated(Emulator),
 }
 
-/// How many GPUs there are.
+/// Returns the number of GPUs.
 ///
 /// # Errors
-/// No driver, or no GPU.
+/// Returns an error if there is no driver or no GPU.
 pub fn count() -> Result<usize> {
     let driver = Driver::get()?;
     let mut count = 0;
@@ -53,10 +54,10 @@ pub fn count() -> Result<usize> {
     if count > 0 { Ok(count as usize) } else { Err(Error::NoDevice) }
 }
 
-/// Looks, without touching the GPU, whether it could be used: driver, GPU, compiler.
+/// Checks, without using the GPU, that it could be used: that there is a driver, the GPU, and the compiler.
 ///
 /// # Errors
-/// What is missing.
+/// Returns an error that says what is missing.
 pub fn usable(index: usize) -> Result<()> {
     let count = count()?;
     if index >= count {
@@ -66,20 +67,21 @@ pub fn usable(index: usize) -> Result<()> {
 }
 
 impl Device {
-    /// Opens a GPU by its number and loads the kernels for a type of activations, compiling them where they
+    /// Opens the GPU with a number and loads the kernels for a type of activations, compiling them if they
     /// are not cached.
     ///
     /// # Errors
-    /// All of [`Error`].
+    /// Returns an error if the GPU cannot be used, or if the kernels cannot be compiled or loaded.
     pub fn open(index: usize, precision: Precision) -> Result<Device> {
         usable(index)?;
         Ok(Device::new(precision, Backend::Gpu(Gpu::open(index as i32, precision)?)))
     }
 
-    /// The same GPU with the kernels for `f32`, and a stream of its own where these are others.
+    /// Returns the same GPU with the kernels for `f32`: this device if it has them, otherwise one with a
+    /// stream of its own.
     ///
     /// # Errors
-    /// As [`Device::open`].
+    /// Returns an error like [`Device::open`].
     pub fn in_f32(&self) -> Result<Device> {
         if self.precision() == Precision::F32 {
             return Ok(self.clone());
@@ -94,7 +96,7 @@ impl Device {
         }
     }
 
-    /// A GPU on which each kernel starts when the one before it has ended.
+    /// Opens a GPU on which each kernel starts only when the previous one has ended.
     #[cfg(test)]
     pub fn one_by_one(index: usize, precision: Precision) -> Result<Device> {
         let mut gpu = Gpu::open(index as i32, precision)?;
@@ -102,8 +104,8 @@ impl Device {
         Ok(Device::new(precision, Backend::Gpu(gpu)))
     }
 
-    /// The emulator, where there is a C++ compiler. A `hostile` one runs threads and blocks last to first,
-    /// and starts each kernel before the one before it has run.
+    /// Returns the emulator if there is a C++ compiler. A `hostile` one runs threads and blocks last to
+    /// first, and starts each kernel before the previous one has run.
     #[cfg(test)]
     pub fn emulated(precision: Precision, hostile: bool) -> Option<Device> {
         Some(Device::new(precision, Backend::Emulated(Emulator::new(precision, hostile)?)))
@@ -113,12 +115,12 @@ impl Device {
         Device(Arc::new(Inner { held: AtomicUsize::new(0), precision, times: Mutex::new(None), backend }))
     }
 
-    /// What activations are stored as.
+    /// Returns the precision of activations.
     pub fn precision(&self) -> Precision {
         self.0.precision
     }
 
-    /// Such as `cuda:0 NVIDIA H200`, for people.
+    /// Returns a description for people, such as `cuda:0 NVIDIA H200`.
     pub fn describe(&self) -> String {
         match &self.0.backend {
             Backend::Gpu(gpu) => format!("cuda:{} {}", gpu.index, gpu.name),
@@ -127,15 +129,15 @@ impl Device {
         }
     }
 
-    /// Bytes of this device's memory in use.
+    /// Returns the number of bytes of this device's memory in use.
     pub fn held(&self) -> usize {
         self.0.held.load(Ordering::Relaxed)
     }
 
-    /// Bytes of memory that are free.
+    /// Returns the number of bytes of memory that are free.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub fn free(&self) -> Result<usize> {
         match &self.0.backend {
             Backend::Gpu(gpu) => gpu.free_memory(),
@@ -144,10 +146,11 @@ impl Device {
         }
     }
 
-    /// Memory for `len` values, all bits zero.
+    /// Allocates memory for `len` values, with all bits zero.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// Returns [`Error::Memory`] if there is not enough memory, or another error if a call of the driver
+    /// fails.
     pub fn zeros<T: Plain>(&self, len: usize) -> Result<Memory<T>> {
         let bytes = len * size_of::<T>();
         let at = match &self.0.backend {
@@ -159,23 +162,25 @@ impl Device {
         Ok(Memory { device: self.clone(), at, len, _type: PhantomData })
     }
 
-    /// Memory that holds some values.
+    /// Allocates memory that holds a copy of `values`.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// Returns [`Error::Memory`] if there is not enough memory, or another error if a call of the driver
+    /// fails.
     pub fn upload<T: Plain>(&self, values: &[T]) -> Result<Memory<T>> {
         let memory = self.zeros(values.len())?;
         memory.write(0, values)?;
         Ok(memory)
     }
 
-    /// Starts a kernel over `grid` blocks with `shared` bytes of dynamic shared memory each.
+    /// Launches a kernel over `grid` blocks with `shared` bytes of dynamic shared memory each.
     ///
     /// # Safety
-    /// The arguments are addresses of live memory of this device, as large as the kernel's sizes ask.
+    /// The caller must ensure that the arguments are addresses of live memory of this device, as large as the
+    /// sizes passed to the kernel require.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub unsafe fn launch<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
         let mut times = self.0.times.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(times) = &mut *times else {
@@ -205,10 +210,11 @@ impl Device {
         }
     }
 
-    /// Runs the launches of a closure, each of them [`REPEATS`] times, and says how many seconds one took.
+    /// Runs the launches of a closure, each of them [`REPEATS`] times, and returns the seconds that each
+    /// took, with the name of its kernel.
     ///
     /// # Errors
-    /// Those of the closure and of the driver.
+    /// Returns an error if the closure or a call of the driver fails.
     pub fn timed(&self, launches: impl FnOnce() -> Result<()>) -> Result<Vec<(&'static str, f64)>> {
         let lock = || self.0.times.lock().unwrap_or_else(PoisonError::into_inner);
         *lock() = Some(vec![]);
@@ -217,10 +223,11 @@ impl Device {
         done.map(|()| times)
     }
 
-    /// Records the launches of a closure instead of running them. It must not allocate, read or wait.
+    /// Records the launches of a closure instead of running them. The closure must not allocate, read or
+    /// wait.
     ///
     /// # Errors
-    /// Those of the closure and of the driver.
+    /// Returns an error if the closure or a call of the driver fails.
     pub fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let recorded = match &self.0.backend {
             Backend::Gpu(gpu) => Recording::Gpu(gpu.record(launches)?),
@@ -230,10 +237,10 @@ impl Device {
         Ok(Graph { device: self.clone(), recorded })
     }
 
-    /// Waits until everything that was asked for has happened.
+    /// Waits until all operations issued so far have ended.
     ///
     /// # Errors
-    /// That of any kernel before.
+    /// Returns an error if an earlier kernel failed.
     pub fn wait(&self) -> Result<()> {
         match &self.0.backend {
             Backend::Gpu(gpu) => gpu.wait(),
@@ -242,7 +249,7 @@ impl Device {
         }
     }
 
-    /// Bytes of dynamic shared memory that let two blocks have a multiprocessor.
+    /// Returns the bytes of dynamic shared memory per block with which two blocks fit on a multiprocessor.
     pub fn room(&self) -> usize {
         match &self.0.backend {
             Backend::Gpu(gpu) => gpu.room,
@@ -251,7 +258,7 @@ impl Device {
         }
     }
 
-    /// Bytes of dynamic shared memory that a block can have.
+    /// Returns the bytes of dynamic shared memory that a block can have.
     pub fn shared(&self) -> usize {
         match &self.0.backend {
             Backend::Gpu(gpu) => gpu.shared,
@@ -270,102 +277,103 @@ pub struct Memory<T> {
 }
 
 impl<T: Plain> Memory<T> {
-    /// Address of a value.
+    /// Returns the address of a value.
     ///
     /// # Panics
-    /// Beyond the end.
+    /// Panics if the index is beyond the end.
     pub fn at(&self, index: usize) -> u64 {
         assert!(index <= self.len, "{index} of {}", self.len);
         self.at + (index * size_of::<T>()) as u64
     }
 
-    /// Number of values.
+    /// Returns the number of values.
     pub fn count(&self) -> usize {
         self.len
     }
 
-    /// Writes values from `start` on, after what was asked for before, and waits.
+    /// Writes values from `start` on, after the operations issued before, and waits.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or an earlier kernel failed.
     ///
     /// # Panics
-    /// Beyond the end.
+    /// Panics if the values would extend beyond the end.
     pub fn write(&self, start: usize, values: &[T]) -> Result<()> {
         assert!(start + values.len() <= self.len, "{start} + {} of {}", values.len(), self.len);
         let (at, from, bytes) = (self.at(start), values.as_ptr().cast(), size_of_val(values));
         match &self.device.0.backend {
             Backend::Gpu(gpu) => {
-                // SAFETY: inside the memory, by the assertion.
+                // SAFETY: the range is inside the memory by the assertion.
                 unsafe { gpu.call("cuMemcpyHtoDAsync", |d, s| (d.upload)(at, from, bytes, s)) }?;
-                // Whether the driver has read pageable memory when it returns differs from machine to
+                // Whether the driver has read pageable memory when the call returns differs from machine to
                 // machine.
                 gpu.wait()
             }
             #[cfg(test)]
             Backend::Emulated(_) => {
-                // SAFETY: the emulator's addresses are the process's, inside the memory by the assertion.
+                // SAFETY: the emulator's addresses are those of the process, and the range is inside the
+                // memory by the assertion.
                 unsafe { std::ptr::copy_nonoverlapping(from.cast::<u8>(), at as *mut u8, bytes) };
                 Ok(())
             }
         }
     }
 
-    /// Waits for everything that was asked for before, and reads values.
+    /// Waits for the operations issued before, and reads values.
     ///
     /// # Errors
-    /// The driver's; that of any kernel before.
+    /// Returns an error if a call of the driver or an earlier kernel failed.
     ///
     /// # Panics
-    /// Beyond the end.
+    /// Panics if the range extends beyond the end.
     pub fn read(&self, start: usize, len: usize) -> Result<Vec<T>> {
         assert!(start + len <= self.len, "{start} + {len} of {}", self.len);
         let mut values = Vec::<T>::with_capacity(len);
         let (at, to, bytes) = (self.at(start), values.as_mut_ptr(), len * size_of::<T>());
         match &self.device.0.backend {
             Backend::Gpu(gpu) => {
-                // SAFETY: inside the memory by the assertion, and the vector has room.
+                // SAFETY: the range is inside the memory by the assertion, and the vector has room for it.
                 unsafe { gpu.call("cuMemcpyDtoHAsync", |d, s| (d.download)(to.cast(), at, bytes, s)) }?;
                 gpu.wait()?;
             }
-            // SAFETY: as above, the emulator's addresses are the process's.
+            // SAFETY: as above; the emulator's addresses are those of the process.
             #[cfg(test)]
             Backend::Emulated(_) => unsafe { std::ptr::copy_nonoverlapping(at as *const T, to, len) },
         }
-        // SAFETY: all were written, and any bits are a value.
+        // SAFETY: all values were written, and any bits are a valid value.
         unsafe { values.set_len(len) };
         Ok(values)
     }
 
-    /// Sets all bits to zero, after what was asked for before.
+    /// Sets all bits to zero, after the operations issued before.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub fn clear(&self) -> Result<()> {
         let bytes = self.len * size_of::<T>();
         match &self.device.0.backend {
-            // SAFETY: all of the memory.
+            // SAFETY: the range is the whole memory.
             Backend::Gpu(gpu) => unsafe {
                 gpu.call("cuMemsetD8Async", |d, s| (d.fill)(self.at, 0, bytes, s))
             },
             #[cfg(test)]
             Backend::Emulated(_) => {
-                // SAFETY: all of the memory.
+                // SAFETY: the range is the whole memory.
                 unsafe { std::ptr::write_bytes(self.at as *mut u8, 0, bytes) };
                 Ok(())
             }
         }
     }
 
-    /// Copies all of another memory of the same size, on the device.
+    /// Copies the content of another memory of the same size, on the device.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub fn copy(&self, from: &Memory<T>) -> Result<()> {
         assert_eq!(self.len, from.len);
         let bytes = self.len * size_of::<T>();
         match &self.device.0.backend {
-            // SAFETY: both are whole and of one size.
+            // SAFETY: both are whole memories of the same size.
             Backend::Gpu(gpu) => unsafe {
                 gpu.call("cuMemcpyDtoDAsync", |d, s| (d.copy)(self.at, from.at, bytes, s))
             },
@@ -381,7 +389,7 @@ impl<T> Drop for Memory<T> {
         self.device.0.held.fetch_sub(bytes, Ordering::Relaxed);
         match &self.device.0.backend {
             Backend::Gpu(gpu) => {
-                // SAFETY: nobody else has it. cuMemFree waits for kernels that use it.
+                // SAFETY: nothing else uses the memory. cuMemFree waits for kernels that use it.
                 let _ = unsafe { gpu.call("cuMemFree", |d, _| (d.free)(self.at)) };
             }
             #[cfg(test)]
@@ -390,7 +398,7 @@ impl<T> Drop for Memory<T> {
     }
 }
 
-/// Launches that were recorded. The memory that they use must live as long.
+/// Recorded launches. The memory that they use must live as long.
 pub struct Graph {
     device: Device,
     recorded: Recording,
@@ -402,20 +410,20 @@ enum Recording {
     Emulated(Recorded),
 }
 
-// SAFETY: a graph is launched by one thread at a time, for that takes the device's stream.
+// SAFETY: a graph is launched by one thread at a time, because a launch uses the device's stream.
 unsafe impl Send for Graph {}
 
 impl Graph {
     /// Runs all launches, in their order.
     ///
     /// # Safety
-    /// As [`Device::launch`], for all of them.
+    /// The contract of [`Device::launch`] applies to all of them.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub unsafe fn launch(&self) -> Result<()> {
         match (&self.device.0.backend, &self.recorded) {
-            // SAFETY: a graph of this device.
+            // SAFETY: the graph is one of this device.
             (Backend::Gpu(gpu), &Recording::Gpu(exec)) => unsafe {
                 gpu.call("cuGraphLaunch", |d, stream| (d.graph_launch)(exec, stream))
             },
@@ -434,7 +442,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         match (&self.device.0.backend, &self.recorded) {
             (Backend::Gpu(gpu), &Recording::Gpu(exec)) => {
-                // SAFETY: nobody else has it.
+                // SAFETY: nothing else uses the graph.
                 let _ = unsafe { gpu.call("cuGraphExecDestroy", |d, _| (d.exec_destroy)(exec)) };
             }
             #[cfg(test)]

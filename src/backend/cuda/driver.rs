@@ -1,5 +1,6 @@
-//! The CUDA driver, as far as it is used, loaded at run time. The declarations follow `cuda.h`, whose
-//! functions keep their meaning from version to version; names ending in `_v2` are what its macros call them.
+//! The functions of the CUDA driver that are used here, loaded at run time. The declarations follow `cuda.h`,
+//! whose functions keep their meaning from version to version; symbols that end in `_v2` are what its macros
+//! expand to.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::OnceLock;
@@ -8,7 +9,7 @@ use libloading::Library;
 
 use super::{Error, Result};
 
-/// A handle of the driver's: context, stream, module, function, graph.
+/// A handle of the driver: a context, stream, module, function or graph.
 pub type Handle = *mut c_void;
 
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`.
@@ -17,7 +18,7 @@ pub const CAPABILITY_MAJOR: i32 = 75;
 pub const CAPABILITY_MINOR: i32 = 76;
 /// `CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN`.
 pub const SHARED_MEMORY: i32 = 97;
-/// Of a multiprocessor.
+/// `CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR`.
 pub const SHARED_MEMORY_IN_ALL: i32 = 81;
 /// `CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES`.
 pub const STATIC_SHARED: i32 = 1;
@@ -25,7 +26,7 @@ pub const STATIC_SHARED: i32 = 1;
 pub const DYNAMIC_SHARED: i32 = 8;
 /// `CU_STREAM_NON_BLOCKING`.
 pub const NON_BLOCKING: u32 = 1;
-/// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: other seeds' threads may allocate meanwhile.
+/// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: the threads of other seeds may allocate during a capture.
 pub const THREAD_LOCAL: u32 = 1;
 
 /// `CUlaunchConfig`.
@@ -47,7 +48,7 @@ pub struct LaunchAttribute {
     value: [u64; 8],
 }
 
-/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: a kernel may start before the one before it has
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: a kernel may start before the previous one has
 /// ended, and waits for that itself.
 pub const OVERLAP: LaunchAttribute = LaunchAttribute { id: 6, _pad: 0, value: [1, 0, 0, 0, 0, 0, 0, 0] };
 
@@ -56,7 +57,7 @@ const NO_DEVICE: i32 = 100;
 
 macro_rules! functions {
     ($($name:ident = $symbol:literal ($($type:ty),*);)*) => {
-        /// The driver's functions. Each returns 0 or an error's number.
+        /// The functions of the driver. Each returns 0 or an error code.
         pub struct Driver {
             _library: Library,
             $(pub $name: unsafe extern "C" fn($($type),*) -> i32,)*
@@ -67,7 +68,7 @@ macro_rules! functions {
                 // SAFETY: the driver's initialisers may run at any time.
                 let library = unsafe { Library::new("libcuda.so.1") }.map_err(|_| Error::NoDriver)?;
                 Ok(Driver {
-                    // SAFETY: the type is that of cuda.h.
+                    // SAFETY: the type is that in cuda.h.
                     $($name: *unsafe { library.get($symbol.as_bytes()) }.map_err(|_| Error::OldDriver($symbol))?,)*
                     _library: library,
                 })
@@ -112,15 +113,15 @@ functions! {
 }
 
 impl Driver {
-    /// The driver, loaded and initialised once.
+    /// Returns the driver, which is loaded and initialised once.
     ///
     /// # Errors
-    /// No driver, one that is too old, no GPU.
+    /// Returns an error if there is no driver, if it is too old, or if there is no GPU.
     pub fn get() -> Result<&'static Driver> {
         static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
         let start = || {
             let driver = Driver::load()?;
-            // SAFETY: the first call, as is asked.
+            // SAFETY: `cuInit` must be the first call, and is.
             match unsafe { (driver.init)(0) } {
                 NO_DEVICE => Err(Error::NoDevice),
                 status => driver.check("cuInit", status).map(|()| driver),
@@ -129,18 +130,18 @@ impl Driver {
         DRIVER.get_or_init(start).as_ref().map_err(Clone::clone)
     }
 
-    /// The error of a status, if it is one.
+    /// Converts a status to a result.
     ///
     /// # Errors
-    /// Any status but 0.
+    /// Returns an error for any status but 0.
     pub fn check(&self, call: &'static str, status: i32) -> Result<()> {
         if status == 0 { Ok(()) } else { Err(Error::Driver { call, text: self.text(status) }) }
     }
 
-    /// A status in the driver's words.
+    /// Returns the driver's message for a status.
     pub fn text(&self, status: i32) -> String {
         let mut text = std::ptr::null();
-        // SAFETY: it sets the pointer to a text that lives for ever, or to null.
+        // SAFETY: the call sets the pointer to a static string or to null.
         let words = unsafe {
             if (self.error_text)(status, &raw mut text) == 0 && !text.is_null() {
                 CStr::from_ptr(text).to_string_lossy()
@@ -151,7 +152,7 @@ impl Driver {
         format!("{words} (error {status})")
     }
 
-    /// The version of CUDA that the driver supports, such as (13, 0).
+    /// Returns the version of CUDA that the driver supports, such as (13, 0).
     pub fn version(&self) -> (i32, i32) {
         let mut version = 0;
         // SAFETY: it writes one number.
@@ -159,10 +160,11 @@ impl Driver {
         (version / 1000, version % 1000 / 10)
     }
 
-    /// Memory of the current context.
+    /// Allocates memory in the current context.
     ///
     /// # Errors
-    /// [`Error::Memory`] where there is not enough; `held` is what the caller has already, in bytes.
+    /// Returns [`Error::Memory`] if there is not enough memory; `held` is what the caller already holds, in
+    /// bytes.
     pub fn allocate(&self, bytes: usize, held: usize) -> Result<u64> {
         let mut at = 0;
         // SAFETY: it writes one address.

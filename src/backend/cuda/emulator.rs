@@ -1,4 +1,4 @@
-//! A model of a GPU for tests: the kernels compiled by a C++ compiler with `kernels/emulator.h`, in the
+//! An emulated GPU for tests: the kernels, compiled by a C++ compiler with `kernels/emulator.h`, run in the
 //! memory of the process.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -17,20 +17,20 @@ use crate::backend::Precision;
 
 const HEADER: &str = include_str!("kernels/emulator.h");
 
-/// Bytes of dynamic shared memory: those of an A100's block.
+/// Bytes of dynamic shared memory that a block can have, as on an A100.
 pub const SHARED: usize = 160 << 10;
 
-/// Bytes of it that let two blocks have a multiprocessor of an H100.
+/// Bytes of it per block with which two blocks fit on a multiprocessor of an H100.
 pub const ROOM: usize = 110 << 10;
 
-/// Bytes behind each allocation that nobody may write.
+/// Bytes of the guard behind each allocation, which no kernel may write.
 const GUARD: usize = 256;
 const GUARDED: u8 = 0xa5;
 
 type Kernel = unsafe extern "C" fn(*const c_void);
 type Launch = unsafe extern "C" fn(Kernel, u32, u32, u32, *const c_void, i32, *mut Written, usize) -> i32;
 
-/// Eight bytes that a kernel wrote, as `emulator.h` has them.
+/// Eight bytes that a kernel wrote; the layout is that in `emulator.h`.
 #[repr(C)]
 struct Written {
     at: *mut u64,
@@ -40,12 +40,12 @@ struct Written {
 /// The compiled kernels of one type of activations.
 pub struct Emulator {
     kernels: &'static Library,
-    /// Threads and blocks run last to first, and a kernel starts before the one before it has run.
+    /// Whether threads and blocks run last to first, and a kernel starts before the previous one has run.
     hostile: bool,
     recording: RefCell<Option<Recorded>>,
-    /// Address and bytes of what is allocated.
+    /// Address and size in bytes of each allocation.
     memory: RefCell<Vec<(u64, usize)>>,
-    /// What the last kernel wrote, where the next one may start early.
+    /// What the last kernel wrote, if the next one is to start early.
     written: RefCell<Vec<Written>>,
 }
 
@@ -54,14 +54,14 @@ unsafe impl Send for Emulator {}
 // SAFETY: as above.
 unsafe impl Sync for Emulator {}
 
-/// Launches: kernel, grid, shared memory, arguments.
+/// Recorded launches: kernel, grid, shared memory, arguments.
 pub type Recorded = Vec<(&'static str, usize, usize, Vec<u8>)>;
 
-/// The fibers and the shared memory are the library's statics.
+/// Serialises launches: the fibers and the shared memory are static variables of the library.
 static RUNNING: Mutex<()> = Mutex::new(());
 
 impl Emulator {
-    /// None where there is no C++ compiler.
+    /// Compiles the kernels; returns `None` if there is no C++ compiler.
     pub fn new(precision: Precision, hostile: bool) -> Option<Emulator> {
         static LIBRARIES: [OnceLock<Option<Library>>; 2] = [OnceLock::new(), OnceLock::new()];
         let kernels =
@@ -75,12 +75,12 @@ impl Emulator {
         })
     }
 
-    /// Whether it runs threads, blocks and kernels in another order than a person would expect.
+    /// Returns whether threads, blocks and kernels run in another order than usual.
     pub fn is_hostile(&self) -> bool {
         self.hostile
     }
 
-    /// What the library has as the size of a kernel's arguments.
+    /// Returns the size of a kernel's arguments according to the library.
     pub fn size(&self, kernel: &str) -> usize {
         let name = kernel.replacen("remix", "size", 1);
         // SAFETY: the library has such a number for each kernel.
@@ -92,7 +92,7 @@ impl Emulator {
     }
 
     pub fn zeros(&self, bytes: usize) -> u64 {
-        // SAFETY: not empty; the guard is inside.
+        // SAFETY: the layout is not empty, and the guard is inside it.
         unsafe {
             let start = alloc_zeroed(Self::layout(bytes));
             assert!(!start.is_null(), "out of memory");
@@ -123,12 +123,12 @@ impl Emulator {
         assert_eq!(self.size(kernel), args.len(), "{kernel}: the struct is another in args.rs");
         assert!(shared <= SHARED, "{kernel}: {shared} bytes of shared memory");
         let name = CString::new(kernel).expect("a name");
-        // A test that fails inside poisons nothing of use.
+        // A test that panics while it holds the lock leaves nothing invalid behind.
         let _running = RUNNING.lock().unwrap_or_else(|e| e.into_inner());
         let mut written = self.written.borrow_mut();
         let before = self.contents();
-        // SAFETY: the functions have these types, and the arguments this size; what was written is still
-        // allocated.
+        // SAFETY: the functions have these types and the arguments have this size; the memory that was
+        // written is still allocated.
         let status = unsafe {
             let run = self.kernels.get::<Launch>(b"remix_launch\0").expect("the emulator");
             let f = self.kernels.get::<Kernel>(name.as_bytes_with_nul()).expect("the kernel");
@@ -154,10 +154,11 @@ impl Emulator {
         }
     }
 
-    /// All memory, where the next kernel must know what this one wrote. The last bytes may be of the guard.
+    /// Returns a copy of all memory if the next kernel must know what this one wrote. The last bytes of a
+    /// copy may be of the guard.
     fn contents(&self) -> Vec<Vec<u64>> {
         let words = |&(at, bytes): &(u64, usize)| {
-            // SAFETY: allocated, aligned, and with a guard behind.
+            // SAFETY: the memory is allocated, aligned, and followed by a guard.
             unsafe { std::slice::from_raw_parts(at as *const u64, bytes.div_ceil(8)) }.to_vec()
         };
         if self.hostile { self.memory.borrow().iter().map(words).collect() } else { vec![] }
@@ -171,7 +172,7 @@ impl Emulator {
     }
 
     pub fn replay(&self, recorded: &Recorded) {
-        // A graph starts when all that was asked for before has ended.
+        // A graph starts only when all operations issued before have ended.
         self.written.borrow_mut().clear();
         for (kernel, grid, shared, args) in recorded {
             self.launch(kernel, *grid, *shared, args);
@@ -192,6 +193,6 @@ fn build(precision: Precision) -> Option<Library> {
     let flags = ["-std=c++17", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-w"];
     let out = Command::new(&compiler).args(flags).arg("-o").args([&library, &code]).output().expect("run");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    // SAFETY: its initialisers do nothing.
+    // SAFETY: the library's initialisers do nothing.
     Some(unsafe { Library::new(&library) }.expect("a library"))
 }

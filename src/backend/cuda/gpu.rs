@@ -1,4 +1,4 @@
-//! A real GPU: its context, stream and loaded kernels. What is done with it is in [`super::device`].
+//! A real GPU: its context, stream and loaded kernels. [`super::device`] is the interface to it.
 
 use std::ffi::{CString, c_void};
 
@@ -13,36 +13,37 @@ use crate::backend::Precision;
 /// A GPU, the kernels loaded on it, and a stream.
 pub struct Gpu {
     driver: &'static Driver,
-    /// Its number, from 0.
+    /// The number of the GPU, from 0.
     pub index: i32,
-    /// The driver's number of it.
+    /// The driver's handle of the GPU.
     device: i32,
-    /// Its name.
+    /// The name of the GPU.
     pub name: String,
     context: Handle,
     stream: Handle,
     module: Handle,
     functions: Vec<Handle>,
-    /// Bytes of shared memory that a block can have.
+    /// Bytes of dynamic shared memory that a block can have.
     pub shared: usize,
-    /// Bytes of it that let two blocks have a multiprocessor.
+    /// Bytes of it per block with which two blocks fit on a multiprocessor.
     pub room: usize,
-    /// Whether a kernel may start before the one before it has ended.
+    /// Whether a kernel may start before the previous one has ended.
     pub overlap: bool,
 }
 
-// SAFETY: the driver's handles may be used from any thread; each call first makes the context that thread's.
+// SAFETY: the handles of the driver may be used from any thread; each call first makes the context current in
+// its thread.
 unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
 
 impl Gpu {
-    /// Opens a GPU by its number and loads the kernels.
+    /// Opens the GPU with a number and loads the kernels.
     pub fn open(index: i32, precision: Precision) -> Result<Gpu> {
         let driver = Driver::get()?;
         let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
         let (mut device, mut text) = (0, [0; 256]);
-        // SAFETY: it writes a number.
+        // SAFETY: it writes one number.
         driver.check("cuDeviceGet", unsafe { (driver.device)(&raw mut device, index) })?;
         let attribute = |which| {
             let mut value = 0;
@@ -50,7 +51,7 @@ impl Gpu {
             let status = unsafe { (driver.device_attribute)(&raw mut value, which, device) };
             driver.check("cuDeviceGetAttribute", status).map(|()| value)
         };
-        // SAFETY: it writes as much text as there is room for.
+        // SAFETY: it writes no more text than there is room for.
         let status = unsafe { (driver.device_name)(text.as_mut_ptr(), text.len() as i32, device) };
         driver.check("cuDeviceGetName", status)?;
         let name: String = text.iter().take_while(|&&c| c != 0).map(|&c| char::from(c as u8)).collect();
@@ -59,11 +60,11 @@ impl Gpu {
             return Err(Error::OldDevice { name, major, minor });
         }
         let shared = attribute(driver::SHARED_MEMORY)? as usize;
-        // A block's fixed part is less than 3 KiB, the driver's 1 KiB.
+        // The static shared memory of a block is less than 3 KiB; the driver reserves 1 KiB.
         let room = (attribute(driver::SHARED_MEMORY_IN_ALL)? as usize / 2).saturating_sub(4 << 10);
         let image = program::cached(precision, &format!("sm_{major}{minor}"))?;
-        // SAFETY: each writes a handle. The context is given back by `drop`, which runs from here on whatever
-        // happens.
+        // SAFETY: each call writes a handle. The context is released by `drop`, which runs in any case once
+        // `gpu` exists.
         unsafe {
             driver.check("cuDevicePrimaryCtxRetain", (driver.retain)(&raw mut context, device))?;
             let null = std::ptr::null_mut();
@@ -87,10 +88,10 @@ impl Gpu {
         }
     }
 
-    /// Loads the kernels and allows each all the shared memory that there is.
+    /// Loads the kernels and allows each of them all available shared memory.
     fn load(&mut self, image: &[u8]) -> Result<()> {
         let (driver, mut module) = (self.driver, std::ptr::null_mut());
-        // SAFETY: the image is one, by its hash or from the compiler.
+        // SAFETY: the image is valid: it comes from the compiler, or from a file whose hash was checked.
         let status = unsafe { (driver.module_load)(&raw mut module, image.as_ptr().cast()) };
         if status != 0 {
             let ((major, minor), compiler) = (self.driver.version(), Nvrtc::get()?.version());
@@ -105,7 +106,7 @@ impl Gpu {
         for name in NAMES {
             let name = CString::new(name).expect("a name without NUL");
             let (mut function, mut fixed) = (std::ptr::null_mut(), 0);
-            // SAFETY: each writes a handle or a number.
+            // SAFETY: each call writes a handle or a number.
             unsafe {
                 let status = (driver.function)(&raw mut function, module, name.as_ptr());
                 driver.check("cuModuleGetFunction", status)?;
@@ -122,20 +123,20 @@ impl Gpu {
         Ok(())
     }
 
-    /// Calls a function of the driver with this GPU's stream, in its context.
+    /// Calls a function of the driver with this GPU's stream, in this GPU's context.
     ///
     /// # Safety
-    /// That of the function.
+    /// The contract of the driver's function applies.
     pub unsafe fn call(&self, name: &'static str, f: impl FnOnce(&Driver, Handle) -> i32) -> Result<()> {
-        // SAFETY: a live context.
+        // SAFETY: the context is live.
         self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.set_current)(self.context) })?;
         self.driver.check(name, f(self.driver, self.stream))
     }
 
-    /// Memory, all bits zero; `held` bytes are there already.
+    /// Allocates memory with all bits zero; `held` is the number of bytes held already.
     pub fn zeros(&self, bytes: usize, held: usize) -> Result<u64> {
         let mut found = Ok(0);
-        // SAFETY: a live context; the memory is as large as is said.
+        // SAFETY: the context is live, and the memory has the size that is cleared.
         unsafe {
             self.call("cuMemAlloc", |d, _| {
                 found = d.allocate(bytes, held);
@@ -146,18 +147,18 @@ impl Gpu {
         }
     }
 
-    /// Bytes of memory that are free.
+    /// Returns the number of bytes of memory that are free.
     pub fn free_memory(&self) -> Result<usize> {
         let (mut free, mut total) = (0, 0);
-        // SAFETY: a live context, and two numbers to write.
+        // SAFETY: the context is live, and the call writes two numbers.
         unsafe { self.call("cuMemGetInfo", |d, _| (d.memory_info)(&raw mut free, &raw mut total)) }?;
         Ok(free)
     }
 
-    /// Starts a kernel.
+    /// Launches a kernel.
     ///
     /// # Safety
-    /// As [`super::Device::launch`].
+    /// The contract of [`super::Device::launch`] applies.
     pub unsafe fn launch<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
         let mut list = [std::ptr::from_ref(args).cast_mut().cast::<c_void>()];
         let (function, none) = (self.functions[kernel], std::ptr::null_mut());
@@ -169,8 +170,8 @@ impl Gpu {
             attributes: &OVERLAP,
             count: self.overlap.into(),
         };
-        // SAFETY: the kernel takes one struct, which the driver copies; its addresses are the caller's
-        // contract.
+        // SAFETY: the kernel takes one struct, which the driver copies; the caller guarantees the addresses
+        // in it.
         unsafe {
             self.call("cuLaunchKernelEx", |d, _| {
                 (d.launch)(&raw const config, function, list.as_mut_ptr(), none)
@@ -178,10 +179,10 @@ impl Gpu {
         }
     }
 
-    /// The launches of a closure as an executable graph.
+    /// Records the launches of a closure as an executable graph.
     pub fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Handle> {
         let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: each writes a handle; the graph is destroyed once it is instantiated.
+        // SAFETY: each call writes a handle; the graph is destroyed once it is instantiated.
         unsafe {
             self.call("cuStreamBeginCapture", |d, stream| (d.begin_capture)(stream, driver::THREAD_LOCAL))?;
             let done = launches();
@@ -195,15 +196,15 @@ impl Gpu {
 
     /// Waits for the stream.
     pub fn wait(&self) -> Result<()> {
-        // SAFETY: a live stream.
+        // SAFETY: the stream is live.
         unsafe { self.call("cuStreamSynchronize", |d, stream| (d.synchronize)(stream)) }
     }
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // SAFETY: memory and graphs hold the device, so nothing uses these any more. Errors at the end help
-        // nobody.
+        // SAFETY: memory and graphs hold a reference to the device, so nothing uses these handles any more.
+        // Errors are ignored because nothing can be done about them here.
         unsafe {
             if !self.module.is_null() {
                 let _ = self.call("cuModuleUnload", |d, _| (d.module_unload)(self.module));

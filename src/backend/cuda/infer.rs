@@ -1,4 +1,4 @@
-//! Inference on a GPU: a whole split through the network, by the running statistics.
+//! Inference on a GPU: runs a whole split through a network, with the running statistics of batch norm.
 
 use std::path::Path;
 
@@ -15,19 +15,20 @@ use crate::data::shard::Split;
 use crate::metrics::argmax;
 use crate::net::{Network, Params, files};
 
-/// Images that go through the network together.
+/// Number of images that go through the network together.
 pub const BATCH: usize = 512;
 
-/// Runs a split through a network of its own. Fields in the order in which they must go.
+/// Runs a split through a network of its own. The order of the fields is the order in which they must be
+/// dropped.
 pub struct Evaluator {
     full: Option<Graph>,
     rest: Option<Graph>,
-    /// The network, without values at first.
+    /// The network, whose parameters have no values at first.
     pub net: DeviceNet,
     segments: Segments,
-    /// All images, or some of them at a time.
+    /// All images, or the part of them that is on the device at a time.
     pixels: Memory<u8>,
-    /// How many.
+    /// The number of images in `pixels`.
     held: usize,
     _plan: Memory<Row>,
     step: Memory<u32>,
@@ -41,11 +42,12 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Puts a network laid out as `params` on the device, and records the passes over a split, of `batch`
-    /// images each. Where the split `fits` the device's memory, its images are kept there.
+    /// Creates a network with the layout of `params` on the device, and records the passes over a split, of
+    /// `batch` images each. If the split `fits` in the device's memory, its images are kept there.
     ///
     /// # Errors
-    /// Sizes that the kernels do not take; not enough memory; the driver's.
+    /// Returns an error if the kernels do not support the network or the sizes, if there is not enough
+    /// memory, or if a call of the driver fails.
     pub fn new(
         device: &Device,
         params: &Params,
@@ -80,8 +82,8 @@ impl Evaluator {
             ..Feed::default()
         };
         let record = |n: usize| {
-            // SAFETY: all memory of the feed is in the evaluator; the plan has as many rows as there are
-            // images.
+            // SAFETY: all memory of the feed belongs to the evaluator, and the plan has as many rows as there
+            // are images.
             (n > 0).then(|| device.record(|| unsafe { net.infer(&feed, n) })).transpose()
         };
         let full = record(if images >= batch { batch } else { 0 })?;
@@ -106,18 +108,18 @@ impl Evaluator {
         })
     }
 
-    /// Takes the values of a network in training.
+    /// Copies the parameters and running statistics of a network in training.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub fn take(&self, net: &DeviceNet) -> super::Result<()> {
         self.net.copy(net, &self.segments)
     }
 
-    /// Starts all images of the split on their way.
+    /// Starts the passes of all images of the split through the network.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub fn run(&self, split: &Split) -> super::Result<()> {
         self.net.fold()?;
         self.step.clear()?;
@@ -127,33 +129,33 @@ impl Evaluator {
             }
             let whole = from + self.batch <= self.images;
             if let Some(graph) = if whole { &self.full } else { &self.rest } {
-                // SAFETY: as where it was recorded.
+                // SAFETY: the memory is still what it was when the graph was recorded.
                 unsafe { graph.launch()? };
             }
         }
         Ok(())
     }
 
-    /// Logits of the images that were run, (N, classes).
+    /// Returns the logits of the images that were run, (N, classes).
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or an earlier kernel failed.
     pub fn logits(&self) -> super::Result<Vec<f32>> {
         self.logits.read(0, self.images * self.classes)
     }
 
-    /// Their features, (N, features).
+    /// Returns the features of the images that were run, (N, features).
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or an earlier kernel failed.
     pub fn features(&self) -> super::Result<Vec<f32>> {
         self.features.read(0, self.images * self.feature_len)
     }
 
-    /// Percent of them that is classified right.
+    /// Returns the percentage of the images that were classified correctly.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or an earlier kernel failed.
     pub fn top1(&self, split: &Split) -> super::Result<f64> {
         let logits = self.logits()?;
         let rows = logits.chunks_exact(self.classes);
@@ -162,10 +164,10 @@ impl Evaluator {
     }
 }
 
-/// [`crate::backend::cpu::infer::infer`] on a GPU: the weights of a file over a split, in f32.
+/// Runs the weights of a file over a split on a GPU, in f32, like [`crate::backend::cpu::infer::infer`].
 ///
 /// # Errors
-/// Those of the weights, as there; those of the GPU.
+/// Returns an error if the weights cannot be read or do not fit the network, or if the GPU cannot run it.
 pub fn infer(
     device: &Device,
     weights: &Path,

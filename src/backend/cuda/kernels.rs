@@ -1,4 +1,4 @@
-//! The source of the kernels, and their names.
+//! The source of the kernels, and the kernels' names.
 
 use super::args::declarations;
 use crate::backend::Precision;
@@ -12,10 +12,11 @@ const SOURCE: &str = concat!(
     include_str!("kernels/sgd.cu"),
 );
 
-/// Blocks of a grid at most: sums of so many are exact, and numbers of so many blocks are divided exactly.
+/// The most blocks that a grid may have: sums over so many blocks are exact, and block numbers up to this are
+/// divided exactly.
 pub const MOST_BLOCKS: usize = 1 << 20;
 
-/// All kernels; those of convolutions are named after channels in and out and the stride.
+/// The names of all kernels; those of convolutions end in their channels in, channels out and stride.
 pub const NAMES: [&str; 20] = [
     "remix_load",
     "remix_forward_3_16_1",
@@ -39,7 +40,7 @@ pub const NAMES: [&str; 20] = [
     "remix_unblend_32",
 ];
 
-// Places in `NAMES`; those of convolutions and blends are of the first.
+// Indices into `NAMES`; for convolutions and blends, the index of the first kernel of the kind.
 
 pub const LOAD: usize = 0;
 pub const FORWARD: usize = 1;
@@ -50,8 +51,8 @@ pub const FOLD: usize = 15;
 pub const BLEND: usize = 16;
 pub const UNBLEND: usize = 18;
 
-/// The source for a type of activations, behind what the place needs where it runs (`device.h` or
-/// `emulator.h`).
+/// Returns the source for a type of activations, after the declarations `place` that it needs where it is
+/// compiled (`device.h` or `emulator.h`).
 pub fn source(place: &str, precision: Precision) -> String {
     let bf16 = u8::from(precision == Precision::Bf16);
     let declared = declarations();

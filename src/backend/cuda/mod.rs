@@ -1,12 +1,12 @@
 //! Training and inference on NVIDIA GPUs.
 //!
-//! Nothing is linked: the driver and NVRTC (the run-time compiler) are looked for when a GPU is asked for, so
-//! one binary runs with and without them. The kernels are CUDA C++ in `kernels/`; [`program`] compiles and
-//! caches them, [`device`] runs them, `net` is the network in a GPU's memory, [`trainer`] what `train` drives
-//! and [`infer`] what `eval` and `embed` call.
+//! Nothing is linked: the driver and NVRTC (the run-time compiler) are loaded when a GPU is asked for, so one
+//! binary runs with and without them. The kernels are CUDA C++ in `kernels/`; [`program`] compiles and caches
+//! them, [`device`] runs them, `net` is the network in a GPU's memory, [`trainer`] is what `train` uses, and
+//! [`infer`] is what `eval` and `embed` use.
 //!
-//! Tests run the same kernels and the same host code on `emulator`, a model of a GPU compiled by a C++
-//! compiler, and on a GPU where there is one.
+//! Tests run the same kernels and the same host code on `emulator`, an emulated GPU for which the kernels are
+//! compiled by a C++ compiler, and on a GPU if there is one.
 
 mod args;
 pub mod device;
@@ -27,16 +27,16 @@ pub mod trainer;
 
 use std::path::PathBuf;
 
-/// Why a GPU cannot be used. The text says what to do.
+/// The reason why a GPU cannot be used. The message says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// No driver library.
+    /// There is no driver library.
     #[error(
         "no NVIDIA driver here (libcuda.so.1 is not found); install one, pass the GPU into the container (docker --gpus all), or take \
          --device cpu"
     )]
     NoDriver,
-    /// A driver without what is used of it.
+    /// The driver lacks a function that is used.
     #[error(
         "the NVIDIA driver is too old (it has no {0}); install one of CUDA 11.8 or newer, or take --device cpu"
     )]
@@ -44,7 +44,7 @@ pub enum Error {
     /// The driver finds no GPU.
     #[error("the NVIDIA driver finds no GPU; is CUDA_VISIBLE_DEVICES empty? Or take --device cpu")]
     NoDevice,
-    /// A GPU's number that is too large.
+    /// There is no GPU with this number.
     #[error("there is no GPU {index}, only {count} (numbered from 0); see nvidia-smi -L")]
     NoSuchDevice {
         /// The number asked for.
@@ -52,82 +52,82 @@ pub enum Error {
         /// Number of GPUs.
         count: usize,
     },
-    /// A GPU without bf16 tensor cores.
+    /// The GPU has no bf16 tensor cores.
     #[error(
         "{name} has compute capability {major}.{minor}, at least 8.0 is needed (A100 or newer); take --device cpu"
     )]
     OldDevice {
-        /// The GPU.
+        /// The name of the GPU.
         name: String,
-        /// Compute capability.
+        /// The major number of its compute capability.
         major: i32,
-        /// Compute capability.
+        /// The minor number of its compute capability.
         minor: i32,
     },
-    /// No run-time compiler.
+    /// There is no run-time compiler.
     #[error(
         "NVRTC, which compiles the kernels, is not found (libnvrtc.so.13 or .12): it comes with the CUDA toolkit or with `pip install \
          nvidia-cuda-nvrtc` (nvidia-cuda-nvrtc-cu12 for CUDA 12); put its directory into LD_LIBRARY_PATH, or take --device cpu"
     )]
     NoCompiler,
-    /// The run-time compiler refused.
+    /// The run-time compiler reported errors.
     #[error("NVRTC cannot compile the kernels for {arch}: {log}")]
     Compile {
-        /// Such as `sm_90`.
+        /// The architecture, such as `sm_90`.
         arch: String,
-        /// What it says.
+        /// The log of the compiler.
         log: String,
     },
-    /// Compiled kernels that the driver cannot load.
+    /// The driver cannot load the compiled kernels.
     #[error(
         "the driver (CUDA {driver}) cannot load what NVRTC {compiler} compiles ({text}); take an NVRTC that is no newer than the driver"
     )]
     Image {
-        /// Version that the driver supports.
+        /// The version of CUDA that the driver supports.
         driver: String,
-        /// Version of NVRTC.
+        /// The version of NVRTC.
         compiler: String,
-        /// The driver's words.
+        /// The driver's message.
         text: String,
     },
-    /// Not enough memory on the GPU.
+    /// There is not enough memory on the GPU.
     #[error(
         "out of memory on the GPU: {held} MiB are held, {needed} MiB more are needed and {free} MiB are free; lower --batch-size, train \
          fewer --seeds at a time (--parallel 1), or stop what else runs there"
     )]
     Memory {
-        /// What this run holds already, in MiB.
+        /// Memory that this run already holds, in MiB.
         held: u64,
-        /// What it asked for, in MiB.
+        /// Memory that was asked for, in MiB.
         needed: u64,
-        /// What is free, in MiB.
+        /// Free memory, in MiB.
         free: u64,
     },
-    /// Sizes that the kernels do not take.
+    /// The kernels do not support the network or the sizes.
     #[error("{0}; take --device cpu")]
     Size(String),
-    /// A network or images that there is no engine for.
+    /// No engine supports the network or the images.
     #[error("{0}")]
     Network(String),
-    /// Anything else that the driver says.
+    /// Another error of the driver.
     #[error("{call}: {text}")]
     Driver {
         /// The function that failed.
         call: &'static str,
-        /// The driver's words.
+        /// The driver's message.
         text: String,
     },
-    /// The cache of compiled kernels.
+    /// The cache of compiled kernels cannot be written.
     #[error("{}: {text}", .path.display())]
     Cache {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         text: String,
     },
 }
 
-/// Result of this module.
+/// The result type of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 pub use args::Row;

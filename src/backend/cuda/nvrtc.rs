@@ -7,12 +7,13 @@ use libloading::Library;
 
 use super::{Error, Result};
 
-/// File names by which NVRTC goes, newest first; pip's wheels and the toolkit have those with a number.
+/// File names of NVRTC, newest version first. pip's wheels and the toolkit use the names with a version
+/// number.
 const NAMES: [&str; 4] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"];
 
 type Program = *mut c_void;
 
-/// The compiler's functions. Each returns 0 or an error's number.
+/// The functions of the compiler. Each returns 0 or an error code.
 pub struct Nvrtc {
     version: unsafe extern "C" fn(*mut i32, *mut i32) -> i32,
     create: unsafe extern "C" fn(
@@ -33,10 +34,10 @@ pub struct Nvrtc {
 }
 
 impl Nvrtc {
-    /// The compiler, loaded once.
+    /// Returns the compiler, which is loaded once.
     ///
     /// # Errors
-    /// [`Error::NoCompiler`].
+    /// Returns [`Error::NoCompiler`] if the library is not found.
     pub fn get() -> Result<&'static Nvrtc> {
         static NVRTC: OnceLock<Option<Nvrtc>> = OnceLock::new();
         NVRTC
@@ -63,7 +64,7 @@ impl Nvrtc {
         }
     }
 
-    /// Its version, such as 13.0.
+    /// Returns the compiler's version, such as 13.0.
     pub fn version(&self) -> String {
         let (mut major, mut minor) = (0, 0);
         // SAFETY: it writes two numbers.
@@ -74,7 +75,7 @@ impl Nvrtc {
     /// Compiles a source to machine code for one architecture, such as `sm_90`.
     ///
     /// # Errors
-    /// [`Error::Compile`] with the compiler's log.
+    /// Returns [`Error::Compile`] with the compiler's log if the source does not compile.
     pub fn compile(&self, source: &str, arch: &str, options: &[&str]) -> Result<Vec<u8>> {
         let failed = |log: &str| Error::Compile { arch: arch.to_owned(), log: log.to_owned() };
         let text = |s: &str| CString::new(s).map_err(|_| failed("a NUL in the source"));
@@ -87,7 +88,7 @@ impl Nvrtc {
         let (source, name) = (text(source)?, c"remix.cu");
         let mut program = std::ptr::null_mut();
         let none = std::ptr::null();
-        // SAFETY: texts end in NUL and live until the program is destroyed.
+        // SAFETY: the strings end in NUL and live until the program is destroyed.
         unsafe {
             if (self.create)(&raw mut program, source.as_ptr(), name.as_ptr(), 0, none, none) != 0 {
                 return Err(failed("nvrtcCreateProgram failed"));

@@ -1,4 +1,4 @@
-//! Compiled kernels, kept on disk: NVRTC takes seconds, a file milliseconds.
+//! The compiled kernels and their cache on disk: NVRTC takes seconds, reading a file milliseconds.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -12,22 +12,23 @@ use crate::manifest::store::write_atomic;
 
 const DEVICE: &str = include_str!("kernels/device.h");
 
-/// Options of the compiler besides the architecture.
+/// Options of the compiler in addition to the architecture.
 const OPTIONS: [&str; 1] = ["--std=c++17"];
 
-/// Compiles all kernels for an architecture, such as `sm_90`. Needs no GPU.
+/// Compiles all kernels for an architecture, such as `sm_90`. This needs no GPU.
 ///
 /// # Errors
-/// No NVRTC, or its log.
+/// Returns an error if there is no NVRTC, or an error with its log if the kernels do not compile.
 pub fn compile(precision: Precision, arch: &str) -> Result<Vec<u8>> {
     Nvrtc::get()?.compile(&source(DEVICE, precision), arch, &OPTIONS)
 }
 
-/// The kernels for an architecture: from the cache, else compiled and kept there. The name of the file is the
-/// hash of all that its content depends on; a cache that cannot be written costs time only.
+/// Returns the kernels for an architecture, from the cache if they are there, and otherwise compiled and
+/// added to the cache. The name of the file is a hash of everything that its content depends on. If the cache
+/// cannot be written, that only costs time.
 ///
 /// # Errors
-/// Those of [`compile`].
+/// Returns an error like [`compile`].
 pub fn cached(precision: Precision, arch: &str) -> Result<Vec<u8>> {
     let compiler = Nvrtc::get()?.version();
     let mut hasher = blake3::Hasher::new();
@@ -51,7 +52,8 @@ pub fn cached(precision: Precision, arch: &str) -> Result<Vec<u8>> {
     Ok(compiled)
 }
 
-/// The content of a cached file, whose last 32 bytes are its hash.
+/// Returns the content of a cached file, whose last 32 bytes are its hash, or `None` if the hash does not
+/// match.
 fn intact(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     let hash = bytes.split_off(bytes.len().checked_sub(blake3::OUT_LEN)?);
     (blake3::hash(&bytes).as_bytes()[..] == hash[..]).then_some(bytes)

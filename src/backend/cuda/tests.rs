@@ -1,7 +1,8 @@
-//! The GPU's training and inference against the CPU's: on the emulator, and on a GPU where there is one.
+//! Compares training and inference on the GPU with those on the CPU: on the emulator, and on a GPU if there
+//! is one.
 //!
-//! Everything goes through [`Trainer`] and the evaluator, as `train` uses them: plan, loader, forward,
-//! backward, batch norm, SGD, the ragged last batch, graphs.
+//! All tests use [`Trainer`] and the evaluator, as `train` does: plan, loader, forward, backward, batch norm,
+//! SGD, the smaller last batch, graphs.
 
 mod setup;
 
@@ -23,17 +24,17 @@ use crate::net::{Arch, files};
 use crate::train::config::{Augment, Config, Precision};
 use crate::train::engine::{rows, train_epoch};
 
-/// How far a tensor of gradients may be from the CPU's where a value came out on the other side of a ReLU.
+/// How far a tensor of gradients may be from the CPU's if the input of a ReLU came out with the other sign.
 const FLIPPED: f64 = 0.3;
 
-/// An epoch in f32: loss, gradients of the last step and the state after it, tensor by tensor, each relative
-/// to the CPU's.
+/// Compares an epoch in f32 with the CPU's: loss, gradients of the last step and the state after it, tensor
+/// by tensor, each as a relative error.
 ///
-/// Two kinds of networks are compared. In the first every value is far from the ReLU's kink, so rounding
-/// changes no sign: there each seed must be within ten times the tolerance of gradients, whose small
-/// differences of large values have fewer digits there. In freshly initialised networks a value now and then
-/// comes out on the other side of a ReLU, which costs a gradient up to a tenth; there each seed must be as
-/// near as that allows, and one of five within the tolerance.
+/// Two kinds of networks are compared. In the first, every value is far from the ReLU's kink, so rounding
+/// changes no sign. There, each seed must be within ten times the tolerance of gradients, because small
+/// differences of large values have fewer correct digits. In freshly initialised networks, the input of a
+/// ReLU now and then comes out with the other sign, which changes a gradient by up to a tenth. There, each
+/// seed must be as near as that allows, and one of five seeds must be within the tolerance.
 fn compare(config: &Config, data: &Data, tolerance: [f64; 3]) {
     let places = |seed| [1, 2].map(|step| place(&Config { seed, ..config.clone() }, data, step));
     let seeds = || {
@@ -63,7 +64,7 @@ fn compare(config: &Config, data: &Data, tolerance: [f64; 3]) {
     }
 }
 
-/// What [`compare`] compares, and in words.
+/// Returns the errors that [`compare`] checks, and a description of them.
 fn errors(device: &Device, config: &Config, data: &Data, far: bool) -> ([f64; 3], String) {
     let (found, truth) = (network(config, data), network(config, data));
     if far {
@@ -73,8 +74,8 @@ fn errors(device: &Device, config: &Config, data: &Data, far: bool) -> ([f64; 3]
     let (true_loss, true_right) = on_the_cpu(config, data, &truth);
     let named = |n: &Net| n.params.named(n.grads()).expect("names");
     let state = |n: &Net| n.params.training_state().expect("a state");
-    // Where no channel switches, the gradient of a shift is next to nothing, for the batch norm after it
-    // takes it back.
+    // Where no channel switches between on and off, the gradient of a shift is nearly zero, because the next
+    // batch norm cancels it.
     let least = if far { 0.01 } else { 0.0 };
     let (gradient, worst) = furthest(&named(&found), &named(&truth), least);
     let (state, changed) = furthest(&state(&found), &state(&truth), least);
@@ -91,8 +92,8 @@ fn errors(device: &Device, config: &Config, data: &Data, far: bool) -> ([f64; 3]
     ([loss, gradient, state], what)
 }
 
-/// A step in bf16: its gradients are no further from those in f32 than the CPU's in bf16, and nearer to
-/// these.
+/// Compares a step in bf16: its gradients must be no further from those in f32 than the CPU's in bf16 are,
+/// and no further than that from the CPU's in bf16 (each up to a factor of 1.25).
 fn compare_bf16(exact: Config, shape: [usize; 3]) {
     for device in devices(Precision::Bf16) {
         let data = Data::new(shape, exact.batch_size, exact.batch_size);
@@ -119,13 +120,13 @@ fn compare_bf16(exact: Config, shape: [usize; 3]) {
 
 #[test]
 fn one_step_is_the_cpus() {
-    // Tiles that are a part of an image, images that are no squares, and tiles of which the last has fewer
-    // rows.
+    // The sizes cover tiles that are a part of an image, images that are not square, and last tiles with
+    // fewer rows.
     let config = |batch| config(Precision::F32, batch);
     compare(&config(3), &Data::new([32, 32, 3], 3, 3), [1e-6, 1e-4, 1e-5]);
     compare(&config(7), &Data::new([8, 12, 3], 7, 5), [1e-6, 1e-4, 1e-5]);
-    // So many values that one or another is on the other side of a ReLU with most seeds, by a small part of
-    // the gradient each.
+    // With so many values, the input of some ReLU has the other sign with most seeds; each changes the
+    // gradient by a small part.
     compare(&config(3), &Data::new([36, 64, 3], 3, 3), [1e-6, 5e-3, 5e-3]);
     compare(&config(4), &Data::new([4, 8, 3], 4, 4), [1e-6, 1e-4, 3e-5]);
 }
@@ -145,7 +146,7 @@ fn every_loss_and_mix_is_the_cpus() {
         "vs",
         "mixup-cdt",
     ];
-    // Counts so far apart that Remix, margins and offsets all act.
+    // The class counts differ so much that Remix, margins and offsets all have an effect.
     let data = Data::labelled([8, 12, 3], &[0, 1, 0, 0, 2, 0, 1, 0, 0, 1, 0], 5);
     for method in methods {
         let mut config = Config { seed: 4, ..Config::new(preset(method).expect("a method")) };
@@ -173,8 +174,8 @@ fn more_classes_than_threads_are_the_cpus() {
 
 #[test]
 fn an_epoch_with_a_ragged_batch_is_the_cpus() {
-    // Two steps and no more: sooner or later one value among many is on the other side of a ReLU, and from
-    // there on the networks differ.
+    // Only two steps: sooner or later, one of many values is on the other side of a ReLU, and from then on
+    // the networks differ.
     compare(&config(Precision::F32, 8), &Data::new([16, 8, 3], 11, 5), [1e-5, 1e-4, 1e-4]);
 }
 
@@ -215,8 +216,8 @@ fn raw_outputs_in_bf16_are_the_cpus() {
             device.describe(),
             text.join(", ")
         );
-        // The same products in the first layer; sums in another order now and then round to the neighbour. In
-        // the others the CPU may use Winograd, which rounds more.
+        // In the first layer the products are the same, but sums in another order occasionally round to the
+        // neighbouring value. In the other layers the CPU may use Winograd, which rounds more.
         assert!(apart[0].0 < 1e-3 && apart[0].1 < 0.05, "the first layer: {text:?}");
         assert!(apart.iter().all(|(d, _)| *d < 6e-2), "{text:?}");
     }
@@ -226,8 +227,8 @@ fn raw_outputs_in_bf16_are_the_cpus() {
 fn the_same_bits_in_any_order() {
     for precision in [Precision::F32, Precision::Bf16] {
         for device in devices(precision) {
-            // On a GPU blocks of several kernels and networks must be there at once; on the emulator it takes
-            // long.
+            // On a GPU, blocks of several kernels and networks must run at the same time, so the cases are
+            // large. On the emulator these would take too long.
             let (remix, ldam, manifold) = ("remix-rw", "remix-cutmix-ldam-drs", "remix-manifold");
             let (cases, epochs, other) = match Device::emulated(precision, true) {
                 Some(hostile) if emulated(&device) => (
@@ -297,7 +298,7 @@ fn fifty_steps_have_the_cpus_losses() {
             let mut trainer = trainer(&device, &config, &data, &found);
             let (plan, levels) = (plan(&config, &data), levels(&config.mean, &config.std));
             let rates = Rates { lr: 0.003, ..RATES };
-            // Mean losses of each epoch, five steps.
+            // Mean losses of each epoch of five steps.
             let curves: Vec<[f64; 2]> = (1..=10)
                 .map(|e| {
                     let losses = trainer.epoch(|e| rows(&plan, e, None), e, e, rates).expect("an epoch");
@@ -309,8 +310,8 @@ fn fifty_steps_have_the_cpus_losses() {
                 .collect();
             let what = format!("{} {precision:?}: losses and the CPU's {curves:.4?}", device.describe());
             eprintln!("{what}");
-            // In f32 the networks differ by single values that come out on the other side of a ReLU; in bf16
-            // from the first step on.
+            // In f32 the networks differ by single values on the other side of a ReLU, in bf16 from the first
+            // step on.
             let apart = |c: &[f64; 2]| (c[0] / c[1] - 1.0).abs();
             let mean = |i: usize| curves.iter().map(|c| c[i]).sum::<f64>() / 10.0;
             match precision {
@@ -331,8 +332,8 @@ fn a_diverged_training_has_no_number_for_its_loss() {
             let losses = trainer
                 .epoch(|e| rows(&plan(&config, &data), e, None), 1, 1, Rates { lr: 1e25, ..RATES })
                 .expect("an epoch");
-            // The second step's sums are beyond what they can hold, or no numbers, which its batch norms must
-            // not hide.
+            // The sums of the second step are too large for their representation, or NaN, and its batch norms
+            // must not hide that.
             assert!(losses[0][0].is_finite() && losses[1][0].is_nan(), "{}: {losses:?}", device.describe());
         }
     }
@@ -395,11 +396,12 @@ fn inference_is_the_cpus() {
     }
 }
 
-/// Images that do not fit the device's memory give what those that do give.
+/// Tests that images that do not fit in the device's memory give the same results as images that do.
 #[test]
 fn images_sent_some_steps_at_a_time_give_the_same_bits() {
     for device in devices(Precision::F32) {
-        // Three steps of three images at a time of six, then one of seven at a time.
+        // The first case has three of its six steps at a time, of three images each; the second has one step
+        // of seven images at a time.
         for (images, batch, held) in [(17, 3, 3), (11, 7, 1)] {
             let config = Config { crop_padding: Some(2), ..config(Precision::F32, batch) };
             let data = Data::new([8, 8, 3], images, 5);
@@ -431,14 +433,15 @@ fn images_that_the_host_changes_are_trained_on_as_on_the_cpu() {
     compare(&resized, &Data::cropped([12, 12, 3], Some(8), 7, 5), tolerance);
 }
 
-/// What docs/design/cuda.md states: the variance of a channel whose mean is a hundred times its standard
-/// deviation is off by some percent on a GPU, where the CPU sums again.
+/// Tests what docs/design/cuda.md states: the variance of a channel whose mean is a hundred times its
+/// standard deviation is off by some percent on a GPU, while the CPU computes the sums of such channels
+/// again.
 #[test]
 fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
     for device in devices(Precision::F32) {
         let (data, config) = (Data::new([8, 8, 3], 6, 5), config(Precision::F32, 6));
         let (found, truth) = (network(&config, &data), network(&config, &data));
-        // Bytes become 100 ± 0.74, and the first layer hands the first channel of the images on.
+        // Bytes become 100 ± 0.74, and the first layer copies the first channel of the images.
         let levels: Vec<[f32; 256]> =
             vec![std::array::from_fn(|byte| 100.0 + 0.01 * (byte as f32 - 127.5)); 3];
         for net in [&found, &truth] {
@@ -446,7 +449,7 @@ fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
                 let (at, len) = (net.params.slots()[0].weight, net.params.network().stem.weight_len());
                 let weight = &mut params[at..][..len];
                 weight.fill(0.0);
-                // (3, 3, 3, 16): the tap in the middle.
+                // The weight is (3, 3, 3, 16): this is the tap in the middle, for the first channel in.
                 weight[4 * 3 * 16..][..16].fill(1.0);
                 Ok(())
             })
@@ -468,7 +471,7 @@ fn the_variance_of_a_channel_far_from_zero_has_a_known_error() {
     }
 }
 
-/// Accuracy after an epoch is that of f32 in either precision, as `eval` has it.
+/// Tests that the accuracy after an epoch is computed in f32 in either precision, as in `eval`.
 #[test]
 fn a_training_in_bf16_is_judged_in_f32() {
     for device in devices(Precision::Bf16) {
@@ -509,7 +512,7 @@ fn every_kernel_compiles() {
 
 #[test]
 fn what_is_missing_is_said() {
-    // On a machine with a GPU all is there but the 99th.
+    // On a machine with a GPU, nothing is missing but GPU 99.
     let text = usable(99).expect_err("no such GPU").to_string();
     assert!(text.contains("--device cpu") || text.contains("there is no GPU 99"), "{text}");
     assert!(Error::NoCompiler.to_string().contains("pip install nvidia-cuda-nvrtc"));

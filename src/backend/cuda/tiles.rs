@@ -1,75 +1,76 @@
-//! How a convolution is cut into the tiles of blocks, as `kernels/conv.cu` has it: what to tune first on a
-//! GPU.
+//! How a convolution is divided into the tiles of blocks, to match `kernels/conv.cu`. These are the first
+//! parameters to tune on a GPU.
 
 use crate::backend::Precision;
 use crate::net::Geometry;
 
-/// Threads of a block, in all kernels.
+/// Threads per block, in all kernels.
 pub const THREADS: usize = 256;
 
-/// Floats of shared memory that the sums of a block's threads take.
+/// Floats of shared memory that are needed to add up the sums of a block's threads.
 pub const SCRATCH: usize = 16 * (THREADS + 4) + THREADS;
 
-/// Pixels of a block's tile at most, by channels out: `PIXELS` of `OUT_TILES`.
+/// Returns the most pixels in a block's tile, by channels out: `PIXELS` of `OUT_TILES`.
 fn out_pixels(channels: usize) -> usize {
     if channels == 16 { 512 } else { 4096 / channels }
 }
 
-/// The same for the input gradient, by channels in: `PIXELS` of `IN_TILES`.
+/// Returns the same for the input gradient, by channels in: `PIXELS` of `IN_TILES`.
 fn in_pixels(channels: usize) -> usize {
     if channels == 64 { 64 } else { 8192 / channels }
 }
 
-/// Tiles that a block of the weight gradient takes, by channels out: `BANDS`.
+/// Returns the number of tiles that a block of the weight gradient takes, by channels out: `BANDS`.
 fn bands(channels: usize) -> usize {
     channels / 16
 }
 
-/// Pixels of each of them at most: `WEIGHT_PIXELS`.
+/// Returns the most pixels in each of these tiles: `WEIGHT_PIXELS`.
 fn weight_pixels(channels: usize) -> usize {
     1024 / bands(channels).pow(2)
 }
 
-/// Channels in as the kernels have them: whole tiles of 16.
+/// Returns the channels in, padded to a multiple of 16 as in the kernels.
 pub fn padded(geo: Geometry) -> usize {
     geo.cin.next_multiple_of(16)
 }
 
-/// Rows of a tile of so many pixels.
+/// Returns the number of rows of a tile of at most `pixels` pixels, but at least one row.
 fn rows(pixels: usize, width: usize, height: usize) -> usize {
     (pixels / width).clamp(1, height)
 }
 
-/// Bytes of an activation.
+/// Returns the size of an activation in bytes.
 pub fn bytes_of(precision: Precision) -> usize {
     if precision == Precision::Bf16 { 2 } else { 4 }
 }
 
-/// What a launch of a layer looks like.
+/// The dimensions of the launches of a layer.
 pub struct Tiles {
-    /// Rows of output a block of the forward pass.
+    /// Rows of the output per block of the forward pass.
     pub forward: usize,
-    /// Rows of input a block of the input gradient.
+    /// Rows of the input per block of the input gradient.
     pub input: usize,
-    /// Rows of output that are a tile of the weight gradient.
+    /// Rows of the output in a tile of the weight gradient.
     pub weight_rows: usize,
     /// Blocks of the forward pass.
     pub forward_blocks: usize,
     /// Blocks of the input gradient.
     pub input_blocks: usize,
-    /// Blocks of the weight gradient; none where a block has both gradients.
+    /// Blocks of the weight gradient; 0 if the same blocks compute both gradients.
     pub weight_blocks: usize,
-    /// Parts of the weight gradient.
+    /// The number of parts of the weight gradient.
     pub groups: usize,
-    /// Bytes of shared memory a block.
+    /// Bytes of shared memory per block of the forward pass.
     pub forward_shared: usize,
-    /// Bytes of shared memory a block.
+    /// Bytes of shared memory per block of the backward pass.
     pub backward_shared: usize,
 }
 
 impl Tiles {
-    /// For some images, of values of `bytes` bytes. Tiles are made smaller than they may be where a block
-    /// would take more than `room` bytes of shared memory.
+    /// Chooses the tiles for some images, whose values take `bytes` bytes each. The tiles of the weight
+    /// gradient, and of blocks that compute both gradients, are made smaller if a block would otherwise need
+    /// more than `room` bytes of shared memory.
     pub fn new(geo: Geometry, images: usize, bytes: usize, room: usize) -> Tiles {
         let (cin, cout, s) = (padded(geo), geo.cout, geo.stride);
         let (height, width) = (geo.out_height(), geo.out_width());
@@ -80,7 +81,7 @@ impl Tiles {
             (pixels.next_multiple_of(16) * (channels + 4) * 4).max(SCRATCH * 4)
         };
         let staged = if bytes == 2 { 9 * cin * cout * bytes } else { 0 };
-        // The sums of all warps, at the end of a weight gradient.
+        // The sums of all warps, which are added up at the end of a weight gradient.
         let sums = 9 * (THREADS / 32) * 256 * 4;
         let fit = |most: usize, shared: &dyn Fn(usize) -> usize| {
             (1..=most).rev().find(|&rows| shared(rows) <= room).unwrap_or(1)
@@ -88,15 +89,15 @@ impl Tiles {
 
         let forward = rows(out_pixels(cout), width, height);
         let most = rows(in_pixels(cin), geo.width, geo.height);
-        // Inputs, 16 channels of the gradient, a number for each pixel.
+        // Shared memory for the inputs, 16 channels of the gradient, and an integer for each pixel.
         let weight = |rows: usize| {
             let pixels = (rows * width).next_multiple_of(16);
             (bands(cout) * (source(rows) + pixels * (16 + pad) * bytes) + pixels * 4).max(sums)
         };
-        // As many tiles, but of the same size.
+        // The same number of tiles, but as equal in size as possible.
         let most_rows = fit(rows(weight_pixels(cout), width, height), &weight);
         let weight_rows = height.div_ceil(height.div_ceil(most_rows));
-        // Inputs and gradient of a block that has both gradients.
+        // Shared memory for the weights, inputs, gradient and result of a block that computes both gradients.
         let both = |rows: usize| staged + (2 * tile(rows + 2, 16) + result(rows * geo.width, 16)).max(sums);
         let input = if geo.cin == 16 && cout == 16 { fit(most, &both) } else { most };
         let input_blocks = images * geo.height.div_ceil(input);

@@ -1,6 +1,6 @@
-//! What `train` drives on a GPU: an epoch is one upload of its plan, one graph launch a step, and one read of the
-//! losses at its end. Images that do not fit the GPU's memory, or that the host changes, are sent some steps at a
-//! time.
+//! Training on a GPU, for `train`: an epoch is one upload of its plan, one graph launch per step, and one
+//! read of the losses at its end. Images that do not fit in the GPU's memory, or that the host changes, are
+//! sent for some steps at a time.
 
 use std::ops::Range;
 
@@ -19,18 +19,19 @@ use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::Criterion;
 use crate::net::Params;
 
-/// A training run on a GPU. Fields in the order in which they must go: graphs use all memory below them.
+/// A training run on a GPU. The order of the fields is the order in which they must be dropped: graphs use
+/// all memory below them.
 pub struct Trainer {
-    /// Of a whole batch, for each place where it may be mixed.
+    /// The graphs of a step with a full batch, one for each place where it may be mixed.
     full: Vec<Graph>,
-    /// The last step of an epoch, where it is smaller.
+    /// The graphs of the last step of an epoch, if it is smaller.
     rest: Vec<Graph>,
     evaluators: Vec<Evaluator>,
     net: DeviceNet,
     _segments: [Segments; 2],
     /// All images, or those of the next steps.
     pixels: Memory<u8>,
-    /// How many steps these are.
+    /// The number of those steps; `None` if all images are kept on the device.
     held: Option<usize>,
     plan: Memory<Row>,
     step: Memory<u32>,
@@ -39,37 +40,38 @@ pub struct Trainer {
     _others: [Memory<f32>; 3],
     device: Device,
     feed: Feed,
-    /// The epoch that comes next.
+    /// The number and the plan of the next epoch, if it has been planned.
     planned: Option<(u32, Planned)>,
     images: usize,
     batch: usize,
-    /// Bytes of an image.
+    /// Size of an image in bytes.
     image_len: usize,
 }
 
-/// Rows of an epoch, and where each of its steps is mixed.
+/// The rows of an epoch, and for each of its steps the place where it is mixed.
 pub type Planned = (Vec<Row>, Vec<usize>);
 
 /// The images of a run.
 #[derive(Clone, Copy)]
 pub struct Images<'a> {
-    /// Those that it trains on.
+    /// The images that are trained on.
     pub train: &'a Split,
-    /// Splits that accuracy is measured on.
+    /// The splits that accuracy is measured on.
     pub judged: &'a [&'a Split],
-    /// The normalised values of their bytes.
+    /// The normalised values of the images' bytes.
     pub levels: &'a Levels,
-    /// Whether the host changes the images, so that those of each step come from it, as [`Trainer::stream`] is
-    /// given them. Else they are kept on the device if they fit.
+    /// Whether the host changes the images, so that those of each step are passed to [`Trainer::stream`].
+    /// Otherwise the images are kept on the device if they fit.
     pub streamed: bool,
 }
 
 impl Trainer {
-    /// Puts a network and its images on a GPU, and records its steps, one for each of `places`, see
+    /// Puts a network and its images on a GPU, and records a step for each of the first `places` places, see
     /// [`crate::methods::mix::Mix::places`].
     ///
     /// # Errors
-    /// Sizes that the kernels do not take; not enough memory; the driver's.
+    /// Returns an error if the kernels do not support the network or the sizes, if there is not enough
+    /// memory, or if a call of the driver fails.
     pub fn new(
         device: &Device,
         params: &Params,
@@ -81,7 +83,7 @@ impl Trainer {
         let images = train.len();
         let own = DeviceNet::new(device, params, Some(criterion), train.shape(), batch)?;
         own.take(params)?;
-        // What is left beside the network.
+        // The images must fit in the memory that the network leaves free.
         let streamed = streamed || !fit(device, &[&[train][..], judged].concat())?;
         let len: usize = train.shape().iter().product();
         let held = streamed.then(|| at_a_time(batch * len));
@@ -108,13 +110,13 @@ impl Trainer {
         let segments = [own.segments(batch)?, own.segments(rest.max(1))?];
         let record = |n: usize, segments: &Segments| -> super::Result<Vec<Graph>> {
             let places = if n > 0 { 0..places } else { 0..0 };
-            // SAFETY: all memory of the feed is in the trainer, and a plan has as many rows as there are
+            // SAFETY: all memory of the feed belongs to the trainer, and a plan has as many rows as there are
             // images.
             places.map(|place| device.record(|| unsafe { own.step(&feed, n, place, segments) })).collect()
         };
         let full = record(if images >= batch { batch } else { 0 }, &segments[0])?;
         let rest = record(rest, &segments[1])?;
-        // Accuracy is that of f32, whatever the training computes in: as on the CPU, and as `eval` has it.
+        // Accuracy is measured in f32, whatever the precision of training, as on the CPU and in `eval`.
         let in_f32 = device.in_f32()?;
         let fits = fit(device, judged)?;
         let evaluator = |split: &&Split| Evaluator::new(&in_f32, params, split, levels, BATCH, fits);
@@ -145,16 +147,17 @@ impl Trainer {
         })
     }
 
-    /// Steps whose images are on the device at a time, where not all images are kept there.
+    /// Returns the number of steps whose images are on the device at a time, or `None` if all images are kept
+    /// there.
     pub fn held(&self) -> Option<usize> {
         self.held
     }
 
-    /// One epoch of `plan`, which makes those up to the `last`; returns loss and right predictions of each
-    /// step. While the GPU works, the next epoch is planned.
+    /// Runs one epoch; returns the loss and the number of correct predictions of each step. `plan` makes the
+    /// plan of an epoch up to the `last`. While the GPU works, the next epoch is planned.
     ///
     /// # Errors
-    /// The driver's; [`Interrupted`].
+    /// Returns an error if a call of the driver fails, or [`Interrupted`] after a signal.
     pub fn epoch(
         &mut self,
         plan: impl Fn(u32) -> Planned,
@@ -166,12 +169,12 @@ impl Trainer {
         self.stream(plan, |_| vec![], epoch, last, rates)
     }
 
-    /// [`Trainer::epoch`] where the images come from the host: `images` makes those of some steps, in the
-    /// order of the plan's rows, whose indices are places among the images of [`Trainer::held`] steps. They
-    /// are made while the GPU works on the ones before.
+    /// Runs one epoch like [`Trainer::epoch`], with images that come from the host: `images` makes those of
+    /// some steps, in the order of the plan's rows. The index of a row is the position of its image among
+    /// those of [`Trainer::held`] steps. The images are made while the GPU works on the steps before.
     ///
     /// # Errors
-    /// As there.
+    /// Returns an error like [`Trainer::epoch`].
     pub fn stream(
         &mut self,
         plan: impl Fn(u32) -> Planned,
@@ -208,7 +211,7 @@ impl Trainer {
                 }
                 let whole = (step + 1) * self.batch <= self.images;
                 let graphs = if whole { &self.full } else { &self.rest };
-                // SAFETY: as where it was recorded.
+                // SAFETY: the memory is still what it was when the graph was recorded.
                 unsafe { graphs[place].launch()? };
             }
             made = make((n + 1) * held);
@@ -220,12 +223,12 @@ impl Trainer {
         Ok(losses.as_chunks().0.to_vec())
     }
 
-    /// Percent of each judged split that is classified right.
+    /// Returns, for each judged split, the percentage of its images that is classified correctly.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or a kernel failed.
     pub fn top1(&mut self, judged: &[&Split]) -> Result<Vec<f64>> {
-        // The evaluators may have a stream of their own.
+        // The evaluators may have a stream of their own, which does not wait for this one.
         self.device.wait()?;
         for (evaluator, split) in self.evaluators.iter().zip(judged) {
             evaluator.take(&self.net)?;
@@ -239,11 +242,11 @@ impl Trainer {
             .collect::<super::Result<_>>()?)
     }
 
-    /// Repeats the whole steps of the epoch that was uploaded last until there were `steps`, and waits: for
-    /// measurements.
+    /// Repeats the full steps of the epoch that was uploaded last, until `steps` steps have run, and waits
+    /// for them; for measurements.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or a kernel failed.
     pub fn repeat(&self, steps: usize) -> super::Result<()> {
         let epoch = (self.images / self.batch).max(1);
         for step in 0..steps {
@@ -251,59 +254,60 @@ impl Trainer {
                 self.step.clear()?;
             }
             if let Some(graph) = self.full.first() {
-                // SAFETY: as where it was recorded.
+                // SAFETY: the memory is still what it was when the graph was recorded.
                 unsafe { graph.launch()? };
             }
         }
         self.device.wait()
     }
 
-    /// Seconds of each launch of a whole step, by kernel, in their order: for measurements. Leaves the
-    /// network in disorder.
+    /// Returns the kernel name and the seconds of each launch of a full step, in order; for measurements. The
+    /// network's parameters and statistics are meaningless afterwards.
     ///
     /// # Errors
-    /// Fewer steps in an epoch than a launch is repeated; the driver's.
+    /// Returns an error if an epoch has fewer steps than the repetitions of a launch, or if a call of the
+    /// driver fails.
     pub fn profile(&self) -> super::Result<Vec<(&'static str, f64)>> {
-        // Each repetition of the head goes on by a step.
+        // Each repetition of the head advances the step counter.
         if self.images / self.batch < REPEATS as usize {
             return Err(Error::Size(format!("{} images are too few to time kernels on", self.images)));
         }
         self.step.clear()?;
-        // SAFETY: as where the step is recorded; the plan has as many steps as the head's repetitions
-        // advance.
+        // SAFETY: the memory is still what it was when the step was recorded, and the plan has as many steps
+        // as the repetitions of the head advance.
         self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, 0, &self._segments[0]) })
     }
 
-    /// Gives parameters, velocities and running statistics to the host.
+    /// Copies parameters, velocities and running statistics to the host.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or a kernel failed.
     pub fn give(&self, params: &Params) -> Result<()> {
         self.net.give(params)
     }
 
-    /// The raw outputs of a layer in the last step, of its first `images` images.
+    /// Returns the raw outputs of a layer in the last step, for its first `images` images.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or a kernel failed.
     #[cfg(test)]
     pub fn raw(&self, layer: usize, images: usize) -> super::Result<Vec<f32>> {
         self.net.raw(layer, images)
     }
 
-    /// The logits of the first judged split.
+    /// Returns the logits of the first judged split.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or a kernel failed.
     #[cfg(test)]
     pub fn judged_logits(&self) -> super::Result<Vec<f32>> {
         self.evaluators[0].logits()
     }
 
-    /// The gradients of the last step, flat as the parameters.
+    /// Returns the gradients of the last step, in the layout of the parameters.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or a kernel failed.
     #[cfg(test)]
     pub fn grads(&self) -> super::Result<Vec<f32>> {
         self.net.grads.read(0, self.net.grads.count())

@@ -27,12 +27,13 @@ use crate::train::engine;
 use crate::train::plan::Plan;
 
 impl Subject {
-    /// Maps the split and runs the network over it, or the classifier over features, after checking that
-    /// weights and files are the published ones. Also says what `run` of the manifest is to hold of it. Those
-    /// features that are there already are only copied where they are asked for.
+    /// Runs the network over the split, or the classifier over features, after checking that weights and
+    /// files are the published ones. Also returns the entries for `run` of the manifest. If the data set
+    /// already consists of features, they are copied to the result only if `features` is set.
     ///
     /// # Errors
-    /// Missing or damaged files, weights that do not fit the architecture, a GPU that cannot be used.
+    /// Returns an error if files are missing or damaged, if the weights do not fit the architecture, or if a
+    /// GPU cannot be used.
     pub fn infer(&self, flags: &Choice, device: &str, features: bool) -> Result<(Rows, Inference, Object)> {
         let weights = self.file()?;
         if self.dataset.kind == Kind::Embedding {
@@ -61,7 +62,7 @@ impl Subject {
         Ok((Rows { labels: split.labels().to_vec(), source_index }, out, run))
     }
 
-    /// The file of the weights, after checking that it is the published one.
+    /// Returns the file of the weights, after checking that it is the published one.
     fn file(&self) -> Result<PathBuf> {
         match &self.weights {
             Weights::Checkpoint(m) => Ok(m.checked(&self.which)?.swap_remove(0)),
@@ -69,11 +70,12 @@ impl Subject {
         }
     }
 
-    /// The network over the training images, augmented as in the first epochs of its own training, `passes`
-    /// times. A bare file's are cropped and flipped.
+    /// Runs the network `passes` times over the training images, augmented as in the first epochs of its own
+    /// training. For bare weights, the images are cropped and flipped.
     ///
     /// # Errors
-    /// Those of [`Subject::infer`]; a checkpoint that was trained without augmentation.
+    /// Fails under the same conditions as [`Subject::infer`], or if the checkpoint was trained without
+    /// augmentation.
     pub fn augmented(&self, passes: u32, batch: usize) -> Result<impl Iterator<Item = Inference>> {
         let trained = match &self.weights {
             Weights::Checkpoint(m) => serde_json::from_value(serde_json::Value::Object(m.params.clone()))
@@ -100,7 +102,7 @@ impl Subject {
         }))
     }
 
-    /// The classifier on features that the checkpoint is, if it is one.
+    /// Returns the classifier on features that the checkpoint is, if it is one.
     fn classifier(&self) -> Option<Classifier> {
         match &self.weights {
             Weights::Checkpoint(m) => Classifier::of(&m.params),
@@ -108,7 +110,7 @@ impl Subject {
         }
     }
 
-    /// The logits of a classifier on features.
+    /// Computes the logits of a classifier on features.
     fn classify(&self, weights: &Path, split: &str, copied: bool) -> Result<(Rows, Inference, Object)> {
         let features = Features::open(&self.dataset, split)?;
         let (classes, width) = (self.info.classes, features.width());
@@ -152,7 +154,7 @@ impl Subject {
 pub const FEATURES_ONLY: &str =
     "nearest neighbours classify features alone; give --data with what embed --splits wrote";
 
-/// The features and labels of the images that vote.
+/// Reads the features and labels of the images that vote.
 fn voters(file: &Path, classes: usize) -> Result<(Vec<f32>, Vec<u32>)> {
     let path = || file.display().to_string();
     let mut all = files::weights(file)?;
@@ -165,10 +167,10 @@ fn voters(file: &Path, classes: usize) -> Result<(Vec<f32>, Vec<u32>)> {
     Ok((features.data, labels))
 }
 
-/// The images of a split that was run over.
+/// The images of a split that a network or classifier was run over.
 pub struct Rows {
     /// Their labels.
     pub labels: Vec<u32>,
-    /// What tells each from the others of its source.
+    /// The number that tells each image apart from the others of its source.
     pub source_index: Vec<u32>,
 }

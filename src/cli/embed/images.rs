@@ -28,16 +28,16 @@ use crate::metrics;
 use crate::net::files;
 use crate::simd::value::Value as _;
 
-/// The table of predictions.
+/// File name of the table of predictions.
 const PREDICTIONS: &str = "predictions.csv";
 
 /// Images to predict.
 struct Found {
-    /// The directory that paths start from.
+    /// The directory that paths are relative to.
     root: PathBuf,
-    /// In the order of the table.
+    /// The paths, in the order of the table.
     paths: Vec<String>,
-    /// Those that are left out for their names, and what is wrong with them.
+    /// Paths that are left out because of their names, each with the reason.
     unlisted: Vec<[String; 2]>,
     tree: Tree,
 }
@@ -45,7 +45,8 @@ struct Found {
 /// Predicts the images that `--images` names, with each checkpoint.
 ///
 /// # Errors
-/// No images, or no checkpoint; those of the work; [`CheckFailed`] where some images cannot be read.
+/// Returns an error if there are no images or no checkpoint or if the work fails, and [`CheckFailed`] if some
+/// images cannot be read.
 pub fn run(flags: &Flags, images: &Path) -> Result<()> {
     let device = &flags.common.device;
     ensure!(
@@ -79,7 +80,7 @@ pub fn run(flags: &Flags, images: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The images of a directory, a file of paths, stdin, or a single one.
+/// Finds the images of a directory, of a file of paths or of stdin, or a single image.
 fn find(images: &Path) -> Result<Found> {
     let mut passed_over = PassedOver::default();
     let mut unlisted = vec![];
@@ -123,7 +124,7 @@ fn find(images: &Path) -> Result<Found> {
         unlisted.extend(odd.into_iter().map(|path| [path, LINE_BREAK.to_owned()]));
         (PathBuf::from("."), paths)
     };
-    // Directories are read in the order of the file system.
+    // The order in which a directory is read is that of the file system.
     unlisted.sort_unstable();
     if let (true, Some([path, why])) = (paths.is_empty(), unlisted.first()) {
         bail!("--images {}: {path:?} {why}", images.display());
@@ -150,7 +151,7 @@ fn plan(model: &Model, flags: &Flags, found: &Found) -> Result<Plan> {
         params.insert("std".into(), json!(model.normalise.std));
     }
     params.insert("top".into(), json!(flags.top));
-    // Names may be many, and are in the result.
+    // There may be many names, and they are in the result, so a hash of them suffices.
     params.insert("class_names".into(), names_id(&model.class_names).into());
     if flags.max_pixels != MAX_PIXELS {
         params.insert("max_pixels".into(), flags.max_pixels.into());
@@ -159,7 +160,7 @@ fn plan(model: &Model, flags: &Flags, found: &Found) -> Result<Plan> {
         params.insert("unlisted".into(), json!(found.unlisted));
     }
     if !found.paths.is_sorted() {
-        // The rows are in the order of the list, the files' hash is not.
+        // The rows are in the order of the list, which is not part of the files' hash.
         params.insert("order".into(), names_id(&found.paths).into());
     }
     let images = Input {
@@ -237,7 +238,8 @@ fn work(writer: &Writer, model: &Model, flags: &Flags, found: &Found) -> Result<
     Ok(Done { outputs, metrics: numbers, run })
 }
 
-/// Logits and features of all images, and the numbers of those that could not be read, with what is wrong.
+/// Computes the logits and features of all images. Also returns the indices of those that could not be read,
+/// with the reasons.
 fn predict(model: &Model, flags: &Flags, found: &Found) -> Result<(Inference, Vec<(usize, String)>)> {
     let params = files::open_for(&model.weights, &model.arch.network(), model.class_names.len())?;
     let reading = Reading { preprocess: model.preprocess, max_pixels: flags.max_pixels };
@@ -278,12 +280,12 @@ fn predict(model: &Model, flags: &Flags, found: &Found) -> Result<(Inference, Ve
     Ok((out, broken))
 }
 
-/// Some rows of a matrix.
+/// Returns some rows of a matrix.
 fn rows(values: &[f32], width: usize, kept: &[usize]) -> Vec<f32> {
     kept.iter().flat_map(|n| &values[n * width..(n + 1) * width]).copied().collect()
 }
 
-/// `path,class,probability,class_2,probability_2,…`
+/// Formats the CSV table `path,class,probability,class_2,probability_2,…`.
 fn table(out: &Inference, paths: &[&str], class_names: &[String], top: usize) -> Result<Vec<u8>> {
     let top = top.min(out.classes);
     let mut writer = csv::Writer::from_writer(vec![]);
@@ -293,7 +295,7 @@ fn table(out: &Inference, paths: &[&str], class_names: &[String], top: usize) ->
     for (path, logits) in paths.iter().zip(out.logits.chunks_exact(out.classes)) {
         let shares = metrics::softmax(logits);
         let mut order: Vec<usize> = (0..out.classes).collect();
-        // Of equal ones the first, as everywhere.
+        // Of classes with equal logits the first one comes first, as everywhere.
         order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
         let cells = order[..top]
             .iter()

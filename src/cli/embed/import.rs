@@ -1,4 +1,4 @@
-//! `embed --import`: features that were made elsewhere, as a data set for classifiers.
+//! `embed --import`: features that were computed elsewhere, as a data set for classifiers.
 
 use std::fmt;
 use std::fs;
@@ -22,14 +22,14 @@ use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object, key};
 use crate::net::Arch;
 
-/// What `--import` names for a split: a file with all arrays, or one for each.
+/// The files that `--import` names for a split: one with all arrays, or one for each array.
 #[derive(Clone, Debug)]
 pub struct Import {
     split: &'static str,
     files: Vec<PathBuf>,
 }
 
-/// The arrays, in the order in which `.npy` files are given.
+/// The names of the arrays, in the order in which `.npy` files are given.
 const ARRAYS: [&str; 3] = ["features", "labels", "ids"];
 
 impl FromStr for Import {
@@ -69,17 +69,17 @@ fn is_npy(file: &Path) -> bool {
     has_ending(file, "npy")
 }
 
-/// All of a split but its features, which are read when they are written.
+/// The content of a split except its features, which are only read when they are written.
 struct Rows {
     width: usize,
     labels: Vec<u32>,
     ids: Vec<u32>,
 }
 
-/// Brings all files into one embedding.
+/// Combines all files into one embedding.
 ///
 /// # Errors
-/// Files that hold no features with labels, or whose sizes differ; those of the work.
+/// Returns an error if a file does not hold features with labels, if sizes differ, or if the work fails.
 pub fn run(flags: &Flags) -> Result<()> {
     let all = &flags.import;
     ensure!(
@@ -160,7 +160,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     numbers.insert("classes".into(), classes.into());
     numbers.insert("class_names".into(), json!(class_names));
     numbers.insert("cls_num_list".into(), json!(counts));
-    // There are no images whose channels had some.
+    // There are no image channels to normalise, so these values change nothing.
     numbers.insert("mean".into(), json!([0.0, 0.0, 0.0]));
     numbers.insert("std".into(), json!([1.0, 1.0, 1.0]));
     numbers.insert("feature_len".into(), width.into());
@@ -192,7 +192,7 @@ fn work(writer: &Writer, rows: &[(&Import, Rows)], mut numbers: Object) -> Resul
 }
 
 impl Import {
-    /// An array by its name, if it is there.
+    /// Reads an array by its name, if it exists.
     fn array(&self, name: &str) -> Result<Option<Tensor>> {
         let file = &self.files[0];
         if is_npy(file) {
@@ -223,7 +223,7 @@ impl Import {
         Ok(t)
     }
 
-    /// The sizes of `features` (N, F), with `labels` (N) and, if they are there, `ids` (N).
+    /// Reads the sizes of `features` (N, F), with `labels` (N) and, if they exist, `ids` (N).
     fn rows(&self) -> Result<Rows> {
         let features = self.needed("features", 2)?;
         ensure!(!features.dtype().is_int(), "`features` are integers, not floats");
@@ -249,7 +249,7 @@ impl Import {
         Ok(Rows { width, labels, ids })
     }
 
-    /// The features, which are to have the sizes that were read before.
+    /// Reads the features, which must have the sizes that were read before.
     fn features(&self, n: usize, width: usize) -> Result<Vec<f32>> {
         let features = self.needed("features", 2)?;
         ensure!(features.dims2()? == (n, width), "was changed while it was read; give the command again");
@@ -257,7 +257,7 @@ impl Import {
     }
 }
 
-/// What is wrong with an array of numpy's, and what to do about it.
+/// Explains what is wrong with an array of numpy's, and what to do about it.
 fn numpy(name: &str, e: candle_core::Error) -> anyhow::Error {
     let text = e.to_string();
     let why = match () {
@@ -268,7 +268,7 @@ fn numpy(name: &str, e: candle_core::Error) -> anyhow::Error {
     anyhow!("`{name}` {why} ({text})")
 }
 
-/// Features as f32, all of them finite.
+/// Converts features to f32, and refuses values that are not finite.
 fn finite(features: &Tensor, width: usize) -> Result<Vec<f32>> {
     let features: Vec<f32> = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     if let Some(at) = features.iter().position(|x| !x.is_finite()) {

@@ -1,4 +1,4 @@
-//! `embed --project`: its flags, and from a file of features to one that has the map as well.
+//! `embed --project`: its flags, and the step from a file of features to one that also has the map.
 
 use std::fs;
 use std::io::Write;
@@ -60,10 +60,10 @@ pub enum Chosen {
 }
 
 impl Projection {
-    /// What the flags ask for.
+    /// Returns the projection that the flags ask for.
     ///
     /// # Errors
-    /// Parameters of t-SNE without t-SNE, values that nobody can want.
+    /// Returns an error if parameters of t-SNE are given without t-SNE, or are out of range.
     pub(super) fn chosen(&self) -> Result<Option<Chosen>> {
         if self.project == Some(Name::Tsne) {
             let tsne = Tsne {
@@ -95,7 +95,7 @@ impl Projection {
 }
 
 impl Chosen {
-    /// The value of `--project`.
+    /// Returns the value of `--project`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Chosen::Tsne(_) => "tsne",
@@ -103,7 +103,7 @@ impl Chosen {
         }
     }
 
-    /// Refuses what a number of images cannot have, before any work.
+    /// Refuses parameters that do not suit a number of images, before any work.
     pub(super) fn fits(self, images: usize) -> Result<()> {
         match self {
             Chosen::Tsne(tsne) => Ok(tsne.fits(images)?),
@@ -112,7 +112,7 @@ impl Chosen {
     }
 }
 
-/// Writes the features again, with their `projection`.
+/// Writes the features again, together with their `projection`.
 pub(super) fn work(writer: &Writer, features: &Manifest, chosen: Chosen) -> Result<Done> {
     writer.begin(&[FEATURES])?;
     let path = features.checked("features")?.swap_remove(0);

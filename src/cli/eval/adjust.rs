@@ -1,5 +1,5 @@
-//! `eval --adjust`: corrects the logits by the classes' shares before they are judged, by one value of τ or
-//! by many.
+//! `eval --adjust`: corrects the logits by the classes' shares before they are evaluated, with one value of τ
+//! or with many.
 
 use std::fs;
 use std::path::Path;
@@ -42,7 +42,7 @@ pub struct Flags {
 /// How strongly logits are adjusted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Tau {
-    /// As is best on the validation split.
+    /// By the factor that is best on the validation split.
     Auto,
     /// By this factor.
     Fixed(f64),
@@ -60,26 +60,27 @@ impl FromStr for Tau {
     }
 }
 
-/// What `auto` chooses from.
+/// The values that `auto` chooses from.
 const AUTO: Range = Range { first: 0.0, last: 3.0, step: 0.05 };
 
-/// What is asked for, checked.
+/// The correction that is asked for, checked.
 pub struct Adjust {
     tau: Option<Tau>,
     sweep: Option<Range>,
-    /// The classes' shares of the test images; none where they are equally likely.
+    /// The classes' shares of the test images; `None` if they are equally likely.
     prior: Option<Vec<f64>>,
     /// The name of the prior in params.
     prior_name: Option<String>,
-    /// Files that decide: the validation images, and the prior.
+    /// Inputs that affect the result: the validation images, and the file of the prior.
     inputs: Vec<Input>,
 }
 
 impl Adjust {
-    /// What the flags ask for; nothing where they ask for nothing.
+    /// Returns the correction that the flags ask for, or `None` if they ask for none.
     ///
     /// # Errors
-    /// A prior that is none, a choice without a validation split, a class without training images.
+    /// Returns an error if the prior is invalid, if there is no validation split to choose on, or if a class
+    /// has no training images.
     pub fn of(flags: &Flags, subject: &Subject, split: &str) -> Result<Option<Adjust>> {
         let Flags { adjust, test_prior, sweep } = flags;
         if adjust.is_none() && test_prior.is_none() && sweep.is_none() {
@@ -133,7 +134,7 @@ impl Adjust {
         Ok(Some(Adjust { tau, sweep: sweep.as_ref().map(|s| s.range), prior, prior_name, inputs }))
     }
 
-    /// Adds what can change the result.
+    /// Adds the params and inputs that can change the result.
     pub fn add(&self, params: &mut Object, inputs: &mut Vec<Input>) {
         match self.tau {
             None => {}
@@ -153,7 +154,7 @@ impl Adjust {
         inputs.extend(self.inputs.iter().cloned());
     }
 
-    /// What directories are called after it.
+    /// Returns the suffix for directory names.
     pub fn name(&self) -> String {
         match (self.tau, self.sweep) {
             (Some(Tau::Auto), _) => "-adjust-auto".into(),
@@ -163,16 +164,16 @@ impl Adjust {
         }
     }
 
-    /// Whether the validation images are needed.
+    /// Returns whether the validation images are needed.
     pub fn needs_val(&self) -> bool {
         self.inputs.iter().any(|input| input.role == "selection")
     }
 
-    /// Corrects logits, and adds to the numbers what was corrected and how. `val` are the logits and labels
-    /// of the validation split, where they are needed.
+    /// Corrects logits, and adds to the numbers what was corrected and how. `val` holds the logits and labels
+    /// of the validation split, if they are needed.
     ///
     /// # Errors
-    /// Those of the judging.
+    /// Returns an error if the logits cannot be evaluated.
     pub fn apply(
         &self,
         logits: Vec<f32>,
@@ -182,7 +183,7 @@ impl Adjust {
         numbers: &mut Object,
     ) -> Result<Vec<f32>> {
         let of = |logits: &[f32], tau: f64| adjusted(logits, &offsets(tau, counts, self.prior.as_deref()));
-        // Expected accuracy, if the classes are as frequent as is said.
+        // The accuracy to expect if the classes are as frequent as the prior says.
         let expected = |m: &Metrics| -> f64 {
             let share = |k: usize| self.prior.as_ref().map_or(1.0, |prior| prior[k]);
             let found: Vec<(f64, f64)> =
@@ -254,7 +255,7 @@ impl Adjust {
     }
 }
 
-/// The numbers that corrections change most, as `metrics` calls them.
+/// Returns the numbers that corrections change most, by their names in `metrics`.
 fn numbers_of(m: &Metrics) -> Object {
     let Value::Object(all) = json!({
         "top1": m.top1, "many": m.many, "medium": m.medium, "few": m.few, "worst_class": m.worst_class,
@@ -265,7 +266,7 @@ fn numbers_of(m: &Metrics) -> Object {
     all
 }
 
-/// The shares of the classes in a file: a number a line, in any unit.
+/// Reads the shares of the classes from a file: one number per line, in any unit.
 fn prior(path: &Path, classes: usize) -> Result<Vec<f64>> {
     let text = fs::read_to_string(path).context("is neither uniform or train nor a file that can be read")?;
     let number = |(n, line): (usize, &str)| -> Result<f64> {

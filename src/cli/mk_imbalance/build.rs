@@ -19,7 +19,7 @@ use crate::interrupt::{self, Interrupted};
 use crate::manifest::Object;
 use crate::manifest::store::{Done, Produced, Writer, rename, write_atomic};
 
-/// A split of a data set: its name, the images it is chosen from, and the chosen ones.
+/// A split of a data set: its name, the images it is chosen from, and the positions of the chosen ones.
 type Split<'a> = (&'static str, Arc<dyn Images + 'a>, Vec<u32>);
 
 /// A data set before it is written.
@@ -29,7 +29,7 @@ struct Prepared<'a> {
     official: Option<bool>,
 }
 
-/// Opens the source, and chooses.
+/// Opens the source, and chooses the images of each split.
 fn prepare<'a>(flags: &Flags, origin: &'a Origin) -> Result<Prepared<'a>> {
     let all = |images: &dyn Images| (0..).take(images.labels().len()).collect();
     let (source, official) = match origin {
@@ -66,7 +66,7 @@ fn prepare<'a>(flags: &Flags, origin: &'a Origin) -> Result<Prepared<'a>> {
     Ok(Prepared { class_names, splits, official })
 }
 
-/// Reads, draws and writes. What stands in the directory stays until the new shards are safely on disk.
+/// Reads, draws and writes. The files in the directory stay until the new shards are safely on disk.
 pub fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
     let Prepared { class_names, splits, official } = prepare(flags, origin)?;
     let shard_bytes = usize::try_from(flags.shard_bytes).unwrap_or(usize::MAX);
@@ -83,8 +83,8 @@ pub fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
     let written = match write(flags, &splits, &staging, class_names.len()) {
         Ok(written) => written,
         Err(e) => {
-            // Shards of image files have taken long, and the same call goes on with them: but not where an
-            // image is to be repaired, for then the key is another.
+            // Shards of image files take long to make, so they are kept and the same call continues with
+            // them. They are not kept if an image has to be repaired, because the key is then another.
             let is_broken = matches!(e.downcast_ref(), Some(data::Error::Broken { .. }));
             if is_broken || !matches!(origin, Origin::Files(_)) {
                 fs::remove_dir_all(&staging).with_context(|| staging.display().to_string())?;
@@ -171,7 +171,7 @@ pub fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
     Ok(Done { outputs, metrics, run: Object::new() })
 }
 
-/// Writes the splits into a directory.
+/// Writes the splits into the directory `staging`.
 fn write(flags: &Flags, splits: &[Chosen], staging: &Path, classes: usize) -> Result<Vec<Written>> {
     let shard_bytes = usize::try_from(flags.shard_bytes).unwrap_or(usize::MAX);
     let total = splits.iter().map(|c| c.chosen.len()).sum();

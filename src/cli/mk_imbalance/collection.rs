@@ -1,5 +1,5 @@
-//! Image files as the source of a data set: found, put into classes and splits, chosen and hashed, before any
-//! is decoded.
+//! Image files as the source of a data set: found, assigned to classes and splits, chosen and hashed before
+//! any of them is decoded.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,25 +19,25 @@ use crate::manifest::{Input, Object, in_utf8, store};
 pub struct Collection {
     /// All labelled files.
     pub listing: Listing,
-    /// Their hashes.
+    /// The hashes of the files.
     pub tree: Tree,
-    /// What is done to each.
+    /// How each file is read and preprocessed.
     pub reading: Reading,
-    /// Which training images stay.
+    /// The training images that are kept.
     pub draw: Draw,
     /// Whether the splits are as large as the published ones.
     pub official: Option<bool>,
-    /// Splits that were cut from the training images.
+    /// Which splits were cut from the training images.
     cut: [bool; 3],
-    /// Role and path of files whose content decides.
+    /// Role and path of other files whose content affects the result.
     read: Vec<(&'static str, PathBuf)>,
 }
 
 impl Collection {
-    /// Finds the files that the flags mean, and says on the way what people should know of them.
+    /// Finds the files that the flags ask for, and logs what users should know about them.
     ///
     /// # Errors
-    /// Files that are not as they should be; a profile that they cannot give.
+    /// Returns an error if files are not as they should be, or if they cannot provide the profile.
     pub fn find(flags: &Flags) -> Result<Collection> {
         let reading = flags.reading()?;
         let root = flags.data.as_deref().context("--data PATH: where are the images?")?;
@@ -53,7 +53,7 @@ impl Collection {
             Name::TinyImagenet => layouts::tiny_imagenet(root)?,
             _ => folder::read(root)?,
         };
-        // Before any error that they may explain.
+        // Before any error that these notices may explain.
         listing.passed_over.notices().iter().for_each(|notice| log::info!("{notice}"));
         let mut read = std::mem::take(&mut listing.read);
         listing.settle_splits();
@@ -121,10 +121,10 @@ impl Collection {
         Ok(Collection { listing, tree, reading, draw, official, cut, read })
     }
 
-    /// The files as inputs of the data set: all images as one, and each file that decides about them.
+    /// Returns the inputs of the data set: all images as one, and each other file that affects the result.
     ///
     /// # Errors
-    /// Paths that are not UTF-8, files that cannot be read.
+    /// Returns an error if a path is not UTF-8, or if a file cannot be read.
     pub fn inputs(&self) -> Result<Vec<Input>> {
         let path = store::absolute(&self.listing.root);
         in_utf8(&path)?;
@@ -141,7 +141,7 @@ impl Collection {
         std::iter::once(Ok(images)).chain(others).collect()
     }
 
-    /// What can change the result, beside the files.
+    /// Adds the parameters that, besides the files, can change the result.
     pub fn params(&self, flags: &Flags, params: &mut Object) {
         let mut set = |name: &str, value: serde_json::Value| params.insert(name.into(), value);
         let preprocess = self.reading.preprocess;
@@ -175,7 +175,7 @@ impl Collection {
         }
     }
 
-    /// What people call the images: the name of their directory, without what a file's name should not have.
+    /// Returns the name of the images' directory, without characters that a file name should not have.
     pub fn name(&self) -> Option<String> {
         let root = self.listing.root.canonicalize().unwrap_or_else(|_| self.listing.root.clone());
         let name = root.file_name()?.to_string_lossy().into_owned();
@@ -184,7 +184,7 @@ impl Collection {
         (!name.is_empty()).then_some(name)
     }
 
-    /// The images of a split.
+    /// Returns the images of a split.
     pub fn files(&self, split: usize) -> Files<'_> {
         let entries = &self.listing.splits[split];
         let row = |e: &Entry| self.tree.row(&e.path).expect("the tree has all files") as u32;
@@ -197,7 +197,7 @@ impl Collection {
         }
     }
 
-    /// Test images that are, byte for byte, among the training images; the first such pair.
+    /// Returns how many test images are, byte for byte, among the training images, and the first such pair.
     pub fn leaks(&self) -> (usize, Option<[&str; 2]>) {
         let hash = |path: &str| self.tree.row(path).map_or("", |row| self.tree.files[row].1.as_str());
         let drawn = self.draw.train.iter().map(|&i| &self.listing.splits[0][i as usize]);
@@ -209,7 +209,7 @@ impl Collection {
     }
 }
 
-/// Cuts the splits that are missing; which were.
+/// Cuts the missing splits from the training images. Returns which ones were cut.
 fn cut(listing: &mut Listing, flags: &Flags) -> Result<[bool; 3]> {
     let is_there = |split: usize| !listing.splits[split].is_empty();
     let cuts = [false, flags.val_fraction > 0.0 && !is_there(1), !is_there(2)];
@@ -247,7 +247,7 @@ fn cut(listing: &mut Listing, flags: &Flags) -> Result<[bool; 3]> {
             some(&small)
         );
     }
-    // Without any images there is something else to be said.
+    // If there are no images at all, another error explains it better.
     if listing.splits[2].is_empty() && before > 0 {
         bail!(
             "{}: no class has more than one image, so that none is left to test on",
@@ -278,7 +278,7 @@ fn draw(listing: &Listing, flags: &Flags) -> Result<Draw> {
     Ok(draw)
 }
 
-/// Says what people should know of the files.
+/// Logs what users should know about the files.
 fn tell(
     listing: &Listing,
     dropped: &[String],

@@ -172,7 +172,7 @@ Examples:
 
 The result goes to a directory in data/, named after the data set, what was asked of it and its key, unless --out says otherwise. The same command again answers at once.";
 
-/// Data sets.
+/// Data sets to start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Name {
     /// 50,000 training and 10,000 test images of 10 classes
@@ -194,13 +194,13 @@ pub enum Name {
 }
 
 impl Name {
-    /// Whether it is image files.
+    /// Returns whether the data set consists of image files.
     pub fn is_files(self) -> bool {
         !matches!(self, Name::Cifar10 | Name::Cifar100 | Name::Synthetic)
     }
 }
 
-/// Profiles.
+/// Profiles of the class sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ImbType {
     /// Long-tailed: class sizes fall exponentially
@@ -220,20 +220,21 @@ pub enum OnError {
     Skip,
 }
 
-/// Where the values come from that channels are normalised by.
+/// Where the values that normalise the channels come from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Normalisation {
     /// Mean and standard deviation of the training images.
     Measured,
-    /// Given ones.
+    /// Given values.
     By(Normalise),
 }
 
 impl Flags {
-    /// Refuses what would do nothing.
+    /// Refuses flags that would have no effect.
     ///
     /// # Errors
-    /// A flag of another data set or profile.
+    /// Returns an error if a flag belongs to another data set or profile, if a required flag is missing, or
+    /// if a share is not between 0 and 1.
     pub fn check(&self) -> Result<()> {
         let synthetic = self.dataset == Name::Synthetic;
         let (files, list) = (self.dataset.is_files(), self.dataset == Name::List);
@@ -292,23 +293,23 @@ impl Flags {
         Ok(())
     }
 
-    /// The profile's type.
+    /// Returns the type of the profile.
     pub fn imb_type(&self) -> ImbType {
         let usual = if self.dataset.is_files() { ImbType::None } else { ImbType::Exp };
         self.imb_type.unwrap_or(usual)
     }
 
-    /// The ratio of the profile.
+    /// Returns the ratio of the profile.
     pub fn ratio(&self) -> f64 {
         self.imb_ratio.unwrap_or(100.0)
     }
 
-    /// The share of small classes of a step profile.
+    /// Returns the share of small classes of a step profile.
     pub fn minority_fraction(&self) -> f64 {
         self.minority_fraction.unwrap_or(0.5)
     }
 
-    /// The profile.
+    /// Returns the profile.
     pub fn profile(&self) -> Profile {
         let ratio = self.ratio();
         match self.imb_type() {
@@ -318,7 +319,7 @@ impl Flags {
         }
     }
 
-    /// What is held out of image files.
+    /// Returns the shares of image files that are held out.
     pub fn cut(&self) -> Cut {
         Cut {
             test: self.test_fraction.unwrap_or(0.2),
@@ -327,10 +328,10 @@ impl Flags {
         }
     }
 
-    /// What is done to image files.
+    /// Returns how image files are read and preprocessed.
     ///
     /// # Errors
-    /// No size, or one that is larger than what is stored.
+    /// Returns an error if there is no size, or if it is not smaller than the stored size.
     pub fn reading(&self) -> Result<Reading> {
         let usual = match self.dataset {
             Name::Cinic10 => Some(32),
@@ -350,7 +351,7 @@ impl Flags {
     }
 }
 
-/// The name of a flag's value.
+/// Returns the name of a flag's value.
 pub fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
 }

@@ -1,4 +1,4 @@
-//! `report figure`: from flags to a drawing in a file of its own.
+//! `report figure`: draws a figure into a file of its own.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,8 +12,9 @@ use crate::manifest::{Manifest, Object, source};
 use crate::report::figure::{Kind, experiments, png, text};
 use crate::report::one_line;
 
-/// Raised when the same inputs would give another picture. 2: names are wrapped, or cut so that they differ;
-/// each loss function has a panel; byte-identical runs count once. 3: projections that differ are told apart.
+/// Version of the figures; raised when the same inputs would give another picture. 2: names are wrapped, or
+/// cut so that they differ; each loss function has a panel; byte-identical runs count once. 3: projections
+/// that differ are told apart.
 const SEMANTICS: u32 = 3;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -51,7 +52,7 @@ fn inches(text: &str) -> Result<f64, String> {
     if (2.0..=20.0).contains(&value) { Ok(value) } else { Err("expected 2 to 20 inches".into()) }
 }
 
-/// Forms of files.
+/// Formats of figure files.
 const FORMATS: [&str; 2] = ["svg", "png"];
 
 pub(super) fn run(flags: &FigureFlags, common: &Common) -> Result<()> {
@@ -100,7 +101,7 @@ pub(super) fn run(flags: &FigureFlags, common: &Common) -> Result<()> {
     Ok(())
 }
 
-/// Says which characters the font of PNG files lacks, and in which names of classes they are.
+/// Warns about characters that the font of PNG files lacks, with the class names that contain them.
 fn warn_of_boxes(png: &str, svg: &str, manifests: &[&Manifest]) {
     const MOST: usize = 5;
     let missing = text::missing(svg);

@@ -1,4 +1,4 @@
-//! `report html`: from flags to one page.
+//! `report html`: makes one page.
 
 use std::path::PathBuf;
 
@@ -11,10 +11,11 @@ use crate::manifest::{Kind, Manifest, Object, source};
 use crate::report::figure::experiments;
 use crate::report::{html, published};
 
-/// Raised when the same inputs would give another page. 2 to 4: as the tables and figures on it; 5: its markup.
+/// Version of the page; raised when the same inputs would give another one. 2 to 4: changes of its tables and
+/// figures; 5: its markup.
 const SEMANTICS: u32 = 5;
 
-/// What a page is made of; the first is what it cannot do without.
+/// The kinds of manifests that a page is made of; the first one is required.
 const KINDS: [Kind; 4] = [Kind::Metrics, Kind::Checkpoint, Kind::Embedding, Kind::Dataset];
 
 pub(super) const EXAMPLES: &str = "Examples:

@@ -1,4 +1,4 @@
-//! `report runs`: the trainings in some directories, for people.
+//! `report runs`: lists the trainings in some directories, for people.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `report table`: which evaluations, and the four files.
+//! `report table`: chooses the evaluations, and writes the four files.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,9 +14,10 @@ use crate::report::record::Record;
 use crate::report::table::{Table, tables};
 use crate::report::{csv, json, latex, markdown, published};
 
-/// Raised when the same evaluations would give other files. 2: runs by what computed them, settings that all
-/// rows share above the table, and differences from published values of the same schedule alone. 3: no empty
-/// columns, and why published values are missing. 4: the reasons for that in one sentence.
+/// Version of the tables; raised when the same evaluations would give other files. 2: runs are told apart by
+/// what computed them, settings that all rows share are above the table, and differences are only from
+/// published values of the same schedule. 3: no empty columns, and the reasons why published values are
+/// missing. 4: these reasons in one sentence.
 const SEMANTICS: u32 = 4;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -50,10 +51,10 @@ pub struct TableFlags {
     pub files: Vec<PathBuf>,
 }
 
-/// Forms of tables.
+/// Formats of tables.
 const FORMATS: [&str; 4] = ["md", "csv", "tex", "json"];
 
-/// Tables in a form.
+/// Renders tables in a format.
 fn text(tables: &[Table], format: &str) -> String {
     match format {
         "csv" => csv::write(tables),
@@ -93,13 +94,13 @@ pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
         super::super::run_plan(&plan, common, |w| write(w, &tables))?;
     }
     if flags.files.is_empty() && !(common.quiet || common.dry_run || common.explain || common.verify) {
-        // For people; nobody listening is no error.
+        // This is for people; a closed stderr is not an error.
         let _ = write!(std::io::stderr().lock(), "\n{}", markdown::write(&tables));
     }
     Ok(())
 }
 
-/// The role of a file in the manifest.
+/// Returns the role of a file in the manifest.
 fn role(format: &str) -> &'static str {
     match format {
         "csv" => "csv",
@@ -109,7 +110,8 @@ fn role(format: &str) -> &'static str {
     }
 }
 
-/// The evaluations of the asked epoch, each once, in an order that does not depend on how they came.
+/// Returns the evaluations of the given epoch, each once, in an order that does not depend on the order in
+/// which they came.
 pub(super) fn choose(found: &[Manifest], checkpoint: &str) -> Result<(Vec<Input>, Vec<Record>)> {
     let mut chosen = Vec::new();
     for (input, m) in unique(found, |_| &[]) {

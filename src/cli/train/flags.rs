@@ -1,5 +1,5 @@
-//! The flags of `train`, and how they become validated configurations: the preset first, then what was asked
-//! otherwise.
+//! The flags of `train`, and how they become validated configurations: the preset first, then the flags that
+//! override it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -243,10 +243,10 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// The configuration of each run, in the order of the seeds.
+    /// Returns the configuration of each run, in the order of the seeds.
     ///
     /// # Errors
-    /// Unknown methods, options that the method does not have, absurd values.
+    /// Returns an error for unknown methods, options that the method does not have, and values out of range.
     pub fn configs(&self) -> Result<Vec<Config>> {
         let classifier = self.classifier()?;
         let preset = match classifier {
@@ -267,7 +267,7 @@ impl Flags {
             true => Augment::None,
             false => self.augment.unwrap_or(preset.augment),
         };
-        // What the recipe says of other crops is left out.
+        // The padding of a recipe is left out if the crops are of another kind.
         let padding = preset.crop_padding.filter(|_| augment == Augment::CropFlip);
         let jitter = match (self.color_jitter, augment) {
             (Some(Jitter(asked)), _) => asked,
@@ -303,11 +303,11 @@ impl Flags {
         Ok(seeds.into_iter().map(|seed| Config { seed, ..config.clone() }).collect())
     }
 
-    /// The flags of each value of `--sweep`, in their order; the flags themselves without one. `args` are
-    /// those of the command line.
+    /// Returns the flags for each value of `--sweep` in order, or the flags themselves if there is no sweep.
+    /// `args` are the arguments of the command line.
     ///
     /// # Errors
-    /// A flag that is not there, is given as well, or does not take such values.
+    /// Returns an error if the swept flag does not exist, is given as well, or does not take such values.
     pub fn swept(self, args: impl Iterator<Item = OsString>) -> Result<Vec<Flags>> {
         let Some(Sweep { flag, range }) = &self.sweep else { return Ok(vec![self]) };
         let args: Vec<OsString> = args.collect();
@@ -331,7 +331,7 @@ impl Flags {
         range.values().into_iter().map(of).collect()
     }
 
-    /// The classifier on features, if one is asked for.
+    /// Returns the classifier on features, if one is asked for.
     fn classifier(&self) -> Result<Option<Classifier>> {
         let is_tau_norm = self.classifier == Some(ClassifierName::TauNorm);
         if self.tau_norm.is_some() && !is_tau_norm {

@@ -116,12 +116,12 @@ fn every_flag_of_the_experiment_reaches_the_params() {
         );
     }
     assert_ne!(params("--rule rs"), params("--rule rs --rs inverse"));
-    // What cannot change the result does not.
+    // Flags that cannot change the result do not change the params.
     assert_eq!(params(plain), params("--method remix-drw --threads 1 --device cpu --out x --force -v"));
 }
 
-/// Short runs keep their rate, but a deferred rule begins where it would in a long one, and the key records
-/// both.
+/// Short runs keep their learning rate, but a deferred rule begins where it would in a long run, and the key
+/// records both.
 #[test]
 fn a_deferred_rule_begins_in_short_runs_as_in_long_ones() {
     for (epochs, milestones, rule_from, begins) in [

@@ -14,25 +14,25 @@ use crate::train::start::{Classes, Start};
 /// Weights to start from.
 #[derive(Clone)]
 pub struct Init {
-    /// Where they are.
+    /// The file of the weights, and their classes.
     pub start: Start,
-    /// What they are to the result.
+    /// The weights as an input of the result.
     pub input: Input,
-    /// Which weights of a checkpoint, if not the last ones.
+    /// Which weights of a checkpoint they are, if not the last ones.
     pub which: Option<String>,
 }
 
 impl Init {
-    /// The weights at a path: the `last` or `best` ones of a checkpoint, or a file.
+    /// Finds the weights at a path: the `last` or `best` ones of a checkpoint, or a file.
     ///
     /// # Errors
-    /// Files that are missing, damaged or something else.
+    /// Returns an error if files are missing or damaged, or are something else.
     pub fn of(path: &Path, which: Option<&str>) -> Result<Init> {
         let names = |m: &Manifest| Ok(models::class_names(m)?.map_or(Classes::Lost, Classes::Named));
         Init::with(path, which, &names)
     }
 
-    /// [`Init::of`], where `classes` tells those of a checkpoint.
+    /// Does the same as [`Init::of`], with `classes` finding those of a checkpoint.
     fn with(
         path: &Path,
         which: Option<&str>,
@@ -61,7 +61,7 @@ impl Init {
     /// Refuses weights of another network, and a run that would replace the weights that it starts from.
     ///
     /// # Errors
-    /// Either.
+    /// Returns an error in either case.
     pub fn check(&self, arch: Arch, dir: &Path) -> Result<()> {
         let file = self.start.file.display();
         match self.input.params.get("arch").and_then(|said| said.as_str()) {
@@ -78,10 +78,10 @@ impl Init {
         Ok(())
     }
 
-    /// Says where a checkpoint's images were normalised or preprocessed otherwise. Bare weights do not say.
+    /// Warns if a checkpoint's images were normalised or preprocessed differently. Skips bare weights.
     ///
     /// # Errors
-    /// A checkpoint whose params are not to be understood.
+    /// Returns an error if the checkpoint's params cannot be parsed.
     pub fn compare(&self, normalise: Normalise, preprocess: Option<Preprocess>) -> Result<()> {
         if self.input.key.is_none() {
             return Ok(());
@@ -105,17 +105,17 @@ impl Init {
         Ok(())
     }
 
-    /// Its name in parameters: the beginning of the hash.
+    /// Returns its name in parameters: the beginning of the hash.
     pub fn name(&self) -> String {
         key::short(&self.input.blake3).to_owned()
     }
 }
 
-/// The network that features are of, and its weights, which must still be those that made them. Features that
-/// were imported have none.
+/// Returns the network that computed features, and its weights, which must still be the ones that it had
+/// then. Imported features have no weights.
 ///
 /// # Errors
-/// Features that are no data set, weights that are gone or others.
+/// Returns an error if the features are not a data set, or if the weights are missing or have changed.
 pub fn network_of(features: &Manifest) -> Result<(Arch, Option<Init>)> {
     let here = features.dir()?.join(FILE).display().to_string();
     let text = |name: &str| features.params.get(name).and_then(|v| v.as_str());
@@ -131,7 +131,7 @@ pub fn network_of(features: &Manifest) -> Result<(Arch, Option<Init>)> {
     let path = store::absolute(&features.dir()?.join(&checkpoint.path));
     let which = text("which").filter(|which| *which != "file");
     let hint = || format!("{here}: its network cannot be read; make the features again with embed --splits");
-    // Its classes are those of the features.
+    // The classes are those of the features, so the checkpoint's are not needed.
     let init = Init::with(&path, which, &|_| Ok(Classes::Unsaid)).with_context(hint)?;
     if init.input.blake3 != checkpoint.blake3 {
         bail!(

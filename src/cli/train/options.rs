@@ -1,4 +1,4 @@
-//! Mixes, losses and rules as values of flags, and their options as flags: all from the table of methods.
+//! Mixes, losses and rules as values of flags, and their options as flags, all from the table of methods.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use crate::methods::mix::MixKind;
 use crate::methods::presets::Method;
 use crate::methods::rule::RuleKind;
 
-/// The names of a kind, each with what it is.
+/// Returns a parser for the names of a kind, with a description of each.
 pub fn names<K: Kind>() -> PossibleValuesParser {
     PossibleValuesParser::new(K::ALL.iter().map(|kind| {
         let entry = kind.entry();
@@ -20,7 +20,7 @@ pub fn names<K: Kind>() -> PossibleValuesParser {
     }))
 }
 
-/// An option, and the part of a method and the names that have it.
+/// The flag of an option, with the part of a method and the names that have the option.
 struct Flag {
     option: &'static Opt,
     /// Its name on the command line.
@@ -29,11 +29,11 @@ struct Flag {
     names: Vec<&'static str>,
 }
 
-/// Those of all mixes, losses and rules, each once.
+/// The flags of all mixes, losses and rules, each once.
 static FLAGS: LazyLock<Vec<Flag>> = LazyLock::new(|| {
     fn of<K: Kind>() -> impl Iterator<Item = Flag> {
         let flag = |(option, names): (&'static Opt, _)| {
-            // Once for the life of the program: clap takes names that stay.
+            // Leaked once for the life of the program, because clap takes `'static` names.
             Flag { option, long: option.flag().leak(), part: K::PART, names }
         };
         options::<K>().into_iter().map(flag)
@@ -95,10 +95,10 @@ impl FromArgMatches for Given {
 }
 
 impl Given {
-    /// Sets all of them.
+    /// Sets all of them in a method.
     ///
     /// # Errors
-    /// One that would do nothing.
+    /// Returns an error if one of them would have no effect.
     pub fn set(&self, mut method: Method) -> Result<Method> {
         for &(name, value) in &self.0 {
             if let Some(mix) = method.mix.setting(name, value) {
@@ -121,7 +121,7 @@ impl Given {
     }
 }
 
-/// `a, b or c`.
+/// Formats names as `a, b or c`.
 fn one_of(names: &[&str]) -> String {
     match names {
         [] => String::new(),
@@ -130,7 +130,7 @@ fn one_of(names: &[&str]) -> String {
     }
 }
 
-/// The flag and word that an option depends on.
+/// Returns the flag and word that an option depends on, if any.
 fn condition<K: Kind>(choice: &Choice<K>, name: &str) -> Option<String> {
     let option = choice.kind.entry().options.iter().find(|option| option.name == name)?;
     let (other, word) = option.only_with?;

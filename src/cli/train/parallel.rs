@@ -1,13 +1,13 @@
-//! Several runs side by side on one GPU, a thread and a stream each: what one leaves idle between its
-//! kernels, another uses.
+//! Several runs side by side on one GPU, with a thread and a stream each: one uses what another leaves idle
+//! between its kernels.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Error, Result};
 
-/// Runs that start side by side unless `--parallel` says otherwise. Two or three have the most throughput on
-/// an H200; more have less.
+/// Number of runs that train side by side unless `--parallel` says otherwise. Two or three have the highest
+/// throughput on an H200; more have less.
 pub const MOST: usize = 3;
 
 struct State {
@@ -16,14 +16,15 @@ struct State {
     failed: Option<Error>,
 }
 
-/// Does jobs 0 to `count - 1` on some threads. A job for which there is not enough memory waits until another
-/// one has ended, and from then on one thread fewer works. After any other error no job is begun any more.
+/// Runs jobs 0 to `count - 1` on `threads` threads. A job for which there is not enough memory waits until
+/// another one has ended, and from then on one thread fewer works. After any other error no further job is
+/// started.
 ///
 /// # Errors
-/// The first one of a job.
+/// Returns the first error of a job.
 pub fn for_each(count: usize, threads: usize, job: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
     let state = Mutex::new(State { waiting: (0..count).collect(), running: 0, failed: None });
-    // A job that panics has left nothing half done here.
+    // A job that panics leaves nothing half done here, so a poisoned lock is usable.
     let lock = || -> MutexGuard<State> { state.lock().unwrap_or_else(PoisonError::into_inner) };
     let work = || {
         loop {

@@ -1,7 +1,7 @@
-//! What a person sees while runs train: on a terminal a line a run, done, running or waiting; elsewhere one
-//! line an epoch; with `-q` nothing.
+//! What a person sees while runs train: on a terminal one line per run, which is done, running or waiting;
+//! otherwise one line per epoch; with `-q` nothing.
 //!
-//! No colours, so `NO_COLOR` has nothing to turn off; `TERM=dumb` counts as no terminal.
+//! There are no colours, so `NO_COLOR` has nothing to turn off; `TERM=dumb` counts as no terminal.
 
 use std::time::{Duration, Instant};
 
@@ -11,29 +11,29 @@ use crate::cli::terminal;
 use crate::manifest::Object;
 use crate::train::{EpochReport, Event};
 
-/// Waiting runs that get a line of their own; the others are counted.
+/// Maximum number of waiting runs with a line of their own; the others are counted.
 const WAITING: usize = 8;
 
 /// The progress of all runs of a call.
 pub struct Board {
-    /// What each run is called.
+    /// The name of each run.
     names: Vec<String>,
     epochs: u32,
-    /// None where nothing can be drawn.
+    /// `None` if nothing can be drawn.
     lines: Option<Lines>,
 }
 
 struct Lines {
-    /// Of the runs up to `next`.
+    /// Lines of the waiting runs before `next`.
     waiting: Vec<ProgressBar>,
-    /// The first run that has had no line yet.
+    /// The first run that has not had a line yet.
     next: usize,
     /// Counts the runs from `next` on.
     more: ProgressBar,
 }
 
 impl Board {
-    /// A board of runs; nothing is shown before one of them works.
+    /// Creates a board of runs. Nothing is shown before one of them works.
     pub fn new(names: Vec<String>, epochs: u32, quiet: bool) -> Board {
         let lines = (terminal::can_draw() && !quiet).then(|| Lines {
             waiting: Vec::new(),
@@ -43,7 +43,7 @@ impl Board {
         Board { names, epochs, lines }
     }
 
-    /// A run begins to work; those before it are done.
+    /// Starts the display of a run; the runs before it no longer wait.
     pub fn start(&mut self, run: usize) -> Progress {
         let name = self.names[run].clone();
         let bar = self.lines.as_mut().map(|lines| lines.start(run, &self.names));
@@ -53,7 +53,7 @@ impl Board {
 
 impl Lines {
     fn start(&mut self, run: usize, names: &[String]) -> ProgressBar {
-        // Runs between were answered from the cache: their lines go.
+        // Runs in between were answered from the cache, so their lines are removed.
         let mut own = None;
         while self.next < names.len().min(run + 1 + WAITING) {
             let bar = terminal::bars().insert_before(&self.more, line());
@@ -62,7 +62,7 @@ impl Lines {
             self.next += 1;
         }
         let first = self.next - self.waiting.len();
-        // Runs side by side may start out of order, or again.
+        // Runs side by side may start out of order, or more than once.
         if run < first {
             own = Some(terminal::bars().add(line()));
         }
@@ -82,7 +82,7 @@ impl Lines {
 }
 
 impl Drop for Board {
-    /// Also where a run ends in an error: its message must start on a clean line.
+    /// Clears the lines. If a run ends in an error, its message must start on a clean line.
     fn drop(&mut self) {
         if let Some(lines) = &self.lines {
             lines.waiting.iter().for_each(remove);
@@ -91,7 +91,7 @@ impl Drop for Board {
     }
 }
 
-/// A line of text; what does not fit is cut off.
+/// Creates a line of text; text that does not fit is cut off.
 fn line() -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(0).with_style(style)
@@ -108,20 +108,20 @@ pub struct Progress {
     epochs: u32,
     bar: Option<ProgressBar>,
     clock: Clock,
-    /// What the last epoch came to, for the bar.
+    /// The results of the last epoch, for the bar.
     last: [String; 3],
-    /// Whether a line has been written since the run began, where there is no bar.
+    /// Whether a line has been logged since the run began, if there is no bar.
     said: bool,
 }
 
-/// How long what is left will take, by what this process has done; a resumed run has other epochs behind it.
+/// Estimates the time left from what this process has done; the earlier epochs of a resumed run do not count.
 struct Clock {
     started: Instant,
-    /// Epochs of earlier calls.
+    /// Number of epochs of earlier calls.
     before: u32,
-    /// Epochs that are done in all, and steps of the current one.
+    /// Number of epochs done in all, and of steps done in the current one.
     done: (u32, usize),
-    /// Steps of an epoch.
+    /// Number of steps per epoch.
     steps: usize,
 }
 
@@ -130,7 +130,7 @@ impl Clock {
         Clock { started: Instant::now(), before: 0, done: (0, 0), steps: 1 }
     }
 
-    /// Seconds left, after `spent` seconds; none before the first step.
+    /// Returns the number of seconds left after `spent` seconds, or `None` before the first step.
     fn left(&self, epochs: u32, spent: f64) -> Option<f64> {
         let (done, step) = self.done;
         let here = f64::from(done - self.before) + step as f64 / self.steps as f64;
@@ -146,7 +146,7 @@ impl Clock {
     }
 }
 
-/// After this time without a line, one says how long the first epoch will take.
+/// How long there may be no line before one with an estimate of the time left is logged.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Progress {
@@ -154,7 +154,7 @@ impl Progress {
         Progress { name, epochs, bar, clock: Clock::new(), last: Default::default(), said: false }
     }
 
-    /// Shows what has happened.
+    /// Shows an event.
     pub fn on(&mut self, event: Event) {
         match event {
             Event::Begin { done, steps } => {
@@ -191,7 +191,7 @@ impl Progress {
         }
     }
 
-    /// `epoch 3/300`, and `step 12/97` while it is computed.
+    /// Returns `epoch 3/300`, and `step 12/97` while that epoch is computed.
     fn position(&self) -> [String; 2] {
         let Clock { done: (done, step), steps, .. } = self.clock;
         let step = if done < self.epochs { format!("step {step}/{steps}") } else { String::new() };
@@ -208,15 +208,16 @@ impl Progress {
         bar.set_message(fitting(&shorter(&self.name, columns), fields, columns));
     }
 
-    /// The run has ended with these metrics. On a terminal its line stays, above those of the others.
+    /// Ends the display of the run, with its metrics. On a terminal its line stays, above those of the
+    /// others.
     pub fn done(self, metrics: &Object) {
-        // Where a person reads standard output, its line says the same.
+        // If a person reads standard output, the line there says the same.
         if self.bar.is_some() && !terminal::for_people() {
             let number =
                 |name: &str| metrics.get(name).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
             let (last, best, epoch) = (number("last_top1"), number("best_top1"), number("best_epoch"));
             let text = format!("{} done: test {last:.2} %, best {best:.2} % in epoch {epoch}", self.name);
-            // Nobody may be listening.
+            // A closed stderr is not an error.
             let _ = terminal::bars().println(text);
         }
     }
@@ -231,7 +232,7 @@ impl Drop for Progress {
 /// Columns that are kept for what follows the name: `epoch 290/300 ETA 01:06:40 test 70.00 %`.
 const BESIDE: usize = 42;
 
-/// A run's name, without its middle where there is no room for it: the method comes first and the seed last.
+/// Shortens a run's name in the middle if there is no room for it: the method comes first and the seed last.
 fn shorter(name: &str, columns: usize) -> String {
     let room = columns.saturating_sub(BESIDE).max(16);
     let all: Vec<char> = name.chars().collect();
@@ -243,7 +244,7 @@ fn shorter(name: &str, columns: usize) -> String {
     all[..start].iter().chain(['…'].iter()).chain(&all[end..]).collect()
 }
 
-/// A name and those of some fields that there is room for, by their ranks.
+/// Joins a name and as many fields as there is room for, chosen by their ranks.
 fn fitting<const N: usize>(name: &str, fields: [(usize, String); N], columns: usize) -> String {
     let width = |text: &str| text.chars().count();
     let mut order: Vec<usize> = (0..N).filter(|&n| !fields[n].1.is_empty()).collect();

@@ -1,4 +1,4 @@
-//! Recipes: what trainings of a paper or of its code have in common, as defaults of flags.
+//! Recipes: the settings that the trainings of a paper or of its code share, as defaults of flags.
 
 use clap::ValueEnum;
 
@@ -25,14 +25,14 @@ pub enum RecipeName {
     Inaturalist,
 }
 
-/// What a recipe says where nothing else is asked.
+/// The settings of a recipe, which apply unless flags say otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
     /// Name of the network.
     pub arch: &'static str,
     /// Passes over the images.
     pub epochs: u32,
-    /// Images a step.
+    /// Images per step.
     pub batch_size: usize,
     /// Learning rate.
     pub lr: f64,
@@ -40,7 +40,7 @@ pub struct Preset {
     pub weight_decay: f64,
     /// How the learning rate falls.
     pub schedule: Schedule,
-    /// Where it falls to a tenth.
+    /// The epochs at which it falls to a tenth.
     pub milestones: Milestones,
     /// Crops and flips.
     pub augment: Augment,
@@ -48,12 +48,13 @@ pub struct Preset {
     pub crop_padding: Option<u8>,
     /// How much colours vary.
     pub color_jitter: Option<[f64; 3]>,
-    /// Of the Beta distribution that mixing coefficients are drawn from.
+    /// Parameter of the Beta distribution that mixing coefficients are drawn from.
     pub alpha: Option<f64>,
 }
 
 impl Preset {
-    /// That of a classifier on features: ten epochs along a cosine, or one where it is computed at once.
+    /// Returns the settings of a classifier on features: ten epochs along a cosine, or one if it is computed
+    /// at once.
     pub fn second_stage(is_trained: bool) -> Preset {
         Preset {
             epochs: if is_trained { 10 } else { 1 },
@@ -66,7 +67,7 @@ impl Preset {
 }
 
 impl RecipeName {
-    /// What the recipe says.
+    /// Returns the settings of the recipe.
     pub fn preset(self) -> Preset {
         let report = Preset {
             arch: "resnet32",

@@ -1,4 +1,4 @@
-//! Tests of directories: their names, and what is protected in them.
+//! Tests of output directories: their names, and the protection of their content.
 
 use std::fs;
 
@@ -24,7 +24,7 @@ fn plan(line: &str, dir: &Path) -> Plan {
     }
 }
 
-/// Takes a directory over and leaves it with a state, where that is given.
+/// Takes over a directory and, if `state` is given, leaves it with that state.
 fn begin(line: &str, dir: &Path, force: bool, state: Option<&str>) -> Result<()> {
     let Claim::Work(writer) = plan(line, dir).claim(force, || ())? else {
         panic!("nothing is finished here");
@@ -40,7 +40,7 @@ fn claim(line: &str, dir: &Path, force: bool) -> Result<()> {
     begin(line, dir, force, None)
 }
 
-/// A data set of CIFAR-10, exp 100.
+/// Returns the manifest of a CIFAR-10 data set, exp 100.
 fn dataset() -> Manifest {
     let params = serde_json::json!({"dataset": "cifar10", "imb_type": "exp", "imb_ratio": 100});
     let params = params.as_object().expect("an object").clone();
@@ -128,7 +128,7 @@ fn files_of_unknown_origin_are_kept_even_if_forced() {
     }
 }
 
-/// A plan that does not list the run's files, as an earlier version wrote it.
+/// A plan that does not list the run's files, as earlier versions wrote it.
 #[test]
 fn unfinished_directories_of_earlier_versions_are_known() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -67,7 +67,7 @@ impl FromStr for Jitter {
     }
 }
 
-/// Operations an image, and their magnitude.
+/// The number of operations per image, and their magnitude.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandAugment(pub [u8; 2]);
 

@@ -1,4 +1,4 @@
-//! From the bytes of one official file to labels and pixels, with every size and number checked.
+//! Decodes the bytes of an official file to labels and pixels, and checks every size and number.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use super::{Dataset, Form, official};
 use crate::data::pickle::{self, Value};
 use crate::data::{Error, Images, PIXELS, Planes};
 
-/// Largest python file that is read: the biggest official one has 155 MB.
+/// Maximum size of a Python file; the largest official one has 155 MB.
 const MAX_PICKLE: u64 = 1 << 28;
 
-/// Largest file of class names that is read.
+/// Maximum size of a file of class names.
 const MAX_NAMES: u64 = 1 << 16;
 
-/// Every class must have the same number of images: the profiles are defined on balanced data.
+/// Checks that every class has the same number of images, because the profiles are defined on balanced data.
 pub(super) fn balanced(images: &Planes, classes: usize) -> Result<(), String> {
     let mut counts = vec![0; classes];
     images.labels().iter().for_each(|&l| counts[l as usize] += 1);
@@ -24,17 +24,18 @@ pub(super) fn balanced(images: &Planes, classes: usize) -> Result<(), String> {
 }
 
 impl Dataset {
-    /// Largest size of a file that is worth reading.
+    /// Returns the size above which a file is not read.
     pub(super) fn limit(&self, form: &Form, name: &str) -> u64 {
         match () {
             () if form.files.last() == Some(&name) => MAX_NAMES,
             () if form.python => MAX_PICKLE,
-            // One byte more, so that a file that is too long is found so and not cut.
+            // One byte more than expected, so that a longer file is reported as too long instead of being
+            // cut.
             () => (self.train_rows.max(self.test_rows) * (self.lead + PIXELS)) as u64 + 1,
         }
     }
 
-    /// Buffer, bytes before each image, labels.
+    /// Returns the buffer, the number of bytes before each image, and the labels.
     pub(super) fn decode(
         &self,
         form: &Form,
@@ -103,7 +104,7 @@ impl Dataset {
             };
             names.iter().map(name).collect::<Result<_, _>>()?
         } else {
-            // With either end of a line: an editor or a transfer in text mode may have changed them.
+            // Both line endings are accepted: an editor or a transfer in text mode may have changed them.
             let lines = bytes.split(|&b| b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
             lines.filter(|l| !l.is_empty()).map(text).collect::<Result<_, _>>()?
         };

@@ -1,4 +1,4 @@
-//! Small files in the official formats, whole and broken.
+//! Tests with small files in the official formats, intact and broken.
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -9,12 +9,12 @@ use crate::data::PIXELS;
 
 const TRAIN: usize = 20;
 
-/// CIFAR-10 with 20 images a training file and 10 test images.
+/// CIFAR-10 with 20 images per training file and 10 test images.
 const SMALL10: Dataset = Dataset { train_rows: TRAIN, test_rows: 10, ..CIFAR10 };
 /// CIFAR-100 with 200 training images and 100 test images.
 const SMALL100: Dataset = Dataset { train_rows: 200, test_rows: 100, ..CIFAR100 };
 
-/// The rows of file `n`: label and pixels.
+/// Returns the rows of file `n`: labels and pixels.
 fn rows(d: &Dataset, n: usize) -> Vec<(u8, Vec<u8>)> {
     let count = if n == d.forms[0].files.len() - 2 { d.test_rows } else { d.train_rows };
     let pixel = |i: usize, at: usize| (i * 31 + at * 7 + n * 101 + (at >> 8)) as u8;
@@ -43,7 +43,7 @@ fn string(text: &str) -> Vec<u8> {
     [&[b'U', text.len() as u8], text.as_bytes(), b"q\x01"].concat()
 }
 
-/// A pickle with the opcodes of the official batches, in their order.
+/// Builds a pickle with the opcodes of the official batches, in their order.
 fn python(d: &Dataset, n: usize) -> Vec<u8> {
     let rows = rows(d, n);
     let pixels: Vec<u8> = rows.iter().flat_map(|(_, pixels)| pixels.clone()).collect();
@@ -65,7 +65,7 @@ fn python(d: &Dataset, n: usize) -> Vec<u8> {
     .concat()
 }
 
-/// The files of a form, by name.
+/// Returns the files of a format, by name.
 fn files(d: &Dataset, form: &Form) -> Vec<(&'static str, Vec<u8>)> {
     let last = form.files.len() - 1;
     let names = match form.python {
@@ -175,8 +175,8 @@ fn broken_files_are_refused() {
     }
 }
 
-/// A damaged file is refused or read as whole images with labels of the data set; the counts of rows are
-/// small here, so that the damage and not the count is what the reader meets.
+/// A damaged file is either refused, or read as whole images with valid labels. The numbers of rows are small
+/// here, so that the reader encounters the damage and not a wrong number of rows.
 #[test]
 fn damaged_files_do_no_harm() {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
@@ -193,7 +193,7 @@ fn damaged_files_do_no_harm() {
                 let sound = fs::read(&path).expect("read");
                 for case in 0..60 {
                     let mut bytes = sound.clone();
-                    // Half of the changes fall into the first bytes, where the pickle's opcodes are, or the
+                    // Half of the changes affect the first bytes, which hold the pickle's opcodes, or the
                     // last ones.
                     let near = bytes.len().min(400);
                     let at = match case % 4 {

@@ -1,9 +1,10 @@
-//! From the bytes of an image file to its pixels.
+//! Decoding of image files to pixels.
 //!
-//! The model is what data loaders of the field do with Pillow,
+//! The model is what data loaders commonly do with Pillow,
 //! `ImageOps.exif_transpose(Image.open(path)).convert("RGB")`: the content decides, not the name; the image
-//! is turned as its metadata say; alpha is dropped, colour profiles are ignored, and of an animation the
-//! first image is taken. Samples of 16 bits are scaled to 8, where Pillow cuts grey ones off at 255.
+//! is oriented according to its metadata; alpha is dropped, colour profiles are ignored, and only the first
+//! image of an animation is used. Samples of 16 bits are scaled to 8 bits, whereas Pillow clips grey ones at
+//! 255.
 
 use std::io::Cursor;
 
@@ -11,37 +12,38 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 
 use super::orientation;
 
-/// Endings of the names of image files, in lower case: those of torchvision's `ImageFolder`, and some more of
-/// formats that are read.
+/// File name extensions of images, in lower case: those of torchvision's `ImageFolder`, and some more of
+/// formats that are supported.
 const ENDINGS: [&str; 13] =
     ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif", "pbm", "pnm", "jpe"];
 
-/// Raised when a file is decoded to other pixels, also by an update of a decoder. Part of the keys of all that is
-/// made from image files.
+/// Version of the decoding, raised whenever a file is decoded to other pixels, even by an update of a
+/// decoder. It is part of the keys of everything that is made from image files.
 ///
 /// 2: orientations stored as LONG, in a PNG's text, or invalid beside XMP; GIFs larger than their canvas.
 pub const SEMANTICS: u32 = 2;
 
-/// Pillow's bound on pixels, beyond which it takes an image for an attack.
+/// Pillow's limit on the number of pixels, beyond which it suspects an attack.
 pub const MAX_PIXELS: u64 = 178_956_970;
 
-/// Whether a file is an image by its name.
+/// Returns whether a file is an image, judged by its name.
 pub fn is_image(name: &str) -> bool {
-    // macOS keeps what it knows of `x.jpg` in `._x.jpg`.
+    // macOS stores its metadata about `x.jpg` in `._x.jpg`.
     !name.starts_with("._")
         && name.rsplit_once('.').is_some_and(|(_, end)| ENDINGS.contains(&&*end.to_ascii_lowercase()))
 }
 
-/// The pixels of an image file, turned upright. Images of more than `max_pixels` are not decoded.
+/// Decodes an image file and orients the image upright. Images with more than `max_pixels` pixels are not
+/// decoded.
 ///
 /// # Errors
-/// In words, what is wrong with the file.
+/// Returns a message that says what is wrong with the file.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     if bytes.is_empty() {
         return Err("the file is empty".into());
     }
     let mut reader = ImageReader::new(Cursor::new(bytes));
-    // Of what the decoders allocate beside the pixels, such as colour profiles.
+    // Limits what the decoders allocate in addition to the pixels, such as colour profiles.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(8).saturating_add(64 << 20));
     reader.limits(limits);
@@ -77,8 +79,10 @@ fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// The first image of a GIF. Where it is smaller than the whole, that is filled with the transparent colour,
-/// else with the first one; where it is larger, so becomes the whole: as Pillow does it.
+/// Decodes the first image of a GIF.
+///
+/// As in Pillow: if the image is smaller than the canvas, the rest is filled with the transparent colour, or
+/// with the first colour if there is no transparent one; if it is larger, the canvas is enlarged.
 fn first_of_gif(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     let damaged = |e: gif::DecodingError| format!("cannot be decoded: {}", one_line(&e.to_string()));
     let mut options = gif::DecodeOptions::new();
@@ -103,12 +107,12 @@ fn first_of_gif(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     Ok(image)
 }
 
-/// Whether a JPEG ends before its last scan does. The decoder fills what is missing with grey.
+/// Returns whether a JPEG ends before its last scan does. The decoder would fill the missing part with grey.
 fn is_truncated(bytes: &[u8]) -> bool {
     let end = |mut rest: &[u8]| -> Option<()> {
         loop {
-            // Between segments, or in the data of a scan, where a marker's byte is followed by a zero or is
-            // that of a restart.
+            // A marker follows a segment, or the data of a scan. In that data, a 0xff byte that is followed
+            // by zero or by the code of a restart marker does not end it.
             let is_marker = |w: &[u8]| w[0] == 0xff && !matches!(w[1], 0x00 | 0xff | 0xd0..=0xd8);
             let at = rest.windows(2).position(is_marker)?;
             let marker = rest[at + 1];
@@ -125,7 +129,7 @@ fn is_truncated(bytes: &[u8]) -> bool {
     end(bytes).is_none()
 }
 
-/// A decoder's message without line breaks.
+/// Returns a decoder's message without line breaks.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,5 +1,4 @@
-//! Images that are files: found by a [`Listing`](super::listing::Listing), decoded and resized when they are
-//! asked for.
+//! Image files: found by a [`Listing`](super::listing::Listing), decoded and resized on demand.
 
 pub mod decode;
 mod orientation;
@@ -13,23 +12,23 @@ use super::{CHANNELS, Images};
 pub use resize::Preprocess;
 use tree::Tree;
 
-/// How a file becomes an image of a data set.
+/// How a file is turned into an image of a data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
-    /// The square that is made of it.
+    /// The preprocessing to a square.
     pub preprocess: Preprocess,
-    /// Images of more pixels are refused.
+    /// Maximum number of pixels; larger images are refused.
     pub max_pixels: u64,
 }
 
-/// What is wrong with a file that is not the one that was hashed.
+/// The message for a file that has changed since it was hashed.
 pub const CHANGED: &str = "was changed after it was hashed; give the command again";
 
 impl Reading {
-    /// Writes the square of a file, (H, W, C).
+    /// Reads a file and writes its square, (H, W, C).
     ///
     /// # Errors
-    /// In words, what is wrong with the file; [`CHANGED`] where its hash is another.
+    /// Returns a message that says what is wrong with the file, or [`CHANGED`] if its hash differs.
     pub fn read(&self, path: &Path, blake3: &str, out: &mut [u8]) -> Result<(), String> {
         let bytes = fs::read(path).map_err(|e| e.to_string())?;
         if blake3::hash(&bytes).to_hex().as_str() != blake3 {
@@ -44,15 +43,15 @@ impl Reading {
 /// The files of a split.
 #[derive(Debug)]
 pub struct Files<'a> {
-    /// The directory that paths start from.
+    /// The directory that paths are relative to.
     pub root: &'a Path,
     /// All files of the data set.
     pub tree: &'a Tree,
-    /// Row in the tree of each image.
+    /// Index in the tree of each image.
     pub rows: Vec<u32>,
-    /// Label of each.
+    /// Label of each image.
     pub labels: Vec<u32>,
-    /// How they are read.
+    /// How the files are read.
     pub reading: Reading,
 }
 

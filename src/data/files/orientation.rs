@@ -1,5 +1,5 @@
-//! How an image is to be turned, as Pillow's `ImageOps.exif_transpose` reads it: from EXIF, which a PNG may
-//! also hold as text, else from XMP.
+//! The orientation of an image, as Pillow's `ImageOps.exif_transpose` reads it: from EXIF, which a PNG may
+//! also hold as text, or otherwise from XMP.
 
 use std::io::Read;
 
@@ -7,19 +7,19 @@ use flate2::read::ZlibDecoder;
 use image::ImageDecoder;
 use image::metadata::Orientation;
 
-/// EXIF's number for the orientation.
+/// EXIF's tag of the orientation.
 const TAG: u16 = 0x0112;
 
-/// The keyword under which ImageMagick writes EXIF into a PNG's text.
+/// The keyword under which ImageMagick stores EXIF in a PNG's text.
 const RAW_PROFILE: &[u8] = b"Raw profile type exif";
 
-/// Pillow's bound on a PNG's text.
+/// Pillow's limit on the size of a PNG's text.
 const MAX_TEXT: u64 = 1 << 20;
 
-/// The orientation that an image's metadata state; none where they state none.
+/// Returns the orientation in an image's metadata, or no transform if there is none.
 pub fn of(decoder: &mut impl ImageDecoder, bytes: &[u8]) -> Orientation {
     let exif = decoder.exif_metadata().ok().flatten().or_else(|| of_png(bytes));
-    // A value that means nothing leaves the image as it is, whatever XMP says.
+    // An invalid value leaves the image as it is, whatever XMP says.
     if let Some(value) = exif.as_deref().and_then(in_exif) {
         return u8::try_from(value)
             .ok()
@@ -30,12 +30,11 @@ pub fn of(decoder: &mut impl ImageDecoder, bytes: &[u8]) -> Orientation {
     if let Some(turned) = xmp.as_deref().and_then(in_xmp) {
         return turned;
     }
-    // Of a TIFF, whose own directory has it.
+    // The orientation of a TIFF is in its own directory.
     decoder.orientation().unwrap_or(Orientation::NoTransforms)
 }
 
-/// The orientation in EXIF: the number in the first directory of what has the form of a TIFF, as 16 or 32
-/// bits.
+/// Returns the orientation in EXIF: the number in the first directory of a TIFF structure, as 16 or 32 bits.
 fn in_exif(exif: &[u8]) -> Option<u32> {
     let mut exif = exif;
     while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
@@ -54,10 +53,10 @@ fn in_exif(exif: &[u8]) -> Option<u32> {
     let entries = value(directory, 2)? as usize;
     let mut found = None;
     for entry in (0..entries).map(|n| directory + 2 + 12 * n) {
-        // A directory that is cut short has what is there.
+        // Use the entries that are present in a truncated directory.
         let (Some(tag), Some(kind)) = (value(entry, 2), value(entry + 2, 2)) else { break };
         if tag == u32::from(TAG) {
-            // SHORT and LONG, and both with a sign. The value stands in the entry itself.
+            // SHORT and LONG, and their signed variants. The value is in the entry itself.
             found = match kind {
                 3 | 8 => value(entry + 8, 2),
                 4 | 9 => value(entry + 8, 4),
@@ -68,7 +67,7 @@ fn in_exif(exif: &[u8]) -> Option<u32> {
     found
 }
 
-/// The orientation in XMP, as an attribute or an element: the first one that has a digit.
+/// Returns the orientation in XMP, as an attribute or an element: the first one that begins with a digit.
 fn in_xmp(xmp: &[u8]) -> Option<Orientation> {
     let xmp = String::from_utf8_lossy(xmp);
     let digit = |after: &str| {
@@ -79,8 +78,8 @@ fn in_xmp(xmp: &[u8]) -> Option<Orientation> {
     Some(Orientation::from_exif(digit - b'0').unwrap_or(Orientation::NoTransforms))
 }
 
-/// The EXIF of a PNG: in a chunk of its own, else in a text. Either may follow the pixels, where the decoder
-/// has not been yet.
+/// Returns the EXIF of a PNG: from its own chunk, or otherwise from a text chunk. Both may follow the pixels,
+/// which the decoder has not read yet.
 fn of_png(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut rest = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n")?;
     let mut in_text = None;
@@ -95,20 +94,21 @@ fn of_png(bytes: &[u8]) -> Option<Vec<u8>> {
             }
             _ => (),
         }
-        // Behind a checksum.
+        // Skip the checksum.
         let Some(after) = after.get(4..) else { break };
         rest = after;
     }
     in_text
 }
 
-/// The text of a PNG's chunk behind its keyword.
+/// Returns the text of a PNG chunk, without its keyword.
 fn text_of(kind: &[u8; 4], data: &[u8]) -> Option<Vec<u8>> {
     let data = data.strip_prefix(b"\0")?;
     let (is_packed, text) = match (kind, data) {
         (b"tEXt", text) => (false, text),
         (b"zTXt", [_, text @ ..]) => (true, text),
-        // Whether it is compressed, how, and the language and the translated keyword, each ended by a zero.
+        // A compression flag, the compression method, then language and translated keyword, each ended by a
+        // zero.
         (b"iTXt", [is_packed, _, rest @ ..]) => (*is_packed != 0, rest.splitn(3, |b| *b == 0).nth(2)?),
         _ => return None,
     };
@@ -120,8 +120,7 @@ fn text_of(kind: &[u8; 4], data: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// What such a text stands for: behind an empty line, the profile's name and its length, it is in hexadecimal
-/// digits.
+/// Decodes a raw profile: hexadecimal digits after an empty line, the profile's name and its length.
 fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text
         .splitn(4, |b| *b == b'\n')

@@ -1,8 +1,8 @@
-//! Resizing as Pillow does it: a triangle filter that is as wide as a pixel of the smaller image
-//! (`Image.BILINEAR` with antialiasing), columns first, then rows, each rounded to bytes.
+//! Resizing as in Pillow: a triangle filter that is as wide as a pixel of the smaller image (`Image.BILINEAR`
+//! with antialiasing), columns first, then rows, each rounded to bytes.
 //!
-//! Integer arithmetic in the order of Pillow's `Resample.c`, so that the bytes are the same, on every machine.
-//! Pillow 13 resizes rows first where that is less work, and then some bytes differ by one.
+//! Integer arithmetic in the order of Pillow's `Resample.c` gives the same bytes on every machine. Pillow 13
+//! resizes rows first where that is less work; then some bytes differ by one.
 
 use std::fmt;
 
@@ -13,22 +13,22 @@ use crate::data::shard::centre;
 use crate::data::{CHANNELS, SIDE};
 use crate::simd::{self, Isa, Task, Vector};
 
-/// How images become squares of one size.
+/// How images are turned into squares of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preprocess {
-    /// Pixels of a side of the square that a network sees.
+    /// Side of the square that a network sees, in pixels.
     pub size: usize,
-    /// Pixels of a side of the square that is stored, where that is larger: training crops from it.
+    /// Side of the square that is stored, in pixels, if it is larger: training crops from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<usize>,
-    /// Whether the whole image is resized to the square, whatever its aspect ratio; else its shorter side is
-    /// resized to that of the square, which is then cut from the centre.
+    /// Whether the whole image is resized to the square, whatever its aspect ratio. Otherwise its shorter
+    /// side is resized to that of the square, which is then cut from the centre.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub squash: bool,
 }
 
 impl fmt::Display for Preprocess {
-    /// `64×64`, `224×224 crops of 256×256`
+    /// Writes for example `64×64` or `224×224 crops of 256×256`.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{0}×{0}", self.size)?;
         if let Some(resize) = self.resize {
@@ -39,10 +39,10 @@ impl fmt::Display for Preprocess {
 }
 
 impl Preprocess {
-    /// That of CIFAR's images, for files that are to be like them.
+    /// The preprocessing for files that should resemble CIFAR's images.
     pub const CIFAR: Preprocess = Preprocess { size: SIDE, resize: None, squash: false };
 
-    /// Pixels of a side of what is stored.
+    /// Returns the side of the stored square, in pixels.
     pub fn stored(self) -> usize {
         self.resize.unwrap_or(self.size)
     }
@@ -51,11 +51,11 @@ impl Preprocess {
     /// `Resize((S, S))`.
     ///
     /// # Panics
-    /// An `out` of another size.
+    /// Panics if `out` has another size.
     pub fn apply(self, image: &RgbImage, out: &mut [u8]) {
         let side = self.stored();
         let (width, height) = (image.width() as usize, image.height() as usize);
-        // In floats, as Python divides; both are below 2³².
+        // Divide in f64, as Python does; width and height are below 2³².
         let long = |long: usize, short: usize| ((side * long) as f64 / short as f64) as usize;
         let (to_width, to_height) = if self.squash {
             (side, side)
@@ -70,7 +70,7 @@ impl Preprocess {
     }
 }
 
-/// An image of `[H, W]` pixels stretched to another size, as Pillow's `resize`.
+/// Stretches an image of `[H, W]` pixels to another size, as Pillow's `resize` does.
 pub fn stretch(pixels: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2]) -> Vec<u8> {
     let mut out = vec![0; rows * columns * CHANNELS];
     let (across, down) = (Axis::new(width, columns, 0, columns), Axis::new(height, rows, 0, rows));
@@ -78,19 +78,19 @@ pub fn stretch(pixels: &[u8], [height, width]: [usize; 2], [rows, columns]: [usi
     out
 }
 
-/// Fraction bits of weights.
+/// Number of fraction bits of the weights.
 const BITS: u32 = 32 - 8 - 2;
 
-/// One direction of a resize: for each pixel of the part that is wanted, where its filter begins, and the
-/// weights of the pixels from there on.
+/// One direction of a resize: for each wanted output pixel, the first input pixel of its filter, and the
+/// weights from there on.
 struct Axis {
     taps: Vec<(usize, Vec<i32>)>,
-    /// Whether the size stays, so that there is nothing to round.
+    /// Whether the size is unchanged, so that nothing needs to be rounded.
     same: bool,
 }
 
 impl Axis {
-    /// From `from` pixels to `to`, of which `count` are wanted from `first` on.
+    /// Prepares a resize from `from` pixels to `to`, of which `count` pixels from `first` on are wanted.
     fn new(from: usize, to: usize, first: usize, count: usize) -> Axis {
         let scale = from as f64 / to as f64;
         let support = scale.max(1.0);
@@ -98,7 +98,7 @@ impl Axis {
             let centre = (at as f64 + 0.5) * scale;
             let begin = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(from);
-            // Divided by multiplying, as there.
+            // Multiply by the inverse, as Pillow does.
             let inverse = 1.0 / support;
             let weight = |x: usize| (1.0 - ((x as f64 - centre + 0.5) * inverse).abs()).max(0.0);
             let weights: Vec<f64> = (begin..end).map(weight).collect();
@@ -109,7 +109,7 @@ impl Axis {
         Axis { taps: taps.collect(), same: from == to }
     }
 
-    /// The first pixel that is read, and the one behind the last.
+    /// Returns the range of the input pixels that are read: the first one, and the one after the last.
     fn read(&self) -> (usize, usize) {
         let begin = self.taps.first().map_or(0, |(at, _)| *at);
         let end = self.taps.last().map_or(0, |(at, weights)| at + weights.len());
@@ -117,7 +117,7 @@ impl Axis {
     }
 }
 
-/// Half of the last place, which weighted sums begin with.
+/// Half a unit in the last place; weighted sums start with it, so that they are rounded.
 const HALF: i32 = 1 << (BITS - 1);
 
 #[inline(always)]
@@ -125,7 +125,7 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// `pixels` are rows of `width` RGB pixels; `out` is (rows, columns, 3).
+/// Resizes `pixels`, rows of `width` RGB pixels, to `out`, (rows, columns, 3).
 fn resize(pixels: &[u8], width: usize, columns: &Axis, rows: &Axis, out: &mut [u8]) {
     simd::run(Isa::get(), Resize { pixels, width, columns, rows, out });
 }
@@ -139,7 +139,7 @@ struct Resize<'a> {
 }
 
 impl Task for Resize<'_> {
-    /// Only integers: the compiler finds the vectors, with the instructions of the set.
+    /// The arithmetic is integer only, so the compiler can vectorise it for each instruction set.
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Resize { pixels, width, columns, rows, out } = self;
@@ -152,10 +152,11 @@ impl Task for Resize<'_> {
     }
 }
 
-/// Lines that are resized at a time.
+/// Number of lines that are resized at a time.
 const LINES: usize = 16;
 
-/// Resizes each line. The values of a place in several lines stand side by side, for one weight is that of all.
+/// Resizes each line. The same pixel of several lines is stored contiguously, because one weight applies to
+/// all.
 #[inline(always)]
 fn across(pixels: &[u8], width: usize, columns: &Axis, out: &mut [u8]) {
     let (begin, end) = columns.read();
@@ -190,7 +191,7 @@ fn across(pixels: &[u8], width: usize, columns: &Axis, out: &mut [u8]) {
     }
 }
 
-/// Resizes columns, of which line `first` is the first one that is there.
+/// Resizes columns; `first` is the number of the first line in `lines`.
 #[inline(always)]
 fn down(lines: &[u8], first: usize, rows: &Axis, out: &mut [u8]) {
     if rows.same {

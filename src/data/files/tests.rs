@@ -1,4 +1,5 @@
-//! Files of all formats beside what Pillow and torchvision make of them: `scripts/pytorch/fixture_images.py`.
+//! Compares files of all formats with the results of Pillow and torchvision, from
+//! `scripts/pytorch/fixture_images.py`.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ fn place() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images")
 }
 
-/// Differs from Pillow's by the largest, and by the mean difference of bytes.
+/// Returns the largest and the mean absolute difference of bytes from Pillow's.
 fn difference(found: &[u8], truth: &[u8]) -> (u8, f64) {
     assert_eq!(found.len(), truth.len());
     let differences = || found.iter().zip(truth).map(|(a, b)| a.abs_diff(*b));
@@ -50,23 +51,24 @@ fn check_pixels() {
         };
         all.update(&found);
         let (most, mean) = difference(&found, truth.data());
-        // Decoders of lossy formats differ in roundings and in how they scale colours up.
+        // Decoders of lossy formats differ in rounding and in the upsampling of chroma.
         let is_lossy = bytes.starts_with(b"\xff\xd8") || file == "lossy.webp";
         match (is_lossy, way) {
             (false, "whole") => assert_eq!(most, 0, "{name}"),
-            // Pillow 13 rounds between rows and columns in another order for some sizes.
+            // For some sizes Pillow 13 resizes rows before columns, and rounds in between.
             (false, _) => assert!(most <= 1, "{name}: {most}"),
             (true, "whole") => assert!(most <= 8 && mean < 0.6, "{name}: {most}, {mean:.2}"),
             (true, _) => assert!(most <= 3 && mean < 0.5, "{name}: {most}, {mean:.2}"),
         }
     }
-    // On every machine. Where an update of a decoder moves it, SEMANTICS of decode.rs is to be raised.
+    // The pixels are the same on every machine. If an update of a decoder changes them, raise SEMANTICS in
+    // decode.rs.
     let pinned = fs::read_to_string(place().join("decoded.blake3"))
         .expect("the version of the decoding and the hash of its pixels");
     assert_eq!(format!("{} {}", decode::SEMANTICS, all.finalize().to_hex()), pinned.trim());
 }
 
-/// What decodes JPEG takes a processor's vector instructions where it finds some: its bytes are the same without.
+/// The JPEG decoder uses vector instructions where available; it must return the same bytes without them.
 #[test]
 fn jpegs_are_the_same_without_vector_instructions() {
     use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
@@ -85,13 +87,14 @@ fn jpegs_are_the_same_without_vector_instructions() {
 
 #[test]
 fn sizes_are_torchvisions() {
-    // Resize(7) of 10×3: int(7·10/3) = 23 columns, of which CenterCrop leaves out round(16/2) = 8.
+    // Resize(7) of 10×3 has int(7·10/3) = 23 columns, of which CenterCrop cuts off round(16/2) = 8 on the
+    // left.
     let image = image::RgbImage::from_fn(10, 3, |x, _| image::Rgb([(x * 25) as u8; 3]));
     let preprocess = Preprocess { size: 7, resize: None, squash: false };
     let mut crop = vec![0; 7 * 7 * 3];
     preprocess.apply(&image, &mut crop);
     assert!(crop[..21].is_sorted() && crop[0] > 70 && crop[20] < 160, "{:?}", &crop[..21]);
-    // Larger squares are stored, of which the network sees a part.
+    // Larger squares are stored, and the network sees a part of them.
     let preprocess = Preprocess { size: 7, resize: Some(9), squash: true };
     let mut whole = vec![0; 9 * 9 * 3];
     preprocess.apply(&image, &mut whole);
@@ -110,7 +113,7 @@ fn what_is_no_image_is_said() {
     let mut scans = file("progressive.jpg");
     scans.truncate(scans.len() * 9 / 10);
     let png = file("rgb.png");
-    // What cameras append to a picture, with bytes that look like markers.
+    // Cameras may append data to a picture, with bytes that look like markers.
     let mut trailer = file("420.jpg");
     trailer.extend_from_slice(b"MotionPhoto\xff\xda\x00\x08\xff\xd9\xff\xda");
     assert_eq!(decode(&trailer, MAX_PIXELS), decode(&file("420.jpg"), MAX_PIXELS));

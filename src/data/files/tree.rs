@@ -1,7 +1,7 @@
-//! The files of a directory as one input: its hash is over the lines `path<TAB>blake3`, sorted by path.
+//! The files of a directory as a single input; its hash covers the lines `path<TAB>blake3`, sorted by path.
 //!
-//! What a file's hash was is remembered with its size, times and inode, in one memo a directory, so that a
-//! second look at a hundred thousand files takes one `stat` each.
+//! The hashes of files are remembered together with their sizes, times and inodes, in one memo per directory,
+//! so that hashing a hundred thousand unchanged files again takes one `stat` each.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -15,19 +15,21 @@ use crate::manifest::hash;
 /// The file of a result that lists all files with their hashes.
 pub const LIST: &str = "files.tsv";
 
-/// What stands for the hash of a file that cannot be read.
+/// Replaces the hash of a file that cannot be read.
 const UNREADABLE: &str = "unreadable";
 
 /// Files with their hashes, sorted by path.
 #[derive(Debug, Default)]
 pub struct Tree {
-    /// Path below the directory, and blake3 of the content, or `unreadable`.
+    /// Path below the directory, and blake3 of the content or `unreadable`.
     pub files: Vec<(String, String)>,
 }
 
 impl Tree {
-    /// Hashes files below a directory; paths are unique. `on` is told of each file that was read. What cannot be
-    /// read is in the list all the same, for whoever decodes it to say so. After a signal the hashes mean nothing.
+    /// Hashes files below a directory; paths must be unique.
+    ///
+    /// `on` is called after each file that was read. Files that cannot be read are listed as well; decoding
+    /// them later reports the error. After a signal the hashes are meaningless.
     pub fn of(root: &Path, mut paths: Vec<String>, on: impl Fn() + Sync) -> Tree {
         paths.sort_unstable();
         let memo = hash::Memo::of_directory(root);
@@ -50,7 +52,7 @@ impl Tree {
                 return Ok(((*hash).to_owned(), Some(identity)));
             }
             if interrupt::requested() {
-                // The caller checks for the interruption.
+                // The hash does not matter here: the caller checks for the interruption.
                 return Ok((String::new(), None));
             }
             let content = fs::read(&place)?;
@@ -75,7 +77,7 @@ impl Tree {
                     lines += &format!("{identity}\t{hash}\t{path}\n");
                 }
             }
-            // Those of other selections, as long as they are there.
+            // Keep the entries of other selections of files, as long as these exist.
             let now: HashSet<&str> = hashed.iter().map(|(path, ..)| path.as_str()).collect();
             let others = known.iter().filter(|(path, _)| !now.contains(*path) && root.join(path).exists());
             for (path, (identity, hash)) in others {
@@ -86,12 +88,12 @@ impl Tree {
         Tree { files: hashed.into_iter().map(|(path, hash, _)| (path, hash)).collect() }
     }
 
-    /// The lines, as they are hashed and written.
+    /// Returns the lines, as they are hashed and written.
     pub fn lines(&self) -> String {
         self.files.iter().map(|(path, hash)| format!("{path}\t{hash}\n")).collect()
     }
 
-    /// The hash of the whole.
+    /// Returns the hash of all lines.
     pub fn blake3(&self) -> String {
         let mut all = blake3::Hasher::new();
         for (path, hash) in &self.files {
@@ -100,7 +102,7 @@ impl Tree {
         all.finalize().to_hex().to_string()
     }
 
-    /// The row of a file.
+    /// Returns the row of a file.
     pub fn row(&self, path: &str) -> Option<usize> {
         self.files.binary_search_by(|(p, _)| p.as_str().cmp(path)).ok()
     }

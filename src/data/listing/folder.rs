@@ -1,7 +1,8 @@
-//! A folder a class, as torchvision's `ImageFolder` reads it.
+//! Reads one folder per class, as torchvision's `ImageFolder` does.
 //!
-//! `DIR/CLASS/…`, or `DIR/train/CLASS/…` with `val`, `valid` or `test` beside it. Names sort by their bytes;
-//! inside of a class directories do, then the names in each. Symbolic links are followed.
+//! The layout is `DIR/CLASS/…`, or `DIR/train/CLASS/…` with `val`, `valid` or `test` next to `train`. Names
+//! are sorted by their bytes; within a class, images are sorted by directory and then by name. Symbolic links
+//! are followed.
 
 use std::fs;
 use std::path::Path;
@@ -12,26 +13,27 @@ use super::{Entry, Listing, PassedOver, some};
 use crate::data::Error;
 use crate::data::files::decode::is_image;
 
-/// What is wrong with a name that is not on one line.
+/// The message for a name with a line break.
 pub const LINE_BREAK: &str = "has a line break in its name, which lists of files cannot hold; rename it";
 
-/// What is wrong with a name of other bytes.
+/// The message for a name that is not UTF-8.
 pub const NOT_UTF8: &str = "has a name that is not UTF-8; rename it";
 
-/// Directories of splits, with their place in [`Listing::splits`].
+/// Directories of splits, with their index in [`Listing::splits`].
 const SPLITS: [(&str, usize); 4] = [("train", 0), ("val", 1), ("valid", 1), ("test", 2)];
 
 /// Reads a directory.
 ///
 /// # Errors
-/// A directory that cannot be read or has no classes; names that are not UTF-8; links that lead in a circle.
+/// Returns an error if a directory cannot be read or has no classes, if a name is not UTF-8, or if links form
+/// a cycle.
 pub fn read(root: &Path) -> Result<Listing, Error> {
     let mut listing = Listing { root: root.to_owned(), ..Listing::default() };
     let mut found = directories(root, &mut listing.passed_over)?;
     let is_split = |name: &String| SPLITS.iter().any(|(split, _)| split == name);
     if !found.iter().all(is_split) || !found.iter().any(|name| name == "train") || !has_classes(root, "train")
     {
-        // A class may be called train, but a directory of directories alone is hardly one.
+        // A class may be called train, but a directory that holds only directories is hardly a class.
         if let Some(split) = found.iter().find(|name| is_like_a_split(name) && has_classes(root, name)) {
             let others: Vec<&String> = found.iter().filter(|name| !is_split(name)).collect();
             let why = if !others.is_empty() {
@@ -65,7 +67,7 @@ pub fn read(root: &Path) -> Result<Listing, Error> {
             let why = format!("has classes that are not in train: {}", some(&unknown));
             return Err(Error::Listing { path: dir, why });
         }
-        // A class may be missing here, and its number is that of train.
+        // A class may be missing in this split; labels are those of train.
         let own: Vec<Option<&String>> =
             classes.iter().map(|class| Some(class).filter(|class| own.contains(class))).collect();
         listing.splits[at] = split(root, &format!("{name}/"), &own, &mut listing.passed_over)?;
@@ -74,13 +76,13 @@ pub fn read(root: &Path) -> Result<Listing, Error> {
     Ok(listing)
 }
 
-/// Whether a name is that of a split in some other spelling.
+/// Returns whether a name looks like that of a split, in another spelling.
 fn is_like_a_split(name: &str) -> bool {
     let known = ["train", "training", "val", "valid", "validation", "test", "testing"];
     known.iter().any(|split| name.eq_ignore_ascii_case(split))
 }
 
-/// Whether a directory holds directories, and no images beside them.
+/// Returns whether a directory holds directories, and no images next to them.
 fn has_classes(root: &Path, name: &str) -> bool {
     let entries = fs::read_dir(root.join(name)).into_iter().flatten().flatten();
     let names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -89,12 +91,12 @@ fn has_classes(root: &Path, name: &str) -> bool {
         && !names.iter().any(|inside| is_image(inside) && !is_dir(inside))
 }
 
-/// Names of the directories in a directory; other files are counted.
+/// Returns the names of the directories in a directory; other files are counted.
 pub(super) fn directories(dir: &Path, passed_over: &mut PassedOver) -> Result<Vec<String>, Error> {
     let mut all = vec![];
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let entry = entry.map_err(Error::io(dir))?;
-        // Through a link; one that leads nowhere is no directory.
+        // Follow links; a broken link is not a directory.
         let name = entry.file_name();
         if fs::metadata(entry.path()).is_ok_and(|m| m.is_dir()) {
             all.push(name.into_string().map_err(|name| not_utf8(&dir.join(name)))?);
@@ -107,7 +109,7 @@ pub(super) fn directories(dir: &Path, passed_over: &mut PassedOver) -> Result<Ve
     Ok(all)
 }
 
-/// The images of classes, by label, in directories of their names, where there is one.
+/// Returns the images of classes, by label; a class without a directory is `None`.
 fn split(
     root: &Path,
     prefix: &str,
@@ -123,12 +125,14 @@ fn split(
     Ok(all)
 }
 
-/// Images below a directory, in the order of `ImageFolder`, as paths below `root`; other files are counted.
-/// An image whose name a list of files cannot hold goes to `refuse`: [`Err`] ends the call, and what returns
-/// `Ok` leaves the image out.
+/// Returns the images below a directory, in the order of `ImageFolder`, as paths below `root`; other files
+/// are counted.
+///
+/// An image whose name cannot be written in a list of files is passed to `refuse`: if that returns an error,
+/// the call ends with it; if it returns `Ok`, the image is left out.
 ///
 /// # Errors
-/// A directory that cannot be read; links that lead in a circle; what `refuse` returns.
+/// Returns an error if a directory cannot be read, if links form a cycle, or if `refuse` returns one.
 pub fn images(
     root: &Path,
     dir: &str,
@@ -143,7 +147,7 @@ pub fn images(
                 let path = e.path().unwrap_or(root).to_owned();
                 let is_link = path.symlink_metadata().is_ok_and(|m| m.is_symlink());
                 if is_link && e.loop_ancestor().is_none() {
-                    // It leads nowhere, and is then as an image that cannot be read.
+                    // A broken link is treated as an image that cannot be read.
                     match path.file_name().and_then(|n| n.to_str()).is_some_and(is_image) {
                         true => match below(root, &path) {
                             Ok(path) => found.push(path),
@@ -183,7 +187,7 @@ pub fn images(
     Ok(found)
 }
 
-/// A path below the root, as lists of files have it.
+/// Returns a path below the root, as it is written in lists of files.
 fn below(root: &Path, path: &Path) -> Result<String, Error> {
     let below = path.strip_prefix(root).unwrap_or(path).to_str().ok_or_else(|| not_utf8(path))?;
     if below.contains(['\n', '\r']) {

@@ -1,4 +1,4 @@
-//! Data sets as they are published: CINIC-10, Tiny-ImageNet-200, iNaturalist 2018.
+//! The layouts of published data sets: CINIC-10, Tiny-ImageNet-200, iNaturalist 2018.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,10 +11,10 @@ use super::list::{MOST, Resolver};
 use super::{Entry, Listing, folder, number};
 use crate::data::Error;
 
-/// CINIC-10: folders of ten classes in `train`, `valid` and `test`.
+/// Reads CINIC-10: folders of ten classes in `train`, `valid` and `test`.
 ///
 /// # Errors
-/// Another layout.
+/// Returns an error if the layout differs.
 pub fn cinic10(root: &Path) -> Result<Listing, Error> {
     let has_splits = ["train", "valid", "test"].iter().all(|split| root.join(split).is_dir());
     let listing = if has_splits { folder::read(root)? } else { Listing::default() };
@@ -25,16 +25,17 @@ pub fn cinic10(root: &Path) -> Result<Listing, Error> {
     Ok(listing)
 }
 
-/// Whether all splits have so many images of each class as published.
+/// Returns whether every class has the published number of images, `each[split]`, in each split.
 pub fn is_official(listing: &Listing, each: [usize; 3]) -> bool {
     (0..3).all(|split| listing.counts(split).iter().all(|&n| n == each[split]))
 }
 
-/// Tiny-ImageNet-200: `train/WNID/images`, and `val/images` with `val/val_annotations.txt`; labels are ranks
-/// of the sorted WordNet numbers. The test images have no labels and are left alone.
+/// Reads Tiny-ImageNet-200: `train/WNID/images`, and `val/images` with `val/val_annotations.txt`.
+///
+/// Labels are the ranks of the sorted WordNet numbers. The test images have no labels and are ignored.
 ///
 /// # Errors
-/// Another layout.
+/// Returns an error if the layout differs.
 pub fn tiny_imagenet(root: &Path) -> Result<Listing, Error> {
     let mut listing = Listing { root: root.to_owned(), ..Listing::default() };
     let train = root.join("train");
@@ -61,7 +62,7 @@ pub fn tiny_imagenet(root: &Path) -> Result<Listing, Error> {
     if listing.splits[1].is_empty() {
         return Err(Error::Listing { path: annotations, why: "names no images".into() });
     }
-    // By class, as folders would be; in the order of the file inside.
+    // Sort by class, as with folders; within a class, keep the order of the file.
     listing.splits[1].sort_by_key(|entry| entry.label);
     Resolver::default().check(root, &annotations, &mut listing.splits[1])?;
     listing.read.push(("list", annotations));
@@ -69,7 +70,7 @@ pub fn tiny_imagenet(root: &Path) -> Result<Listing, Error> {
     Ok(listing)
 }
 
-/// A file of iNaturalist 2018; its other fields do not matter here.
+/// A file of iNaturalist 2018; its other fields are not needed.
 #[derive(Deserialize)]
 struct Coco {
     images: Vec<Image>,
@@ -97,10 +98,10 @@ struct Category {
     name: String,
 }
 
-/// Files of images in the order of a JSON file, with the category's number as the label.
+/// Reads image files in the order of JSON files of iNaturalist 2018, with the category's number as the label.
 ///
 /// # Errors
-/// A file that is not of this form; images without a label or that are not there.
+/// Returns an error if a file is not of this format, or if an image has no label or does not exist.
 pub fn inaturalist(root: &Path, files: [Option<&Path>; 2]) -> Result<Listing, Error> {
     let mut listing = Listing { root: root.to_owned(), is_numbered: true, ..Listing::default() };
     let mut names: HashMap<u32, String> = HashMap::new();
@@ -141,7 +142,7 @@ pub fn inaturalist(root: &Path, files: [Option<&Path>; 2]) -> Result<Listing, Er
     }
     let labels = listing.splits.iter().flatten().map(|e| e.label).chain(names.keys().copied());
     let most = labels.max().map_or(0, |label| label as usize + 1);
-    // Categories may share a name, which then tells nothing.
+    // Names that are shared by categories do not identify them.
     let is_telling = number(names.values().map(|n| &**n)).len() == names.len();
     let name = |label: u32| {
         let own = names.get(&label).filter(|_| is_telling).cloned();

@@ -1,7 +1,7 @@
-//! Lists of images: lines `path label`, lines `path`, or CSV with a header.
+//! Reads lists of images: lines `path label`, lines `path`, or CSV with a header.
 //!
-//! ImageNet-LT and Places-LT are published so. Their lists name files by where one author's disk had them,
-//! so a path that is not there is looked for where the other usual layouts have it.
+//! ImageNet-LT and Places-LT are published as such lists. Their paths are those on one author's disk, so a
+//! path that does not exist is searched for in the other usual layouts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -10,19 +10,20 @@ use std::path::{Component, Path};
 use super::{Entry, Listing, number, some};
 use crate::data::Error;
 
-/// Columns of a CSV file that hold paths.
+/// Columns of a CSV file that may hold paths.
 const PATHS: [&str; 6] = ["path", "file", "filename", "file_name", "image", "image_path"];
 
-/// Columns of a CSV file that hold labels.
+/// Columns of a CSV file that may hold labels.
 const LABELS: [&str; 5] = ["label", "class", "category", "target", "class_name"];
 
-/// A line: a path and what it says of the label.
+/// A line: a path, and the text of its label if there is one.
 type Line = (String, Option<String>);
 
 /// Reads lists of the training, validation and test images.
 ///
 /// # Errors
-/// Lists that cannot be read or understood; files that are missing: the first five, and how many there are.
+/// Returns an error if a list cannot be read or parsed, or if files are missing; it names the first five of
+/// them and their number.
 pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
     let mut listing = Listing { root: root.to_owned(), ..Listing::default() };
     let given = || lists.into_iter().enumerate().filter_map(|(split, list)| Some((split, list?)));
@@ -31,7 +32,7 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
     let all = || read.iter().flat_map(|(.., lines)| lines);
     let is_number = |label: &String| label.parse::<i128>().is_ok();
     let numbered = all().all(|(_, label)| label.as_ref().is_some_and(is_number));
-    // Names, or directories where there is no label.
+    // Names of classes: the label, or the first directory if there is no label.
     let name = |(path, label): &Line| match label {
         Some(label) => label.clone(),
         None => path.split_once('/').map_or(String::new(), |(dir, _)| dir.to_owned()),
@@ -76,11 +77,11 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
     Ok(listing)
 }
 
-/// More classes than any list has.
+/// Larger than the number of classes in any list.
 pub(super) const MOST: u32 = 1_000_000;
 
-/// Names for numbered classes: of the directory that all training images of a class are in, where each class
-/// that has any has one of its own, else their numbers.
+/// Returns names for numbered classes: if the training images of each class are all in a directory of their
+/// own, the names of the directories; otherwise the numbers.
 fn directory_names(listing: &Listing) -> Vec<String> {
     let classes = listing.splits.iter().flatten().map(|e| e.label + 1).max().unwrap_or(0);
     let mut names: HashMap<u32, Option<&str>> = HashMap::new();
@@ -97,7 +98,7 @@ fn directory_names(listing: &Listing) -> Vec<String> {
     (0..classes).map(|label| name(label).unwrap_or_else(|| label.to_string())).collect()
 }
 
-/// The lines of a list. Absolute paths into the directory are made ones below it.
+/// Reads the lines of a list. Absolute paths into the directory are made relative to it.
 fn lines(list: &Path, root: &Path) -> Result<Vec<Line>, Error> {
     let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     let below = |(path, label): Line| -> Line {
@@ -129,7 +130,7 @@ fn lines_of(list: &Path) -> Result<Vec<Line>, Error> {
     Ok(lines.map(line).collect())
 }
 
-/// A path without the `./` that it may begin with.
+/// Returns a path without a leading `./`.
 fn plain(path: &str) -> String {
     path.strip_prefix("./").unwrap_or(path).to_owned()
 }
@@ -158,39 +159,39 @@ fn csv_lines(text: &str) -> Result<Vec<Line>, String> {
 /// Finds the files of lists.
 #[derive(Default)]
 pub struct Resolver {
-    /// The other layout that files were last found in, which is tried first.
+    /// The alternative layout in which a file was last found; it is tried first.
     layout: Option<usize>,
 }
 
-/// Where else a path may be on the disk.
+/// Alternative locations of a path.
 const LAYOUTS: [fn(&str) -> Option<String>; 5] = [flat, flat_256, of_places, to_places, flat_from_256];
 
-/// `val/CLASS/FILE` as `val/FILE`.
+/// Maps `val/CLASS/FILE` to `val/FILE`.
 fn flat(path: &str) -> Option<String> {
     let (_, file) = path.strip_prefix("val/")?.rsplit_once('/')?;
     Some(format!("val/{file}"))
 }
 
-/// `val/CLASS/FILE` as `val_256/FILE`.
+/// Maps `val/CLASS/FILE` to `val_256/FILE`.
 fn flat_256(path: &str) -> Option<String> {
     let inside = path.strip_prefix("val/")?;
     let file = inside.rsplit_once('/').map_or(inside, |(_, file)| file);
     Some(format!("val_256/{file}"))
 }
 
-/// `val_256/FILE` as `val/FILE`.
+/// Maps `val_256/FILE` to `val/FILE`.
 fn flat_from_256(path: &str) -> Option<String> {
     Some(format!("val/{}", path.strip_prefix("val_256/")?))
 }
 
-/// `train/apartment_building-outdoor/FILE` as `data_256/a/apartment_building/outdoor/FILE`.
+/// Maps `train/apartment_building-outdoor/FILE` to `data_256/a/apartment_building/outdoor/FILE`.
 fn of_places(path: &str) -> Option<String> {
     let (class, file) = path.strip_prefix("train/")?.split_once('/')?;
     let first = class.chars().next()?;
     Some(format!("data_256/{first}/{}/{file}", class.replace('-', "/")))
 }
 
-/// `data_256/a/apartment_building/outdoor/FILE` as `train/apartment_building-outdoor/FILE`.
+/// Maps `data_256/a/apartment_building/outdoor/FILE` to `train/apartment_building-outdoor/FILE`.
 fn to_places(path: &str) -> Option<String> {
     let (_, inside) = path.strip_prefix("data_256/")?.split_once('/')?;
     let (class, file) = inside.rsplit_once('/')?;
@@ -198,10 +199,10 @@ fn to_places(path: &str) -> Option<String> {
 }
 
 impl Resolver {
-    /// Makes each path one of a file that is there.
+    /// Replaces each path by that of an existing file.
     ///
     /// # Errors
-    /// Files that are not; paths that lead out of the directory.
+    /// Returns an error if files do not exist, or if a path leads out of the directory.
     pub fn check(&mut self, root: &Path, list: &Path, entries: &mut [Entry]) -> Result<(), Error> {
         let mut missing = vec![];
         for entry in entries.iter_mut() {
@@ -213,7 +214,7 @@ impl Resolver {
                 let why = format!("{path:?} is not a plain path below --data {root}; give a directory above");
                 return Err(Error::Listing { path: list.to_owned(), why });
             };
-            // Each path in one way, so that none is there twice in two.
+            // Normalise the path, so that no file is listed twice under different spellings.
             let path = parts.join("/");
             match self.find(root, &path) {
                 Some(found) => entry.path = found,

@@ -1,5 +1,5 @@
-//! Which image files there are, of which class and split: read from folders ([`folder`]), from lists
-//! ([`list`]) or as a published data set lays them out ([`layouts`]), before any image is opened.
+//! Lists of image files with their classes and splits: read from folders ([`folder`]), from lists ([`list`])
+//! or from the layout of a published data set ([`layouts`]), before any image is opened.
 
 pub mod folder;
 pub mod layouts;
@@ -20,7 +20,7 @@ pub const SPLITS: [&str; 3] = ["train", "val", "test"];
 /// An image file with its label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Below the directory of the data set, with `/`.
+    /// Path below the directory of the data set, with `/` as the separator.
     pub path: String,
     /// Index of the class.
     pub label: u32,
@@ -29,15 +29,15 @@ pub struct Entry {
 /// Labelled image files by split.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// The directory that paths start from.
+    /// The directory that paths are relative to.
     pub root: PathBuf,
     /// Names of the classes; a label is an index into them.
     pub class_names: Vec<String>,
-    /// Training, validation and test images; the latter two may be missing.
+    /// Training, validation and test images; the latter two may be empty.
     pub splits: [Vec<Entry>; 3],
-    /// Other files whose content decides: lists. Role in the manifest, and path.
+    /// Other files whose content matters, namely lists: role in the manifest, and path.
     pub read: Vec<(&'static str, PathBuf)>,
-    /// Whether the source numbers the classes itself.
+    /// Whether the source itself numbers the classes.
     pub is_numbered: bool,
     /// Files that are not among the images.
     pub passed_over: PassedOver,
@@ -46,9 +46,9 @@ pub struct Listing {
 /// Files in the directories that are not among the images.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PassedOver {
-    /// By the ending of their names, those whose names are not those of images.
+    /// Number of files whose names are not those of images, by their extensions.
     pub others: BTreeMap<String, usize>,
-    /// Images by their name that are in no directory of a class.
+    /// Files with the names of images that are not in the directory of a class.
     pub misplaced: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ impl PassedOver {
         *self.others.entry(ending).or_default() += 1;
     }
 
-    /// What people should know of them, a sentence each.
+    /// Returns notices for the user, one sentence each.
     pub fn notices(&self) -> Vec<String> {
         let mut all = vec![];
         if !self.misplaced.is_empty() {
@@ -86,32 +86,32 @@ impl PassedOver {
     }
 }
 
-/// How classes are numbered.
+/// The order in which classes are numbered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// As text, by the bytes of the names.
     Lexical,
-    /// With numbers inside of the names as numbers.
+    /// Natural order: numbers within names compare as numbers.
     Natural,
-    /// By the number of training images, most first; as text where these are equal.
+    /// By the number of training images, largest first; ties as text.
     Frequency,
-    /// By these names.
+    /// In the order of these names.
     Names(Vec<String>),
 }
 
-/// Shares of the images of each class that are held out.
+/// Shares of the images of each class to hold out.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
-    /// For the test split, where there is none.
+    /// Share for the test split, if there is none yet.
     pub test: f64,
-    /// For the validation split, where there is none; 0 for none.
+    /// Share for the validation split, if there is none yet; 0 for none.
     pub val: f64,
     /// Seed of the draw.
     pub seed: u32,
 }
 
 impl Listing {
-    /// Images of each class in a split.
+    /// Returns the number of images of each class in a split.
     pub fn counts(&self, split: usize) -> Vec<usize> {
         let mut counts = vec![0; self.class_names.len()];
         self.splits[split].iter().for_each(|e| counts[e.label as usize] += 1);
@@ -122,17 +122,18 @@ impl Listing {
         Error::Listing { path: self.root.clone(), why }
     }
 
-    /// A single held-out split is the test split, whatever it was called.
+    /// Makes a single held-out split the test split, whatever its name was.
     pub fn settle_splits(&mut self) {
         if self.splits[2].is_empty() {
             self.splits.swap(1, 2);
         }
     }
 
-    /// Refuses classes without training images, or leaves them out. Returns the names of those that were.
+    /// Refuses classes without training images, or drops them. Returns the names of the dropped classes.
     ///
     /// # Errors
-    /// Such classes, unless they are left out; fewer than two others.
+    /// Returns an error if there are such classes and they are not to be dropped, or if fewer than two
+    /// classes remain.
     pub fn check_classes(&mut self, drop_empty: bool) -> Result<Vec<String>, Error> {
         let counts = self.counts(0);
         let is_empty = |label: usize| counts[label] == 0;
@@ -164,7 +165,7 @@ impl Listing {
     /// Refuses paths that occur twice.
     ///
     /// # Errors
-    /// Such paths: the first five, and how many there are.
+    /// Returns an error that names the first five such paths, and their number.
     pub fn check_paths(&self) -> Result<(), Error> {
         let mut known = HashSet::new();
         let all = self.splits.iter().flatten();
@@ -179,7 +180,7 @@ impl Listing {
         }
     }
 
-    /// The classes in their new order, by their present labels; images of others are left out.
+    /// Reorders the classes; `order` has their present labels. Images of classes that it omits are dropped.
     fn renumber(&mut self, order: &[usize]) {
         let mut new = vec![None; self.class_names.len()];
         order.iter().enumerate().for_each(|(to, &from)| new[from] = Some(to as u32));
@@ -196,10 +197,11 @@ impl Listing {
         self.class_names = order.iter().map(|&from| std::mem::take(&mut self.class_names[from])).collect();
     }
 
-    /// Numbers the classes; the images of a split are sorted by class.
+    /// Numbers the classes, and sorts the images of each split by class.
     ///
     /// # Errors
-    /// Names that are not those of the classes; a source that numbers them itself.
+    /// Returns an error if the given names are not those of the classes, or if the source itself numbers the
+    /// classes.
     pub fn order(&mut self, order: &Order) -> Result<(), Error> {
         if self.is_numbered {
             return Err(self.fail("--class-order: the lists number the classes themselves".into()));
@@ -237,20 +239,21 @@ impl Listing {
         Ok(())
     }
 
-    /// Two neighbouring classes whose order as text is not that of the numbers in them, as "10" before "2".
+    /// Returns two neighbouring classes that are in textual but not in natural order, such as "10" before
+    /// "2".
     pub fn unnatural(&self) -> Option<[&str; 2]> {
         let mut pairs = self.class_names.windows(2);
         pairs.find(|p| natural(&p[0], &p[1]) == Ordering::Greater).map(|p| [&*p[0], &*p[1]])
     }
 
-    /// Gives the classes other names, by label.
+    /// Renames the classes, by label.
     ///
     /// # Errors
-    /// Too few names, or too many, or a name twice.
+    /// Returns an error if there are too few or too many names, or if a name occurs twice.
     pub fn rename(&mut self, names: Vec<String>) -> Result<(), Error> {
         let (found, wanted) = (self.class_names.len(), names.len());
         if self.is_numbered && wanted > found {
-            // Classes at the end of the numbers may have no image.
+            // Classes at the end of the numbering may have no images.
             self.class_names.resize(wanted, String::new());
         } else if found > wanted {
             let beyond = self.splits.iter().flatten().find(|e| e.label as usize >= wanted);
@@ -266,8 +269,8 @@ impl Listing {
         Ok(())
     }
 
-    /// Holds out images where a split is missing, in shares of each class. Returns the classes that are too
-    /// small to have images in each split.
+    /// Holds out shares of each class for missing splits. Returns the classes that are too small to have
+    /// images in every split.
     pub fn cut(&mut self, cut: Cut) -> Vec<String> {
         let test = if self.splits[2].is_empty() { cut.test } else { 0.0 };
         let val = if self.splits[1].is_empty() { cut.val } else { 0.0 };
@@ -281,14 +284,14 @@ impl Listing {
         let mut to = vec![0; self.splits[0].len()];
         let mut small = vec![];
         for (name, members) in self.class_names.iter().zip(&mut members) {
-            // A generator a class, so that which images of it are held out does not depend on the others.
+            // One generator per class: which images are held out must not depend on the other classes.
             let hash = blake3::hash(format!("{}\t{name}", cut.seed).as_bytes());
             let [a, b, c, d, ..] = *hash.as_bytes();
             shuffle(members, &mut Mt::new(u32::from_le_bytes([a, b, c, d])));
             let mut left = members.len();
             let mut short = false;
             for (split, share) in [(2, test), (1, val)].into_iter().filter(|(_, share)| *share > 0.0) {
-                // One at least of each, and one at least stays.
+                // Hold out at least one image for each split, but keep at least one.
                 let wanted = ((members.len() as f64 * share).round() as usize).max(1);
                 let held = wanted.min(left.saturating_sub(1));
                 short |= held == 0;
@@ -307,12 +310,12 @@ impl Listing {
     }
 }
 
-/// `3 classes`.
+/// Formats a number of classes, for example `3 classes`.
 pub fn classes(n: usize) -> String {
     format!("{n} class{}", if n == 1 { "" } else { "es" })
 }
 
-/// The first five of some names.
+/// Returns the first five of some names, and how many more there are.
 pub fn some(names: &[impl AsRef<str>]) -> String {
     let first: Vec<&str> = names.iter().take(5).map(AsRef::as_ref).collect();
     let more = names.len().saturating_sub(first.len());
@@ -320,15 +323,15 @@ pub fn some(names: &[impl AsRef<str>]) -> String {
     format!("{}{tail}", first.join(", "))
 }
 
-/// The first name that is there twice.
+/// Returns the first name that occurs twice as an error.
 fn unique(names: &[String]) -> Result<(), String> {
     let mut known = HashSet::new();
     names.iter().find(|name| !known.insert(*name)).map_or(Ok(()), |name| Err(name.clone()))
 }
 
-/// Compares names with the numbers inside of them as numbers.
+/// Compares names in natural order: numbers within them compare as numbers.
 fn natural(a: &str, b: &str) -> Ordering {
-    // Length with and without leading zeros, and the digits: longer numbers are larger.
+    // Length with leading zeros, length without, and the digits: longer numbers are larger.
     let number = |text: &str| {
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let digits = text[..end].trim_start_matches('0');
@@ -353,10 +356,10 @@ fn natural(a: &str, b: &str) -> Ordering {
     left.len().cmp(&right.len()).then_with(|| a.cmp(b))
 }
 
-/// Lines of a file of names, without the empty ones at its end.
+/// Reads a file of names, one per line, without empty lines at its end.
 ///
 /// # Errors
-/// A file that cannot be read, or an empty line between names.
+/// Returns an error if the file cannot be read, has no names, or has an empty line between names.
 pub fn names_of(path: &Path) -> Result<Vec<String>, Error> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let text = text.trim_start_matches('\u{feff}').trim_end();
@@ -368,7 +371,7 @@ pub fn names_of(path: &Path) -> Result<Vec<String>, Error> {
     }
 }
 
-/// Labels for names, in the order of their bytes.
+/// Assigns labels to names, in the order of their bytes.
 fn number<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, u32> {
     let mut all: BTreeMap<&str, u32> = names.map(|name| (name, 0)).collect();
     all.values_mut().zip(0..).for_each(|(label, n)| *label = n);
@@ -416,7 +419,7 @@ mod tests {
         };
         assert_eq!(drawn(3), cut.splits[2]);
         assert_ne!(drawn(4), cut.splits[2]);
-        // Nor does a class depend on the others, or on their order.
+        // A class does not depend on the others or on their order either.
         let mut other = listing(&[("z", 40), ("b", 7), ("a", 100)]);
         other.cut(Cut { test: 0.2, val: 0.1, seed: 3 });
         let of_a = |l: &Listing| -> Vec<String> {

@@ -1,7 +1,7 @@
-//! Shards: the images of a split as safetensors files, written once and memory-mapped by everything after.
+//! Shards: the images of a split as safetensors files, written once and memory-mapped afterwards.
 //!
 //! A file holds `images` U8 (N, H, W, C), `labels` I64 (N) and `source_index` U32 (N), and nothing else, so
-//! its bytes follow from the images alone. Which images go in is decided elsewhere.
+//! its bytes are determined by the images alone. The choice of the images is made elsewhere.
 
 mod write;
 
@@ -15,27 +15,28 @@ use super::{Error, Info};
 use crate::manifest::Manifest;
 pub use write::{Broken, Chosen, Written};
 
-/// More than any header of three tensors.
+/// Upper bound on the size of a header of three tensors.
 const HEADER: usize = 512;
 
-/// Bytes of one image with its label and index.
+/// Returns the number of bytes of an image with its label and index.
 fn row_len(shape: [usize; 3]) -> usize {
     shape.iter().product::<usize>() + 8 + 4
 }
 
-/// The rows of the centre of an image of `stored` = `[H, W, C]`, as torchvision's `CenterCrop` cuts it out.
+/// Returns the rows of the centre of an image of `stored` = `[H, W, C]`, cut out like torchvision's
+/// `CenterCrop`.
 pub fn centre_rows(image: &[u8], stored: [usize; 3], shape: [usize; 3]) -> impl Iterator<Item = &[u8]> {
     let [top, left] = [0, 1].map(|axis| centre(stored[axis] - shape[axis]));
     let (from, to) = (left * stored[2], (left + shape[1]) * stored[2]);
     image.chunks_exact(stored[1] * stored[2]).skip(top).take(shape[0]).map(move |row| &row[from..to])
 }
 
-/// Half of some pixels that are cut off, half to even, as Python rounds.
+/// Returns half of the number of pixels that are cut off, with ties rounded to even as in Python.
 pub fn centre(cut: usize) -> usize {
     (cut as f64 / 2.0).round_ties_even() as usize
 }
 
-/// The smallest usable `--shard-bytes` for images of a shape: one image.
+/// Returns the smallest usable `--shard-bytes` for images of a shape, which is enough for one image.
 pub fn min_bytes(shape: [usize; 3]) -> usize {
     HEADER + row_len(shape)
 }
@@ -46,16 +47,16 @@ pub struct Split {
     shards: Vec<Shard>,
     labels: Vec<u32>,
     source_index: Vec<u32>,
-    /// Of the stored images.
+    /// Shape of the stored images.
     stored: [usize; 3],
-    /// What networks see of them.
+    /// Shape of the part that networks see.
     shape: [usize; 3],
 }
 
 #[derive(Debug)]
 struct Shard {
     map: Mmap,
-    /// Where the pixels start in the map.
+    /// Offset of the pixels in the map.
     pixels: usize,
     /// Index of the first image.
     first: usize,
@@ -66,7 +67,7 @@ impl Split {
     /// ones.
     ///
     /// # Errors
-    /// Files that are missing, damaged, or hold something else than images with labels of the data set's
+    /// Returns an error if files are missing or damaged, or do not hold images with labels of the data set's
     /// classes.
     pub fn open(m: &Manifest, split: &str) -> Result<Split, Error> {
         let info = Info::of(m)?;
@@ -85,7 +86,7 @@ impl Split {
         let bad = |why: String| Error::Foreign { path: path.to_owned(), why };
         let file = File::open(path).map_err(Error::io(path))?;
         // SAFETY: the map is only read. Shards are replaced by rename, never written in place, so the mapped
-        // file stays as it is; a program that truncates it all the same makes reads fault, as with any mapped
+        // file does not change; if another program truncates it nevertheless, reads fault, as with any mapped
         // file.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(format!("not a shard: {e}")))?;
@@ -131,30 +132,30 @@ impl Split {
         Ok(())
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// Height, width, channels of what networks see of every image.
+    /// Returns the height, width and channels of the part of every image that networks see.
     pub fn shape(&self) -> [usize; 3] {
         self.shape
     }
 
-    /// Height, width, channels of every image as it is stored.
+    /// Returns the height, width and channels of every image as stored.
     pub fn stored(&self) -> [usize; 3] {
         self.stored
     }
 
-    /// Pixels of image `i` as it is stored, (H, W, C).
+    /// Returns the pixels of image `i` as stored, (H, W, C).
     ///
     /// # Panics
-    /// When `i` is not below [`Split::len`]; so do the others.
+    /// Panics if `i` is not below [`Split::len`], like the other methods that take an index.
     pub fn image(&self, i: usize) -> &[u8] {
         assert!(i < self.len(), "image {i} of {}", self.len());
         let shard = &self.shards[self.shards.partition_point(|s| s.first <= i) - 1];
@@ -163,22 +164,22 @@ impl Split {
         &shard.map[at..at + size]
     }
 
-    /// Rows of what evaluation sees of image `i`: its centre.
+    /// Returns the rows of the part of image `i` that evaluation sees: its centre.
     pub fn rows(&self, i: usize) -> impl Iterator<Item = &[u8]> {
         centre_rows(self.image(i), self.stored, self.shape)
     }
 
-    /// Label of image `i`.
+    /// Returns the label of image `i`.
     pub fn label(&self, i: usize) -> usize {
         self.labels[i] as usize
     }
 
-    /// Labels of all images.
+    /// Returns the labels of all images.
     pub fn labels(&self) -> &[u32] {
         &self.labels
     }
 
-    /// What tells image `i` from the others of its source, see
+    /// Returns the number that identifies image `i` within its source, see
     /// [`Images::source_index`](super::Images::source_index).
     pub fn source_index(&self, i: usize) -> u32 {
         self.source_index[i]
@@ -193,7 +194,7 @@ mod tests {
     use crate::manifest::{Kind, Object, store::Claim, store::Plan};
     use serde_json::json;
 
-    /// Publishes files that are already in the directory as the training split of a 10-class data set.
+    /// Publishes files that are already in the directory as the training split of a data set with 10 classes.
     fn published(dir: &Path, outputs: Vec<Produced>) -> Manifest {
         let plan = Plan {
             kind: Kind::Dataset,
@@ -220,7 +221,7 @@ mod tests {
         chosen.write(dir, shard_bytes, 10, &|| ()).expect("written")
     }
 
-    /// The bytes of a shard.
+    /// Returns the bytes of a shard.
     fn shard(images: &Planes, chosen: &[u32]) -> Vec<u8> {
         let dir = tempfile::tempdir().expect("a directory");
         write(dir.path(), images, chosen, usize::MAX);
@@ -314,7 +315,8 @@ mod tests {
             assert!((written.mean[c] - m).abs() < 1e-9 && (written.std[c] - variance.sqrt()).abs() < 1e-9);
         }
         assert_eq!(written.counts, [300; 10]);
-        // As documented: of the hashes of 2,500 images each, a label in a byte and three planes.
+        // As documented: the hash of the hashes of 2,500 images each; an image is a label byte and three
+        // planes.
         let mut whole = blake3::Hasher::new();
         for piece in chosen.chunks(2_500) {
             let image = |&i: &u32| [&[(i % 10) as u8][..], source.train.planes(i as usize)].concat();
@@ -323,7 +325,7 @@ mod tests {
         assert_eq!(written.digest, whole.finalize().to_hex().as_str());
     }
 
-    /// Images of which some cannot be read.
+    /// Images, some of which cannot be read.
     struct Partly<'a>(&'a Planes);
 
     impl Images for Partly<'_> {
@@ -362,11 +364,11 @@ mod tests {
             names,
             ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "10.jpg", "17.jpg", "24.jpg", "31.jpg", "38.jpg"]
         );
-        // The first shard would have none.
+        // The first shard would be empty, so it is not written.
         let files: Vec<&str> = first.outputs.iter().map(|o| o.name.as_str()).collect();
         assert_eq!((files.len(), files[0]), (7, "train-00001.safetensors"));
         std::fs::remove_file(dir.path().join(files[3])).expect("removed");
-        // One without broken images.
+        // This shard has no broken images.
         let kept = dir.path().join(files[0]);
         let before = std::fs::metadata(&kept).and_then(|m| m.modified()).expect("a time");
         let again = write();

@@ -1,5 +1,5 @@
-//! Writing a split: image after image is read and goes into a shard, of which one is filled while those before
-//! go to the disk.
+//! Writes a split: images are read into a shard one after the other, while the shards before it are written
+//! to disk.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -17,28 +17,28 @@ use crate::data::{CHANNELS, Error, Images, PIECE, label_bytes};
 use crate::interrupt;
 use crate::manifest::store::{Produced, write_atomic};
 
-/// A split to write: its name, the images it is chosen from, and the numbers of the chosen in the order in
-/// which they are to stand.
+/// A split to write: its name, the images that it is chosen from, and the indices of the chosen images in the
+/// order of the result.
 #[derive(Clone, Copy)]
 pub struct Chosen<'a> {
     /// `train`, `val` or `test`.
     pub split: &'static str,
     /// All images of the source's split.
     pub images: &'a dyn Images,
-    /// Those that are written.
+    /// Indices of the images that are written.
     pub chosen: &'a [u32],
 }
 
 /// An image that could not be read.
 #[derive(Debug)]
 pub struct Broken {
-    /// What people call it.
+    /// Name of the image, for messages.
     pub name: String,
     /// What is wrong with it.
     pub why: String,
 }
 
-/// What was written of a split.
+/// The result of writing a split.
 #[derive(Debug)]
 pub struct Written {
     /// The files.
@@ -51,15 +51,16 @@ pub struct Written {
     pub mean: Vec<f64>,
     /// Standard deviation (population form) of each channel over all pixels, 0–1 scale.
     pub std: Vec<f64>,
-    /// Images that are not among them.
+    /// Images that could not be read and were left out.
     pub broken: Vec<Broken>,
 }
 
-/// Shards that are on their way to the disk at a time.
+/// Number of shards that are written to disk at the same time.
 const IN_FLIGHT: usize = 2;
 
 impl<'a> Chosen<'a> {
-    /// The files `<split>-00000.safetensors`, …, of at most `shard_bytes` each, and the images of each.
+    /// Returns the files `<split>-00000.safetensors`, …, of at most `shard_bytes` each, and the images of
+    /// each.
     fn parts(&self, shard_bytes: usize) -> impl Iterator<Item = (String, &'a [u32])> {
         let rows = (shard_bytes.saturating_sub(HEADER) / row_len(self.images.shape())).max(1);
         let split = self.split;
@@ -69,17 +70,18 @@ impl<'a> Chosen<'a> {
             .map(move |(n, chosen)| (format!("{split}-{n:05}.safetensors"), chosen))
     }
 
-    /// Names of the files that [`Chosen::write`] makes.
+    /// Returns the names of the files that [`Chosen::write`] creates.
     pub fn names(&self, shard_bytes: usize) -> Vec<String> {
         self.parts(shard_bytes).map(|(name, _)| name).collect()
     }
 
-    /// Writes the split into a directory, where shards of an earlier call are taken as they are. `on` is told
-    /// of each image that was read. After a signal it drops the shard that it reads, and ends when those on
-    /// their way are written.
+    /// Writes the split into a directory; shards of an earlier call are reused.
+    ///
+    /// `on` is called after each image that was read. After a signal, the shard that is being read is
+    /// dropped, and the call returns when the shards before it have been written.
     ///
     /// # Errors
-    /// The file system's.
+    /// Returns an error if a file cannot be written.
     pub fn write(
         &self,
         dir: &Path,
@@ -89,10 +91,10 @@ impl<'a> Chosen<'a> {
     ) -> Result<Written, Error> {
         let mut tally = Tally::new(self.images.shape(), classes);
         let (mut outputs, mut broken) = (vec![], vec![]);
-        // Threads that wait for the disk are not those that decode.
+        // Write on separate threads, so that those that decode do not wait for the disk.
         thread::scope(|scope| {
             let mut storing = VecDeque::new();
-            // Buffers of shards that are on the disk.
+            // Buffers of shards that have been written.
             let mut free: Vec<Vec<u8>> = vec![];
             for (name, chosen) in self.parts(shard_bytes) {
                 let mut block = self.load(dir, name, chosen, free.pop().unwrap_or_default(), on);
@@ -121,8 +123,8 @@ impl<'a> Chosen<'a> {
         Ok(Written { outputs, digest: tally.digest(), counts: tally.counts, mean, std, broken })
     }
 
-    /// The images of a shard: from the file of an earlier call that has all of them, else from their own.
-    /// `pixels` is a buffer to use again.
+    /// Loads the images of a shard: from the file of an earlier call if it has all of them, otherwise from
+    /// their source. `pixels` is a buffer to reuse.
     fn load(
         &self,
         dir: &Path,
@@ -150,7 +152,7 @@ impl<'a> Chosen<'a> {
         for (from, (found, &i)) in found.into_iter().zip(chosen).enumerate() {
             match found {
                 Ok(()) => {
-                    // Those behind a broken one move up.
+                    // Move up the images after a broken one.
                     if rows.len() < from {
                         pixels.copy_within(from * len..(from + 1) * len, rows.len() * len);
                     }
@@ -163,7 +165,8 @@ impl<'a> Chosen<'a> {
         Block { name, rows, pixels, broken, is_stored: false }
     }
 
-    /// Whether an earlier call has stored all of the chosen images; then their pixels are those of its file.
+    /// Returns whether an earlier call has stored all of the chosen images. If so, `pixels` holds those of
+    /// its file.
     fn stored(&self, path: &Path, chosen: &[u32], pixels: &mut Vec<u8>) -> bool {
         let mut read = || -> Option<bool> {
             let bytes = fs::read(path).ok()?;
@@ -178,7 +181,7 @@ impl<'a> Chosen<'a> {
         read().unwrap_or(false)
     }
 
-    /// Writes a shard, and gives its buffer back.
+    /// Writes a shard, and returns its buffer.
     fn store(&self, dir: &Path, block: Block) -> Result<Vec<u8>, Error> {
         let n = block.rows.len();
         let shape = [&[n][..], &self.images.shape()].concat();
@@ -201,12 +204,13 @@ impl<'a> Chosen<'a> {
     }
 }
 
-/// A tensor of a shard. Those of images stand last in the file, and so need not be copied behind the others.
+/// A tensor of a shard. The images are last in the file, so that they need not be copied behind the other
+/// tensors.
 struct Part<'a> {
     dtype: Dtype,
     shape: Vec<usize>,
     len: usize,
-    /// Empty where the bytes are written by themselves.
+    /// The bytes; empty if they are written separately.
     data: &'a [u8],
 }
 
@@ -235,15 +239,15 @@ fn join<T>(thread: ScopedJoinHandle<T>) -> T {
 /// A shard in memory.
 struct Block {
     name: String,
-    /// Which images, by their number in the source's split.
+    /// Indices of the images in the source's split.
     rows: Vec<u32>,
-    /// (N, H, W, C).
+    /// Pixels, (N, H, W, C).
     pixels: Vec<u8>,
     broken: Vec<Broken>,
     is_stored: bool,
 }
 
-/// What is counted of a split on the way.
+/// The counts, sums and hash of a split that are accumulated while it is written.
 struct Tally {
     shape: [usize; 3],
     counts: Vec<usize>,
@@ -251,7 +255,7 @@ struct Tally {
     /// Σv and Σv² of each channel: exact integers, so neither order nor threads matter.
     sums: Vec<[u64; 2]>,
     label_bytes: usize,
-    /// Over the hashes of the pieces.
+    /// Hash of the hashes of the pieces.
     whole: blake3::Hasher,
     piece: blake3::Hasher,
 }
@@ -270,14 +274,14 @@ impl Tally {
     }
 
     fn add(&mut self, labels: &[u32], pixels: &[u8]) {
-        /// Images at a time: their planes stay in a cache.
+        /// Number of images per iteration, so that their planes stay in the cache.
         const SOME: usize = 64;
         let [height, width, channels] = self.shape;
         let (plane, lead) = (height * width, self.label_bytes);
         let record = lead + plane * channels;
         let mut bytes = vec![0; SOME * record];
         for (labels, pixels) in labels.chunks(SOME).zip(pixels.chunks(SOME * plane * channels)) {
-            // As they are hashed: a label, then the planes.
+            // Arrange an image as it is hashed: a label, then the planes.
             let split = |((&label, image), out): ((&u32, &[u8]), &mut [u8])| {
                 let (to, planes) = out.split_at_mut(lead);
                 to.copy_from_slice(&label.to_le_bytes()[..lead]);
@@ -288,7 +292,7 @@ impl Tally {
                     [*r, *g, *b] = *rgb;
                 }
                 let sums = |plane: &[u8]| {
-                    // Both fit 32 bits for as many: 2¹⁶ · 255².
+                    // Both sums fit 32 bits for this many values: 2¹⁶ · 255².
                     plane.chunks(1 << 16).fold([0u64; 2], |[sum, squares], some| {
                         let (v, vv) = some.iter().fold((0u32, 0u32), |(v, vv), &x| {
                             let x = u32::from(x);
@@ -310,7 +314,7 @@ impl Tally {
             for &label in labels {
                 self.counts[label as usize] += 1;
             }
-            // Up to the end of a piece, then the rest.
+            // Hash up to the end of a piece, then the rest.
             let mut rest = &bytes[..labels.len() * record];
             while !rest.is_empty() {
                 let room = PIECE - self.images % PIECE;
@@ -339,7 +343,7 @@ impl Tally {
         let n = count as f64;
         let mean = self.sums.iter().map(|[sum, _]| *sum as f64 / n / 255.0).collect();
         let std = self.sums.iter().map(|[sum, squares]| {
-            // n·Σv² − (Σv)² in integers: no cancellation.
+            // n·Σv² − (Σv)² in integers, so there is no cancellation.
             let spread = count as u128 * u128::from(*squares) - u128::from(*sum) * u128::from(*sum);
             (spread as f64).sqrt() / n / 255.0
         });

@@ -1,4 +1,4 @@
-//! Focal loss: what is classified well already counts less.
+//! Focal loss: samples that are already classified well count less.
 
 use super::{ClassifierKind, LossKind, up_to};
 use crate::methods::choice::{Domain, Entry, Opt};

@@ -6,7 +6,7 @@ use super::{ClassifierKind, LossKind, of_each};
 use crate::methods::choice::{Domain, Entry, Opt};
 
 /// *Label-aware smoothing*, with the ε of MiSLAS for ImageNet-LT. A share ε_k of the label k is spread over
-/// the classes, as in MiSLAS's code over all of them; its paper spreads it over the others.
+/// all classes, as in the code of MiSLAS; its paper spreads it over the other classes only.
 pub static LAS: LossKind = LossKind {
     entry: Entry {
         name: "las",

@@ -1,9 +1,9 @@
-//! The losses: how each parameterises the classifier's operation, and a reference in f64 that this operation
-//! is tested against.
+//! The losses: the parameters that each of them gives to the classifier's operation, and a reference in f64
+//! against which this operation is tested.
 //!
-//! Each sample has two labels with a coefficient each; mixing, class weights and the batch's normalisation
-//! are all in the coefficients (see `train::plan`), and what tells the losses apart is in a [`Criterion`], so
-//! one formula serves every method:
+//! Each sample has two labels, with a coefficient each. Mixing, class weights and the batch's normalisation
+//! are all contained in the coefficients (see `train::plan`), and what distinguishes the losses is in a
+//! [`Criterion`], so one formula serves every method:
 //!
 //! ```text
 //! L    = Σ_s  coef_a[s] · ℓ(z_s, a_s) + coef_b[s] · ℓ(z_s, b_s)
@@ -12,10 +12,11 @@
 //! ∂ℓ/∂z_c = h · (p_c − [c = k]) · scale_c,   h = (1 − p_k)^γ − γ · p_k · (1 − p_k)^(γ−1) · log p_k
 //! ```
 //!
-//! A label that is smoothed by ε, without γ, is (1 − ε)·ℓ(z, k) and ε times the mean of ℓ over all classes.
+//! With a label smoothed by ε, and without γ, the loss is (1 − ε)·ℓ(z, k) plus ε times the mean of ℓ over all
+//! classes.
 //!
-//! The logits z are `W·f + b`, or, where the classifier is normalised, [`SCALE`] times the cosine of the
-//! features and a class's weights.
+//! The logits z are `W·f + b` or, for a normalised classifier, [`SCALE`] times the cosine of the features and
+//! a class's weights.
 
 mod focal;
 mod las;
@@ -30,7 +31,7 @@ pub use self::prior::{BALANCED_SOFTMAX, LOGIT_ADJUSTMENT};
 pub use self::temperature::{CDT, VS};
 use super::choice::{Choice, Entry, Kind};
 
-/// What a normalised classifier multiplies its cosines with: the s of LDAM.
+/// Factor of the cosines in a normalised classifier: the s of LDAM.
 pub const SCALE: f32 = 30.0;
 
 /// What a classifier computes.
@@ -43,16 +44,16 @@ pub enum ClassifierKind {
     Cosine,
 }
 
-/// The loss of one label, with the values of its options.
+/// A loss with the values of its options.
 pub type Loss = Choice<LossKind>;
 
-/// A loss.
+/// A kind of loss: an entry of the table of methods.
 #[derive(Debug)]
 pub struct LossKind {
     entry: Entry,
-    /// The kind of classifier that it is made for.
+    /// The kind of classifier that the loss is made for.
     pub classifier: ClassifierKind,
-    /// Whether it is for classifiers on features alone.
+    /// Whether the loss is only for classifiers on features.
     pub on_features: bool,
     /// Turns the criterion of cross-entropy into that of this loss, given each class's number of training
     /// images, all positive.
@@ -78,12 +79,12 @@ pub static CE: LossKind = LossKind {
 };
 
 impl Choice<LossKind> {
-    /// The kind of classifier that it is made for.
+    /// Returns the kind of classifier that the loss is made for.
     pub fn classifier(&self) -> ClassifierKind {
         self.kind.classifier
     }
 
-    /// The loss for classes of these many training images, all positive.
+    /// Returns the criterion for classes with these numbers of training images, all positive.
     pub fn criterion(&self, counts: &[usize]) -> Criterion {
         let plain = Criterion::cross_entropy(counts.len());
         let mut criterion = Criterion { classifier: self.classifier(), ..plain };
@@ -97,30 +98,30 @@ fn of_each(counts: &[usize], f: impl Fn(f64) -> f64) -> Vec<f32> {
     counts.iter().map(|&n| f(n as f64) as f32).collect()
 }
 
-/// Whether a number is from 0 to another.
+/// Returns whether a number is between 0 and `most`, inclusive.
 fn up_to(x: f64, most: f64) -> bool {
     (0.0..=most).contains(&x)
 }
 
-/// A loss in numbers: what the head's op takes.
+/// A loss in numbers: the input of the classification head's operation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Criterion {
-    /// What each class's logit is multiplied by; empty for 1.
+    /// Factor of each class's logit; empty if all are 1.
     pub scales: Vec<f32>,
-    /// What is added to each class's logit.
+    /// Offset that is added to each class's logit.
     pub offsets: Vec<f32>,
-    /// What is taken from the logit of a label, by class.
+    /// Margin that is subtracted from the logit of a label, by class.
     pub margins: Vec<f32>,
     /// γ of the focal loss; 0 for none.
     pub gamma: f32,
-    /// What of each label is spread over all classes; empty for nothing.
+    /// Share of each label that is spread over all classes; empty for none.
     pub smoothing: Vec<f32>,
-    /// The kind of classifier that it is made for.
+    /// The kind of classifier that the loss is made for.
     pub classifier: ClassifierKind,
 }
 
 impl Criterion {
-    /// Plain cross-entropy.
+    /// Returns the criterion of plain cross-entropy.
     pub fn cross_entropy(classes: usize) -> Criterion {
         let classifier = ClassifierKind::Linear;
         let nothing = || vec![0.0; classes];
@@ -128,7 +129,7 @@ impl Criterion {
         Criterion { scales, offsets: nothing(), margins: nothing(), gamma: 0.0, smoothing, classifier }
     }
 
-    /// Whether labels have margins: then a sample's two labels do not share a softmax.
+    /// Returns whether labels have margins; then a sample's two labels do not share a softmax.
     pub fn has_margins(&self) -> bool {
         self.margins.iter().any(|&m| m != 0.0)
     }
@@ -147,8 +148,9 @@ pub struct Targets<'a> {
     pub coef_b: &'a [f32],
 }
 
-/// The loss of a batch and its gradient by the logits; `logits` and the gradient are (N, C), row by row.
-/// Plain f64: what a kernel is tested against, never what trains.
+/// Returns the loss of a batch and its gradient with respect to the logits; both are (N, C), row by row.
+///
+/// This is plain f64 code that kernels are tested against; it is never used for training.
 pub fn reference(criterion: &Criterion, logits: &[f64], targets: &Targets) -> (f64, Vec<f64>) {
     assert!(criterion.smoothing.is_empty(), "smoothed labels are tested elsewhere");
     let classes = criterion.offsets.len();
@@ -168,7 +170,7 @@ pub fn reference(criterion: &Criterion, logits: &[f64], targets: &Targets) -> (f
             let log_p = (u[k] - max) - log_rest;
             let rest = -log_p.exp_m1();
             loss -= coef * rest.powf(gamma) * log_p;
-            // At p = 1 the limit: log p / (1 − p) → −1.
+            // The limit for p = 1: log p / (1 − p) → −1.
             let slope = if rest > 0.0 { log_p / rest } else { -1.0 };
             let h = rest.powf(gamma) * (1.0 - gamma * log_p.exp() * slope);
             for (c, (g, u)) in row.iter_mut().zip(&u).enumerate() {

@@ -14,14 +14,15 @@ pub static BALANCED_SOFTMAX: LossKind = LossKind {
     },
     classifier: ClassifierKind::Linear,
     on_features: false,
-    // The common divisor changes no softmax, and keeps the numbers small.
+    // The common divisor does not change the softmax, and keeps the numbers small.
     criterion: |_, counts, criterion| {
         let all = counts.iter().sum::<usize>() as f64;
         criterion.offsets = of_each(counts, |n| (n / all).ln());
     },
 };
 
-/// *Logit adjustment*: τ·log π_c is added, π the classes' shares of the data. τ = 1 is balanced softmax.
+/// *Logit adjustment*: τ·log π_c is added, where π are the classes' shares of the data. τ = 1 is balanced
+/// softmax.
 pub static LOGIT_ADJUSTMENT: LossKind = LossKind {
     entry: Entry {
         name: "logit-adjustment",

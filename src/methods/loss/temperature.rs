@@ -1,11 +1,10 @@
-//! Vector scaling (VS) and class-dependent temperatures (CDT): logits of rare classes are multiplied by
-//! less while the network is trained, so that it has to make them larger.
+//! Vector scaling (VS) and class-dependent temperatures (CDT): during training, logits of rare classes are
+//! multiplied by smaller factors, so that the network has to make them larger.
 
 use super::{ClassifierKind, Criterion, LossKind, of_each, up_to};
 use crate::methods::choice::{Domain, Entry, Opt};
 
-/// *Vector scaling*: logits times (n_c / n_max)^γ, plus τ·log π_c, with its authors' values for
-/// CIFAR-10.
+/// *Vector scaling*: logits times (n_c / n_max)^γ, plus τ·log π_c, with its authors' values for CIFAR-10.
 pub static VS: LossKind = LossKind {
     entry: Entry {
         name: "vs",

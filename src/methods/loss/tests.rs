@@ -9,7 +9,7 @@ const TARGETS: Targets<'static> = Targets {
 const LOGITS: [f64; 9] = [0.5, -1.0, 2.0, 0.0, 0.0, 0.0, 3.0, -2.0, 0.25];
 const COUNTS: [usize; 3] = [100, 20, 5];
 
-/// Each with its defaults, but for the smoothed one, and some with others.
+/// Every loss for whole networks with its default options, and two with other options.
 fn all() -> Vec<Loss> {
     let usual = LossKind::ALL.iter().filter(|kind| !kind.on_features).map(|kind| Loss::new(kind));
     let focal = Loss::new(&FOCAL).with("gamma", 0.5);
@@ -18,16 +18,16 @@ fn all() -> Vec<Loss> {
 
 #[test]
 fn value_by_hand() {
-    // Equal logits: every cross-entropy is ln 3.
+    // With equal logits, every cross-entropy is ln 3.
     let t = Targets { label_a: &[2], label_b: &[0], coef_a: &[0.5], coef_b: &[0.25] };
     let (loss, gradient) = reference(&Criterion::cross_entropy(3), &[7.0; 3], &t);
     assert!((loss - 0.75 * 3f64.ln()).abs() < 1e-15);
     let expected = [0.25 - 0.25, 0.25, 0.25 - 0.5];
     assert!(gradient.iter().zip(expected).all(|(g, e)| (g - e).abs() < 1e-15), "{gradient:?}");
-    // p = 1/3 for each: focal loss has (2/3)² of it.
+    // p = 1/3 for each class, so the focal loss is (2/3)² of the cross-entropy.
     let (focal, _) = reference(&Loss::new(&FOCAL).criterion(&COUNTS), &[7.0; 3], &t);
     assert!((focal - loss * 4.0 / 9.0).abs() < 1e-7);
-    // Balanced softmax then finds the classes as likely as they are frequent.
+    // With balanced softmax the classes are then as likely as they are frequent.
     let (balanced, _) = reference(&Loss::new(&BALANCED_SOFTMAX).criterion(&COUNTS), &[7.0; 3], &t);
     assert!((balanced + 0.5 * (5f64 / 125.0).ln() + 0.25 * (100f64 / 125.0).ln()).abs() < 1e-7);
 }

@@ -1,11 +1,11 @@
 //! CMO, *context-rich minority oversampling*: CutMix whose patches come from all classes equally often, so
-//! that rare classes are seen in the surroundings of frequent ones.
+//! that rare classes are seen in the context of frequent ones.
 
 use super::patch::anywhere;
 use super::{ALPHA, Blend, LAMBDA_PER, Labels, MixKind, Partner};
 use crate::methods::choice::{Domain, Entry, Opt};
 
-/// CMO with the probability of its code. Unlike the code, it also mixes in the first and the last three
+/// CMO with the probability from its code. Unlike the code, it also mixes in the first and the last three
 /// epochs.
 pub static CMO: MixKind = MixKind {
     entry: Entry {

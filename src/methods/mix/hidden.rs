@@ -1,4 +1,5 @@
-//! Manifold Mixup, and Remix's labels on it: images, or what leaves one of the first two stages, are blended.
+//! Manifold Mixup, also with the labels of Remix: images, or the outputs of one of the first two stages, are
+//! blended.
 
 use super::{ALPHA, Blend, KAPPA, LAMBDA_PER, Labels, MixKind, Partner, TAU};
 use crate::methods::choice::Entry;

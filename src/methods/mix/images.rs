@@ -3,7 +3,7 @@
 use super::{ALPHA, Blend, KAPPA, LAMBDA_PER, Labels, MixKind, Partner, TAU};
 use crate::methods::choice::Entry;
 
-/// *mixup*: the labels with the λ of the images.
+/// *mixup*: labels are mixed with the λ of the images.
 pub static MIXUP: MixKind = MixKind {
     entry: Entry {
         name: "mixup",

@@ -1,15 +1,13 @@
-//! How the images and the labels of pairs are mixed: λ, the share of the first image, and λ_y, that of its
-//! label.
+//! Mixing of the images and labels of pairs: λ is the share of the first image, and λ_y that of its label.
 //!
-//! A mix is what is blended (the images, a patch, hidden states), how the labels are, and who the partner is.
-//! A pair (i, j) becomes x = λ x_i + (1−λ) x_j with the loss λ_y ℓ(i) + (1−λ_y) ℓ(j); where a [`Patch`] of
-//! x_j replaces that part of x_i, λ is the share that is left of x_i. The pixels themselves are the loaders'
-//! business.
+//! A mix defines what is blended (the images, a patch, hidden states), how the labels are mixed, and what the
+//! partner is. A pair (i, j) becomes x = λ x_i + (1−λ) x_j with the loss λ_y ℓ(i) + (1−λ_y) ℓ(j). If a
+//! [`Patch`] of x_j replaces that part of x_i, λ is the share of x_i that remains. The pixels themselves are
+//! mixed by the loaders.
 //!
-//! **Where rounding happens.** λ is rounded to f32 once, where it is drawn, and from there on is *the* λ: the
-//! pixels are mixed with it, the case analysis of Remix compares it (widened to f64, exactly) with τ, and λ_y
-//! is it wherever Remix does not intervene. So the analysis never disagrees with the picture, and τ = 0 is
-//! Mixup bit for bit.
+//! **Where rounding happens.** λ is rounded to f32 once, when it is drawn, and this value is used from then
+//! on: the pixels are mixed with it, Remix compares it (widened to f64, exactly) with τ, and λ_y equals it
+//! wherever Remix does not intervene. So the label always matches the image, and τ = 0 is Mixup bit for bit.
 
 mod cmo;
 mod hidden;
@@ -30,7 +28,7 @@ use crate::rng;
 /// A mix with the values of its options.
 pub type Mix = Choice<MixKind>;
 
-/// A mix.
+/// A kind of mix: an entry of the table of methods.
 #[derive(Debug)]
 pub struct MixKind {
     entry: Entry,
@@ -38,7 +36,7 @@ pub struct MixKind {
     pub blend: Blend,
     /// How the labels are mixed.
     pub labels: Labels,
-    /// Who the partner is.
+    /// How the partner is chosen.
     pub partner: Partner,
 }
 
@@ -49,29 +47,30 @@ pub enum Blend {
     Nothing,
     /// The images.
     Images,
-    /// A patch of the partner replaces that part of the image; the function draws it from λ and the image's
-    /// height and width.
+    /// A patch of the partner replaces that part of the image; the function draws it from λ and the height
+    /// and width of the image.
     Patch(fn(f32, &mut ChaCha8Rng, [usize; 2]) -> Patch),
-    /// The images, or what leaves one of the first two stages of the network, drawn for each batch.
+    /// The images, or the outputs of one of the first two stages of the network; which of these is drawn for
+    /// each batch.
     Hidden,
 }
 
 /// How the labels are mixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Labels {
-    /// As the images are: λ_y = λ.
+    /// In the same shares as the images: λ_y = λ.
     Shares,
-    /// As Remix does it, by the options κ and τ.
+    /// By the rule of Remix, with the options κ and τ.
     Remix,
 }
 
-/// Who an image is mixed with.
+/// The image that an image is mixed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Partner {
     /// An image of the same batch. The partners are a permutation of the batch, so an image may be its own
     /// partner.
     OfBatch,
-    /// One of the training split, drawn so that all classes are equally frequent.
+    /// An image of the training split, drawn so that all classes are equally frequent.
     OfAnyClass,
 }
 
@@ -134,20 +133,21 @@ const LAMBDA_PER: Opt = Opt::new(
 );
 
 impl Choice<MixKind> {
-    /// Whether nothing is mixed.
+    /// Returns whether nothing is mixed.
     pub fn is_none(&self) -> bool {
         matches!(self.kind.blend, Blend::Nothing)
     }
 
-    /// In how many places of the network batches may be mixed, one of them drawn for each batch: 0 are the
-    /// images, 1 and 2 what leaves these stages.
+    /// Returns the number of places in the network at which batches may be mixed; one of them is drawn for
+    /// each batch. Place 0 is the images, places 1 and 2 are the outputs of these stages.
     pub fn places(&self) -> usize {
         if matches!(self.kind.blend, Blend::Hidden) { 3 } else { 1 }
     }
 
-    /// Draws λ and the patch of the `n` pairs of a batch of images of `size` (height, width): each λ in [0,
-    /// 1], of a patch the very share that it leaves. Without mixing it takes nothing from the stream and
-    /// gives 1.
+    /// Draws λ and the patch for each of the `n` pairs of a batch of images of `size` (height, width).
+    ///
+    /// Each λ is in [0, 1]; for a patch it is exactly the share that the patch leaves. Without mixing,
+    /// nothing is drawn from the stream and every λ is 1.
     pub fn draw(&self, rng: &mut ChaCha8Rng, n: usize, size: [usize; 2]) -> (Vec<f32>, Vec<Patch>) {
         let unmixed = || (vec![1.0; n], vec![Patch::default(); n]);
         if self.is_none() {
@@ -159,7 +159,7 @@ impl Choice<MixKind> {
             return unmixed();
         }
         let alpha = self.value("alpha");
-        // Beta(1, 1) is uniform: one word a draw, on any device, and 1−λ is exact.
+        // Beta(1, 1) is uniform: one word per draw, on any device, and 1−λ is exact.
         let beta = (alpha != 1.0).then(|| Beta::new(alpha, alpha).expect("a validated config has alpha > 0"));
         let mut draw = || {
             let lambda = match &beta {
@@ -178,7 +178,7 @@ impl Choice<MixKind> {
         (0..n).map(|_| draw()).unzip()
     }
 
-    /// λ_y of a pair whose classes have `n_i` and `n_j` training images (Remix paper, equation 4):
+    /// Returns λ_y for a pair whose classes have `n_i` and `n_j` training images (Remix paper, equation 4):
     ///
     /// ```text
     /// λ_y = 0   if n_i ≥ κ n_j  and  λ < τ        (j is rare, and more than 1−τ of the picture)
@@ -186,7 +186,7 @@ impl Choice<MixKind> {
     ///       λ   otherwise
     /// ```
     ///
-    /// Both conditions at once need κ = 1, n_i = n_j and τ > ½; then the first one holds.
+    /// Both conditions hold at once only if κ = 1, n_i = n_j and τ > ½; then the first one applies.
     pub fn lambda_y(&self, lambda: f32, n_i: usize, n_j: usize) -> f32 {
         if self.kind.labels == Labels::Shares {
             return lambda;

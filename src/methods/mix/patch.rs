@@ -1,4 +1,4 @@
-//! CutMix, and Remix's labels on CutMix: a rectangle of one image is pasted into another.
+//! CutMix, also with the labels of Remix: a rectangle of one image is pasted into another.
 
 use rand_chacha::ChaCha8Rng;
 
@@ -6,7 +6,7 @@ use super::{ALPHA, Blend, KAPPA, LAMBDA_PER, Labels, MixKind, Partner, TAU};
 use crate::methods::choice::Entry;
 use crate::rng;
 
-/// *CutMix*: the labels by the areas.
+/// *CutMix*: labels are mixed according to the areas.
 pub static CUTMIX: MixKind = MixKind {
     entry: Entry {
         name: "cutmix",
@@ -34,27 +34,29 @@ pub static REMIX_CUTMIX: MixKind = MixKind {
     partner: Partner::OfBatch,
 };
 
-/// CutMix's patch: its centre may be anywhere.
+/// Draws a patch as CutMix does: its centre may be anywhere.
 pub(super) fn anywhere(lambda: f32, rng: &mut ChaCha8Rng, size: [usize; 2]) -> Patch {
     Patch::around(lambda, size.map(|len| rng::below(rng, len)), size)
 }
 
-/// A rectangle of a sample that shows its partner, in pixels. Empty where images are blended.
+/// A rectangle of a sample that shows its partner, in pixels; empty if images are blended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Patch {
     /// First row.
     pub top: u32,
-    /// Row behind the last.
+    /// Row after the last.
     pub bottom: u32,
     /// First column.
     pub left: u32,
-    /// Column behind the last.
+    /// Column after the last.
     pub right: u32,
 }
 
 impl Patch {
-    /// CutMix's for a drawn λ: sides of √(1−λ) of the image's around a centre that may be anywhere, clipped
-    /// at the image's edges. The roundings are those of the paper's code: sides and their halves down.
+    /// Returns CutMix's patch for a drawn λ and a given centre.
+    ///
+    /// Its sides are √(1−λ) of the image's, around the centre, clipped at the image's edges. Rounding is that
+    /// of the paper's code: sides and half sides are rounded down.
     pub(crate) fn around(lambda: f32, [row, col]: [usize; 2], [height, width]: [usize; 2]) -> Patch {
         let side = (1.0 - f64::from(lambda)).sqrt();
         let span = |len: usize, centre: usize| {
@@ -65,12 +67,12 @@ impl Patch {
         Patch { top, bottom, left, right }
     }
 
-    /// Pixels in it.
+    /// Returns the number of pixels in the patch.
     pub fn area(&self) -> usize {
         (self.bottom - self.top) as usize * (self.right - self.left) as usize
     }
 
-    /// Whether a pixel is in it.
+    /// Returns whether a pixel is in the patch.
     pub fn contains(&self, row: usize, col: usize) -> bool {
         let within = |at: usize, from: u32, to: u32| (from as usize..to as usize).contains(&at);
         within(row, self.top, self.bottom) && within(col, self.left, self.right)

@@ -5,12 +5,12 @@ fn remix(kappa: f64, tau: f64) -> Mix {
     Mix::new(&REMIX).with("kappa", kappa).with("tau", tau)
 }
 
-/// λ drawn for each pair.
+/// A mix that draws λ for each pair.
 fn each(kind: &'static MixKind, alpha: f64) -> Mix {
     Mix::new(kind).with("alpha", alpha).with_word("lambda_per", "sample")
 }
 
-/// The paper's cases written out one after the other, in the order of the text.
+/// The paper's cases, one after the other, in the order of the text.
 fn transcription(lambda: f64, n_i: f64, n_j: f64, kappa: f64, tau: f64) -> f64 {
     let mut lambda_y = lambda;
     let mut decided = false;
@@ -26,7 +26,7 @@ fn transcription(lambda: f64, n_i: f64, n_j: f64, kappa: f64, tau: f64) -> f64 {
 
 #[test]
 fn lambda_y_is_the_papers_rule_on_every_boundary() {
-    // Powers of two, so that the transcription's quotients are exact and equality is met exactly.
+    // Powers of two make the quotients in the transcription exact, so that equality is tested exactly.
     let counts = [1, 2, 4, 8, 64, 512, 4096, 4097, 4095];
     let lambdas =
         [0.0f32, 1e-30, 0.125, 0.25, 0.25f32.next_down(), 0.25f32.next_up(), 0.5, 0.5f32.next_down()]
@@ -70,7 +70,7 @@ fn uniform_lambda_has_the_moments_of_its_beta() {
         assert!(draws.iter().all(|l| (0.0..=1.0).contains(l)), "α {alpha}");
         let mean = draws.iter().map(|&l| f64::from(l)).sum::<f64>() / 20_000.0;
         let var = draws.iter().map(|&l| (f64::from(l) - 0.5).powi(2)).sum::<f64>() / 20_000.0;
-        // Five standard errors of the mean; the variance's relative error is below 1.5 %.
+        // Five standard errors of the mean; the relative error of the variance is below 1.5 %.
         assert!((mean - 0.5).abs() < 5.0 * (variance / 20_000.0f64).sqrt(), "α {alpha}: mean {mean}");
         assert!((var / variance - 1.0).abs() < 0.05, "α {alpha}: variance {var}, {variance} expected");
     }
@@ -88,7 +88,7 @@ fn lambda_per_batch_is_one_draw_and_the_first_of_per_sample() {
 
 #[test]
 fn draws_are_pinned() {
-    // A change here changes every mixed result: raise the semantics number of `train`.
+    // A change here changes every mixed result: raise SEMANTICS of `train`.
     let draw = |alpha| {
         let m = each(&MIXUP, alpha);
         m.draw(&mut stream(0, Purpose::Lambda, 1, 0), 3, [32, 32]).0
@@ -99,7 +99,7 @@ fn draws_are_pinned() {
 
 #[test]
 fn patches_are_those_of_the_papers_code() {
-    // rand_bbox of clovaai/CutMix-PyTorch by hand: 32·√(1−λ) down, its half down, clipped.
+    // rand_bbox of clovaai/CutMix-PyTorch by hand: 32·√(1−λ) rounded down, half of it rounded down, clipped.
     let patch = |lambda, row, col| Patch::around(lambda, [row, col], [32, 32]);
     let expected = |top, bottom, left, right| Patch { top, bottom, left, right };
     assert_eq!(patch(0.75, 16, 16), expected(8, 24, 8, 24));
@@ -122,7 +122,7 @@ fn lambda_is_the_share_that_a_patch_leaves() {
         clipped += usize::from(patch.top == 0 || patch.right == 32);
     }
     assert!(clipped > 5_000, "centres are anywhere: {clipped}");
-    // Of the centre's rows and columns each is as likely: the patch is as often above as below.
+    // All rows and columns are equally likely for the centre: the patch is above as often as below.
     let above = patches.iter().filter(|p| p.top + p.bottom < 16).count();
     assert!(above.abs_diff(10_000) < 1_500, "{above}");
     let (one, all) = Mix::new(&CUTMIX).draw(&mut stream(1, Purpose::Lambda, 1, 0), 8, [16, 32]);

@@ -1,35 +1,35 @@
-//! Axes: from numbers to points on the page, ticks at round numbers, and legends.
+//! Axes: the mapping from values to points on the page, ticks at round numbers, and legends.
 
 use std::f64::consts::SQRT_2;
 
 use super::svg::{GRID, INK, SIZE, SMALL, Svg, TEXT};
 use super::text::{CAP, fit_all, width, wrap};
 
-/// A rectangle of the page with a linear scale in each direction.
+/// A rectangle on the page with a linear scale in each direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Axes {
-    /// Left edge, points.
+    /// Left edge in points.
     pub x: f64,
-    /// Upper edge, points.
+    /// Upper edge in points.
     pub y: f64,
-    /// Width, points.
+    /// Width in points.
     pub w: f64,
-    /// Height, points.
+    /// Height in points.
     pub h: f64,
-    /// The values at the left and right edge.
+    /// The values at the left and right edges.
     pub xs: (f64, f64),
-    /// The values at the lower and upper edge.
+    /// The values at the lower and upper edges.
     pub ys: (f64, f64),
 }
 
 impl Axes {
-    /// The place of a value on the page.
+    /// Returns the position of a value on the page.
     pub fn at(&self, x: f64, y: f64) -> (f64, f64) {
         let part = |v: f64, (lo, hi): (f64, f64)| (v - lo) / (hi - lo);
         (self.x + self.w * part(x, self.xs), self.y + self.h * (1.0 - part(y, self.ys)))
     }
 
-    /// Horizontal grid lines with their numbers, and what the numbers are, along the left edge.
+    /// Draws horizontal grid lines with their numbers and the axis title along the left edge.
     pub fn left(&self, svg: &mut Svg, ticks: &[f64], title: &str) {
         for (&v, label) in ticks.iter().zip(labels(ticks)) {
             let (_, y) = self.at(self.xs.0, v);
@@ -40,7 +40,7 @@ impl Axes {
         svg.text(x, self.y + self.h / 2.0, title, TEXT.middle().turned(-90.0));
     }
 
-    /// Numbers below the lower edge, and what they are.
+    /// Draws the numbers and the axis title below the lower edge.
     pub fn bottom(&self, svg: &mut Svg, ticks: &[f64], title: &str) {
         for (&v, label) in ticks.iter().zip(labels(ticks)) {
             let (x, y) = self.at(v, self.ys.0);
@@ -53,31 +53,31 @@ impl Axes {
     }
 }
 
-/// The longest name of a class, points.
+/// The greatest width of a class name, in points; longer names are cut.
 pub const LONGEST: f64 = 60.0;
 
-/// Room for the longest of the names, as far as they are shown.
+/// Returns the width of the widest name, at most [`LONGEST`].
 pub fn widest<'a>(names: impl Iterator<Item = &'a str>) -> f64 {
     names.map(|name| width(name, SMALL, false)).fold(0.0, f64::max).min(LONGEST)
 }
 
-/// Names of classes below an axis, slanted, each with its end at a point; cut where they would leave the
-/// page, so that they still differ.
+/// Draws class names slanted below an axis, each ending at its point. Names that would leave the page are cut
+/// so that they still differ.
 pub fn slanted(svg: &mut Svg, ends: &[(f64, f64)], names: &[&str]) {
-    // To the left a name takes its length and its height, descenders included, over √2.
+    // To the left, a name takes (its length plus its height, descenders included) / √2.
     let room = |i: usize| (ends[i].0 * SQRT_2 - 1.5 * SMALL).min(LONGEST);
     for ((x, y), name) in ends.iter().zip(fit_all(names, SMALL, false, room)) {
         svg.text(*x, *y, &name, TEXT.small().end().turned(-45.0));
     }
 }
 
-/// Room that [`Axes::left`] needs to the left of the axes, points.
+/// Returns the room that [`Axes::left`] needs to the left of the axes, in points.
 pub fn margin(ticks: &[f64]) -> f64 {
     let widest = labels(ticks).iter().map(|l| width(l, SMALL, false)).fold(0.0, f64::max);
     (widest + 14.0).ceil()
 }
 
-/// Round numbers (1, 2 or 5 times a power of ten apart) from lo to hi, at most `most` of them.
+/// Returns round numbers (1, 2 or 5 times a power of ten apart) from `lo` to `hi`, at most `most` of them.
 pub fn ticks(lo: f64, hi: f64, most: usize) -> Vec<f64> {
     let raw = (hi - lo) / most.max(2) as f64;
     let power = 10f64.powf(raw.log10().floor());
@@ -88,7 +88,7 @@ pub fn ticks(lo: f64, hi: f64, most: usize) -> Vec<f64> {
     (0..count(step)).map(|i| (first + i) as f64 * step).collect()
 }
 
-/// Numbers with as many decimals as the distance between them needs, and a true minus.
+/// Formats numbers with as many decimals as their spacing needs, and with a true minus sign.
 pub fn labels(ticks: &[f64]) -> Vec<String> {
     let step = ticks.windows(2).map(|w| (w[1] - w[0]).abs()).fold(f64::INFINITY, f64::min);
     // A step of 0.1 may have come out as 0.09999….
@@ -100,7 +100,7 @@ pub fn labels(ticks: &[f64]) -> Vec<String> {
         .collect()
 }
 
-/// A whole number, from five digits on with its thousands set apart: `5000`, `12,406`.
+/// Formats a whole number, with commas between thousands from five digits on: `5000`, `12,406`.
 pub fn whole(v: f64) -> String {
     let digits = format!("{v:.0}");
     if digits.trim_start_matches('-').len() < 5 {
@@ -116,7 +116,7 @@ pub fn whole(v: f64) -> String {
     text
 }
 
-/// What stands before a name in a legend.
+/// The mark before a name in a legend.
 pub enum Mark<'a> {
     /// A filled square.
     Square(&'a str),
@@ -126,8 +126,9 @@ pub enum Mark<'a> {
     Numbered(&'a str, usize),
 }
 
-/// A legend in columns between x and x + room, its top at y; returns its height. Names that are longer than
-/// the room are wrapped, and those of numbered marks cut, for their numbers tell them apart.
+/// Draws a legend in columns between `x` and `x + room`, with its top at `y`, and returns its height. Names
+/// that are wider than the room are wrapped; those with numbered marks are cut instead, because their numbers
+/// tell them apart.
 pub fn legend(svg: &mut Svg, x: f64, y: f64, room: f64, entries: &[(Mark, &str)]) -> f64 {
     const LINE: f64 = 9.5;
     const WRAPPED: f64 = 7.5;
@@ -149,7 +150,8 @@ pub fn legend(svg: &mut Svg, x: f64, y: f64, room: f64, entries: &[(Mark, &str)]
         .collect();
     let wide =
         |i: usize| lead(&entries[i].0) + lines[i].iter().map(|l| width(l, SMALL, false)).fold(0.0, f64::max);
-    // Row by row in as few rows as fit, the columns as even as can be: five in two rows are 3 + 2, not 4 + 1.
+    // Fill row by row, in as few rows as fit and with columns as even as possible: five entries in two rows
+    // are 3 + 2, not 4 + 1.
     let widths = |columns: usize| -> Vec<f64> {
         (0..columns).map(|c| (c..entries.len()).step_by(columns).map(wide).fold(0.0, f64::max)).collect()
     };
@@ -192,8 +194,8 @@ pub fn legend(svg: &mut Svg, x: f64, y: f64, room: f64, entries: &[(Mark, &str)]
     top - y
 }
 
-/// A heading in as many lines as it takes, the first with its baseline at `base`; returns the height of those
-/// beyond the first.
+/// Draws a heading on as many lines as it needs, with the first baseline at `base`, and returns the height of
+/// the lines beyond the first.
 pub fn heading(svg: &mut Svg, x: f64, base: f64, room: f64, text: &str) -> f64 {
     let lines = wrap(text, SIZE, true, room);
     for (l, line) in lines.iter().enumerate() {
@@ -202,7 +204,7 @@ pub fn heading(svg: &mut Svg, x: f64, base: f64, room: f64, text: &str) -> f64 {
     HEADING * (lines.len() - 1) as f64
 }
 
-/// Distance of the lines of a heading, points.
+/// Distance between the lines of a heading, in points.
 pub const HEADING: f64 = 8.5;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Training images of each class. One data set of few classes has labelled bars; many classes or several data
-//! sets are steps, on a logarithmic scale, on which the exponential profile is a straight line.
+//! Training images of each class. A single data set with few classes is drawn as labelled bars. Many classes
+//! or several data sets are drawn as steps on a logarithmic scale, on which the exponential profile is a
+//! straight line.
 
 use std::collections::BTreeSet;
 
@@ -24,11 +25,11 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     Ok(draw_sets(&sets, page))
 }
 
-/// The training sets of evaluations that say their class counts, and data sets; each profile once, in
-/// drawings of one data set each.
+/// Draws the training sets of those evaluations that record their class counts, and the given data sets. Each
+/// profile is drawn once, and each drawing shows one data set.
 ///
 /// # Errors
-/// Data sets that lack their class counts.
+/// Returns an error if a data set lacks its class counts.
 pub(in crate::report) fn of_evaluations(
     evaluations: &[&Manifest],
     datasets: &[&Manifest],
@@ -38,12 +39,12 @@ pub(in crate::report) fn of_evaluations(
     for m in evaluations {
         let trained = m.input("checkpoint").and_then(|c| c.inputs.iter().find(|i| i.role == "dataset"));
         let evaluated = m.input("dataset");
-        // Class counts are those of the data set that was evaluated on; where that is another one, they are
-        // not the training's.
+        // An evaluation's class counts are those of the data set it was evaluated on, which are the training
+        // counts only if the two are the same data set.
         if let (Some(t), Some(e), Ok(classes)) = (trained, evaluated, Classes::of(&[m]))
             && t.key == e.key
         {
-            // Features are those of images.
+            // For features, use the data set of the images.
             let images = images_of(t);
             sets.push(Set { column: column_of(images).ok_or_else(|| foreign(m, LACKS))?, classes });
         }
@@ -165,7 +166,7 @@ fn draw_sets(sets: &[Set], page: f64) -> String {
     svg.finish(bottom + 4.0, &format!("Training images of each class: {}", title.join("; ")))
 }
 
-/// 1, 10, … and the largest count, where it is not too near the power of ten below it.
+/// Returns 1, 10, … and the largest count, unless it is too close to the power of ten below it.
 fn decades(most: f64) -> Vec<f64> {
     let mut all: Vec<f64> = (0..=most.log10().floor() as i32).map(|p| 10f64.powi(p)).collect();
     if all.last().is_some_and(|last| most > 2.0 * last) {

@@ -1,9 +1,9 @@
-//! The confusion matrix of one method: of each true class, the percentage that is taken for each class; mean
-//! over runs.
+//! The confusion matrix of one method: for each true class, the percentage of its images predicted as each
+//! class, averaged over runs.
 //!
-//! Few classes have their numbers in the cells. Of many, colours go by the square root, or all but the
-//! diagonal would be white, and classes have their index at the edges. Of more classes than a page has dots
-//! there is no figure.
+//! With few classes, the numbers are written in the cells. With many, colours follow the square root of the
+//! share, because otherwise everything but the diagonal would be white, and the edges show class indices.
+//! With more classes than a page can resolve there is no figure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,13 +20,13 @@ use crate::metrics::Cell;
 use crate::report::experiment::Experiment;
 use crate::report::series::{count, series};
 
-/// Up to so many classes the numbers stand in the cells.
+/// The most classes for which the numbers are written in the cells.
 const NUMBERS: usize = 12;
 
-/// Of more classes a cell is smaller than a dot of a printer.
+/// The most classes drawn; with more, a cell would be smaller than a printer's dot.
 pub(in crate::report) const MOST_CLASSES: usize = 1000;
 
-/// Steps of the colours from none to all.
+/// Number of colour steps between 0 and 1.
 const STEPS: f64 = 50.0;
 
 pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result<String, Error> {
@@ -99,7 +99,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     Ok(svg.finish(height, &format!("Confusion matrix of {}", groups[0].label)))
 }
 
-/// Coloured cells with a line around each and its number inside.
+/// Draws coloured cells with a line around each and its number inside.
 fn numbers(svg: &mut Svg, (left, top, cell): (f64, f64, f64), share: &[Vec<f64>]) {
     let n = share.len();
     for (t, row) in share.iter().enumerate() {
@@ -107,7 +107,7 @@ fn numbers(svg: &mut Svg, (left, top, cell): (f64, f64, f64), share: &[Vec<f64>]
             let (x, y) = (left + cell * p as f64, top + cell * t as f64);
             svg.rect(x, y, cell, cell, &blues(v / 100.0));
             if *v >= 0.5 {
-                // Colours of their own: the ground is the cell, not the page.
+                // Fixed colours, because the background is the cell, not the page.
                 let fill = if *v > 55.0 { "#fefefe" } else { "#111111" };
                 let style = TEXT.small().middle().fill(fill);
                 svg.text(x + cell / 2.0, y + cell / 2.0 + 2.2, &format!("{v:.0}"), style);
@@ -122,7 +122,7 @@ fn numbers(svg: &mut Svg, (left, top, cell): (f64, f64, f64), share: &[Vec<f64>]
     }
 }
 
-/// Coloured cells, one path a colour, so that 10,000 of them stay small.
+/// Draws coloured cells with one path per colour, so that a drawing of 10,000 cells stays small.
 fn cells(svg: &mut Svg, (left, top, cell): (f64, f64, f64), share: &[Vec<f64>]) {
     let mut paths: BTreeMap<u32, String> = BTreeMap::new();
     for (t, row) in share.iter().enumerate() {
@@ -133,12 +133,12 @@ fn cells(svg: &mut Svg, (left, top, cell): (f64, f64, f64), share: &[Vec<f64>]) 
     }
     let side = num(cell * share.len() as f64);
     let (x, y) = (num(left), num(top));
-    // The ground of those that are 0, which are most.
+    // The background of the cells that are 0, which are most of them.
     svg.raw(format_args!(
         "<rect x=\"{x}\" y=\"{y}\" width=\"{side}\" height=\"{side}\" fill=\"{}\"/>",
         blues(0.0)
     ));
-    // No seams between neighbours.
+    // `crispEdges` avoids seams between neighbouring cells.
     svg.raw(format_args!(
         "<g transform=\"translate({x} {y}) scale({cell:.5})\" shape-rendering=\"crispEdges\">"
     ));
@@ -148,7 +148,7 @@ fn cells(svg: &mut Svg, (left, top, cell): (f64, f64, f64), share: &[Vec<f64>]) 
     svg.raw(format_args!("</g>"));
 }
 
-/// What the colours mean; they go by the share, or by its square root.
+/// Draws the colour bar; colours follow the share if `linear`, and its square root otherwise.
 fn bar(svg: &mut Svg, left: f64, y: f64, room: f64, linear: bool) {
     let text = if linear { "% of the true class: 0" } else { "% of the true class:" };
     let start = left + width(text, SMALL, false) + if linear { 3.0 } else { 6.0 };
@@ -156,7 +156,8 @@ fn bar(svg: &mut Svg, left: f64, y: f64, room: f64, linear: bool) {
     svg.text(left, y + 6.0, text, TEXT.small());
     svg.raw(format_args!("<g shape-rendering=\"crispEdges\">"));
     for i in 0..=STEPS as u32 {
-        // Each to the end, the next one over it: rounding then leaves no gaps.
+        // Each rectangle extends to the end and is partly covered by the next, so that rounding leaves no
+        // gaps.
         let part = f64::from(i) / (STEPS + 1.0);
         svg.rect(start + long * part, y + 1.0, long * (1.0 - part), 5.5, &blues(f64::from(i) / STEPS));
     }
@@ -173,7 +174,7 @@ fn bar(svg: &mut Svg, left: f64, y: f64, room: f64, linear: bool) {
     }
 }
 
-/// Percent of each true class, the mean over manifests; a class without images has none.
+/// Returns the percentages of each true class, averaged over manifests; a class without images has none.
 fn shares(found: &[&Manifest], n: usize) -> Result<Vec<Vec<f64>>, Error> {
     let mut sum = vec![vec![0.0; n]; n];
     for m in found {
@@ -189,8 +190,8 @@ fn shares(found: &[&Manifest], n: usize) -> Result<Vec<Vec<f64>>, Error> {
     Ok(sum)
 }
 
-/// The counts of an evaluation that are not 0, of `n` classes: from the manifest, or from its file where
-/// there are many classes.
+/// Returns the non-zero counts of an evaluation with `n` classes, from the manifest or, with many classes,
+/// from its file.
 fn counts(m: &Manifest, n: usize) -> Result<Vec<Cell>, Error> {
     if m.outputs_of("confusion").next().is_some() {
         return read(m, n);
@@ -204,7 +205,7 @@ fn counts(m: &Manifest, n: usize) -> Result<Vec<Cell>, Error> {
     Ok(cells.filter(|c| c.count > 0).collect())
 }
 
-/// The counts in the file that `eval` writes where there are many classes.
+/// Reads the counts from the file that `eval` writes when there are many classes.
 fn read(m: &Manifest, n: usize) -> Result<Vec<Cell>, Error> {
     let path = m.checked("confusion")?.swap_remove(0);
     let bytes = std::fs::read(&path).map_err(crate::manifest::Error::io(&path))?;

@@ -1,8 +1,8 @@
-//! Training curves: loss and test accuracy by epoch, a line a method; with several runs their mean in the
-//! band of their extremes.
+//! Training curves: loss and test accuracy by epoch, with one line per method. With several runs, the line is
+//! their mean, inside a band from the smallest to the largest value.
 //!
-//! Losses of different functions have panels of their own, for their numbers do not compare: LDAM's are of
-//! logits thirty times as large.
+//! Each loss function has a panel of its own, because their values are not comparable: LDAM's loss is
+//! computed on logits that are thirty times as large.
 
 use serde_json::Value;
 
@@ -14,17 +14,17 @@ use crate::manifest;
 use crate::report::experiment::Experiment;
 use crate::report::title;
 
-/// What a line of the log is drawn of.
+/// The fields of the log that are drawn, with their axis titles.
 const FIELDS: [(&str, &str); 2] = [("loss", "training loss"), ("test_top1", "test accuracy (%)")];
 
-/// One run: values by epoch for each field.
+/// One run: the values by epoch of each field.
 type Run = [Vec<f64>; 2];
 
-/// A drawing of one field of some groups of runs.
+/// A panel with one field of some groups of runs.
 struct Panel {
     field: usize,
     groups: Vec<usize>,
-    /// What its numbers are of, where another panel has others.
+    /// The loss function, if there are panels for several.
     of: String,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     let milestones = milestones(found);
     let mut labelled = f64::NEG_INFINITY;
     for (place, panel) in panels.iter().enumerate() {
-        // The title stands outside the numbers of all panels.
+        // The axis title is drawn to the left of the numbers of all panels.
         let named = if panel.of.is_empty() { 0.0 } else { 8.0 };
         let axes = Axes { x: left, y: y + 5.0 + named, w: page - left - 6.0, h: 78.0, xs, ys: range(panel) };
         axes.left(&mut svg, &ticks_of(panel), "");
@@ -63,7 +63,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
         for &m in milestones.iter().filter(|m| **m > 1.0 && **m < xs.1) {
             let (x, bottom) = axes.at(m, axes.ys.0);
             svg.line((x, axes.y), (x, bottom), MUTED, 0.5, "1 1.5");
-            // Milestones that stand close share a label.
+            // Milestones that are close together share a label.
             if place == 0 && x - labelled > 26.0 {
                 svg.text(x, axes.y - 2.0, "lr ÷ 10", TEXT.small().middle().fill(MUTED));
                 labelled = x;
@@ -72,7 +72,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
         for &n in &panel.groups {
             lines(&mut svg, &axes, &runs[n], panel.field, n);
         }
-        // Above the panel, and above what the first one says of the learning rate.
+        // The name goes above the panel and, in the first one, above the labels of the learning rate.
         let base = axes.y - if place == 0 { 9.5 } else { 2.5 };
         if named > 0.0 {
             svg.text(axes.x, base, &panel.of, TEXT.small());
@@ -87,7 +87,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     Ok(svg.finish(y + 21.0, &format!("Training loss and test accuracy by epoch: {}", names.join(", "))))
 }
 
-/// A panel for each loss function of the groups, and one for the accuracy of all.
+/// Returns a panel for each loss function of the groups, and one for the accuracy of all groups.
 fn panels(losses: &[String]) -> Vec<Panel> {
     let mut panels: Vec<Panel> = Vec::new();
     for (n, loss) in losses.iter().enumerate() {
@@ -103,8 +103,8 @@ fn panels(losses: &[String]) -> Vec<Panel> {
     panels
 }
 
-/// The function that a log has the mean of: the loss, and whether weighted ones are divided by the number of
-/// images, which are other numbers than those divided by the weights.
+/// Names the function whose mean is logged: the loss, and whether weighted losses are divided by the number
+/// of images, which gives other values than dividing by the sum of the weights.
 fn loss(m: &Manifest) -> String {
     let said = |part: &str, name: &str| m.params.get(part).and_then(|p| p.get(name)).and_then(Value::as_str);
     let name = match said("loss", "name") {
@@ -135,7 +135,7 @@ fn lines(svg: &mut Svg, axes: &Axes, runs: &[Run], field: usize, n: usize) {
     svg.path(&(0..epochs).map(mean).collect::<Vec<_>>(), colour, 1.1, dash);
 }
 
-/// Epochs from which the learning rate is lower, if all runs agree.
+/// Returns the epochs at which the learning rate drops, if all runs agree.
 fn milestones(found: &[&Manifest]) -> Vec<f64> {
     let of = |m: &Manifest| -> Option<Vec<f64>> {
         m.params.get("milestones")?.as_array()?.iter().map(Value::as_f64).collect()

@@ -1,9 +1,9 @@
-//! The starting report's figure: where each model puts the images, once coloured by their true class, once by
-//! its prediction.
+//! The figure of the starting report: the images in each model's feature space, coloured once by true class
+//! and once by prediction.
 //!
-//! A model is a column of two panels with one projection; a single one has them side by side. Points of a
-//! panel are one path a class and eighth, so that 40,000 of them stay under a megabyte and no class lies on
-//! top of all others. A number stands where each class is densest.
+//! A model is a column of two panels that share one projection; a single model has them side by side. The
+//! points of a panel are drawn in eight rounds with one path per class each, so that 40,000 points stay under
+//! a megabyte and no class covers all others. A number marks where each class is densest.
 
 use std::fmt::Write;
 
@@ -17,21 +17,21 @@ use super::{Error, Manifest, foreign, list, place};
 use crate::report::experiment::Experiment;
 use crate::report::series::{apart, series};
 
-/// The most models beside each other.
+/// The most models side by side.
 const MOST: usize = 4;
 
-/// Units of a panel's coordinates in a point.
+/// Units of a panel's coordinates per point (1/72 inch).
 const UNITS: f64 = 10.0;
 
 /// Rounds of drawing, each with every eighth point.
 const ROUNDS: usize = 8;
 
-/// What the panels of a model are coloured by.
+/// The two panels of a model, by what they are coloured by.
 const BY: [&str; 2] = ["true class", "predicted"];
 
 struct Model {
     title: String,
-    /// 0–1, y upwards.
+    /// In the unit square, with y pointing up.
     points: Vec<(f64, f64)>,
     labels: Vec<usize>,
     predictions: Vec<usize>,
@@ -60,7 +60,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Resul
     let single = models.len() == 1;
     let (columns, rows) = if single { (2, 1) } else { (models.len(), 2) };
     let side = (width - 0.5 - left - gap * (columns - 1) as f64) / columns as f64;
-    // What a panel is coloured by tells it from the one below, so a long title takes lines rather than being
+    // The last part of the title tells a panel from the one below it, so a long title is wrapped rather than
     // cut.
     let title = |m: usize, n: usize| {
         let letter = char::from(b'a' + (if single { n } else { n * columns + m }) as u8);
@@ -97,7 +97,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Resul
     Ok(svg.finish(height + 2.0, &format!("{axis} of the features of {}", all.join(" and "))))
 }
 
-/// Names of the classes beside their colours.
+/// Draws the names of the classes beside their colours.
 fn key(svg: &mut Svg, y: f64, width: f64, names: &[String]) -> f64 {
     let n = names.len();
     if n <= MAX_CLASSES {
@@ -123,7 +123,7 @@ fn key(svg: &mut Svg, y: f64, width: f64, names: &[String]) -> f64 {
 fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], classes: &[usize], n: usize) {
     let pad = 3.0;
     let inner = side - 2.0 * pad;
-    // About a fifth of the panel is covered, whatever the number of points.
+    // Dots cover about a fifth of the panel, however many there are.
     let dot = (0.62 * side / (points.len() as f64).sqrt()).clamp(0.6, 2.5);
     let place = |&(px, py): &(f64, f64)| {
         let to = |v: f64| ((pad + inner * v) * UNITS).round() as i64;
@@ -138,7 +138,7 @@ fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], cl
     ));
     for round in 0..ROUNDS {
         let mut order: Vec<usize> = (round..points.len()).step_by(ROUNDS).collect();
-        // Stable: the points of a class keep their order.
+        // The sort is stable, so the points of a class keep their order.
         order.sort_by_key(|&i| classes[i]);
         for same in order.chunk_by(|&a, &b| classes[a] == classes[b]) {
             let mut d = String::new();
@@ -146,7 +146,7 @@ fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], cl
             for &i in same {
                 let (px, py) = place(&points[i]);
                 let (dx, dy) = (px - last.0, py - last.1);
-                // A line of no length with round ends is a disc.
+                // A line of zero length with round ends is a disc.
                 let comma = if dy < 0 { "" } else { " " };
                 write!(d, "m{dx}{comma}{dy}h0").expect("a string takes everything");
                 last = (px, py);
@@ -163,8 +163,8 @@ fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], cl
     }
 }
 
-/// Where each class is densest, 0–1: the fullest of 20 × 20 cells with its neighbours. Those nearer than
-/// `apart` are pushed apart.
+/// Finds where each class is densest, in the unit square: the fullest of 20 × 20 cells, counting its
+/// neighbours. Positions closer than `apart` are pushed apart.
 fn centres(points: &[(f64, f64)], classes: &[usize], n: usize, apart: f64) -> Vec<(usize, (f64, f64))> {
     const CELLS: usize = 20;
     let cell = |v: f64| ((v * CELLS as f64) as usize).min(CELLS - 1);
@@ -181,7 +181,7 @@ fn centres(points: &[(f64, f64)], classes: &[usize], n: usize, apart: f64) -> Ve
                 .sum()
         };
         let cells = (1..=CELLS).flat_map(|i| (1..=CELLS).map(move |j| (i, j)));
-        // Of equal ones the first.
+        // On a tie, the first cell wins.
         let best = cells.fold(
             (0, (0, 0)),
             |best, (i, j)| if around(i, j) > best.0 { (around(i, j), (i, j)) } else { best },
@@ -206,7 +206,7 @@ fn centres(points: &[(f64, f64)], classes: &[usize], n: usize, apart: f64) -> Ve
                 let far = dx.hypot(dy).max(1e-6);
                 if far < apart {
                     let push = (apart - far) / 2.0 / far;
-                    // On top of each other they part upwards and downwards.
+                    // Coinciding positions are moved apart vertically.
                     let (dx, dy) = if far > 1e-5 { (dx, dy) } else { (0.0, far) };
                     let moved = |p: (f64, f64), s: f64| {
                         ((p.0 + s * dx * push).clamp(0.02, 0.98), (p.1 + s * dy * push).clamp(0.02, 0.98))
@@ -233,14 +233,14 @@ fn class_names(found: &[&Manifest]) -> Result<Vec<String>, Error> {
     all.ok_or_else(|| Error::Inputs { kind: "figure1", why: "nothing to draw".into() })
 }
 
-/// What the two numbers of a point are.
+/// Returns the name of the projection.
 fn axis_name(m: &Manifest) -> &'static str {
     let said = m.params.get("project").or_else(|| m.params.get("projection"));
     let method = said.and_then(|p| p.get("method").unwrap_or(p).as_str()).unwrap_or("tsne");
     if method == "pca" { "PCA" } else { "t-SNE" }
 }
 
-/// Reads the projection, scaled to the unit square with its aspect kept, and the classes.
+/// Reads the projection, scaled to the unit square with its aspect ratio kept, and the classes.
 fn read(m: &Manifest, title: String, classes: usize) -> Result<Model, Error> {
     let path = m.checked("features")?.swap_remove(0);
     let bytes = std::fs::read(&path).map_err(crate::manifest::Error::io(&path))?;
@@ -279,7 +279,7 @@ fn read(m: &Manifest, title: String, classes: usize) -> Result<Model, Error> {
     Ok(Model { title, points: unit(&flat), labels: class("labels")?, predictions: class("predictions")? })
 }
 
-/// Points into the unit square, centred.
+/// Scales points into the unit square, centred, with their aspect ratio kept.
 fn unit(flat: &[f64]) -> Vec<(f64, f64)> {
     let range = |offset: usize| {
         let values = flat.iter().skip(offset).step_by(2);

@@ -1,8 +1,8 @@
-//! Figures: one drawing of each kind as SVG text, from manifests and, for scatter plots and curves, the files
-//! that they list.
+//! Figures: draws each kind as SVG text from manifests and, for some kinds, from the files that they list.
 //!
-//! Drawn for one column of a paper: 3.3 inches wide, no text under 6 points. [`svg`] is the pen, [`png`]
-//! turns an SVG into pixels; there is no other path to a picture. Bytes follow from the inputs alone.
+//! Figures fit one column of a paper: 3.3 inches wide, with no text under 6 points. [`svg`] does the drawing,
+//! and [`png`] rasterises an SVG; there is no other way to make a picture. The output depends on the inputs
+//! alone, byte for byte.
 
 mod axis;
 pub(super) mod class_counts;
@@ -25,10 +25,10 @@ use super::experiment::place;
 use super::series::{Series, series};
 use crate::manifest::{self, Manifest};
 
-/// The most methods, or data sets, in a drawing: each has a colour.
+/// The most methods or data sets in one drawing: each needs its own colour.
 const MOST: usize = palette::METHODS.len();
 
-/// What to draw.
+/// A kind of figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// The projected features of each model, by true class and by prediction; from embed --project (also
@@ -50,7 +50,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As on the command line.
+    /// Returns the name as accepted on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Figure1 => "figure1",
@@ -63,7 +63,7 @@ impl Kind {
         }
     }
 
-    /// The manifests that it is drawn from.
+    /// Returns the kind of manifest that the figure is drawn from.
     pub fn takes(self) -> manifest::Kind {
         match self {
             Kind::Figure1 => manifest::Kind::Embedding,
@@ -73,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// Roles of the outputs that it opens.
+    /// Returns the roles of the outputs that drawing opens.
     pub fn roles(self) -> &'static [&'static str] {
         match self {
             Kind::Figure1 => &["features"],
@@ -83,18 +83,19 @@ impl Kind {
         }
     }
 
-    /// Draws a figure of a width in points.
+    /// Draws the figure at a width in points.
     ///
     /// # Errors
-    /// Manifests that lack what the figure shows or do not go together; files that are missing or damaged.
+    /// Returns an error if the manifests lack what the figure shows or do not belong together, or if files
+    /// are missing or damaged.
     pub fn draw(self, found: &[&Manifest], width: f64) -> Result<String, Error> {
-        // Data sets are no experiments.
+        // Data sets are not experiments.
         let of = if self == Kind::ClassCounts { Ok(vec![]) } else { experiments(found) };
         self.draw_as(found, &of?.iter().collect::<Vec<_>>(), width)
     }
 
-    /// The same of manifests whose experiments were read already, so that runs have the same names in all
-    /// figures of a page.
+    /// Draws the figure for manifests whose experiments have already been read, so that runs have the same
+    /// names in all figures of a page.
     pub(super) fn draw_as(
         self,
         found: &[&Manifest],
@@ -113,15 +114,15 @@ impl Kind {
     }
 }
 
-/// The experiments of manifests.
+/// Reads the experiments of manifests.
 ///
 /// # Errors
-/// Manifests without the lineage that `eval`, `embed` and `train` write.
+/// Returns an error if a manifest lacks the lineage that `eval`, `embed` and `train` write.
 pub fn experiments(found: &[&Manifest]) -> Result<Vec<Experiment>, Error> {
     found.iter().map(|m| Experiment::of(m)).collect()
 }
 
-/// The runs, grouped by method, of which a drawing has only so many.
+/// Groups the runs by method, of which a drawing holds at most [`MOST`].
 fn methods(of: &[&Experiment], kind: &'static str) -> Result<Vec<Series>, Error> {
     let groups = series(of);
     if groups.len() > MOST {
@@ -131,7 +132,7 @@ fn methods(of: &[&Experiment], kind: &'static str) -> Result<Vec<Series>, Error>
     Ok(groups)
 }
 
-/// Names and training images of the classes, which must be the same in all manifests.
+/// Names and training image counts of the classes, which must be the same in all manifests.
 struct Classes {
     names: Vec<String>,
     counts: Vec<u64>,
@@ -170,7 +171,7 @@ impl Classes {
     }
 }
 
-/// A list in a manifest's metrics, if each item is as it should be.
+/// Returns a list from a manifest's metrics, if every item is valid.
 fn list<T>(m: &Manifest, name: &str, item: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
     m.metrics.get(name)?.as_array()?.iter().map(item).collect()
 }
@@ -179,8 +180,8 @@ fn foreign(m: &Manifest, why: &str) -> Error {
     Error::Foreign { path: place(m), why: why.into(), tool: m.kind.tool() }
 }
 
-/// Labels of the class axis: at most about twenty, so that those of a hundred classes do not run into each
-/// other.
+/// Returns the label of a class on the class axis, or `None` if there are more than twenty classes, whose
+/// labels would run into each other.
 fn class_label(k: usize, names: &[String]) -> Option<&str> {
     (names.len() <= 20).then(|| names[k].as_str())
 }

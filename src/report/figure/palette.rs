@@ -1,9 +1,9 @@
-//! Colours that people with any colour vision can tell apart, and what replaces them where there are too many
+//! Colours that people with any colour vision can tell apart, and colour scales for when there are too many
 //! classes.
 
-/// Colours of up to ten classes: M. A. Petroff, *Accessible color sequences for data visualization*, arXiv
-/// 2107.02270, chosen there for the distance of all pairs under the common colour-vision deficiencies, on
-/// white. Figures never rely on them alone: clusters carry numbers.
+/// Colours for up to ten classes: M. A. Petroff, *Accessible color sequences for data visualization*, arXiv
+/// 2107.02270, chosen there for the distance between all pairs under the common colour-vision deficiencies,
+/// on white. Figures never rely on colours alone: clusters carry numbers.
 const CLASSES: [&str; 10] = [
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581",
     "#92dadd",
@@ -13,13 +13,13 @@ const CLASSES: [&str; 10] = [
 /// for lines.
 pub const METHODS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"];
 
-/// Dashes that go with the colours of methods, so that print in grey can be read too.
+/// Dash patterns that go with the colours of methods, so that figures can be read in greyscale.
 const DASHES: [&str; 4] = ["", "4 1.5", "1.2 1.2", "5 1.5 1.2 1.5"];
 
 /// The most classes that have colours of their own.
 pub const MAX_CLASSES: usize = CLASSES.len();
 
-/// Colour of a class; beyond [`MAX_CLASSES`] from one end of a scale to the other.
+/// Returns the colour of a class; with more than [`MAX_CLASSES`] classes, colours run along a scale.
 pub fn class(k: usize, classes: usize) -> String {
     match classes {
         ..=MAX_CLASSES => CLASSES[k].into(),
@@ -27,12 +27,12 @@ pub fn class(k: usize, classes: usize) -> String {
     }
 }
 
-/// Colour and dash of the n-th method.
+/// Returns the colour and the dash pattern of the n-th method.
 pub fn method(n: usize) -> (&'static str, &'static str) {
     (METHODS[n % METHODS.len()], DASHES[n % DASHES.len()])
 }
 
-/// Matplotlib's viridis at 0–1, from its colours at the ninths.
+/// Returns Matplotlib's viridis at `t` in 0–1, interpolated between its colours at multiples of 1/9.
 pub fn viridis(t: f64) -> String {
     const STOPS: [[f64; 3]; 10] = [
         [68.0, 1.0, 84.0],
@@ -49,7 +49,7 @@ pub fn viridis(t: f64) -> String {
     between(&STOPS, t)
 }
 
-/// White to dark blue at 0–1, for shares (ColorBrewer's Blues).
+/// Returns a colour from white to dark blue at `t` in 0–1, for shares (ColorBrewer's Blues).
 pub fn blues(t: f64) -> String {
     const STOPS: [[f64; 3]; 9] = [
         [255.0, 255.0, 255.0],
@@ -65,7 +65,7 @@ pub fn blues(t: f64) -> String {
     between(&STOPS, t)
 }
 
-/// Piecewise linear between equally spaced colours.
+/// Interpolates linearly between equally spaced colours.
 fn between(stops: &[[f64; 3]], t: f64) -> String {
     let at = t.clamp(0.0, 1.0) * (stops.len() - 1) as f64;
     let low = (at as usize).min(stops.len() - 2);
@@ -79,7 +79,7 @@ fn between(stops: &[[f64; 3]], t: f64) -> String {
 mod tests {
     use super::*;
 
-    /// Linear RGB of `#rrggbb`.
+    /// Converts `#rrggbb` to linear RGB.
     fn linear(hex: &str) -> [f64; 3] {
         let byte = |i: usize| f64::from(u8::from_str_radix(&hex[i..i + 2], 16).expect("a colour")) / 255.0;
         [1, 3, 5].map(byte).map(|v| if v <= 0.04045 { v / 12.92 } else { ((v + 0.055) / 1.055f64).powf(2.4) })
@@ -89,7 +89,7 @@ mod tests {
         m.map(|row| row.iter().zip(v).map(|(a, b)| a * b).sum())
     }
 
-    /// CIELAB (D65).
+    /// Converts linear RGB to CIELAB (D65).
     fn lab(rgb: [f64; 3]) -> [f64; 3] {
         let xyz = times(
             [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]],
@@ -100,7 +100,7 @@ mod tests {
         [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
     }
 
-    /// The smallest distance of any two colours in CIELAB.
+    /// Returns the smallest distance between any two of the colours in CIELAB.
     fn closest(colours: &[&str], seen: [[f64; 3]; 3]) -> f64 {
         let labs: Vec<_> = colours.iter().map(|c| lab(times(seen, linear(c)))).collect();
         let distance =
@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn colours_differ_for_every_eye() {
-        // Complete deficiencies of Machado, Oliveira and Fernandes, IEEE TVCG 15(6), 2009; linear RGB.
+        // The matrices for complete deficiencies are those of Machado, Oliveira and Fernandes, IEEE TVCG
+        // 15(6), 2009, for linear RGB.
         let full = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
         let protan = [
             [0.152286, 1.052583, -0.204868],

@@ -1,5 +1,5 @@
-//! Accuracy of each class, a bar a method, below the number of its training images. Many classes are shown in
-//! groups of neighbours, from the most to the fewest images.
+//! Accuracy of each class, with one bar per method, below the number of its training images. Many classes are
+//! shown in groups of neighbours, from the most to the fewest images.
 
 use serde_json::Value;
 
@@ -10,13 +10,13 @@ use super::{Classes, Error, Manifest, foreign, list, methods};
 use crate::report::experiment::Experiment;
 use crate::report::series::mean_std;
 
-/// Up to so many classes each has bars of its own.
+/// The most classes that get bars of their own.
 const EACH: usize = 12;
 
-/// Groups of more classes.
+/// The number of groups if there are more classes.
 const GROUPS: usize = 10;
 
-/// Neighbouring classes that share a bar.
+/// Neighbouring classes that share a bar; with few classes, a single class.
 struct Slot {
     name: String,
     classes: Vec<usize>,
@@ -26,7 +26,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     let groups = methods(of, "per-class")?;
     let classes = Classes::of(found)?;
     let slots = slots(&classes);
-    // By slot and group, mean and deviation over runs.
+    // Mean and standard deviation over runs, by slot and group.
     let mut bars: Vec<Vec<(f64, Option<f64>)>> = vec![Vec::new(); slots.len()];
     for g in &groups {
         let mut runs = Vec::new();
@@ -57,7 +57,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     let axes = Axes { x: left, y, w: counts.w, h: 88.0, xs, ys: (0.0, 100.0) };
     let split = |m: &Manifest| m.params.get("split").and_then(Value::as_str).unwrap_or("test").to_owned();
     let of = split(found[0]);
-    // Where the splits differ, the legend says which is whose.
+    // If the splits differ, the legend says which bars belong to which split.
     let what =
         if found.iter().all(|m| split(m) == of) { of + " accuracy (%)" } else { "accuracy (%)".into() };
     axes.left(&mut svg, &ys, &what);
@@ -89,7 +89,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     Ok(svg.finish(bottom + 4.0, &format!("Accuracy of each class by method: {}", names.join(", "))))
 }
 
-/// Training images above the bars.
+/// Draws the training image counts above the bars.
 fn count_strip(svg: &mut Svg, axes: &Axes, slots: &[Slot], counts: &[u64]) {
     let of = |s: &Slot| s.classes.iter().map(|&k| counts[k]).sum::<u64>() as f64 / s.classes.len() as f64;
     let most = slots.iter().map(of).fold(1.0, f64::max);
@@ -105,14 +105,14 @@ fn count_strip(svg: &mut Svg, axes: &Axes, slots: &[Slot], counts: &[u64]) {
     svg.text(x, y, "images", TEXT.middle().turned(-90.0));
 }
 
-/// A slot a class, or ten of neighbours by number of images.
+/// Returns one slot per class, or ten slots of neighbours by number of images.
 fn slots(classes: &Classes) -> Vec<Slot> {
     let n = classes.len();
     if n <= EACH {
         return (0..n).map(|k| Slot { name: classes.names[k].clone(), classes: vec![k] }).collect();
     }
     let mut order: Vec<usize> = (0..n).collect();
-    // Stable: equal ones stay by label.
+    // The sort is stable, so equal counts stay ordered by label.
     order.sort_by_key(|&k| std::cmp::Reverse(classes.counts[k]));
     let edge = |g: usize| g * n / GROUPS;
     (0..GROUPS)
@@ -124,7 +124,7 @@ fn slots(classes: &Classes) -> Vec<Slot> {
 }
 
 fn recalls(m: &Manifest, n: usize) -> Result<Vec<f64>, Error> {
-    // A class without test images has no accuracy; it has no bar either.
+    // A class without test images has no accuracy, so it gets no bar.
     let found = list(m, "per_class", |v| if v.is_null() { Some(0.0) } else { v.as_f64() });
     found.filter(|f| f.len() == n).ok_or_else(|| foreign(m, "metrics.per_class does not fit its classes"))
 }

@@ -1,4 +1,4 @@
-//! An SVG as a PNG, drawn by resvg with the bundled font alone, so that the bytes are the same on every
+//! Renders an SVG as a PNG with resvg and the bundled font alone, so that the bytes are the same on every
 //! machine.
 
 use std::sync::{Arc, LazyLock};
@@ -18,11 +18,11 @@ static FONTS: LazyLock<Arc<Database>> = LazyLock::new(|| {
     Arc::new(fonts)
 });
 
-/// Draws an SVG of ours at a resolution, on white. The file says its resolution, so that it is set at its
-/// true size.
+/// Renders one of our SVGs at a resolution, on white. The file records the resolution so that it is placed at
+/// its true size.
 ///
 /// # Errors
-/// A picture that is too large.
+/// Returns an error if the SVG cannot be parsed, the picture is too large, or encoding fails.
 pub fn render(svg: &str, dpi: u32) -> Result<Vec<u8>, Error> {
     let bad = |why: String| Error::Render { dpi, why };
     let options = Options { fontdb: FONTS.clone(), font_family: "Arimo".into(), ..Options::default() };

@@ -1,5 +1,5 @@
-//! Reliability diagram (Guo et al., arXiv 1706.04599): accuracy of the images of equal confidence, and how
-//! many there are. Runs of a method are pooled.
+//! Reliability diagram (Guo et al., arXiv 1706.04599): accuracy by confidence, and the share of the images at
+//! each confidence. The runs of a method are pooled.
 
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
             .collect();
         svg.path(&points.iter().map(|p| p.0).collect::<Vec<_>>(), colour, 1.1, dash);
         for ((x, y), share) in points {
-            // The area of a dot grows with the images behind it.
+            // The area of a dot grows with the number of images behind it.
             svg.dot(x, y, 0.9 + 3.0 * share.sqrt(), colour);
         }
     }

@@ -1,110 +1,109 @@
-//! A small SVG writer: what the figures are made of, with rounded coordinates so that files stay small and
-//! bytes equal.
+//! A small SVG writer for the figures. Coordinates are rounded so that files stay small and reproducible.
 //!
-//! All lengths are points (1/72 inch), the unit of a page. Text stays text.
+//! All lengths are in points (1/72 inch). Text stays text.
 
 use std::fmt::Write;
 
 use super::text::FAMILY;
 use crate::report::one_line;
 
-/// Text and axes.
+/// Colour of text and axes.
 pub const INK: &str = "#222222";
-/// Secondary text.
+/// Colour of secondary text.
 pub const MUTED: &str = "#5c5c5c";
-/// Grid lines and frames.
+/// Colour of grid lines and frames.
 pub const GRID: &str = "#d8d8d8";
-/// The ground.
+/// Colour of the background.
 pub const PAPER: &str = "#ffffff";
 
-/// Size of ordinary text, points.
+/// Size of ordinary text, in points.
 pub const SIZE: f64 = 7.0;
-/// Size of tick labels and other small text; nothing is smaller.
+/// Size of tick labels and other small text, in points; nothing is smaller.
 pub const SMALL: f64 = 6.0;
 
-/// Where a text stands relative to its point.
+/// The part of a text that lies at its position.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Anchor {
-    /// It begins there.
+    /// The text begins there.
     Start,
-    /// It is centred there.
+    /// The text is centred there.
     Middle,
-    /// It ends there.
+    /// The text ends there.
     End,
 }
 
-/// How a text is set.
+/// The style of a text.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
-    /// Points.
+    /// Size in points.
     pub size: f64,
     /// Colour.
     pub fill: &'static str,
     /// Bold.
     pub bold: bool,
-    /// Which part of it is at its point.
+    /// The part of the text that lies at its position.
     pub anchor: Anchor,
-    /// Degrees clockwise about its point.
+    /// Clockwise rotation about the position, in degrees.
     pub turn: f64,
-    /// A rim in the colour of the ground, so that it can be read on points.
+    /// Whether to draw an outline in the background colour, so that the text can be read on top of points.
     pub halo: bool,
 }
 
-/// Ordinary text.
+/// The style of ordinary text.
 pub const TEXT: Style =
     Style { size: SIZE, fill: INK, bold: false, anchor: Anchor::Start, turn: 0.0, halo: false };
 
 impl Style {
-    /// The same, small.
+    /// Returns the same style, small.
     pub const fn small(self) -> Style {
         Style { size: SMALL, ..self }
     }
-    /// The same, bold.
+    /// Returns the same style, bold.
     pub const fn bold(self) -> Style {
         Style { bold: true, ..self }
     }
-    /// The same, centred.
+    /// Returns the same style, centred.
     pub const fn middle(self) -> Style {
         Style { anchor: Anchor::Middle, ..self }
     }
-    /// The same, ending at its point.
+    /// Returns the same style, ending at its position.
     pub const fn end(self) -> Style {
         Style { anchor: Anchor::End, ..self }
     }
-    /// The same, turned clockwise by degrees.
+    /// Returns the same style, turned clockwise by degrees.
     pub const fn turned(self, turn: f64) -> Style {
         Style { turn, ..self }
     }
-    /// The same in another colour.
+    /// Returns the same style in another colour.
     pub const fn fill(self, fill: &'static str) -> Style {
         Style { fill, ..self }
     }
 }
 
-/// A figure that is being drawn.
+/// A figure being drawn.
 pub struct Svg {
     width: f64,
     body: String,
 }
 
 impl Svg {
-    /// An empty figure of a width in points; [`Svg::finish`] says how high it became.
+    /// Creates an empty figure with a width in points; the height is given to [`Svg::finish`].
     pub fn new(width: f64) -> Svg {
         Svg { width, body: String::new() }
     }
 
-    /// Width in points.
+    /// Returns the width in points.
     pub fn width(&self) -> f64 {
         self.width
     }
 
-    /// A filled rectangle.
+    /// Draws a filled rectangle.
     pub fn rect(&mut self, x: f64, y: f64, w: f64, h: f64, fill: &str) {
         let [x, y, w, h] = [x, y, w, h].map(num);
         self.raw(format_args!("<rect x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" fill=\"{fill}\"/>"));
     }
 
-    /// An empty rectangle.
+    /// Draws the outline of a rectangle.
     pub fn frame(&mut self, x: f64, y: f64, w: f64, h: f64) {
         let [x, y, w, h] = [x, y, w, h].map(num);
         self.raw(format_args!(
@@ -112,12 +111,12 @@ impl Svg {
         ));
     }
 
-    /// A straight line; `dash` as in SVG, empty for none.
+    /// Draws a straight line; `dash` is a `stroke-dasharray` as in SVG, or empty for none.
     pub fn line(&mut self, from: (f64, f64), to: (f64, f64), stroke: &str, width: f64, dash: &str) {
         self.path(&[from, to], stroke, width, dash);
     }
 
-    /// A polyline.
+    /// Draws a polyline.
     pub fn path(&mut self, points: &[(f64, f64)], stroke: &str, width: f64, dash: &str) {
         let d = path_data(points);
         let dash = if dash.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dash}\"") };
@@ -127,19 +126,19 @@ impl Svg {
         ));
     }
 
-    /// A filled polygon.
+    /// Draws a filled polygon.
     pub fn area(&mut self, points: &[(f64, f64)], fill: &str, opacity: f64) {
         let (d, opacity) = (path_data(points), num(opacity));
         self.raw(format_args!("<path d=\"{d}z\" fill=\"{fill}\" fill-opacity=\"{opacity}\"/>"));
     }
 
-    /// A disc.
+    /// Draws a disc.
     pub fn dot(&mut self, x: f64, y: f64, r: f64, fill: &str) {
         let [x, y, r] = [x, y, r].map(num);
         self.raw(format_args!("<circle cx=\"{x}\" cy=\"{y}\" r=\"{r}\" fill=\"{fill}\"/>"));
     }
 
-    /// A text whose baseline is at y.
+    /// Draws a text whose baseline is at `y`.
     pub fn text(&mut self, x: f64, y: f64, text: &str, style: Style) {
         let anchor = match style.anchor {
             Anchor::Start => "",
@@ -164,12 +163,12 @@ impl Svg {
         ));
     }
 
-    /// An element of the caller's own.
+    /// Adds an element written by the caller.
     pub fn raw(&mut self, element: std::fmt::Arguments) {
         writeln!(self.body, "{element}").expect("a string takes everything");
     }
 
-    /// The file: `title` is what a screen reader says.
+    /// Returns the SVG file; `title` is the text for screen readers.
     pub fn finish(self, height: f64, title: &str) -> String {
         let (w, h, title) = (num(self.width), num(height), escape(title));
         format!(
@@ -183,14 +182,14 @@ impl Svg {
 fn path_data(points: &[(f64, f64)]) -> String {
     let mut d = String::new();
     for (i, (x, y)) in points.iter().enumerate() {
-        // After M further pairs are lines.
+        // Pairs of coordinates after M are lines.
         write!(d, "{}{} {}", if i == 0 { "M" } else { " " }, num(*x), num(*y))
             .expect("a string takes everything");
     }
     d
 }
 
-/// A number with at most two decimals and nothing superfluous: `1.5`, `-.25`, `0`.
+/// Formats a number with at most two decimals and nothing superfluous: `1.5`, `-.25`, `0`.
 pub fn num(v: f64) -> String {
     let text = format!("{v:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
@@ -200,7 +199,7 @@ pub fn num(v: f64) -> String {
     }
 }
 
-/// Text as it stands in XML and HTML, in attributes too. XML has no control characters: they become U+FFFD.
+/// Escapes text for XML and HTML, attributes included. XML has no control characters: they become U+FFFD.
 pub fn escape(text: &str) -> String {
     one_line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,5 +1,5 @@
 //! Accuracy by the value of a flag, from `eval --sweep` or from evaluations of the runs of `train --sweep`:
-//! of all images, and the means of the classes with many, medium and few training images; mean over runs.
+//! for all images, and averaged over the classes with many, medium and few training images; mean over runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,14 +14,14 @@ use crate::report::experiment::Experiment;
 use crate::report::series::series;
 use crate::report::title;
 
-/// Metrics, and what they are called.
+/// The metrics that are drawn, with their names in the legend.
 const LINES: [(&str, &str); 4] = [("top1", "all"), ("many", "many"), ("medium", "medium"), ("few", "few")];
 
 /// Accuracy by the value of a flag.
 struct Sweep {
     flag: String,
     values: Vec<f64>,
-    /// By [`LINES`]; empty where there are no such classes.
+    /// The accuracies by value, for each of [`LINES`]; empty if there are no such classes.
     lines: [Vec<f64>; LINES.len()],
     best: Option<f64>,
 }
@@ -38,7 +38,7 @@ fn fail(why: String) -> Error {
     Error::Inputs { kind: "sweep", why }
 }
 
-/// The mean of what `eval --sweep` found, over the runs of a method.
+/// Averages the results of `eval --sweep` over the runs of a method.
 fn in_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sweep), Error> {
     let groups = series(of);
     if groups.len() != 1 {
@@ -67,8 +67,8 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     all.iter().sum::<f64>() / all.len() as f64
 }
 
-/// Evaluations of runs that differ in one number, beside their seeds. The value that is best on the
-/// validation split is marked where there are evaluations on it as well.
+/// Combines evaluations of runs that differ in one number besides their seeds. If there are evaluations on
+/// the validation split as well, the value that is best there is marked.
 fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sweep), Error> {
     let on_val = |m: &Manifest| m.params.get("split").is_some_and(|split| split == "val");
     let judged: Vec<usize> = (0..found.len()).filter(|&i| !on_val(found[i])).collect();
@@ -98,7 +98,7 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
             false => format!("the runs differ in {}; give those that differ in one", list.join(" and ")),
         }));
     };
-    // What follows from the number of epochs may differ with it.
+    // Settings that follow from the number of epochs may differ with it.
     let follows = |other: &String| name == "epochs" && ["milestones", "recipe"].contains(&&**other);
     if let Some(other) = differing(&others, first).into_iter().find(|other| !follows(other)) {
         let why = format!(
@@ -116,13 +116,13 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
     let mut values: Vec<f64> = judged.iter().filter_map(|&i| value(i)).collect();
     values.sort_by(f64::total_cmp);
     values.dedup();
-    // The mean over the evaluations of a value, where all have the number.
+    // The mean over the evaluations with a value, if all of them have the metric.
     let at = |is_val: bool, at: f64, number: &dyn Fn(&Object) -> Option<f64>| -> Option<f64> {
         let of_value = (0..found.len()).filter(|&i| on_val(found[i]) == is_val && value(i) == Some(at));
         let all: Vec<f64> = of_value.map(|i| number(&found[i].metrics)).collect::<Option<_>>()?;
         (!all.is_empty()).then(|| mean(all.into_iter()))
     };
-    // Over the classes, as `eval --adjust auto` chooses.
+    // The mean over classes, which is how `eval --adjust auto` chooses.
     let over_classes = |metrics: &Object| {
         let recalls: Vec<f64> =
             metrics.get("per_class")?.as_array()?.iter().filter_map(Value::as_f64).collect();
@@ -143,20 +143,21 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
     Ok((label, Sweep { flag: flag(name), values, lines, best }))
 }
 
-/// The name of a number of params as a flag.
+/// Returns the flag that sets a numeric param.
 fn flag(name: &str) -> String {
     name.rsplit('.').next().unwrap_or(name).replace('_', "-")
 }
 
-/// The names of what differs from the first one's values.
+/// Returns the names whose values differ from those of the first.
 fn differing<T: PartialEq>(all: &[BTreeMap<String, T>], first: usize) -> Vec<String> {
     let names: BTreeSet<&String> = all.iter().flat_map(BTreeMap::keys).collect();
     let differs = |name: &&String| all.iter().any(|values| values.get(*name) != all[first].get(*name));
     names.into_iter().filter(differs).cloned().collect()
 }
 
-/// The numbers of an evaluation that a sweep may be over: those in the params of its checkpoint, but for its
-/// seed and what follows from others, and the adjustment of its logits. And all else that must be the same.
+/// Returns the numbers of an evaluation that a sweep may vary, and everything else, which must be the same.
+/// The numbers are those in the params of its checkpoint, except the seed and numbers that follow from
+/// others, and the logit adjustment.
 fn params(m: &Manifest) -> (BTreeMap<String, f64>, BTreeMap<String, Value>) {
     fn add(
         prefix: &str,
@@ -178,7 +179,7 @@ fn params(m: &Manifest) -> (BTreeMap<String, f64>, BTreeMap<String, Value>) {
     let (mut numbers, mut others) = (BTreeMap::new(), BTreeMap::new());
     if let Some(checkpoint) = m.inputs.iter().find(|i| i.role == "checkpoint") {
         add("", &checkpoint.params, &mut numbers, &mut others);
-        // Networks of several seeds have one classifier each.
+        // The weights of the network below a classifier differ between seeds, so they are not compared.
         others.remove("init");
         if let Some(dataset) = checkpoint.inputs.iter().find(|i| i.role == "dataset") {
             others.extend(dataset.params.iter().map(|(name, v)| (format!("dataset.{name}"), v.clone())));

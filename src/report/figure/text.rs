@@ -1,8 +1,9 @@
-//! The bundled font: what PNGs are set in, how wide a text is going to be, and how a long one fits.
+//! The bundled font: PNGs are set in it, texts are measured with it, and long texts are cut or wrapped to
+//! fit.
 //!
 //! Arimo has the metrics of Arial and Helvetica (and of Liberation Sans), one of which is on nearly every
-//! machine, so that an SVG looks the same where Arimo itself is not installed. The files hold the signs that
-//! figures use; `fonts/OFL.txt` is their licence.
+//! machine, so that an SVG looks the same where Arimo itself is not installed. The files contain only the
+//! characters that figures use; `fonts/OFL.txt` is their licence.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -12,7 +13,7 @@ use skrifa::{FontRef, MetadataProvider};
 
 use crate::report::series::number_equals;
 
-/// The font of all figures, with its equals in width.
+/// The font of all figures, followed by fonts with the same widths.
 pub const FAMILY: &str = "Arimo, Arial, Helvetica, Liberation Sans, sans-serif";
 
 /// The upright font.
@@ -21,10 +22,10 @@ pub static REGULAR: &[u8] = include_bytes!("fonts/Arimo-Regular.ttf");
 /// The bold font.
 pub static BOLD: &[u8] = include_bytes!("fonts/Arimo-Bold.ttf");
 
-/// Height of a capital letter, in font sizes.
+/// Height of a capital letter, as a fraction of the font size.
 pub const CAP: f64 = 0.716;
 
-/// Advance widths of a font, in font sizes.
+/// Advance widths of a font, as fractions of the font size.
 struct Widths(Vec<(char, f64)>);
 
 impl Widths {
@@ -46,21 +47,21 @@ impl Widths {
     }
 
     fn width(&self, c: char) -> f64 {
-        // A sign that the font does not have is set from another one, about this wide; signs of East Asia are
-        // as wide as they are high.
+        // A character that the font lacks is set in a fallback font, at about this width; East Asian
+        // characters are as wide as they are high.
         self.of_char(c).unwrap_or(if c >= '\u{1100}' { 1.0 } else { 0.6 })
     }
 }
 
 static WIDTHS: LazyLock<[Widths; 2]> = LazyLock::new(|| [Widths::of(REGULAR), Widths::of(BOLD)]);
 
-/// Width of a text, in the unit of the size.
+/// Returns the width of a text, in the unit of `size`.
 pub fn width(text: &str, size: f64, bold: bool) -> f64 {
     let font = &WIDTHS[usize::from(bold)];
     size * text.chars().map(|c| font.width(c)).sum::<f64>()
 }
 
-/// The text, or as much of it as fits with an ellipsis.
+/// Returns the text, or as much of its beginning as fits with an ellipsis.
 pub fn fit(text: &str, size: f64, bold: bool, room: f64) -> String {
     if width(text, size, bold) <= room {
         return text.to_owned();
@@ -75,11 +76,11 @@ pub fn fit(text: &str, size: f64, bold: bool, room: f64) -> String {
     format!("{}…", short.trim_end())
 }
 
-/// The text, or its beginning and its end with an ellipsis between, as much as fits.
+/// Returns the text, or as much of its beginning and end as fits with an ellipsis in between.
 fn fit_ends(text: &str, size: f64, bold: bool, room: f64) -> String {
     let all: Vec<char> = text.chars().collect();
     let cut = |kept: usize| -> String {
-        // Of an odd number the end has one more: names that begin alike are many.
+        // If the number is odd, the end gets one character more, because names often begin alike.
         let (head, tail) = (kept / 2, kept - kept / 2);
         all[..head].iter().chain(&['…']).chain(&all[all.len() - tail..]).collect()
     };
@@ -90,8 +91,9 @@ fn fit_ends(text: &str, size: f64, bold: bool, room: f64) -> String {
     }
 }
 
-/// Names that stand beside each other in a drawing, each cut to its room if it must be, so that no two look
-/// the same: at the end, where they would, in the middle, and where they still would, numbered.
+/// Cuts names that stand beside each other in a drawing so that each fits its room and no two look the same.
+/// Names are cut at the end; if that makes two look the same, in the middle; and if they still do, they are
+/// numbered.
 pub fn fit_all(names: &[&str], size: f64, bold: bool, room: impl Fn(usize) -> f64) -> Vec<String> {
     let alike = |all: &[String]| all.iter().collect::<BTreeSet<_>>().len() < all.len();
     let cut = |how: fn(&str, f64, bool, f64) -> String, less: f64| -> Vec<String> {
@@ -105,8 +107,8 @@ pub fn fit_all(names: &[&str], size: f64, bold: bool, room: impl Fn(usize) -> f6
     })
 }
 
-/// The text in lines of a width, broken at spaces, and where a word is longer than a line at its hyphens and
-/// slashes, or anywhere if there are none. Nothing is left out.
+/// Breaks a text into lines of at most the given width: at spaces; in a word longer than a line, at hyphens,
+/// slashes and underscores; and anywhere if that is not enough. Nothing is left out.
 pub fn wrap(text: &str, size: f64, bold: bool, room: f64) -> Vec<String> {
     let fits = |line: &str| width(line, size, bold) <= room;
     let mut lines = vec![String::new()];
@@ -142,8 +144,8 @@ pub fn wrap(text: &str, size: f64, bold: bool, room: f64) -> Vec<String> {
     lines
 }
 
-/// Characters in the drawn texts of an SVG of ours that the bundled font does not have: in a PNG they are
-/// boxes.
+/// Returns the characters in the texts of one of our SVGs that the bundled font lacks: in a PNG they are
+/// drawn as boxes.
 pub fn missing(svg: &str) -> BTreeSet<char> {
     let texts = svg.split("<text ").skip(1).filter_map(|t| t.split_once('>')?.1.split("</text>").next());
     texts.flat_map(str::chars).filter(|c| WIDTHS.iter().any(|font| font.of_char(*c).is_none())).collect()
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn widths_are_those_of_helvetica() {
-        // Adobe's Helvetica.afm: A 667, i 222, space 278, 0 556; Helvetica-Bold.afm: A 722.
+        // From Adobe's Helvetica.afm: A 667, i 222, space 278, 0 556; from Helvetica-Bold.afm: A 722.
         for (c, wanted) in [("A", 0.667), ("i", 0.222), (" ", 0.278), ("0", 0.556), ("−", 0.584)] {
             assert!((width(c, 1.0, false) - wanted).abs() < 1e-3, "{c}: {}", width(c, 1.0, false));
         }

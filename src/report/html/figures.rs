@@ -1,4 +1,4 @@
-//! The figures of a page: whatever can be drawn of what it was given.
+//! The figures of a page: everything that can be drawn from its manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,13 +15,14 @@ use crate::report::record::Record;
 use crate::report::series::series;
 use crate::report::settings::{PROJECTION, words};
 
-/// Points; a column of a paper.
+/// Width of a figure in points: one column of a paper.
 const WIDTH: f64 = 3.3 * 72.0;
 
 /// The most methods in one figure; more are spread over several.
 const MOST: usize = 6;
 
-/// The section. `metrics` are the manifests of the records; the other experiments are those of the sources.
+/// Returns the section. `metrics` are the manifests of the records; `checkpoints` and `embeddings` are the
+/// experiments of the corresponding sources.
 pub(super) fn section(
     sources: &Sources,
     metrics: &[&Manifest],
@@ -36,7 +37,7 @@ pub(super) fn section(
     let curves = by_column(&sources.checkpoints, checkpoints);
     let maps = by_column(&sources.embeddings, embeddings);
 
-    // Class counts belong to the key: a validation split takes images away.
+    // Class counts are part of the key, because a validation split takes images away.
     let mut columns: BTreeMap<(&Column, String), Vec<usize>> = BTreeMap::new();
     for (i, r) in records.iter().enumerate() {
         let counts = metrics[i].metrics.get("cls_num_list").map_or(String::new(), |c| c.to_string());
@@ -50,7 +51,8 @@ pub(super) fn section(
     let mut drawn = BTreeSet::new();
     let mut parts = vec![];
     for ((column, _), indices) in columns {
-        // The last epoch, for it was not chosen on the test images; another one only where that is missing.
+        // Show the last epoch, because it was not chosen on the test images; show another one only if it is
+        // missing.
         let which =
             ["last", "best", "file"].into_iter().find(|w| indices.iter().any(|&i| records[i].of.which == *w));
         let chosen: Vec<(&Manifest, &Experiment)> = indices
@@ -59,7 +61,7 @@ pub(super) fn section(
             .map(|i| (metrics[i], &records[i].of))
             .collect();
         let mut shown = by_class_and_confidence(&chosen)?;
-        // What is not of the evaluations stands with the first of them.
+        // Figures that are not drawn from evaluations go with the first group of the column.
         if drawn.insert(column) {
             shown.extend(curves.get(column).map_or(Ok(vec![]), |found| training_curves(found))?);
             shown.extend(maps.get(column).map_or(Ok(vec![]), |found| projections(found))?);
@@ -82,7 +84,7 @@ pub(super) fn section(
     })
 }
 
-/// Accuracy by class and reliability, a figure for each [`MOST`] methods.
+/// Draws accuracy by class and reliability diagrams, with at most [`MOST`] methods per figure.
 fn by_class_and_confidence(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
     const KINDS: [(Kind, &str, &str); 2] = [
         (
@@ -108,14 +110,14 @@ fn by_class_and_confidence(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Ma
     Ok(shown)
 }
 
-/// Loss and accuracy by epoch, a figure for each [`MOST`] methods.
+/// Draws loss and accuracy by epoch, with at most [`MOST`] methods per figure.
 fn training_curves(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
     let caption = "Training loss and test accuracy; with several runs their mean and range.";
     let draw = |(part, of): (Vec<_>, Vec<_>)| Ok(figure(&Kind::Curves.draw_as(&part, &of, WIDTH)?, caption));
     parts(found).into_iter().map(draw).collect()
 }
 
-/// Figure 1 of each two models that have the same projection.
+/// Draws figure 1 for pairs of models with the same projection.
 fn projections(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
     let of: Vec<&Experiment> = found.iter().map(|(_, of)| *of).collect();
     let one_each = representatives(&of);
@@ -133,7 +135,7 @@ fn projections(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error>
     pairs.map(draw).collect()
 }
 
-/// A matrix for each method, of all its seeds.
+/// Draws one matrix per method, over all its seeds.
 fn confusion_matrices(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
     let of: Vec<&Experiment> = chosen.iter().map(|(_, of)| *of).collect();
     let mut shown = vec![];
@@ -152,19 +154,19 @@ fn confusion_matrices(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>
     Ok(shown)
 }
 
-/// A projection in words, with the parameter that changes it most.
+/// Describes a projection in words, with the parameter that changes it most.
 fn projection(of: &Experiment) -> String {
     let names = ["method", "perplexity"].map(|name| format!("{PROJECTION}.{name}"));
     let all: Vec<String> = names.iter().filter_map(|n| Some(words(n, of.settings.get(n)?))).collect();
     all.join(", ")
 }
 
-/// Number of classes that an evaluation names.
+/// Returns the number of classes that an evaluation names.
 fn classes(m: &Manifest) -> usize {
     m.metrics.get("class_names").and_then(Value::as_array).map_or(0, Vec::len)
 }
 
-/// Whether a confusion matrix can be drawn of an evaluation: it has one, and not of too many classes.
+/// Returns whether an evaluation has a confusion matrix and few enough classes for it to be drawn.
 fn has_confusion(m: &Manifest) -> bool {
     let has = m.metrics.contains_key("confusion") || m.outputs_of("confusion").next().is_some();
     has && (1..=confusion::MOST_CLASSES).contains(&classes(m))
@@ -174,7 +176,7 @@ fn figure(svg: &str, caption: &str) -> Markup {
     html! { figure { (PreEscaped(svg)) figcaption { (caption) } } }
 }
 
-/// Manifests with their experiments, by training set.
+/// Groups manifests and their experiments by training set.
 fn by_column<'a>(
     found: &[(Input, &'a Manifest)],
     of: &'a [Experiment],
@@ -186,7 +188,7 @@ fn by_column<'a>(
     all
 }
 
-/// Manifests and experiments in parts of at most [`MOST`] methods, of one class-count list each.
+/// Splits manifests and experiments into parts of at most [`MOST`] methods.
 fn parts<'a>(chosen: &[(&'a Manifest, &'a Experiment)]) -> Vec<(Vec<&'a Manifest>, Vec<&'a Experiment>)> {
     let of: Vec<&Experiment> = chosen.iter().map(|(_, of)| *of).collect();
     let groups = series(&of);

@@ -1,4 +1,4 @@
-//! Where every number comes from: evaluation → weights → training data → official files, each by its hashes.
+//! The origin of every number: evaluation → weights → training data → official files, each with its hashes.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,20 @@ use crate::report::record::Record;
 use crate::report::telling::options;
 use crate::report::title;
 
-/// Everything that the page's numbers come from, each thing once.
+/// Everything that the page's numbers come from, each item once.
 pub(super) struct Lineage<'a> {
-    /// By place in the chain, then by id.
+    /// The inputs, by the rank of their role, then by id.
     nodes: BTreeMap<(usize, String), &'a Input>,
-    /// The evaluations in the order of the section, by their places among the records.
+    /// The evaluations in display order, with the indices of their records.
     evaluations: Vec<(usize, &'a Input)>,
 }
 
-/// Roles in the order of the section.
+/// Roles in display order.
 const ROLES: [&str; 4] = ["metrics", "embedding", "checkpoint", "dataset"];
 
 impl<'a> Lineage<'a> {
-    /// Collects the inputs of the page and their inputs. The records are those of `metrics`, in their order.
+    /// Collects the inputs of the page and, recursively, their inputs. `records` are in the order of
+    /// `metrics`.
     pub fn of(sources: &'a Sources, metrics: &[&'a (Input, &Manifest)], records: &[Record]) -> Lineage<'a> {
         let mut lineage = Lineage { nodes: BTreeMap::new(), evaluations: Vec::new() };
         let others = [&sources.checkpoints, &sources.embeddings, &sources.datasets];
@@ -55,7 +56,7 @@ impl<'a> Lineage<'a> {
         }
     }
 
-    /// The section: a line an evaluation, then everything by its hashes.
+    /// Returns the section: a table with a row per evaluation, then every input with its hashes.
     pub fn section(&self, records: &[Record]) -> Markup {
         let of_rank = |rank| self.nodes.iter().filter(move |((r, _), _)| *r == rank);
         let kinds = ["Evaluations", "Embeddings", "Checkpoints", "Data sets", "Files"];
@@ -78,7 +79,7 @@ impl<'a> Lineage<'a> {
     }
 }
 
-/// Of the table of numbers.
+/// Headings of the table of numbers.
 const HEADS: [&str; 10] = [
     "Method",
     "data",
@@ -92,7 +93,7 @@ const HEADS: [&str; 10] = [
     "files",
 ];
 
-/// The anchor of an evaluation's line, from the hash of its content.
+/// Returns the anchor of an evaluation's row, from the hash of its content.
 pub(super) fn row(content: &str) -> String {
     format!("n-{}", key::short(content))
 }
@@ -129,8 +130,8 @@ fn line(r: &Record, input: &Input) -> Markup {
     }
 }
 
-/// What tells a node from all others: the same file in another role, or the same key with other files, is
-/// another one.
+/// Returns the anchor of an input. The same file in another role, or the same key with other files, is a
+/// different input.
 fn id(input: &Input) -> String {
     let of = json!([input.role, input.key, input.blake3]).to_string();
     format!("h-{}", key::short(blake3::hash(of.as_bytes()).to_hex().as_str()))
@@ -145,7 +146,7 @@ fn node(id: &str, input: &Input) -> Markup {
         Some(_) => input.role.clone(),
         None => input.path.file_name().map_or(input.role.clone(), |n| n.to_string_lossy().into_owned()),
     };
-    // With spaces, so that the lines can break.
+    // Add spaces so that the lines can break.
     let json = |of: &Object| key::canonical(&Value::Object(of.clone())).replace(",\"", ", \"");
     html! {
         div.node id=(id) {

@@ -1,4 +1,4 @@
-//! What evaluations got wrong with the greatest confidence, as pictures, where the page was given the data set.
+//! Pictures of the most confident wrong predictions of evaluations whose data sets were given.
 
 use std::collections::HashMap;
 
@@ -14,10 +14,10 @@ use crate::manifest::{Input, Manifest};
 use crate::report::record::Record;
 use crate::report::{Error, title};
 
-/// Pictures of an evaluation, where there are so few evaluations, and where there are more.
+/// The number of pictures per evaluation: up to 50 with at most two evaluations, up to 12 with more.
 const SHOWN: [(usize, usize); 2] = [(2, 50), (usize::MAX, 12)];
 
-/// A wrong prediction in a metrics manifest.
+/// A wrong prediction recorded in a metrics manifest.
 #[derive(Deserialize)]
 struct Mistake {
     source_index: u32,
@@ -26,7 +26,7 @@ struct Mistake {
     probability: f64,
 }
 
-/// The section; nothing where there are no data sets of the evaluations, or no such predictions.
+/// Returns the section, or `None` if no evaluation has both such predictions and a given data set.
 pub(super) fn section(
     sources: &Sources,
     metrics: &[&(Input, &Manifest)],
@@ -92,7 +92,7 @@ pub(super) fn section(
     }))
 }
 
-/// The data set of an evaluation, and the split that it is of.
+/// Returns the data set and the split of an evaluation.
 fn dataset_of<'a>(sources: &Sources<'a>, m: &Manifest) -> Option<(&'a Manifest, String)> {
     let split = m.params.get("split")?.as_str()?;
     let wanted = &m.input("dataset")?.blake3;
@@ -101,7 +101,7 @@ fn dataset_of<'a>(sources: &Sources<'a>, m: &Manifest) -> Option<(&'a Manifest, 
     Some((found, split.to_owned()))
 }
 
-/// Names of image files by their row; none for other data sets.
+/// Returns the names of image files by row; empty for other data sets.
 fn names(dataset: &Manifest) -> Result<Vec<String>, String> {
     if dataset.outputs_of("files").next().is_none() {
         return Ok(vec![]);
@@ -111,7 +111,7 @@ fn names(dataset: &Manifest) -> Result<Vec<String>, String> {
     Ok(text.lines().map(|line| line.rsplit_once('\t').map_or(line, |(path, _)| path).to_owned()).collect())
 }
 
-/// The centre of an image that evaluation sees, as PNG.
+/// Encodes the centre of an image, which is what evaluation sees, as PNG.
 fn picture(images: &Split, row: usize) -> Result<Vec<u8>, Error> {
     let [height, width, _] = images.shape();
     let pixels: Vec<u8> = images.rows(row).flatten().copied().collect();

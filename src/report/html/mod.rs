@@ -1,6 +1,7 @@
-//! The page of a report: tables, figures, settings and lineage in one HTML file that needs nothing else.
+//! The page of a report: tables, figures, settings and lineage in one self-contained HTML file.
 //!
-//! Drawn from manifests as the tables are; bytes follow from them alone: no dates, no paths.
+//! Like the tables, the page is made from manifests. Its bytes depend on its inputs alone: it contains no
+//! dates and no paths.
 
 mod figures;
 mod lineage;
@@ -26,9 +27,9 @@ use crate::manifest::{Input, Kind, Manifest};
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("sort.js");
 
-/// What a page is made of, each manifest once.
+/// The manifests that a page is made from, each one once.
 pub struct Sources<'a> {
-    /// Evaluations: inputs of the report and their manifests.
+    /// Evaluations: the report's inputs with their manifests.
     pub metrics: Vec<(Input, &'a Manifest)>,
     /// Checkpoints, for training curves.
     pub checkpoints: Vec<(Input, &'a Manifest)>,
@@ -42,7 +43,7 @@ impl<'a> Sources<'a> {
     /// Sorts manifests by kind.
     ///
     /// # Errors
-    /// No evaluation among them.
+    /// Returns an error if there is no evaluation among them.
     pub fn of(found: Vec<(Input, &'a Manifest)>) -> Result<Sources<'a>, Error> {
         let n = found.len();
         let of = |kind| found.iter().filter(|(_, m)| m.kind == kind).cloned().collect::<Vec<_>>();
@@ -60,13 +61,13 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Roles of the outputs that the page opens.
+/// Returns the roles of the outputs that the page opens.
 pub fn roles(m: &Manifest) -> &'static [&'static str] {
     match m.kind {
         Kind::Checkpoint => &["log"],
         Kind::Embedding => &["features"],
         Kind::Metrics => &["confusion"],
-        // The pictures of wrong predictions, and the names of their files.
+        // For the pictures of wrong predictions and their file names.
         Kind::Dataset => &["train", "val", "test", "files"],
         Kind::Report => &[],
     }
@@ -75,9 +76,10 @@ pub fn roles(m: &Manifest) -> &'static [&'static str] {
 /// Writes the page.
 ///
 /// # Errors
-/// Evaluations that do not go together, files of checkpoints and embeddings that are missing or damaged.
+/// Returns an error if the evaluations do not belong together, or if files of checkpoints and embeddings are
+/// missing or damaged.
 pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
-    // Of all experiments of the page together, so that runs have the same names in all its parts.
+    // All experiments of the page are told apart together, so that runs have the same names in all parts.
     let read = |found: &[(Input, &Manifest)]| -> Result<Vec<Experiment>, Error> {
         experiments(&found.iter().map(|(_, m)| *m).collect::<Vec<_>>())
     };
@@ -92,7 +94,7 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
     let [checkpoints, embeddings]: [Vec<Experiment>; 2] =
         [&checkpoints, &embeddings].map(|found| told.by_ref().take(found.len()).collect());
     let tables = table::tables(&records);
-    // Elsewhere each run counts once, too.
+    // Outside the tables, too, each run counts once.
     let one_each = representatives(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
     let shown: Vec<usize> = (0..records.len()).filter(|&i| one_each[i] == i).collect();
     let metrics: Vec<&(Input, &Manifest)> = shown.iter().map(|&i| &sources.metrics[i]).collect();
@@ -127,7 +129,7 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
     Ok(page.into_string() + "\n")
 }
 
-/// A font as part of the style sheet.
+/// Returns a font as a rule of the style sheet.
 fn font(weight: u32, data: &[u8]) -> PreEscaped<String> {
     PreEscaped(format!(
         "@font-face {{ font-family: Arimo; font-weight: {weight}; src: url(data:font/ttf;base64,{}); }}\n",
@@ -135,7 +137,7 @@ fn font(weight: u32, data: &[u8]) -> PreEscaped<String> {
     ))
 }
 
-/// A table that is as wide as it needs to be, with a column's number in each head that rows are sorted by.
+/// Returns a table that is as wide as it needs to be and whose heads can be clicked to sort its rows.
 fn sortable(heads: &[&str], rows: Markup) -> Markup {
     html! {
         div.scroll {
@@ -148,11 +150,11 @@ fn sortable(heads: &[&str], rows: Markup) -> Markup {
 }
 
 fn intro(title: &str, records: &[Record], tables: &[table::Table], has_mistakes: bool) -> Markup {
-    // Runs of one seed and device, if there are several, are told by their weights, which are others for the
-    // best epoch.
+    // Several runs with one seed and device differ only in their weights, and so do the last and the best
+    // epoch of one run. Runs are therefore counted per epoch, and the maximum is taken.
     let mut runs: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
     for Record { of, .. } in records {
-        // Which epoch is the best is a question to a run, not another run.
+        // Another way to select the best epoch does not make another run.
         let settings = of.settings.iter().filter(|(name, _)| *name != "select");
         let settings: Vec<String> = settings.map(|(name, v)| words(name, v)).collect();
         let run = format!("{:?}", (&of.column, &of.method, &of.options, settings, of.seed, &of.computed_by));

@@ -1,4 +1,5 @@
-//! How the runs were set: what all have in common once, what differs by method in a table.
+//! The settings of the runs: those that all share are listed once, those that differ by method are in a
+//! table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +11,10 @@ use crate::manifest::Manifest;
 use crate::report::experiment::{Experiment, flatten};
 use crate::report::series::series;
 
-/// Settings that the columns of a table and the tables themselves stand for.
+/// Settings that the tables already show, in their columns or by being separate tables.
 const IN_THE_TABLES: [&str; 4] = ["data dataset", "data imb_type", "data imb_ratio", "eval which"];
 
-/// The section; the experiments are those of the manifests.
+/// Returns the section; `of` are the experiments of the manifests.
 pub(super) fn section(manifests: &[&Manifest], of: &[&Experiment]) -> Markup {
     let all: Vec<BTreeMap<String, Value>> = manifests.iter().map(|m| settings(m)).collect();
     let names: BTreeSet<&String> = all.iter().flat_map(BTreeMap::keys).collect();
@@ -43,7 +44,7 @@ pub(super) fn section(manifests: &[&Manifest], of: &[&Experiment]) -> Markup {
     }
 }
 
-/// A row for each method: the settings in which not all runs agree.
+/// Returns a table with a row per method and the settings in which the runs differ.
 fn by_method(all: &[BTreeMap<String, Value>], differing: &[&String], of: &[&Experiment]) -> Markup {
     let anywhere: Vec<Experiment> = of
         .iter()
@@ -75,8 +76,8 @@ fn seeds<'a>(of: impl Iterator<Item = &'a Experiment>) -> String {
     seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Settings of the training, its data set and the evaluation; not the seed, which tells runs of one setting
-/// apart.
+/// Returns the settings of the training, its data set and the evaluation, without the seed, which only tells
+/// runs with the same settings apart.
 fn settings(m: &Manifest) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     if let Some(checkpoint) = m.input("checkpoint") {

@@ -1,4 +1,5 @@
-// Sorts a table by the column whose head is clicked; without this script the tables are as they stand.
+// Sorts a table by the column whose head is clicked. Without this script the tables keep their original
+// order.
 for (const table of document.querySelectorAll("table.sort")) {
   const body = table.tBodies[0];
   const heads = [...table.querySelectorAll("thead th[data-c]")];
@@ -19,7 +20,7 @@ for (const table of document.querySelectorAll("table.sort")) {
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down === 1 ? "ascending" : "descending");
       const rows = [...body.rows].map((row, place) => [value(row, column), place, row]);
-      // What is missing stays last, whichever way.
+      // Missing values stay last in both directions.
       rows.sort(([a, i], [b, j]) =>
         a === b ? i - j : a === null ? 1 : b === null ? -1 : (a < b ? -1 : 1) * down);
       body.append(...rows.map(([, , row]) => row));

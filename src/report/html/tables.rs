@@ -1,5 +1,5 @@
-//! The tables of accuracies, as HTML, and what in them differs from the published values by more than two
-//! standard errors.
+//! The tables of accuracies as HTML, with a list of the values that differ from the published ones by more
+//! than two standard errors.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::report::record::OTHERS;
 use crate::report::table::{Cell, Part, Table};
 use crate::report::{signed, two};
 
-/// A section with one table; `n` is its number on the page.
+/// Returns a section with one table; `n` is the table's index on the page.
 pub(super) fn section(t: &Table, n: usize) -> Markup {
     let seeds = common_seeds(t);
     html! {
@@ -44,7 +44,7 @@ pub(super) fn section(t: &Table, n: usize) -> Markup {
     }
 }
 
-/// Which accuracy it is, and of how many runs.
+/// Describes which accuracy the table shows and over how many runs.
 fn what_it_shows(t: &Table, seeds: Option<usize>) -> String {
     let what = match seeds {
         Some(1) => ", of one seed".into(),
@@ -63,7 +63,8 @@ fn what_it_shows(t: &Table, seeds: Option<usize>) -> String {
     format!("Top-1 accuracy {of} in percent{what}.")
 }
 
-/// Two rows: the training sets, and what there is of each. Rows are sorted by the numbered ones.
+/// Returns two header rows: the training sets, and the parts of each. Rows can be sorted by the columns with
+/// a number.
 fn heads(t: &Table) -> Markup {
     let parts = (0..t.columns.len()).flat_map(|c| {
         let beside = t.parts(c).into_iter().map(|part| (None, part.title()));
@@ -80,7 +81,7 @@ fn heads(t: &Table) -> Markup {
     }
 }
 
-/// A cell beside the reproduced value.
+/// Returns a cell that belongs to the reproduced value to its left.
 fn beside(cell: &Cell, part: Part) -> Markup {
     match part {
         Part::Paper => number(cell.paper.map(|p| p.value), &paper(cell), false),
@@ -89,7 +90,7 @@ fn beside(cell: &Cell, part: Part) -> Markup {
     }
 }
 
-/// The numbers beside top-1 of one training set, if there are any.
+/// Returns a table of the metrics other than top-1 on one training set, if there are any.
 fn others(t: &Table, column: usize) -> Markup {
     let numbers = t.others(column);
     if numbers.is_empty() {
@@ -121,13 +122,13 @@ fn others(t: &Table, column: usize) -> Markup {
     }
 }
 
-/// A cell, with the value that rows are sorted by.
+/// Returns a cell with the value that rows are sorted by.
 fn number(value: Option<f64>, text: &str, is_far: bool) -> Markup {
     let value = value.map(|v| format!("{v:.4}"));
     html! { td class=[is_far.then_some("far")] data-v=[value] { (text.replace('-', "−")) } }
 }
 
-/// The number of seeds, if all cells that have any have as many, each of one run.
+/// Returns the number of seeds, if all cells that are not empty have the same number with one run each.
 fn common_seeds(t: &Table) -> Option<usize> {
     let mut all = t.cells().filter(|c| !c.values.is_empty());
     let first = all.next()?.values.len();
@@ -135,7 +136,7 @@ fn common_seeds(t: &Table) -> Option<usize> {
     t.cells().filter(|c| !c.values.is_empty()).all(alike).then_some(first)
 }
 
-/// A cell of ours, with its number of runs where that has to be told.
+/// Returns a cell with a reproduced value, and with its number of runs if `tell` is set.
 fn reproduced(cell: &Cell, tell: bool) -> Markup {
     let (Some(mean), Some(first)) = (cell.mean(), cell.values.first()) else {
         return html! { td.first { "—" } };
@@ -151,7 +152,8 @@ fn reproduced(cell: &Cell, tell: bool) -> Markup {
     }
 }
 
-/// The difference from the published value in standard errors of our mean, where there are two runs or more.
+/// Returns the difference from the published value in standard errors of our mean, if there are at least two
+/// runs.
 fn standard_errors(cell: &Cell) -> Option<f64> {
     let error = cell.std()? / (cell.values.len() as f64).sqrt();
     Some(cell.difference()?.abs() / error.max(f64::MIN_POSITIVE))
@@ -161,8 +163,9 @@ fn is_far(cell: &Cell) -> bool {
     standard_errors(cell).is_some_and(|e| e > 2.0)
 }
 
-/// How often the mean of n values of a normal distribution is more than two of its standard errors off: P(|t|
-/// > 2) of Student's distribution with n − 1 degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+/// Returns the probability that the mean of n values from a normal distribution is off by more than two of
+/// its standard errors: `P(|t| > 2)` for Student's distribution with n − 1 degrees of freedom (Abramowitz and
+/// Stegun, 26.7.3 and 26.7.4).
 fn by_chance(n: usize) -> f64 {
     let freedom = (n - 1) as f64;
     let angle = (2.0 / freedom.sqrt()).atan();
@@ -178,7 +181,7 @@ fn by_chance(n: usize) -> f64 {
     1.0 - if odd { (angle + sin * sum) * std::f64::consts::FRAC_2_PI } else { sin * sum }
 }
 
-/// The differences of more than two standard errors, by name.
+/// Lists the differences of more than two standard errors.
 fn differences(t: &Table) -> Markup {
     let cells =
         || t.rows.iter().flat_map(|r| t.columns.iter().zip(&r.cells).map(move |(c, cell)| (r, c, cell)));
@@ -196,7 +199,8 @@ fn differences(t: &Table) -> Markup {
     }
 }
 
-/// How many cells can be compared with a published value, why others cannot, and what chance would do.
+/// Describes how many cells can be compared with a published value, why others cannot, and how many
+/// differences to expect by chance.
 fn judged(cells: &[&Cell]) -> String {
     let count = |keep: &dyn Fn(&Cell) -> bool| cells.iter().filter(|c| keep(c)).count();
     let judged = count(&|c| standard_errors(c).is_some());
@@ -230,7 +234,8 @@ fn judged(cells: &[&Cell]) -> String {
     text
 }
 
-/// How far a cell is from its published value: `70.57 ± 0.45 (n = 3) is 1.29 below 71.86: 5.0 standard errors.`
+/// Describes how far a cell is from its published value:
+/// `70.57 ± 0.45 (n = 3) is 1.29 below 71.86: 5.0 standard errors.`
 fn difference(cell: &Cell) -> String {
     let errors = match standard_errors(cell) {
         Some(e) if e < 1000.0 => format!("{e:.1}"),

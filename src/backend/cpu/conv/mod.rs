@@ -1,12 +1,13 @@
-//! Convolution (square kernels of odd size, padded by half of it, stride 1 or 2, no bias) with what stands
-//! before and behind it in a ResNet.
+//! Convolution (square kernels of odd size, padding of half the kernel size, stride 1 or 2, no bias), fused
+//! with the operations around it in a ResNet.
 //!
-//! A step is bound by memory as much as by arithmetic, so the op takes in all that can be done while an image
-//! is in the cache. Forward: the input `a = relu(y·scale + shift + shortcut)` is made from the previous
-//! convolution's raw output, convolved, and the raw output's sums for the next batch norm are taken on the
-//! way. Backward: the gradient of the raw output `g = c1·dz + c2·y + c3` is made from the one behind the
-//! batch norm, `a` is made again, and the input gradient leaves masked by the ReLU and summed for the batch
-//! norm before. No activation between a batch norm and its convolution is ever stored.
+//! A step is bound by memory as much as by arithmetic, so the operation includes everything that can be done
+//! while an image is in the cache. Forward: the input `a = relu(y·scale + shift + shortcut)` is computed from
+//! the previous convolution's raw output and convolved, and the raw output's sums for the next batch norm are
+//! taken on the way. Backward: the gradient of the raw output `g = c1·dz + c2·y + c3` is computed from the
+//! gradient `dz` of the batch norm's output, `a` is computed again, and the input gradient is masked by the
+//! ReLU and summed for the preceding batch norm before it is stored. Inside a block, no activation between a
+//! batch norm and its convolution is ever stored.
 
 pub(crate) mod kernel;
 #[cfg(test)]
@@ -23,23 +24,24 @@ use crate::tensor::{Lent, read, read_as, with_value, write_parts};
 use kernel::winograd;
 
 impl Geometry {
-    /// Lanes of an input image with its halo.
+    /// Returns the number of lanes of an input image with its halo.
     fn padded_in<T: Value>(&self) -> usize {
         let halo = 2 * self.padding();
         (self.height + halo) * (self.width + halo) * T::lanes(self.cin)
     }
 
-    /// Lanes of an output image with a halo.
+    /// Returns the number of lanes of an output image with a halo.
     fn padded_out<T: Value>(&self) -> usize {
         let halo = 2 * self.padding();
         (self.out_height() + halo) * (self.out_width() + halo) * T::lanes(self.cout)
     }
 }
 
-/// `out = conv(source, weight)`, and for each image the sums of `out` and of its squares by channel.
+/// The forward pass: `out = conv(source, weight)`, and for each image the sums of `out` and of its squares by
+/// channel.
 ///
-/// Images are `f32`, or all of them bf16: then the source's values and the weights are rounded to bf16, their
-/// products are added in `f32`, and the sums are those of the output before it is rounded.
+/// Images are either all `f32` or all bf16. In bf16, the source's values and the weights are rounded to bf16,
+/// their products are added in `f32`, and the sums are those of the output before it is rounded.
 pub struct Forward<'a> {
     /// Sizes of the layer.
     pub geo: Geometry,
@@ -47,24 +49,24 @@ pub struct Forward<'a> {
     pub batch: usize,
     /// The input.
     pub source: Source<'a>,
-    /// (kernel, kernel, cin, cout).
+    /// The weight, (kernel, kernel, cin, cout).
     pub weight: &'a Tensor,
-    /// Receives the source's values, (N, H, W, cin).
+    /// Receives the source's values, (N, H, W, cin), if they are to be stored.
     pub store: Option<&'a Tensor>,
-    /// (N, H', W', cout).
+    /// Receives the output, (N, H', W', cout).
     pub out: &'a Tensor,
-    /// (N, 2, cout).
+    /// Receives the sums of the output and of its squares, (N, 2, cout).
     pub sums: &'a Tensor,
 }
 
 impl Forward<'_> {
-    /// Computes it.
+    /// Runs the forward pass.
     ///
     /// # Errors
-    /// Tensors of another type or device.
+    /// Returns an error if a tensor has the wrong type, layout, rank or device.
     ///
     /// # Panics
-    /// Tensors of another size.
+    /// Panics if a tensor has the wrong size.
     pub fn run(&self, work: &Work) -> Result<()> {
         with_value!(self.out, T => self.run_as::<T>(work))
     }
@@ -93,14 +95,14 @@ impl Forward<'_> {
     }
 }
 
-/// How the gradient of the input is finished.
+/// The output for the gradient of the input, and the tensors that complete it.
 pub struct InputGrad<'a> {
-    /// Receives `dz = mask · (dx + residual)`, (N, H, W, cin): the gradient behind the batch norm before this
-    /// layer.
+    /// Receives `dz = mask · (dx + residual)`, (N, H, W, cin): the gradient of the output of the batch norm
+    /// before this layer.
     pub dz: &'a Tensor,
     /// The gradient that comes through the shortcut.
     pub residual: Residual<&'a Tensor>,
-    /// Raw output of the convolution before, (N, H, W, cin), for `sums`.
+    /// The raw output of the previous convolution, (N, H, W, cin), for `sums`.
     pub y: &'a Tensor,
     /// Receives `Σ dz` and `Σ dz·y` by channel for each image, (N, 2, cin).
     pub sums: &'a Tensor,
@@ -109,16 +111,16 @@ pub struct InputGrad<'a> {
 /// The shortcut's part of an input gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residual<G> {
-    /// None.
+    /// No shortcut.
     None,
-    /// What is there already.
+    /// The values that are already in the output.
     InPlace,
-    /// The gradient of a block's output, of some height, width and channels, through
+    /// The gradient of a block's output, of the given height, width and channels, through
     /// [`super::source::Shortcut::Padded`].
     Padded(G, [usize; 3]),
 }
 
-/// The gradients of [`Forward`].
+/// The backward pass: the gradients of [`Forward`].
 ///
 /// The gradient of the raw output is `coef[0]·dz + coef[1]·y + coef[2]`. In bf16 it is rounded like the input
 /// and the weights.
@@ -127,30 +129,30 @@ pub struct Backward<'a> {
     pub geo: Geometry,
     /// Number of images.
     pub batch: usize,
-    /// What [`Forward`] had, or the stored values as [`Source::Plain`].
+    /// The source of [`Forward`], or [`Source::Plain`] with the values that it stored.
     pub source: Source<'a>,
-    /// (kernel, kernel, cin, cout).
+    /// The weight, (kernel, kernel, cin, cout).
     pub weight: &'a Tensor,
-    /// Gradient behind the batch norm of the output, (N, H', W', cout).
+    /// The gradient of the output of the batch norm after this layer, (N, H', W', cout).
     pub dz: &'a Tensor,
     /// The raw output, (N, H', W', cout).
     pub y: &'a Tensor,
-    /// (3, cout).
+    /// The coefficients of the raw output's gradient, (3, cout).
     pub coef: &'a Tensor,
     /// Receives the gradient of the weight.
     pub dw: &'a Tensor,
-    /// Where the gradient of the input goes, if it is asked for.
+    /// Where the gradient of the input goes, if it is needed.
     pub input: Option<InputGrad<'a>>,
 }
 
 impl Backward<'_> {
-    /// Computes them.
+    /// Runs the backward pass.
     ///
     /// # Errors
-    /// Tensors of another type or device.
+    /// Returns an error if a tensor has the wrong type, layout, rank or device.
     ///
     /// # Panics
-    /// Tensors of another size.
+    /// Panics if a tensor has the wrong size.
     pub fn run(&self, work: &Work) -> Result<()> {
         with_value!(self.dz, T => self.run_as::<T>(work))
     }
@@ -233,19 +235,19 @@ impl Backward<'_> {
 
 /// Work space of [`Forward`] and [`Backward`], shared by all layers.
 pub struct Work {
-    /// Weight gradients of the chunks, or what a wide layer's is made of.
+    /// Weight gradients of the chunks, or the panels that a wide layer's weight gradient is computed from.
     partial: Tensor,
-    /// Weights of an input gradient.
+    /// Flipped weights, for an input gradient.
     flipped: Tensor,
-    /// Weights as the kernels take them, or their gradient as [`winograd`] has it.
+    /// Weights in the layout that the kernels read, or their gradient as transformed by [`winograd`].
     arranged: Tensor,
 }
 
 impl Work {
-    /// Space for some layers.
+    /// Allocates work space for some layers.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a tensor cannot be allocated.
     pub fn new(layers: &[Geometry], batch: usize) -> Result<Self> {
         let [partial, flipped, arranged] = Work::lens(layers, batch);
         Ok(Work {
@@ -255,7 +257,7 @@ impl Work {
         })
     }
 
-    /// How many floats it takes.
+    /// Returns the number of floats in the work space of some layers.
     pub fn floats(layers: &[Geometry], batch: usize) -> usize {
         Work::lens(layers, batch).iter().sum()
     }
@@ -269,8 +271,8 @@ impl Work {
         ]
     }
 
-    /// Weights of walks over so many `taps` of `rows` rows as the kernels take them: unchanged, transformed
-    /// for [`winograd`], or in panels.
+    /// Arranges weights for the kernels: unchanged, transformed for [`winograd`], or in panels. Each element
+    /// of `taps` is the number of taps of one walk; a tap has `rows` rows.
     fn arrange<'a, T: Value>(
         &'a self,
         isa: Isa,
@@ -283,7 +285,7 @@ impl Work {
         let lent = read(weight)?;
         let cols = geo.weight_len() / geo.taps() / rows;
         if !winograd && T::PACK == 1 && cols <= kernel::walk::PANEL {
-            // One panel.
+            // The weights are a single panel.
             return Ok(lent);
         }
         crate::tensor::write(&self.arranged, |arranged| {

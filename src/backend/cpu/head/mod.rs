@@ -1,9 +1,9 @@
 //! The classifier and its loss: linear layer, soft-target loss, and all their gradients.
 //!
-//! `z = W·f + b`, or where the classifier is normalised `z = 30·cos(w_k, f)`;
+//! `z = W·f + b`, or `z = 30·cos(w_k, f)` if the classifier is normalised;
 //! `loss = Σ_s coef_a·ℓ(z_s, a_s) + coef_b·ℓ(z_s, b_s)` with the ℓ of [`crate::methods::loss`]. Mixing, class
-//! weights and the division by the batch are all in the coefficients, offsets, margins and the focal γ in the
-//! [`Criterion`], so every method is this one op.
+//! weights and the normalisation over the batch are all in the coefficients; offsets, margins and the focal γ
+//! are in the [`Criterion`]. So this one operation serves every method.
 
 use std::ops::Range;
 
@@ -15,31 +15,31 @@ use crate::methods::loss::{ClassifierKind, Criterion, SCALE, Targets};
 use crate::metrics::argmax;
 use crate::tensor::{read, write, write_parts, zeros};
 
-/// Buffers of the head for batches up to a size.
+/// The buffers of the head, for batches up to a given size.
 pub struct Head {
     classes: usize,
     len: usize,
     samples: Tensor,
     logits: Tensor,
     d_logits: Tensor,
-    /// Gradient of the features, (batch, len), as [`Head::step`] left it.
+    /// Gradient of the features, (batch, len), as computed by the last [`Head::step`].
     pub d_features: Tensor,
 }
 
-/// The result of a batch.
+/// The loss of a batch, and its right predictions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Loss {
     /// `Σ_s coef_a·ℓ(a) + coef_b·ℓ(b)`.
     pub loss: f64,
-    /// Number of right predictions, where a mixed label counts by its share of the sample's coefficients.
+    /// Number of right predictions; a mixed label counts by its share of the sample's coefficients.
     pub right: f64,
 }
 
 impl Head {
-    /// Buffers for batches up to `batch` images of `len` features in `classes` classes.
+    /// Allocates buffers for batches of up to `batch` images with `len` features each, and `classes` classes.
     ///
     /// # Errors
-    /// Candle's.
+    /// Returns an error if a tensor cannot be allocated.
     pub fn new(batch: usize, len: usize, classes: usize) -> Result<Self> {
         Ok(Head {
             classes,
@@ -51,17 +51,20 @@ impl Head {
         })
     }
 
-    /// The logits of the last [`Head::step`], (batch, classes).
+    /// Returns the logits of the last [`Head::step`], (batch, classes).
     pub fn logits(&self) -> &Tensor {
         &self.logits
     }
 
-    /// Loss of a batch and its gradients. `features` (N, len); `linear` is the weight (classes, len) followed
-    /// by the bias (classes), in one tensor, and so is `d_linear`, which is written. A normalised
-    /// classifier's bias is not used.
+    /// Computes the loss of a batch and its gradients. `features` is (N, len). `linear` is the weight
+    /// (classes, len) followed by the bias (classes), in one tensor; their gradients are written to
+    /// `d_linear` in the same form. The bias of a normalised classifier is not used.
     ///
     /// # Errors
-    /// Tensors of another type, size or device.
+    /// Returns an error if a tensor has the wrong type, layout or device.
+    ///
+    /// # Panics
+    /// Panics if a tensor is too small.
     pub fn step(
         &self,
         features: &Tensor,
@@ -90,7 +93,8 @@ impl Head {
                     )
                 };
                 let (features, scales) = (&features[images(&range, len)], &scales[range.clone()]);
-                // One weight row for all images of the chunk: the whole matrix may exceed the cache.
+                // Use one weight row for all images of the chunk, because the whole matrix may exceed the
+                // cache.
                 for k in 0..classes {
                     let samples = features.chunks_exact(len).zip(scales).zip(z.chunks_exact_mut(classes));
                     samples.for_each(|((f, scale), z)| z[k] = classifier.logit(k, f, *scale));
@@ -117,12 +121,13 @@ impl Head {
     }
 }
 
-/// The part of a buffer that belongs to some images.
+/// Returns the part of a buffer that belongs to some images.
 fn images(range: &Range<usize>, len: usize) -> Range<usize> {
     range.start * len..range.end * len
 }
 
-/// The gradient of a sample's loss by its logits `z`; returns the loss and its share of right predictions.
+/// Computes the gradient `dz` of a sample's loss with respect to its logits `z`. Returns the loss and the
+/// sample's share of right predictions.
 pub(super) fn d_logits(
     criterion: &Criterion,
     targets: Targets,
@@ -160,12 +165,13 @@ pub(super) fn d_logits(
     (a.loss + b.loss, if hit > 0.0 { hit / (ca + cb) } else { 0.0 })
 }
 
-/// One label of a sample: its part of the loss, and what its gradient is made of.
+/// One label of a sample: its part of the loss, and the values that its gradient is computed from.
 struct Label {
     label: usize,
     /// The largest of the logits with offsets and the label's margin.
     max: f32,
-    /// log Σ exp(u − max). Kept apart from `max`: their sum would lose it where the logits are large.
+    /// log Σ exp(u − max). It is kept apart from `max`, because it would be lost in their sum where logits
+    /// are large.
     log_rest: f32,
     /// `coef·ℓ`.
     loss: f32,
@@ -174,7 +180,8 @@ struct Label {
 }
 
 impl Label {
-    /// `known` are the largest logit and the log of the rest, where they are known.
+    /// Computes the values of a label. `known` is the largest logit and the log of the rest, if they are
+    /// known.
     fn new(criterion: &Criterion, z: &[f32], label: usize, coef: f32, known: Option<(f32, f32)>) -> Self {
         let u = |k| adjusted(criterion, z, k, label);
         let (max, log_rest) = known.unwrap_or_else(|| {
@@ -193,20 +200,20 @@ impl Label {
             let (p, rest) = ((-ce).exp(), -(-ce).exp_m1());
             let factor = rest.powf(gamma);
             loss *= factor;
-            // At p = 1 the limit.
+            // At p = 1, take the limit.
             let slope = if rest > 0.0 { ce / rest } else { 1.0 };
             weight *= factor * (1.0 + gamma * p * slope);
         }
         Label { label, max, log_rest, loss, weight }
     }
 
-    /// Probability of a class, as this label sees it.
+    /// Returns the probability of class `k` with the margin of this label.
     fn p(&self, criterion: &Criterion, z: &[f32], k: usize) -> f32 {
         (adjusted(criterion, z, k, self.label) - self.max - self.log_rest).exp()
     }
 }
 
-/// The logit of a class with its scale and its offset, and with its margin if it is the label's.
+/// Returns the logit of class `k` with its scale and its offset, and with its margin if `k` is the label.
 fn adjusted(criterion: &Criterion, z: &[f32], k: usize, label: usize) -> f32 {
     let z = match criterion.scales.get(k) {
         Some(scale) => scale * z[k],
@@ -215,19 +222,19 @@ fn adjusted(criterion: &Criterion, z: &[f32], k: usize, label: usize) -> f32 {
     z + criterion.offsets[k] - if k == label { criterion.margins[k] } else { 0.0 }
 }
 
-/// What makes features into logits.
+/// The classifier, which computes logits from features.
 pub struct Classifier<'a> {
-    /// (classes, features).
+    /// The weight, (classes, features).
     weight: &'a [f32],
-    /// (classes); not used where it is normalised.
+    /// The bias, (classes); not used if the classifier is normalised.
     bias: &'a [f32],
-    /// Of a normalised one, `z = SCALE·cos(w_k, f)`, the inverse length of each row of the weight; of
-    /// another, `W·f + b`, nothing.
+    /// For a normalised classifier, `z = SCALE·cos(w_k, f)`: the inverse norm of each row of the weight. For
+    /// a linear one, `W·f + b`: empty.
     inverse: Vec<f32>,
 }
 
 impl<'a> Classifier<'a> {
-    /// A classifier: the weight (classes, features) and the bias (classes).
+    /// Creates a classifier from the weight (classes, features) and the bias (classes).
     pub fn new(weight: &'a [f32], bias: &'a [f32], kind: ClassifierKind) -> Self {
         let rows = weight.par_chunks_exact(weight.len() / bias.len());
         let inverse = match kind {
@@ -241,18 +248,18 @@ impl<'a> Classifier<'a> {
         !self.inverse.is_empty()
     }
 
-    /// The weights of a class.
+    /// Returns the weights of a class.
     fn row(&self, k: usize) -> &[f32] {
         let len = self.weight.len() / self.bias.len();
         &self.weight[k * len..(k + 1) * len]
     }
 
-    /// What a sample's features are multiplied by.
+    /// Returns the factor that a sample's features are multiplied by.
     fn scale(&self, f: &[f32]) -> f32 {
         if self.is_normalised() { SCALE * inverse_norm(f) } else { 1.0 }
     }
 
-    /// The logits of one sample.
+    /// Computes the logits of one sample.
     pub fn logits(&self, f: &[f32], z: &mut [f32]) {
         let scale = self.scale(f);
         z.iter_mut().enumerate().for_each(|(k, z)| *z = self.logit(k, f, scale));
@@ -263,12 +270,13 @@ impl<'a> Classifier<'a> {
         if self.is_normalised() { product * self.inverse[k] * scale } else { self.bias[k] + product }
     }
 
-    /// The gradient of a logit by the product of features and weights.
+    /// Converts the gradient `dz` of a logit to the gradient of the product of features and weights.
     fn slope(&self, k: usize, dz: f32, scale: f32) -> f32 {
         if self.is_normalised() { dz * (scale * self.inverse[k]) } else { dz }
     }
 
-    /// The gradients `df` of the features `f` of some samples, from their logits and the gradients of these.
+    /// Computes the gradients `df` of the features `f` of some samples, from their logits `z` and the
+    /// gradients `dz` of the logits.
     fn d_features(&self, [f, scales, z, dz]: [&[f32]; 4], df: &mut [f32]) {
         let classes = self.bias.len();
         let len = self.weight.len() / classes;
@@ -291,7 +299,7 @@ impl<'a> Classifier<'a> {
         }
     }
 
-    /// The gradients `dw` and `db` of a class's weights and bias: sums over chunks of samples, in their
+    /// Computes the gradients `dw` and `db` of a class's weights and bias: sums over chunks of samples, in
     /// order.
     fn d_row(&self, k: usize, [features, scales, z, dz]: [&[f32]; 4], dw: &mut [f32], db: &mut f32) {
         let (classes, len) = (self.bias.len(), dw.len());
@@ -319,14 +327,14 @@ impl<'a> Classifier<'a> {
     }
 }
 
-/// `1/‖v‖`, with PyTorch's least norm of 1e-12.
+/// Returns `1/‖v‖`, with PyTorch's minimum norm of 1e-12.
 pub(super) fn inverse_norm(v: &[f32]) -> f32 {
     1.0 / dot(v, v).sqrt().max(1e-12)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 8;
-    // Eight partial sums: the compiler may not reorder one.
+    // Use eight partial sums, because the compiler may not reorder the additions of a single one.
     let mut acc = [0f32; LANES];
     let (xs, ys) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let rest: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(a, b)| a * b).sum();

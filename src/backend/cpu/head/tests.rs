@@ -1,5 +1,5 @@
-//! The head against PyTorch's autograd (`tests/fixtures/losses.json`), against the loss's scalar reference
-//! and finite differences of it.
+//! Tests the head against PyTorch's autograd (`tests/fixtures/losses.json`), and against the scalar reference
+//! of the loss and its finite differences.
 
 use super::*;
 use crate::methods::loss::{self, reference};
@@ -57,7 +57,7 @@ struct Truth {
     logits: Vec<Vec<f64>>,
     d_features: Vec<Vec<f64>>,
     d_weight: Vec<Vec<f64>>,
-    /// LDAM's classifier has none.
+    /// Empty for LDAM, whose classifier has no bias.
     #[serde(default)]
     d_bias: Vec<f64>,
 }

@@ -1,4 +1,4 @@
-//! One folded convolution of some images, from halo to halo, and the halos themselves.
+//! One folded convolution of some images, whose input and output lie inside halos, and operations on halos.
 
 use crate::backend::cpu::conv::kernel::walk::{Pixel, Sink};
 use crate::backend::cpu::conv::kernel::winograd::{self, Four};
@@ -10,14 +10,14 @@ use crate::tensor::Aligned;
 /// A convolution with its batch norm folded in.
 pub(super) struct Conv {
     pub geo: Geometry,
-    /// As it is, or transformed where [`winograd`] is used.
+    /// The folded weight, in panels, or transformed if [`winograd`] is used.
     weight: Aligned,
     pub winograd: bool,
     bias: Vec<f32>,
 }
 
 impl Conv {
-    /// Folds a batch norm, γ, β, mean and variance, into a weight (kernel, kernel, cin, cout).
+    /// Folds a batch norm with γ, β, mean and variance into a weight (kernel, kernel, cin, cout).
     pub fn new(
         isa: Isa,
         geo: Geometry,
@@ -42,7 +42,7 @@ impl Conv {
     }
 }
 
-/// One convolution of some images, from halo to halo, `step` floats apart.
+/// The task that computes one convolution of some images, from halo to halo, `step` floats apart.
 pub(super) struct Layer<'a> {
     pub conv: &'a Conv,
     /// Width of the halo around the input.
@@ -50,9 +50,9 @@ pub(super) struct Layer<'a> {
     pub x: &'a [f32],
     pub out: &'a mut [f32],
     pub step: usize,
-    /// Whether it is added to what `out` holds.
+    /// Whether to add the result to what `out` holds.
     pub add: bool,
-    /// Whether what is negative is cut off.
+    /// Whether to cut off negative values.
     pub relu: bool,
     pub work: &'a mut [f32],
 }
@@ -75,11 +75,12 @@ impl Task for Layer<'_> {
     }
 }
 
-/// Starts from the bias, adds the shortcut, cuts off what is negative, stores inside the halo.
+/// The sink that starts from the bias, adds the shortcut, cuts off negative values and stores inside the
+/// halo.
 struct Finish<'a> {
     geo: Geometry,
     out: *mut f32,
-    /// Floats between two images.
+    /// Stride between images, in floats.
     step: usize,
     bias: &'a [f32],
     add: bool,
@@ -89,7 +90,7 @@ struct Finish<'a> {
 impl Sink for Finish<'_> {
     #[inline(always)]
     unsafe fn start<V: Vector>(&self, channel: usize) -> V {
-        // SAFETY: the trait's contract: a bias for each channel.
+        // SAFETY: the trait's contract; there is a bias for each channel.
         unsafe { V::load(self.bias.as_ptr().add(channel)) }
     }
 
@@ -97,7 +98,7 @@ impl Sink for Finish<'_> {
     unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
         let Pixel { image, row, col, channel } = at;
         let (cout, width) = (self.geo.cout, self.geo.out_width());
-        // SAFETY: the trait's contract: the tile is inside the image.
+        // SAFETY: the trait's contract, by which the tile is inside the image.
         unsafe {
             let out = self.out.add(image * self.step + ((row + 1) * (width + 2) + col + 1) * cout + channel);
             for q in 0..Q {
@@ -118,12 +119,12 @@ impl Sink for Finish<'_> {
     }
 }
 
-/// Makes the halo of a layer's output zero.
+/// Sets the halo of a layer's output to zero.
 pub(super) fn clear_halo_out(geo: Geometry, image: &mut [f32]) {
     clear_halo(geo.out_height(), geo.out_width(), geo.cout, image);
 }
 
-/// Makes the halo of an image zero.
+/// Sets the halo of an image to zero.
 pub(super) fn clear_halo(height: usize, width: usize, channels: usize, image: &mut [f32]) {
     let row = (width + 2) * channels;
     image[..row + channels].fill(0.0);
@@ -134,12 +135,12 @@ pub(super) fn clear_halo(height: usize, width: usize, channels: usize, image: &m
     image[(height + 1) * row..(height + 2) * row].fill(0.0);
 }
 
-/// Width of the halo around an image: what the stem needs, and no less than one pixel.
+/// Returns the width of the halo around an image: what the stem needs, and at least one pixel.
 pub(super) fn framing(stem: Geometry) -> usize {
     stem.padding().max(1)
 }
 
-/// Copies an image into its halo of zeros.
+/// Copies an image into a buffer with a halo of zeros.
 pub(super) fn frame(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
     let (halo, width) = (framing(geo) * geo.cin, geo.width * geo.cin);
     let row = width + 2 * halo;
@@ -150,8 +151,8 @@ pub(super) fn frame(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
     }
 }
 
-/// What [`Shortcut::Padded`] adds to the last layer of a block whose first has the input `x`, both inside
-/// halos.
+/// Computes what [`Shortcut::Padded`] adds to the output of the last layer of a block whose first layer has
+/// the input `x`, both inside halos.
 pub(super) fn halve(first: Geometry, last: Geometry, x: &[f32], out: &mut [f32]) {
     let (cin, cout, width) = (first.cin, last.cout, last.out_width());
     out[..(last.out_height() + 2) * (width + 2) * cout].fill(0.0);
@@ -164,15 +165,16 @@ pub(super) fn halve(first: Geometry, last: Geometry, x: &[f32], out: &mut [f32])
     }
 }
 
-/// The 3×3 max-pool with stride 2 and padding 1 of the stem's output `x`, both inside halos, to so many rows
-/// and columns.
+/// Computes the 3×3 max-pool with stride 2 and padding 1 of the stem's output `x`, both inside halos, with an
+/// output of `height`×`width`.
 pub(super) fn max_pool(stem: Geometry, [height, width]: [usize; 2], x: &[f32], out: &mut [f32]) {
     let c = stem.cout;
     clear_halo(height, width, c, out);
     let (from, to) = ((stem.out_width() + 2) * c, (width + 2) * c);
     for (row, out) in out[to..].chunks_exact_mut(to).take(height).enumerate() {
         for (col, out) in out[c..].chunks_exact_mut(c).take(width).enumerate() {
-            // The nine pixels around, of which those of the halo are no larger than any other.
+            // Take the nine pixels of the window; those in the halo are zero, and so no larger than any
+            // other.
             let first = &x[2 * row * from + 2 * col * c..];
             out.copy_from_slice(&first[..c]);
             for at in (0..9).map(|n| n / 3 * from + n % 3 * c) {

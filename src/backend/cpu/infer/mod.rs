@@ -1,5 +1,5 @@
-//! Inference: batch norm folded into the convolutions, and a whole network run over a few images while they
-//! are in the cache.
+//! Inference: batch norm is folded into the convolutions, and a whole network is run over a few images while
+//! they are in the cache.
 
 mod layer;
 mod pass;
@@ -23,10 +23,10 @@ use crate::tensor::read;
 use layer::Conv;
 use pass::{Pass, Space};
 
-/// Outputs of a network for a whole split, row major, in the order of the split.
+/// The outputs of a network for a whole split, row-major, in the order of the split.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inference {
-    /// (N, classes).
+    /// The logits, (N, classes).
     pub logits: Vec<f32>,
     /// Pooled features, (N, `feature_len`).
     pub features: Vec<f32>,
@@ -36,11 +36,13 @@ pub struct Inference {
     pub feature_len: usize,
 }
 
-/// Runs the weights of a file over a split, without augmentation; `levels` are the normalised values of the
-/// bytes. A thread takes `batch` images at a time through the network; the result does not depend on it.
+/// Runs a network with the weights of a file over a split, without augmentation; `levels` are the normalised
+/// values of the bytes. Each thread takes `batch` images at a time through the network; the result does not
+/// depend on `batch`.
 ///
 /// # Errors
-/// A file that cannot be read, weights of another architecture or number of classes.
+/// Returns an error if the file cannot be read, if its weights are of another architecture or number of
+/// classes, or if there is no engine for the network or the images.
 pub fn infer(
     weights: &Path,
     network: &Network,
@@ -72,20 +74,21 @@ pub struct Folded {
     isa: Isa,
 }
 
-/// Images that a thread takes at a time: as many as share a layer's weights at most.
+/// Images that a thread takes at a time, which is also the most that share a layer's weights.
 pub const BATCH: usize = 8;
 
-/// Images whose outputs of a layer are computed together: no more than 1024 pixels, so that they stay in the
-/// second-level cache.
+/// Returns the number of images whose outputs of a layer are computed together: no more than 1024 pixels, so
+/// that they stay in the second-level cache.
 fn together(geo: Geometry) -> usize {
     (1024 / (geo.out_height() * geo.out_width())).clamp(1, BATCH)
 }
 
 impl Folded {
-    /// Folds parameters. `shape` is that of the images, `[H, W, C]`.
+    /// Folds the parameters of a network for images of `shape` `[H, W, C]`.
     ///
     /// # Errors
-    /// A network or images that there is no engine for; candle's.
+    /// Returns an error if there is no engine for the network or the images, or if the parameters cannot be
+    /// read.
     pub fn new(params: &Params, shape: [usize; 3]) -> Result<Self> {
         let isa = Isa::get().for_floats();
         let network = params.network();
@@ -112,13 +115,14 @@ impl Folded {
         })
     }
 
-    /// Logits and features of all images of a split, `batch` images of a thread at a time; `levels` are the
-    /// normalised values of the bytes.
+    /// Computes the logits and features of all images of a split; a thread takes `batch` images at a time,
+    /// and `levels` are the normalised values of the bytes.
     pub fn run(&self, split: &Split, levels: &Levels, batch: usize) -> Inference {
         self.forward(split.len(), batch, |n, pixels| normalise(split.rows(n), levels, pixels))
     }
 
-    /// Logits and features of `n` images; `image(i, pixels)` writes the normalised pixels of one, (H, W, C).
+    /// Computes the logits and features of `n` images; `image(i, pixels)` writes the normalised pixels of
+    /// image `i`, (H, W, C).
     pub fn forward(&self, n: usize, batch: usize, image: impl Fn(usize, &mut [f32]) + Sync) -> Inference {
         let (classes, len) = (self.classes, self.feature_len);
         let batch = batch.clamp(1, n.max(1));
@@ -140,7 +144,7 @@ impl Folded {
         Inference { logits: z, features: f, classes, feature_len: len }
     }
 
-    /// The features of `count` images, some of which go through a stage together.
+    /// Computes the features of `count` images, in groups that go through a stage together.
     fn features(
         &self,
         count: usize,

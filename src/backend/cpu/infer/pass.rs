@@ -1,4 +1,4 @@
-//! The walk of a few images through a network: which activation a layer reads and which it writes.
+//! The pass of a few images through a network: which activation a layer reads and which it writes.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -11,8 +11,8 @@ use crate::backend::{Engine, Gradient, Shortcut, Source, Stored};
 use crate::net::Geometry;
 use crate::simd::run;
 
-/// The work space of a group of images: four activations inside halos for each of them, and what [`winograd`]
-/// needs.
+/// The layout of the work space of a group of images: four activations inside halos for each of them, and
+/// what [`winograd`] needs.
 #[derive(Clone, Copy)]
 pub(super) struct Space {
     images: usize,
@@ -25,7 +25,8 @@ impl Space {
     pub fn new(net: &Folded, images: usize) -> Self {
         let largest = |c: &Conv| {
             let Geometry { height, width, cin, cout, .. } = c.geo;
-            // Images lie inside the halo that the stem needs, all else inside one of one pixel.
+            // Images lie inside the halo that the stem needs, all other activations inside a halo of one
+            // pixel.
             let halo = 2 * framing(c.geo);
             let input = (height + halo) * (width + halo) * cin;
             input.max((c.geo.out_height() + 2) * (c.geo.out_width() + 2) * cout)
@@ -42,7 +43,7 @@ impl Space {
         4 * self.images * self.activation + self.winograd
     }
 
-    /// Some images of one of the four activations.
+    /// Returns the place of some images of one of the four activations.
     fn of(&self, role: usize, images: Range<usize>) -> Range<usize> {
         let at = |n: usize| (role * self.images + n) * self.activation;
         at(images.start)..at(images.end)
@@ -66,27 +67,27 @@ struct State<'a> {
     /// Activations, and the work space of [`winograd`].
     scratch: &'a mut [f32],
     features: &'a mut [f32],
-    /// Those of the images that are computed now.
+    /// The images that are being computed.
     images: Range<usize>,
     roles: Roles,
-    /// The size of the image for which the halo of each activation inside blocks is zero. These use the first
-    /// slots, whichever images are computed.
+    /// For each activation inside blocks, the size of the image for which its halo is zero. These activations
+    /// use the first slots, whichever images are computed.
     halos: [Option<[usize; 3]>; 4],
 }
 
-/// What the four activations are used for.
+/// The index of the activation for each role.
 #[derive(Clone, Copy)]
 struct Roles {
-    /// The input of a block, and its output where it is added to the input itself.
+    /// The input of a block, and also its output if the shortcut is the identity.
     x: usize,
-    /// Outputs of layers inside of a block, which take turns.
+    /// Outputs of layers inside a block, which alternate.
     mid: [usize; 2],
     /// The output of other blocks.
     y: usize,
 }
 
 impl<'a> Pass<'a> {
-    /// A pass before its first image; `scratch` is as large as `space` says.
+    /// Creates a pass before its first image; `scratch` must be as large as `space` requires.
     pub fn new(
         net: &'a Folded,
         image: &'a dyn Fn(usize, &mut [f32]),
@@ -99,7 +100,7 @@ impl<'a> Pass<'a> {
         Pass { net, image, space, state: RefCell::new(state) }
     }
 
-    /// The stem of one image, whose pixels are written first.
+    /// Runs the stem on one image, whose pixels are written first.
     fn stem(&self) {
         let (space, conv) = (self.space, &self.net.layers[0]);
         let geo = conv.geo;
@@ -116,10 +117,11 @@ impl<'a> Pass<'a> {
         run(self.net.isa, Layer { conv, halo, x, out, step, add: false, relu: true, work });
     }
 
-    /// Does something for `count` images, `some` at a time.
+    /// Calls `f` for `count` images, `some` at a time.
     pub fn by_groups(&self, count: usize, some: usize, f: impl Fn(&Self) -> Result<(), Infallible>) {
         let roles = self.state.borrow().roles;
-        // Groups may be larger than those of the stage before.
+        // Groups may be larger than those of the stage before, so no halo is known to be zero for all their
+        // images.
         self.state.borrow_mut().halos = [None; 4];
         for first in (0..count).step_by(some) {
             let mut state = self.state.borrow_mut();
@@ -133,7 +135,8 @@ impl<'a> Pass<'a> {
 impl Engine for Pass<'_> {
     type Error = Infallible;
 
-    /// The output is finished at once, with what the next layer would add to it.
+    /// Computes the finished output at once, including the shortcut and ReLU that the next layer would
+    /// otherwise apply.
     fn conv(&self, layer: usize, input: Source, _: Option<usize>) -> Result<(), Infallible> {
         if input == Source::Plain(Stored::Images) {
             self.stem();
@@ -213,7 +216,7 @@ impl Engine for Pass<'_> {
     }
 }
 
-/// Parts of the scratch memory.
+/// Borrows disjoint parts of the scratch memory.
 fn disjoint<const N: usize>(scratch: &mut [f32], parts: [Range<usize>; N]) -> [&mut [f32]; N] {
     scratch.get_disjoint_mut(parts).expect("activations do not overlap")
 }

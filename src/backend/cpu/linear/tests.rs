@@ -25,13 +25,13 @@ fn near(what: &str, found: &[f32], truth: &[f32], most: f32) {
     assert!(off <= most, "{what}: {off}");
 }
 
-/// A batch of the fixture: features, labels and coefficients.
+/// Returns a batch of the fixture: features, labels and coefficients.
 fn batch(v: &Value) -> (Vec<f32>, [Vec<u32>; 2], [Vec<f32>; 2]) {
     let labels = |name: &str| floats(&v[name]).into_iter().map(|l| l as u32).collect();
     (floats(&v["x"]), ["a", "b"].map(labels), ["coef_a", "coef_b"].map(|name| floats(&v[name])))
 }
 
-/// The three steps of the fixture: the classifier after them, and their losses.
+/// Runs the three steps of the fixture. Returns the classifier after them, and their losses.
 fn steps(truth: &Value, name: &str) -> (Linear, Vec<f64>) {
     let kind = if name == "cosine" { ClassifierKind::Cosine } else { ClassifierKind::Linear };
     let flat = [floats(&truth["weight"]), floats(&truth["bias"])].concat();
@@ -63,7 +63,7 @@ fn steps(truth: &Value, name: &str) -> (Linear, Vec<f64>) {
     (linear, losses)
 }
 
-/// PyTorch's SGD in f64: `scripts/pytorch/fixture_classifiers.py`.
+/// Compares with PyTorch's SGD in f64, computed by `scripts/pytorch/fixture_classifiers.py`.
 #[test]
 fn steps_are_pytorchs() {
     let truth = truth();
@@ -75,7 +75,7 @@ fn steps_are_pytorchs() {
             near(&what, &losses, &floats(&truth[name]["losses"]), 1e-5);
             let mut expected = floats(&truth[name]["weight"]);
             let own = linear.flat();
-            // A cosine one has no bias.
+            // A cosine classifier has no bias.
             if name == "cosine" {
                 near(&what, &own[..expected.len()], &expected, 1e-5);
                 continue;
@@ -100,7 +100,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     }
 }
 
-/// Whole tiles, a part of one, several panels, and more rows than are computed at a time.
+/// Tests whole tiles, part of a tile, several panels, and more rows than are computed at a time.
 #[test]
 fn all_rows_have_their_products() {
     for_each_isa(|isa| {
@@ -124,7 +124,7 @@ fn all_rows_have_their_products() {
     });
 }
 
-/// Widths beyond the columns that are written at a time.
+/// Tests widths beyond the number of columns that are written at a time.
 #[test]
 fn a_wide_step_is_that_of_plain_loops() {
     let (n, classes) = (17, 5);
@@ -178,7 +178,7 @@ fn what_is_computed_is_as_the_papers_have_it() {
     };
     let (weight, bias) = nearest(&means, FEATURES);
     let ncm = logits(weight, bias, ClassifierKind::Linear);
-    // But for what the classes of a row share.
+    // Compare up to a constant that all classes of a row share.
     let from_first =
         |z: &[f32]| z.chunks_exact(5).flat_map(|z| z.iter().map(|x| x - z[0])).collect::<Vec<f32>>();
     near("the nearest mean", &from_first(&ncm), &from_first(&floats(&truth["ncm"])), 1e-5);

@@ -10,30 +10,31 @@ use crate::tensor::{with_value, write_parts};
 /// Normalised value of each byte in each channel: `(byte/255 − mean)/std`.
 pub type Levels = Vec<[f32; 256]>;
 
-/// The table of normalised values.
+/// Returns the table of normalised values.
 pub fn levels(mean: &[f64], std: &[f64]) -> Levels {
     let level = |byte: usize, m: f64, s: f64| ((byte as f64 / 255.0 - m) / s) as f32;
     mean.iter().zip(std).map(|(&m, &s)| std::array::from_fn(|byte| level(byte, m, s))).collect()
 }
 
-/// One augmented image: pixel `(row, col)` is the stored one's `(row + dy, col' + dx)`, black outside, `col'`
-/// mirrored under `flip`.
+/// One augmented image: pixel `(row, col)` is pixel `(row + dy, col' + dx)` of the stored image, black
+/// outside it, where `col'` is `col`, mirrored if `flip` is set.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     /// Bytes of the stored image, (H, W, C).
     pub image: &'a [u8],
-    /// Its height, width and channels.
+    /// Height, width and channels of the stored image.
     pub stored: [usize; 3],
-    /// Rows to shift by.
+    /// Vertical shift, in rows.
     pub dy: i32,
-    /// Columns to shift by.
+    /// Horizontal shift, in columns.
     pub dx: i32,
-    /// Mirror left and right, after the shift.
+    /// Whether to mirror left and right, after the shift.
     pub flip: bool,
 }
 
 impl View<'_> {
-    /// The stored pixel behind one of the view's, which has `across` columns, if it is inside the image.
+    /// Returns the stored pixel at `(row, col)` of the view, which has `across` columns, or `None` if it is
+    /// outside the stored image.
     fn pixel(&self, across: usize, row: usize, col: usize) -> Option<&[u8]> {
         let [height, width, channels] = self.stored;
         let col = if self.flip { across - 1 - col } else { col };
@@ -43,7 +44,7 @@ impl View<'_> {
         Some(&self.image[at..at + channels])
     }
 
-    /// Writes the normalised pixels of an image of `width` columns, (H, W, C).
+    /// Writes the normalised pixels, (H, W, C), of the view, which has `width` columns.
     pub fn write(&self, width: usize, levels: &Levels, out: &mut [f32]) {
         let channels = levels.len();
         let black = vec![0u8; channels];
@@ -54,13 +55,17 @@ impl View<'_> {
     }
 }
 
-/// `x_s = λ_s·view(s) + (1 − λ_s)·view(partner_s)`, normalised, for each sample of a batch; where it has a
-/// patch, the partner inside of it and the sample outside.
+/// Computes `x_s = λ_s·view(s) + (1 − λ_s)·view(partner_s)`, normalised, for each sample of a batch. A sample
+/// with a patch is instead the partner inside the patch and the sample itself outside.
 ///
-/// `x` is (N, H, W, C) with `shape = [H, W, C]`; `view` gives the augmented image at a place of the batch.
+/// `x` is (N, H, W, C) with `shape = [H, W, C]`; `view(n)` returns the augmented image at position `n` of the
+/// batch.
 ///
 /// # Errors
-/// A tensor of another type, size or device.
+/// Returns an error if `x` has the wrong type, layout or device.
+///
+/// # Panics
+/// Panics if `x` is too small for the batch.
 pub fn forward<'a>(
     x: &Tensor,
     shape: [usize; 3],
@@ -89,7 +94,7 @@ fn forward_of<'a, T: Value>(
     write_parts(&[x], |parts| {
         for_each_chunk(batch, |chunk| {
             for n in chunk_range(chunk, batch) {
-                // SAFETY: one image each.
+                // SAFETY: each image is taken once, and the parts of different images do not overlap.
                 let x: &mut [T] = unsafe { parts[0].part(n * len..(n + 1) * len) };
                 let (a, b) = (view(n), view(partner[n] as usize));
                 for (at, x) in x.chunks_exact_mut(channels).enumerate() {

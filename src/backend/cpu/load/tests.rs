@@ -1,4 +1,5 @@
-//! The loader against a plain transcription: pad with zeros, crop, flip, to 0–1, normalise, mix.
+//! Tests the loader against a direct implementation: pad with zeros, crop, flip, scale to 0–1, normalise,
+//! mix.
 
 use super::*;
 use crate::tensor::{read, zeros};
@@ -9,7 +10,7 @@ fn image(seed: usize) -> Vec<u8> {
     (0..90).map(|i| ((i * 37 + seed * 101) % 256) as u8).collect()
 }
 
-/// A pixel as torchvision has it: zero padding of 4, crop at (4 + dy, 4 + dx), then the flip.
+/// Computes a pixel as torchvision does: zero padding of 4, crop at (4 + dy, 4 + dx), then the flip.
 fn expected(v: &View, row: usize, col: usize, c: usize) -> f64 {
     let [height, width, channels] = SHAPE;
     let col = if v.flip { width - 1 - col } else { col };
@@ -34,7 +35,8 @@ fn crops_flips_mixes_and_normalises() {
     let lambda = [1.0, 0.0, 0.25, 0.5, 0.9, 1.0, 0.3, 0.6, 0.125];
     let x = zeros(&[9, 6, 5, 3]).expect("a tensor");
     let levels = levels(&[0.5, 0.4, 0.3], &[0.2, 0.25, 0.3]);
-    // One in the middle, one that is an edge, one that is all; an empty one blends.
+    // One patch in the middle, one at an edge, one that covers the whole image. An empty patch means
+    // blending.
     let patch = |n: usize| match n {
         3 => Patch { top: 2, bottom: 5, left: 1, right: 3 },
         4 => Patch { top: 0, bottom: 6, left: 4, right: 5 },

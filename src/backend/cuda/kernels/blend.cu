@@ -1,5 +1,5 @@
-// Manifold Mixup: the output of a block mixed with that of the image's partner, and the gradient of that; a block an
-// image. The same formulas as backend/cpu/blend.
+// Manifold Mixup: mixes the output of a block of the network with that of the image's partner, and computes
+// the gradient of that. Each thread block takes one image. The formulas are those of backend/cpu/blend.
 
 template <int C>
 __device__ void blend_forward(const BlendArgs& a) {
@@ -25,7 +25,7 @@ __device__ void blend_forward(const BlendArgs& a) {
         for (int i = 0; i < 8; i++) {
             out[i] = relu(out[i] * scale[i] + shift[i] + x[i]);
 #if REMIX_BF16
-            // As it would be stored.
+            // Round as storing would.
             out[i] = low(pack(out[i], 0));
 #endif
         }
@@ -49,9 +49,9 @@ __device__ void blend_backward(const BlendArgs& a) {
     launch_next_kernel();
     const Source& s = a.source;
     const int image = blockIdx.x, pixels = s.height * s.width, g = threadIdx.x % GROUPS;
-    // The head has gone on to the next step.
+    // The head has already advanced the step.
     const Row* rows = a.plan + (size_t)(__ldcg(a.step) - 1) * a.batch;
-    // Partners are a permutation: one image has this one for its partner.
+    // Partners are a permutation: exactly one image has this one as its partner.
     for (int n = threadIdx.x; n < a.images; n += THREADS) {
         if (rows[n].partner == image) source = n;
     }

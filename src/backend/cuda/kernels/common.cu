@@ -1,15 +1,15 @@
-// What all kernels share: the type of activations, vectors of eight values, tensor-core instructions, and the
-// rendezvous of the blocks of a grid. Compiled twice, for f32 and (REMIX_BF16) for bf16; in tests also by a C++
-// compiler (emulator.h).
+// Code that all kernels share: the type of activations, vectors of eight values, tensor-core instructions,
+// and the synchronisation of the blocks of a grid. It is compiled twice, for f32 and (with REMIX_BF16) for
+// bf16, and in tests also by a C++ compiler (emulator.h).
 //
-// Every kernel runs THREADS threads a block and takes one struct, which args.rs declares, as the numbers that both
-// sides need. Nothing here depends on the order in which blocks or warps run: sums are added in one order, or
-// exactly, so results are the same bits in every run.
+// Every kernel runs THREADS threads per block and takes one struct. args.rs declares these structs and the
+// constants that both sides need. Nothing here depends on the order in which blocks or warps run: sums are
+// added in a fixed order, or exactly, so results are the same bits in every run.
 
 constexpr int WARPS = THREADS / 32;
 
 #if REMIX_BF16
-// Two f32 to two bf16, rounded to nearest even; `low` in the low half.
+// Converts two f32 to bf16, rounded to nearest even, with `low` in the lower half.
 __device__ __forceinline__ u32 pack(float low, float high) {
 #ifdef REMIX_EMULATOR
     return emu::bf16(low) | emu::bf16(high) << 16;
@@ -23,8 +23,9 @@ __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 
 __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ __forceinline__ real to_real(float x) { return real{(u16)(pack(x, 0.0f) & 0xffffu)}; }
 
-// Eight values as they are stored. `peek8` and, for an image's four, `fetch4` fetch them past the L1 cache, which may
-// hold what was there in a step before: for what is read before the kernel before has ended.
+// Eight values in their stored form. `peek8`, and `fetch4` for the four values of an image's pixel, bypass
+// the L1 cache, which may hold values of an earlier step; they are for reads before the previous kernel has
+// ended.
 struct Eight {
     uint4 q;
 };
@@ -41,7 +42,7 @@ __device__ __forceinline__ void expand(const Eight& e, float v[8]) {
 __device__ __forceinline__ void store8(real* to, const float v[8]) {
     *reinterpret_cast<uint4*>(to) = uint4{pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7])};
 }
-// The same to global memory, in one store for certain.
+// Like store8, but to global memory, and guaranteed to be one store.
 __device__ __forceinline__ void put8(real* to, const float v[8]) {
 #ifdef REMIX_EMULATOR
     store8(to, v);
@@ -55,8 +56,8 @@ __device__ __forceinline__ void store4(real* to, const float v[4]) {
     *reinterpret_cast<uint2*>(to) = uint2{pack(v[0], v[1]), pack(v[2], v[3])};
 }
 
-// Four 8×8 matrices of shared memory into the fragments of a warp: lane l gives the address of row l % 8 of matrix l
-// / 8.
+// Loads four 8×8 matrices from shared memory into the fragments of a warp: lane l passes the address of row l
+// % 8 of matrix l / 8.
 __device__ __forceinline__ void load_matrices(u32 r[4], const real* row) {
 #ifdef REMIX_EMULATOR
     emu::load_matrices(r, row, false);
@@ -66,7 +67,7 @@ __device__ __forceinline__ void load_matrices(u32 r[4], const real* row) {
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
 #endif
 }
-// The same, each matrix transposed.
+// Like load_matrices, but transposes each matrix.
 __device__ __forceinline__ void load_transposed(u32 r[4], const real* row) {
 #ifdef REMIX_EMULATOR
     emu::load_matrices(r, row, true);
@@ -76,7 +77,7 @@ __device__ __forceinline__ void load_transposed(u32 r[4], const real* row) {
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
 #endif
 }
-// d (16×8) += a (16×16) · b (16×8), fragments as PTX has them for mma.m16n8k16.
+// d (16×8) += a (16×16) · b (16×8), with the fragment layouts that PTX defines for mma.m16n8k16.
 __device__ __forceinline__ void multiply_add(float d[4], const u32 a[4], u32 b0, u32 b1) {
 #ifdef REMIX_EMULATOR
     emu::multiply_add(d, a, b0, b1);
@@ -123,10 +124,11 @@ __device__ __forceinline__ void load8(const float* from, float v[8]) {
     load4(from + 4, v + 4);
 }
 
-// Values between the pixels of a tile in shared memory, so that the eight rows of a matrix lie in different banks.
+// Padding between the pixels of a tile in shared memory, in values, so that the eight rows of a matrix are in
+// different banks.
 constexpr int PAD = 16 / sizeof(real);
 
-// Copies 16 bytes to shared memory, without waiting; `copied` waits for the thread's copies.
+// Starts to copy 16 bytes to shared memory; `copied` waits for the thread's copies.
 __device__ __forceinline__ void copy16(real* to, const real* from) {
 #ifdef REMIX_EMULATOR
     memcpy(to, from, 16);
@@ -134,7 +136,7 @@ __device__ __forceinline__ void copy16(real* to, const real* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 #endif
 }
-// Eight values to shared memory, zeros where they are not to be read.
+// Starts to copy eight values to shared memory, or writes zeros if `reads` is false.
 __device__ __forceinline__ void copy8(real* to, const real* from, bool reads) {
 #pragma unroll
     for (int i = 0; i < 8; i += PAD) {
@@ -152,8 +154,9 @@ __device__ __forceinline__ void copied() {
 #endif
 }
 
-// A kernel may start before the one before it has ended. What that one wrote is not touched before this; what those
-// before it wrote may be, for none lets the next one start before it has itself got past here.
+// Waits for the previous kernel to end; a kernel may start before that. What the previous kernel wrote must
+// not be accessed before this call. What earlier kernels wrote may be, because no kernel lets the next one
+// start before it has itself passed this point.
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #ifdef REMIX_EMULATOR
     emu::wait_for_previous_kernel();
@@ -162,16 +165,16 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 #endif
 }
 
-// The next kernel's blocks may take the room that there is: what they do before they wait overlaps with the rest of
-// this one.
+// Lets the blocks of the next kernel start where there is room: what they do before they wait overlaps with
+// the rest of this kernel.
 __device__ __forceinline__ void launch_next_kernel() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
-// Where weight (k, n) of a (K, N) matrix stands for the kernels: blocks of 16×8, k-major, each as one load of a warp
-// takes it.
+// Returns the position of weight (k, n) of a (K, N) matrix in the kernels' layout: blocks of 16×8, k-major,
+// each in the order in which one load of a warp takes it.
 __device__ __forceinline__ int place(int k, int n, int columns) {
     const int block = (k / 16) * (columns / 8) + n / 8;
     k %= 16, n %= 8;
@@ -183,7 +186,7 @@ __device__ __forceinline__ int place(int k, int n, int columns) {
 #endif
 }
 
-// max(x, 0), where a NaN stays one.
+// Returns max(x, 0); NaN stays NaN.
 __device__ __forceinline__ float relu(float x) {
 #ifdef REMIX_EMULATOR
     return x < 0 ? 0 : x;
@@ -193,13 +196,13 @@ __device__ __forceinline__ float relu(float x) {
 #endif
 }
 
-// True in all threads of the last block of `blocks` that gets here, which then sees what the others wrote before.
-// Resets the counter.
+// Returns true in all threads of the last of `blocks` blocks that gets here, which then sees what the others
+// wrote before. Resets the counter.
 __device__ inline bool last_block(u32* counter, u32 blocks) {
     __shared__ bool last;
     __syncthreads();
     if (threadIdx.x == 0) {
-        // What the other threads wrote before the barrier is ordered by this fence as well.
+        // This fence also orders what the other threads wrote before the barrier.
         __threadfence();
         last = atomicAdd(counter, 1u) == blocks - 1;
         if (last) *counter = 0;
@@ -209,12 +212,12 @@ __device__ inline bool last_block(u32* counter, u32 blocks) {
     return last;
 }
 
-// Sums over a batch, of C channels twice. Blocks add theirs as integers, in two limbs, so the order in which they do
-// makes no difference. Several copies keep the blocks from waiting for each other: (COPIES, 2, 2C), then (2C) counts
-// of values that are no numbers.
+// Two sums over a batch for each of C channels. Blocks add their parts as integers, in two limbs, so the
+// order in which they do so makes no difference. Several copies keep the blocks from waiting for each other.
+// The layout is (COPIES, 2, 2C), then (2C) counts of parts that are NaN or too large.
 constexpr int COPIES = 4;
 constexpr float HIGH = 0x1p-14f, LOW = 0x1p-57f;
-// What a sum may come to.
+// The limit for the magnitude of a sum.
 constexpr float MOST = 0x1p48f;
 static_assert(MOST / HIGH <= 0x1p62f && HIGH / 2 / LOW * REMIX_MOST_BLOCKS <= 0x1p62f, "a limb has 63 bits and a sign");
 
@@ -225,19 +228,20 @@ __device__ void add_sum(u64* sums, int column, float value) {
         atomicAdd(sums + COPIES * 2 * WIDTH + column, (u64)1);
         return;
     }
-    // Exact, but for what is less than LOW.
+    // This is exact except for what is less than LOW.
     const float high = rintf(value * (1 / HIGH)), rest = value - high * HIGH;
     u64* to = sums + blockIdx.x % COPIES * 2 * WIDTH + column;
     atomicAdd(to, (u64)__float2ll_rn(high));
     atomicAdd(to + WIDTH, (u64)__float2ll_rn(rest * (1 / LOW)));
 }
 
-// Adds the block's sums by channel from those of its threads, each of which had eight channels, `8 · (threadIdx.x %
-// (C / 8))` and on. `scratch` is SCRATCH floats of shared memory that nobody uses any more.
+// Adds up the sums of the block's threads by channel, and adds the results to `sums`. Each thread has the
+// sums of eight channels, from `8 · (threadIdx.x % (C / 8))` on. `scratch` is SCRATCH floats of shared memory
+// that are no longer in use.
 static_assert(SCRATCH >= 16 * (THREADS + 4) + THREADS, "args.rs");
 template <int C>
 __device__ void add_threads(const float first[8], const float second[8], float* scratch, u64* sums) {
-    // Rows are so far apart that the lanes of a warp read from different banks.
+    // The stride of the rows is such that the lanes of a warp read from different banks.
     constexpr int GROUPS = C / 8, ROW = THREADS + (GROUPS < 4 ? GROUPS : 4), SLICES = THREADS / (2 * C), EACH = THREADS / GROUPS / SLICES;
     for (int i = 0; i < 8; i++) {
         scratch[i * ROW + threadIdx.x] = first[i];
@@ -260,8 +264,8 @@ __device__ void add_threads(const float first[8], const float second[8], float* 
 }
 
 
-// What a batch norm's coefficients are made of, on its way: parameters, two more values a channel (`old_values`, if
-// any), and sums.
+// The inputs of a batch norm's coefficients, while they are being fetched: parameters, two more values per
+// channel (`old_values`, if any), and sums.
 template <int C>
 struct Normalizer {
     float gamma, beta, old[2];
@@ -293,15 +297,15 @@ struct Normalizer {
         __syncthreads();
     }
 
-    // Scale and shift into shared memory, from the sums over 1 / `per` values a channel; one block also writes the
-    // statistics, for which it has fetched the running ones.
+    // Writes scale and shift to shared memory, from the sums over 1 / `per` values per channel. The block
+    // with `writes` also writes the statistics, for which it must have fetched the running ones.
     __device__ void forward(const Norm& norm, double per, bool writes, float* affine) const {
         __shared__ double totals[2 * C];
         share(totals);
         const int c = threadIdx.x;
         if (c < C) {
             const double mean = totals[c] * per, square = totals[C + c] * per - mean * mean;
-            // A NaN must stay one.
+            // NaN must stay NaN.
             const double variance = square < 0 ? 0 : square;
             const float rounded = (float)mean, inverse = rsqrtf((float)(variance + EPS)), scale = gamma * inverse;
             affine[c] = scale;
@@ -317,8 +321,9 @@ struct Normalizer {
         __syncthreads();
     }
 
-    // The coefficients of the raw output's gradient, coef[0]·dz + coef[1]·y + coef[2], into shared memory, for which
-    // the statistics have been fetched; one block also writes the gradients of γ and β.
+    // Writes the coefficients of the raw output's gradient, coef[0]·dz + coef[1]·y + coef[2], to shared
+    // memory; the statistics must have been fetched. The block with `writes` also writes the gradients of γ
+    // and β.
     __device__ void backward(const Norm& norm, double per, bool writes, float* coef) const {
         __shared__ double totals[2 * C];
         share(totals);

@@ -1,8 +1,9 @@
-// 3×3 convolutions (padding 1, stride 1 or 2) with what stands before and behind them. A block makes its input in
-// shared memory, with a halo of zeros, multiplies it with the weights as one (pixels, 9·CK) × (9·CK, CN) matrix
-// product, and finishes the result in vectors of eight channels.
+// 3×3 convolutions (padding 1, stride 1 or 2), fused with the operations before and after them. A block
+// computes its input in shared memory, with a halo of zeros, multiplies it by the weights as one (pixels,
+// 9·CK) × (9·CK, CN) matrix product, and completes the result in vectors of eight channels.
 //
-// Template parameters: CK channels in (of the product), CN channels out, S stride.
+// Template parameters: CK is the number of channels in (of the product), CN that of channels out, S the
+// stride.
 
 template <int CN>
 constexpr int WIDE = CN / 16;  // warps side by side, of 16 channels each
@@ -13,17 +14,18 @@ constexpr int IN_TILES = CN == 64 ? 2 : 4;  // the same for the input gradient
 template <int CN, int TILES>
 constexpr int PIXELS = WARPS / WIDE<CN> * TILES * 16;  // pixels of a block's tile at most
 
-// x / y for small numbers, with 1 / y.
+// Returns x / y for small numbers, given 1 / y.
 __device__ __forceinline__ int divide(int x, float inverse) { return (int)((x + 0.5f) * inverse); }
 
-// Loads that a thread has under way: a tile's values are fetched this many at a time before the first is stored to
-// shared memory. Enough for a whole tile of CIFAR's images.
+// The number of loads that a thread has in flight: so many values of a tile are fetched before the first is
+// stored to shared memory. It is enough for a whole tile of CIFAR's images.
 constexpr int FLIGHT = 3;
 
-// A tile in shared memory is (rows, width + 2, C + PAD) with a column of zeros on both sides. Its rows are contiguous
-// in memory, so item `at`, eight channels of a pixel, is the one `8 · at` values behind the first.
+// A tile in shared memory is (rows, width + 2, C + PAD) with a column of zeros on both sides. In global
+// memory its rows are contiguous, so item `at`, which is eight channels of a pixel, begins `8 · at` values
+// after the first.
 
-// The columns of zeros.
+// Writes the columns of zeros.
 template <int C>
 __device__ void clear_sides(int rows, int cols, real* tile) {
     constexpr int GROUPS = C / 8;
@@ -34,9 +36,9 @@ __device__ void clear_sides(int rows, int cols, real* tile) {
     }
 }
 
-// Rows row0 … row0 + rows of an image's input, zeros outside of it; rows from `from` to `to` are also stored. CS
-// values a pixel are stored outside: 4 for images (three and a zero), else CK. `prepare` makes `affine` (2, CK) while
-// the first loads are under way.
+// Writes rows row0 … row0 + rows of an image's input to a tile, with zeros outside the image; rows from
+// `from` to `to` are also stored to global memory. There, a pixel has CS values: 4 for images (three and a
+// zero), otherwise CK. `prepare` computes `affine` (2, CK) while the first loads are in flight.
 template <int CK, int CS, class Prepare>
 __device__ void fill_input(const Source& s, int image, int row0, int rows, int from, int to, real* tile, const float* affine, Prepare prepare) {
     constexpr int GROUPS = CK / 8;
@@ -88,7 +90,7 @@ __device__ void fill_input(const Source& s, int image, int row0, int rows, int f
                 const bool inside = at >= first && at < last;
                 float x[8];
                 expand(more[i], x);
-                // Zeros outside stay zeros.
+                // Zeros outside the image must stay zeros.
                 for (int j = 0; j < 8; j++) v[j] = inside ? relu(v[j] * scale[j] + shift[j] + x[j]) : 0;
             }
             if (CS == CK && s.store && at >= store_first && at < store_last) put8(s.store + base * CK + at * 8, v);
@@ -97,7 +99,7 @@ __device__ void fill_input(const Source& s, int image, int row0, int rows, int f
     }
 }
 
-// Starts to copy the same from where it was stored, without a change.
+// Starts to copy the same rows from where the input was stored, unchanged.
 template <int CK>
 __device__ void copy_input(const real* x, int height, int width, int image, int row0, int rows, real* tile) {
     constexpr int GROUPS = CK / 8;
@@ -114,14 +116,15 @@ __device__ void copy_input(const real* x, int height, int width, int image, int 
     }
 }
 
-// Rows row0 … row0 + rows of a gradient, spread by D: pixel (r, c) goes to (D·r, D·c), zeros between; `width` pixels
-// a row, with zeros on both sides. y was there before the kernel before; then `wait` waits for that, and while dz is
-// under way `prepare` makes `coef`.
+// Writes rows row0 … row0 + rows of a gradient to a tile, spread by D: pixel (r, c) goes to (D·r, D·c), with
+// zeros in between; a row of the tile is `width` pixels, with zeros on both sides. y was written before the
+// previous kernel, so it is fetched first. Then `wait` waits for the previous kernel, and `prepare` computes
+// `coef` while dz is in flight.
 template <int C, int D, class Wait, class Prepare>
 __device__ void fill_gradient(const Gradient& s, const float* coef, int image, int row0, int rows, int width, real* tile, Wait wait,
                               Prepare prepare) {
     constexpr int GROUPS = C / 8, TURNS = FLIGHT;
-    // Of the gradient's own rows, these.
+    // The gradient's own rows that this tile needs.
     const int from = D == 1 ? row0 : (row0 + 1) / 2, count = D == 1 ? rows : (row0 + rows + 1) / 2 - from;
     const int g = threadIdx.x % GROUPS, line = s.width * GROUPS, all = count * line, cols = width + 2;
     const int first = max(-from, 0) * line, last = min(count, s.height - from) * line;
@@ -171,8 +174,8 @@ __device__ void fill_gradient(const Gradient& s, const float* coef, int image, i
 template <int CK, int CN>
 constexpr int STAGED = REMIX_BF16 ? 9 * CK * CN : 0;
 
-// Starts to copy the weights of a matrix product; returns where it reads them once `copied` and a barrier have been
-// passed.
+// Starts to copy the weights of a matrix product to shared memory. Returns the address from which the product
+// reads them after `copied` and a barrier.
 template <int CK, int CN>
 __device__ const real* stage(const real* weight, real* shared) {
     if (!REMIX_BF16) return weight;
@@ -181,8 +184,9 @@ __device__ const real* stage(const real* weight, real* shared) {
     return shared;
 }
 
-// The matrix product of a tile with a halo (cols pixels wide) with weights in `place` order; result (pixels, CN + 4)
-// in `out`, which may be the same memory: all threads have read the tile before any writes.
+// Multiplies a tile with a halo (`cols` pixels wide) by weights in `place` order. The result (pixels, CN + 4)
+// is written to `out`, which may be the same memory as the tile: all threads have read the tile before any
+// thread writes.
 template <int CK, int CN, int S, int TILES>
 __device__ void multiply(const real* tile, int cols, int out_width, int pixels, const real* weight, float* out) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -305,7 +309,7 @@ __device__ void conv_forward(const ForwardArgs& a) {
     add_threads<CN>(sum, square, result, a.sums);
 }
 
-// Waits for the kernel before, which made the sums and, where it is the head, the statistics.
+// Waits for the previous kernel, which computed the sums and, if it is the head, the statistics.
 template <int C>
 __device__ __forceinline__ void wait_for_sums(const BackwardArgs& a, Normalizer<C>& norm) {
     wait_for_previous_kernel();
@@ -329,7 +333,8 @@ __device__ void input_gradient(const BackwardArgs& a, int block, float* coef) {
     const real* weight = stage<CO, CI>(a.weight, reinterpret_cast<real*>(memory));
 
     Normalizer<CO> norm;
-    // What the result is finished with was there before the kernel before; it is on its way during the product.
+    // The values that the result is completed with were written before the previous kernel; they are in
+    // flight during the product.
     constexpr int GROUPS = CI / 8, TURNS = PIXELS<CI, IN_TILES<CI>> * GROUPS / THREADS;
     const int g = threadIdx.x % GROUPS, first = threadIdx.x / GROUPS;
     const size_t start = ((size_t)image * height + row0) * width * CI + g * 8;
@@ -377,8 +382,8 @@ __device__ void input_gradient(const BackwardArgs& a, int block, float* coef) {
     add_threads<CI>(sum, product, result, a.sums_before);
 }
 
-// acc += products of 16 of the input's channels with 16 of the gradient's, of all nine taps, over 16 pixels; `in`
-// says where the input of a pixel's first tap is, `out` where its gradient is.
+// acc += products of 16 channels of the input with 16 channels of the gradient, for all nine taps, over 16
+// pixels; `in` returns the address of the input of a pixel's first tap, `out` that of the pixel's gradient.
 template <int CI, class In, class Out>
 __device__ __forceinline__ void add_pixels(float acc[9][2][4], int cols, In in, Out out) {
     const int lane = threadIdx.x % 32;
@@ -409,8 +414,9 @@ __device__ __forceinline__ void add_pixels(float acc[9][2][4], int cols, In in, 
 #endif
 }
 
-// Adds the sums of the warps to one part (9, CI, CO) of a weight gradient, its channels from `co` on: CI / 16 jobs,
-// each of several warps in turn. `shared` is memory that nobody uses any more.
+// Adds up the sums of the warps and writes them to one part (9, CI, CO) of a weight gradient, in channels out
+// from `co` on. There are CI / 16 jobs, each of several consecutive warps. `shared` is memory that is no
+// longer in use.
 template <int CI, int CO>
 __device__ void store_part(const float acc[9][2][4], int co, float* shared, float* part) {
     constexpr int JOBS = CI / 16, SPLITS = WARPS / JOBS;
@@ -423,7 +429,8 @@ __device__ void store_part(const float acc[9][2][4], int co, float* shared, floa
         }
     }
     __syncthreads();
-    // Two values of neighbouring channels out, and those eight channels in further, a thread.
+    // Each thread adds up the values of two neighbouring channels out, for one channel in and for the one
+    // eight after it.
     for (int i = threadIdx.x; i < 9 * JOBS * 64; i += THREADS) {
         const int of = i % 32, n = i / 32 % 2, job = i / 64 % JOBS, tap = i / (64 * JOBS);
         const float* at = shared + (tap * WARPS + job * SPLITS) * 256 + n * 128 + of * 4;
@@ -439,15 +446,15 @@ __device__ void store_part(const float acc[9][2][4], int co, float* shared, floa
     }
 }
 
-// A block of the weight gradient takes BANDS tiles of WEIGHT_PIXELS pixels of the output at most, all of them at
-// once.
+// A block of the weight gradient takes at most BANDS tiles of at most WEIGHT_PIXELS pixels of the output, all
+// at once.
 template <int CO>
 constexpr int BANDS = CO / 16;
 template <int CO>
 constexpr int WEIGHT_PIXELS = 1024 / (BANDS<CO> * BANDS<CO>);
 
-// A block has 16 channels out, a warp 16 of the channels in, of all nine taps; warps that have the same ones share
-// the pixels. Rows of a tile that are outside the image are zeros.
+// A block has 16 channels out, and a warp 16 of the channels in, for all nine taps; warps that have the same
+// channels share the pixels. Rows of a tile that are outside the image are zeros.
 template <int CI, int CS, int CO, int S>
 __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     constexpr int JOBS = CI / 16, SPLITS = WARPS / JOBS, PARTS = CO / 16, W = 16, TURNS = BANDS<CO> * WEIGHT_PIXELS<CO> * (W / 8) / THREADS;
@@ -457,15 +464,15 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     const int group = blockIdx.x / PARTS, co = blockIdx.x % PARTS * W, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int ci = warp / SPLITS * 16, split = warp % SPLITS;
     const int tiles = divide(height + a.out_rows - 1, 1.0f / a.out_rows), first = group * BANDS<CO>, bands = min(BANDS<CO>, tiles * a.images - first);
-    // Steps of 16 pixels that a tile is multiplied in.
+    // The number of steps, of 16 pixels each, in which a tile is multiplied.
     const int steps = (a.out_rows * width + 15) / 16, size = rows * cols * (CI + PAD);
     const float per_tile = 1.0f / tiles, per_step = 1.0f / steps, inverse = 1.0f / width;
     real* inputs = reinterpret_cast<real*>(memory);
     real* grad = inputs + BANDS<CO> * size;
-    // Where the input of a pixel's first tap is.
+    // The offset of the input of each pixel's first tap.
     int* places = reinterpret_cast<int*>(grad + BANDS<CO> * steps * 16 * (W + PAD));
 
-    // What forward left may be read before the kernel before has ended.
+    // What the forward pass stored may be read before the previous kernel has ended.
     Normalizer<CO> norm;
     for (int band = 0; band < bands; band++) {
         const int image = divide(first + band, per_tile), row0 = (first + band - image * tiles) * a.out_rows * S - 1;
@@ -476,7 +483,7 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
             fill_input<CI, CS>(source, image, row0, rows, 0, 0, inputs + band * size, nullptr, [] {});
         }
     }
-    // Eight channels of a pixel an item; those of one outside the image are nowhere.
+    // An item is eight channels of a pixel; items outside the image have the index -1.
     const int g = threadIdx.x % (W / 8), all = bands * steps * 16 * (W / 8);
     int where[TURNS];
     Eight y[TURNS], dz[TURNS];
@@ -527,8 +534,8 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     store_part<CI, CO>(acc, co, reinterpret_cast<float*>(memory), a.weight_parts + (size_t)group * 9 * CI * CO);
 }
 
-// Both gradients of a layer of 16 channels in the same block, for they share their tiles; each block makes a part of
-// the weight gradient.
+// Computes both gradients of a layer of 16 channels in the same block, because they share their tiles; each
+// block makes one part of the weight gradient.
 template <int C>
 __device__ void both_gradients(const BackwardArgs& a, float* coef) {
     static_assert(C == 16, "a warp has all channels");
@@ -541,7 +548,7 @@ __device__ void both_gradients(const BackwardArgs& a, float* coef) {
     real* grad = inputs + size;
     float* result = reinterpret_cast<float*>(grad + size);
 
-    // All of this was there before the kernel before.
+    // All values that are fetched here were written before the previous kernel.
     Normalizer<C> norm;
     const real* weight = stage<C, C>(a.weight, reinterpret_cast<real*>(memory));
     copy_input<C>(a.x, height, width, image, row0 - 1, rows + 2, inputs);
@@ -592,7 +599,7 @@ __device__ void both_gradients(const BackwardArgs& a, float* coef) {
 
     float acc[9][2][4] = {};
     for (int step = threadIdx.x / 32; step < (pixels + 15) / 16; step += WARPS) {
-        // Behind the last pixel is the corner of the tiles, where the gradient is zero.
+        // Pixels after the last one are read from the corner of the tiles, where the gradient is zero.
         auto place = [&](int p, int from) {
             p += step * 16;
             return p < pixels ? (p + 2 * divide(p, inverse) + from) * (C + PAD) : 0;
@@ -603,7 +610,8 @@ __device__ void both_gradients(const BackwardArgs& a, float* coef) {
     store_part<C, C>(acc, 0, reinterpret_cast<float*>(inputs), a.weight_parts + (size_t)blockIdx.x * 9 * C * C);
 }
 
-// Both gradients in one grid, for they depend on nothing of each other: first the blocks of the weight gradient.
+// Computes both gradients in one grid, because they are independent of each other; the blocks of the weight
+// gradient come first.
 template <int CI, int CS, int CO, int S>
 __device__ void conv_backward(const BackwardArgs& a) {
     alignas(16) __shared__ float coef[3 * CO];

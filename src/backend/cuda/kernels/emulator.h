@@ -1,12 +1,12 @@
-// Runs the kernels on a CPU, for tests on machines without a GPU: the same source, compiled by a C++ compiler. A
-// block's threads are fibers that take turns at barriers and at the instructions of a warp; blocks run one after
-// another. It is a model of what a kernel computes, not of how fast, nor of the memory model: a missing __threadfence
-// shows only on a GPU.
+// Runs the kernels on a CPU, for tests on machines without a GPU: the same source, compiled by a C++
+// compiler. The threads of a block are fibers that take turns at barriers and at the instructions of a warp;
+// blocks run one after another. It models what a kernel computes, but not its speed or the memory model: a
+// missing __threadfence shows only on a GPU.
 //
-// Shared memory is filled with NaN before each block, a warp runs to a barrier before the next one begins, and
-// threads and blocks can run in reverse order, so that a value that nobody wrote or a missing barrier changes the
-// result. A block can also be made to find, until it waits for the kernel before, the memory as it was before that
-// kernel ran: as if it had started that early.
+// Shared memory is filled with NaN before each block, a warp runs to a barrier before the next one begins,
+// and threads and blocks can run in reverse order, so that reading a value that was never written, or a
+// missing barrier, changes the result. In addition, until a block waits for the previous kernel, it can be
+// shown the memory as it was before that kernel ran, as if the block had started that early.
 
 #include <csetjmp>
 #include <cmath>
@@ -69,8 +69,8 @@ static bool reverse;
 static void (*body)(const void*);
 static const void* arguments;
 
-// What the kernel before wrote: where, and the value that is not there now. A block that has waited sees the new
-// values.
+// What the previous kernel wrote: the address, and the one of the old and new value that is not in memory
+// now. A block that has waited sees the new values.
 struct Written {
     uint64_t* at;
     uint64_t other;
@@ -105,7 +105,7 @@ static void wait(Barrier& b, unsigned size) {
     own.waits = nullptr;
 }
 
-// Where there is something to wait for, all threads of a block wait here together.
+// If there is something to wait for, all threads of a block wait here together.
 static void wait_for_previous_kernel() {
     if (!written_len) return;
     if (!waited && block.arrived + 1 == threads) exchange();
@@ -132,9 +132,9 @@ static void resume(unsigned thread) {
     setcontext(&f.start);
 }
 
-// Each warp runs as far as it goes alone, to a barrier of the block or to its end, before the next one begins. What
-// may not be is 2, that some threads never got past a barrier, and 3, that shared memory was written beyond what was
-// asked for.
+// Runs a block. Each warp runs as far as it can alone, to a barrier of the block or to its end, before the
+// next one begins. Returns 2 if some threads never got past a barrier, 3 if shared memory was written beyond
+// what was asked for, and otherwise 0.
 static int run_block() {
     memset(shared, 0xff, asked + GUARD);
     if (waited) exchange();
@@ -234,8 +234,8 @@ static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
 
-// Runs a grid, behind a kernel that wrote `written`; 1 if the shared memory asked for is more than there is, else
-// what `run_block` says.
+// Runs a grid after a kernel that wrote `written`. Returns 1 if more shared memory is asked for than there is
+// or the number of threads is not supported, and otherwise the result of `run_block`.
 extern "C" int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned threads, unsigned shared, const void* args, int reverse,
                             emu::Written* written, size_t written_len) {
     if (shared > sizeof emu::shared - emu::GUARD || threads > emu::MOST || threads % emu::LANES) return 1;

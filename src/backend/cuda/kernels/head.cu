@@ -1,22 +1,22 @@
-// The end of the network, a block an image: the last ReLU, average pool, classifier, soft-target loss, and the
-// gradients of all that, down to the one behind the last batch norm. The same formulas as backend/cpu/pool,
-// backend/cpu/head and methods/loss.
+// The end of the network, one block per image: the last ReLU, average pool, classifier, soft-target loss, and
+// the gradients of all of these, down to that of the last batch norm's output. The formulas are those of
+// backend/cpu/pool, backend/cpu/head and methods/loss.
 
 
-// One label of a sample: coefficient times loss, coefficient times h of its gradient, exp(logit - max) of the label
-// and the sum of all.
+// One label of a sample: coefficient times loss, coefficient times the factor h of the gradient, exp(logit -
+// max) of the label, and the sum of all exponentials.
 struct Label {
     float loss, weight, exp, sum;
 };
 
-// `exps` are exp(u - max) of the logits with their offsets, `u` these.
+// `u` are the logits with scales and offsets; `exps` are exp(u - max).
 __device__ Label label_of(const HeadArgs& a, const float* u, const float* exps, float max, int label, float coef) {
     const float own = a.margins ? u[label] - a.margins[label] : u[label];
     Label l;
     l.exp = a.margins ? expf(own - max) : exps[label];
     l.sum = 0;
     for (int k = 0; k < a.classes; k++) l.sum += k == label ? l.exp : exps[k];
-    // In this order: the logarithm would be lost beside a large `max`.
+    // This order of operations keeps the logarithm, which would be lost if it were added to a large `max`.
     const float ce = logf(l.sum) + (max - own);
     l.loss = coef * ce;
     l.weight = coef;
@@ -74,7 +74,7 @@ __device__ void head(const HeadArgs& a) {
         float y[8], out[8];
         output(p, y, out);
 #if REMIX_BF16
-        // As it would be stored.
+        // Round as storing would.
         for (int i = 0; i < 8; i++) out[i] = low(pack(out[i], 0));
 #endif
         for (int i = 0; i < 8; i++) mean[i] += out[i];
@@ -154,7 +154,7 @@ __device__ void head(const HeadArgs& a) {
         __syncthreads();
         float* part = a.linear_parts + (size_t)image * a.classes * (C + 1);
         if (a.normalised) {
-            // Of a cosine the gradients have no part along the features or the weights.
+            // The gradients of a cosine have no component along the features or the weights.
             const float slope = COSINE_SCALE * inverse_f;
             if (threadIdx.x < C) {
                 float total = 0, along = 0;

@@ -1,7 +1,7 @@
-// The loader: gathers images by the epoch's plan, crops, flips, mixes and normalises them; the same formulas as
-// backend/cpu/load.
+// The loader: gathers images by the epoch's plan, crops, flips, mixes and normalises them, by the same
+// formulas as backend/cpu/load.
 
-// The pixel of an augmented image, or null where it is black.
+// Returns the pixel of an augmented image, or null if it is black.
 __device__ __forceinline__ const u8* pixel_of(const LoadArgs& a, const Row& r, int row, int col) {
     if (r.view >> 16 & 1) col = a.width - 1 - col;
     row += (int)(r.view & 255) - 128;

@@ -1,8 +1,8 @@
-// The end of a step: adds up the parts of the gradients, moves the parameters (backend/cpu/sgd), and lays the weights
-// out for the kernels.
+// The end of a step: adds up the parts of the gradients, updates the parameters (as backend/cpu/sgd), and
+// writes the weights in the layout of the kernels.
 
 __device__ void step(const StepArgs& a) {
-    // The block's segment, for which all threads look at once.
+    // All threads search for the block's segment at once.
     __shared__ int found;
     for (int n = threadIdx.x; n < a.count; n += THREADS) {
         const int block = blockIdx.x;
@@ -15,13 +15,15 @@ __device__ void step(const StepArgs& a) {
 
     const int t = threadIdx.x;
     const u32 own = start + t, at = s.start + own;
-    // The step before left what is moved; what is only laid out may have been copied just now.
+    // Parameters to be updated were left by the step before. Parameters that are only laid out may have been
+    // copied by the operation before, so they are read after the wait.
     float p = 0, velocity = 0;
     if (a.moves && own < s.len) p = a.params[at], velocity = a.velocity[at];
     wait_for_previous_kernel();
     if (!a.moves && own < s.len) p = a.params[at];
 
-    // A quarter of the threads adds every fourth part, of four parameters a thread; then a thread has a parameter.
+    // Each quarter of the threads adds up every fourth part, four parameters per thread. After that, each
+    // thread has one parameter.
     constexpr int SLICES = 4, QUAD = 4, FLIGHT = 8;
     alignas(16) __shared__ float slices[SLICES][THREADS];
     if (a.moves && s.parts) {
@@ -30,8 +32,8 @@ __device__ void step(const StepArgs& a) {
         const int count = i < s.len ? min(s.len - i, (u32)QUAD) : 0;
         u32 stride = s.len, part = i;
         if (s.forward) {
-            // A weight is (9, cin, cout); its parts have more rows where the channels in are padded. A quad is in a
-            // row.
+            // A weight is (9, cin, cout); its parts have more rows if the channels in are padded. A quad lies
+            // within one row.
             int tap, ci, co;
             row_of(i, tap, ci, co);
             part = (tap * s.cin_padded + ci) * s.cout + co;
@@ -39,7 +41,7 @@ __device__ void step(const StepArgs& a) {
         }
         float sum[QUAD] = {};
         for (int from = slice; from < s.groups; from += SLICES * FLIGHT) {
-            // As many loads under way as there is room for.
+            // As many loads are in flight as there is room for.
             float v[FLIGHT][QUAD];
 #pragma unroll
             for (int j = 0; j < FLIGHT; j++) {

@@ -1,7 +1,7 @@
-//! A network in a GPU's memory; what it launches is in `passes`.
+//! A network in a GPU's memory; its launches are in `passes`.
 //!
-//! Parameters, velocities and running statistics are laid out as in [`Params`], so weights files and states
-//! are read and written through those.
+//! Parameters, velocities and running statistics have the layout of [`Params`], through which weights files
+//! and training states are read and written.
 
 mod passes;
 
@@ -18,11 +18,11 @@ use crate::methods::loss::Criterion;
 use crate::net::{ClassifierKind, Conv, Geometry, Network, Params, Shortcut};
 use crate::tensor::{read, write};
 
-/// Length of the features that the kernel of the head takes.
+/// Length of the features that the head's kernel takes.
 const FEATURES: usize = 64;
 
-/// Numbers that the sums of a batch norm take in `common.cu`: two limbs in four copies, and a count, of twice
-/// the channels.
+/// Returns how many integers the sums of a batch norm take in `common.cu`: for each of two sums per channel,
+/// two limbs in four copies, and a count.
 fn sums_of(channels: usize) -> usize {
     (2 * 4 + 1) * 2 * channels
 }
@@ -30,65 +30,65 @@ fn sums_of(channels: usize) -> usize {
 /// A convolution with its batch norm.
 struct Layer {
     geo: Geometry,
-    /// Place in the lists of kernels, from 0.
+    /// Index into the lists of convolution kernels, from 0.
     kind: usize,
-    /// Raw output, (batch, H', W', cout).
+    /// The raw output, (batch, H', W', cout).
     y: Arc<Memory<u8>>,
-    /// Its input, where backward finds it; of the stem the images are that.
+    /// The input, stored for the backward pass; for the stem, the images.
     x: Arc<Memory<u8>>,
-    /// What `norm` points into.
+    /// The memory of `stat` and `affine` of `norm`.
     _channels: Memory<f32>,
     norm: Norm,
-    /// Weights as the kernels take them.
+    /// The weights in the kernels' layout.
     weight: Memory<u8>,
-    /// The same for the input gradient; not in the stem.
+    /// The weights for the input gradient; the stem has none.
     flipped: Option<Memory<u8>>,
-    /// Parts of the weight gradient.
+    /// The parts of the weight gradient.
     parts: Memory<f32>,
     weight_at: usize,
     gamma_beta_at: usize,
 }
 
-/// Where a step finds its images; addresses of device memory.
+/// The inputs and outputs of a step; addresses of device memory.
 #[derive(Clone, Copy, Default)]
 pub struct Feed {
     /// (N, H, W, 3) bytes.
     pub pixels: u64,
-    /// Rows of the plan; a step's begin at step · batch.
+    /// The rows of the plan; those of a step begin at step · batch.
     pub plan: u64,
-    /// Number of the step, which it advances.
+    /// The number of the step, which the step increments.
     pub step: u64,
-    /// (3, 256) values of the bytes.
+    /// (3, 256): the normalised value of each byte.
     pub levels: u64,
-    /// Features: of the step in training, of all rows of the plan in inference.
+    /// The features: in training those of the step, in inference those of all rows of the plan.
     pub features: u64,
-    /// Logits, likewise.
+    /// The logits, likewise.
     pub logits: u64,
-    /// (steps, 2): loss and right predictions; training only.
+    /// (steps, 2): loss and number of correct predictions; training only.
     pub losses: u64,
     /// Learning rate, momentum, weight decay, and 1 for Nesterov's momentum; training only.
     pub rates: u64,
 }
 
-/// Parameters that the last kernel of a step moves, for one size of batch.
+/// The segments of the parameters for the last kernel of a step, for one batch size.
 pub struct Segments {
     table: Memory<Segment>,
     blocks: usize,
 }
 
-/// A network with everything that a step needs, for batches up to a size.
+/// A network with all the memory that a step needs, for batches up to a given size.
 pub struct DeviceNet {
     device: Device,
     classes: usize,
     batch: usize,
     shape: [usize; 3],
     params: Memory<f32>,
-    /// Gradients, flat as the parameters.
+    /// The gradients, in the layout of the parameters.
     pub grads: Memory<f32>,
     velocity: Memory<f32>,
     running: Memory<f32>,
     linear_at: usize,
-    /// Offsets, margins and scales by class; with margins the sample's labels do not share a softmax.
+    /// Offsets, margins and scales by class. With margins, the two labels of a sample do not share a softmax.
     classwise: Memory<f32>,
     has_margins: bool,
     has_scales: bool,
@@ -97,8 +97,9 @@ pub struct DeviceNet {
     plan: Plan,
     layers: Vec<Layer>,
     gradients: Vec<Memory<u8>>,
-    /// A stage's output before it was mixed, where it is, and sums that nobody reads.
+    /// The output of a stage before it is mixed.
     unmixed: Memory<u8>,
+    /// Receives sums that nothing reads.
     unread: Memory<u64>,
     linear_parts: Memory<f32>,
     samples: Memory<f32>,
@@ -109,19 +110,19 @@ pub struct DeviceNet {
     channels: Memory<i32>,
 }
 
-/// The place of a convolution's kernels in the lists, from 0.
+/// Returns the index of a convolution's kernels in the lists, from 0, if there are any.
 fn kernel_of(conv: &Conv) -> Option<usize> {
     let name = format!("{}_{}_{}", conv.cin, conv.cout, conv.stride);
     let is_it = |kernel: &&str| kernel.strip_prefix("remix_forward_") == Some(&name);
     NAMES[FORWARD..].iter().position(is_it).filter(|_| conv.kernel == 3)
 }
 
-/// Whether there are kernels for a network: for stages of two or more blocks of two 3×3 convolutions, whose
-/// shortcuts are padded where a stage but the first begins, and else identities, of the widths of the CIFAR
-/// ResNets.
+/// Checks that there are kernels for a network: every stage must consist of two or more blocks of two 3×3
+/// convolutions with the widths of the CIFAR ResNets. The shortcut of the first block of a stage, except the
+/// first stage, must be padded; all others must be identities.
 ///
 /// # Errors
-/// What there are no kernels for, in words.
+/// Returns a message that says what there are no kernels for.
 pub fn supports(network: &Network) -> Result<(), String> {
     let lacks = |what: String| Err(format!("the GPU has no kernels for {}, which has {what}", network.name));
     if network.pool {
@@ -152,11 +153,13 @@ pub fn supports(network: &Network) -> Result<(), String> {
 }
 
 impl DeviceNet {
-    /// A network laid out as `params`, without their values, for images of `shape` and batches up to `batch`.
-    /// Without a loss it does not train, and its layers share the memory of their activations.
+    /// Creates a network with the layout of `params`, without their values, for images of `shape` and batches
+    /// of up to `batch` images. Without a `criterion` it cannot train, and its layers share the memory of
+    /// their activations.
     ///
     /// # Errors
-    /// Networks and sizes that the kernels do not take; [`Error::Memory`].
+    /// Returns an error if the kernels do not support the network or the sizes, or [`Error::Memory`] if there
+    /// is not enough memory.
     pub fn new(
         device: &Device,
         params: &Params,
@@ -186,7 +189,7 @@ impl DeviceNet {
         }
         let bytes = bytes_of(device.precision());
         let reals = |len: usize| device.zeros::<u8>(len * bytes);
-        // What only training needs is empty where there is none.
+        // Memory that only training needs is empty if the network does not train.
         let trained = |len: usize| if trains { len } else { 0 };
         let longest = plan.layers.iter().map(Geometry::out_len).max().unwrap_or(0);
         let len_of = |own: usize| if trains { own } else { longest };
@@ -224,7 +227,7 @@ impl DeviceNet {
             let kind =
                 kernel_of(conv).ok_or_else(|| Error::Size(format!("{}: there is no kernel", conv.name)))?;
             sums_at += 2 * sums_of(c);
-            // Inference reads a raw output in the next layer only, and the input of a block's first layer
+            // Inference reads a raw output only in the next layer, and the input of a block's first layer
             // again in the next block.
             let (y, x) = match layers.len() {
                 n @ 5.. if !trains => (layers[n - 2].y.clone(), layers[n - 4].x.clone()),
@@ -284,10 +287,10 @@ impl DeviceNet {
         })
     }
 
-    /// Takes parameters, velocities and running statistics from the host.
+    /// Copies parameters, velocities and running statistics from the host.
     ///
     /// # Errors
-    /// Candle's and the driver's.
+    /// Returns an error if candle cannot read a tensor, or if a call of the driver fails.
     pub fn take(&self, params: &Params) -> anyhow::Result<()> {
         self.params.write(0, &read(&params.values)?)?;
         if self.velocity.count() > 0 {
@@ -299,20 +302,20 @@ impl DeviceNet {
         Ok(self.device.wait()?)
     }
 
-    /// Takes parameters and running statistics from another network on the device.
+    /// Copies parameters and running statistics from another network on the device.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub fn copy(&self, net: &DeviceNet, segments: &Segments) -> Result<()> {
         self.params.copy(&net.params)?;
         self.running.copy(&net.running)?;
         self.lay_out(segments, 0, false)
     }
 
-    /// Gives parameters, velocities and running statistics to the host.
+    /// Copies parameters, velocities and running statistics to the host.
     ///
     /// # Errors
-    /// Candle's and the driver's.
+    /// Returns an error if candle cannot write a tensor, or if a call of the driver or a kernel failed.
     pub fn give(&self, params: &Params) -> anyhow::Result<()> {
         let all = [
             (&params.values, &self.params),
@@ -329,21 +332,21 @@ impl DeviceNet {
         Ok(())
     }
 
-    /// How a layer is cut for some images.
+    /// Returns the tiles of a layer for some images.
     fn tiles(&self, geo: Geometry, images: usize) -> Tiles {
         Tiles::new(geo, images, bytes_of(self.device.precision()), self.device.room())
     }
 
-    /// The raw outputs of a layer's first `images` images.
+    /// Returns the raw outputs of a layer for the first `images` images.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver or a kernel failed.
     #[cfg(test)]
     pub fn raw(&self, layer: usize, images: usize) -> Result<Vec<f32>> {
         let Layer { geo, y, .. } = &self.layers[layer];
         let bytes = bytes_of(self.device.precision());
         let raw = y.read(0, images * geo.out_len() * bytes)?;
-        // The upper half of an f32 is a bf16.
+        // A bf16 is the upper half of an f32.
         let value = |b: &[u8]| match *b {
             [a, b] => f32::from_le_bytes([0, 0, a, b]),
             [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
@@ -352,10 +355,11 @@ impl DeviceNet {
         Ok(raw.chunks_exact(bytes).map(value).collect())
     }
 
-    /// The parameters' treatment in the last kernel of a step of `images` images.
+    /// Returns the segments of the parameters for the last kernel of a step of `images` images.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// Returns [`Error::Memory`] if there is not enough memory, or another error if a call of the driver
+    /// fails.
     pub fn segments(&self, images: usize) -> Result<Segments> {
         let (mut table, mut blocks) = (vec![], 0);
         let mut push = |s: Segment| {

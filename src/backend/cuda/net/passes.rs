@@ -16,7 +16,7 @@ use crate::backend::{
 };
 
 impl DeviceNet {
-    /// Lays the weights out as the kernels take them; `moves` takes the step of SGD before.
+    /// Copies the weights into the kernels' layout; with `moves`, takes the step of SGD first.
     pub(super) fn lay_out(&self, segments: &Segments, rates: u64, moves: bool) -> Result<()> {
         let args = StepArgs {
             params: self.params.at(0),
@@ -27,7 +27,7 @@ impl DeviceNet {
             count: segments.table.count() as i32,
             moves: moves.into(),
         };
-        // SAFETY: the net's own memory.
+        // SAFETY: the addresses are those of the network's own memory.
         unsafe { self.device.launch(STEP, segments.blocks, 0, &args) }
     }
 
@@ -35,11 +35,11 @@ impl DeviceNet {
     /// `place`, see [`crate::methods::mix::Mix::places`].
     ///
     /// # Safety
-    /// The addresses of `feed` are of live memory, large enough for the plan's steps, whose rows are in
-    /// bounds.
+    /// The caller must ensure that the addresses of `feed` are those of live memory that is large enough for
+    /// the plan's steps, and that the plan's rows are in bounds.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub unsafe fn step(&self, feed: &Feed, images: usize, place: usize, segments: &Segments) -> Result<()> {
         let pass = Pass { net: self, feed, images, place, train: true };
         let mixed = self.plan.mixed(place);
@@ -50,14 +50,14 @@ impl DeviceNet {
         self.lay_out(segments, feed.rates, true)
     }
 
-    /// Launches inference on the first `images` rows of the plan's current step, by the running statistics
-    /// that [`DeviceNet::fold`] took.
+    /// Launches inference on the first `images` rows of the plan's current step, with the running statistics
+    /// that [`DeviceNet::fold`] has prepared.
     ///
     /// # Safety
-    /// As [`DeviceNet::step`].
+    /// The contract of [`DeviceNet::step`] applies.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub unsafe fn infer(&self, feed: &Feed, images: usize) -> Result<()> {
         let pass = Pass { net: self, feed, images, place: 0, train: false };
         // SAFETY: the caller's contract.
@@ -65,13 +65,13 @@ impl DeviceNet {
         backend::evaluate(&self.plan, &pass)
     }
 
-    /// Takes the running statistics for inference.
+    /// Computes the scales and shifts of inference from the running statistics.
     ///
     /// # Errors
-    /// The driver's.
+    /// Returns an error if a call of the driver fails.
     pub fn fold(&self) -> Result<()> {
         let args = FoldArgs { norms: self.norms.at(0), channels: self.channels.at(0) };
-        // SAFETY: the net's own memory.
+        // SAFETY: the addresses are those of the network's own memory.
         unsafe { self.device.launch(FOLD, self.layers.len(), 0, &args) }
     }
 }
@@ -81,16 +81,16 @@ struct Pass<'a> {
     net: &'a DeviceNet,
     feed: &'a Feed,
     images: usize,
-    /// Where the step is mixed, see [`crate::methods::mix::Mix::places`].
+    /// The place where the step is mixed, see [`crate::methods::mix::Mix::places`].
     place: usize,
     train: bool,
 }
 
 impl Pass<'_> {
-    /// Launches the loading of the images; what the feed holds is used by all that follows as well.
+    /// Launches the loading of the images. All later launches of the pass use the feed as well.
     ///
     /// # Safety
-    /// As [`DeviceNet::step`].
+    /// The contract of [`DeviceNet::step`] applies.
     unsafe fn load(&self) -> Result<()> {
         let net = self.net;
         let [height, width, _] = net.shape;
@@ -108,11 +108,11 @@ impl Pass<'_> {
             count: if self.train { net.sums.count() as i32 } else { 0 },
             mixes: (self.place == 0).into(),
         };
-        // SAFETY: the caller's contract, and the net's own memory.
+        // SAFETY: the caller's contract; the other addresses are those of the network's own memory.
         unsafe { net.device.launch(LOAD, (self.images * height * width).div_ceil(THREADS), 0, &args) }
     }
 
-    /// The input that was stored of a block.
+    /// Returns the address of the stored input of a block.
     fn stored(&self, block: usize) -> u64 {
         self.net.layers[self.net.plan.blocks[block].first].x.at(0)
     }
@@ -149,7 +149,7 @@ impl Pass<'_> {
         }
     }
 
-    /// What the kernels of Manifold Mixup take.
+    /// Returns the arguments of the kernels of Manifold Mixup.
     fn blend(&self, Mixed { block, layer }: Mixed) -> BlendArgs {
         let net = self.net;
         let source = self.source(backend::output(&net.plan, block));
@@ -172,7 +172,8 @@ impl Engine for Pass<'_> {
     fn conv(&self, n: usize, input: From, store: Option<usize>) -> Result<()> {
         let (net, layer) = (self.net, &self.net.layers[n]);
         let tiles = net.tiles(layer.geo, self.images);
-        // Backward finds every input that is made of a raw output beside its layer.
+        // The backward pass expects every input that is computed from a raw output to be stored with its
+        // layer.
         let made = matches!(input, Input::Normed { .. });
         let store = if store.is_some() || (made && self.train) { layer.x.at(0) } else { 0 };
         let args = ForwardArgs {
@@ -186,7 +187,8 @@ impl Engine for Pass<'_> {
             train: self.train.into(),
             unused: 0,
         };
-        // SAFETY: the net's own memory, as large as the layer's sizes and the batch ask.
+        // SAFETY: the addresses are those of the network's own memory, which is as large as the layer's sizes
+        // and the batch require.
         unsafe { net.device.launch(FORWARD + layer.kind, tiles.forward_blocks, tiles.forward_shared, &args) }
     }
 
@@ -220,7 +222,8 @@ impl Engine for Pass<'_> {
             normalised: net.normalised.into(),
         };
         let shared = (SCRATCH + 2 * FEATURES + 4 * net.classes) * 4;
-        // SAFETY: the net's own memory; the contract of `load`.
+        // SAFETY: the addresses are those of the network's own memory; for the feed, the contract of `load`
+        // applies.
         unsafe { net.device.launch(HEAD, self.images, shared, &args) }
     }
 }
@@ -228,7 +231,8 @@ impl Engine for Pass<'_> {
 impl Training for Pass<'_> {
     fn mix(&self, mixed: Mixed, _: From) -> Result<()> {
         let args = self.blend(mixed);
-        // SAFETY: the net's own memory, of a stage's output; the contract of `load`.
+        // SAFETY: the addresses are those of the network's own memory for a stage's output; for the feed, the
+        // contract of `load` applies.
         unsafe { self.net.device.launch(BLEND + self.place - 1, self.images, 0, &args) }
     }
 
@@ -236,7 +240,8 @@ impl Training for Pass<'_> {
         let net = self.net;
         let Layer { geo, kind, y, x, norm, flipped, parts, .. } = &net.layers[n];
         let tiles = net.tiles(*geo, self.images);
-        // Of the stem only the weights have a gradient; what stands for the input's is not touched.
+        // The stem only has a gradient of the weights; the arguments for an input gradient are placeholders
+        // that its kernel does not use.
         let InputGrad { to, residual, sums_of } =
             to.unwrap_or(InputGrad { to: dz, residual: Residual::None, sums_of: None });
         let (residual, half) = match residual {
@@ -273,13 +278,15 @@ impl Training for Pass<'_> {
             weight_blocks: tiles.weight_blocks as i32,
         };
         let blocks = tiles.weight_blocks + if *kind == 0 { 0 } else { tiles.input_blocks };
-        // SAFETY: the net's own memory, as large as the layer's sizes and the batch ask.
+        // SAFETY: the addresses are those of the network's own memory, which is as large as the layer's sizes
+        // and the batch require.
         unsafe { net.device.launch(BACKWARD + kind, blocks, tiles.backward_shared, &args) }
     }
 
     fn unmix(&self, mixed: Mixed, from: Buffer, to: Buffer) -> Result<()> {
         let args = BlendArgs { gradient: self.gradient(from), dz: self.gradient(to), ..self.blend(mixed) };
-        // SAFETY: the net's own memory, of a stage's output; the contract of `load`.
+        // SAFETY: the addresses are those of the network's own memory for a stage's output; for the feed, the
+        // contract of `load` applies.
         unsafe { self.net.device.launch(UNBLEND + self.place - 1, self.images, SCRATCH * 4, &args) }
     }
 

@@ -1,4 +1,5 @@
-//! What the tests are made of: devices, data sets of noise, networks, and one epoch of them here and there.
+//! Building blocks of the tests: devices, data sets of noise, networks, and epochs on the CPU and on a
+//! device.
 
 use std::path::Path;
 
@@ -25,7 +26,7 @@ use crate::train::plan::Plan;
 pub const CLASSES: usize = 3;
 pub const RATES: Rates = Rates { lr: 0.1, momentum: 0.9, weight_decay: 2e-4, nesterov: false };
 
-/// The emulator and a GPU, as far as there are any.
+/// Returns the emulator and a GPU, if they are available.
 pub fn devices(precision: Precision) -> Vec<Device> {
     let mut all: Vec<Device> = Device::emulated(precision, false).into_iter().collect();
     match usable(0) {
@@ -40,7 +41,7 @@ pub fn emulated(device: &Device) -> bool {
     device.describe() == "emulated"
 }
 
-/// A data set of noise: splits train and test of images (height, width, 3).
+/// A data set of noise, with splits `train` and `test` of images (height, width, 3).
 pub struct Data {
     pub dir: TempDir,
     pub manifest: Manifest,
@@ -53,13 +54,14 @@ impl Data {
         Data::cropped(shape, None, train, test)
     }
 
-    /// Of whose images networks see squares of `crop` pixels.
+    /// Creates a data set of whose images networks see squares of `crop` pixels.
     pub fn cropped(shape: [usize; 3], crop: Option<usize>, train: usize, test: usize) -> Data {
         let labels: Vec<usize> = (0..train).map(|i| i % CLASSES).collect();
         Data::made(shape, crop, &labels, test)
     }
 
-    /// Training images with these labels; the test split has the first of them.
+    /// Creates a data set of training images with these labels; the test split has the first `test` of them,
+    /// repeated if necessary.
     pub fn labelled(shape: [usize; 3], labels: &[usize], test: usize) -> Data {
         Data::made(shape, None, labels, test)
     }
@@ -109,13 +111,13 @@ fn write(file: &Path, shape: [usize; 3], labels: &[usize]) {
     std::fs::write(file, bytes).expect("written");
 }
 
-/// A configuration with all that a step can have: mixing by sample and class weights.
+/// Returns a configuration that uses everything that a step can have: mixing per sample, and class weights.
 pub fn config(precision: Precision, batch_size: usize) -> Config {
     let arch = "resnet20".parse().expect("a name");
     Config { arch, batch_size, precision, seed: 3, ..Config::new(preset("remix-rw").expect("a method")) }
 }
 
-/// The CPU's network, freshly made.
+/// Returns a freshly initialised network on the CPU.
 pub fn network(config: &Config, data: &Data) -> Net {
     let dtype = config.precision.dtype();
     let info = Info::of(&data.manifest).expect("a data set");
@@ -125,9 +127,9 @@ pub fn network(config: &Config, data: &Data) -> Net {
     Net::new(params, criterion, data.train.shape(), config.batch_size, dtype).expect("a network")
 }
 
-/// Sets the norms of a network so that no value comes near a ReLU's kink: γ is small, and β, eight times as
-/// large, is positive at the end of a block and alternates elsewhere. Half of the channels inside of the
-/// blocks are then always off.
+/// Sets the batch norms of a network such that no value comes near a ReLU's kink: γ is small, and β, eight
+/// times as large, is positive at the end of a block and alternates in sign elsewhere. Half of the channels
+/// inside the blocks are then always off.
 pub fn move_from_relus(net: &Net) {
     let net = &net.params;
     crate::tensor::write(&net.values, |params| {
@@ -159,8 +161,8 @@ fn apart(found: &[f32], truth: &[f32]) -> f64 {
     length(&found.iter().zip(truth).map(|(a, b)| a - b).collect::<Vec<_>>())
 }
 
-/// The largest distance of a tensor, relative to its length, or to `least` of the longest one's if it is
-/// shorter, with its name.
+/// Returns the largest relative error of a tensor, with its name. The error is relative to the tensor's norm,
+/// or to `least` times the largest norm of all tensors if that is larger.
 pub fn furthest(found: &files::StateDict, truth: &files::StateDict, least: f64) -> (f64, String) {
     let longest = truth.values().map(|v| length(&v.data)).fold(0.0, f64::max);
     let each = truth.iter().map(|(name, v)| {
@@ -170,7 +172,7 @@ pub fn furthest(found: &files::StateDict, truth: &files::StateDict, least: f64) 
     each.max_by(|a, b| a.0.total_cmp(&b.0)).expect("some tensors")
 }
 
-/// A trainer that keeps the images on the device where it can.
+/// Returns a trainer that keeps the images on the device if it can.
 pub fn trainer(device: &Device, config: &Config, data: &Data, net: &Net) -> Trainer {
     let streamed = config.changes_images() || data.train.stored() != data.train.shape();
     trainer_of(device, config, data, net, streamed)
@@ -183,7 +185,7 @@ pub fn trainer_of(device: &Device, config: &Config, data: &Data, net: &Net, stre
         .expect("a trainer")
 }
 
-/// One epoch of a trainer: its losses.
+/// Runs one epoch of a trainer, and returns the losses.
 pub fn epoch(trainer: &mut Trainer, plan: &Plan, data: &Data, epoch: u32) -> Vec<[f64; 2]> {
     let crops = data.train.stored() != data.train.shape();
     let held = trainer.held().map(|steps| Held { steps, crops });
@@ -192,7 +194,7 @@ pub fn epoch(trainer: &mut Trainer, plan: &Plan, data: &Data, epoch: u32) -> Vec
     trainer.stream(|e| rows(plan, e, held), images, epoch, epoch, RATES).expect("an epoch")
 }
 
-/// Trains on a device for some epochs; the state and the losses.
+/// Trains on a device for some epochs, and returns the state and the losses.
 pub fn train(
     device: &Device,
     config: &Config,
@@ -213,14 +215,15 @@ pub fn plan(config: &Config, data: &Data) -> Plan {
     plan.expect("a plan").cropping(data.train.stored())
 }
 
-/// One epoch of a network on the CPU: its loss and right predictions.
+/// Trains a network for one epoch on the CPU, and returns its loss and the number of correct predictions.
 pub fn on_the_cpu(config: &Config, data: &Data, net: &Net) -> (f64, f64) {
     let levels = levels(&config.mean, &config.std);
     train_epoch(net, &data.train, &levels, &plan(config, data).epoch(1), RATES, 1, &mut |_| ())
         .expect("an epoch")
 }
 
-/// One epoch of a network on a device, which then holds its outcome and the gradients of the last step.
+/// Trains a network for one epoch on a device, and returns its loss and the number of correct predictions.
+/// The network then holds the result and the gradients of the last step.
 pub fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64) {
     let mut trainer = trainer(device, config, data, net);
     let plan = plan(config, data);
@@ -236,13 +239,13 @@ pub fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64
     (loss, losses.iter().map(|l| l[1]).sum())
 }
 
-/// Where a step of the first epoch, from 1, is mixed; 0 if there is none.
+/// Returns the place where a step of the first epoch, counted from 1, is mixed; 0 if there is no such step.
 pub fn place(config: &Config, data: &Data, step: usize) -> usize {
     let plan = plan(config, data);
     if step > plan.steps() { 0 } else { plan.epoch(1).step(step - 1).place }
 }
 
-/// A seed with which the first two steps are mixed in these places.
+/// Returns a seed with which the first two steps are mixed in these places.
 pub fn seed_of(config: &Config, places: [usize; 2]) -> u64 {
     let data = Data::new([8, 8, 3], 11, 5);
     let config = Config { batch_size: 7, ..config.clone() };

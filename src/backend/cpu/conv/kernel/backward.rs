@@ -1,4 +1,4 @@
-//! The gradients of a chunk of images.
+//! The backward pass of a chunk of images.
 //!
 //! The weight gradient is summed over the chunk; the input gradient is in [`super::input_grad`].
 
@@ -20,17 +20,17 @@ use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector};
 use crate::tensor::Parts;
 
-/// Floats of a weight gradient while it is summed.
+/// Returns the number of floats of a weight gradient while it is summed.
 pub(in crate::backend::cpu::conv) fn grad_len(geo: Geometry, winograd: bool) -> usize {
     if winograd { 16 * geo.cin * geo.cout } else { geo.weight_len() }
 }
 
-/// Floats of a layer's weights as the kernels take them, or of their gradient, at most.
+/// Returns the largest number of floats of a layer's weights in the kernels' layout, or of their gradient.
 pub(in crate::backend::cpu::conv) fn arranged_len(geo: &Geometry) -> usize {
     grad_len(*geo, geo.kernel == 3)
 }
 
-/// Floats of [`Backward::partial`] for a layer and a batch, at most.
+/// Returns the largest number of floats of [`Backward::partial`] for a layer and a batch.
 pub(in crate::backend::cpu::conv) fn partial_len(geo: Geometry, batch: usize) -> usize {
     if by_blocks(geo) { Panels::most(geo, batch) } else { chunks(batch) * arranged_len(&geo) }
 }
@@ -39,13 +39,13 @@ pub(in crate::backend::cpu::conv) struct Backward<'a, T> {
     pub geo: Geometry,
     pub batch: usize,
     pub source: Slices<'a, T>,
-    /// Of [`super::flip`], transformed for [`winograd`], or in pairs.
+    /// The weights of [`super::flip`]: unchanged, transformed for [`winograd`], or in panels.
     pub flipped: &'a [f32],
     pub winograd: bool,
     pub dz: &'a [T],
     pub y: &'a [T],
     pub coef: &'a [f32],
-    /// Receives the chunks' weight gradients, of [`grad_len`] each, or the [`Panels`] of a wide layer.
+    /// Receives the chunks' weight gradients, of [`grad_len`] floats each, or the [`Panels`] of a wide layer.
     pub partial: Parts<'a>,
     pub input: Option<Input<'a, T>>,
 }
@@ -55,7 +55,7 @@ pub(in crate::backend::cpu::conv) struct Input<'a, T> {
     pub dz: Parts<'a>,
     pub sums: Parts<'a>,
     pub y: &'a [T],
-    /// The gradients of a padded shortcut's blocks.
+    /// The gradients of the outputs of a block with a padded shortcut.
     pub padded: Option<View<'a, T>>,
     pub in_place: bool,
 }
@@ -89,13 +89,14 @@ impl<T: Value> Backward<'_, T> {
 }
 
 impl<'a, T: Value> Backward<'a, T> {
-    /// Images that go through together, at least as many as share a lane in the weight gradient.
+    /// Returns the number of images that go through together, at least as many as share a lane in the weight
+    /// gradient.
     fn together(&self) -> usize {
         together::<T>(self.geo, if self.winograd { 1 } else { T::PACK })
     }
 
-    /// What is read of some images, as far as there are so many, while as many are computed; their own part
-    /// of the input's gradient is `dz`.
+    /// Prepares to prefetch what is read of the images in `range`, as far as the batch has them, while as
+    /// many images are computed. `dz` is those images' part of the input's gradient.
     #[inline(always)]
     fn ahead(&self, range: Range<usize>, input: &Input<'a, T>, dz: Option<&'a [T]>) -> Ahead<5> {
         let count = range.len();
@@ -134,7 +135,8 @@ impl<T: Value> Task for BackwardChunk<'_, T> {
         for first in self.range.clone().step_by(some) {
             let range = first..self.range.end.min(first + some);
             let fresh = first == self.range.start;
-            // SAFETY: the scratch holds the images with their halos; slices go on for as many images.
+            // SAFETY: the scratch memory holds the images with their halos; the slices have room for as many
+            // images.
             unsafe {
                 for image in range.clone() {
                     let (a, g) = space.image(image - first);
@@ -222,27 +224,27 @@ impl<'a, T: Value> Space<'a, T> {
         Space { geo, a, g, work, _type: PhantomData }
     }
 
-    /// Lanes of work space for [`Space::paired`].
+    /// Returns the number of lanes of work space that [`Space::paired`] needs.
     fn paired_len(geo: Geometry, images: usize) -> usize {
         if T::PACK == 1 { 0 } else { images / 2 * (geo.padded_in::<f32>() + geo.padded_out::<f32>()) }
     }
 
-    /// Input and gradient of one of the images.
+    /// Returns the input and the gradient of image `n`.
     #[inline(always)]
     fn image(&mut self, n: usize) -> (&mut [f32], &mut [f32]) {
         let (a, g) = (self.geo.padded_in::<T>(), self.geo.padded_out::<T>());
         (&mut self.a[n * a..(n + 1) * a], &mut self.g[n * g..(n + 1) * g])
     }
 
-    /// Groups of as many of the first `images` images as share a lane, and their inputs and gradients with
-    /// one value of each image in a lane, as [`outer_rows`] takes them.
+    /// Groups the first `images` images by as many as share a lane. Returns the number of groups, and their
+    /// inputs and gradients with one value of each image in a lane, as [`outer_rows`] takes them.
     #[inline(always)]
     unsafe fn paired<V: Vector>(&mut self, images: usize) -> (usize, &[f32], &[f32]) {
         if T::PACK == 1 {
             return (images, self.a, self.g);
         }
         if !images.is_multiple_of(2) {
-            // The last one's partner.
+            // Fill the last image's partner with zeros.
             let (a, g) = self.image(images);
             a.fill(0.0);
             g.fill(0.0);
@@ -264,19 +266,19 @@ impl<'a, T: Value> Space<'a, T> {
     }
 }
 
-/// Puts the values of two images side by side, without what fills up a pixel's last lane.
+/// Interleaves the values of two images, without the padding of each pixel's last lane.
 #[inline(always)]
 unsafe fn interleave<V: Vector>(images: &[bf16], channels: usize, out: &mut [bf16]) {
     let pixel = bf16::lanes(channels) * bf16::PACK;
     let (first, second) = images.split_at(images.len() / 2);
-    // All pixels at once where they are neighbours.
+    // Interleave all pixels at once if there is no padding between them.
     let run = if pixel == channels { first.len() } else { channels };
     let step = run.max(pixel);
     let runs = first.chunks_exact(step).zip(second.chunks_exact(step));
     for ((first, second), out) in runs.zip(out.chunks_exact_mut(2 * run)) {
         let whole = run / (2 * V::LANES) * 2 * V::LANES;
         for at in (0..whole).step_by(2 * V::LANES) {
-            // SAFETY: inside the runs.
+            // SAFETY: whole vectors are inside the runs.
             unsafe {
                 V::side_by_side(first.as_ptr().add(at), second.as_ptr().add(at), out.as_mut_ptr().add(2 * at))
             };
@@ -287,7 +289,7 @@ unsafe fn interleave<V: Vector>(images: &[bf16], channels: usize, out: &mut [bf1
     }
 }
 
-/// `g = c1·dz + c2·y + c3` inside the halo of one image.
+/// Computes `g = c1·dz + c2·y + c3` inside the halo of one image.
 #[inline(always)]
 unsafe fn fill_grad<V: Vector, T: Value>(op: &Backward<T>, image: usize, g: &mut [T]) {
     let (c, width) = (op.geo.cout, op.geo.out_width() * op.geo.cout);
@@ -298,7 +300,7 @@ unsafe fn fill_grad<V: Vector, T: Value>(op: &Backward<T>, image: usize, g: &mut
         let g = &mut all[..width];
         let at = image * op.geo.out_len() + row * width;
         let (dz, y) = (&op.dz[at..at + width], &op.y[at..at + width]);
-        // SAFETY: inside the row and inside the three rows of coefficients.
+        // SAFETY: the channels are inside the row and inside the three rows of coefficients.
         unsafe {
             for channel in (0..whole).step_by(V::LANES) {
                 grad::<V, T>(op.coef, c, dz, y, g, channel);
@@ -311,7 +313,7 @@ unsafe fn fill_grad<V: Vector, T: Value>(op: &Backward<T>, image: usize, g: &mut
     }
 }
 
-/// Some channels of all pixels of a row.
+/// Computes one vector of channels of `fill_grad`, for all pixels of a row.
 #[inline(always)]
 unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g: &mut [T], channel: usize) {
     // SAFETY: the contract of `fill_grad`.
@@ -325,9 +327,9 @@ unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g
     }
 }
 
-/// Adds the weight gradient of some images, or groups that share lanes, to what is there unless it is
-/// `fresh`: some rows at a time, so that they stay in the first-level cache, but all at once where there are
-/// tiles.
+/// Adds the weight gradient of some images, or of groups that share lanes, to `dw`, or overwrites `dw` if
+/// `fresh`. It takes a few rows at a time so that they stay in the first-level cache, or all rows of all
+/// images at once where there are AMX tiles.
 #[inline(always)]
 unsafe fn weight_grad<V: Vector, T: Value>(
     geo: Geometry,
@@ -342,7 +344,7 @@ unsafe fn weight_grad<V: Vector, T: Value>(
     let (a_row, g_row) = ((geo.width + 2 * halo) * geo.cin, (geo.out_width() + 2 * halo) * geo.cout);
     let few = (CACHE / (geo.stride * a_row + g_row)).clamp(1, geo.out_height());
     let (some, block) = if V::TILES { (images, geo.out_height()) } else { (1, few) };
-    // Pixels without anything between rows are one row.
+    // Without gaps between the rows, all pixels form a single row.
     let flat = V::TILES && halo == 0 && geo.stride == 1;
     for image in (0..images).step_by(some) {
         for first in (0..geo.out_height()).step_by(block) {
@@ -363,7 +365,7 @@ unsafe fn weight_grad<V: Vector, T: Value>(
             };
             let a = &a[image * size.x_image + first * size.x_row..];
             let g = &g[image * size.g_image + (first + halo) * g_row + halo * geo.cout..];
-            // SAFETY: rows `first..first + rows` of the output and the taps that they meet are inside the
+            // SAFETY: rows `first..first + rows` of the output, and the taps that they meet, are inside the
             // halos.
             unsafe { outer_rows::<V, T>(size, geo.kernel, a_row, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
         }

@@ -17,7 +17,7 @@ pub(in crate::backend::cpu::conv) struct Forward<'a, T> {
     pub geo: Geometry,
     pub batch: usize,
     pub source: Slices<'a, T>,
-    /// As it is, transformed for [`winograd`], or in pairs.
+    /// The weights: unchanged, transformed for [`winograd`], or in panels.
     pub weight: &'a [f32],
     pub winograd: bool,
     pub out: Parts<'a>,
@@ -48,12 +48,13 @@ impl<T: Value> Forward<'_, T> {
 }
 
 impl<'a, T: Value> Forward<'a, T> {
-    /// Images that go through together.
+    /// Returns the number of images that go through together.
     fn together(&self) -> usize {
         together::<T>(self.geo, 1)
     }
 
-    /// What is read of some images, as far as there are so many, while as many are computed.
+    /// Prepares to prefetch what is read of the images in `range`, as far as the batch has them, while as
+    /// many images are computed.
     #[inline(always)]
     fn ahead(&self, range: Range<usize>) -> Ahead<2> {
         let count = range.len();
@@ -99,7 +100,8 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
             let sums = self.sums[n * 2 * geo.cout..].as_mut_ptr();
             let ahead = self.op.ahead(range.end..range.end + range.len());
             let mut sink = Stats { out, sums, geo, ahead };
-            // SAFETY: the scratch holds the images with their halos; the slices go on for as many images.
+            // SAFETY: the scratch memory holds the images with their halos; the slices have room for as many
+            // images.
             unsafe {
                 for (image, a) in range.clone().zip(a.chunks_exact_mut(len)) {
                     let at = (image - self.range.start) * geo.in_len();
@@ -119,14 +121,14 @@ impl<T: Value> Task for ForwardChunk<'_, T> {
     }
 }
 
-/// The largest kernel's rows.
+/// Number of rows of the largest kernel.
 const MOST_ROWS: usize = 7;
 
-/// The outputs of some images from their inputs `a` inside halos of some width, in lanes and `step` lanes
-/// apart, without Winograd.
+/// Computes the outputs of some images without Winograd, from their inputs `a` inside halos of `halo` pixels,
+/// `step` lanes apart.
 ///
 /// # Safety
-/// As [`Vector`]; the sink takes all pixels of the output.
+/// The caller must uphold the contract of [`Vector`], and the sink must accept all pixels of the output.
 #[inline(always)]
 pub(crate) unsafe fn convolve<V: Vector, T: Value, S: Sink>(
     geo: Geometry,
@@ -142,7 +144,7 @@ pub(crate) unsafe fn convolve<V: Vector, T: Value, S: Sink>(
     assert!(halo >= geo.padding() && images > 0);
     assert!(a.len() >= (images - 1) * step + (geo.height + 2 * halo) * row);
     assert!(weight.len() >= geo.taps() * pixel * geo.cout);
-    // A kernel row is neighbouring pixels.
+    // The taps of a kernel row are neighbouring pixels, so they are a single run.
     let first = (halo - geo.padding()) * (row + pixel);
     let mut runs = [Run::default(); MOST_ROWS];
     let runs = &mut runs[..geo.kernel];
@@ -159,14 +161,14 @@ pub(crate) unsafe fn convolve<V: Vector, T: Value, S: Sink>(
         runs,
     };
     if halo == 0 && geo.stride == 1 {
-        // Pixels without anything between rows are one row.
+        // Without gaps between the rows, all pixels form a single row.
         (walk.rows, walk.cols) = (1, walk.rows * walk.cols);
     }
-    // SAFETY: with its halo the image has every tap of every output pixel.
+    // SAFETY: with its halo, the image contains every tap of every output pixel.
     unsafe { correlate::<V, T, S>(a.as_ptr(), walk, weight.as_ptr(), geo.cout, sink) };
 }
 
-/// Stores the output and sums it and its square by channel.
+/// The sink that stores the output, and sums it and its square by channel.
 struct Stats<T> {
     out: *mut T,
     sums: *mut f32,
@@ -180,7 +182,7 @@ impl<T: Value> Sink for Stats<T> {
         self.ahead.go_on(P * Q * V::LANES);
         let Pixel { image, row, col, channel } = at;
         let (geo, cout) = (self.geo, self.geo.cout);
-        // SAFETY: the trait's contract: the tile is inside the image.
+        // SAFETY: the trait's contract, by which the tile is inside the image.
         unsafe {
             let out = self.out.add(image * geo.out_len() + (row * geo.out_width() + col) * cout + channel);
             let sums = self.sums.add(image * 2 * cout + channel);

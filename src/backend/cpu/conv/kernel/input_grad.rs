@@ -1,5 +1,5 @@
-//! The input gradient: a correlation of the output gradient with the flipped weights. Under stride 2 it is
-//! four of them, one for each parity of row and column.
+//! The input gradient: a correlation of the output gradient with the flipped weights. With stride 2 it is
+//! four correlations, one for each parity of row and column.
 
 use rayon::prelude::*;
 
@@ -11,7 +11,8 @@ use crate::net::Geometry;
 use crate::simd::Vector;
 use crate::simd::value::Value;
 
-/// Weights of the input gradient, in the order in which [`input_grad`] meets them: each tap's transposed.
+/// Writes the weights of the input gradient in the order in which [`input_grad`] reads them, each tap
+/// transposed.
 pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
     let Geometry { kernel, stride, cin, cout, .. } = geo;
     assert!(weight.len() >= geo.weight_len() && flipped.len() >= geo.weight_len());
@@ -25,7 +26,7 @@ pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped
     let taps = flipped.par_chunks_exact_mut(cin * cout).zip(order);
     taps.for_each(|(out, tap): (&mut [f32], usize)| {
         let tap = &weight[tap * cin * cout..][..cin * cout];
-        // Some columns at a time, so that the rows they become stay in the cache.
+        // Take a few columns at a time, so that the rows that they become stay in the cache.
         for first in (0..cout).step_by(16) {
             for (ci, row) in tap.chunks_exact(cout).enumerate() {
                 for co in first..cout.min(first + 16) {
@@ -36,7 +37,8 @@ pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped
     });
 }
 
-/// Taps of each of the correlations of [`input_grad`], one for each of [`PARITIES`] under stride 2.
+/// Returns the number of taps of each correlation of [`input_grad`], one for each of [`PARITIES`] with stride
+/// 2.
 pub(in crate::backend::cpu::conv) fn walks(geo: Geometry) -> Vec<usize> {
     if geo.stride == 1 {
         return vec![geo.taps()];
@@ -44,12 +46,13 @@ pub(in crate::backend::cpu::conv) fn walks(geo: Geometry) -> Vec<usize> {
     PARITIES.iter().map(|&(a, b)| taps_of(geo.kernel, a).len() * taps_of(geo.kernel, b).len()).collect()
 }
 
-/// Even and odd rows and columns of an input gradient under stride 2.
+/// The parities of rows and columns of an input gradient with stride 2.
 const PARITIES: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 
-/// Rows (or columns) of a kernel that the rows of an input gradient of one parity meet under stride 2. With
-/// three, `y[i] = Σ_k x[2i + k − 1] w[k]`: an even row uses the middle tap; an odd row the last tap for
-/// `y[i]` and the first for `y[i + 1]`. With one, only even rows use it.
+/// Returns the rows (or columns) of a kernel that the rows of one parity of an input gradient meet with
+/// stride 2. For a kernel of size 3, `y[i] = Σ_k x[2i + k − 1] w[k]`: an even row meets the middle tap; an
+/// odd row meets the last tap for `y[i]` and the first for `y[i + 1]`. With a kernel of size 1, only even
+/// rows meet it.
 fn taps_of(kernel: usize, parity: usize) -> &'static [usize] {
     match (kernel, parity) {
         (1, 0) => &[0],
@@ -59,10 +62,12 @@ fn taps_of(kernel: usize, parity: usize) -> &'static [usize] {
     }
 }
 
-/// The input gradients of some images, from their output gradients `g` inside halos, without Winograd.
+/// Computes the input gradients of some images without Winograd, from their output gradients `g` inside
+/// halos.
 ///
 /// # Safety
-/// As [`Vector`]; `g` and `flipped` hold what the sizes say.
+/// The caller must uphold the contract of [`Vector`]; `g` and `flipped` must be as large as the sizes
+/// require.
 #[inline(always)]
 pub(super) unsafe fn input_grad<V: Vector, T: Value>(
     geo: Geometry,
@@ -88,7 +93,7 @@ pub(super) unsafe fn input_grad<V: Vector, T: Value>(
             runs: &runs[..geo.kernel],
         };
         if halo == 0 {
-            // Pixels without anything between rows are one row.
+            // Without gaps between the rows, all pixels form a single row.
             (walk.rows, walk.cols) = (1, walk.rows * walk.cols);
         }
         // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
@@ -109,7 +114,7 @@ pub(super) unsafe fn input_grad<V: Vector, T: Value>(
             runs: if cols > 0 { &runs[..rows] } else { &[] },
         };
         sink.parity = (a, b);
-        // SAFETY: the last odd row and column meet the halo of `g`.
+        // SAFETY: `g` has a halo, into which the last odd row and column reach.
         unsafe {
             let first = g.as_ptr().add(halo * (row + pixel));
             correlate::<V, T, _>(first, walk, weights.as_ptr(), geo.cin, sink);
@@ -118,7 +123,8 @@ pub(super) unsafe fn input_grad<V: Vector, T: Value>(
     }
 }
 
-/// Finishes an input gradient: adds the shortcut's, masks by the ReLU, stores, sums.
+/// The sink that completes an input gradient: adds the shortcut's gradient, masks by the ReLU, stores and
+/// sums.
 pub(super) struct Grad<'a, T> {
     pub geo: Geometry,
     pub dz: *mut T,
@@ -126,7 +132,7 @@ pub(super) struct Grad<'a, T> {
     pub y: *const T,
     pub sums: *mut f32,
     pub in_place: bool,
-    /// The gradients of a padded shortcut's blocks for these images.
+    /// The gradients of the outputs of a block with a padded shortcut, for these images.
     pub padded: Option<View<'a, T>>,
     pub parity: (usize, usize),
     pub ahead: Ahead<5>,
@@ -139,7 +145,7 @@ impl<T: Value> Sink for Grad<'_, T> {
         let (geo, Geometry { width, cin, stride, .. }) = (self.geo, self.geo);
         let (row, n, halo) = (at.row * stride + self.parity.0, at.image, geo.padding());
         let image = n * geo.in_len();
-        // SAFETY: the trait's contract: the tile is inside the image.
+        // SAFETY: the trait's contract, by which the tile is inside the image.
         unsafe {
             let a = self.a.add(at.image * geo.padded_in::<T>() * T::PACK);
             let sums = self.sums.add(at.image * 2 * cin);
@@ -155,10 +161,10 @@ impl<T: Value> Sink for Grad<'_, T> {
                         dx = dx.add(T::load(self.dz.add(at)));
                     }
                     if let Some(block) = self.padded {
-                        // The walk may have taken all rows as one.
+                        // The walk may have taken all rows as a single row.
                         let (row, col) = ((row * width + col) / width, (row * width + col) % width);
                         if (row | col).is_multiple_of(2) {
-                            // The channels in the middle of the block's output are its input's.
+                            // The middle channels of the block's output are those of its input.
                             let [_, wide, channels] = block.size;
                             let place =
                                 (row / 2 * wide + col / 2) * channels + (channels - cin) / 2 + channel;

@@ -1,7 +1,8 @@
-//! The convolution on the CPU: what a thread does with a chunk of images.
+//! The convolution kernels of the CPU: what a thread does with a chunk of images.
 //!
-//! Here is what both passes share: scratch memory and the input of an image. The inner loops are in [`tile`];
-//! where a layer's sizes allow it, [`winograd`] does the same with fewer multiplications.
+//! This module contains what both passes share: scratch memory and the computation of an image's input. The
+//! inner loops are in [`tile`]; where a layer's sizes allow it, [`winograd`] does the same with fewer
+//! multiplications.
 
 mod backward;
 mod forward;
@@ -34,22 +35,22 @@ use crate::simd::{Isa, Task, Vector, prefetch};
 use crate::tensor::Aligned;
 use walk::PANEL;
 
-/// Whether weights are too many for a core's second-level cache.
+/// Returns whether a layer has too many weights for a core's second-level cache.
 fn is_wide(geo: Geometry) -> bool {
     const MOST: usize = 64 * 1024;
     geo.weight_len() > MOST
 }
 
-/// Whether a wide layer's weight gradient is larger than what a chunk's is made of: it is summed as `wide` does
-/// then.
+/// Returns whether a layer is wide and its weight gradient larger than a chunk's inputs and gradients, from
+/// which it is computed. Such a weight gradient is summed by `wide`.
 pub(super) fn by_blocks(geo: Geometry) -> bool {
     is_wide(geo) && geo.weight_len() > CHUNK * (geo.padded_in::<f32>() + geo.padded_out::<f32>())
 }
 
-// A thread's scratch memory, for each loan inside another.
+// A thread's free scratch buffers: more than one, because borrows may be nested.
 thread_local!(static SCRATCH: RefCell<Vec<Aligned>> = const { RefCell::new(vec![]) });
 
-/// Lends some of the thread's scratch memory: allocated at its first use, then kept.
+/// Calls `f` with `len` floats of the thread's scratch memory, which is allocated on first use and then kept.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut scratch = take_scratch(len);
     let result = f(&mut scratch[..len]);
@@ -57,19 +58,21 @@ pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R 
     result
 }
 
-/// [`with_scratch`] for kernels: what a closure does is compiled without their instruction set.
+/// Takes a scratch buffer, for kernels that cannot use [`with_scratch`]: the body of a closure would be
+/// compiled without their instruction set.
 fn take_scratch(len: usize) -> Aligned {
     let kept = SCRATCH.with_borrow_mut(Vec::pop).filter(|s| s.len() >= len);
     kept.unwrap_or_else(|| Aligned::new(len))
 }
 
-/// Ends the loan of [`take_scratch`].
+/// Returns a buffer from [`take_scratch`] to the thread.
 fn keep_scratch(scratch: Aligned) {
     SCRATCH.with_borrow_mut(|all| all.push(scratch));
 }
 
-/// Images that go through a convolution together, at least `least` and a multiple of them: in a wide layer as
-/// many as share the weights while their own values stay in the second-level cache, in groups of one size.
+/// Returns the number of images that go through a convolution together, at least `least` and a multiple of
+/// it. In a wide layer, it is as many as can share the weights while their own values stay in the
+/// second-level cache, in groups of equal size.
 fn together<T: Value>(geo: Geometry, least: usize) -> usize {
     /// Floats of images that stay in the cache.
     const IMAGES: usize = 160 * 1024;
@@ -81,22 +84,23 @@ fn together<T: Value>(geo: Geometry, least: usize) -> usize {
     CHUNK.div_ceil(groups).next_multiple_of(least)
 }
 
-/// The part of a batch's buffer that belongs to some images.
+/// Returns the part of a batch's buffer that belongs to some images.
 fn images(range: &Range<usize>, len: usize) -> Range<usize> {
     range.start * len..range.end * len
 }
 
-/// What is read of the next images, asked for little by little while these are computed: a pass reads an
-/// image in a burst, for which the memory would else have idled all the while.
+/// The prefetching of what will be read of the next images, little by little while the current ones are
+/// computed. A pass reads an image in a burst, and the memory would otherwise be idle between bursts.
 #[derive(Clone, Copy)]
 struct Ahead<const N: usize> {
-    /// Next line of each stream, its end, and bytes to a value of these images, in 1/256.
+    /// For each stream: its next cache line, its end, and the bytes to prefetch for each value stored of the
+    /// current images, in units of 1/256.
     streams: [(*const u8, *const u8, usize); N],
 }
 
 impl<const N: usize> Ahead<N> {
-    /// The parts of the next images, empty ones if there are none, asked for while `values` values of these
-    /// are stored.
+    /// Prepares to prefetch parts of the next images, `None` where there are none, while `values` values of
+    /// the current images are stored.
     #[inline(always)]
     fn new<T>(next: [Option<&[T]>; N], values: usize) -> Self {
         Ahead {
@@ -108,7 +112,7 @@ impl<const N: usize> Ahead<N> {
         }
     }
 
-    /// So many values more have been stored.
+    /// Advances the prefetching after `values` more values have been stored.
     #[inline(always)]
     fn go_on(&mut self, values: usize) {
         for (at, end, per_value) in &mut self.streams {
@@ -121,9 +125,9 @@ impl<const N: usize> Ahead<N> {
     }
 }
 
-/// Weights (taps, rows, columns) as [`tile::correlate`] takes them, for walks over so many `taps` each: by
-/// panels of [`tile::PANEL`] columns, (panels, the walk's taps, rows, columns of the panel). In bf16 two
-/// neighbouring rows of a tap share lanes.
+/// Arranges weights (taps, rows, columns) for [`tile::correlate`], for one walk per element of `taps`, over
+/// that many taps: in panels of [`tile::PANEL`] columns, (panels, the walk's taps, rows, columns of the
+/// panel). In bf16, two neighbouring rows of a tap share lanes.
 pub(crate) fn panels<T: Value>(isa: Isa, weight: &[f32], rows: usize, taps: &[usize], out: &mut [f32]) {
     let all: usize = taps.iter().sum();
     let cols = weight.len() / all / rows;
@@ -140,7 +144,7 @@ pub(crate) fn panels<T: Value>(isa: Isa, weight: &[f32], rows: usize, taps: &[us
     }
 }
 
-/// One of the [`panels`], from its `first` column on.
+/// The task that fills one of the [`panels`], from column `first` on.
 struct FillPanel<'a, T> {
     walk: &'a [f32],
     rows: usize,
@@ -176,7 +180,7 @@ impl<T: Value> Task for FillPanel<'_, T> {
     }
 }
 
-/// A vector of a row, or of two rows in shared lanes, the second of which may be empty.
+/// Copies a vector of a row, or packs the vectors of two rows into shared lanes; the second row may be empty.
 #[inline(always)]
 unsafe fn lane<V: Vector, T: Value>(low: &[f32], high: &[f32], line: &mut [f32], at: usize) {
     // SAFETY: the caller's contract.
@@ -189,7 +193,8 @@ unsafe fn lane<V: Vector, T: Value>(low: &[f32], high: &[f32], line: &mut [f32],
     }
 }
 
-/// Makes the input of one image inside its halo, whose border stays as it is (zero), and stores it if asked.
+/// Computes the input of one image inside its halo, whose border stays as it is (zero), and stores it if
+/// asked.
 #[inline(always)]
 unsafe fn fill_input<V: Vector, T: Value>(
     geo: Geometry,
@@ -207,7 +212,7 @@ unsafe fn fill_input<V: Vector, T: Value>(
             Source::Plain(x) => a.copy_from_slice(&x.values[at..at + width]),
             Source::Normed { of: Values { y, affine }, shortcut } => {
                 let y = &y[at..at + width];
-                // SAFETY: the contract of the caller; rows of equal length.
+                // SAFETY: the caller's contract; the rows have equal length.
                 unsafe {
                     match shortcut {
                         Shortcut::None => norm_row::<V, T, false>(y, affine, geo.cin, &[], a),
@@ -230,8 +235,8 @@ unsafe fn fill_input<V: Vector, T: Value>(
     }
 }
 
-/// The place of a row of pixels inside an image's halo of some width; its first values are for the row,
-/// before [`spread`].
+/// Returns the place of a row of pixels of an image inside a halo of `halo` pixels. The row's values are
+/// written to its start, and then moved apart by [`spread`].
 #[inline(always)]
 fn row_of<T: Value>(scratch: &mut [T], row: usize, width: usize, channels: usize, halo: usize) -> &mut [T] {
     let pixel = T::lanes(channels) * T::PACK;
@@ -251,7 +256,7 @@ fn spread<T: Value>(row: &mut [T], channels: usize) {
     }
 }
 
-/// `a = relu(y·scale + shift [+ x])` for a row of pixels.
+/// Computes `a = relu(y·scale + shift [+ x])` for a row of pixels.
 #[inline(always)]
 unsafe fn norm_row<V: Vector, T: Value, const ADD: bool>(
     y: &[T],
@@ -273,7 +278,7 @@ unsafe fn norm_row<V: Vector, T: Value, const ADD: bool>(
     }
 }
 
-/// Some channels of all pixels of a row.
+/// Computes one vector of channels of `norm_row`, for all pixels of the row.
 #[inline(always)]
 unsafe fn norm<V: Vector, T: Value, const ADD: bool>(
     y: &[T],
@@ -297,7 +302,8 @@ unsafe fn norm<V: Vector, T: Value, const ADD: bool>(
     }
 }
 
-/// `a = relu(y·scale + shift + p·scale' + shift')` for a row of pixels and that of the shortcut's projection.
+/// Computes `a = relu(y·scale + shift + p·scale' + shift')` for a row of pixels, where `p` is the raw output
+/// of the shortcut's projection.
 #[inline(always)]
 unsafe fn norm_row_projected<V: Vector, T: Value>(y: Values<T>, p: Values<T>, c: usize, a: &mut [T]) {
     assert!(y.y.len() == a.len() && p.y.len() == a.len() && y.affine.len().min(p.affine.len()) >= 2 * c);
@@ -313,7 +319,7 @@ unsafe fn norm_row_projected<V: Vector, T: Value>(y: Values<T>, p: Values<T>, c:
     }
 }
 
-/// Some channels of all pixels of a row.
+/// Computes one vector of channels of `norm_row_projected`, for all pixels of the row.
 #[inline(always)]
 unsafe fn norm_projected<V: Vector, T: Value>(
     y: Values<T>,
@@ -336,8 +342,8 @@ unsafe fn norm_projected<V: Vector, T: Value>(
     }
 }
 
-/// `a = relu(y·scale + shift + x)` for a row of an image with a padded shortcut: every second pixel of `x`,
-/// zero channels on both sides.
+/// Computes `a = relu(y·scale + shift + x)` for a row of an image with a padded shortcut: every second pixel
+/// of `x`, with zero channels on both sides.
 #[inline(always)]
 fn norm_row_padded<T: Value>(
     c: usize,

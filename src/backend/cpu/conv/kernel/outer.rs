@@ -1,21 +1,21 @@
-//! Register tiles of the weight gradient of the convolution, for some images: [`outer_rows`] for all taps,
-//! [`outer`] for those of a kernel row or for a place of Winograd's. Where there are tiles of bf16, `tiled`
-//! does it. Images lie as [`super::tile`] has them.
+//! Register tiles of the convolution's weight gradient, for some images: [`outer_rows`] for all taps,
+//! [`outer`] for the taps of one kernel row or for one place of Winograd's. Where the machine has AMX tiles,
+//! `tiled` does it for bf16. Images have the layout of [`super::tile`].
 //!
-//! "Floats" are lanes of 32 bits. In bf16 each holds one value of each of two images, or of two of Winograd's
+//! "Floats" are lanes of 32 bits. In bf16 each lane holds one value of each of two images, or of two Winograd
 //! tiles.
 
-// Indices are those of the formulas.
+// Indices match those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use super::walk::Outer;
 use crate::simd::value::Value;
 use crate::simd::{Vector, opaque};
 
-/// [`outer`] for all rows of a kernel, whose places in `x` are `kernel_row` floats apart.
+/// Computes [`outer`] for all rows of a kernel, whose places in `x` are `kernel_row` floats apart.
 ///
 /// # Safety
-/// As [`outer`].
+/// The same as for [`outer`].
 #[inline(always)]
 pub unsafe fn outer_rows<V: Vector, T: Value>(
     size: Outer,
@@ -37,10 +37,10 @@ pub unsafe fn outer_rows<V: Vector, T: Value>(
     }
 }
 
-/// Adds up the weight gradient of one kernel row.
+/// Adds the weight gradient of one kernel row to `dw`, or overwrites `dw` if `size.fresh`.
 ///
 /// # Safety
-/// As [`Vector`]; `x`, `g` and `dw` must hold what the sizes say.
+/// The caller must uphold the contract of [`Vector`]; `x`, `g` and `dw` must be as large as `size` requires.
 #[inline(always)]
 pub unsafe fn outer<V: Vector, T: Value>(size: Outer, x: *const f32, g: *const f32, dw: *mut f32) {
     let pair = 2 * V::LANES;
@@ -59,7 +59,7 @@ pub unsafe fn outer<V: Vector, T: Value>(size: Outer, x: *const f32, g: *const f
     }
 }
 
-/// The part of [`outer`] for a range of channels, `K` taps at a time, then `HALF` of that, then one by one.
+/// Computes [`outer`] for a range of channels: `K` taps at a time, then `HALF` at a time, then one by one.
 #[inline(always)]
 unsafe fn taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: usize>(
     size: Outer,

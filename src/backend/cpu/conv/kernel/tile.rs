@@ -1,28 +1,28 @@
 //! Register tiles: the inner loops of the convolution, for some images.
 //!
-//! [`correlate`] makes the output of the forward pass and the input gradient, without Winograd; the weight
-//! gradient is in [`super::outer`]. Where there are tiles of bf16, `tiled` does both. Both read an image with
-//! a halo of zeros, so they have no border cases. In NHWC the taps of a kernel row are neighbouring floats,
-//! `C` for each; a [`Run`] is such a row. What happens to a finished tile is up to a [`Sink`].
+//! [`correlate`] computes the output of the forward pass and the input gradient, without Winograd; the weight
+//! gradient is in [`super::outer`]. Where the machine has AMX tiles, `tiled` does both for bf16. Both read
+//! images with a halo of zeros, so there are no border cases. In NHWC the taps of a kernel row are
+//! contiguous, `C` floats each; a [`Run`] is such a row. A [`Sink`] receives the finished tiles.
 //!
-//! "Floats" are lanes of 32 bits. In bf16 ([`Value::PACK`]) each is a pair of neighbouring channels, and
+//! "Floats" are lanes of 32 bits. In bf16 ([`Value::PACK`]) each lane is a pair of neighbouring channels, and
 //! weights are paired in the same way.
 
-// Indices are those of the formulas.
+// Indices match those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use super::walk::{PANEL, Pixel, Run, Sink, Walk};
 use crate::simd::value::Value;
 use crate::simd::{Vector, opaque, prefetch};
 
-/// `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, handed to the
-/// sink tile by tile.
+/// Computes `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, and
+/// passes it to the sink tile by tile.
 ///
-/// `w` is (Σ run.len, cout) in the order of the runs, by panels of [`PANEL`] channels: (panels, Σ run.len,
+/// `w` is (Σ run.len, cout) in the order of the runs, in panels of [`PANEL`] channels: (panels, Σ run.len,
 /// channels of the panel).
 ///
 /// # Safety
-/// As [`Vector`]; `x` and `w` must hold what the walk touches.
+/// The caller must uphold the contract of [`Vector`]; `x` and `w` must hold everything that the walk touches.
 #[inline(always)]
 pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
     x: *const f32,
@@ -49,7 +49,7 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
             channels::<V, T, 4, 2, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
             channels::<V, T, 4, 2, 1, 0, S>(x, walk, w, cout, paired..paired + single, sink);
         } else if paired == 0 {
-            // A known column step makes every load an offset from one pointer.
+            // With a known column step, every load is at a constant offset from one pointer.
             match walk.col_step {
                 2 => channels::<V, T, 16, 8, 1, 2, S>(x, walk, w, cout, 0..single, sink),
                 3 => channels::<V, T, 16, 8, 1, 3, S>(x, walk, w, cout, 0..single, sink),
@@ -68,7 +68,7 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
                 _ if walk.cols.is_multiple_of(8) => {
                     many_taps::<V, T, S, 8>(x, walk, w, cout, 0..paired, sink);
                 }
-                // Rows of 7 or 14, which eights and fours would leave several single pixels of.
+                // Rows of 7 or 14 pixels, of which tiles of eight and four would leave several single pixels.
                 _ if walk.cols % 8 > 4 && walk.cols.is_multiple_of(7) => {
                     channels::<V, T, 7, 4, 2, 0, S>(x, walk, w, cout, 0..paired, sink);
                 }
@@ -80,8 +80,8 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
     }
 }
 
-/// The part of [`correlate`] for a range of channels: `P` pixels at a time, then `HALF` of that, then one by
-/// one. `STEP` is the column step where it is known, else 0.
+/// Computes [`correlate`] for a range of channels: `P` pixels at a time, then `HALF` at a time, then one by
+/// one. `STEP` is the column step if it is known at compile time, otherwise 0.
 #[inline(always)]
 unsafe fn channels<
     V: Vector,
@@ -101,7 +101,7 @@ unsafe fn channels<
 ) {
     let step = if STEP == 0 { walk.col_step } else { STEP };
     let taps = walk.taps();
-    // Channels outside: one block of weights stays in the cache for all images.
+    // Channels are the outer loop, so that one block of weights stays in the cache for all images.
     for channel in range.step_by(Q * V::LANES) {
         // SAFETY: the caller's contract.
         let start: [V; Q] = std::array::from_fn(|q| unsafe { sink.start(channel + q * V::LANES) });
@@ -138,9 +138,9 @@ unsafe fn channels<
     }
 }
 
-/// [`channels`] for many taps and rows of whole register tiles, of eight pixels in a row or, where `ROW` is
-/// 4, in two: some taps at a time for all of some pixels, so that their weights stay in the first-level
-/// cache.
+/// Computes [`channels`] for many taps and rows of whole register tiles. A tile is eight pixels of one row
+/// or, if `ROW` is 4, of two rows. A few taps at a time are added for all tiles of a group of pixels, so that
+/// the weights of these taps stay in the first-level cache.
 #[inline(always)]
 unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
     x: *const f32,
@@ -150,7 +150,7 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
     range: std::ops::Range<usize>,
     sink: &mut S,
 ) {
-    /// Taps, and pixels.
+    /// Taps and pixels at a time.
     const TAPS: usize = 128;
     const NEAR: usize = 128;
     let taps = walk.taps();
@@ -180,7 +180,7 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
                             let x = x.add(
                                 at.image * walk.image_step + at.row * walk.row_step + at.col * walk.col_step,
                             );
-                            // Each tile asks for its part of the weights that come next.
+                            // Each tile prefetches its share of the weights that come next.
                             let part = len * width / (NEAR / 8);
                             for line in (n * part..(n + 1) * part).step_by(16) {
                                 prefetch(next.wrapping_add(line).cast());
@@ -237,8 +237,8 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
     }
 }
 
-/// Adds some taps to the sums of `P` pixels, `ROW` of them to a row, with `steps` between columns and rows;
-/// returns what follows the weights.
+/// Adds some taps to the sums of `P` pixels, `ROW` of them per row, with `steps` between columns and rows.
+/// Returns a pointer to the weights that follow.
 #[inline(always)]
 unsafe fn add_taps<V: Vector, T: Value, const P: usize, const Q: usize, const ROW: usize>(
     acc: &mut [[V; Q]; P],

@@ -1,35 +1,36 @@
-//! The inner loops of [`super::tile`] by AMX, where the sizes suit it: 16 or 8 pixels of a row by 16
-//! channels, 16 pixels of several short rows, or 32 pixels of any rows by 32 channels, put together first.
+//! AMX versions of the inner loops of [`super::tile`] and [`super::outer`], for suitable sizes. An output
+//! tile is 16 or 8 pixels of a row by 16 channels, 16 pixels of several short rows by 16 channels, or 32
+//! pixels of any rows, which are gathered first, by 32 channels.
 
-// Indices are those of the formulas.
+// Indices match those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use super::walk::{Outer, PANEL, Pixel, Sink, Walk};
 use super::{keep_scratch, take_scratch};
 use crate::simd::{Vector, amx};
 
-/// Pixels of a row that are taken together.
+/// Returns the number of pixels per tile, 16 or 8, if rows of `cols` pixels consist of whole tiles.
 fn pixels(cols: usize) -> Option<usize> {
     [16, 8].into_iter().find(|&p| cols.is_multiple_of(p))
 }
 
-/// How an output's pixels are taken together: as lines, each of some tiles.
+/// How the pixels of an output are divided into tiles: into lines, each of some tiles.
 #[derive(Clone, Copy)]
 pub struct Tiles {
-    /// Pixels of a tile.
+    /// Number of pixels of a tile.
     pixels: usize,
-    /// Pixels of a line, and lines of an image. A line's last tile ends with it.
+    /// Pixels of a line, and lines of an image. A line's last tile ends where the line does.
     line: usize,
     lines: usize,
-    /// Pixels of a line between two rows, which are computed and left out.
+    /// Pixels of a line between two rows, whose outputs are computed and discarded.
     gap: usize,
-    /// Tiles that are multiplied together.
+    /// Number of tiles that are multiplied together.
     together: usize,
 }
 
 impl Tiles {
-    /// Those of a walk, where its sizes and the number of channels suit them. A line is a row; a small image
-    /// whose rows are not whole tiles of 16 is one line, as it lies in memory.
+    /// Returns the tiles of a walk if its sizes and the number of channels suit AMX. A line is a row; a small
+    /// image whose rows are not whole tiles of 16 is one line, as it lies in memory.
     pub fn of(walk: &Walk, cout: usize) -> Option<Tiles> {
         if walk.rows * walk.cols == 0 || !cout.is_multiple_of(16) {
             return None;
@@ -38,7 +39,7 @@ impl Tiles {
         let pitch = walk.row_step / walk.col_step;
         let line = (walk.rows - 1) * pitch + walk.cols;
         let count = line.div_ceil(16);
-        // Whole pieces of four or seven pixels are handed on.
+        // The sink receives whole pieces of four, seven or eight pixels.
         let whole = walk.cols.is_multiple_of(4) || (walk.rows == 1 && walk.cols.is_multiple_of(7));
         let even = walk.row_step.is_multiple_of(walk.col_step) && whole;
         match pixels(walk.cols) {
@@ -59,7 +60,7 @@ impl Tiles {
     }
 }
 
-/// Lanes of a run that are multiplied at a time.
+/// Returns the number of lanes of a run that are multiplied at a time.
 fn lanes(walk: &Walk) -> usize {
     (2..=16).rev().find(|&n| walk.runs.iter().all(|r| r.len.is_multiple_of(n))).unwrap_or(1)
 }
@@ -67,14 +68,15 @@ fn lanes(walk: &Walk) -> usize {
 #[repr(align(64))]
 struct Sums([f32; amx::SUM * (amx::SUMS + 1)]);
 
-/// Rows of sums that are left free in front: a line's last tile overlaps the one before, which may be in the
-/// group before.
+/// Free rows in front of the sums: a line's last tile overlaps the tile before, which may be in the previous
+/// group.
 const FRONT: usize = 16;
 
-/// [`super::tile::correlate`] of pairs of bf16; false where the sizes do not suit.
+/// Computes [`super::tile::correlate`] for pairs of bf16. Returns false, and does nothing, if the sizes do
+/// not suit.
 ///
 /// # Safety
-/// As there; vectors have 16 lanes, and the machine tiles.
+/// The same as for [`super::tile::correlate`]; vectors must have 16 lanes, and the machine must have AMX.
 #[inline(always)]
 pub unsafe fn correlate<V: Vector, S: Sink>(
     x: *const f32,
@@ -99,12 +101,12 @@ pub unsafe fn correlate<V: Vector, S: Sink>(
     true
 }
 
-/// [`correlate`] for wide layers whose rows are not whole tiles: what some pixels see is put together as
-/// tiles first, wherever they are. The weights are so many that copies of pixels cost less than products of
-/// what is between rows.
+/// Computes [`correlate`] for wide layers whose rows are not whole tiles. Returns false, and does nothing, if
+/// the sizes do not suit. The inputs of some pixels, wherever they are, are first gathered into tiles: the
+/// weights are so many that copying pixels costs less than computing the gaps between rows.
 ///
 /// # Safety
-/// As [`correlate`].
+/// The same as for [`correlate`].
 #[inline(always)]
 pub unsafe fn gathered<V: Vector, S: Sink>(
     x: *const f32,
@@ -113,8 +115,8 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
     cout: usize,
     sink: &mut S,
 ) -> bool {
-    /// Pixels that are put together at a time; weights, in lanes, that are many; and pixels that the sink
-    /// gets at a time.
+    /// Number of pixels that are gathered at a time; lanes of weights from which gathering pays off; and
+    /// number of pixels that the sink receives at a time.
     const NEAR: usize = 128;
     const MANY: usize = 32 * 1024;
     const P: usize = 4;
@@ -130,7 +132,7 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
     let to = std::array::from_fn(|n| own.wrapping_add(amx::SUM * n));
     let mut scratch = take_scratch(NEAR * taps);
     let near = scratch.as_mut_ptr();
-    // SAFETY: the caller's contract; `near` holds tiles for as many pixels.
+    // SAFETY: the caller's contract; `near` has room for the tiles of as many pixels.
     unsafe {
         amx::configure(16, 16);
         for first in (0..all).step_by(NEAR) {
@@ -181,7 +183,8 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
     true
 }
 
-/// Some tiles at a time. The sink gets their sums, by `P` pixels, while the next ones are multiplied.
+/// Computes [`correlate`] a few tiles at a time. The sink receives their sums, `P` pixels at a time, while
+/// the next tiles are multiplied.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
@@ -246,7 +249,7 @@ unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
     }
 }
 
-/// Sums that the sink has not got yet.
+/// Sums that the sink has not received yet.
 struct Done {
     /// The first pixel of the next piece, and its row of the sums.
     at: Pixel,
@@ -255,7 +258,7 @@ struct Done {
 }
 
 impl Done {
-    /// Hands a piece to the sink.
+    /// Passes the next piece to the sink.
     #[inline(always)]
     unsafe fn put<V: Vector, S: Sink, const P: usize>(
         &mut self,
@@ -286,12 +289,12 @@ impl Done {
     }
 }
 
-/// [`super::outer::outer_rows`] of pairs of bf16; false where the sizes do not suit. Tiles hold the
-/// gradient's transposed, channels out by taps, for then only the output's gradient has to be transposed to
-/// be a left factor.
+/// Computes [`super::outer::outer_rows`] for pairs of bf16. Returns false, and does nothing, if the sizes do
+/// not suit. The tiles hold the transposed gradient, output channels by taps: this way only the output's
+/// gradient has to be transposed, to be a left factor.
 ///
 /// # Safety
-/// As [`correlate`].
+/// The same as for [`correlate`].
 #[inline(always)]
 pub unsafe fn outer<V: Vector>(
     size: Outer,
@@ -313,8 +316,8 @@ pub unsafe fn outer<V: Vector>(
     }
     let per_row = size.cols.div_ceil(pixels);
     let all = size.images * size.rows * per_row;
-    // A row's last tile ends with it; the pixels that it has in common with the one before are left out of
-    // it.
+    // A row's last tile ends where the row does; the pixels that it shares with the tile before are left out
+    // of it.
     let place = |n: usize| {
         let col = (n % per_row * pixels).min(size.cols - pixels);
         (n / per_row / size.rows, n / per_row % size.rows, col)
@@ -366,11 +369,11 @@ pub unsafe fn outer<V: Vector>(
     true
 }
 
-/// Some of 16 rows of 16 lanes, the others being zero, as columns.
+/// Transposes 16 rows of 16 lanes, of which those outside `rows` are taken as zero.
 #[inline(always)]
 pub unsafe fn turn(rows: std::ops::Range<usize>, from: *const f32, step: usize, to: *mut f32) {
     use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps};
-    // SAFETY: the caller's contract; tiles come with AVX-512.
+    // SAFETY: the caller's contract; a machine with AMX has AVX-512.
     unsafe {
         let mut lines = [_mm512_setzero_ps(); 16];
         for n in rows {

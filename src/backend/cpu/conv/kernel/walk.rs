@@ -1,9 +1,10 @@
-//! What the inner loops of the convolution are told: the places that they go over, and what takes their sums.
+//! Parameters of the convolution's inner loops: the places that they visit, and the sink that receives their
+//! sums.
 
 use crate::simd::Vector;
 
-/// Channels whose weights are neighbours. Were whole rows of them, a tile would jump from page to page in a
-/// wide layer.
+/// Number of output channels whose weights are contiguous. If whole rows were contiguous, a tile of a wide
+/// layer would jump from page to page.
 pub const PANEL: usize = 32;
 
 /// Consecutive floats of the image that one output pixel sums over.
@@ -11,31 +12,31 @@ pub const PANEL: usize = 32;
 pub struct Run {
     /// Distance of the first float from the output pixel's place in the image.
     pub offset: usize,
-    /// Number of floats; each has its row of `cout` weights.
+    /// Number of floats; each has its own row of `cout` weights.
     pub len: usize,
 }
 
 /// How the output pixels walk over the images.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk<'a> {
-    /// Images.
+    /// Number of images.
     pub images: usize,
-    /// Floats between two images.
+    /// Stride between images, in floats.
     pub image_step: usize,
-    /// Output rows.
+    /// Number of output rows.
     pub rows: usize,
-    /// Output columns.
+    /// Number of output columns.
     pub cols: usize,
-    /// Floats between the places of two output rows.
+    /// Stride between the places of output rows, in floats.
     pub row_step: usize,
-    /// Floats between the places of two output columns.
+    /// Stride between the places of output columns, in floats.
     pub col_step: usize,
-    /// What is summed at each place.
+    /// The runs that are summed at each place.
     pub runs: &'a [Run],
 }
 
 impl Walk<'_> {
-    /// Floats that are summed at each place.
+    /// Returns the number of floats that are summed at each place.
     pub fn taps(&self) -> usize {
         self.runs.iter().map(|r| r.len).sum()
     }
@@ -56,10 +57,11 @@ pub struct Pixel {
 
 /// Receives finished tiles: `P` neighbouring pixels by `Q` vectors of channels.
 pub trait Sink {
-    /// What the sums of the channels from `channel` on start from.
+    /// Returns the initial value of the sums of the channels from `channel` on.
     ///
     /// # Safety
-    /// As [`Vector`]; the channels are inside the output that the sink was made for.
+    /// The caller must uphold the contract of [`Vector`], and the channels must be inside the output that the
+    /// sink was made for.
     #[inline(always)]
     unsafe fn start<V: Vector>(&self, _channel: usize) -> V {
         // SAFETY: the caller's contract.
@@ -69,44 +71,46 @@ pub trait Sink {
     /// Takes the sums of `P` pixels of a row from `at` on.
     ///
     /// # Safety
-    /// As [`Vector`]; the pixels and channels are inside the output that the sink was made for.
+    /// The caller must uphold the contract of [`Vector`], and the pixels and channels must be inside the
+    /// output that the sink was made for.
     unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel);
 }
 
-/// A weight gradient: `dw[k, co] += Σ_{image, row, col} x[place(image, row, col) + k] · g[image, row, col,
-/// co]` for `k < taps`.
+/// The sizes and strides of a weight gradient:
+///
+/// `dw[k, co] += Σ_{image, row, col} x[place(image, row, col) + k] · g[image, row, col, co]` for `k < taps`.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
-    /// Whether `dw` begins with these images.
+    /// Whether to overwrite `dw` instead of adding to it.
     pub fresh: bool,
-    /// Images, or groups of them that share lanes.
+    /// Number of images, or of groups of images that share lanes.
     pub images: usize,
-    /// Floats between two images of `x`.
+    /// Stride between images of `x`, in floats.
     pub x_image: usize,
-    /// Floats between two images of `g`.
+    /// Stride between images of `g`, in floats.
     pub g_image: usize,
-    /// Rows of `g`.
+    /// Number of rows of `g`.
     pub rows: usize,
-    /// Columns of `g`.
+    /// Number of columns of `g`.
     pub cols: usize,
-    /// Floats between the places of two rows in `x`.
+    /// Stride between the places of rows in `x`, in floats.
     pub x_row: usize,
-    /// Floats between the places of two columns in `x`.
+    /// Stride between the places of columns in `x`, in floats.
     pub x_col: usize,
-    /// Floats between two rows of `g`.
+    /// Stride between rows of `g`, in floats.
     pub g_row: usize,
-    /// Floats between two columns of `g`.
+    /// Stride between columns of `g`, in floats.
     pub g_col: usize,
-    /// Floats at each place of `x`: the taps of a kernel row, of `cin` each.
+    /// Number of floats at each place of `x`: the taps of a kernel row, of `cin` floats each.
     pub taps: usize,
-    /// Channels of `g`.
+    /// Number of channels of `g`.
     pub cout: usize,
-    /// Floats between two rows of `dw`, each of which is a tap's.
+    /// Stride between rows of `dw`, of which there is one per tap, in floats.
     pub dw_row: usize,
 }
 
 impl Outer {
-    /// One row of `cols` places, `x_col` floats apart in `x` and neighbours in `g`.
+    /// Returns the sizes of a single row of `cols` places, `x_col` floats apart in `x` and contiguous in `g`.
     pub fn line(fresh: bool, cols: usize, x_col: usize, taps: usize, cout: usize, dw_row: usize) -> Self {
         Outer {
             fresh,

@@ -1,9 +1,9 @@
-//! The weight gradient of a wide layer, of which no cache holds a chunk's: one sum over the whole batch, by
-//! blocks of channels.
+//! The weight gradient of a layer so wide that no cache holds the gradient of one chunk: a single sum over
+//! the whole batch, by blocks of channels.
 //!
-//! The chunks leave their inputs and gradients in panels, (panels, images, pixels of the halo and inside it,
-//! channels of the panel). Then threads share out the gradient's blocks instead of the images. A block takes
-//! the images in their order, so it is the same for any number of threads.
+//! The chunks store their inputs and gradients in panels, (panels, images, pixels of the image and its halo,
+//! channels of the panel). The threads then divide the blocks of the gradient among themselves instead of the
+//! images. Each block takes the images in order, so the result does not depend on the number of threads.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -23,23 +23,23 @@ use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector};
 use crate::tensor::Parts;
 
-/// Channels in of a panel. Those out are [`PANEL`].
+/// Input channels of a panel. A panel of output channels has [`PANEL`].
 const IN: usize = 16;
 
-/// Where the inputs and gradients of a batch lie.
+/// The layout of a batch's inputs and gradients.
 #[derive(Clone, Copy)]
 pub struct Panels {
     pub geo: Geometry,
-    /// Whether [`winograd`] takes them.
+    /// Whether [`winograd`] computes the weight gradient.
     pub winograd: bool,
-    /// Images, or groups of as many as share lanes.
+    /// Number of images, or of groups of images that share lanes.
     images: usize,
-    /// Images of a group, and channels to a lane.
+    /// Images per group, and (`pack`) channels per lane.
     pub share: usize,
     pack: usize,
 }
 
-/// A panel of one image: its first lane, and lanes of a pixel.
+/// The place of one image's panel: its first lane, and the number of lanes per pixel.
 type Place = (usize, usize);
 
 impl Panels {
@@ -48,7 +48,7 @@ impl Panels {
         Panels { geo, winograd, images: batch.div_ceil(share), share, pack }
     }
 
-    /// Lanes of the largest for a layer and a batch.
+    /// Returns the largest number of lanes that a layer and a batch need.
     pub fn most(geo: Geometry, batch: usize) -> usize {
         batch * (geo.padded_in::<f32>() + geo.padded_out::<f32>())
     }
@@ -61,23 +61,25 @@ impl Panels {
         self.geo.padded_out::<f32>() / self.geo.cout
     }
 
-    /// The input's panel from a channel on.
+    /// Returns the place of the input's panel that begins with `channel`.
     fn input(&self, image: usize, channel: usize) -> Place {
         let (first, pixel) = (channel / self.pack, IN.min(self.geo.cin - channel) / self.pack);
         ((self.images * first + image * pixel) * self.in_pixels(), pixel)
     }
 
-    /// The gradient's panel from a channel on, behind all of the input's.
+    /// Returns the place of the gradient's panel that begins with `channel`. All gradients come after the
+    /// inputs.
     fn grad(&self, image: usize, channel: usize) -> Place {
         let inputs = self.images * self.in_pixels() * (self.geo.cin / self.pack);
         let (first, pixel) = (channel / self.pack, PANEL.min(self.geo.cout - channel) / self.pack);
         (inputs + (self.images * first + image * pixel) * self.out_pixels(), pixel)
     }
 
-    /// Keeps inputs and gradients of some images (or groups), which lie inside halos.
+    /// Stores the inputs and gradients of some images (or groups), given inside halos, in `kept`.
     ///
     /// # Safety
-    /// As [`Vector`]; no one else has these images' parts of `kept`.
+    /// The caller must uphold the contract of [`Vector`], and no other thread may access these images' parts
+    /// of `kept`.
     #[inline(always)]
     pub unsafe fn keep<V: Vector>(&self, first: usize, images: usize, a: &[f32], g: &[f32], kept: Parts) {
         for (n, image) in (first..first + images).enumerate() {
@@ -97,10 +99,10 @@ impl Panels {
     }
 }
 
-/// Keeps a panel of an image of `all` lanes a pixel.
+/// Stores a panel of an image that has `all` lanes per pixel.
 #[inline(always)]
 unsafe fn keep_panel<V: Vector>(image: &[f32], all: usize, first: usize, (at, pixel): Place, kept: Parts) {
-    // SAFETY: the contract of `keep`; vectors are inside the panel and the image.
+    // SAFETY: the contract of `keep`; the vectors are inside the panel and the image.
     unsafe {
         let to: &mut [f32] = kept.part(at..at + image.len() / all * pixel);
         for (to, from) in to.chunks_exact_mut(pixel).zip(image.chunks_exact(all)) {
@@ -114,14 +116,15 @@ unsafe fn keep_panel<V: Vector>(image: &[f32], all: usize, first: usize, (at, pi
     }
 }
 
-/// The weight gradient from all that [`Panels::keep`] has kept: (kernel, kernel, cin, cout), or as
-/// [`winograd`] has it.
+/// Computes the weight gradient from everything that [`Panels::keep`] has stored: (kernel, kernel, cin,
+/// cout), or in the layout of [`winograd`].
 pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f32]) {
     let geo = panels.geo;
     if panels.images == 0 {
         return dw.fill(0.0);
     }
-    // The larger a block, the less often images are read, and transformed by Winograd or copied for tiles.
+    // The larger a block, the less often images are read and then transformed for Winograd or gathered for
+    // AMX.
     let (rows, cin, cout) = if panels.winograd { (4, 4 * IN, 8 * PANEL) } else { (1, 4 * IN, 4 * PANEL) };
     let (ins, outs) = (geo.cin.div_ceil(cin), geo.cout.div_ceil(cout));
     let dw = Parts::new(dw);
@@ -144,10 +147,10 @@ pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f
     });
 }
 
-/// Pixels of the output that are put together for AMX.
+/// Number of output pixels that are gathered at a time for AMX.
 const SOME: usize = 256;
 
-/// Rows of Winograd's tiles that a block takes at a time.
+/// Returns the number of rows of Winograd tiles that a block takes at a time.
 fn tile_rows(geo: Geometry) -> usize {
     const TILES: usize = 64;
     (TILES / (geo.width / 2)).max(1)
@@ -157,7 +160,7 @@ fn block(n: usize, len: usize, all: usize) -> Range<usize> {
     n * len..all.min((n + 1) * len)
 }
 
-/// Some channels in by some channels out of the gradient; of Winograd's, a row of places.
+/// A block of the gradient: some input channels by some output channels, and with Winograd one row of places.
 struct Block<'a, T> {
     panels: Panels,
     kept: &'a [f32],
@@ -174,7 +177,7 @@ impl<T: Value> Task for Block<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(mut self) {
         let Geometry { cin, cout, .. } = self.panels.geo;
-        // SAFETY: what the panels hold, and sums for all of the block.
+        // SAFETY: all accesses are inside the panels, and `sums` has room for the whole block.
         unsafe {
             #[cfg(target_arch = "x86_64")]
             if V::TILES && T::PACK == 2 && (self.cin.len() | self.cout.len()).is_multiple_of(16) {
@@ -208,10 +211,10 @@ impl<T: Value> Task for Block<'_, T> {
 }
 
 impl<T: Value> Block<'_, T> {
-    /// The sums as (panels, taps, channels in of the panel, channels out).
+    /// Computes the sums as (panels, taps, input channels of the panel, output channels).
     #[inline(always)]
     unsafe fn taps<V: Vector>(&mut self) {
-        /// Pixels whose inputs and gradients stay in the first-level cache.
+        /// Pixels at a time, so that their inputs and gradients stay in the first-level cache.
         const NEAR: usize = 128;
         let Panels { geo, images, .. } = self.panels;
         let halo = geo.padding();
@@ -244,7 +247,7 @@ impl<T: Value> Block<'_, T> {
                         let g = &self.kept[g + (first + halo) * g_row + halo * g_col..];
                         let at = (ci - self.cin.start) * geo.taps() * size.dw_row + co - self.cout.start;
                         let sums = self.sums[at..].as_mut_ptr();
-                        // SAFETY: the images' panels follow each other.
+                        // SAFETY: the panels of consecutive images are contiguous.
                         unsafe { outer_rows::<V, T>(size, geo.kernel, x_row, x.as_ptr(), g.as_ptr(), sums) };
                     }
                 }
@@ -252,8 +255,8 @@ impl<T: Value> Block<'_, T> {
         }
     }
 
-    /// The sums as (places of the row, channels in, channels out), with `N` = [`Value::PACK`] tiles to a
-    /// lane.
+    /// Computes the sums as (places of the row, input channels, output channels), with `N` = [`Value::PACK`]
+    /// tiles per lane.
     #[inline(always)]
     unsafe fn places<V: Vector, const N: usize>(&mut self) {
         let Panels { geo, images, .. } = self.panels;
@@ -264,7 +267,7 @@ impl<T: Value> Block<'_, T> {
         for first in (0..images * rows).step_by(some) {
             let tile_rows = first..(images * rows).min(first + some);
             let cols = tile_rows.len() * per_row / N;
-            // SAFETY: the panels' images are whole, and the work space is for as many tiles.
+            // SAFETY: the panels hold whole images, and the work space has room for as many tiles.
             unsafe {
                 for ci in self.cin.clone().step_by(IN) {
                     let width = IN.min(self.cin.end - ci);
@@ -301,9 +304,9 @@ impl<T: Value> Block<'_, T> {
         }
     }
 
-    /// The gradient by tiles of AMX: [`SOME`] pixels at a time, wherever they are, are put together for each
-    /// tap. Tiles hold the gradient's transposed, channels out by channels in, for then only the output's
-    /// gradient has to be transposed to be a left factor.
+    /// Computes the gradient with AMX tiles. For each tap, [`SOME`] pixels at a time are gathered, wherever
+    /// they are. The tiles hold the transposed gradient, output channels by input channels: this way only the
+    /// output's gradient has to be transposed, to be a left factor.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn tiles(&mut self) {
@@ -320,7 +323,7 @@ impl<T: Value> Block<'_, T> {
         };
         let per_image = geo.out_height() * geo.out_width();
         let pixels = images * per_image;
-        // SAFETY: places inside the panels; work space and sums for all of the block.
+        // SAFETY: the places are inside the panels; work space and sums have room for the whole block.
         unsafe {
             amx::configure(SIDE, SIDE);
             for first in (0..pixels).step_by(SOME) {

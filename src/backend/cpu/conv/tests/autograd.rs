@@ -1,4 +1,4 @@
-//! The convolution's gradients against candle's autograd.
+//! Tests the convolution's gradients against candle's autograd.
 
 use candle_core::Var;
 
@@ -8,15 +8,15 @@ use crate::backend::cpu::norm::Norm;
 use crate::net::EPS;
 use crate::tensor::write;
 
-/// A batch norm, ReLU and convolution, and the batch norm behind it, by candle's own ops in `f64` (N, C, H,
-/// W).
+/// Compares a batch norm, ReLU and convolution, and the batch norm after it, with candle's own operations in
+/// `f64` (N, C, H, W).
 #[test]
 fn gradients_are_those_of_candles_autograd() {
     for_each_isa(|isa| compare_with_candle(None, 1e-5).unwrap_or_else(|e| panic!("{isa:?}: {e}")));
 }
 
-/// A channel of 1000 ± 0.01, whose variance is lost in sums of squares in `f32`. What is left is the rounding
-/// of `y·scale + shift`, which PyTorch has as well.
+/// Tests a channel of 1000 ± 0.01, whose variance is lost in sums of squares in `f32`. The remaining error is
+/// the rounding of `y·scale + shift`, which PyTorch has as well.
 #[test]
 fn a_channel_far_from_zero_keeps_its_variance() {
     for_each_isa(|isa| {
@@ -24,7 +24,7 @@ fn a_channel_far_from_zero_keeps_its_variance() {
     });
 }
 
-/// `far` is a channel of the first norm's input, with its mean and spread.
+/// Compares with candle's gradients; `far` is a channel of the first norm's input, with its mean and spread.
 fn compare_with_candle(far: Option<(usize, f32, f32)>, tolerance: f64) -> Result<()> {
     for (stride, shortcut) in [(1, true), (2, false)] {
         let (batch, height, width, cin, cout) = (3, 6, 8, 16, 32);
@@ -39,14 +39,14 @@ fn compare_with_candle(far: Option<(usize, f32, f32)>, tolerance: f64) -> Result
                 y.iter_mut().skip(channel).step_by(cin).for_each(|y| *y = mean + spread * *y);
                 Ok(())
             })?;
-            // Away from the ReLU, where rounding alone would turn a value over.
+            // Keep the channel away from the zero of the ReLU, where rounding alone would flip the mask.
             write(&gb0, |gb| {
                 (gb[channel], gb[cin + channel]) = (0.5, 5.0);
                 Ok(())
             })?;
         }
 
-        // By candle.
+        // Candle's gradients.
         let var = |t: &Tensor| Var::from_tensor(&t.to_dtype(DType::F64)?);
         let nchw = |t: &Tensor| t.permute((0, 3, 1, 2))?.contiguous();
         let (y_var, w_var, gb0_var, gb1_var) = (var(&y0)?, var(&weight)?, var(&gb0)?, var(&gb1)?);
@@ -71,7 +71,7 @@ fn compare_with_candle(far: Option<(usize, f32, f32)>, tolerance: f64) -> Result
             g.contiguous()?.flatten_all()?.to_vec1()
         };
 
-        // By our ops: the statistics of y0, then forward and backward.
+        // Our gradients: the statistics of y0, then forward and backward.
         let norm_of = |gamma_beta: &Tensor, channels: usize| -> Result<Norm> {
             let pair = || zeros(&[2, channels]);
             let gamma_beta = gamma_beta.clone();

@@ -1,11 +1,11 @@
-//! Winograd's F(4×4, 3×3), which inference uses, against plain loops in `f64`.
+//! Tests Winograd's F(4×4, 3×3), which inference uses, against plain loops in `f64`.
 
 use super::super::kernel::walk::{Pixel, Sink};
 use super::super::kernel::winograd::Four;
 use super::*;
 use crate::simd::{Task, Vector, run};
 
-/// With a bias.
+/// The sums include a bias.
 #[test]
 fn large_tiles_give_the_plain_sum() {
     struct Keep<'a> {
@@ -38,13 +38,13 @@ fn large_tiles_give_the_plain_sum() {
             let Forward(geo, images, x, u, mut sink) = self;
             let mut scratch = vec![f32::NAN; winograd::scratch_len::<Four, 6, 4>(geo, images)];
             let (x, step, u) = (x.as_ptr(), geo.padded_in::<f32>(), u.as_ptr());
-            // SAFETY: the images have their halos; inside a task.
+            // SAFETY: the images have their halos, and the caller is inside a task.
             unsafe {
                 winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, x, step, u, &mut scratch, &mut sink)
             };
         }
     }
-    // (batch, height, width, cin, cout); of 12×24, 12×8 and 20×16 the last group of tiles is smaller.
+    // (batch, height, width, cin, cout); for 12×24, 12×8 and 20×16 the last group of tiles is smaller.
     let sizes = [
         (1, 12, 24, 16, 48),
         (3, 4, 8, 32, 16),
@@ -52,7 +52,7 @@ fn large_tiles_give_the_plain_sum() {
         (3, 12, 8, 16, 32),
         (2, 20, 16, 80, 16),
         (1, 32, 32, 16, 16),
-        // Wide.
+        // A wide layer.
         (5, 8, 8, 96, 112),
     ];
     for_each_isa(|isa| {

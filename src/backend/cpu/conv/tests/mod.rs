@@ -1,4 +1,4 @@
-//! The convolution against plain loops in `f64`, for every instruction set and at awkward sizes.
+//! Tests the convolution against plain loops in `f64`, for every instruction set and at awkward sizes.
 
 mod autograd;
 mod large_tiles;
@@ -13,7 +13,7 @@ use crate::tensor::{zeros, zeros_of};
 
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
-/// (batch, height, width, cin, cout, stride)
+/// (batch, height, width, cin, cout, stride) of 3×3 kernels.
 const SIZES: [(usize, usize, usize, usize, usize, usize); 47] = [
     (3, 32, 32, 16, 16, 1),
     (2, 16, 16, 32, 32, 1),
@@ -35,41 +35,41 @@ const SIZES: [(usize, usize, usize, usize, usize, usize); 47] = [
     (1, 7, 6, 10, 20, 2),
     (17, 4, 4, 16, 32, 2),
     (1, 4, 4, 64, 128, 2),
-    // Wide enough for several images together.
+    // Wide enough that several images go through together.
     (9, 3, 3, 128, 96, 1),
     (3, 16, 9, 96, 84, 1),
     (11, 4, 6, 96, 80, 2),
-    // By Winograd, and a weight gradient by blocks of channels: several blocks, a last panel of a few
-    // channels, short rows, Winograd.
+    // Weight gradients by blocks of channels, with and without Winograd: several blocks, a last panel of a
+    // few channels, short rows.
     (3, 8, 8, 80, 112, 1),
     (10, 4, 4, 88, 96, 1),
     (3, 4, 4, 104, 148, 2),
     (9, 4, 8, 112, 112, 1),
     (2, 2, 8, 80, 272, 1),
-    // The same with rows of two of Winograd's tiles.
+    // The same with rows of two Winograd tiles.
     (9, 4, 4, 96, 112, 1),
     (1, 2, 4, 112, 96, 1),
     (3, 6, 4, 128, 128, 1),
-    // A last group of fewer tiles.
+    // A smaller last group of tiles.
     (5, 10, 8, 96, 112, 1),
-    // Pixels of several images put together for AMX's tiles, more than go through at a time.
+    // Pixels of several images that are gathered for AMX tiles, more than are taken at a time.
     (129, 2, 4, 80, 112, 1),
     (3, 4, 12, 96, 96, 1),
     (5, 8, 8, 128, 160, 2),
-    // So small that there is no tile of Winograd's.
+    // Too small for a Winograd tile.
     (1, 1, 1, 128, 128, 1),
     (3, 1, 1, 96, 112, 2),
     (9, 3, 1, 128, 96, 1),
-    // AMX's tiles over several panels of weights.
+    // AMX tiles over several panels of weights.
     (2, 3, 8, 48, 112, 1),
     (1, 6, 16, 32, 80, 2),
-    // Images that are tiles as they lie in memory: five, two, and five by pieces of four pixels; and an input
-    // gradient without odd rows.
+    // Images that AMX tiles cover as they lie in memory: with five tiles, with two, and with five in pieces
+    // of four pixels; and an input gradient without odd rows.
     (7, 8, 8, 32, 16, 1),
     (5, 4, 4, 32, 32, 1),
     (3, 5, 12, 32, 32, 1),
     (2, 1, 16, 32, 32, 2),
-    // Rows that are no whole tiles.
+    // Rows that are not whole tiles.
     (3, 5, 28, 32, 16, 1),
     (2, 3, 9, 16, 32, 1),
     (2, 14, 14, 32, 32, 1),
@@ -84,7 +84,7 @@ const OTHER_KERNELS: [(usize, usize, usize, usize, usize, usize, usize); 22] = [
     (9, 7, 9, 16, 33, 1, 2),
     (129, 1, 1, 8, 16, 1, 1),
     (2, 4, 4, 96, 256, 1, 1),
-    // As many pixels as AMX's tiles take, and as they do not.
+    // Numbers of pixels that suit AMX tiles, and others that do not.
     (2, 6, 8, 64, 32, 1, 1),
     (2, 14, 14, 32, 64, 1, 1),
     (9, 7, 7, 64, 128, 1, 1),
@@ -104,7 +104,7 @@ const OTHER_KERNELS: [(usize, usize, usize, usize, usize, usize, usize); 22] = [
     (2, 6, 6, 4, 32, 5, 1),
 ];
 
-/// The sizes of all layers, with the number of images.
+/// Returns the sizes of all layers, with the number of images.
 fn sizes() -> impl Iterator<Item = (Geometry, usize)> {
     let threes = SIZES.map(|(batch, height, width, cin, cout, stride)| {
         (Geometry { height, width, cin, cout, kernel: 3, stride }, batch)
@@ -119,8 +119,8 @@ fn random(shape: &[usize], seed: u64) -> Tensor {
     random_of(DType::F32, shape, seed)
 }
 
-/// Uniform in ±1. For bf16, in steps of 1/32: sums of a few products are exact then, and so is where they are
-/// rounded to.
+/// Returns uniform random values in ±1. For bf16 they are multiples of 1/32, so that sums of a few products
+/// are exact, and so is the value that they are rounded to.
 fn random_of(precision: DType, shape: &[usize], seed: u64) -> Tensor {
     let mut rng = stream(seed, Purpose::Init, 0, 0);
     let value = |_| {
@@ -131,7 +131,7 @@ fn random_of(precision: DType, shape: &[usize], seed: u64) -> Tensor {
     stored(DType::F32, shape, &values)
 }
 
-/// A tensor of one type of values.
+/// Creates a tensor of the given type.
 fn stored(dtype: DType, shape: &[usize], values: &[f32]) -> Tensor {
     let from = Tensor::from_slice(values, shape, &Device::Cpu).expect("values");
     let t = zeros_of(dtype, shape).expect("memory");
@@ -143,13 +143,14 @@ fn values(t: &Tensor) -> Vec<f64> {
     t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1()).expect("values")
 }
 
-/// What a value is stored as.
+/// Returns the value that `x` is stored as.
 fn rounded(dtype: DType, x: f64) -> f64 {
     if dtype == DType::BF16 { half::bf16::from_f32(x as f32).into() } else { x }
 }
 
-/// How far values that are computed and then stored may be off, relative to the largest one, if sums are
-/// rounded by `exact`. In bf16 Winograd also rounds what it has transformed.
+/// Returns the largest allowed errors of computed values and of values that are then stored, relative to the
+/// largest value, where rounding of the sums is allowed `exact`. In bf16, Winograd also rounds the
+/// transformed values.
 fn tolerances(dtype: DType, isa: Isa, geo: Geometry, exact: f64) -> (f64, f64) {
     match dtype {
         DType::BF16 if winograd::fits(geo, isa.for_pairs(), 2) => (0.01, 0.01),
@@ -158,7 +159,7 @@ fn tolerances(dtype: DType, isa: Isa, geo: Geometry, exact: f64) -> (f64, f64) {
     }
 }
 
-/// `t` is within `tolerance` of the truth, relative to the truth's largest value.
+/// Asserts that `t` is within `tolerance` of the truth, relative to the truth's largest value.
 fn assert_close(what: &str, t: &Tensor, truth: &[f64], tolerance: f64) {
     let found = values(t);
     assert_eq!(found.len(), truth.len(), "{what}");
@@ -167,8 +168,8 @@ fn assert_close(what: &str, t: &Tensor, truth: &[f64], tolerance: f64) {
     assert!(error < tolerance, "{what}: {error:.1e} off");
 }
 
-/// Calls `f(image, output row, output column, kernel row, kernel column, input row, input column)` for all
-/// taps inside.
+/// Calls `f(image, [output row, output column], tap, [input row, input column])` for all taps inside the
+/// image.
 fn taps(geo: Geometry, batch: usize, mut f: impl FnMut(usize, [usize; 2], usize, [usize; 2])) {
     for n in 0..batch {
         for (row, col) in (0..geo.out_height()).flat_map(|r| (0..geo.out_width()).map(move |c| (r, c))) {
@@ -183,7 +184,7 @@ fn taps(geo: Geometry, batch: usize, mut f: impl FnMut(usize, [usize; 2], usize,
     }
 }
 
-/// Work space that no one may rely on: it holds no numbers.
+/// Returns work space filled with NaN, so that no operation can rely on its contents.
 fn used_work(geo: Geometry, batch: usize) -> Work {
     let work = Work::new(&[geo], batch).expect("work space");
     for t in [&work.partial, &work.flipped, &work.arranged] {
@@ -203,7 +204,7 @@ struct Case {
     y: Tensor,
     affine: Tensor,
     identity: Tensor,
-    /// Of twice the size, and of one row and column less, with half of the channels.
+    /// Images of twice the size, and of one row and column less than that, with half of the channels.
     padded: [Tensor; 2],
     projected: Tensor,
     projected_affine: Tensor,
@@ -231,12 +232,12 @@ impl Case {
         }
     }
 
-    /// Random images, stored as the case's are.
+    /// Returns random images of the case's type.
     fn image(&self, shape: &[usize], seed: u64) -> Tensor {
         image(self.dtype, shape, seed)
     }
 
-    /// The weights as the convolution takes them.
+    /// Returns the weights as the convolution rounds them.
     fn weights(&self) -> Vec<f64> {
         values(&self.weight).into_iter().map(|w| rounded(self.dtype, w)).collect()
     }
@@ -245,7 +246,7 @@ impl Case {
         Input::Normed { of: Raw { y: &self.y, affine: &self.affine }, shortcut }
     }
 
-    /// All kinds of shortcuts that fit.
+    /// Returns all kinds of shortcuts that fit.
     fn shortcuts(&self) -> Vec<Shortcut<&Tensor, Raw<'_>>> {
         let projected = Raw { y: &self.projected, affine: &self.projected_affine };
         let mut all =
@@ -256,7 +257,7 @@ impl Case {
         all
     }
 
-    /// The input of the convolution.
+    /// Returns the input of the convolution.
     fn input(&self, shortcut: Shortcut<&Tensor, Raw>) -> Vec<f64> {
         let (y, affine, c) = (values(&self.y), values(&self.affine), self.geo.cin);
         let (height, width) = (self.geo.height, self.geo.width);
@@ -289,7 +290,7 @@ impl Case {
     }
 }
 
-/// Random images, stored in one type.
+/// Returns random images, rounded to `dtype`.
 fn image(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
     stored(dtype, shape, &read(&random_of(dtype, shape, seed)).expect("values"))
 }
@@ -370,7 +371,7 @@ fn backward_is_the_plain_sum() {
             let before = case.image(case.y.dims(), 13);
             let half = [geo.height.div_ceil(2), geo.width.div_ceil(2), 2 * geo.cin];
             let small = case.image(&[batch, half[0], half[1], half[2]], 14);
-            // Whatever the stride: that of a block may be in another layer than the first.
+            // Test them for any stride: a block may have its stride in another layer than the first.
             let residuals = [Residual::None, Residual::InPlace, Residual::Padded(&small, half)];
             // There is no input gradient of the larger kernels, which only stems have.
             let residuals = if geo.kernel > 3 { &residuals[..1] } else { &residuals };
@@ -429,10 +430,10 @@ fn backward_is_the_plain_sum() {
     });
 }
 
-/// Of layers so wide that threads share out channels, not images.
+/// Tests layers so wide that threads divide the channels, not the images, among themselves.
 #[test]
 fn wide_layers_are_the_same_on_any_number_of_threads() {
-    // More pixels than are put together at a time, too.
+    // Include more pixels than are gathered at a time.
     let sizes = [
         (20, 4, 4, 88, 96, 3, 1),
         (20, 4, 4, 96, 96, 3, 1),

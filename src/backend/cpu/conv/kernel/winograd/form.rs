@@ -1,37 +1,37 @@
-//! The one-dimensional transforms of a tile size. Functions, not closures: only these can be told to be
-//! inlined, and what is not inlined is compiled without the instruction set.
+//! The one-dimensional transforms of a tile size. They are functions, not closures, because only functions
+//! can be forced inline, and what is not inlined is compiled without the instruction set.
 
 use crate::simd::Vector;
 
-/// The transforms of a tile size: `IN` = `OUT` + 2.
+/// The transforms of a tile size, where `IN` = `OUT` + 2.
 pub trait Form<const IN: usize, const OUT: usize> {
-    /// The rows of places in the order in which they are computed: neighbours take the same rows of `d`.
+    /// The rows of places in the order in which they are computed; neighbours use the same rows of `d`.
     const ROWS: [usize; IN];
-    /// How many of them are computed at a time. The more, the less is read again; the fewer, the closer they
-    /// stay.
+    /// Number of rows of places that are computed at a time. With more, less is read again; with fewer, the
+    /// values stay in a closer cache.
     const AT_A_TIME: usize;
-    /// Tiles that are computed at a time, if rows of tiles allow it. The fewer, the closer they stay; but all
-    /// weights are read, or their gradient is, for each group of them.
+    /// Number of tiles that are computed at a time, if rows of tiles allow it. With fewer, the values stay in
+    /// a closer cache, but all weights, or their gradient, are read for each group of tiles.
     const GROUP: usize;
-    /// Places of a row that are multiplied together, for as many tiles as the registers hold then: all or
-    /// half of them. The fewer, the more tiles share the weights that are read.
+    /// Number of places of a row that are multiplied together, for as many tiles as then fit in the
+    /// registers: all or half of them. With fewer, more tiles share the weights that are read.
     const PLACES: usize;
 
-    /// `Bᵀ d`.
+    /// Computes `Bᵀ d`.
     ///
     /// # Safety
-    /// As [`Vector`].
+    /// The caller must uphold the contract of [`Vector`].
     unsafe fn input<V: Vector>(d: [V; IN]) -> [V; IN];
-    /// `Aᵀ m` as far as it hangs on some [`Form::PLACES`] of `m`, those of a `part`, added to `sums` of the
-    /// parts before; the first begins them.
+    /// Computes the contribution to `Aᵀ m` of one `part` of `m`, which is [`Form::PLACES`] places, and adds
+    /// it to the `sums` of the parts before. The first part ignores `sums`.
     ///
     /// # Safety
-    /// As [`Vector`].
+    /// The caller must uphold the contract of [`Vector`].
     unsafe fn output_part<V: Vector>(part: usize, m: [V; IN], sums: [V; OUT]) -> [V; OUT];
-    /// `Aᵀ m`.
+    /// Computes `Aᵀ m`.
     ///
     /// # Safety
-    /// As [`Vector`].
+    /// The caller must uphold the contract of [`Vector`].
     #[inline(always)]
     unsafe fn output<V: Vector>(m: [V; IN]) -> [V; OUT] {
         // SAFETY: the caller's contract.
@@ -43,14 +43,14 @@ pub trait Form<const IN: usize, const OUT: usize> {
             sums
         }
     }
-    /// `G w`.
+    /// Computes `G w`.
     ///
     /// # Safety
-    /// As [`Vector`].
+    /// The caller must uphold the contract of [`Vector`].
     unsafe fn weight<V: Vector>(w: [V; 3]) -> [V; IN];
 }
 
-/// F(2×2, 3×3).
+/// The transforms of F(2×2, 3×3).
 pub struct Two;
 
 impl Form<4, 2> for Two {
@@ -81,8 +81,8 @@ impl Form<4, 2> for Two {
     }
 }
 
-/// F(4×4, 3×3). The first and the last place are halved with the weights and doubled in the output, which
-/// makes multiply-adds of additions.
+/// The transforms of F(4×4, 3×3). The first and the last place are halved in the weights and doubled in the
+/// output, which turns additions into multiply-adds.
 pub struct Four;
 
 impl Form<6, 4> for Four {
@@ -95,7 +95,7 @@ impl Form<6, 4> for Four {
     unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {
         // SAFETY: the caller's contract.
         unsafe {
-            // As many additions as multiply-adds: processors do one of each at a time.
+            // There are as many additions as multiply-adds, because processors do one of each at a time.
             let (two, four) = (V::splat(-2.0), V::splat(-4.0));
             let (even, odd) = (d[4].fma(d[2], four), d[3].fma(d[1], four));
             let (outer, inner) = (d[4].sub(d[2]), d[3].sub(d[1]));
@@ -148,20 +148,20 @@ impl Form<6, 4> for Four {
     }
 }
 
-/// `A y` of F(2×2): the transpose of [`Form::output`].
+/// Computes `A y` of F(2×2), the transpose of [`Form::output`].
 ///
 /// # Safety
-/// As [`Vector`].
+/// The caller must uphold the contract of [`Vector`].
 #[inline(always)]
 pub unsafe fn output_transposed<V: Vector>(y: [V; 2]) -> [V; 4] {
     // SAFETY: the caller's contract.
     unsafe { [y[0], y[0].add(y[1]), y[0].sub(y[1]), V::splat(0.0).sub(y[1])] }
 }
 
-/// `Gᵀ u` of F(2×2): the transpose of [`Form::weight`].
+/// Computes `Gᵀ u` of F(2×2), the transpose of [`Form::weight`].
 ///
 /// # Safety
-/// As [`Vector`].
+/// The caller must uphold the contract of [`Vector`].
 #[inline(always)]
 pub unsafe fn weight_transposed<V: Vector>(u: [V; 4]) -> [V; 3] {
     // SAFETY: the caller's contract.

@@ -1,7 +1,7 @@
 //! The 3×3 convolution by Winograd's F(m×m, 3×3): (m + 2)² multiplications for m² outputs instead of 9 m².
 //!
-//! An output tile of m×m sees an input tile d of (m + 2)×(m + 2) (Lavin and Gray, arXiv 1509.09308, section
-//! 4):
+//! An output tile of m×m depends on an input tile d of (m + 2)×(m + 2) (Lavin and Gray, arXiv 1509.09308,
+//! section 4):
 //!
 //! ```text
 //! y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ d B) ] A        dw = Gᵀ [ Σ (Bᵀ d B) ⊙ (A dy Aᵀ) ] G
@@ -13,13 +13,13 @@
 //!      0  1  0 −1           0   0   1             0 −1
 //! ```
 //!
-//! m = 4 has the points 0, ±1, ±2, ∞ of the same paper; it rounds ten times as coarsely and serves inference
-//! only.
+//! m = 4 uses the points 0, ±1, ±2, ∞ of the same paper. Its rounding errors are ten times as large, and it
+//! serves inference only.
 //!
-//! With channels, each of the places ⊙ is a matrix product over some tiles: [`product`] has it for the
-//! outputs, [`outer`] for the weight gradient. In bf16 transformed values are rounded to it and lie in lanes
-//! as [`super::tile`] and [`super::outer`] take them: for the weight gradient two neighbouring tiles share
-//! one.
+//! With channels, each place of ⊙ is a matrix product over some tiles: [`product`] computes it for the
+//! outputs, [`outer`] for the weight gradient. In bf16, transformed values are rounded to bf16 and lie in
+//! lanes as [`super::tile`] and [`super::outer`] take them: for the weight gradient, two neighbouring tiles
+//! share a lane.
 
 mod form;
 mod planes;
@@ -39,8 +39,9 @@ use planes::finish;
 pub use planes::{transform_grad, transform_input};
 use product::{Sizes, products};
 
-/// Whether a layer's sizes suit tiles of `out`×`out`: whole tiles, of which some make rows of eight, and
-/// whole vectors. Rows of four will do where the weight gradient puts images together.
+/// Returns whether a layer's sizes suit tiles of `out`×`out`: the image must consist of whole tiles, of which
+/// some make up rows of eight pixels, and channels must be whole vectors. Rows of four pixels suffice if the
+/// weight gradient combines images.
 pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
     let row = if out == 2 && by_blocks(geo) { 4 } else { 8 };
     let whole = geo.height.is_multiple_of(out) && geo.width.is_multiple_of(row);
@@ -52,15 +53,15 @@ pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
         && geo.cout.is_multiple_of(16)
 }
 
-/// Tiles that are computed at a time: whole rows of them, of `images` images one below the other. The wider a
-/// layer, the more share its weights.
+/// Returns the number of tiles that are computed at a time: whole rows of tiles, of `images` images one below
+/// the other. In a wide layer, more tiles share the weights.
 fn tiles<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(geo: Geometry, images: usize) -> usize {
     let per_row = geo.width / OUT;
     let group = if is_wide(geo) { 4 * F::GROUP } else { F::GROUP };
     (group / per_row).clamp(1, images * geo.height / OUT) * per_row
 }
 
-/// Floats of work space for [`forward`].
+/// Returns the number of floats of work space for [`forward`].
 pub fn scratch_len<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
     geo: Geometry,
     images: usize,
@@ -69,22 +70,23 @@ pub fn scratch_len<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
     F::AT_A_TIME * tiles * IN * geo.cin + IN * pitch(tiles * OUT * geo.cout)
 }
 
-/// Floats of work space for [`weight_grad`] of an image and for the input gradient of some.
+/// Returns the number of floats of work space for [`weight_grad`] of an image and the input gradient of
+/// `images` images.
 pub fn backward_scratch_len(geo: Geometry, images: usize) -> usize {
     let tiles = tiles::<Two, 4, 2>(geo, 1);
     let weight = 4 * tiles * geo.cin + 4 * pitch(tiles * geo.cout);
     weight.max(scratch_len::<Two, 4, 2>(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, images))
 }
 
-/// Floats from one row of places, or one place, of `len` floats to the next. A cache line more than it needs:
-/// all of a tile are touched together, and a power of two between them would put them in one set of the
-/// cache.
+/// Returns the distance in floats from one row of places, or one place, of `len` floats to the next. It is a
+/// cache line longer than necessary: all rows or places of a tile are accessed together, and a power of two
+/// between them would put them into the same set of the cache.
 pub fn pitch(len: usize) -> usize {
     len + 16
 }
 
-/// Does `$work` with a geometry whose channels are known when compiled, if they are as many in as out and one
-/// of some numbers: distances are constants then.
+/// Evaluates `$work` with a number of channels that is known at compile time, if there are as many input as
+/// output channels and the number is one of `$channels`: distances are then constants.
 macro_rules! with_channels {
     ($geo:ident, $($channels:literal)|+, $work:expr) => {
         match ($geo.cin, $geo.cout) {
@@ -97,12 +99,12 @@ macro_rules! with_channels {
     };
 }
 
-/// The outputs of some images from their inputs inside halos, `x_step` values apart: `geo` with `u` of
-/// [`transform_weight`].
+/// Computes the outputs of some images from their inputs inside halos, which are `x_step` values apart; `u`
+/// is the weight as transformed by [`transform_weight`].
 ///
 /// # Safety
-/// As [`Vector`]; `x` holds the images with their halos, `u` the transformed weights and `scratch`
-/// [`scratch_len`] floats.
+/// The caller must uphold the contract of [`Vector`]; `x` must hold the images with their halos, `u` the
+/// transformed weights and `scratch` [`scratch_len`] floats.
 #[inline(always)]
 pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
     geo: Geometry,
@@ -157,11 +159,11 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
     })
 }
 
-/// Adds one image's weight gradient to `du`, or begins it if it is to be `fresh`: `x` is the input, `g` the
+/// Adds one image's weight gradient to `du`, or overwrites `du` if `fresh`. `x` is the input and `g` the
 /// output's gradient, both inside halos.
 ///
 /// # Safety
-/// As [`forward`], but for [`backward_scratch_len`]; `du` holds 16·cin·cout floats.
+/// The same as for [`forward`], but with [`backward_scratch_len`]; `du` must hold 16·cin·cout floats.
 #[inline(always)]
 pub unsafe fn weight_grad<V: Vector, T: Value>(
     geo: Geometry,
@@ -181,7 +183,7 @@ pub unsafe fn weight_grad<V: Vector, T: Value>(
     }
 }
 
-/// [`weight_grad`] with `N` = [`Value::PACK`] tiles to a lane.
+/// Computes [`weight_grad`] with `N` = [`Value::PACK`] tiles per lane.
 #[inline(always)]
 unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
     geo: Geometry,

@@ -1,6 +1,6 @@
-//! Transforms of images: rows of tiles into their places, and back.
+//! Transforms of images: from rows of tiles to their places, and back.
 
-// Indices are those of the formulas.
+// Indices match those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use super::form::{Form, output_transposed};
@@ -9,7 +9,7 @@ use crate::net::Geometry;
 use crate::simd::Vector;
 use crate::simd::value::Value;
 
-/// `N` vectors that are `step` values apart.
+/// Loads `N` vectors that are `step` values apart.
 #[inline(always)]
 pub unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usize) -> [V; N] {
     // SAFETY: the caller's contract.
@@ -22,8 +22,8 @@ pub unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usi
     }
 }
 
-/// Stores the places of `N` neighbouring tiles, `step` values or lanes apart: of one in values of its own, of
-/// two in shared lanes.
+/// Stores the places of `N` neighbouring tiles. One tile is stored as values, two tiles in shared lanes;
+/// places are `step` values or lanes apart.
 #[inline(always)]
 pub unsafe fn store_places<V: Vector, T: Value, const N: usize, const IN: usize>(
     tiles: [[V; IN]; N],
@@ -43,11 +43,11 @@ pub unsafe fn store_places<V: Vector, T: Value, const N: usize, const IN: usize>
     }
 }
 
-/// Some rows of the places of `v = Bᵀ d B` for a row of tiles, `N` to a lane: those of a `pass`
-/// ([`Form::AT_A_TIME`]), each (tiles, places, channels) and `step` floats behind the one before.
+/// Computes some rows of the places of `v = Bᵀ d B` for a row of tiles, `N` tiles per lane: the rows of a
+/// `pass` ([`Form::AT_A_TIME`]), each (tiles, places, channels) and `step` floats after the previous one.
 ///
-/// Only what these rows take is computed, though each column is read again for the next pass: so little is
-/// written that the products read it from the first-level cache.
+/// Only what these rows need is computed, although each column is read again for the next pass: so little is
+/// written at a time that the products read it from the first-level cache.
 #[inline(always)]
 pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const N: usize>(
     geo: Geometry,
@@ -73,7 +73,8 @@ pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const 
     }
 }
 
-/// [`transform_input`] for a pass that is known when compiled, so that the other rows are not computed.
+/// Computes [`transform_input`] for a pass that is known at compile time, so that the other rows are not
+/// computed.
 #[inline(always)]
 unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize, const PASS: usize>(
     geo: Geometry,
@@ -86,12 +87,13 @@ unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize,
     T: Value,
     F: Form<IN, OUT>,
 {
-    /// Columns that one tile of 4×4 or two of 2×2 see.
+    /// Columns that one tile of 4×4 or two tiles of 2×2 depend on.
     const MOST: usize = 6;
     let (c, width) = (geo.cin, (geo.width + 2) * geo.cin);
     let seen = N * OUT + 2;
     for channel in (0..c).step_by(V::LANES) {
-        // SAFETY: the contract of `forward`: `IN` rows from `OUT` times the tile's are inside the halo.
+        // SAFETY: the contract of `forward`, by which the `IN` rows from row `OUT · row` on are inside the
+        // halo.
         unsafe {
             let x = x.add(OUT * row * width + channel);
             let mut columns = [[V::splat(0.0); MOST]; 2];
@@ -102,7 +104,7 @@ unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize,
                 }
             }
             for some in 0..geo.width / OUT / N {
-                // Two columns are those that the tile before ended with.
+                // The first two columns are the last two of the tile before.
                 for columns in &mut columns {
                     (columns[0], columns[1]) = (columns[seen - 2], columns[seen - 1]);
                 }
@@ -129,8 +131,8 @@ unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize,
     }
 }
 
-/// Row `i` of the places of `d = A dy Aᵀ` for a row of tiles, `N` to a lane; its planes are `plane` values,
-/// or lanes, apart.
+/// Computes row `i` of the places of `d = A dy Aᵀ` for a row of tiles, `N` tiles per lane. The planes of `d`
+/// are `plane` values, or lanes, apart.
 #[inline(always)]
 pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
     geo: Geometry,
@@ -151,7 +153,7 @@ pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
     }
 }
 
-/// [`transform_grad`] for a row that is known when compiled.
+/// Computes [`transform_grad`] for a row that is known at compile time.
 #[inline(always)]
 unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
     geo: Geometry,
@@ -163,7 +165,7 @@ unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
     let (c, width) = (geo.cout, (geo.width + 2) * geo.cout);
     for some in 0..geo.width / 2 / N {
         for channel in (0..c).step_by(V::LANES) {
-            // SAFETY: the contract of `weight_grad`: the two rows of the tile are inside the halo.
+            // SAFETY: the contract of `weight_grad`, by which the two rows of the tile are inside the halo.
             unsafe {
                 let at = (2 * row + 1) * width + (2 * N * some + 1) * c + channel;
                 let mut places = [[V::splat(0.0); 4]; N];
@@ -181,8 +183,8 @@ unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
     }
 }
 
-/// `y = Aᵀ m` for a row of tiles of [`super::product`], handed to the sink by `SOME` pixels, as many as the
-/// registers hold.
+/// Computes `y = Aᵀ m` for a row of tiles of [`super::product`], and passes it to the sink `SOME` pixels at a
+/// time, as many as the registers hold.
 #[inline(always)]
 pub unsafe fn finish<
     V: Vector,
@@ -202,7 +204,7 @@ pub unsafe fn finish<
     let c = geo.cout;
     for channel in (0..c).step_by(V::LANES) {
         for some in 0..geo.width / SOME {
-            // SAFETY: the planes hold the row's tiles; it is whole groups of `SOME` pixels.
+            // SAFETY: the planes hold the row's tiles, and the row is whole groups of `SOME` pixels.
             unsafe {
                 let mut pixels = [[[V::splat(0.0)]; SOME]; OUT];
                 for col in 0..SOME {

@@ -1,10 +1,11 @@
-//! The products of the places: what takes the time.
+//! The products of the places, which take most of the time.
 //!
-//! A register tile holds all places of a row of places (F(2×2)) or half of them for twice as many tiles
-//! (F(4×4), but where stores are slow), so that the first half of the output's transform is made in registers
-//! and half (F(2×2)) or two thirds (F(4×4)) of what would else be stored and read again remain.
+//! A register tile holds all places of a row of places (F(2×2)), or half of them for twice as many tiles
+//! (F(4×4), except where stores are slow). This way the first half of the output transform happens in
+//! registers, and only half (F(2×2)) or two thirds (F(4×4)) of the values that would otherwise be stored and
+//! read again remain.
 
-// Indices are those of the formulas.
+// Indices match those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use super::form::Form;
@@ -13,31 +14,31 @@ use crate::backend::cpu::conv::kernel::walk::Sink;
 use crate::simd::value::Value;
 use crate::simd::{Vector, opaque, prefetch};
 
-/// Sizes and distances of [`products`].
+/// Sizes and strides of [`products`].
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Tiles: an even number.
+    /// Number of tiles, which is even.
     pub tiles: usize,
-    /// Lanes that a tile's channels take at a place of `v`.
+    /// Number of lanes that a tile's channels take at a place of `v`.
     pub lanes: usize,
-    /// Channels of `m`.
+    /// Number of channels of `m`.
     pub cout: usize,
-    /// Floats between two rows of places of `m`.
+    /// Stride between rows of places of `m`, in floats.
     pub m_row: usize,
-    /// Whether a register tile holds all places of a row, whatever [`Form::PLACES`] says: the same
-    /// operations, with more loads and fewer stores.
+    /// Whether a register tile holds all places of a row, even if [`Form::PLACES`] is less: the operations
+    /// are the same, with more loads and fewer stores.
     pub whole: bool,
 }
 
-/// Lanes whose weights for a vector of channels stay in the first-level cache.
+/// Lanes at a time, so that their weights for a vector of channels stay in the first-level cache.
 const NEAR: usize = 64;
 
-/// Row `i` of the places of `m = (u ⊙ v) A`, which is (rows of places, tiles, output columns, cout), from
-/// that row of `v`, (tiles, places, lanes), and `u` of [`super::transform_weight`]; the outputs start from
-/// what the sink says.
+/// Computes row `i` of the places of `m = (u ⊙ v) A`, which is (rows of places, tiles, output columns, cout),
+/// from the same row of `v`, (tiles, places, lanes), and from `u` of [`super::transform_weight`]. The outputs
+/// start from the values that the sink gives.
 ///
 /// # Safety
-/// As [`Vector`]; `v`, `u` and `m` hold what the sizes say.
+/// The caller must uphold the contract of [`Vector`]; `v`, `u` and `m` must be as large as `size` requires.
 #[inline(always)]
 pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
     size: Sizes,
@@ -56,7 +57,8 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
     for block in 0..blocks {
         // SAFETY: the caller's contract.
         unsafe {
-            // Rows and columns of `A` at place 1 are ones: every output gets that place once.
+            // Row 1 of `A` is all ones, so each output gets place (1, 1) exactly once; the initial value goes
+            // there.
             let start = if i == 1 { sink.start(block * V::LANES) } else { V::splat(0.0) };
             let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
             let m = m.add(i * size.m_row + block * V::LANES);
@@ -77,7 +79,7 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
                         }
                     } else if left >= 4 {
                         if size.lanes > NEAR && F::PLACES == IN {
-                            // Each tile asks for its part of the weights that come next.
+                            // Each tile prefetches its share of the weights that come next.
                             let next = u.wrapping_add((first + NEAR) * IN * V::LANES);
                             let part = NEAR * IN * V::LANES / size.tiles;
                             for line in (tile * part..(tile + 4) * part).step_by(16) {
@@ -96,8 +98,8 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
     }
 }
 
-/// The part of [`products`] for a vector of channels, [`NEAR`] lanes from `lane` on, `P` tiles and the parts
-/// of the places from `FROM` to `TO`, as far as there are so many.
+/// Computes [`products`] for a vector of channels, at most [`NEAR`] lanes from `lane` on, `P` tiles and the
+/// parts `FROM..TO` of the places, as far as they exist.
 #[inline(always)]
 unsafe fn some<
     V,
@@ -154,7 +156,7 @@ unsafe fn some<
             for part in FROM..TO.min(IN / F::PLACES) {
                 let before = sums;
                 sums = F::output_part(part, acc[p], sums);
-                // The first part begins the outputs; here it goes on with those of the lanes before.
+                // Part 0 starts new sums; add those of the preceding lanes.
                 if part == 0 && lane > 0 {
                     for (sum, before) in sums.iter_mut().zip(before) {
                         *sum = before.add(*sum);
@@ -175,7 +177,7 @@ mod tests {
     use crate::backend::cpu::conv::kernel::winograd::Four;
     use crate::rng::{Purpose, stream, uniform};
 
-    /// Starts from 0.5 and takes nothing.
+    /// A sink that starts from 0.5 and ignores the results.
     struct Half;
 
     impl Sink for Half {
@@ -191,7 +193,7 @@ mod tests {
     fn places_by_halves_and_at_once_are_the_same() {
         let mut rng = stream(0, Purpose::Init, 0, 0);
         let mut random = |len| -> Vec<f32> { (0..len).map(|_| uniform(&mut rng) as f32 - 0.5).collect() };
-        // More lanes than are near, and tiles that leave a remainder of both.
+        // More lanes than `NEAR`, and numbers of tiles that leave a remainder in both cases.
         for (lanes, cout, tiles) in [(16, 3, 8), (150, 2, 14), (64, 1, 2)] {
             let (v, u) = (random(tiles * 6 * lanes), random(6 * 6 * lanes * cout));
             let found = [false, true].map(|whole| {

@@ -1,6 +1,6 @@
-//! Transforms of weights and of their gradients: whole layers, once a step.
+//! Transforms of weights and of their gradients, for a whole layer at once and once per step.
 
-// Indices are those of the formulas.
+// Indices match those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
 use std::marker::PhantomData;
@@ -10,8 +10,8 @@ use super::planes::{column, store_places};
 use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector, run};
 
-/// `u = G w Gᵀ`: (3, 3, rows, cols) to (places of a row, cols / vector, parts of a column's places, rows,
-/// places of a part, vector). In bf16 they are rounded to it, and two rows share lanes.
+/// Computes `u = G w Gᵀ`: from (3, 3, rows, cols) to (rows of places, cols / vector, parts of a row's places,
+/// rows, places of a part, vector). In bf16, the values are rounded to bf16, and two rows share lanes.
 pub fn transform_weight<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
     isa: Isa,
     w: &[f32],
@@ -25,7 +25,7 @@ pub fn transform_weight<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: 
     }
 }
 
-/// [`transform_weight`] with `N` = [`Value::PACK`] rows to a lane.
+/// The task of [`transform_weight`] with `N` = [`Value::PACK`] rows per lane.
 struct Transform<'a, T, F, const IN: usize, const OUT: usize, const N: usize>(
     &'a [f32],
     usize,
@@ -76,7 +76,7 @@ impl<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize, const N: usi
     }
 }
 
-/// `dw = Gᵀ du G`: (16, rows, cols) to (3, 3, rows, cols).
+/// Computes `dw = Gᵀ du G`: from (16, rows, cols) to (3, 3, rows, cols).
 pub fn restore_weight(isa: Isa, du: &[f32], dw: &mut [f32]) {
     struct Restore<'a>(&'a [f32], &'a mut [f32]);
     impl Task for Restore<'_> {
