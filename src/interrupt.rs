@@ -17,7 +17,7 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// The error of work that stopped because of a signal: exit code 130.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted; the same command goes on from what is finished")]
+#[error("interrupted; run the same command again to continue")]
 pub struct Interrupted;
 
 /// Installs the signal handlers for SIGINT and SIGTERM. A second signal ends the process at once. SIGXFSZ is

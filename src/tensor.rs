@@ -90,7 +90,7 @@ fn lend<R>(t: &Tensor, f: impl FnOnce(Parts) -> Result<R>) -> Result<R> {
     t.inplace_op1(&lend)?;
     match lend.1.take() {
         Some(r) => Ok(r),
-        None => bail!("remix-write did not run"),
+        None => bail!("internal error: the in-place operation did not run"),
     }
 }
 
@@ -120,7 +120,7 @@ pub fn write_parts<R>(tensors: &[&Tensor], f: impl FnOnce(&[Parts]) -> Result<R>
     }
     let (mut f, mut result) = (Some(f), None);
     each(tensors, 0, &mut lent, &mut |parts| result = f.take().map(|f| f(parts)))?;
-    result.unwrap_or_else(|| bail!("remix-write did not run"))
+    result.unwrap_or_else(|| bail!("internal error: the in-place operation did not run"))
 }
 
 /// Evaluates an expression with `$T` as the type of a tensor's values.

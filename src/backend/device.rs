@@ -78,7 +78,7 @@ impl Device {
 
     #[cfg(not(feature = "cuda"))]
     fn cuda(_: usize) -> Result<Device> {
-        anyhow::bail!("this build is without CUDA; take --device cpu, or auto for the best there is")
+        anyhow::bail!("this build has no CUDA support; use --device cpu or --device auto")
     }
 
     /// Returns whether this is a GPU.

@@ -189,9 +189,7 @@ impl Plan {
 pub fn check(network: &Network) -> Result<(), String> {
     let name = &network.name;
     if network.convs().next().is_none() {
-        return Err(format!(
-            "{name}: a classifier on imported features has no network that images could go through"
-        ));
+        return Err(format!("{name}: this is a classifier on imported features; it cannot process images"));
     }
     let mut channels = network.stem.cout;
     for (conv, is_stem) in network.convs().zip(std::iter::once(true).chain(std::iter::repeat(false))) {
@@ -199,7 +197,7 @@ pub fn check(network: &Network) -> Result<(), String> {
         let kernels: &[usize] = if is_stem { &[1, 3, 5, 7] } else { &[1, 3] };
         if !kernels.contains(kernel) || !(1..=2).contains(stride) {
             return Err(format!(
-                "{name} has {conv}, a {kernel}×{kernel} convolution with stride {stride}, for which there is no engine"
+                "{name} has {conv}, a {kernel}×{kernel} convolution with stride {stride}, which no engine supports"
             ));
         }
     }

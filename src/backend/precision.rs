@@ -11,8 +11,8 @@ pub enum Precision {
     /// 32-bit floats throughout.
     #[default]
     F32,
-    /// Images, activations and their gradients in bf16, products added up in 32 bits; parameters, statistics,
-    /// loss and evaluation in 32 bits
+    /// Store images, activations and their gradients in bf16 and sum products in 32 bits; parameters,
+    /// statistics, loss and evaluation stay in 32 bits
     Bf16,
 }
 

@@ -179,6 +179,7 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
     })?;
     let dataset = match given {
         Some(d) => {
+            check_network(&m, &input, d)?;
             if !is_content_of(trained, d) {
                 let d = d.path.as_deref().unwrap_or(Path::new("--data")).display();
                 log::warn!("{here}: was trained on another data set than {d}; the result says so");
@@ -187,16 +188,17 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
         }
         None => {
             let path = store::absolute(&dir.join(&trained.path));
+            let maker = if trained.params.contains_key("splits") { "embed" } else { "mk-imbalance" };
             let hint = || {
                 format!(
-                    "{here}: its data set cannot be read; build it again with mk-imbalance, or say with --data where it is"
+                    "{here}: its data set cannot be read; make it again with {maker}, or say with --data where it is"
                 )
             };
             let d = dataset_at(&path, tool).with_context(hint)?;
             if !is_content_of(trained, &d) {
                 bail!(
-                    "{}: is no longer the data set that {here} was trained on (content {} then); build that one \
-                     again with mk-imbalance, or take this one on purpose with --data",
+                    "{}: is no longer the data set that {here} was trained on (content {} then); make that one \
+                     again with {maker}, or take this one on purpose with --data",
                     path.display(),
                     key::short(&trained.blake3),
                 );
@@ -303,12 +305,34 @@ fn one_at(path: &Path, tool: &'static str, kind: Kind) -> Result<Manifest> {
     Ok(m)
 }
 
+/// Refuses features of a network other than the checkpoint's own: a classifier cannot be evaluated on them.
+fn check_network(m: &Manifest, checkpoint: &Input, dataset: &Manifest) -> Result<()> {
+    let own = if Classifier::of(&m.params).is_some() { m.input("init") } else { Some(checkpoint) };
+    let (Some(own), Some(theirs)) = (own, dataset.input("checkpoint")) else { return Ok(()) };
+    if dataset.kind == Kind::Embedding && own.blake3 != theirs.blake3 {
+        bail!(
+            "{}: has the features of another network ({}, not {}); make them with embed --splits from the network of {}",
+            dataset.dir()?.display(),
+            key::short(&theirs.blake3),
+            key::short(&own.blake3),
+            m.dir()?.display()
+        );
+    }
+    Ok(())
+}
+
 /// Returns whether a checkpoint's dataset input is this data set, by content.
 fn is_content_of(trained: &Input, dataset: &Manifest) -> bool {
     let now = dataset.as_input("dataset", &TRAINED_ON);
-    // A classifier on features is compared with a data set of images by the images behind its features.
-    let trained = if dataset.kind == Kind::Dataset { images_of(trained) } else { trained };
-    now.is_ok_and(|i| Images::of(&i).are_those_of(&Images::of(trained)))
+    now.is_ok_and(|now| {
+        // Either may be features of the images.
+        let is_features = |input: &Input| !std::ptr::eq(images_of(input), input);
+        let (now, trained) = match (is_features(&now), is_features(trained)) {
+            (true, true) => (&now, trained),
+            _ => (images_of(&now), images_of(trained)),
+        };
+        Images::of(now).are_those_of(&Images::of(trained))
+    })
 }
 
 impl Subject {

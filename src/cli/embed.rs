@@ -47,20 +47,20 @@ pub struct Flags {
     #[command(flatten)]
     pub input: checkpoints::Choice,
 
-    /// Images without labels, instead of those of a data set: a directory, an image, a file with a path a
+    /// Images without labels, instead of those of a data set: a directory, an image, a file with one path per
     /// line, or - for paths on stdin
     ///
-    /// They are resized, cropped and normalised as the checkpoint's own were. Also writes predictions.csv
+    /// They are resized, cropped and normalised like the checkpoint's training images. Also writes predictions.csv
     /// with the path, the most probable classes and their probabilities. An image that cannot be read is left
     /// out and listed in the manifest, and the exit code is 1.
     #[arg(long, value_name = "DIR|FILE|-", conflicts_with_all = ["split", "project"])]
     pub images: Option<PathBuf>,
 
-    /// Classes of an image in predictions.csv, the most probable first
+    /// Number of classes per image in predictions.csv, most probable first
     #[arg(long, value_name = "N", default_value_t = 5, requires = "images", value_parser = clap::value_parser!(u32).range(1..))]
     pub top: u32,
 
-    /// With --images: images of more pixels are refused
+    /// With --images: refuse images with more pixels than this
     #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, requires = "images")]
     pub max_pixels: u64,
 
@@ -75,8 +75,8 @@ pub struct Flags {
     #[arg(long, value_name = "N", requires = "splits", conflicts_with_all = ["split", "project", "images", "import"], value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub passes: Option<u32>,
 
-    /// Features that were made elsewhere, one file a split, as train=clip-train.npz: a data set for train
-    /// --classifier
+    /// Import features that were made elsewhere, one file per split, such as train=clip-train.npz: a data set
+    /// for train --classifier
     ///
     /// The file, of safetensors or of numpy's savez, has `features` (N, F), `labels` (N) and, if you like,
     /// `ids` (N). Files of numpy's save hold one each: train=features.npy,labels.npy or
@@ -84,11 +84,11 @@ pub struct Flags {
     #[arg(long, value_name = "SPLIT=FILE[,LABELS[,IDS]]", conflicts_with_all = ["split", "splits", "project", "images", "data", "arch"])]
     pub import: Vec<Import>,
 
-    /// With --import: file of the classes' names, one a line, by label
+    /// With --import: file with the names of the classes in the order of their labels, one per line
     #[arg(long, value_name = "FILE", requires = "import")]
     pub class_names: Option<PathBuf>,
 
-    /// With --import: what tables call the data set [default: imported]
+    /// With --import: name of the data set in tables [default: imported]
     #[arg(long, value_name = "NAME", requires = "import")]
     pub name: Option<String>,
 
@@ -201,7 +201,7 @@ fn project(plain: &Plan, chosen: Chosen, subject: &Subject, flags: &Flags) -> Re
         }
     }
     super::run_plan(&plan, &flags.common, |writer| {
-        let features = super::settle(&plain, &flags.common, |w| extract(w, subject, flags))?;
+        let features = super::make_or_reuse(&plain, &flags.common, |w| extract(w, subject, flags))?;
         projection::work(writer, &features, chosen)
     })
 }

@@ -126,7 +126,7 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags, adjust: Option<&Adjus
         out.logits = adjust.apply(out.logits, &rows.labels, counts, val, &mut corrected)?;
     }
     let m = metrics::evaluate(&out.logits, &rows.labels, &subject.info.cls_num_list)?;
-    if !terminal::for_people() {
+    if !terminal::stdout_is_terminal() {
         log::info!(
             "{}: {} {} top-1 {:.2} %, top-5 {:.2} %",
             subject.inputs[0].path.display(),

@@ -181,7 +181,40 @@ fn man(command: &Command, dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::cli::{embed, eval, mk_imbalance, report, train};
+
+    /// clap checks this itself, but in debug builds alone.
+    #[test]
+    fn names_of_flags_and_groups_are_unique() {
+        fn check(command: &mut Command) {
+            command.build();
+            let (mut ids, mut flags) = (BTreeSet::new(), BTreeSet::new());
+            for arg in command.get_arguments() {
+                assert!(ids.insert(arg.get_id().to_string()), "{}: {}", command.get_name(), arg.get_id());
+                let short = arg.get_short().map(|c| format!("-{c}"));
+                let names = arg.get_long().map(|long| format!("--{long}")).into_iter().chain(short);
+                for name in names {
+                    assert!(flags.insert(name.clone()), "{} {name} is there twice", command.get_name());
+                }
+            }
+            for group in command.get_groups() {
+                let id = group.get_id().to_string();
+                assert!(ids.insert(id.clone()), "{}: group {id}", command.get_name());
+            }
+            command.get_subcommands_mut().for_each(check);
+        }
+        let mut all = [
+            mk_imbalance::Flags::command(),
+            train::Flags::command(),
+            eval::Flags::command(),
+            embed::Flags::command(),
+            report::Flags::command(),
+        ];
+        all.iter_mut().for_each(check);
+    }
 
     #[test]
     fn examples_with_installed_names() {

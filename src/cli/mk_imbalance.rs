@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use self::collection::Collection;
-use self::flags::{Flags, ImbType, Name, Normalisation, name};
+pub(super) use self::flags::Flags;
+use self::flags::{ImbType, Name, Normalisation, name};
 use super::CheckFailed;
 use crate::data::cifar::{self, CIFAR10, CIFAR100};
 use crate::data::files::decode;

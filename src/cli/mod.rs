@@ -182,7 +182,7 @@ fn device(name: &str) -> Result<String, &'static str> {
 
 /// Refuses, before any work, a GPU or an instruction set that was asked for and cannot be used.
 fn usable(device: &str) -> Result<()> {
-    Isa::asked().map_err(Error::msg)?;
+    Isa::from_env().map_err(Error::msg)?;
     if device.starts_with("cuda") { Device::find(device).map(|_| ()) } else { Ok(()) }
 }
 
@@ -204,7 +204,7 @@ fn one_line(e: &anyhow::Error) -> String {
 /// # Errors
 /// Returns an error if stdout cannot be written; [`main`] treats a closed stdout as success.
 pub fn print(m: &Manifest) -> Result<()> {
-    if terminal::for_people() {
+    if terminal::stdout_is_terminal() {
         return put(&summary::of(m));
     }
     put(&serde_json::to_string(m).map_err(io::Error::from)?)
@@ -227,7 +227,7 @@ fn stdout(e: io::Error) -> Error {
     if e.kind() == ErrorKind::BrokenPipe {
         e.into()
     } else {
-        anyhow!("stdout: {e}; free space, or let it go elsewhere")
+        anyhow!("stdout: {e}; free space, or free some space, or send the output elsewhere")
     }
 }
 
@@ -252,14 +252,15 @@ pub fn run_plan(
     }
     if common.dry_run {
         // The plan is what was asked for, so people get all of it too.
-        let whole = if terminal::for_people() { serde_json::to_string_pretty } else { serde_json::to_string };
+        let whole =
+            if terminal::stdout_is_terminal() { serde_json::to_string_pretty } else { serde_json::to_string };
         put(&whole(&planned).map_err(io::Error::from)?)?;
         return Ok(planned);
     }
     if common.verify {
         return verify(plan);
     }
-    let m = settle(plan, common, work)?;
+    let m = make_or_reuse(plan, common, work)?;
     print(&m)?;
     Ok(m)
 }
@@ -269,7 +270,11 @@ pub fn run_plan(
 ///
 /// # Errors
 /// Returns an error if the work or the file system fails.
-pub fn settle(plan: &Plan, common: &Common, work: impl FnOnce(&Writer) -> Result<Done>) -> Result<Manifest> {
+pub fn make_or_reuse(
+    plan: &Plan,
+    common: &Common,
+    work: impl FnOnce(&Writer) -> Result<Done>,
+) -> Result<Manifest> {
     let started = (SystemTime::now(), Instant::now());
     let place = plan.place();
     let waiting = || log::info!("{}: another process is making it, waiting", place.display());

@@ -75,12 +75,11 @@ pub enum Command {
     #[command(after_help = html::EXAMPLES)]
     Html(HtmlFlags),
 
-    /// A list of trainings: what tells them apart, how far they are and how good
+    /// List trainings with their settings, progress and accuracy
     ///
-    /// Looks for finished and unfinished trainings in directories, and in their subdirectories, and prints
-    /// one line for each on stdout: method, settings, seed, epochs that are done, accuracy on the test split
-    /// after the last epoch and after the best one. Settings that all of them share are said once. Nothing is
-    /// written.
+    /// Looks for finished and unfinished trainings in directories and their subdirectories, and prints one
+    /// line for each on stdout: method, settings, seed, finished epochs, and accuracy on the test split after
+    /// the last and after the best epoch. Settings that all of them share are printed once. Nothing is written.
     #[command(after_help = runs::EXAMPLES)]
     Runs(RunsFlags),
 }
@@ -174,9 +173,9 @@ fn format_of<'a>(file: &Path, known: &[&'a str]) -> Result<&'a str> {
 }
 
 /// Loads the values of `--published`.
-fn give(file: Option<&Path>) -> Result<()> {
+fn load_published(file: Option<&Path>) -> Result<()> {
     match file {
-        Some(file) => published::give(file).map_err(|why| anyhow!("--published {}: {why}", file.display())),
+        Some(file) => published::load(file).map_err(|why| anyhow!("--published {}: {why}", file.display())),
         None => Ok(()),
     }
 }
@@ -252,7 +251,7 @@ fn name_files(params: &mut Object, shown: &[&Experiment]) {
 
 /// Logs where the files are, unless standard output says so.
 fn say(m: &Manifest) {
-    if terminal::for_people() {
+    if terminal::stdout_is_terminal() {
         return;
     }
     for o in &m.outputs {

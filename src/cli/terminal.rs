@@ -23,7 +23,7 @@ pub fn can_draw() -> bool {
 }
 
 /// Returns whether a person reads standard output, who wants a line and not a manifest.
-pub fn for_people() -> bool {
+pub fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 

@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use self::flags::Flags;
+pub(super) use self::flags::Flags;
 use self::init::Init;
 use self::progress::{Board, Progress};
 use self::recipes::Preset;
@@ -438,5 +438,4 @@ fn differences(old: &Manifest, new: &Manifest) -> String {
 }
 
 #[cfg(test)]
-#[path = "train/tests.rs"]
 mod tests;

@@ -42,7 +42,7 @@ impl Trained {
             others.sort_unstable();
             if own == others {
                 bail!(
-                    "{name}: the data set has the classes of the checkpoint in another order, so its labels mean others; \
+                    "{name}: the data set has the classes of the checkpoint in another order, so its labels are those of other classes; \
                      make it with mk-imbalance --class-order FILE, which lists them in the checkpoint's"
                 );
             }

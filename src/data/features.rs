@@ -75,7 +75,7 @@ impl Features {
         let labels =
             labels.data().as_chunks().0.iter().enumerate().map(number).collect::<Result<Vec<_>, _>>()?;
         if labels.chunks(own).any(|pass| *pass != labels[..own]) {
-            return Err("its passes have other labels".into());
+            return Err("the labels of its passes differ".into());
         }
         let labels = labels[..own].to_vec();
         let index = index.data().as_chunks().0.iter().take(own);

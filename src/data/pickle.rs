@@ -90,7 +90,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value<'_>, Error> {
     while !machine.step()? {}
     match (machine.stack.pop(), machine.stack.is_empty() && machine.at == bytes.len()) {
         (Some(value), true) => Ok(value),
-        _ => Err(machine.damaged("something is left over")),
+        _ => Err(machine.damaged("there is more after its end")),
     }
 }
 

@@ -474,7 +474,7 @@ fn remedy(role: &str, tool: &str) -> String {
 fn advice(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind;
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room, and give the same command again",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room, and run the same command again",
         ErrorKind::PermissionDenied => {
             "; look at its permissions and those of its directory, or choose another place"
         }

@@ -66,7 +66,7 @@ fn read_stdin_kinds(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item 
     // A terminal counts as empty: nobody types manifests.
     let stdin: Box<dyn BufRead> =
         if io::stdin().is_terminal() { Box::new(io::empty()) } else { Box::new(io::stdin().lock()) };
-    let values = serde_json::Deserializer::from_reader(Unmarked::new(stdin)).into_iter();
+    let values = serde_json::Deserializer::from_reader(BomStripper::new(stdin)).into_iter();
     let found = values.map(move |value| {
         let mut m = parse(value, Path::new("stdin"))?;
         locate(&mut m);
@@ -131,7 +131,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
         let why = if utf16 { "it is UTF-16; save it as UTF-8" } else { "it is not text" };
         Error::NotAManifest { path: file.clone(), why: why.into() }
     })?;
-    let values = serde_json::Deserializer::from_reader(Unmarked::new(text.as_bytes())).into_iter();
+    let values = serde_json::Deserializer::from_reader(BomStripper::new(text.as_bytes())).into_iter();
     let mut found = values.map(|v| parse(v, &file)).collect::<Result<Vec<_>, _>>()?;
     // A file with a single manifest is the place of that manifest. A collection of manifests (a saved pipe)
     // or a pipe is not.
@@ -153,18 +153,18 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
 
 /// A reader that drops byte-order marks at the beginnings of lines, where some editors and shells put them.
 /// No JSON text has their bytes there.
-struct Unmarked<R> {
+struct BomStripper<R> {
     text: R,
     at_start: bool,
 }
 
-impl<R: BufRead> Unmarked<R> {
+impl<R: BufRead> BomStripper<R> {
     fn new(text: R) -> Self {
-        Unmarked { text, at_start: true }
+        BomStripper { text, at_start: true }
     }
 }
 
-impl<R: BufRead> Read for Unmarked<R> {
+impl<R: BufRead> Read for BomStripper<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
         loop {
@@ -309,7 +309,7 @@ mod tests {
         for capacity in [1, 2, 3, 100] {
             let mut found = String::new();
             let text = io::BufReader::with_capacity(capacity, text.as_bytes());
-            Unmarked::new(text).read_to_string(&mut found).expect("text");
+            BomStripper::new(text).read_to_string(&mut found).expect("text");
             assert_eq!(found, "{\"a\": \"\u{feff}x\u{feff}\"}\n{}\n", "{capacity} bytes at a time");
         }
     }

@@ -160,7 +160,7 @@ impl Plan {
         let (old, what, next) = match (self.existing(), self.unfinished()) {
             (Some(old), _) => (old, "another key", "nothing to do"),
             (None, Some(old)) => {
-                (old, "an unfinished result of another key", "unfinished, to be gone on with")
+                (old, "an unfinished result of another key", "unfinished; the same command continues it")
             }
             (None, None) => return format!("{dir}: no result here"),
         };
@@ -544,5 +544,4 @@ fn relative(path: &Path, from: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-#[path = "store_tests.rs"]
 mod tests;

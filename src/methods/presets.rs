@@ -42,7 +42,7 @@ pub fn listed() -> String {
         names.collect::<Vec<_>>().join(", ")
     });
     format!(
-        "a mix ({mixes}), a loss ({losses}) and a rule ({rules}), each or none, in this order, joined by -"
+        "a mix ({mixes}), a loss ({losses}) and a rule ({rules}), each optional, in this order, joined by -"
     )
 }
 
@@ -324,7 +324,7 @@ mod tests {
         assert!(
             text("mixp").ends_with(
                 "it is erm, or a mix (mixup, remix, cutmix, remix-cutmix, manifold-mixup, \
-                remix-manifold, cmo), a loss (focal, balanced-softmax, logit-adjustment, ldam, vs, cdt) and a rule (rs, rw, drs, drw), each or none, in this order, joined by -"
+                remix-manifold, cmo), a loss (focal, balanced-softmax, logit-adjustment, ldam, vs, cdt) and a rule (rs, rw, drs, drw), each optional, in this order, joined by -"
             ),
             "{}",
             text("mixp")

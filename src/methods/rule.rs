@@ -100,7 +100,7 @@ const RW_NORM: Opt = Opt {
            step is smaller (25 times on CIFAR-100 step at ratio 100), so the same --lr means something else.",
     ..Opt::new(
         "rw_norm",
-        "rw, drw: what a batch's weighted loss is divided by",
+        "rw, drw: the divisor of a batch's weighted loss",
         1.0,
         Domain::OneOf(
             "BY",

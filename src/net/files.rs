@@ -213,3 +213,6 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Contents<'_>, HashMap<String, Strin
     }
     Ok((contents, header.metadata().clone().unwrap_or_default()))
 }
+
+#[cfg(test)]
+mod tests;

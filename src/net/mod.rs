@@ -217,6 +217,4 @@ impl Conv {
 }
 
 #[cfg(test)]
-mod files_tests;
-#[cfg(test)]
 mod tests;

@@ -138,7 +138,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value<'_>, Error> {
     let last = machine.stack.pop();
     match (last, machine.stack.is_empty() && machine.marks.is_empty() && machine.at == bytes.len()) {
         (Some(item), true) => Ok(item.value),
-        _ => Err(machine.damaged("something is left over")),
+        _ => Err(machine.damaged("there is more after its end")),
     }
 }
 
@@ -282,7 +282,7 @@ impl<'a> Machine<'a> {
 
     fn get(&mut self, key: usize) -> Result<bool, Error> {
         let kept = self.memo.get(&key).cloned();
-        let kept = kept.ok_or_else(|| self.damaged("a value is used before it is kept"))?;
+        let kept = kept.ok_or_else(|| self.damaged("refers to a value that was not stored"))?;
         self.push(kept)
     }
 

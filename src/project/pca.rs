@@ -69,7 +69,7 @@ fn all_components(rows: Rows, centred: &impl Centred, dims: usize) -> Components
     }
     let (values, vectors) = eigen(covariance, d);
     let order = descending(&values, dims);
-    let axes = order.iter().map(|&k| upright(vectors.iter().skip(k).step_by(d))).collect();
+    let axes = order.iter().map(|&k| with_fixed_sign(vectors.iter().skip(k).step_by(d))).collect();
     (order.iter().map(|&k| values[k]).collect(), axes, values.iter().sum())
 }
 
@@ -144,7 +144,7 @@ fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Compon
         basis = images;
     }
     orthonormalise(&mut basis);
-    let axes = basis[..dims].iter().map(|v| upright(v.iter())).collect();
+    let axes = basis[..dims].iter().map(|v| with_fixed_sign(v.iter())).collect();
     values.truncate(dims);
     (values, axes, total)
 }
@@ -166,7 +166,7 @@ fn orthonormalise(vectors: &mut [Vec<f64>]) {
 }
 
 /// Returns an eigenvector with its sign fixed.
-fn upright<'a>(vector: impl Iterator<Item = &'a f64>) -> Vec<f64> {
+fn with_fixed_sign<'a>(vector: impl Iterator<Item = &'a f64>) -> Vec<f64> {
     let vector: Vec<f64> = vector.copied().collect();
     let largest = vector.iter().fold(0.0, |best: f64, &x| if x.abs() > best.abs() { x } else { best });
     vector.into_iter().map(|x| if largest < 0.0 { -x } else { x }).collect()

@@ -155,5 +155,4 @@ fn kl(p: &Affinities, y: &[[f32; 2]]) -> f64 {
 }
 
 #[cfg(test)]
-#[path = "tsne_tests.rs"]
 mod tests;

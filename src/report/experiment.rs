@@ -97,7 +97,7 @@ impl Images {
 /// Returns the experiments so that different ones can be told apart. If data sets were made with the same
 /// params but hold different images, their experiments get an `images` setting with a hash, so that they are
 /// never averaged. Bare files with the same name but different contents get longer names.
-pub(super) fn told_apart(all: &[&Experiment]) -> Vec<Experiment> {
+pub(super) fn disambiguated(all: &[&Experiment]) -> Vec<Experiment> {
     let differs = |dataset: &str, own: &Images| {
         let others = all.iter().filter(|other| other.column.dataset == dataset);
         others.filter_map(|e| e.images.as_ref()).any(|i| i.params == own.params && !i.are(own))
@@ -152,7 +152,7 @@ fn end(path: &Path, components: usize) -> String {
 /// Returns the names of bare files that had to be lengthened, by the hash of their contents. They depend on
 /// paths, which are not part of any key, so a report that shows them records them in its params.
 pub fn longer_names(all: &[&Experiment]) -> Object {
-    let told = told_apart(all);
+    let told = disambiguated(all);
     let longer = all.iter().zip(&told).filter(|(own, told)| own.method != told.method);
     longer.map(|(_, told)| (told.weights.clone(), told.method.clone().into())).collect()
 }
@@ -486,8 +486,8 @@ pub(super) mod tests {
     }
 
     fn names(all: &[Experiment]) -> Vec<String> {
-        let told = told_apart(&all.iter().collect::<Vec<_>>());
-        let again = told_apart(&told.iter().collect::<Vec<_>>());
+        let told = disambiguated(&all.iter().collect::<Vec<_>>());
+        let again = disambiguated(&told.iter().collect::<Vec<_>>());
         let names = |all: Vec<Experiment>| all.into_iter().map(|e| e.method).collect::<Vec<_>>();
         assert_eq!(names(told.clone()), names(again), "once is enough");
         names(told)

@@ -37,7 +37,7 @@ static GIVEN: OnceLock<(Published, String)> = OnceLock::new();
 /// # Errors
 /// Returns a message if the file cannot be read or has another form, if a source is missing or has the name
 /// of a built-in one, or if values were already given.
-pub fn give(file: &Path) -> Result<(), String> {
+pub fn load(file: &Path) -> Result<(), String> {
     let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
     let given: Published =
         serde_json::from_str(&text).map_err(|e| format!("is not in the form of published.json: {e}"))?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Error;
 use super::csv::quoted;
-use super::experiment::{Experiment, order, told_apart};
+use super::experiment::{Experiment, disambiguated, order};
 use super::settings::words;
 use super::telling::{telling, variant};
 use crate::manifest::{self, FILE, Kind, source, store};
@@ -66,7 +66,7 @@ pub fn find(dirs: &[PathBuf]) -> Result<(Vec<Run>, Vec<Error>), Error> {
         fs::read_dir(dir).map_err(manifest::Error::io(dir))?;
         search(dir, DEPTH, &mut found, &mut wrong);
     }
-    let told = told_apart(&found.iter().map(|run| &run.of).collect::<Vec<_>>());
+    let told = disambiguated(&found.iter().map(|run| &run.of).collect::<Vec<_>>());
     for (run, of) in found.iter_mut().zip(told) {
         run.of = of;
     }

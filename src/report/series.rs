@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::experiment::{Experiment, order, representatives, told_apart};
+use super::experiment::{Experiment, disambiguated, order, representatives};
 use super::settings::{standard, words};
 use super::telling::options;
 use super::{one_line, title};
@@ -23,7 +23,7 @@ pub(super) struct Series {
 /// Groups experiments; the groups are in the order of the tables, regardless of the order of the experiments.
 /// Byte-identical runs count once.
 pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
-    let all = told_apart(all);
+    let all = disambiguated(all);
     let one_each = representatives(&all.iter().collect::<Vec<_>>());
     let runs: Vec<(usize, &Experiment)> =
         all.iter().enumerate().filter(|(i, _)| one_each[*i] == *i).collect();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::column::{Column, dataset_title};
-use super::experiment::{Experiment, order, representatives, told_apart};
+use super::experiment::{Experiment, disambiguated, order, representatives};
 use super::published::{self, Beside};
 use super::record::{OTHERS, Record};
 use super::series::{count, mean_std};
@@ -232,7 +232,7 @@ fn number(dataset: &str) -> Option<u32> {
 }
 
 fn table(records: &[&Record]) -> Table {
-    let told = told_apart(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
+    let told = disambiguated(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
     let of: Vec<&Experiment> = told.iter().collect();
     let first = of[0];
     let number = number(&first.column.dataset);
@@ -286,5 +286,4 @@ fn table(records: &[&Record]) -> Table {
 }
 
 #[cfg(test)]
-#[path = "table_tests.rs"]
 mod tests;

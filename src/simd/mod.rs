@@ -98,7 +98,7 @@ impl Isa {
     ///
     /// # Errors
     /// Returns an error if the name is not that of a set of this machine.
-    pub fn asked() -> Result<Isa, String> {
+    pub fn from_env() -> Result<Isa, String> {
         let sets = Isa::available();
         let asked = std::env::var_os("REMIX_ISA").filter(|asked| !asked.is_empty());
         let Some(asked) = asked else { return Ok(sets[0]) };
@@ -108,7 +108,7 @@ impl Isa {
         })
     }
 
-    /// Returns the set in use: that of [`Isa::asked`], or the best available one if that is an error, with
+    /// Returns the set in use: that of [`Isa::from_env`], or the best available one if that is an error, with
     /// which the tools refuse to run.
     pub fn get() -> Isa {
         #[cfg(test)]
@@ -116,7 +116,7 @@ impl Isa {
             return isa;
         }
         static ISA: OnceLock<Isa> = OnceLock::new();
-        *ISA.get_or_init(|| Isa::asked().unwrap_or_else(|_| Isa::available()[0]))
+        *ISA.get_or_init(|| Isa::from_env().unwrap_or_else(|_| Isa::available()[0]))
     }
 }
 

@@ -305,7 +305,7 @@ mod arm {
     use super::Vector;
     use std::arch::aarch64::*;
 
-    vector!(float32x4_t, 4, true, vdupq_n_f32, vld1q_f32, vst1q_f32, vaddq_f32, vsubq_f32, vmaxnmq_f32,
+    vector!(float32x4_t, 4, true, vdupq_n_f32, vld1q_f32, vst1q_f32, vaddq_f32, vsubq_f32, vmaxq_f32,
         fma: |c, a, b| vfmaq_f32(c, a, b),
         positive: |x, m| vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(m), vreinterpretq_u32_f32(x))));
 }

@@ -99,5 +99,4 @@ fn rand_augment(magnitude: u8, [height, width]: [usize; 2], rng: &mut ChaCha8Rng
 }
 
 #[cfg(test)]
-#[path = "change_tests.rs"]
 mod tests;

@@ -172,7 +172,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Freeze {
-    /// All layers but the classifier; batch norm is as in evaluation
+    /// All layers except the classifier; batch norm uses its running statistics
     Backbone,
 }
 
@@ -344,5 +344,4 @@ impl Config {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

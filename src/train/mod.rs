@@ -282,7 +282,7 @@ fn epochs(
     let before = computers(&log);
     if before.iter().any(|by| *by != computer) {
         log::warn!(
-            "computed by {} so far, goes on by {computer}: none alone gives the bytes of this run",
+            "computed by {} so far, goes on by {computer}: no single one of them gives the bytes of this run",
             before.join(", ")
         );
     }

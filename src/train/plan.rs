@@ -154,8 +154,10 @@ impl Plan {
             passes: 1,
             labels: labels.to_vec(),
             cls_num_list: cls_num_list.to_vec(),
-            partners: (config.mix.kind.partner == Partner::OfAnyClass)
-                .then(|| Sampler::new(&Draw::Inverse, labels, cls_num_list)),
+            partners: match config.mix.kind.partner {
+                Partner::OfBatch => None,
+                Partner::OfAnyClass => Some(Sampler::new(&Draw::Inverse, labels, cls_num_list)),
+            },
             sampler: config.rule.draw().map(|draw| Sampler::new(&draw, labels, cls_num_list)),
             weights: config.rule.reweight().map(|r| (r.weights(cls_num_list), r.rw_norm)),
         })
@@ -335,9 +337,7 @@ fn augment(config: &Config, spare: [usize; 2], index: u32, word: u32) -> Sample 
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "reference_tests.rs"]
 mod reference;

@@ -27,7 +27,7 @@ fn help(tool: &str, subcommand: Option<&str>) -> String {
 #[test]
 fn the_page_of_the_command_line_is_current() {
     let mut page = "# Command line\n\nWhat each tool prints for `--help`. This page is made by\n\
-                    `REMIX_BLESS=1 cargo test command_line`.\n"
+                    `REMIX_BLESS=1 cargo test --release --test it command_line`.\n"
         .to_owned();
     for (tool, subcommands) in ALL {
         let mut section = |name: &str, text: &str| {
@@ -43,5 +43,9 @@ fn the_page_of_the_command_line_is_current() {
         fs::write(&path, &page).expect("written");
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == page, "{}: renew it with REMIX_BLESS=1 cargo test command_line", path.display());
+    assert!(
+        committed == page,
+        "{}: renew it with REMIX_BLESS=1 cargo test --release --test it command_line",
+        path.display()
+    );
 }

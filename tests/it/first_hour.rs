@@ -192,7 +192,7 @@ fn a_training_that_is_told_to_end_says_so() {
     assert_eq!(running.wait().unwrap().code(), Some(130));
     let mut said = String::new();
     std::io::Read::read_to_string(&mut running.stderr.take().unwrap(), &mut said).unwrap();
-    assert!(said.contains("interrupted; the same command goes on"), "{said}");
+    assert!(said.contains("interrupted; run the same command again"), "{said}");
 }
 
 #[test]

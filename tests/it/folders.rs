@@ -13,7 +13,8 @@ use crate::common::{Sandbox, refused};
 fn picture(class: usize, number: usize, width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let wave = |c: u32| ((x * (3 + class as u32) + y * (7 - class as u32 % 4) + 20 * c) % 97) as u8;
-        Rgb([wave(0) + (number * 13 % 100) as u8, wave(1) + (class * 50) as u8, wave(2)])
+        let [of_number, of_class] = [number * 13 % 100, class * 50].map(|n| n as u8);
+        Rgb([wave(0).wrapping_add(of_number), wave(1).wrapping_add(of_class), wave(2)])
     })
 }
 
@@ -248,7 +249,7 @@ fn lists_of_all_dialects() {
     fs::write(s.join("one.txt"), &paths).unwrap();
     refused(
         s.tool("mk-imbalance", "-q --dataset list --data easy --train-list one.txt --size 8").assert(),
-        "one class only",
+        "only one class",
     );
     let csv: String = (0..6)
         .map(|n| {
@@ -348,7 +349,7 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     fs::create_dir(s.join("empty")).unwrap();
     refused(run("--data empty"), "no classes");
     tree(&s.join("one"), &[("a", 3)]);
-    refused(run("--data one"), "one class only");
+    refused(run("--data one"), "only one class");
     tree(&s.join("gap"), &[("a", 3), ("c", 3)]);
     fs::create_dir(s.join("gap/b")).unwrap();
     refused(
@@ -476,6 +477,30 @@ fn lists_name_files_in_one_way() {
         made("a/0.png 0\na//0.png 1\nb/./0.png 1\nb/0.png 1\n", "-q"),
         "2 paths occur twice: a/0.png, b/0.png",
     );
+}
+
+#[test]
+fn labels_of_two_lists_mean_the_same_classes() {
+    let s = Sandbox::new();
+    tree(&s.join("im"), &[("a", 4), ("b", 4), ("c", 4)]);
+    let lines = |images: [usize; 2], label: &dyn Fn(usize) -> String| -> String {
+        let line = |class: usize, n: usize| {
+            format!("{}/{n:03}.{}{}\n", ["a", "b", "c"][class], ["png", "jpg", "bmp"][n % 3], label(class))
+        };
+        (0..3).flat_map(|class| images.map(|n| line(class, n))).collect()
+    };
+    let from_0 = |class: usize| format!(" {class}");
+    let from_1 = |class: usize| format!(" {}", class + 1);
+    let none = |_: usize| String::new();
+    let refused_as = |train: &dyn Fn(usize) -> String, test: &dyn Fn(usize) -> String, why: &str| {
+        fs::write(s.join("train.txt"), lines([0, 1], train)).unwrap();
+        fs::write(s.join("test.txt"), lines([2, 3], test)).unwrap();
+        let lists = "--dataset list --data im --train-list train.txt --test-list test.txt --size 8 -q";
+        refused(s.tool("mk-imbalance", lists).assert(), why);
+    };
+    refused_as(&from_0, &none, "test.txt: has no labels, and train.txt has numbers");
+    refused_as(&none, &from_0, "train.txt: has no labels, and test.txt has numbers");
+    refused_as(&from_0, &from_1, "has the label 1, and training images in a directory of that name have 0");
 }
 
 #[test]

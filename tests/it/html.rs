@@ -139,7 +139,10 @@ fn titles_are_text() {
 #[test]
 fn bad_input_is_one_line_and_exit_code_2() {
     let s = prepared();
-    refused(s.tool("report", "html d/exp c/remix").assert(), "html: 2 manifests, and no evaluation");
+    refused(
+        s.tool("report", "html d/exp c/remix").assert(),
+        "html: none of the 2 manifests is an evaluation",
+    );
     refused(s.tool("report", "html m/0 -o a.htm").assert(), "a.htm: does not end in .html; name it so");
     refused(s.tool("report", "html").write_stdin("").assert(), "pipe eval into this tool");
     s.one("report", "table m/0 --out t -q");

@@ -10,8 +10,10 @@ use remix::methods::mix::MixKind;
 use remix::methods::rule::RuleKind;
 
 /// The lines of the page before and after the table.
-const FRAME: [&str; 2] =
-    ["<!-- made by `REMIX_BLESS=1 cargo test methods_table` -->\n", "<!-- end of what is made -->\n"];
+const FRAME: [&str; 2] = [
+    "<!-- made by `REMIX_BLESS=1 cargo test --release --test it methods_table` -->\n",
+    "<!-- end of what is made -->\n",
+];
 
 fn rows<K: Kind>(text: &mut String) {
     for kind in K::ALL {
@@ -37,5 +39,9 @@ fn the_guide_has_the_table_of_the_program() {
         fs::write(&path, [before, FRAME[0], &table, FRAME[1], after].concat()).unwrap();
         return;
     }
-    assert!(found == table, "{}: renew it with REMIX_BLESS=1 cargo test methods_table", path.display());
+    assert!(
+        found == table,
+        "{}: renew it with REMIX_BLESS=1 cargo test --release --test it methods_table",
+        path.display()
+    );
 }

@@ -42,12 +42,12 @@ fn stand_ins(sandbox: &Sandbox) {
         let edit = match tool {
             "mk-imbalance" => {
                 "set -- \"${@/cifar10/synthetic}\"\n\
-                 [[ $* != *synthetic* ]] || set -- \"$@\" --train-per-class 100 --test-per-class 10"
+                 [[ $* != *synthetic* ]] || set -- \"$@\" --train-per-class 120 --test-per-class 10"
             }
             "train" => {
                 "set -- \"${@/resnet18-cifar/resnet20}\"\nset -- \"${@/#60/1}\"\n\
-                 [[ $* == *--arch* ]] || set -- \"$@\" --arch resnet20\n\
-                 [[ $* == *--epochs* ]] || set -- \"$@\" --epochs 1"
+                 [[ $* == *--arch* || $* == *--classifier* ]] || set -- \"$@\" --arch resnet20\n\
+                 [[ $* == *--epochs* || $* == *--classifier* ]] || set -- \"$@\" --epochs 1"
             }
             _ => ":",
         };
@@ -64,15 +64,16 @@ fn every_command_runs() {
     stand_ins(&sandbox);
     fs::create_dir(sandbox.join("data")).expect("made");
     for n in 0..20u8 {
-        let image = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8 * n, y as u8, n]));
+        let image =
+            image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x as u8).wrapping_mul(n), y as u8, n]));
         for dir in [["photographs/cats", "photographs/dogs"][usize::from(n % 2)], "new-photographs"] {
             fs::create_dir_all(sandbox.join(dir)).expect("made");
             image.save(sandbox.join(dir).join(format!("{n}.jpg"))).expect("written");
         }
     }
-    for page in
-        ["README.md", "docs/guide/reproduce.md", "docs/guide/tutorial.md", "docs/guide/photographs.md"]
-    {
+    let guide = ["tutorial", "reproduce", "photographs", "second-stage"];
+    let guide = guide.map(|page| format!("docs/guide/{page}.md"));
+    for page in ["README.md"].into_iter().chain(guide.iter().map(String::as_str)) {
         let (makes, others): (Vec<_>, Vec<_>) =
             commands(page).into_iter().partition(|c| c.starts_with("make"));
         for command in makes {

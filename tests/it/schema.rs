@@ -18,7 +18,7 @@ fn the_committed_schema_is_current() {
     let committed = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         committed == current,
-        "{}: not current; renew it with REMIX_BLESS=1 cargo test schema",
+        "{}: not current; renew it with REMIX_BLESS=1 cargo test --release --test it schema",
         path.display()
     );
 }

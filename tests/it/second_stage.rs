@@ -475,7 +475,7 @@ fn features_from_elsewhere_are_a_data_set() {
         "--dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2 -q --out data",
     );
     let images = s.tool("eval", "linear --data data -q --device cpu").assert().code(2).get_output().clone();
-    assert!(String::from_utf8_lossy(&images.stderr).contains("no network that images could go through"));
+    assert!(String::from_utf8_lossy(&images.stderr).contains("it cannot process images"));
 
     // The same data in files of one array each.
     let [x, labels] = tensors(40);
@@ -531,4 +531,42 @@ fn features_from_elsewhere_are_a_data_set() {
         s.tool("train", "in --classifier tau-norm -q").assert(),
         "the features were imported, without a classifier",
     );
+
+    // Compressed as np.savez_compressed does, and damaged inside an array, where only the checksum tells.
+    let mut whole = zip::ZipArchive::new(fs::File::open(s.join("a.npz")).unwrap()).unwrap();
+    let mut small = zip::ZipWriter::new(fs::File::create(s.join("small.npz")).unwrap());
+    let deflated =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    for n in 0..whole.len() {
+        let mut member = whole.by_index(n).unwrap();
+        small.start_file(member.name().unwrap(), deflated).unwrap();
+        std::io::copy(&mut member, &mut small).unwrap();
+    }
+    small.finish().unwrap();
+    s.one("embed", &split.replace("x.npy,y.npy", "small.npz").replace("--out npy", "--out small"));
+    assert!(bytes("small") == bytes("in"));
+    let mut damaged = fs::read(s.join("a.npz")).unwrap();
+    damaged[200] ^= 1;
+    fs::write(s.join("damaged.npz"), damaged).unwrap();
+    refused(import("--import train=damaged.npz --import test=b.safetensors"), "the file is damaged");
+    let twice = s.tool("embed", "--import train=a.npz --import test=a.npz --out twice").assert().success();
+    let said = String::from_utf8_lossy(&twice.get_output().stderr).into_owned();
+    assert!(said.contains("train and test are the same file"), "{said}");
+}
+
+#[test]
+fn features_of_another_network_are_refused() {
+    let s = prepared();
+    s.one("train", "data --arch resnet20 --batch-size 32 --epochs 1 --seed 1 --device cpu -q --out net2");
+    s.one("embed", "net2 --splits train,test --device cpu -q --out features2");
+    s.one("train", "features --classifier ncm -q --out ncm");
+    refused(s.tool("eval", "ncm --data features2 -q").assert(), "features of another network");
+    refused(s.tool("embed", "ncm --data features2 -q").assert(), "features of another network");
+    refused(s.tool("eval", "net --data features2 -q").assert(), "features of another network");
+    // Its own features are not another data set.
+    for line in ["net --data features", "ncm --data features", "ncm --data data --device cpu"] {
+        let output = s.tool("eval", line).assert().success().get_output().clone();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("another data set"), "{line}: {said}");
+    }
 }

@@ -161,7 +161,7 @@ fn an_interrupted_run_says_so_and_goes_on() {
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{message}");
-    assert!(message.contains("interrupted; the same command goes on"), "{message}");
+    assert!(message.contains("interrupted; run the same command again"), "{message}");
     assert!(output.stdout.is_empty() && !s.join("stopped/manifest.json").exists());
 
     let explained = s.tool("train", &format!("{run} --seed 3 --out stopped --explain")).assert().success();

@@ -89,8 +89,9 @@ fn pth(tensors: &[Tensor], under: Option<&str>) -> Vec<u8> {
         None => [b"\x80\x02".to_vec(), dict, b".".to_vec()].concat(),
     };
     let mut zip = zip::ZipWriter::new(Cursor::new(vec![]));
+    let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut add = |name: &str, bytes: &[u8]| {
-        zip.start_file(format!("archive/{name}"), SimpleFileOptions::default()).unwrap();
+        zip.start_file(format!("archive/{name}"), stored).unwrap();
         zip.write_all(bytes).unwrap();
     };
     add("data.pkl", &pickle);

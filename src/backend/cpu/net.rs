@@ -86,7 +86,7 @@ impl Net {
         let plan = Plan::new(params.network(), shape).map_err(Error::msg)?;
         let classes = params.classes();
         if criterion.classifier != params.network().classifier.kind || criterion.offsets.len() != classes {
-            candle_core::bail!("the loss is made for another classifier than that of the network");
+            candle_core::bail!("the loss does not match the network's classifier");
         }
         let grads = zeros(&[params.values.elem_count()])?;
         let images =
@@ -191,7 +191,7 @@ impl Net {
         if !self.frozen {
             backend::backward(&self.plan, &pass, mixed)?;
         }
-        pass.loss.take().ok_or_else(|| Error::msg("a pass without a loss"))
+        pass.loss.take().ok_or_else(|| Error::msg("internal error: the forward pass computed no loss"))
     }
 
     /// Performs one training step on the images in `x`.
@@ -283,7 +283,7 @@ impl<'a> Pass<'a> {
     }
 
     fn pairs(&self) -> Result<Pairs<'a>> {
-        self.pairs.ok_or_else(|| Error::msg("hidden states are mixed without pairs"))
+        self.pairs.ok_or_else(|| Error::msg("internal error: hidden states are mixed without pairs"))
     }
 }
 

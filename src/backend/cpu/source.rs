@@ -165,7 +165,7 @@ impl<T: Value> Reading<'_, T> {
 
 /// Converts a value to `T`, or returns 0 if it is negative; NaN stays NaN.
 #[inline(always)]
-pub fn positive<T: Value>(sum: f32) -> T {
+pub fn relu<T: Value>(sum: f32) -> T {
     T::from_f32(if sum < 0.0 { 0.0 } else { sum })
 }
 
@@ -184,7 +184,7 @@ impl<T: Value> Slices<'_, T> {
             Shortcut::None => {
                 for (n, out) in pixels {
                     let y = &y[n * channels..];
-                    (0..channels).for_each(|c| out[c] = positive(y[c].to_f32() * scale[c] + shift[c]));
+                    (0..channels).for_each(|c| out[c] = relu(y[c].to_f32() * scale[c] + shift[c]));
                 }
             }
             Shortcut::Identity(x) => {
@@ -192,7 +192,7 @@ impl<T: Value> Slices<'_, T> {
                 for (n, out) in pixels {
                     let (y, x) = (&y[n * channels..], &x[n * channels..]);
                     for c in 0..channels {
-                        out[c] = positive(y[c].to_f32() * scale[c] + shift[c] + x[c].to_f32());
+                        out[c] = relu(y[c].to_f32() * scale[c] + shift[c] + x[c].to_f32());
                     }
                 }
             }
@@ -204,7 +204,7 @@ impl<T: Value> Slices<'_, T> {
                     let x = &x[(2 * (n / width) * wide + 2 * (n % width)) * narrow..][..narrow];
                     for c in 0..channels {
                         let x = c.checked_sub(front).and_then(|c| x.get(c)).map_or(0.0, |x| x.to_f32());
-                        out[c] = positive(y[c].to_f32() * scale[c] + shift[c] + x);
+                        out[c] = relu(y[c].to_f32() * scale[c] + shift[c] + x);
                     }
                 }
             }
@@ -214,7 +214,7 @@ impl<T: Value> Slices<'_, T> {
                     let (y, p) = (&y[n * channels..], &p[n * channels..]);
                     for c in 0..channels {
                         let x = p[c].to_f32() * p_scale[c] + p_shift[c];
-                        out[c] = positive(y[c].to_f32() * scale[c] + shift[c] + x);
+                        out[c] = relu(y[c].to_f32() * scale[c] + shift[c] + x);
                     }
                 }
             }

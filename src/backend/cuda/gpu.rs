@@ -61,7 +61,7 @@ impl Gpu {
         }
         let shared = attribute(driver::SHARED_MEMORY)? as usize;
         // The static shared memory of a block is less than 3 KiB; the driver reserves 1 KiB.
-        let room = (attribute(driver::SHARED_MEMORY_IN_ALL)? as usize / 2).saturating_sub(4 << 10);
+        let room = (attribute(driver::SHARED_MEMORY_PER_SM)? as usize / 2).saturating_sub(4 << 10);
         let image = program::cached(precision, &format!("sm_{major}{minor}"))?;
         // SAFETY: each call writes a handle. The context is released by `drop`, which runs in any case once
         // `gpu` exists.

@@ -19,7 +19,7 @@ pub fn fit(device: &Device, splits: &[&Split]) -> super::Result<bool> {
 }
 
 /// Returns how many units of images, such as batches, of `bytes` bytes each, are sent at a time.
-pub fn at_a_time(bytes: usize) -> usize {
+pub fn units_per_transfer(bytes: usize) -> usize {
     (AT_A_TIME / bytes.max(1)).max(1)
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::args::Row;
 use super::device::{Device, Graph, Memory};
-use super::images::{at_a_time, fit, flat, send, view};
+use super::images::{fit, flat, send, units_per_transfer, view};
 use super::net::{DeviceNet, Feed, Segments};
 use crate::backend::cpu::infer::Inference;
 use crate::backend::cpu::load::Levels;
@@ -61,7 +61,7 @@ impl Evaluator {
         let net = DeviceNet::new(device, params, None, split.shape(), batch)?;
         let segments = net.segments(1)?;
         let len: usize = split.shape().iter().product();
-        let held = if fits { images } else { images.min(batch * at_a_time(batch * len)) };
+        let held = if fits { images } else { images.min(batch * units_per_transfer(batch * len)) };
         let pixels = device.zeros(held * len)?;
         if held == images {
             send(&pixels, split, 0..images)?;

@@ -38,7 +38,7 @@ pub enum Error {
     NoDriver,
     /// The driver lacks a function that is used.
     #[error(
-        "the NVIDIA driver is too old (it has no {0}); install one of CUDA 11.8 or newer, or take --device cpu"
+        "the NVIDIA driver is too old (it lacks {0}); install a driver for CUDA 11.8 or newer, or take --device cpu"
     )]
     OldDriver(&'static str),
     /// The driver finds no GPU.

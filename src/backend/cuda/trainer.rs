@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::Error;
 use super::args::Row;
 use super::device::{Device, Graph, Memory, REPEATS};
-use super::images::{at_a_time, fit, flat, send};
+use super::images::{fit, flat, send, units_per_transfer};
 use super::infer::{BATCH, Evaluator};
 use super::net::{DeviceNet, Feed, Segments};
 use crate::backend::cpu::load::Levels;
@@ -86,7 +86,7 @@ impl Trainer {
         // The images must fit in the memory that the network leaves free.
         let streamed = streamed || !fit(device, &[&[train][..], judged].concat())?;
         let len: usize = train.shape().iter().product();
-        let held = streamed.then(|| at_a_time(batch * len));
+        let held = streamed.then(|| units_per_transfer(batch * len));
         let pixels = device.zeros(held.map_or(images, |steps| images.min(steps * batch)) * len)?;
         if !streamed {
             send(&pixels, train, 0..images)?;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::Write;
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -19,7 +19,7 @@ use crate::data::features;
 use crate::data::imbalance::count;
 use crate::data::listing::{SPLITS, names_of};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
-use crate::manifest::{Kind, Object, key};
+use crate::manifest::{Input, Kind, Object, key};
 use crate::net::Arch;
 
 /// The files that `--import` names for a split: one with all arrays, or one for each array.
@@ -148,7 +148,12 @@ pub fn run(flags: &Flags) -> Result<()> {
         checkpoints::input_of(&role, &import.files[n])
     };
     let files = rows.iter().flat_map(|(import, _)| (0..import.files.len()).map(|n| input(import, n)));
-    let inputs = files.collect::<Result<_>>()?;
+    let inputs: Vec<Input> = files.collect::<Result<_>>()?;
+    for (n, one) in inputs.iter().enumerate() {
+        if let Some(same) = inputs[..n].iter().find(|other| other.blake3 == one.blake3) {
+            log::warn!("--import: {} and {} are the same file, byte for byte", same.role, one.role);
+        }
+    }
     let (kind, semantics) = (Kind::Embedding, SEMANTICS);
     let mut plan = Plan { kind, semantics, params, inputs, dir: PathBuf::new(), file: None };
     let key = plan.key();
@@ -206,6 +211,7 @@ impl Import {
         }
         fs::metadata(file)?;
         if has_ending(file, "npz") {
+            check_sum(file, name).map_err(|e| numpy(name, candle_core::Error::wrap(e)))?;
             return NpzTensors::new(file).and_then(|all| all.get(name)).map_err(|e| numpy(name, e));
         }
         let why = "cannot be read as safetensors; write it by safetensors or, as FILE.npz, by np.savez";
@@ -214,7 +220,8 @@ impl Import {
         if all.get(name).is_err() {
             return Ok(None);
         }
-        Ok(Some(all.load(name, &Device::Cpu)?))
+        let type_ = || format!("`{name}` has a type that is not read; write it as int64, float32 or float64");
+        Ok(Some(all.load(name, &Device::Cpu).with_context(type_)?))
     }
 
     fn needed(&self, name: &str, rank: usize) -> Result<Tensor> {
@@ -235,9 +242,9 @@ impl Import {
             ensure!(t.dims1()? == n, "there are {n} features and {} `{name}`", t.dims1()?);
             let all = t.to_dtype(DType::I64)?.to_vec1::<i64>()?;
             let number = |(row, v): (usize, i64)| {
-                u32::try_from(v)
-                    .ok()
-                    .with_context(|| format!("`{name}` has {v} in row {row}; numbers are from 0 on"))
+                u32::try_from(v).ok().with_context(|| {
+                    format!("`{name}` has {v} in row {row}; numbers are from 0 to {}", u32::MAX)
+                })
             };
             all.into_iter().enumerate().map(number).collect()
         };
@@ -252,9 +259,18 @@ impl Import {
     /// Reads the features, which must have the sizes that were read before.
     fn features(&self, n: usize, width: usize) -> Result<Vec<f32>> {
         let features = self.needed("features", 2)?;
-        ensure!(features.dims2()? == (n, width), "was changed while it was read; give the command again");
+        ensure!(features.dims2()? == (n, width), "was changed while it was read; run the command again");
         finite(&features, width)
     }
+}
+
+/// Checks the checksum of an array in an .npz file. The tensor reader stops before the end, where it is checked.
+fn check_sum(file: &Path, name: &str) -> Result<(), zip::result::ZipError> {
+    let mut zip = zip::ZipArchive::new(BufReader::new(fs::File::open(file)?))?;
+    if let Some(n) = zip.index_for_name(&format!("{name}.npy")) {
+        io::copy(&mut zip.by_index(n)?, &mut io::sink())?;
+    }
+    Ok(())
 }
 
 /// Explains what is wrong with an array of numpy's, and what to do about it.
@@ -262,6 +278,9 @@ fn numpy(name: &str, e: candle_core::Error) -> anyhow::Error {
     let text = e.to_string();
     let why = match () {
         () if text.contains("fortran") => "is in Fortran order; write np.ascontiguousarray of it",
+        () if text.contains("ompression") => {
+            "is compressed in another way than np.savez_compressed does; use np.savez"
+        }
         () if text.contains("descr") => "holds something else than little-endian numbers",
         () => "cannot be read: the file is damaged, or was not written by np.save or np.savez",
     };

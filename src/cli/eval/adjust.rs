@@ -17,24 +17,25 @@ use crate::metrics::{self, Metrics};
 
 /// Flags of the correction.
 #[derive(Args, Clone, Debug)]
+#[group(id = "adjust-flags")]
 pub struct Flags {
-    /// Subtract TAU·ln(n_k/N) from the logit of each class k, n_k of the N training images being its own:
-    /// post-hoc logit adjustment
+    /// Post-hoc logit adjustment: subtract TAU·ln(n_k/N) from the logit of each class k, where n_k of the N
+    /// training images are of that class
     ///
-    /// 1 is for a test set in which every class is equally likely. auto takes the best of 0, 0.05, …, 3 on
+    /// 1 suits a test set in which all classes are equally likely. auto takes the best of 0, 0.05, …, 3 on
     /// the validation split.
     #[arg(long, value_name = "TAU|auto", allow_hyphen_values = true)]
     pub adjust: Option<Tau>,
 
-    /// Shares of the classes among the test images that the adjustment is for: uniform, train (those of the
+    /// Class shares of the test images that the adjustment assumes: uniform, train (those of the
     /// training images), or a file with a number for each class [default: uniform]
     ///
     /// Without --adjust it is --adjust 1. metrics.prior_top1 is the accuracy to expect under these shares.
     #[arg(long, value_name = "PRIOR|FILE")]
     pub test_prior: Option<String>,
 
-    /// Judge by each value of a flag, as adjust=0:2:0.1: metrics.sweep has the accuracies, and report figure
-    /// --kind sweep draws them. Where there is a validation split, the best value on it is said
+    /// Evaluate each value of a flag, such as adjust=0:2:0.1: metrics.sweep has the accuracies, which report
+    /// figure --kind sweep draws. If there is a validation split, also report the value that is best on it
     #[arg(long, value_name = "FLAG=FIRST:LAST:STEP")]
     pub sweep: Option<Sweep>,
 }
@@ -87,7 +88,9 @@ impl Adjust {
             return Ok(None);
         }
         if let Some(Sweep { flag, .. }) = sweep.as_ref().filter(|s| s.flag != "adjust") {
-            bail!("--sweep {flag}: evaluations are swept by adjust alone, as --sweep adjust=0:2:0.1");
+            bail!(
+                "--sweep {flag}: evaluations are eval can only sweep adjust, as in, as --sweep adjust=0:2:0.1"
+            );
         }
         if !subject.has_own_counts {
             bail!(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::flags::{Flags, Name};
+use super::flags::{self, Flags, Name};
 use crate::cli::{checkpoints, terminal};
 use crate::data::files::{Files, Reading, tree::Tree};
 use crate::data::imbalance::{self, Draw};
@@ -51,7 +51,10 @@ impl Collection {
             Name::Inaturalist => layouts::inaturalist(root, json)?,
             Name::Cinic10 => layouts::cinic10(root)?,
             Name::TinyImagenet => layouts::tiny_imagenet(root)?,
-            _ => folder::read(root)?,
+            Name::Folder => folder::read(root)?,
+            Name::Cifar10 | Name::Cifar100 | Name::Synthetic => {
+                bail!("--dataset {}: is not a collection of image files", flags::name(flags.dataset))
+            }
         };
         // Before any error that these notices may explain.
         listing.passed_over.notices().iter().for_each(|notice| log::info!("{notice}"));

@@ -14,8 +14,8 @@ use crate::data::listing::Cut;
 
 /// Build an imbalanced data set, from official files or from image files of your own
 ///
-/// Reads CIFAR-10 or CIFAR-100 in the binary or the python form, or image files in folders, in lists or as
-/// CINIC-10, Tiny-ImageNet, ImageNet-LT, Places-LT and iNaturalist lay them out. Chooses a long-tailed (exp)
+/// Reads CIFAR-10 or CIFAR-100 in the binary or the python format, or image files in folders, in lists or in
+/// the layout of CINIC-10, Tiny-ImageNet, ImageNet-LT, Places-LT or iNaturalist. Chooses a long-tailed (exp)
 /// or step subset of the training images, or takes all, and writes them as memory-mapped safetensors shards,
 /// with the held-out images beside them. The subset is exactly the one of the reference code (LDAM-DRW's
 /// IMBALANCECIFAR10 and IMBALANCECIFAR100) for the same --rand-number. Prints the manifest of the data set on
@@ -27,17 +27,17 @@ pub struct Flags {
     #[arg(long, value_enum, value_name = "SET")]
     pub dataset: Name,
 
-    /// Where its files are
+    /// Path of its files
     ///
-    /// Of CIFAR the .tar.gz, the directory it unpacks to, or a directory that holds either (scripts/fetch-cifar
-    /// downloads them); of image files the directory that they are in.
+    /// For CIFAR: the .tar.gz, the directory it unpacks to, or a directory that holds either (scripts/fetch-cifar
+    /// downloads them). For image files: the directory that contains them.
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
 
     /// List of the training images (list)
     ///
     /// Lines `path label`, lines `path` whose first directory is the class, or CSV with the columns path and
-    /// label. Paths begin in --data.
+    /// label. Paths are relative to --data.
     #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub train_list: Option<PathBuf>,
 
@@ -57,7 +57,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub val_json: Option<PathBuf>,
 
-    /// Pixels of a side of the square images that networks see [default: 32 for cinic10, 64 for
+    /// Side of the square images that networks see, in pixels [default: 32 for cinic10, 64 for
     /// tiny-imagenet, 224 for inaturalist]
     ///
     /// The shorter side is resized to N, and a square is cut from the centre, as torchvision's Resize(N) and
@@ -65,8 +65,8 @@ pub struct Flags {
     #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub size: Option<u32>,
 
-    /// Pixels of a side of the squares that are stored, more than --size: training crops from them at random,
-    /// evaluation at the centre
+    /// Side of the stored squares in pixels, if larger than --size: training takes random crops of them,
+    /// evaluation the centre
     #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub resize: Option<u32>,
 
@@ -84,16 +84,16 @@ pub struct Flags {
     #[arg(long, value_name = "F", allow_negative_numbers = true, help_heading = IMAGES)]
     pub test_fraction: Option<f64>,
 
-    /// Seed of the draw of held-out images [default: 0]
+    /// Seed for the choice of held-out images [default: 0]
     #[arg(long, value_name = "N", help_heading = IMAGES)]
     pub split_seed: Option<u32>,
 
     /// How classes are numbered: lexical (as torchvision's ImageFolder), natural (10 after 2), frequency (most
-    /// training images first), or a file with a name a line [default: lexical; lists keep their numbers]
+    /// training images first), or a file with one name per line [default: lexical; lists keep their numbers]
     #[arg(long, value_name = "ORDER|FILE", help_heading = IMAGES)]
     pub class_order: Option<String>,
 
-    /// File of the classes' names, one a line, by label
+    /// File with the names of the classes in the order of their labels, one per line
     #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub class_names: Option<PathBuf>,
 
@@ -105,7 +105,7 @@ pub struct Flags {
     #[arg(long, value_name = "WHAT", value_enum, default_value = "fail", help_heading = IMAGES)]
     pub on_error: OnError,
 
-    /// Images of more pixels are refused
+    /// Refuse images with more pixels than this
     #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, help_heading = IMAGES)]
     pub max_pixels: u64,
 
@@ -117,11 +117,11 @@ pub struct Flags {
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub imb_ratio: Option<f64>,
 
-    /// Images that the profile begins with (image files) [default: those of the largest class]
+    /// Size of the largest class in the profile (image files) [default: that of the largest class]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_per_class: Option<u32>,
 
-    /// Seed of the draw: numpy.random.seed(N) of the reference code
+    /// Seed for the choice of images, as numpy.random.seed(N) in the reference code
     #[arg(
         long,
         value_name = "N",
@@ -137,9 +137,10 @@ pub struct Flags {
 
     /// Share of the training images to hold out for validation
     ///
-    /// They are taken before the imbalance. Of CIFAR and synthetic equally from each class, so that the split
-    /// is balanced like the test set, and the profile is applied to the images that are left; with 0 the
-    /// training subset is exactly the reference's. Of image files the share of each class, by --split-seed.
+    /// They are held out before the imbalance is made. For CIFAR and synthetic, equally many of each class, so
+    /// that the split is balanced like the test set; the profile is applied to the remaining images, and with 0
+    /// the training subset is exactly the reference's. For image files, this share of each class, chosen by
+    /// --split-seed.
     #[arg(long, value_name = "F", default_value_t = 0.0, allow_negative_numbers = true)]
     pub val_fraction: f64,
 
@@ -181,9 +182,9 @@ pub enum Name {
     Cifar100,
     /// Procedural textures and shapes, 10 classes; needs no files
     Synthetic,
-    /// Image files in a folder a class, also in train, val (or valid) and test
+    /// Image files in one folder per class, which may be inside train, val (or valid) and test
     Folder,
-    /// Image files that lists name
+    /// Image files named by lists
     List,
     /// Image files with annotations in the form of iNaturalist 2018
     Inaturalist,
@@ -196,7 +197,10 @@ pub enum Name {
 impl Name {
     /// Returns whether the data set consists of image files.
     pub fn is_files(self) -> bool {
-        !matches!(self, Name::Cifar10 | Name::Cifar100 | Name::Synthetic)
+        match self {
+            Name::Cifar10 | Name::Cifar100 | Name::Synthetic => false,
+            Name::Folder | Name::List | Name::Inaturalist | Name::Cinic10 | Name::TinyImagenet => true,
+        }
     }
 }
 
@@ -410,11 +414,5 @@ mod tests {
         for bad in ["", "0,0,0", "0,0,0;1,1", "0,0,0;1,1,0", "0,0,0;1,1,-1", "0,0,nan;1,1,1", "Imagenet"] {
             assert!(normalise(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn flags_are_consistent() {
-        use clap::CommandFactory;
-        Flags::command().debug_assert();
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn run(flags: &HtmlFlags, common: &Common) -> Result<()> {
     if let Some(file) = &flags.file {
         super::format_of(file, &["html"])?;
     }
-    super::give(flags.published.as_deref())?;
+    super::load_published(flags.published.as_deref())?;
     let found = source::read_kinds(&flags.inputs, "report html", &KINDS)?;
     let found = unique(&found, html::roles);
     let inputs = found.iter().map(|(input, _)| input.clone()).collect();

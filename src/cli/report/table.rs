@@ -72,7 +72,7 @@ pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
     if let (Some(format), Some(out)) = (&flags.format, &common.out) {
         bail!("--format {format}: prints the table and writes nothing; leave --out {} out", out.display());
     }
-    super::give(flags.published.as_deref())?;
+    super::load_published(flags.published.as_deref())?;
     let found = source::read_all(&flags.metrics, "report", Kind::Metrics)?;
     let (inputs, records) = choose(&found, &flags.checkpoint)?;
     let tables = tables(&records);

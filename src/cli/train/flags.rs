@@ -41,8 +41,8 @@ Examples:
 
 /// Train an image classifier on an imbalanced data set
 ///
-/// Reads manifests of data sets (from mk-imbalance), trains once a seed on each, and prints one checkpoint
-/// manifest for each run as it finishes. A run that is there already is not repeated.
+/// Reads manifests of data sets (from mk-imbalance), trains once per seed on each, and prints a checkpoint
+/// manifest for each run as it finishes. A run that has already finished is not repeated.
 #[derive(Parser, Debug)]
 #[command(name = "train", version = VERSION, after_help = examples())]
 pub struct Flags {
@@ -60,7 +60,7 @@ pub struct Flags {
     #[arg(long, value_name = "MIX", help_heading = "Method", value_parser = names::<MixKind>())]
     pub mix: Option<String>,
 
-    /// The loss of a label
+    /// The loss function
     #[arg(long, value_name = "LOSS", help_heading = "Method", value_parser = names::<LossKind>())]
     pub loss: Option<String>,
 
@@ -72,7 +72,7 @@ pub struct Flags {
     #[command(flatten)]
     pub options: Given,
 
-    /// Defaults of what follows, as a paper or its code has them; what is asked otherwise wins
+    /// Defaults for the flags below, from a paper or its code; flags that are given take precedence
     ///
     /// report: ResNet-32, 300 epochs of batches of 128, SGD 0.1 that falls at 150 and 225 (the code of the
     /// reproduction report). paper: the same, falling at 150 and 250 (the text of the Remix paper). cinic10:
@@ -82,8 +82,8 @@ pub struct Flags {
     /// inaturalist: resnet50, 90 epochs of batches of 256, falling at 30 and 60, colour jitter, --alpha 0.4
     /// (Remix paper).
     ///
-    /// Milestones scale with --epochs. One before epoch 3 does not lower the rate: with --epochs 3 all epochs
-    /// have --lr.
+    /// Milestones scale with --epochs. A milestone before epoch 3 is ignored, so with --epochs 3 all epochs
+    /// use --lr.
     #[arg(long, value_name = "RECIPE", value_enum, default_value = "report", help_heading = "Recipe")]
     pub recipe: RecipeName,
 
@@ -94,11 +94,11 @@ pub struct Flags {
     #[arg(add = ArgValueCandidates::new(architectures))]
     pub arch: Option<Arch>,
 
-    /// Passes over as many images as the training split has [default: 300, or the recipe's]
+    /// Epochs, each of as many images as the training split has [default: 300, or the recipe's]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Recipe")]
     pub epochs: Option<u32>,
 
-    /// Images a step [default: 128, or the recipe's]
+    /// Batch size, in images [default: 128, or the recipe's]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Recipe")]
     pub batch_size: Option<usize>,
 
@@ -116,7 +116,7 @@ pub struct Flags {
     )]
     pub momentum: f64,
 
-    /// Nesterov's form of the momentum
+    /// Use Nesterov momentum
     #[arg(long, help_heading = "Recipe")]
     pub nesterov: bool,
 
@@ -134,7 +134,7 @@ pub struct Flags {
     #[arg(long, value_name = "EPOCHS", help_heading = "Recipe")]
     pub milestones: Option<Milestones>,
 
-    /// Epochs over which the learning rate first rises, linearly
+    /// Warm-up: epochs over which the learning rate rises linearly
     #[arg(
         long,
         value_name = "N",
@@ -148,10 +148,10 @@ pub struct Flags {
     #[arg(long, value_name = "P", default_value = "f32", help_heading = "Recipe")]
     pub precision: Precision,
 
-    /// Which epoch is kept as best.safetensors [default: val where the data set has a validation split, else
-    /// test]
+    /// Split whose accuracy selects the epoch kept as best.safetensors [default: val if the data set has a
+    /// validation split, otherwise test]
     ///
-    /// `best_top1` is the accuracy of that epoch on the test split, whatever it was selected by.
+    /// `best_top1` is always the accuracy of that epoch on the test split.
     #[arg(long, value_name = "BY", help_heading = "Recipe")]
     pub select: Option<Select>,
 
@@ -163,38 +163,37 @@ pub struct Flags {
     #[arg(long, conflicts_with = "augment", help_heading = "Augmentation")]
     pub no_augment: bool,
 
-    /// crop-flip of images that are not larger than what the network sees: pixels of zero padding [default:
-    /// 4, or the recipe's]
+    /// Pixels of zero padding for --augment crop-flip, if the stored images are no larger than the network's
+    /// input [default: 4, or the recipe's]
     #[arg(long, value_name = "N", help_heading = "Augmentation")]
     pub crop_padding: Option<u8>,
 
-    /// How much brightness, contrast and saturation vary at random, as 0.4 or 0.4,0.4,0.2; none for not at
-    /// all [default: none, or the recipe's]
+    /// Random changes of brightness, contrast and saturation, such as 0.4 or 0.4,0.4,0.2; `none` turns them
+    /// off [default: none, or the recipe's]
     #[arg(long, value_name = "X", help_heading = "Augmentation")]
     pub color_jitter: Option<Jitter>,
 
-    /// RandAugment: so many operations an image, of a magnitude of 0 to 30, such as 2,9
+    /// RandAugment: number of operations per image and their magnitude (0 to 30), such as 2,9
     #[arg(long, value_name = "N,M", help_heading = "Augmentation")]
     pub rand_augment: Option<RandAugment>,
 
     /// Start from weights: a checkpoint (its manifest or directory), or a file in PyTorch's names, as
     /// safetensors or as torch.save writes it
     ///
-    /// A checkpoint's classifier is taken if its classes have the names of the data set's, that of other
-    /// files if it has as many classes; otherwise a new one is made.
+    /// The classifier of a checkpoint is kept if its classes have the names of the data set's; that of another
+    /// file, if it has as many classes. Otherwise the classifier starts from random weights.
     #[arg(long, value_name = "MANIFEST|WEIGHTS", help_heading = "Recipe")]
     pub init: Option<PathBuf>,
 
-    /// Which weights of the checkpoint of --init to take, those of its last epoch or of its best one
-    /// [default: last]
+    /// Which weights of the --init checkpoint to use: those of its last or of its best epoch [default: last]
     #[arg(long, value_name = "WHICH", value_parser = ["last", "best"], help_heading = "Recipe", requires = "init")]
     pub init_checkpoint: Option<String>,
 
-    /// What is not trained
+    /// Part of the network that is not trained
     #[arg(long, value_name = "WHAT", help_heading = "Recipe", requires = "init")]
     pub freeze: Option<Freeze>,
 
-    /// Train a classifier on features, or compute one, in place of a network on images
+    /// Train or compute a classifier on features, instead of training a network on images
     ///
     /// The result is the network of the features with the new classifier, in one file. Defaults are then 10
     /// epochs along a cosine; tau-norm, ncm, ncm-cosine and knn are computed at once.
@@ -202,16 +201,17 @@ pub struct Flags {
     #[arg(conflicts_with_all = ["arch", "init", "freeze", "recipe", "precision", "augment", "no_augment", "crop_padding", "color_jitter", "rand_augment"])]
     pub classifier: Option<ClassifierName>,
 
-    /// tau-norm: the exponent of the length, or auto for the best on the validation split [default: 0.7]
+    /// tau-norm: the exponent of the norm of the weights, or auto for the best one on the validation split
+    /// [default: 0.7]
     #[arg(long, value_name = "TAU|auto", help_heading = "Second stage", requires = "classifier")]
     pub tau_norm: Option<TauNorm>,
 
-    /// knn: how many of the nearest training images vote [default: 20]
+    /// knn: number of nearest training images that vote [default: 20]
     #[arg(long, value_name = "K", help_heading = "Second stage", requires = "classifier", value_parser = clap::value_parser!(u32).range(1..))]
     pub neighbours: Option<u32>,
 
-    /// Train once for each value of a flag that takes a number, as tau-norm=0:1:0.1; with --out DIR they are
-    /// DIR/FLAG-VALUE
+    /// Train once for each value of a flag that takes a number, such as tau-norm=0:1:0.1; with --out DIR the
+    /// runs are in DIR/FLAG-VALUE
     #[arg(long, value_name = "FLAG=FIRST:LAST:STEP", help_heading = "Seeds and files")]
     pub sweep: Option<Sweep>,
 
@@ -225,7 +225,7 @@ pub struct Flags {
     )]
     pub seed: u64,
 
-    /// Several runs, one a seed, such as 0-4 or 0-4,7; with --out DIR they are DIR/seed-N
+    /// Several runs, one per seed, such as 0-4 or 0-4,7; with --out DIR they are in DIR/seed-N
     #[arg(long, value_name = "LIST", conflicts_with = "seed", help_heading = "Seeds and files")]
     pub seeds: Option<Seeds>,
 
@@ -392,5 +392,4 @@ impl Flags {
 }
 
 #[cfg(test)]
-#[path = "flags_tests.rs"]
 mod tests;

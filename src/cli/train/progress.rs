@@ -212,7 +212,7 @@ impl Progress {
     /// others.
     pub fn done(self, metrics: &Object) {
         // If a person reads standard output, the line there says the same.
-        if self.bar.is_some() && !terminal::for_people() {
+        if self.bar.is_some() && !terminal::stdout_is_terminal() {
             let number =
                 |name: &str| metrics.get(name).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
             let (last, best, epoch) = (number("last_top1"), number("best_top1"), number("best_epoch"));

@@ -22,7 +22,7 @@ pub struct Reading {
 }
 
 /// The message for a file that has changed since it was hashed.
-pub const CHANGED: &str = "was changed after it was hashed; give the command again";
+pub const CHANGED: &str = "was changed after it was hashed; run the command again";
 
 impl Reading {
     /// Reads a file and writes its square, (H, W, C).

@@ -27,7 +27,7 @@ type Line = (String, Option<String>);
 pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
     let mut listing = Listing { root: root.to_owned(), ..Listing::default() };
     let given = || lists.into_iter().enumerate().filter_map(|(split, list)| Some((split, list?)));
-    let read: Vec<(usize, &Path, Vec<Line>)> =
+    let read: Vec<List> =
         given().map(|(split, list)| Ok((split, list, lines(list, root)?))).collect::<Result<_, Error>>()?;
     let all = || read.iter().flat_map(|(.., lines)| lines);
     let is_number = |label: &String| label.parse::<i128>().is_ok();
@@ -39,6 +39,7 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
     };
     let names: BTreeSet<String> = if numbered { BTreeSet::new() } else { all().map(name).collect() };
     let labels: BTreeMap<&str, u32> = number(names.iter().map(|n| &**n));
+    refuse_numbers_beside_directories(&read)?;
     let mut resolver = Resolver::default();
     for (split, list, lines) in &read {
         let bad = |why: String| Error::Listing { path: (*list).to_owned(), why };
@@ -70,11 +71,59 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
         listing.read.push(("list", (*list).to_owned()));
     }
     listing.is_numbered = numbered;
-    listing.class_names = match numbered {
-        true => directory_names(&listing),
-        false => names.into_iter().collect(),
-    };
+    if numbered {
+        let lists = read.iter().map(|(split, list, _)| (*split, *list));
+        refuse_other_labels(&listing, lists)?;
+        listing.class_names = directory_names(&listing);
+    } else {
+        listing.class_names = names.into_iter().collect();
+    }
     Ok(listing)
+}
+
+/// A list, with its split and its lines.
+type List<'a> = (usize, &'a Path, Vec<Line>);
+
+/// Refuses labels that are numbers in one list and directories in another: nothing says which number a directory has.
+fn refuse_numbers_beside_directories(lists: &[List]) -> Result<(), Error> {
+    let is_number = |label: &String| label.parse::<i128>().is_ok();
+    let numbered =
+        lists.iter().find(|(.., lines)| lines.iter().any(|(_, label)| label.as_ref().is_some_and(is_number)));
+    let unlabelled =
+        lists.iter().find(|(.., lines)| !lines.is_empty() && lines.iter().all(|(_, label)| label.is_none()));
+    if let (Some((_, with, _)), Some((_, without, _))) = (numbered, unlabelled) {
+        let why = format!(
+            "has no labels, and {} has numbers; give each list labels, or none of them",
+            with.display()
+        );
+        return Err(Error::Listing { path: (*without).to_owned(), why });
+    }
+    Ok(())
+}
+
+/// Refuses validation and test images whose label differs from that of the training images in a directory of the
+/// same name, if each class has its own directory. Otherwise a list that counts from 1 beside one that counts from
+/// 0 would go unnoticed.
+fn refuse_other_labels<'a>(
+    listing: &Listing,
+    lists: impl Iterator<Item = (usize, &'a Path)>,
+) -> Result<(), Error> {
+    let Some(names) = class_directories(listing) else { return Ok(()) };
+    let labels: HashMap<&str, u32> = names.into_iter().map(|(label, name)| (name, label)).collect();
+    for (split, list) in lists {
+        for Entry { path, label } in &listing.splits[split] {
+            if let Some(trained) =
+                directory(path).and_then(|name| labels.get(name)).filter(|own| *own != label)
+            {
+                let why = format!(
+                    "{path:?} has the label {label}, and training images in a directory of that name have {trained}; \
+                     number the classes alike in all lists"
+                );
+                return Err(Error::Listing { path: list.to_owned(), why });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Larger than the number of classes in any list.
@@ -84,9 +133,17 @@ pub(super) const MOST: u32 = 1_000_000;
 /// own, the names of the directories; otherwise the numbers.
 fn directory_names(listing: &Listing) -> Vec<String> {
     let classes = listing.splits.iter().flatten().map(|e| e.label + 1).max().unwrap_or(0);
+    let names = class_directories(listing).unwrap_or_default();
+    (0..classes)
+        .map(|label| names.get(&label).map_or_else(|| label.to_string(), |name| (*name).to_owned()))
+        .collect()
+}
+
+/// The directory of each class that has training images, if each has one of its own.
+fn class_directories(listing: &Listing) -> Option<HashMap<u32, &str>> {
     let mut names: HashMap<u32, Option<&str>> = HashMap::new();
     for entry in &listing.splits[0] {
-        let dir = entry.path.rsplit_once('/').and_then(|(dir, _)| dir.rsplit('/').next());
+        let dir = directory(&entry.path);
         let name = names.entry(entry.label).or_insert(dir);
         if *name != dir {
             *name = None;
@@ -94,8 +151,13 @@ fn directory_names(listing: &Listing) -> Vec<String> {
     }
     let told: BTreeSet<&str> = names.values().flatten().copied().collect();
     let is_own = told.len() == names.len();
-    let name = |label: u32| names.get(&label).copied().flatten().filter(|_| is_own).map(str::to_owned);
-    (0..classes).map(|label| name(label).unwrap_or_else(|| label.to_string())).collect()
+    let own = names.into_iter().filter_map(|(label, name)| Some((label, name?)));
+    is_own.then(|| own.collect())
+}
+
+/// The name of the directory that a file is in.
+fn directory(path: &str) -> Option<&str> {
+    path.rsplit_once('/').and_then(|(dir, _)| dir.rsplit('/').next())
 }
 
 /// Reads the lines of a list. Absolute paths into the directory are made relative to it.

@@ -56,7 +56,12 @@ impl PassedOver {
     /// Counts a file whose name is not that of an image.
     pub fn other(&mut self, name: &str) {
         let ending = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty());
-        let ending = ending.map_or_else(|| "without an ending".into(), |(_, ending)| format!(".{ending}"));
+        let ending = match ending {
+            // What macOS keeps beside a file on other systems' disks.
+            _ if name.starts_with("._") => "._*".into(),
+            Some((_, ending)) => format!(".{ending}"),
+            None => "without an ending".into(),
+        };
         *self.others.entry(ending).or_default() += 1;
     }
 
@@ -157,7 +162,7 @@ impl Listing {
         }
         match &self.class_names[..] {
             [] => Err(self.fail("no classes; a directory for each class is needed, with its images".into())),
-            [one] => Err(self.fail(format!("one class only, {one:?}; there must be two at least"))),
+            [one] => Err(self.fail(format!("only one class, {one:?}; at least two are needed"))),
             _ => Ok(empty),
         }
     }

@@ -41,7 +41,7 @@ pub static LOGIT_ADJUSTMENT: LossKind = LossKind {
 
 const LA_TAU: Opt = Opt::new(
     "la_tau",
-    "logit-adjustment: what the log of the classes' shares is multiplied by",
+    "logit-adjustment: τ, the factor of the log of the class shares",
     1.0,
     Domain::Number {
         symbol: "T",

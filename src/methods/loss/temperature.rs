@@ -46,7 +46,7 @@ const VS_GAMMA: Opt =
 
 const VS_TAU: Opt = Opt::new(
     "vs_tau",
-    "vs: what the log of the classes' shares is multiplied by",
+    "vs: τ, the factor of the log of the class shares",
     1.25,
     Domain::Number { symbol: "T", check: |tau| up_to(tau, 100.0), why: "must be between 0 and 100" },
 );

@@ -198,7 +198,8 @@ fn counts(m: &Manifest, n: usize) -> Result<Vec<Cell>, Error> {
     }
     let row = |v: &Value| -> Option<Vec<u64>> { v.as_array()?.iter().map(Value::as_u64).collect() };
     let rows = list(m, "confusion", row).filter(|c| c.len() == n && c.iter().all(|r| r.len() == n));
-    let rows = rows.ok_or_else(|| foreign(m, "metrics.confusion is no matrix of its classes"))?;
+    let rows =
+        rows.ok_or_else(|| foreign(m, "metrics.confusion is not a square matrix with a row for each class"))?;
     let cells = rows.iter().enumerate().flat_map(|(label, row)| {
         row.iter().enumerate().map(move |(predicted, &count)| Cell { label, predicted, count })
     });

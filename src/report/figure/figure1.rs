@@ -273,8 +273,9 @@ fn read(m: &Manifest, title: String, classes: usize) -> Result<Model, Error> {
             let value = i64::from_le_bytes(b.try_into().expect("eight bytes"));
             usize::try_from(value).ok().filter(|k| *k < classes)
         });
-        all.collect::<Option<_>>()
-            .ok_or_else(|| bad(format!("{name} has a number that is no class; make it again with embed")))
+        all.collect::<Option<_>>().ok_or_else(|| {
+            bad(format!("{name} contains a value that is not a class; make it again with embed"))
+        })
     };
     Ok(Model { title, points: unit(&flat), labels: class("labels")?, predictions: class("predictions")? })
 }

@@ -35,9 +35,9 @@ pub enum Kind {
     /// called figure1)
     #[value(name = "tsne", alias = "figure1")]
     Figure1,
-    /// Which class is taken for which, in percent of the true class; from eval
+    /// Confusion matrix, in percent of the true class; from eval
     Confusion,
-    /// Accuracy of each class by method, below its training images; from eval
+    /// Accuracy of each class by method, with its number of training images; from eval
     PerClass,
     /// Training images of each class; from mk-imbalance
     ClassCounts,
@@ -79,7 +79,7 @@ impl Kind {
             Kind::Figure1 => &["features"],
             Kind::Curves => &["log"],
             Kind::Confusion => &["confusion"],
-            _ => &[],
+            Kind::ClassCounts | Kind::PerClass | Kind::Reliability | Kind::Sweep => &[],
         }
     }
 

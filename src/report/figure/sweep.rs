@@ -50,7 +50,9 @@ fn in_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sw
     let sweeps = groups[0].members.iter().map(|&i| read(found[i])).collect::<Result<Vec<_>, _>>()?;
     let Sweep { flag, values, best, .. } = &sweeps[0];
     if sweeps.iter().any(|s| s.flag != *flag || s.values != *values) {
-        return Err(fail("the evaluations have other values; give those of one range".into()));
+        return Err(fail(
+            "the evaluations swept different values; give evaluations of the same sweep".into(),
+        ));
     }
     let lines = std::array::from_fn(|line| {
         let all: Vec<_> = sweeps.iter().map(|s| &s.lines[line]).filter(|l| !l.is_empty()).collect();

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Error;
-use super::experiment::{Experiment, representatives, told_apart};
+use super::experiment::{Experiment, disambiguated, representatives};
 use super::figure::experiments;
 use super::figure::text::{BOLD, REGULAR};
 use super::record::Record;
@@ -54,7 +54,9 @@ impl<'a> Sources<'a> {
             datasets: of(Kind::Dataset),
         };
         if all.metrics.is_empty() {
-            let why = format!("{n} manifests, and no evaluation; add metrics manifests, which eval makes");
+            let why = format!(
+                "none of the {n} manifests is an evaluation; add metrics manifests, which eval makes"
+            );
             return Err(Error::Inputs { kind: "html", why });
         }
         Ok(all)
@@ -86,7 +88,7 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
     let [metrics, checkpoints, embeddings] =
         [read(&sources.metrics)?, read(&sources.checkpoints)?, read(&sources.embeddings)?];
     let all: Vec<&Experiment> = metrics.iter().chain(&checkpoints).chain(&embeddings).collect();
-    let mut told = told_apart(&all).into_iter();
+    let mut told = disambiguated(&all).into_iter();
     let mut records = sources.metrics.iter().map(|(i, m)| Record::of(m, i)).collect::<Result<Vec<_>, _>>()?;
     for (record, of) in records.iter_mut().zip(&mut told) {
         record.of = of;

@@ -136,16 +136,16 @@ pub(super) fn clear_halo(height: usize, width: usize, channels: usize, image: &m
 }
 
 /// Returns the width of the halo around an image: what the stem needs, and at least one pixel.
-pub(super) fn framing(stem: Geometry) -> usize {
+pub(super) fn halo_width(stem: Geometry) -> usize {
     stem.padding().max(1)
 }
 
 /// Copies an image into a buffer with a halo of zeros.
-pub(super) fn frame(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
-    let (halo, width) = (framing(geo) * geo.cin, geo.width * geo.cin);
+pub(super) fn copy_into_halo(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
+    let (halo, width) = (halo_width(geo) * geo.cin, geo.width * geo.cin);
     let row = width + 2 * halo;
-    out[..(geo.height + 2 * framing(geo)) * row].fill(0.0);
-    let rows = out[framing(geo) * row..].chunks_exact_mut(row);
+    out[..(geo.height + 2 * halo_width(geo)) * row].fill(0.0);
+    let rows = out[halo_width(geo) * row..].chunks_exact_mut(row);
     for (row, pixels) in rows.zip(pixels.chunks_exact(width)) {
         row[halo..halo + width].copy_from_slice(pixels);
     }
@@ -153,7 +153,7 @@ pub(super) fn frame(geo: Geometry, pixels: &[f32], out: &mut [f32]) {
 
 /// Computes what [`Shortcut::Padded`] adds to the output of the last layer of a block whose first layer has
 /// the input `x`, both inside halos.
-pub(super) fn halve(first: Geometry, last: Geometry, x: &[f32], out: &mut [f32]) {
+pub(super) fn padded_shortcut(first: Geometry, last: Geometry, x: &[f32], out: &mut [f32]) {
     let (cin, cout, width) = (first.cin, last.cout, last.out_width());
     out[..(last.out_height() + 2) * (width + 2) * cout].fill(0.0);
     for row in 0..last.out_height() {

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::ops::Range;
 
 use super::Folded;
-use super::layer::{Conv, Layer, clear_halo_out, frame, framing, halve, max_pool};
+use super::layer::{Conv, Layer, clear_halo_out, copy_into_halo, halo_width, max_pool, padded_shortcut};
 use crate::backend::cpu::conv::kernel::winograd::{self, Four};
 use crate::backend::{Engine, Gradient, Shortcut, Source, Stored};
 use crate::net::Geometry;
@@ -27,7 +27,7 @@ impl Space {
             let Geometry { height, width, cin, cout, .. } = c.geo;
             // Images lie inside the halo that the stem needs, all other activations inside a halo of one
             // pixel.
-            let halo = 2 * framing(c.geo);
+            let halo = 2 * halo_width(c.geo);
             let input = (height + halo) * (width + halo) * cin;
             input.max((c.geo.out_height() + 2) * (c.geo.out_width() + 2) * cout)
         };
@@ -108,12 +108,12 @@ impl<'a> Pass<'a> {
         let near = 0..images.len();
         let [framed, pixels] = disjoint(scratch, roles.mid.map(|mid| space.of(mid, near.clone())));
         (self.image)(images.start, &mut pixels[..geo.in_len()]);
-        frame(geo, &pixels[..geo.in_len()], framed);
+        copy_into_halo(geo, &pixels[..geo.in_len()], framed);
         *halos = [None; 4];
         let places = [space.of(roles.mid[0], near), space.of(roles.x, images.clone()), space.work()];
         let [x, out, work] = disjoint(scratch, places);
         clear_halo_out(geo, out);
-        let (halo, step) = (framing(geo), space.activation);
+        let (halo, step) = (halo_width(geo), space.activation);
         run(self.net.isa, Layer { conv, halo, x, out, step, add: false, relu: true, work });
     }
 
@@ -155,7 +155,7 @@ impl Engine for Pass<'_> {
                 disjoint(scratch, [space.of(roles.x, images.clone()), space.of(roles.y, images.clone())]);
             let last = plan.layers[block.last];
             for (x, y) in x.chunks_exact(space.activation).zip(y.chunks_exact_mut(space.activation)) {
-                halve(geo, last, x, y);
+                padded_shortcut(geo, last, x, y);
             }
         }
         let turn = layer.saturating_sub(block.first) % 2;

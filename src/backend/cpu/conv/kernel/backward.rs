@@ -12,7 +12,7 @@ use super::outer::outer_rows;
 use super::walk::Outer;
 use super::wide::Panels;
 use super::winograd::{self, Two};
-use super::{Ahead, by_blocks, fill_input, images, row_of, spread, together, with_scratch};
+use super::{Prefetcher, by_blocks, fill_input, images, row_of, spread, together, with_scratch};
 use crate::backend::cpu::source::{Input as Source, Slices, View};
 use crate::backend::cpu::{chunk_range, chunks, for_each_chunk};
 use crate::net::Geometry;
@@ -98,7 +98,7 @@ impl<'a, T: Value> Backward<'a, T> {
     /// Prepares to prefetch what is read of the images in `range`, as far as the batch has them, while as
     /// many images are computed. `dz` is those images' part of the input's gradient.
     #[inline(always)]
-    fn ahead(&self, range: Range<usize>, input: &Input<'a, T>, dz: Option<&'a [T]>) -> Ahead<5> {
+    fn ahead(&self, range: Range<usize>, input: &Input<'a, T>, dz: Option<&'a [T]>) -> Prefetcher<5> {
         let count = range.len();
         let range = range.start..range.end.min(self.batch);
         let of = |all: &'a [T], len| all.get(images(&range, len));
@@ -110,7 +110,7 @@ impl<'a, T: Value> Backward<'a, T> {
         let y = if std::ptr::eq(source, input.y) { None } else { of(input.y, in_len) };
         let dz = if input.in_place { dz } else { None };
         let parts = [of(source, in_len), of(self.dz, out_len), of(self.y, out_len), y, dz];
-        Ahead::new(parts, count * in_len)
+        Prefetcher::new(parts, count * in_len)
     }
 }
 

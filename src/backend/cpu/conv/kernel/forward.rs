@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::tile::correlate;
 use super::walk::{Pixel, Run, Sink, Walk};
 use super::winograd::{self, Two};
-use super::{Ahead, fill_input, images, together, with_scratch};
+use super::{Prefetcher, fill_input, images, together, with_scratch};
 use crate::backend::cpu::source::{Input, Shortcut, Slices};
 use crate::backend::cpu::{chunk_range, for_each_chunk};
 use crate::net::Geometry;
@@ -56,7 +56,7 @@ impl<'a, T: Value> Forward<'a, T> {
     /// Prepares to prefetch what is read of the images in `range`, as far as the batch has them, while as
     /// many images are computed.
     #[inline(always)]
-    fn ahead(&self, range: Range<usize>) -> Ahead<2> {
+    fn ahead(&self, range: Range<usize>) -> Prefetcher<2> {
         let count = range.len();
         let range = range.start..range.end.min(self.batch);
         let of = |all: &'a [T], len| all.get(images(&range, len));
@@ -72,7 +72,7 @@ impl<'a, T: Value> Forward<'a, T> {
                 [of(raw.y, len), added]
             }
         };
-        Ahead::new(parts, count * self.geo.out_len())
+        Prefetcher::new(parts, count * self.geo.out_len())
     }
 }
 
@@ -173,13 +173,13 @@ struct Stats<T> {
     out: *mut T,
     sums: *mut f32,
     geo: Geometry,
-    ahead: Ahead<2>,
+    ahead: Prefetcher<2>,
 }
 
 impl<T: Value> Sink for Stats<T> {
     #[inline(always)]
     unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
-        self.ahead.go_on(P * Q * V::LANES);
+        self.ahead.advance(P * Q * V::LANES);
         let Pixel { image, row, col, channel } = at;
         let (geo, cout) = (self.geo, self.geo.cout);
         // SAFETY: the trait's contract, by which the tile is inside the image.

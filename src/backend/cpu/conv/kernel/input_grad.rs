@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::Ahead;
+use super::Prefetcher;
 use super::tile::correlate;
 use super::walk::{Pixel, Run, Sink, Walk};
 use crate::backend::cpu::source::View;
@@ -135,13 +135,13 @@ pub(super) struct Grad<'a, T> {
     /// The gradients of the outputs of a block with a padded shortcut, for these images.
     pub padded: Option<View<'a, T>>,
     pub parity: (usize, usize),
-    pub ahead: Ahead<5>,
+    pub ahead: Prefetcher<5>,
 }
 
 impl<T: Value> Sink for Grad<'_, T> {
     #[inline(always)]
     unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
-        self.ahead.go_on(P * Q * V::LANES);
+        self.ahead.advance(P * Q * V::LANES);
         let (geo, Geometry { width, cin, stride, .. }) = (self.geo, self.geo);
         let (row, n, halo) = (at.row * stride + self.parity.0, at.image, geo.padding());
         let image = n * geo.in_len();

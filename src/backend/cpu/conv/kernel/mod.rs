@@ -28,7 +28,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::backend::cpu::CHUNK;
-use crate::backend::cpu::source::{Input as Source, Shortcut, Slices, Values, View, positive};
+use crate::backend::cpu::source::{Input as Source, Shortcut, Slices, Values, View, relu};
 use crate::net::Geometry;
 use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector, prefetch};
@@ -92,18 +92,18 @@ fn images(range: &Range<usize>, len: usize) -> Range<usize> {
 /// The prefetching of what will be read of the next images, little by little while the current ones are
 /// computed. A pass reads an image in a burst, and the memory would otherwise be idle between bursts.
 #[derive(Clone, Copy)]
-struct Ahead<const N: usize> {
+struct Prefetcher<const N: usize> {
     /// For each stream: its next cache line, its end, and the bytes to prefetch for each value stored of the
     /// current images, in units of 1/256.
     streams: [(*const u8, *const u8, usize); N],
 }
 
-impl<const N: usize> Ahead<N> {
+impl<const N: usize> Prefetcher<N> {
     /// Prepares to prefetch parts of the next images, `None` where there are none, while `values` values of
     /// the current images are stored.
     #[inline(always)]
     fn new<T>(next: [Option<&[T]>; N], values: usize) -> Self {
-        Ahead {
+        Prefetcher {
             streams: next.map(|part| {
                 let part = part.unwrap_or_default();
                 let range = part.as_ptr_range();
@@ -114,7 +114,7 @@ impl<const N: usize> Ahead<N> {
 
     /// Advances the prefetching after `values` more values have been stored.
     #[inline(always)]
-    fn go_on(&mut self, values: usize) {
+    fn advance(&mut self, values: usize) {
         for (at, end, per_value) in &mut self.streams {
             let to = at.wrapping_add((values * *per_value) >> 8).min(*end);
             while *at < to {
@@ -360,10 +360,10 @@ fn norm_row_padded<T: Value>(
     for (pixel, (a, y)) in a.chunks_exact_mut(c).zip(y.chunks_exact(c)).enumerate() {
         let x = &x[2 * pixel * narrow..(2 * pixel + 1) * narrow];
         for k in (0..before).chain(before + narrow..c) {
-            a[k] = positive(y[k].to_f32() * scale[k] + shift[k]);
+            a[k] = relu(y[k].to_f32() * scale[k] + shift[k]);
         }
         for (k, x) in (before..).zip(x) {
-            a[k] = positive(y[k].to_f32() * scale[k] + shift[k] + x.to_f32());
+            a[k] = relu(y[k].to_f32() * scale[k] + shift[k] + x.to_f32());
         }
     }
 }

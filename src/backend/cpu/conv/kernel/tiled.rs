@@ -336,7 +336,7 @@ pub unsafe fn outer<V: Vector>(
                 for (n, turned) in turned.0[..some].iter_mut().enumerate() {
                     let (image, row, col) = place(first + n);
                     let g = g.add(image * size.g_image + row * size.g_row + col * size.g_col + channel);
-                    turn(common(first + n, col)..pixels, g, size.g_col, turned.as_mut_ptr());
+                    transpose_16x16(common(first + n, col)..pixels, g, size.g_col, turned.as_mut_ptr());
                 }
                 for kh in 0..kernel {
                     let (x, dw) = (x.add(kh * kernel_row), dw.add(kh * size.taps * size.dw_row + channel));
@@ -350,7 +350,7 @@ pub unsafe fn outer<V: Vector>(
                         }
                         amx::store(count, &to);
                         for (q, own) in to.into_iter().enumerate().take(count) {
-                            turn(0..16, own, 16, own);
+                            transpose_16x16(0..16, own, 16, own);
                             for k in 0..16 {
                                 let dw = dw.add((tap + 16 * q + k) * size.dw_row);
                                 let sum = V::load(own.add(16 * k));
@@ -371,7 +371,7 @@ pub unsafe fn outer<V: Vector>(
 
 /// Transposes 16 rows of 16 lanes, of which those outside `rows` are taken as zero.
 #[inline(always)]
-pub unsafe fn turn(rows: std::ops::Range<usize>, from: *const f32, step: usize, to: *mut f32) {
+pub unsafe fn transpose_16x16(rows: std::ops::Range<usize>, from: *const f32, step: usize, to: *mut f32) {
     use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps};
     // SAFETY: the caller's contract; a machine with AMX has AVX-512.
     unsafe {

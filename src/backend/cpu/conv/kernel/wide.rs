@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::outer::{outer, outer_rows};
 #[cfg(target_arch = "x86_64")]
-use super::tiled::turn;
+use super::tiled::transpose_16x16;
 use super::walk::{Outer, PANEL};
 use super::winograd::{Two, pitch, transform_grad, transform_input};
 use super::with_scratch;
@@ -346,7 +346,7 @@ impl<T: Value> Block<'_, T> {
                             std::ptr::copy_nonoverlapping(g.add(place.1 * pixel), row.as_mut_ptr(), SIDE);
                         }
                         let to = turned[(out * steps + step) * TILE..][..TILE].as_mut_ptr();
-                        turn(0..SIDE, rows.as_ptr().cast(), SIDE, to);
+                        transpose_16x16(0..SIDE, rows.as_ptr().cast(), SIDE, to);
                     }
                 }
                 for tap in 0..taps {
@@ -377,7 +377,7 @@ impl<T: Value> Block<'_, T> {
             }
             for (tap, out) in (0..taps).flat_map(|tap| (0..outs).map(move |out| (tap, out))) {
                 for (n, tile) in tiles_of(tap, out).into_iter().enumerate().take(ins) {
-                    turn(0..SIDE, tile, SIDE, tile);
+                    transpose_16x16(0..SIDE, tile, SIDE, tile);
                     for k in 0..SIDE {
                         let row = tap * geo.cin + self.cin.start + n * SIDE + k;
                         let at = row * geo.cout + self.cout.start + out * SIDE;

@@ -11,9 +11,9 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use super::entries::Contents;
-use super::files::{Form, StateDict, Values, open, parse, save};
-use super::{Arch, Params, unpickle};
+use super::{Form, StateDict, Values, open, parse, save};
+use crate::net::entries::Contents;
+use crate::net::{Arch, Params, unpickle};
 
 const SHAPES: [(&str, &[usize]); 7] = [
     ("bn1.bias", &[2]),
@@ -409,7 +409,7 @@ fn a_pickle_runs_no_code_and_stays_small() {
     for n in 0..100u8 {
         doubling.extend([b'h', n, b'h', n, 0x86, b'q', n + 1]);
     }
-    assert!(unpickle::parse(&doubling).is_err(), "something is left over");
+    assert!(unpickle::parse(&doubling).is_err(), "there is more after its end");
     for damaged in [
         &b"."[..],
         b"NN.",

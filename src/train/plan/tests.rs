@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::methods::mix::{CUTMIX, MIXUP, Mix, REMIX, REMIX_CUTMIX};
+use crate::methods::choice::{Choice, Domain, Kind, Opt};
+use crate::methods::loss::LossKind;
+use crate::methods::mix::{CUTMIX, MIXUP, Mix, MixKind, REMIX, REMIX_CUTMIX};
 use crate::methods::presets::{names, preset};
-use crate::methods::rule::Reweight;
+use crate::methods::rule::{Reweight, RuleKind};
 
 const COUNTS: [usize; 4] = [200, 60, 19, 5];
 
@@ -55,6 +57,52 @@ fn every_image_once_an_epoch_and_the_last_batch_is_kept() {
         let seen: HashSet<u32> = steps.iter().flat_map(|s| s.samples.iter().map(|s| s.index)).collect();
         assert_eq!(seen.len(), 284);
     }
+}
+
+/// An option that nothing reads would be in the key and in `--help`, and do nothing.
+#[test]
+fn every_option_changes_the_batches_or_the_loss() {
+    /// Returns copies of a choice with another value of an option, as far as it allows them.
+    fn others<K: Kind>(choice: Choice<K>, option: &Opt) -> Vec<Choice<K>> {
+        let candidates = match option.domain {
+            Domain::Number { .. } => vec![0.0, 0.3, 0.7, 1.5, 3.5, 10.0],
+            Domain::OneOf(_, words) => (0..words.len()).map(|word| word as f64).collect(),
+        };
+        let changed = candidates.into_iter().filter_map(|value| choice.setting(option.name, value));
+        changed.filter(|other| other.fault().is_none() && *other != choice).collect()
+    }
+    /// Returns all that training takes from a method.
+    fn effect(c: &Config) -> String {
+        let plan = plan(c);
+        let of_epoch = |epoch: u32| {
+            let epoch = plan.epoch(epoch);
+            let steps: Vec<Step> = (0..epoch.steps()).map(|i| epoch.step(i)).collect();
+            format!("{steps:?} {:?}", epoch.weights)
+        };
+        format!("{} {} {:?}", of_epoch(1), of_epoch(300), c.loss.criterion(&COUNTS))
+    }
+    fn check<K: Kind>(of: fn(&mut Config) -> &mut Choice<K>) {
+        for kind in K::ALL {
+            for option in kind.entry().options {
+                let mut c = config("remix-rw");
+                *of(&mut c) = Choice::new(*kind);
+                let mut before = c.clone();
+                if let Some((other, word)) = option.only_with {
+                    *of(&mut before) = of(&mut before).with_word(other, word);
+                }
+                let usual = effect(&before);
+                let changed = others(*of(&mut before), option).into_iter().any(|other| {
+                    let mut c = before.clone();
+                    *of(&mut c) = other;
+                    effect(&c) != usual
+                });
+                assert!(changed, "{} {}: {} changes nothing", K::PART, kind.entry().name, option.name);
+            }
+        }
+    }
+    check::<MixKind>(|c| &mut c.mix);
+    check::<LossKind>(|c| &mut c.loss);
+    check::<RuleKind>(|c| &mut c.rule);
 }
 
 #[test]
@@ -302,7 +350,7 @@ proptest! {
     /// to the mean weight.
     #[test]
     fn coefficients_sum_to_one(
-        method in 0usize..280,
+        method: proptest::sample::Index,
         batch_size in 1usize..70,
         seed: u64,
         epoch in 1u32..=300,
@@ -311,7 +359,7 @@ proptest! {
         alpha in 0.05..5.0f64,
         by_batch_size: bool,
     ) {
-        let name = names().nth(method).expect("there are 280");
+        let name = names().nth(method.index(names().count())).expect("one of the names");
         let mut c = Config { batch_size, seed, ..config(&name) };
         for (name, value) in [("alpha", alpha), ("kappa", kappa), ("tau", tau), ("lambda_per", 1.0)] {
             c.mix = c.mix.setting(name, value).unwrap_or(c.mix);
@@ -330,7 +378,7 @@ proptest! {
             let mut partners = s.partner.clone();
             partners.sort_unstable();
             let first = s.samples.len() - n;
-            prop_assert!(first == 0 || first == n && name.starts_with("cmo"));
+            prop_assert!(first == 0 || first == n && c.mix.kind.partner != Partner::OfBatch);
             prop_assert_eq!(partners, (first as u32..).take(n).collect::<Vec<_>>());
             // With the weights divided out, the coefficients of each sample's two labels sum to its whole
             // share.

@@ -21,12 +21,6 @@ fn refused(line: &str) -> String {
 }
 
 #[test]
-fn the_definition_is_sound() {
-    use clap::CommandFactory;
-    Flags::command().debug_assert();
-}
-
-#[test]
 fn spellings_of_one_experiment_have_equal_params() {
     let (mixes, losses) = (
         ["none", "mixup", "remix", "cutmix", "remix-cutmix", "manifold-mixup", "remix-manifold", "cmo"],

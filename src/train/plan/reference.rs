@@ -60,7 +60,7 @@ struct Losses {
 }
 
 fn fixture() -> Fixture {
-    let text = include_str!("../../tests/fixtures/methods.json");
+    let text = include_str!("../../../tests/fixtures/methods.json");
     serde_json::from_str(text).expect("the fixture has this form")
 }
 

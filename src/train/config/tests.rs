@@ -38,7 +38,7 @@ fn params_are_pinned() {
 /// as they were, and give its key.
 #[test]
 fn keys_are_pinned() {
-    let text = include_str!("../../docs/results/runs/cifar100-exp-100_remix-rw_s0/manifest.json");
+    let text = include_str!("../../../docs/results/runs/cifar100-exp-100_remix-rw_s0/manifest.json");
     let mut m: Manifest = serde_json::from_str(text).expect("a manifest");
     let read: Config = serde_json::from_value(Value::Object(m.params.clone())).expect("a config");
     assert_eq!(read.params(), m.params);
