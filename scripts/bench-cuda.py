@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measures training steps on a GPU beside PyTorch and beside what the card can do at most, and prints Markdown.
+"""Measures training steps on a GPU against PyTorch and against the limits of the card, and prints Markdown.
 
     python3 scripts/bench-cuda.py --torch ~/torch-venv/bin/python
 
-Ours is benches/cuda.rs (a step as one CUDA graph, loader included); PyTorch's are eager, the eager step recorded as
-one CUDA graph, torch.compile with CUDA graphs, and the reference code's loop over the samples
-(scripts/pytorch/bench_step.py, without a loader). Both sides take turns; each figure is the median over the turns.
-The limit is the larger of a step's bytes over the measured copy bandwidth and its FLOPs over the measured rate of a
-large bf16 matrix product (scripts/pytorch/gpu_limits.py). Standard library only."""
+Our side is benches/cuda.rs (a step as one CUDA graph, including the loader). PyTorch's side is
+scripts/pytorch/bench_step.py, without a loader: the eager step, the eager step recorded as one CUDA graph,
+torch.compile with CUDA graphs, and the reference code's loop over the samples. Both sides take turns; each figure is
+the median over the turns. The limits are a step's bytes divided by the measured copy bandwidth, and its FLOPs divided
+by the measured rate of a large bf16 matrix product (scripts/pytorch/gpu_limits.py). Standard library only."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 128
-# What is quick first, so that there is something where the time ends.
+# The quick ones first, so that there are results if the time runs out.
 PEERS = {
     "eager": "--repeats 20 --warmup 20",
     "graph": "--skip-eager --graph --repeats 50 --warmup 20",
@@ -32,7 +32,7 @@ PEERS = {
 
 
 def convolutions(blocks=5):
-    """(pixels out, channels in, channels out, pixels in) of a CIFAR ResNet's convolutions; 5 blocks a stage are ResNet-32."""
+    """(pixels out, channels in, channels out, pixels in) of the convolutions of a CIFAR ResNet, here ResNet-32."""
     all, pixels, channels = [(1024, 3, 16, 1024)], 1024, 16
     for stage in range(3):
         for block in range(blocks):
@@ -44,43 +44,43 @@ def convolutions(blocks=5):
 
 
 def work(size):
-    """FLOPs and bytes of a training step with values of `size` bytes, each tensor that a kernel takes counted once a kernel."""
+    """FLOPs and bytes of a step with values of `size` bytes; a tensor counts once for each kernel that uses it."""
     flop = bytes = 0
     for n, (pixels, cin, cout, before) in enumerate(convolutions()):
         out, into = pixels * cout, before * (4 if n == 0 else cin)
         flop += 2 * 9 * pixels * cin * cout * (2 if n == 0 else 3)
-        # Forward: the input's raw values, for a block's first layer a shortcut as well, the input as it is stored for
-        # later, the result.
+        # Forward: the raw values of the input, for the first layer of a block also a shortcut, the input as it is
+        # stored for the backward pass, and the result.
         bytes += size * (into + out + (into + (n % 2) * into if n else 0))
-        # Weight gradient: dz, y and the input; input gradient: dz, y, the input (its mask), y before, a residual in a
-        # block's first layer, the result.
+        # Weight gradient: dz, y and the input. Input gradient: dz, y, the input (its mask), the previous y, in the
+        # first layer of a block also a residual, and the result.
         bytes += size * (2 * out + into) + (size * (2 * out + (3 + n % 2) * into) if n else 0)
     return flop * BATCH, bytes * BATCH
 
 
 def lines(command, seconds=None):
-    """The JSON lines that a command prints; what else it says goes on to stderr. None, said so, where it fails or takes longer than it may."""
+    """The JSON lines that a command prints; none, with a message, if it fails or takes longer than `seconds`."""
     print("+", *command, file=sys.stderr, flush=True)
     try:
         out = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        print(f"not done after {seconds} s: it is left out", file=sys.stderr, flush=True)
+        print(f"not finished after {seconds} s; left out", file=sys.stderr, flush=True)
         return []
     if out.returncode:
-        print(f"failed with {out.returncode}: it is left out", file=sys.stderr, flush=True)
+        print(f"failed with exit code {out.returncode}; left out", file=sys.stderr, flush=True)
         return []
     return [json.loads(line) for line in out.stdout.splitlines() if line.startswith("{")]
 
 
 def main():
-    parser = argparse.ArgumentParser(description="measure the GPU engine beside PyTorch")
-    parser.add_argument("--torch", help="Python interpreter that has PyTorch with CUDA")
+    parser = argparse.ArgumentParser(description="measure the GPU engine against PyTorch")
+    parser.add_argument("--torch", help="Python interpreter with PyTorch for CUDA; without it only our side is measured")
     parser.add_argument("--ours", help="the compiled benches/cuda.rs [default: built by cargo]")
-    parser.add_argument("--turns", type=int, default=3, help="turns that each side takes [default: 3]")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="what to measure of PyTorch [default: all]")
-    parser.add_argument("--limit", type=float, help="seconds that a command of PyTorch's may take")
-    parser.add_argument("--json", help="also write all that was measured into this file")
-    parser.add_argument("--dry", action="store_true", help="print what would be run, and the work of a step")
+    parser.add_argument("--turns", type=int, default=3, help="number of turns of each side [default: 3]")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="modes of PyTorch to measure [default: all]")
+    parser.add_argument("--limit", type=float, help="time limit of each PyTorch command in seconds")
+    parser.add_argument("--json", help="also write all measurements to this file")
+    parser.add_argument("--dry", action="store_true", help="print the commands that would be run, and the work of a step")
     args = parser.parse_args()
 
     ours_command = [args.ours] if args.ours else ["cargo", "bench", "--bench", "cuda", "--"]
@@ -110,7 +110,7 @@ def main():
                     if "mode" in line:
                         modes[line["mode"]].append(line["milliseconds"])
                         print(f"PyTorch {line['mode']}: {line['milliseconds']:.3f} ms a step", file=sys.stderr, flush=True)
-                # As soon as there is something: what comes next may not end in time.
+                # Written after each command, because the next one may not finish in time.
                 if args.json:
                     Path(args.json).write_text(json.dumps({"ours": ours, "torch": modes, "limits": limits}, indent=1))
     if args.json:

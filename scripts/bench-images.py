@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Measures how fast `mk-imbalance` makes shards of a folder of images, beside a pool of processes with Pillow on as many cores.
+"""Measures how fast `mk-imbalance` makes shards of a folder of images, against as many processes with Pillow as cores.
 
     python3 scripts/bench-images.py target/release/mk-imbalance DIR --size 64
 
-Both decode every file, turn it upright, resize it, cut the centre and write the pixels to the disk; mk-imbalance
-also hashes the files and the shards. They take turns; each figure is the median, in images a second. Needs Pillow."""
+Both decode every file, turn it upright, resize it, crop the centre and write the pixels to disk; mk-imbalance also
+hashes the files and the shards. They take turns; each figure is the median over the turns, in images per second.
+Needs Pillow."""
 
 import argparse
 import os
@@ -39,10 +40,10 @@ def squares(paths, size, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tool", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("tool", type=Path, help="the program mk-imbalance")
+    parser.add_argument("data", type=Path, help="directory of the images, with a folder for each class")
+    parser.add_argument("--size", type=int, default=64, help="height and width of the result [default: 64]")
+    parser.add_argument("--turns", type=int, default=3, help="number of turns of each side [default: 3]")
     args = parser.parse_args()
     paths = [p for p in args.data.rglob("*") if p.suffix.lower() in ENDINGS]
     cores = os.cpu_count()

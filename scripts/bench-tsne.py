@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Measures t-SNE of `embed` beside scikit-learn and openTSNE in one run and prints the result as Markdown.
+"""Measures the t-SNE of `embed` against scikit-learn and openTSNE, and prints the result as Markdown.
 
     python scripts/bench-tsne.py CHECKPOINT --embed target/release/embed
 
-CHECKPOINT is a checkpoint's manifest or directory. The programs take turns, so that a change of the machine's speed
-hits all. All map the same features with perplexity 30 and their own defaults otherwise, on the same number of
-threads. Wall time is that of the map alone, features at hand: `run.projection_seconds` of ours, `fit` of the
-others; processor time is that of the same calls over all threads (ours: of the whole command, reading and hashing
-the features included). The KL divergence of every map is computed here, by one function, in float64 over all pairs,
-on one P: exact nearest neighbours (3 times the perplexity) by scikit-learn, and a bisection of its own.
+CHECKPOINT is the manifest or the directory of a checkpoint. The programs take turns, so that a change in the speed of
+the machine affects all of them. All map the same features with perplexity 30, and otherwise their own defaults, on
+the same number of threads. The wall time is that of the map alone, without computing the features:
+`run.projection_seconds` of ours, `fit` of the others. The processor time is that of the same calls over all threads
+(of ours: of the whole command, including reading and hashing the features). This script computes the KL divergence of
+every map with one function, in float64 over all pairs and with one P, from exact nearest neighbours (3 times the
+perplexity) by scikit-learn and a bisection of its own.
 
 Needs numpy, scipy, scikit-learn, openTSNE and safetensors.
 """
@@ -27,7 +28,7 @@ PERPLEXITY = 30
 
 
 def affinities(x):
-    """The joint distribution P over pairs, sparse: van der Maaten 2014, on exact neighbours."""
+    """The joint distribution P over pairs, as a sparse matrix (van der Maaten 2014), from exact neighbours."""
     import numpy as np
     from scipy.sparse import csr_matrix
     from sklearn.neighbors import NearestNeighbors
@@ -70,7 +71,7 @@ def divergence(p, y):
 
 
 def ours(args, directory):
-    """One map by embed, from features that it has already; seconds, processor seconds, the map."""
+    """Makes a map with embed, whose features exist already; returns seconds, processor seconds and the map."""
     from safetensors.numpy import load_file
 
     command = [args.embed, args.checkpoint, "--threads", str(args.threads), "--out", directory, "-q"]
@@ -86,14 +87,14 @@ def ours(args, directory):
 
 
 def timed(fit, x):
-    """The same of a function from features to a map."""
+    """The same for a function from features to a map."""
     started, busy = time.perf_counter(), time.process_time()
     y = fit(x)
     return time.perf_counter() - started, time.process_time() - busy, y
 
 
 def peers(threads):
-    """The maps to compare with: their own defaults, but for the number of threads and a fixed seed."""
+    """The programs to compare with; only the perplexity, the number of threads and the seed are set."""
     import openTSNE
     from sklearn.manifold import TSNE
 
@@ -112,13 +113,13 @@ def peers(threads):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="measure t-SNE beside scikit-learn and openTSNE")
+    parser = argparse.ArgumentParser(description="measure the t-SNE of embed against scikit-learn and openTSNE")
     parser.add_argument("checkpoint", help="manifest or directory of a checkpoint")
-    parser.add_argument("--embed", default="target/release/embed", help="the program [default: %(default)s]")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each [default: all]")
-    parser.add_argument("--turns", type=int, default=2, help="turns that each takes [default: %(default)s]")
+    parser.add_argument("--embed", default="target/release/embed", help="the program embed [default: %(default)s]")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each program [default: all]")
+    parser.add_argument("--turns", type=int, default=2, help="number of turns of each program [default: %(default)s]")
     args = parser.parse_args()
-    # Before numpy and its libraries start their own threads.
+    # Set before numpy and its libraries start their threads.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(args.threads)
     from safetensors.numpy import load_file

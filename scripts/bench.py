@@ -3,12 +3,12 @@
 
     python3 scripts/bench.py --torch ~/torch-venv/bin/python
 
-Criterion's benchmarks (benches/kernels.rs) and scripts/pytorch's take turns, first bench_conv.py, then
-bench_step.py, so that a change of the machine's speed hits both. Each figure is the median over the turns, and so
-is the ratio to PyTorch's best mode of a turn, with the least and the greatest beside it; a convolution's share is
-of the multiply-add peak that was measured in the same run; the roofline is the images a second at that peak if
-every convolution took its multiply-adds (Winograd takes fewer, so it can be passed). Without --torch only our side
-is measured. Standard library only."""
+Criterion's benchmarks (benches/kernels.rs) take turns with those in scripts/pytorch, first bench_conv.py, then
+bench_step.py, so that a change in the speed of the machine affects both. Each figure is the median over the turns, as
+is the ratio to PyTorch's best mode in the same turn, which is followed by the smallest and the largest ratio. The
+share of a convolution is that of the multiply-add peak measured in the same run. The roofline is the number of images
+per second at that peak if each convolution took all its multiply-adds (Winograd takes fewer, so it can be exceeded).
+Without --torch only our side is measured. Standard library only."""
 
 import argparse
 import json
@@ -19,16 +19,16 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Floating-point operations of ResNet-32's forward pass over one 32x32 image, two a multiply-add; a training step
-# takes three times as many.
+# Floating-point operations of ResNet-32's forward pass on one image of 32x32 pixels, two per multiply-add; a training
+# step takes three times as many.
 FLOPS = 2 * 9 * 1024 * (3 * 16 + 10 * 16 * 16 + (16 * 32 + 9 * 32 * 32) / 4 + (32 * 64 + 9 * 64 * 64) / 16)
-# As benches/kernels.rs has them: the side of the images, and images of a batch.
+# The side of the images and the batch size, as in benches/kernels.rs.
 NETWORKS = {"resnet32": (32, 128), "resnet18-cifar": (32, 128), "resnet50": (224, 16)}
 CRITERION = ROOT / "target/criterion"
 
 
 def ours(filter, *flags):
-    """One run of criterion: {(group, name): elements per second}."""
+    """Runs criterion once; returns {(group, name): elements per second}."""
     shutil.rmtree(CRITERION, ignore_errors=True)
     command = ["cargo", "bench", "--bench", "kernels", "--", filter, *flags]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -42,7 +42,7 @@ def ours(filter, *flags):
 
 
 def pytorch(python, script, *flags):
-    """One run of a peer: {mode: images, or floating-point operations, per second}."""
+    """Runs a script of scripts/pytorch once; returns {mode: images, or floating-point operations, per second}."""
     command = [python, ROOT / "scripts/pytorch" / script, *flags]
     out = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [json.loads(line) for line in out.stdout.splitlines()]
@@ -70,7 +70,7 @@ def convolutions(rates, turns):
 
 
 def spread(ratios):
-    """The median, with the least and the greatest."""
+    """The median, with the smallest and the largest."""
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
 
 
@@ -93,24 +93,24 @@ def steps(arch, batch, rates, modes, turns):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="measure the CPU engine beside PyTorch")
-    parser.add_argument("--torch", help="Python interpreter that has PyTorch")
+    parser = argparse.ArgumentParser(description="measure the CPU engine against PyTorch")
+    parser.add_argument("--torch", help="Python interpreter with PyTorch")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch [default: 2]; ours uses all cores")
-    parser.add_argument("--turns", type=int, default=2, help="turns that each side takes [default: 2]")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="of whole steps [default: all]")
+    parser.add_argument("--turns", type=int, default=2, help="number of turns of each side [default: 2]")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="networks whose whole steps are measured [default: all]")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--steps", action="store_true", help="whole steps and inference only, not each convolution")
-    only.add_argument("--convolutions", action="store_true", help="each convolution only")
+    only.add_argument("--steps", action="store_true", help="measure only whole steps and inference")
+    only.add_argument("--convolutions", action="store_true", help="measure only single convolutions")
     args = parser.parse_args()
 
     def take_turns(filter, flags, script, *theirs):
-        """Both sides' turns, and the medians of each side."""
+        """The results of both sides in each turn, and the medians of each side."""
         peer = [args.torch, script, "--threads", str(args.threads), *theirs]
         turns = [(ours(filter, *flags), pytorch(*peer) if args.torch else {}) for _ in range(args.turns)]
         return turns, *({key: statistics.median(t[side][key] for t in turns) for key in turns[0][side]} for side in (0, 1))
 
     if not args.steps:
-        # Short turns, so that both sides have the machine in the same minute.
+        # Short turns, so that both sides are measured within the same minute.
         turns, rates, _ = take_turns("peak|conv", ["--warm-up-time", "0.2", "--measurement-time", "0.5"], "bench_conv.py", "--seconds", "0.3")
         convolutions(rates, turns)
     if not args.convolutions:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Compares the pixels of a data set of image files with torchvision's Resize and CenterCrop of the same files.
+"""Compares the pixels of a data set of image files with those of torchvision's Resize and CenterCrop.
 
     python3 scripts/check-images.py data/photographs-64-KEY photographs
 
-Prints, by format, how far they are apart: the largest difference, the share of values more than two levels off and
-the mean difference, over all images and of the worst one. Grey images of 16 bits, which Pillow cuts off at 255, are
-left out. Needs PyTorch, torchvision and safetensors."""
+Prints for each format how much they differ: the largest difference, the share of values that are more than two levels
+off and the mean difference, the latter two over all images and for the worst one. Grey images of 16 bits are left
+out, because Pillow clips them at 255. Needs PyTorch, torchvision and safetensors."""
 
 import argparse
 import json

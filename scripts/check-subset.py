@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compares data sets made by mk-imbalance with the reference procedure, image by image. Needs numpy, nothing else of ours.
+"""Compares data sets of mk-imbalance with the reference procedure, image by image.
 
     scripts/check-subset.py CIFAR_DIR MANIFEST...
 
-CIFAR_DIR holds the unpacked python form (cifar-10-batches-py, cifar-100-python). For each manifest the subset is
-drawn again as IMBALANCECIFAR10 of the LDAM-DRW code does (numpy.random.seed, one shuffle a class), and images,
-labels and source indices of the train, val and test shards are compared in order. Exit code 1 on the first
-difference."""
+CIFAR_DIR contains the unpacked python form (cifar-10-batches-py, cifar-100-python). For each manifest the subset is
+drawn again as by IMBALANCECIFAR10 of the LDAM-DRW code (numpy.random.seed, one shuffle per class), and the images,
+labels and source indices of the train, val and test shards are compared in order. Exits with 1 at the first
+difference. Needs numpy, and uses no code of this project."""
 import json
 import pathlib
 import pickle
@@ -28,7 +28,7 @@ def official(root, dataset):
     def load(names):
         images, labels = [], []
         for name in names:
-            # The official files only: unpickling runs what the file says.
+            # Give it the official files only: unpickling can execute code in a file.
             entry = pickle.loads((root / directory / name).read_bytes(), encoding="latin1")
             images.append(entry["data"])
             labels += entry[key]
@@ -38,7 +38,7 @@ def official(root, dataset):
 
 
 def shards(manifest, path, role):
-    """Images, labels and source indices of a split, by a reader of its own."""
+    """Images, labels and source indices of a split, read by code of its own."""
     parts = {"images": [], "labels": [], "source_index": []}
     kinds = {"U8": np.uint8, "I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
     for output in (o for o in manifest["outputs"] if o["role"] == role):

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Makes a tree of many small JPEGs in 100 folders, to try mk-imbalance at scale: 200 pictures, each file with a comment of its own.
+"""Makes a tree of many small JPEGs in 100 folders, to try mk-imbalance at scale.
 
     python3 scripts/many-images.py many --images 100000
+    /usr/bin/time -v mk-imbalance --dataset folder --data many --size 64 --out data/many
 
-Needs Pillow and numpy.
+The files repeat 200 pictures, but each has a JPEG comment of its own, so that all differ. Needs Pillow and numpy.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from PIL import Image
 
 
 def pictures():
-    """200 pictures of 64x64, as JPEG."""
+    """200 pictures of 64x64 pixels, as JPEG."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :64]
     for _ in range(200):
@@ -28,8 +29,8 @@ def pictures():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("out", type=Path, help="directory to make")
+    parser.add_argument("--images", type=int, default=100_000, help="number of files [default: 100000]")
     args = parser.parse_args()
     made = list(pictures())
     for n in range(args.images):
@@ -37,7 +38,7 @@ def main():
         if n < 100:
             directory.mkdir(parents=True)
         jpeg = made[n % len(made)]
-        # Behind the first marker, a comment segment of ten bytes.
+        # A comment segment of twelve bytes, after the first marker.
         comment = b"\xff\xfe\x00\x0a" + b"%08d" % n
         (directory / f"{n:06d}.jpg").write_bytes(jpeg[:2] + comment + jpeg[2:])
 

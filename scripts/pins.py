@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compares the weights after a few steps of training, and their features of some images, with recorded hashes: a
-redesign of the engine must not move a bit.
+"""Compares hashes of weights after a few training steps, and of their features, with recorded hashes.
 
     scripts/pins.py --bin target/release            # compares, for each instruction set of this machine
-    scripts/pins.py --bin target/release --write    # records, in scripts/pins.json
+    scripts/pins.py --bin target/release --write    # records the hashes in scripts/pins.json
 
-Networks, precisions and methods are those below; the data are synthetic. Hashes are recorded for each instruction
-set; sets without recorded hashes are reported and skipped."""
+So a change of the engine that must not change any result can be checked bit for bit. The networks, precisions and
+methods are those below; the data are synthetic. Hashes are recorded for each instruction set; sets without recorded
+hashes are reported and skipped."""
 
 import argparse
 import itertools
@@ -35,7 +35,7 @@ def run(tool, args, isa=None):
 
 
 def is_here(tool, isa):
-    """Whether the machine has an instruction set: the tools refuse others by name."""
+    """Whether the machine has an instruction set: the tools refuse a REMIX_ISA that it does not have."""
     done = subprocess.run([str(tool), "--version"], env=dict(os.environ, REMIX_ISA=isa), capture_output=True)
     asked = subprocess.run([str(tool), "data", "--dry-run"], env=dict(os.environ, REMIX_ISA=isa), capture_output=True, text=True)
     return done.returncode == 0 and "REMIX_ISA" not in asked.stderr
@@ -44,7 +44,7 @@ def is_here(tool, isa):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", type=pathlib.Path, required=True, help="directory of the tools")
-    parser.add_argument("--write", action="store_true", help="record what is computed instead of comparing it")
+    parser.add_argument("--write", action="store_true", help="record the hashes instead of comparing them")
     args = parser.parse_args()
     tools = args.bin.resolve()
     pins = json.loads(FILE.read_text()) if FILE.exists() else {}
@@ -57,7 +57,7 @@ def main():
             if not is_here(tools / "train", isa):
                 continue
             if not args.write and not any(name.startswith(isa + "/") for name in pins):
-                print(f"{isa}: nothing is recorded")
+                print(f"{isa}: no recorded hashes, skipped")
                 continue
             for arch, precision, method in itertools.product(ARCHS, PRECISIONS, METHODS):
                 name = f"{isa}/{arch}/{precision}/{method}"

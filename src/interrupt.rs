@@ -25,11 +25,11 @@ pub struct Interrupted;
 /// process.
 pub fn install() {
     if let Err(e) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
-        log::debug!("no handler of SIGXFSZ: {e}");
+        log::debug!("cannot handle SIGXFSZ: {e}");
     }
     let mut signals = match Signals::new([SIGINT, SIGTERM]) {
         Ok(signals) => signals,
-        Err(e) => return log::debug!("no signal handler: {e}"),
+        Err(e) => return log::debug!("cannot handle SIGINT and SIGTERM: {e}"),
     };
     std::thread::spawn(move || {
         for _ in signals.forever() {

@@ -9,7 +9,7 @@
 //! - [`methods`] implements the mixes, losses and rules as functions of numbers;
 //! - [`metrics`] and [`train`] compute what `eval` reports and what `train` does.
 //!
-//! Classifying images with a checkpoint, using candle alone:
+//! Classifying images with a checkpoint, computing with candle alone:
 //!
 //! ```
 //! use candle_core::{D, DType, Device, Tensor};
@@ -51,6 +51,7 @@ pub mod methods;
 pub mod metrics;
 pub mod net;
 pub mod nn;
+mod pickle;
 #[doc(hidden)]
 pub mod project;
 #[doc(hidden)]

@@ -116,7 +116,7 @@ pub fn write_parts<R>(tensors: &[&Tensor], f: impl FnOnce(&[Parts]) -> Result<R>
     }
     let mut lent: Lent = [Parts::new::<f32>(&mut []); 4];
     if tensors.len() > lent.len() {
-        bail!("{} tensors to write, at most {}", tensors.len(), lent.len());
+        bail!("{} tensors to write, but at most {} are supported", tensors.len(), lent.len());
     }
     let (mut f, mut result) = (Some(f), None);
     each(tensors, 0, &mut lent, &mut |parts| result = f.take().map(|f| f(parts)))?;

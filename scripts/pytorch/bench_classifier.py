@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measures how fast `train --classifier linear` (cRT) goes over features, beside PyTorch with the tensors in memory.
+"""Measures the speed of `train --classifier linear` (cRT) on features, against PyTorch with the tensors in memory.
 
     python scripts/pytorch/bench_classifier.py target/release/train --images 115846 --features 2048 --classes 1000
 
-The features are random, and the network is a ResNet-50 with random weights. They take turns, each of --epochs
-epochs of SGD with momentum and weight decay on batches drawn with equal classes. PyTorch has all tensors in memory,
-and a batch is one indexing; --loader also times the published form, a DataLoader over a data set of single rows.
-Needs PyTorch, torchvision, safetensors and blake3."""
+The features are random, and the network is a ResNet-50 with random weights. Both sides take turns; each turn is
+--epochs epochs of SGD with momentum and weight decay, on batches in which all classes are equally probable. PyTorch
+has all tensors in memory, and takes a batch by indexing; --loader also times the form of published code, a DataLoader
+over a data set of single rows. Needs PyTorch, torchvision, safetensors, blake3 and the program time."""
 
 import argparse
 import json
@@ -49,7 +49,7 @@ def fabricate(root, args):
     arch, weights = "resnet50", torchvision.models.resnet50(num_classes=args.classes).state_dict()
     save_file(weights, root / "network.safetensors")
     rng = np.random.default_rng(0)
-    # Of each class one image at least, the others by an exponential profile.
+    # At least one image of each class, the others by an exponential profile.
     share = 0.994 ** np.arange(args.classes)
     labels = np.concatenate([np.arange(args.classes), rng.choice(args.classes, args.images - args.classes, p=share / share.sum())])
     outputs = []
@@ -70,7 +70,7 @@ def fabricate(root, args):
 
 
 def pytorch(x, labels, args, loader):
-    """Seconds of the epochs in PyTorch."""
+    """Seconds that the epochs take in PyTorch."""
     torch.manual_seed(0)
     model = torch.nn.Linear(args.features, args.classes)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
@@ -93,7 +93,7 @@ def pytorch(x, labels, args, loader):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("train", type=Path)
+    parser.add_argument("train", type=Path, help="the program train")
     parser.add_argument("--images", type=int, default=115_846)
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--classes", type=int, default=1000)
@@ -111,7 +111,7 @@ def main():
             command = [args.train, root, "-q", "--classifier", "linear", "--rule", "rs", "--rs", "inverse"]
             command += ["--epochs", str(args.epochs), "--batch-size", str(args.batch_size)]
             command += ["--seed", str(turn), "--out", root / f"run-{turn}"]
-            # A child of time(1), for one of ours would begin with this process's memory.
+            # Started by time(1), because the peak memory of a direct child would include that of this process.
             command = ["time", "-f", "%M", "-o", root / "memory", *command]
             subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | {"REMIX_CACHE_DIR": scratch}, check=True)
             memory = max(memory, int((root / "memory").read_text()) * 1024)

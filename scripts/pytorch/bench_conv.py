@@ -1,4 +1,4 @@
-"""Times PyTorch's 3x3 convolutions of a ResNet-32 and a ResNet-18, channels last, batch 128: a JSON line each, with the median of some runs.
+"""Times PyTorch's 3x3 convolutions of a ResNet-32 and a ResNet-18, channels last: one JSON line each, a median.
 
     python scripts/pytorch/bench_conv.py --threads 2
 """
@@ -26,7 +26,7 @@ SIZES = [
 
 
 def median(run, seconds):
-    """Seconds of a run, after one that is not counted."""
+    """The median time of a run in seconds, after one that is not counted."""
     run()
     times, end = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < end:

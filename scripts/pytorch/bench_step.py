@@ -1,14 +1,14 @@
-"""Times PyTorch's ResNet training step and inference: the peer that our engine is measured beside.
+"""Times PyTorch's training step and inference of ResNets, for comparison with our engine.
 
     python scripts/pytorch/bench_step.py --threads 2             # CPU
     python scripts/pytorch/bench_step.py --device cuda --compile # GPU, also torch.compile with CUDA graphs
     python scripts/pytorch/bench_step.py --device cuda --graph   # GPU, also the eager step recorded as one CUDA graph
     python scripts/pytorch/bench_step.py --device cuda --loop    # also with the reference code's loss, sample by sample
 
-One step is: forward, cross-entropy, backward, SGD with momentum and weight decay, on a batch that is
-already on the device. Modes take turns, so that a change of the machine's speed hits all of them. One JSON
-line a mode (median, quartiles and fastest of all repeats: on a busy machine only the fastest means
-anything), then one that names the fastest mode of each precision for training and inference.
+A step consists of forward, cross-entropy, backward, and SGD with momentum and weight decay, on a batch that is already
+on the device. Modes take turns, so that a change in the speed of the machine affects all of them. Prints one JSON
+line for each mode (median, quartiles and fastest of all repeats; on a busy machine only the fastest is meaningful),
+then one that names the fastest mode of each precision for training and for inference.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from resnet_s import BLOCKS, resnet_s
 
 
 class Mode:
-    """One way to run the network; `once()` runs it one time."""
+    """One way to run the network; `once()` runs it once."""
 
     def __init__(self, args, train, bf16, channels_last, compiled=False, loop=False, graph=False):
         self.name = "-".join([
@@ -53,7 +53,7 @@ class Mode:
         self.seconds = []
 
     def record(self, warmup):
-        """Records the whole step as a CUDA graph, as PyTorch's notes on CUDA semantics do it; what replays it."""
+        """Records the whole step as a CUDA graph, as in PyTorch's notes on CUDA semantics; returns what replays it."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -61,7 +61,7 @@ class Mode:
                 self.step()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # The gradients are made anew, so that they are in the graph's own memory.
+        # The gradients are allocated anew, so that they are in the memory of the graph.
         self.sgd.zero_grad(set_to_none=True)
         with torch.cuda.graph(graph):
             self.run().backward()
@@ -69,7 +69,7 @@ class Mode:
         return graph.replay
 
     def loss_by_sample(self):
-        """Remix's loss as the reference code has it: a Python loop over the batch."""
+        """Remix's loss as in the reference code: a Python loop over the batch."""
         logits, total, n = self.model(self.xs), 0.0, len(self.xs)
         for i in range(n):
             share = 0.25 if i % 2 else 0.75
@@ -78,7 +78,7 @@ class Mode:
         return total / n
 
     def loss(self):
-        # A weight is cast once a step, so autocast's cache is of no use; in a recording it must not be.
+        # A weight is cast only once per step, so autocast's cache is useless; while recording it must be off.
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16, cache_enabled=not self.graph):
             logits = self.model(self.xs)
         return F.cross_entropy(logits.float(), self.ys) if self.train else logits
@@ -117,15 +117,15 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads [default: 2]")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=4, help="turns that each mode takes [default: 4]")
-    parser.add_argument("--repeats", type=int, default=4, help="timed runs a turn [default: 4]")
+    parser.add_argument("--rounds", type=int, default=4, help="number of turns of each mode [default: 4]")
+    parser.add_argument("--repeats", type=int, default=4, help="timed runs per turn [default: 4]")
     parser.add_argument("--warmup", type=int, default=3, help="runs before the first timed one [default: 3]")
     parser.add_argument("--compile", action="store_true", help="also time torch.compile of channels_last")
-    parser.add_argument("--graph", action="store_true", help="also time channels_last's training step as one CUDA graph, not compiled")
-    parser.add_argument("--skip-eager", action="store_true", help="only the modes that --compile, --graph and --loop add")
+    parser.add_argument("--graph", action="store_true", help="also time the channels_last training step, not compiled, as one CUDA graph")
+    parser.add_argument("--skip-eager", action="store_true", help="time only the modes that --compile, --graph and --loop add")
     parser.add_argument("--loop", action="store_true", help="also time the reference code's loss, a loop over the samples")
-    parser.add_argument("--train", action="store_true", help="time the training step only, not inference")
-    parser.add_argument("--precision", choices=["f32", "bf16"], help="time this one only")
+    parser.add_argument("--train", action="store_true", help="time only the training step, not inference")
+    parser.add_argument("--precision", choices=["f32", "bf16"], help="time only this precision")
     parser.add_argument("--tf32", action="store_true", help="let the f32 modes use TF32 on a GPU")
     args = parser.parse_args()
     if args.graph and args.device != "cuda":

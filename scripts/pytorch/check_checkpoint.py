@@ -2,8 +2,8 @@
 
     python scripts/pytorch/check_checkpoint.py runs/…/last.safetensors --arch resnet32 --data data/…
 
-Prints one JSON line. Exit code 1 where a tensor is missing, unknown or of another shape. It sees LDAM's
-cosine classifier, which only the CIFAR ResNets have there, by the bias that it lacks.
+Prints one JSON line. Exits with 1 if a tensor is missing, unknown or of another shape. A classifier without a bias is
+taken to be LDAM's cosine classifier, which is implemented only for the CIFAR ResNets.
 """
 
 import argparse

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Writes the features of a network of torchvision, timm or open_clip for a data set of mk-imbalance, to be imported.
+"""Writes the features of a data set of mk-imbalance under a network of torchvision, timm or open_clip, for import.
 
     python scripts/pytorch/export_features.py data/photographs --model open_clip:ViT-B-32 --pretrained laion2b_s34b_b79k \\
         --out clip
     embed --import train=clip/train.safetensors --import test=clip/test.safetensors --out features/clip
     train features/clip --classifier linear --loss balanced-softmax
 
---model is LIBRARY:NAME; without --pretrained the weights are random. Images are resized to the network's input and
-normalised by what the library says of it. Each file has `features` (N, F), `labels` and `ids` (N); classes.txt has
-the names of the classes. Needs PyTorch, safetensors and the library."""
+--model is LIBRARY:NAME; without --pretrained the weights are random. Images are resized to the input size of the
+network and normalised with the values that the library has for it. Each file has `features` (N, F), `labels` and
+`ids` (N); classes.txt has the names of the classes. Needs PyTorch, safetensors and the library."""
 
 import argparse
 import json
@@ -22,13 +22,13 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 def network(model, pretrained):
-    """A function from normalised images to features, the side of its input, and mean and standard deviation."""
+    """A function from normalised images to features, and the side, mean and standard deviation of its images."""
     library, _, name = model.partition(":")
     if library == "torchvision":
         import torchvision
 
         net = torchvision.models.get_model(name, weights=pretrained)
-        # The last layer is the classifier, by one of these names.
+        # The last layer, with one of these names, is the classifier.
         last = next(part for part in ("fc", "classifier", "heads", "head") if hasattr(net, part))
         setattr(net, last, torch.nn.Identity())
         return net, 224, *IMAGENET
@@ -51,7 +51,7 @@ def network(model, pretrained):
 
 
 class Encoder(torch.nn.Module):
-    """The image side of CLIP."""
+    """The image encoder of CLIP."""
 
     def __init__(self, clip):
         super().__init__()
@@ -65,7 +65,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path, help="directory of the data set")
     parser.add_argument("--model", required=True, metavar="LIBRARY:NAME")
-    parser.add_argument("--pretrained", help="weights, as the library calls them")
+    parser.add_argument("--pretrained", help="name of the weights in the library")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

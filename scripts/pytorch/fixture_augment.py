@@ -1,6 +1,8 @@
-"""The fixture `tests/fixtures/augment.safetensors`: what torchvision's transforms do to one Pillow image, (H, W, 3) bytes.
+"""Writes the fixture `tests/fixtures/augment.safetensors`: one Pillow image after each of torchvision's transforms.
 
-    fixture_augment.py ../../tests/fixtures/augment.safetensors
+    python scripts/pytorch/fixture_augment.py tests/fixtures/augment.safetensors
+
+Each tensor has the bytes (H, W, 3) of an image.
 """
 
 import argparse
@@ -38,7 +40,7 @@ def made(image):
         "solarize 128": F.solarize(image, 128),
         "autocontrast": F.autocontrast(image),
         "equalize": F.equalize(image),
-        # As RandAugment shears, moves and turns.
+        # Shears, translations and rotations as in RandAugment.
         "shear x 0.3": F.affine(image, 0.0, [0, 0], 1.0, [math.degrees(math.atan(0.3)), 0.0], fill=None, center=[0, 0]),
         "shear y -0.3": F.affine(image, 0.0, [0, 0], 1.0, [0.0, math.degrees(math.atan(-0.3))], fill=None, center=[0, 0]),
         "move x 13": affine(translate=[13, 0]),
@@ -49,7 +51,7 @@ def made(image):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out")
+    parser.add_argument("out", help="file to write")
     images = made(picture(60, 41, 1))
     save_file({n: torch.from_numpy(np.asarray(i).copy()) for n, i in images.items()}, parser.parse_args().out)
 

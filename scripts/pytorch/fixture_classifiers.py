@@ -1,9 +1,9 @@
-"""What classifiers on features are tested against: steps of SGD in PyTorch's f64, and transcriptions of the papers' formulas.
+"""The fixture `classifiers.json` for classifiers on features: SGD by PyTorch in float64, and the papers' formulas.
 
-Steps: three batches of Mixup's two labels with coefficients, momentum and weight decay, for a linear classifier, a
-cosine one (30 times the cosine), LWS (Kang et al.: a learnt scale of each logit, weights and biases fixed) and
-label-aware smoothing (Zhong et al.). Computed: tau-norm (w / |w|^tau, no bias), the nearest mean by squared
-distance and by cosine, and logit adjustment (z - tau ln pi)."""
+Trained for three steps on batches with Mixup's two labels and their coefficients, with momentum and weight decay: a
+linear classifier, a cosine classifier (30 times the cosine), LWS (Kang et al.: a learnt scale of each logit, with
+fixed weights and biases) and label-aware smoothing (Zhong et al.). Computed directly: tau-norm (w / |w|^tau, without
+bias), the nearest class mean by squared distance and by cosine, logit adjustment (z - tau ln pi) and kNN."""
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def make():
     for x, a, b, ca, cb in batches:
         batch = {"x": x.tolist(), "a": a.tolist(), "b": b.tolist(), "coef_a": rounded(ca), "coef_b": rounded(cb)}
         out["batches"].append(batch)
-    # Label-aware smoothing as MiSLAS's code has it: the smooth part is the mean over all classes.
+    # Label-aware smoothing as in MiSLAS's code: the smoothed part is the mean over all classes.
     class_counts = np.array([500 - 13 * k for k in range(CLASSES)])
     rise = np.sin((class_counts - class_counts.min()) * np.pi / (2 * (class_counts.max() - class_counts.min())))
     smooth = torch.tensor(0.1 + (0.4 - 0.1) * rise)
@@ -63,7 +63,7 @@ def make():
     out["tau_norm"] = {str(tau): rounded(w / np.linalg.norm(w, axis=1, keepdims=True) ** tau) for tau in (0.0, 0.7, 1.0)}
     x, labels = np.concatenate([b[0].numpy() for b in batches]), np.arange(STEPS * BATCH) % 5
     means = np.stack([x[labels == k].mean(0) for k in range(5)])
-    # -|f - mu|^2, but for |f|^2, which all classes share.
+    # -|f - mu|^2 without the term |f|^2, which is the same for all classes.
     nearest = -((x[:, None] - means[None]) ** 2).sum(2) + (x**2).sum(1, keepdims=True)
     of_length_one = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosine = 30 * of_length_one(x) @ of_length_one(means).T
@@ -77,7 +77,7 @@ def make():
 
 
 def neighbours(k):
-    """The vote of the k nearest by scikit-learn, of each the weight exp(cosine / 0.07), and one of cosine -1 a class."""
+    """Votes of the k nearest by scikit-learn, with weights exp(cosine / 0.07), and one of cosine -1 per class."""
     rng = np.random.default_rng(1)
     labels = np.arange(40) % 4
     train, x = (rng.normal(size=(n, FEATURES)).round(4) for n in (len(labels), 30))

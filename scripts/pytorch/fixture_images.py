@@ -1,10 +1,11 @@
-"""The fixture `tests/fixtures/images`: small image files of all formats, and what torchvision makes of them.
+"""Writes the fixture `tests/fixtures/images`: small image files of all formats, and their pixels by torchvision.
 
-`expected.safetensors` holds for each file the bytes (H, W, 3) of `Resize(24)` and `CenterCrop(24)`, and as
-`FILE@squash` those of `resize((20, 20))`, of `ImageOps.exif_transpose(Image.open(FILE)).convert("RGB")`; as
-`FILE@whole` the image as it is. Grey PNGs of 16 bits, which Pillow cuts off at 255, are scaled to 8 bits first.
+    python scripts/pytorch/fixture_images.py tests/fixtures/images
 
-    fixture_images.py ../../tests/fixtures/images
+`expected.safetensors` has three tensors of bytes (H, W, 3) for each file, made from
+`ImageOps.exif_transpose(Image.open(FILE)).convert("RGB")`: `FILE` after `Resize(24)` and `CenterCrop(24)`,
+`FILE@squash` after `resize((20, 20))`, and `FILE@whole` unchanged. Grey PNGs of 16 bits are first scaled to 8 bits,
+because Pillow clips them at 255.
 """
 
 import argparse
@@ -22,7 +23,7 @@ ORIENTATION = 0x0112
 
 
 def picture(width, height, seed):
-    """Smooth colours with a disc and a little noise, RGB."""
+    """An RGB image of smooth colours with a disc and a little noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     phases = rng.uniform(0, 6, 3)
@@ -39,12 +40,12 @@ def exif(orientation):
 
 
 def exif_of_32_bits(orientation):
-    """The orientation as a LONG, where the standard has a SHORT."""
+    """EXIF with the orientation as a LONG, whereas the standard has a SHORT."""
     return b"Exif\0\0" + struct.pack(">2sHIHHHIII", b"MM", 42, 8, 1, ORIENTATION, 4, 1, orientation, 0)
 
 
 def raw_profile(orientation):
-    """EXIF as ImageMagick writes it into a PNG's text."""
+    """EXIF as ImageMagick writes it into a text chunk of a PNG."""
     data = b"Exif\0\0" + exif(orientation).tobytes().removeprefix(b"Exif\0\0")
     digits = data.hex()
     lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
@@ -99,7 +100,7 @@ def make(out):
         image.save(out / name, **options)
     gif = (out / "animated.gif").read_bytes()
     made = {
-        # The content decides, not the name.
+        # The content determines the format, not the name.
         "a png.jpg": (out / "rgb.png").read_bytes(),
         # The canvas is smaller than the first image.
         "small canvas.gif": gif[:6] + struct.pack("<HH", 30, 40) + gif[10:],
@@ -119,7 +120,7 @@ def read(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, help="directory to write to")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     expected = {}

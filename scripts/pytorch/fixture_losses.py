@@ -1,9 +1,9 @@
-"""The fixture `losses.json`: the classifier's losses by PyTorch's autograd in float64, written as their authors write them.
+"""The fixture `losses.json`: the losses and their gradients by PyTorch in float64, in the form of their authors' code.
 
-`features` (N, 19), `weight` (5, 19), `bias` (5), `labels_a`, `labels_b`, `coef_a`, `coef_b` (N) and
-`cls_num_list` are one batch; all values are exact in f32. For each loss under `losses`, by `train`'s `params`:
-`loss` = sum over samples of coef_a * l(a) + coef_b * l(b), `logits` as `embed` writes them, and the gradients
-`d_features`, `d_weight`, `d_bias` (of LDAM none).
+`features` (N, 19), `weight` (5, 19), `bias` (5), `labels_a`, `labels_b`, `coef_a`, `coef_b` (N) and `cls_num_list` are
+one batch; all values are exact in f32. `losses` has for each loss its `params`, in the form of `train`; `loss`, the sum
+over samples of coef_a * l(a) + coef_b * l(b); `logits` as `embed` writes them; and the gradients `d_features`,
+`d_weight` and `d_bias` (not for LDAM).
 
 - focal: `(1 - p)^gamma * CE` (Lin et al. 2017), as in the code of LDAM-DRW
 - balanced-softmax: `logits + log(counts)` (Ren et al. 2020)
@@ -39,7 +39,7 @@ def ldam(cosines, labels, margin, counts):
 
 
 def criterion(params, counts):
-    """From a loss's params to a function of (logits or cosines, labels), a loss a sample."""
+    """A function from (logits or cosines, labels) to the loss of each sample, for the params of a loss."""
     ns = torch.tensor(counts, dtype=torch.float64)
     match params["name"]:
         case "ce":
@@ -81,7 +81,7 @@ def make():
         "features": [[abs(v) for v in values(width, 512)] for _ in range(8)],
         "weight": [values(width, 128) for _ in counts],
         "bias": values(len(counts), 64),
-        # Samples with both labels, the first only, the second only, none, one label twice, heavy, light.
+        # Samples with both labels, only the first, only the second, none, one label twice, a large weight, a small one.
         "labels_a": [3, 0, 2, 4, 1, 1, 3, 4],
         "labels_b": [1, 4, 1, 0, 1, 2, 0, 4],
         "coef_a": [c / 1024 for c in (5, 8, 0, 0, 3, 14, 1, 8)],

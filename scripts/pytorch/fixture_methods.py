@@ -1,22 +1,22 @@
 """The fixture `methods.json`: plain scalar transcriptions of the methods' formulas, in float64.
 
-- `remix`: rows [n_i, n_j, λ, κ, τ, λ_y] (Chou et al. 2020, arXiv 2007.03943). Every λ, κ and τ is a
-  multiple of 2^-20, so f32 and f64 take the same branch, also where a comparison meets equality. Where both
-  cases hold (κ = 1, n_i = n_j, τ > 1/2), the first one counts, as in the paper's order.
-- `remix_loss`: a batch of pairs (a, b) with one λ; for each pair `lambda_y`, and under `none` (w = 1) and
-  `rw` (w = class weights of `cls_num_list`) `per_sample` = λ_y w_a CE(z, a) + (1 - λ_y) w_b CE(z, b) and
-  `weights` = λ_y w_a + (1 - λ_y) w_b. The batch's loss is the sum of `per_sample` over the batch size, or
-  over the sum of `weights` under weight-sum normalisation.
-- `counts`: the data sets by name, each with `cls_num_list` and, of it: `rw`, the class weights (1 - β) / (1
-  - β^n), β = 0.9999 (Cui et al. 2019), normalised to mean 1; `rs`, the probability of drawing each class
-  when an image of class k has weight (1 - β) / (1 - β^n_k); `rs_inverse`, the same with weight 1 / n_k;
-  `ldam`, the margins ∝ n^(-1/4), the largest 0.5 (Cao et al. 2019).
-- `cutmix`: rows [λ, [H, W, row, column], [top, bottom, left, right]]: the rectangle of the CutMix paper's code around
-  a centre (Yun et al. 2019, `rand_bbox`), rows and columns from the first to the one behind the last.
-- `schedule`: for each recipe and number of epochs E the 1-based `milestones` floor(m E / 300 + 1/2), from
-  each of which on the rate is a tenth, and the rate `lr` of every epoch.
+- `remix`: rows [n_i, n_j, λ, κ, τ, λ_y] (Chou et al. 2020, arXiv 2007.03943). Every λ, κ and τ is a multiple of 2^-20,
+  so f32 and f64 take the same branch, also if the two sides of a comparison are equal. If both cases hold (κ = 1,
+  n_i = n_j, τ > 1/2), the first one counts, in the order of the paper.
+- `remix_loss`: a batch of pairs (a, b) with one λ; for each pair `lambda_y`, and under `none` (w = 1) and `rw` (w =
+  class weights of `cls_num_list`) `per_sample` = λ_y w_a CE(z, a) + (1 - λ_y) w_b CE(z, b) and `weights` = λ_y w_a +
+  (1 - λ_y) w_b. The loss of the batch is the sum of `per_sample` divided by the batch size, or by the sum of
+  `weights` under weight-sum normalisation.
+- `counts`: the data sets by name, each with its `cls_num_list` and, computed from it: `rw`, the class weights
+  (1 - β) / (1 - β^n), β = 0.9999 (Cui et al. 2019), normalised to mean 1; `rs`, the probability of drawing each class
+  if an image of class k has the weight (1 - β) / (1 - β^n_k); `rs_inverse`, the same with the weight 1 / n_k; `ldam`,
+  the margins ∝ n^(-1/4), the largest of which is 0.5 (Cao et al. 2019).
+- `cutmix`: rows [λ, [H, W, row, column], [top, bottom, left, right]]: the rectangle that the CutMix paper's code
+  (Yun et al. 2019, `rand_bbox`) cuts around a centre, from the first row and column to those after the last.
+- `schedule`: for each recipe and number of epochs E the 1-based `milestones` floor(m E / 300 + 1/2), each of which
+  divides the rate by ten from there on, and the rate `lr` of every epoch.
 
-1 - β^n cancels for small n: compare `rw` and `rs` to a relative 1e-9.
+1 - β^n cancels for small n, so compare `rw` and `rs` with a relative tolerance of 1e-9.
 """
 
 import math
@@ -44,7 +44,7 @@ def remix_rows():
 
 
 def rand_bbox(lam, height, width, row, col):
-    """As https://github.com/clovaai/CutMix-PyTorch has it, but for the draw of the centre."""
+    """As in https://github.com/clovaai/CutMix-PyTorch, except that the centre is given."""
     cut_rat = math.sqrt(1.0 - lam)
     cut_w, cut_h = int(width * cut_rat), int(height * cut_rat)
     clip = lambda x, most: min(max(x, 0), most)  # noqa: E731

@@ -1,17 +1,18 @@
-"""The fixture `metrics.json`: what `eval` reports, by scikit-learn and numpy, for 200 samples of 10 classes.
+"""The fixture `metrics.json`: the metrics of `eval`, by scikit-learn and numpy, for 200 samples of 10 classes.
 
-Stored: `logits` (200 × 10; shortest decimals, exact when read as f32), `labels`, and from them, in float64:
+Stored are `logits` (200 × 10; the shortest decimals, exact when read as f32), `labels`, and, computed from them in
+float64:
 
 - `top1`, `top5`: fractions. The prediction is the largest logit; no two logits of a sample are equal.
 - `per_class`: recall of each class. `macro_f1`: mean F1 over classes, 0 for a class that is never predicted
   (class 9).
 - `nll`: mean of -log softmax at the label. `confusion`: rows are true classes, columns predicted ones.
-- `ece`: expected calibration error (Guo et al. 2017, eq. 3), 15 equal bins (lo, hi] of the largest softmax
-  value, sum over bins of |bin| / n * |accuracy - mean confidence|. No confidence is within 1e-6 of a bin's
-  edge.
-- `shots`: for several lists of training counts, `many` (> 100 training images), `medium` (20 to 100) and
-  `few` (< 20): the mean of the classes' recalls, as `shot_acc` of OLTR (Liu et al. 2019) and of
-  classifier-balancing (Kang et al. 2020) compute it; null where a group has no class (there 0).
+- `ece`: expected calibration error (Guo et al. 2017, eq. 3) with 15 equal bins (lo, hi] of the largest softmax
+  value: the sum over bins of |bin| / n * |accuracy - mean confidence|. No confidence is within 1e-6 of the edge of a
+  bin.
+- `shots`: for several lists of training counts, the mean recall of the classes with `many` (> 100), `medium` (20 to
+  100) and `few` (< 20) training images, as `shot_acc` of OLTR (Liu et al. 2019) and of classifier-balancing (Kang et
+  al. 2020) compute it; null if a group has no class (0 in their code).
 """
 
 import numpy as np
@@ -22,9 +23,9 @@ CLASSES = 10
 TEST = [50, 40, 30, 24, 18, 14, 10, 7, 4, 3]
 TRAIN = [
     [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50],  # no few-shot class
-    [500, 101, 100, 99, 50, 21, 20, 19, 5, 1],  # both thresholds, on either side
-    [5000, 5000, 5000, 5000, 5000, 500, 500, 500, 500, 500],  # many only
-    [19, 18, 17, 16, 15, 14, 13, 12, 11, 10],  # few only
+    [500, 101, 100, 99, 50, 21, 20, 19, 5, 1],  # both sides of both thresholds
+    [5000, 5000, 5000, 5000, 5000, 500, 500, 500, 500, 500],  # only many-shot classes
+    [19, 18, 17, 16, 15, 14, 13, 12, 11, 10],  # only few-shot classes
 ]
 
 
@@ -51,7 +52,7 @@ def make():
     labels = rng.permutation(np.repeat(np.arange(CLASSES), TEST))
     logits = rng.normal(0, 1.5, (len(labels), CLASSES))
     logits[np.arange(len(labels)), labels] += 1.5
-    logits += np.linspace(1, -1, CLASSES)  # a prior as a long-tailed training leaves it
+    logits += np.linspace(1, -1, CLASSES)  # a bias as after long-tailed training
     logits[:, 9] -= 6
     text = [[str(v) for v in row] for row in logits.astype(np.float32)]
     logits = np.array(text, dtype=np.float32)

@@ -1,7 +1,7 @@
-"""The fixture `resnet32.safetensors`: one ResNet-32, one batch, truth in float64, stored rounded to F32.
+"""The fixture `resnet32.safetensors`: a ResNet-32 on one batch, computed in float64 and stored rounded to F32.
 
-**Weights and input are not stored: they follow from their names.** Value number i (row-major, PyTorch's
-layout) of the tensor `name`, with 64-bit wrapping arithmetic:
+**Weights and input are not stored, because they follow from their names.** Value number i (row-major, in PyTorch's
+layout) of the tensor `name` is computed in 64-bit wrapping arithmetic:
 
     fnv1a64(name): h = 0xcbf29ce484222325; for each byte b of the name: h = (h xor b) * 0x100000001b3
     mix(x):        x += 0x9e3779b97f4a7c15                              (splitmix64)
@@ -10,7 +10,7 @@ layout) of the tensor `name`, with 64-bit wrapping arithmetic:
                    x xor (x >> 31)
     u(name, i)   = (mix(fnv1a64(name) + i) >> 40) * 2^-24               in [0, 1), exact in f32
 
-and, each operation rounded to f32 in the order written:
+and then, with each operation rounded to f32 in the order written:
 
     conv and linear `.weight`   (2*u - 1) * bound, bound = f32(sqrt(6 / fan_in)), the square root in f64;
                                 fan_in = 9 * C_in of a convolution, 64 of the linear layer
@@ -21,24 +21,21 @@ and, each operation rounded to f32 in the order written:
     bn `.running_var`           2 + 4*u
     `pixels` (8, 3, 32, 32)     (2*u - 1) * 2          (the input)
 
-With these biases few ReLUs are near their kink, and with the name `pixels` (of 27 tried, one of three such)
-none sees a value within 2e-6 of it in the first step. So rounding turns none over, and f32 can be held to
-tight tolerances. With the obvious choice (bn weight 0.5 + u, bias u - 0.5) PyTorch's own f32 is 7e-4 (contiguous)
-to 1e-2 (channels_last) from the true gradient. `KNOWN` below holds a few values, for whoever writes the
-formula again.
+With these biases few ReLUs have an input near zero, and with the name `pixels` (of 27 names tried, one of three such)
+none has one within 2e-6 of zero in the first step. So rounding changes no sign, and f32 can be tested with tight
+tolerances. With the obvious choice (bn weight 0.5 + u, bias u - 0.5) PyTorch's own f32 is 7e-4 (contiguous) to 1e-2
+(channels_last) off the true gradient. `KNOWN` below has a few values, to check other implementations of the formula.
 
-**Stored**, F32 unless said otherwise: `labels_a`, `labels_b` (8) I64; `coef_a`, `coef_b` (8), multiples of
-1/1024; `features` (8, 64) and `eval_logits` (8, 10), eval mode with the running statistics above; `logits`
-(8, 10) in train mode; `loss` () = sum over samples of coef_a * CE(z, a) + coef_b * CE(z, b), train mode;
-`grad.<name>` of every parameter; `after3.<name>` of every parameter and running statistic after three SGD
-steps on this batch: lr 0.1, momentum 0.9 (PyTorch's form: v = g at first, then v = m*v + g; p -= lr*v),
-weight decay 2e-4 on all parameters; running statistics with PyTorch's momentum 0.1 and the unbiased
-variance. Their first update is that of the first of the three steps: the eval-mode pass before it changes
-nothing.
+**Stored**, as F32 unless stated otherwise: `labels_a`, `labels_b` (8) I64; `coef_a`, `coef_b` (8), multiples of 1/1024;
+`features` (8, 64) and `eval_logits` (8, 10), in eval mode with the running statistics above; `logits` (8, 10) in train
+mode; `loss` (), the sum over samples of coef_a * CE(z, a) + coef_b * CE(z, b) in train mode; `grad.<name>` of every
+parameter; `after3.<name>` of every parameter and running statistic after three SGD steps on this batch, with lr 0.1,
+momentum 0.9 (PyTorch's form: v = g at first, then v = m*v + g; p -= lr*v) and weight decay 2e-4 on all parameters.
+Running statistics have PyTorch's momentum 0.1 and the unbiased variance. They are first updated in the first of the
+three steps; the pass in eval mode before it changes nothing.
 
-**`manifold.json`**: the loss and the gradients of the first step where the output of stage 1 or 2 is mixed with
-`PARTNER` and `LAMBDA` (Manifold Mixup). Of each gradient its length and its product with the vector
-u(probe, i) - 1/2.
+**`manifold.json`** has the loss and the gradients of the first step if the output of stage 1 or 2 is mixed with `PARTNER`
+and `LAMBDA` (Manifold Mixup): of each gradient its length and its product with the vector u(probe, i) - 1/2.
 """
 
 import math
@@ -50,13 +47,14 @@ import torch.nn.functional as F
 
 from resnet_s import resnet_s
 
-# Samples with both labels, the first only, the second only, none, one label twice, heavy, light, ….
+# Samples with both labels, only the first, only the second, none, the same label twice, a large weight, a small one,
+# and again only the first.
 LABELS_A = [3, 0, 7, 9, 5, 1, 8, 2]
 LABELS_B = [6, 4, 1, 0, 5, 9, 3, 2]
 COEF_A = [c / 1024 for c in (5, 8, 0, 0, 3, 14, 1, 8)]
 COEF_B = [c / 1024 for c in (3, 0, 8, 0, 5, 7, 2, 0)]
 
-# A permutation with a fixed point; all of oneself, and nothing.
+# PARTNER is a permutation with a fixed point. LAMBDA includes 1 (only the sample itself) and 0 (only its partner).
 PARTNER = [2, 0, 1, 3, 7, 4, 5, 6]
 LAMBDA = [k / 16 for k in (4, 16, 8, 12, 0, 10, 5, 14)]
 
@@ -92,7 +90,7 @@ def uniform(name, shape):
 
 
 def value(name, shape):
-    """The tensor `name` of the docstring's formula, as a numpy array of f32."""
+    """The tensor `name` by the formula of the docstring, as a numpy array of f32."""
     f, u = np.float32, uniform(name, shape)
     if name == "pixels":
         return (f(2) * u - f(1)) * f(2)
@@ -110,7 +108,7 @@ def value(name, shape):
 
 
 def network():
-    """The ResNet-32 of the formula, f32."""
+    """The ResNet-32 with the weights of the formula, in f32."""
     model = resnet_s("resnet32")
     state = {n: torch.from_numpy(value(n, tuple(t.shape))) for n, t in model.state_dict().items() if t.ndim}
     missing = model.load_state_dict(state, strict=False).missing_keys
@@ -147,7 +145,7 @@ def run(dtype):
 
 
 def mixed(dtype, stage):
-    """Loss and gradients of the first step with the output of a stage mixed."""
+    """Loss and gradients of the first step if the output of a stage is mixed."""
     model = network().to(dtype).train()
     xs = torch.from_numpy(value("pixels", (8, 3, 32, 32))).to(dtype)
     lam = torch.tensor(LAMBDA, dtype=dtype)[:, None, None, None]
@@ -165,7 +163,7 @@ def mixed(dtype, stage):
 
 
 def manifold():
-    """`manifold.json`. Says on stderr how far PyTorch's own f32 is from it."""
+    """The content of `manifold.json`. Prints on stderr how far PyTorch's own f32 is from it."""
     stages = []
     for stage in (1, 2):
         truth, single = (mixed(dtype, stage) for dtype in (torch.float64, torch.float32))
@@ -179,12 +177,12 @@ def manifold():
 
 
 def relative(x, truth):
-    """Distance over length: the error of a whole tensor."""
+    """The relative error of a whole tensor: its distance from the truth over the length of the truth."""
     return ((x.double() - truth).norm() / truth.norm()).item()
 
 
 def make():
-    """The tensors of the fixture. Says on stderr how far PyTorch's own f32 is from them."""
+    """The tensors of the fixture. Prints on stderr how far PyTorch's own f32 is from them."""
     for (name, i), hexadecimal in KNOWN.items():
         shape = (8, 3, 32, 32) if name == "pixels" else tuple(network().state_dict()[name].shape)
         assert float(value(name, shape).flat[i]).hex() == hexadecimal, (name, i)

@@ -1,11 +1,11 @@
-"""The fixture `zoo.json`: torchvision's ResNets and the wide ones for CIFAR at several sizes of images, truth in float64.
+"""The fixture `zoo.json`: torchvision's ResNets and the wide ones for CIFAR at several image sizes, in float64.
 
-Weights follow from their names by the formula of `fixture_resnet.py`; images (N, 3, H, W) are `4*u - 2` by the name
-`pixels.HxW`. For each network and size: the logits in evaluation, and at two of the sizes those in training, the
-loss (cross-entropy of `LABELS`, mean), and of each gradient its length and its product with the vector u(probe, i)
-- 1/2.
+Weights follow from their names by the formula of `fixture_resnet.py`; images (N, 3, H, W) are `4*u - 2` with the name
+`pixels.HxW`. For each network and size the fixture has the logits in evaluation, and at the sizes with a step also the
+logits in training, the loss (mean cross-entropy with `LABELS`), and of each gradient its length and its product with
+the vector u(probe, i) - 1/2.
 
-As a program it writes the weights of each network as .safetensors and .pth, to try the tools with.
+Run as a program, it writes the weights of each network as .safetensors and .pth, to try the tools with.
 """
 
 import argparse
@@ -77,18 +77,18 @@ NETWORKS = {
     "resnet50": lambda classes=CLASSES: ResNet(Bottleneck, [3, 4, 6, 3], num_classes=classes),
 }
 
-# Height and width, and whether a step is taken: at these sizes the last stage has more than one value a channel.
+# Height, width, and whether a step is taken. At these sizes the last stage has more than one value per channel.
 SIZES = {
     "cifar": [(16, 24, True), (19, 28, True), (32, 32, False), (27, 44, False), (64, 64, False)],
     "large": [(32, 32, False), (64, 64, False), (48, 64, True), (96, 96, False), (75, 101, True), (224, 224, False)],
-    # No step at 75×101, nor at 64×64 and 27×44: there a ReLU's input is so near to zero that rounding in f32 changes
-    # its sign, and one such ReLU moves a gradient by 1e-3 and more, see relu_flips.py.
+    # No step at 75×101, nor above at 64×64 and 27×44: there the input of a ReLU is so close to zero that rounding in
+    # f32 changes its sign, and one such ReLU changes a gradient by 1e-3 or more; see relu_flips.py.
     "resnet50": [(32, 32, False), (64, 64, False), (48, 64, True), (96, 96, False), (75, 101, False), (224, 224, False)],
 }
 
 
 def network(name):
-    """A network of the formula, f32."""
+    """A network with the weights of the formula, in f32."""
     model = NETWORKS[name]()
     state = {n: torch.from_numpy(value(n, tuple(t.shape))) for n, t in model.state_dict().items() if t.ndim}
     missing = model.load_state_dict(state, strict=False).missing_keys
@@ -97,7 +97,7 @@ def network(name):
 
 
 def run(name, height, width, trains, dtype):
-    """What the fixture stores of a network at a size."""
+    """What the fixture stores for a network and a size."""
     model = network(name).to(dtype)
     xs = 4 * torch.from_numpy(uniform(f"pixels.{height}x{width}", (len(LABELS), 3, height, width))).to(dtype) - 2
     model.eval()
@@ -116,7 +116,7 @@ def run(name, height, width, trains, dtype):
 
 
 def make():
-    """The fixture. Says on stderr how far PyTorch's own f32 is from it."""
+    """The content of the fixture. Prints on stderr how far PyTorch's own f32 is from it."""
     cases = []
     for name in NETWORKS:
         for size in SIZES.get(name, SIZES["cifar" if name.endswith("cifar") else "large"]):
@@ -137,7 +137,7 @@ def make():
 
 
 def rounded(values):
-    """JSON with as many digits as matter."""
+    """The values with nine significant digits."""
     if isinstance(values, float):
         return float(f"{values:.9g}")
     if isinstance(values, list):

@@ -1,4 +1,4 @@
-"""Measures what a GPU can do at most: copy bandwidth and the rate of large bf16 matrix products. One JSON line.
+"""Measures the limits of a GPU: copy bandwidth and the rate of large bf16 matrix products. Prints one JSON line.
 
     python scripts/pytorch/gpu_limits.py --device 0
 """
@@ -11,7 +11,7 @@ import torch
 
 
 def seconds(f, repeats=20):
-    """Median time of one call, by events on the GPU."""
+    """The median time of a call in seconds, by events on the GPU."""
     for _ in range(3):
         f()
     times = []

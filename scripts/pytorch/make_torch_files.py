@@ -1,20 +1,22 @@
-"""Writes small files of PyTorch's `torch.save` into tests/fixtures/torch, as people save checkpoints in this field.
+"""Writes small files of `torch.save` into tests/fixtures/torch, in the forms in which checkpoints are usually saved.
 
     python scripts/pytorch/make_torch_files.py
 
-All files that can be read hold the same network `Small`, and all of its values are exact in float16 and bfloat16:
-value i (row-major) of a tensor with n elements is ((7 * i + n) % 31 - 15) / 8, of a running variance its absolute
-value. So one expectation serves every file. The names say what is peculiar to each:
+All files that can be read have the same network `Small`, and all of its values are exact in float16 and bfloat16: value
+i (row-major) of a tensor with n elements is ((7 * i + n) % 31 - 15) / 8, or for a running variance the absolute value
+of that. So the tests expect the same weights of every file. The names say what is special about each:
 
-- plain: a state_dict; parallel: of DataParallel, twice, with torch.compile between; averaged: of AveragedModel
-- nested: under `state_dict`, with epoch, accuracy, an optimiser and a scheduler after a step; net, model: under these
-- half, bfloat16, double: the type of the weights; beyond: doubles, of which one is beyond float32
-- parameters: a dictionary of parameters; strided: views of one storage, transposed and with an offset
-- twice: one tensor more, `module.linear.bias`; mixed: `module.` before some of the names
-- older: the form before PyTorch 1.6; module: a whole module; numpy: an accuracy that is a scalar of numpy
+- plain: a state_dict; parallel: that of two nested DataParallel with torch.compile between them; averaged: that of
+  AveragedModel
+- nested: in `state_dict`, beside an epoch, an accuracy, and an optimiser and a scheduler after a step; net, model: in
+  an entry of that name
+- half, bfloat16, double: the type of the weights; beyond: doubles, one of which is out of float32's range
+- parameters: a dictionary of parameters; strided: views, transposed or with an offset into a shared storage
+- twice: an additional tensor `module.linear.bias`; mixed: `module.` before only some of the names
+- older: the format before PyTorch 1.6; module: a whole module; numpy: an accuracy that is a numpy scalar
 
-The bytes are the same at every run of one version of PyTorch (2.15 made those in the repository), but for `older`,
-which holds addresses."""
+The bytes are the same in every run of one version of PyTorch (2.15 made those in the repository), except for `older`,
+which contains addresses."""
 
 import argparse
 from collections import OrderedDict
@@ -52,7 +54,7 @@ def network():
 
 
 def optimised():
-    """State of an optimiser and of a scheduler after a step of another network of this kind."""
+    """The states of an optimiser and a scheduler after a step of another network of this kind."""
     model = network()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(sgd, [1, 2])
@@ -63,7 +65,7 @@ def optimised():
 
 
 def strided(state):
-    """The same tensors as views: the kernels transposed, and the classifier's two in one storage."""
+    """The same tensors as views: the kernels transposed, and both tensors of the classifier in one storage."""
     weight, bias = state["linear.weight"], state["linear.bias"]
     both = torch.cat([torch.zeros(3), weight.flatten(), bias])
     kernels = state["conv1.weight"].permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)

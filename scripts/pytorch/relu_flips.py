@@ -1,11 +1,11 @@
-"""How much one ReLU weighs whose input has another sign after rounding: why gradients in f32 can be a thousandth away from those in f64.
+"""Shows how much one ReLU whose input changes its sign by rounding changes the gradients of a network.
 
-    relu_flips.py resnet18-cifar 27 44
+    python scripts/pytorch/relu_flips.py resnet18-cifar 27 44
 
-Takes a training step of a network of `fixture_zoo.py` in f64, then once more for each of the inputs of a ReLU that
-are nearest to zero, with that one ReLU open where it was shut, or shut where it was open. Prints the input, which
-by then has a standard deviation of about one, and the gradient that is furthest away, by the two figures that the
-fixture stores, as a share of its length."""
+This explains why gradients in f32 can differ by a thousandth from those in f64. Takes a training step of a network of
+`fixture_zoo.py` in f64, and then again for each of the ReLU inputs nearest to zero, with the mask of that one ReLU
+inverted. Prints the input (such inputs have a standard deviation of about one) and the gradient that changes most, by
+the two numbers that the fixture stores, relative to its length."""
 
 import argparse
 
@@ -17,7 +17,7 @@ from fixture_resnet import uniform
 
 
 class Relu:
-    """ReLU, but for one value that is let through or not against its sign."""
+    """ReLU, except that the mask of one value is inverted."""
 
     def __init__(self):
         self.nearest, self.flipped, self.call = [], None, 0
@@ -31,7 +31,7 @@ class Relu:
             mask = mask.flatten().clone()
             mask[self.flipped[2]] ^= True
             mask = mask.view_as(xs)
-        # Zeros are of channels that are shut everywhere.
+        # Exact zeros are skipped; they are of channels that are shut everywhere.
         sizes = xs.detach().abs().flatten()
         sizes[sizes == 0] = 1
         self.nearest += [(size.item(), self.call, at.item()) for size, at in zip(*sizes.topk(3, largest=False))]
@@ -46,7 +46,10 @@ def gradients(model, xs):
 
 
 def deviation(found, truth):
-    """The largest of the fixture's two figures, and its gradient. Gradients that are zero but for roundings are left out."""
+    """The largest relative deviation of the fixture's two numbers, and its gradient.
+
+    Gradients shorter than 1e-4 of the longest, which may be rounding alone, count as that long.
+    """
     least = 1e-4 * max(true.norm().item() for true in truth.values())
     most = (0.0, "")
     for name, true in truth.items():
@@ -62,7 +65,7 @@ def main():
     parser.add_argument("arch", choices=fixture_zoo.NETWORKS)
     parser.add_argument("height", type=int)
     parser.add_argument("width", type=int)
-    parser.add_argument("--flips", type=int, default=5, help="how many ReLUs, each alone [default: 5]")
+    parser.add_argument("--flips", type=int, default=5, help="number of ReLUs, each inverted alone [default: 5]")
     args = parser.parse_args()
     relu = Relu()
     F.relu = torch.relu = relu

@@ -1,8 +1,8 @@
-"""The CIFAR ResNet of the field's reference code: `ResNet_s` of LDAM-DRW, after akamaster's repository.
+"""The CIFAR ResNet of the reference code: `ResNet_s` of LDAM-DRW, after the repository of akamaster.
 
-Option-A shortcuts (no parameters), Kaiming-normal weights. The module names are the tensor names of every
-checkpoint that this project writes. Not torchvision's ResNet: that one is for ImageNet and projects its
-shortcuts.
+It has option-A shortcuts (without parameters) and Kaiming-normal weights. The names of its modules are the tensor names
+of this project's checkpoints of these networks. It is not torchvision's ResNet, which is for ImageNet and has
+projected shortcuts.
 """
 
 import torch
@@ -13,11 +13,11 @@ BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110
 
 
 class NormedLinear(nn.Module):
-    """Cosine classifier of LDAM: unit features times unit class vectors. Weight (in, out), no bias."""
+    """LDAM's cosine classifier: unit features times unit class vectors. The weight is (in, out); there is no bias."""
 
     def __init__(self, in_features, out_features):
         super().__init__()
-        # The reference draws uniformly, then scales each column to length 1.
+        # The reference draws from a uniform distribution and scales each column to length 1.
         self.weight = nn.Parameter(F.normalize(torch.rand(in_features, out_features) * 2 - 1, dim=0))
 
     def forward(self, xs):
@@ -45,9 +45,9 @@ class BasicBlock(nn.Module):
 
 
 class ResNetS(nn.Module):
-    """(N, 3, H, W) → logits (N, classes). `use_norm`: LDAM's cosine classifier, not a linear layer.
+    """(N, 3, H, W) → logits (N, classes). `use_norm`: LDAM's cosine classifier instead of a linear layer.
 
-    `mix` is Manifold Mixup's: (stage, function), the stage's output is replaced by the function of it.
+    `mix` is (stage, function), for Manifold Mixup: the function is applied to the output of that stage.
     """
 
     def __init__(self, blocks, classes=10, use_norm=False):
@@ -81,5 +81,5 @@ class ResNetS(nn.Module):
 
 
 def resnet_s(arch, classes=10, use_norm=False):
-    """The network of one of the names in `BLOCKS`."""
+    """The network with one of the names in `BLOCKS`."""
     return ResNetS(BLOCKS[arch], classes, use_norm)

@@ -1,6 +1,6 @@
-"""Reads a data set of `mk-imbalance`, a manifest.json beside safetensors shards: whole splits, in memory.
+"""Reads whole splits of a data set of `mk-imbalance` (a manifest.json and safetensors shards) into memory.
 
-Does not check hashes: that is the tools' work (`--verify`).
+Does not check hashes; the tools do that with `--verify`.
 """
 
 import json
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 
 def read_manifest(path):
-    """The manifest and its directory, from the path of either."""
+    """The manifest and its directory, given the path of either."""
     path = Path(path)
     if path.is_dir():
         path = path / "manifest.json"

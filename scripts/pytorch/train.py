@@ -1,9 +1,9 @@
-"""The plain PyTorch peer of `train`: same data, network, recipe and methods; its own random numbers.
+"""A plain PyTorch counterpart of `train`: the same data, network, recipe and methods, but different random numbers.
 
     python scripts/pytorch/train.py data/cifar10-exp-100-… --method remix --epochs 10 > curve.jsonl
 
-One JSON line an epoch on stdout. It keeps no checkpoints and resumes nothing: it is there to lay its curve
-beside ours. Crop and flip run on whole batches, so that no data loader is in the way.
+Prints one JSON line per epoch on stdout. It writes no checkpoints and cannot resume; its purpose is a curve to compare
+with ours. Crops and flips are computed on whole batches, so that no data loader slows it down.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def normalise(images, device):
 
 
 def augment(padded, picked, size, rng):
-    """Random crops and flips of the picked images. `padded`: (N, H+8, W+8, C) u8, zeros around."""
+    """Random crops and flips of the picked images. `padded`: (N, H+8, W+8, C) u8, with a border of zeros."""
     n = len(picked)
     rows = torch.randint(2 * PAD + 1, (n, 1), generator=rng) + torch.arange(size)
     cols = torch.randint(2 * PAD + 1, (n, 1), generator=rng) + torch.arange(size)
@@ -55,7 +55,7 @@ def effective_weights(counts):
 
 
 def remix_lambda(n_a, n_b, lam):
-    """λ_y of every pair of a batch."""
+    """λ_y of each pair of a batch."""
     lam_y = torch.full_like(n_a, lam)
     lam_y[(n_a >= KAPPA * n_b) & (lam < TAU)] = 0.0
     lam_y[(KAPPA * n_a <= n_b) & (1 - lam < TAU)] = 1.0
@@ -73,7 +73,7 @@ def accuracy(model, images, labels, device):
 
 
 def parts(method):
-    """`remix-ldam-drw` → mix, loss and rule; those that are not there are erm, ce and empty."""
+    """`remix-ldam-drw` → mix, loss and rule; absent ones are erm, ce and empty. None if the method is unknown."""
     rest = "" if method == "erm" else method
     found = []
     for names, none in ((MIXES, "erm"), (LOSSES, "ce"), (RULES, "")):
@@ -87,7 +87,7 @@ def parse():
     parser = argparse.ArgumentParser(description="train a CIFAR ResNet on a data set of mk-imbalance")
     parser.add_argument("dataset", help="manifest of the data set, or its directory")
     parser.add_argument("--arch", choices=BLOCKS, default="resnet32")
-    parser.add_argument("--method", default="remix", help="as of train, such as remix-ldam-drw")
+    parser.add_argument("--method", default="remix", help="method as for train, such as remix-ldam-drw")
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--recipe", choices=RECIPES, default="seed")
     parser.add_argument("--rw-norm", choices=["batch-size", "weight-sum"], default="weight-sum")
@@ -153,7 +153,7 @@ def main():
                 b = a[perm]
                 if "cutmix" in mix:
                     top, bottom, left, right = rand_bbox(lam, size, size, *beta.randint(size, size=2))
-                    # Indexed, xs[perm] is a copy.
+                    # xs[perm] is a copy, because it is indexed by a tensor.
                     xs[:, :, top:bottom, left:right] = xs[perm][:, :, top:bottom, left:right]
                     lam = 1 - (bottom - top) * (right - left) / size**2
                 else:

@@ -45,28 +45,31 @@ impl Device {
         }
     }
 
-    /// Finds the device for a network, like [`Device::find`]; `auto` is the CPU if the GPU has no kernels for
-    /// the network.
+    /// Finds the device for a network and some data sets, of which the shape of the images and the number of
+    /// classes are given, like [`Device::find`]; `auto` is the CPU if the GPU has no kernels for one of them.
     ///
     /// # Errors
     /// Returns an error if a GPU was asked for and cannot be used, or if the device cannot run the network.
-    pub fn find_for(asked: &str, network: &Network) -> Result<Device> {
+    pub fn find_for(asked: &str, network: &Network, datasets: &[([usize; 3], usize)]) -> Result<Device> {
         let found = Device::find(asked)?;
-        match found.supports(network) {
+        match found.supports(network, datasets) {
             Ok(()) => Ok(found),
             Err(lacks) if asked == "auto" => {
                 log::info!("computing on the CPU: {lacks}");
                 Ok(Device::Cpu)
             }
-            Err(lacks) => anyhow::bail!("--device {asked}: {lacks}; take --device cpu"),
+            Err(lacks) => anyhow::bail!("--device {asked}: {lacks}; use --device cpu"),
         }
     }
 
-    fn supports(self, network: &Network) -> Result<(), String> {
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    fn supports(self, network: &Network, datasets: &[([usize; 3], usize)]) -> Result<(), String> {
         match self {
             Device::Cpu => crate::backend::check(network),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => crate::backend::cuda::supports(network),
+            Device::Cuda(_) => datasets
+                .iter()
+                .try_for_each(|&(shape, classes)| crate::backend::cuda::supports(network, shape, classes)),
         }
     }
 

@@ -60,10 +60,10 @@ impl Plan {
         let [height, width, channels] = shape;
         if channels != network.stem.cin {
             let (name, cin) = (&network.name, network.stem.cin);
-            return Err(format!("images have {channels} channels, {name} takes {cin}"));
+            return Err(format!("images have {channels} channels, but {name} takes {cin}"));
         }
         if height == 0 || width == 0 {
-            return Err(format!("images are {height}×{width}, without pixels"));
+            return Err(format!("images of {height}×{width} have no pixels"));
         }
         check(network)?;
         let layers = network.geometries(shape);
@@ -212,14 +212,14 @@ pub fn check(network: &Network) -> Result<(), String> {
         if !(2..=3).contains(&block.convs.len()) {
             let n = block.convs.len();
             return Err(format!(
-                "{name} has a block of {n} convolutions, that of {place}; engines take two or three"
+                "{name} has a block of {n} convolutions, which begins with {place}; engines support two or three"
             ));
         }
         let mut inner = channels;
         for conv in &block.convs {
             if conv.cin != inner {
                 return Err(format!(
-                    "{name}: {} takes {} channels and is given {inner}",
+                    "{name}: {} takes {} channels, but its input has {inner}",
                     conv.name, conv.cin
                 ));
             }

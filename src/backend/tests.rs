@@ -344,7 +344,7 @@ fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
     // Neither network accepts the classifier of the other, or a classifier that has lost its bias.
     let linear = network().params;
     let text = format!("{:#}", linear.load(&state).expect_err("refused"));
-    assert!(text.contains("linear.weight is [64, 10]"), "{text}");
+    assert!(text.contains("linear.weight has shape [64, 10]"), "{text}");
     let mut lost = linear.state_dict().expect("names");
     assert!(params.load(&lost).is_err());
     lost.remove("linear.bias");
@@ -477,26 +477,33 @@ fn descriptions_that_do_not_fit_together_are_refused_by_name() {
     assert!(refused.contains("images have 1 channels"), "{refused}");
 }
 
-/// Tests which networks the GPU has kernels for; this needs no GPU.
+/// Tests which networks, images and classes the GPU has kernels for; this needs no GPU.
 #[cfg(feature = "cuda")]
 #[test]
-fn networks_without_kernels_are_refused_by_name() {
+fn what_the_gpu_has_no_kernels_for_is_refused() {
     use crate::backend::cuda::supports;
     for (name, why) in [
         ("resnet50", "a max-pool"),
         ("resnet18-cifar", "conv1, a 3×3 convolution of 3 to 64 channels with stride 1"),
     ] {
-        let found = supports(&name.parse::<Arch>().expect("known").network());
+        let found = supports(&name.parse::<Arch>().expect("known").network(), [32, 32, 3], 10);
         assert_eq!(found, Err(format!("the GPU has no kernels for {name}, which has {why}")));
     }
     let change = |change: fn(&mut Network)| {
         let mut network = Arch::RESNET32.network();
-        assert_eq!(supports(&network), Ok(()));
+        assert_eq!(supports(&network, [32, 32, 3], 10), Ok(()));
         change(&mut network);
-        supports(&network).expect_err("refused")
+        supports(&network, [32, 32, 3], 10).expect_err("refused")
     };
     // Each of these networks would be computed incorrectly.
     assert!(change(|n| n.stages[2].truncate(1)).contains("a stage with 1 block"));
     assert!(change(|n| n.stages[1][0].shortcut = Shortcut::Identity).contains("layer2.0.conv1"));
     assert!(change(|n| n.stages[0][1].convs[1].cout = 64).contains("layer1.1.conv2"));
+    let sized =
+        |shape, classes| supports(&Arch::RESNET32.network(), shape, classes).err().unwrap_or_default();
+    assert_eq!(sized([64, 96, 3], 1000), "");
+    assert!(sized([90, 64, 3], 10).contains("sides that are multiples of 4"));
+    assert!(sized([64, 90, 3], 10).contains("sides that are multiples of 4"));
+    assert!(sized([64, 260, 3], 10).contains("W ≤ 256"));
+    assert!(sized([64, 64, 3], 100_000).contains("100000 classes"));
 }

@@ -32,16 +32,16 @@ const TRAINED_ON: [&str; 2] = ["train", "test"];
 /// Flags that choose checkpoints and images.
 #[derive(Args, Clone, Debug)]
 pub struct Choice {
-    /// Checkpoints: manifests (or their directories), or bare weights in PyTorch's names, as safetensors or
-    /// as torch.save writes them [default: stdin]
+    /// Checkpoints: manifests (or their directories), or bare weights with PyTorch's parameter names, as
+    /// safetensors or as written by torch.save [default: stdin]
     #[arg(value_name = "MANIFEST|WEIGHTS")]
     pub checkpoints: Vec<PathBuf>,
 
-    /// Images to run over
+    /// Split whose images to run over
     #[arg(long, default_value = "test", value_parser = ["test", "val", "train"])]
     pub split: String,
 
-    /// Which weights of a checkpoint to take: those of its last epoch or of its best one
+    /// Which weights of a checkpoint to use: those of its last or of its best epoch
     #[arg(long, default_value = "last", value_parser = ["last", "best"])]
     pub checkpoint: String,
 
@@ -49,12 +49,12 @@ pub struct Choice {
     #[arg(long, value_name = "MANIFEST")]
     pub data: Option<PathBuf>,
 
-    /// Architecture of bare weights, such as resnet32 or resnet50 (checkpoints say it themselves)
+    /// Architecture of bare weights, such as resnet32 or resnet50 (checkpoints record theirs)
     #[arg(long, value_name = "ARCH", add = ArgValueCandidates::new(architectures))]
     pub arch: Option<Arch>,
 
-    /// Images that a thread of the CPU takes through the network at a time; more take more memory, and the
-    /// result does not depend on it
+    /// Number of images that a CPU thread runs through the network at a time; more images need more memory,
+    /// and the result does not depend on it
     #[arg(long, value_name = "N", default_value_t = BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,
 }
@@ -118,7 +118,7 @@ pub fn for_each(
     let all = subjects(flags, tool, given.as_ref())?;
     if let (Some(out), 2..) = (out, all.len()) {
         let (out, n) = (out.display(), all.len());
-        bail!("--out {out}: one directory for {n} checkpoints; leave --out away, or give one checkpoint");
+        bail!("--out {out}: is for one checkpoint, but {n} were given; omit --out, or give one checkpoint");
     }
     all.into_iter().map(Ok).try_for_each(one)
 }
@@ -182,7 +182,7 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
             check_network(&m, &input, d)?;
             if !is_content_of(trained, d) {
                 let d = d.path.as_deref().unwrap_or(Path::new("--data")).display();
-                log::warn!("{here}: was trained on another data set than {d}; the result says so");
+                log::warn!("{here}: was trained on a data set other than {d}; the result records this");
             }
             d.clone()
         }
@@ -191,14 +191,15 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
             let maker = if trained.params.contains_key("splits") { "embed" } else { "mk-imbalance" };
             let hint = || {
                 format!(
-                    "{here}: its data set cannot be read; make it again with {maker}, or say with --data where it is"
+                    "{here}: its data set cannot be read; make it again with {maker}, or give its path with \
+                     --data"
                 )
             };
             let d = dataset_at(&path, tool).with_context(hint)?;
             if !is_content_of(trained, &d) {
                 bail!(
-                    "{}: is no longer the data set that {here} was trained on (content {} then); make that one \
-                     again with {maker}, or take this one on purpose with --data",
+                    "{}: is no longer the data set that {here} was trained on (whose content was {}); make \
+                     that one again with {maker}, or use this one anyway with --data",
                     path.display(),
                     key::short(&trained.blake3),
                 );
@@ -220,7 +221,7 @@ pub(super) fn arch_of(m: &Manifest, flags: &Choice) -> Result<Arch> {
     if let Some(asked) = flags.arch
         && asked != arch
     {
-        bail!("{here}: is a {arch}, not the {asked} of --arch; leave --arch away, it is for bare weights");
+        bail!("{here}: is a {arch}, not the {asked} of --arch; omit --arch, which is for bare weights");
     }
     Ok(arch)
 }
@@ -233,7 +234,8 @@ pub(super) fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Res
     let (Some(arch), Some(dataset)) = (flags.arch, given) else {
         let file = file.display();
         bail!(
-            "{file}: bare weights do not say what they are; add --arch (as resnet32) and --data (a data set's manifest)"
+            "{file}: bare weights record neither network nor data set; add --arch (such as resnet32) and \
+             --data (a data set's manifest)"
         );
     };
     let input = input_of("checkpoint", file)?;
@@ -311,7 +313,8 @@ fn check_network(m: &Manifest, checkpoint: &Input, dataset: &Manifest) -> Result
     let (Some(own), Some(theirs)) = (own, dataset.input("checkpoint")) else { return Ok(()) };
     if dataset.kind == Kind::Embedding && own.blake3 != theirs.blake3 {
         bail!(
-            "{}: has the features of another network ({}, not {}); make them with embed --splits from the network of {}",
+            "{}: has the features of another network ({}, not {}); make the features again with embed \
+             --splits, from the network of {}",
             dataset.dir()?.display(),
             key::short(&theirs.blake3),
             key::short(&own.blake3),

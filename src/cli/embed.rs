@@ -34,12 +34,12 @@ const SEMANTICS: u32 = 2;
 /// File name of the result.
 const FEATURES: &str = "features.safetensors";
 
-/// Extract features: what the network computes of each image, for t-SNE, probes and error analysis
+/// Extract features, logits and predictions of images, for t-SNE, probes and error analysis
 ///
-/// Writes features.safetensors with `features` F32 (N, features of the network), pooled before the
-/// classifier; `logits` F32 (N, C); `labels` and `predictions` I64 (N); `source_index` U32 (N), the image's
-/// place in the official file; with --project also `projection` F32 (N, 2). One embedding manifest a
-/// checkpoint is printed on stdout.
+/// Writes features.safetensors with `features` F32 (N, F), the network's pooled output before the classifier;
+/// `logits` F32 (N, C); `labels` and `predictions` I64 (N); `source_index` U32 (N), the image's position in
+/// the official file; and, with --project, `projection` F32 (N, 2). Prints one embedding manifest per
+/// checkpoint on stdout.
 #[derive(Parser, Debug)]
 #[command(name = "embed", version = super::VERSION, after_help = EXAMPLES)]
 pub struct Flags {
@@ -50,9 +50,9 @@ pub struct Flags {
     /// Images without labels, instead of those of a data set: a directory, an image, a file with one path per
     /// line, or - for paths on stdin
     ///
-    /// They are resized, cropped and normalised like the checkpoint's training images. Also writes predictions.csv
-    /// with the path, the most probable classes and their probabilities. An image that cannot be read is left
-    /// out and listed in the manifest, and the exit code is 1.
+    /// They are resized, cropped and normalised like the checkpoint's training images. Also writes
+    /// predictions.csv with the path, the most probable classes and their probabilities. An image that cannot
+    /// be read is left out and listed in the manifest, and the exit code is 1.
     #[arg(long, value_name = "DIR|FILE|-", conflicts_with_all = ["split", "project"])]
     pub images: Option<PathBuf>,
 
@@ -64,8 +64,8 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, requires = "images")]
     pub max_pixels: u64,
 
-    /// Write the features of several splits, as train,val,test, each into a file of its own: a data set for
-    /// train --classifier
+    /// Write the features of several splits, such as train,val,test, each into a file of its own, as a data
+    /// set for train --classifier
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = SPLITS, conflicts_with_all = ["split", "project", "images"])]
     pub splits: Vec<String>,
 
@@ -75,12 +75,12 @@ pub struct Flags {
     #[arg(long, value_name = "N", requires = "splits", conflicts_with_all = ["split", "project", "images", "import"], value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub passes: Option<u32>,
 
-    /// Import features that were made elsewhere, one file per split, such as train=clip-train.npz: a data set
-    /// for train --classifier
+    /// Import features that were computed elsewhere, one file per split, such as train=clip-train.npz, as a
+    /// data set for train --classifier
     ///
-    /// The file, of safetensors or of numpy's savez, has `features` (N, F), `labels` (N) and, if you like,
-    /// `ids` (N). Files of numpy's save hold one each: train=features.npy,labels.npy or
-    /// train=features.npy,labels.npy,ids.npy.
+    /// A file in safetensors format or written by numpy.savez has the arrays `features` (N, F), `labels` (N)
+    /// and, optionally, `ids` (N). A file written by numpy.save has only one of them, so list all:
+    /// train=features.npy,labels.npy or train=features.npy,labels.npy,ids.npy.
     #[arg(long, value_name = "SPLIT=FILE[,LABELS[,IDS]]", conflicts_with_all = ["split", "splits", "project", "images", "data", "arch"])]
     pub import: Vec<Import>,
 
@@ -103,7 +103,7 @@ pub struct Flags {
 
 const EXAMPLES: &str = "Examples:
   embed runs/remix-*/manifest.json --split test
-  embed runs/mixup runs/remix --project tsne                     for the figure of both
+  embed runs/mixup runs/remix --project tsne                     for a figure of both
   embed runs/remix --images photographs                          for predictions of new images
   embed runs/erm --splits train,test | train --classifier linear --rule rs --rs inverse
   embed --import train=clip-train.npz --import test=clip-test.npz | train --classifier linear --loss balanced-softmax
@@ -154,10 +154,10 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
         params.insert("splits".into(), json!(splits));
         if let Some(passes) = flags.passes {
             let is_there = splits.iter().any(|split| split == "train");
-            ensure!(is_there, "--passes: are of the training images; add train to --splits");
+            ensure!(is_there, "--passes: augments the training images; add train to --splits");
             let device = &flags.common.device;
             let on_cpu = ["auto", "cpu"].contains(&&**device);
-            ensure!(on_cpu, "--device {device}: --passes is computed on the CPU; leave --device away");
+            ensure!(on_cpu, "--device {device}: --passes is computed on the CPU; omit --device");
             params.insert(features::PASSES.into(), passes.into());
         }
         // Classifiers depend on the class counts, which the content of the features does not determine.
@@ -170,7 +170,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
     if !splits.is_empty() {
         if subject.is_features() {
             bail!(
-                "{}: the data set is one of features, which are there already; --data names images",
+                "{}: its data set already consists of features; give a data set of images with --data",
                 subject.name
             );
         }

@@ -31,16 +31,16 @@ const CONFUSION: &str = "confusion.safetensors";
 
 /// Evaluate checkpoints: accuracy, many/medium/few, macro-F1, NLL, ECE, reliability, confusion matrix
 ///
-/// One metrics manifest a checkpoint is printed on stdout as it is done. Accuracies are percent; macro_f1 and
-/// ece are fractions, nll is in nats. Groups by training images of a class: many > 100, medium 20 to 100, few
-/// < 20.
+/// Prints one metrics manifest per checkpoint on stdout as soon as it is finished. Accuracies are in percent,
+/// macro_f1 and ece are fractions, and nll is in nats. Classes are grouped by their number of training
+/// images: many > 100, medium 20 to 100, few < 20.
 ///
-/// Of more than 200 classes the confusion matrix is not in the manifest but in confusion.safetensors: `true`
-/// and `predicted` I64 (N), `count` U32 (N), the N counts that are not 0.
+/// With more than 200 classes, the confusion matrix is not in the manifest but in confusion.safetensors,
+/// which lists its N non-zero entries: `true` and `predicted` I64 (N), `count` U32 (N).
 ///
-/// A checkpoint is evaluated on the data set that it was trained on, which must still be the same by content.
-/// --data names it elsewhere, or names another one on purpose: many, medium and few then follow that one's
-/// class counts, and the report gives the result a row of its own.
+/// A checkpoint is evaluated on the data set that it was trained on, whose content must not have changed.
+/// --data says where that data set is now, or names a different one: many, medium and few then follow the
+/// class counts of the different one, and reports show the result in a row of its own.
 #[derive(Parser, Debug)]
 #[command(name = "eval", version = super::VERSION, after_help = EXAMPLES)]
 pub struct Flags {
@@ -63,7 +63,7 @@ const EXAMPLES: &str = "Examples:
   ./eval runs/erm --adjust 1
   ./eval resnet32.pth --arch resnet32 --data data/cifar10-exp-100-*/manifest.json
 
-`eval` is also a shell builtin: call this one by its path.";
+`eval` is also a shell builtin: call this tool by its path.";
 
 /// Maximum number of wrong predictions in a manifest: those with the highest probability.
 const MISTAKES: usize = 50;

@@ -113,7 +113,7 @@ pub fn generate(mut command: Command, what: &[String]) -> Result<()> {
 }
 
 const WANTED: &str =
-    "--generate: expected man DIR or complete-SHELL, for bash, zsh, fish, elvish or powershell";
+    "--generate: expected man DIR or complete-SHELL, where SHELL is bash, zsh, fish, elvish or powershell";
 
 /// Writes the script that a shell sources to complete a tool's command lines.
 fn completions(name: &str, what: &str) -> Result<()> {
@@ -129,23 +129,23 @@ fn completions(name: &str, what: &str) -> Result<()> {
 const COMMON: &str = r".SH EXIT STATUS
 .TP
 0
-Done, or done before.
+Success; the result was computed or already existed.
 .TP
 1
-What was asked by \-\-verify is not so.
+A check failed: \-\-verify found no intact result, or some images could not be read.
 .TP
 2
-An error, told on stderr.
+An error, which is reported on standard error.
 .TP
 130
-Interrupted; what had been computed is safe.
+Interrupted by a signal; finished work is kept.
 .SH ENVIRONMENT
 .TP
 .B REMIX_CACHE_DIR
-Where hashes of files are remembered [default: ~/.cache/remix].
+Directory of the caches of file hashes and compiled GPU kernels [default: ~/.cache/remix].
 .TP
 .B REMIX_ISA
-Instructions of the CPU to use instead of the best ones: amx, avx512, avx2, neon or portable.
+Instruction set of the CPU to use instead of the best one: amx, avx512, avx2, neon or portable.
 ";
 
 /// Writes a page for a command, and one for each of its subcommands.

@@ -39,7 +39,8 @@ enum Origin {
 fn run(flags: Flags) -> Result<()> {
     flags.check()?;
     let locate = |d: cifar::Dataset| -> Result<_> {
-        let path = flags.data.as_deref().context("--data PATH is required: the official files")?;
+        let path =
+            flags.data.as_deref().context("--data PATH is required: the path of the official files")?;
         Ok((Origin::Cifar(d.locate(path)?), Some((d.classes, d.train_per_class()))))
     };
     let (origin, balanced) = match flags.dataset {
@@ -62,7 +63,7 @@ fn run(flags: Flags) -> Result<()> {
     };
     let least = shard::min_bytes([side, side, CHANNELS]);
     if flags.shard_bytes < least as u64 {
-        bail!("--shard-bytes {}: one image needs {least} bytes", flags.shard_bytes);
+        bail!("--shard-bytes {}: is too small; one image needs {least} bytes", flags.shard_bytes);
     }
     let plan = plan(&flags, &origin)?;
     if let Origin::Files(found) = &origin {
@@ -72,7 +73,7 @@ fn run(flags: Flags) -> Result<()> {
         let real = out.ancestors().find_map(|dir| dir.canonicalize().ok());
         if real.is_some_and(|dir| dir.starts_with(&root)) {
             bail!(
-                "{}: is inside --data, where it would be taken for images; choose another --out",
+                "{}: is inside --data, so it would be read as a directory of images; choose another --out",
                 out.display()
             );
         }
@@ -81,8 +82,10 @@ fn run(flags: Flags) -> Result<()> {
     match m.metrics.get("skipped").and_then(Value::as_array).map_or(0, Vec::len) {
         0 => Ok(()),
         n => Err(CheckFailed(format!(
-            "{n} image{} could not be read and left out; metrics.skipped of the manifest lists them",
-            if n == 1 { "" } else { "s" }
+            "{n} image{} could not be read and {} left out; metrics.skipped of the manifest lists {}",
+            if n == 1 { "" } else { "s" },
+            if n == 1 { "was" } else { "were" },
+            if n == 1 { "it" } else { "them" }
         ))
         .into()),
     }

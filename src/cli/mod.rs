@@ -36,33 +36,33 @@ use crate::simd::Isa;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Common options")]
 pub struct Common {
-    /// Directory of the result [default: named after the parameters and the key]
+    /// Directory for the result [default: named after the parameters and the key]
     #[arg(long, value_name = "DIR", global = true)]
     pub out: Option<PathBuf>,
 
-    /// Worker threads; results do not depend on it [default: all cores]
+    /// Number of worker threads; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// Where to compute: auto, cpu, cuda or cuda:N; $REMIX_ISA names a CPU's instructions (amx, avx512, avx2,
-    /// neon or portable)
+    /// Where to compute: auto, cpu, cuda or cuda:N; $REMIX_ISA selects the CPU's instruction set (amx,
+    /// avx512, avx2, neon or portable)
     #[arg(long, value_name = "DEVICE", default_value = "auto", global = true, value_parser = device)]
     #[arg(add = ArgValueCandidates::new(generate::devices))]
     pub device: String,
 
-    /// Do the work again even if the result is there
+    /// Redo the work even if the result already exists
     #[arg(long, global = true)]
     pub force: bool,
 
-    /// Print the planned manifest (key, params, inputs) and do nothing
+    /// Print the planned manifest (key, params, inputs) without doing the work
     #[arg(long, global = true, conflicts_with_all = ["explain", "verify"])]
     pub dry_run: bool,
 
-    /// Say which part of the key differs from the result in the output directory, and do nothing
+    /// Print how the key differs from that of the result in the output directory, without doing the work
     #[arg(long, global = true, conflicts_with = "verify")]
     pub explain: bool,
 
-    /// Read every output again and compare hashes; exit 1 if the result is not there or not intact
+    /// Check the result and the hashes of its files; exit with 1 if it is missing or damaged
     #[arg(long, global = true)]
     pub verify: bool,
 
@@ -70,7 +70,7 @@ pub struct Common {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Print more of what is done; twice for debugging
+    /// Print more details; given twice, also debugging output
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
@@ -227,7 +227,7 @@ fn stdout(e: io::Error) -> Error {
     if e.kind() == ErrorKind::BrokenPipe {
         e.into()
     } else {
-        anyhow!("stdout: {e}; free space, or free some space, or send the output elsewhere")
+        anyhow!("stdout: {e}; free some space, or redirect the output elsewhere")
     }
 }
 
@@ -277,7 +277,8 @@ pub fn make_or_reuse(
 ) -> Result<Manifest> {
     let started = (SystemTime::now(), Instant::now());
     let place = plan.place();
-    let waiting = || log::info!("{}: another process is making it, waiting", place.display());
+    let waiting =
+        || log::info!("{}: another process is computing this result; waiting for it", place.display());
     match plan.claim(common.force, waiting)? {
         Claim::Done(m) => {
             log::debug!("{}: already done", place.display());
@@ -302,18 +303,20 @@ fn verify(plan: &Plan) -> Result<Manifest> {
     let place = plan.place();
     let place = place.display();
     let Some(m) = plan.existing() else {
-        return Err(CheckFailed(format!("{place}: no finished result here")).into());
+        return Err(CheckFailed(format!("{place}: there is no finished result here")).into());
     };
     if m.key != plan.key() {
-        return Err(CheckFailed(format!("{place}: holds another result; --explain says what differs")).into());
+        return Err(
+            CheckFailed(format!("{place}: holds another result; --explain shows what differs")).into()
+        );
     }
     if let Some(e) = m.damage(hash::file_now) {
         return Err(CheckFailed(e.to_string()).into());
     }
     match m.outputs.len() {
-        0 => log::info!("{place}: intact; there are no files beside the manifest"),
-        1 => log::info!("{place}: intact, with its file"),
-        n => log::info!("{place}: intact, with its {n} files"),
+        0 => log::info!("{place}: intact; the result is the manifest alone"),
+        1 => log::info!("{place}: intact, including its file"),
+        n => log::info!("{place}: intact, including its {n} files"),
     }
     print(&m)?;
     Ok(m)

@@ -80,17 +80,14 @@ pub fn models(flags: &Choice, tool: &'static str) -> Result<Vec<Model>> {
                 bail!("{}: {FEATURES_ONLY}", here());
             }
             if let Arch::Features(_) = arch_of(&m, flags)? {
-                bail!(
-                    "{}: was trained on imported features, without a network that images could go through",
-                    here()
-                );
+                bail!("{}: was trained on imported features, so it has no network to run on images", here());
             }
             let input = m.as_input("checkpoint", &[&flags.checkpoint])?;
             let class_names = match &info {
                 Some(info) => info.class_names.clone(),
-                None => class_names(&m)
-                    .with_context(here)?
-                    .with_context(|| format!("{}: say with --data what its classes are", here()))?,
+                None => class_names(&m).with_context(here)?.with_context(|| {
+                    format!("{}: its class names are unknown; give its data set with --data", here())
+                })?,
             };
             all.push(Model {
                 weights: m.checked(&flags.checkpoint)?.swap_remove(0),

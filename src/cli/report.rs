@@ -40,46 +40,48 @@ pub struct Flags {
 /// What `report` makes.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Accuracy of methods × imbalance, beside the published values
+    /// Tables of accuracy by method and imbalance, beside the published values
     ///
-    /// One table for each data set and epoch (last, best), with mean ± sample standard deviation over seeds,
-    /// the number of seeds, the paper's value, the difference from it where both have one schedule, and the
-    /// starting report's value. Runs that differ in anything but the seed, or what computed them, get rows of
-    /// their own.
+    /// Makes one table for each data set and epoch (last, best), with the mean ± sample standard deviation
+    /// over seeds, the number of seeds, the paper's value, the difference from it if both have the same
+    /// schedule, and the value of the reproduction report that this project starts from. Runs share a row if
+    /// they differ only in the seed or in what computed them (device, instruction set, version of train).
     ///
-    /// Without -o and --format it writes table.md, table.csv, table.tex (for \input) and table.json into a
-    /// directory and shows the Markdown on stderr; stdout has the report's manifest. With --format stdout has
-    /// the table itself.
+    /// Without -o and --format, writes table.md, table.csv, table.tex (for \input) and table.json into a
+    /// directory, prints the report's manifest on stdout and shows the Markdown on stderr. With --format,
+    /// prints the table itself on stdout.
     #[command(after_help = table::EXAMPLES)]
     Table(TableFlags),
 
     /// A figure for a paper, as SVG or PNG
     ///
-    /// One column wide (3.3 inches), set in Arimo, which has the widths of Arial and Helvetica; colours that
-    /// people with any colour vision can tell apart; text stays text in SVG. The same inputs give the same
-    /// bytes. Seeds of a method are put together: means with standard deviations, bands of extremes in
-    /// curves, pooled bins in reliability diagrams.
+    /// Figures are one column wide (3.3 inches) and set in Arimo, which has the character widths of Arial and
+    /// Helvetica. People with any colour vision can tell the colours apart, and text in SVG files stays text.
+    /// The same inputs give the same bytes. The seeds of a method are combined: as means with standard
+    /// deviations, in curves as bands from the lowest to the highest value, in reliability diagrams as pooled
+    /// bins.
     ///
-    /// Each FILE of -o is a result of its own, with FILE.manifest.json beside it, so that many figures can
-    /// share a directory.
+    /// Each FILE of -o is a result of its own, with FILE.manifest.json beside it, so many figures can share a
+    /// directory.
     #[command(after_help = figure::EXAMPLES)]
     Figure(FigureFlags),
 
     /// Tables, figures, settings and lineage on one self-contained page
     ///
-    /// Writes one HTML file that needs no network and no script (with one, tables sort by a click): tables as
-    /// of `report table`, with differences of more than two standard errors from the published values named;
-    /// figures of whatever is given; the settings of every run; and the lineage of every number, hash by
-    /// hash, down to the official files. Give it metrics manifests, and beside them in any order those of
-    /// checkpoints (training curves), embeddings with a projection (figure 1) and data sets.
+    /// Writes one HTML file that needs neither a network connection nor scripts (with scripts, a click sorts
+    /// a table). It has the tables of `report table`, with a list of the differences of more than two
+    /// standard errors from the published values; figures of everything that is given; the settings of every
+    /// run; and the lineage of every number, hash by hash, down to the official files. Give it metrics
+    /// manifests and, in any order, manifests of checkpoints (for training curves), of embeddings with a
+    /// projection (for figure 1) and of data sets (for class counts and pictures of wrong predictions).
     #[command(after_help = html::EXAMPLES)]
     Html(HtmlFlags),
 
-    /// List trainings with their settings, progress and accuracy
+    /// List training runs with their settings, progress and accuracy
     ///
-    /// Looks for finished and unfinished trainings in directories and their subdirectories, and prints one
-    /// line for each on stdout: method, settings, seed, finished epochs, and accuracy on the test split after
-    /// the last and after the best epoch. Settings that all of them share are printed once. Nothing is written.
+    /// Looks for finished and unfinished runs in directories and their subdirectories, and prints one line
+    /// for each on stdout: method, settings, seed, finished epochs, and accuracy on the test split after the
+    /// last and after the best epoch. Settings that all runs share are printed once. Nothing is written.
     #[command(after_help = runs::EXAMPLES)]
     Runs(RunsFlags),
 }
@@ -148,7 +150,7 @@ fn file_plan(
 ) -> Result<Plan> {
     let name = file.file_name().and_then(|name| name.to_str());
     let name = name
-        .with_context(|| format!("{}: is no file name in UTF-8; choose another name", file.display()))?
+        .with_context(|| format!("{}: is not a file name in UTF-8; choose another name", file.display()))?
         .to_owned();
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     params.insert("format".into(), format.into());
@@ -161,13 +163,13 @@ fn format_of<'a>(file: &Path, known: &[&'a str]) -> Result<&'a str> {
     let here = file.display();
     let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     if [manifest::FILE, store::PLAN].iter().any(|own| name == *own || name.ends_with(&format!(".{own}"))) {
-        bail!("{here}: is what manifests and plans are called; choose another name");
+        bail!("{here}: is a name of manifests and plans; choose another name");
     }
     let ending = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
     known.iter().find(|known| known.eq_ignore_ascii_case(ending)).copied().with_context(|| match known {
-        [one] => format!("{here}: does not end in .{one}; name it so"),
+        [one] => format!("{here}: must end in .{one}"),
         all => {
-            format!("{here}: its ending says the form of the file, and must be one of .{}", all.join(", ."))
+            format!("{here}: the ending determines the format, and must be one of .{}", all.join(", ."))
         }
     })
 }
@@ -185,7 +187,8 @@ fn only_files(files: &[PathBuf], common: &Common) -> Result<()> {
     if let (Some(out), Some(file)) = (&common.out, files.first()) {
         let (out, file) = (out.display(), file.display());
         bail!(
-            "--out {out} and -o {file}: the first names a directory for the result, the second the file that it is; give one"
+            "--out {out} and -o {file}: --out names a directory for the result, -o the file that is the \
+             result; give only one of them"
         );
     }
     let is_again = |n: &usize| files[..*n].iter().any(|f| store::absolute(f) == store::absolute(&files[*n]));

@@ -54,7 +54,9 @@ fn dataset(metrics: &Object) -> String {
     let sizes = metrics.get("cls_num_list").and_then(Value::as_array);
     let sizes = sizes.into_iter().flatten().filter_map(Value::as_u64);
     let range = match (sizes.clone().max(), sizes.min()) {
-        (Some(most), Some(least)) if most > least => format!(" of {most} to {least} training images"),
+        (Some(most), Some(least)) if most > least => {
+            format!(" ({most} to {least} training images per class)")
+        }
         _ => String::new(),
     };
     format!("{} images of {} classes{range}", splits.join(", "), count("classes"))
@@ -108,7 +110,7 @@ mod tests {
         let data = json!({"train": 1300, "val": 0, "test": 100, "classes": 10, "cls_num_list": [500, 5]});
         assert_eq!(
             of(&manifest("dataset", json!({}), data, json!([]))),
-            "1300 training, 100 test images of 10 classes of 500 to 5 training images: x"
+            "1300 training, 100 test images of 10 classes (500 to 5 training images per class): x"
         );
         let numbers = json!({"last_top1": 50.0, "best_top1": 51.25, "best_epoch": 9, "epochs": 12});
         assert_eq!(

@@ -49,7 +49,7 @@ impl FromStr for Sweep {
         let &[first, last, step] = &values[..] else { return Err(wrong()) };
         let sound = [first, last].iter().all(|v| v.abs() <= 1e9) && first <= last && step > 0.0;
         if flag.is_empty() || !sound || (last - first) / step >= MOST {
-            return Err(format!("{}, of at most {MOST} values", wrong()));
+            return Err(format!("{}, with at most {MOST} values", wrong()));
         }
         Ok(Sweep { flag: flag.trim_start_matches('-').to_owned(), range: Range { first, last, step } })
     }

@@ -25,6 +25,7 @@ use self::progress::{Board, Progress};
 use self::recipes::Preset;
 use super::{is_broken_pipe, run_plan};
 use crate::backend::device::Device;
+use crate::data::shard::Split;
 use crate::data::{Info, Normalise};
 use crate::manifest::store::{self, Done, Plan, Writer};
 use crate::manifest::{self, Kind, Manifest, hash, key, source};
@@ -49,10 +50,10 @@ fn run(flags: Flags) -> Result<()> {
     let datasets = source::read_all(&all[0].datasets, "train", kind).map_err(|e| match e {
         manifest::Error::WrongKind { found: "dataset", .. } if kind == Kind::Embedding => {
             anyhow::Error::new(e)
-                .context("--classifier: takes features; write them by embed CHECKPOINT --splits train,test")
+                .context("--classifier: takes features; write them with embed CHECKPOINT --splits train,test")
         }
         manifest::Error::WrongKind { found: "embedding", .. } => anyhow::Error::new(e)
-            .context("features are for a classifier: add --classifier linear, or another one"),
+            .context("features can only train a classifier; add --classifier linear, or another one"),
         e => e.into(),
     })?;
     all.iter().try_for_each(|flags| train(flags, &datasets))
@@ -65,10 +66,10 @@ fn train(flags: &Flags, datasets: &[Manifest]) -> Result<()> {
     };
     let init = flags.init.as_deref().map(init).transpose()?;
     let configs = flags.configs()?;
-    let device = device(flags, &configs[0])?;
+    let device = device(flags, &configs[0], datasets)?;
     warn_of_milestones(&configs[0]);
     if let (Some(out), true) = (&flags.common.out, datasets.len() > 1) {
-        bail!("--out {}: is for one data set, {} were given; leave it out", out.display(), datasets.len());
+        bail!("--out {}: is for one data set, but {} were given; omit it", out.display(), datasets.len());
     }
     let mut runs = Vec::new();
     for dataset in datasets {
@@ -125,7 +126,8 @@ impl<'a> Run<'a> {
         let select = config.select.unwrap_or(usual);
         if select == Select::Val && !has_val {
             bail!(
-                "--select val: {} has no validation split; make one with mk-imbalance --val-fraction, or select by test or last",
+                "--select val: {} has no validation split; make one with mk-imbalance \
+                 --val-fraction, or use --select test or last",
                 dataset.path.as_deref().unwrap_or(Path::new("the data set")).display()
             );
         }
@@ -138,13 +140,14 @@ impl<'a> Run<'a> {
             init.compare(normalise, info.preprocess)?;
         }
         if config.crop_padding.is_some() && info.crop.is_some() {
-            bail!("--crop-padding: does nothing here, where crops are taken from larger images");
+            bail!("--crop-padding: does nothing here, because crops are taken from larger images; omit it");
         }
         if let Some(Classifier::TauNorm { tau_norm: None }) = config.classifier
             && !has_val
         {
             bail!(
-                "--tau-norm auto: chooses on the validation split, and the features have none; give a value"
+                "--tau-norm auto: chooses the value on the validation split, but the features have none; \
+                 give a value"
             );
         }
         let config = Config {
@@ -197,10 +200,12 @@ fn warn_of_milestones(config: &Config) {
     let Config { lr, epochs, milestones, .. } = config;
     if milestones.first() == Some(&1) {
         let none = if under_make() { "FLAGS=milestones=none" } else { "--milestones none" };
-        log::info!("epoch 1 is a milestone: the rate falls before any epoch has --lr {lr}; {none} keeps it");
+        log::info!(
+            "epoch 1 is a milestone, so no epoch has the learning rate {lr} of --lr; {none} keeps it constant"
+        );
     }
     if let Some(late) = milestones.iter().find(|m| *m > epochs) {
-        log::warn!("--milestones {late}: does nothing, for there are {epochs} epochs");
+        log::warn!("--milestones {late}: does nothing, because there are only {epochs} epochs");
     }
 }
 
@@ -210,7 +215,7 @@ fn under_make() -> bool {
 }
 
 /// Returns the device of the runs, which differ in their seeds alone. Calls that train nothing need no GPU.
-fn device(flags: &Flags, config: &Config) -> Result<Device> {
+fn device(flags: &Flags, config: &Config, datasets: &[Manifest]) -> Result<Device> {
     let common = &flags.common;
     if common.dry_run || common.explain || common.verify {
         return Ok(Device::Cpu);
@@ -218,11 +223,16 @@ fn device(flags: &Flags, config: &Config) -> Result<Device> {
     let asked = &common.device;
     if config.classifier.is_some() {
         if asked.starts_with("cuda") {
-            bail!("--device {asked}: classifiers are trained on the CPU; take --device cpu");
+            bail!("--device {asked}: classifiers are trained on the CPU; use --device cpu");
         }
         return Ok(Device::Cpu);
     }
-    let found = Device::find_for(asked, &config.network())?;
+    // A data set that is missing is not needed where its runs are done, and is an error elsewhere.
+    let sizes = datasets.iter().filter_map(|dataset| {
+        let train = Split::open(dataset, "train").ok()?;
+        Some((train.shape(), Info::of(dataset).ok()?.classes))
+    });
+    let found = Device::find_for(asked, &config.network(), &sizes.collect::<Vec<_>>())?;
     let lacking = match config.mix.kind.partner {
         _ if config.freeze.is_some() => "--freeze".to_owned(),
         Partner::OfAnyClass => format!("--mix {}", config.mix.name()),
@@ -232,7 +242,7 @@ fn device(flags: &Flags, config: &Config) -> Result<Device> {
         return Ok(found);
     }
     if asked != "auto" {
-        bail!("--device {asked}: the GPU has no kernels for {lacking}; take --device cpu");
+        bail!("--device {asked}: the GPU has no kernels for {lacking}; use --device cpu");
     }
     log::info!("computing on the CPU: the GPU has no kernels for {lacking}");
     Ok(Device::Cpu)
@@ -242,7 +252,7 @@ fn device(flags: &Flags, config: &Config) -> Result<Device> {
 fn side_by_side(flags: &Flags, device: Device, runs: usize) -> usize {
     if !device.is_cuda() {
         if let Some(parallel) = flags.parallel.filter(|n| *n > 1) {
-            log::warn!("--parallel {parallel}: does nothing on the CPU, where a run takes all threads");
+            log::warn!("--parallel {parallel}: does nothing on the CPU, where a run uses all threads");
         }
         return 1;
     }
@@ -372,7 +382,7 @@ fn work(writer: &Writer, run: &Run, flags: &Flags, device: Device, mut progress:
         progress.on(e);
     })?;
     if let Some(e) = failed {
-        log::warn!("{e:#}; the event file is made again at the end");
+        log::warn!("{e:#}; the event file is written again at the end of the run");
     }
     progress.done(&done.metrics);
     if begun_by < SEMANTICS {
@@ -398,14 +408,17 @@ fn take_over(writer: &Writer, force: bool) -> Result<()> {
         if let Some(o) =
             old.outputs.iter().filter(|o| o.role != "last").find(|o| old.check(o, hash::file).is_err())
         {
-            bail!("{}: cannot go on from here; --force starts the training anew", o.path.display());
+            bail!(
+                "{}: is missing or damaged, so the run cannot continue; --force trains again from the start",
+                o.path.display()
+            );
         }
     }
     // A plan without a state is from a run that failed early: there is nothing to protect.
     match finished.or_else(|| plan.unfinished().filter(|_| state.exists())) {
         Some(old) if old.own_key() != plan.key() && !force => bail!(
-            "holds {what} run of another experiment (differs in {}; --explain says how); choose another --out, \
-             or --force to discard it",
+            "holds {what} run of another experiment (differs in {}; --explain shows how); choose another \
+             --out, or --force to discard it",
             differences(&old, &plan.manifest()),
         ),
         _ => {}

@@ -42,16 +42,19 @@ impl Trained {
             others.sort_unstable();
             if own == others {
                 bail!(
-                    "{name}: the data set has the classes of the checkpoint in another order, so its labels are those of other classes; \
-                     make it with mk-imbalance --class-order FILE, which lists them in the checkpoint's"
+                    "{name}: the data set has the checkpoint's classes in another order, so its labels mean \
+                     other classes; make it again with mk-imbalance --class-order FILE, where FILE lists the \
+                     classes in the checkpoint's order"
                 );
             }
-            log::warn!("{name}: the data set has other class names than the checkpoint");
+            log::warn!("{name}: the class names of the data set differ from those of the checkpoint");
         }
         let (own, theirs) = (self.preprocess, info.preprocess);
         let [said, found] = [own, theirs].map(|p| p.unwrap_or(Preprocess::CIFAR));
         if said != found {
-            log::warn!("{name}: was trained on images of {said}, and these are of {found}");
+            log::warn!(
+                "{name}: was trained on images preprocessed to {said}, but these were preprocessed to {found}"
+            );
         }
         Ok(())
     }
@@ -69,7 +72,8 @@ pub fn normalise(params: &Object) -> Result<Normalise> {
             |v: &[f64; 3]| v.iter().all(|x| x.is_finite()) && (name == "mean" || v.iter().all(|x| *x > 0.0));
         values.filter(sound).with_context(|| {
             format!(
-                "params.{name} is {said}, not a number for each of three channels; train the checkpoint again"
+                "params.{name} is {said}, not three valid numbers, one per channel; train the checkpoint \
+                 again"
             )
         })
     };

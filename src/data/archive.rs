@@ -106,7 +106,7 @@ pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeM
             continue;
         };
         if entry.size() > limit {
-            return Err(refuse(&format!("has {} bytes, at most {limit} are expected", entry.size())));
+            return Err(refuse(&format!("has {} bytes, but at most {limit} are expected", entry.size())));
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(damaged)?;
@@ -114,7 +114,7 @@ pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeM
             return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
         }
         if found.insert(member, bytes).is_some() {
-            return Err(refuse("comes twice"));
+            return Err(refuse("occurs twice"));
         }
     }
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(damaged)?;
@@ -164,7 +164,7 @@ mod tests {
             ("/etc/a", Regular, "1", "leads out of its directory"),
             ("d/a", Symlink, "", "is a link"),
             ("d/a", Link, "", "is a link"),
-            ("d/a", Regular, "12345", "has 5 bytes, at most 4 are expected"),
+            ("d/a", Regular, "12345", "has 5 bytes, but at most 4 are expected"),
         ] {
             let e = unpacked(&packed(name, kind, data.as_bytes())).expect_err(why);
             assert!(e.contains(why), "{e}");

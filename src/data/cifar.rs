@@ -6,6 +6,7 @@
 //! labels.
 
 mod decode;
+mod numpy;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -178,7 +179,7 @@ impl Dataset {
             let missing = form.files.iter().map(|f| dir.join(f)).find(|f| !f.is_file());
             return Err(Error::Official {
                 path: missing.unwrap_or(dir),
-                why: format!("missing, though other files of {} are there", self.name),
+                why: format!("missing, although other files of {} are there", self.name),
             });
         }
         let names: Vec<_> = self.forms.iter().flat_map(|f| [f.directory, f.archive]).collect();
@@ -213,7 +214,7 @@ impl Dataset {
             let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
             return other(
                 what,
-                format!("give the directory that holds all of them, such as {}", dir.display()),
+                format!("give the directory that contains all of them, such as {}", dir.display()),
             );
         }
         match content {
@@ -230,23 +231,23 @@ impl Dataset {
         let named =
             [self, CIFAR10, CIFAR100].into_iter().find(|d| d.forms.iter().any(|f| f.files.contains(&name)));
         if let Some(d) = named {
-            return Some(format!("one of the files of {}, not all of them", d.name));
+            return Some(format!("only one of the files of {}", d.name));
         }
         let rows = [self.train_rows, self.test_rows];
         let sized = rows.iter().any(|rows| bytes == (rows * (self.lead + PIXELS)) as u64);
-        sized.then(|| format!("as long as one of the binary files of {}, so not all of them", self.name))
+        sized.then(|| format!("probably only one of the binary files of {}, judging by its size", self.name))
     }
 
     /// Returns a hint at what was found instead.
     fn hint(self, path: &Path) -> String {
         let others = [CIFAR10, CIFAR100].into_iter().filter(|d| d.name != self.name);
         if let Some(d) = others.into_iter().find(|d| d.is_at(path)) {
-            return format!(" (but {0} is: use --dataset {0})", d.name);
+            return format!(" (but {0} is here: use --dataset {0})", d.name);
         }
         let inside = fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
         // Choose the first by name, so that the result is deterministic.
         match inside.filter(|dir| self.is_at(dir)).min() {
-            Some(dir) => format!(" (but in {}: give that)", dir.display()),
+            Some(dir) => format!(" (but it is in {}: give that path)", dir.display()),
             None => String::new(),
         }
     }
@@ -284,7 +285,7 @@ impl Located {
                     let size = fs::metadata(&path).map_err(Error::io(&path))?.len();
                     let limit = d.limit(form, name);
                     if size > limit {
-                        let why = format!("has {size} bytes, at most {limit} are expected");
+                        let why = format!("has {size} bytes, but at most {limit} are expected");
                         return Err(Error::Official { path, why });
                     }
                     let bytes = fs::read(&path).map_err(Error::io(&path))?;

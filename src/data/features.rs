@@ -45,7 +45,8 @@ impl Features {
     }
 
     fn of(map: Mmap, info: &Info, passes: usize) -> Result<Features, String> {
-        let tensors = SafeTensors::deserialize(&map).map_err(|e| format!("not an intact file: {e}"))?;
+        let tensors =
+            SafeTensors::deserialize(&map).map_err(|e| format!("not an intact safetensors file: {e}"))?;
         let tensor = |name: &str, dtype: Dtype, rank: usize| {
             let t = tensors.tensor(name).map_err(|_| format!("has no tensor `{name}`"))?;
             if t.dtype() != dtype || t.shape().len() != rank {
@@ -61,28 +62,35 @@ impl Features {
         let (labels, index) = (tensor("labels", Dtype::I64, 1)?, tensor("source_index", Dtype::U32, 1)?);
         let &[n, width] = features.shape() else { unreachable!("the rank was checked") };
         if n == 0 || width == 0 || labels.shape() != [n] || index.shape() != [n] {
-            return Err(format!("features {n}×{width}, labels {:?}", labels.shape()));
+            return Err(format!(
+                "features, labels and source_index have the shapes {:?}, {:?} and {:?}; their lengths must \
+                 be equal, and none may be empty",
+                features.shape(),
+                labels.shape(),
+                index.shape()
+            ));
         }
         if n % passes != 0 || u32::try_from(n).is_err() {
-            return Err(format!("{n} rows are not those of {passes} passes"));
+            return Err(format!("has {n} rows, which cannot be {passes} passes of equal length"));
         }
         let number = |(row, word): (usize, &[u8; 8])| {
             let label = i64::from_le_bytes(*word);
             let known = u32::try_from(label).ok().filter(|&l| (l as usize) < info.classes);
-            known.ok_or_else(|| format!("row {row} has label {label} of {} classes", info.classes))
+            let last = info.classes - 1;
+            known.ok_or_else(|| format!("row {row} has label {label}, but labels must be from 0 to {last}"))
         };
         let own = n / passes;
         let labels =
             labels.data().as_chunks().0.iter().enumerate().map(number).collect::<Result<Vec<_>, _>>()?;
         if labels.chunks(own).any(|pass| *pass != labels[..own]) {
-            return Err("the labels of its passes differ".into());
+            return Err("its passes have different labels".into());
         }
         let labels = labels[..own].to_vec();
         let index = index.data().as_chunks().0.iter().take(own);
         let source_index = index.map(|w| u32::from_le_bytes(*w)).collect();
         let at = features.data().as_ptr() as usize - map.as_ptr() as usize;
         if !at.is_multiple_of(size_of::<f32>()) {
-            return Err("its features do not begin at a multiple of four bytes".into());
+            return Err("its features are not aligned to four bytes".into());
         }
         Ok(Features { map, at, width, passes, labels, source_index })
     }

@@ -62,7 +62,7 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
             let large = (classes as f64 * (1.0 - f) + 1e-9).floor();
             if !(large >= 1.0 && large < classes as f64) {
                 return fail(format!(
-                    "--minority-fraction {f}: of {classes} classes it leaves none large or none small; use a value \
+                    "--minority-fraction {f}: makes all or none of the {classes} classes small; use a value \
                      from {:.2} to {:.2}",
                     1.0 / classes as f64,
                     1.0 - 1.0 / classes as f64
@@ -73,7 +73,8 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
     };
     if !(ratio >= 1.0 && ratio.is_finite()) {
         return fail(format!(
-            "--imb-ratio {ratio}: must be 1 or more (largest class over smallest, e.g. 100)"
+            "--imb-ratio {ratio}: must be 1 or more (size of the largest class divided by that of the \
+             smallest, such as 100)"
         ));
     }
     // Same operations on the same doubles as in the reference, so that int() truncates at the same points.
@@ -81,8 +82,8 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
     if smallest(ratio) == 0 {
         let usable = (1..=n_max).rev().find(|&r| smallest(r as f64) > 0).unwrap_or(1);
         return fail(format!(
-            "--imb-ratio {ratio}: the smallest class would have no image; with {n_max} images a class the largest usable \
-             ratio is {usable}"
+            "--imb-ratio {ratio}: the smallest class would have no images; with {n_max} images per class, \
+             the largest usable ratio is {usable}"
         ));
     }
     let factor = 1.0 / ratio;
@@ -108,8 +109,8 @@ pub fn counts(
     let held = (each as f64 * val_fraction).round() as usize;
     if !(0.0..1.0).contains(&val_fraction) || (held == 0) != (val_fraction == 0.0) || held >= each {
         return Err(Error::Profile(format!(
-            "--val-fraction {val_fraction}: of {each} images a class this holds out {held}; use 0 for none, or a value \
-             below 1 that leaves both sides images"
+            "--val-fraction {val_fraction}: would hold out {held} of the {each} images of each class; use 0 \
+             for no validation split, or a value below 1 that leaves images in both splits"
         )));
     }
     Ok((cls_num_list(profile, classes, each - held)?, held))

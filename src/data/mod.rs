@@ -11,7 +11,6 @@ pub mod features;
 pub mod files;
 pub mod imbalance;
 pub mod listing;
-pub mod pickle;
 pub mod shard;
 pub mod synthetic;
 
@@ -136,7 +135,7 @@ impl Planes {
     /// # Panics
     /// Panics if `bytes` does not hold exactly one record per label; readers check their files first.
     fn push(&mut self, bytes: Vec<u8>, lead: usize, labels: Vec<u32>) {
-        assert_eq!(bytes.len(), labels.len() * (lead + PIXELS), "one record a label");
+        assert_eq!(bytes.len(), labels.len() * (lead + PIXELS), "one record per label");
         self.batches.push(Batch { bytes, lead, first: self.labels.len() });
         self.labels.extend(labels);
     }
@@ -260,7 +259,7 @@ impl Info {
             return Err(bad("metrics: classes, class_names and cls_num_list disagree".into()));
         }
         if [info.mean.len(), info.std.len()] != [CHANNELS; 2] {
-            return Err(bad(format!("metrics: mean and std are not {CHANNELS} numbers each")));
+            return Err(bad(format!("metrics: mean and std must have {CHANNELS} numbers each")));
         }
         if info.normalise.is_some_and(|n| !n.is_sound()) {
             return Err(bad(
@@ -294,8 +293,8 @@ pub enum Error {
     },
     /// The path does not exist.
     #[error(
-        "{path}: there is no such file or directory; say where {dataset} is, or download it with `make data` or \
-         scripts/fetch-cifar --dest {path}"
+        "{path}: there is no such file or directory; give the path of {dataset} with --data, or download it \
+         with `make data` or scripts/fetch-cifar --dest {path}"
     )]
     Nothing {
         /// The path that was searched.
@@ -305,8 +304,8 @@ pub enum Error {
     },
     /// None of the official files was found.
     #[error(
-        "{path}: no {dataset} here{hint}; it may be the archive, its directory, or a directory that holds either ({names}); \
-         `make data` and scripts/fetch-cifar download it"
+        "{path}: no {dataset} here{hint}; give the archive, its directory, or a directory that contains \
+         either ({names}), or download it with `make data` or scripts/fetch-cifar"
     )]
     NotFound {
         /// The path that was searched.
@@ -337,7 +336,7 @@ pub enum Error {
         why: String,
     },
     /// A file that would do harm if it were trusted.
-    #[error("{path}: {why}; do not use this file, download the official one (scripts/fetch-cifar)")]
+    #[error("{path}: {why}; do not use this file; download the official one (scripts/fetch-cifar)")]
     Hostile {
         /// The file, or the member of the archive.
         path: PathBuf,
@@ -370,7 +369,8 @@ pub enum Error {
     },
     /// Images that cannot be read.
     #[error(
-        "{count} of {all} images cannot be read: {first}; repair or remove them, or leave them out with --on-error skip"
+        "{count} of {all} images cannot be read: {first}; repair or remove them, or leave them out with \
+         --on-error skip"
     )]
     Broken {
         /// Number of broken images.

@@ -89,7 +89,7 @@ impl Memo {
             Ok(())
         };
         if let Err(e) = write() {
-            log::debug!("hash memo {}: {e}", entry.display());
+            log::debug!("{}: cannot store hashes of files: {e}", entry.display());
         }
     }
 }

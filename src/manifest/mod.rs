@@ -4,6 +4,7 @@
 //! ([`source`]), file hashes ([`hash`]) and the directory that publishes outputs atomically ([`store`]). It
 //! knows nothing about images or networks.
 
+mod error;
 pub mod hash;
 pub mod key;
 mod lock;
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub use self::error::Error;
 
 /// The schema that this build writes. The number after the slash is the major version; any other is refused.
 pub const SCHEMA: &str = "remix.manifest/1";
@@ -74,7 +77,7 @@ pub struct Manifest {
     pub kind: Kind,
     /// blake3 of the canonical JSON of kind, semantics, params and the content hashes of the inputs.
     pub key: String,
-    /// Version of the tool's meaning; raised when the same params would give another result.
+    /// Version of the tool's behaviour; raised when the same params would give another result.
     pub semantics: u32,
     /// Every parameter that can change the result, fully resolved.
     pub params: Object,
@@ -86,8 +89,8 @@ pub struct Manifest {
     /// Numbers that describe the result.
     #[serde(default)]
     pub metrics: Object,
-    /// blake3 of the canonical JSON of all of the above, the paths of inputs left out. Earlier versions did
-    /// not say.
+    /// blake3 of the canonical JSON of all of the above, without the paths of inputs. Earlier versions did
+    /// not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// How, when and where it was made. Nothing here enters the key.
@@ -104,7 +107,7 @@ pub struct Manifest {
 /// Something that a result was computed from: an official file, or the outputs of another manifest.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Input {
-    /// What it is to the tool: `archive`, `dataset`, `checkpoint`, `metrics`.
+    /// What the tool uses it as: `archive`, `dataset`, `checkpoint`, `metrics`.
     pub role: String,
     /// Key of the manifest, where the input has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,9 +119,9 @@ pub struct Input {
     /// Parameters of the input's manifest, so that lineage survives the loss of the files.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub params: Object,
-    /// What else of the input's manifest its readers go by: of a data set its name, whether it is the
-    /// published one, and hashes of its images; of a checkpoint what computed it, and the version of `train`
-    /// where that is not the first. Facts enter no key.
+    /// Other contents of the input's manifest that readers need: for a data set, its name, whether it is the
+    /// published one, and hashes of its images; for a checkpoint, what computed it, and the version of `train`
+    /// if that is not the first. Facts are not part of any key.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub facts: Object,
     /// Inputs of the input's manifest, up to the official files.
@@ -137,7 +140,7 @@ pub struct Output {
     pub bytes: u64,
     /// Hash of the content.
     pub blake3: String,
-    /// Images, lines or table rows, where that means something.
+    /// Number of images, lines or table rows, if that is meaningful.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
 }
@@ -255,240 +258,5 @@ pub(crate) fn for_each_path(inputs: &mut [Input], f: &mut impl FnMut(&mut PathBu
     for input in inputs {
         f(&mut input.path);
         for_each_path(&mut input.inputs, f);
-    }
-}
-
-/// An error in a manifest, or in the files that it names.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file system reported an error.
-    #[error("{path}: {error}{}", advice(error))]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason. It is not named `source`, because a message with its causes would then state
-        /// it twice.
-        error: std::io::Error,
-    },
-    /// There is a file where a directory is needed.
-    #[error("{path}: is a file, and a directory is needed there; choose another path")]
-    NotADirectory {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The given file does not exist.
-    #[error("{path}: there is no such file; pass the manifest.json of something finished, or its directory")]
-    NoFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The directory holds a result that is not finished.
-    #[error(
-        "{path}: is not finished; run the command that began it once more (report runs shows how far trainings are)"
-    )]
-    Unfinished {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The text is not JSON, or not a manifest.
-    #[error(
-        "{path}: not a manifest: {why}; expected the manifest.json that mk-imbalance, train, eval, embed or report wrote"
-    )]
-    NotAManifest {
-        /// The file, or `stdin`.
-        path: PathBuf,
-        /// The reason.
-        why: String,
-    },
-    /// The schema has another major version.
-    #[error("{path}: schema {found} is not {SCHEMA}; use the version of the tools that wrote it")]
-    Schema {
-        /// The file, or `stdin`.
-        path: PathBuf,
-        /// The schema that the manifest names.
-        found: String,
-    },
-    /// The manifest is of a kind that the tool does not take.
-    #[error(
-        "{path}: is {} {found} manifest, {tool} takes {wanted}; {wanted} manifests come from {maker}",
-        article(found)
-    )]
-    WrongKind {
-        /// The file, or `stdin`.
-        path: PathBuf,
-        /// Kind found.
-        found: &'static str,
-        /// Kind wanted.
-        wanted: &'static str,
-        /// The tool that reads.
-        tool: &'static str,
-        /// The tool that makes the wanted kind.
-        maker: &'static str,
-    },
-    /// A manifest from a pipe does not state where it is, and is not where it was made either.
-    #[error(
-        "stdin: a {kind} manifest that does not say where its files are; pass its path as an argument instead"
-    )]
-    Nowhere {
-        /// Kind of the manifest.
-        kind: &'static str,
-    },
-    /// A plan was given where a result is needed.
-    #[error("{path}: this {kind} is only planned, as --dry-run prints it; make it with {tool}")]
-    Planned {
-        /// Where the result would be.
-        path: PathBuf,
-        /// Its kind.
-        kind: &'static str,
-        /// The tool that makes it.
-        tool: &'static str,
-    },
-    /// The manifest has no output with the role that is needed.
-    #[error("{path}: this {kind} lists no {role} file; {}", remedy(role, tool))]
-    NoOutput {
-        /// The manifest.
-        path: PathBuf,
-        /// Its kind.
-        kind: &'static str,
-        /// The role that was looked for.
-        role: String,
-        /// The tool that makes it.
-        tool: &'static str,
-    },
-    /// An output is missing.
-    #[error("{path}: missing, though {manifest} lists it; run {tool} again to restore it")]
-    Missing {
-        /// The output.
-        path: PathBuf,
-        /// The manifest.
-        manifest: PathBuf,
-        /// The tool that makes it.
-        tool: &'static str,
-    },
-    /// An output differs from what was published.
-    #[error(
-        "{path}: {what} differs from its manifest (expected {expected}, found {found}); it was changed or damaged, run {tool} again to restore it"
-    )]
-    Damaged {
-        /// The output.
-        path: PathBuf,
-        /// `size` or `blake3`.
-        what: &'static str,
-        /// The value in the manifest.
-        expected: String,
-        /// The value on disk.
-        found: String,
-        /// The tool that makes it.
-        tool: &'static str,
-    },
-    /// A manifest differs from what was published.
-    #[error("{path}: {what}; it was changed or damaged, run {tool} again to restore it")]
-    Edited {
-        /// The manifest.
-        path: PathBuf,
-        /// What does not match.
-        what: &'static str,
-        /// The tool that makes it again.
-        tool: &'static str,
-    },
-    /// The path of an output leads out of the manifest's directory.
-    #[error("{path}: lists the output {output}, which is outside its directory; do not use this manifest")]
-    Escapes {
-        /// The manifest.
-        path: PathBuf,
-        /// The output's path.
-        output: PathBuf,
-    },
-    /// The output directory holds the result of another tool.
-    #[error("{path}: holds a {found}, which {wanted} would replace; choose another {}", flag(wanted))]
-    Occupied {
-        /// The directory.
-        path: PathBuf,
-        /// Kind found.
-        found: &'static str,
-        /// Kind to be made.
-        wanted: &'static str,
-    },
-    /// A file has the name of an output, but was not made by these tools.
-    #[error("{path}: {}; choose another {}", in_the_way(path, tool), flag(tool))]
-    InTheWay {
-        /// The file.
-        path: PathBuf,
-        /// The tool that would replace it.
-        tool: &'static str,
-    },
-    /// The file system cannot lock files.
-    #[error(
-        "{path}: cannot be locked ({error}), and locks keep two processes from making one result; choose an --out on a file system \
-         that has them, such as a local disk"
-    )]
-    Locks {
-        /// The lock file.
-        path: PathBuf,
-        /// The system's reason.
-        error: std::io::Error,
-    },
-    /// The path of a file or directory is not UTF-8, so no manifest can name it.
-    #[error("{path}: this path is not UTF-8, so no manifest can name it; rename it, or choose another one")]
-    NotUtf8 {
-        /// The file or directory.
-        path: PathBuf,
-    },
-    /// There is no manifest at all.
-    #[error("{path}: no manifests; {hint}")]
-    Empty {
-        /// The file, or `stdin`.
-        path: PathBuf,
-        /// What to do.
-        hint: &'static str,
-    },
-}
-
-/// Returns the indefinite article for the name of a kind.
-fn article(kind: &str) -> &'static str {
-    if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
-}
-
-/// Returns the flags that choose where the result of a tool, or a result of a kind, goes.
-fn flag(tool: &str) -> &'static str {
-    if tool == "report" { "--out or -o" } else { "--out" }
-}
-
-/// Returns what is wrong with a file at the place of a tool's output.
-fn in_the_way(path: &Path, tool: &str) -> String {
-    match path.is_dir() {
-        true => "is a directory".into(),
-        false => format!("was not made by {tool}, which would replace it"),
-    }
-}
-
-/// Returns the remedy for an output that a result was made without.
-fn remedy(role: &str, tool: &str) -> String {
-    match role {
-        "val" => "a validation split is made by mk-imbalance --val-fraction, and its features by embed --splits train,val,test".into(),
-        _ => format!("make it again with {tool}"),
-    }
-}
-
-/// Returns the remedy for an error of the file system.
-fn advice(error: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind;
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room, and run the same command again",
-        ErrorKind::PermissionDenied => {
-            "; look at its permissions and those of its directory, or choose another place"
-        }
-        ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written to",
-        ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
-            "; choose another path"
-        }
-        _ => "",
-    }
-}
-
-impl Error {
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
-        let path = path.into();
-        move |error| Error::Io { path, error }
     }
 }

@@ -57,7 +57,7 @@ pub fn read_stdin(tool: &'static str, kind: Kind) -> impl Iterator<Item = Result
 fn read_stdin_kinds(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item = Result<Manifest, Error>> {
     let hint = match kinds[0] {
         Kind::Dataset => "pipe mk-imbalance into this tool, or pass a data set's manifest.json",
-        Kind::Checkpoint => "pipe train into this tool, or pass checkpoints' manifest.json",
+        Kind::Checkpoint => "pipe train into this tool, or pass manifest.json files of checkpoints",
         Kind::Embedding => {
             "pipe embed --project tsne into this tool, or pass manifest.json files of embeddings"
         }
@@ -209,7 +209,7 @@ fn parse(value: serde_json::Result<Value>, path: &Path) -> Result<Manifest, Erro
     let value = value.map_err(|e| bad(e.to_string()))?;
     let schema = value.get("schema").and_then(Value::as_str).unwrap_or_default();
     if !schema.starts_with("remix.manifest/") {
-        return Err(bad("no \"schema\": \"remix.manifest/1\" in it".into()));
+        return Err(bad("it has no \"schema\": \"remix.manifest/1\"".into()));
     }
     if schema != SCHEMA {
         return Err(Error::Schema { path: path.to_owned(), found: schema.to_owned() });
@@ -252,11 +252,11 @@ impl Manifest {
     fn edited(&self, path: &Path) -> Result<(), Error> {
         let bad = |what| Err(Error::Edited { path: path.to_owned(), what, tool: self.kind.tool() });
         if self.key != self.own_key() {
-            return bad("its key is not that of its params and inputs");
+            return bad("its key does not match its params and inputs");
         }
         match &self.digest {
             Some(digest) if *digest != key::digest(self) => {
-                bad("its params, lineage, outputs or metrics are not those that were published")
+                bad("its params, lineage, outputs or metrics do not match its digest")
             }
             _ => Ok(()),
         }

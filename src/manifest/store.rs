@@ -8,18 +8,22 @@
 //! in the directory lists, and temporary files, whose names nobody else would choose. Before the first file
 //! is written, [`PLAN`] lists every file that is going to be made.
 
-use std::cell::RefCell;
+mod file;
+mod writer;
+
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Component, Path, PathBuf};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use self::file::temporary;
+pub use self::file::{absolute, remove, rename, write_atomic};
+pub use self::writer::{Done, Produced, Writer};
 pub use super::lock::LOCK;
 use super::lock::{self, Lock};
-use super::{Error, FILE, Input, Kind, Manifest, Object, Output, SCHEMA, for_each_path, hash, in_utf8, key};
-use crate::interrupt::kill_point;
+use super::{Error, FILE, Input, Kind, Manifest, Object, SCHEMA, for_each_path, hash, in_utf8, key};
 
 /// File name of a plan, which is in a directory during the work, and stays beside results that can be
 /// continued.
@@ -158,11 +162,12 @@ impl Plan {
         let dir = self.place();
         let dir = dir.display();
         let (old, what, next) = match (self.existing(), self.unfinished()) {
-            (Some(old), _) => (old, "another key", "nothing to do"),
+            (Some(old), _) => (old, "holds a result with a different key", "nothing to do"),
             (None, Some(old)) => {
-                (old, "an unfinished result of another key", "unfinished; the same command continues it")
+                let what = "holds an unfinished result with a different key";
+                (old, what, "unfinished; the same command continues it")
             }
-            (None, None) => return format!("{dir}: no result here"),
+            (None, None) => return format!("{dir}: there is no result here"),
         };
         if old.own_key() == self.key() {
             return match old.damage(hash::file) {
@@ -189,7 +194,7 @@ impl Plan {
         let lines: Vec<_> = names
             .into_iter()
             .filter(|n| was.get(*n) != now.get(*n))
-            .map(|n| format!("  {n}: {} there, {} asked", show(was.get(n)), show(now.get(n))))
+            .map(|n| format!("  {n}: {} there, {} requested", show(was.get(n)), show(now.get(n))))
             .collect();
         format!("{dir}: {what}:\n{}", lines.join("\n"))
     }
@@ -238,7 +243,7 @@ impl Plan {
         if let Some(e) =
             self.existing().filter(|m| m.key == self.key() && !force).and_then(|m| m.damage(hash::file))
         {
-            log::warn!("{e}; working again");
+            log::warn!("{e}; making the result again");
         }
         // A plan with only the lock beside it is from a run that failed before it made a file.
         let begun = || match self.file {
@@ -250,7 +255,7 @@ impl Plan {
             let (found, wanted) = (other.kind.name(), self.kind.name());
             return Err(Error::Occupied { path: self.place(), found, wanted });
         }
-        Ok(Claim::Work(Box::new(Writer { plan: self.clone(), owned: RefCell::default(), lock })))
+        Ok(Claim::Work(Box::new(Writer::new(self.clone(), lock))))
     }
 
     /// Removes what killed processes left under temporary names, except `but`. The result is locked, so no
@@ -288,259 +293,11 @@ fn flatten(name: &str, value: &Value, all: &mut Object) {
     }
 }
 
-/// A claimed output directory.
-pub struct Writer {
-    plan: Plan,
-    /// Names of the files in the directory that may be replaced or removed; `None` until the plan that lists
-    /// them is written.
-    owned: RefCell<Option<BTreeSet<String>>>,
-    lock: Lock,
-}
-
-/// A file of the result, before its hash is known.
-#[derive(Debug)]
-pub struct Produced {
-    /// Role in the manifest.
-    pub role: &'static str,
-    /// File name in the directory; the file is already there under this name.
-    pub name: String,
-    /// Number of rows, where that is meaningful.
-    pub rows: Option<u64>,
-}
-
-/// The outcome of the work on a plan.
-#[derive(Default)]
-pub struct Done {
-    /// The files.
-    pub outputs: Vec<Produced>,
-    /// Numbers for `metrics`.
-    pub metrics: Object,
-    /// Additions to `run`.
-    pub run: Object,
-}
-
-impl Writer {
-    /// Returns the directory.
-    pub fn dir(&self) -> &Path {
-        &self.plan.dir
-    }
-
-    /// Returns the plan that this writer carries out.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// Lists in [`PLAN`] the files that are going to be made, and removes temporary files that a killed
-    /// process left.
-    ///
-    /// # Errors
-    /// Returns an error if one of the names is taken by a file that these tools did not make, or if the file
-    /// system fails.
-    pub fn begin<S: AsRef<str>>(&self, files: &[S]) -> Result<(), Error> {
-        self.begin_with(files, "")
-    }
-
-    /// Does the same as [`Writer::begin`], and returns a directory for files that are not yet in their final
-    /// place. Files that a killed process left there are kept if it worked on the same key.
-    ///
-    /// # Errors
-    /// Fails under the same conditions as [`Writer::begin`], or if the directory cannot be made.
-    pub fn begin_staged<S: AsRef<str>>(&self, files: &[S]) -> Result<PathBuf, Error> {
-        let name = format!("{TEMPORARY}{}", key::short(&self.plan.key()));
-        self.begin_with(files, &name)?;
-        let staging = self.plan.dir.join(name);
-        fs::create_dir_all(&staging).map_err(Error::io(&staging))?;
-        Ok(staging)
-    }
-
-    fn begin_with<S: AsRef<str>>(&self, files: &[S], kept: &str) -> Result<(), Error> {
-        let mut owned = self.check(files)?;
-        self.plan.clear_temporaries(kept)?;
-        owned.extend(files.iter().map(|name| name.as_ref().to_owned()));
-        owned.retain(|name| ![self.plan.name(FILE), self.plan.name(PLAN)].contains(name));
-        let mut plan = self.plan.manifest();
-        plan.path = None;
-        plan.extra.insert(FILES.into(), json!(owned));
-        write_json(&self.plan.plan_path(), &plan)?;
-        self.owned.replace(Some(owned));
-        Ok(())
-    }
-
-    /// Checks that none of the files that are going to be made would replace one that these tools did not
-    /// make. Returns the names of the files there that they did make.
-    ///
-    /// # Errors
-    /// Returns an error that names the first file in the way.
-    pub fn check<S: AsRef<str>>(&self, files: &[S]) -> Result<BTreeSet<String>, Error> {
-        let files: BTreeSet<String> = files.iter().map(|name| name.as_ref().to_owned()).collect();
-        let owned = self.plan.owned(&files);
-        let foreign =
-            |name: &&str| !owned.contains(*name) && self.plan.dir.join(name).symlink_metadata().is_ok();
-        let own = [self.plan.name(FILE), self.plan.name(PLAN)];
-        match files.iter().chain(&own).map(String::as_str).find(foreign) {
-            Some(name) => {
-                Err(Error::InTheWay { path: self.plan.dir.join(name), tool: self.plan.kind.tool() })
-            }
-            None => Ok(owned),
-        }
-    }
-
-    /// Removes a stale manifest before its outputs are replaced: from here on the directory counts as
-    /// incomplete. Must be called after [`Writer::check`] or [`Writer::begin`], which have verified that the
-    /// file is a manifest.
-    ///
-    /// # Errors
-    /// Returns an error if the manifest cannot be removed.
-    pub fn withdraw(&self) -> Result<(), Error> {
-        remove(&self.plan.manifest_path())
-    }
-
-    /// Hashes the outputs, removes those of an earlier result that are not among them, and publishes the
-    /// manifest, as the last file of the directory. The plan stays if the result has a state that can be
-    /// continued.
-    ///
-    /// # Errors
-    /// Returns an error if an output cannot be read, or if the file system fails.
-    pub fn publish(&self, outputs: Vec<Produced>, metrics: Object, run: Object) -> Result<Manifest, Error> {
-        let dir = &self.plan.dir;
-        let mut m = self.plan.manifest();
-        for o in outputs {
-            let path = dir.join(&o.name);
-            m.outputs.push(Output {
-                role: o.role.into(),
-                bytes: fs::metadata(&path).map_err(Error::io(&path))?.len(),
-                blake3: hash::file(&path)?,
-                path: o.name.into(),
-                rows: o.rows,
-            });
-        }
-        let is_output = |name: &&String| m.outputs.iter().any(|o| o.path == Path::new(name));
-        for stale in self.owned.borrow().iter().flatten().filter(|name| !is_output(name)) {
-            remove(&dir.join(stale))?;
-        }
-        m.metrics = metrics;
-        m.digest = Some(key::digest(&m));
-        m.run = run;
-        // Symbolic links are resolved first, because the system resolves a `..` only after following them.
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| absolute(path));
-        let here = real(dir);
-        for_each_path(&mut m.inputs, &mut |p| {
-            let named = relative(&real(p), &here);
-            // A link may lead to a path that JSON cannot hold; the link's own name was checked before.
-            *p = if in_utf8(&named).is_ok() { named } else { absolute(p) };
-        });
-        let place = m.path.take();
-        // The outputs must be on disk before the manifest that lists them.
-        hash::sync_dir(dir)?;
-        write_json(&self.plan.manifest_path(), &m)?;
-        if m.outputs_of(STATE).next().is_none() {
-            remove(&self.plan.plan_path())?;
-        }
-        self.owned.take();
-        m.path = place;
-        Ok(m)
-    }
-}
-
-impl Drop for Writer {
-    /// Removes the plan of work that failed before it wrote a file, so that the lock file can be removed, and
-    /// the directory too if it was made for this work.
-    fn drop(&mut self) {
-        let finished = self.plan.existing();
-        if let Some(owned) = self.owned.take() {
-            let outputs = || finished.iter().flat_map(|m| &m.outputs);
-            let is_new = |name: &&String| {
-                !outputs().any(|o| o.path == Path::new(name)) && self.plan.dir.join(name).exists()
-            };
-            if !outputs().any(|o| o.role == STATE) && !owned.iter().any(|name| is_new(&name)) {
-                let _ = fs::remove_file(self.plan.plan_path());
-            }
-        }
-        // Beside a single file a lock would only be litter: its name belongs to that file alone.
-        self.lock.keep(self.plan.file.is_none() && (finished.is_some() || self.plan.unfinished().is_some()));
-    }
-}
-
 /// Writes a manifest or a plan as indented JSON, which people can read as well.
 fn write_json(path: &Path, m: &Manifest) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(m).expect("a manifest is plain JSON");
     text.push('\n');
     write_atomic(path, |f| f.write_all(text.as_bytes()))
-}
-
-/// Renames a file within its directory, and flushes the directory.
-///
-/// # Errors
-/// Returns an error if the file cannot be renamed, or if the directory cannot be flushed.
-pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    kill_point();
-    fs::rename(from, to).map_err(Error::io(from))?;
-    hash::sync_dir(to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-}
-
-/// Removes a file. A file that does not exist is not an error.
-pub fn remove(path: &Path) -> Result<(), Error> {
-    kill_point();
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// Writes a file under a temporary name in the same directory, flushes it to disk, renames it, and flushes
-/// the directory.
-///
-/// # Errors
-/// Returns an error if the file system fails. The target is then as it was before, unless it was the final
-/// flush of the directory that failed.
-pub fn write_atomic(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
-) -> Result<(), Error> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let tmp = tempfile::Builder::new()
-        .prefix(&temporary(name))
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(dir)
-        .map_err(Error::io(path))?;
-    let mut buffered = BufWriter::with_capacity(1 << 20, tmp.as_file());
-    write(&mut buffered)
-        .and_then(|()| buffered.flush())
-        .and_then(|()| tmp.as_file().sync_all())
-        .map_err(Error::io(path))?;
-    drop(buffered);
-    kill_point();
-    tmp.persist(path).map_err(|e| Error::io(path)(e.error))?;
-    kill_point();
-    hash::sync_dir(dir)
-}
-
-/// Returns the prefix of the names of a file's temporary files.
-fn temporary(name: &str) -> String {
-    format!("{TEMPORARY}{name}-")
-}
-
-/// Makes a path absolute and removes `.` and `..`, by name only: nothing needs to exist.
-pub fn absolute(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::new();
-    for part in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
-        match part {
-            Component::ParentDir => {
-                clean.pop();
-            }
-            Component::CurDir => {}
-            part => clean.push(part),
-        }
-    }
-    clean
-}
-
-/// Returns `path` relative to the directory `from`. Both must be absolute.
-fn relative(path: &Path, from: &Path) -> PathBuf {
-    let same = path.components().zip(from.components()).take_while(|(a, b)| a == b).count();
-    let up = from.components().skip(same).map(|_| Component::ParentDir);
-    up.chain(path.components().skip(same)).collect()
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ const PARTS: [&str; 3] = ["mix", "loss", "rule"];
 
 /// The error for a name that no preset has.
 #[derive(Debug, thiserror::Error)]
-#[error("--method {name}: no such method{}; it is erm, or {}", hint(.nearest), listed())]
+#[error("--method {name}: no such method{}; a method is erm, or {}", hint(.nearest), listed())]
 pub struct Unknown {
     name: String,
     nearest: Option<String>,
@@ -65,7 +65,7 @@ fn is_nothing(part: &str) -> bool {
 }
 
 fn hint(nearest: &Option<String>) -> String {
-    nearest.as_ref().map_or(String::new(), |n| format!(", did you mean {n}"))
+    nearest.as_ref().map_or(String::new(), |n| format!(" (did you mean {n}?)"))
 }
 
 /// Returns all presets with their names: every mix with every loss and every rule, from simple to complex.
@@ -319,11 +319,11 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_all_and_suggests_the_nearest() {
         let text = |name| preset(name).expect_err("unknown").to_string();
-        assert!(text("remix-dwr").starts_with("--method remix-dwr: no such method, did you mean remix-d"));
-        assert!(text("mixp").contains("did you mean mixup;"));
+        assert!(text("remix-dwr").starts_with("--method remix-dwr: no such method (did you mean remix-d"));
+        assert!(text("mixp").contains("did you mean mixup?"));
         assert!(
             text("mixp").ends_with(
-                "it is erm, or a mix (mixup, remix, cutmix, remix-cutmix, manifold-mixup, \
+                "a method is erm, or a mix (mixup, remix, cutmix, remix-cutmix, manifold-mixup, \
                 remix-manifold, cmo), a loss (focal, balanced-softmax, logit-adjustment, ldam, vs, cdt) and a rule (rs, rw, drs, drw), each optional, in this order, joined by -"
             ),
             "{}",
@@ -343,7 +343,7 @@ mod tests {
             ("Remix-CutMix-Balanced Softmax", "remix-cutmix-balanced-softmax"),
             ("rs-remix-manifold", "remix-manifold-rs"),
         ] {
-            assert!(text(asked).contains(&format!("did you mean {meant};")), "{asked}: {}", text(asked));
+            assert!(text(asked).contains(&format!("did you mean {meant}?")), "{asked}: {}", text(asked));
         }
     }
 

@@ -55,7 +55,7 @@ const fn rule(
 }
 
 /// The imbalance is left as it is.
-pub static NONE: RuleKind = rule("none", "ERM", "The imbalance is left as it is", By::Nothing, false);
+pub static NONE: RuleKind = rule("none", "ERM", "Neither re-sampling nor re-weighting", By::Nothing, false);
 
 /// Re-sampling: classes are drawn with chosen probabilities.
 pub static RS: RuleKind = rule("rs", "RS", "Re-sampling", By::Sampling, false);
@@ -82,22 +82,23 @@ const BETA_OF: Opt = Opt::new(
 
 const RS_BY: Opt = Opt::new(
     "rs",
-    "rs, drs: weight classes by the effective number of samples, or by 1/n, which makes all classes equally frequent",
+    "rs, drs: the weights with which images are drawn",
     0.0,
     Domain::OneOf(
         "WEIGHTS",
         &[
-            ("effective", "By the effective number of samples"),
-            ("inverse", "By one over the number of images: balanced"),
+            ("effective", "One over the effective number of samples of the class"),
+            ("inverse", "One over the number of images of the class, so all classes are equally frequent"),
         ],
     ),
 );
 
 const RW_NORM: Opt = Opt {
-    more: "weight-sum divides by the sum of the class weights in the loss, as PyTorch's CrossEntropyLoss(weight=…) does \
-           for class indices, and as implementations of Mixup do for each of their two terms. batch-size divides by the number of samples, \
-           as the same function does for class probabilities: a batch counts by the rare classes in it, and the average \
-           step is smaller (25 times on CIFAR-100 step at ratio 100), so the same --lr means something else.",
+    more: "weight-sum divides by the sum of the class weights in the batch, as PyTorch's \
+           CrossEntropyLoss(weight=…) does for class indices, and as implementations of Mixup do for each of \
+           their two terms. batch-size divides by the number of samples, as the same function does for class \
+           probabilities: batches with more images of rare classes then have larger losses, and the average \
+           step is smaller (25 times on CIFAR-100 step at ratio 100), so the same --lr has a different effect.",
     ..Opt::new(
         "rw_norm",
         "rw, drw: the divisor of a batch's weighted loss",
@@ -105,8 +106,14 @@ const RW_NORM: Opt = Opt {
         Domain::OneOf(
             "BY",
             &[
-                ("batch-size", "The number of samples, as PyTorch's cross-entropy with soft labels"),
-                ("weight-sum", "The sum of the weights in it, as PyTorch's cross-entropy with class indices"),
+                (
+                    "batch-size",
+                    "The number of samples, as in PyTorch's cross-entropy with class probabilities",
+                ),
+                (
+                    "weight-sum",
+                    "The sum of the batch's class weights, as in PyTorch's cross-entropy with class indices",
+                ),
             ],
         ),
     )

@@ -78,7 +78,8 @@ pub enum Error {
     },
     /// A logit is NaN or infinite.
     #[error(
-        "image {image} has a logit of {value} for class {class}; the training diverged, use another checkpoint"
+        "image {image} has a logit of {value} for class {class} because the training diverged; use another \
+         checkpoint"
     )]
     NotFinite {
         /// Row.
@@ -90,7 +91,8 @@ pub enum Error {
     },
     /// A label is not one of the classes.
     #[error(
-        "image {image} has label {label}, there are {classes} classes; the weights are not for this data set"
+        "image {image} has label {label}, but there are {classes} classes; the weights are not for this data \
+         set"
     )]
     Label {
         /// Row.

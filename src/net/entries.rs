@@ -178,7 +178,7 @@ fn one_network<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
     for name in names {
         let (prefix, rest) = split(name);
         if let Some(other) = seen.insert(rest, name) {
-            bail!("holds {rest} twice, as {other:?} and {name:?}; save the weights of one network alone");
+            bail!("holds {rest} twice, as {other:?} and {name:?}; save only the weights of one network");
         }
         prefixes.entry(prefix).or_insert((0, name)).0 += 1;
     }
@@ -186,10 +186,14 @@ fn one_network<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
     by_count.sort_by_key(|&(prefix, (count, _))| (std::cmp::Reverse(count), prefix));
     match by_count[..] {
         [("", _), (prefix, (_, odd)), ..] => {
-            bail!("{odd:?} begins with {prefix:?}, other names do not; save the weights of one network alone")
+            bail!(
+                "{odd:?} begins with {prefix:?}, but other names do not; save only the weights of one network"
+            )
         }
         [(prefix, _), (_, (_, odd)), ..] => {
-            bail!("most names begin with {prefix:?}, {odd:?} does not; save the weights of one network alone")
+            bail!(
+                "most names begin with {prefix:?}, but {odd:?} does not; save only the weights of one network"
+            )
         }
         _ => Ok(()),
     }
@@ -203,16 +207,16 @@ impl Entry<'_> {
             Dtype::F32 => self.words().map(f32::from_le_bytes).collect(),
             Dtype::F16 => self.words().map(|w| f16::from_le_bytes(w).to_f32()).collect(),
             Dtype::BF16 => self.words().map(|w| bf16::from_le_bytes(w).to_f32()).collect(),
-            Dtype::F64 => {
-                self.words().map(|w| narrowed(f64::from_le_bytes(w))).collect::<Result<_, _>>().map_err(
-                    |x| {
-                        anyhow::anyhow!(
-                            "{name} has the value {x:e}, which is beyond float32; the training diverged"
-                        )
-                    },
-                )?
-            }
-            other => bail!("{name} is {other:?}; save the weights as float32"),
+            Dtype::F64 => self
+                .words()
+                .map(|w| narrowed(f64::from_le_bytes(w)))
+                .collect::<Result<_, _>>()
+                .map_err(|x| {
+                    anyhow::anyhow!(
+                        "{name} has the value {x:e}, which is out of range of float32; the training diverged"
+                    )
+                })?,
+            other => bail!("{name} has type {other:?}; save the weights as float32"),
         };
         ensure!(
             data.iter().all(|x| x.is_finite()),

@@ -29,7 +29,8 @@ pub fn open_for(path: &Path, network: &Network, classes: usize) -> Result<Params
         let own = params.classes();
         ensure!(
             own == classes,
-            "a network for {own} classes, the data set has {classes}; use the data set it was trained on"
+            "is a network for {own} classes, but the data set has {classes}; use the data set that it was \
+             trained on"
         );
         Ok(params)
     };
@@ -129,12 +130,13 @@ impl Form {
         match self {
             Form::Safetensors | Form::Zip => None,
             Form::Pickle => Some(
-                "a pickle, as PyTorch before version 1.6 saved weights, which is not read; save them anew with \
-                 torch.save(torch.load(\"old.pth\", weights_only=True), \"new.pth\")",
+                "is a pickle, the format of PyTorch before version 1.6, which is not supported; save the \
+                 weights again with torch.save(torch.load(\"old.pth\", weights_only=True), \"new.pth\")",
             ),
             Form::Tar => Some(
-                "a tar archive, as the first versions of PyTorch saved weights, which is not read; unpack it if weights \
-                 are in it, or save them anew with torch.save(torch.load(\"old.pth\"), \"new.pth\")",
+                "is a tar archive, the format of the first versions of PyTorch, which is not supported; \
+                 unpack it if it contains weight files, or save the weights again with \
+                 torch.save(torch.load(\"old.pth\"), \"new.pth\")",
             ),
         }
     }

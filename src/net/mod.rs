@@ -9,7 +9,6 @@ mod entries;
 pub mod files;
 pub mod params;
 mod torch;
-mod unpickle;
 pub mod zoo;
 
 pub use crate::methods::loss::ClassifierKind;

@@ -283,14 +283,14 @@ impl Params {
     /// Returns why a file's classifier cannot be used for this network, or `None` if it can.
     pub fn other_classifier(&self, dict: &StateDict) -> Option<&'static str> {
         let (name, features) = (&self.network.classifier.name, self.network.features());
-        let Some(weight) = dict.get(&format!("{name}.weight")) else { return Some("they have none") };
+        let Some(weight) = dict.get(&format!("{name}.weight")) else { return Some("the file has none") };
         let (kind, own) = match kind_of(&self.network, dict) {
             ClassifierKind::Cosine => (ClassifierKind::Cosine, [features, self.classes]),
             ClassifierKind::Linear => (ClassifierKind::Linear, [self.classes, features]),
         };
         match kind == self.network.classifier.kind {
-            false => Some("theirs is of another kind than the loss is made for"),
-            true if weight.shape != own => Some("theirs has another number of classes"),
+            false => Some("that of the file is of a different kind than the loss needs"),
+            true if weight.shape != own => Some("that of the file has a different number of classes"),
             true => None,
         }
     }
@@ -329,7 +329,7 @@ impl Params {
         let classes = match (dict.get(&name).map(|v| &v.shape[..]), network.classifier.kind) {
             (Some(&[_, classes]), ClassifierKind::Cosine) => classes,
             (Some(&[classes, _]), ClassifierKind::Linear) => classes,
-            _ => bail!("has no tensor {name:?} of two dimensions; is it another architecture (--arch)?"),
+            _ => bail!("has no two-dimensional tensor {name:?}; check the architecture (--arch)"),
         };
         let params = Params::new(&network, classes)?;
         params.load(dict)?;
@@ -358,8 +358,8 @@ fn check_names(network: &Network, dict: &StateDict) -> Result<()> {
     }
     match dict.keys().find(|name| !known.contains(*name)) {
         Some(name) => bail!(
-            "has a tensor {name:?}, which {} does not have; is it another architecture (--arch), or is the name in a \
-             dictionary or behind a prefix that is not known?",
+            "has a tensor {name:?}, which {} does not have; check the architecture (--arch), and save the \
+             weights without enclosing dictionaries or prefixes",
             network.name
         ),
         None => Ok(()),
@@ -369,11 +369,11 @@ fn check_names(network: &Network, dict: &StateDict) -> Result<()> {
 /// Returns a tensor, which must have the given shape.
 fn get<'a>(dict: &'a StateDict, name: &str, shape: &[usize]) -> Result<&'a [f32]> {
     let Some(v) = dict.get(name) else {
-        bail!("has no tensor {name:?}; is it another architecture (--arch)?");
+        bail!("has no tensor {name:?}; check the architecture (--arch)");
     };
     ensure!(
         v.shape == shape,
-        "{name} is {:?}, {shape:?} is needed; is it another architecture (--arch) or number of classes?",
+        "{name} has shape {:?}, not {shape:?}; check the architecture (--arch) and the number of classes",
         v.shape
     );
     Ok(&v.data)

@@ -5,6 +5,8 @@
 //! size is trusted only if the file has that many bytes. Members must be uncompressed, as PyTorch stores
 //! them, and their checksums must match.
 
+mod object;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
@@ -13,14 +15,15 @@ use anyhow::{Context, Result, bail, ensure};
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
+use self::object::{Object, Tensor, Value};
 use super::entries::{Contents, Entry};
-use super::unpickle::{self, Tensor, Value};
+use crate::pickle;
 
 /// Maximum length of a tensor's name, including the names of its dictionaries.
 const MAX_NAME: usize = 256;
 
 const DAMAGED: &str = "not an intact file of PyTorch's torch.save; make or copy it again";
-const ALONE: &str = "save the weights alone, with torch.save(model.state_dict(), \"weights.pth\")";
+const ALONE: &str = "save only the weights, with torch.save(model.state_dict(), \"weights.pth\")";
 
 /// Reads the tensors that may be weights. Nested dictionaries give names that are joined by dots.
 ///
@@ -29,9 +32,9 @@ const ALONE: &str = "save the weights alone, with torch.save(model.state_dict(),
 pub fn read(bytes: &[u8]) -> Result<Contents<'static>> {
     let mut archive = Archive::open(bytes)?;
     let pickle = archive.member("data.pkl", None).context(DAMAGED)?;
-    let value = unpickle::parse(&pickle).map_err(|e| match e {
-        unpickle::Error::Damaged(..) => anyhow::Error::new(e).context(DAMAGED),
-        unpickle::Error::Refused(..) => anyhow::anyhow!("{e}; {ALONE}"),
+    let value = pickle::parse(&pickle).map_err(|e| match e {
+        pickle::Error::Damaged(..) => anyhow::Error::new(e).context(DAMAGED),
+        pickle::Error::Refused(..) => anyhow::anyhow!("{e}; {ALONE}"),
     })?;
     let mut found = Contents::default();
     let mut tensors = vec![];
@@ -81,8 +84,11 @@ fn flatten<'a>(
                 flatten(value, &join(&n.to_string())?, tensors, found)?;
             }
         }
-        Value::Tensor(tensor) if !found.skips(name) => tensors.push((name.to_owned(), *tensor)),
-        Value::Tensor(_) => {}
+        Value::Object(Object::Tensor(tensor)) => {
+            if !found.skips(name) {
+                tensors.push((name.to_owned(), *tensor));
+            }
+        }
         _ => found.skip(name),
     }
     Ok(())
@@ -109,7 +115,7 @@ impl<'a> Archive<'a> {
         // with the archive.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let zip = ZipArchive::with_config(config, Cursor::new(bytes)).context(DAMAGED)?;
-        ensure!(!zip.has_duplicate_names(), "holds two members of one name; {DAMAGED}");
+        ensure!(!zip.has_duplicate_names(), "holds two members of the same name; {DAMAGED}");
         let names = zip.file_names_raw().filter_map(|name| std::str::from_utf8(name).ok());
         let roots =
             names.filter_map(|name| name.strip_suffix("/data.pkl")).filter(|root| !root.contains('/'));
@@ -141,7 +147,7 @@ impl<'a> Archive<'a> {
         let member = self.zip.by_name(&name).with_context(|| name.clone())?;
         ensure!(
             member.compression() == CompressionMethod::Stored,
-            "{name} is compressed; save the file anew"
+            "{name} is compressed, but torch.save does not compress; save the file again"
         );
         let size = usize::try_from(member.size()).ok().filter(|&size| size <= self.left);
         let size = size.with_context(|| format!("{name} is larger than the file"))?;
@@ -150,7 +156,7 @@ impl<'a> Archive<'a> {
         let mut bytes = Vec::with_capacity(size);
         // Read one byte more: the checksum is verified only at the end of the member.
         member.take(size as u64 + 1).read_to_end(&mut bytes).with_context(|| name.clone())?;
-        ensure!(bytes.len() == size, "{name} has another length than it says");
+        ensure!(bytes.len() == size, "{name} has a different length than the file states");
         Ok(bytes)
     }
 
@@ -165,7 +171,10 @@ impl<'a> Archive<'a> {
         }
         let all = &self.storages[storage.key];
         // Two tensors may claim different element types for one storage.
-        ensure!(all.len() / width == storage.len, "its storage has another length");
+        ensure!(
+            all.len() / width == storage.len,
+            "its storage has a different length than the pickle states"
+        );
         let elements = tensor.elements();
         let mut bytes = Vec::with_capacity(elements * width);
         let mut index = vec![0; tensor.shape.len()];

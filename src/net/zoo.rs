@@ -40,7 +40,7 @@ const ZOO: [(&str, Make); 11] = [
 ];
 
 /// Builds a ResNet for CIFAR (He et al. 2016, section 4.2): three stages of 16, 32 and 64 channels, shortcuts
-/// without parameters, and the names of Idelbayev's `resnet_s`, which LDAM's code also uses.
+/// without parameters, and the names of Idelbayev's code, which LDAM's `resnet_s` keeps.
 fn cifar_resnet(depth: usize) -> Network {
     let blocks = (depth - 2) / 6;
     Network {
@@ -216,7 +216,7 @@ impl FromStr for Arch {
         }
         let known = ZOO.iter().position(|(name, _)| *name == s).map(Arch::Zoo);
         known.ok_or_else(|| {
-            format!("no architecture {s:?}; there are {}", Arch::names().collect::<Vec<_>>().join(", "))
+            format!("no architecture {s:?}; choose one of {}", Arch::names().collect::<Vec<_>>().join(", "))
         })
     }
 }

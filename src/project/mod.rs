@@ -18,15 +18,16 @@ use rayon::prelude::*;
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// Too few rows for a map.
-    #[error("there are {0} images to project, and 4 at least are needed; choose a larger --split")]
+    #[error("there are {0} images to project, but at least 4 are needed; choose a larger --split")]
     Few(usize),
     /// Features that are NaN, infinite, or so large that their squares would be infinite.
     #[error(
-        "the features of image {0} are not finite, or above 10^15; the network is broken, train it again"
+        "the features of image {0} are not finite or exceed 10^15, probably because the training diverged; \
+         train the network again"
     )]
     NotFinite(usize),
     /// No two rows differ.
-    #[error("all {0} images have the same features; the network has collapsed, train it again")]
+    #[error("all {0} images have the same features; the network has collapsed, so train it again")]
     Same(usize),
     /// A perplexity that requires more neighbours than there are.
     #[error("--perplexity {0}: must be below a third of the {1} images")]

@@ -164,32 +164,32 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
     if !schedules.is_empty() {
         let schedules = schedules.into_iter().collect::<Vec<_>>().join("; ");
         notes.push(format!(
-            "‡: published for another schedule than that of these runs ({schedules}), so without Δ."
+            "‡: published for a schedule other than that of these runs ({schedules}), so there is no Δ."
         ));
     }
     let doubts: BTreeSet<&str> = marked('§').filter_map(|p| p.table.doubt.as_deref()).collect();
-    notes.extend(doubts.into_iter().map(|doubt| format!("§: {doubt}; without Δ.")));
+    notes.extend(doubts.into_iter().map(|doubt| format!("§: {doubt}; there is no Δ.")));
     if t.has(Part::Report) {
         notes.push(format!("report: {}.", published::source("seed")));
     }
     let wrong = |r: &super::table::Row| ["remix-rs", "remix-rw"].contains(&r.method.as_str());
     if t.has(Part::Report) && t.rows.iter().any(wrong) {
         notes.push(
-            "The starting report's Remix-RS and Remix-RW are plain Remix: its sampler never reached the loader, and its \
-             class weights cancelled. Those reproduced here are the real ones."
+            "The starting report's Remix-RS and Remix-RW are plain Remix: its sampler never reached the loader, \
+             and its class weights cancelled. Those reproduced here do re-sample and re-weight."
                 .into(),
         );
     }
     if (0..t.columns.len()).any(|k| !t.others(k).is_empty()) {
         notes.push(
-            "top-5, and many, medium and few (the mean over classes with > 100, 20 to 100 and < 20 training images), are accuracies in percent; macro-F1 \
-             and ECE (15 bins) are fractions, NLL is in nats."
+            "top-5, and many, medium and few (the mean over classes with > 100, 20 to 100 and < 20 training \
+             images), are accuracies in percent; macro-F1 and ECE (15 bins) are fractions, NLL is in nats."
                 .into(),
         );
     }
     notes.push(format!(
-        "Setting: {}, unless the table says otherwise; what departs from that, or from the method's usual options, stands in brackets, \
-         or above the table if all rows share it.",
+        "Setting: {}, unless the table says otherwise; settings and options of the method that differ from the \
+         usual ones are in brackets, or above the table if all rows share them.",
         standard_in_words()
     ));
     let versions = t.versions();
@@ -197,15 +197,15 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
         let all: usize = versions.values().sum();
         let were = if *old == 1 { "was" } else { "were" };
         notes.push(format!(
-            "{old} of these {all} runs {were} trained by version 1 of train, the others by a later one. Version 2 rounds the loss \
-             differently, measures accuracy on GPUs in f32, and does not lower the rate before the third epoch; the methods are the same, so both \
-             share their rows."
+            "{old} of these {all} runs {were} trained by version 1 of train, the others by a later one. Version 2 \
+             rounds the loss differently, measures accuracy on GPUs in f32, and does not lower the rate before the \
+             third epoch; the methods are the same, so both share their rows."
         ));
     }
     if t.cells().any(|c| !c.is_one_run_a_seed()) {
         notes.push(
-            "Runs of one seed were computed by different devices or instruction sets, or by different versions, whose rounding differs; \
-             the JSON lists them."
+            "Runs of one seed were computed by different devices or instruction sets, or by different versions, \
+             whose rounding differs; the JSON lists them."
                 .into(),
         );
     }

@@ -56,7 +56,7 @@ pub enum Error {
     #[error(transparent)]
     Manifest(#[from] crate::manifest::Error),
     /// A picture cannot be rendered.
-    #[error("--dpi {dpi}: {why}; choose a smaller one, or an SVG")]
+    #[error("--dpi {dpi}: {why}; choose a lower resolution, or an .svg file")]
     Render {
         /// Resolution in dots per inch.
         dpi: u32,

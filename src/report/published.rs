@@ -40,14 +40,14 @@ static GIVEN: OnceLock<(Published, String)> = OnceLock::new();
 pub fn load(file: &Path) -> Result<(), String> {
     let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
     let given: Published =
-        serde_json::from_str(&text).map_err(|e| format!("is not in the form of published.json: {e}"))?;
+        serde_json::from_str(&text).map_err(|e| format!("is not in the format of published.json: {e}"))?;
     if let Some(table) = given.tables.iter().find(|t| !given.sources.contains_key(&t.source)) {
-        return Err(format!("sources lack {:?}, which a table names", table.source));
+        return Err(format!("`sources` has no {:?}, which a table refers to", table.source));
     }
     if let Some(known) = given.sources.keys().find(|name| PUBLISHED.sources.contains_key(*name)) {
-        return Err(format!("the source {known:?} is one of this program's; give it another name"));
+        return Err(format!("the source {known:?} has the name of a built-in source; give it another name"));
     }
-    GIVEN.set((given, text)).map_err(|_| "values were given before".into())
+    GIVEN.set((given, text)).map_err(|_| "another file of published values is in use already".into())
 }
 
 /// Returns all tables, those of a given file first.
@@ -192,13 +192,13 @@ pub fn missing_in_words(all: &BTreeSet<Missing>) -> Vec<String> {
     let mut departures: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for missing in all {
         match missing {
-            Missing::Nobody(what) => sentences.push(format!("Nobody published {what}.")),
+            Missing::Nobody(what) => sentences.push(format!("There is no published {what}.")),
             Missing::Departs { from, by } => departures.entry(from).or_default().push(by),
         }
     }
     sentences.extend(departures.iter().map(|(from, by)| {
         let by = by.join("; with ");
-        format!("Published values are not shown beside runs with {by}: they are of {from}.")
+        format!("Published values are not shown beside runs with {by}, because they are for {from}.")
     }));
     sentences
 }
@@ -211,7 +211,7 @@ pub fn why_none(run: &Experiment, column: &str) -> Option<Missing> {
     let of_column: Vec<&Table> = all().filter(|(_, row)| row.contains_key(column)).map(|(t, _)| t).collect();
     if of_column.is_empty() {
         let any = all().flat_map(|(_, row)| row.keys()).any(|c| c.split('/').next() == Some(dataset));
-        return any.then(|| Missing::Nobody(format!("values for {}", run.column.heading())));
+        return any.then(|| Missing::Nobody(format!("value for {}", run.column.heading())));
     }
     let schedule = Schedule::of(run);
     let is_known = all_tables().any(|t| Some(&t.schedule) == schedule.as_ref());
@@ -223,7 +223,7 @@ pub fn why_none(run: &Experiment, column: &str) -> Option<Missing> {
     };
     let nearest = of_column.into_iter().min_by_key(|t| departures(t).len())?;
     Some(match departures(nearest) {
-        none if none.is_empty() => Missing::Nobody(format!("a value of {} there", name(run))),
+        none if none.is_empty() => Missing::Nobody(format!("value for {} on this data", name(run))),
         some => Missing::Departs {
             from: format!("{}, {}", nearest.arch, nearest.schedule.words()),
             by: some.join(", "),

@@ -53,7 +53,7 @@ impl Record {
         let top1 = m.metrics.get("top1").and_then(Value::as_f64).filter(|v| (0.0..=100.0).contains(v));
         let why = || Error::Foreign {
             path: place(m),
-            why: "metrics.top1 is no percentage".into(),
+            why: "metrics.top1 is not a percentage".into(),
             tool: m.kind.tool(),
         };
         let others = OTHERS.map(|o| m.metrics.get(o.name).and_then(Value::as_f64));

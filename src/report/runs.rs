@@ -201,7 +201,7 @@ pub fn text(all: &[Run]) -> String {
     let shown: Vec<usize> = (0..widths.len()).filter(|&k| !is_empty(k)).collect();
     let mut text = String::new();
     if !common.is_empty() {
-        text += &format!("All of them: {}.\n\n", common.join(", "));
+        text += &format!("All runs: {}.\n\n", common.join(", "));
     }
     for row in &rows {
         let field = |&k: &usize| match k {

@@ -88,7 +88,7 @@ pub(super) fn words(name: &str, value: &Value) -> String {
     };
     match name {
         "arch" | "precision" | SECOND_STAGE => text,
-        "select" if text == "last" => "the last epoch taken as the best".into(),
+        "select" if text == "last" => "last epoch used as the best".into(),
         "select" => format!("selected by {text}"),
         // The recipe that manifests call `seed` is that of the report's code.
         "recipe" if text == "seed" => "recipe report".into(),

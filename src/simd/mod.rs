@@ -31,9 +31,13 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Returns whether the set has 32 vector registers, and no instruction that multiplies so fast that
-    /// Winograd's transforms cost more than they save.
+    /// Returns whether the set has 32 vector registers ([`Vector::WIDE`]).
     pub fn is_wide(self) -> bool {
+        matches!(self, Isa::Amx | Isa::Avx512 | Isa::Neon)
+    }
+
+    /// Returns whether there are kernels for Winograd's algorithm ([`Vector::WINOGRAD`]).
+    pub fn has_winograd(self) -> bool {
         matches!(self, Isa::Avx512 | Isa::Neon)
     }
 
@@ -104,7 +108,7 @@ impl Isa {
         let Some(asked) = asked else { return Ok(sets[0]) };
         sets.iter().copied().find(|s| *s.name() == *asked).ok_or_else(|| {
             let names: Vec<_> = sets.iter().map(|s| s.name()).collect();
-            format!("REMIX_ISA: no \"{}\"; this machine has {}", asked.display(), names.join(", "))
+            format!("REMIX_ISA: this machine has no \"{}\"; use one of {}", asked.display(), names.join(", "))
         })
     }
 
@@ -168,6 +172,9 @@ pub unsafe trait Vector: Copy {
     const WIDE: bool;
     /// Whether the machine also has AMX tiles for bf16.
     const TILES: bool = false;
+    /// Whether there are kernels for Winograd's algorithm: not beside AMX, whose multiplications are so fast
+    /// that the algorithm's transforms cost more than they save.
+    const WINOGRAD: bool = Self::WIDE && !Self::TILES;
     /// Returns a vector with `x` in all lanes.
     unsafe fn splat(x: f32) -> Self;
     /// Reads `LANES` values.
@@ -254,6 +261,26 @@ pub unsafe trait Vector: Copy {
             let ([a0, a1], [b0, b1]) = (unpair(a), unpair(b));
             self.fma(a0, b0).fma(a1, b1)
         }
+    }
+}
+
+/// Reads `Q` neighbouring vectors.
+///
+/// Kernels must not pass vectors through closures that the standard library calls, such as that of
+/// [`std::array::from_fn`]: such a call is not always inlined, and is otherwise compiled without the
+/// instruction set.
+///
+/// # Safety
+/// The contract of [`Vector`] applies; the pointer must be valid for all values.
+#[inline(always)]
+pub unsafe fn load<V: Vector, const Q: usize>(p: *const f32) -> [V; Q] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut all = [V::splat(0.0); Q];
+        for (q, v) in all.iter_mut().enumerate() {
+            *v = V::load(p.add(q * V::LANES));
+        }
+        all
     }
 }
 

@@ -63,16 +63,21 @@ impl OnFeatures {
         cls_num_list: &[usize],
         splits: Splits,
     ) -> Result<OnFeatures> {
-        let classifier = config.classifier.context("features are for a classifier: --classifier NAME")?;
+        let classifier = config
+            .classifier
+            .context("features can only train a classifier; add --classifier linear, or another one")?;
         let len = params.network().features();
         let widths = std::iter::once(&splits.train).chain(&splits.judged).chain(&splits.val);
         for features in widths {
             let found = features.width();
-            ensure!(found == len, "there are {found} features an image, and {} has {len}", config.arch);
+            ensure!(found == len, "the images have {found} features each, but {} has {len}", config.arch);
         }
         if let Classifier::Knn { neighbours } = classifier {
             let images = splits.train.len();
-            ensure!(neighbours <= images, "--neighbours {neighbours}: there are {images} training images");
+            ensure!(
+                neighbours <= images,
+                "--neighbours {neighbours}: there are only {images} training images"
+            );
         }
         let criterion = config.criterion(cls_num_list);
         let linear = {
@@ -185,7 +190,7 @@ impl OnFeatures {
     /// Returns the exponent of 0, 0.05, …, 2 whose classifier has the best mean accuracy over classes on the
     /// validation images, or the smallest of several equally good ones.
     fn best(&self, of: &dyn Fn(f64) -> (Vec<f32>, Vec<f32>)) -> Result<f64> {
-        let val = self.splits.val.as_ref().context("--tau-norm auto chooses on a validation split")?;
+        let val = self.splits.val.as_ref().context("--tau-norm auto: needs a validation split")?;
         let mut best = (0.0, f64::NEG_INFINITY);
         for n in 0..=40 {
             let tau = f64::from(n) * 0.05;

@@ -29,13 +29,14 @@ pub const CROP_PADDING: u8 = 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Augment {
-    /// A random crop, out of the image padded by zeros or out of a larger one, and a horizontal flip every
-    /// other time
+    /// A random crop of the zero-padded image, or of a larger stored one, and a horizontal flip with
+    /// probability 1/2
     #[default]
     CropFlip,
-    /// A part of random size and aspect, resized, and a flip: torchvision's RandomResizedCrop
+    /// A crop of random size and aspect ratio, resized (torchvision's RandomResizedCrop), and a horizontal
+    /// flip with probability 1/2
     ResizedCropFlip,
-    /// Nothing
+    /// Neither random crops nor flips
     None,
 }
 
@@ -43,10 +44,10 @@ pub enum Augment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// To a tenth at each milestone
+    /// The learning rate falls to a tenth at each milestone
     #[default]
     Step,
-    /// Along half a cosine, from epoch to epoch, to zero after the last
+    /// The learning rate falls from epoch to epoch along half a cosine, which reaches zero after the last one
     Cosine,
 }
 
@@ -60,11 +61,11 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Select {
-    /// The one that is best on the validation split
+    /// The epoch with the best accuracy on the validation split
     Val,
-    /// The one that is best on the test split, as papers of the field often report it
+    /// The epoch with the best accuracy on the test split, as papers of the field often report it
     Test,
-    /// The last one
+    /// The last epoch
     Last,
 }
 
@@ -295,27 +296,28 @@ impl Config {
             "must be 0 or a positive number",
         )?;
         let ascending = self.milestones.is_sorted() && self.milestones.first() != Some(&0);
-        check(ascending, "milestones", &list, "must be ascending epochs, the first being 1 or later")?;
+        check(ascending, "milestones", &list, "must be epochs in ascending order, counted from 1")?;
         if self.schedule == Schedule::Cosine {
-            let why = "a cosine has none; leave it out, or take --schedule step";
+            let why = "a cosine schedule has no milestones; omit them, or use --schedule step";
             check(self.milestones.is_empty() || self.rule.kind.deferred, "milestones", &list, why)?;
         }
         let nesterov = !self.nesterov || self.momentum > 0.0;
-        check(nesterov, "nesterov --momentum", &self.momentum, "Nesterov's form needs a momentum above 0")?;
+        check(nesterov, "nesterov --momentum", &self.momentum, "Nesterov momentum must be above 0")?;
         let padding = self.crop_padding.is_none_or(|p| p <= 64 && self.augment == Augment::CropFlip);
         let value = self.crop_padding.unwrap_or(CROP_PADDING);
         check(padding, "crop-padding", &value, "must be at most 64, and needs --augment crop-flip")?;
         let jitter = self.color_jitter.is_none_or(|all| all.iter().all(|x| (0.0..=1.0).contains(x)));
         let value = self.color_jitter.map_or_else(String::new, |all| all.map(|x| x.to_string()).join(","));
-        check(jitter, "color-jitter", &value, "each must be between 0 and 1")?;
+        check(jitter, "color-jitter", &value, "each number must be between 0 and 1")?;
         let [ops, strength] = self.rand_augment.unwrap_or([1, 0]);
         let sound = (1..=10).contains(&ops) && strength <= 30;
         let value = format!("{ops},{strength}");
-        check(sound, "rand-augment", &value, "1 to 10 operations and a magnitude of at most 30, as 2,9")?;
-        check(self.warmup < self.epochs, "warmup", &self.warmup, "must be shorter than the training")?;
+        let why = "expected 1 to 10 operations and a magnitude of at most 30, such as 2,9";
+        check(sound, "rand-augment", &value, why)?;
+        check(self.warmup < self.epochs, "warmup", &self.warmup, "must be less than the number of epochs")?;
         let starts = self.rule_from() <= self.epochs;
-        let why =
-            "a deferred rule starts at the last milestone, which must be one of the epochs; or use rs or rw";
+        let why = "a deferred rule starts at the last milestone, which must be one of the epochs; \
+                   or use --rule rs or rw";
         check(starts, "milestones", &list, why)?;
 
         let faults = [self.mix.fault(), self.loss.fault(), self.rule.fault()];
@@ -324,11 +326,11 @@ impl Config {
         }
         if let Some(classifier) = self.classifier {
             let on_features = matches!(self.mix.kind.blend, Blend::Nothing | Blend::Images);
-            let why = "features can be mixed by mixup and remix alone";
+            let why = "only mixup and remix can mix features";
             check(on_features, "mix", &self.mix.name(), why)?;
             let fits =
                 classifier.kind(&self.loss) == self.loss.classifier() || classifier == Classifier::Cosine;
-            let why = "LDAM is made for a normalised classifier: take --classifier linear or cosine";
+            let why = "LDAM needs a normalised classifier; use --classifier linear or cosine";
             check(fits || !classifier.is_trained(), "loss", &"ldam", why)?;
             if let Classifier::Knn { neighbours } = classifier {
                 check(neighbours > 0, "neighbours", &neighbours, "must be at least 1")?;
@@ -337,7 +339,7 @@ impl Config {
                 check(not_negative(tau) && tau <= 10.0, "tau-norm", &tau, "must be between 0 and 10")?;
             }
         }
-        let why = "is for classifiers on features: --classifier linear";
+        let why = "is only for classifiers on features; add --classifier linear";
         check(!self.loss.kind.on_features || self.classifier.is_some(), "loss", &self.loss.name(), why)?;
         Ok(())
     }

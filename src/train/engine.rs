@@ -90,7 +90,7 @@ impl<'a> Engine<'a> {
                 use crate::backend::cuda::trainer::{self, Trainer};
                 ensure!(
                     config.mix.kind.partner == Partner::OfBatch,
-                    "--mix {}: has no kernels",
+                    "--mix {}: the GPU has no kernels for it; use --device cpu",
                     config.mix.name()
                 );
                 let device = crate::backend::cuda::Device::open(index, config.precision)?;

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 pub(super) fn check(needed: u64, available: Option<u64>, batch: usize) -> Result<()> {
     match available {
         Some(available) if needed > available => bail!(
-            "batches of {batch} images need {} MiB of memory, {} MiB are free; lower --batch-size",
+            "batches of {batch} images need {} MiB of memory, but only {} MiB are free; lower --batch-size",
             needed >> 20,
             available >> 20
         ),
@@ -91,7 +91,8 @@ mod tests {
         assert!(check(needed(128), None, 128).is_ok() && check(5, Some(5), 1).is_ok());
         let refused = check(needed(65_536), Some(8 << 30), 65_536).expect_err("131 GiB").to_string();
         assert!(
-            refused.contains("MiB of memory, 8192 MiB are free") && refused.contains("lower --batch-size"),
+            refused.contains("MiB of memory, but only 8192 MiB are free")
+                && refused.contains("lower --batch-size"),
             "{refused}"
         );
         if cfg!(target_os = "linux") {

@@ -13,12 +13,11 @@ pub mod config;
 pub mod engine;
 mod memory;
 pub mod plan;
+mod progress;
 pub mod schedule;
 pub mod start;
 pub mod tensorboard;
 
-use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -32,7 +31,7 @@ use crate::backend::device::Device;
 use crate::data::Info;
 use crate::data::features::Features;
 use crate::data::shard::Split;
-use crate::manifest::store::{self, Done, Produced, write_atomic};
+use crate::manifest::store::{Done, Produced};
 use crate::manifest::{Kind, Manifest, Object};
 use crate::methods::classifier::Classifier;
 use crate::net::Params;
@@ -41,6 +40,7 @@ use classifier::OnFeatures;
 use config::{Config, Select};
 use engine::Engine;
 use plan::Plan;
+use progress::Reached;
 use start::Start;
 
 /// Version of the meaning of `train`; raised when the same params would give another result.
@@ -117,30 +117,9 @@ pub enum Event<'a> {
     Epoch(&'a EpochReport),
 }
 
-/// How far a training has come; part of the metadata of its state file.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Reached {
-    epoch: u32,
-    steps: u64,
-    best_epoch: u32,
-    /// Accuracy on the test split after the best epoch.
-    best_top1: f64,
-    /// Accuracy on the validation split after the best epoch, if that split selects the best epoch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    best_val_top1: Option<f64>,
-    /// Hashes of the state's own tensors, of the best weights and of the log. Until the manifest is
-    /// published, nothing else would reveal damage, and a damaged file must never be published as sound.
-    state_blake3: String,
-    best_blake3: String,
-    log_blake3: String,
-}
-
 /// Minimum time between two writes of a GPU's run, whose epochs may be shorter than a write takes. On the CPU
 /// every epoch is written.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
-
-/// Advice where files of an earlier call cannot be used.
-const ANEW: &str = "cannot go on from here; --force starts the training anew";
 
 /// Advice where values are not finite.
 const SLOWER: &str = "try a smaller --lr, or --warmup 5";
@@ -151,9 +130,6 @@ fn check_loss(loss: f64, epoch: u32, step: usize) -> Result<()> {
     }
     Ok(())
 }
-
-/// Name of the metadata entry that holds [`Reached`].
-const REACHED: &str = "reached";
 
 /// A training to run.
 pub struct Job<'a> {
@@ -195,7 +171,7 @@ fn on_images(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -
     for (name, split) in &judged {
         ensure!(
             train.stored() == split.stored(),
-            "train images are {:?}, {name} images {:?}; make the data set again",
+            "train images have the shape {:?}, but {name} images {:?}; make the data set again",
             train.stored(),
             split.stored()
         );
@@ -208,7 +184,7 @@ fn on_images(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -
         memory::check(needed, memory::available(), batch)?;
     }
     let params = Params::new(&network, info.classes)?;
-    let (reached, log) = match resume(&params, dir, begun_by)? {
+    let (reached, log) = match progress::resume(&params, dir, begun_by)? {
         Some(found) => found,
         None => {
             params.init(config.seed)?;
@@ -228,7 +204,9 @@ fn on_images(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -
 fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done> {
     let Job { config, select, begun_by, dataset, start } = *job;
     let info = Info::of(dataset)?;
-    let classifier = config.classifier.context("features are for a classifier: --classifier NAME")?;
+    let classifier = config
+        .classifier
+        .context("features can only train a classifier; add --classifier linear, or another one")?;
     let open = |split: &str| Features::open(dataset, split);
     let train = open("train")?;
     let judged = judged(select).iter().map(|split| open(split)).collect::<Result<_, _>>()?;
@@ -244,7 +222,7 @@ fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done>
     let own = network.without_layers();
     let params = Params::new(&own, info.classes)?;
     // A classifier that is computed at once has no state to resume from.
-    let found = if classifier.is_trained() { resume(&params, dir, begun_by)? } else { None };
+    let found = if classifier.is_trained() { progress::resume(&params, dir, begun_by)? } else { None };
     let goes_on = found.is_some();
     let (reached, log) = match found {
         Some(found) => found,
@@ -253,7 +231,8 @@ fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done>
             if classifier.keeps_weights() {
                 ensure!(
                     start.is_some(),
-                    "the features were imported, without a classifier that could be rescaled; take --classifier linear, cosine, ncm, ncm-cosine or knn"
+                    "the features were imported, so there is no classifier to rescale; use --classifier linear, \
+                     cosine, ncm, ncm-cosine or knn"
                 );
                 params.load(&rest)?;
             }
@@ -279,10 +258,11 @@ fn epochs(
     let info = Info::of(dataset)?;
     let images = plan.len();
     let (kind, computer) = engine.describe();
-    let before = computers(&log);
+    let before = progress::computers(&log);
     if before.iter().any(|by| *by != computer) {
         log::warn!(
-            "computed by {} so far, goes on by {computer}: no single one of them gives the bytes of this run",
+            "computed by {} so far, and by {computer} from here on: none of them alone would compute the same \
+             bytes as this run",
             before.join(", ")
         );
     }
@@ -343,26 +323,13 @@ fn epochs(
             }
         }
         if now {
-            let text = lines(&log)?;
-            write_atomic(&dir.join(LOG), |f| f.write_all(text.as_bytes()))?;
-            reached.log_blake3 = log_digest(&log)?;
-            let next = best.take();
-            if let Some((state, steps)) = &next {
-                files::save(&dir.join(NEXT_BEST), state, *steps, None)?;
-            }
-            let state = engine.training_state()?;
-            reached.state_blake3 = files::digest(&state);
-            let note = serde_json::to_string(&reached)?;
-            files::save(&dir.join(STATE), &state, reached.steps, Some((REACHED, note)))?;
-            if next.is_some() {
-                store::rename(&dir.join(NEXT_BEST), &dir.join(BEST))?;
-            }
+            reached.save(dir, &log, best.take(), &engine.training_state()?)?;
             kept = Some(Instant::now());
         }
         on(Event::Epoch(&report));
     }
     files::save(&dir.join(LAST), &engine.state_dict()?, reached.steps, None)?;
-    check_best(&reached, &dir.join(BEST))?;
+    reached.check_best(&dir.join(BEST))?;
     let mut done = finish(&reached, select, &log, kind)?;
     done.metrics.insert("class_names".into(), info.class_names.into());
     if let Some(tau) = engine.tau_norm() {
@@ -372,93 +339,6 @@ fn epochs(
         done.metrics.insert("preprocess".into(), json!(preprocess));
     }
     Ok(done)
-}
-
-/// Refuses best weights that are not the ones that the state refers to: a damaged file must not be published
-/// as sound.
-fn check_best(reached: &Reached, best: &Path) -> Result<()> {
-    let (found, _) = files::open(best).context(ANEW)?;
-    ensure!(
-        files::digest(&found) == reached.best_blake3,
-        "{}: not the weights of epoch {}, it was changed or damaged; {ANEW}",
-        best.display(),
-        reached.best_epoch
-    );
-    Ok(())
-}
-
-/// Loads the state in the directory, and the log as far as the state has come.
-fn resume(params: &Params, dir: &Path, begun_by: u32) -> Result<Option<(Reached, Vec<EpochReport>)>> {
-    let path = dir.join(STATE);
-    if !path.exists() {
-        // A kill during the first epoch may have left that epoch's line of the log.
-        let epochs = fs::read_to_string(dir.join(LOG)).map_or(0, |text| text.lines().count());
-        if epochs > 1 {
-            log::warn!(
-                "{}: is missing, without which {epochs} epochs are lost: the training starts anew",
-                path.display()
-            );
-        }
-        return Ok(None);
-    }
-    let at = || format!("{}: {ANEW}", path.display());
-    let (state, notes) = files::open(&path).context(ANEW)?;
-    let reached: Reached = notes
-        .get(REACHED)
-        .context("does not say how far the training is")
-        .and_then(|text| Ok(serde_json::from_str(text)?))
-        .with_context(at)?;
-    ensure!(files::digest(&state) == reached.state_blake3, "{}: it was changed or damaged", at());
-    params.resume(&state).with_context(at)?;
-    let path = dir.join(LOG);
-    let at = || format!("{}: {ANEW}", path.display());
-    let text = fs::read_to_string(&path).with_context(at)?;
-    // A kill may have left the log ahead of the state.
-    let lines = text.lines().take(reached.epoch as usize);
-    let log = lines.map(serde_json::from_str).collect::<Result<Vec<_>, _>>().with_context(at)?;
-    ensure!(log_digest(&log)? == reached.log_blake3, "{}: it was changed or damaged", at());
-    let (best, next) = (dir.join(BEST), dir.join(NEXT_BEST));
-    // These are either the weights that the state refers to, which a kill kept from being renamed, or weights
-    // that the state does not know of.
-    if next.exists() {
-        match check_best(&reached, &next) {
-            Ok(()) => store::rename(&next, &best)?,
-            Err(_) => store::remove(&next)?,
-        }
-    }
-    match check_best(&reached, &best) {
-        // Version 1 could leave best weights that are one epoch ahead; repeating that epoch writes them
-        // again.
-        Err(e) if begun_by == 1 => log::warn!("{e:#}, unless the next epochs restore them"),
-        checked => checked?,
-    }
-    Ok(Some((reached, log)))
-}
-
-/// Returns what computed the epochs of a log, in turn. There is more than one if the run was resumed
-/// elsewhere.
-fn computers(log: &[EpochReport]) -> Vec<&str> {
-    let by = log.iter().map(|e| if e.computed_by.is_empty() { "unknown" } else { &e.computed_by });
-    let mut all: Vec<&str> = by.collect();
-    all.dedup();
-    all
-}
-
-/// Returns the text of the log.
-fn lines(log: &[EpochReport]) -> Result<String> {
-    log.iter().map(|epoch| Ok(serde_json::to_string(epoch)? + "\n")).collect()
-}
-
-/// Hashes a log without times and devices: the state that contains the hash must be the same in every run.
-fn log_digest(log: &[EpochReport]) -> Result<String> {
-    let timeless = |e: &EpochReport| EpochReport {
-        images_per_second: 0.0,
-        seconds: 0.0,
-        computed_by: String::new(),
-        ..e.clone()
-    };
-    let timeless: Vec<_> = log.iter().map(timeless).collect();
-    Ok(blake3::hash(lines(&timeless)?.as_bytes()).to_hex().to_string())
 }
 
 fn finish(reached: &Reached, select: Select, log: &[EpochReport], kind: &str) -> Result<Done> {
@@ -488,29 +368,11 @@ fn finish(reached: &Reached, select: Select, log: &[EpochReport], kind: &str) ->
         metrics,
         run: object(json!({
             "train_images_per_second": speed[speed.len() / 2],
-            kind: computers(log).join(", "),
+            kind: progress::computers(log).join(", "),
         })),
     })
 }
 
 fn round(x: f64) -> f64 {
     (x * 1e3).round() / 1e3
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_computed_is_told_in_turn() {
-        let line = |by: &str| {
-            let text = r#"{"epoch":1,"epochs":9,"seed":0,"lr":0.1,"loss":1.0,"train_top1":1.0,"test_top1":1.0,
-                "images_per_second":1.0,"seconds":1.0"#;
-            let by = if by.is_empty() { "}".into() } else { format!(r#","computed_by":"{by}"}}"#) };
-            serde_json::from_str::<EpochReport>(&(text.to_owned() + &by)).expect("a line of a log")
-        };
-        let log = ["", "", "avx2", "amx", "amx", "avx2"].map(line);
-        assert_eq!(computers(&log), ["unknown", "avx2", "amx", "avx2"]);
-        assert_eq!(log_digest(&log).ok(), log_digest(&[""; 6].map(line)).ok(), "who computed is not hashed");
-    }
 }

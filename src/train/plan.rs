@@ -92,7 +92,9 @@ pub enum Error {
         found: usize,
     },
     /// There are no classes or no images, or more images than 32 bits can number.
-    #[error("{images} training images in {classes} classes; there must be some, and fewer than 2³²")]
+    #[error(
+        "there are {images} training images in {classes} classes; there must be at least one, and fewer than 2³²"
+    )]
     Size {
         /// Number of images.
         images: usize,

@@ -34,7 +34,7 @@ impl Start {
     pub fn other_classes(&self, info: &Info) -> Option<&'static str> {
         match &self.classes {
             Classes::Named(names) if *names != info.class_names => Some("they were trained on other classes"),
-            Classes::Lost => Some("the classes that they were trained on are not known"),
+            Classes::Lost => Some("the classes that they were trained on are unknown"),
             Classes::Named(_) | Classes::Unsaid => None,
         }
     }
@@ -51,7 +51,7 @@ impl Start {
         let params = Params::new(network, classes)?;
         if let (true, Some(why)) = (with_classifier, params.other_classifier(&dict)) {
             bail!(
-                "{}: its classifier cannot be taken: {why}; take --classifier linear, cosine, ncm, ncm-cosine or knn",
+                "{}: its classifier cannot be used: {why}; use --classifier linear, cosine, ncm, ncm-cosine or knn",
                 path()
             );
         }

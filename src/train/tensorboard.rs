@@ -83,7 +83,7 @@ pub fn check(dir: &Path) -> Result<()> {
             .with_context(|| path.display().to_string())?;
         begins.starts_with(&head[..read])
     };
-    ensure!(is_ours, "{}: was not made by train; move it away, or leave out --tensorboard", path.display());
+    ensure!(is_ours, "{}: was not made by train; move it away, or omit --tensorboard", path.display());
     Ok(())
 }
 

@@ -119,7 +119,7 @@ fn checkpoints_come_from_pipes_and_files_and_answers_from_the_cache() {
 fn bare_weights_need_arch_and_data() {
     let s = prepared(1);
     fs::write(s.join("mine.safetensors"), resnet20(10, 0)).unwrap();
-    refused(s.tool("eval", "mine.safetensors").assert(), "add --arch (as resnet32) and --data");
+    refused(s.tool("eval", "mine.safetensors").assert(), "add --arch (such as resnet32) and --data");
     refused(s.tool("eval", "mine.safetensors --arch resnet20").assert(), "--data");
     refused(
         s.tool("eval", "other.safetensors --arch resnet20 --data data").assert(),
@@ -138,7 +138,7 @@ fn another_data_set_is_never_taken_silently() {
     let s = prepared(1);
     s.one("mk-imbalance", &format!("{DATA} --rand-number 1 --out other"));
     let output = s.tool("eval", "runs/0 --data other").assert().success().get_output().clone();
-    assert!(String::from_utf8(output.stderr).unwrap().contains("was trained on another data set"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("was trained on a data set other than"));
     let m: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(m["inputs"][1]["params"]["rand_number"], 1);
     assert_eq!(m["inputs"][0]["inputs"][0]["params"]["rand_number"], 0);
@@ -147,7 +147,7 @@ fn another_data_set_is_never_taken_silently() {
     s.one("mk-imbalance", &format!("{DATA} --rand-number 1 --out data"));
     refused(s.tool("eval", "runs/0 --checkpoint best").assert(), "is no longer the data set");
     fs::remove_dir_all(s.join("data")).unwrap();
-    refused(s.tool("eval", "runs/0 --checkpoint best").assert(), "say with --data where it is");
+    refused(s.tool("eval", "runs/0 --checkpoint best").assert(), "or give its path with --data");
     // The same content in another directory is accepted.
     s.one("mk-imbalance", &format!("{DATA} --out moved"));
     let output = s.tool("eval", "runs/0 --data moved").assert().success().get_output().clone();
@@ -161,11 +161,11 @@ type Bad = (fn(&Sandbox), &'static str, &'static str);
 fn bad_input_is_one_line_and_exit_code_2() {
     let bad: [Bad; 16] = [
         (|_| (), "nowhere.json", "nowhere.json: there is no such file; pass the manifest.json"),
-        (|_| (), "data", "is a dataset manifest, eval takes checkpoint"),
-        (|_| (), "runs/0 --data runs/0", "is a checkpoint manifest, eval takes dataset"),
+        (|_| (), "data", "is a dataset manifest, but eval takes checkpoint"),
+        (|_| (), "runs/0 --data runs/0", "is a checkpoint manifest, but eval takes dataset"),
         (|_| (), "runs/0 --split val", "mk-imbalance --val-fraction"),
         (|_| (), "runs/0 --arch resnet32", "is a resnet20, not the resnet32 of --arch"),
-        (|_| (), "runs/0 runs/0 --out x", "one directory for 2 checkpoints"),
+        (|_| (), "runs/0 runs/0 --out x", "is for one checkpoint, but 2 were given"),
         (|s| fs::write(s.join("f.json"), r#"{"name": "left-pad"}"#).unwrap(), "f.json", "not a manifest"),
         (|s| fs::write(s.join("f.json"), "").unwrap(), "f.json", "no manifests"),
         (|s| fs::write(s.join("f.json"), "\u{7f}ELF").unwrap(), "f.json", "not a manifest"),

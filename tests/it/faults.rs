@@ -107,31 +107,31 @@ fn manifests_that_are_none_or_others() {
             (
                 "train",
                 "nowhere",
-                "nowhere: there is no such file; pass the manifest.json of something finished, or its directory\n",
+                "nowhere: there is no such file; pass the manifest.json of a finished result, or its directory\n",
             ),
             ("train", "", "stdin: no manifests; pipe mk-imbalance into this tool"),
-            ("train", "foreign.json", "foreign.json: not a manifest: no \"schema\""),
+            ("train", "foreign.json", "foreign.json: not a manifest: it has no \"schema\""),
             ("train", "empty.json", "empty.json: no manifests"),
             ("train", "binary.json", "binary.json: not a manifest: it is not text"),
             ("train", "half.json", "half.json: not a manifest: EOF"),
-            ("train", "run", "run/manifest.json: is a checkpoint manifest, train takes dataset"),
+            ("train", "run", "run/manifest.json: is a checkpoint manifest, but train takes dataset"),
             ("train", "data-v2", "use the version of the tools that wrote it"),
             ("train", "data-up", "lists the output ../x, which is outside its directory"),
             ("train", "plan", "this dataset lists no train or test file"),
             ("eval", "", "stdin: no manifests; pipe train into this tool"),
-            ("eval", "data", "data/manifest.json: is a dataset manifest, eval takes checkpoint"),
+            ("eval", "data", "data/manifest.json: is a dataset manifest, but eval takes checkpoint"),
             ("eval", "run-v2", "use the version of the tools that wrote it"),
             ("eval", "run-up", "lists the output ../x, which is outside its directory"),
             ("eval", "arch", "params.arch"),
-            ("eval", "deeper", "is it another architecture"),
+            ("eval", "deeper", "check the architecture (--arch)"),
             ("eval", "run --arch resnet44", "is a resnet20, not the resnet44 of --arch"),
-            ("eval", "run --split val", "made by mk-imbalance --val-fraction"),
+            ("eval", "run --split val", "make a validation split with mk-imbalance --val-fraction"),
             ("embed", "half.json", "half.json: not a manifest: EOF"),
-            ("embed", "data", "data/manifest.json: is a dataset manifest, embed takes checkpoint"),
+            ("embed", "data", "data/manifest.json: is a dataset manifest, but embed takes checkpoint"),
             ("embed", "run-up", "lists the output ../x, which is outside its directory"),
-            ("embed", "deeper", "is it another architecture"),
-            ("embed", "run/last.safetensors", "add --arch (as resnet32) and --data"),
-            ("embed", "run/last.safetensors --arch resnet32 --data data", "is it another architecture"),
+            ("embed", "deeper", "check the architecture (--arch)"),
+            ("embed", "run/last.safetensors", "add --arch (such as resnet32) and --data"),
+            ("embed", "run/last.safetensors --arch resnet32 --data data", "check the architecture (--arch)"),
             ("embed", "run/log.jsonl", "run/log.jsonl: not a manifest"),
         ],
     );
@@ -165,7 +165,7 @@ fn files_that_are_damaged() {
         let name: &'static str = Path::new(file).file_name().unwrap().to_str().unwrap();
         let sound = fs::read(s.join(file)).unwrap();
         let spoils: [(Spoil, &str); 3] = [
-            (gone, "missing, though"),
+            (gone, "missing, although"),
             (cut, "size differs from its manifest"),
             (flip, "blake3 differs from its manifest"),
         ];
@@ -230,9 +230,9 @@ fn counts_that_were_edited_by_hand() {
             ("train", "few --arch resnet20 -q --out new", "classes, class_names and cls_num_list disagree"),
             ("train", "none --arch resnet20 -q --out new", "metrics: missing field"),
             ("train", "text --arch resnet20 -q --out new", "metrics: invalid type"),
-            ("train", "one --arch resnet20 -q --out new", "of 1 classes"),
+            ("train", "one --arch resnet20 -q --out new", "labels must be from 0 to 0"),
             ("eval", "run --data few -q", "classes, class_names and cls_num_list disagree"),
-            ("eval", "run --data one -q", "of 1 classes"),
+            ("eval", "run --data one -q", "labels must be from 0 to 0"),
         ],
     );
 }
@@ -251,7 +251,7 @@ fn flags_that_are_absurd() {
             // No machine has this many GPUs.
             ("train", "data --device cuda:999", "--device cuda:999: "),
             ("embed", "run --device cuda:999", "--device cuda:999: "),
-            ("eval", "run run --out x", "one directory for 2 checkpoints"),
+            ("eval", "run run --out x", "is for one checkpoint, but 2 were given"),
             (
                 "train",
                 "data --arch resnet20 --lr 1e38 --epochs 4 --batch-size 8 --milestones none -q --out nan",
@@ -289,7 +289,7 @@ fn directories_that_cannot_be_written() {
     let rows = [("train", format!("data {TRAIN}")), ("eval", "run -q".into()), ("embed", "run -q".into())];
     for (tool, args) in rows {
         for (out, why, system) in
-            [("file/d", "file: is a file, and a directory is needed there", 0), ("/proc/d", "/proc/d: ", 1)]
+            [("file/d", "file: is a file, but a directory is needed there", 0), ("/proc/d", "/proc/d: ", 1)]
         {
             let output = s.tool(tool, &format!("{args} --out {out}")).assert().code(2).get_output().clone();
             let said = String::from_utf8(output.stderr).unwrap();

@@ -154,7 +154,7 @@ fn what_the_figures_say() {
         fs::read_to_string(s.join(format!("x-{kind}/a.svg"))).unwrap()
     };
     let figure1 = svg("figure1", "e/remix e/mixup");
-    for text in ["(a) Mixup, true class", "(d) Remix, predicted", "t-SNE 1", "90.0 % right", ">truck<"] {
+    for text in ["(a) Mixup, true class", "(d) Remix, predicted", "t-SNE 1", "90.0 % correct", ">truck<"] {
         assert!(figure1.contains(text), "{text}");
     }
     // The first class has the mean of 75.5 + 15 and 74.9 + 15 + 1.
@@ -199,25 +199,25 @@ fn bad_input_is_one_line_and_exit_code_2() {
         ("--kind figure1 e/plain", "has no projection; make one with embed --project tsne"),
         (
             "--kind figure1 m/remix0",
-            "is a metrics manifest, figure1 takes embedding; embedding manifests come from embed",
+            "is a metrics manifest, but figure1 takes embedding manifests, which embed writes",
         ),
-        ("--kind figure1 e/one", "does not name two classes or more"),
+        ("--kind figure1 e/one", "does not name at least two classes"),
         ("--kind figure1 e/mixup e/one", "class"),
-        ("--kind confusion m/remix0 m/mixup0", "shows one method, these are 2 (Mixup, Remix)"),
-        ("--kind per-class m/remix0 m/erm", "has other classes or class counts than"),
+        ("--kind confusion m/remix0 m/mixup0", "shows one method, but these are 2 (Mixup, Remix)"),
+        ("--kind per-class m/remix0 m/erm", "its classes or class counts differ from those of"),
         ("--kind per-class m/bare", "metrics lack class_names or cls_num_list; make it again with eval"),
         (
             "--kind reliability m/bare",
             "metrics.reliability is missing (older versions did not write it); make it again with eval",
         ),
         ("--kind curves c/empty", "log.jsonl: size differs from its manifest"),
-        ("--kind curves d/exp", "is a dataset manifest, curves takes checkpoint"),
+        ("--kind curves d/exp", "is a dataset manifest, but curves takes checkpoint"),
         ("--kind class-counts nowhere", "nowhere: there is no such file; pass the manifest.json"),
         (
             "--kind class-counts d/exp -o a.pdf",
-            "a.pdf: its ending says the form of the file, and must be one of .svg, .png",
+            "a.pdf: the ending determines the format, and must be one of .svg, .png",
         ),
-        ("--kind class-counts d/exp -o a.svg --out y", "--out y and -o a.svg: the first names a directory"),
+        ("--kind class-counts d/exp -o a.svg --out y", "--out y and -o a.svg: --out names a directory"),
         ("--kind class-counts d/exp -o a.svg -o ./a.svg", "a.svg: is given twice"),
     ];
     for (args, why) in bad {

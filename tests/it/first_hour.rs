@@ -42,7 +42,10 @@ fn a_terminal_gets_a_line_and_a_pipe_the_manifest() {
         eprintln!("skipped: no script(1) to make a terminal with");
         return;
     };
-    assert_eq!(said.trim(), "40 training, 20 test images of 10 classes of 8 to 2 training images: data");
+    assert_eq!(
+        said.trim(),
+        "40 training, 20 test images of 10 classes (8 to 2 training images per class): data"
+    );
     let said = |tool: &str, args: &str| terminal(&s, tool, args).unwrap();
     let trained = said("train", &format!("{TRAIN} --method remix --tau 0.3 --epochs 2 --out run"));
     assert!(!trained.contains("remix.manifest/1"), "{trained}");
@@ -55,9 +58,7 @@ fn a_terminal_gets_a_line_and_a_pipe_the_manifest() {
         evaluated.contains("top-1 ") && evaluated.trim_end().ends_with(" (test, last epoch): m"),
         "{evaluated:?}"
     );
-    assert!(
-        said("eval", "run --out m --verify").contains("m: intact; there are no files beside the manifest")
-    );
+    assert!(said("eval", "run --out m --verify").contains("m: intact; the result is the manifest alone"));
     assert!(said("embed", "run --out e").contains("20 test images, 64 features each: e"));
     assert!(said("report", "figure --kind curves run -o curves.svg").starts_with("curves.svg, "));
     // The plan was requested, so it is printed in full.
@@ -119,7 +120,7 @@ fn runs_are_listed() {
     };
     let text = list("");
     let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
-    assert!(text.starts_with("All of them: resnet20, batch-size 32"), "{text}");
+    assert!(text.starts_with("All runs: resnet20, batch-size 32"), "{text}");
     let row = |start: &[&str]| rows.iter().find(|r| r.starts_with(start)).unwrap_or_else(|| panic!("{text}"));
     assert_eq!(row(&["remix", "tau", "0.3,"]).last(), Some(&"runs/a"));
     assert!(row(&["drw"]).contains(&"1/4") && row(&["drw"]).contains(&"stopped"), "{text}");
@@ -142,13 +143,13 @@ fn runs_are_listed() {
     assert!(String::from_utf8_lossy(&out.stdout).contains("runs/a"));
     assert!(
         String::from_utf8_lossy(&out.stderr)
-            .contains("warning: left out: runs/b/manifest.json: not a manifest")
+            .contains("warning: skipped: runs/b/manifest.json: not a manifest")
     );
 
     fs::create_dir(s.join("empty")).unwrap();
-    refused(s.tool("report", "runs empty").assert(), "empty: no trainings here");
+    refused(s.tool("report", "runs empty").assert(), "empty: there are no training runs");
     refused(s.tool("report", "runs nowhere").assert(), "nowhere: ");
-    refused(s.tool("eval", "runs/stopped").assert(), "runs/stopped: is not finished; run the command");
+    refused(s.tool("eval", "runs/stopped").assert(), "runs/stopped: is not finished; repeat the command");
     refused(s.tool("report", "runs --force").assert(), "--force: does nothing here");
 }
 
@@ -166,7 +167,7 @@ fn a_table_is_printed_where_it_is_asked_for() {
         assert!(out.stderr.is_empty(), "nothing but the table");
     }
     assert!(!s.join("reports").exists(), "nothing is written");
-    refused(s.tool("report", "table m --format md --out x").assert(), "prints the table and writes nothing");
+    refused(s.tool("report", "table m --format md --out x").assert(), "prints the table and writes no files");
 }
 
 /// A scheduler ends a job with SIGTERM.
@@ -235,7 +236,7 @@ fn advice_helps() {
     s.one("train", &format!("{TRAIN} --epochs 1 -q --out run"));
     let val = said("eval", "run --split val");
     assert!(
-        val.contains("this dataset lists no val file; a validation split is made by mk-imbalance"),
+        val.contains("this dataset lists no val file; make a validation split with mk-imbalance"),
         "{val}"
     );
     s.one("eval", "run --out m -q");
@@ -248,7 +249,7 @@ fn advice_helps() {
         let plan = s.tool(tool, &format!("{args} --dry-run")).output().unwrap().stdout;
         let said = s.tool(reader, reads).write_stdin(plan).assert().code(2).get_output().stderr.clone();
         let said = String::from_utf8(said).unwrap();
-        assert!(said.contains(&format!("this {kind} is only planned, as --dry-run prints it")), "{said}");
+        assert!(said.contains(&format!("this {kind} is only a plan, as printed by --dry-run")), "{said}");
     }
     // The user must not see the backtrace that candle adds to its errors.
     let mut bytes = fs::read(s.join("run/last.safetensors")).unwrap();

@@ -159,7 +159,7 @@ fn splits_that_are_there_stay() {
     assert!(rows(&s, &m, "test").iter().all(|(label, _)| *label == 1), "numbered as in training");
     refused(
         s.tool("mk-imbalance", "-q --dataset folder --data three --size 8 --val-fraction 0.2").assert(),
-        "a val split already",
+        "already a val split",
     );
     tree(&s.join("three/test"), &[("zebra", 1)]);
     refused(s.tool("mk-imbalance", "-q --dataset folder --data three --size 8").assert(), "zebra");
@@ -354,7 +354,7 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     fs::create_dir(s.join("gap/b")).unwrap();
     refused(
         run("--data gap"),
-        "1 class without training images: b; add some, or leave them out with --drop-empty",
+        "1 class without training images: b; add images, or leave out such classes with --drop-empty",
     );
     let m = s.one("mk-imbalance", "-q --dataset folder --size 8 --data gap --drop-empty");
     assert_eq!(m["metrics"]["class_names"], json!(["a", "c"]));
@@ -364,7 +364,7 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     );
     refused(run("--data gap --drop-empty --imb-ratio 10"), "--imb-ratio: does nothing here");
     refused(run("--data gap --drop-empty --train-list x"), "--train-list: does nothing here");
-    refused(run("--data gap --drop-empty --resize 8"), "must be more than --size 8");
+    refused(run("--data gap --drop-empty --resize 8"), "must be larger than --size 8");
 
     tree(&s.join("bad"), &[("a", 6), ("b", 6)]);
     fs::write(s.join("bad/a/text.jpg"), "not an image").unwrap();
@@ -373,7 +373,7 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     save(&s.join("bad/b/one.png"), &picture(1, 1, 1, 1));
     refused(
         run("--data bad --test-fraction 0.01"),
-        "3 of 15 images cannot be read: a/text.jpg: is not an image in a supported format, b/one.png: has 1×1 pixels, which is no picture, b/torn.jpg: the JPEG is truncated; repair or remove them",
+        "3 of 15 images cannot be read: a/text.jpg: is not an image in a supported format, b/one.png: has 1×1 pixels, too few for an image, b/torn.jpg: the JPEG is truncated; repair or remove them",
     );
     let skip = "-q --dataset folder --size 8 --data bad --on-error skip";
     let output = s.tool("mk-imbalance", skip).assert().code(1).get_output().clone();
@@ -441,7 +441,10 @@ fn larger_squares_are_stored_and_cropped() {
     let other = other["path"].as_str().unwrap();
     let said = s.tool("eval", &format!("{run} --data {other}")).assert().success().get_output().clone();
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(said.contains("was trained on images of 16×16 crops of 20×20, and these are of 24×24"), "{said}");
+    assert!(
+        said.contains("images preprocessed to 16×16 crops of 20×20, but these were preprocessed to 24×24"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -498,9 +501,13 @@ fn labels_of_two_lists_mean_the_same_classes() {
         let lists = "--dataset list --data im --train-list train.txt --test-list test.txt --size 8 -q";
         refused(s.tool("mk-imbalance", lists).assert(), why);
     };
-    refused_as(&from_0, &none, "test.txt: has no labels, and train.txt has numbers");
-    refused_as(&none, &from_0, "train.txt: has no labels, and test.txt has numbers");
-    refused_as(&from_0, &from_1, "has the label 1, and training images in a directory of that name have 0");
+    refused_as(&from_0, &none, "test.txt: has no labels, but the labels of train.txt are numbers");
+    refused_as(&none, &from_0, "train.txt: has no labels, but the labels of test.txt are numbers");
+    refused_as(
+        &from_0,
+        &from_1,
+        "has the label 1, but training images in a directory of the same name have 0",
+    );
 }
 
 #[test]
@@ -521,16 +528,16 @@ fn test_images_are_never_lost_without_a_word() {
             .assert()
     };
     let said = String::from_utf8_lossy(&made("some", "").success().get_output().stderr).into_owned();
-    assert!(said.contains("2 test images of these classes left out as well"), "{said}");
-    refused(made("none", "-q"), "no test images are left: all are of classes without training images (c)");
+    assert!(said.contains("also left out 2 test images of these classes"), "{said}");
+    refused(made("none", "-q"), "no test images are left: all belong to classes without training images (c)");
     // Images outside any class directory and files that are not images are reported before the error that
     // they explain.
     save(&s.join("flat/1.png"), &picture(0, 1, 9, 9));
     fs::write(s.join("flat/x.HEIC"), "").unwrap();
     let output = s.tool("mk-imbalance", "--dataset folder --data flat --size 8").assert().code(2);
     let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
-    assert!(said.contains("left out 1 image that is in no directory of a class: flat/1.png"), "{said}");
-    assert!(said.contains("skipped 1 file whose names are not those of images: 1 .HEIC"), "{said}");
+    assert!(said.contains("left out 1 image outside the class directories: flat/1.png"), "{said}");
+    assert!(said.contains("skipped 1 file whose name is not that of an image: 1 .HEIC"), "{said}");
     assert!(!said.contains("held out"), "nothing is cut from nothing: {said}");
 }
 
@@ -545,7 +552,7 @@ fn labels_that_mean_other_classes_are_refused() {
     s.one("train", &run);
     let output = s.tool("eval", "run --data other -q").assert().code(2).get_output().clone();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("the data set has the classes of the checkpoint in another order"), "{said}");
+    assert!(said.contains("the data set has the checkpoint's classes in another order"), "{said}");
     // Tables name a data set of image files after its directory.
     let m = s.one("eval", "run");
     fs::write(s.join("m.json"), m.to_string()).unwrap();

@@ -143,13 +143,16 @@ fn bad_input_is_one_line_and_exit_code_2() {
         s.tool("report", "html d/exp c/remix").assert(),
         "html: none of the 2 manifests is an evaluation",
     );
-    refused(s.tool("report", "html m/0 -o a.htm").assert(), "a.htm: does not end in .html; name it so");
+    refused(s.tool("report", "html m/0 -o a.htm").assert(), "a.htm: must end in .html");
     refused(s.tool("report", "html").write_stdin("").assert(), "pipe eval into this tool");
     s.one("report", "table m/0 --out t -q");
-    refused(s.tool("report", "html t").assert(), "is a report manifest, report html takes metrics");
+    refused(s.tool("report", "html t").assert(), "is a report manifest, but report html takes metrics");
     refused(s.tool("report", "html m/0 --out t").assert(), "t: holds another report (table.md)");
     edit(&s.join("m/0"), |v| v["metrics"]["per_class"] = json!("x"));
-    refused(s.tool("report", "html m/0").assert(), "metrics.per_class does not fit its classes");
+    refused(
+        s.tool("report", "html m/0").assert(),
+        "metrics.per_class does not have one number for each class",
+    );
 }
 
 /// Returns the page's title, into which a script added by the test writes its findings, and the browser's

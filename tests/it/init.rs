@@ -92,7 +92,7 @@ fn a_classifier_of_other_classes_is_a_new_one() {
     let run = s.tool("train", &format!("{SHORT} --method ldam --init first --out ldam")).assert().success();
     let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
     assert!(
-        said.contains("with a new classifier: theirs is of another kind than the loss is made for"),
+        said.contains("with a new classifier: that of the file is of a different kind than the loss needs"),
         "{said}"
     );
 }
@@ -103,7 +103,7 @@ fn what_cannot_be_started_from_is_refused() {
     let train = |args: &str| s.tool("train", &format!("data --epochs 1 {args} --out refused")).assert();
     refused(train("--init nothing.safetensors"), "--init nothing.safetensors: ");
     refused(train("--init data"), "--init data: data/manifest.json: is a dataset manifest");
-    refused(train("--init first --arch resnet32"), "is a resnet20, not the resnet32 of --arch");
+    refused(train("--init first --arch resnet32"), "is a resnet20, not the resnet32 of this run");
     fs::write(s.join("text.pth"), "no weights").unwrap();
     refused(train("--init text.pth --arch resnet20"), "text.pth: not an intact safetensors file");
     let alone = s.tool("train", "data --init-checkpoint best").assert().code(2);
@@ -145,7 +145,7 @@ fn weights_that_would_be_replaced_or_are_of_another_network_are_refused() {
     fs::copy(s.join("first/last.safetensors"), s.join("bare.safetensors")).unwrap();
     let train = |args: &str| s.tool("train", &format!("data --epochs 1 {args}")).assert();
     refused(train("--arch resnet20 --init first --out first --force"), "first: holds the weights of --init");
-    refused(train("--arch resnet32 --init first --out other"), "is a resnet20, not the resnet32 of --arch");
+    refused(train("--arch resnet32 --init first --out other"), "is a resnet20, not the resnet32 of this run");
     refused(train("--arch resnet20 --init bare.safetensors --init-checkpoint best"), "is a file of weights");
     let alone = s.tool("train", "data --freeze backbone").assert().code(2);
     assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("--init <MANIFEST|WEIGHTS>"));

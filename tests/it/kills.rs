@@ -218,7 +218,7 @@ fn best_weights_that_are_not_the_states_are_found_before_training_goes_on() {
         let output = s.tool("train", &run).assert().code(2).get_output().clone();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(
-            said.contains("best.safetensors: ") && said.contains("--force starts the training anew"),
+            said.contains("best.safetensors: ") && said.contains("--force trains again from the start"),
             "{said}"
         );
         assert_eq!(

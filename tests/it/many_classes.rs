@@ -137,7 +137,7 @@ fn every_tool_takes_8142_classes() {
     assert!(!s.join("confusion").exists());
     s.one("report", "html m data trained map -q -o html/page.html");
     let page = fs::read_to_string(s.join("html/page.html")).unwrap();
-    assert!(page.contains("No confusion matrix is drawn of 8142 classes"));
+    assert!(page.contains("No confusion matrix is drawn for 8142 classes"));
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_matrix_of_some_hundred_classes_is_drawn_from_its_file() {
     };
     restore();
     fs::remove_file(s.join("m/confusion.safetensors")).unwrap();
-    refused(s.tool("report", "figure --kind confusion m -o c/f.svg").assert(), "missing, though");
+    refused(s.tool("report", "figure --kind confusion m -o c/f.svg").assert(), "missing, although");
     restore();
     flip(&s.join("m/confusion.safetensors"));
     refused(
@@ -201,7 +201,7 @@ fn a_matrix_of_some_hundred_classes_is_drawn_from_its_file() {
             v["outputs"][0]["blake3"] = Value::from(blake3::hash(&file).to_hex().to_string());
         });
         let assert = s.tool("report", "figure --kind confusion m -o c/f.svg").assert();
-        refused(assert, "does not hold the counts of its classes; make it again with eval");
+        refused(assert, "does not hold valid counts of its classes; make it again with eval");
     }
 }
 

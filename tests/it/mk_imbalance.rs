@@ -90,7 +90,7 @@ fn a_second_run_answers_from_the_cache_until_something_is_wrong() {
 
     let explained = s.tool("mk-imbalance", &format!("{command} --seed 5 --explain")).assert().success();
     let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
-    assert!(text.contains("params.rand_number: 0 there, 5 asked"), "{text}");
+    assert!(text.contains("params.rand_number: 0 there, 5 requested"), "{text}");
     s.tool("mk-imbalance", &format!("{command} --seed 5 --verify")).assert().code(1);
 }
 
@@ -198,9 +198,9 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
         refused(s.tool("mk-imbalance", &args).assert(), why);
         assert_eq!(fs::read(s.join("d/manifest.json")).unwrap(), before, "{data}: the earlier result stays");
     };
-    refuse("nowhere", "nowhere: there is no such file or directory; say where");
-    refuse("empty", "empty: no cifar10 here; it may be");
-    refuse("py", "asks for os.system, which could run code");
+    refuse("nowhere", "nowhere: there is no such file or directory; give the path of cifar10");
+    refuse("empty", "empty: no cifar10 here; give the archive");
+    refuse("py", "refers to the Python object os.system");
     refuse("text.tar.gz", "neither a .tar.gz nor a .tar");
     refuse("cut.tar.gz", "damaged or truncated archive");
     refuse("up.tar.gz", "leads out of its directory");
@@ -211,16 +211,16 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
     refuse("d/train-00000.safetensors", "neither a .tar.gz nor a .tar");
 
     sparse(&bin);
-    refuse("root", "the training set has 50000 images of class 0, the official one 5000");
+    refuse("root", "the training set has 50000 images of class 0, but the official one has 5000");
     File::options().write(true).open(bin.join("data_batch_2.bin")).unwrap().write_at(&[0x10], 3073).unwrap();
-    refuse("root", "data_batch_2.bin: image 1 has label 16, of 10 classes");
+    refuse("root", "data_batch_2.bin: image 1 has label 16, but labels must be from 0 to 9");
     File::create(bin.join("data_batch_2.bin")).unwrap().set_len(30_729_999).unwrap();
-    refuse("root", "data_batch_2.bin: has 30729999 bytes, the official file 30730000");
+    refuse("root", "data_batch_2.bin: has 30729999 bytes, but the official file has 30730000");
     fs::remove_file(bin.join("data_batch_2.bin")).unwrap();
     refuse("root", "data_batch_2.bin: missing");
     refused(
         s.tool("mk-imbalance", "--dataset cifar100 --data py --out d").assert(),
-        "no cifar100 here (but cifar10 is: use --dataset cifar10)",
+        "no cifar100 here (but cifar10 is here: use --dataset cifar10)",
     );
     s.tool("mk-imbalance", &format!("{SMALL} --out d --verify")).assert().code(0);
 }
@@ -231,7 +231,7 @@ fn a_directory_that_cannot_be_written_is_named() {
     fs::write(s.join("file"), "").unwrap();
     refused(
         s.tool("mk-imbalance", &format!("{SMALL} --out file/d")).assert(),
-        "file: is a file, and a directory is needed there",
+        "file: is a file, but a directory is needed there",
     );
     refused(s.tool("mk-imbalance", &format!("{SMALL} --out /proc/d")).assert(), "/proc/d: ");
 }

@@ -76,7 +76,7 @@ fn senseless_parameters_are_refused_before_any_work() {
     let s = prepared();
     for (flags, why) in [
         ("--project tsne", "--perplexity 30: must be below a third of the 40 images"),
-        ("--project tsne --perplexity NaN", "--perplexity NaN: must be a number from 1 on"),
+        ("--project tsne --perplexity NaN", "--perplexity NaN: must be at least 1"),
         ("--project tsne --perplexity 0", "--perplexity 0: must be"),
         ("--project tsne --perplexity -30", "--perplexity -30: must be"),
         ("--project tsne --perplexity inf", "--perplexity inf: must be"),

@@ -135,11 +135,11 @@ fn other_peoples_values_stand_beside_ours() {
         super::common::refused(assert, why);
     };
     published("{");
-    refused("--published p.json: is not in the form of published.json");
+    refused("--published p.json: is not in the format of published.json");
     published(&table(r#"{"epochs": 300, "milestones": []}"#).replace(r#""ours": "Doe"#, r#""others": "Doe"#));
-    refused("sources lack \"ours\"");
+    refused("`sources` has no \"ours\"");
     published(&table(r#"{"epochs": 300, "milestones": []}"#).replace("ours", "paper"));
-    refused("is one of this program's");
+    refused("has the name of a built-in source");
     fs::remove_file(s.join("p.json")).unwrap();
     refused("--published p.json: No such file");
 }
@@ -274,8 +274,8 @@ fn a_difference_stands_beside_runs_of_the_published_schedule_alone() {
         "| LDAM-DRW (200 epochs, milestones [161,161], warmup 5) | 75.00 (1) | 77.03† | -2.03 |",
         "| RW | 75.00 (1) | 72.37†‡ | — |",
         "| RW (200 epochs, milestones [161,161], warmup 5) | 75.00 (1) | 72.37† | +2.63 |",
-        "- ‡: published for another schedule than that of these runs (200 epochs, warm-up 5, milestones 161 and 161; 300 \
-         epochs, milestones 150 and 250), so without Δ.",
+        "- ‡: published for a schedule other than that of these runs (200 epochs, warm-up 5, milestones 161 and \
+         161; 300 epochs, milestones 150 and 250), so there is no Δ.",
     ] {
         assert!(md.contains(row), "{row} in {md}");
     }
@@ -634,9 +634,9 @@ fn numbers_that_were_edited_are_refused() {
     let file = s.join("m/0/manifest.json");
     let good = fs::read_to_string(&file).unwrap();
     for (from, to, why) in [
-        ("\"epochs\": 300", "\"epochs\": 3", "its params, lineage, outputs or metrics are not"),
-        ("75.0", "99.9", "its params, lineage, outputs or metrics are not those that were published"),
-        ("\"last\"", "\"best\"", "its key is not that of its params and inputs"),
+        ("\"epochs\": 300", "\"epochs\": 3", "its params, lineage, outputs or metrics do not match"),
+        ("75.0", "99.9", "its params, lineage, outputs or metrics do not match its digest"),
+        ("\"last\"", "\"best\"", "its key does not match its params and inputs"),
     ] {
         fs::write(&file, good.replace(from, to)).unwrap();
         refused(s.tool("report", "table m/0 --out t").assert(), &format!("m/0/manifest.json: {why}"));
@@ -709,15 +709,15 @@ fn bad_input_is_one_line_and_exit_code_2() {
         ("{}".into(), "not a manifest"),
         ("[1, 2".into(), "not a manifest"),
         (good[..good.len() / 2].into(), "not a manifest: EOF"),
-        (with(&|v| v["schema"] = json!("remix.manifest/9")), "schema remix.manifest/9 is not"),
-        (with(&|v| v["kind"] = json!("checkpoint")), "is a checkpoint manifest, report takes metrics"),
-        (with(&|v| v["metrics"] = json!({})), "metrics.top1 is no percentage"),
-        (with(&|v| v["metrics"]["top1"] = json!(1e9)), "metrics.top1 is no percentage"),
+        (with(&|v| v["schema"] = json!("remix.manifest/9")), "has schema remix.manifest/9, not"),
+        (with(&|v| v["kind"] = json!("checkpoint")), "is a checkpoint manifest, but report takes metrics"),
+        (with(&|v| v["metrics"] = json!({})), "metrics.top1 is not a percentage"),
+        (with(&|v| v["metrics"]["top1"] = json!(1e9)), "metrics.top1 is not a percentage"),
         (with(&|v| v["inputs"] = json!([])), "no checkpoint in its lineage"),
         (with(&|v| v["inputs"][0]["params"] = json!({})), "params name no method"),
         (
             with(&|v| v["inputs"][0]["inputs"][0]["params"] = json!({})),
-            "name no `dataset`, or an imb_type without imb_ratio",
+            "have no `dataset`, or an imb_type without imb_ratio",
         ),
         (with(&|v| v["params"] = json!({})), "params.which is missing"),
     ];

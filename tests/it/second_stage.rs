@@ -153,7 +153,7 @@ fn a_trained_second_stage_goes_on_from_its_last_epoch() {
         assert!(late.get_output().status.code().is_none(), "{classifier}: was killed");
         let goes_on = s.tool("train", &flags).assert().success();
         let said = String::from_utf8_lossy(&goes_on.get_output().stderr).into_owned();
-        assert!(said.contains("going on after epoch"), "{classifier}: {said}");
+        assert!(said.contains("continuing after epoch"), "{classifier}: {said}");
     }
 }
 
@@ -200,7 +200,7 @@ fn nearest_neighbours_classify_features_alone() {
     fs::write(s.join("m.json"), judged.to_string()).unwrap();
     let table = s.tool("report", "table m.json --format md").assert().success();
     assert!(String::from_utf8_lossy(&table.get_output().stdout).contains("3-NN"));
-    let alone = "nearest neighbours classify features alone";
+    let alone = "a kNN classifier can only classify features";
     let images = s.tool("eval", "knn --data data --device cpu -q").assert().code(2);
     assert!(String::from_utf8_lossy(&images.get_output().stderr).contains(alone));
     fs::write(s.join("list"), "x.png\n").unwrap();
@@ -350,7 +350,7 @@ fn logits_are_adjusted_by_the_classes_shares() {
     fs::write(s.join("plain.json"), plain.to_string()).unwrap();
     refused(
         s.tool("report", "figure plain.json --kind sweep -o x.svg -q").assert(),
-        "the runs do not differ in a number",
+        "the runs do not differ in a numeric setting",
     );
 
     s.one("mk-imbalance", &DATA.replace("--val-fraction 0.2", "").replace("--out data", "--out plain"));
@@ -359,15 +359,15 @@ fn logits_are_adjusted_by_the_classes_shares() {
     let without = s.tool("eval", "ncm --adjust auto -q").assert().code(2);
     let said = String::from_utf8_lossy(&without.get_output().stderr).into_owned();
     assert!(
-        said.contains("--adjust auto: chooses on the validation split, and the data set has none"),
+        said.contains("--adjust auto: chooses the value on the validation split, but the data set has none"),
         "{said}"
     );
     let others = s.tool("eval", "net --data plain --adjust 1 -q --device cpu").assert().code(2);
     let said = String::from_utf8_lossy(&others.get_output().stderr).into_owned();
-    assert!(said.contains("corrects by the class counts that net was trained on"), "{said}");
+    assert!(said.contains("needs the class counts that net was trained on"), "{said}");
     fs::write(s.join("short.txt"), "1\n2\n").unwrap();
     let short = s.tool("eval", "net --test-prior short.txt -q --device cpu").assert();
-    refused(short, "--test-prior short.txt: holds 2 numbers, and there are 10 classes");
+    refused(short, "--test-prior short.txt: has 2 numbers, but there are 10 classes");
 }
 
 #[test]
@@ -394,7 +394,7 @@ fn a_sweep_trains_a_classifier_for_each_value() {
     let others = s.run("eval", "lr/lr-0.1 lr/lr-0.1 -q");
     fs::write(s.join("m.jsonl"), others.iter().map(|m| format!("{m}\n")).collect::<String>()).unwrap();
     let same = s.tool("report", "figure m.jsonl --kind sweep -o x.svg -q").assert();
-    refused(same, "the runs do not differ in a number");
+    refused(same, "the runs do not differ in a numeric setting");
     let both = s.tool("train", "features --classifier linear --lr 1 --sweep lr=0.1:0.2:0.1").assert();
     refused(both, "--sweep lr: --lr is given as well");
     let none = s.tool("train", "features --classifier linear --sweep colour=0:1:1").assert();
@@ -406,23 +406,20 @@ fn what_is_wrong_with_features_is_said_in_a_line() {
     let s = prepared();
     let train = |flags: &str| s.tool("train", &format!("{flags} -q")).assert();
     refused(train("data --classifier linear"), "is a dataset manifest");
-    refused(train("features"), "features are for a classifier: add --classifier linear");
+    refused(train("features"), "features can only train a classifier; add --classifier linear");
     s.one("embed", "net --split test --device cpu -q --out e");
     refused(train("e --classifier linear"), "embed --splits train,test");
-    refused(train("features --classifier lws --loss ldam"), "LDAM is made for a normalised classifier");
-    refused(
-        train("features --classifier linear --mix cutmix"),
-        "features can be mixed by mixup and remix alone",
-    );
+    refused(train("features --classifier lws --loss ldam"), "LDAM needs a normalised classifier");
+    refused(train("features --classifier linear --mix cutmix"), "only mixup and remix can mix features");
     refused(train("features --classifier ncm --epochs 3"), "--epochs: does nothing with this classifier");
     refused(
         train("features --classifier linear --tau-norm 1"),
         "--tau-norm: does nothing with this classifier",
     );
-    refused(train("data --loss las"), "is for classifiers on features");
+    refused(train("data --loss las"), "is only for classifiers on features");
     s.one("train", "data --arch resnet20 --epochs 1 --batch-size 32 --loss ldam --device cpu -q --out ldam");
     s.one("embed", "ldam --splits train,test --device cpu -q --out lf");
-    refused(train("lf --classifier tau-norm"), "its classifier cannot be taken");
+    refused(train("lf --classifier tau-norm"), "its classifier cannot be used");
     refused(train("lf --classifier tau-norm --tau-norm auto"), "the features have none");
     s.one("train", "lf --classifier ncm -q --out own");
     // A network that has changed since, and damaged features.
@@ -488,14 +485,17 @@ fn features_from_elsewhere_are_a_data_set() {
 
     let import = |flags: &str| s.tool("embed", &format!("{flags} -q")).assert();
     let alone = import("--import train=x.npy --import test=b.safetensors").code(2);
-    assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("expected FEATURES.npy,LABELS.npy"));
+    assert!(
+        String::from_utf8_lossy(&alone.get_output().stderr)
+            .contains("expected .npy files as FEATURES.npy,LABELS.npy")
+    );
     refused(import("--import train=x.npy,nowhere.npy --import test=b.safetensors"), "nowhere.npy: ");
     let [wrong, _] = tensors(4);
     let wrong = wrong.1.affine(f64::INFINITY, 0.0).unwrap();
     Tensor::write_npz(&[("features", wrong), tensors(4)[1].clone()], s.join("inf.npz")).unwrap();
     refused(import("--import train=inf.npz --import test=b.safetensors"), "in row 0");
-    refused(import("--import test=a.npz"), "--import train=FILE is needed");
-    refused(import("--import train=a.npz"), "--import test=FILE is needed");
+    refused(import("--import test=a.npz"), "--import train=FILE is required");
+    refused(import("--import train=a.npz"), "--import test=FILE is required");
     refused(import("--import train=a.npz --import train=a.npz"), "--import train: is given twice");
     refused(import("--import train=nowhere.npz --import test=b.safetensors"), "--import train=nowhere.npz: ");
     refused(import("--import train=names.txt --import test=b.safetensors"), "cannot be read as safetensors");
@@ -509,7 +509,10 @@ fn features_from_elsewhere_are_a_data_set() {
     write("x.npz", std::slice::from_ref(&x));
     refused(import("--import train=x.npz --import test=b.safetensors"), "has no array `labels`");
     write("x.npz", &[x.clone(), ("labels", labels.1.to_dtype(DType::F32).unwrap())]);
-    refused(import("--import train=x.npz --import test=b.safetensors"), "`labels` are F32, not integers");
+    refused(
+        import("--import train=x.npz --import test=b.safetensors"),
+        "`labels` has type F32, not an integer type",
+    );
     write("x.npz", &[("features", x.1.narrow(0, 0, 5).unwrap()), labels.clone()]);
     refused(
         import("--import train=x.npz --import test=b.safetensors"),
@@ -520,16 +523,16 @@ fn features_from_elsewhere_are_a_data_set() {
     write("x.npz", &[x.clone(), ("labels", ids)]);
     refused(
         import("--import train=x.npz --import test=b.safetensors"),
-        "has 1000000000 in row 5, and there are 6 images",
+        "has 1000000000 in row 5, but there are only 6 images",
     );
     let third = Tensor::from_vec(vec![0i64, 1, 2, 0, 1, 0], 6, &Device::Cpu).unwrap();
     write("x.npz", &[x.clone(), ("labels", third)]);
-    refused(import("--import train=a.npz --import test=x.npz"), "has 2 in row 2, and train has 2 classes");
+    refused(import("--import train=a.npz --import test=x.npz"), "has 2 in row 2, but train has 2 classes");
     write("x.npz", &[("features", x.1.narrow(1, 0, 3).unwrap()), labels.clone()]);
-    refused(import("--import train=a.npz --import test=x.npz"), "has 3 features an image, train has 5");
+    refused(import("--import train=a.npz --import test=x.npz"), "has 3 features per image, but train has 5");
     refused(
         s.tool("train", "in --classifier tau-norm -q").assert(),
-        "the features were imported, without a classifier",
+        "the features were imported, so there is no classifier to rescale",
     );
 
     // Compressed as np.savez_compressed does, and damaged inside an array, where only the checksum tells.

@@ -134,7 +134,7 @@ fn steps_arrays_and_cancelled_runs() {
     assert!(!s.join("stopped/manifest.json").exists(), "it was not finished");
     let again = cluster.shell(&srun).output().unwrap();
     assert!(
-        again.status.success() && String::from_utf8_lossy(&again.stderr).contains("going on after epoch")
+        again.status.success() && String::from_utf8_lossy(&again.stderr).contains("continuing after epoch")
     );
     cluster.says(&train("whole"));
     assert_eq!(weights(&s.join("stopped")), weights(&s.join("whole")));

@@ -141,7 +141,10 @@ fn a_run_that_goes_on_by_other_instructions_says_so() {
     child.wait().unwrap();
     let done = s.tool("train", &run).env("REMIX_ISA", best).assert().success();
     let said = String::from_utf8(done.get_output().stderr.clone()).unwrap();
-    assert!(said.contains(&format!("warning: computed by {other} so far, goes on by {best}: ")), "{said}");
+    assert!(
+        said.contains(&format!("warning: computed by {other} so far, and by {best} from here on: ")),
+        "{said}"
+    );
     let m: Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
     assert_eq!(m["run"]["instruction_set"], format!("{other}, {best}"));
     let log = fs::read_to_string(s.join("run/log.jsonl")).unwrap();
@@ -167,7 +170,7 @@ fn an_interrupted_run_says_so_and_goes_on() {
     let explained = s.tool("train", &format!("{run} --seed 3 --out stopped --explain")).assert().success();
     let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
     assert!(
-        text.contains("an unfinished result") && text.contains("params.seed: 0 there, 3 asked"),
+        text.contains("an unfinished result") && text.contains("params.seed: 0 there, 3 requested"),
         "{text}"
     );
     refused(
@@ -236,7 +239,7 @@ fn asking_without_doing() {
     }
     let explained = s.tool("train", &format!("{run} --lr 0.2 --explain")).assert().success();
     let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
-    assert!(text.contains("params.lr: 0.1 there, 0.2 asked") && !text.contains("epochs"), "{text}");
+    assert!(text.contains("params.lr: 0.1 there, 0.2 requested") && !text.contains("epochs"), "{text}");
 
     // Another experiment is refused this directory unless --force is given.
     let before = bytes(&s.join("run"));
@@ -269,7 +272,10 @@ fn of_two_processes_one_works_and_one_waits() {
     let said = both.map(|o| String::from_utf8(o.stderr).unwrap());
     let epochs: Vec<usize> = said.iter().map(|text| text.matches("epoch 3/3").count()).collect();
     assert_eq!(epochs.iter().sum::<usize>(), 1, "one of them trained: {said:?}");
-    assert!(said.iter().any(|text| text.contains("another process is making it, waiting")), "{said:?}");
+    assert!(
+        said.iter().any(|text| text.contains("another process is computing this result; waiting")),
+        "{said:?}"
+    );
 }
 
 /// A directory left unfinished by version 1: its plan does not list files, and its key has another version.
@@ -312,7 +318,10 @@ fn force_works_again_even_where_another_process_was_first() {
     let first = first.wait_with_output().unwrap();
     let said = String::from_utf8(forced.stderr).unwrap();
     assert!(first.status.success() && forced.status.success(), "{said}");
-    assert!(said.contains("another process is making it, waiting") && said.contains("epoch 1/8"), "{said}");
+    assert!(
+        said.contains("another process is computing this result; waiting") && said.contains("epoch 1/8"),
+        "{said}"
+    );
     assert_ne!(first.stdout, forced.stdout, "a result of its own");
 }
 
@@ -342,7 +351,10 @@ fn a_damaged_file_is_restored_or_refused_but_never_published() {
         ("log.jsonl", "\"train_top1\":", "\"train_top1\":1"),
         ("log.jsonl", "\"computed_by\":\"", "\"computed_by\":\"not "),
     ] {
-        let why = format!("run: {name}: cannot go on from here; --force starts the training anew");
+        let why = format!(
+            "run: {name}: is missing or damaged, so the run cannot continue; --force trains again from the \
+             start"
+        );
         let path = s.join("run").join(name);
         let bytes_before = fs::read(&path).unwrap();
         if name == "log.jsonl" {
@@ -382,6 +394,6 @@ fn a_state_that_is_gone_is_missed() {
     let again =
         s.tool("train", &format!("{} --epochs 3 --out run", SHORT.replace(" -q", ""))).assert().success();
     let said = String::from_utf8_lossy(&again.get_output().stderr).into_owned();
-    assert!(said.contains("state.safetensors: is missing, without which 3 epochs are lost"), "{said}");
+    assert!(said.contains("state.safetensors: is missing, so 3 epochs are lost"), "{said}");
     assert!(differing(&whole, &bytes(&s.join("run"))).is_empty());
 }

@@ -157,7 +157,7 @@ fn names_that_are_not_those_of_the_network_are_refused() {
             "layer1.0.bn1.running_std",
             "has a tensor \"layer1.0.bn1.running_std\", which resnet20 does not have",
         ),
-        ("module.fc.bias", "\"module.fc.bias\" begins with \"module.\", other names do not"),
+        ("module.fc.bias", "\"module.fc.bias\" begins with \"module.\", but other names do not"),
         ("criterion.weight", "has a tensor \"criterion.weight\""),
     ] {
         for (file, bytes) in [("w.safetensors", safetensors(&with(name))), ("w.pth", pth(&with(name), None))]
@@ -214,14 +214,14 @@ fn files_that_are_not_read_say_what_they_are() {
     // The format is reported before anything else is asked for.
     refused(eval(&fixture("older")), "torch.save(torch.load(\"old.pth\", weights_only=True), \"new.pth\")");
     fs::copy(fixture("older"), s.join("older")).unwrap();
-    refused(eval("older"), "older: a pickle, as PyTorch before version 1.6 saved weights");
-    refused(eval(&fixture("plain")), "plain.pth: bare weights do not say what they are");
+    refused(eval("older"), "older: is a pickle, the format of PyTorch before version 1.6");
+    refused(eval(&fixture("plain")), "plain.pth: bare weights record neither network nor data set");
     for (name, why) in [
         ("module", "module.pth: the pickle refers to the Python object __main__.Small"),
         ("numpy", "numpy.pth: the pickle refers to the Python object numpy"),
-        ("beyond", "beyond.pth: linear.bias has the value 1e300, which is beyond float32"),
+        ("beyond", "beyond.pth: linear.bias has the value 1e300, which is out of range of float32"),
         ("twice", "twice.pth: holds linear.bias twice"),
-        ("mixed", "mixed.pth: most names begin with \"module.\", \"linear.bias\" does not"),
+        ("mixed", "mixed.pth: most names begin with \"module.\", but \"linear.bias\" does not"),
         ("plain", "plain.pth: "),
     ] {
         refused(eval(&format!("{} {BARE}", fixture(name))), why);

@@ -181,7 +181,7 @@ impl Net {
             None => None,
             Some(Hidden { stage, .. }) => Some(self.plan.mixed(stage).ok_or_else(|| {
                 Error::msg(format!(
-                    "what leaves stage {stage} cannot be mixed, only that of 1 to the last but one"
+                    "the output of stage {stage} cannot be mixed; only those of stage 1 to the last but one can"
                 ))
             })?),
         };
@@ -352,6 +352,7 @@ impl Training for Pass<'_> {
                 Residual::InPlace => Residual::InPlace,
                 Residual::Padded(of, size) => Residual::Padded(self.gradient(of), size),
             },
+            // The kernel always takes the sums. Where no batch norm comes before, nothing reads them.
             y: match (sums_of, source) {
                 (Some(layer), _) => &layers[layer].y,
                 (None, source::Input::Plain(x) | source::Input::Normed { of: Raw { y: x, .. }, .. }) => x,

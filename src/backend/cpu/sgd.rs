@@ -22,6 +22,16 @@ pub struct Rates {
     pub nesterov: bool,
 }
 
+impl Rates {
+    /// Performs one step on one value with its velocity and gradient.
+    #[inline(always)]
+    pub fn step(self, value: &mut f32, velocity: &mut f32, gradient: f32) {
+        let d = gradient + self.weight_decay * *value;
+        *velocity = self.momentum * *velocity + d;
+        *value -= self.lr * if self.nesterov { d + self.momentum * *velocity } else { *velocity };
+    }
+}
+
 /// Performs one step over flat tensors of equal length.
 ///
 /// # Errors
@@ -35,9 +45,7 @@ pub fn step(params: &Tensor, grads: &Tensor, velocity: &Tensor, rates: Rates) ->
                 .into_par_iter()
                 .for_each(|(p, v, g)| {
                     for ((p, v), g) in p.iter_mut().zip(v).zip(g) {
-                        let d = g + rates.weight_decay * *p;
-                        *v = rates.momentum * *v + d;
-                        *p -= rates.lr * if rates.nesterov { d + rates.momentum * *v } else { *v };
+                        rates.step(p, v, *g);
                     }
                 });
             Ok(())

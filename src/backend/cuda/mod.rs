@@ -32,20 +32,21 @@ use std::path::PathBuf;
 pub enum Error {
     /// There is no driver library.
     #[error(
-        "no NVIDIA driver here (libcuda.so.1 is not found); install one, pass the GPU into the container (docker --gpus all), or take \
-         --device cpu"
+        "there is no NVIDIA driver (libcuda.so.1 was not found); install one, pass the GPU into the container \
+         (docker --gpus all), or use --device cpu"
     )]
     NoDriver,
     /// The driver lacks a function that is used.
     #[error(
-        "the NVIDIA driver is too old (it lacks {0}); install a driver for CUDA 11.8 or newer, or take --device cpu"
+        "the NVIDIA driver is too old (it lacks {0}); install a driver for CUDA 11.8 or newer, or use \
+         --device cpu"
     )]
     OldDriver(&'static str),
     /// The driver finds no GPU.
-    #[error("the NVIDIA driver finds no GPU; is CUDA_VISIBLE_DEVICES empty? Or take --device cpu")]
+    #[error("the NVIDIA driver finds no GPU; check CUDA_VISIBLE_DEVICES, or use --device cpu")]
     NoDevice,
     /// There is no GPU with this number.
-    #[error("there is no GPU {index}, only {count} (numbered from 0); see nvidia-smi -L")]
+    #[error("there is no GPU {index}: the driver finds {count}, numbered from 0; nvidia-smi -L lists them")]
     NoSuchDevice {
         /// The number asked for.
         index: usize,
@@ -54,7 +55,8 @@ pub enum Error {
     },
     /// The GPU has no bf16 tensor cores.
     #[error(
-        "{name} has compute capability {major}.{minor}, at least 8.0 is needed (A100 or newer); take --device cpu"
+        "{name} has compute capability {major}.{minor}, but at least 8.0 is needed (A100 or newer); use \
+         --device cpu"
     )]
     OldDevice {
         /// The name of the GPU.
@@ -66,8 +68,9 @@ pub enum Error {
     },
     /// There is no run-time compiler.
     #[error(
-        "NVRTC, which compiles the kernels, is not found (libnvrtc.so.13 or .12): it comes with the CUDA toolkit or with `pip install \
-         nvidia-cuda-nvrtc` (nvidia-cuda-nvrtc-cu12 for CUDA 12); put its directory into LD_LIBRARY_PATH, or take --device cpu"
+        "NVRTC, which compiles the kernels, was not found (libnvrtc.so.13 or .12); it comes with the CUDA \
+         toolkit or with `pip install nvidia-cuda-nvrtc` (nvidia-cuda-nvrtc-cu12 for CUDA 12); add its \
+         directory to LD_LIBRARY_PATH, or use --device cpu"
     )]
     NoCompiler,
     /// The run-time compiler reported errors.
@@ -80,7 +83,8 @@ pub enum Error {
     },
     /// The driver cannot load the compiled kernels.
     #[error(
-        "the driver (CUDA {driver}) cannot load what NVRTC {compiler} compiles ({text}); take an NVRTC that is no newer than the driver"
+        "the driver (CUDA {driver}) cannot load the kernels that NVRTC {compiler} compiled ({text}); use an \
+         NVRTC that is no newer than the driver"
     )]
     Image {
         /// The version of CUDA that the driver supports.
@@ -92,8 +96,9 @@ pub enum Error {
     },
     /// There is not enough memory on the GPU.
     #[error(
-        "out of memory on the GPU: {held} MiB are held, {needed} MiB more are needed and {free} MiB are free; lower --batch-size, train \
-         fewer --seeds at a time (--parallel 1), or stop what else runs there"
+        "out of memory on the GPU: this run holds {held} MiB and needs {needed} MiB more, but {free} MiB are \
+         free; lower --batch-size, train fewer --seeds at a time (--parallel 1), or stop other programs that \
+         use the GPU"
     )]
     Memory {
         /// Memory that this run already holds, in MiB.
@@ -104,7 +109,7 @@ pub enum Error {
         free: u64,
     },
     /// The kernels do not support the network or the sizes.
-    #[error("{0}; take --device cpu")]
+    #[error("{0}; use --device cpu")]
     Size(String),
     /// No engine supports the network or the images.
     #[error("{0}")]

@@ -39,7 +39,7 @@ pub fn cached(precision: Precision, arch: &str) -> Result<Vec<u8>> {
     if let Some(found) = file.as_ref().and_then(|file| fs::read(file).ok()).and_then(intact) {
         return Ok(found);
     }
-    log::debug!("compiling the kernels for {arch} by NVRTC {compiler}");
+    log::debug!("compiling the kernels for {arch} with NVRTC {compiler}");
     let compiled = compile(precision, arch)?;
     if let Some(file) = file {
         let kept = file.parent().map_or(Ok(()), fs::create_dir_all).map_err(|e| e.to_string());

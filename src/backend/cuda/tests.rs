@@ -517,6 +517,6 @@ fn what_is_missing_is_said() {
     assert!(text.contains("--device cpu") || text.contains("there is no GPU 99"), "{text}");
     assert!(Error::NoCompiler.to_string().contains("pip install nvidia-cuda-nvrtc"));
     let text = Error::Memory { held: 100, needed: 20, free: 7 }.to_string();
-    assert!(text.contains("100 MiB are held, 20 MiB more are needed and 7 MiB are free"), "{text}");
+    assert!(text.contains("holds 100 MiB and needs 20 MiB more, but 7 MiB are free"), "{text}");
     assert!(text.contains("--batch-size"));
 }

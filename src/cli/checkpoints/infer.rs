@@ -45,7 +45,7 @@ impl Subject {
         let mut run = Object::new();
         let waiting =
             terminal::note(&format!("{} {} images through {}", split.len(), flags.split, self.name));
-        let out = match Device::find_for(device, &network)? {
+        let out = match Device::find_for(device, &network, &[(split.shape(), self.info.classes)])? {
             Device::Cpu => {
                 run.insert("instruction_set".into(), f32::isa().name().into());
                 infer::infer(&weights, &network, &split, &self.info, &levels, flags.batch_size as usize)?
@@ -116,7 +116,7 @@ impl Subject {
         let (classes, width) = (self.info.classes, features.width());
         let fits = |len: usize| {
             let file = weights.display();
-            ensure!(width == len, "{file}: its classifier takes {len} features, the images have {width}");
+            ensure!(width == len, "{file}: its classifier takes {len} features, but the images have {width}");
             Ok(())
         };
         let (len, logits) = match self.classifier() {
@@ -152,7 +152,7 @@ impl Subject {
 
 /// The error for running a kNN classifier on images.
 pub const FEATURES_ONLY: &str =
-    "nearest neighbours classify features alone; give --data with what embed --splits wrote";
+    "a kNN classifier can only classify features; give --data the result of embed --splits";
 
 /// Reads the features and labels of the images that vote.
 fn voters(file: &Path, classes: usize) -> Result<(Vec<f32>, Vec<u32>)> {
@@ -161,9 +161,19 @@ fn voters(file: &Path, classes: usize) -> Result<(Vec<f32>, Vec<u32>)> {
     let mut take = |name: &str| all.remove(name).with_context(|| format!("{}: has no {name}", path()));
     let (features, labels) = (take("features")?, take("labels")?);
     let fits = features.shape.len() == 2 && !features.data.is_empty() && labels.shape == features.shape[..1];
-    ensure!(fits, "{}: features {:?}, labels {:?}", path(), features.shape, labels.shape);
+    ensure!(
+        fits,
+        "{}: the shapes of features {:?} and labels {:?} do not match",
+        path(),
+        features.shape,
+        labels.shape
+    );
     let labels: Vec<u32> = labels.data.into_iter().map(|label| label as u32).collect();
-    ensure!(labels.iter().all(|l| (*l as usize) < classes), "{}: has labels of other classes", path());
+    ensure!(
+        labels.iter().all(|l| (*l as usize) < classes),
+        "{}: has labels that are not among the {classes} classes",
+        path()
+    );
     Ok((features.data, labels))
 }
 

@@ -51,14 +51,14 @@ pub fn run(flags: &Flags, images: &Path) -> Result<()> {
     let device = &flags.common.device;
     ensure!(
         ["auto", "cpu"].contains(&&**device),
-        "--device {device}: --images is computed on the CPU; leave --device away"
+        "--device {device}: --images is computed on the CPU; omit --device"
     );
     if images == Path::new("-") && flags.input.checkpoints.is_empty() {
         bail!("--images -: paths are read from stdin, so the checkpoint must be an argument");
     }
     let models = models(&flags.input, "embed")?;
     if let (Some(out), 2..) = (&flags.common.out, models.len()) {
-        bail!("--out {}: one directory for {} checkpoints; leave --out away", out.display(), models.len());
+        bail!("--out {}: is for one checkpoint, but {} were given; omit --out", out.display(), models.len());
     }
     let found = find(images)?;
     let (mut skipped, mut first) = (0, None);
@@ -73,8 +73,10 @@ pub fn run(flags: &Flags, images: &Path) -> Result<()> {
     ensure!(
         skipped == 0,
         CheckFailed(format!(
-            "{skipped} image{} could not be read, such as {path:?}: {why}; metrics.skipped of the manifest lists all",
-            if skipped == 1 { "" } else { "s" }
+            "{skipped} image{} could not be read, such as {path:?}: {why}; metrics.skipped of the \
+             manifest lists {}",
+            if skipped == 1 { "" } else { "s" },
+            if skipped == 1 { "it" } else { "them" }
         ))
     );
     Ok(())
@@ -107,7 +109,7 @@ fn find(images: &Path) -> Result<Found> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         ensure!(
             !bytes.contains(&0),
-            "--images {}: is neither an image by its name nor a list of paths",
+            "--images {}: its name is not that of an image, and its content is not a list of paths",
             images.display()
         );
         let (mut text, mut lost) = (vec![], vec![]);

@@ -39,15 +39,14 @@ impl FromStr for Import {
         let (split, file) =
             text.split_once('=').ok_or("expected SPLIT=FILE, such as train=clip-train.npz")?;
         let split = SPLITS.into_iter().find(|known| *known == split);
-        let split = split.ok_or_else(|| format!("a split is {}", SPLITS.join(", ")))?;
+        let split = split.ok_or_else(|| format!("the split must be one of {}", SPLITS.join(", ")))?;
         if !is_npy(Path::new(file)) {
             return Ok(Import { split, files: vec![file.into()] });
         }
         let files: Vec<PathBuf> = file.split(',').map(PathBuf::from).collect();
         if !(2..=ARRAYS.len()).contains(&files.len()) || !files.iter().all(|file| is_npy(file)) {
             return Err(
-                "of numpy's .npy files expected FEATURES.npy,LABELS.npy or FEATURES.npy,LABELS.npy,IDS.npy"
-                    .into(),
+                "expected .npy files as FEATURES.npy,LABELS.npy or FEATURES.npy,LABELS.npy,IDS.npy".into()
             );
         }
         Ok(Import { split, files })
@@ -84,7 +83,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     let all = &flags.import;
     ensure!(
         flags.input.checkpoints.is_empty(),
-        "--import: features are made already; leave {} away",
+        "--import: takes finished features and no checkpoint; omit {}",
         flags.input.checkpoints[0].display()
     );
     for split in SPLITS {
@@ -95,7 +94,7 @@ pub fn run(flags: &Flags) -> Result<()> {
             "test" => "accuracy is measured on it",
             _ => continue,
         };
-        ensure!(given > 0, "--import {split}=FILE is needed: {needed}");
+        ensure!(given > 0, "--import {split}=FILE is required: {needed}");
     }
     let mut rows = vec![];
     for import in SPLITS.iter().flat_map(|split| all.iter().filter(move |import| import.split == *split)) {
@@ -103,13 +102,14 @@ pub fn run(flags: &Flags) -> Result<()> {
     }
     let width = rows[0].1.width;
     if let Some((import, other)) = rows.iter().find(|(_, other)| other.width != width) {
-        bail!("{import}: has {} features an image, train has {width}", other.width);
+        bail!("{import}: has {} features per image, but train has {width}", other.width);
     }
     let labels = &rows[0].1.labels;
     if let Some(row) = labels.iter().position(|label| *label as usize >= labels.len()) {
         let (label, images) = (labels[row], labels.len());
         bail!(
-            "{}: `labels` has {label} in row {row}, and there are {images} images; labels number the classes from 0 on",
+            "{}: `labels` has {label} in row {row}, but there are only {images} images; number the classes \
+             from 0",
             rows[0].0
         );
     }
@@ -119,17 +119,20 @@ pub fn run(flags: &Flags) -> Result<()> {
         None => (0..most).map(|label| label.to_string()).collect(),
     };
     let classes = class_names.len();
-    ensure!(most <= classes, "--class-names: {classes} names, but there is a label {}", most - 1);
+    ensure!(most <= classes, "--class-names: has {classes} names, but there is a label {}", most - 1);
     for (import, own) in &rows[1..] {
         if let Some(row) = own.labels.iter().position(|label| *label as usize >= classes) {
             let label = own.labels[row];
-            bail!("{import}: `labels` has {label} in row {row}, and train has {classes} classes, from 0 on");
+            bail!(
+                "{import}: `labels` has {label} in row {row}, but train has {classes} classes, numbered \
+                 from 0"
+            );
         }
     }
     let counts = count(&rows[0].1.labels, classes);
     if let Some(label) = counts.iter().position(|&n| n == 0) {
         bail!(
-            "{}: class {} has no images, so it cannot be learnt; number the classes that there are from 0 on",
+            "{}: class {} has no images, so it cannot be learnt; number the classes from 0 without gaps",
             rows[0].0,
             class_names[label]
         );
@@ -214,36 +217,36 @@ impl Import {
             check_sum(file, name).map_err(|e| numpy(name, candle_core::Error::wrap(e)))?;
             return NpzTensors::new(file).and_then(|all| all.get(name)).map_err(|e| numpy(name, e));
         }
-        let why = "cannot be read as safetensors; write it by safetensors or, as FILE.npz, by np.savez";
+        let why = "cannot be read as safetensors; write it with safetensors or, as FILE.npz, with np.savez";
         // SAFETY: the map is read and dropped here.
         let all = unsafe { MmapedSafetensors::new(file) }.context(why)?;
         if all.get(name).is_err() {
             return Ok(None);
         }
-        let type_ = || format!("`{name}` has a type that is not read; write it as int64, float32 or float64");
+        let type_ = || format!("`{name}` has an unsupported type; write it as int64, float32 or float64");
         Ok(Some(all.load(name, &Device::Cpu).with_context(type_)?))
     }
 
     fn needed(&self, name: &str, rank: usize) -> Result<Tensor> {
         let t = self.array(name)?.with_context(|| format!("has no array `{name}`"))?;
-        ensure!(t.rank() == rank, "`{name}` is {:?}, not of rank {rank}", t.shape());
+        ensure!(t.rank() == rank, "`{name}` has shape {:?}, not rank {rank}", t.shape());
         Ok(t)
     }
 
     /// Reads the sizes of `features` (N, F), with `labels` (N) and, if they exist, `ids` (N).
     fn rows(&self) -> Result<Rows> {
         let features = self.needed("features", 2)?;
-        ensure!(!features.dtype().is_int(), "`features` are integers, not floats");
+        ensure!(!features.dtype().is_int(), "`features` has an integer type, not floats");
         let (n, width) = features.dims2()?;
-        ensure!(n > 0 && width > 0, "`features` are {n}×{width}; there must be some of some images");
+        ensure!(n > 0 && width > 0, "`features` is empty: its shape is {n}×{width}");
         finite(&features, width)?;
         let integers = |name: &str, t: Tensor| -> Result<Vec<u32>> {
-            ensure!(t.dtype().is_int(), "`{name}` are {:?}, not integers", t.dtype());
-            ensure!(t.dims1()? == n, "there are {n} features and {} `{name}`", t.dims1()?);
+            ensure!(t.dtype().is_int(), "`{name}` has type {:?}, not an integer type", t.dtype());
+            ensure!(t.dims1()? == n, "`features` has {n} rows, but `{name}` has {}", t.dims1()?);
             let all = t.to_dtype(DType::I64)?.to_vec1::<i64>()?;
             let number = |(row, v): (usize, i64)| {
                 u32::try_from(v).ok().with_context(|| {
-                    format!("`{name}` has {v} in row {row}; numbers are from 0 to {}", u32::MAX)
+                    format!("`{name}` has {v} in row {row}, but must be from 0 to {}", u32::MAX)
                 })
             };
             all.into_iter().enumerate().map(number).collect()
@@ -259,12 +262,16 @@ impl Import {
     /// Reads the features, which must have the sizes that were read before.
     fn features(&self, n: usize, width: usize) -> Result<Vec<f32>> {
         let features = self.needed("features", 2)?;
-        ensure!(features.dims2()? == (n, width), "was changed while it was read; run the command again");
+        ensure!(
+            features.dims2()? == (n, width),
+            "was changed while it was being read; run the command again"
+        );
         finite(&features, width)
     }
 }
 
-/// Checks the checksum of an array in an .npz file. The tensor reader stops before the end, where it is checked.
+/// Checks the checksum of an array in an .npz file. The tensor reader stops before the end, where it is
+/// checked.
 fn check_sum(file: &Path, name: &str) -> Result<(), zip::result::ZipError> {
     let mut zip = zip::ZipArchive::new(BufReader::new(fs::File::open(file)?))?;
     if let Some(n) = zip.index_for_name(&format!("{name}.npy")) {
@@ -277,11 +284,9 @@ fn check_sum(file: &Path, name: &str) -> Result<(), zip::result::ZipError> {
 fn numpy(name: &str, e: candle_core::Error) -> anyhow::Error {
     let text = e.to_string();
     let why = match () {
-        () if text.contains("fortran") => "is in Fortran order; write np.ascontiguousarray of it",
-        () if text.contains("ompression") => {
-            "is compressed in another way than np.savez_compressed does; use np.savez"
-        }
-        () if text.contains("descr") => "holds something else than little-endian numbers",
+        () if text.contains("fortran") => "is in Fortran order; convert it with np.ascontiguousarray",
+        () if text.contains("ompression") => "is compressed, but not by np.savez_compressed; use np.savez",
+        () if text.contains("descr") => "does not consist of little-endian numbers",
         () => "cannot be read: the file is damaged, or was not written by np.save or np.savez",
     };
     anyhow!("`{name}` {why} ({text})")
@@ -291,7 +296,7 @@ fn numpy(name: &str, e: candle_core::Error) -> anyhow::Error {
 fn finite(features: &Tensor, width: usize) -> Result<Vec<f32>> {
     let features: Vec<f32> = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     if let Some(at) = features.iter().position(|x| !x.is_finite()) {
-        bail!("`features` has {} in row {}", features[at], at / width);
+        bail!("`features` has {} in row {}; all values must be finite", features[at], at / width);
     }
     Ok(features)
 }

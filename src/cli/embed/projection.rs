@@ -21,21 +21,21 @@ use crate::project::{Rows, pca};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Projection")]
 pub struct Projection {
-    /// Also map the features to the plane: t-SNE (exact gradient, PCA start), or the first two principal
-    /// components
+    /// Also project the features to two dimensions: with t-SNE (exact gradient, initialised by PCA), or onto
+    /// the first two principal components
     #[arg(long, value_enum, value_name = "METHOD")]
     pub project: Option<Name>,
 
-    /// t-SNE: how many neighbours an image has, in effect; at least 1, below a third of the images [default:
-    /// 30]
+    /// t-SNE: effective number of neighbours of an image; at least 1, and less than a third of the number of
+    /// images [default: 30]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub perplexity: Option<f64>,
 
-    /// t-SNE: steps, the first 250 (at most a third) under early exaggeration [default: 750]
+    /// t-SNE: number of steps, of which the first 250 (at most a third) use early exaggeration [default: 750]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub iterations: Option<u32>,
 
-    /// t-SNE: factor on the affinities in the first steps; 1 for none [default: 12]
+    /// t-SNE: factor of early exaggeration, which multiplies the affinities; 1 for none [default: 12]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub early_exaggeration: Option<f64>,
 }
@@ -74,7 +74,7 @@ impl Projection {
             let Tsne { perplexity, early_exaggeration, .. } = tsne;
             ensure!(
                 perplexity >= 1.0 && perplexity.is_finite(),
-                "--perplexity {perplexity}: must be a number from 1 on, such as 30"
+                "--perplexity {perplexity}: must be at least 1, such as 30"
             );
             ensure!(
                 (1.0..=1e3).contains(&early_exaggeration),
@@ -88,7 +88,7 @@ impl Projection {
             ("early-exaggeration", self.early_exaggeration.is_some()),
         ];
         if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
-            bail!("--{flag}: does nothing without --project tsne; add that, or leave it out");
+            bail!("--{flag}: does nothing without --project tsne; add that, or omit --{flag}");
         }
         Ok(self.project.map(|_| Chosen::Pca))
     }

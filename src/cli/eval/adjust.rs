@@ -19,23 +19,25 @@ use crate::metrics::{self, Metrics};
 #[derive(Args, Clone, Debug)]
 #[group(id = "adjust-flags")]
 pub struct Flags {
-    /// Post-hoc logit adjustment: subtract TAU·ln(n_k/N) from the logit of each class k, where n_k of the N
-    /// training images are of that class
+    /// Post-hoc logit adjustment: subtract TAU·ln(n_k/N) from the logit of each class k, to which n_k of the
+    /// N training images belong
     ///
-    /// 1 suits a test set in which all classes are equally likely. auto takes the best of 0, 0.05, …, 3 on
-    /// the validation split.
+    /// 1 suits a test set in which all classes are equally likely. auto chooses the value among 0, 0.05, …, 3
+    /// that is best on the validation split.
     #[arg(long, value_name = "TAU|auto", allow_hyphen_values = true)]
     pub adjust: Option<Tau>,
 
-    /// Class shares of the test images that the adjustment assumes: uniform, train (those of the
-    /// training images), or a file with a number for each class [default: uniform]
+    /// Class distribution of the test images that the adjustment assumes: uniform, train (that of the
+    /// training images), or a file with one number per line for each class [default: uniform]
     ///
-    /// Without --adjust it is --adjust 1. metrics.prior_top1 is the accuracy to expect under these shares.
+    /// Implies --adjust 1 unless --adjust or --sweep is given. With train or a file, metrics.prior_top1 is
+    /// the accuracy to expect under this distribution.
     #[arg(long, value_name = "PRIOR|FILE")]
     pub test_prior: Option<String>,
 
-    /// Evaluate each value of a flag, such as adjust=0:2:0.1: metrics.sweep has the accuracies, which report
-    /// figure --kind sweep draws. If there is a validation split, also report the value that is best on it
+    /// Evaluate with a range of values of --adjust, such as adjust=0:2:0.1; metrics.sweep has the accuracies,
+    /// which `report figure --kind sweep` draws, and the value that is best on the validation split, if there
+    /// is one
     #[arg(long, value_name = "FLAG=FIRST:LAST:STEP")]
     pub sweep: Option<Sweep>,
 }
@@ -57,7 +59,7 @@ impl FromStr for Tau {
             return Ok(Tau::Auto);
         }
         let value = text.parse().ok().filter(|v: &f64| v.is_finite() && v.abs() <= 100.0);
-        value.map(Tau::Fixed).ok_or_else(|| "expected a number, such as 1, or auto".into())
+        value.map(Tau::Fixed).ok_or_else(|| "expected auto or a number from -100 to 100, such as 1".into())
     }
 }
 
@@ -88,26 +90,29 @@ impl Adjust {
             return Ok(None);
         }
         if let Some(Sweep { flag, .. }) = sweep.as_ref().filter(|s| s.flag != "adjust") {
-            bail!(
-                "--sweep {flag}: evaluations are eval can only sweep adjust, as in, as --sweep adjust=0:2:0.1"
-            );
+            bail!("--sweep {flag}: eval can only sweep adjust, as in --sweep adjust=0:2:0.1");
         }
         if !subject.has_own_counts {
             bail!(
-                "--adjust: corrects by the class counts that {} was trained on, and --data is another data set",
+                "--adjust: needs the class counts that {} was trained on, but --data is another data set; \
+                 omit either",
                 subject.name
             );
         }
         let counts = &subject.info.cls_num_list;
         if let Some(class) = counts.iter().position(|&n| n == 0) {
-            bail!("--adjust: class {:?} has no training images", subject.info.class_names[class]);
+            bail!(
+                "--adjust: class {:?} has no training images, so its logit cannot be adjusted",
+                subject.info.class_names[class]
+            );
         }
         let tau = adjust.or((test_prior.is_some() && sweep.is_none()).then_some(Tau::Fixed(1.0)));
         let mut inputs = vec![];
         let has_val = subject.images("val") > 0;
         match tau {
             Some(Tau::Auto) if !has_val => bail!(
-                "--adjust auto: chooses on the validation split, and the data set has none; give a value, or make one with {}",
+                "--adjust auto: chooses the value on the validation split, but the data set has none; give a \
+                 value, or make a validation split with {}",
                 if subject.is_features() {
                     "embed --splits train,val,test"
                 } else {
@@ -115,7 +120,10 @@ impl Adjust {
                 }
             ),
             Some(Tau::Auto) if split == "val" => {
-                bail!("--adjust auto: chooses on the validation split, and is not judged by it; give a value")
+                bail!(
+                    "--adjust auto: chooses the value on the validation split; evaluate another split, or \
+                     give a value"
+                )
             }
             Some(Tau::Auto) => inputs.push(subject.splits("selection", &["val"])?),
             _ if sweep.is_some() && has_val => inputs.push(subject.splits("selection", &["val"])?),
@@ -202,7 +210,8 @@ impl Adjust {
             let absent = (0..counts.len()).filter(|k| !labels.contains(&(*k as u32))).count();
             if absent > 0 {
                 log::warn!(
-                    "{absent} of {} classes have no validation images, so the choice ignores them",
+                    "{absent} of {} classes have no validation images, so the best value is chosen \
+                     without them",
                     counts.len()
                 );
             }
@@ -271,13 +280,14 @@ fn numbers_of(m: &Metrics) -> Object {
 
 /// Reads the shares of the classes from a file: one number per line, in any unit.
 fn prior(path: &Path, classes: usize) -> Result<Vec<f64>> {
-    let text = fs::read_to_string(path).context("is neither uniform or train nor a file that can be read")?;
+    let text =
+        fs::read_to_string(path).context("is neither uniform nor train, and cannot be read as a file")?;
     let number = |(n, line): (usize, &str)| -> Result<f64> {
         let value = line.trim().parse().ok().filter(|v: &f64| v.is_finite() && *v > 0.0);
         value.with_context(|| format!("line {} is not a positive number", n + 1))
     };
     let all = text.trim_end().lines().enumerate().map(number).collect::<Result<Vec<f64>>>()?;
-    ensure!(all.len() == classes, "holds {} numbers, and there are {classes} classes", all.len());
+    ensure!(all.len() == classes, "has {} numbers, but there are {classes} classes", all.len());
     let total: f64 = all.iter().sum();
     Ok(all.into_iter().map(|v| v / total).collect())
 }

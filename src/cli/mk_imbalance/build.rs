@@ -38,7 +38,8 @@ fn prepare<'a>(flags: &Flags, origin: &'a Origin) -> Result<Prepared<'a>> {
             let official = files.is_official(&source);
             if !official {
                 log::warn!(
-                    "these are not the published images or labels: their hash is another; the manifest says so"
+                    "these are not the published images or labels: their hash differs; the manifest \
+                     records this"
                 );
             }
             (source, Some(official))
@@ -146,7 +147,8 @@ pub fn build(flags: &Flags, origin: &Origin, writer: &Writer) -> Result<Done> {
         let (leaks, first) = found.leaks();
         if let Some([train, test]) = first {
             log::warn!(
-                "{leaks} test image{} among the training images too, byte for byte: {test} is {train}",
+                "{leaks} test image{} also among the training images, byte for byte, such as {test}, \
+                 which is {train}",
                 if leaks == 1 { " is" } else { "s are" }
             );
             set("test_images_in_train", json!(leaks));

@@ -40,9 +40,12 @@ impl Collection {
     /// Returns an error if files are not as they should be, or if they cannot provide the profile.
     pub fn find(flags: &Flags) -> Result<Collection> {
         let reading = flags.reading()?;
-        let root = flags.data.as_deref().context("--data PATH: where are the images?")?;
+        let root = flags.data.as_deref().context("--data PATH is required: the directory of the images")?;
         if !root.is_dir() {
-            bail!("{}: there is no such directory; --data is the directory of the images", root.display());
+            bail!(
+                "{}: there is no such directory; --data must be the directory of the images",
+                root.display()
+            );
         }
         let [train, val, test] = [&flags.train_list, &flags.val_list, &flags.test_list].map(|l| l.as_deref());
         let json = [&flags.train_json, &flags.val_json].map(|file| file.as_deref());
@@ -70,7 +73,8 @@ impl Collection {
                 "frequency" => Order::Frequency,
                 file if !Path::new(file).is_file() => {
                     bail!(
-                        "--class-order {file}: is neither lexical, natural or frequency nor a file of names"
+                        "--class-order {file}: is not lexical, natural or frequency, and there is no such \
+                         file"
                     )
                 }
                 file => {
@@ -89,7 +93,8 @@ impl Collection {
             sorted.iter_mut().for_each(|names| names.sort_unstable());
             if sorted[0] == sorted[1] && names != listing.class_names {
                 log::warn!(
-                    "--class-names {}: has the names of the classes in another order, and so renames them; --class-order orders them",
+                    "--class-names {}: has the names of the classes in another order, so classes get each \
+                     other's names; --class-order changes their order instead",
                     file.display()
                 );
             }
@@ -100,7 +105,8 @@ impl Collection {
         let lost = tests - listing.splits[2].len();
         if lost > 0 && lost == tests {
             bail!(
-                "{}: no test images are left: all are of classes without training images ({}); do the lists name classes alike?",
+                "{}: no test images are left: all belong to classes without training images ({}); check that \
+                 training and test images have the same class names",
                 root.display(),
                 some(&dropped)
             );
@@ -220,7 +226,7 @@ fn cut(listing: &mut Listing, flags: &Flags) -> Result<[bool; 3]> {
         [("test-fraction", flags.test_fraction.is_some(), 2), ("val-fraction", flags.val_fraction > 0.0, 1)]
     {
         if asked && is_there(split) {
-            bail!("--{flag}: does nothing here; there is a {} split already", SPLITS[split]);
+            bail!("--{flag}: does nothing here; there is already a {} split", SPLITS[split]);
         }
     }
     if flags.split_seed.is_some() && !cuts.contains(&true) {
@@ -228,7 +234,7 @@ fn cut(listing: &mut Listing, flags: &Flags) -> Result<[bool; 3]> {
     }
     let share = flags.val_fraction + if cuts[2] { flags.cut().test } else { 0.0 };
     if share >= 1.0 {
-        bail!("--val-fraction {}: nothing would be left to train on", flags.val_fraction);
+        bail!("--val-fraction {}: no images would be left to train on", flags.val_fraction);
     }
     let before = listing.splits[0].len();
     let small = listing.cut(flags.cut());
@@ -246,16 +252,14 @@ fn cut(listing: &mut Listing, flags: &Flags) -> Result<[bool; 3]> {
     if !small.is_empty() {
         let classes = listing::classes(small.len());
         log::warn!(
-            "{classes} too small to have images in every split; the first ones go to training: {}",
+            "{classes} too small to have images in every split; their images go to the training split \
+             first: {}",
             some(&small)
         );
     }
     // If there are no images at all, another error explains it better.
     if listing.splits[2].is_empty() && before > 0 {
-        bail!(
-            "{}: no class has more than one image, so that none is left to test on",
-            listing.root.display()
-        );
+        bail!("{}: no class has more than one image, so none is left to test on", listing.root.display());
     }
     Ok(cuts)
 }
@@ -274,7 +278,7 @@ fn draw(listing: &Listing, flags: &Flags) -> Result<Draw> {
     if !short.is_empty() {
         let classes = listing::classes(short.len());
         log::warn!(
-            "{classes} with fewer images than the profile asks for give what they have: {}",
+            "all images are taken of {classes} with fewer than the profile asks for: {}",
             some(&short)
         );
     }
@@ -291,14 +295,15 @@ fn tell(
 ) {
     if !dropped.is_empty() {
         let classes = listing::classes(dropped.len());
-        log::info!("{classes} without training images left out: {}", some(dropped));
+        log::info!("left out {classes} without training images: {}", some(dropped));
     }
     if lost > 0 {
-        log::warn!("{lost} test image{} of these classes left out as well", if lost == 1 { "" } else { "s" });
+        log::warn!("also left out {lost} test image{} of these classes", if lost == 1 { "" } else { "s" });
     }
     if let Some([first, second]) = unnatural {
         log::info!(
-            "classes are numbered as text sorts, {first:?} before {second:?}; --class-order natural goes by the numbers in them"
+            "classes are in lexical order, {first:?} before {second:?}; --class-order natural sorts them by \
+             the numbers in their names"
         );
     }
     let untested: Vec<&String> = listing
@@ -312,6 +317,6 @@ fn tell(
         log::warn!("{} without test images: {}", listing::classes(untested.len()), some(&untested));
     }
     if official == Some(false) {
-        log::warn!("the numbers of images differ from the published ones; the manifest says so");
+        log::warn!("the numbers of images differ from the published ones; the manifest records this");
     }
 }

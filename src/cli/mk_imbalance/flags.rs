@@ -16,9 +16,9 @@ use crate::data::listing::Cut;
 ///
 /// Reads CIFAR-10 or CIFAR-100 in the binary or the python format, or image files in folders, in lists or in
 /// the layout of CINIC-10, Tiny-ImageNet, ImageNet-LT, Places-LT or iNaturalist. Chooses a long-tailed (exp)
-/// or step subset of the training images, or takes all, and writes them as memory-mapped safetensors shards,
-/// with the held-out images beside them. The subset is exactly the one of the reference code (LDAM-DRW's
-/// IMBALANCECIFAR10 and IMBALANCECIFAR100) for the same --rand-number. Prints the manifest of the data set on
+/// or step subset of the training images, or all of them, and writes it together with the held-out images as
+/// memory-mapped safetensors shards. For CIFAR and the same --rand-number, the subset is exactly that of the
+/// reference code (LDAM-DRW's IMBALANCECIFAR10 and IMBALANCECIFAR100). Prints the manifest of the data set on
 /// stdout, ready for train.
 #[derive(Parser, Debug)]
 #[command(name = "mk-imbalance", version = crate::cli::VERSION, after_help = EXAMPLES)]
@@ -27,37 +27,37 @@ pub struct Flags {
     #[arg(long, value_enum, value_name = "SET")]
     pub dataset: Name,
 
-    /// Path of its files
+    /// Path of the files of the data set
     ///
-    /// For CIFAR: the .tar.gz, the directory it unpacks to, or a directory that holds either (scripts/fetch-cifar
-    /// downloads them). For image files: the directory that contains them.
+    /// For CIFAR: the .tar.gz, the directory it unpacks to, or a directory that contains either
+    /// (scripts/fetch-cifar downloads the archives). For image files: the directory that contains them.
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
 
-    /// List of the training images (list)
+    /// List of the training images (--dataset list)
     ///
-    /// Lines `path label`, lines `path` whose first directory is the class, or CSV with the columns path and
-    /// label. Paths are relative to --data.
+    /// The lines are `path label`, or `path` with the class as its first directory, or the file is CSV with
+    /// the columns path and label. Paths are relative to --data.
     #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub train_list: Option<PathBuf>,
 
-    /// List of the validation images (list)
+    /// List of the validation images (--dataset list)
     #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub val_list: Option<PathBuf>,
 
-    /// List of the test images (list)
+    /// List of the test images (--dataset list)
     #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub test_list: Option<PathBuf>,
 
-    /// Annotations of the training images, such as train2018.json (inaturalist)
+    /// Annotations of the training images, such as train2018.json (--dataset inaturalist)
     #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub train_json: Option<PathBuf>,
 
-    /// Annotations of the held-out images, such as val2018.json (inaturalist)
+    /// Annotations of the held-out images, such as val2018.json (--dataset inaturalist)
     #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub val_json: Option<PathBuf>,
 
-    /// Side of the square images that networks see, in pixels [default: 32 for cinic10, 64 for
+    /// Side of the square images that the network takes, in pixels [default: 32 for cinic10, 64 for
     /// tiny-imagenet, 224 for inaturalist]
     ///
     /// The shorter side is resized to N, and a square is cut from the centre, as torchvision's Resize(N) and
@@ -65,22 +65,22 @@ pub struct Flags {
     #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub size: Option<u32>,
 
-    /// Side of the stored squares in pixels, if larger than --size: training takes random crops of them,
-    /// evaluation the centre
+    /// Side of the stored square images in pixels, if larger than --size: training takes random crops of
+    /// them, evaluation the centre crop
     #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub resize: Option<u32>,
 
-    /// Resize the whole image to the square, without keeping its aspect ratio, instead of cutting from the centre
+    /// Resize the whole image to a square without keeping its aspect ratio, instead of cropping the centre
     #[arg(long, help_heading = IMAGES)]
     pub squash: bool,
 
-    /// What training and evaluation normalise the channels by: measured, imagenet, cifar, or three means and
-    /// three standard deviations as "0.5,0.5,0.5;0.2,0.2,0.2" [default: measured on the training images;
+    /// Channel means and standard deviations that training and evaluation normalise by: measured, imagenet,
+    /// cifar, or three of each, such as "0.5,0.5,0.5;0.2,0.2,0.2" [default: measured on the training images;
     /// cifar for CIFAR and synthetic]
     #[arg(long, value_name = "HOW", help_heading = IMAGES, value_parser = normalise)]
     pub normalise: Option<Normalisation>,
 
-    /// Share of the images of each class to hold out as test split, where the source has none [default: 0.2]
+    /// Share of the images of each class to hold out as test split, if the source has none [default: 0.2]
     #[arg(long, value_name = "F", allow_negative_numbers = true, help_heading = IMAGES)]
     pub test_fraction: Option<f64>,
 
@@ -88,8 +88,9 @@ pub struct Flags {
     #[arg(long, value_name = "N", help_heading = IMAGES)]
     pub split_seed: Option<u32>,
 
-    /// How classes are numbered: lexical (as torchvision's ImageFolder), natural (10 after 2), frequency (most
-    /// training images first), or a file with one name per line [default: lexical; lists keep their numbers]
+    /// How classes are numbered: lexical (as torchvision's ImageFolder), natural (10 after 2), frequency
+    /// (most training images first), or a file with one name per line [default: lexical; lists keep their
+    /// numbers]
     #[arg(long, value_name = "ORDER|FILE", help_heading = IMAGES)]
     pub class_order: Option<String>,
 
@@ -113,11 +114,11 @@ pub struct Flags {
     #[arg(long, value_enum, value_name = "TYPE")]
     pub imb_type: Option<ImbType>,
 
-    /// Size of the largest class over the smallest (exp, step) [default: 100]
+    /// Size of the largest class divided by that of the smallest (--imb-type exp or step) [default: 100]
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub imb_ratio: Option<f64>,
 
-    /// Size of the largest class in the profile (image files) [default: that of the largest class]
+    /// Size of the largest class of the profile (image files) [default: that of the largest class found]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_per_class: Option<u32>,
 
@@ -131,28 +132,29 @@ pub struct Flags {
     )]
     pub rand_number: u32,
 
-    /// Share of the classes that are small, rounded up to whole ones (step) [default: 0.5]
+    /// Share of the classes that are small, rounded up to a whole number of classes (--imb-type step)
+    /// [default: 0.5]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub minority_fraction: Option<f64>,
 
     /// Share of the training images to hold out for validation
     ///
-    /// They are held out before the imbalance is made. For CIFAR and synthetic, equally many of each class, so
-    /// that the split is balanced like the test set; the profile is applied to the remaining images, and with 0
-    /// the training subset is exactly the reference's. For image files, this share of each class, chosen by
-    /// --split-seed.
+    /// They are held out before the imbalance is introduced. For CIFAR and synthetic, the same number is
+    /// taken from each class, so that the split is balanced like the test set, and the profile is applied to
+    /// the remaining images; with 0, the training subset is exactly that of the reference code. For image
+    /// files, this share of each class is taken, chosen by --split-seed.
     #[arg(long, value_name = "F", default_value_t = 0.0, allow_negative_numbers = true)]
     pub val_fraction: f64,
 
-    /// Largest size of a shard; K, M and G are powers of 1024
+    /// Maximum size of a shard in bytes; the suffixes K, M and G stand for powers of 1024
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = parse_bytes)]
     pub shard_bytes: u64,
 
-    /// Training images of each class before the imbalance (synthetic) [default: 500]
+    /// Training images per class before the imbalance (--dataset synthetic) [default: 500]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub train_per_class: Option<u32>,
 
-    /// Test images of each class (synthetic) [default: 100]
+    /// Test images per class (--dataset synthetic) [default: 100]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub test_per_class: Option<u32>,
 
@@ -171,7 +173,8 @@ Examples:
   mk-imbalance --dataset folder --data photographs --size 64
   mk-imbalance --dataset list --data imagenet --train-list ImageNet_LT_train.txt --test-list ImageNet_LT_test.txt --resize 256 --size 224 --normalise imagenet
 
-The result goes to a directory in data/, named after the data set, what was asked of it and its key, unless --out says otherwise. The same command again answers at once.";
+The result goes to a directory in data/ that is named after the data set, its parameters and its key, unless \
+--out names another directory. Repeating a command returns the existing result at once.";
 
 /// Data sets to start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -182,13 +185,13 @@ pub enum Name {
     Cifar100,
     /// Procedural textures and shapes, 10 classes; needs no files
     Synthetic,
-    /// Image files in one folder per class, which may be inside train, val (or valid) and test
+    /// Image files in one folder per class; these folders may be inside train, val (or valid) and test
     Folder,
-    /// Image files named by lists
+    /// Image files that are named in lists
     List,
-    /// Image files with annotations in the form of iNaturalist 2018
+    /// Image files with annotations in the format of iNaturalist 2018
     Inaturalist,
-    /// CINIC-10: 90,000 training, validation and test images of 10 classes
+    /// CINIC-10: 90,000 images each for training, validation and testing, of 10 classes
     Cinic10,
     /// Tiny-ImageNet-200 in its original layout
     TinyImagenet,
@@ -218,9 +221,9 @@ pub enum ImbType {
 /// What to do about images that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnError {
-    /// End with an error that names them
+    /// Exit with an error that names them
     Fail,
-    /// Leave them out, and exit with 1
+    /// Leave them out and exit with 1
     Skip,
 }
 
@@ -281,17 +284,20 @@ impl Flags {
             bail!("--data PATH is required: the directory of the files, or the official archive");
         }
         if list && self.train_list.is_none() {
-            bail!("--train-list FILE is required: the training images as lines `path label`");
+            bail!("--train-list FILE is required: the list of the training images, in lines `path label`");
         }
         if inaturalist && self.train_json.is_none() {
-            bail!("--train-json FILE is required: the training images, such as train2018.json");
+            bail!(
+                "--train-json FILE is required: the annotations of the training images, such as \
+                 train2018.json"
+            );
         }
         for (flag, share) in
             [("test-fraction", self.test_fraction.unwrap_or(0.2)), ("val-fraction", self.val_fraction)]
         {
             let least = if flag == "test-fraction" { f64::MIN_POSITIVE } else { 0.0 };
             if files && !(least..1.0).contains(&share) {
-                bail!("--{flag} {share}: must be a share between 0 and 1");
+                bail!("--{flag} {share}: must be between 0 and 1");
             }
         }
         Ok(())
@@ -347,7 +353,7 @@ impl Flags {
             bail!("--size N is required: the side of the images in pixels, such as 32, 64 or 224");
         };
         if let Some(resize) = self.resize.filter(|resize| *resize <= size) {
-            bail!("--resize {resize}: must be more than --size {size}, or be left out");
+            bail!("--resize {resize}: must be larger than --size {size}, or be omitted");
         }
         let (size, resize) = (size as usize, self.resize.map(|n| n as usize));
         let preprocess = Preprocess { size, resize, squash: self.squash };
@@ -389,7 +395,7 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         _ => (text, 1u64),
     };
     let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
-    bytes.ok_or_else(|| "expected bytes, such as 67108864 or 64M".into())
+    bytes.ok_or_else(|| "expected a number of bytes, such as 67108864 or 64M".into())
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 /// Flags of `report figure`.
 #[derive(Args, Debug)]
 pub struct FigureFlags {
-    /// Manifests (or their directories), one or many a file [default: stdin]
+    /// Manifests (or their directories); a file may hold several [default: stdin]
     #[arg(value_name = "MANIFEST")]
     pub inputs: Vec<PathBuf>,
 
@@ -33,16 +33,16 @@ pub struct FigureFlags {
     #[arg(long, value_enum)]
     pub kind: Kind,
 
-    /// File to write, .svg or .png, with FILE.manifest.json beside it; may be given again
+    /// File to write, .svg or .png, with FILE.manifest.json beside it; can be given several times
     /// [default: KIND.svg in a directory named after the key]
     #[arg(short = 'o', long = "file", alias = "output", value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Width in inches: 3.3 is a column, 6.9 a page
+    /// Width in inches: 3.3 for one column, 6.9 for the whole page
     #[arg(long, value_name = "INCHES", default_value_t = 3.3, value_parser = inches)]
     pub width: f64,
 
-    /// Resolution of PNG files
+    /// Resolution of PNG files in dots per inch
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(30..=2400))]
     pub dpi: u32,
 }

@@ -25,7 +25,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 /// Flags of `report html`.
 #[derive(Args, Debug)]
 pub struct HtmlFlags {
-    /// Manifests (or their directories), one or many a file [default: stdin]
+    /// Manifests (or their directories); a file may hold several [default: stdin]
     #[arg(value_name = "MANIFEST")]
     pub inputs: Vec<PathBuf>,
 
@@ -34,7 +34,8 @@ pub struct HtmlFlags {
     #[arg(short = 'o', long = "file", alias = "output", value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// File of published values in the form of this program's published.json; they come before its own
+    /// File of published values in the format of this program's published.json, over whose values they take
+    /// precedence
     #[arg(long, value_name = "FILE")]
     pub published: Option<PathBuf>,
 

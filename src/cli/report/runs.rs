@@ -15,11 +15,11 @@ pub(super) const EXAMPLES: &str = "Examples:
 /// Flags of `report runs`.
 #[derive(Args, Debug)]
 pub struct RunsFlags {
-    /// Directories with trainings, or of trainings [default: runs]
+    /// Directories of training runs, or directories that contain such [default: runs]
     #[arg(value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
 
-    /// Form of the list
+    /// Format of the list
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "csv", "json"])]
     pub format: String,
 }
@@ -33,23 +33,24 @@ pub(super) fn run(flags: &RunsFlags, common: &Common) -> Result<()> {
         ("force", common.force),
     ];
     if let Some((flag, _)) = asked.iter().find(|(_, asked)| *asked) {
-        bail!("--{flag}: does nothing here, for report runs only prints a list; leave it out");
+        bail!("--{flag}: does nothing here, because report runs only prints a list; omit it");
     }
     let usual = [PathBuf::from("runs")];
     let dirs = if flags.dirs.is_empty() { &usual[..] } else { &flags.dirs };
     if flags.dirs.is_empty() && !usual[0].is_dir() {
         bail!(
-            "runs: there is no such directory here; name directories that train has made, or that hold such"
+            "runs: there is no such directory here; name directories that train has made, or that contain \
+             such"
         );
     }
     let (all, wrong) = runs::find(dirs)?;
     for e in wrong {
-        log::warn!("left out: {e}");
+        log::warn!("skipped: {e}");
     }
     if all.is_empty() {
         let dirs: Vec<_> = dirs.iter().map(|d| d.display().to_string()).collect();
         bail!(
-            "{}: no trainings here; name directories that train has made, or that hold such",
+            "{}: there are no training runs; name directories that train has made, or that contain such",
             dirs.join(", ")
         );
     }

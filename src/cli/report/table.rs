@@ -33,19 +33,20 @@ pub struct TableFlags {
     #[arg(value_name = "METRICS")]
     pub metrics: Vec<PathBuf>,
 
-    /// Epoch of the evaluations to show; they never share a table
+    /// Epoch of the evaluations to show; last and best are never in the same table
     #[arg(long, default_value = "both", value_parser = ["last", "best", "both"])]
     pub checkpoint: String,
 
-    /// File of published values in the form of this program's published.json; they come before its own
+    /// File of published values in the format of this program's published.json, over whose values they take
+    /// precedence
     #[arg(long, value_name = "FILE")]
     pub published: Option<PathBuf>,
 
-    /// Print the table itself on stdout, as md, csv, tex or json, and write nothing
+    /// Print the table itself on stdout, as md, csv, tex or json, and write no files
     #[arg(long, value_name = "FORMAT", value_parser = FORMATS, conflicts_with_all = ["files", "dry_run", "explain", "verify"])]
     pub format: Option<String>,
 
-    /// File to write, .md, .csv, .tex or .json, with FILE.manifest.json beside it; may be given again
+    /// File to write, .md, .csv, .tex or .json, with FILE.manifest.json beside it; can be given several times
     /// [default: all four in a directory named after the key]
     #[arg(short = 'o', long = "file", alias = "output", value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -70,7 +71,7 @@ pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
         super::format_of(file, &FORMATS)?;
     }
     if let (Some(format), Some(out)) = (&flags.format, &common.out) {
-        bail!("--format {format}: prints the table and writes nothing; leave --out {} out", out.display());
+        bail!("--format {format}: prints the table and writes no files; omit --out {}", out.display());
     }
     super::load_published(flags.published.as_deref())?;
     let found = source::read_all(&flags.metrics, "report", Kind::Metrics)?;

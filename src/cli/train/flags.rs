@@ -26,8 +26,8 @@ use crate::train::schedule::Recipe;
 
 fn examples() -> String {
     format!(
-        "{EXAMPLES}\n\nMethods: erm, or {}, such as remix-ldam-drw. A stopped run goes on from its last finished epoch when \
-         the same command is given again.",
+        "{EXAMPLES}\n\nMethods: erm, or {}, such as remix-ldam-drw. A stopped run continues from its \
+         last finished epoch when the same command is given again.",
         listed()
     )
 }
@@ -36,8 +36,8 @@ const EXAMPLES: &str = "\
 Examples:
   mk-imbalance --dataset cifar10 --data ~/data --imb-ratio 100 | train --method remix
   train data/cifar10-exp-100-*/manifest.json --method remix-drw --seeds 0-4
-  train MANIFEST --mix remix --tau 0.3 --rule rs --rs inverse    any parts, any options
-  train MANIFEST --method erm --arch resnet20 --epochs 10        a short run; the recipe's milestones scale";
+  train MANIFEST --mix remix --tau 0.3 --rule rs --rs inverse    any combination of parts and options
+  train MANIFEST --method erm --arch resnet20 --epochs 10        a short run, with scaled milestones";
 
 /// Train an image classifier on an imbalanced data set
 ///
@@ -46,12 +46,12 @@ Examples:
 #[derive(Parser, Debug)]
 #[command(name = "train", version = VERSION, after_help = examples())]
 pub struct Flags {
-    /// Manifests of data sets, or with --classifier of features from embed --splits, or their directories;
-    /// `-` or nothing for stdin
+    /// Manifests (or their directories) of data sets or, with --classifier, of features from embed --splits;
+    /// `-` is stdin [default: stdin]
     #[arg(value_name = "DATASET_MANIFEST")]
     pub datasets: Vec<PathBuf>,
 
-    /// A method by name, such as remix-drw; the flags below change parts of it
+    /// Method, such as remix-drw; the flags below override parts of it
     #[arg(short, long, value_name = "NAME", default_value = "erm", help_heading = "Method")]
     #[arg(add = ArgValueCompleter::new(methods))]
     pub method: String,
@@ -74,27 +74,29 @@ pub struct Flags {
 
     /// Defaults for the flags below, from a paper or its code; flags that are given take precedence
     ///
-    /// report: ResNet-32, 300 epochs of batches of 128, SGD 0.1 that falls at 150 and 225 (the code of the
-    /// reproduction report). paper: the same, falling at 150 and 250 (the text of the Remix paper). cinic10:
-    /// paper with resnet18-cifar. tiny-imagenet: resnet18-cifar, 120 epochs, falling at 90, crops padded by 8
-    /// (LDAM). imagenet-lt: resnet50, 90 epochs of batches of 512, 0.2 along a cosine, weight decay 5e-4,
-    /// crops of random size, colour jitter (classifier-balancing). places-lt: the same for 30 epochs.
-    /// inaturalist: resnet50, 90 epochs of batches of 256, falling at 30 and 60, colour jitter, --alpha 0.4
-    /// (Remix paper).
+    /// report: ResNet-32, 300 epochs, batches of 128, SGD with a learning rate of 0.1 that falls to a tenth
+    /// at epochs 150 and 225 (the code of the reproduction report that this project starts from). paper: the
+    /// same, but the rate falls at 150 and 250 (the text of the Remix paper). cinic10: paper with
+    /// resnet18-cifar. tiny-imagenet: report with resnet18-cifar, 120 epochs, the rate falling at 90, and
+    /// crops padded by 8 pixels (the LDAM paper). imagenet-lt: resnet50, 90 epochs, batches of 512, a cosine
+    /// schedule from 0.2, weight decay 5e-4, crops of random size, and colour jitter (the
+    /// classifier-balancing code). places-lt: the same with 30 epochs. inaturalist: report with resnet50, 90
+    /// epochs, batches of 256, the rate falling at 30 and 60, colour jitter, and --alpha 0.4 (the Remix
+    /// paper).
     ///
     /// Milestones scale with --epochs. A milestone before epoch 3 is ignored, so with --epochs 3 all epochs
     /// use --lr.
     #[arg(long, value_name = "RECIPE", value_enum, default_value = "report", help_heading = "Recipe")]
     pub recipe: RecipeName,
 
-    /// The network: resnet20, resnet32, resnet44, resnet56 or resnet110, in the CIFAR form of the papers;
-    /// resnet18-cifar or resnet34-cifar, wider, for small images; resnet10, resnet18, resnet34 or resnet50,
-    /// for large ones [default: resnet32, or the recipe's]
+    /// Network: resnet20, resnet32, resnet44, resnet56 or resnet110 (the papers' CIFAR networks);
+    /// resnet18-cifar or resnet34-cifar (wider, for small images); resnet10, resnet18, resnet34 or resnet50
+    /// (for large images) [default: resnet32, or the recipe's]
     #[arg(long, value_name = "ARCH", help_heading = "Recipe")]
     #[arg(add = ArgValueCandidates::new(architectures))]
     pub arch: Option<Arch>,
 
-    /// Epochs, each of as many images as the training split has [default: 300, or the recipe's]
+    /// Number of epochs, each of as many images as the training split has [default: 300, or the recipe's]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Recipe")]
     pub epochs: Option<u32>,
 
@@ -129,12 +131,12 @@ pub struct Flags {
     #[arg(long, value_name = "HOW", value_enum, help_heading = "Recipe")]
     pub schedule: Option<Schedule>,
 
-    /// Epochs, from 1, at which the learning rate falls to a tenth, such as 100,150; `none` keeps it
-    /// [default: the recipe's]
+    /// Epochs, counted from 1, at which the learning rate falls to a tenth, such as 100,150; `none` keeps it
+    /// constant [default: the recipe's]
     #[arg(long, value_name = "EPOCHS", help_heading = "Recipe")]
     pub milestones: Option<Milestones>,
 
-    /// Warm-up: epochs over which the learning rate rises linearly
+    /// Number of warm-up epochs, over which the learning rate rises linearly
     #[arg(
         long,
         value_name = "N",
@@ -144,7 +146,7 @@ pub struct Flags {
     )]
     pub warmup: u32,
 
-    /// Arithmetic of the network
+    /// Precision of the network's arithmetic
     #[arg(long, value_name = "P", default_value = "f32", help_heading = "Recipe")]
     pub precision: Precision,
 
@@ -177,11 +179,11 @@ pub struct Flags {
     #[arg(long, value_name = "N,M", help_heading = "Augmentation")]
     pub rand_augment: Option<RandAugment>,
 
-    /// Start from weights: a checkpoint (its manifest or directory), or a file in PyTorch's names, as
-    /// safetensors or as torch.save writes it
+    /// Weights to start from: a checkpoint (its manifest or directory), or a file with PyTorch's parameter
+    /// names, as safetensors or as written by torch.save
     ///
-    /// The classifier of a checkpoint is kept if its classes have the names of the data set's; that of another
-    /// file, if it has as many classes. Otherwise the classifier starts from random weights.
+    /// The classifier of a checkpoint is kept if its class names are those of the data set; that of a file,
+    /// if it has as many classes as the data set. Otherwise the classifier starts from random weights.
     #[arg(long, value_name = "MANIFEST|WEIGHTS", help_heading = "Recipe")]
     pub init: Option<PathBuf>,
 
@@ -195,8 +197,9 @@ pub struct Flags {
 
     /// Train or compute a classifier on features, instead of training a network on images
     ///
-    /// The result is the network of the features with the new classifier, in one file. Defaults are then 10
-    /// epochs along a cosine; tau-norm, ncm, ncm-cosine and knn are computed at once.
+    /// The result is one file with the new classifier and the network that computed the features, if they
+    /// were not imported; for knn, it has the training features and their labels instead. The defaults become
+    /// 10 epochs and a cosine schedule; tau-norm, ncm, ncm-cosine and knn are computed without training.
     #[arg(long, value_name = "NAME", value_enum, help_heading = "Second stage")]
     #[arg(conflicts_with_all = ["arch", "init", "freeze", "recipe", "precision", "augment", "no_augment", "crop_padding", "color_jitter", "rand_augment"])]
     pub classifier: Option<ClassifierName>,
@@ -215,7 +218,7 @@ pub struct Flags {
     #[arg(long, value_name = "FLAG=FIRST:LAST:STEP", help_heading = "Seeds and files")]
     pub sweep: Option<Sweep>,
 
-    /// Seed of weights, batches, crops and mixing
+    /// Seed for the initial weights, batches, crops and mixing
     #[arg(
         long,
         value_name = "N",
@@ -229,7 +232,7 @@ pub struct Flags {
     #[arg(long, value_name = "LIST", conflicts_with = "seed", help_heading = "Seeds and files")]
     pub seeds: Option<Seeds>,
 
-    /// Runs that train side by side on a GPU [default: as many as fit, at most 3]
+    /// Number of runs to train side by side on a GPU [default: as many as fit, at most 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Seeds and files")]
     pub parallel: Option<u16>,
 
@@ -316,7 +319,7 @@ impl Flags {
             name.is_some_and(|name| name.split('=').next() == Some(&**flag))
         };
         if args.iter().any(is_it) || flag == "sweep" {
-            bail!("--sweep {flag}: --{flag} is given as well; leave one of them away");
+            bail!("--sweep {flag}: --{flag} is given as well; omit one of them");
         }
         let of = |value: f64| -> Result<Flags> {
             let more = [OsString::from(format!("--{flag}={value}"))];
@@ -373,7 +376,7 @@ impl Flags {
             ("warmup", self.warmup != 0),
         ];
         if let Some((flag, _)) = idle.iter().find(|(_, given)| *given && is_computed) {
-            bail!("--{flag}: does nothing with this classifier, which is computed and not trained");
+            bail!("--{flag}: does nothing with this classifier, which is computed without training");
         }
         Ok(classifier)
     }

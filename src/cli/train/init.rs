@@ -40,7 +40,7 @@ impl Init {
     ) -> Result<Init> {
         if checkpoints::is_bare(path) {
             if let Some(which) = which {
-                bail!("is a file of weights; --init-checkpoint {which} is for checkpoints, leave it away");
+                bail!("is a file of weights, and --init-checkpoint {which} is for checkpoints; omit it");
             }
             let input = checkpoints::input_of("init", path)?;
             let start = Start { file: input.path.clone(), classes: Classes::Unsaid };
@@ -66,7 +66,7 @@ impl Init {
         let file = self.start.file.display();
         match self.input.params.get("arch").and_then(|said| said.as_str()) {
             Some(said) if said != arch.to_string() => {
-                bail!("--init: {file} is a {said}, not the {arch} of --arch")
+                bail!("--init: {file} is a {said}, not the {arch} of this run; use --arch {said}")
             }
             _ => {}
         }
@@ -89,8 +89,8 @@ impl Init {
         let own = trained::normalise(&self.input.params).context("--init")?;
         if own != normalise {
             log::warn!(
-                "--init: its images were normalised by mean {:.3?} and standard deviation {:.3?}, those of this data \
-                 set are by {:.3?} and {:.3?}",
+                "--init: its training images were normalised by mean {:.3?} and standard deviation {:.3?}, \
+                 but those of this data set by {:.3?} and {:.3?}",
                 own.mean,
                 own.std,
                 normalise.mean,
@@ -100,7 +100,9 @@ impl Init {
         let own = self.input.params.get("preprocess").cloned().map(serde_json::from_value).transpose()?;
         let [own, now] = [own, preprocess].map(|p: Option<Preprocess>| p.unwrap_or(Preprocess::CIFAR));
         if own != now {
-            log::warn!("--init: was trained on images of {own}, and these are of {now}");
+            log::warn!(
+                "--init: was trained on images preprocessed to {own}, but these were preprocessed to {now}"
+            );
         }
         Ok(())
     }
@@ -135,7 +137,8 @@ pub fn network_of(features: &Manifest) -> Result<(Arch, Option<Init>)> {
     let init = Init::with(&path, which, &|_| Ok(Classes::Unsaid)).with_context(hint)?;
     if init.input.blake3 != checkpoint.blake3 {
         bail!(
-            "{}: is no longer the network that {here} was made by; make the features again with embed --splits",
+            "{}: is no longer the network that {here} was made with; make the features again with \
+             embed --splits",
             path.display()
         );
     }

@@ -41,7 +41,11 @@ pub fn for_each(count: usize, threads: usize, job: impl Fn(usize) -> Result<()> 
             match done {
                 Ok(()) => {}
                 Err(e) if is_want_of_memory(&e) && state.running > 0 => {
-                    log::info!("{} runs fill the GPU; the next waits for one of them", state.running);
+                    log::info!(
+                        "the GPU has memory for {} run{} at a time; the next one waits",
+                        state.running,
+                        if state.running == 1 { "" } else { "s" }
+                    );
                     state.waiting.push_front(n);
                     return;
                 }

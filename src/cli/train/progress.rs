@@ -160,7 +160,7 @@ impl Progress {
             Event::Begin { done, steps } => {
                 self.clock = Clock { before: done, done: (done, 0), steps, ..Clock::new() };
                 if done > 0 && self.bar.is_none() {
-                    log::info!("{}: going on after epoch {done} of {}", self.name, self.epochs);
+                    log::info!("{}: continuing after epoch {done} of {}", self.name, self.epochs);
                 }
                 self.draw();
             }

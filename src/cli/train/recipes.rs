@@ -8,20 +8,20 @@ use crate::train::schedule::Milestones;
 /// Names of recipes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RecipeName {
-    /// Of the reproduction report's code
+    /// The recipe of the reproduction report's code: ResNet-32, 300 epochs, milestones 150 and 225
     #[value(alias = "seed")]
     Report,
-    /// Of the Remix paper's text
+    /// The recipe in the text of the Remix paper: the same, but milestones 150 and 250
     Paper,
-    /// CINIC-10 in the Remix paper
+    /// The Remix paper's recipe for CINIC-10
     Cinic10,
-    /// Tiny-ImageNet in LDAM's paper
+    /// The LDAM paper's recipe for Tiny-ImageNet
     TinyImagenet,
-    /// ImageNet-LT in classifier-balancing
+    /// The classifier-balancing code's recipe for ImageNet-LT, but with ResNet-50
     ImagenetLt,
-    /// Places-LT, likewise
+    /// The recipe of imagenet-lt with 30 epochs, for Places-LT
     PlacesLt,
-    /// iNaturalist 2018 in the Remix paper
+    /// The Remix paper's recipe for iNaturalist 2018
     Inaturalist,
 }
 

@@ -16,19 +16,20 @@ pub fn methods(begun: &OsStr) -> Vec<CompletionCandidate> {
 /// Names of classifiers on features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClassifierName {
-    /// Trained from random weights; with --rule rs --rs inverse it is cRT
+    /// A linear classifier, trained from random weights; with --rule rs --rs inverse, this is cRT
     Linear,
-    /// A multiple of the cosine of features and weights, trained from random weights
+    /// Scaled cosine similarity of features and weights, trained from random weights
     Cosine,
-    /// The checkpoint's own, with a trained scale of each class's logit
+    /// The checkpoint's own classifier, with a trained scale for each class's logit
     Lws,
-    /// The checkpoint's own weights over a power of their length, without the bias
+    /// The checkpoint's own classifier, with each class's weights divided by a power of their norm and no
+    /// bias
     TauNorm,
-    /// The class whose mean is nearest
+    /// The class whose mean feature is nearest (nearest class mean)
     Ncm,
-    /// The class whose mean has the largest cosine
+    /// The class whose mean feature has the largest cosine similarity
     NcmCosine,
-    /// The vote of the nearest training images, by the cosine; it classifies features alone
+    /// A vote of the nearest training images by cosine similarity; it can only classify features
     Knn,
 }
 
@@ -62,7 +63,7 @@ impl FromStr for Jitter {
         match all.as_deref() {
             Ok(&[one]) => Ok(Jitter(Some([one; 3]))),
             Ok(&[brightness, contrast, saturation]) => Ok(Jitter(Some([brightness, contrast, saturation]))),
-            _ => Err("expected one number or three, such as 0.4 or 0.4,0.4,0.2".into()),
+            _ => Err("expected one number, three numbers or none, such as 0.4 or 0.4,0.4,0.2".into()),
         }
     }
 }
@@ -93,8 +94,11 @@ impl FromStr for Milestones {
         if s == "none" {
             return Ok(Milestones(vec![]));
         }
-        let epoch =
-            |e: &str| e.trim().parse().map_err(|_| format!("{e:?} is no epoch; write 100,150 or none"));
+        let epoch = |e: &str| {
+            e.trim()
+                .parse()
+                .map_err(|_| format!("{e:?} is not an epoch; write a list such as 100,150, or none"))
+        };
         s.split(',').map(epoch).collect::<Result<_, _>>().map(Milestones)
     }
 }
@@ -109,8 +113,11 @@ impl FromStr for Seeds {
     fn from_str(s: &str) -> Result<Self, String> {
         let mut seeds = Vec::new();
         for part in s.split(',') {
-            let number =
-                |n: &str| n.trim().parse::<u64>().map_err(|_| format!("{part:?} is no seed; write 0-4,7"));
+            let number = |n: &str| {
+                n.trim()
+                    .parse::<u64>()
+                    .map_err(|_| format!("{part:?} is not a seed; write a list such as 0-4,7"))
+            };
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (number(first)?, number(last)?);
             if first > last {

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use super::numpy::{Object, Value};
 use super::{Dataset, Form, official};
-use crate::data::pickle::{self, Value};
 use crate::data::{Error, Images, PIXELS, Planes};
+use crate::pickle;
 
 /// Maximum size of a Python file; the largest official one has 155 MB.
 const MAX_PICKLE: u64 = 1 << 28;
@@ -18,7 +19,7 @@ pub(super) fn balanced(images: &Planes, classes: usize) -> Result<(), String> {
     images.labels().iter().for_each(|&l| counts[l as usize] += 1);
     let each = images.len() / classes;
     match counts.iter().position(|&n| n != each) {
-        Some(k) => Err(format!("has {} images of class {k}, the official one {each}", counts[k])),
+        Some(k) => Err(format!("has {} images of class {k}, but the official one has {each}", counts[k])),
         None => Ok(()),
     }
 }
@@ -53,7 +54,7 @@ impl Dataset {
         } else {
             let record = self.lead + PIXELS;
             if bytes.len() != rows * record {
-                let why = format!("has {} bytes, the official file {}", bytes.len(), rows * record);
+                let why = format!("has {} bytes, but the official file has {}", bytes.len(), rows * record);
                 return Err(official(path, why));
             }
             let labels = bytes.chunks_exact(record).map(|r| i64::from(r[self.lead - 1])).collect();
@@ -62,7 +63,8 @@ impl Dataset {
         let label = |(row, label): (usize, i64)| {
             let known = u32::try_from(label).ok().filter(|&l| (l as usize) < self.classes);
             known.ok_or_else(|| {
-                official(path, format!("image {row} has label {label}, of {} classes", self.classes))
+                let last = self.classes - 1;
+                official(path, format!("image {row} has label {label}, but labels must be from 0 to {last}"))
             })
         };
         let labels = labels.into_iter().enumerate().map(label).collect::<Result<_, _>>()?;
@@ -71,19 +73,19 @@ impl Dataset {
 
     fn python(&self, value: &Value, rows: usize) -> Result<(Vec<u8>, Vec<i64>), String> {
         let key = self.keys[0];
-        let Some(Value::Array { shape, data }) = value.get("data") else {
+        let Some(Value::Object(Object::Array { shape, data })) = value.get("data") else {
             return Err("has no array `data`".into());
         };
         if shape[..] != [rows, PIXELS] {
-            return Err(format!("`data` is {shape:?}, in the official file [{rows}, {PIXELS}]"));
+            return Err(format!("`data` has shape {shape:?}, but [{rows}, {PIXELS}] in the official file"));
         }
         let labels = value.get(key).and_then(Value::items).ok_or_else(|| format!("has no list `{key}`"))?;
         if labels.len() != rows {
-            return Err(format!("`{key}` has {} items, in the official file {rows}", labels.len()));
+            return Err(format!("`{key}` has {} items, but {rows} in the official file", labels.len()));
         }
         let int = |v: &Value| match v {
             Value::Int(n) => Ok(*n),
-            _ => Err(format!("`{key}` holds something that is no integer")),
+            _ => Err(format!("`{key}` has an item that is not an integer")),
         };
         Ok((data.to_vec(), labels.iter().map(int).collect::<Result<_, _>>()?))
     }
@@ -92,15 +94,15 @@ impl Dataset {
         let key = self.keys[1];
         let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
             Ok(name) if !name.is_empty() && !name.contains(char::is_control) => Ok(name.to_owned()),
-            _ => Err("holds a class name that is no plain text".to_owned()),
+            _ => Err("has a class name that is not plain text".to_owned()),
         };
         let names: Vec<String> = if form.python {
-            let value = pickle::parse(bytes).map_err(|e| e.to_string())?;
+            let value: Value = pickle::parse(bytes).map_err(|e| e.to_string())?;
             let names =
                 value.get(key).and_then(Value::items).ok_or_else(|| format!("has no list `{key}`"))?;
             let name = |v: &Value| match v {
                 Value::Bytes(name) => text(name),
-                _ => Err(format!("`{key}` holds something that is no string")),
+                _ => Err(format!("`{key}` has an item that is not a string")),
             };
             names.iter().map(name).collect::<Result<_, _>>()?
         } else {
@@ -109,7 +111,11 @@ impl Dataset {
             lines.filter(|l| !l.is_empty()).map(text).collect::<Result<_, _>>()?
         };
         if names.len() != self.classes {
-            return Err(format!("has {} class names, the official file {}", names.len(), self.classes));
+            return Err(format!(
+                "has {} class names, but the official file has {}",
+                names.len(),
+                self.classes
+            ));
         }
         Ok(names)
     }

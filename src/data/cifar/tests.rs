@@ -148,20 +148,40 @@ fn broken_files_are_refused() {
     type Change = fn(&mut Vec<u8>);
     let [binary, python] = SMALL10.forms;
     let cases: &[(&Form, &str, Change, &str)] = &[
-        (binary, "data_batch_3.bin", |b| b.truncate(b.len() - 1), "has 61459 bytes, the official file 61460"),
+        (
+            binary,
+            "data_batch_3.bin",
+            |b| b.truncate(b.len() - 1),
+            "has 61459 bytes, but the official file has 61460",
+        ),
         (binary, "data_batch_3.bin", |b| b.push(0), "has 61461 bytes"),
         (binary, "data_batch_3.bin", |b| b.extend([0; 99]), "at most 61461 are expected"),
-        (binary, "data_batch_3.bin", |b| b[3073] = 10, "image 1 has label 10, of 10 classes"),
+        (
+            binary,
+            "data_batch_3.bin",
+            |b| b[3073] = 10,
+            "image 1 has label 10, but labels must be from 0 to 9",
+        ),
         (binary, "data_batch_3.bin", |b| b[3073] ^= 1, "the training set has"),
         (binary, "test_batch.bin", |b| b[0] ^= 1, "the test set has"),
-        (binary, "batches.meta.txt", |b| b.truncate(9), "has 2 class names, the official file 10"),
-        (binary, "batches.meta.txt", |b| b[0] = 0xff, "no plain text"),
+        (binary, "batches.meta.txt", |b| b.truncate(9), "has 2 class names, but the official file has 10"),
+        (binary, "batches.meta.txt", |b| b[0] = 0xff, "not plain text"),
         (python, "data_batch_3", |b| b.truncate(b.len() / 2), "damaged pickle"),
-        (python, "data_batch_3", |b| *b = b"cos\nsystem\n(U\x02idtR.".to_vec(), "asks for os.system"),
+        (
+            python,
+            "data_batch_3",
+            |b| *b = b"cos\nsystem\n(U\x02idtR.".to_vec(),
+            "refers to the Python object os.system",
+        ),
         (python, "data_batch_3", |b| *b = b"\x80\x02}.".to_vec(), "has no array `data`"),
-        (python, "data_batch_3", |b| *b = self::python(&SMALL10, 5), "`data` is [10, 3072]"),
-        (python, "data_batch_3", |b| *b = self::python(&SMALL100, 0), "`data` is [200, 3072]"),
-        (python, "batches.meta", |b| *b = b"cposix\nsystem\n.".to_vec(), "asks for posix.system"),
+        (python, "data_batch_3", |b| *b = self::python(&SMALL10, 5), "`data` has shape [10, 3072]"),
+        (python, "data_batch_3", |b| *b = self::python(&SMALL100, 0), "`data` has shape [200, 3072]"),
+        (
+            python,
+            "batches.meta",
+            |b| *b = b"cposix\nsystem\n.".to_vec(),
+            "refers to the Python object posix.system",
+        ),
         (python, "batches.meta", |b| *b = b"\x80\x02}.".to_vec(), "has no list `label_names`"),
     ];
     for (form, name, change, why) in cases {
@@ -229,9 +249,9 @@ fn what_is_not_there_is_named() {
         message(SMALL10, &root.path().join("nowhere"))
             .contains("nowhere: there is no such file or directory")
     );
-    assert!(message(SMALL10, root.path()).contains("no cifar10 here; it may be"));
+    assert!(message(SMALL10, root.path()).contains("no cifar10 here; give the archive"));
     let archive = packed(root.path(), &SMALL100, &SMALL100.forms[1], "");
-    assert!(message(SMALL10, root.path()).contains("but cifar100 is: use --dataset cifar100"));
+    assert!(message(SMALL10, root.path()).contains("but cifar100 is here: use --dataset cifar100"));
     assert!(message(SMALL10, &archive).contains("holds no cifar10"));
     let dir = unpacked(root.path(), &SMALL10, &SMALL10.forms[0]);
     fs::remove_file(dir.join("data_batch_4.bin")).expect("removed");
@@ -291,18 +311,15 @@ fn what_is_given_instead_is_named() {
         for name in form.files {
             let e = message(SMALL10, &dir.join(name));
             let here = format!("such as {}", dir.display());
-            assert!(
-                e.contains("is one of the files of cifar10, not all of them") && e.ends_with(&here),
-                "{e}"
-            );
+            assert!(e.contains("is only one of the files of cifar10") && e.ends_with(&here), "{e}");
         }
         let e = message(SMALL10, root.path());
-        let there = format!("(but in {}: give that)", inner.display());
+        let there = format!("(but it is in {}: give that path)", inner.display());
         assert!(e.contains("no cifar10 here") && e.contains(&there), "{e}");
         fs::remove_dir_all(&dir).expect("removed");
     }
     let renamed = at("renamed.bin", &vec![0; TRAIN * (PIXELS + 1)]);
-    assert!(message(SMALL10, &renamed).contains("as long as one of the binary files of cifar10"));
+    assert!(message(SMALL10, &renamed).contains("is probably only one of the binary files of cifar10"));
     assert!(message(SMALL100, &at("data_batch_2", b"x")).contains("one of the files of cifar10"));
     for (name, bytes, what) in [
         ("c.zip", &b"PK\x03\x04 and so on"[..], "is a zip file; unpack it"),

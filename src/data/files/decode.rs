@@ -71,7 +71,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
 fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
     let pixels = u64::from(width) * u64::from(height);
     if pixels <= 1 {
-        return Err(format!("has {width}×{height} pixels, which is no picture"));
+        return Err(format!("has {width}×{height} pixels, too few for an image"));
     }
     if pixels > max_pixels {
         return Err(format!("has {width}×{height} pixels, more than --max-pixels {max_pixels}"));

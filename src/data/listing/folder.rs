@@ -14,7 +14,7 @@ use crate::data::Error;
 use crate::data::files::decode::is_image;
 
 /// The message for a name with a line break.
-pub const LINE_BREAK: &str = "has a line break in its name, which lists of files cannot hold; rename it";
+pub const LINE_BREAK: &str = "has a line break in its name, which lists of files cannot contain; rename it";
 
 /// The message for a name that is not UTF-8.
 pub const NOT_UTF8: &str = "has a name that is not UTF-8; rename it";
@@ -38,15 +38,18 @@ pub fn read(root: &Path) -> Result<Listing, Error> {
             let others: Vec<&String> = found.iter().filter(|name| !is_split(name)).collect();
             let why = if !others.is_empty() {
                 format!(
-                    "splits are called train, and val, valid or test, and nothing may be beside them; rename or move {}",
+                    "splits must be named train, val, valid or test, with nothing else beside them; rename \
+                     or move {}",
                     some(&others)
                 )
             } else if !found.iter().any(|name| name == "train") {
-                "there is no train beside it".into()
+                "there is no directory train beside it".into()
             } else {
-                "train holds no folders, or images beside them; move those into folders of classes".into()
+                "train has no class folders, or has images beside them; move all images of train into class \
+                 folders"
+                    .into()
             };
-            return Err(listing.fail(format!("{split} holds folders as a split does, but {why}")));
+            return Err(listing.fail(format!("{split} looks like a split, but {why}")));
         }
         found.sort_unstable();
         let all: Vec<Option<&String>> = found.iter().map(Some).collect();

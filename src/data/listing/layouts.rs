@@ -19,7 +19,7 @@ pub fn cinic10(root: &Path) -> Result<Listing, Error> {
     let has_splits = ["train", "valid", "test"].iter().all(|split| root.join(split).is_dir());
     let listing = if has_splits { folder::read(root)? } else { Listing::default() };
     if listing.class_names.len() != 10 || listing.splits.iter().any(Vec::is_empty) {
-        let why = "is not CINIC-10: folders of ten classes in train, valid and test are needed".into();
+        let why = "is not CINIC-10, which has folders of ten classes in train, valid and test".into();
         return Err(Error::Listing { path: root.to_owned(), why });
     }
     Ok(listing)
@@ -52,7 +52,7 @@ pub fn tiny_imagenet(root: &Path) -> Result<Listing, Error> {
         let bad = |why: String| Error::Listing { path: annotations.clone(), why };
         let mut parts = line.split('\t');
         let (Some(file), Some(wnid)) = (parts.next(), parts.next()) else {
-            return Err(bad(format!("line {} is not a file, a tab and a class", n + 1)));
+            return Err(bad(format!("line {} does not consist of a file, a tab and a class", n + 1)));
         };
         let label = labels.get(wnid.trim());
         let label = *label
@@ -60,7 +60,7 @@ pub fn tiny_imagenet(root: &Path) -> Result<Listing, Error> {
         listing.splits[1].push(Entry { path: format!("val/images/{file}"), label });
     }
     if listing.splits[1].is_empty() {
-        return Err(Error::Listing { path: annotations, why: "names no images".into() });
+        return Err(Error::Listing { path: annotations, why: "lists no images".into() });
     }
     // Sort by class, as with folders; within a class, keep the order of the file.
     listing.splits[1].sort_by_key(|entry| entry.label);
@@ -110,7 +110,7 @@ pub fn inaturalist(root: &Path, files: [Option<&Path>; 2]) -> Result<Listing, Er
         let bad = |why: String| Error::Listing { path: file.to_owned(), why };
         let opened = File::open(file).map_err(Error::io(file))?;
         let coco: Coco = serde_json::from_reader(BufReader::new(opened))
-            .map_err(|e| bad(format!("is not a file of images, annotations and categories: {e}")))?;
+            .map_err(|e| bad(format!("is not a JSON file of images, annotations and categories: {e}")))?;
         let mut labels = HashMap::with_capacity(coco.annotations.len());
         for a in &coco.annotations {
             if labels.insert(a.image_id, a.category_id).is_some_and(|other| other != a.category_id) {
@@ -123,7 +123,7 @@ pub fn inaturalist(root: &Path, files: [Option<&Path>; 2]) -> Result<Listing, Er
             if label >= MOST {
                 let id = image.id;
                 return Err(bad(format!(
-                    "gives image {id} the category {label}; they are numbers from 0 on"
+                    "gives image {id} the category {label}, but categories must be below {MOST}"
                 )));
             }
             listing.splits[split].push(Entry { path: image.file_name, label });
@@ -133,7 +133,7 @@ pub fn inaturalist(root: &Path, files: [Option<&Path>; 2]) -> Result<Listing, Er
             let name = names.entry(category.id).or_insert_with(|| category.name.clone());
             if *name != category.name {
                 return Err(bad(format!(
-                    "calls category {} {:?}, and not {name:?}",
+                    "calls category {} {:?}, but it is also called {name:?}",
                     category.id, category.name
                 )));
             }

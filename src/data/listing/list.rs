@@ -44,13 +44,13 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
     for (split, list, lines) in &read {
         let bad = |why: String| Error::Listing { path: (*list).to_owned(), why };
         if lines.is_empty() {
-            return Err(bad("names no images".into()));
+            return Err(bad("lists no images".into()));
         }
         let with = lines.iter().filter(|(_, label)| label.is_some()).count();
         if with != 0 && with != lines.len() {
             let at = lines.iter().position(|(_, label)| label.is_none()).unwrap_or(0);
             return Err(bad(format!(
-                "{} lines have a label and {} have none, such as {:?}",
+                "{} lines have a label, but {} have none, such as {:?}",
                 with,
                 lines.len() - with,
                 lines[at].0
@@ -59,11 +59,17 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
         for line in lines {
             let class = name(line);
             if class.is_empty() {
-                return Err(bad(format!("{:?} has neither a label nor a directory to be one", line.0)));
+                return Err(bad(format!(
+                    "{:?} has neither a label nor a directory that names its class",
+                    line.0
+                )));
             }
             let number = || class.parse().ok().filter(|label| *label < MOST);
             let label = if numbered { number() } else { labels.get(&*class).copied() };
-            let wrong = || bad(format!("{:?} has the label {class}; labels are numbers from 0 on", line.0));
+            let wrong = || {
+                let last = MOST - 1;
+                bad(format!("{:?} has the label {class}, but numbers must be from 0 to {last}", line.0))
+            };
             let label = label.ok_or_else(wrong)?;
             listing.splits[*split].push(Entry { path: line.0.clone(), label });
         }
@@ -93,7 +99,7 @@ fn refuse_numbers_beside_directories(lists: &[List]) -> Result<(), Error> {
         lists.iter().find(|(.., lines)| !lines.is_empty() && lines.iter().all(|(_, label)| label.is_none()));
     if let (Some((_, with, _)), Some((_, without, _))) = (numbered, unlabelled) {
         let why = format!(
-            "has no labels, and {} has numbers; give each list labels, or none of them",
+            "has no labels, but the labels of {} are numbers; give all lists labels, or none",
             with.display()
         );
         return Err(Error::Listing { path: (*without).to_owned(), why });
@@ -116,8 +122,8 @@ fn refuse_other_labels<'a>(
                 directory(path).and_then(|name| labels.get(name)).filter(|own| *own != label)
             {
                 let why = format!(
-                    "{path:?} has the label {label}, and training images in a directory of that name have {trained}; \
-                     number the classes alike in all lists"
+                    "{path:?} has the label {label}, but training images in a directory of the same name \
+                     have {trained}; number the classes the same way in all lists"
                 );
                 return Err(Error::Listing { path: list.to_owned(), why });
             }
@@ -273,7 +279,10 @@ impl Resolver {
                 parts.map(|c| if let Component::Normal(part) = c { part.to_str() } else { None }).collect();
             let Some(parts) = parts else {
                 let (path, root) = (&entry.path, root.display());
-                let why = format!("{path:?} is not a plain path below --data {root}; give a directory above");
+                let why = format!(
+                    "{path:?} is not a plain path below --data {root}; give --data a directory above all \
+                     images, and list paths without `..`"
+                );
                 return Err(Error::Listing { path: list.to_owned(), why });
             };
             // Normalise the path, so that no file is listed twice under different spellings.

@@ -71,9 +71,9 @@ impl PassedOver {
         if !self.misplaced.is_empty() {
             let n = self.misplaced.len();
             let what = if n == 1 {
-                "image that is in no directory of a class"
+                "image outside the class directories"
             } else {
-                "images that are in no directory of a class"
+                "images outside the class directories"
             };
             all.push(format!("left out {n} {what}: {}", some(&self.misplaced)));
         }
@@ -81,11 +81,12 @@ impl PassedOver {
         if n > 0 {
             let endings: Vec<String> =
                 self.others.iter().map(|(ending, n)| format!("{n} {ending}")).collect();
-            let plural = if n == 1 { "" } else { "s" };
-            all.push(format!(
-                "skipped {n} file{plural} whose names are not those of images: {}",
-                some(&endings)
-            ));
+            let what = if n == 1 {
+                "file whose name is not that of an image"
+            } else {
+                "files whose names are not those of images"
+            };
+            all.push(format!("skipped {n} {what}: {}", some(&endings)));
         }
         all
     }
@@ -152,7 +153,8 @@ impl Listing {
         if !empty.is_empty() && !drop_empty {
             let names = some(&empty);
             return Err(self.fail(format!(
-                "{} without training images: {names}; add some, or leave them out with --drop-empty",
+                "{} without training images: {names}; add images, or leave out such classes with \
+                 --drop-empty",
                 classes(empty.len())
             )));
         }
@@ -161,7 +163,9 @@ impl Listing {
             self.renumber(&kept);
         }
         match &self.class_names[..] {
-            [] => Err(self.fail("no classes; a directory for each class is needed, with its images".into())),
+            [] => {
+                Err(self.fail("no classes; put the images of each class into a directory of its own".into()))
+            }
             [one] => Err(self.fail(format!("only one class, {one:?}; at least two are needed"))),
             _ => Ok(empty),
         }
@@ -209,7 +213,8 @@ impl Listing {
     /// classes.
     pub fn order(&mut self, order: &Order) -> Result<(), Error> {
         if self.is_numbered {
-            return Err(self.fail("--class-order: the lists number the classes themselves".into()));
+            let why = "--class-order: does nothing here, because the lists number the classes; omit it";
+            return Err(self.fail(why.into()));
         }
         let counts = self.counts(0);
         let names = &self.class_names;
@@ -262,14 +267,15 @@ impl Listing {
             self.class_names.resize(wanted, String::new());
         } else if found > wanted {
             let beyond = self.splits.iter().flatten().find(|e| e.label as usize >= wanted);
-            let example = beyond.map_or(String::new(), |e| format!(", such as {} of {}", e.label, e.path));
+            let example =
+                beyond.map_or(String::new(), |e| format!(", such as label {} of {}", e.label, e.path));
             return Err(self.fail(format!(
-                "--class-names: {found} classes, but {wanted} names: there are labels beyond them{example}"
+                "--class-names: {found} classes, but {wanted} names; classes are left without a name{example}"
             )));
         } else if found < wanted {
             return Err(self.fail(format!("--class-names: {found} classes, but {wanted} names")));
         }
-        unique(&names).map_err(|name| self.fail(format!("--class-names: {name:?} is there twice")))?;
+        unique(&names).map_err(|name| self.fail(format!("--class-names: {name:?} occurs twice")))?;
         self.class_names = names;
         Ok(())
     }
@@ -370,8 +376,8 @@ pub fn names_of(path: &Path) -> Result<Vec<String>, Error> {
     let text = text.trim_start_matches('\u{feff}').trim_end();
     let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     match names.iter().position(String::is_empty) {
-        _ if text.is_empty() => Err(Error::Listing { path: path.into(), why: "holds no names".into() }),
-        Some(at) => Err(Error::Listing { path: path.into(), why: format!("line {} holds no name", at + 1) }),
+        _ if text.is_empty() => Err(Error::Listing { path: path.into(), why: "has no names".into() }),
+        Some(at) => Err(Error::Listing { path: path.into(), why: format!("line {} has no name", at + 1) }),
         None => Ok(names),
     }
 }

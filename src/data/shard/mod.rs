@@ -107,23 +107,26 @@ impl Split {
         let &[n, h, w, c] = images.shape() else { unreachable!("the rank was checked") };
         if n == 0 || labels.shape() != [n] || indices.shape() != [n] {
             return Err(bad(format!(
-                "images {n}, labels {:?}, source_index {:?}",
-                labels.shape(),
-                indices.shape()
+                "images, labels and source_index have the lengths {n}, {} and {}, which must be equal and \
+                 not 0",
+                labels.shape()[0],
+                indices.shape()[0]
             )));
         }
         if c != info.mean.len() {
-            return Err(bad(format!("images have {c} channels, the data set {}", info.mean.len())));
+            return Err(bad(format!("images have {c} channels, but the data set has {}", info.mean.len())));
         }
         if !self.labels.is_empty() && self.stored != [h, w, c] {
-            return Err(bad(format!("images are {h}×{w}×{c}, those of the other shards {:?}", self.stored)));
+            let (own, others) = ([h, w, c], self.stored);
+            return Err(bad(format!("images have shape {own:?}, but those of the other shards {others:?}")));
         }
         self.stored = [h, w, c];
         let first = self.labels.len();
         for (row, word) in labels.data().as_chunks().0.iter().enumerate() {
             let label = i64::from_le_bytes(*word);
             let known = u32::try_from(label).ok().filter(|&l| (l as usize) < info.classes);
-            let wrong = || bad(format!("row {row} has label {label} of {} classes", info.classes));
+            let last = info.classes - 1;
+            let wrong = || bad(format!("row {row} has label {label}, but labels must be from 0 to {last}"));
             self.labels.push(known.ok_or_else(wrong)?);
         }
         self.source_index.extend(indices.data().as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)));
@@ -271,10 +274,10 @@ mod tests {
             (text("images", "pixels"), "has no tensor `images`"),
             (text("labels", "target"), "has no tensor `labels`"),
             (text("\"U8\"", "\"I8\""), "`images` is I8"),
-            (text("[2,32,32,3]", "[2,32,96,1]"), "have 1 channels, the data set 3"),
+            (text("[2,32,32,3]", "[2,32,96,1]"), "have 1 channels, but the data set has 3"),
             (text("[2,32,32,3]", "[2,3072]   "), "not U8 of rank 4"),
-            (text("[2,32,32,3]", "[1,64,32,3]"), "images 1, labels [2]"),
-            (label, "row 0 has label 10 of 10 classes"),
+            (text("[2,32,32,3]", "[1,64,32,3]"), "have the lengths 1, 2 and 2"),
+            (label, "row 0 has label 10, but labels must be from 0 to 9"),
         ] {
             let dir = tempfile::tempdir().expect("a directory");
             std::fs::write(dir.path().join("f"), bytes).expect("written");

@@ -195,7 +195,7 @@ impl<'a> Chosen<'a> {
             ("source_index", Part { dtype: Dtype::U32, shape: vec![n], len: indices.len(), data: &indices }),
         ];
         let begin = safetensors::serialize(parts, None).expect("three named tensors always serialise");
-        assert!(begin.ends_with(&indices), "the images stand behind the indices");
+        assert!(begin.ends_with(&indices), "the indices are last, so that the images can follow");
         write_atomic(&dir.join(&block.name), |file| {
             file.write_all(&begin)?;
             file.write_all(&block.pixels)

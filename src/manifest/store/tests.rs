@@ -48,7 +48,7 @@ fn explain_names_the_parameter() {
     let dir = tempfile::tempdir().expect("a directory");
     make(&plan(dir.path(), 1), "hello");
     let text = plan(dir.path(), 2).explain();
-    assert!(text.contains("params.n: 1 there, 2 asked"), "{text}");
+    assert!(text.contains("params.n: 1 there, 2 requested"), "{text}");
     assert!(!text.contains("deep"), "{text}");
 }
 
@@ -153,7 +153,7 @@ fn a_plan_that_lists_files_elsewhere_removes_none() {
 
 #[test]
 fn relative_paths() {
-    let r = |a: &str, b: &str| relative(Path::new(a), Path::new(b)).display().to_string();
+    let r = |a: &str, b: &str| file::relative(Path::new(a), Path::new(b)).display().to_string();
     assert_eq!(r("/x/data/m.json", "/x/runs/a"), "../../data/m.json");
     assert_eq!(r("/x/runs/a/m.json", "/x/runs/a"), "m.json");
 }

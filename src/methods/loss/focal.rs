@@ -8,7 +8,7 @@ pub static FOCAL: LossKind = LossKind {
     entry: Entry {
         name: "focal",
         title: "Focal",
-        about: "What is classified well counts less",
+        about: "Cross-entropy with less weight on images that are already classified well",
         source: "Lin et al., arXiv 1708.02002",
         options: &[GAMMA],
     },
@@ -19,7 +19,7 @@ pub static FOCAL: LossKind = LossKind {
 
 const GAMMA: Opt = Opt::new(
     "gamma",
-    "focal: γ, where the cross-entropy is multiplied by (1 − p)^γ",
+    "focal: γ of the factor (1 − p)^γ, by which the cross-entropy is multiplied",
     2.0,
     Domain::Number {
         symbol: "G",

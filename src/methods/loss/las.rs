@@ -11,7 +11,7 @@ pub static LAS: LossKind = LossKind {
     entry: Entry {
         name: "las",
         title: "LAS",
-        about: "Labels of frequent classes are smoothed more (with --classifier)",
+        about: "Labels of frequent classes are smoothed more (only with --classifier)",
         source: "Zhong et al., arXiv 2104.00466",
         options: &[SMOOTH_HEAD, SMOOTH_TAIL],
     },
@@ -27,14 +27,14 @@ pub static LAS: LossKind = LossKind {
 
 const SMOOTH_HEAD: Opt = Opt::new(
     "smooth_head",
-    "las: share of the largest class's label that is spread over all classes",
+    "las: label smoothing of the largest class, as the share of the label that is spread over all classes",
     0.3,
     SHARE,
 );
 
 const SMOOTH_TAIL: Opt = Opt::new(
     "smooth_tail",
-    "las: share of the smallest class's label that is spread over all classes",
+    "las: label smoothing of the smallest class, as the share of the label that is spread over all classes",
     0.0,
     SHARE,
 );

@@ -23,11 +23,11 @@ pub static LDAM: LossKind = LossKind {
 
 const MARGIN: Opt = Opt::new(
     "margin",
-    "ldam: margin of the rarest class, as a cosine",
+    "ldam: margin of the rarest class, which is subtracted from the cosine",
     0.5,
     Domain::Number {
         symbol: "M",
         check: |margin| up_to(margin, 2.0),
-        why: "must be between 0 and 2, as cosines are apart",
+        why: "must be between 0 and 2, the largest difference of two cosines",
     },
 );

@@ -27,7 +27,7 @@ pub static LOGIT_ADJUSTMENT: LossKind = LossKind {
     entry: Entry {
         name: "logit-adjustment",
         title: "Logit Adjustment",
-        about: "--la-tau times the log of the classes' shares is added to the logits",
+        about: "--la-tau times the log of the class frequencies is added to the logits",
         source: "Menon et al., arXiv 2007.07314",
         options: &[LA_TAU],
     },
@@ -41,7 +41,7 @@ pub static LOGIT_ADJUSTMENT: LossKind = LossKind {
 
 const LA_TAU: Opt = Opt::new(
     "la_tau",
-    "logit-adjustment: τ, the factor of the log of the class shares",
+    "logit-adjustment: τ, the factor of the log of the class frequencies",
     1.0,
     Domain::Number {
         symbol: "T",

@@ -9,7 +9,7 @@ pub static VS: LossKind = LossKind {
     entry: Entry {
         name: "vs",
         title: "VS",
-        about: "Logits times a power of the class counts, plus the log of the classes' shares",
+        about: "Logits times a power of the class counts, plus the log of the class frequencies",
         source: "Kini et al., arXiv 2103.01550",
         options: &[VS_GAMMA, VS_TAU],
     },
@@ -41,18 +41,26 @@ fn scale(counts: &[usize], gamma: f64, criterion: &mut Criterion) {
     criterion.scales = of_each(counts, |n| (n / most).powf(gamma));
 }
 
-const VS_GAMMA: Opt =
-    Opt::new("vs_gamma", "vs: γ, where logits are multiplied by (n_c / n_max)^γ", 0.15, EXPONENT);
+const VS_GAMMA: Opt = Opt::new(
+    "vs_gamma",
+    "vs: γ of the factor (n_c / n_max)^γ, by which the logits are multiplied",
+    0.15,
+    EXPONENT,
+);
 
 const VS_TAU: Opt = Opt::new(
     "vs_tau",
-    "vs: τ, the factor of the log of the class shares",
+    "vs: τ, the factor of the log of the class frequencies",
     1.25,
     Domain::Number { symbol: "T", check: |tau| up_to(tau, 100.0), why: "must be between 0 and 100" },
 );
 
-const CDT_GAMMA: Opt =
-    Opt::new("cdt_gamma", "cdt: γ, where logits are multiplied by (n_c / n_max)^γ", 0.2, EXPONENT);
+const CDT_GAMMA: Opt = Opt::new(
+    "cdt_gamma",
+    "cdt: γ of the factor (n_c / n_max)^γ, by which the logits are multiplied",
+    0.2,
+    EXPONENT,
+);
 
 const EXPONENT: Domain =
     Domain::Number { symbol: "G", check: |gamma| up_to(gamma, 10.0), why: "must be between 0 and 10" };

@@ -9,7 +9,7 @@ pub static MANIFOLD_MIXUP: MixKind = MixKind {
     entry: Entry {
         name: "manifold-mixup",
         title: "Manifold Mixup",
-        about: "Images, or what leaves one of the first two stages, are blended as in Mixup",
+        about: "Images, or the outputs of one of the first two stages, are blended as in Mixup",
         source: "Verma et al., arXiv 1806.05236",
         options: &[ALPHA, LAMBDA_PER],
     },

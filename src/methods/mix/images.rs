@@ -8,7 +8,7 @@ pub static MIXUP: MixKind = MixKind {
     entry: Entry {
         name: "mixup",
         title: "Mixup",
-        about: "Images and labels are blended with the same share",
+        about: "Images and labels are blended in the same proportion",
         source: "Zhang et al., arXiv 1710.09412",
         options: &[ALPHA, LAMBDA_PER],
     },
@@ -22,7 +22,7 @@ pub static REMIX: MixKind = MixKind {
     entry: Entry {
         name: "remix",
         title: "Remix",
-        about: "Mixup whose label goes to the clearly rarer class",
+        about: "Mixup whose labels favour the rarer class of a pair",
         source: "Chou et al., arXiv 2007.03943",
         options: &[ALPHA, KAPPA, TAU, LAMBDA_PER],
     },

@@ -105,7 +105,7 @@ const ALPHA: Opt = Opt::new(
 
 const KAPPA: Opt = Opt::new(
     "kappa",
-    "Remix: a class is rare beside one that has at least K times its images",
+    "Remix: a class is rare compared with one that has at least K times as many images",
     3.0,
     Domain::Number {
         symbol: "K",
@@ -116,7 +116,7 @@ const KAPPA: Opt = Opt::new(
 
 const TAU: Opt = Opt::new(
     "tau",
-    "Remix: the rare class takes the whole label if the other has less than T of the image",
+    "Remix: the rare class gets the whole label if the share of the other class in the image is below T",
     0.5,
     Domain::Number {
         symbol: "T",
@@ -127,7 +127,7 @@ const TAU: Opt = Opt::new(
 
 const LAMBDA_PER: Opt = Opt::new(
     "lambda_per",
-    "Mixes: draw λ, and with it the patch, once for each batch or for each pair",
+    "Mixes: draw λ (and the patch) once per batch or once per pair",
     0.0,
     Domain::OneOf("PER", &[("batch", "One λ for all pairs of a batch"), ("sample", "One λ for each pair")]),
 );

@@ -11,7 +11,7 @@ pub static CUTMIX: MixKind = MixKind {
     entry: Entry {
         name: "cutmix",
         title: "CutMix",
-        about: "A rectangle of one image in another, labels by the areas",
+        about: "A rectangle of one image is pasted into another, and labels are mixed by area",
         source: "Yun et al., arXiv 1905.04899",
         options: &[ALPHA, LAMBDA_PER],
     },

@@ -13,7 +13,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::{Form, StateDict, Values, open, parse, save};
 use crate::net::entries::Contents;
-use crate::net::{Arch, Params, unpickle};
+use crate::net::{Arch, Params};
 
 const SHAPES: [(&str, &[usize]); 7] = [
     ("bn1.bias", &[2]),
@@ -148,20 +148,20 @@ fn names_that_are_not_those_of_one_network_are_refused() {
     assert!(refused(&bytes("twice")).contains(twice));
     assert!(with(&["net.model.bn1.bias"]).contains("holds bn1.bias twice"));
     let odd = with(&["module.fc.bias"]);
-    assert!(odd.contains("\"module.fc.bias\" begins with \"module.\", other names do not"), "{odd}");
+    assert!(odd.contains("\"module.fc.bias\" begins with \"module.\", but other names do not"), "{odd}");
     let most = refused(&bytes("mixed"));
-    assert!(most.contains("most names begin with \"module.\", \"linear.bias\" does not"), "{most}");
+    assert!(most.contains("most names begin with \"module.\", but \"linear.bias\" does not"), "{most}");
     let other =
         refused(&safetensors(&changed(|n| format!("state_dict.{n}"), &["ema.linear.bias"]), Dtype::F32));
     assert!(other.contains("\"ema.linear.bias\" does not"), "{other}");
     let models = refused(&safetensors(&changed(|n| format!("model.{n}"), &["net.fc.bias"]), Dtype::F32));
-    assert!(models.contains("most names begin with \"model.\", \"net.fc.bias\" does not"), "{models}");
+    assert!(models.contains("most names begin with \"model.\", but \"net.fc.bias\" does not"), "{models}");
 }
 
 #[test]
 fn numbers_that_are_no_weights_are_refused() {
     let said = refused(&bytes("beyond"));
-    assert!(said.contains("linear.bias has the value 1e300, which is beyond float32"), "{said}");
+    assert!(said.contains("linear.bias has the value 1e300, which is out of range of float32"), "{said}");
     let change = |name: &str, to: f32, dtype| {
         let mut all = changed(|n| format!("module.{n}"), &[]);
         let place = all.iter_mut().find(|(n, _)| n.ends_with(name)).expect("there");
@@ -177,7 +177,7 @@ fn numbers_that_are_no_weights_are_refused() {
         assert!(said.contains("bn1.running_var has negative values"), "{dtype:?}: {said}");
     }
     let said = refused(&safetensors(&changed(str::to_owned, &[]), Dtype::I32));
-    assert!(said.contains("bn1.bias is I32; save the weights as float32"), "{said}");
+    assert!(said.contains("bn1.bias has type I32; save the weights as float32"), "{said}");
     // A double rounds to the nearest f32, as in the compiler; values slightly above the largest f32 round to
     // it.
     let file = |x: f64| {
@@ -188,7 +188,7 @@ fn numbers_that_are_no_weights_are_refused() {
     for x in [0.1, -1.0 / 3.0, 1e-46, f64::from(f32::MAX) * (1.0 + 1e-9)] {
         assert_eq!(weights(&file(x)).expect("read")["a.weight"].data, [x as f32]);
     }
-    assert!(refused(&file(f64::from(f32::MAX) * 1.0001)).contains("beyond float32"));
+    assert!(refused(&file(f64::from(f32::MAX) * 1.0001)).contains("out of range of float32"));
 }
 
 #[test]
@@ -380,49 +380,7 @@ fn zip_files_that_are_no_checkpoints_are_refused() {
     for at in places {
         twice[at + name.len() - 1] = b'0';
     }
-    assert!(refused(&twice).contains("two members of one name"));
-}
-
-#[test]
-fn a_pickle_runs_no_code_and_stays_small() {
-    let refused = |bytes: &[u8]| match unpickle::parse(bytes) {
-        Err(e @ unpickle::Error::Refused(..)) => e.to_string(),
-        other => panic!("{other:?}"),
-    };
-    assert!(
-        refused(b"\x80\x02cos\nsystem\nX\x02\0\0\0id\x85R.")
-            .contains("refers to the Python object os.system")
-    );
-    assert!(refused(b"cbuiltins\neval\n.").contains("builtins.eval"));
-    assert!(refused(b"c__builtin__\ngetattr\n.").contains("__builtin__.getattr"));
-    assert!(refused(b"(ios\nsystem\n.").contains("opcode 0x69"));
-    assert!(refused(b"\x80\x04N.").contains("protocol 4"));
-    assert!(refused(b"ctorch\nFloatStorage\n)R.").contains("calls something"));
-    assert!(refused(b"K\x01}b.").contains("sets attributes"));
-    let deep: Vec<u8> = std::iter::once(b'N').chain(std::iter::repeat_n(0x85, 100)).collect();
-    assert!(refused(&deep).contains("too deep"));
-    assert!(refused(&[&b"]".repeat(100)[..], &b"a".repeat(99), b"."].concat()).contains("too deep"));
-    assert!(refused(&b"N".repeat(1 << 19)).contains("too many values"));
-    assert!(refused(&b"(".repeat(1 << 19)).contains("too many values"));
-    // Each line contains the one before it twice: 2^100 values if references were copied.
-    let mut doubling = b"]q\0".to_vec();
-    for n in 0..100u8 {
-        doubling.extend([b'h', n, b'h', n, 0x86, b'q', n + 1]);
-    }
-    assert!(unpickle::parse(&doubling).is_err(), "there is more after its end");
-    for damaged in [
-        &b"."[..],
-        b"NN.",
-        b"(N.",
-        b"h\x01.",
-        b"q\x01.",
-        b"]K\x01K\x02u.",
-        b"}(K\x01u.",
-        b"NQ.",
-        b"X\xff\xff\xff\xffab",
-    ] {
-        assert!(matches!(unpickle::parse(damaged), Err(unpickle::Error::Damaged(..))), "{damaged:?}");
-    }
+    assert!(refused(&twice).contains("two members of the same name"));
 }
 
 /// Pseudo-random numbers that depend on a seed alone (splitmix64).

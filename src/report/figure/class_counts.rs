@@ -19,7 +19,7 @@ pub(super) fn draw(found: &[&Manifest], page: f64) -> Result<String, Error> {
     sets.sort_by(in_order);
     sets.dedup_by(|a, b| in_order(a, b).is_eq());
     if sets.len() > MOST {
-        let why = format!("{} data sets; give at most {MOST}", sets.len());
+        let why = format!("shows at most {MOST} data sets, but {} were given", sets.len());
         return Err(Error::Inputs { kind: "class-counts", why });
     }
     Ok(draw_sets(&sets, page))

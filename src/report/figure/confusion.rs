@@ -37,7 +37,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
             labels.splice(3.., ["…"]);
         }
         let why = format!(
-            "shows one method, these are {} ({}); give the evaluations of one, of any number of seeds",
+            "shows one method, but these are {} ({}); give the evaluations of one, with any number of seeds",
             groups.len(),
             labels.join(", ")
         );
@@ -212,7 +212,7 @@ fn read(m: &Manifest, n: usize) -> Result<Vec<Cell>, Error> {
     let bytes = std::fs::read(&path).map_err(crate::manifest::Error::io(&path))?;
     let bad = || Error::Unfit {
         path: place(m),
-        why: format!("{} does not hold the counts of its classes; make it again with eval", path.display()),
+        why: format!("{} does not hold valid counts of its classes; make it again with eval", path.display()),
     };
     let file = SafeTensors::deserialize(&bytes).map_err(|_| bad())?;
     let tensor = |name: &str, dtype: Dtype| {

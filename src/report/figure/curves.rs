@@ -112,7 +112,7 @@ fn loss(m: &Manifest) -> String {
         Some(name) => title(name),
     };
     match said("rule", "rw_norm") {
-        Some("batch-size") => format!("{name}, weighted, by batch size"),
+        Some("batch-size") => format!("{name}, weighted, divided by batch size"),
         _ => name,
     }
 }

@@ -42,7 +42,8 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Resul
     let groups = series(of);
     let n: usize = groups.iter().map(|g| g.members.len()).sum();
     if n > MOST {
-        let why = format!("{n} embeddings; give at most {MOST}, such as those of mixup and remix");
+        let why =
+            format!("shows at most {MOST} embeddings, such as those of mixup and remix, but {n} were given");
         return Err(Error::Inputs { kind: "figure1", why });
     }
     let mut models = Vec::new();
@@ -88,7 +89,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Resul
         }
         let x = left + (side + gap) * (if single { 1 } else { m }) as f64;
         let right = model.labels.iter().zip(&model.predictions).filter(|(l, p)| l == p).count();
-        let percent = format!("{:.1} % right", 100.0 * right as f64 / model.labels.len() as f64);
+        let percent = format!("{:.1} % correct", 100.0 * right as f64 / model.labels.len() as f64);
         svg.text(x + side, bottom + 7.5, &percent, TEXT.small().end().fill(MUTED));
     }
     let below = bottom + 11.0;
@@ -224,9 +225,11 @@ fn class_names(found: &[&Manifest]) -> Result<Vec<String>, Error> {
     for m in found {
         let names = list(m, "class_names", |v| v.as_str().map(str::to_owned)).filter(|n| n.len() > 1);
         let names =
-            names.ok_or_else(|| foreign(m, "metrics.class_names does not name two classes or more"))?;
+            names.ok_or_else(|| foreign(m, "metrics.class_names does not name at least two classes"))?;
         if all.get_or_insert_with(|| names.clone()) != &names {
-            let why = "has other classes than the embeddings before it; draw one data set a figure".into();
+            let why =
+                "its classes differ from those of the embeddings before it; draw one data set per figure"
+                    .into();
             return Err(Error::Unfit { path: place(m), why });
         }
     }
@@ -246,7 +249,7 @@ fn read(m: &Manifest, title: String, classes: usize) -> Result<Model, Error> {
     let bytes = std::fs::read(&path).map_err(crate::manifest::Error::io(&path))?;
     let bad = |why: String| Error::Unfit { path: place(m), why };
     let file = SafeTensors::deserialize(&bytes).map_err(|e| {
-        bad(format!("{} is no safetensors file ({e}); make it again with embed", path.display()))
+        bad(format!("{} is not a safetensors file ({e}); make it again with embed", path.display()))
     })?;
     let Ok(projection) = file.tensor("projection") else {
         return Err(bad("has no projection; make one with embed --project tsne".into()));
@@ -254,7 +257,8 @@ fn read(m: &Manifest, title: String, classes: usize) -> Result<Model, Error> {
     let n = projection.shape().first().copied().unwrap_or(0);
     if projection.dtype() != Dtype::F32 || projection.shape() != [n, 2] || n == 0 {
         return Err(bad(format!(
-            "projection is {:?}, not F32 (N, 2); make it again with embed",
+            "projection is {:?} {:?}, not F32 (N, 2); make it again with embed",
+            projection.dtype(),
             projection.shape()
         )));
     }

@@ -126,7 +126,7 @@ pub fn experiments(found: &[&Manifest]) -> Result<Vec<Experiment>, Error> {
 fn methods(of: &[&Experiment], kind: &'static str) -> Result<Vec<Series>, Error> {
     let groups = series(of);
     if groups.len() > MOST {
-        let why = format!("{} methods; give at most {MOST}", groups.len());
+        let why = format!("shows at most {MOST} methods, but {} were given", groups.len());
         return Err(Error::Inputs { kind, why });
     }
     Ok(groups)
@@ -148,7 +148,10 @@ impl Classes {
                 return Err(foreign(m, "metrics lack class_names or cls_num_list"));
             };
             if names.len() != counts.len() || names.is_empty() {
-                return Err(foreign(m, "metrics.class_names and cls_num_list disagree"));
+                return Err(foreign(
+                    m,
+                    "metrics.class_names and metrics.cls_num_list are empty or differ in length",
+                ));
             }
             match &all {
                 None => all = Some((Classes { names, counts }, m)),
@@ -156,7 +159,7 @@ impl Classes {
                 Some((_, first)) => {
                     let first = place(first);
                     let why = format!(
-                        "has other classes or class counts than {}; draw one training set a figure",
+                        "its classes or class counts differ from those of {}; draw one training set per figure",
                         first.display()
                     );
                     return Err(Error::Unfit { path: place(m), why });

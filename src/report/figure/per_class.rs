@@ -126,5 +126,7 @@ fn slots(classes: &Classes) -> Vec<Slot> {
 fn recalls(m: &Manifest, n: usize) -> Result<Vec<f64>, Error> {
     // A class without test images has no accuracy, so it gets no bar.
     let found = list(m, "per_class", |v| if v.is_null() { Some(0.0) } else { v.as_f64() });
-    found.filter(|f| f.len() == n).ok_or_else(|| foreign(m, "metrics.per_class does not fit its classes"))
+    found
+        .filter(|f| f.len() == n)
+        .ok_or_else(|| foreign(m, "metrics.per_class does not have one number for each class"))
 }

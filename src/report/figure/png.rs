@@ -29,10 +29,9 @@ pub fn render(svg: &str, dpi: u32) -> Result<Vec<u8>, Error> {
     let tree = Tree::from_str(svg, &options).map_err(|e| bad(e.to_string()))?;
     // usvg's unit is 1/96 inch.
     let scale = dpi as f32 / 96.0;
-    let size = tree.size().to_int_size();
     let (w, h) = (tree.size().width() * scale, tree.size().height() * scale);
     let mut picture = Pixmap::new(w.round() as u32, h.round() as u32)
-        .ok_or_else(|| bad(format!("{size:?} at this resolution is too large")))?;
+        .ok_or_else(|| bad(format!("a picture of {w:.0} × {h:.0} pixels is too large")))?;
     picture.fill(Color::WHITE);
     resvg::render(&tree, Transform::from_scale(scale, scale), &mut picture.as_mut());
     encode(&picture, dpi).map_err(|e| bad(e.to_string()))

@@ -43,7 +43,7 @@ fn in_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sw
     let groups = series(of);
     if groups.len() != 1 {
         return Err(fail(format!(
-            "shows one method, these are {}; give the evaluations of one",
+            "shows one method, but these are {}; give the evaluations of one",
             groups.len()
         )));
     }
@@ -76,7 +76,7 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
     let judged: Vec<usize> = (0..found.len()).filter(|&i| !on_val(found[i])).collect();
     let Some(&first) = judged.first() else {
         return Err(fail(
-            "these are evaluations on the validation split; give those on the test split as well".into(),
+            "all evaluations are on the validation split; give those on the test split as well".into(),
         ));
     };
     let same = |i: &usize| {
@@ -92,19 +92,19 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
     let [name] = &swept[..] else {
         let list: Vec<String> = swept.iter().map(|name| flag(name)).collect();
         return Err(fail(match list.is_empty() {
-            true => {
-                "the runs do not differ in a number; give the evaluations of train --sweep, or evaluate with \
-                     --sweep adjust=0:2:0.1"
-                    .into()
+            true => "the runs do not differ in a numeric setting; give the evaluations of train --sweep, or \
+                 evaluate with --sweep adjust=0:2:0.1"
+                .into(),
+            false => {
+                format!("the runs differ in {}; give runs that differ in one setting", list.join(" and "))
             }
-            false => format!("the runs differ in {}; give those that differ in one", list.join(" and ")),
         }));
     };
     // Settings that follow from the number of epochs may differ with it.
     let follows = |other: &String| name == "epochs" && ["milestones", "recipe"].contains(&&**other);
     if let Some(other) = differing(&others, first).into_iter().find(|other| !follows(other)) {
         let why = format!(
-            "the runs differ in {} and in {}; give those that differ in one",
+            "the runs differ in {} and in {}; give runs that differ in one setting",
             flag(name),
             flag(&other)
         );
@@ -112,7 +112,7 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
     }
     let value = |i: usize| numbers[i].get(name).copied();
     if let Some(i) = all.iter().find(|i| value(**i).is_none()) {
-        let why = format!("{} is of a run without {}; leave it out", place(found[*i]).display(), flag(name));
+        let why = format!("{} is of a run without {}; omit it", place(found[*i]).display(), flag(name));
         return Err(fail(why));
     }
     let mut values: Vec<f64> = judged.iter().filter_map(|&i| value(i)).collect();

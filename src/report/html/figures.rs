@@ -90,12 +90,12 @@ fn by_class_and_confidence(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Ma
         (
             Kind::PerClass,
             "per_class",
-            "Accuracy of each class, a bar a method; lines are standard deviations over seeds.",
+            "Accuracy of each class, with a bar for each method; lines show standard deviations over seeds.",
         ),
         (
             Kind::Reliability,
             "reliability",
-            "Accuracy of the images of equal confidence; on the dashed line confidence is right.",
+            "Accuracy by confidence; on the dashed line, accuracy equals confidence.",
         ),
     ];
     let mut shown = vec![];
@@ -112,7 +112,7 @@ fn by_class_and_confidence(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Ma
 
 /// Draws loss and accuracy by epoch, with at most [`MOST`] methods per figure.
 fn training_curves(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
-    let caption = "Training loss and test accuracy; with several runs their mean and range.";
+    let caption = "Training loss and test accuracy; for several runs, their mean and range.";
     let draw = |(part, of): (Vec<_>, Vec<_>)| Ok(figure(&Kind::Curves.draw_as(&part, &of, WIDTH)?, caption));
     parts(found).into_iter().map(draw).collect()
 }
@@ -127,7 +127,8 @@ fn projections(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error>
     let draw = |pair: &[(&Manifest, &Experiment)]| {
         let by = projection(pair[0].1);
         let caption = format!(
-            "The features of the test images, one projection a model ({by}), by true class and by prediction."
+            "The features of the test images, with one projection for each model ({by}), by true class and by \
+             prediction."
         );
         let (part, of): (Vec<&Manifest>, Vec<_>) = pair.iter().copied().unzip();
         Ok(figure(&Kind::Figure1.draw_as(&part, &of, WIDTH)?, &caption))
@@ -148,7 +149,7 @@ fn confusion_matrices(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>
     }
     if let Some(n) = chosen.iter().map(|(m, _)| classes(m)).find(|n| *n > confusion::MOST_CLASSES) {
         shown.push(html! {
-            p { "No confusion matrix is drawn of " (n) " classes: its cells would be smaller than a dot." }
+            p { "No confusion matrix is drawn for " (n) " classes, because its cells would be smaller than a dot." }
         });
     }
     Ok(shown)

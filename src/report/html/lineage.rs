@@ -64,9 +64,10 @@ impl<'a> Lineage<'a> {
             section id="lineage" {
                 h2 { "Lineage" }
                 p {
-                    "A key names a result before it is made: the blake3 of its kind, parameters and the contents of its \
-                     inputs. A content hash is that of the files used, or of an evaluation's numbers. "
-                    code { "--verify" } " of each tool reads the files again and compares."
+                    "A key identifies a result before it is computed: it is the blake3 hash of the result's kind, its \
+                     parameters and the contents of its inputs. A content hash is that of the files used, or of an \
+                     evaluation's numbers. With "
+                    code { "--verify" } ", each tool reads the files again and compares their hashes."
                 }
                 h3 { "Numbers" }
                 (sortable(&HEADS, html! { @for (i, input) in &self.evaluations { (line(&records[*i], input)) } }))
@@ -121,7 +122,7 @@ fn line(r: &Record, input: &Input) -> Markup {
             }
             td {
                 @match files {
-                    [] => { "none (made by a program)" }
+                    [] => { "none" }
                     [first] => { (link(first)) }
                     [first, rest @ ..] => { (link(first)) " + " (rest.len()) }
                 }

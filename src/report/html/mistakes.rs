@@ -45,7 +45,7 @@ pub(super) fn section(
         let (images, names) = match opened.and_then(|images| Ok((images, names(dataset)?))) {
             Ok(found) => found,
             Err(why) => {
-                log::warn!("the page has no pictures of mistakes: {why}");
+                log::warn!("the page leaves out pictures of wrong predictions: {why}");
                 continue;
             }
         };
@@ -120,6 +120,6 @@ fn picture(images: &Split, row: usize) -> Result<Vec<u8>, Error> {
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&pixels));
-    written.map_err(|e| Error::Inputs { kind: "html", why: format!("a picture: {e}") })?;
+    written.map_err(|e| Error::Inputs { kind: "html", why: format!("cannot encode a picture: {e}") })?;
     Ok(bytes)
 }

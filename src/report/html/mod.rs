@@ -170,7 +170,8 @@ fn intro(title: &str, records: &[Record], tables: &[table::Table], has_mistakes:
             h1 { (title) }
             p {
                 (count(records.len(), "evaluation")) " of " (count(runs, "run")) " on "
-                (count(sets.len(), "training set")) ". Every number leads, hash by hash, to the data that it came from ("
+                (count(sets.len(), "training set"))
+                ". Every number can be traced, hash by hash, to the data that it comes from ("
                 a href="#lineage" { "lineage" }
                 "); the same evaluations give the same page, byte for byte."
             }

@@ -25,10 +25,10 @@ pub(super) fn section(manifests: &[&Manifest], of: &[&Experiment]) -> Markup {
         section id="settings" {
             h2 { "Settings" }
             p {
-                "Every parameter that can change a result, as the manifests have it. Training sets and epochs are in the \
-                 tables, class counts in the figures."
+                "Every parameter that can change a result, as recorded in the manifests. Training sets and epochs are \
+                 in the tables, class counts in the figures."
             }
-            h3 { "Of all runs" }
+            h3 { "Shared by all runs" }
             div.scroll {
                 table.text {
                     tbody {

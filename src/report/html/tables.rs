@@ -18,7 +18,7 @@ pub(super) fn section(t: &Table, n: usize) -> Markup {
         section id={ "table-" (n) } {
             h2 { (t.title()) }
             p {
-                (what_it_shows(t, seeds)) " Each links to its lineage."
+                (what_it_shows(t, seeds)) " Each value links to its lineage."
                 @if let Some(common) = common(t) { " " (common) }
             }
             div.scroll {
@@ -58,7 +58,7 @@ fn what_it_shows(t: &Table, seeds: Option<usize>) -> String {
         Some("val") => "on the validation images",
         Some("train") => "on the training images",
         Some(_) => "on the test images",
-        None => "on the split that a row names, else on the test images,",
+        None => "on the split that a row names, or otherwise on the test images,",
     };
     format!("Top-1 accuracy {of} in percent{what}.")
 }
@@ -224,12 +224,16 @@ fn judged(cells: &[&Cell]) -> String {
         text += &format!(" Without a published value in their setting: {other}.");
     }
     if judged > 0 {
-        text += " The standard error is that of our mean, s/√n; how far the published means scatter is not known.";
+        text +=
+            " The standard error is that of our mean, s/√n; the scatter of the published means is not known.";
         let judged = cells.iter().filter(|c| standard_errors(c).is_some());
         let runs: BTreeSet<usize> = judged.map(|c| c.values.len()).collect();
         let chances: Vec<String> =
             runs.iter().map(|&n| format!("{:.0} % of cells of {n} runs", 100.0 * by_chance(n))).collect();
-        text += &format!(" By chance alone it is more than two for {}.", chances.join(", "));
+        text += &format!(
+            " By chance alone, the difference exceeds two standard errors in {}.",
+            chances.join(", ")
+        );
     }
     text
 }

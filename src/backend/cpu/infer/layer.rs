@@ -65,7 +65,7 @@ impl Task for Layer<'_> {
         let mut sink = Finish { geo, out: out.as_mut_ptr(), step, bias: &conv.bias, add, relu };
         // SAFETY: the buffers hold the images with their halos.
         unsafe {
-            if V::WIDE && conv.winograd {
+            if V::WINOGRAD && conv.winograd {
                 let (x, u) = (x.as_ptr(), conv.weight.as_ptr());
                 winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, x, step, u, work, &mut sink);
             } else {

@@ -117,13 +117,14 @@ fn kernel_of(conv: &Conv) -> Option<usize> {
     NAMES[FORWARD..].iter().position(is_it).filter(|_| conv.kernel == 3)
 }
 
-/// Checks that there are kernels for a network: every stage must consist of two or more blocks of two 3×3
-/// convolutions with the widths of the CIFAR ResNets. The shortcut of the first block of a stage, except the
-/// first stage, must be padded; all others must be identities.
+/// Checks that there are kernels for a network, for images of `shape` and for a number of classes. Every stage
+/// must consist of two or more blocks of two 3×3 convolutions with the widths of the CIFAR ResNets. The
+/// shortcut of the first block of a stage, except the first stage, must be padded; all others must be
+/// identities.
 ///
 /// # Errors
 /// Returns a message that says what there are no kernels for.
-pub fn supports(network: &Network) -> Result<(), String> {
+pub fn supports(network: &Network, shape: [usize; 3], classes: usize) -> Result<(), String> {
     let lacks = |what: String| Err(format!("the GPU has no kernels for {}, which has {what}", network.name));
     if network.pool {
         return lacks("a max-pool".into());
@@ -142,14 +143,30 @@ pub fn supports(network: &Network) -> Result<(), String> {
             let shortcut = if stage > 0 && n == 0 { Shortcut::Padded } else { Shortcut::Identity };
             if block.convs.len() != 2 || block.shortcut != shortcut {
                 let name = block.convs.first().map_or("nothing", |conv| &conv.name);
-                return lacks(format!("a block of another kind, that of {name}"));
+                return lacks(format!("a block of another kind, which begins with {name}"));
             }
         }
     }
-    match network.features() {
-        FEATURES => Ok(()),
-        features => lacks(format!("{features} features")),
+    if network.features() != FEATURES {
+        return lacks(format!("{} features", network.features()));
     }
+    let [height, width, channels] = shape;
+    let sides = 1 << (network.stages.len() - 1);
+    if !(height.is_multiple_of(sides) && width.is_multiple_of(sides)) {
+        return Err(format!(
+            "images are {height}×{width}, but for {} the GPU's kernels need sides that are multiples of {sides}",
+            network.name
+        ));
+    }
+    if channels != 3 || width > 256 || height > 65_535 {
+        return Err(format!(
+            "images have the shape {shape:?}, but the GPU's kernels need (H ≤ 65535, W ≤ 256, 3)"
+        ));
+    }
+    if classes > SCRATCH {
+        return Err(format!("there are {classes} classes, but the GPU's kernels support at most {SCRATCH}"));
+    }
+    Ok(())
 }
 
 impl DeviceNet {
@@ -167,26 +184,11 @@ impl DeviceNet {
         shape: [usize; 3],
         batch: usize,
     ) -> Result<DeviceNet> {
-        let [height, width, channels] = shape;
+        let [height, width, _] = shape;
         let (host, trains) = (params, criterion.is_some());
         let network = host.network();
         let plan = Plan::new(network, shape).map_err(Error::Network)?;
-        supports(network).map_err(Error::Size)?;
-        let sides = 1 << (plan.stages() - 1);
-        if !(height.is_multiple_of(sides) && width.is_multiple_of(sides)) {
-            return Err(Error::Size(format!(
-                "images are {height}×{width}; for {} the GPU's kernels take sides that are multiples of {sides}",
-                network.name
-            )));
-        }
-        if channels != 3 || width > 256 || height > 65_535 {
-            return Err(Error::Size(format!(
-                "images are {shape:?}; the GPU's kernels take (H ≤ 65535, W ≤ 256, 3)"
-            )));
-        }
-        if host.classes() > SCRATCH {
-            return Err(Error::Size(format!("{} classes; the GPU's kernels take {SCRATCH}", host.classes())));
-        }
+        supports(network, shape, host.classes()).map_err(Error::Size)?;
         let bytes = bytes_of(device.precision());
         let reals = |len: usize| device.zeros::<u8>(len * bytes);
         // Memory that only training needs is empty if the network does not train.
@@ -205,13 +207,14 @@ impl DeviceNet {
             let blocks = tiles.forward_blocks.max(trained(tiles.weight_blocks + tiles.input_blocks));
             if blocks > MOST_BLOCKS || batch * geo.out_len() > i32::MAX as usize {
                 return Err(Error::Size(format!(
-                    "{batch} images of {shape:?} at a time are more than the GPU's kernels take (a smaller --batch-size may do)"
+                    "batches of {batch} images of the shape {shape:?} are too large for the GPU's kernels (a smaller \
+                     --batch-size may help)"
                 )));
             }
             if shared > device.shared() {
                 let (has, n) = (device.shared(), &conv.name);
                 return Err(Error::Size(format!(
-                    "{n} needs {shared} bytes of shared memory, a block has {has}"
+                    "layer {n} needs {shared} bytes of shared memory, but a block has only {has}"
                 )));
             }
             let own = device.zeros::<f32>(4 * c)?;
@@ -224,8 +227,8 @@ impl DeviceNet {
                 sums: sums.at(sums_at),
                 d_sums: sums.at(sums_at + sums_of(c)),
             };
-            let kind =
-                kernel_of(conv).ok_or_else(|| Error::Size(format!("{}: there is no kernel", conv.name)))?;
+            let kind = kernel_of(conv)
+                .ok_or_else(|| Error::Size(format!("the GPU has no kernel for {}", conv.name)))?;
             sums_at += 2 * sums_of(c);
             // Inference reads a raw output only in the next layer, and the input of a block's first layer
             // again in the next block.

@@ -147,7 +147,7 @@ fn options_show_in_the_name() {
 #[test]
 fn refusals_say_what_to_do() {
     let all = [
-        ("--method remx", "did you mean remix;"),
+        ("--method remx", "did you mean remix?"),
         (
             "--tau 0.3",
             "--tau: does nothing with this method; it needs --mix remix, remix-cutmix or remix-manifold",
@@ -166,7 +166,7 @@ fn refusals_say_what_to_do() {
         ("--rule drs --rw-norm batch-size", "needs --rule rw"),
         ("--lambda-per sample", "needs --mix"),
         ("--mix cmo --mix-prob 1.5", "--mix-prob 1.5: must be between 0 and 1"),
-        ("--loss las", "is for classifiers on features"),
+        ("--loss las", "is only for classifiers on features"),
         ("--loss las --classifier linear --smooth-head 1", "must be at least 0 and below 1"),
         ("--mix mixap", "[possible values: none, mixup, remix"),
         ("--epochs 0", "--epochs 0: must be at least 1"),
@@ -177,10 +177,10 @@ fn refusals_say_what_to_do() {
         ("--method remix --kappa 0.5", "--kappa 0.5: must be at least 1"),
         ("--rule drw --milestones none", "a deferred rule starts at the last milestone"),
         ("--rule drw --milestones 400", "a deferred rule starts at the last milestone"),
-        ("--milestones 5,x", "\"x\" is no epoch"),
+        ("--milestones 5,x", "\"x\" is not an epoch"),
         ("--seeds 4-0", "write 0-4"),
         ("--seeds 0-9999999", "more than 1000 seeds"),
-        ("--seeds a", "is no seed"),
+        ("--seeds a", "is not a seed"),
         ("--seeds 0-4 --seed 1", "cannot be used with"),
         ("--arch resnet33", "no architecture"),
     ];

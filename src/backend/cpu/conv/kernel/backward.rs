@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::input_grad::{Grad, input_grad};
+use super::input_grad::{Grad, InputGrad};
 use super::outer::outer_rows;
 use super::walk::Outer;
 use super::wide::Panels;
@@ -60,7 +60,7 @@ pub(in crate::backend::cpu::conv) struct Input<'a, T> {
     pub in_place: bool,
 }
 
-impl<T: Value> Backward<'_, T> {
+impl<'a, T: Value> Backward<'a, T> {
     pub fn run(&self, isa: Isa) {
         let geo = self.geo;
         for_each_chunk(self.batch, |chunk| {
@@ -81,14 +81,79 @@ impl<T: Value> Backward<'_, T> {
                 Space::<T>::paired_len(geo, some)
             };
             let len = some * (geo.padded_in::<T>() + geo.padded_out::<T>()) + work;
-            with_scratch(len, |scratch| {
-                T::run(isa, BackwardChunk { op: self, range, dw, input, scratch });
-            });
+            with_scratch(len, |scratch| self.chunk(isa, range, dw, input, scratch));
         });
     }
-}
 
-impl<'a, T: Value> Backward<'a, T> {
+    /// Computes the gradients of a chunk of images. The steps are tasks of their own because LLVM's time grows
+    /// much faster than the size of a function.
+    fn chunk(
+        &self,
+        isa: Isa,
+        chunk: Range<usize>,
+        dw: &mut [f32],
+        mut input: Option<(&mut [T], &mut [f32], Input<'a, T>)>,
+        scratch: &mut [f32],
+    ) {
+        let geo = self.geo;
+        let some = self.together();
+        let mut space = Space::<T>::new(geo, some, scratch);
+        if let Some((_, sums, _)) = &mut input {
+            sums.fill(0.0);
+        }
+        for first in chunk.clone().step_by(some) {
+            let range = first..chunk.end.min(first + some);
+            let space = &mut space;
+            T::run(isa, Fill { op: self, range: range.clone(), space });
+            let fresh = first == chunk.start;
+            T::run(isa, WeightGrad { op: self, range: range.clone(), fresh, space, dw });
+            let Some(input) = &mut input else { continue };
+            let (images, weight) = (range.len(), self.flipped);
+            let a = T::unpack(space.a).as_ptr();
+            match geo.stride {
+                1 if self.winograd => {
+                    let sink = self.sink(&chunk, range, a, input);
+                    T::run(isa, WinogradInputGrad { geo, images, space, weight, sink });
+                }
+                1 => {
+                    let sink = self.sink::<1>(&chunk, range, a, input);
+                    T::run(isa, InputGrad { geo, images, g: space.g, weight, sink });
+                }
+                _ => {
+                    let sink = self.sink::<2>(&chunk, range, a, input);
+                    T::run(isa, InputGrad { geo, images, g: space.g, weight, sink });
+                }
+            }
+        }
+    }
+
+    /// Returns the sink for the input gradients of the images in `range`, whose inputs inside halos are at `a`.
+    fn sink<const STRIDE: usize>(
+        &self,
+        chunk: &Range<usize>,
+        range: Range<usize>,
+        a: *const T,
+        (dz, sums, input): &mut (&mut [T], &mut [f32], Input<'a, T>),
+    ) -> Grad<'a, T, STRIDE> {
+        let geo = self.geo;
+        let n = range.start - chunk.start;
+        let next = range.end..range.end + range.len();
+        let own = n + range.len()..chunk.len().min(n + 2 * range.len());
+        Grad {
+            geo,
+            ahead: self.ahead(next, input, dz.get(images(&own, geo.in_len()))),
+            dz: dz[n * geo.in_len()..].as_mut_ptr(),
+            a,
+            y: input.y[images(&range, geo.in_len())].as_ptr(),
+            sums: sums[n * 2 * geo.cin..].as_mut_ptr(),
+            in_place: input.in_place,
+            padded: input
+                .padded
+                .map(|block| View { values: &block.values[images(&range, block.image_len())], ..block }),
+            parity: (0, 0),
+        }
+    }
+
     /// Returns the number of images that go through together, at least as many as share a lane in the weight
     /// gradient.
     fn together(&self) -> usize {
@@ -97,8 +162,7 @@ impl<'a, T: Value> Backward<'a, T> {
 
     /// Prepares to prefetch what is read of the images in `range`, as far as the batch has them, while as
     /// many images are computed. `dz` is those images' part of the input's gradient.
-    #[inline(always)]
-    fn ahead(&self, range: Range<usize>, input: &Input<'a, T>, dz: Option<&'a [T]>) -> Prefetcher<5> {
+    fn ahead(&self, range: Range<usize>, input: &Input<'a, T>, dz: Option<&[T]>) -> Prefetcher<5> {
         let count = range.len();
         let range = range.start..range.end.min(self.batch);
         let of = |all: &'a [T], len| all.get(images(&range, len));
@@ -114,92 +178,89 @@ impl<'a, T: Value> Backward<'a, T> {
     }
 }
 
-struct BackwardChunk<'a, T> {
+/// The task that computes the inputs and output gradients of some images inside their halos.
+struct Fill<'a, 'b, T> {
     op: &'a Backward<'a, T>,
     range: Range<usize>,
-    dw: &'a mut [f32],
-    input: Option<(&'a mut [T], &'a mut [f32], Input<'a, T>)>,
-    scratch: &'a mut [f32],
+    space: &'a mut Space<'b, T>,
 }
 
-impl<T: Value> Task for BackwardChunk<'_, T> {
+impl<T: Value> Task for Fill<'_, '_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let geo = self.op.geo;
+        for (n, image) in self.range.enumerate() {
+            let (a, g) = self.space.image(n);
+            // SAFETY: the scratch memory holds the images with their halos.
+            unsafe {
+                fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), None);
+                fill_grad::<V, T>(self.op, image, T::unpack(g));
+            }
+        }
+    }
+}
+
+/// The task that adds the weight gradient of the images of [`Fill`] to `dw`, or overwrites `dw` if `fresh`. In
+/// a wide layer it keeps what the gradient is computed from.
+struct WeightGrad<'a, 'b, T> {
+    op: &'a Backward<'a, T>,
+    range: Range<usize>,
+    fresh: bool,
+    space: &'a mut Space<'b, T>,
+    dw: &'a mut [f32],
+}
+
+impl<T: Value> Task for WeightGrad<'_, '_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let WeightGrad { op, range, fresh, space, dw } = self;
+        let geo = op.geo;
+        let winograd = V::WINOGRAD && op.winograd;
+        // SAFETY: the scratch memory holds the images with their halos.
+        unsafe {
+            if by_blocks(geo) {
+                let (images, a, g) = if winograd {
+                    (range.len(), &*space.a, &*space.g)
+                } else {
+                    space.paired::<V>(range.len())
+                };
+                let panels = Panels::new::<T>(geo, winograd, op.batch);
+                panels.keep::<V>(range.start / panels.share, images, a, g, op.partial);
+            } else if winograd {
+                let (a, g) = (T::unpack(space.a).as_ptr(), T::unpack(space.g).as_ptr());
+                for n in 0..range.len() {
+                    let a = a.add(n * geo.padded_in::<T>() * T::PACK);
+                    let g = g.add(n * geo.padded_out::<T>() * T::PACK);
+                    winograd::weight_grad::<V, T>(geo, fresh && n == 0, a, g, dw.as_mut_ptr(), space.work);
+                }
+            } else {
+                let (groups, a, g) = space.paired::<V>(range.len());
+                weight_grad::<V, T>(geo, fresh, groups, a, g, dw);
+            }
+        }
+    }
+}
+
+/// The task that computes the input gradients of some images by Winograd's algorithm.
+struct WinogradInputGrad<'a, 'b, T> {
+    geo: Geometry,
+    images: usize,
+    space: &'a mut Space<'b, T>,
+    weight: &'a [f32],
+    sink: Grad<'a, T, 1>,
+}
+
+impl<T: Value> Task for WinogradInputGrad<'_, '_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(mut self) {
-        let geo = self.op.geo;
-        let some = self.op.together();
-        let mut space = Space::<T>::new(geo, some, self.scratch);
-        if let Some((_, sums, _)) = &mut self.input {
-            sums.fill(0.0);
-        }
-        let winograd = V::WIDE && self.op.winograd;
-        for first in self.range.clone().step_by(some) {
-            let range = first..self.range.end.min(first + some);
-            let fresh = first == self.range.start;
-            // SAFETY: the scratch memory holds the images with their halos; the slices have room for as many
-            // images.
-            unsafe {
-                for image in range.clone() {
-                    let (a, g) = space.image(image - first);
-                    fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), None);
-                    fill_grad::<V, T>(self.op, image, T::unpack(g));
-                }
-                if by_blocks(geo) {
-                    let (images, a, g) = if winograd {
-                        (range.len(), &*space.a, &*space.g)
-                    } else {
-                        space.paired::<V>(range.len())
-                    };
-                    let panels = Panels::new::<T>(geo, winograd, self.op.batch);
-                    panels.keep::<V>(first / panels.share, images, a, g, self.op.partial);
-                } else if winograd {
-                    let (a, g) = (T::unpack(space.a).as_ptr(), T::unpack(space.g).as_ptr());
-                    for n in 0..range.len() {
-                        let a = a.add(n * geo.padded_in::<T>() * T::PACK);
-                        let g = g.add(n * geo.padded_out::<T>() * T::PACK);
-                        let fresh = fresh && n == 0;
-                        winograd::weight_grad::<V, T>(geo, fresh, a, g, self.dw.as_mut_ptr(), space.work);
-                    }
-                } else {
-                    let (groups, a, g) = space.paired::<V>(range.len());
-                    weight_grad::<V, T>(geo, fresh, groups, a, g, self.dw);
-                }
-                let Some((dz, sums, input)) = &mut self.input else { continue };
-                let (n, at) = (first - self.range.start, first * geo.in_len());
-                let next = range.end..range.end + range.len();
-                let own = n + range.len()..self.range.len().min(n + 2 * range.len());
-                let ahead = self.op.ahead(next, input, dz.get(images(&own, geo.in_len())));
-                let mut sink = Grad {
-                    geo,
-                    dz: dz[n * geo.in_len()..].as_mut_ptr(),
-                    a: T::unpack(space.a).as_ptr(),
-                    y: input.y[at..at + range.len() * geo.in_len()].as_ptr(),
-                    sums: sums[n * 2 * geo.cin..].as_mut_ptr(),
-                    in_place: input.in_place,
-                    padded: input.padded.map(|block| View {
-                        values: &block.values
-                            [first * block.image_len()..(first + range.len()) * block.image_len()],
-                        ..block
-                    }),
-                    parity: (0, 0),
-                    ahead,
-                };
-                if winograd {
-                    let back = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
-                    let (g, u) = (T::unpack(space.g).as_ptr(), self.op.flipped.as_ptr());
-                    let step = geo.padded_out::<T>() * T::PACK;
-                    winograd::forward::<V, T, _, Two, 4, 2>(
-                        back,
-                        range.len(),
-                        g,
-                        step,
-                        u,
-                        space.work,
-                        &mut sink,
-                    );
-                } else {
-                    input_grad::<V, T>(geo, range.len(), space.g, self.op.flipped, &mut sink);
-                }
-            }
+        assert!(V::WINOGRAD);
+        let back = Geometry { cin: self.geo.cout, cout: self.geo.cin, ..self.geo };
+        let (g, u) = (T::unpack(self.space.g).as_ptr(), self.weight.as_ptr());
+        let step = self.geo.padded_out::<T>() * T::PACK;
+        let work = &mut *self.space.work;
+        // SAFETY: the scratch memory holds the images with their halos; the sink has room for as many.
+        unsafe {
+            winograd::forward::<V, T, _, Two, 4, 2>(back, self.images, g, step, u, work, &mut self.sink);
         }
     }
 }

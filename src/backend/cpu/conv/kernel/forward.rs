@@ -40,10 +40,45 @@ impl<T: Value> Forward<'_, T> {
             };
             let some = self.together();
             let work = if self.winograd { winograd::scratch_len::<Two, 4, 2>(geo, some) } else { 0 };
-            with_scratch(some * geo.padded_in::<T>() + work, |scratch| {
-                T::run(isa, ForwardChunk { op: self, range, out, sums, store, scratch });
-            });
+            let len = some * geo.padded_in::<T>() + work;
+            with_scratch(len, |scratch| self.chunk(isa, range, out, sums, store, scratch));
         });
+    }
+
+    /// Computes the outputs of a chunk of images. The steps are tasks of their own because LLVM's time grows
+    /// much faster than the size of a function.
+    fn chunk(
+        &self,
+        isa: Isa,
+        chunk: Range<usize>,
+        out: &mut [T],
+        sums: &mut [f32],
+        mut store: Option<&mut [T]>,
+        scratch: &mut [f32],
+    ) {
+        let geo = self.geo;
+        sums.fill(0.0);
+        let some = self.together();
+        let (a, work) = scratch.split_at_mut(some * geo.padded_in::<T>());
+        a.fill(0.0);
+        for first in chunk.clone().step_by(some) {
+            let range = first..chunk.end.min(first + some);
+            let (n, count) = (first - chunk.start, range.len());
+            let store = store.as_deref_mut().map(|s| &mut s[images(&(n..n + count), geo.in_len())]);
+            T::run(isa, Fill { op: self, range: range.clone(), a, store });
+            let sink = Stats {
+                out: out[n * geo.out_len()..].as_mut_ptr(),
+                sums: sums[n * 2 * geo.cout..].as_mut_ptr(),
+                geo,
+                ahead: self.ahead(range.end..range.end + count),
+            };
+            let weight = self.weight;
+            if self.winograd {
+                T::run(isa, Winograd { geo, images: count, a, weight, work, sink });
+            } else {
+                T::run(isa, Direct { geo, images: count, a, weight, sink });
+            }
+        }
     }
 }
 
@@ -76,48 +111,75 @@ impl<'a, T: Value> Forward<'a, T> {
     }
 }
 
-struct ForwardChunk<'a, T> {
+/// The task that computes the inputs of some images inside their halos, and stores them if asked.
+struct Fill<'a, T> {
     op: &'a Forward<'a, T>,
     range: Range<usize>,
-    out: &'a mut [T],
-    sums: &'a mut [f32],
+    a: &'a mut [f32],
     store: Option<&'a mut [T]>,
-    scratch: &'a mut [f32],
 }
 
-impl<T: Value> Task for ForwardChunk<'_, T> {
+impl<T: Value> Task for Fill<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(mut self) {
         let geo = self.op.geo;
-        self.sums.fill(0.0);
-        let (some, len) = (self.op.together(), geo.padded_in::<T>());
-        let (a, work) = self.scratch.split_at_mut(some * len);
-        a.fill(0.0);
-        for first in self.range.clone().step_by(some) {
-            let range = first..self.range.end.min(first + some);
-            let n = first - self.range.start;
-            let out = self.out[n * geo.out_len()..].as_mut_ptr();
-            let sums = self.sums[n * 2 * geo.cout..].as_mut_ptr();
-            let ahead = self.op.ahead(range.end..range.end + range.len());
-            let mut sink = Stats { out, sums, geo, ahead };
-            // SAFETY: the scratch memory holds the images with their halos; the slices have room for as many
-            // images.
-            unsafe {
-                for (image, a) in range.clone().zip(a.chunks_exact_mut(len)) {
-                    let at = (image - self.range.start) * geo.in_len();
-                    let store = self.store.as_deref_mut().map(|s| &mut s[at..at + geo.in_len()]);
-                    fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store);
-                }
-                if V::WIDE && self.op.winograd {
-                    let (a, u) = (T::unpack(a).as_ptr(), self.op.weight.as_ptr());
-                    let step = len * T::PACK;
-                    winograd::forward::<V, T, _, Two, 4, 2>(geo, range.len(), a, step, u, work, &mut sink);
-                } else {
-                    let halo = geo.padding();
-                    convolve::<V, T, _>(geo, range.len(), a, len, halo, self.op.weight, &mut sink);
-                }
-            }
+        let images = self.a.chunks_exact_mut(geo.padded_in::<T>());
+        for (n, (image, a)) in self.range.zip(images).enumerate() {
+            let store = self.store.as_deref_mut().map(|s| &mut s[n * geo.in_len()..(n + 1) * geo.in_len()]);
+            // SAFETY: the scratch memory holds the images with their halos.
+            unsafe { fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store) };
         }
+    }
+}
+
+/// The task that computes the outputs of some images by Winograd's algorithm.
+struct Winograd<'a, T> {
+    geo: Geometry,
+    images: usize,
+    a: &'a mut [f32],
+    weight: &'a [f32],
+    work: &'a mut [f32],
+    sink: Stats<T>,
+}
+
+impl<T: Value> Task for Winograd<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(mut self) {
+        assert!(V::WINOGRAD);
+        let (a, u) = (T::unpack(self.a).as_ptr(), self.weight.as_ptr());
+        let step = self.geo.padded_in::<T>() * T::PACK;
+        // SAFETY: the scratch memory holds the images with their halos; the sink has room for as many.
+        unsafe {
+            winograd::forward::<V, T, _, Two, 4, 2>(
+                self.geo,
+                self.images,
+                a,
+                step,
+                u,
+                self.work,
+                &mut self.sink,
+            );
+        }
+    }
+}
+
+/// The task that computes the outputs of some images without Winograd's algorithm.
+struct Direct<'a, T> {
+    geo: Geometry,
+    images: usize,
+    a: &'a [f32],
+    weight: &'a [f32],
+    sink: Stats<T>,
+}
+
+impl<T: Value> Task for Direct<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(mut self) {
+        let (geo, step) = (self.geo, self.geo.padded_in::<T>());
+        // SAFETY: the scratch memory holds the images with their halos; the sink has room for as many.
+        unsafe {
+            convolve::<V, T, _>(geo, self.images, self.a, step, geo.padding(), self.weight, &mut self.sink)
+        };
     }
 }
 

@@ -8,10 +8,10 @@ use super::tile::correlate;
 use super::walk::{Pixel, Run, Sink, Walk};
 use crate::backend::cpu::source::View;
 use crate::net::Geometry;
-use crate::simd::Vector;
 use crate::simd::value::Value;
+use crate::simd::{Task, Vector};
 
-/// Writes the weights of the input gradient in the order in which [`input_grad`] reads them, each tap
+/// Writes the weights of the input gradient in the order in which [`InputGrad`] reads them, each tap
 /// transposed.
 pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
     let Geometry { kernel, stride, cin, cout, .. } = geo;
@@ -37,7 +37,7 @@ pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped
     });
 }
 
-/// Returns the number of taps of each correlation of [`input_grad`], one for each of [`PARITIES`] with stride
+/// Returns the number of taps of each correlation of [`InputGrad`], one for each of [`PARITIES`] with stride
 /// 2.
 pub(in crate::backend::cpu::conv) fn walks(geo: Geometry) -> Vec<usize> {
     if geo.stride == 1 {
@@ -62,70 +62,59 @@ fn taps_of(kernel: usize, parity: usize) -> &'static [usize] {
     }
 }
 
-/// Computes the input gradients of some images without Winograd, from their output gradients `g` inside
-/// halos.
-///
-/// # Safety
-/// The caller must uphold the contract of [`Vector`]; `g` and `flipped` must be as large as the sizes
-/// require.
-#[inline(always)]
-pub(super) unsafe fn input_grad<V: Vector, T: Value>(
-    geo: Geometry,
-    images: usize,
-    g: &[f32],
-    flipped: &[f32],
-    sink: &mut Grad<'_, T>,
-) {
-    let pixel = T::lanes(geo.cout);
-    let halo = geo.padding();
-    let row = (geo.out_width() + 2 * halo) * pixel;
-    let step = geo.padded_out::<T>();
-    assert!(geo.kernel <= 3 && g.len() >= images * step && flipped.len() >= geo.taps() * pixel * geo.cin);
-    if geo.stride == 1 {
-        let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: geo.kernel * pixel });
-        let mut walk = Walk {
-            images,
-            image_step: step,
-            rows: geo.height,
-            cols: geo.width,
-            row_step: row,
-            col_step: pixel,
-            runs: &runs[..geo.kernel],
+/// The task that computes the input gradients of some images without Winograd's algorithm, from their output
+/// gradients `g` inside halos.
+pub(super) struct InputGrad<'a, T, const STRIDE: usize> {
+    pub geo: Geometry,
+    pub images: usize,
+    pub g: &'a [f32],
+    pub weight: &'a [f32],
+    pub sink: Grad<'a, T, STRIDE>,
+}
+
+impl<T: Value, const STRIDE: usize> Task for InputGrad<'_, T, STRIDE> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(mut self) {
+        let InputGrad { images, g, mut weight, ref mut sink, .. } = self;
+        let geo = Geometry { stride: STRIDE, ..self.geo };
+        let pixel = T::lanes(geo.cout);
+        let halo = geo.padding();
+        let row = (geo.out_width() + 2 * halo) * pixel;
+        let step = geo.padded_out::<T>();
+        assert!(geo.kernel <= 3 && g.len() >= images * step);
+        let (first, parities) = match STRIDE {
+            1 => (0, &PARITIES[..1]),
+            _ => (halo * (row + pixel), &PARITIES[..]),
         };
-        if halo == 0 {
-            // Without gaps between the rows, all pixels form a single row.
-            (walk.rows, walk.cols) = (1, walk.rows * walk.cols);
+        let taps = |parity| if STRIDE == 1 { geo.kernel } else { taps_of(geo.kernel, parity).len() };
+        for &(a, b) in parities {
+            let (rows, cols) = (taps(a), taps(b));
+            let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: cols * pixel });
+            let mut walk = Walk {
+                images,
+                image_step: step,
+                rows: (geo.height + STRIDE - 1 - a) / STRIDE,
+                cols: (geo.width + STRIDE - 1 - b) / STRIDE,
+                row_step: row,
+                col_step: pixel,
+                runs: if cols > 0 { &runs[..rows] } else { &[] },
+            };
+            if halo == 0 && STRIDE == 1 {
+                // Without gaps between the rows, all pixels form a single row.
+                (walk.rows, walk.cols) = (1, walk.rows * walk.cols);
+            }
+            sink.parity = if STRIDE == 1 { (0, 0) } else { (a, b) };
+            let (taps, rest) = weight.split_at(rows * cols * pixel * geo.cin);
+            // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
+            unsafe { correlate::<V, T, _>(g.as_ptr().add(first), walk, taps.as_ptr(), geo.cin, sink) };
+            weight = rest;
         }
-        // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
-        unsafe { correlate::<V, T, _>(g.as_ptr(), walk, flipped.as_ptr(), geo.cin, sink) };
-        return;
-    }
-    let mut weights = flipped;
-    for (a, b) in PARITIES {
-        let (rows, cols) = (taps_of(geo.kernel, a).len(), taps_of(geo.kernel, b).len());
-        let runs: [Run; 2] = std::array::from_fn(|r| Run { offset: r * row, len: cols * pixel });
-        let walk = Walk {
-            images,
-            image_step: step,
-            rows: (geo.height + 1 - a) / 2,
-            cols: (geo.width + 1 - b) / 2,
-            row_step: row,
-            col_step: pixel,
-            runs: if cols > 0 { &runs[..rows] } else { &[] },
-        };
-        sink.parity = (a, b);
-        // SAFETY: `g` has a halo, into which the last odd row and column reach.
-        unsafe {
-            let first = g.as_ptr().add(halo * (row + pixel));
-            correlate::<V, T, _>(first, walk, weights.as_ptr(), geo.cin, sink);
-        }
-        weights = &weights[rows * cols * pixel * geo.cin..];
     }
 }
 
 /// The sink that completes an input gradient: adds the shortcut's gradient, masks by the ReLU, stores and
 /// sums.
-pub(super) struct Grad<'a, T> {
+pub(super) struct Grad<'a, T, const STRIDE: usize> {
     pub geo: Geometry,
     pub dz: *mut T,
     pub a: *const T,
@@ -138,12 +127,12 @@ pub(super) struct Grad<'a, T> {
     pub ahead: Prefetcher<5>,
 }
 
-impl<T: Value> Sink for Grad<'_, T> {
+impl<T: Value, const STRIDE: usize> Sink for Grad<'_, T, STRIDE> {
     #[inline(always)]
     unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
         self.ahead.advance(P * Q * V::LANES);
-        let (geo, Geometry { width, cin, stride, .. }) = (self.geo, self.geo);
-        let (row, n, halo) = (at.row * stride + self.parity.0, at.image, geo.padding());
+        let (geo, Geometry { width, cin, .. }) = (self.geo, self.geo);
+        let (row, n, halo) = (at.row * STRIDE + self.parity.0, at.image, geo.padding());
         let image = n * geo.in_len();
         // SAFETY: the trait's contract, by which the tile is inside the image.
         unsafe {
@@ -154,7 +143,7 @@ impl<T: Value> Sink for Grad<'_, T> {
                 let (sum, product) = (sums.add(channel), sums.add(cin + channel));
                 let (mut s, mut sy) = (V::load(sum), V::load(product));
                 for (p, pixel) in acc.iter().enumerate() {
-                    let col = (at.col + p) * stride + self.parity.1;
+                    let col = (at.col + p) * STRIDE + self.parity.1;
                     let at = image + (row * width + col) * cin + channel;
                     let mut dx = pixel[q];
                     if self.in_place {

@@ -10,7 +10,7 @@
 
 use super::walk::Outer;
 use crate::simd::value::Value;
-use crate::simd::{Vector, opaque};
+use crate::simd::{Vector, load, opaque};
 
 /// Computes [`outer`] for all rows of a kernel, whose places in `x` are `kernel_row` floats apart.
 ///
@@ -112,7 +112,7 @@ unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
                 let mut g = g.add(image * size.g_image + row * size.g_row);
                 for _ in 0..size.cols {
                     x = opaque(x);
-                    let grad: [V; Q] = std::array::from_fn(|q| V::load(g.add(q * V::LANES)));
+                    let grad: [V; Q] = load(g);
                     for k in 0..K {
                         let pixel = V::splat(*x.add(k));
                         for q in 0..Q {

@@ -13,7 +13,7 @@
 
 use super::walk::{PANEL, Pixel, Run, Sink, Walk};
 use crate::simd::value::Value;
-use crate::simd::{Vector, opaque, prefetch};
+use crate::simd::{Vector, load, opaque, prefetch};
 
 /// Computes `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, and
 /// passes it to the sink tile by tile.
@@ -80,6 +80,19 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
     }
 }
 
+/// Returns the initial sums of `Q` vectors of channels.
+#[inline(always)]
+unsafe fn start<V: Vector, S: Sink, const Q: usize>(sink: &S, channel: usize) -> [V; Q] {
+    // SAFETY: the contract of `correlate`.
+    unsafe {
+        let mut start = [V::splat(0.0); Q];
+        for q in 0..Q {
+            start[q] = sink.start(channel + q * V::LANES);
+        }
+        start
+    }
+}
+
 /// Computes [`correlate`] for a range of channels: `P` pixels at a time, then `HALF` at a time, then one by
 /// one. `STEP` is the column step if it is known at compile time, otherwise 0.
 #[inline(always)]
@@ -104,7 +117,7 @@ unsafe fn channels<
     // Channels are the outer loop, so that one block of weights stays in the cache for all images.
     for channel in range.step_by(Q * V::LANES) {
         // SAFETY: the caller's contract.
-        let start: [V; Q] = std::array::from_fn(|q| unsafe { sink.start(channel + q * V::LANES) });
+        let start: [V; Q] = unsafe { start(sink, channel) };
         let panel = channel / PANEL * PANEL;
         let width = PANEL.min(cout - panel);
         for image in 0..walk.images {
@@ -252,7 +265,7 @@ unsafe fn add_taps<V: Vector, T: Value, const P: usize, const Q: usize, const RO
     unsafe {
         for _ in 0..taps {
             x = opaque(x);
-            let weights: [V; Q] = std::array::from_fn(|q| V::load(w.add(q * V::LANES)));
+            let weights: [V; Q] = load(w);
             for p in 0..P {
                 let pixel = V::splat(*x.add(p % ROW * steps.0 + p / ROW * steps.1));
                 for q in 0..Q {

@@ -183,7 +183,7 @@ impl<T: Value> Task for Block<'_, T> {
             if V::TILES && T::PACK == 2 && (self.cin.len() | self.cout.len()).is_multiple_of(16) {
                 return self.tiles();
             }
-            if V::WIDE && self.panels.winograd {
+            if V::WINOGRAD && self.panels.winograd {
                 match T::PACK {
                     1 => self.places::<V, 1>(),
                     _ => self.places::<V, 2>(),

@@ -45,7 +45,7 @@ use product::{Sizes, products};
 pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
     let row = if out == 2 && by_blocks(geo) { 4 } else { 8 };
     let whole = geo.height.is_multiple_of(out) && geo.width.is_multiple_of(row);
-    isa.is_wide()
+    isa.has_winograd()
         && geo.kernel == 3
         && geo.stride == 1
         && whole

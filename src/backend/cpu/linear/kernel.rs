@@ -1,0 +1,225 @@
+//! The matrix products of a classifier's step, over panels of weights and tiles of features.
+
+use rayon::prelude::*;
+
+use super::super::sgd::Rates;
+use crate::simd::{Isa, Task, Vector, load};
+
+/// Number of classes in a panel: two vectors of 16 lanes.
+pub(super) const PANEL: usize = 32;
+
+/// Rows of a register tile, each of two vectors: 12 rows with 32 vector registers, 6 rows with 16.
+const ROWS: [usize; 2] = [12, 6];
+
+/// Returns the number of rows of a register tile on this machine.
+pub(super) fn rows_of_tile() -> usize {
+    if Isa::get().for_floats().is_wide() { ROWS[0] } else { ROWS[1] }
+}
+
+/// A matrix whose columns are written by several threads.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(pub *mut f32);
+
+// SAFETY: each thread writes only its own panels.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub fn of(self, column: usize) -> Shared {
+        Shared(self.0.wrapping_add(column))
+    }
+}
+
+/// Converts (classes, features) to (panel, feature, class), with zeros for the classes that pad the last
+/// panel.
+pub(super) fn to_panels(weight: &[f32], len: usize) -> Vec<f32> {
+    let classes = weight.len() / len;
+    let mut out = vec![0.0; classes.next_multiple_of(PANEL) * len];
+    for (k, row) in weight.chunks_exact(len).enumerate() {
+        let panel = &mut out[k / PANEL * PANEL * len..];
+        row.iter().enumerate().for_each(|(f, w)| panel[f * PANEL + k % PANEL] = *w);
+    }
+    out
+}
+
+pub(super) fn from_panels(panels: &[f32], classes: usize, len: usize) -> Vec<f32> {
+    let value = |k: usize, f: usize| panels[k / PANEL * PANEL * len + f * PANEL + k % PANEL];
+    (0..classes).flat_map(|k| (0..len).map(move |f| value(k, f))).collect()
+}
+
+/// Writes rows of `len` values in tiles of [`rows_of_tile`] rows, column by column, so that a tile is read
+/// sequentially. Missing rows are filled with zeros.
+pub(super) fn tile_rows(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+    if rows_of_tile() == ROWS[0] {
+        rows::<{ ROWS[0] }>(out, x, len)
+    } else {
+        rows::<{ ROWS[1] }>(out, x, len)
+    }
+}
+
+/// Writes the transpose of the rows in tiles of [`rows_of_tile`] columns.
+pub(super) fn tile_columns(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+    if rows_of_tile() == ROWS[0] {
+        columns::<{ ROWS[0] }>(out, x, len)
+    } else {
+        columns::<{ ROWS[1] }>(out, x, len)
+    }
+}
+
+fn rows<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+    /// Columns at a time, so that their tile stays in the first-level cache.
+    const SOME: usize = 64;
+    out.resize(x.len().next_multiple_of(R) * len, 0.0);
+    out.par_chunks_exact_mut(R * len).zip(x.par_chunks(R)).for_each(|(out, x)| {
+        for (n, out) in out.as_chunks_mut::<R>().0.chunks_mut(SOME).enumerate() {
+            for (row, x) in x.iter().enumerate() {
+                out.iter_mut().zip(&x[n * SOME..]).for_each(|(out, x)| out[row] = *x);
+            }
+            out.iter_mut().for_each(|out| out[x.len()..].fill(0.0));
+        }
+    });
+}
+
+fn columns<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+    /// Tiles at a time, so that more than a cache line of a row is read at once.
+    const SOME: usize = 8;
+    let n = x.len();
+    out.resize(len.next_multiple_of(R) * n, 0.0);
+    out.par_chunks_mut(SOME * R * n).enumerate().for_each(|(some, out)| {
+        let out = out.as_chunks_mut::<R>().0;
+        for (sample, x) in x.iter().enumerate() {
+            let (whole, rest) = x[some * SOME * R..].as_chunks::<R>();
+            let mut tiles = out.iter_mut().skip(sample).step_by(n);
+            whole.iter().zip(&mut tiles).for_each(|(x, out)| *out = *x);
+            if let Some(out) = tiles.next() {
+                out[..rest.len()].copy_from_slice(rest);
+                out[rest.len()..].fill(0.0);
+            }
+        }
+    });
+}
+
+/// The task that multiplies rows of features by a panel of weights.
+pub(super) struct Product<'a> {
+    /// The features, in tiles of `rows` rows.
+    pub x: &'a [f32],
+    pub rows: usize,
+    /// Number of rows of features.
+    pub n: usize,
+    pub len: usize,
+    pub panel: &'a [f32],
+    /// The output of the first row for the panel's first class.
+    pub out: Shared,
+    /// Distance between two rows of the output.
+    pub stride: usize,
+}
+
+impl Task for Product<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if self.rows == ROWS[0] { self.tiles::<V, { ROWS[0] }>() } else { self.tiles::<V, { ROWS[1] }>() }
+        }
+    }
+}
+
+impl Product<'_> {
+    /// # Safety
+    /// The machine must have the instruction set of `V`.
+    #[inline(always)]
+    unsafe fn tiles<V: Vector, const R: usize>(self) {
+        for (tile, x) in self.x.chunks_exact(R * self.len).enumerate() {
+            let first = tile * R;
+            for column in (0..PANEL).step_by(2 * V::LANES) {
+                // SAFETY: the columns are inside the panel, and the output has room for the rows.
+                unsafe {
+                    let sums = tile_sums::<V, R>(x, self.panel, column);
+                    for (r, sums) in sums.into_iter().take(self.n - first).enumerate() {
+                        let out = self.out.0.add((first + r) * self.stride + column);
+                        sums[0].store(out);
+                        sums[1].store(out.add(V::LANES));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns `Σ_n tile[n][r] · right[n][column..]`, as two vectors, for each of the `R` rows r of a tile;
+/// `tile` is (N, R) and `right` (N, [`PANEL`]).
+///
+/// # Safety
+/// The machine must have the instruction set of `V`, and `right` must have a row of [`PANEL`] values for each
+/// `n`.
+#[inline(always)]
+unsafe fn tile_sums<V: Vector, const R: usize>(tile: &[f32], right: &[f32], column: usize) -> [[V; 2]; R] {
+    // SAFETY: `right` has a row for each `n`.
+    unsafe {
+        let mut sums = [[V::splat(0.0); 2]; R];
+        let right = right.as_ptr().add(column);
+        for (n, values) in tile.as_chunks::<R>().0.iter().enumerate() {
+            let row: [V; 2] = load(right.add(n * PANEL));
+            for (sums, value) in sums.iter_mut().zip(values) {
+                let value = V::splat(*value);
+                *sums = [sums[0].fma(value, row[0]), sums[1].fma(value, row[1])];
+            }
+        }
+        sums
+    }
+}
+
+/// The task that computes the gradient of a panel of weights and takes the SGD step.
+pub(super) struct Update<'a> {
+    /// The features, transposed, in tiles of `rows` features.
+    pub x: &'a [f32],
+    pub rows: usize,
+    /// Gradients of the products, (samples, panel).
+    pub gradients: &'a [f32],
+    pub weight: &'a mut [f32],
+    pub velocity: &'a mut [f32],
+    /// For each class, the multiple of the weights that is subtracted from their gradient.
+    pub back: [f32; PANEL],
+    pub rates: Rates,
+}
+
+impl Task for Update<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if self.rows == ROWS[0] { self.tiles::<V, { ROWS[0] }>() } else { self.tiles::<V, { ROWS[1] }>() }
+        }
+    }
+}
+
+impl Update<'_> {
+    /// # Safety
+    /// The machine must have the instruction set of `V`.
+    #[inline(always)]
+    unsafe fn tiles<V: Vector, const R: usize>(self) {
+        let samples = self.gradients.len() / PANEL;
+        let rows = self.weight.chunks_mut(R * PANEL).zip(self.velocity.chunks_mut(R * PANEL));
+        for (x, (weight, velocity)) in self.x.chunks_exact(R * samples).zip(rows) {
+            let mut gradient = [[0f32; PANEL]; R];
+            for column in (0..PANEL).step_by(2 * V::LANES) {
+                // SAFETY: there is a row of gradients for each sample.
+                unsafe {
+                    let sums = tile_sums::<V, R>(x, self.gradients, column);
+                    for (sums, out) in sums.into_iter().zip(&mut gradient) {
+                        sums[0].store(out.as_mut_ptr().add(column));
+                        sums[1].store(out.as_mut_ptr().add(column + V::LANES));
+                    }
+                }
+            }
+            let rows = weight.as_chunks_mut::<PANEL>().0.iter_mut().zip(velocity.as_chunks_mut::<PANEL>().0);
+            for ((weight, velocity), gradient) in rows.zip(&gradient) {
+                for k in 0..PANEL {
+                    let d = gradient[k] - self.back[k] * weight[k];
+                    self.rates.step(&mut weight[k], &mut velocity[k], d);
+                }
+            }
+        }
+    }
+}

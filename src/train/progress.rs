@@ -1,0 +1,180 @@
+//! How far a training has come: its log, its state and its best weights on disk.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{BEST, EpochReport, LOG, NEXT_BEST, STATE};
+use crate::manifest::store::{self, write_atomic};
+use crate::net::Params;
+use crate::net::files::{self, StateDict};
+
+/// Advice where files of an earlier call cannot be used.
+const ANEW: &str = "the run cannot continue from here; --force trains again from the start";
+
+/// Name of the metadata entry that holds [`Reached`].
+const REACHED: &str = "reached";
+
+/// How far a training has come; part of the metadata of its state file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Reached {
+    pub epoch: u32,
+    pub steps: u64,
+    pub best_epoch: u32,
+    /// Accuracy on the test split after the best epoch.
+    pub best_top1: f64,
+    /// Accuracy on the validation split after the best epoch, if that split selects the best epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_val_top1: Option<f64>,
+    /// Hashes of the state's own tensors, of the best weights and of the log. Until the manifest is
+    /// published, nothing else would reveal damage, and a damaged file must never be published as sound.
+    state_blake3: String,
+    pub best_blake3: String,
+    log_blake3: String,
+}
+
+impl Reached {
+    /// Writes the log, new best weights with their number of steps, and the state, in the order that a kill at
+    /// any moment allows (see [`super`]).
+    pub fn save(
+        &mut self,
+        dir: &Path,
+        log: &[EpochReport],
+        best: Option<(StateDict, u64)>,
+        state: &StateDict,
+    ) -> Result<()> {
+        let text = lines(log)?;
+        write_atomic(&dir.join(LOG), |f| f.write_all(text.as_bytes()))?;
+        self.log_blake3 = log_digest(log)?;
+        if let Some((best, steps)) = &best {
+            files::save(&dir.join(NEXT_BEST), best, *steps, None)?;
+        }
+        self.state_blake3 = files::digest(state);
+        let note = serde_json::to_string(self)?;
+        files::save(&dir.join(STATE), state, self.steps, Some((REACHED, note)))?;
+        if best.is_some() {
+            store::rename(&dir.join(NEXT_BEST), &dir.join(BEST))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses best weights that are not the ones that the state refers to: a damaged file must not be
+    /// published as sound.
+    pub fn check_best(&self, best: &Path) -> Result<()> {
+        let (found, _) = files::open(best).context(ANEW)?;
+        ensure!(
+            files::digest(&found) == self.best_blake3,
+            "{}: does not hold the weights of epoch {}, so it was changed or damaged; {ANEW}",
+            best.display(),
+            self.best_epoch
+        );
+        Ok(())
+    }
+}
+
+/// Loads the state in the directory, and the log as far as the state has come.
+pub(super) fn resume(
+    params: &Params,
+    dir: &Path,
+    begun_by: u32,
+) -> Result<Option<(Reached, Vec<EpochReport>)>> {
+    let path = dir.join(STATE);
+    if !path.exists() {
+        // A kill during the first epoch may have left that epoch's line of the log.
+        let epochs = fs::read_to_string(dir.join(LOG)).map_or(0, |text| text.lines().count());
+        if epochs > 1 {
+            log::warn!(
+                "{}: is missing, so {epochs} epochs are lost and the run starts again from the beginning",
+                path.display()
+            );
+        }
+        return Ok(None);
+    }
+    let at = || format!("{}: {ANEW}", path.display());
+    let (state, notes) = files::open(&path).context(ANEW)?;
+    let reached: Reached = notes
+        .get(REACHED)
+        .context("does not record which epoch the run has reached")
+        .and_then(|text| Ok(serde_json::from_str(text)?))
+        .with_context(at)?;
+    ensure!(
+        files::digest(&state) == reached.state_blake3,
+        "{}: was changed or damaged; {ANEW}",
+        path.display()
+    );
+    params.resume(&state).with_context(at)?;
+    let path = dir.join(LOG);
+    let at = || format!("{}: {ANEW}", path.display());
+    let text = fs::read_to_string(&path).with_context(at)?;
+    // A kill may have left the log ahead of the state.
+    let lines = text.lines().take(reached.epoch as usize);
+    let log = lines.map(serde_json::from_str).collect::<Result<Vec<_>, _>>().with_context(at)?;
+    ensure!(log_digest(&log)? == reached.log_blake3, "{}: was changed or damaged; {ANEW}", path.display());
+    let (best, next) = (dir.join(BEST), dir.join(NEXT_BEST));
+    // These are either the weights that the state refers to, which a kill kept from being renamed, or weights
+    // that the state does not know of.
+    if next.exists() {
+        match reached.check_best(&next) {
+            Ok(()) => store::rename(&next, &best)?,
+            Err(_) => store::remove(&next)?,
+        }
+    }
+    match reached.check_best(&best) {
+        // Version 1 could leave best weights that are one epoch ahead; repeating that epoch writes them
+        // again.
+        Err(_) if begun_by == 1 => log::warn!(
+            "{}: does not hold the weights of epoch {}; the next epochs may restore them",
+            best.display(),
+            reached.best_epoch
+        ),
+        checked => checked?,
+    }
+    Ok(Some((reached, log)))
+}
+
+/// Returns what computed the epochs of a log, in turn. There is more than one if the run was resumed
+/// elsewhere.
+pub(super) fn computers(log: &[EpochReport]) -> Vec<&str> {
+    let by = log.iter().map(|e| if e.computed_by.is_empty() { "unknown" } else { &e.computed_by });
+    let mut all: Vec<&str> = by.collect();
+    all.dedup();
+    all
+}
+
+/// Returns the text of the log.
+fn lines(log: &[EpochReport]) -> Result<String> {
+    log.iter().map(|epoch| Ok(serde_json::to_string(epoch)? + "\n")).collect()
+}
+
+/// Hashes a log without times and devices: the state that contains the hash must be the same in every run.
+fn log_digest(log: &[EpochReport]) -> Result<String> {
+    let timeless = |e: &EpochReport| EpochReport {
+        images_per_second: 0.0,
+        seconds: 0.0,
+        computed_by: String::new(),
+        ..e.clone()
+    };
+    let timeless: Vec<_> = log.iter().map(timeless).collect();
+    Ok(blake3::hash(lines(&timeless)?.as_bytes()).to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_computed_is_told_in_turn() {
+        let line = |by: &str| {
+            let text = r#"{"epoch":1,"epochs":9,"seed":0,"lr":0.1,"loss":1.0,"train_top1":1.0,"test_top1":1.0,
+                "images_per_second":1.0,"seconds":1.0"#;
+            let by = if by.is_empty() { "}".into() } else { format!(r#","computed_by":"{by}"}}"#) };
+            serde_json::from_str::<EpochReport>(&(text.to_owned() + &by)).expect("a line of a log")
+        };
+        let log = ["", "", "avx2", "amx", "amx", "avx2"].map(line);
+        assert_eq!(computers(&log), ["unknown", "avx2", "amx", "avx2"]);
+        assert_eq!(log_digest(&log).ok(), log_digest(&[""; 6].map(line)).ok(), "who computed is not hashed");
+    }
+}
