@@ -182,7 +182,8 @@ pub unsafe trait Vector: Copy {
     /// Writes `LANES` values.
     unsafe fn store(self, p: *mut f32);
     /// Writes `LANES` values that are not read again soon. If a vector is as large as a cache line, the store
-    /// bypasses the caches, so that the line is not read only to be overwritten.
+    /// bypasses the caches, so that the line is not read only to be overwritten. After its last such store and
+    /// before another thread may read the values, a thread must call [`complete_streams`].
     #[inline(always)]
     unsafe fn stream(self, p: *mut f32) {
         // SAFETY: the trait's contract.
@@ -327,6 +328,16 @@ pub fn prefetch(line: *const u8) {
     let _ = line;
 }
 
+/// Waits until the values of this thread's [`Vector::stream`] are visible to other threads.
+#[inline(always)]
+pub fn complete_streams() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of every x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// Returns the same pointer, but hides from the compiler where it comes from. In a loop over such a pointer,
 /// each address is the pointer plus a constant. Otherwise LLVM adds an index to the address at which the loop
 /// began, and an Intel processor splits a multiply-add with such a memory operand in two.
@@ -378,8 +389,7 @@ macro_rules! runners {
 }
 
 runners! {
-    // Streaming stores must be complete before other threads are told that the data is there.
-    floats: "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", std::arch::x86_64::__m512, then std::arch::x86_64::_mm_sfence();
+    floats: "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", std::arch::x86_64::__m512, then ();
     pairs: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", std::arch::x86_64::__m512, then ();
     tiles: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", super::sets::Tiled, then super::amx::release();
     narrow: "avx2,fma", std::arch::x86_64::__m256, then ();

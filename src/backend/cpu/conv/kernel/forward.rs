@@ -10,7 +10,7 @@ use crate::backend::cpu::source::{Input, Shortcut, Slices};
 use crate::backend::cpu::{chunk_range, for_each_chunk};
 use crate::net::Geometry;
 use crate::simd::value::Value;
-use crate::simd::{Isa, Task, Vector};
+use crate::simd::{Isa, Task, Vector, complete_streams};
 use crate::tensor::Parts;
 
 pub(in crate::backend::cpu::conv) struct Forward<'a, T> {
@@ -79,6 +79,7 @@ impl<T: Value> Forward<'_, T> {
                 T::run(isa, Direct { geo, images: count, a, weight, sink });
             }
         }
+        complete_streams();
     }
 }
 
