@@ -125,8 +125,8 @@ bench-cuda: build ## Measure the CUDA engine on a GPU, and PyTorch with TORCH=ve
 	python3 scripts/bench-cuda.py $(TORCH:%=--torch %)
 
 .PHONY: data
-data: ## Download CIFAR-10 and CIFAR-100 into DATA (342 MB), with resuming and checksums
-	scripts/fetch-cifar --dest $(DATA)
+data: $$(call official,cifar10) $$(call official,cifar100) ## Download CIFAR-10 and CIFAR-100 into DATA (342 MB), unless they are there
+	@printf '%s\n' $^
 
 # The goals below set what to train through the environment, so that variables on the command line take precedence.
 # With GOAL=jobs they print their training commands instead.

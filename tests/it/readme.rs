@@ -45,7 +45,7 @@ fn stand_ins(sandbox: &Sandbox) {
                  [[ $* != *synthetic* ]] || set -- \"$@\" --train-per-class 120 --test-per-class 10"
             }
             "train" => {
-                "set -- \"${@/resnet18-cifar/resnet20}\"\nset -- \"${@/#60/1}\"\n\
+                "set -- \"${@/resnet18-cifar/resnet20}\"\nset -- \"${@/#60/1}\"\nset -- \"${@/#10/1}\"\n\
                  [[ $* == *--arch* || $* == *--classifier* ]] || set -- \"$@\" --arch resnet20\n\
                  [[ $* == *--epochs* || $* == *--classifier* ]] || set -- \"$@\" --epochs 1"
             }
