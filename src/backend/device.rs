@@ -1,6 +1,6 @@
 //! The device to compute on: parsing of `--device`, and the search for a device that can be used.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::net::Network;
 
@@ -35,8 +35,12 @@ impl Device {
         if asked == "cpu" {
             return Ok(Device::Cpu);
         }
-        let found = Device::cuda(asked.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or(0));
-        match found {
+        let index = match asked.strip_prefix("cuda:") {
+            Some(index) => index.parse::<u16>().ok(),
+            None => DEVICES.contains(&asked).then_some(0),
+        };
+        let index = index.with_context(|| format!("--device {asked}: expected auto, cpu, cuda or cuda:N"))?;
+        match Device::cuda(index.into()) {
             Err(e) if asked == "auto" => {
                 log::debug!("computing on the CPU: {e:#}");
                 Ok(Device::Cpu)
@@ -98,6 +102,10 @@ mod tests {
     fn auto_always_finds_one() {
         assert_eq!(Device::find("cpu").expect("a CPU"), Device::Cpu);
         Device::find("auto").expect("the CPU at the least");
+        for unknown in ["gpu", "cuda:", "cuda:x", "CPU"] {
+            let text = format!("{:#}", Device::find(unknown).expect_err("no device"));
+            assert!(text.contains("expected auto, cpu, cuda or cuda:N"), "{text}");
+        }
         let text = format!("{:#}", Device::find("cuda:999").expect_err("no such GPU"));
         assert!(text.starts_with("--device cuda:999: "), "{text}");
         assert!(

@@ -37,7 +37,7 @@ pub struct Choice {
     #[arg(value_name = "MANIFEST|WEIGHTS")]
     pub checkpoints: Vec<PathBuf>,
 
-    /// Split whose images to run over
+    /// Split of the data set to run over
     #[arg(long, default_value = "test", value_parser = ["test", "val", "train"])]
     pub split: String,
 

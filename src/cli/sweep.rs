@@ -47,9 +47,14 @@ impl FromStr for Sweep {
         let values: Vec<f64> =
             values.split(':').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
         let &[first, last, step] = &values[..] else { return Err(wrong()) };
-        let sound = [first, last].iter().all(|v| v.abs() <= 1e9) && first <= last && step > 0.0;
-        if flag.is_empty() || !sound || (last - first) / step >= MOST {
-            return Err(format!("{}, with at most {MOST} values", wrong()));
+        if flag.is_empty() || ![first, last].iter().all(|v| v.abs() <= 1e9) {
+            return Err(wrong());
+        }
+        if first > last || step.is_nan() || step <= 0.0 {
+            return Err("LAST must not be below FIRST, and STEP must be above 0".into());
+        }
+        if (last - first) / step >= MOST {
+            return Err(format!("has more than {MOST} values; use a larger STEP"));
         }
         Ok(Sweep { flag: flag.trim_start_matches('-').to_owned(), range: Range { first, last, step } })
     }
@@ -71,5 +76,9 @@ mod tests {
         for text in bad.into_iter().chain(["adjust=0:1:-1", "adjust=0:nan:1", "adjust=0:1:nan"]) {
             assert!(text.parse::<Sweep>().is_err(), "{text}");
         }
+        let why = |text: &str| text.parse::<Sweep>().expect_err("refused");
+        assert!(why("adjust=1:0:0.1").contains("LAST must not be below FIRST"));
+        assert!(why("adjust=0:1:nan").contains("STEP must be above 0"));
+        assert!(why("adjust=0:1:1e-9").contains("more than 1000 values"));
     }
 }

@@ -32,6 +32,7 @@ use crate::manifest::{self, Kind, Manifest, hash, key, source};
 use crate::methods::classifier::Classifier;
 use crate::methods::mix::Partner;
 use crate::methods::presets::preset_name;
+use crate::report::experiment::second_stage;
 use crate::report::settings::departs;
 use crate::train::config::{Config, Select};
 use crate::train::schedule::Recipe;
@@ -261,7 +262,12 @@ fn side_by_side(flags: &Flags, device: Device, runs: usize) -> usize {
 
 /// Returns the name of a run while it trains, with its data set if there are several.
 fn name(config: &Config, dataset: Option<&Manifest>) -> String {
-    let run = format!("{} {} seed {}", preset_name(&config.params()), config.arch, config.seed);
+    let params = config.params();
+    let method = match params.get("classifier") {
+        Some(classifier) => second_stage(&params, classifier),
+        None => preset_name(&params),
+    };
+    let run = format!("{method} {} seed {}", config.arch, config.seed);
     match dataset.and_then(|d| d.dir().ok()?.file_name()) {
         Some(dir) => format!("{} {run}", dir.to_string_lossy()),
         None => run,

@@ -106,11 +106,14 @@ pub fn counts(
     classes: usize,
     each: usize,
 ) -> Result<(Vec<usize>, usize), Error> {
+    if !(0.0..1.0).contains(&val_fraction) {
+        return Err(Error::Profile(format!("--val-fraction {val_fraction}: must be at least 0 and below 1")));
+    }
     let held = (each as f64 * val_fraction).round() as usize;
-    if !(0.0..1.0).contains(&val_fraction) || (held == 0) != (val_fraction == 0.0) || held >= each {
+    if (held == 0) != (val_fraction == 0.0) || held >= each {
         return Err(Error::Profile(format!(
             "--val-fraction {val_fraction}: would hold out {held} of the {each} images of each class; use 0 \
-             for no validation split, or a value below 1 that leaves images in both splits"
+             for no validation split, or a value that leaves images in both splits"
         )));
     }
     Ok((cls_num_list(profile, classes, each - held)?, held))

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 pub use self::images::Images;
 use self::lineage::Lineage;
+pub use self::lineage::second_stage;
 pub use self::names::longer_names;
 pub(super) use self::names::{BARE, disambiguated, representatives};
 use super::Error;

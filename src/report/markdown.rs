@@ -188,7 +188,7 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
         );
     }
     notes.push(format!(
-        "Setting: {}, unless the table says otherwise; settings and options of the method that differ from the \
+        "Settings that the table does not state: {}. Settings and options of the method that differ from the \
          usual ones are in brackets, or above the table if all rows share them.",
         standard_in_words()
     ));

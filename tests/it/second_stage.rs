@@ -398,7 +398,7 @@ fn a_sweep_trains_a_classifier_for_each_value() {
     let both = s.tool("train", "features --classifier linear --lr 1 --sweep lr=0.1:0.2:0.1").assert();
     refused(both, "--sweep lr: --lr is given as well");
     let none = s.tool("train", "features --classifier linear --sweep colour=0:1:1").assert();
-    refused(none, "--sweep colour=0");
+    refused(none, "--sweep colour: train has no flag --colour");
 }
 
 #[test]

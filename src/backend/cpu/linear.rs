@@ -214,6 +214,7 @@ impl Linear {
             self.work = Work { products, gradients, tiles };
             return result;
         }
+        assert_eq!(self.velocity.len(), self.weight.len(), "a classifier trains only with a velocity");
         // A cosine ignores the length of the weights: remove the gradient's component along them.
         let back = |k: usize| match inverse.get(k) {
             Some(inverse) => {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use clap::error::ErrorKind;
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 
 use super::options::{Given, names};
@@ -150,7 +151,7 @@ pub struct Flags {
     #[arg(long, value_name = "P", default_value = "f32", help_heading = "Recipe")]
     pub precision: Precision,
 
-    /// Split whose accuracy selects the epoch kept as best.safetensors [default: val if the data set has a
+    /// Which epoch is kept as best.safetensors, by its accuracy on a split [default: val if the data set has a
     /// validation split, otherwise test]
     ///
     /// `best_top1` is always the accuracy of that epoch on the test split.
@@ -324,6 +325,9 @@ impl Flags {
         let of = |value: f64| -> Result<Flags> {
             let more = [OsString::from(format!("--{flag}={value}"))];
             let mut flags = Flags::try_parse_from(args.iter().cloned().chain(more)).map_err(|e| {
+                if e.kind() == ErrorKind::UnknownArgument {
+                    return anyhow::anyhow!("--sweep {flag}: train has no flag --{flag}");
+                }
                 let text = e.to_string();
                 let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
                 anyhow::anyhow!("--sweep {flag}={value}: {first}")

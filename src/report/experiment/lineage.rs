@@ -231,7 +231,7 @@ fn other_than(dataset: &Input, other: &Input) -> Option<String> {
 
 /// Describes a second stage in words: its usual name, if it has one, and the settings that differ from the
 /// usual training.
-fn second_stage(params: &Object, classifier: &Value) -> String {
+pub fn second_stage(params: &Object, classifier: &Value) -> String {
     let name = classifier["name"].as_str().unwrap_or_default();
     let method = preset_name(params);
     let mut text = match (name, &*method) {

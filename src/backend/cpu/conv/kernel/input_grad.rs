@@ -116,56 +116,72 @@ impl<T: Value, const STRIDE: usize> Task for InputGrad<'_, T, STRIDE> {
 /// sums.
 pub(super) struct Grad<'a, T, const STRIDE: usize> {
     pub geo: Geometry,
+    /// Receives the gradients, (images, height, width, cin).
     pub dz: *mut T,
+    /// The inputs inside halos, which tell where the ReLU was positive.
     pub a: *const T,
+    /// The raw outputs of the previous convolution, for the second sum.
     pub y: *const T,
+    /// Receives the sums of `dz` and of `dz·y` by channel, (images, 2, cin).
     pub sums: *mut f32,
+    /// Whether the values that are already in `dz` are added, as the shortcut's gradient.
     pub in_place: bool,
     /// The gradients of the outputs of a block with a padded shortcut, for these images.
     pub padded: Option<View<'a, T>>,
+    /// The parity of the rows and columns that are being computed, with stride 2.
     pub parity: (usize, usize),
     pub ahead: Prefetcher<5>,
 }
 
+impl<T: Value, const STRIDE: usize> Grad<'_, T, STRIDE> {
+    /// Adds the gradient that comes through a block's padded shortcut to that of some channels of a pixel.
+    #[inline(always)]
+    unsafe fn add_padded<V: Vector>(&self, dx: V, image: usize, [row, col]: [usize; 2], channel: usize) -> V {
+        let Some(block) = self.padded else { return dx };
+        // The walk may have taken all rows as a single row.
+        let index = row * self.geo.width + col;
+        let (row, col) = (index / self.geo.width, index % self.geo.width);
+        if !(row | col).is_multiple_of(2) {
+            return dx;
+        }
+        // The middle channels of the block's output are those of its input.
+        let [_, width, channels] = block.size;
+        let first = (channels - self.geo.cin) / 2;
+        let from = (row / 2 * width + col / 2) * channels + first + channel;
+        // SAFETY: the caller's contract, by which the pixel and the channels are inside the image.
+        unsafe { dx.add(T::load(block.values.as_ptr().add(image * block.image_len() + from))) }
+    }
+}
+
 impl<T: Value, const STRIDE: usize> Sink for Grad<'_, T, STRIDE> {
     #[inline(always)]
-    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
+    unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], tile: Pixel) {
         self.ahead.advance(P * Q * V::LANES);
         let (geo, Geometry { width, cin, .. }) = (self.geo, self.geo);
-        let (row, n, halo) = (at.row * STRIDE + self.parity.0, at.image, geo.padding());
-        let image = n * geo.in_len();
+        let (image, halo) = (tile.image, geo.padding());
+        let row = tile.row * STRIDE + self.parity.0;
         // SAFETY: the trait's contract, by which the tile is inside the image.
         unsafe {
-            let a = self.a.add(at.image * geo.padded_in::<T>() * T::PACK);
-            let sums = self.sums.add(at.image * 2 * cin);
+            let a = self.a.add(image * geo.padded_in::<T>() * T::PACK);
+            let sums = self.sums.add(image * 2 * cin);
             for q in 0..Q {
-                let channel = at.channel + q * V::LANES;
+                let channel = tile.channel + q * V::LANES;
                 let (sum, product) = (sums.add(channel), sums.add(cin + channel));
                 let (mut s, mut sy) = (V::load(sum), V::load(product));
-                for (p, pixel) in acc.iter().enumerate() {
-                    let col = (at.col + p) * STRIDE + self.parity.1;
-                    let at = image + (row * width + col) * cin + channel;
-                    let mut dx = pixel[q];
+                for (p, acc) in acc.iter().enumerate() {
+                    let col = (tile.col + p) * STRIDE + self.parity.1;
+                    let index = image * geo.in_len() + (row * width + col) * cin + channel;
+                    let mut dx = acc[q];
                     if self.in_place {
-                        dx = dx.add(T::load(self.dz.add(at)));
+                        dx = dx.add(T::load(self.dz.add(index)));
                     }
-                    if let Some(block) = self.padded {
-                        // The walk may have taken all rows as a single row.
-                        let (row, col) = ((row * width + col) / width, (row * width + col) % width);
-                        if (row | col).is_multiple_of(2) {
-                            // The middle channels of the block's output are those of its input.
-                            let [_, wide, channels] = block.size;
-                            let place =
-                                (row / 2 * wide + col / 2) * channels + (channels - cin) / 2 + channel;
-                            dx = dx.add(T::load(block.values.as_ptr().add(n * block.image_len() + place)));
-                        }
-                    }
+                    dx = self.add_padded(dx, image, [row, col], channel);
                     let pixel = (row + halo) * (width + 2 * halo) + col + halo;
-                    let a = a.add(pixel * T::lanes(cin) * T::PACK + channel);
-                    let dz = dx.where_positive(T::load(a));
-                    T::stream(dz, self.dz.add(at));
+                    let mask = T::load(a.add(pixel * T::lanes(cin) * T::PACK + channel));
+                    let dz = dx.where_positive(mask);
+                    T::stream(dz, self.dz.add(index));
                     s = s.add(dz);
-                    sy = sy.fma(dz, T::load(self.y.add(at)));
+                    sy = sy.fma(dz, T::load(self.y.add(index)));
                 }
                 s.store(sum);
                 sy.store(product);
