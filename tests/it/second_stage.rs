@@ -516,7 +516,7 @@ fn features_from_elsewhere_are_a_data_set() {
     write("x.npz", &[("features", x.1.narrow(0, 0, 5).unwrap()), labels.clone()]);
     refused(
         import("--import train=x.npz --import test=b.safetensors"),
-        "there are 5 features and 6 `labels`",
+        "`features` has 5 rows, but `labels` has 6",
     );
     // Labels that are not classes: ids, or a class that only the test images have.
     let ids = Tensor::from_vec(vec![0i64, 1, 2, 3, 4, 1_000_000_000], 6, &Device::Cpu).unwrap();
