@@ -183,7 +183,7 @@ pub unsafe trait Vector: Copy {
     unsafe fn store(self, p: *mut f32);
     /// Writes `LANES` values that are not read again soon. If a vector is as large as a cache line, the store
     /// bypasses the caches, so that the line is not read only to be overwritten. After its last such store and
-    /// before another thread may read the values, a thread must call [`complete_streams`].
+    /// before another thread may read the values, a thread must call [`finish`].
     #[inline(always)]
     unsafe fn stream(self, p: *mut f32) {
         // SAFETY: the trait's contract.
@@ -328,14 +328,21 @@ pub fn prefetch(line: *const u8) {
     let _ = line;
 }
 
-/// Waits until the values of this thread's [`Vector::stream`] are visible to other threads.
-#[inline(always)]
-pub fn complete_streams() {
+/// Ends a series of tasks of a thread on an instruction set: waits until the values of [`Vector::stream`] are
+/// visible to other threads, and releases the tile registers, which would otherwise be saved at each switch of
+/// threads.
+#[inline]
+pub fn finish(isa: Isa) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of every x86-64.
+    // SAFETY: SSE is part of every x86-64, and only a machine that has AMX runs tasks on it.
     unsafe {
         std::arch::x86_64::_mm_sfence();
+        if isa == Isa::Amx && isa.is_available() {
+            amx::release();
+        }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = isa;
 }
 
 /// Returns the same pointer, but hides from the compiler where it comes from. In a loop over such a pointer,
@@ -371,7 +378,7 @@ pub trait Task {
 /// because rustc compiles the instances of a generic function together with the module that contains it, so
 /// that the sets are compiled in parallel.
 macro_rules! runners {
-    ($($name:ident: $features:literal, $vector:ty, then $after:expr;)*) => {
+    ($($name:ident: $features:literal, $vector:ty;)*) => {
         $(#[cfg(target_arch = "x86_64")]
         mod $name {
             /// # Safety
@@ -379,20 +386,17 @@ macro_rules! runners {
             #[target_feature(enable = $features)]
             pub unsafe fn run<T: super::Task>(task: T) {
                 // SAFETY: this function has the features.
-                unsafe {
-                    task.run::<$vector>();
-                    $after
-                }
+                unsafe { task.run::<$vector>() }
             }
         })*
     };
 }
 
 runners! {
-    floats: "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", std::arch::x86_64::__m512, then ();
-    pairs: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", std::arch::x86_64::__m512, then ();
-    tiles: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", super::sets::Tiled, then super::amx::release();
-    narrow: "avx2,fma", std::arch::x86_64::__m256, then ();
+    floats: "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", std::arch::x86_64::__m512;
+    pairs: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", std::arch::x86_64::__m512;
+    tiles: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", super::sets::Tiled;
+    narrow: "avx2,fma", std::arch::x86_64::__m256;
 }
 
 /// Runs a task that computes in `f32` with the vectors of an instruction set.

@@ -17,7 +17,7 @@ use crate::backend::cpu::source::{Input as Source, Slices, View};
 use crate::backend::cpu::{chunk_range, chunks, for_each_chunk};
 use crate::net::Geometry;
 use crate::simd::value::Value;
-use crate::simd::{Isa, Task, Vector, complete_streams};
+use crate::simd::{Isa, Task, Vector, finish};
 use crate::tensor::Parts;
 
 /// Returns the number of floats of a weight gradient while it is summed.
@@ -125,7 +125,7 @@ impl<'a, T: Value> Backward<'a, T> {
                 }
             }
         }
-        complete_streams();
+        finish(isa);
     }
 
     /// Returns the sink for the input gradients of the images in `range`, whose inputs inside halos are at `a`.

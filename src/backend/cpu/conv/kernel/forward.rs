@@ -10,7 +10,7 @@ use crate::backend::cpu::source::{Input, Shortcut, Slices};
 use crate::backend::cpu::{chunk_range, for_each_chunk};
 use crate::net::Geometry;
 use crate::simd::value::Value;
-use crate::simd::{Isa, Task, Vector, complete_streams};
+use crate::simd::{Isa, Task, Vector, finish};
 use crate::tensor::Parts;
 
 pub(in crate::backend::cpu::conv) struct Forward<'a, T> {
@@ -79,7 +79,7 @@ impl<T: Value> Forward<'_, T> {
                 T::run(isa, Direct { geo, images: count, a, weight, sink });
             }
         }
-        complete_streams();
+        finish(isa);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::net::Geometry;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::amx;
 use crate::simd::value::Value;
-use crate::simd::{Isa, Task, Vector};
+use crate::simd::{Isa, Task, Vector, finish};
 use crate::tensor::Parts;
 
 /// Input channels of a panel. A panel of output channels has [`PANEL`].
@@ -143,6 +143,7 @@ pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f
         with_scratch(sums + work, |scratch| {
             let (sums, work) = scratch.split_at_mut(sums);
             T::run(isa, Block::<T> { panels, kept, row, cin, cout, sums, work, dw, _type: PhantomData });
+            finish(isa);
         });
     });
 }
