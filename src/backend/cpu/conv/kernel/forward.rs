@@ -175,12 +175,11 @@ struct Direct<'a, T> {
 
 impl<T: Value> Task for Direct<'_, T> {
     #[inline(always)]
-    unsafe fn run<V: Vector>(mut self) {
-        let (geo, step) = (self.geo, self.geo.padded_in::<T>());
+    unsafe fn run<V: Vector>(self) {
+        let Direct { geo, images, a, weight, mut sink } = self;
+        let (step, halo) = (geo.padded_in::<T>(), geo.padding());
         // SAFETY: the scratch memory holds the images with their halos; the sink has room for as many.
-        unsafe {
-            convolve::<V, T, _>(geo, self.images, self.a, step, geo.padding(), self.weight, &mut self.sink)
-        };
+        unsafe { convolve::<V, T, _>(geo, images, a, step, halo, weight, &mut sink) };
     }
 }
 

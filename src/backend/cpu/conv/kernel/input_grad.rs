@@ -74,8 +74,8 @@ pub(super) struct InputGrad<'a, T, const STRIDE: usize> {
 
 impl<T: Value, const STRIDE: usize> Task for InputGrad<'_, T, STRIDE> {
     #[inline(always)]
-    unsafe fn run<V: Vector>(mut self) {
-        let InputGrad { images, g, mut weight, ref mut sink, .. } = self;
+    unsafe fn run<V: Vector>(self) {
+        let InputGrad { images, g, mut weight, mut sink, .. } = self;
         let geo = Geometry { stride: STRIDE, ..self.geo };
         let pixel = T::lanes(geo.cout);
         let halo = geo.padding();
@@ -106,7 +106,7 @@ impl<T: Value, const STRIDE: usize> Task for InputGrad<'_, T, STRIDE> {
             sink.parity = if STRIDE == 1 { (0, 0) } else { (a, b) };
             let (taps, rest) = weight.split_at(rows * cols * pixel * geo.cin);
             // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
-            unsafe { correlate::<V, T, _>(g.as_ptr().add(first), walk, taps.as_ptr(), geo.cin, sink) };
+            unsafe { correlate::<V, T, _>(g.as_ptr().add(first), walk, taps.as_ptr(), geo.cin, &mut sink) };
             weight = rest;
         }
     }

@@ -5,6 +5,8 @@
 // Indices match those of the formulas.
 #![allow(clippy::needless_range_loop)]
 
+use std::mem::MaybeUninit;
+
 use super::walk::{Outer, PANEL, Pixel, Sink, Walk};
 use super::{keep_scratch, take_scratch};
 use crate::simd::{Vector, amx};
@@ -323,30 +325,33 @@ pub unsafe fn outer<V: Vector>(
         (n / per_row / size.rows, n / per_row % size.rows, col)
     };
     let common = |n: usize, col: usize| n % per_row * pixels - col;
-    let mut turned = Turned([[0.0; 256]; SOME]);
+    // Clearing the tiles would take a few percent of the time.
+    let mut turned = MaybeUninit::<Turned>::uninit();
+    // SAFETY: the field of uninitialised memory is not read here.
+    let turned: *mut [f32; 256] = unsafe { &raw mut (*turned.as_mut_ptr()).0 }.cast();
     let mut sums = Sums([0.0; amx::SUM * (amx::SUMS + 1)]);
     let own = sums.0.as_mut_ptr();
     let to = std::array::from_fn(|n| own.wrapping_add(amx::SUM * n));
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller's contract; each tile is written before it is read.
     unsafe {
         amx::configure(16, pixels);
         for channel in (0..size.cout).step_by(16) {
             for first in (0..all).step_by(SOME) {
                 let some = SOME.min(all - first);
-                for (n, turned) in turned.0[..some].iter_mut().enumerate() {
+                for n in 0..some {
                     let (image, row, col) = place(first + n);
                     let g = g.add(image * size.g_image + row * size.g_row + col * size.g_col + channel);
-                    transpose_16x16(common(first + n, col)..pixels, g, size.g_col, turned.as_mut_ptr());
+                    transpose_16x16(common(first + n, col)..pixels, g, size.g_col, turned.add(n).cast());
                 }
                 for kh in 0..kernel {
                     let (x, dw) = (x.add(kh * kernel_row), dw.add(kh * size.taps * size.dw_row + channel));
                     for tap in (0..size.taps).step_by(16 * TOGETHER) {
                         let count = ((size.taps - tap) / 16).min(TOGETHER);
                         amx::clear();
-                        for (n, turned) in turned.0[..some].iter().enumerate() {
+                        for n in 0..some {
                             let (image, row, col) = place(first + n);
                             let x = x.add(image * size.x_image + row * size.x_row + col * size.x_col + tap);
-                            amx::multiply_rights(count, turned.as_ptr(), 64, x, 4 * size.x_col);
+                            amx::multiply_rights(count, turned.add(n).cast(), 64, x, 4 * size.x_col);
                         }
                         amx::store(count, &to);
                         for (q, own) in to.into_iter().enumerate().take(count) {
