@@ -74,13 +74,23 @@ def lines(command, seconds=None):
 
 def main():
     parser = argparse.ArgumentParser(description="measure the GPU engine against PyTorch")
-    parser.add_argument("--torch", help="Python interpreter with PyTorch for CUDA; without it only our side is measured")
+    parser.add_argument(
+        "--torch", help="Python interpreter with PyTorch for CUDA; without it only our side is measured"
+    )
     parser.add_argument("--ours", help="the compiled benches/cuda.rs [default: built by cargo]")
     parser.add_argument("--turns", type=int, default=3, help="number of turns of each side [default: 3]")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="modes of PyTorch to measure [default: all]")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=PEERS,
+        default=list(PEERS),
+        help="modes of PyTorch to measure [default: all]",
+    )
     parser.add_argument("--limit", type=float, help="time limit of each PyTorch command in seconds")
     parser.add_argument("--json", help="also write all measurements to this file")
-    parser.add_argument("--dry", action="store_true", help="print the commands that would be run, and the work of a step")
+    parser.add_argument(
+        "--dry", action="store_true", help="print the commands that would be run, and the work of a step"
+    )
     args = parser.parse_args()
 
     ours_command = [args.ours] if args.ours else ["cargo", "bench", "--bench", "cuda", "--"]
@@ -89,7 +99,10 @@ def main():
     peers = [[*peer, *flags.split()] for name, flags in PEERS.items() if name in args.peers]
     for precision, size in (("bf16", 2), ("f32", 4)):
         flop, bytes = work(size)
-        print(f"A step of ResNet-32 at batch {BATCH} in {precision}: {flop / 1e9:.1f} GFLOP, {bytes / 1e9:.2f} GB.", flush=True)
+        print(
+            f"A step of ResNet-32 at batch {BATCH} in {precision}: {flop / 1e9:.1f} GFLOP, {bytes / 1e9:.2f} GB.",
+            flush=True,
+        )
     if args.dry:
         for command in [ours_command + ["DATASET"], *([limits_command, *peers] if args.torch else [])]:
             print("+", *command)
@@ -99,20 +112,32 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
         tool = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/mk-imbalance"
-        subprocess.run([tool, "--dataset", "synthetic", "--imb-type", "none", "--out", data, "-q"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [tool, "--dataset", "synthetic", "--imb-type", "none", "--out", data, "-q"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         for _ in range(args.turns):
             for line in lines([*ours_command, data]):
                 ours[line["precision"]].append(line)
-                print(f"ours, {line['precision']}: {line['step_ms']:.3f} ms a step", file=sys.stderr, flush=True)
+                print(
+                    f"ours, {line['precision']}: {line['step_ms']:.3f} ms a step", file=sys.stderr, flush=True
+                )
             limits += lines(limits_command) if args.torch else []
             for command in peers if args.torch else []:
                 for line in lines(command, args.limit):
                     if "mode" in line:
                         modes[line["mode"]].append(line["milliseconds"])
-                        print(f"PyTorch {line['mode']}: {line['milliseconds']:.3f} ms a step", file=sys.stderr, flush=True)
+                        print(
+                            f"PyTorch {line['mode']}: {line['milliseconds']:.3f} ms a step",
+                            file=sys.stderr,
+                            flush=True,
+                        )
                 # Written after each command, because the next one may not finish in time.
                 if args.json:
-                    Path(args.json).write_text(json.dumps({"ours": ours, "torch": modes, "limits": limits}, indent=1))
+                    Path(args.json).write_text(
+                        json.dumps({"ours": ours, "torch": modes, "limits": limits}, indent=1)
+                    )
     if args.json:
         Path(args.json).write_text(json.dumps({"ours": ours, "torch": modes, "limits": limits}, indent=1))
     if not ours:
@@ -134,9 +159,19 @@ def main():
 
     for precision, size in (("bf16", 2), ("f32", 4)):
         if rows := ours.get(precision):
-            row(f"ours, {precision}, one graph of {rows[0]['launches']} launches", median(rows, "step_ms"), 1, size)
+            row(
+                f"ours, {precision}, one graph of {rows[0]['launches']} launches",
+                median(rows, "step_ms"),
+                1,
+                size,
+            )
             for i, (n, _) in enumerate(rows[0]["side_by_side"]):
-                row(f"ours, {precision}, {n} networks at once", statistics.median(r["side_by_side"][i][1] for r in rows), n, size)
+                row(
+                    f"ours, {precision}, {n} networks at once",
+                    statistics.median(r["side_by_side"][i][1] for r in rows),
+                    n,
+                    size,
+                )
     for mode, times in modes.items():
         row("PyTorch " + mode.removeprefix("train-"), statistics.median(times))
     if limits:
@@ -144,8 +179,10 @@ def main():
         row("limit in bf16: bytes over copy bandwidth", bytes / copy * 1e3)
         row("limit in bf16: FLOPs over the matrix product's rate", flop / gemm * 1e3)
     rows = ours["bf16"]
-    print(f"\nAn epoch of {rows[0]['epoch_steps']} steps takes {median(rows, 'epoch_ms'):.1f} ms with its plan; {rows[0]['test_images']} "
-          f"test images {median(rows, 'test_ms'):.1f} ms.\n\n| kernel, bf16 | launches | µs in all |\n|:--|--:|--:|")
+    print(
+        f"\nAn epoch of {rows[0]['epoch_steps']} steps takes {median(rows, 'epoch_ms'):.1f} ms with its plan; {rows[0]['test_images']} "
+        f"test images {median(rows, 'test_ms'):.1f} ms.\n\n| kernel, bf16 | launches | µs in all |\n|:--|--:|--:|"
+    )
     kernels = defaultdict(list)
     for name, us in rows[-1]["kernels_us"]:
         kernels[name].append(us)

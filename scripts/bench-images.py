@@ -18,7 +18,21 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-ENDINGS = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"}
+ENDINGS = {
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".tif",
+    ".tiff",
+}
 
 
 def square(path, size):
@@ -53,8 +67,21 @@ def main():
     for _ in range(args.turns):
         with tempfile.TemporaryDirectory() as scratch:
             started = time.perf_counter()
-            command = [args.tool, "-q", "--dataset", "folder", "--data", args.data, "--size", str(args.size), "--out", scratch + "/out"]
-            tool = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"REMIX_CACHE_DIR": scratch})
+            command = [
+                args.tool,
+                "-q",
+                "--dataset",
+                "folder",
+                "--data",
+                args.data,
+                "--size",
+                str(args.size),
+                "--out",
+                scratch + "/out",
+            ]
+            tool = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, env=os.environ | {"REMIX_CACHE_DIR": scratch}
+            )
             _, status, usage = os.wait4(tool.pid, 0)
             assert status == 0, "mk-imbalance failed"
             ours.append(len(paths) / (time.perf_counter() - started))
@@ -62,14 +89,24 @@ def main():
         with ProcessPoolExecutor(cores) as pool, tempfile.TemporaryDirectory() as scratch:
             list(pool.map(abs, range(cores)))
             started = time.perf_counter()
-            parts = [paths[n::cores * 8] for n in range(cores * 8)]
+            parts = [paths[n :: cores * 8] for n in range(cores * 8)]
             files = [f"{scratch}/{n}" for n in range(len(parts))]
-            assert sum(pool.map(squares, parts, [args.size] * len(parts), files)) == len(paths) * args.size**2 * 3
+            assert (
+                sum(pool.map(squares, parts, [args.size] * len(parts), files))
+                == len(paths) * args.size**2 * 3
+            )
             theirs.append(len(paths) / (time.perf_counter() - started))
     ratios = [a / b for a, b in zip(ours, theirs)]
-    print(f"{len(paths)} images to {args.size}x{args.size} on {cores} cores, images/s (medians of {args.turns} turns):")
-    print(f"mk-imbalance {statistics.median(ours):.0f}, a pool with Pillow {statistics.median(theirs):.0f}, ", end="")
-    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); memory of ours at most {memory / 1024:.0f} MiB")
+    print(
+        f"{len(paths)} images to {args.size}x{args.size} on {cores} cores, images/s (medians of {args.turns} turns):"
+    )
+    print(
+        f"mk-imbalance {statistics.median(ours):.0f}, a pool with Pillow {statistics.median(theirs):.0f}, ",
+        end="",
+    )
+    print(
+        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); memory of ours at most {memory / 1024:.0f} MiB"
+    )
 
 
 if __name__ == "__main__":

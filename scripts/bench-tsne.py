@@ -113,11 +113,19 @@ def peers(threads):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="measure the t-SNE of embed against scikit-learn and openTSNE")
+    parser = argparse.ArgumentParser(
+        description="measure the t-SNE of embed against scikit-learn and openTSNE"
+    )
     parser.add_argument("checkpoint", help="manifest or directory of a checkpoint")
-    parser.add_argument("--embed", default="target/release/embed", help="the program embed [default: %(default)s]")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each program [default: all]")
-    parser.add_argument("--turns", type=int, default=2, help="number of turns of each program [default: %(default)s]")
+    parser.add_argument(
+        "--embed", default="target/release/embed", help="the program embed [default: %(default)s]"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="threads of each program [default: all]"
+    )
+    parser.add_argument(
+        "--turns", type=int, default=2, help="number of turns of each program [default: %(default)s]"
+    )
     args = parser.parse_args()
     # Set before numpy and its libraries start their threads.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -135,13 +143,21 @@ def main():
             for name, fit in peers(args.threads).items():
                 found.setdefault(name, []).append(timed(fit, x))
 
-    median = {name: [statistics.median(run[i] for run in runs) for i in (0, 1)] for name, runs in found.items()}
-    print(f"{x.shape[0]} × {x.shape[1]}, perplexity {PERPLEXITY}, {args.threads} threads, median of {args.turns}.\n")
-    print("| program | seconds | × ours | processor seconds | × ours | KL divergence |\n|:--|--:|--:|--:|--:|--:|")
+    median = {
+        name: [statistics.median(run[i] for run in runs) for i in (0, 1)] for name, runs in found.items()
+    }
+    print(
+        f"{x.shape[0]} × {x.shape[1]}, perplexity {PERPLEXITY}, {args.threads} threads, median of {args.turns}.\n"
+    )
+    print(
+        "| program | seconds | × ours | processor seconds | × ours | KL divergence |\n|:--|--:|--:|--:|--:|--:|"
+    )
     for name, runs in found.items():
         (wall, busy), (own_wall, own_busy) = median[name], median[mine]
         kl = statistics.median(divergence(p, run[2]) for run in runs)
-        print(f"| {name} | {wall:.1f} | {wall / own_wall:.1f} | {busy:.1f} | {busy / own_busy:.1f} | {kl:.4f} |")
+        print(
+            f"| {name} | {wall:.1f} | {wall / own_wall:.1f} | {busy:.1f} | {busy / own_busy:.1f} | {kl:.4f} |"
+        )
 
 
 if __name__ == "__main__":

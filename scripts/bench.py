@@ -55,7 +55,9 @@ def convolutions(rates, turns):
         group = f"conv-{precision}"
         peak = rates["peak", precision]
         print(f"Multiply-add peak in {precision}: {peak / 1e9:.0f} GFLOP/s.\n")
-        print(f"| convolution, {precision} | forward, GFLOP/s | of the peak | ours / PyTorch's | backward, GFLOP/s | of the peak | ours / PyTorch's |")
+        print(
+            f"| convolution, {precision} | forward, GFLOP/s | of the peak | ours / PyTorch's | backward, GFLOP/s | of the peak | ours / PyTorch's |"
+        )
         print("|:--|--:|--:|--:|--:|--:|--:|")
         layers = {name.split()[1] for where, name in rates if where == group}
         for layer in sorted(layers, key=lambda layer: [int(n) for n in re.findall("[0-9]+", layer)]):
@@ -63,7 +65,11 @@ def convolutions(rates, turns):
             for kind in ("forward", "backward"):
                 name = f"{kind} {layer}"
                 rate = rates[group, name]
-                ratios = [mine[group, name] / theirs[f"{group} {name}"] for mine, theirs in turns if f"{group} {name}" in theirs]
+                ratios = [
+                    mine[group, name] / theirs[f"{group} {name}"]
+                    for mine, theirs in turns
+                    if f"{group} {name}" in theirs
+                ]
                 cells += [f"{rate / 1e9:.0f}", f"{100 * rate / peak:.0f} %", spread(ratios)]
             print("| " + " | ".join(cells) + " |")
         print()
@@ -75,17 +81,30 @@ def spread(ratios):
 
 
 def steps(arch, batch, rates, modes, turns):
-    print(f"| {arch}, batch {batch} | images/s | roofline | candle | PyTorch, eager | PyTorch, compiled | ours / PyTorch's best |")
+    print(
+        f"| {arch}, batch {batch} | images/s | roofline | candle | PyTorch, eager | PyTorch, compiled | ours / PyTorch's best |"
+    )
     print("|:--|--:|--:|--:|--:|--:|--:|")
-    for ours, precision, kind in (("train f32", "f32", "train-f32"), ("train bf16", "bf16", "train-bf16"), ("infer", "f32", "eval-f32")):
+    for ours, precision, kind in (
+        ("train f32", "f32", "train-f32"),
+        ("train bf16", "bf16", "train-bf16"),
+        ("infer", "f32", "eval-f32"),
+    ):
         rate, roofline, candle = rates[arch, ours], "–", "–"
         if arch == "resnet32":
             roofline = f"{rates['peak', precision] / (FLOPS * (3 if ours.startswith('train') else 1)):.0f}"
             candle = f"{rates['candle', 'train']:.0f}" if ours == "train f32" else "–"
         found = {m: r for m, r in modes.items() if m.startswith(kind)}
-        best = [max((r for m, r in found.items() if m.endswith("compiled") == c), default=None) for c in (False, True)]
+        best = [
+            max((r for m, r in found.items() if m.endswith("compiled") == c), default=None)
+            for c in (False, True)
+        ]
         beside = " | ".join("not measured" if b is None else f"{b:.4g}" for b in best)
-        ratios = [mine[arch, ours] / max(r for m, r in theirs.items() if m.startswith(kind)) for mine, theirs in turns if theirs]
+        ratios = [
+            mine[arch, ours] / max(r for m, r in theirs.items() if m.startswith(kind))
+            for mine, theirs in turns
+            if theirs
+        ]
         print(f"| {ours} | {rate:.4g} | {roofline} | {candle} | {beside} | {spread(ratios)} |")
     for mode, rate in modes.items():
         print(f"\nPyTorch {mode}: {rate:.4g} images/s", end="")
@@ -95,9 +114,17 @@ def steps(arch, batch, rates, modes, turns):
 def main():
     parser = argparse.ArgumentParser(description="measure the CPU engine against PyTorch")
     parser.add_argument("--torch", help="Python interpreter with PyTorch")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch [default: 2]; ours uses all cores")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of PyTorch [default: 2]; ours uses all cores"
+    )
     parser.add_argument("--turns", type=int, default=2, help="number of turns of each side [default: 2]")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="networks whose whole steps are measured [default: all]")
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=NETWORKS,
+        default=[*NETWORKS],
+        help="networks whose whole steps are measured [default: all]",
+    )
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--steps", action="store_true", help="measure only whole steps and inference")
     only.add_argument("--convolutions", action="store_true", help="measure only single convolutions")
@@ -107,17 +134,35 @@ def main():
         """The results of both sides in each turn, and the medians of each side."""
         peer = [args.torch, script, "--threads", str(args.threads), *theirs]
         turns = [(ours(filter, *flags), pytorch(*peer) if args.torch else {}) for _ in range(args.turns)]
-        return turns, *({key: statistics.median(t[side][key] for t in turns) for key in turns[0][side]} for side in (0, 1))
+        return turns, *(
+            {key: statistics.median(t[side][key] for t in turns) for key in turns[0][side]} for side in (0, 1)
+        )
 
     if not args.steps:
         # Short turns, so that both sides are measured within the same minute.
-        turns, rates, _ = take_turns("peak|conv", ["--warm-up-time", "0.2", "--measurement-time", "0.5"], "bench_conv.py", "--seconds", "0.3")
+        turns, rates, _ = take_turns(
+            "peak|conv",
+            ["--warm-up-time", "0.2", "--measurement-time", "0.5"],
+            "bench_conv.py",
+            "--seconds",
+            "0.3",
+        )
         convolutions(rates, turns)
     if not args.convolutions:
         for arch in args.networks:
             side, batch = NETWORKS[arch]
             filter = f"^{arch}/" + ("|peak|candle" if arch == "resnet32" else "")
-            theirs = ["--compile", "--arch", arch, "--side", str(side), "--batch-size", str(batch), "--rounds", "2"]
+            theirs = [
+                "--compile",
+                "--arch",
+                arch,
+                "--side",
+                str(side),
+                "--batch-size",
+                str(batch),
+                "--rounds",
+                "2",
+            ]
             turns, rates, modes = take_turns(filter, [], "bench_step.py", *theirs)
             steps(arch, batch, rates, modes, turns)
 

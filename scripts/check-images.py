@@ -44,7 +44,9 @@ def main():
     for name, rows in sorted(by_format.items()):
         most, share, mean = np.array(rows).T
         print(f"{name}: {len(rows)} images, at most {most.max():.0f} levels, ", end="")
-        print(f"{share.mean():.4%} more than two ({share.max():.2%} of the worst image), mean {mean.mean():.3f} ({mean.max():.3f})")
+        print(
+            f"{share.mean():.4%} more than two ({share.max():.2%} of the worst image), mean {mean.mean():.3f} ({mean.max():.3f})"
+        )
 
 
 if __name__ == "__main__":

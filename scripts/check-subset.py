@@ -7,6 +7,7 @@ CIFAR_DIR contains the unpacked python form (cifar-10-batches-py, cifar-100-pyth
 drawn again as by IMBALANCECIFAR10 of the LDAM-DRW code (numpy.random.seed, one shuffle per class), and the images,
 labels and source indices of the train, val and test shards are compared in order. Exits with 1 at the first
 difference. Needs numpy, and uses no code of this project."""
+
 import json
 import pathlib
 import pickle
@@ -104,7 +105,9 @@ def main(root, *paths):
         scaled = x[train].reshape(-1, 3) / 255.0
         assert np.allclose(scaled.mean(0), metrics["mean"], rtol=0, atol=1e-9), f"{path}: mean"
         assert np.allclose(scaled.std(0), metrics["std"], rtol=0, atol=1e-9), f"{path}: std"
-        print(f"{path}: {dataset} {params['imb_type']} {params.get('imb_ratio', '')}: {len(train)} train, {len(val)} val equal")
+        print(
+            f"{path}: {dataset} {params['imb_type']} {params.get('imb_ratio', '')}: {len(train)} train, {len(val)} val equal"
+        )
 
 
 if len(sys.argv) < 3:

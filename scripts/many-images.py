@@ -20,7 +20,9 @@ def pictures():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :64]
     for _ in range(200):
-        waves = [np.sin(x / rng.uniform(4, 20) + y / rng.uniform(4, 20) + rng.uniform(0, 6)) for _ in range(3)]
+        waves = [
+            np.sin(x / rng.uniform(4, 20) + y / rng.uniform(4, 20) + rng.uniform(0, 6)) for _ in range(3)
+        ]
         pixels = 128 + 80 * np.stack(waves, -1) + rng.normal(0, 6, (64, 64, 3))
         buffer = io.BytesIO()
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)

@@ -17,7 +17,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-ENDINGS = [(b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"RIFF", "webp"), (b"II*\0", "tif"), (b"MM\0*", "tif")]
+ENDINGS = [
+    (b"\xff\xd8", "jpg"),
+    (b"\x89PNG", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"RIFF", "webp"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+]
 
 
 def ending(data, name):
@@ -27,14 +35,18 @@ def ending(data, name):
 
 def columns(schema, label):
     """The columns of the images and of the labels, and the names of the classes, or None."""
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    features = (
+        json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    )
     kind = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}
     images = [name for name, of in kind.items() if of == "Image"]
     images = images or [name for name in ("image", "img") if name in schema.names]
     labels = [label] if label else [name for name, of in kind.items() if of == "ClassLabel"]
     labels = labels or [name for name in ("label", "labels") if name in schema.names]
     if len(images) != 1 or len(labels) != 1 or labels[0] not in schema.names:
-        sys.exit(f"columns {schema.names}: found the image columns {images} and the label columns {labels}; one of each is needed (--label NAME)")
+        sys.exit(
+            f"columns {schema.names}: found the image columns {images} and the label columns {labels}; one of each is needed (--label NAME)"
+        )
     names = features[labels[0]].get("names") if kind.get(labels[0]) == "ClassLabel" else None
     if names and (len(set(map(directory_of, names))) < len(names) or {"", ".", ".."} & set(names)):
         sys.exit("the names of the classes cannot be used for directories: " + ", ".join(names[:20]))
@@ -74,8 +86,14 @@ def main():
                 if data is None:
                     sys.exit(f"{path}: row {row} contains no image")
                 if of is None or (names and not (isinstance(of, int) and 0 <= of < len(names))) or of == -1:
-                    sys.exit(f"{path}: row {row} has the label {of}, which is not a class; leave out files without labels")
-                to = directory / directory_of(names[of] if names else str(of)) / f"{path.stem}-{row:07}.{ending(data, name)}"
+                    sys.exit(
+                        f"{path}: row {row} has the label {of}, which is not a class; leave out files without labels"
+                    )
+                to = (
+                    directory
+                    / directory_of(names[of] if names else str(of))
+                    / f"{path.stem}-{row:07}.{ending(data, name)}"
+                )
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.write_bytes(data)
                 row += 1

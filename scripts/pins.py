@@ -37,7 +37,9 @@ def run(tool, args, isa=None):
 def is_here(tool, isa):
     """Whether the machine has an instruction set: the tools refuse a REMIX_ISA that it does not have."""
     done = subprocess.run([str(tool), "--version"], env=dict(os.environ, REMIX_ISA=isa), capture_output=True)
-    asked = subprocess.run([str(tool), "data", "--dry-run"], env=dict(os.environ, REMIX_ISA=isa), capture_output=True, text=True)
+    asked = subprocess.run(
+        [str(tool), "data", "--dry-run"], env=dict(os.environ, REMIX_ISA=isa), capture_output=True, text=True
+    )
     return done.returncode == 0 and "REMIX_ISA" not in asked.stderr
 
 
@@ -51,7 +53,18 @@ def main():
     compared, wrong = 0, []
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        data = ["--dataset", "synthetic", "--train-per-class", "12", "--test-per-class", "1", "--imb-ratio", "4", "--out", "data"]
+        data = [
+            "--dataset",
+            "synthetic",
+            "--train-per-class",
+            "12",
+            "--test-per-class",
+            "1",
+            "--imb-ratio",
+            "4",
+            "--out",
+            "data",
+        ]
         run(tools / "mk-imbalance", data)
         for isa in SETS:
             if not is_here(tools / "train", isa):
@@ -66,7 +79,9 @@ def main():
                 rest = ["--epochs", "2", "--batch-size", "24", "--device", "cpu", "--out", out]
                 m = run(tools / "train", ["data", *flags, *rest], isa)
                 weights = next(o["blake3"] for o in m["outputs"] if o["role"] == "last")
-                e = run(tools / "embed", [out, "--split", "train", "--device", "cpu", "--out", out + "-e"], isa)
+                e = run(
+                    tools / "embed", [out, "--split", "train", "--device", "cpu", "--out", out + "-e"], isa
+                )
                 for what, found in [("weights", weights), ("features", e["outputs"][0]["blake3"])]:
                     pin = f"{name}/{what}"
                     if args.write:

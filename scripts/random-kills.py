@@ -45,8 +45,15 @@ def main():
     args = parser.parse_args()
     chance = random.Random(args.seed)
     home = pathlib.Path(tempfile.mkdtemp(prefix="random-kills-"))
-    start = lambda tool, flags: subprocess.Popen([args.bin.resolve() / tool, *flags.split()], cwd=home, stdout=subprocess.DEVNULL)
-    subprocess.run([args.bin.resolve() / "mk-imbalance", *f"{DATA} --out data".split()], cwd=home, stdout=subprocess.DEVNULL, check=True)
+    start = lambda tool, flags: subprocess.Popen(
+        [args.bin.resolve() / tool, *flags.split()], cwd=home, stdout=subprocess.DEVNULL
+    )
+    subprocess.run(
+        [args.bin.resolve() / "mk-imbalance", *f"{DATA} --out data".split()],
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
     jobs = []
     # A training continues where it was killed. A data set is begun anew, so some of its processes must have time to
     # finish.

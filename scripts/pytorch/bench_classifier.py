@@ -51,21 +51,36 @@ def fabricate(root, args):
     rng = np.random.default_rng(0)
     # At least one image of each class, the others by an exponential profile.
     share = 0.994 ** np.arange(args.classes)
-    labels = np.concatenate([np.arange(args.classes), rng.choice(args.classes, args.images - args.classes, p=share / share.sum())])
+    labels = np.concatenate(
+        [np.arange(args.classes), rng.choice(args.classes, args.images - args.classes, p=share / share.sum())]
+    )
     outputs = []
     for split, n, y in (("train", args.images, labels), ("test", 1000, rng.integers(0, args.classes, 1000))):
         name = f"{split}-features.safetensors"
-        x, y = torch.from_numpy(rng.random((n, args.features), dtype=np.float32)), torch.from_numpy(y.astype(np.int64))
+        x, y = (
+            torch.from_numpy(rng.random((n, args.features), dtype=np.float32)),
+            torch.from_numpy(y.astype(np.int64)),
+        )
         file = root / name
         save_file({"features": x, "labels": y, "source_index": torch.arange(n).to(torch.uint32)}, file)
         size = os.path.getsize(file)
         outputs.append({"role": split, "path": name, "bytes": size, "blake3": hash_of(file), "rows": n})
     counts = np.bincount(labels, minlength=args.classes).tolist()
-    network = {"role": "checkpoint", "path": "network.safetensors", "blake3": hash_of(root / "network.safetensors")}
+    network = {
+        "role": "checkpoint",
+        "path": "network.safetensors",
+        "blake3": hash_of(root / "network.safetensors"),
+    }
     params = {"splits": ["train", "test"], "cls_num_list": counts, "which": "file", "arch": arch}
-    metrics = {"classes": args.classes, "class_names": [str(k) for k in range(args.classes)], "cls_num_list": counts}
+    metrics = {
+        "classes": args.classes,
+        "class_names": [str(k) for k in range(args.classes)],
+        "cls_num_list": counts,
+    }
     metrics |= {"mean": [0.5] * 3, "std": [0.2] * 3, "feature_len": args.features}
-    (root / "manifest.json").write_text(json.dumps(manifest("embedding", params, [network], outputs, metrics)))
+    (root / "manifest.json").write_text(
+        json.dumps(manifest("embedding", params, [network], outputs, metrics))
+    )
     return torch.from_numpy(labels)
 
 
@@ -113,7 +128,9 @@ def main():
             command += ["--seed", str(turn), "--out", root / f"run-{turn}"]
             # Started by time(1), because the peak memory of a direct child would include that of this process.
             command = ["time", "-f", "%M", "-o", root / "memory", *command]
-            subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | {"REMIX_CACHE_DIR": scratch}, check=True)
+            subprocess.run(
+                command, stdout=subprocess.DEVNULL, env=os.environ | {"REMIX_CACHE_DIR": scratch}, check=True
+            )
             memory = max(memory, int((root / "memory").read_text()) * 1024)
             log = (root / f"run-{turn}/log.jsonl").read_text().splitlines()
             ours.append(sum(args.images / json.loads(line)["images_per_second"] for line in log))
@@ -121,7 +138,10 @@ def main():
             if args.loader:
                 loaders.append(pytorch(x, labels, args, True))
         size = os.path.getsize(root / "train-features.safetensors")
-    print(f"cRT on {args.images} x {args.features} features, {args.classes} classes, batches of {args.batch_size},", end=" ")
+    print(
+        f"cRT on {args.images} x {args.features} features, {args.classes} classes, batches of {args.batch_size},",
+        end=" ",
+    )
     print(f"seconds for {args.epochs} epochs (medians of {args.turns} turns):")
     print(f"train {statistics.median(ours):.1f}, PyTorch in memory {statistics.median(theirs):.1f}, ", end="")
     ratios = [b / a for a, b in zip(ours, theirs)]

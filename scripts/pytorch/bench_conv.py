@@ -1,6 +1,6 @@
 """Times PyTorch's 3x3 convolutions of a ResNet-32 and a ResNet-18, channels last: one JSON line each, a median.
 
-    python scripts/pytorch/bench_conv.py --threads 2
+python scripts/pytorch/bench_conv.py --threads 2
 """
 
 import argparse
@@ -47,7 +47,11 @@ def main():
         for side, cin, cout, stride in SIZES:
             image = torch.randn(args.batch_size, cin, side, side, dtype=dtype)
             x = image.contiguous(memory_format=torch.channels_last).requires_grad_()
-            w = torch.randn(cout, cin, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+            w = (
+                torch.randn(cout, cin, 3, 3, dtype=dtype)
+                .contiguous(memory_format=torch.channels_last)
+                .requires_grad_()
+            )
             y = F.conv2d(x, w, stride=stride, padding=1)
             g = torch.randn_like(y)
             flops = 2 * 9 * cin * y.numel()
@@ -55,7 +59,10 @@ def main():
                 forward = median(lambda: F.conv2d(x, w, stride=stride, padding=1), args.seconds)
             backward = median(lambda: torch.autograd.grad(y, (x, w), g, retain_graph=True), args.seconds)
             for kind, rate in (("forward", flops / forward), ("backward", 2 * flops / backward)):
-                line = {"mode": f"conv-{precision} {kind} {cin}-{cout}@{side}/{stride}", "flop_per_second": round(rate)}
+                line = {
+                    "mode": f"conv-{precision} {kind} {cin}-{cout}@{side}/{stride}",
+                    "flop_per_second": round(rate),
+                }
                 print(json.dumps(line), flush=True)
 
 

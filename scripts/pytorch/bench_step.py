@@ -18,7 +18,6 @@ import time
 
 import torch
 import torch.nn.functional as F
-
 from fixture_zoo import NETWORKS
 from resnet_s import BLOCKS, resnet_s
 
@@ -121,9 +120,17 @@ def main():
     parser.add_argument("--repeats", type=int, default=4, help="timed runs per turn [default: 4]")
     parser.add_argument("--warmup", type=int, default=3, help="runs before the first timed one [default: 3]")
     parser.add_argument("--compile", action="store_true", help="also time torch.compile of channels_last")
-    parser.add_argument("--graph", action="store_true", help="also time the channels_last training step, not compiled, as one CUDA graph")
-    parser.add_argument("--skip-eager", action="store_true", help="time only the modes that --compile, --graph and --loop add")
-    parser.add_argument("--loop", action="store_true", help="also time the reference code's loss, a loop over the samples")
+    parser.add_argument(
+        "--graph",
+        action="store_true",
+        help="also time the channels_last training step, not compiled, as one CUDA graph",
+    )
+    parser.add_argument(
+        "--skip-eager", action="store_true", help="time only the modes that --compile, --graph and --loop add"
+    )
+    parser.add_argument(
+        "--loop", action="store_true", help="also time the reference code's loss, a loop over the samples"
+    )
     parser.add_argument("--train", action="store_true", help="time only the training step, not inference")
     parser.add_argument("--precision", choices=["f32", "bf16"], help="time only this precision")
     parser.add_argument("--tf32", action="store_true", help="let the f32 modes use TF32 on a GPU")

@@ -9,11 +9,11 @@ taken to be LDAM's cosine classifier, which is implemented only for the CIFAR Re
 import argparse
 import json
 
-from safetensors.torch import load_file
-
 from fixture_zoo import NETWORKS
 from resnet_s import BLOCKS, resnet_s
+from safetensors.torch import load_file
 from shards import read_manifest, read_split
+
 from train import accuracy
 
 

@@ -10,12 +10,10 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image
+from fixture_images import picture
 from safetensors.torch import save_file
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
-
-from fixture_images import picture
 
 
 def made(image):
@@ -41,8 +39,12 @@ def made(image):
         "autocontrast": F.autocontrast(image),
         "equalize": F.equalize(image),
         # Shears, translations and rotations as in RandAugment.
-        "shear x 0.3": F.affine(image, 0.0, [0, 0], 1.0, [math.degrees(math.atan(0.3)), 0.0], fill=None, center=[0, 0]),
-        "shear y -0.3": F.affine(image, 0.0, [0, 0], 1.0, [0.0, math.degrees(math.atan(-0.3))], fill=None, center=[0, 0]),
+        "shear x 0.3": F.affine(
+            image, 0.0, [0, 0], 1.0, [math.degrees(math.atan(0.3)), 0.0], fill=None, center=[0, 0]
+        ),
+        "shear y -0.3": F.affine(
+            image, 0.0, [0, 0], 1.0, [0.0, math.degrees(math.atan(-0.3))], fill=None, center=[0, 0]
+        ),
         "move x 13": affine(translate=[13, 0]),
         "move y -9": affine(translate=[0, -9]),
         "turn 21": F.rotate(image, 21.0, interpolation=InterpolationMode.NEAREST, fill=None),

@@ -28,14 +28,28 @@ def make():
         labels = [rng.integers(0, CLASSES, BATCH) for _ in range(2)]
         share = rng.uniform(0, 1, BATCH).round(3)
         batches.append((draw(BATCH, FEATURES), *labels, share / BATCH, (1 - share) / BATCH))
-    out = {"weight": weight.tolist(), "bias": bias.tolist(), "lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY}
+    out = {
+        "weight": weight.tolist(),
+        "bias": bias.tolist(),
+        "lr": LR,
+        "momentum": MOMENTUM,
+        "weight_decay": DECAY,
+    }
     out["batches"] = []
     for x, a, b, ca, cb in batches:
-        batch = {"x": x.tolist(), "a": a.tolist(), "b": b.tolist(), "coef_a": rounded(ca), "coef_b": rounded(cb)}
+        batch = {
+            "x": x.tolist(),
+            "a": a.tolist(),
+            "b": b.tolist(),
+            "coef_a": rounded(ca),
+            "coef_b": rounded(cb),
+        }
         out["batches"].append(batch)
     # Label-aware smoothing as in MiSLAS's code: the smoothed part is the mean over all classes.
     class_counts = np.array([500 - 13 * k for k in range(CLASSES)])
-    rise = np.sin((class_counts - class_counts.min()) * np.pi / (2 * (class_counts.max() - class_counts.min())))
+    rise = np.sin(
+        (class_counts - class_counts.min()) * np.pi / (2 * (class_counts.max() - class_counts.min()))
+    )
     smooth = torch.tensor(0.1 + (0.4 - 0.1) * rise)
     out["class_counts"] = class_counts.tolist()
     for kind in ("linear", "cosine", "lws", "las"):
@@ -60,7 +74,9 @@ def make():
         result = {"weight": rounded(scale[:, None] * w.detach()), "bias": rounded(scale * c.detach())}
         out[kind] = {"losses": losses} | result
     w = weight.numpy()
-    out["tau_norm"] = {str(tau): rounded(w / np.linalg.norm(w, axis=1, keepdims=True) ** tau) for tau in (0.0, 0.7, 1.0)}
+    out["tau_norm"] = {
+        str(tau): rounded(w / np.linalg.norm(w, axis=1, keepdims=True) ** tau) for tau in (0.0, 0.7, 1.0)
+    }
     x, labels = np.concatenate([b[0].numpy() for b in batches]), np.arange(STEPS * BATCH) % 5
     means = np.stack([x[labels == k].mean(0) for k in range(5)])
     # -|f - mu|^2 without the term |f|^2, which is the same for all classes.
@@ -85,4 +101,9 @@ def neighbours(k):
     votes = np.full((len(x), 4), np.exp(-1 / 0.07))
     for row, distance, neighbour in zip(votes, distances, found):
         np.add.at(row, labels[neighbour], np.exp((1 - distance) / 0.07))
-    return {"train": train.ravel().tolist(), "labels": labels.tolist(), "x": x.ravel().tolist(), "logits": rounded(np.log(votes).ravel())}
+    return {
+        "train": train.ravel().tolist(),
+        "labels": labels.tolist(),
+        "x": x.ravel().tolist(),
+        "logits": rounded(np.log(votes).ravel()),
+    }

@@ -63,7 +63,9 @@ def make(out):
     alpha = wide.copy()
     alpha.putalpha(Image.fromarray((np.arange(41 * 60).reshape(41, 60) % 256).astype(np.uint8)))
     palette = tall.quantize(60)
-    grey16 = Image.fromarray((np.asarray(wide.convert("L")).astype(np.uint32) * 257 - 100).clip(0, 65535).astype(np.uint16))
+    grey16 = Image.fromarray(
+        (np.asarray(wide.convert("L")).astype(np.uint32) * 257 - 100).clip(0, 65535).astype(np.uint16)
+    )
     images = {
         "444.jpg": (wide, {"quality": 90, "subsampling": 0}),
         "420.jpg": (tall, {"quality": 85, "subsampling": 2}),
@@ -82,8 +84,14 @@ def make(out):
         "turned 3.png": (tall, {"exif": exif(3)}),
         "turned long.jpg": (tall, {"quality": 90, "exif": exif_of_32_bits(6)}),
         "turned text.png": (tall, {"pnginfo": with_text(8, lambda text, *what: text.add_text(*what))}),
-        "turned ztext.png": (tall, {"pnginfo": with_text(6, lambda text, *what: text.add_text(*what, zip=True))}),
-        "turned itext.png": (tall, {"pnginfo": with_text(7, lambda text, *what: text.add_itxt(*what, zip=True))}),
+        "turned ztext.png": (
+            tall,
+            {"pnginfo": with_text(6, lambda text, *what: text.add_text(*what, zip=True))},
+        ),
+        "turned itext.png": (
+            tall,
+            {"pnginfo": with_text(7, lambda text, *what: text.add_itxt(*what, zip=True))},
+        ),
         "two pixels.png": (picture(2, 1, 3), {}),
         "thin.png": (picture(2, 50, 4), {}),
         "lossy.webp": (tall, {"quality": 80}),
@@ -91,7 +99,10 @@ def make(out):
         "turned 8.webp": (wide, {"lossless": True, "exif": exif(8)}),
         "24.bmp": (wide, {}),
         "8.bmp": (palette, {}),
-        "animated.gif": (palette, {"save_all": True, "append_images": [picture(35, 52, 5).quantize(16)], "duration": 10}),
+        "animated.gif": (
+            palette,
+            {"save_all": True, "append_images": [picture(35, 52, 5).quantize(16)], "duration": 10},
+        ),
         "rgb.ppm": (tall, {}),
         "grey.pgm": (wide.convert("L"), {}),
         "lzw.tif": (wide, {"compression": "tiff_lzw"}),
@@ -126,7 +137,11 @@ def main():
     expected = {}
     for name in make(out):
         image = read(out / name)
-        ways = {"": CenterCrop(24)(Resize(24)(image)), "@squash": image.resize((20, 20), Image.BILINEAR), "@whole": image}
+        ways = {
+            "": CenterCrop(24)(Resize(24)(image)),
+            "@squash": image.resize((20, 20), Image.BILINEAR),
+            "@whole": image,
+        }
         for way, made in ways.items():
             expected[name + way] = torch.from_numpy(np.asarray(made).copy())
     save_file(expected, out / "expected.safetensors")

@@ -17,7 +17,6 @@ import random
 
 import torch
 import torch.nn.functional as F
-
 from fixture_methods import ldam as margins
 
 SCALE = 30
@@ -75,7 +74,7 @@ PARAMS = [
 def make():
     rng = random.Random(1)
     counts, width = [500, 166, 55, 18, 6], 19
-    values = lambda n, most: [rng.randrange(-most, most + 1) / 256 for _ in range(n)]  # noqa: E731
+    values = lambda n, most: [rng.randrange(-most, most + 1) / 256 for _ in range(n)]
     batch = {
         "cls_num_list": counts,
         "features": [[abs(v) for v in values(width, 512)] for _ in range(8)],
@@ -87,7 +86,7 @@ def make():
         "coef_a": [c / 1024 for c in (5, 8, 0, 0, 3, 14, 1, 8)],
         "coef_b": [c / 1024 for c in (3, 0, 8, 0, 5, 7, 2, 0)],
     }
-    tensor = lambda name: torch.tensor(batch[name], dtype=torch.float64)  # noqa: E731
+    tensor = lambda name: torch.tensor(batch[name], dtype=torch.float64)
     a, b = (torch.tensor(batch[name]) for name in ("labels_a", "labels_b"))
     losses = []
     for params in PARAMS:

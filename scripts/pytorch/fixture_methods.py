@@ -47,7 +47,7 @@ def rand_bbox(lam, height, width, row, col):
     """As in https://github.com/clovaai/CutMix-PyTorch, except that the centre is given."""
     cut_rat = math.sqrt(1.0 - lam)
     cut_w, cut_h = int(width * cut_rat), int(height * cut_rat)
-    clip = lambda x, most: min(max(x, 0), most)  # noqa: E731
+    clip = lambda x, most: min(max(x, 0), most)
     rows = clip(row - cut_h // 2, height), clip(row + cut_h // 2, height)
     return [*rows, clip(col - cut_w // 2, width), clip(col + cut_w // 2, width)]
 

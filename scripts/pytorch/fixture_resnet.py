@@ -44,7 +44,6 @@ import sys
 import numpy as np
 import torch
 import torch.nn.functional as F
-
 from resnet_s import resnet_s
 
 # Samples with both labels, only the first, only the second, none, the same label twice, a large weight, a small one,
@@ -171,7 +170,9 @@ def manifold():
             (max(abs(x - y) for x, y in zip(single["gradients"][n], g)) / g[0], n)
             for n, g in truth["gradients"].items()
         )
-        print(f"manifold {stage}: f32 from float64: {worst[0]:.1e} of a gradient ({worst[1]})", file=sys.stderr)
+        print(
+            f"manifold {stage}: f32 from float64: {worst[0]:.1e} of a gradient ({worst[1]})", file=sys.stderr
+        )
         stages.append(truth)
     return {"partner": PARTNER, "lambda": LAMBDA, "stages": stages}
 
@@ -192,8 +193,11 @@ def make():
         rel = max(relative(single[n], truth[n]) for n in names)
         worst = max(((single[n].double() - truth[n]).abs().max().item(), n) for n in names)
         size = max(truth[n].abs().max().item() for n in names)
-        print(f"resnet32 {prefix}: f32 from float64: relative {rel:.1e}, absolute {worst[0]:.1e} "
-              f"({worst[1]}); largest value {size:.3g}", file=sys.stderr)
+        print(
+            f"resnet32 {prefix}: f32 from float64: relative {rel:.1e}, absolute {worst[0]:.1e} "
+            f"({worst[1]}); largest value {size:.3g}",
+            file=sys.stderr,
+        )
     stored = {n: t.float().contiguous() for n, t in truth.items()}
     stored["labels_a"], stored["labels_b"] = torch.tensor(LABELS_A), torch.tensor(LABELS_B)
     stored["coef_a"], stored["coef_b"] = torch.tensor(COEF_A), torch.tensor(COEF_B)

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fixture_resnet import uniform, value
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
-
-from fixture_resnet import uniform, value
 
 CLASSES = 10
 LABELS = [3, 8, 0, 3]
@@ -35,7 +34,9 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.shortcut = nn.Sequential()
         if stride != 1 or cin != planes:
-            self.shortcut = nn.Sequential(nn.Conv2d(cin, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(cin, planes, 1, stride, bias=False), nn.BatchNorm2d(planes)
+            )
 
     def forward(self, xs):
         ys = F.relu(self.bn1(self.conv1(xs)))
@@ -80,10 +81,24 @@ NETWORKS = {
 # Height, width, and whether a step is taken. At these sizes the last stage has more than one value per channel.
 SIZES = {
     "cifar": [(16, 24, True), (19, 28, True), (32, 32, False), (27, 44, False), (64, 64, False)],
-    "large": [(32, 32, False), (64, 64, False), (48, 64, True), (96, 96, False), (75, 101, True), (224, 224, False)],
+    "large": [
+        (32, 32, False),
+        (64, 64, False),
+        (48, 64, True),
+        (96, 96, False),
+        (75, 101, True),
+        (224, 224, False),
+    ],
     # No step at 75×101, nor above at 64×64 and 27×44: there the input of a ReLU is so close to zero that rounding in
     # f32 changes its sign, and one such ReLU changes a gradient by 1e-3 or more; see relu_flips.py.
-    "resnet50": [(32, 32, False), (64, 64, False), (48, 64, True), (96, 96, False), (75, 101, False), (224, 224, False)],
+    "resnet50": [
+        (32, 32, False),
+        (64, 64, False),
+        (48, 64, True),
+        (96, 96, False),
+        (75, 101, False),
+        (224, 224, False),
+    ],
 }
 
 
@@ -99,7 +114,10 @@ def network(name):
 def run(name, height, width, trains, dtype):
     """What the fixture stores for a network and a size."""
     model = network(name).to(dtype)
-    xs = 4 * torch.from_numpy(uniform(f"pixels.{height}x{width}", (len(LABELS), 3, height, width))).to(dtype) - 2
+    xs = (
+        4 * torch.from_numpy(uniform(f"pixels.{height}x{width}", (len(LABELS), 3, height, width))).to(dtype)
+        - 2
+    )
     model.eval()
     with torch.no_grad():
         out = {"arch": name, "height": height, "width": width, "logits": model(xs).flatten().tolist()}
@@ -149,7 +167,9 @@ def rounded(values):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, required=True, help="directory for the weights of each network")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="directory for the weights of each network"
+    )
     args = parser.parse_args()
     args.weights.mkdir(parents=True, exist_ok=True)
     for name in NETWORKS:

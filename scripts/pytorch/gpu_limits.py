@@ -1,6 +1,6 @@
 """Measures the limits of a GPU: copy bandwidth and the rate of large bf16 matrix products. Prints one JSON line.
 
-    python scripts/pytorch/gpu_limits.py --device 0
+python scripts/pytorch/gpu_limits.py --device 0
 """
 
 import argparse
@@ -35,7 +35,11 @@ def main():
     n = 8192
     a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     gemm = 2 * n**3 / seconds(lambda: a @ b)
-    print(json.dumps({"device": torch.cuda.get_device_name(), "copy_bytes_per_s": copy, "bf16_flop_per_s": gemm}))
+    print(
+        json.dumps(
+            {"device": torch.cuda.get_device_name(), "copy_bytes_per_s": copy, "bf16_flop_per_s": gemm}
+        )
+    )
 
 
 if __name__ == "__main__":

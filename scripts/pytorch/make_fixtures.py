@@ -19,14 +19,13 @@ import argparse
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 import fixture_classifiers
 import fixture_losses
 import fixture_methods
 import fixture_metrics
 import fixture_resnet
 import fixture_zoo
+from safetensors.torch import save_file
 
 DEFAULT = Path(__file__).resolve().parents[2] / "tests/fixtures"
 

@@ -84,7 +84,7 @@ def prefixed(prefix, state):
 
 def files():
     state = network().state_dict()
-    to = lambda dtype: OrderedDict((n, t.to(dtype) if t.ndim else t) for n, t in state.items())  # noqa: E731
+    to = lambda dtype: OrderedDict((n, t.to(dtype) if t.ndim else t) for n, t in state.items())
     averaged = torch.optim.swa_utils.AveragedModel(network())
     sgd, scheduler = optimised()
     beyond = to(torch.float64)
@@ -92,15 +92,18 @@ def files():
     yield "plain", state
     yield "parallel", prefixed("module._orig_mod.module.", state)
     yield "averaged", averaged.state_dict()
-    yield "nested", {
-        "epoch": 200,
-        "arch": "small",
-        "state_dict": prefixed("module.", state),
-        "best_acc1": torch.tensor(71.5),
-        "optimizer": sgd,
-        "scheduler": scheduler,
-        "rng_state": torch.zeros(16, dtype=torch.uint8),
-    }
+    yield (
+        "nested",
+        {
+            "epoch": 200,
+            "arch": "small",
+            "state_dict": prefixed("module.", state),
+            "best_acc1": torch.tensor(71.5),
+            "optimizer": sgd,
+            "scheduler": scheduler,
+            "rng_state": torch.zeros(16, dtype=torch.uint8),
+        },
+    )
     yield "net", {"net": state, "acc": 71.5, "epoch": 199}
     yield "model", {"model": state, "lr": None}
     yield "half", to(torch.float16)

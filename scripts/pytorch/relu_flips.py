@@ -9,10 +9,9 @@ the two numbers that the fixture stores, relative to its length."""
 
 import argparse
 
+import fixture_zoo
 import torch
 import torch.nn.functional as F
-
-import fixture_zoo
 from fixture_resnet import uniform
 
 
@@ -34,7 +33,9 @@ class Relu:
         # Exact zeros are skipped; they are of channels that are shut everywhere.
         sizes = xs.detach().abs().flatten()
         sizes[sizes == 0] = 1
-        self.nearest += [(size.item(), self.call, at.item()) for size, at in zip(*sizes.topk(3, largest=False))]
+        self.nearest += [
+            (size.item(), self.call, at.item()) for size, at in zip(*sizes.topk(3, largest=False))
+        ]
         self.call += 1
         return xs * mask
 
@@ -65,7 +66,9 @@ def main():
     parser.add_argument("arch", choices=fixture_zoo.NETWORKS)
     parser.add_argument("height", type=int)
     parser.add_argument("width", type=int)
-    parser.add_argument("--flips", type=int, default=5, help="number of ReLUs, each inverted alone [default: 5]")
+    parser.add_argument(
+        "--flips", type=int, default=5, help="number of ReLUs, each inverted alone [default: 5]"
+    )
     args = parser.parse_args()
     relu = Relu()
     F.relu = torch.relu = relu
@@ -73,13 +76,17 @@ def main():
     for module in model.modules():
         if isinstance(module, torch.nn.ReLU):
             module.forward = relu
-    pixels = uniform(f"pixels.{args.height}x{args.width}", (len(fixture_zoo.LABELS), 3, args.height, args.width))
+    pixels = uniform(
+        f"pixels.{args.height}x{args.width}", (len(fixture_zoo.LABELS), 3, args.height, args.width)
+    )
     xs = 4 * torch.from_numpy(pixels).double() - 2
     truth = gradients(model, xs)
     for flipped in sorted(relu.nearest)[: args.flips]:
         relu.begin(flipped)
         off, name = deviation(gradients(model, xs), truth)
-        print(f"{args.arch} {args.height}x{args.width}: ReLU {flipped[1]}, input {flipped[0]:.1e}: {name} is {off:.1e} off")
+        print(
+            f"{args.arch} {args.height}x{args.width}: ReLU {flipped[1]}, input {flipped[0]:.1e}: {name} is {off:.1e} off"
+        )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-
 from fixture_losses import criterion
 from fixture_methods import rand_bbox
 from resnet_s import BLOCKS, resnet_s
@@ -124,7 +123,9 @@ def main():
     device, n = args.device, len(labels)
 
     loss_of = criterion({"name": loss_name, **LOSSES.get(loss_name, {})}, [int(n) for n in counts])
-    model = resnet_s(args.arch, classes, use_norm=loss_name == "ldam").to(device, memory_format=torch.channels_last)
+    model = resnet_s(args.arch, classes, use_norm=loss_name == "ldam").to(
+        device, memory_format=torch.channels_last
+    )
     sgd = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=2e-4, fused=True)
     milestones = [math.floor(m * args.epochs / 300 + 0.5) for m in RECIPES[args.recipe]]
 
@@ -157,9 +158,9 @@ def main():
                     xs[:, :, top:bottom, left:right] = xs[perm][:, :, top:bottom, left:right]
                     lam = 1 - (bottom - top) * (right - left) / size**2
                 else:
-                    blend = lambda ys: lam * ys + (1 - lam) * ys[perm]  # noqa: B023, E731
-                    place = int(beta.randint(3)) if "manifold" in mix else 0
-                    xs, hidden = (xs, (place, blend)) if place else (blend(xs), None)
+                    blend = lambda ys: lam * ys + (1 - lam) * ys[perm]  # noqa: B023
+                    mix_point = int(beta.randint(3)) if "manifold" in mix else 0
+                    xs, hidden = (xs, (mix_point, blend)) if mix_point else (blend(xs), None)
                 lam_y = lam_y * lam
                 if mix.startswith("remix"):
                     per_label = counts.float().to(device)
