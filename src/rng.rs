@@ -32,8 +32,8 @@ pub enum Purpose {
     Pair = 3,
     /// The mixing coefficients λ of a batch.
     Lambda = 4,
-    /// The layer of the network at which a batch is mixed.
-    Place = 5,
+    /// The mix point of a batch: the images, or the layer of the network at which it is mixed.
+    MixPoint = 5,
     /// Any other augmentation of an image of a batch; `step` is the step times 2³² plus the image's position
     /// in the batch.
     Change = 6,

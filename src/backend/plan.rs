@@ -41,7 +41,7 @@ pub struct Block {
     pub(super) group: usize,
 }
 
-/// The place in the network where hidden states are mixed.
+/// A mix point inside the network: the hidden states that are mixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mixed {
     /// The block whose input is mixed.
@@ -149,8 +149,8 @@ impl Plan {
         self.blocks.iter().any(|b| b.shortcut == Shortcut::Projected(layer))
     }
 
-    /// Returns the place where the output of a stage, counted from 1, is mixed; the last stage's output is
-    /// never mixed.
+    /// Returns the mix point at the output of a stage, counted from 1. There is none at the output of the
+    /// last stage.
     pub fn mixed(&self, stage: usize) -> Option<Mixed> {
         let block = self.blocks.iter().position(|b| b.stage == stage).filter(|block| *block > 0)?;
         Some(Mixed { block, layer: self.before(block) })
@@ -208,11 +208,11 @@ pub fn check(network: &Network) -> Result<(), String> {
         let Some((first, last)) = block.convs.first().zip(block.convs.last()) else {
             return Err(format!("{name} has a block without convolutions"));
         };
-        let place = &first.name;
+        let first_name = &first.name;
         if !(2..=3).contains(&block.convs.len()) {
             let n = block.convs.len();
             return Err(format!(
-                "{name} has a block of {n} convolutions, which begins with {place}; engines support two or three"
+                "{name} has a block of {n} convolutions, which begins with {first_name}; engines support two or three"
             ));
         }
         let mut inner = channels;
@@ -235,7 +235,7 @@ pub fn check(network: &Network) -> Result<(), String> {
         };
         if !fits {
             return Err(format!(
-                "{name}: the shortcut of the block that begins with {place} does not match the block's output"
+                "{name}: the shortcut of the block that begins with {first_name} does not match the block's output"
             ));
         }
         channels = last.cout;

@@ -2,6 +2,10 @@
 //! `scripts/pytorch/fixture_resnet.py` computed in f64. The docstring of that script specifies the weights
 //! and the input used here.
 
+mod descriptions;
+mod files;
+mod zoo;
+
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
@@ -11,9 +15,9 @@ use super::cpu::infer::{BATCH, Folded};
 use super::cpu::net::{Hidden, Net};
 use crate::backend::cpu::blend::Pairs;
 use crate::backend::cpu::sgd::Rates;
-use crate::methods::loss::{Criterion, LDAM, Loss, Targets};
-use crate::net::files::{StateDict, Values, open, save};
-use crate::net::{Arch, Network, Params, Shortcut};
+use crate::methods::loss::{Criterion, Targets};
+use crate::net::files::Values;
+use crate::net::{Arch, Params};
 use crate::simd::{Isa, for_each_isa};
 use crate::tensor::read;
 
@@ -291,219 +295,4 @@ fn what_is_no_number_stays_none() {
             );
         });
     }
-}
-
-#[test]
-fn what_is_saved_is_loaded() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("w.safetensors");
-    let dict = network().params.training_state().expect("names");
-    save(&path, &dict, 7, Some(("note", "x".into()))).expect("saved");
-    let (found, notes) = open(&path).expect("opened");
-    assert_eq!(found, dict);
-    assert_eq!(notes["note"], "x");
-    let other = zeros("resnet32");
-    other.resume(&found).expect("loaded");
-    assert_eq!(other.training_state().expect("names"), dict);
-}
-
-#[test]
-fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("w.safetensors");
-    let network_of_ldam = Arch::RESNET32.network().with_classifier(Loss::new(&LDAM).classifier());
-    let cosine = || Params::new(&network_of_ldam, 10).expect("parameters");
-    let params = cosine();
-    params.init(3).expect("values");
-    let dict = params.training_state().expect("names");
-    assert_eq!(dict["linear.weight"].shape, [64, 10]);
-    assert!(!dict.contains_key("linear.bias") && !dict.contains_key("velocity.linear.bias"));
-    for class in 0..10 {
-        let column = dict["linear.weight"].data.iter().skip(class).step_by(10);
-        let square: f32 = column.map(|w| w * w).sum();
-        assert!((square - 1.0).abs() < 1e-5, "unit length: {square}");
-    }
-    save(&path, &dict, 7, None).expect("saved");
-    let (found, _) = open(&path).expect("opened");
-    let other = cosine();
-    other.resume(&found).expect("loaded");
-    assert_eq!(other.training_state().expect("names"), dict);
-    // The logits of inference are 30 times the cosines between the weights and the features.
-    let state = params.state_dict().expect("names");
-    let folded = Folded::new(&params, SHAPE).expect("folded");
-    let pixels = pixels();
-    let out = folded.forward(8, BATCH, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
-    let weight = &state["linear.weight"].data;
-    for (z, f) in out.logits.chunks_exact(10).zip(out.features.chunks_exact(64)) {
-        let length = f.iter().map(|f| f * f).sum::<f32>().sqrt();
-        for (k, z) in z.iter().enumerate() {
-            let dot: f32 = f.iter().zip(weight.iter().skip(k).step_by(10)).map(|(f, w)| f * w).sum();
-            assert!((z - 30.0 * dot / length).abs() < 1e-4, "{z} {}", 30.0 * dot / length);
-        }
-    }
-    // Neither network accepts the classifier of the other, or a classifier that has lost its bias.
-    let linear = network().params;
-    let text = format!("{:#}", linear.load(&state).expect_err("refused"));
-    assert!(text.contains("linear.weight has shape [64, 10]"), "{text}");
-    let mut lost = linear.state_dict().expect("names");
-    assert!(params.load(&lost).is_err());
-    lost.remove("linear.bias");
-    let text = format!("{:#}", Params::from_state_dict(linear.network(), &lost).err().expect("refused"));
-    assert!(text.contains("no tensor \"linear.bias\""), "{text}");
-}
-
-#[test]
-fn foreign_weights_are_refused() {
-    let net = zeros("resnet20");
-    let error = |dict: &StateDict| format!("{:#}", net.load(dict).expect_err("refused"));
-    let mut dict = net.state_dict().expect("names");
-    dict.remove("layer1.0.conv1.weight");
-    assert!(error(&dict).contains("no tensor \"layer1.0.conv1.weight\""));
-    let deeper = network().params.state_dict().expect("names");
-    let refused = Params::from_state_dict(net.network(), &deeper).err().expect("a deeper network");
-    assert!(format!("{refused}").contains("layer1.3"), "{refused}");
-    let mut dict = net.state_dict().expect("names");
-    dict.get_mut("layer2.1.bn1.running_var").expect("a tensor").data[5] = -1e-3;
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    save(file.path(), &dict, 1, None).expect("saved");
-    let refused = format!("{:#}", open(file.path()).expect_err("no variance"));
-    assert!(refused.contains("layer2.1.bn1.running_var has negative values"), "{refused}");
-}
-
-/// A network with images of one size, from `tests/fixtures/zoo.json`, which `scripts/pytorch/fixture_zoo.py`
-/// computed in f64.
-#[derive(serde::Deserialize)]
-struct Case {
-    arch: String,
-    height: usize,
-    width: usize,
-    logits: Vec<f64>,
-    #[serde(default)]
-    train_logits: Vec<f64>,
-    loss: Option<f64>,
-    /// By parameter name: the norm of the gradient, and its dot product with a probe.
-    #[serde(default)]
-    gradients: std::collections::BTreeMap<String, [f64; 2]>,
-}
-
-#[derive(serde::Deserialize)]
-struct Zoo {
-    labels: Vec<u32>,
-    cases: Vec<Case>,
-}
-
-/// Returns the largest difference, relative to the largest absolute value of `truth`.
-fn share(found: &[f32], truth: &[f64]) -> f64 {
-    assert_eq!(found.len(), truth.len());
-    let largest = truth.iter().fold(0.0, |m: f64, t| m.max(t.abs()));
-    found.iter().zip(truth).fold(0.0, |m: f64, (f, t)| m.max((f64::from(*f) - t).abs())) / largest
-}
-
-#[test]
-fn torchvisions_networks_compute_the_same_at_all_sizes() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/zoo.json");
-    let zoo: Zoo = serde_json::from_str(&std::fs::read_to_string(path).expect("a fixture")).expect("JSON");
-    let images = zoo.labels.len();
-    let coef = vec![1.0 / images as f32; images];
-    let targets =
-        Targets { label_a: &zoo.labels, label_b: &zoo.labels, coef_a: &coef, coef_b: &vec![0.0; images] };
-    let mut wrong = vec![];
-    for Case { arch, height, width, logits, train_logits, loss, gradients } in &zoo.cases {
-        let (what, len) = (format!("{arch} at {height}×{width}"), height * width * 3);
-        let params = zeros(arch);
-        let mut dict = params.state_dict().expect("names");
-        for (name, v) in &mut dict {
-            *v = tensor(name, &v.shape);
-        }
-        params.load(&dict).expect("all there");
-        let name = format!("pixels.{height}x{width}");
-        let pixel = |at: usize| {
-            let (n, row_col, channel) = (at / len, at / 3 % (height * width), at % 3);
-            4.0 * uniform(&name, (n * 3 + channel) * height * width + row_col) - 2.0
-        };
-        let pixels: Vec<f32> = (0..images * len).map(pixel).collect();
-        let folded = Folded::new(&params, [*height, *width, 3]).expect("folded");
-        let out = folded.forward(images, BATCH, |n, x| x.copy_from_slice(&pixels[n * len..(n + 1) * len]));
-        let off = share(&out.logits, logits);
-        assert!(off < 1e-5, "{what}: logits are {off:.1e} off");
-        let Some(loss) = loss else { continue };
-        let shape = [*height, *width, 3];
-        let net =
-            Net::new(params, Criterion::cross_entropy(10), shape, images, DType::F32).expect("a network");
-        let pixels = Tensor::from_vec(pixels, net.x.dims(), net.x.device()).expect("pixels");
-        net.x.slice_set(&pixels, 0, 0).expect("written");
-        let found = net.gradients(targets, None).expect("a step").loss;
-        assert!((found / loss - 1.0).abs() < 1e-5, "{what}: the loss is {found}, not {loss}");
-        let off = share(&read(net.logits()).expect("logits"), train_logits);
-        assert!(off < 1e-5, "{what}: logits in training are {off:.1e} off");
-        // Some gradients are zero but for rounding: those of a bias followed by nothing but batch norm.
-        let least = 1e-4 * gradients.values().fold(0.0, |m: f64, g| m.max(g[0]));
-        for (name, found) in net.params.named(net.grads()).expect("names") {
-            let [length, product] = gradients[&name];
-            let values = || found.data.iter().map(|&x| f64::from(x));
-            let own = values().map(|x| x * x).sum::<f64>().sqrt();
-            let probed: f64 =
-                values().enumerate().map(|(i, x)| x * (f64::from(uniform("probe", i)) - 0.5)).sum();
-            let off = (own - length).abs().max((probed - product).abs()) / length.max(least);
-            // Rounding may flip the sign of the input of a ReLU.
-            if off > 1e-3 {
-                wrong.push(format!("{what}: the gradient of {name} is {off:.1e} off"));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-#[test]
-fn descriptions_that_do_not_fit_together_are_refused_by_name() {
-    for name in Arch::names() {
-        assert_eq!(super::check(&name.parse::<Arch>().expect("known").network()), Ok(()));
-    }
-    let change = |change: fn(&mut Network)| {
-        let mut network = Arch::RESNET32.network();
-        change(&mut network);
-        super::check(&network).expect_err("refused")
-    };
-    assert!(change(|n| n.stages.clear()).contains("no blocks"));
-    assert!(change(|n| n.stages[0][0].convs.truncate(1)).contains("a block of 1 convolutions"));
-    assert!(change(|n| n.stages[0][0].shortcut = Shortcut::Padded).contains("layer1.0.conv1"));
-    assert!(change(|n| n.stages[1][0].shortcut = Shortcut::Identity).contains("layer2.0.conv1"));
-    assert!(change(|n| n.stages[1][1].convs[1].cout = 64).contains("layer2.1.conv1"));
-    assert!(change(|n| n.stages[1][1].convs[0].cout = 64).contains("layer2.1.conv2 takes 32 channels"));
-    assert!(change(|n| n.stages[1][0].convs[0].stride = 1).contains("layer2.0.conv1"));
-    assert!(change(|n| n.stages[1][1].convs[0].kernel = 7).contains("a 7×7 convolution with stride 1"));
-    assert!(change(|n| n.stem.kernel = 4).contains("a 4×4 convolution"));
-    let refused = super::Plan::new(&Arch::RESNET32.network(), [30, 32, 1]).expect_err("refused");
-    assert!(refused.contains("images have 1 channels"), "{refused}");
-}
-
-/// Tests which networks, images and classes the GPU has kernels for; this needs no GPU.
-#[cfg(feature = "cuda")]
-#[test]
-fn what_the_gpu_has_no_kernels_for_is_refused() {
-    use crate::backend::cuda::supports;
-    for (name, why) in [
-        ("resnet50", "a max-pool"),
-        ("resnet18-cifar", "conv1, a 3×3 convolution of 3 to 64 channels with stride 1"),
-    ] {
-        let found = supports(&name.parse::<Arch>().expect("known").network(), [32, 32, 3], 10);
-        assert_eq!(found, Err(format!("the GPU has no kernels for {name}, which has {why}")));
-    }
-    let change = |change: fn(&mut Network)| {
-        let mut network = Arch::RESNET32.network();
-        assert_eq!(supports(&network, [32, 32, 3], 10), Ok(()));
-        change(&mut network);
-        supports(&network, [32, 32, 3], 10).expect_err("refused")
-    };
-    // Each of these networks would be computed incorrectly.
-    assert!(change(|n| n.stages[2].truncate(1)).contains("a stage with 1 block"));
-    assert!(change(|n| n.stages[1][0].shortcut = Shortcut::Identity).contains("layer2.0.conv1"));
-    assert!(change(|n| n.stages[0][1].convs[1].cout = 64).contains("layer1.1.conv2"));
-    let sized =
-        |shape, classes| supports(&Arch::RESNET32.network(), shape, classes).err().unwrap_or_default();
-    assert_eq!(sized([64, 96, 3], 1000), "");
-    assert!(sized([90, 64, 3], 10).contains("sides that are multiples of 4"));
-    assert!(sized([64, 90, 3], 10).contains("sides that are multiples of 4"));
-    assert!(sized([64, 260, 3], 10).contains("W ≤ 256"));
-    assert!(sized([64, 64, 3], 100_000).contains("100000 classes"));
 }

@@ -17,6 +17,7 @@ pub(super) use self::infer::FEATURES_ONLY;
 pub use self::infer::Rows;
 use super::generate::architectures;
 use super::trained::{Trained, normalise};
+use super::whole;
 use crate::backend::cpu::infer::BATCH;
 use crate::data::{self, Normalise, features};
 use crate::interrupt::{self, Interrupted};
@@ -55,7 +56,7 @@ pub struct Choice {
 
     /// Number of images that a CPU thread runs through the network at a time; more images need more memory,
     /// and the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = BATCH as u32, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = BATCH as u32, value_parser = whole::<u32>(1, u32::MAX))]
     pub batch_size: u32,
 }
 
@@ -232,10 +233,17 @@ pub(super) fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Res
         bail!("{}: {refusal}", file.display());
     }
     let (Some(arch), Some(dataset)) = (flags.arch, given) else {
-        let file = file.display();
+        let mut missing = vec![];
+        if flags.arch.is_none() {
+            missing.push("--arch (the network, such as resnet32)");
+        }
+        if given.is_none() {
+            missing.push("--data (the manifest of a data set)");
+        }
         bail!(
-            "{file}: bare weights record neither network nor data set; add --arch (such as resnet32) and \
-             --data (a data set's manifest)"
+            "{}: bare weights record neither network nor data set; add {}",
+            file.display(),
+            missing.join(" and ")
         );
     };
     let input = input_of("checkpoint", file)?;

@@ -16,8 +16,8 @@ use serde_json::json;
 
 use self::import::Import;
 use self::projection::{Chosen, Projection};
-use super::Common;
 use super::checkpoints::{self, Choice, Rows, Subject};
+use super::{Common, whole};
 use crate::backend::cpu::infer::Inference;
 use crate::data::features;
 use crate::data::files::decode::MAX_PIXELS;
@@ -57,7 +57,7 @@ pub struct Flags {
     pub images: Option<PathBuf>,
 
     /// Number of classes per image in predictions.csv, most probable first
-    #[arg(long, value_name = "N", default_value_t = 5, requires = "images", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "images", value_parser = whole::<u32>(1, u32::MAX))]
     pub top: u32,
 
     /// With --images: refuse images with more pixels than this
@@ -72,7 +72,7 @@ pub struct Flags {
     /// With --splits: pass the training images through the network N more times, augmented as in the
     /// checkpoint's own training; train --classifier then draws one of the N + 1 passes for each image of a
     /// batch
-    #[arg(long, value_name = "N", requires = "splits", conflicts_with_all = ["split", "project", "images", "import"], value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", requires = "splits", conflicts_with_all = ["split", "project", "images", "import"], value_parser = whole::<u32>(1, 1000))]
     pub passes: Option<u32>,
 
     /// Import features that were computed elsewhere, one file per split, such as train=clip-train.npz, as a

@@ -36,12 +36,13 @@ use crate::simd::Isa;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Common options")]
 pub struct Common {
-    /// Directory for the result [default: named after the parameters and the key]
+    /// Directory for the result [default: named after the parameters and the key, a
+    /// hash of parameters and inputs]
     #[arg(long, value_name = "DIR", global = true)]
     pub out: Option<PathBuf>,
 
     /// Number of worker threads; results do not depend on it [default: all cores]
-    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", global = true, value_parser = whole::<u16>(1, 1024))]
     pub threads: Option<u16>,
 
     /// Where to compute: auto, cpu, cuda or cuda:N; $REMIX_ISA selects the CPU's instruction set (amx,
@@ -54,11 +55,12 @@ pub struct Common {
     #[arg(long, global = true)]
     pub force: bool,
 
-    /// Print the planned manifest (key, params, inputs) without doing the work
+    /// Print the manifest as planned (key, parameters, inputs) without doing the work
     #[arg(long, global = true, conflicts_with_all = ["explain", "verify"])]
     pub dry_run: bool,
 
-    /// Print how the key differs from that of the result in the output directory, without doing the work
+    /// Print which parameters and inputs differ from those of the result in the output directory, without doing
+    /// the work
     #[arg(long, global = true, conflicts_with = "verify")]
     pub explain: bool,
 
@@ -104,7 +106,7 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
         Ok(args) => args,
         Err(e) if e.use_stderr() => {
             // clap's text has several lines (usage, tip). It is kept, because it is for people.
-            let _ = write!(io::stderr(), "{}", sensible(e).render());
+            let _ = write!(io::stderr(), "{}", plain(&sensible(e).render().to_string()));
             return ExitCode::from(2);
         }
         // The help or the version was asked for.
@@ -161,6 +163,33 @@ fn sensible(mut e: clap::Error) -> clap::Error {
         }
     }
     e
+}
+
+/// Replaces the standard library's messages about numbers by what was expected.
+fn plain(text: &str) -> String {
+    const WHOLE: &str = "expected a whole number";
+    const MESSAGES: [(&str, &str); 5] = [
+        ("invalid digit found in string", WHOLE),
+        ("cannot parse integer from empty string", WHOLE),
+        ("number too large to fit in target type", "the number is too large"),
+        ("invalid float literal", "expected a number"),
+        ("cannot parse float from empty string", "expected a number"),
+    ];
+    MESSAGES.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// Returns a parser of whole numbers from `least` to `most`.
+pub(crate) fn whole<T: TryFrom<u32>>(
+    least: u32,
+    most: u32,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse::<u32>().ok().filter(|number| (least..=most).contains(number));
+        number.and_then(|number| number.try_into().ok()).ok_or_else(|| match most {
+            u32::MAX => format!("expected a whole number of at least {least}"),
+            _ => format!("expected a whole number from {least} to {most}"),
+        })
+    }
 }
 
 /// Prints what went wrong, and returns the exit code for it. A closed stdout is not an error.
@@ -276,7 +305,7 @@ pub fn make_or_reuse(
     work: impl FnOnce(&Writer) -> Result<Done>,
 ) -> Result<Manifest> {
     let started = (SystemTime::now(), Instant::now());
-    let place = plan.place();
+    let place = plan.path();
     let waiting =
         || log::info!("{}: another process is computing this result; waiting for it", place.display());
     match plan.claim(common.force, waiting)? {
@@ -286,12 +315,14 @@ pub fn make_or_reuse(
         }
         Claim::Work(writer) => {
             interrupt::working();
-            // Many errors already begin with a path inside the result.
-            let done =
-                work(&writer).map_err(|e| match e.to_string().starts_with(&*place.to_string_lossy()) {
-                    true => e,
-                    false => e.context(place.display().to_string()),
-                })?;
+            // Many errors already begin with the path of an input, which is absolute, or with one inside the
+            // result.
+            let begins_with_path =
+                |text: String| text.starts_with('/') || text.starts_with(&*place.to_string_lossy());
+            let done = work(&writer).map_err(|e| match begins_with_path(e.to_string()) {
+                true => e,
+                false => e.context(place.display().to_string()),
+            })?;
             let mut run = provenance(common, started.0, started.1.elapsed().as_secs_f64(), &place);
             run.extend(done.run);
             Ok(writer.publish(done.outputs, done.metrics, run)?)
@@ -300,7 +331,7 @@ pub fn make_or_reuse(
 }
 
 fn verify(plan: &Plan) -> Result<Manifest> {
-    let place = plan.place();
+    let place = plan.path();
     let place = place.display();
     let Some(m) = plan.existing() else {
         return Err(CheckFailed(format!("{place}: there is no finished result here")).into());

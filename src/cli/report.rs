@@ -26,7 +26,7 @@ pub use table::TableFlags;
 
 /// Make tables, figures and pages
 #[derive(Parser, Debug)]
-#[command(name = "report", version = super::VERSION)]
+#[command(name = "report", version = super::VERSION, mut_arg("device", |a| a.hide(true)))]
 pub struct Flags {
     /// What to make.
     #[command(subcommand)]

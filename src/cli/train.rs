@@ -80,7 +80,8 @@ fn train(flags: &Flags, datasets: &[Manifest]) -> Result<()> {
     }
     let several = datasets.len() > 1;
     let names = runs.iter().map(|run| name(&run.config, several.then_some(run.dataset)));
-    let board = Board::new(names.collect(), configs[0].epochs, flags.common.quiet);
+    let epochs = configs[0].classifier.is_none_or(Classifier::is_trained).then_some(configs[0].epochs);
+    let board = Board::new(names.collect(), epochs, flags.common.quiet);
     let only_asked = flags.common.dry_run || flags.common.explain || flags.common.verify;
     let board = Mutex::new(board);
     let one = |number: usize| {

@@ -128,11 +128,12 @@ impl Form {
 #[derive(Debug)]
 pub struct Located {
     dataset: Dataset,
-    place: Place,
+    container: Container,
 }
 
+/// What holds the files of a data set.
 #[derive(Debug)]
-enum Place {
+enum Container {
     Directory(&'static Form, PathBuf),
     /// An archive; its format is determined when it is read.
     Archive(PathBuf),
@@ -152,13 +153,13 @@ impl Dataset {
     /// # Errors
     /// Returns an error if the data set is not there, or is incomplete.
     pub fn locate(self, path: &Path) -> Result<Located, Error> {
-        let found = |place| Ok(Located { dataset: self, place });
+        let found = |container| Ok(Located { dataset: self, container });
         let meta = fs::metadata(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::Nothing { path: path.to_owned(), dataset: self.name },
             _ => Error::io(path)(e),
         })?;
         if meta.is_file() {
-            return self.packed(path, meta.len()).and_then(|()| found(Place::Archive(path.to_owned())));
+            return self.packed(path, meta.len()).and_then(|()| found(Container::Archive(path.to_owned())));
         }
         if !meta.is_dir() {
             let (what, todo) =
@@ -170,10 +171,10 @@ impl Dataset {
             self.forms.iter().map(|form| (form, path.to_owned())).chain(inside)
         };
         if let Some((form, dir)) = directories().find(|(form, dir)| form.is_in(dir)) {
-            return found(Place::Directory(form, dir));
+            return found(Container::Directory(form, dir));
         }
         if let Some(archive) = self.archives(path).find(|a| a.is_file()) {
-            return found(Place::Archive(archive));
+            return found(Container::Archive(archive));
         }
         if let Some((form, dir)) = directories().find(|(form, dir)| form.begins_in(dir)) {
             let missing = form.files.iter().map(|f| dir.join(f)).find(|f| !f.is_file());
@@ -260,9 +261,9 @@ impl Located {
     /// Returns the files that will be read, with their roles in the manifest: one `archive`, or each `file`
     /// in order.
     pub fn files(&self) -> Vec<(&'static str, PathBuf)> {
-        match &self.place {
-            Place::Archive(path) => vec![("archive", path.clone())],
-            Place::Directory(form, dir) => form.files.iter().map(|f| ("file", dir.join(f))).collect(),
+        match &self.container {
+            Container::Archive(path) => vec![("archive", path.clone())],
+            Container::Directory(form, dir) => form.files.iter().map(|f| ("file", dir.join(f))).collect(),
         }
     }
 
@@ -278,8 +279,8 @@ impl Located {
     /// or if the content is hostile.
     pub fn read(&self) -> Result<Source, Error> {
         let d = &self.dataset;
-        let (form, files) = match &self.place {
-            Place::Directory(form, dir) => {
+        let (form, files) = match &self.container {
+            Container::Directory(form, dir) => {
                 let read = |name: &&str| {
                     let path = dir.join(name);
                     let size = fs::metadata(&path).map_err(Error::io(&path))?.len();
@@ -293,7 +294,7 @@ impl Located {
                 };
                 (*form, form.files.par_iter().map(read).collect::<Result<Vec<_>, _>>()?)
             }
-            Place::Archive(path) => self.unpack(path)?,
+            Container::Archive(path) => self.unpack(path)?,
         };
         let mut files = files.into_iter();
         let mut train = Planes::default();
@@ -312,11 +313,11 @@ impl Located {
         for (n, (bytes, lead, labels)) in decoded.into_iter().enumerate() {
             if n == last { &mut test } else { &mut train }.push(bytes, lead, labels);
         }
-        let place = match &self.place {
-            Place::Directory(_, path) | Place::Archive(path) => path,
+        let path = match &self.container {
+            Container::Directory(_, path) | Container::Archive(path) => path,
         };
         for (what, images) in [("training", &train), ("test", &test)] {
-            balanced(images, d.classes).map_err(|why| official(place, format!("the {what} set {why}")))?;
+            balanced(images, d.classes).map_err(|why| official(path, format!("the {what} set {why}")))?;
         }
         Ok(Source { class_names, train, test })
     }

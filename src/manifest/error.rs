@@ -28,6 +28,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The given directory holds no result itself, but results in its subdirectories.
+    #[error("{path}: is not a result but a directory of results; pass those, such as {path}/*")]
+    Several {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The directory holds a result that is not finished.
     #[error(
         "{path}: is not finished; repeat the command that started it (report runs shows the progress of \
@@ -207,7 +213,7 @@ fn flag(tool: &str) -> &'static str {
     if tool == "report" { "--out or -o" } else { "--out" }
 }
 
-/// Returns what is wrong with a file at the place of a tool's output.
+/// Returns what is wrong with a file at the path of a tool's output.
 fn in_the_way(path: &Path, tool: &str) -> String {
     match path.is_dir() {
         true => "is a directory".into(),
@@ -236,6 +242,7 @@ fn advice(error: &std::io::Error) -> &'static str {
             "; check its permissions and those of its directory, or choose another path"
         }
         ErrorKind::ReadOnlyFilesystem => "; choose a path on a writable file system",
+        ErrorKind::NotFound => "; check the path",
         ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
             "; choose another path"
         }

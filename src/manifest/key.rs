@@ -44,15 +44,15 @@ pub fn content(outputs: &[&Output]) -> String {
 /// Hashes everything that a manifest says, except how the result came about (`run`), where files are, and
 /// fields of other versions.
 pub fn digest(m: &Manifest) -> String {
-    fn placeless(inputs: &[Input]) -> Value {
+    fn without_paths(inputs: &[Input]) -> Value {
         let one = |i: &Input| {
             json!({"role": i.role, "key": i.key, "blake3": i.blake3, "params": i.params, "facts": i.facts,
-                "inputs": placeless(&i.inputs)})
+                "inputs": without_paths(&i.inputs)})
         };
         inputs.iter().map(one).collect()
     }
     let all = json!({"kind": m.kind, "key": m.key, "semantics": m.semantics, "params": m.params,
-        "inputs": placeless(&m.inputs), "outputs": m.outputs, "metrics": m.metrics});
+        "inputs": without_paths(&m.inputs), "outputs": m.outputs, "metrics": m.metrics});
     blake3::hash(canonical(&all).as_bytes()).to_hex().to_string()
 }
 
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn key_sees_content_but_not_place() {
+    fn key_depends_on_content_but_not_on_paths() {
         let input = |path: &str, blake3: &str| Input {
             role: "dataset".into(),
             key: Some(path.into()),

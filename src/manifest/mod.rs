@@ -173,7 +173,7 @@ impl Manifest {
     /// `blake3` is the content hash of the outputs with `roles`.
     ///
     /// # Errors
-    /// Returns an error if the manifest has no such outputs (as in a dry run's plan), or if its place is
+    /// Returns an error if the manifest has no such outputs (as in a dry run's plan), or if its path is
     /// unknown.
     pub fn as_input(&self, role: &str, roles: &[&str]) -> Result<Input, Error> {
         let used: Vec<&Output> = self.outputs.iter().filter(|o| roles.contains(&o.role.as_str())).collect();

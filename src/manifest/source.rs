@@ -119,6 +119,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
         io::ErrorKind::NotFound if path.join(super::store::PLAN).is_file() => {
             Error::Unfinished { path: path.to_owned() }
         }
+        io::ErrorKind::NotFound if holds_results(path) => Error::Several { path: path.to_owned() },
         io::ErrorKind::NotFound => Error::NoFile { path: file.clone() },
         _ => Error::Io { path: file.clone(), error },
     })?;
@@ -133,11 +134,11 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     })?;
     let values = serde_json::Deserializer::from_reader(BomStripper::new(text.as_bytes())).into_iter();
     let mut found = values.map(|v| parse(v, &file)).collect::<Result<Vec<_>, _>>()?;
-    // A file with a single manifest is the place of that manifest. A collection of manifests (a saved pipe)
-    // or a pipe is not.
-    let place = (found.len() == 1 && file.is_file()).then_some(&file);
+    // A file with a single manifest is that manifest's own file. A collection of manifests (a saved pipe) or
+    // a pipe is not.
+    let own = (found.len() == 1 && file.is_file()).then_some(&file);
     for m in &mut found {
-        match place {
+        match own {
             Some(file) if m.path.is_none() => {
                 in_utf8(file)?;
                 m.path = Some(file.clone());
@@ -149,6 +150,11 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
         return Err(Error::Empty { path: file, hint: "the file is empty" });
     }
     Ok(found)
+}
+
+/// Returns whether a subdirectory of a directory holds a result.
+fn holds_results(dir: &Path) -> bool {
+    fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| entry.path().join(FILE).is_file())
 }
 
 /// A reader that drops byte-order marks at the beginnings of lines, where some editors and shells put them.

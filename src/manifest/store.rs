@@ -65,8 +65,8 @@ pub enum Claim {
 }
 
 impl Plan {
-    /// Returns the place of the result: its directory or its file.
-    pub fn place(&self) -> PathBuf {
+    /// Returns the path of the result: its directory or its file.
+    pub fn path(&self) -> PathBuf {
         match &self.file {
             None => self.dir.clone(),
             Some(file) if self.dir == Path::new(".") => file.into(),
@@ -129,8 +129,8 @@ impl Plan {
     }
 
     /// Returns the names of the files in the directory that these tools made for this result or for an
-    /// earlier one in its place, according to the manifest and the plan there. A plan from a version that did
-    /// not list the files belongs to a training, whose files are then taken to be `usual`.
+    /// earlier one at the same path, according to the manifest and the plan there. A plan from a version that
+    /// did not list the files belongs to a training, whose files are then taken to be `usual`.
     fn owned(&self, usual: &BTreeSet<String>) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         if let Some(m) = self.existing() {
@@ -159,7 +159,7 @@ impl Plan {
 
     /// Describes, part by part, how the key differs from that of the result that is there, finished or not.
     pub fn explain(&self) -> String {
-        let dir = self.place();
+        let dir = self.path();
         let dir = dir.display();
         let (old, what, next) = match (self.existing(), self.unfinished()) {
             (Some(old), _) => (old, "holds a result with a different key", "nothing to do"),
@@ -205,7 +205,7 @@ impl Plan {
     /// # Errors
     /// Returns [`Error::NotUtf8`] with the first path that is not UTF-8.
     pub fn check_paths(&self) -> Result<(), Error> {
-        in_utf8(&self.place())?;
+        in_utf8(&self.path())?;
         in_utf8(&absolute(Path::new(".")))?;
         in_utf8(&absolute(&self.dir))?;
         let mut all = Ok(());
@@ -247,13 +247,13 @@ impl Plan {
         }
         // A plan with only the lock beside it is from a run that failed before it made a file.
         let begun = || match self.file {
-            Some(_) => self.place().exists(),
+            Some(_) => self.path().exists(),
             None => fs::read_dir(&self.dir).is_ok_and(|files| files.count() > 2),
         };
         let there = self.existing().or_else(|| self.unfinished().filter(|_| begun()));
         if let Some(other) = there.filter(|m| m.kind != self.kind) {
             let (found, wanted) = (other.kind.name(), self.kind.name());
-            return Err(Error::Occupied { path: self.place(), found, wanted });
+            return Err(Error::Occupied { path: self.path(), found, wanted });
         }
         Ok(Claim::Work(Box::new(Writer::new(self.clone(), lock))))
     }

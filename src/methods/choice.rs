@@ -39,13 +39,40 @@ pub struct Opt {
     pub more: &'static str,
     /// The values that the option accepts.
     pub domain: Domain,
-    /// Default value; for [`Domain::OneOf`] the index of a word.
-    pub default: f64,
+    /// Default value.
+    pub default: Setting,
     /// Name and word of another option: this option exists only while the other one has this word.
     pub only_with: Option<(&'static str, &'static str)>,
 }
 
-/// The values of an option.
+/// The value of an option.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Setting {
+    /// A number.
+    Number(f64),
+    /// One of the option's words.
+    Word(&'static str),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Setting::Number(number) => write!(f, "{number}"),
+            Setting::Word(word) => write!(f, "{word}"),
+        }
+    }
+}
+
+impl From<Setting> for Value {
+    fn from(value: Setting) -> Value {
+        match value {
+            Setting::Number(number) => number.into(),
+            Setting::Word(word) => word.into(),
+        }
+    }
+}
+
+/// The values that an option accepts.
 #[derive(Debug)]
 pub enum Domain {
     /// A number.
@@ -63,7 +90,7 @@ pub enum Domain {
 
 impl Opt {
     /// Creates an option that always exists and has no further description.
-    pub const fn new(name: &'static str, about: &'static str, default: f64, domain: Domain) -> Opt {
+    pub const fn new(name: &'static str, about: &'static str, default: Setting, domain: Domain) -> Opt {
         Opt { name, about, more: "", domain, default, only_with: None }
     }
 
@@ -72,34 +99,29 @@ impl Opt {
         self.name.replace('_', "-")
     }
 
-    /// Converts a value to its form in manifests.
-    fn json(&self, value: f64) -> Value {
-        match self.domain {
-            Domain::Number { .. } => value.into(),
-            Domain::OneOf(_, words) => words[value as usize].0.into(),
+    /// Returns whether a value is of the right kind: any number, or one of the words.
+    fn accepts(&self, value: Setting) -> bool {
+        match (&self.domain, value) {
+            (Domain::Number { .. }, Setting::Number(_)) => true,
+            (Domain::OneOf(_, words), Setting::Word(word)) => words.iter().any(|(known, _)| *known == word),
+            _ => false,
         }
     }
 
     /// Reads a value from a manifest.
-    fn read(&self, value: &Value) -> Result<f64, String> {
+    fn read(&self, value: &Value) -> Result<Setting, String> {
         match self.domain {
             Domain::Number { .. } => {
-                value.as_f64().ok_or_else(|| format!("{} is {value}, which is not a number", self.name))
+                let number = value.as_f64().map(Setting::Number);
+                number.ok_or_else(|| format!("{} is {value}, which is not a number", self.name))
             }
             Domain::OneOf(_, words) => {
-                words.iter().position(|(word, _)| value == word).map(|at| at as f64).ok_or_else(|| {
-                    let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+                let words = words.iter().map(|&(word, _)| word);
+                words.clone().find(|word| value == word).map(Setting::Word).ok_or_else(|| {
+                    let all: Vec<&str> = words.collect();
                     format!("{} is {value}, which is not one of {}", self.name, all.join(", "))
                 })
             }
-        }
-    }
-
-    /// Returns the default as shown by `--help`.
-    pub fn usual(&self) -> String {
-        match self.json(self.default) {
-            Value::String(word) => word,
-            _ => self.default.to_string(),
         }
     }
 }
@@ -119,7 +141,8 @@ pub trait Kind: Sized + 'static {
 pub struct Choice<K: 'static> {
     /// The chosen entry.
     pub kind: &'static K,
-    values: [f64; MOST],
+    /// A value for each option of the entry, in order; the rest is unused.
+    values: [Setting; MOST],
 }
 
 impl<K> Clone for Choice<K> {
@@ -144,10 +167,14 @@ impl<K: Kind> fmt::Debug for Choice<K> {
 
 impl<K: Kind> Choice<K> {
     /// Creates a choice of an entry with default options.
+    ///
+    /// # Panics
+    /// Panics if the entry has more than four options.
     pub fn new(kind: &'static K) -> Choice<K> {
-        let mut values = [0.0; MOST];
-        let options = kind.entry().options;
-        values.iter_mut().zip(options).for_each(|(value, option)| *value = option.default);
+        let Entry { name, options, .. } = kind.entry();
+        assert!(options.len() <= MOST, "{name} has more than {MOST} options");
+        let mut values = [Setting::Number(0.0); MOST];
+        values.iter_mut().zip(*options).for_each(|(value, option)| *value = option.default);
         Choice { kind, values }
     }
 
@@ -162,24 +189,28 @@ impl<K: Kind> Choice<K> {
     }
 
     /// Returns the options that exist for the current values, with their values.
-    fn set(&self) -> impl Iterator<Item = (&'static Opt, f64)> {
-        let options = self.kind.entry().options;
-        let word = |name: &str| {
-            let at = options.iter().position(|option| option.name == name)?;
-            Some(options[at].json(self.values[at]))
+    fn set(&self) -> impl Iterator<Item = (&'static Opt, Setting)> {
+        let all = move || self.kind.entry().options.iter().zip(self.values);
+        let has = move |name: &str, word: &'static str| {
+            all().any(|(option, value)| option.name == name && value == Setting::Word(word))
         };
-        let is_there = move |option: &Opt| {
-            option.only_with.is_none_or(|(other, needed)| word(other).is_some_and(|word| word == needed))
-        };
-        options.iter().zip(self.values).filter(move |(option, _)| is_there(option))
+        all().filter(move |(option, _)| option.only_with.is_none_or(|(name, word)| has(name, word)))
     }
 
     /// Returns the value of an option, if the option exists.
-    pub fn get(&self, name: &str) -> Option<f64> {
+    fn find(&self, name: &str) -> Option<Setting> {
         self.set().find(|(option, _)| option.name == name).map(|(_, value)| value)
     }
 
-    /// Returns the value of an option that must exist.
+    /// Returns the value of a numeric option, if the option exists.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        match self.find(name)? {
+            Setting::Number(value) => Some(value),
+            Setting::Word(_) => None,
+        }
+    }
+
+    /// Returns the value of a numeric option that must exist.
     ///
     /// # Panics
     /// Panics if there is no such option.
@@ -192,26 +223,28 @@ impl<K: Kind> Choice<K> {
     /// # Panics
     /// Panics if there is no such option.
     pub fn is(&self, name: &str, word: &str) -> bool {
-        let (option, value) =
-            self.set().find(|(option, _)| option.name == name).expect("an option of the kind");
-        option.json(value) == word
+        let value = self.find(name).expect("an option of the kind");
+        matches!(value, Setting::Word(own) if own == word)
     }
 
-    /// Returns a copy with this option set, or `None` if the option does not apply.
-    pub fn setting(mut self, name: &str, value: f64) -> Option<Choice<K>> {
-        self.get(name)?;
-        let at = self.kind.entry().options.iter().position(|option| option.name == name)?;
+    /// Returns a copy with this option set, or `None` if the option does not apply or has no such word.
+    /// Numbers are checked by [`Choice::fault`].
+    pub fn setting(mut self, name: &str, value: Setting) -> Option<Choice<K>> {
+        self.find(name)?;
+        let options = self.kind.entry().options;
+        let at = options.iter().position(|option| option.name == name && option.accepts(value))?;
         self.values[at] = value;
         Some(self)
     }
 
-    /// Returns a copy with this option set.
+    /// Returns a copy with a numeric option set.
     ///
     /// # Panics
     /// Panics if there is no such option.
     #[must_use]
     pub fn with(self, name: &str, value: f64) -> Choice<K> {
-        self.setting(name, value).unwrap_or_else(|| panic!("{} has no option {name}", self.name()))
+        let choice = self.setting(name, Setting::Number(value));
+        choice.unwrap_or_else(|| panic!("{} has no option {name}", self.name()))
     }
 
     /// Returns a copy with an option set to one of its words.
@@ -219,21 +252,20 @@ impl<K: Kind> Choice<K> {
     /// # Panics
     /// Panics if there is no such option, or if the option has no such word.
     #[must_use]
-    pub fn with_word(self, name: &str, word: &str) -> Choice<K> {
-        let option = self.kind.entry().options.iter().find(|option| option.name == name);
-        let value = option.and_then(|option| option.read(&word.into()).ok());
-        self.with(name, value.unwrap_or_else(|| panic!("{} has no option {name} {word}", self.name())))
+    pub fn with_word(self, name: &str, word: &'static str) -> Choice<K> {
+        let choice = self.setting(name, Setting::Word(word));
+        choice.unwrap_or_else(|| panic!("{} has no option {name} {word}", self.name()))
     }
 
     /// Returns the first option whose value is not allowed, with that value and a message saying what is
     /// allowed.
     pub fn fault(&self) -> Option<(&'static Opt, f64, &'static str)> {
-        self.set().find_map(|(option, value)| match option.domain {
+        self.set().find_map(|(option, value)| match (&option.domain, value) {
             // Negative zero would give another key.
-            Domain::Number { check, why, .. }
+            (Domain::Number { check, why, .. }, Setting::Number(value))
                 if !check(value) || value == 0.0 && value.is_sign_negative() =>
             {
-                Some((option, value, why))
+                Some((option, value, *why))
             }
             _ => None,
         })
@@ -242,7 +274,7 @@ impl<K: Kind> Choice<K> {
     /// Returns the form in manifests.
     pub fn params(&self) -> Map<String, Value> {
         let name = std::iter::once(("name".to_owned(), self.name().into()));
-        name.chain(self.set().map(|(option, value)| (option.name.to_owned(), option.json(value)))).collect()
+        name.chain(self.set().map(|(option, value)| (option.name.to_owned(), Value::from(value)))).collect()
     }
 }
 
@@ -264,12 +296,12 @@ impl<'de, K: Kind> Deserialize<'de> for Choice<K> {
             .ok_or_else(|| D::Error::custom(format!("there is no {} {name:?}", K::PART)))?;
         // Read the options in order, because the existence of one may depend on an earlier one.
         for option in choice.kind.entry().options {
-            if choice.get(option.name).is_none() {
+            if choice.find(option.name).is_none() {
                 continue;
             }
             let value = params.get(option.name).ok_or_else(|| D::Error::missing_field(option.name))?;
             let value = option.read(value).map_err(D::Error::custom)?;
-            choice = choice.with(option.name, value);
+            choice = choice.setting(option.name, value).expect("the option accepts what it has read");
         }
         Ok(choice)
     }
@@ -301,7 +333,6 @@ mod tests {
             let (entry, choice) = (kind.entry(), Choice::new(*kind));
             assert!(choice.fault().is_none(), "{}: its defaults are allowed", entry.name);
             assert_eq!(K::ALL.iter().filter(|other| other.entry().name == entry.name).count(), 1);
-            assert!(entry.options.len() <= MOST);
             let text = serde_json::to_string(&choice).expect("JSON");
             assert_eq!(serde_json::from_str::<Choice<K>>(&text).expect("a choice"), choice);
         }

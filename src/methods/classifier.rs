@@ -70,25 +70,25 @@ impl Classifier {
 }
 
 /// Divides weights (classes, features) by their norms to the power of `tau`.
-pub fn tau_normed(weight: &[f32], len: usize, tau: f64) -> Vec<f32> {
+pub fn tau_normed(weight: &[f32], features: usize, tau: f64) -> Vec<f32> {
     let normed = |row: &[f32]| {
         let length = row.iter().map(|w| f64::from(*w) * f64::from(*w)).sum::<f64>().sqrt();
         let scale = length.max(1e-12).powf(-tau);
         row.iter().map(|w| (f64::from(*w) * scale) as f32).collect::<Vec<_>>()
     };
-    weight.chunks_exact(len).flat_map(normed).collect()
+    weight.chunks_exact(features).flat_map(normed).collect()
 }
 
 /// Returns the mean of each class's features, (classes, features), in f64. Each class must have features.
-pub fn means<'a>(rows: impl Iterator<Item = (&'a [f32], u32)>, classes: usize, len: usize) -> Vec<f64> {
-    let (mut sums, mut counts) = (vec![0.0; classes * len], vec![0usize; classes]);
+pub fn means<'a>(rows: impl Iterator<Item = (&'a [f32], u32)>, classes: usize, features: usize) -> Vec<f64> {
+    let (mut sums, mut counts) = (vec![0.0; classes * features], vec![0usize; classes]);
     for (row, label) in rows {
         let label = label as usize;
         counts[label] += 1;
-        let sums = &mut sums[label * len..(label + 1) * len];
+        let sums = &mut sums[label * features..(label + 1) * features];
         sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
     }
-    for (sums, count) in sums.chunks_exact_mut(len).zip(counts) {
+    for (sums, count) in sums.chunks_exact_mut(features).zip(counts) {
         sums.iter_mut().for_each(|sum| *sum /= count as f64);
     }
     sums
@@ -99,11 +99,11 @@ pub fn means<'a>(rows: impl Iterator<Item = (&'a [f32], u32)>, classes: usize, l
 ///
 /// With c the mean of the means, the logits are `2(μ − c)·f + |c|² − |μ|²`. Thus an offset that all features
 /// share cancels here, in f64.
-pub fn nearest(means: &[f64], len: usize) -> (Vec<f32>, Vec<f32>) {
-    let classes = (means.len() / len) as f64;
+pub fn nearest(means: &[f64], features: usize) -> (Vec<f32>, Vec<f32>) {
+    let classes = (means.len() / features) as f64;
     let centre: Vec<f64> =
-        (0..len).map(|f| means.iter().skip(f).step_by(len).sum::<f64>() / classes).collect();
-    let rows = means.chunks_exact(len).map(|mean| mean.iter().zip(&centre));
+        (0..features).map(|f| means.iter().skip(f).step_by(features).sum::<f64>() / classes).collect();
+    let rows = means.chunks_exact(features).map(|mean| mean.iter().zip(&centre));
     let weight = rows.clone().flatten().map(|(m, c)| (2.0 * (m - c)) as f32).collect();
     let bias = rows.map(|row| row.map(|(m, c)| (c - m) * (c + m)).sum::<f64>() as f32).collect();
     (weight, bias)

@@ -5,7 +5,7 @@
 //! al., arXiv 1906.07413. The schedule decides when a deferred rule starts; the plan decides which images are
 //! drawn.
 
-use super::choice::{Choice, Domain, Entry, Kind, Opt};
+use super::choice::{Choice, Domain, Entry, Kind, Opt, Setting};
 
 /// A rule with the values of its options.
 pub type Rule = Choice<RuleKind>;
@@ -72,7 +72,7 @@ pub static DRW: RuleKind = rule("drw", "DRW", "Deferred re-weighting", By::Weigh
 const BETA_OF: Opt = Opt::new(
     "beta",
     "Rules: β of the effective number of samples, (1−β^n)/(1−β)",
-    BETA,
+    Setting::Number(BETA),
     Domain::Number {
         symbol: "B",
         check: |beta| (0.0..1.0).contains(&beta),
@@ -83,7 +83,7 @@ const BETA_OF: Opt = Opt::new(
 const RS_BY: Opt = Opt::new(
     "rs",
     "rs, drs: the weights with which images are drawn",
-    0.0,
+    Setting::Word("effective"),
     Domain::OneOf(
         "WEIGHTS",
         &[
@@ -102,7 +102,7 @@ const RW_NORM: Opt = Opt {
     ..Opt::new(
         "rw_norm",
         "rw, drw: the divisor of a batch's weighted loss",
-        1.0,
+        Setting::Word("weight-sum"),
         Domain::OneOf(
             "BY",
             &[

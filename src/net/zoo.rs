@@ -94,11 +94,11 @@ fn wide_stages(blocks: [usize; 4], kind: Kind, projection: &'static str) -> Vec<
     (0..4)
         .map(|n| {
             let cin = if n == 0 { 64 } else { kind.out(widths[n - 1]) };
-            stage(n, blocks[n], kind, [cin, widths[n]], |place, stride, [cin, cout]| {
+            stage(n, blocks[n], kind, [cin, widths[n]], |block, stride, [cin, cout]| {
                 match (stride, cin == cout) {
                     (1, true) => Shortcut::Identity,
                     _ => {
-                        let name = format!("{place}.{projection}");
+                        let name = format!("{block}.{projection}");
                         Shortcut::Projected(conv(
                             &format!("{name}.0"),
                             &format!("{name}.1"),
@@ -142,7 +142,7 @@ pub fn stage(
 ) -> Vec<Block> {
     let cout = kind.out(width);
     let block = |n: usize| {
-        let place = format!("layer{}.{n}", number + 1);
+        let name = format!("layer{}.{n}", number + 1);
         let (stride, cin) = if n > 0 { (1, cout) } else { (if number > 0 { 2 } else { 1 }, cin) };
         let layers: &[(usize, usize, [usize; 2])] = match kind {
             Kind::Basic => &[(3, stride, [cin, width]), (3, 1, [width, width])],
@@ -150,9 +150,9 @@ pub fn stage(
         };
         let layers = layers.iter().enumerate().map(|(n, &(kernel, stride, channels))| {
             let n = n + 1;
-            conv(&format!("{place}.conv{n}"), &format!("{place}.bn{n}"), kernel, stride, channels)
+            conv(&format!("{name}.conv{n}"), &format!("{name}.bn{n}"), kernel, stride, channels)
         });
-        Block { convs: layers.collect(), shortcut: shortcut(&place, stride, [cin, cout]) }
+        Block { convs: layers.collect(), shortcut: shortcut(&name, stride, [cin, cout]) }
     };
     (0..blocks).map(block).collect()
 }

@@ -39,9 +39,9 @@ fn odd() -> [Network; 3] {
         1 => Shortcut::Identity,
         _ => Shortcut::Padded,
     };
-    let projected = |place: &str, stride: usize, [cin, cout]: [usize; 2]| match stride {
+    let projected = |block: &str, stride: usize, [cin, cout]: [usize; 2]| match stride {
         1 if cin == cout => Shortcut::Identity,
-        _ => Shortcut::Projected(conv(&format!("{place}.p"), &format!("{place}.n"), 1, stride, [cin, cout])),
+        _ => Shortcut::Projected(conv(&format!("{block}.p"), &format!("{block}.n"), 1, stride, [cin, cout])),
     };
     let basic = Network {
         name: "odd".into(),

@@ -68,7 +68,7 @@ impl Task for Distances<'_> {
     unsafe fn run<V: Vector>(self) {
         let Distances { values, d, tiles, distances } = self;
         let mut rows = [&values[..d]; BLOCK];
-        rows.iter_mut().zip(values.chunks_exact(d)).for_each(|(place, row)| *place = row);
+        rows.iter_mut().zip(values.chunks_exact(d)).for_each(|(slot, row)| *slot = row);
         for (tile, out) in tiles.chunks_exact(d).zip(distances) {
             let mut sums = [[0.0f32; LANES]; BLOCK];
             for (c, xs) in tile.iter().enumerate() {
@@ -104,8 +104,8 @@ mod tests {
                     (0..n).filter(|&j| j != i).map(|j| (squared(j), j)).collect();
                 all.sort_by(|a, b| a.partial_cmp(b).expect("finite"));
                 for (m, &(distance, j)) in all[..k].iter().enumerate() {
-                    let place = i * k + m;
-                    assert_eq!((found.index[place], found.squared[place]), (j as u32, distance), "{isa:?}");
+                    let at = i * k + m;
+                    assert_eq!((found.index[at], found.squared[at]), (j as u32, distance), "{isa:?}");
                 }
             }
         });

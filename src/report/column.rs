@@ -40,10 +40,10 @@ impl Column {
 
 impl Ord for Column {
     fn cmp(&self, other: &Self) -> Ordering {
-        let place = |c: &Column| (c.dataset.clone(), c.imb_type == "none", c.imb_type.clone());
+        let rank = |c: &Column| (c.dataset.clone(), c.imb_type == "none", c.imb_type.clone());
         let ratio = |c: &Column| c.imb_ratio.parse::<f64>().unwrap_or(0.0);
-        place(self)
-            .cmp(&place(other))
+        rank(self)
+            .cmp(&rank(other))
             .then(ratio(other).total_cmp(&ratio(self)))
             .then(self.imb_ratio.cmp(&other.imb_ratio))
     }

@@ -59,7 +59,7 @@ impl Experiment {
     /// # Errors
     /// Returns an error if the manifest lacks the lineage that `eval`, `embed` and `train` write.
     pub fn of(m: &Manifest) -> Result<Experiment, Error> {
-        let bad = |why: &str| Error::Foreign { path: place(m), why: why.into(), tool: m.kind.tool() };
+        let bad = |why: &str| Error::Foreign { path: path_of(m), why: why.into(), tool: m.kind.tool() };
         let dataset = || m.input("dataset").ok_or_else(|| bad("has no data set in its lineage"));
         if m.kind == Kind::Checkpoint {
             // Weights tell runs apart. Without weights the log does, but it contains times.
@@ -75,14 +75,14 @@ impl Experiment {
                 which: "last".into(),
                 params: &Object::new(),
             };
-            return Experiment::new(of, &place(m));
+            return Experiment::new(of, &path_of(m));
         }
         let checkpoint = m.input("checkpoint").ok_or_else(|| bad("has no checkpoint in its lineage"))?;
         let evaluated = dataset()?;
         let which = m.params.get("which").and_then(Value::as_str).map(str::to_owned);
         let which = which.ok_or_else(|| bad("params.which is missing"))?;
-        let here = place(m);
-        let file = here.parent().unwrap_or(Path::new("")).join(&checkpoint.path);
+        let path = path_of(m);
+        let file = path.parent().unwrap_or(Path::new("")).join(&checkpoint.path);
         let of = Lineage {
             own: &checkpoint.params,
             inputs: &checkpoint.inputs,
@@ -93,13 +93,13 @@ impl Experiment {
             which,
             params: &m.params,
         };
-        Experiment::new(of, &here)
+        Experiment::new(of, &path)
     }
 
-    /// Reads the experiment from a lineage; `place` is where it is from.
-    fn new(of: Lineage, place: &Path) -> Result<Experiment, Error> {
+    /// Reads the experiment from the lineage in the manifest at `path`.
+    fn new(of: Lineage, path: &Path) -> Result<Experiment, Error> {
         let column = column_of(of.dataset()).ok_or_else(|| Error::Unfit {
-            path: place.to_owned(),
+            path: path.to_owned(),
             why:
                 "the params of its data set have no `dataset`, or an imb_type without imb_ratio; add what is \
                  missing to the data set's manifest, or make the data set with mk-imbalance"
@@ -107,7 +107,7 @@ impl Experiment {
         })?;
         let (method, options) = of.method().ok_or_else(|| {
             let why = "its checkpoint's params name no method".into();
-            Error::Foreign { path: place.to_owned(), why, tool: "train" }
+            Error::Foreign { path: path.to_owned(), why, tool: "train" }
         })?;
         let (seed, network_seed) = of.seeds();
         Ok(Experiment {
@@ -128,7 +128,7 @@ impl Experiment {
 }
 
 /// Returns the path of a manifest, or the path it was written to when it was made.
-pub(super) fn place(m: &Manifest) -> PathBuf {
+pub(super) fn path_of(m: &Manifest) -> PathBuf {
     let run = |name| m.run.get(name).and_then(Value::as_str).unwrap_or_default();
     m.path.clone().unwrap_or_else(|| PathBuf::from(run("cwd")).join(run("out")).join(FILE))
 }

@@ -175,7 +175,7 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
     let wrong = |r: &super::table::Row| ["remix-rs", "remix-rw"].contains(&r.method.as_str());
     if t.has(Part::Report) && t.rows.iter().any(wrong) {
         notes.push(
-            "The starting report's Remix-RS and Remix-RW are plain Remix: its sampler never reached the loader, \
+            "The reproduction report's Remix-RS and Remix-RW are plain Remix: its sampler never reached the loader, \
              and its class weights cancelled. Those reproduced here do re-sample and re-weight."
                 .into(),
         );

@@ -69,7 +69,7 @@ struct Published {
 /// A table of values from one source in one setting.
 #[derive(Debug, Deserialize)]
 pub struct Table {
-    /// `paper`, `ldam`, `seed` (the starting report), or the name of a source in a given file.
+    /// `paper`, `ldam`, `seed` (the reproduction report), or the name of a source in a given file.
     pub source: String,
     /// The table's name in the source.
     pub table: String,
@@ -172,7 +172,7 @@ pub fn beside(run: &Experiment, column: &str) -> Option<Beside> {
     found().find(|v| v.same_schedule).or_else(|| found().next())
 }
 
-/// Returns the value in the starting report, in percent, for a run's setting and a data set's column.
+/// Returns the value in the reproduction report, in percent, for a run's setting and a data set's column.
 pub fn starting_report(run: &Experiment, column: &str) -> Option<f64> {
     values(run, column).find(|v| v.table.source == "seed").map(|v| v.value)
 }
@@ -302,7 +302,7 @@ impl Table {
     }
 }
 
-/// Returns the description of a source: `paper`, `ldam`, `seed` (the starting report), or one of a given
+/// Returns the description of a source: `paper`, `ldam`, `seed` (the reproduction report), or one of a given
 /// file.
 pub fn source(name: &str) -> &'static str {
     let given = given_sources().find(|(given, _)| *given == name).map(|(_, text)| text);
@@ -338,8 +338,8 @@ mod tests {
 
     #[test]
     fn values_as_printed_in_the_sources() {
-        // Tables 1 to 4 of arXiv 2007.03943v3, Table 2 of arXiv 1906.07413v2, and Table 1 of the starting
-        // report.
+        // Tables 1 to 4 of arXiv 2007.03943v3, Table 2 of arXiv 1906.07413v2, and Table 1 of the
+        // reproduction report.
         let value = |run: &Experiment, column| {
             beside(run, column).map(|v| (v.value, v.table.source.as_str(), v.is_comparable()))
         };

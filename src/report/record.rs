@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Error;
-use super::experiment::{Experiment, place};
+use super::experiment::{Experiment, path_of};
 use crate::manifest::{Input, Manifest, Object, Output, key, store};
 
 /// A metric of an evaluation other than its top-1 accuracy.
@@ -52,7 +52,7 @@ impl Record {
         let of = Experiment::of(m)?;
         let top1 = m.metrics.get("top1").and_then(Value::as_f64).filter(|v| (0.0..=100.0).contains(v));
         let why = || Error::Foreign {
-            path: place(m),
+            path: path_of(m),
             why: "metrics.top1 is not a percentage".into(),
             tool: m.kind.tool(),
         };
@@ -66,9 +66,9 @@ impl Record {
 /// the report is made from: metrics, params, lineage and those outputs. It does not cover paths and times, so
 /// copies of one evaluation are the same input wherever they are.
 pub fn input(m: &Manifest, roles: &[&str]) -> Input {
-    let place = place(m);
+    let path = path_of(m);
     let mut inputs = m.inputs.clone();
-    if let Some(dir) = place.parent() {
+    if let Some(dir) = path.parent() {
         crate::manifest::for_each_path(&mut inputs, &mut |p| *p = store::absolute(&dir.join(&*p)));
     }
     let mut content = json!({"params": m.params, "metrics": m.metrics, "inputs": lineage(&m.inputs)});
@@ -81,7 +81,7 @@ pub fn input(m: &Manifest, roles: &[&str]) -> Input {
     Input {
         role: m.kind.name().into(),
         key: Some(m.key.clone()),
-        path: place,
+        path,
         blake3: blake3::hash(key::canonical(&content).as_bytes()).to_hex().to_string(),
         params: m.params.clone(),
         facts: Object::new(),

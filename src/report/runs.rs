@@ -82,9 +82,9 @@ pub fn find(dirs: &[PathBuf]) -> Result<(Vec<Run>, Vec<Error>), Error> {
 
 fn search(dir: &Path, depth: usize, found: &mut Vec<Run>, wrong: &mut Vec<Error>) {
     // A directory is listed once, whatever paths lead to it.
-    let place = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let canonical = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     match training(dir) {
-        Ok(Some(run)) if found.iter().any(|other| place(&other.dir) == place(dir)) => drop(run),
+        Ok(Some(run)) if found.iter().any(|other| canonical(&other.dir) == canonical(dir)) => drop(run),
         Ok(Some(run)) => found.push(run),
         Ok(None) => {}
         Err(e) => wrong.push(e),

@@ -40,8 +40,8 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
 
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for &(i, e) in &runs {
-        let place = (order(&e.method), &e.method, &e.column, &e.which, &e.options, settings(e));
-        groups.entry(place).or_default().push(i);
+        let key = (order(&e.method), &e.method, &e.column, &e.which, &e.options, settings(e));
+        groups.entry(key).or_default().push(i);
     }
     let columns: BTreeSet<_> = all.iter().map(|e| &e.column).collect();
     let datasets: BTreeSet<_> = all.iter().map(|e| &e.column.dataset).collect();

@@ -15,7 +15,7 @@ use super::telling::{departures, telling, variant};
 /// One table.
 #[derive(Debug)]
 pub struct Table {
-    /// Its number in the starting report: 1 for CIFAR-10, 2 for CIFAR-100.
+    /// Its number in the reproduction report: 1 for CIFAR-10, 2 for CIFAR-100.
     pub number: Option<u32>,
     /// The data set's name in the params.
     pub dataset: String,
@@ -43,7 +43,7 @@ pub enum Part {
     Paper,
     /// Reproduced minus published.
     Difference,
-    /// Values of the starting report.
+    /// Values of the reproduction report.
     Report,
 }
 
@@ -79,7 +79,7 @@ pub struct Cell {
     pub values: Vec<Run>,
     /// The published value for the setting, if there is one.
     pub paper: Option<Beside>,
-    /// The value in the starting report in percent, if there is one.
+    /// The value in the reproduction report in percent, if there is one.
     pub starting_report: Option<f64>,
 }
 
@@ -247,8 +247,8 @@ fn table(records: &[&Record]) -> Table {
     let mut rows: BTreeMap<_, (&Experiment, BTreeMap<&Column, Vec<Run>>)> = BTreeMap::new();
     for i in representatives.iter().copied().collect::<BTreeSet<_>>() {
         let (r, of) = (records[i], of[i]);
-        let place = (order(&of.method), of.method.clone(), departures(of, &telling));
-        let (_, row) = rows.entry(place).or_insert_with(|| (of, BTreeMap::new()));
+        let key = (order(&of.method), of.method.clone(), departures(of, &telling));
+        let (_, row) = rows.entry(key).or_insert_with(|| (of, BTreeMap::new()));
         row.entry(&of.column).or_default().push(Run {
             seed: of.seed,
             network_seed: of.network_seed,

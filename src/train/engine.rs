@@ -96,9 +96,10 @@ impl<'a> Engine<'a> {
                 let device = crate::backend::cuda::Device::open(index, config.precision)?;
                 let streamed = config.changes_images() || train.stored() != train.shape();
                 let images = trainer::Images { train, judged: &judged, levels: &levels, streamed };
-                let trainer = Trainer::new(&device, &params, &criterion, images, batch, config.mix.places())?;
-                let place = if trainer.held().is_some() { ", images on the host" } else { "" };
-                log::debug!("{}: {} MiB in use{place}", device.describe(), device.held() >> 20);
+                let trainer =
+                    Trainer::new(&device, &params, &criterion, images, batch, config.mix.mix_points())?;
+                let note = if trainer.held().is_some() { ", images on the host" } else { "" };
+                log::debug!("{}: {} MiB in use{note}", device.describe(), device.held() >> 20);
                 let images = Images { train, judged, levels };
                 let (trainer, params) = (Box::new(trainer), Box::new(params));
                 On::Cuda { trainer, images, params, name: device.describe() }
@@ -244,10 +245,11 @@ pub struct Held {
 #[cfg(feature = "cuda")]
 pub fn rows(plan: &Plan, epoch: u32, held: Option<Held>) -> Planned {
     let (batch, plan) = (plan.images(0), plan.epoch(epoch));
-    let mut places = vec![];
+    let mut mix_points = vec![];
     let step = |i: usize| {
-        let Step { samples, place, partner, lambda, patch, label_a, label_b, coef_a, coef_b } = plan.step(i);
-        places.push(place);
+        let Step { samples, mix_point, partner, lambda, patch, label_a, label_b, coef_a, coef_b } =
+            plan.step(i);
+        mix_points.push(mix_point);
         samples.into_iter().enumerate().map(move |(n, s)| Row {
             index: held.map_or(s.index, |held| (i % held.steps * batch + n) as u32),
             view: match held {
@@ -265,7 +267,7 @@ pub fn rows(plan: &Plan, epoch: u32, held: Option<Held>) -> Planned {
         })
     };
     let rows = (0..plan.steps()).flat_map(step).collect();
-    (rows, places)
+    (rows, mix_points)
 }
 
 /// Returns the images of some steps in the form that a GPU takes: changed, and cut out of larger ones.
@@ -353,7 +355,7 @@ pub(crate) fn train_epoch(
         let changed: Vec<Changed> = loaded.samples.par_iter().map(|s| Changed::of(train, s)).collect();
         let view = |n: usize| changed[n].view(loaded.samples[n].flip);
         let whole;
-        let lambda = match loaded.place {
+        let lambda = match loaded.mix_point {
             0 => &loaded.lambda,
             _ => {
                 whole = vec![1.0; loaded.lambda.len()];
@@ -366,14 +368,16 @@ pub(crate) fn train_epoch(
     let (mut loss, mut right) = (0.0, 0.0);
     let mut next = Some(load(0)?);
     for step in 0.. {
-        let Some(Step { place, partner, lambda, label_a, label_b, coef_a, coef_b, .. }) = next else { break };
+        let Some(Step { mix_point, partner, lambda, label_a, label_b, coef_a, coef_b, .. }) = next else {
+            break;
+        };
         if interrupt::requested() {
             return Err(Interrupted.into());
         }
         net.x.slice_set(&ahead, 0, 0)?;
         let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
         let pairs = Pairs { partner: &partner, lambda: &lambda };
-        let hidden = (place > 0).then_some(Hidden { stage: place, pairs });
+        let hidden = (mix_point > 0).then_some(Hidden { stage: mix_point, pairs });
         let (result, loaded) = rayon::join(
             || net.step(targets, hidden, rates),
             || (step + 1 < plan.steps()).then(|| load(step + 1)).transpose(),

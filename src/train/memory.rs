@@ -39,13 +39,13 @@ fn of_machine(meminfo: &str) -> Option<u64> {
 /// around them. Version 2 has one hierarchy, version 1 has one for memory. Inside a container the listed path
 /// may be that of the host; then the container's own root counts.
 fn of_groups(listed: &str, root: &Path) -> Option<u64> {
-    let (mut place, mut version_1) = (None, false);
+    let (mut group, mut version_1) = (None, false);
     for line in listed.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         let memory = controllers.split(',').any(|c| c == "memory");
-        if memory || (controllers.is_empty() && place.is_none()) {
-            (place, version_1) = (Some(path.trim_start_matches('/')), memory);
+        if memory || (controllers.is_empty() && group.is_none()) {
+            (group, version_1) = (Some(path.trim_start_matches('/')), memory);
         }
     }
     let root = if version_1 { root.join("memory") } else { root.to_owned() };
@@ -64,7 +64,7 @@ fn of_groups(listed: &str, root: &Path) -> Option<u64> {
         });
         Some(limit.saturating_sub(used.saturating_sub(cached.unwrap_or(0))))
     };
-    let own = root.join(place?);
+    let own = root.join(group?);
     own.ancestors().take_while(|dir| dir.starts_with(&root)).filter_map(|dir| left(dir.to_owned())).min()
 }
 

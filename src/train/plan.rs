@@ -34,16 +34,16 @@ pub struct Sample {
 /// with partners from outside the batch.
 ///
 /// The input of sample s is `lambda[s]`·image(s) + (1 − `lambda[s]`)·image(`partner[s]`), both augmented; if
-/// `patch[s]` is not empty, it is image(s) with that rectangle of image(`partner[s]`). If `place` is not 0,
-/// the input is image(s), and the output of that stage of the network is mixed in the same way. The loss of
-/// the sample is `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the loss of the batch is
+/// `patch[s]` is not empty, it is image(s) with that rectangle of image(`partner[s]`). If `mix_point` is not
+/// 0, the input is image(s), and the output of that stage of the network is mixed in the same way. The loss
+/// of the sample is `coef_a[s]`·ℓ(s, `label_a[s]`) + `coef_b[s]`·ℓ(s, `label_b[s]`); the loss of the batch is
 /// the plain sum over s, because the class weights and the divisor are in the coefficients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// The images of the batch, followed by those that they are mixed with where these are not in the batch.
     pub samples: Vec<Sample>,
-    /// Where in the network the batch is mixed; see [`Mix::places`].
-    pub place: usize,
+    /// Where in the network the batch is mixed; see [`Mix::mix_points`].
+    pub mix_point: usize,
     /// Position in `samples` of the image that each image is mixed with.
     pub partner: Vec<u32>,
     /// λ, the share of the sample's own image.
@@ -278,16 +278,16 @@ impl EpochPlan<'_> {
             sample
         };
         let samples = seen.iter().enumerate().map(sample).collect();
-        let place = match config.mix.places() {
+        let mix_point = match config.mix.mix_points() {
             1 => 0,
-            places => below(&mut rng(Purpose::Place), places),
+            points => below(&mut rng(Purpose::MixPoint), points),
         };
         let label = |at: u32| labels[seen[at as usize] as usize];
         let label_a: Vec<u32> = (0..batch.len() as u32).map(label).collect();
         let label_b: Vec<u32> = partner.iter().map(|&p| label(p)).collect();
         let (coef_a, coef_b) =
             coefficients(&config.mix, cls_num_list, self.weights, &lambda, &label_a, &label_b);
-        Step { samples, place, partner, lambda, patch, label_a, label_b, coef_a, coef_b }
+        Step { samples, mix_point, partner, lambda, patch, label_a, label_b, coef_a, coef_b }
     }
 }
 
@@ -322,7 +322,7 @@ fn coefficients(
 /// 4, ⌊162·word/2³²⌋ numbers the 9 × 9 crops times two. A larger image has one more crop position per axis
 /// than it has spare rows or columns.
 fn augment(config: &Config, spare: [usize; 2], index: u32, word: u32) -> Sample {
-    // The number of offsets, and the one that leaves the crop in its place.
+    // The number of offsets, and the index of the one that does not move the crop.
     let padding = usize::from(config.crop_padding.unwrap_or(CROP_PADDING));
     let [(rows, top), (columns, left)] = match config.augment {
         Augment::CropFlip => spare.map(|spare| match spare {

@@ -68,7 +68,7 @@ pub fn update(dir: &Path) -> Result<()> {
     rewrite().with_context(at)
 }
 
-/// Refuses a file in the place of the event file that `train` did not make.
+/// Refuses a file at the path of the event file that `train` did not make.
 ///
 /// # Errors
 /// Returns an error if there is such a file or a link, or if the file cannot be read.

@@ -119,7 +119,10 @@ fn checkpoints_come_from_pipes_and_files_and_answers_from_the_cache() {
 fn bare_weights_need_arch_and_data() {
     let s = prepared(1);
     fs::write(s.join("mine.safetensors"), resnet20(10, 0)).unwrap();
-    refused(s.tool("eval", "mine.safetensors").assert(), "add --arch (such as resnet32) and --data");
+    refused(
+        s.tool("eval", "mine.safetensors").assert(),
+        "add --arch (the network, such as resnet32) and --data",
+    );
     refused(s.tool("eval", "mine.safetensors --arch resnet20").assert(), "--data");
     refused(
         s.tool("eval", "other.safetensors --arch resnet20 --data data").assert(),

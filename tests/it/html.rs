@@ -67,7 +67,7 @@ fn numbers_and_what_is_far_from_the_paper() {
         "13 evaluations of 12 runs on 2 training sets",
         "<h2>Table 1. CIFAR-10, last epoch</h2>",
         "<h2>Table 1. CIFAR-10, best epoch</h2>",
-        // statistics.mean and stdev of [74, 76, 75.3]; the paper has 75.36, the starting report 75.05.
+        // statistics.mean and stdev of [74, 76, 75.3]; the paper has 75.36, the reproduction report 75.05.
         ">75.10 ± 1.01</a></td>",
         "mean ± sample standard deviation over 3 seeds",
         "data-v=\"75.3600\">75.36</td><td data-v=\"-0.2600\">−0.26</td><td data-v=\"75.0500\">75.05</td>",

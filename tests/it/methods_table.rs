@@ -19,7 +19,7 @@ fn rows<K: Kind>(text: &mut String) {
     for kind in K::ALL {
         let Entry { name, about, source, options, .. } = kind.entry();
         let options: Vec<String> =
-            options.iter().map(|option| format!("`--{} {}`", option.flag(), option.usual())).collect();
+            options.iter().map(|option| format!("`--{} {}`", option.flag(), option.default)).collect();
         writeln!(text, "| `--{} {name}` | {about} | {} | {source} |", K::PART, options.join(", ")).unwrap();
     }
 }

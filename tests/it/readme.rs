@@ -41,8 +41,8 @@ fn stand_ins(sandbox: &Sandbox) {
         // Use another data set, or a smaller network and one epoch, whether or not the command sets them.
         let edit = match tool {
             "mk-imbalance" => {
-                "set -- \"${@/cifar10/synthetic}\"\n\
-                 [[ $* != *synthetic* ]] || set -- \"$@\" --train-per-class 120 --test-per-class 10"
+                "[[ $* != *cifar10* ]] || set -- $(sed 's/--data [^ ]*//; s/cifar10/synthetic/g' <<< \"$*\") \\\n\
+                 --train-per-class 120 --test-per-class 10"
             }
             "train" => {
                 "set -- \"${@/resnet18-cifar/resnet20}\"\nset -- \"${@/#60/1}\"\nset -- \"${@/#10/1}\"\n\

@@ -9,9 +9,7 @@ mod kernel;
 
 use rayon::prelude::*;
 
-use self::kernel::{
-    PANEL, Product, Shared, Update, from_panels, rows_of_tile, tile_columns, tile_rows, to_panels,
-};
+use self::kernel::{PANEL, Product, Shared, Update, from_panels, tile_columns, tile_rows, to_panels};
 use super::head::{Loss, d_logits, inverse_norm};
 use super::sgd::Rates;
 use crate::methods::loss::{ClassifierKind, Criterion, SCALE, Targets};
@@ -20,16 +18,21 @@ use crate::simd::{self, Isa};
 /// A classifier with its SGD state.
 pub struct Linear {
     classes: usize,
-    /// Number of features.
-    len: usize,
+    features: usize,
     kind: ClassifierKind,
-    weight: Vec<f32>,
-    velocity: Vec<f32>,
-    /// The bias of each class, and its velocity.
-    bias: [Vec<f32>; 2],
-    /// The scale of each class's logit, and its velocity, if only the scales are trained.
-    scale: Option<[Vec<f32>; 2]>,
+    /// The weights, in panels.
+    weight: Param,
+    /// The bias of each class.
+    bias: Param,
+    /// The scale of each class's logit, if only the scales are trained.
+    scale: Option<Param>,
     work: Work,
+}
+
+/// A parameter and its velocity, which is empty if the parameter is not trained.
+struct Param {
+    value: Vec<f32>,
+    velocity: Vec<f32>,
 }
 
 /// Buffers of a step, which are reused by the next one.
@@ -42,16 +45,15 @@ struct Work {
 
 impl Linear {
     /// Creates a classifier from `flat`: the weight (classes, features), then the bias (classes).
-    pub fn new(flat: &[f32], len: usize, kind: ClassifierKind) -> Linear {
-        let classes = flat.len() / (len + 1);
-        let (weight, bias) = flat.split_at(classes * len);
+    pub fn new(flat: &[f32], features: usize, kind: ClassifierKind) -> Linear {
+        let classes = flat.len() / (features + 1);
+        let (weight, bias) = flat.split_at(classes * features);
         Linear {
             classes,
-            len,
+            features,
             kind,
-            weight: to_panels(weight, len),
-            velocity: vec![],
-            bias: [bias.to_vec(), vec![]],
+            weight: Param { value: to_panels(weight, features), velocity: vec![] },
+            bias: Param { value: bias.to_vec(), velocity: vec![] },
             scale: None,
             work: Work::default(),
         }
@@ -59,36 +61,38 @@ impl Linear {
 
     /// Sets the velocities of SGD, in the form of [`Linear::state`], so that the classifier can be trained.
     #[must_use]
-    pub fn with_velocity(self, flat: &[f32]) -> Linear {
-        let (weight, bias) = flat.split_at(self.classes * self.len);
-        let [own, _] = self.bias;
-        Linear { velocity: to_panels(weight, self.len), bias: [own, bias.to_vec()], ..self }
+    pub fn with_velocity(mut self, flat: &[f32]) -> Linear {
+        let (weight, bias) = flat.split_at(self.classes * self.features);
+        self.weight.velocity = to_panels(weight, self.features);
+        self.bias.velocity = bias.to_vec();
+        self
     }
 
     /// Trains only a scale of each class's logit from now on. `state` is what [`Linear::state`] returned;
     /// without it, all scales are 1.
     #[must_use]
     pub fn scaled(self, state: Option<&[f32]>) -> Linear {
-        let scale = match state {
-            Some(state) => [0, 1].map(|n| state[n * self.classes..][..self.classes].to_vec()),
-            None => [vec![1.0; self.classes], vec![0.0; self.classes]],
+        let classes = self.classes;
+        let (value, velocity) = match state {
+            Some(state) => (state[..classes].to_vec(), state[classes..2 * classes].to_vec()),
+            None => (vec![1.0; classes], vec![0.0; classes]),
         };
-        Linear { scale: Some(scale), ..self }
+        Linear { scale: Some(Param { value, velocity }), ..self }
     }
 
     /// Returns weight and bias in the form that [`Linear::new`] takes, without the scales.
     pub fn unscaled(&self) -> Vec<f32> {
-        let mut flat = from_panels(&self.weight, self.classes, self.len);
-        flat.extend(&self.bias[0]);
+        let mut flat = from_panels(&self.weight.value, self.classes, self.features);
+        flat.extend(&self.bias.value);
         flat
     }
 
     /// Returns weight and bias in the form that [`Linear::new`] takes, multiplied by the scales.
     pub fn flat(&self) -> Vec<f32> {
         let mut flat = self.unscaled();
-        if let Some([scale, _]) = &self.scale {
-            let (weight, bias) = flat.split_at_mut(self.classes * self.len);
-            for ((row, bias), scale) in weight.chunks_exact_mut(self.len).zip(bias).zip(scale) {
+        if let Some(scale) = &self.scale {
+            let (weight, bias) = flat.split_at_mut(self.classes * self.features);
+            for ((row, bias), scale) in weight.chunks_exact_mut(self.features).zip(bias).zip(&scale.value) {
                 row.iter_mut().for_each(|w| *w *= scale);
                 *bias *= scale;
             }
@@ -99,13 +103,13 @@ impl Linear {
     /// Returns the velocities in the same form. If scales are trained, weights and biases have no velocities;
     /// the result then begins with the scales and their velocities, and the rest is zero.
     pub fn state(&self) -> Vec<f32> {
-        if let Some([scale, velocity]) = &self.scale {
-            let mut flat = [&scale[..], velocity].concat();
-            flat.resize(self.classes * (self.len + 1), 0.0);
+        if let Some(Param { value, velocity }) = &self.scale {
+            let mut flat = [&value[..], velocity].concat();
+            flat.resize(self.classes * (self.features + 1), 0.0);
             return flat;
         }
-        let mut flat = from_panels(&self.velocity, self.classes, self.len);
-        flat.extend(&self.bias[1]);
+        let mut flat = from_panels(&self.weight.velocity, self.classes, self.features);
+        flat.extend(&self.bias.velocity);
         flat
     }
 
@@ -116,14 +120,14 @@ impl Linear {
 
     /// Computes the products of rows of features with the weights, (N, padded classes).
     fn products(&self, x: &[&[f32]], out: &mut [f32], tiles: &mut Vec<f32>) {
-        let (len, padded, n) = (self.len, self.padded(), x.len());
-        tile_rows(tiles, x, len);
+        let (features, padded, n) = (self.features, self.padded(), x.len());
+        tile_rows(tiles, x, features);
         let x = &**tiles;
         assert!(out.len() >= n * padded, "room for all products");
         let out = Shared(out.as_mut_ptr());
-        self.weight.par_chunks_exact(len * PANEL).enumerate().for_each(|(number, panel)| {
+        self.weight.value.par_chunks_exact(features * PANEL).enumerate().for_each(|(number, panel)| {
             let out = out.of(number * PANEL);
-            simd::run(Isa::get(), Product { x, rows: rows_of_tile(), n, len, panel, out, stride: padded });
+            simd::run(Isa::get(), Product { x, n, features, panel, out, stride: padded });
         });
     }
 
@@ -140,7 +144,7 @@ impl Linear {
             }
             squares.map(|sum| 1.0 / sum.sqrt().max(1e-12)).to_vec()
         };
-        self.weight.par_chunks_exact(self.len * PANEL).flat_map(of_panel).collect()
+        self.weight.value.par_chunks_exact(self.features * PANEL).flat_map(of_panel).collect()
     }
 
     /// Computes the logits of a sample from its products.
@@ -151,10 +155,10 @@ impl Linear {
                 z.iter_mut().zip(products).zip(inverse).for_each(|((z, p), i)| *z = p * i * scale);
             }
             (ClassifierKind::Linear, None) => {
-                z.iter_mut().zip(products).zip(&self.bias[0]).for_each(|((z, p), b)| *z = p + b);
+                z.iter_mut().zip(products).zip(&self.bias.value).for_each(|((z, p), b)| *z = p + b);
             }
-            (ClassifierKind::Linear, Some([scale, _])) => {
-                let all = products.iter().zip(&self.bias[0]).zip(scale);
+            (ClassifierKind::Linear, Some(scale)) => {
+                let all = products.iter().zip(&self.bias.value).zip(&scale.value);
                 z.iter_mut().zip(all).for_each(|(z, ((p, b), s))| *z = s * (p + b));
             }
         }
@@ -164,11 +168,11 @@ impl Linear {
     pub fn logits(&self, x: &[f32]) -> Vec<f32> {
         /// Rows at a time, so that their products stay in a cache.
         const SOME: usize = 256;
-        let (padded, inverse, n) = (self.padded(), self.inverse(), x.len() / self.len);
+        let (padded, inverse, n) = (self.padded(), self.inverse(), x.len() / self.features);
         let mut out = vec![0.0; n * self.classes];
         let (mut products, mut tiles) = (vec![0.0; SOME.min(n) * padded], vec![]);
-        for (x, z) in x.chunks(SOME * self.len).zip(out.chunks_mut(SOME * self.classes)) {
-            let x: Vec<&[f32]> = x.chunks_exact(self.len).collect();
+        for (x, z) in x.chunks(SOME * self.features).zip(out.chunks_mut(SOME * self.classes)) {
+            let x: Vec<&[f32]> = x.chunks_exact(self.features).collect();
             self.products(&x, &mut products, &mut tiles);
             let rows = x.par_iter().zip(products.par_chunks_exact(padded));
             let rows = rows.zip(z.par_chunks_exact_mut(self.classes));
@@ -180,7 +184,7 @@ impl Linear {
     /// Performs a training step on the features of some images. Returns the loss of the batch before the
     /// step.
     pub fn step(&mut self, x: &[&[f32]], targets: Targets, criterion: &Criterion, rates: Rates) -> Loss {
-        let (len, classes, padded, n) = (self.len, self.classes, self.padded(), x.len());
+        let (features, classes, padded, n) = (self.features, self.classes, self.padded(), x.len());
         let Work { mut products, mut gradients, mut tiles } = std::mem::take(&mut self.work);
         products.resize(n * padded, 0.0);
         self.products(x, &mut products, &mut tiles);
@@ -203,10 +207,10 @@ impl Linear {
         let each: Vec<[f32; 2]> = rows.map(|(sample, (x, (p, g)))| row(sample, x, p, g)).collect();
         let sum = |at: usize| each.iter().map(|values| f64::from(values[at])).sum();
         let result = Loss { loss: sum(0), right: sum(1) };
-        if let Some([scale, velocity]) = &mut self.scale {
-            for (k, (scale, velocity)) in scale.iter_mut().zip(velocity).enumerate() {
+        if let Some(Param { value, velocity }) = &mut self.scale {
+            for (k, (scale, velocity)) in value.iter_mut().zip(velocity).enumerate() {
                 let of = |sample: usize| {
-                    gradients[sample * padded + k] * (products[sample * padded + k] + self.bias[0][k])
+                    gradients[sample * padded + k] * (products[sample * padded + k] + self.bias.value[k])
                 };
                 let d = (0..n).map(of).sum();
                 rates.step(scale, velocity, d);
@@ -214,7 +218,8 @@ impl Linear {
             self.work = Work { products, gradients, tiles };
             return result;
         }
-        assert_eq!(self.velocity.len(), self.weight.len(), "a classifier trains only with a velocity");
+        let Param { value, velocity } = &mut self.weight;
+        assert_eq!(velocity.len(), value.len(), "a classifier trains only with a velocity");
         // A cosine ignores the length of the weights: remove the gradient's component along them.
         let back = |k: usize| match inverse.get(k) {
             Some(inverse) => {
@@ -223,10 +228,10 @@ impl Linear {
             }
             None => 0.0,
         };
-        tile_columns(&mut tiles, x, len);
+        tile_columns(&mut tiles, x, features);
         let x = &*tiles;
-        let panels = self.weight.par_chunks_exact_mut(len * PANEL);
-        let panels = panels.zip(self.velocity.par_chunks_exact_mut(len * PANEL)).enumerate();
+        let panels = value.par_chunks_exact_mut(features * PANEL);
+        let panels = panels.zip(velocity.par_chunks_exact_mut(features * PANEL)).enumerate();
         let biases: Vec<[f32; PANEL]> = panels
             .map(|(p, (weight, velocity))| {
                 let first = p * PANEL;
@@ -238,16 +243,13 @@ impl Linear {
                     bias.iter_mut().zip(row).for_each(|(sum, g)| *sum += g);
                 }
                 let gradients = &*own;
-                simd::run(
-                    Isa::get(),
-                    Update { x, rows: rows_of_tile(), gradients, weight, velocity, back, rates },
-                );
+                simd::run(Isa::get(), Update { x, gradients, weight, velocity, back, rates });
                 bias
             })
             .collect();
         if self.kind == ClassifierKind::Linear {
-            let [bias, velocity] = &mut self.bias;
-            for ((bias, velocity), d) in bias.iter_mut().zip(velocity).zip(biases.as_flattened()) {
+            let Param { value, velocity } = &mut self.bias;
+            for ((bias, velocity), d) in value.iter_mut().zip(velocity).zip(biases.as_flattened()) {
                 rates.step(bias, velocity, *d);
             }
         }

@@ -4,7 +4,7 @@
 use crate::methods::loss::SCALE;
 use crate::net::{EPS, MOMENTUM};
 
-use super::tiles::{SCRATCH, THREADS};
+use super::tiles::{SCRATCH, SIZES, THREADS};
 
 /// A type without padding for which any bits are a valid value.
 ///
@@ -154,8 +154,8 @@ structs! {
     Segment {
         /// (groups, stride): parts of the gradient; null if the gradient is complete already.
         parts: ptr "const float*",
-        /// Receives the weights in `place` order for the forward pass; null if the parameters are not weights
-        /// of a convolution.
+        /// Receives the weights in `weight_index` order for the forward pass; null if the parameters are not
+        /// weights of a convolution.
         forward: ptr "real*",
         /// Receives the weights for the input gradient; null if there is none.
         backward: ptr "real*",
@@ -187,7 +187,7 @@ structs! {
         width: i32,
         /// The length of `sums`.
         count: i32,
-        /// 0 if the mixing takes place later in the network.
+        /// 0 if the batch is mixed later in the network.
         mixes: i32,
     }
     /// Arguments of `remix_forward_*`.
@@ -195,7 +195,7 @@ structs! {
         source: Source,
         /// The batch norm of the source.
         before: Norm,
-        /// The weights in `place` order, k = tap·CK + channel.
+        /// The weights in `weight_index` order, k = tap·CK + channel.
         weight: ptr "const real*",
         /// (N, H', W', CN).
         out: ptr "real*",
@@ -207,7 +207,7 @@ structs! {
         train: i32,
         unused: i32,
     }
-    /// Arguments of `remix_backward_*`.
+    /// Arguments of `remix_backward_*`. For the stem, what only the gradient of the input needs is 0.
     BackwardArgs {
         /// The convolution's input, as the forward pass stored it.
         x: ptr "const real*",
@@ -215,7 +215,7 @@ structs! {
         gradient: Gradient,
         /// The batch norm that follows the convolution.
         norm: Norm,
-        /// The weights in `place` order, k = (8 − tap)·C_out + channel out, n = channel in.
+        /// The weights in `weight_index` order, k = (8 − tap)·C_out + channel out, n = channel in.
         weight: ptr "const real*",
         /// Receives mask · (dx + residual), the gradient of the output of the batch norm before; the mask is
         /// that of the ReLU that made x.
@@ -356,7 +356,8 @@ numbers! {
     THROUGH_PADDED = 2;
 }
 
-/// Returns the declarations for the source of the kernels: types, constants and structs.
+/// Returns the declarations for the source of the kernels: types, constants and structs. Sizes of tiles are
+/// templates that take the number of channels: 16, 32 or 64.
 pub fn declarations() -> String {
     let mut text = String::from(
         "typedef unsigned int u32;\ntypedef unsigned long long u64;\ntypedef unsigned short u16;\ntypedef unsigned char u8;\n\
@@ -364,6 +365,10 @@ pub fn declarations() -> String {
     );
     for (name, number) in [("THREADS", THREADS), ("SCRATCH", SCRATCH)] {
         text += &format!("constexpr int {name} = {number};\n");
+    }
+    for (name, size) in SIZES {
+        let [a, b, c] = [16, 32, 64].map(size);
+        text += &format!("template <int C> constexpr int {name} = C == 16 ? {a} : C == 32 ? {b} : {c};\n");
     }
     for (name, number) in [("EPS", EPS), ("MOMENTUM", MOMENTUM)] {
         text += &format!("constexpr double {name} = {number:?};\n");

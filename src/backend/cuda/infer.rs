@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::args::Row;
-use super::device::{Device, Graph, Memory};
+use super::device::{Device, Graph};
 use super::images::{fit, flat, send, units_per_transfer, view};
 use super::net::{DeviceNet, Feed, Segments};
 use crate::backend::cpu::infer::Inference;
@@ -18,23 +18,16 @@ use crate::net::{Network, Params, files};
 /// Number of images that go through the network together.
 pub const BATCH: usize = 512;
 
-/// Runs a split through a network of its own. The order of the fields is the order in which they must be
-/// dropped.
+/// Runs a split through a network of its own. Its graphs use the memory of `net` and `feed`.
 pub struct Evaluator {
     full: Option<Graph>,
     rest: Option<Graph>,
     /// The network, whose parameters have no values at first.
     pub net: DeviceNet,
     segments: Segments,
-    /// All images, or the part of them that is on the device at a time.
-    pixels: Memory<u8>,
-    /// The number of images in `pixels`.
+    feed: Feed,
+    /// The number of images that are on the device at a time.
     held: usize,
-    _plan: Memory<Row>,
-    step: Memory<u32>,
-    _levels: Memory<f32>,
-    features: Memory<f32>,
-    logits: Memory<f32>,
     images: usize,
     batch: usize,
     classes: usize,
@@ -62,50 +55,29 @@ impl Evaluator {
         let segments = net.segments(1)?;
         let len: usize = split.shape().iter().product();
         let held = if fits { images } else { images.min(batch * units_per_transfer(batch * len)) };
-        let pixels = device.zeros(held * len)?;
-        if held == images {
-            send(&pixels, split, 0..images)?;
-        }
         let row =
             |i| Row { index: (i % held) as u32, view: view(0, 0, false), lambda: 1.0, ..Row::default() };
         let plan: Vec<Row> = (0..images).map(row).collect();
-        let (plan, step) = (device.upload(&plan)?, device.zeros(1)?);
-        let table = device.upload(&flat(levels))?;
-        let (features, logits) = (device.zeros(images * feature_len)?, device.zeros(images * classes)?);
         let feed = Feed {
-            pixels: pixels.at(0),
-            plan: plan.at(0),
-            step: step.at(0),
-            levels: table.at(0),
-            features: features.at(0),
-            logits: logits.at(0),
-            ..Feed::default()
+            pixels: device.zeros(held * len)?,
+            plan: device.upload(&plan)?,
+            step: device.zeros(1)?,
+            levels: device.upload(&flat(levels))?,
+            features: device.zeros(images * feature_len)?,
+            logits: device.zeros(images * classes)?,
+            losses: device.zeros(0)?,
+            rates: device.zeros(0)?,
         };
+        if held == images {
+            send(&feed.pixels, split, 0..images)?;
+        }
         let record = |n: usize| {
-            // SAFETY: all memory of the feed belongs to the evaluator, and the plan has as many rows as there
-            // are images.
+            // SAFETY: the feed has memory for all images, and the plan has as many rows.
             (n > 0).then(|| device.record(|| unsafe { net.infer(&feed, n) })).transpose()
         };
         let full = record(if images >= batch { batch } else { 0 })?;
         let rest = record(images % batch)?;
-        let (_plan, _levels) = (plan, table);
-        Ok(Evaluator {
-            full,
-            rest,
-            net,
-            segments,
-            pixels,
-            held,
-            _plan,
-            step,
-            _levels,
-            features,
-            logits,
-            images,
-            batch,
-            classes,
-            feature_len,
-        })
+        Ok(Evaluator { full, rest, net, segments, feed, held, images, batch, classes, feature_len })
     }
 
     /// Copies the parameters and running statistics of a network in training.
@@ -122,14 +94,14 @@ impl Evaluator {
     /// Returns an error if a call of the driver fails.
     pub fn run(&self, split: &Split) -> super::Result<()> {
         self.net.fold()?;
-        self.step.clear()?;
+        self.feed.step.clear()?;
         for from in (0..self.images).step_by(self.batch) {
             if self.held < self.images && from % self.held == 0 {
-                send(&self.pixels, split, from..self.images.min(from + self.held))?;
+                send(&self.feed.pixels, split, from..self.images.min(from + self.held))?;
             }
             let whole = from + self.batch <= self.images;
             if let Some(graph) = if whole { &self.full } else { &self.rest } {
-                // SAFETY: the memory is still what it was when the graph was recorded.
+                // SAFETY: the evaluator keeps all memory that the graph uses.
                 unsafe { graph.launch()? };
             }
         }
@@ -141,7 +113,7 @@ impl Evaluator {
     /// # Errors
     /// Returns an error if a call of the driver or an earlier kernel failed.
     pub fn logits(&self) -> super::Result<Vec<f32>> {
-        self.logits.read(0, self.images * self.classes)
+        self.feed.logits.read(0, self.images * self.classes)
     }
 
     /// Returns the features of the images that were run, (N, features).
@@ -149,7 +121,7 @@ impl Evaluator {
     /// # Errors
     /// Returns an error if a call of the driver or an earlier kernel failed.
     pub fn features(&self) -> super::Result<Vec<f32>> {
-        self.features.read(0, self.images * self.feature_len)
+        self.feed.features.read(0, self.images * self.feature_len)
     }
 
     /// Returns the percentage of the images that were classified correctly.

@@ -51,10 +51,10 @@ pub const FOLD: usize = 15;
 pub const BLEND: usize = 16;
 pub const UNBLEND: usize = 18;
 
-/// Returns the source for a type of activations, after the declarations `place` that it needs where it is
-/// compiled (`device.h` or `emulator.h`).
-pub fn source(place: &str, precision: Precision) -> String {
+/// Returns the source for a type of activations. The `header` has the definitions that it needs for a GPU
+/// (`device.h`) or for the emulator (`emulator.h`).
+pub fn source(header: &str, precision: Precision) -> String {
     let bf16 = u8::from(precision == Precision::Bf16);
     let declared = declarations();
-    format!("#define REMIX_BF16 {bf16}\n#define REMIX_MOST_BLOCKS {MOST_BLOCKS}\n{place}{declared}{SOURCE}")
+    format!("#define REMIX_BF16 {bf16}\n#define REMIX_MOST_BLOCKS {MOST_BLOCKS}\n{header}{declared}{SOURCE}")
 }

@@ -1,5 +1,5 @@
-//! How a convolution is divided into the tiles of blocks, to match `kernels/conv.cu`. These are the first
-//! parameters to tune on a GPU.
+//! How a convolution is divided into the tiles of blocks. These are the first parameters to tune on a GPU;
+//! `kernels/conv.cu` takes its sizes from here.
 
 use crate::backend::Precision;
 use crate::net::Geometry;
@@ -10,22 +10,44 @@ pub const THREADS: usize = 256;
 /// Floats of shared memory that are needed to add up the sums of a block's threads.
 pub const SCRATCH: usize = 16 * (THREADS + 4) + THREADS;
 
-/// Returns the most pixels in a block's tile, by channels out: `PIXELS` of `OUT_TILES`.
-fn out_pixels(channels: usize) -> usize {
-    if channels == 16 { 512 } else { 4096 / channels }
+/// A size by the number of channels, with its name in `conv.cu`.
+type Size = (&'static str, fn(usize) -> usize);
+
+/// The sizes that the kernels need.
+pub const SIZES: [Size; 5] = [
+    ("OUT_TILES", out_tiles),
+    ("IN_TILES", in_tiles),
+    ("IN_PIXELS", in_pixels),
+    ("BANDS", bands),
+    ("WEIGHT_PIXELS", weight_pixels),
+];
+
+/// Returns the number of tiles of 16 pixels that a warp of the forward pass multiplies, by channels out.
+fn out_tiles(channels: usize) -> usize {
+    if channels == 16 { 4 } else { 2 }
 }
 
-/// Returns the same for the input gradient, by channels in: `PIXELS` of `IN_TILES`.
+/// Returns the same for the input gradient, by channels in.
+fn in_tiles(channels: usize) -> usize {
+    if channels == 64 { 2 } else { 4 }
+}
+
+/// Returns the most pixels of a block whose warps multiply `tiles` tiles of 16 pixels by 16 channels each.
+fn pixels(channels: usize, tiles: usize) -> usize {
+    THREADS / 32 / (channels / 16) * tiles * 16
+}
+
+/// Returns the most pixels of a block of the input gradient, by channels in.
 fn in_pixels(channels: usize) -> usize {
-    if channels == 64 { 64 } else { 8192 / channels }
+    pixels(channels, in_tiles(channels))
 }
 
-/// Returns the number of tiles that a block of the weight gradient takes, by channels out: `BANDS`.
+/// Returns the number of tiles that a block of the weight gradient takes at most, by channels out.
 fn bands(channels: usize) -> usize {
     channels / 16
 }
 
-/// Returns the most pixels in each of these tiles: `WEIGHT_PIXELS`.
+/// Returns the most pixels of the output in each of these tiles.
 fn weight_pixels(channels: usize) -> usize {
     1024 / bands(channels).pow(2)
 }
@@ -87,7 +109,7 @@ impl Tiles {
             (1..=most).rev().find(|&rows| shared(rows) <= room).unwrap_or(1)
         };
 
-        let forward = rows(out_pixels(cout), width, height);
+        let forward = rows(pixels(cout, out_tiles(cout)), width, height);
         let most = rows(in_pixels(cin), geo.width, geo.height);
         // Shared memory for the inputs, 16 channels of the gradient, and an integer for each pixel.
         let weight = |rows: usize| {

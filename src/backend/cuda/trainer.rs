@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::Error;
 use super::args::Row;
-use super::device::{Device, Graph, Memory, REPEATS};
+use super::device::{Device, Graph, REPEATS};
 use super::images::{fit, flat, send, units_per_transfer};
 use super::infer::{BATCH, Evaluator};
 use super::net::{DeviceNet, Feed, Segments};
@@ -19,27 +19,18 @@ use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::Criterion;
 use crate::net::Params;
 
-/// A training run on a GPU. The order of the fields is the order in which they must be dropped: graphs use
-/// all memory below them.
+/// A training run on a GPU. Its graphs use the memory of `net` and `feed`.
 pub struct Trainer {
-    /// The graphs of a step with a full batch, one for each place where it may be mixed.
-    full: Vec<Graph>,
-    /// The graphs of the last step of an epoch, if it is smaller.
-    rest: Vec<Graph>,
+    /// The step with a full batch.
+    full: Option<Steps>,
+    /// The last step of an epoch, if it is smaller.
+    rest: Option<Steps>,
     evaluators: Vec<Evaluator>,
     net: DeviceNet,
-    _segments: [Segments; 2],
-    /// All images, or those of the next steps.
-    pixels: Memory<u8>,
-    /// The number of those steps; `None` if all images are kept on the device.
-    held: Option<usize>,
-    plan: Memory<Row>,
-    step: Memory<u32>,
-    losses: Memory<f64>,
-    rates: Memory<f32>,
-    _others: [Memory<f32>; 3],
-    device: Device,
     feed: Feed,
+    /// The number of steps whose images are on the device at a time; `None` if all images are kept there.
+    held: Option<usize>,
+    device: Device,
     /// The number and the plan of the next epoch, if it has been planned.
     planned: Option<(u32, Planned)>,
     images: usize,
@@ -48,7 +39,7 @@ pub struct Trainer {
     image_len: usize,
 }
 
-/// The rows of an epoch, and for each of its steps the place where it is mixed.
+/// The rows of an epoch, and the mix point of each of its steps.
 pub type Planned = (Vec<Row>, Vec<usize>);
 
 /// The images of a run.
@@ -65,9 +56,40 @@ pub struct Images<'a> {
     pub streamed: bool,
 }
 
+/// The recorded steps of one batch size.
+struct Steps {
+    /// One graph for each mix point.
+    graphs: Vec<Graph>,
+    /// The parameters' segments, which the graphs use.
+    segments: Segments,
+}
+
+impl Steps {
+    /// Records the step of a batch of `images` images at each mix point.
+    ///
+    /// # Safety
+    /// The contract of [`DeviceNet::step`] applies.
+    ///
+    /// # Errors
+    /// Returns an error if there is not enough memory, or if a call of the driver fails.
+    unsafe fn record(
+        device: &Device,
+        net: &DeviceNet,
+        feed: &Feed,
+        images: usize,
+        mix_points: usize,
+    ) -> super::Result<Steps> {
+        let segments = net.segments(images)?;
+        // SAFETY: the caller's contract.
+        let step = |mix_point| device.record(|| unsafe { net.step(feed, images, mix_point, &segments) });
+        let graphs = (0..mix_points).map(step).collect::<super::Result<_>>()?;
+        Ok(Steps { graphs, segments })
+    }
+}
+
 impl Trainer {
-    /// Puts a network and its images on a GPU, and records a step for each of the first `places` places, see
-    /// [`crate::methods::mix::Mix::places`].
+    /// Puts a network and its images on a GPU, and records a step for each of the first `mix_points` mix
+    /// points, see [`crate::methods::mix::Mix::mix_points`].
     ///
     /// # Errors
     /// Returns an error if the kernels do not support the network or the sizes, if there is not enough
@@ -78,72 +100,53 @@ impl Trainer {
         criterion: &Criterion,
         Images { train, judged, levels, streamed }: Images,
         batch: usize,
-        places: usize,
+        mix_points: usize,
     ) -> Result<Trainer> {
         let images = train.len();
-        let own = DeviceNet::new(device, params, Some(criterion), train.shape(), batch)?;
-        own.take(params)?;
+        let net = DeviceNet::new(device, params, Some(criterion), train.shape(), batch)?;
+        net.take(params)?;
         // The images must fit in the memory that the network leaves free.
         let streamed = streamed || !fit(device, &[&[train][..], judged].concat())?;
-        let len: usize = train.shape().iter().product();
-        let held = streamed.then(|| units_per_transfer(batch * len));
-        let pixels = device.zeros(held.map_or(images, |steps| images.min(steps * batch)) * len)?;
-        if !streamed {
-            send(&pixels, train, 0..images)?;
-        }
-        let plan = device.zeros(images)?;
-        let (step, losses) = (device.zeros(1)?, device.zeros(2 * images.div_ceil(batch))?);
-        let (rates, table) = (device.zeros(4)?, device.upload(&flat(levels))?);
-        let (features, logits) =
-            (device.zeros(batch * params.network().features())?, device.zeros(batch * params.classes())?);
+        let image_len: usize = train.shape().iter().product();
+        let held = streamed.then(|| units_per_transfer(batch * image_len));
         let feed = Feed {
-            pixels: pixels.at(0),
-            plan: plan.at(0),
-            step: step.at(0),
-            levels: table.at(0),
-            features: features.at(0),
-            logits: logits.at(0),
-            losses: losses.at(0),
-            rates: rates.at(0),
+            pixels: device.zeros(held.map_or(images, |steps| images.min(steps * batch)) * image_len)?,
+            plan: device.zeros(images)?,
+            step: device.zeros(1)?,
+            levels: device.upload(&flat(levels))?,
+            features: device.zeros(batch * params.network().features())?,
+            logits: device.zeros(batch * params.classes())?,
+            losses: device.zeros(2 * images.div_ceil(batch))?,
+            rates: device.zeros(4)?,
         };
-        let rest = images % batch;
-        let segments = [own.segments(batch)?, own.segments(rest.max(1))?];
-        let record = |n: usize, segments: &Segments| -> super::Result<Vec<Graph>> {
-            let places = if n > 0 { 0..places } else { 0..0 };
-            // SAFETY: all memory of the feed belongs to the trainer, and a plan has as many rows as there are
-            // images.
-            places.map(|place| device.record(|| unsafe { own.step(&feed, n, place, segments) })).collect()
+        if !streamed {
+            send(&feed.pixels, train, 0..images)?;
+        }
+        // SAFETY: the feed has memory for all steps of an epoch, and a plan has as many rows as there are
+        // images.
+        let record = |images| unsafe { Steps::record(device, &net, &feed, images, mix_points) };
+        let full = (images >= batch).then(|| record(batch)).transpose()?;
+        let rest = match images % batch {
+            0 => None,
+            rest => Some(record(rest)?),
         };
-        let full = record(if images >= batch { batch } else { 0 }, &segments[0])?;
-        let rest = record(rest, &segments[1])?;
         // Accuracy is measured in f32, whatever the precision of training, as on the CPU and in `eval`.
         let in_f32 = device.in_f32()?;
         let fits = fit(device, judged)?;
         let evaluator = |split: &&Split| Evaluator::new(&in_f32, params, split, levels, BATCH, fits);
-        let evaluators = judged.iter().map(evaluator);
-        let evaluators = evaluators.collect::<super::Result<Vec<_>>>()?;
-        let _others = [table, features, logits];
-        let device = device.clone();
-        let _segments = segments;
+        let evaluators = judged.iter().map(evaluator).collect::<super::Result<_>>()?;
         Ok(Trainer {
             full,
             rest,
             evaluators,
-            net: own,
-            _segments,
-            pixels,
-            held,
-            plan,
-            step,
-            losses,
-            rates,
-            _others,
-            device,
+            net,
             feed,
+            held,
+            device: device.clone(),
             planned: None,
             images,
             batch,
-            image_len: len,
+            image_len,
         })
     }
 
@@ -183,43 +186,45 @@ impl Trainer {
         last: u32,
         rates: Rates,
     ) -> Result<Vec<[f64; 2]>> {
-        let (rows, places) = match self.planned.take() {
+        let (rows, mix_points) = match self.planned.take() {
             Some((planned, all)) if planned == epoch => all,
             _ => plan(epoch),
         };
-        let steps = places.len();
-        self.plan.write(0, &rows)?;
+        let steps = mix_points.len();
+        self.feed.plan.write(0, &rows)?;
         let nesterov = f32::from(u8::from(rates.nesterov));
-        self.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay, nesterov])?;
-        self.step.clear()?;
+        self.feed.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay, nesterov])?;
+        self.feed.step.clear()?;
         let held = self.held.unwrap_or(steps).max(1);
         let make = |first: usize| {
             let some = first..steps.min(first + held);
             (self.held.is_some() && !some.is_empty()).then(|| images(some))
         };
         let mut made = make(0);
-        for (n, places) in places.chunks(held).enumerate() {
+        for (n, mix_points) in mix_points.chunks(held).enumerate() {
+            let first = n * held;
             if let Some(images) = &made {
-                let rows = self.images.min((n * held + places.len()) * self.batch) - n * held * self.batch;
+                let rows = self.images.min((first + mix_points.len()) * self.batch) - first * self.batch;
                 assert_eq!(images.len(), rows * self.image_len, "all images of the steps");
-                self.pixels.write(0, images)?;
+                self.feed.pixels.write(0, images)?;
             }
-            for (step, &place) in (n * held..).zip(places) {
+            for (step, &mix_point) in (first..).zip(mix_points) {
                 if interrupt::requested() {
                     self.device.wait()?;
                     return Err(Interrupted.into());
                 }
                 let whole = (step + 1) * self.batch <= self.images;
-                let graphs = if whole { &self.full } else { &self.rest };
-                // SAFETY: the memory is still what it was when the graph was recorded.
-                unsafe { graphs[place].launch()? };
+                let recorded = if whole { &self.full } else { &self.rest };
+                let recorded = recorded.as_ref().expect("steps of this size are recorded");
+                // SAFETY: the trainer keeps all memory that the graph uses.
+                unsafe { recorded.graphs[mix_point].launch()? };
             }
-            made = make((n + 1) * held);
+            made = make(first + held);
         }
         if epoch < last {
             self.planned = Some((epoch + 1, plan(epoch + 1)));
         }
-        let losses = self.losses.read(0, 2 * steps)?;
+        let losses = self.feed.losses.read(0, 2 * steps)?;
         Ok(losses.as_chunks().0.to_vec())
     }
 
@@ -251,11 +256,11 @@ impl Trainer {
         let epoch = (self.images / self.batch).max(1);
         for step in 0..steps {
             if step % epoch == 0 {
-                self.step.clear()?;
+                self.feed.step.clear()?;
             }
-            if let Some(graph) = self.full.first() {
-                // SAFETY: the memory is still what it was when the graph was recorded.
-                unsafe { graph.launch()? };
+            if let Some(full) = &self.full {
+                // SAFETY: the trainer keeps all memory that the graph uses.
+                unsafe { full.graphs[0].launch()? };
             }
         }
         self.device.wait()
@@ -268,14 +273,16 @@ impl Trainer {
     /// Returns an error if an epoch has fewer steps than the repetitions of a launch, or if a call of the
     /// driver fails.
     pub fn profile(&self) -> super::Result<Vec<(&'static str, f64)>> {
-        // Each repetition of the head advances the step counter.
-        if self.images / self.batch < REPEATS as usize {
-            return Err(Error::Size(format!("{} images are too few to time kernels on", self.images)));
+        match &self.full {
+            // Each repetition of the head advances the step counter.
+            Some(full) if self.images / self.batch >= REPEATS as usize => {
+                self.feed.step.clear()?;
+                // SAFETY: the feed has memory for all steps of an epoch, and the plan has as many steps as
+                // the repetitions of the head advance.
+                self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, 0, &full.segments) })
+            }
+            _ => Err(Error::Size(format!("{} images are too few to time kernels on", self.images))),
         }
-        self.step.clear()?;
-        // SAFETY: the memory is still what it was when the step was recorded, and the plan has as many steps
-        // as the repetitions of the head advance.
-        self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, 0, &self._segments[0]) })
     }
 
     /// Copies parameters, velocities and running statistics to the host.

@@ -84,6 +84,11 @@ pub fn run(flags: &Flags, images: &Path) -> Result<()> {
 
 /// Finds the images of a directory, of a file of paths or of stdin, or a single image.
 fn find(images: &Path) -> Result<Found> {
+    const EXPECTED: &str = "pass an image, a directory of images or a list of their paths";
+    let shown = format!("--images {}", images.display());
+    if images != Path::new("-") && !images.exists() {
+        bail!("{shown}: there is no such file or directory; {EXPECTED}");
+    }
     let mut passed_over = PassedOver::default();
     let mut unlisted = vec![];
     let (root, paths) = if images.is_dir() {
@@ -105,12 +110,11 @@ fn find(images: &Path) -> Result<Found> {
             true => io::stdin().read_to_end(&mut bytes),
             false => fs::File::open(images).and_then(|mut file| file.read_to_end(&mut bytes)),
         };
-        read.with_context(|| format!("--images {}", images.display()))?;
+        read.with_context(|| shown.clone())?;
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         ensure!(
             !bytes.contains(&0),
-            "--images {}: its name is not that of an image, and its content is not a list of paths",
-            images.display()
+            "{shown}: its name is not that of an image, and its content is not a list of paths"
         );
         let (mut text, mut lost) = (vec![], vec![]);
         for line in bytes.split(|byte| *byte == b'\n') {
@@ -124,14 +128,19 @@ fn find(images: &Path) -> Result<Found> {
         // A line may still have a carriage return inside.
         let (odd, paths): (Vec<_>, Vec<_>) = lines.map(str::to_owned).partition(|path| path.contains('\r'));
         unlisted.extend(odd.into_iter().map(|path| [path, LINE_BREAK.to_owned()]));
+        if let Some(first) = paths.first()
+            && !paths.iter().any(|path| Path::new(path).exists())
+        {
+            bail!("{shown}: is not a list of images: there is no file {first:?}; {EXPECTED}");
+        }
         (PathBuf::from("."), paths)
     };
     // The order in which a directory is read is that of the file system.
     unlisted.sort_unstable();
     if let (true, Some([path, why])) = (paths.is_empty(), unlisted.first()) {
-        bail!("--images {}: {path:?} {why}", images.display());
+        bail!("{shown}: {path:?} {why}");
     }
-    ensure!(!paths.is_empty(), "--images {}: there are no images", images.display());
+    ensure!(!paths.is_empty(), "{shown}: there are no images");
     passed_over.notices().iter().for_each(|notice| log::info!("{notice}"));
     let progress = terminal::progress(paths.len(), "hashing files");
     let files: BTreeSet<&String> = paths.iter().collect();

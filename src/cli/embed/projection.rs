@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{FEATURES, floats, produced};
+use crate::cli::whole;
 use crate::manifest::store::{Done, Writer, write_atomic};
 use crate::manifest::{Manifest, Object};
 use crate::project::tsne::Tsne;
@@ -32,7 +33,7 @@ pub struct Projection {
     pub perplexity: Option<f64>,
 
     /// t-SNE: number of steps, of which the first 250 (at most a third) use early exaggeration [default: 750]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1, 1_000_000))]
     pub iterations: Option<u32>,
 
     /// t-SNE: factor of early exaggeration, which multiplies the affinities; 1 for none [default: 12]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 
-use crate::cli::Common;
+use crate::cli::{Common, whole};
 use crate::data::Normalise;
 use crate::data::files::decode::MAX_PIXELS;
 use crate::data::files::{Preprocess, Reading};
@@ -62,12 +62,12 @@ pub struct Flags {
     ///
     /// The shorter side is resized to N, and a square is cut from the centre, as torchvision's Resize(N) and
     /// CenterCrop(N) do.
-    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = whole::<u32>(1, 4096))]
     pub size: Option<u32>,
 
     /// Side of the stored square images in pixels, if larger than --size: training takes random crops of
     /// them, evaluation the centre crop
-    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = whole::<u32>(1, 4096))]
     pub resize: Option<u32>,
 
     /// Resize the whole image to a square without keeping its aspect ratio, instead of cropping the centre
@@ -119,7 +119,7 @@ pub struct Flags {
     pub imb_ratio: Option<f64>,
 
     /// Size of the largest class of the profile (image files) [default: that of the largest class found]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(1, u32::MAX))]
     pub max_per_class: Option<u32>,
 
     /// Seed for the choice of images, as numpy.random.seed(N) in the reference code
@@ -151,11 +151,11 @@ pub struct Flags {
     pub shard_bytes: u64,
 
     /// Training images per class before the imbalance (--dataset synthetic) [default: 500]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>(1, 1_000_000))]
     pub train_per_class: Option<u32>,
 
     /// Test images per class (--dataset synthetic) [default: 100]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>(1, 1_000_000))]
     pub test_per_class: Option<u32>,
 
     /// Common flags.
@@ -248,6 +248,7 @@ impl Flags {
         let inaturalist = self.dataset == Name::Inaturalist;
         let image_files = "image files (--dataset folder, list, inaturalist, cinic10 or tiny-imagenet)";
         let idle = [
+            ("data", self.data.is_some() && synthetic, "another --dataset; synthetic images are generated"),
             (
                 "imb-ratio",
                 self.imb_ratio.is_some() && self.imb_type() == ImbType::None,

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use super::super::Common;
 use super::{plan, unique};
+use crate::cli::{Common, whole};
 use crate::manifest::{Manifest, Object, source};
 use crate::report::figure::{Kind, experiments, png, text};
 use crate::report::one_line;
@@ -43,7 +43,7 @@ pub struct FigureFlags {
     pub width: f64,
 
     /// Resolution of PNG files in dots per inch
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(30..=2400))]
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = whole::<u32>(30, 2400))]
     pub dpi: u32,
 }
 

@@ -14,8 +14,8 @@ use super::recipes::{Preset, RecipeName};
 use super::values::{ClassifierName, Jitter, Milestones, RandAugment, Seeds, TauNorm, methods};
 use crate::cli::generate::architectures;
 use crate::cli::sweep::Sweep;
-use crate::cli::{Common, VERSION};
-use crate::methods::choice::{Choice, Kind};
+use crate::cli::{Common, VERSION, whole};
+use crate::methods::choice::{Choice, Kind, Setting};
 use crate::methods::classifier::Classifier;
 use crate::methods::loss::LossKind;
 use crate::methods::mix::MixKind;
@@ -211,7 +211,7 @@ pub struct Flags {
     pub tau_norm: Option<TauNorm>,
 
     /// knn: number of nearest training images that vote [default: 20]
-    #[arg(long, value_name = "K", help_heading = "Second stage", requires = "classifier", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "K", help_heading = "Second stage", requires = "classifier", value_parser = whole::<u32>(1, u32::MAX))]
     pub neighbours: Option<u32>,
 
     /// Train once for each value of a flag that takes a number, such as tau-norm=0:1:0.1; with --out DIR the
@@ -234,7 +234,7 @@ pub struct Flags {
     pub seeds: Option<Seeds>,
 
     /// Number of runs to train side by side on a GPU [default: as many as fit, at most 3]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Seeds and files")]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(1, 65_535), help_heading = "Seeds and files")]
     pub parallel: Option<u16>,
 
     /// Also write an event file for TensorBoard into each run's directory, from log.jsonl
@@ -392,7 +392,7 @@ impl Flags {
         let Method { mix, loss, rule } = preset(&self.method)?;
         let (mut mix, loss, rule) = (asked(&self.mix, mix), asked(&self.loss, loss), asked(&self.rule, rule));
         if let Some(of_recipe) = self.recipe.preset().alpha {
-            mix = mix.setting("alpha", of_recipe).unwrap_or(mix);
+            mix = mix.setting("alpha", Setting::Number(of_recipe)).unwrap_or(mix);
         }
         self.options.set(Method { mix, loss, rule })
     }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
 
-use crate::methods::choice::{Choice, Domain, Kind, Opt, options};
+use crate::methods::choice::{Choice, Domain, Kind, Opt, Setting, options};
 use crate::methods::loss::LossKind;
 use crate::methods::mix::MixKind;
 use crate::methods::presets::Method;
@@ -43,12 +43,12 @@ static FLAGS: LazyLock<Vec<Flag>> = LazyLock::new(|| {
 
 /// The options that are given, with their values.
 #[derive(Clone, Debug, Default)]
-pub struct Given(Vec<(&'static str, f64)>);
+pub struct Given(Vec<(&'static str, Setting)>);
 
 impl Args for Given {
     fn augment_args(command: Command) -> Command {
         command.args(FLAGS.iter().map(|Flag { option, long, .. }| {
-            let about = format!("{} [default: {}]", option.about, option.usual());
+            let about = format!("{} [default: {}]", option.about, option.default);
             let arg = Arg::new(*long)
                 .long(*long)
                 .help_heading("Options of the method")
@@ -77,10 +77,10 @@ impl FromArgMatches for Given {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Given, Error> {
         let given = |Flag { option, long, .. }: &Flag| {
             let value = match option.domain {
-                Domain::Number { .. } => *matches.get_one::<f64>(long)?,
+                Domain::Number { .. } => Setting::Number(*matches.get_one::<f64>(long)?),
                 Domain::OneOf(_, words) => {
                     let asked = matches.get_one::<String>(long)?;
-                    words.iter().position(|(word, _)| word == asked)? as f64
+                    Setting::Word(words.iter().find(|(word, _)| word == asked)?.0)
                 }
             };
             Some((option.name, value))

@@ -18,7 +18,8 @@ const WAITING: usize = 8;
 pub struct Board {
     /// The name of each run.
     names: Vec<String>,
-    epochs: u32,
+    /// The number of epochs; `None` for classifiers that are computed directly.
+    epochs: Option<u32>,
     /// `None` if nothing can be drawn.
     lines: Option<Lines>,
 }
@@ -34,7 +35,7 @@ struct Lines {
 
 impl Board {
     /// Creates a board of runs. Nothing is shown before one of them works.
-    pub fn new(names: Vec<String>, epochs: u32, quiet: bool) -> Board {
+    pub fn new(names: Vec<String>, epochs: Option<u32>, quiet: bool) -> Board {
         let lines = (terminal::can_draw() && !quiet).then(|| Lines {
             waiting: Vec::new(),
             next: 0,
@@ -105,7 +106,7 @@ fn remove(bar: &ProgressBar) {
 /// The progress of one run.
 pub struct Progress {
     name: String,
-    epochs: u32,
+    epochs: Option<u32>,
     bar: Option<ProgressBar>,
     clock: Clock,
     /// The results of the last epoch, for the bar.
@@ -150,7 +151,7 @@ impl Clock {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Progress {
-    fn new(name: String, epochs: u32, bar: Option<ProgressBar>) -> Progress {
+    fn new(name: String, epochs: Option<u32>, bar: Option<ProgressBar>) -> Progress {
         Progress { name, epochs, bar, clock: Clock::new(), last: Default::default(), said: false }
     }
 
@@ -159,8 +160,8 @@ impl Progress {
         match event {
             Event::Begin { done, steps } => {
                 self.clock = Clock { before: done, done: (done, 0), steps, ..Clock::new() };
-                if done > 0 && self.bar.is_none() {
-                    log::info!("{}: continuing after epoch {done} of {}", self.name, self.epochs);
+                if let (1.., Some(epochs), None) = (done, self.epochs, &self.bar) {
+                    log::info!("{}: continuing after epoch {done} of {epochs}", self.name);
                 }
                 self.draw();
             }
@@ -169,12 +170,7 @@ impl Progress {
                 self.draw();
                 if self.bar.is_none() && !self.said && self.clock.started.elapsed() > PATIENCE {
                     self.said = true;
-                    log::info!(
-                        "{}: {} {}",
-                        self.name,
-                        self.position().join(" "),
-                        self.clock.eta(self.epochs)
-                    );
+                    log::info!("{}: {} {}", self.name, self.position().join(" "), self.eta());
                 }
             }
             Event::Epoch(e) => {
@@ -184,26 +180,39 @@ impl Progress {
                 self.draw();
                 // Lines go through the log, which `-q` silences.
                 if self.bar.is_none() {
-                    let eta = self.clock.eta(self.epochs);
-                    log::info!("{}: epoch {}/{} {} {eta}", self.name, e.epoch, e.epochs, in_a_line(e));
+                    let (name, accuracy, eta) = (&self.name, accuracy(e), self.eta());
+                    match self.epochs {
+                        Some(epochs) => log::info!(
+                            "{name}: epoch {}/{epochs} lr {} loss {:.4} {accuracy} {:.0} images/s {eta}",
+                            e.epoch,
+                            e.lr,
+                            e.loss,
+                            e.images_per_second
+                        ),
+                        None => log::info!("{name}: {accuracy}"),
+                    }
                 }
             }
         }
     }
 
-    /// Returns `epoch 3/300`, and `step 12/97` while that epoch is computed.
+    fn eta(&self) -> String {
+        self.clock.eta(self.epochs.unwrap_or(1))
+    }
+
+    /// Returns `epoch 3/300`, and `step 12/97` while that epoch is computed; nothing without epochs.
     fn position(&self) -> [String; 2] {
+        let Some(epochs) = self.epochs else { return Default::default() };
         let Clock { done: (done, step), steps, .. } = self.clock;
-        let step = if done < self.epochs { format!("step {step}/{steps}") } else { String::new() };
-        [format!("epoch {}/{}", (done + 1).min(self.epochs), self.epochs), step]
+        let step = if done < epochs { format!("step {step}/{steps}") } else { String::new() };
+        [format!("epoch {}/{epochs}", (done + 1).min(epochs)), step]
     }
 
     fn draw(&self) {
         let Some(bar) = &self.bar else { return };
         let [epoch, step] = self.position();
         let [test, loss, speed] = self.last.clone();
-        let fields =
-            [(0, epoch), (3, step), (1, self.clock.eta(self.epochs)), (2, test), (4, loss), (5, speed)];
+        let fields = [(0, epoch), (3, step), (1, self.eta()), (2, test), (4, loss), (5, speed)];
         let columns = terminal::columns();
         bar.set_message(fitting(&shorter(&self.name, columns), fields, columns));
     }
@@ -269,16 +278,9 @@ fn on_a_bar(e: &EpochReport) -> [String; 3] {
     ]
 }
 
-fn in_a_line(e: &EpochReport) -> String {
-    format!(
-        "lr {} loss {:.4} train {:.2} % test {:.2} %{} {:.0} images/s",
-        e.lr,
-        e.loss,
-        e.train_top1,
-        e.test_top1,
-        e.val_top1.map_or(String::new(), |v| format!(" val {v:.2} %")),
-        e.images_per_second,
-    )
+fn accuracy(e: &EpochReport) -> String {
+    let val = e.val_top1.map_or(String::new(), |val| format!(" val {val:.2} %"));
+    format!("train {:.2} % test {:.2} %{val}", e.train_top1, e.test_top1)
 }
 
 fn time(seconds: f64) -> FormattedDuration {
@@ -305,8 +307,9 @@ mod tests {
 
     #[test]
     fn an_epoch_in_words() {
-        let text = in_a_line(&REPORT);
-        assert_eq!(text, "lr 0.001 loss 0.1235 train 98.76 % test 70.00 % 612 images/s");
+        assert_eq!(accuracy(&REPORT), "train 98.76 % test 70.00 %");
+        let with_val = EpochReport { val_top1: Some(65.5), ..REPORT };
+        assert_eq!(accuracy(&with_val), "train 98.76 % test 70.00 % val 65.50 %");
         assert_eq!(time(4000.0).to_string(), "01:06:40");
         assert_eq!(time(f64::NAN).to_string(), "00:00:00", "a broken clock is no panic");
     }

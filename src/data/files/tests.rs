@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 use super::decode::{self, MAX_PIXELS, decode};
 use super::*;
 
-fn place() -> PathBuf {
+fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images")
 }
 
@@ -26,14 +26,14 @@ fn pixels_are_pillows() {
 }
 
 fn check_pixels() {
-    let expected = fs::read(place().join("expected.safetensors")).expect("the fixture");
+    let expected = fs::read(fixtures().join("expected.safetensors")).expect("the fixture");
     let expected = SafeTensors::deserialize(&expected).expect("tensors");
     let mut all = blake3::Hasher::new();
     let mut names: Vec<&str> = expected.names().into_iter().collect();
     names.sort_unstable();
     for name in names {
         let (file, way) = name.split_once('@').unwrap_or((name, "crop"));
-        let bytes = fs::read(place().join(file)).expect("an image");
+        let bytes = fs::read(fixtures().join(file)).expect("an image");
         let image = decode(&bytes, MAX_PIXELS).expect(name);
         let truth = expected.tensor(name).expect("named");
         let &[height, width, 3] = truth.shape() else { panic!("{name}: not (H, W, 3)") };
@@ -63,7 +63,7 @@ fn check_pixels() {
     }
     // The pixels are the same on every machine. If an update of a decoder changes them, raise SEMANTICS in
     // decode.rs.
-    let pinned = fs::read_to_string(place().join("decoded.blake3"))
+    let pinned = fs::read_to_string(fixtures().join("decoded.blake3"))
         .expect("the version of the decoding and the hash of its pixels");
     assert_eq!(format!("{} {}", decode::SEMANTICS, all.finalize().to_hex()), pinned.trim());
 }
@@ -73,7 +73,7 @@ fn check_pixels() {
 fn jpegs_are_the_same_without_vector_instructions() {
     use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
     for name in ["444.jpg", "420.jpg", "422.JPEG", "progressive.jpg", "grey.jpg", "cmyk.jpg"] {
-        let bytes = fs::read(place().join(name)).expect("an image");
+        let bytes = fs::read(fixtures().join(name)).expect("an image");
         let [fast, plain] = [true, false].map(|fast| {
             let options = DecoderOptions::default().jpeg_set_out_colorspace(ColorSpace::RGB);
             let options = options.set_use_unsafe(fast);
@@ -107,7 +107,7 @@ fn sizes_are_torchvisions() {
 
 #[test]
 fn what_is_no_image_is_said() {
-    let file = |name: &str| fs::read(place().join(name)).expect("an image");
+    let file = |name: &str| fs::read(fixtures().join(name)).expect("an image");
     let mut torn = file("420.jpg");
     torn.truncate(torn.len() / 2);
     let mut scans = file("progressive.jpg");

@@ -43,8 +43,8 @@ impl Tree {
             })
             .collect();
         let hash_of = |path: &str| -> io::Result<(String, Option<String>)> {
-            let place = root.join(path);
-            let meta = fs::metadata(&place)?;
+            let file = root.join(path);
+            let meta = fs::metadata(&file)?;
             let identity = hash::identity(&meta);
             if let Some((then, hash)) = known.get(path)
                 && *then == identity
@@ -55,7 +55,7 @@ impl Tree {
                 // The hash does not matter here: the caller checks for the interruption.
                 return Ok((String::new(), None));
             }
-            let content = fs::read(&place)?;
+            let content = fs::read(&file)?;
             on();
             let hash = blake3::hash(&content).to_hex().to_string();
             Ok((hash, hash::is_settled(&meta).then_some(identity)))

@@ -185,8 +185,8 @@ pub fn images(
             Err(e) => refuse(e)?,
         }
     }
-    let place = |path: &str| path.rsplit_once('/').map(|(dir, name)| (dir.to_owned(), name.to_owned()));
-    found.sort_by_cached_key(|path| place(path).unwrap_or_else(|| (String::new(), path.clone())));
+    let split = |path: &str| path.rsplit_once('/').map(|(dir, name)| (dir.to_owned(), name.to_owned()));
+    found.sort_by_cached_key(|path| split(path).unwrap_or_else(|| (String::new(), path.clone())));
     Ok(found)
 }
 

@@ -68,8 +68,8 @@ impl Writer {
         self.begin_with(files, "")
     }
 
-    /// Does the same as [`Writer::begin`], and returns a directory for files that are not yet in their final
-    /// place. Files that a killed process left there are kept if it worked on the same key.
+    /// Does the same as [`Writer::begin`], and returns a directory for files that are not yet at their final
+    /// paths. Files that a killed process left there are kept if it worked on the same key.
     ///
     /// # Errors
     /// Fails under the same conditions as [`Writer::begin`], or if the directory cannot be made.
@@ -157,7 +157,7 @@ impl Writer {
             // A link may lead to a path that JSON cannot hold; the link's own name was checked before.
             *p = if in_utf8(&named).is_ok() { named } else { absolute(p) };
         });
-        let place = m.path.take();
+        let path = m.path.take();
         // The outputs must be on disk before the manifest that lists them.
         hash::sync_dir(dir)?;
         write_json(&self.plan.manifest_path(), &m)?;
@@ -165,7 +165,7 @@ impl Writer {
             remove(&self.plan.plan_path())?;
         }
         self.owned.take();
-        m.path = place;
+        m.path = path;
         Ok(m)
     }
 }

@@ -1,7 +1,7 @@
 //! Focal loss: samples that are already classified well count less.
 
 use super::{ClassifierKind, LossKind, up_to};
-use crate::methods::choice::{Domain, Entry, Opt};
+use crate::methods::choice::{Domain, Entry, Opt, Setting};
 
 /// *Focal loss*, in its form for a softmax: cross-entropy times (1 − p)^γ.
 pub static FOCAL: LossKind = LossKind {
@@ -20,7 +20,7 @@ pub static FOCAL: LossKind = LossKind {
 const GAMMA: Opt = Opt::new(
     "gamma",
     "focal: γ of the factor (1 − p)^γ, by which the cross-entropy is multiplied",
-    2.0,
+    Setting::Number(2.0),
     Domain::Number {
         symbol: "G",
         check: |gamma| up_to(gamma, 100.0),

@@ -1,7 +1,7 @@
 //! LDAM: margins that are larger for rarer classes.
 
 use super::{ClassifierKind, LossKind, SCALE, of_each, up_to};
-use crate::methods::choice::{Domain, Entry, Opt};
+use crate::methods::choice::{Domain, Entry, Opt, Setting};
 
 /// *LDAM*: a normalised classifier whose margins are ∝ n_k^(−1/4).
 pub static LDAM: LossKind = LossKind {
@@ -24,7 +24,7 @@ pub static LDAM: LossKind = LossKind {
 const MARGIN: Opt = Opt::new(
     "margin",
     "ldam: margin of the rarest class, which is subtracted from the cosine",
-    0.5,
+    Setting::Number(0.5),
     Domain::Number {
         symbol: "M",
         check: |margin| up_to(margin, 2.0),

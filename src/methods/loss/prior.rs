@@ -1,7 +1,7 @@
 //! Balanced softmax and logit adjustment: the classes' shares of the training images are added to the logits.
 
 use super::{ClassifierKind, LossKind, of_each, up_to};
-use crate::methods::choice::{Domain, Entry, Opt};
+use crate::methods::choice::{Domain, Entry, Opt, Setting};
 
 /// *Balanced softmax*: log n_c is added to the logit of class c.
 pub static BALANCED_SOFTMAX: LossKind = LossKind {
@@ -42,7 +42,7 @@ pub static LOGIT_ADJUSTMENT: LossKind = LossKind {
 const LA_TAU: Opt = Opt::new(
     "la_tau",
     "logit-adjustment: τ, the factor of the log of the class frequencies",
-    1.0,
+    Setting::Number(1.0),
     Domain::Number {
         symbol: "T",
         check: |tau| up_to(tau, 100.0),

@@ -3,7 +3,7 @@
 
 use super::patch::anywhere;
 use super::{ALPHA, Blend, LAMBDA_PER, Labels, MixKind, Partner};
-use crate::methods::choice::{Domain, Entry, Opt};
+use crate::methods::choice::{Domain, Entry, Opt, Setting};
 
 /// CMO with the probability from its code. Unlike the code, it also mixes in the first and the last three
 /// epochs.
@@ -23,6 +23,6 @@ pub static CMO: MixKind = MixKind {
 const MIX_PROB: Opt = Opt::new(
     "mix_prob",
     "cmo: the probability that a batch is mixed",
-    0.5,
+    Setting::Number(0.5),
     Domain::Number { symbol: "P", check: |p| (0.0..=1.0).contains(&p), why: "must be between 0 and 1" },
 );

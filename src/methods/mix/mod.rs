@@ -22,7 +22,7 @@ pub use self::cmo::CMO;
 pub use self::hidden::{MANIFOLD_MIXUP, REMIX_MANIFOLD};
 pub use self::images::{MIXUP, REMIX};
 pub use self::patch::{CUTMIX, Patch, REMIX_CUTMIX};
-use super::choice::{Choice, Domain, Entry, Kind, Opt};
+use super::choice::{Choice, Domain, Entry, Kind, Opt, Setting};
 use crate::rng;
 
 /// A mix with the values of its options.
@@ -95,7 +95,7 @@ pub static NONE: MixKind = MixKind {
 const ALPHA: Opt = Opt::new(
     "alpha",
     "Mixes: λ, the share of the first image, is drawn from Beta(A, A); 1 is uniform",
-    1.0,
+    Setting::Number(1.0),
     Domain::Number {
         symbol: "A",
         check: |alpha| (1e-3..=1e3).contains(&alpha),
@@ -106,7 +106,7 @@ const ALPHA: Opt = Opt::new(
 const KAPPA: Opt = Opt::new(
     "kappa",
     "Remix: a class is rare compared with one that has at least K times as many images",
-    3.0,
+    Setting::Number(3.0),
     Domain::Number {
         symbol: "K",
         check: |kappa| kappa >= 1.0 && kappa.is_finite(),
@@ -117,7 +117,7 @@ const KAPPA: Opt = Opt::new(
 const TAU: Opt = Opt::new(
     "tau",
     "Remix: the rare class gets the whole label if the share of the other class in the image is below T",
-    0.5,
+    Setting::Number(0.5),
     Domain::Number {
         symbol: "T",
         check: |tau| (0.0..=1.0).contains(&tau),
@@ -128,7 +128,7 @@ const TAU: Opt = Opt::new(
 const LAMBDA_PER: Opt = Opt::new(
     "lambda_per",
     "Mixes: draw λ (and the patch) once per batch or once per pair",
-    0.0,
+    Setting::Word("batch"),
     Domain::OneOf("PER", &[("batch", "One λ for all pairs of a batch"), ("sample", "One λ for each pair")]),
 );
 
@@ -138,9 +138,10 @@ impl Choice<MixKind> {
         matches!(self.kind.blend, Blend::Nothing)
     }
 
-    /// Returns the number of places in the network at which batches may be mixed; one of them is drawn for
-    /// each batch. Place 0 is the images, places 1 and 2 are the outputs of these stages.
-    pub fn places(&self) -> usize {
+    /// Returns the number of mix points: the points of the network at which batches may be mixed, one of
+    /// which is drawn for each batch. Mix point 0 is the images; mix points 1 and 2 are the outputs of the
+    /// first and the second stage.
+    pub fn mix_points(&self) -> usize {
         if matches!(self.kind.blend, Blend::Hidden) { 3 } else { 1 }
     }
 

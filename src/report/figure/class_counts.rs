@@ -8,7 +8,7 @@ use super::axis::{Axes, Mark, labels, legend, margin, slanted, ticks, whole, wid
 use super::palette::method;
 use super::svg::{GRID, INK, SMALL, Style, Svg, TEXT};
 use super::text::{CAP, width};
-use super::{Classes, Error, MOST, Manifest, axis, class_label, foreign, place};
+use super::{Classes, Error, MOST, Manifest, axis, class_label, foreign, path_of};
 use crate::manifest::Input;
 use crate::report::column::{Column, column_of};
 use crate::report::experiment::images_of;
@@ -71,7 +71,7 @@ fn of_dataset(m: &Manifest) -> Result<Set, Error> {
     let of = Input {
         role: String::new(),
         key: None,
-        path: place(m),
+        path: path_of(m),
         blake3: String::new(),
         params: m.params.clone(),
         facts: m.facts(),

@@ -15,7 +15,7 @@ use super::axis::{LONGEST, heading, slanted, ticks, widest};
 use super::palette::blues;
 use super::svg::{GRID, INK, SMALL, Svg, TEXT, num};
 use super::text::{fit_all, width};
-use super::{Classes, Error, Manifest, class_label, foreign, list, place};
+use super::{Classes, Error, Manifest, class_label, foreign, list, path_of};
 use crate::metrics::Cell;
 use crate::report::experiment::Experiment;
 use crate::report::series::{count, series};
@@ -211,7 +211,7 @@ fn read(m: &Manifest, n: usize) -> Result<Vec<Cell>, Error> {
     let path = m.checked("confusion")?.swap_remove(0);
     let bytes = std::fs::read(&path).map_err(crate::manifest::Error::io(&path))?;
     let bad = || Error::Unfit {
-        path: place(m),
+        path: path_of(m),
         why: format!("{} does not hold valid counts of its classes; make it again with eval", path.display()),
     };
     let file = SafeTensors::deserialize(&bytes).map_err(|_| bad())?;

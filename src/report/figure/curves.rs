@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::axis::{Axes, Mark, legend, margin, ticks};
 use super::palette::method;
 use super::svg::{MUTED, Svg, TEXT};
-use super::{Error, Manifest, methods, place};
+use super::{Error, Manifest, methods, path_of};
 use crate::manifest;
 use crate::report::experiment::Experiment;
 use crate::report::title;
@@ -54,7 +54,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     let xs = if epochs > 1 { (1.0, epochs as f64) } else { (0.5, 1.5) };
     let milestones = milestones(found);
     let mut labelled = f64::NEG_INFINITY;
-    for (place, panel) in panels.iter().enumerate() {
+    for (number, panel) in panels.iter().enumerate() {
         // The axis title is drawn to the left of the numbers of all panels.
         let named = if panel.of.is_empty() { 0.0 } else { 8.0 };
         let axes = Axes { x: left, y: y + 5.0 + named, w: page - left - 6.0, h: 78.0, xs, ys: range(panel) };
@@ -64,7 +64,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
             let (x, bottom) = axes.at(m, axes.ys.0);
             svg.line((x, axes.y), (x, bottom), MUTED, 0.5, "1 1.5");
             // Milestones that are close together share a label.
-            if place == 0 && x - labelled > 26.0 {
+            if number == 0 && x - labelled > 26.0 {
                 svg.text(x, axes.y - 2.0, "lr ÷ 10", TEXT.small().middle().fill(MUTED));
                 labelled = x;
             }
@@ -73,12 +73,12 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
             lines(&mut svg, &axes, &runs[n], panel.field, n);
         }
         // The name goes above the panel and, in the first one, above the labels of the learning rate.
-        let base = axes.y - if place == 0 { 9.5 } else { 2.5 };
+        let base = axes.y - if number == 0 { 9.5 } else { 2.5 };
         if named > 0.0 {
             svg.text(axes.x, base, &panel.of, TEXT.small());
         }
         y = axes.y + axes.h;
-        if place + 1 == panels.len() {
+        if number + 1 == panels.len() {
             let mut whole = ticks(xs.0, xs.1, 7);
             whole.retain(|e| e.fract() == 0.0);
             axes.bottom(&mut svg, &whole, "epoch");
@@ -154,12 +154,12 @@ fn read(m: &Manifest) -> Result<Run, Error> {
         for (field, (name, _)) in FIELDS.iter().enumerate() {
             let v = value.get(*name).and_then(Value::as_f64).filter(|v| v.is_finite());
             let why = || format!("line {} of {} has no {name}; train again", n + 1, path.display());
-            run[field].push(v.ok_or_else(|| Error::Unfit { path: place(m), why: why() })?);
+            run[field].push(v.ok_or_else(|| Error::Unfit { path: path_of(m), why: why() })?);
         }
     }
     if run[0].is_empty() {
         let why = format!("{} is empty; train again", path.display());
-        return Err(Error::Unfit { path: place(m), why });
+        return Err(Error::Unfit { path: path_of(m), why });
     }
     Ok(run)
 }

@@ -1,4 +1,4 @@
-//! The figure of the starting report: the images in each model's feature space, coloured once by true class
+//! The figure of the reproduction report: the images in each model's feature space, coloured once by true class
 //! and once by prediction.
 //!
 //! A model is a column of two panels that share one projection; a single model has them side by side. The
@@ -13,7 +13,7 @@ use super::axis::{HEADING, Mark, legend};
 use super::palette::{MAX_CLASSES, class, viridis};
 use super::svg::{INK, MUTED, SIZE, SMALL, Style, Svg, TEXT, num};
 use super::text::{fit, wrap};
-use super::{Error, Manifest, foreign, list, place};
+use super::{Error, Manifest, foreign, list, path_of};
 use crate::report::experiment::Experiment;
 use crate::report::series::{apart, series};
 
@@ -126,7 +126,7 @@ fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], cl
     let inner = side - 2.0 * pad;
     // Dots cover about a fifth of the panel, however many there are.
     let dot = (0.62 * side / (points.len() as f64).sqrt()).clamp(0.6, 2.5);
-    let place = |&(px, py): &(f64, f64)| {
+    let position = |&(px, py): &(f64, f64)| {
         let to = |v: f64| ((pad + inner * v) * UNITS).round() as i64;
         (to(px), to(1.0 - py))
     };
@@ -145,7 +145,7 @@ fn panel(svg: &mut Svg, (x, y, side): (f64, f64, f64), points: &[(f64, f64)], cl
             let mut d = String::new();
             let mut last = (0, 0);
             for &i in same {
-                let (px, py) = place(&points[i]);
+                let (px, py) = position(&points[i]);
                 let (dx, dy) = (px - last.0, py - last.1);
                 // A line of zero length with round ends is a disc.
                 let comma = if dy < 0 { "" } else { " " };
@@ -230,7 +230,7 @@ fn class_names(found: &[&Manifest]) -> Result<Vec<String>, Error> {
             let why =
                 "its classes differ from those of the embeddings before it; draw one data set per figure"
                     .into();
-            return Err(Error::Unfit { path: place(m), why });
+            return Err(Error::Unfit { path: path_of(m), why });
         }
     }
     all.ok_or_else(|| Error::Inputs { kind: "figure1", why: "nothing to draw".into() })
@@ -247,7 +247,7 @@ fn axis_name(m: &Manifest) -> &'static str {
 fn read(m: &Manifest, title: String, classes: usize) -> Result<Model, Error> {
     let path = m.checked("features")?.swap_remove(0);
     let bytes = std::fs::read(&path).map_err(crate::manifest::Error::io(&path))?;
-    let bad = |why: String| Error::Unfit { path: place(m), why };
+    let bad = |why: String| Error::Unfit { path: path_of(m), why };
     let file = SafeTensors::deserialize(&bytes).map_err(|e| {
         bad(format!("{} is not a safetensors file ({e}); make it again with embed", path.display()))
     })?;

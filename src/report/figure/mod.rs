@@ -20,8 +20,7 @@ pub mod text;
 use serde_json::Value;
 
 use super::Error;
-use super::experiment::Experiment;
-use super::experiment::place;
+use super::experiment::{Experiment, path_of};
 use super::series::{Series, series};
 use crate::manifest::{self, Manifest};
 
@@ -157,12 +156,12 @@ impl Classes {
                 None => all = Some((Classes { names, counts }, m)),
                 Some((c, _)) if c.names == names && c.counts == counts => {}
                 Some((_, first)) => {
-                    let first = place(first);
+                    let first = path_of(first);
                     let why = format!(
                         "its classes or class counts differ from those of {}; draw one training set per figure",
                         first.display()
                     );
-                    return Err(Error::Unfit { path: place(m), why });
+                    return Err(Error::Unfit { path: path_of(m), why });
                 }
             }
         }
@@ -180,7 +179,7 @@ fn list<T>(m: &Manifest, name: &str, item: impl Fn(&Value) -> Option<T>) -> Opti
 }
 
 fn foreign(m: &Manifest, why: &str) -> Error {
-    Error::Foreign { path: place(m), why: why.into(), tool: m.kind.tool() }
+    Error::Foreign { path: path_of(m), why: why.into(), tool: m.kind.tool() }
 }
 
 /// Returns the label of a class on the class axis, or `None` if there are more than twenty classes, whose

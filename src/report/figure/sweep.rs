@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::axis::{Axes, Mark, heading, legend, margin, ticks};
 use super::palette::method;
 use super::svg::{MUTED, Svg, TEXT};
-use super::{Error, Manifest, foreign, place};
+use super::{Error, Manifest, foreign, path_of};
 use crate::manifest::Object;
 use crate::report::experiment::Experiment;
 use crate::report::series::series;
@@ -112,7 +112,7 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
     }
     let value = |i: usize| numbers[i].get(name).copied();
     if let Some(i) = all.iter().find(|i| value(**i).is_none()) {
-        let why = format!("{} is of a run without {}; omit it", place(found[*i]).display(), flag(name));
+        let why = format!("{} is of a run without {}; omit it", path_of(found[*i]).display(), flag(name));
         return Err(fail(why));
     }
     let mut values: Vec<f64> = judged.iter().filter_map(|&i| value(i)).collect();

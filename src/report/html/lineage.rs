@@ -29,7 +29,7 @@ impl<'a> Lineage<'a> {
         let mut lineage = Lineage { nodes: BTreeMap::new(), evaluations: Vec::new() };
         let others = [&sources.checkpoints, &sources.embeddings, &sources.datasets];
         let mut order: Vec<usize> = (0..records.len()).collect();
-        let place = |i: usize| {
+        let rank = |i: usize| {
             let of = &records[i].of;
             (
                 &of.column,
@@ -41,7 +41,7 @@ impl<'a> Lineage<'a> {
                 &of.which,
             )
         };
-        order.sort_by(|&a, &b| place(a).cmp(&place(b)).then(records[a].content.cmp(&records[b].content)));
+        order.sort_by(|&a, &b| rank(a).cmp(&rank(b)).then(records[a].content.cmp(&records[b].content)));
         lineage.evaluations = order.iter().map(|&i| (i, &metrics[i].0)).collect();
         for (input, _) in sources.metrics.iter().chain(others.into_iter().flatten()) {
             lineage.add(input);

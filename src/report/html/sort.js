@@ -19,7 +19,7 @@ for (const table of document.querySelectorAll("table.sort")) {
       const column = Number(head.dataset.c);
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down === 1 ? "ascending" : "descending");
-      const rows = [...body.rows].map((row, place) => [value(row, column), place, row]);
+      const rows = [...body.rows].map((row, index) => [value(row, column), index, row]);
       // Missing values stay last in both directions.
       rows.sort(([a, i], [b, j]) =>
         a === b ? i - j : a === null ? 1 : b === null ? -1 : (a < b ? -1 : 1) * down);

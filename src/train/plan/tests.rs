@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::methods::choice::{Choice, Domain, Kind, Opt};
+use crate::methods::choice::{Choice, Domain, Kind, Opt, Setting};
 use crate::methods::loss::LossKind;
 use crate::methods::mix::{CUTMIX, MIXUP, Mix, MixKind, REMIX, REMIX_CUTMIX};
 use crate::methods::presets::{names, preset};
@@ -28,7 +28,7 @@ fn plan(c: &Config) -> Plan {
 }
 
 #[test]
-fn a_step_depends_on_nothing_but_its_place() {
+fn a_step_depends_only_on_its_epoch_and_number() {
     for name in names() {
         let (one, other) = (plan(&config(&name)), plan(&config(&name)));
         for epoch in [224, 1, 300] {
@@ -65,8 +65,8 @@ fn every_option_changes_the_batches_or_the_loss() {
     /// Returns copies of a choice with another value of an option, as far as it allows them.
     fn others<K: Kind>(choice: Choice<K>, option: &Opt) -> Vec<Choice<K>> {
         let candidates = match option.domain {
-            Domain::Number { .. } => vec![0.0, 0.3, 0.7, 1.5, 3.5, 10.0],
-            Domain::OneOf(_, words) => (0..words.len()).map(|word| word as f64).collect(),
+            Domain::Number { .. } => [0.0, 0.3, 0.7, 1.5, 3.5, 10.0].map(Setting::Number).to_vec(),
+            Domain::OneOf(_, words) => words.iter().map(|&(word, _)| Setting::Word(word)).collect(),
         };
         let changed = candidates.into_iter().filter_map(|value| choice.setting(option.name, value));
         changed.filter(|other| other.fault().is_none() && *other != choice).collect()
@@ -185,14 +185,14 @@ fn cutmix_labels_go_by_the_areas_and_remix_on_it_by_its_rule() {
 }
 
 #[test]
-fn manifold_mixup_is_mixup_in_one_of_three_places() {
+fn manifold_mixup_is_mixup_at_one_of_three_mix_points() {
     let (manifold, mixup) = (plan(&config("manifold-mixup")), plan(&config("mixup")));
     let mut seen = [0; 3];
     for epoch in 1..=30 {
         for i in 0..manifold.steps() {
             let (m, x) = (manifold.epoch(epoch).step(i), mixup.epoch(epoch).step(i));
-            seen[m.place] += 1;
-            assert_eq!(Step { place: 0, ..m }, x, "but for the place the same numbers");
+            seen[m.mix_point] += 1;
+            assert_eq!(Step { mix_point: 0, ..m }, x, "but for the mix point the same numbers");
         }
     }
     // 270 draws, σ ≈ 7.7.
@@ -361,11 +361,12 @@ proptest! {
     ) {
         let name = names().nth(method.index(names().count())).expect("one of the names");
         let mut c = Config { batch_size, seed, ..config(&name) };
-        for (name, value) in [("alpha", alpha), ("kappa", kappa), ("tau", tau), ("lambda_per", 1.0)] {
-            c.mix = c.mix.setting(name, value).unwrap_or(c.mix);
+        for (name, value) in [("alpha", alpha), ("kappa", kappa), ("tau", tau)] {
+            c.mix = c.mix.setting(name, Setting::Number(value)).unwrap_or(c.mix);
         }
+        c.mix = c.mix.setting("lambda_per", Setting::Word("sample")).unwrap_or(c.mix);
         if by_batch_size {
-            c.rule = c.rule.setting("rw_norm", 0.0).unwrap_or(c.rule);
+            c.rule = c.rule.setting("rw_norm", Setting::Word("batch-size")).unwrap_or(c.rule);
         }
         c.validate().expect("sound");
         let plan = plan(&c);

@@ -43,7 +43,7 @@ impl Space {
         4 * self.images * self.activation + self.winograd
     }
 
-    /// Returns the place of some images of one of the four activations.
+    /// Returns the range of the work space that holds some images of one of the four activations.
     fn of(&self, role: usize, images: Range<usize>) -> Range<usize> {
         let at = |n: usize| (role * self.images + n) * self.activation;
         at(images.start)..at(images.end)
@@ -110,8 +110,8 @@ impl<'a> Pass<'a> {
         (self.image)(images.start, &mut pixels[..geo.in_len()]);
         copy_into_halo(geo, &pixels[..geo.in_len()], framed);
         *halos = [None; 4];
-        let places = [space.of(roles.mid[0], near), space.of(roles.x, images.clone()), space.work()];
-        let [x, out, work] = disjoint(scratch, places);
+        let parts = [space.of(roles.mid[0], near), space.of(roles.x, images.clone()), space.work()];
+        let [x, out, work] = disjoint(scratch, parts);
         clear_halo_out(geo, out);
         let (halo, step) = (halo_width(geo), space.activation);
         run(self.net.isa, Layer { conv, halo, x, out, step, add: false, relu: true, work });

@@ -12,7 +12,7 @@ pub(super) const PANEL: usize = 32;
 const ROWS: [usize; 2] = [12, 6];
 
 /// Returns the number of rows of a register tile on this machine.
-pub(super) fn rows_of_tile() -> usize {
+fn rows_of_tile() -> usize {
     if Isa::get().for_floats().is_wide() { ROWS[0] } else { ROWS[1] }
 }
 
@@ -33,45 +33,45 @@ impl Shared {
 
 /// Converts (classes, features) to (panel, feature, class), with zeros for the classes that pad the last
 /// panel.
-pub(super) fn to_panels(weight: &[f32], len: usize) -> Vec<f32> {
-    let classes = weight.len() / len;
-    let mut out = vec![0.0; classes.next_multiple_of(PANEL) * len];
-    for (k, row) in weight.chunks_exact(len).enumerate() {
-        let panel = &mut out[k / PANEL * PANEL * len..];
+pub(super) fn to_panels(weight: &[f32], features: usize) -> Vec<f32> {
+    let classes = weight.len() / features;
+    let mut out = vec![0.0; classes.next_multiple_of(PANEL) * features];
+    for (k, row) in weight.chunks_exact(features).enumerate() {
+        let panel = &mut out[k / PANEL * PANEL * features..];
         row.iter().enumerate().for_each(|(f, w)| panel[f * PANEL + k % PANEL] = *w);
     }
     out
 }
 
-pub(super) fn from_panels(panels: &[f32], classes: usize, len: usize) -> Vec<f32> {
-    let value = |k: usize, f: usize| panels[k / PANEL * PANEL * len + f * PANEL + k % PANEL];
-    (0..classes).flat_map(|k| (0..len).map(move |f| value(k, f))).collect()
+pub(super) fn from_panels(panels: &[f32], classes: usize, features: usize) -> Vec<f32> {
+    let value = |k: usize, f: usize| panels[k / PANEL * PANEL * features + f * PANEL + k % PANEL];
+    (0..classes).flat_map(|k| (0..features).map(move |f| value(k, f))).collect()
 }
 
-/// Writes rows of `len` values in tiles of [`rows_of_tile`] rows, column by column, so that a tile is read
+/// Writes rows of features in tiles of [`rows_of_tile`] rows, column by column, so that a tile is read
 /// sequentially. Missing rows are filled with zeros.
-pub(super) fn tile_rows(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+pub(super) fn tile_rows(out: &mut Vec<f32>, x: &[&[f32]], features: usize) {
     if rows_of_tile() == ROWS[0] {
-        rows::<{ ROWS[0] }>(out, x, len)
+        rows::<{ ROWS[0] }>(out, x, features)
     } else {
-        rows::<{ ROWS[1] }>(out, x, len)
+        rows::<{ ROWS[1] }>(out, x, features)
     }
 }
 
 /// Writes the transpose of the rows in tiles of [`rows_of_tile`] columns.
-pub(super) fn tile_columns(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+pub(super) fn tile_columns(out: &mut Vec<f32>, x: &[&[f32]], features: usize) {
     if rows_of_tile() == ROWS[0] {
-        columns::<{ ROWS[0] }>(out, x, len)
+        columns::<{ ROWS[0] }>(out, x, features)
     } else {
-        columns::<{ ROWS[1] }>(out, x, len)
+        columns::<{ ROWS[1] }>(out, x, features)
     }
 }
 
-fn rows<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+fn rows<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], features: usize) {
     /// Columns at a time, so that their tile stays in the first-level cache.
     const SOME: usize = 64;
-    out.resize(x.len().next_multiple_of(R) * len, 0.0);
-    out.par_chunks_exact_mut(R * len).zip(x.par_chunks(R)).for_each(|(out, x)| {
+    out.resize(x.len().next_multiple_of(R) * features, 0.0);
+    out.par_chunks_exact_mut(R * features).zip(x.par_chunks(R)).for_each(|(out, x)| {
         for (n, out) in out.as_chunks_mut::<R>().0.chunks_mut(SOME).enumerate() {
             for (row, x) in x.iter().enumerate() {
                 out.iter_mut().zip(&x[n * SOME..]).for_each(|(out, x)| out[row] = *x);
@@ -81,11 +81,11 @@ fn rows<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
     });
 }
 
-fn columns<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
+fn columns<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], features: usize) {
     /// Tiles at a time, so that more than a cache line of a row is read at once.
     const SOME: usize = 8;
     let n = x.len();
-    out.resize(len.next_multiple_of(R) * n, 0.0);
+    out.resize(features.next_multiple_of(R) * n, 0.0);
     out.par_chunks_mut(SOME * R * n).enumerate().for_each(|(some, out)| {
         let out = out.as_chunks_mut::<R>().0;
         for (sample, x) in x.iter().enumerate() {
@@ -102,12 +102,13 @@ fn columns<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], len: usize) {
 
 /// The task that multiplies rows of features by a panel of weights.
 pub(super) struct Product<'a> {
-    /// The features, in tiles of `rows` rows.
+    /// The features, tiled by [`tile_rows`].
     pub x: &'a [f32],
-    pub rows: usize,
     /// Number of rows of features.
     pub n: usize,
-    pub len: usize,
+    /// Number of features.
+    pub features: usize,
+    /// The weights, (features, classes of the panel).
     pub panel: &'a [f32],
     /// The output of the first row for the panel's first class.
     pub out: Shared,
@@ -120,7 +121,11 @@ impl Task for Product<'_> {
     unsafe fn run<V: Vector>(self) {
         // SAFETY: the caller's contract.
         unsafe {
-            if self.rows == ROWS[0] { self.tiles::<V, { ROWS[0] }>() } else { self.tiles::<V, { ROWS[1] }>() }
+            if rows_of_tile() == ROWS[0] {
+                self.tiles::<V, { ROWS[0] }>()
+            } else {
+                self.tiles::<V, { ROWS[1] }>()
+            }
         }
     }
 }
@@ -130,7 +135,7 @@ impl Product<'_> {
     /// The machine must have the instruction set of `V`.
     #[inline(always)]
     unsafe fn tiles<V: Vector, const R: usize>(self) {
-        for (tile, x) in self.x.chunks_exact(R * self.len).enumerate() {
+        for (tile, x) in self.x.chunks_exact(R * self.features).enumerate() {
             let first = tile * R;
             for column in (0..PANEL).step_by(2 * V::LANES) {
                 // SAFETY: the columns are inside the panel, and the output has room for the rows.
@@ -172,9 +177,8 @@ unsafe fn tile_sums<V: Vector, const R: usize>(tile: &[f32], right: &[f32], colu
 
 /// The task that computes the gradient of a panel of weights and takes the SGD step.
 pub(super) struct Update<'a> {
-    /// The features, transposed, in tiles of `rows` features.
+    /// The features, transposed and tiled by [`tile_columns`].
     pub x: &'a [f32],
-    pub rows: usize,
     /// Gradients of the products, (samples, panel).
     pub gradients: &'a [f32],
     pub weight: &'a mut [f32],
@@ -189,7 +193,11 @@ impl Task for Update<'_> {
     unsafe fn run<V: Vector>(self) {
         // SAFETY: the caller's contract.
         unsafe {
-            if self.rows == ROWS[0] { self.tiles::<V, { ROWS[0] }>() } else { self.tiles::<V, { ROWS[1] }>() }
+            if rows_of_tile() == ROWS[0] {
+                self.tiles::<V, { ROWS[0] }>()
+            } else {
+                self.tiles::<V, { ROWS[1] }>()
+            }
         }
     }
 }

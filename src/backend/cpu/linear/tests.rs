@@ -104,20 +104,21 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn all_rows_have_their_products() {
     for_each_isa(|isa| {
-        for (n, classes, len) in
+        for (n, classes, features) in
             [(1, 1, 1), (25, 37, 13), (600, 70, 29), (12, 32, 6), (14, 33, 100), (9, 5, 200)]
         {
             let value = |at: usize, by: usize| ((at * by) % 23) as f32 * 0.125 - 1.0;
-            let flat: Vec<f32> = (0..classes * (len + 1)).map(|at| value(at, 7)).collect();
-            let x: Vec<f32> = (0..n * len).map(|at| value(at, 11)).collect();
-            let linear = Linear::new(&flat, len, ClassifierKind::Linear);
+            let flat: Vec<f32> = (0..classes * (features + 1)).map(|at| value(at, 7)).collect();
+            let x: Vec<f32> = (0..n * features).map(|at| value(at, 11)).collect();
+            let linear = Linear::new(&flat, features, ClassifierKind::Linear);
             assert!(linear.flat() == flat);
             let logits = linear.logits(&x);
-            for (row, x) in x.chunks_exact(len).enumerate() {
+            for (row, x) in x.chunks_exact(features).enumerate() {
                 for k in 0..classes {
-                    let product: f32 = flat[k * len..][..len].iter().zip(x).map(|(w, x)| w * x).sum();
-                    let off = (logits[row * classes + k] - product - flat[classes * len + k]).abs();
-                    assert!(off < 1e-4, "{} {n}×{len}, {classes} classes: {off}", isa.name());
+                    let product: f32 =
+                        flat[k * features..][..features].iter().zip(x).map(|(w, x)| w * x).sum();
+                    let off = (logits[row * classes + k] - product - flat[classes * features + k]).abs();
+                    assert!(off < 1e-4, "{} {n}×{features}, {classes} classes: {off}", isa.name());
                 }
             }
         }
@@ -133,29 +134,29 @@ fn a_wide_step_is_that_of_plain_loops() {
     let labels: Vec<u32> = (0..n as u32).map(|i| i % 5).collect();
     let (all, none) = (vec![1.0 / n as f32; n], vec![0.0; n]);
     let targets = Targets { label_a: &labels, label_b: &labels, coef_a: &all, coef_b: &none };
-    for len in [65, 97, 200] {
-        let x: Vec<f32> = (0..n * len).map(|at| value(at, 11)).collect();
-        let flat: Vec<f32> = (0..classes * (len + 1)).map(|at| value(at, 7) * 0.1).collect();
+    for features in [65, 97, 200] {
+        let x: Vec<f32> = (0..n * features).map(|at| value(at, 11)).collect();
+        let flat: Vec<f32> = (0..classes * (features + 1)).map(|at| value(at, 7) * 0.1).collect();
         let mut expected = flat.clone();
-        for (x, label) in x.chunks_exact(len).zip(&labels) {
+        for (x, label) in x.chunks_exact(features).zip(&labels) {
             let z = |k: usize| {
-                let products = flat[k * len..][..len].iter().zip(x).map(|(w, x)| f64::from(w * x));
-                products.sum::<f64>() + f64::from(flat[classes * len + k])
+                let products = flat[k * features..][..features].iter().zip(x).map(|(w, x)| f64::from(w * x));
+                products.sum::<f64>() + f64::from(flat[classes * features + k])
             };
             let sum: f64 = (0..classes).map(|k| z(k).exp()).sum();
             for k in 0..classes {
                 let d = (z(k).exp() / sum - f64::from(u8::from(k == *label as usize))) / n as f64;
                 let step = |x: f32| (0.5 * d * f64::from(x)) as f32;
-                x.iter().enumerate().for_each(|(f, x)| expected[k * len + f] -= step(*x));
-                expected[classes * len + k] -= step(1.0);
+                x.iter().enumerate().for_each(|(f, x)| expected[k * features + f] -= step(*x));
+                expected[classes * features + k] -= step(1.0);
             }
         }
         for_each_isa(|isa| {
-            let linear = Linear::new(&flat, len, ClassifierKind::Linear);
+            let linear = Linear::new(&flat, features, ClassifierKind::Linear);
             let mut linear = linear.with_velocity(&vec![0.0; flat.len()]);
-            let rows: Vec<&[f32]> = x.chunks_exact(len).collect();
+            let rows: Vec<&[f32]> = x.chunks_exact(features).collect();
             linear.step(&rows, targets, &Criterion::cross_entropy(classes), rates);
-            near(&format!("{len} by {}", isa.name()), &linear.flat(), &expected, 1e-5);
+            near(&format!("{features} by {}", isa.name()), &linear.flat(), &expected, 1e-5);
         });
     }
 }

@@ -173,9 +173,9 @@ __device__ __forceinline__ void launch_next_kernel() {
 #endif
 }
 
-// Returns the position of weight (k, n) of a (K, N) matrix in the kernels' layout: blocks of 16×8, k-major,
-// each in the order in which one load of a warp takes it.
-__device__ __forceinline__ int place(int k, int n, int columns) {
+// Returns the index of weight (k, n) of a (K, N) matrix in the kernels' layout: blocks of 16×8, k-major, each
+// in the order in which one load of a warp takes it.
+__device__ __forceinline__ int weight_index(int k, int n, int columns) {
     const int block = (k / 16) * (columns / 8) + n / 8;
     k %= 16, n %= 8;
 #if REMIX_BF16

@@ -3,16 +3,7 @@
 // 9·CK) × (9·CK, CN) matrix product, and completes the result in vectors of eight channels.
 //
 // Template parameters: CK is the number of channels in (of the product), CN that of channels out, S the
-// stride.
-
-template <int CN>
-constexpr int WIDE = CN / 16;  // warps side by side, of 16 channels each
-template <int CN>
-constexpr int OUT_TILES = CN == 16 ? 4 : 2;  // tiles of 16 pixels that a warp multiplies forward
-template <int CN>
-constexpr int IN_TILES = CN == 64 ? 2 : 4;  // the same for the input gradient
-template <int CN, int TILES>
-constexpr int PIXELS = WARPS / WIDE<CN> * TILES * 16;  // pixels of a block's tile at most
+// stride. The sizes of tiles are declared by tiles.rs.
 
 // Returns x / y for small numbers, given 1 / y.
 __device__ __forceinline__ int divide(int x, float inverse) { return (int)((x + 0.5f) * inverse); }
@@ -160,12 +151,12 @@ __device__ void fill_gradient(const Gradient& s, const float* coef, int image, i
         for (int i = 0; i < TURNS; i++) {
             const int at = start + i * THREADS + threadIdx.x, pos = at / GROUPS, row = divide(pos, inverse), col = pos - row * s.width;
             if (at >= all) break;
-            const int place = D == 1 ? pos + 2 * row + 1 : (D * (from + row) - row0) * cols + D * col + 1;
+            const int pixel = D == 1 ? pos + 2 * row + 1 : (D * (from + row) - row0) * cols + D * col + 1;
             float d[8], v[8];
             expand(dz[i], d);
             expand(y[i], v);
             for (int j = 0; j < 8; j++) v[j] = at >= first && at < last ? k[0][j] * d[j] + k[1][j] * v[j] + k[2][j] : 0;
-            store8(tile + place * (C + PAD) + g * 8, v);
+            store8(tile + pixel * (C + PAD) + g * 8, v);
         }
     }
 }
@@ -184,13 +175,15 @@ __device__ const real* stage(const real* weight, real* shared) {
     return shared;
 }
 
-// Multiplies a tile with a halo (`cols` pixels wide) by weights in `place` order. The result (pixels, CN + 4)
-// is written to `out`, which may be the same memory as the tile: all threads have read the tile before any
-// thread writes.
+// Multiplies a tile with a halo (`cols` pixels wide) by weights in `weight_index` order. The result (pixels,
+// CN + 4) is written to `out`, which may be the same memory as the tile: all threads have read the tile
+// before any thread writes.
 template <int CK, int CN, int S, int TILES>
 __device__ void multiply(const real* tile, int cols, int out_width, int pixels, const real* weight, float* out) {
+    // Warps side by side, of which each multiplies TILES tiles of 16 pixels by 16 channels.
+    constexpr int WIDE = CN / 16;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int first = warp / WIDE<CN> * TILES * 16, column = warp % WIDE<CN> * 16;
+    const int first = warp / WIDE * TILES * 16, column = warp % WIDE * 16;
     float acc[TILES][2][4] = {};
     const float inverse = 1.0f / out_width;
     auto at = [&](int p) {
@@ -335,7 +328,7 @@ __device__ void input_gradient(const BackwardArgs& a, int block, float* coef) {
     Normalizer<CO> norm;
     // The values that the result is completed with were written before the previous kernel; they are in
     // flight during the product.
-    constexpr int GROUPS = CI / 8, TURNS = PIXELS<CI, IN_TILES<CI>> * GROUPS / THREADS;
+    constexpr int GROUPS = CI / 8, TURNS = IN_PIXELS<CI> * GROUPS / THREADS;
     const int g = threadIdx.x % GROUPS, first = threadIdx.x / GROUPS;
     const size_t start = ((size_t)image * height + row0) * width * CI + g * 8;
     const float inverse = 1.0f / width;
@@ -446,15 +439,9 @@ __device__ void store_part(const float acc[9][2][4], int co, float* shared, floa
     }
 }
 
-// A block of the weight gradient takes at most BANDS tiles of at most WEIGHT_PIXELS pixels of the output, all
-// at once.
-template <int CO>
-constexpr int BANDS = CO / 16;
-template <int CO>
-constexpr int WEIGHT_PIXELS = 1024 / (BANDS<CO> * BANDS<CO>);
-
-// A block has 16 channels out, and a warp 16 of the channels in, for all nine taps; warps that have the same
-// channels share the pixels. Rows of a tile that are outside the image are zeros.
+// A block takes at most BANDS tiles of at most WEIGHT_PIXELS pixels of the output, all at once. It has 16
+// channels out, and a warp 16 of the channels in, for all nine taps; warps that have the same channels share
+// the pixels. Rows of a tile that are outside the image are zeros.
 template <int CI, int CS, int CO, int S>
 __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     constexpr int JOBS = CI / 16, SPLITS = WARPS / JOBS, PARTS = CO / 16, W = 16, TURNS = BANDS<CO> * WEIGHT_PIXELS<CO> * (W / 8) / THREADS;
@@ -470,7 +457,7 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     real* inputs = reinterpret_cast<real*>(memory);
     real* grad = inputs + BANDS<CO> * size;
     // The offset of the input of each pixel's first tap.
-    int* places = reinterpret_cast<int*>(grad + BANDS<CO> * steps * 16 * (W + PAD));
+    int* offsets = reinterpret_cast<int*>(grad + BANDS<CO> * steps * 16 * (W + PAD));
 
     // What the forward pass stored may be read before the previous kernel has ended.
     Normalizer<CO> norm;
@@ -498,7 +485,7 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     }
     for (int p = threadIdx.x; p < steps * 16; p += THREADS) {
         const int r = divide(p, inverse);
-        places[p] = r < a.out_rows ? (r * S * cols + (p - r * width) * S) * (CI + PAD) : 0;
+        offsets[p] = r < a.out_rows ? (r * S * cols + (p - r * width) * S) * (CI + PAD) : 0;
     }
     wait_for_sums(a, norm);
 #pragma unroll
@@ -525,10 +512,10 @@ __device__ void weight_gradient(const BackwardArgs& a, float* coef) {
     float acc[9][2][4] = {};
     for (int step = split; step < bands * steps; step += SPLITS) {
         const int band = divide(step, per_step);
-        const int* place = places + (step - band * steps) * 16;
+        const int* offset = offsets + (step - band * steps) * 16;
         const real* input = inputs + band * size + ci;
         const real* values = grad + step * 16 * (W + PAD);
-        add_pixels<CI>(acc, cols, [&](int p) { return input + place[p]; }, [&](int p) { return values + p * (W + PAD); });
+        add_pixels<CI>(acc, cols, [&](int p) { return input + offset[p]; }, [&](int p) { return values + p * (W + PAD); });
     }
     __syncthreads();
     store_part<CI, CO>(acc, co, reinterpret_cast<float*>(memory), a.weight_parts + (size_t)group * 9 * CI * CO);
@@ -552,7 +539,7 @@ __device__ void both_gradients(const BackwardArgs& a, float* coef) {
     Normalizer<C> norm;
     const real* weight = stage<C, C>(a.weight, reinterpret_cast<real*>(memory));
     copy_input<C>(a.x, height, width, image, row0 - 1, rows + 2, inputs);
-    constexpr int GROUPS = C / 8, TURNS = PIXELS<C, IN_TILES<C>> * GROUPS / THREADS;
+    constexpr int GROUPS = C / 8, TURNS = IN_PIXELS<C> * GROUPS / THREADS;
     const int g = threadIdx.x % GROUPS, first = threadIdx.x / GROUPS;
     const size_t start = ((size_t)image * height + row0) * width * C + g * 8;
     const float inverse = 1.0f / width;
@@ -600,11 +587,11 @@ __device__ void both_gradients(const BackwardArgs& a, float* coef) {
     float acc[9][2][4] = {};
     for (int step = threadIdx.x / 32; step < (pixels + 15) / 16; step += WARPS) {
         // Pixels after the last one are read from the corner of the tiles, where the gradient is zero.
-        auto place = [&](int p, int from) {
+        auto offset = [&](int p, int from) {
             p += step * 16;
             return p < pixels ? (p + 2 * divide(p, inverse) + from) * (C + PAD) : 0;
         };
-        add_pixels<C>(acc, cols, [&](int p) { return inputs + place(p, 0); }, [&](int p) { return grad + place(p, cols + 1); });
+        add_pixels<C>(acc, cols, [&](int p) { return inputs + offset(p, 0); }, [&](int p) { return grad + offset(p, cols + 1); });
     }
     __syncthreads();
     store_part<C, C>(acc, 0, reinterpret_cast<float*>(inputs), a.weight_parts + (size_t)blockIdx.x * 9 * C * C);

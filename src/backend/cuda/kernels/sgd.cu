@@ -72,8 +72,8 @@ __device__ void step(const StepArgs& a) {
     if (!s.forward) return;
     int tap, ci, co;
     row_of(own, tap, ci, co);
-    s.forward[place(tap * s.cin_padded + ci, co, s.cout)] = to_real(p);
-    if (s.backward) s.backward[place((8 - tap) * s.cout + co, ci, s.cin)] = to_real(p);
+    s.forward[weight_index(tap * s.cin_padded + ci, co, s.cout)] = to_real(p);
+    if (s.backward) s.backward[weight_index((8 - tap) * s.cout + co, ci, s.cin)] = to_real(p);
 }
 
 KERNEL(step, StepArgs, 2, step(a))

@@ -7,7 +7,7 @@ mod passes;
 
 use std::sync::Arc;
 
-use super::args::{Norm, Segment};
+use super::args::{Norm, Row, Segment};
 use super::device::{Device, Memory};
 use super::kernels::{FORWARD, MOST_BLOCKS, NAMES};
 use super::tiles::THREADS;
@@ -49,25 +49,25 @@ struct Layer {
     gamma_beta_at: usize,
 }
 
-/// The inputs and outputs of a step; addresses of device memory.
-#[derive(Clone, Copy, Default)]
+/// The inputs and outputs of the steps of a run. Recorded graphs contain the addresses of this memory, so it
+/// must be kept as long as they are launched, even if the host reads nothing of it.
 pub struct Feed {
-    /// (N, H, W, 3) bytes.
-    pub pixels: u64,
+    /// (N, H, W, 3) bytes: all images, or those of the next steps.
+    pub pixels: Memory<u8>,
     /// The rows of the plan; those of a step begin at step · batch.
-    pub plan: u64,
+    pub plan: Memory<Row>,
     /// The number of the step, which the step increments.
-    pub step: u64,
+    pub step: Memory<u32>,
     /// (3, 256): the normalised value of each byte.
-    pub levels: u64,
+    pub levels: Memory<f32>,
     /// The features: in training those of the step, in inference those of all rows of the plan.
-    pub features: u64,
+    pub features: Memory<f32>,
     /// The logits, likewise.
-    pub logits: u64,
-    /// (steps, 2): loss and number of correct predictions; training only.
-    pub losses: u64,
-    /// Learning rate, momentum, weight decay, and 1 for Nesterov's momentum; training only.
-    pub rates: u64,
+    pub logits: Memory<f32>,
+    /// (steps, 2): loss and number of correct predictions; empty in inference.
+    pub losses: Memory<f64>,
+    /// Learning rate, momentum, weight decay, and 1 for Nesterov's momentum; empty in inference.
+    pub rates: Memory<f32>,
 }
 
 /// The segments of the parameters for the last kernel of a step, for one batch size.

@@ -32,22 +32,28 @@ impl DeviceNet {
     }
 
     /// Launches a training step on the first `images` rows of the plan's current step, which are mixed at
-    /// `place`, see [`crate::methods::mix::Mix::places`].
+    /// `mix_point`, see [`crate::methods::mix::Mix::mix_points`].
     ///
     /// # Safety
-    /// The caller must ensure that the addresses of `feed` are those of live memory that is large enough for
-    /// the plan's steps, and that the plan's rows are in bounds.
+    /// The caller must ensure that the memory of `feed` is large enough for the plan's steps, and that the
+    /// plan's rows are in bounds.
     ///
     /// # Errors
     /// Returns an error if a call of the driver fails.
-    pub unsafe fn step(&self, feed: &Feed, images: usize, place: usize, segments: &Segments) -> Result<()> {
-        let pass = Pass { net: self, feed, images, place, train: true };
-        let mixed = self.plan.mixed(place);
+    pub unsafe fn step(
+        &self,
+        feed: &Feed,
+        images: usize,
+        mix_point: usize,
+        segments: &Segments,
+    ) -> Result<()> {
+        let pass = Pass { net: self, feed, images, mix_point, train: true };
+        let mixed = self.plan.mixed(mix_point);
         // SAFETY: the caller's contract.
         unsafe { pass.load()? };
         backend::forward(&self.plan, &pass, mixed)?;
         backend::backward(&self.plan, &pass, mixed)?;
-        self.lay_out(segments, feed.rates, true)
+        self.lay_out(segments, feed.rates.at(0), true)
     }
 
     /// Launches inference on the first `images` rows of the plan's current step, with the running statistics
@@ -59,7 +65,7 @@ impl DeviceNet {
     /// # Errors
     /// Returns an error if a call of the driver fails.
     pub unsafe fn infer(&self, feed: &Feed, images: usize) -> Result<()> {
-        let pass = Pass { net: self, feed, images, place: 0, train: false };
+        let pass = Pass { net: self, feed, images, mix_point: 0, train: false };
         // SAFETY: the caller's contract.
         unsafe { pass.load()? };
         backend::evaluate(&self.plan, &pass)
@@ -81,8 +87,8 @@ struct Pass<'a> {
     net: &'a DeviceNet,
     feed: &'a Feed,
     images: usize,
-    /// The place where the step is mixed, see [`crate::methods::mix::Mix::places`].
-    place: usize,
+    /// Where the step is mixed, see [`crate::methods::mix::Mix::mix_points`].
+    mix_point: usize,
     train: bool,
 }
 
@@ -95,10 +101,10 @@ impl Pass<'_> {
         let net = self.net;
         let [height, width, _] = net.shape;
         let args = LoadArgs {
-            pixels: self.feed.pixels,
-            plan: self.feed.plan,
-            step: self.feed.step,
-            levels: self.feed.levels,
+            pixels: self.feed.pixels.at(0),
+            plan: self.feed.plan.at(0),
+            step: self.feed.step.at(0),
+            levels: self.feed.levels.at(0),
             x: net.layers[0].x.at(0),
             sums: net.sums.at(0),
             images: self.images as i32,
@@ -106,7 +112,7 @@ impl Pass<'_> {
             height: height as i32,
             width: width as i32,
             count: if self.train { net.sums.count() as i32 } else { 0 },
-            mixes: (self.place == 0).into(),
+            mixes: (self.mix_point == 0).into(),
         };
         // SAFETY: the caller's contract; the other addresses are those of the network's own memory.
         unsafe { net.device.launch(LOAD, (self.images * height * width).div_ceil(THREADS), 0, &args) }
@@ -156,8 +162,8 @@ impl Pass<'_> {
         BlendArgs {
             source: Source { store: net.unmixed.at(0), ..source },
             norm: net.layers[layer].norm,
-            plan: self.feed.plan,
-            step: self.feed.step,
+            plan: self.feed.plan.at(0),
+            step: self.feed.step.at(0),
             mixed: self.stored(block),
             images: self.images as i32,
             batch: net.batch as i32,
@@ -200,12 +206,12 @@ impl Engine for Pass<'_> {
         let (net, feed) = (self.net, self.feed);
         let args = HeadArgs {
             source: self.source(input),
-            plan: feed.plan,
-            step: feed.step,
+            plan: feed.plan.at(0),
+            step: feed.step.at(0),
             linear: net.params.at(net.linear_at),
-            features: feed.features,
-            logits: feed.logits,
-            losses: feed.losses,
+            features: feed.features.at(0),
+            logits: feed.logits.at(0),
+            losses: feed.losses.at(0),
             samples: net.samples.at(0),
             dz: self.gradient(dz),
             linear_parts: net.linear_parts.at(0),
@@ -233,23 +239,14 @@ impl Training for Pass<'_> {
         let args = self.blend(mixed);
         // SAFETY: the addresses are those of the network's own memory for a stage's output; for the feed, the
         // contract of `load` applies.
-        unsafe { self.net.device.launch(BLEND + self.place - 1, self.images, 0, &args) }
+        unsafe { self.net.device.launch(BLEND + self.mix_point - 1, self.images, 0, &args) }
     }
 
     fn grad(&self, n: usize, _: From, dz: Buffer, to: Option<InputGrad>) -> Result<()> {
         let net = self.net;
         let Layer { geo, kind, y, x, norm, flipped, parts, .. } = &net.layers[n];
         let tiles = net.tiles(*geo, self.images);
-        // The stem only has a gradient of the weights; the arguments for an input gradient are placeholders
-        // that its kernel does not use.
-        let InputGrad { to, residual, sums_of } =
-            to.unwrap_or(InputGrad { to: dz, residual: Residual::None, sums_of: None });
-        let (residual, half) = match residual {
-            Residual::None => (NO_RESIDUAL, 0),
-            Residual::InPlace => (IN_PLACE, 0),
-            Residual::Padded(of, _) => (THROUGH_PADDED, self.gradient(of)),
-        };
-        let args = BackwardArgs {
+        let mut args = BackwardArgs {
             x: x.at(0),
             gradient: Gradient {
                 dz: self.gradient(dz),
@@ -258,26 +255,30 @@ impl Training for Pass<'_> {
                 width: geo.out_width() as i32,
             },
             norm: *norm,
-            weight: flipped.as_ref().map_or(0, |w| w.at(0)),
-            dz: self.gradient(to),
-            half,
-            y_before: net.layers[sums_of.unwrap_or(n.saturating_sub(1))].y.at(0),
-            sums_before: match sums_of {
-                Some(layer) => net.layers[layer].norm.d_sums,
-                None if n == 0 => 0,
-                None => net.unread.at(0),
-            },
             weight_parts: parts.at(0),
             height: geo.height as i32,
             width: geo.width as i32,
             images: self.images as i32,
-            rows: tiles.input as i32,
-            residual,
             out_rows: tiles.weight_rows as i32,
             groups: tiles.groups as i32,
             weight_blocks: tiles.weight_blocks as i32,
+            ..BackwardArgs::default()
         };
-        let blocks = tiles.weight_blocks + if *kind == 0 { 0 } else { tiles.input_blocks };
+        let mut blocks = tiles.weight_blocks;
+        // The gradient of the stem's input is not computed.
+        if let Some(InputGrad { to, residual, sums_of }) = to {
+            blocks += tiles.input_blocks;
+            args.weight = flipped.as_ref().map_or(0, |w| w.at(0));
+            args.dz = self.gradient(to);
+            (args.residual, args.half) = match residual {
+                Residual::None => (NO_RESIDUAL, 0),
+                Residual::InPlace => (IN_PLACE, 0),
+                Residual::Padded(of, _) => (THROUGH_PADDED, self.gradient(of)),
+            };
+            args.y_before = net.layers[sums_of.unwrap_or(n - 1)].y.at(0);
+            args.sums_before = sums_of.map_or(net.unread.at(0), |layer| net.layers[layer].norm.d_sums);
+            args.rows = tiles.input as i32;
+        }
         // SAFETY: the addresses are those of the network's own memory, which is as large as the layer's sizes
         // and the batch require.
         unsafe { net.device.launch(BACKWARD + kind, blocks, tiles.backward_shared, &args) }
@@ -287,7 +288,7 @@ impl Training for Pass<'_> {
         let args = BlendArgs { gradient: self.gradient(from), dz: self.gradient(to), ..self.blend(mixed) };
         // SAFETY: the addresses are those of the network's own memory for a stage's output; for the feed, the
         // contract of `load` applies.
-        unsafe { self.net.device.launch(UNBLEND + self.place - 1, self.images, SCRATCH * 4, &args) }
+        unsafe { self.net.device.launch(UNBLEND + self.mix_point - 1, self.images, SCRATCH * 4, &args) }
     }
 
     fn unpool(&self, _: From, _: Buffer, _: Buffer) -> Result<()> {

@@ -111,7 +111,7 @@ fn write(file: &Path, shape: [usize; 3], labels: &[usize]) {
     std::fs::write(file, bytes).expect("written");
 }
 
-/// Returns a configuration that uses everything that a step can have: mixing per sample, and class weights.
+/// Returns a configuration with mixing, Remix's labels and class weights.
 pub fn config(precision: Precision, batch_size: usize) -> Config {
     let arch = "resnet20".parse().expect("a name");
     Config { arch, batch_size, precision, seed: 3, ..Config::new(preset("remix-rw").expect("a method")) }
@@ -181,7 +181,7 @@ pub fn trainer(device: &Device, config: &Config, data: &Data, net: &Net) -> Trai
 pub fn trainer_of(device: &Device, config: &Config, data: &Data, net: &Net, streamed: bool) -> Trainer {
     let levels = levels(&config.mean, &config.std);
     let images = Images { train: &data.train, judged: &[&data.test], levels: &levels, streamed };
-    Trainer::new(device, &net.params, &net.criterion, images, config.batch_size, config.mix.places())
+    Trainer::new(device, &net.params, &net.criterion, images, config.batch_size, config.mix.mix_points())
         .expect("a trainer")
 }
 
@@ -239,17 +239,16 @@ pub fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64
     (loss, losses.iter().map(|l| l[1]).sum())
 }
 
-/// Returns the place where a step of the first epoch, counted from 1, is mixed; 0 if there is no such step.
-pub fn place(config: &Config, data: &Data, step: usize) -> usize {
+/// Returns the mix point of a step of the first epoch, counted from 1; 0 if there is no such step.
+pub fn mix_point(config: &Config, data: &Data, step: usize) -> usize {
     let plan = plan(config, data);
-    if step > plan.steps() { 0 } else { plan.epoch(1).step(step - 1).place }
+    if step > plan.steps() { 0 } else { plan.epoch(1).step(step - 1).mix_point }
 }
 
-/// Returns a seed with which the first two steps are mixed in these places.
-pub fn seed_of(config: &Config, places: [usize; 2]) -> u64 {
+/// Returns a seed with which the first two steps have these mix points.
+pub fn seed_of(config: &Config, mix_points: [usize; 2]) -> u64 {
     let data = Data::new([8, 8, 3], 11, 5);
     let config = Config { batch_size: 7, ..config.clone() };
-    let found =
-        |&seed: &u64| [1, 2].map(|step| place(&Config { seed, ..config.clone() }, &data, step)) == places;
-    (0..1000).find(found).expect("one of nine has them")
+    let of = |seed| [1, 2].map(|step| mix_point(&Config { seed, ..config.clone() }, &data, step));
+    (0..1000).find(|&seed| of(seed) == mix_points).expect("one of nine has them")
 }

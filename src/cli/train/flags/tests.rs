@@ -1,6 +1,7 @@
 //! Tests of the flags: spellings of one experiment, refusals, lists.
 
 use super::*;
+use crate::methods::choice::{Domain, Entry, Opt};
 use crate::methods::presets::{names, preset_name};
 
 fn flags(line: &str) -> Flags {
@@ -22,15 +23,12 @@ fn refused(line: &str) -> String {
 
 #[test]
 fn spellings_of_one_experiment_have_equal_params() {
-    let (mixes, losses) = (
-        ["none", "mixup", "remix", "cutmix", "remix-cutmix", "manifold-mixup", "remix-manifold", "cmo"],
-        ["ce", "focal", "balanced-softmax", "logit-adjustment", "ldam", "vs", "cdt"],
-    );
     let mut methods = names();
-    for mix in mixes {
-        for loss in losses {
-            for rule in ["none", "rs", "rw", "drs", "drw"] {
+    for mix in MixKind::ALL {
+        for loss in LossKind::ALL.iter().filter(|loss| !loss.on_features) {
+            for rule in RuleKind::ALL {
                 let name = methods.next().expect("as many names as parts");
+                let [mix, loss, rule] = [mix.entry(), loss.entry(), rule.entry()].map(|entry| entry.name);
                 let orthogonal = format!("--mix {mix} --loss {loss} --rule {rule}");
                 assert_eq!(params(&format!("--method {name}")), params(&orthogonal), "{name}");
             }
@@ -72,12 +70,6 @@ fn spellings_of_one_experiment_have_equal_params() {
 fn every_flag_of_the_experiment_reaches_the_params() {
     let plain = "--method remix-drw";
     let all = [
-        "--tau 0.3",
-        "--kappa 2",
-        "--alpha 0.5",
-        "--lambda-per sample",
-        "--beta 0.999",
-        "--rw-norm batch-size",
         "--arch resnet20",
         "--epochs 30",
         "--batch-size 64",
@@ -91,27 +83,43 @@ fn every_flag_of_the_experiment_reaches_the_params() {
         "--select last",
         "--seed 1",
         "--mix mixup",
+        "--loss focal",
         "--rule rw",
     ];
     for flag in all {
         assert_ne!(params(plain), params(&format!("{plain} {flag}")), "{flag}");
     }
-    for (loss, flag) in [
-        ("focal", "--gamma 1"),
-        ("logit-adjustment", "--la-tau 2"),
-        ("ldam", "--margin 0.3"),
-        ("vs", "--vs-tau 1"),
-        ("cdt", "--cdt-gamma 0.1"),
-        ("ce", "--loss focal"),
-    ] {
-        assert_ne!(
-            params(&format!("--loss {loss}")),
-            params(&format!("--method {loss} {flag}").replace("--method ce", ""))
-        );
-    }
-    assert_ne!(params("--rule rs"), params("--rule rs --rs inverse"));
     // Flags that cannot change the result do not change the params.
     assert_eq!(params(plain), params("--method remix-drw --threads 1 --device cpu --out x --force -v"));
+}
+
+#[test]
+fn every_option_of_a_method_reaches_the_params() {
+    /// Returns a value that an option accepts, other than its default.
+    fn other(option: &Opt) -> Setting {
+        let candidates: Vec<Setting> = match option.domain {
+            Domain::Number { check, .. } => {
+                [0.2, 0.6, 2.0].into_iter().filter(|x| check(*x)).map(Setting::Number).collect()
+            }
+            Domain::OneOf(_, words) => words.iter().map(|&(word, _)| Setting::Word(word)).collect(),
+        };
+        candidates.into_iter().find(|value| *value != option.default).expect("another value")
+    }
+    /// Sets each option of each entry, together with other flags.
+    fn check<K: Kind>(more: &str) {
+        for kind in K::ALL {
+            let Entry { name, options, .. } = kind.entry();
+            let usual = format!("--{} {name} {more}", K::PART);
+            for option in *options {
+                let line = format!("{usual} --{} {}", option.flag(), other(option));
+                assert_ne!(params(&usual), params(&line), "{line}");
+            }
+        }
+    }
+    check::<MixKind>("");
+    // Some losses are only for classifiers on features.
+    check::<LossKind>("--classifier linear");
+    check::<RuleKind>("");
 }
 
 /// Short runs keep their learning rate, but a deferred rule begins where it would in a long run, and the key

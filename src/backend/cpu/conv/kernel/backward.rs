@@ -85,8 +85,8 @@ impl<'a, T: Value> Backward<'a, T> {
         });
     }
 
-    /// Computes the gradients of a chunk of images. The steps are tasks of their own because LLVM's time grows
-    /// much faster than the size of a function.
+    /// Computes the gradients of a chunk of images. The steps are tasks of their own because LLVM's time
+    /// grows much faster than the size of a function.
     fn chunk(
         &self,
         isa: Isa,
@@ -128,7 +128,8 @@ impl<'a, T: Value> Backward<'a, T> {
         finish(isa);
     }
 
-    /// Returns the sink for the input gradients of the images in `range`, whose inputs inside halos are at `a`.
+    /// Returns the sink for the input gradients of the images in `range`, whose inputs inside halos are at
+    /// `a`.
     fn sink<const STRIDE: usize>(
         &self,
         chunk: &Range<usize>,
@@ -201,8 +202,8 @@ impl<T: Value> Task for Fill<'_, '_, T> {
     }
 }
 
-/// The task that adds the weight gradient of the images of [`Fill`] to `dw`, or overwrites `dw` if `fresh`. In
-/// a wide layer it keeps what the gradient is computed from.
+/// The task that adds the weight gradient of the images of [`Fill`] to `dw`, or overwrites `dw` if `fresh`.
+/// In a wide layer it keeps what the gradient is computed from.
 struct WeightGrad<'a, 'b, T> {
     op: &'a Backward<'a, T>,
     range: Range<usize>,

@@ -235,8 +235,8 @@ unsafe fn fill_input<V: Vector, T: Value>(
     }
 }
 
-/// Returns the place of a row of pixels of an image inside a halo of `halo` pixels. The row's values are
-/// written to its start, and then moved apart by [`spread`].
+/// Returns a row of pixels of an image inside a halo of `halo` pixels. The row's values are written to its
+/// start, and then moved apart by [`spread`].
 #[inline(always)]
 fn row_of<T: Value>(scratch: &mut [T], row: usize, width: usize, channels: usize, halo: usize) -> &mut [T] {
     let pixel = T::lanes(channels) * T::PACK;

@@ -1,6 +1,6 @@
 //! Register tiles of the convolution's weight gradient, for some images: [`outer_rows`] for all taps,
-//! [`outer`] for the taps of one kernel row or for one place of Winograd's. Where the machine has AMX tiles,
-//! `tiled` does it for bf16. Images have the layout of [`super::tile`].
+//! [`outer`] for the taps of one kernel row or for one component of Winograd tiles. Where the machine has AMX
+//! tiles, `tiled` does it for bf16. Images have the layout of [`super::tile`].
 //!
 //! "Floats" are lanes of 32 bits. In bf16 each lane holds one value of each of two images, or of two Winograd
 //! tiles.
@@ -12,7 +12,7 @@ use super::walk::Outer;
 use crate::simd::value::Value;
 use crate::simd::{Vector, load, opaque};
 
-/// Computes [`outer`] for all rows of a kernel, whose places in `x` are `kernel_row` floats apart.
+/// Computes [`outer`] for all rows of a kernel, whose taps in `x` are `kernel_row` floats apart.
 ///
 /// # Safety
 /// The same as for [`outer`].

@@ -15,8 +15,8 @@ use super::walk::{PANEL, Pixel, Run, Sink, Walk};
 use crate::simd::value::Value;
 use crate::simd::{Vector, load, opaque, prefetch};
 
-/// Computes `out[image, row, col, :] = Σ_runs Σ_k x[place(image, row, col) + run.offset + k] · w[k, :]`, and
-/// passes it to the sink tile by tile.
+/// Computes `out[image, row, col, :] = Σ_runs Σ_k x[position(image, row, col) + run.offset + k] · w[k, :]`,
+/// and passes it to the sink tile by tile.
 ///
 /// `w` is (Σ run.len, cout) in the order of the runs, in panels of [`PANEL`] channels: (panels, Σ run.len,
 /// channels of the panel).
@@ -178,7 +178,7 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
             let start = [sink.start(channel), sink.start(channel + V::LANES)];
             for first in (0..all).step_by(NEAR / 8) {
                 let tiles = (NEAR / 8).min(all - first);
-                let place = |n: usize| {
+                let first_pixel = |n: usize| {
                     let (image, at) = ((first + n) / per_image, (first + n) % per_image);
                     Pixel { image, row: at / per_row * (8 / ROW), col: at % per_row * ROW, channel }
                 };
@@ -189,7 +189,7 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
                         let len = TAPS.min(run.len - from);
                         let next = w.wrapping_add(len * width);
                         for (n, sums) in sums[..tiles].iter_mut().enumerate() {
-                            let at = place(n);
+                            let at = first_pixel(n);
                             let x = x.add(
                                 at.image * walk.image_step + at.row * walk.row_step + at.col * walk.col_step,
                             );
@@ -214,7 +214,7 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
                     }
                 }
                 for (n, sums) in sums[..tiles].iter().enumerate() {
-                    let at = place(n);
+                    let at = first_pixel(n);
                     if ROW == 8 {
                         sink.put(*sums, at);
                         continue;

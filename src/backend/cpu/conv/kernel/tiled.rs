@@ -139,12 +139,12 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
         amx::configure(16, 16);
         for first in (0..all).step_by(NEAR) {
             let some = NEAR.min(all - first);
-            let place = |n: usize| {
+            let pixel_at = |n: usize| {
                 let (image, at) = ((first + n) / per_image, (first + n) % per_image);
                 Pixel { image, row: at / walk.cols, col: at % walk.cols, channel: 0 }
             };
             for n in 0..some {
-                let at = place(n);
+                let at = pixel_at(n);
                 let x = x.add(at.image * walk.image_step + at.row * walk.row_step + at.col * walk.col_step);
                 let mut row = near.add(n / 16 * taps * 16 + n % 16 * 16);
                 for run in walk.runs {
@@ -175,7 +175,7 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
                                 acc[p][q] = acc[p][q].add(V::load(own.add(at + q * amx::SUM)));
                             }
                         }
-                        sink.put(acc, Pixel { channel, ..place(n) });
+                        sink.put(acc, Pixel { channel, ..pixel_at(n) });
                     }
                 }
             }
@@ -211,8 +211,8 @@ unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
             let (mut count, mut filled) = (0, 0);
             while count < tiles.together && image < walk.images {
                 let start = first.min(tiles.line - tiles.pixels);
-                let place = image * walk.image_step + line * walk.row_step + start * walk.col_step;
-                left[count] = x.wrapping_add(place);
+                let offset = image * walk.image_step + line * walk.row_step + start * walk.col_step;
+                left[count] = x.wrapping_add(offset);
                 to[count] = to[count].wrapping_add(16 * (FRONT + filled + start - first));
                 count += 1;
                 filled += tiles.pixels.min(tiles.line - first);
@@ -320,7 +320,7 @@ pub unsafe fn outer<V: Vector>(
     let all = size.images * size.rows * per_row;
     // A row's last tile ends where the row does; the pixels that it shares with the tile before are left out
     // of it.
-    let place = |n: usize| {
+    let position = |n: usize| {
         let col = (n % per_row * pixels).min(size.cols - pixels);
         (n / per_row / size.rows, n / per_row % size.rows, col)
     };
@@ -339,7 +339,7 @@ pub unsafe fn outer<V: Vector>(
             for first in (0..all).step_by(SOME) {
                 let some = SOME.min(all - first);
                 for n in 0..some {
-                    let (image, row, col) = place(first + n);
+                    let (image, row, col) = position(first + n);
                     let g = g.add(image * size.g_image + row * size.g_row + col * size.g_col + channel);
                     transpose_16x16(common(first + n, col)..pixels, g, size.g_col, turned.add(n).cast());
                 }
@@ -349,7 +349,7 @@ pub unsafe fn outer<V: Vector>(
                         let count = ((size.taps - tap) / 16).min(TOGETHER);
                         amx::clear();
                         for n in 0..some {
-                            let (image, row, col) = place(first + n);
+                            let (image, row, col) = position(first + n);
                             let x = x.add(image * size.x_image + row * size.x_row + col * size.x_col + tap);
                             amx::multiply_rights(count, turned.add(n).cast(), 64, x, 4 * size.x_col);
                         }

@@ -1,5 +1,5 @@
-//! Parameters of the convolution's inner loops: the places that they visit, and the sink that receives their
-//! sums.
+//! Parameters of the convolution's inner loops: the positions that they visit, and the sink that receives
+//! their sums.
 
 use crate::simd::Vector;
 
@@ -10,7 +10,7 @@ pub const PANEL: usize = 32;
 /// Consecutive floats of the image that one output pixel sums over.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Run {
-    /// Distance of the first float from the output pixel's place in the image.
+    /// Distance of the first float from the output pixel's position in the image.
     pub offset: usize,
     /// Number of floats; each has its own row of `cout` weights.
     pub len: usize,
@@ -27,16 +27,16 @@ pub struct Walk<'a> {
     pub rows: usize,
     /// Number of output columns.
     pub cols: usize,
-    /// Stride between the places of output rows, in floats.
+    /// Stride between the positions of output rows, in floats.
     pub row_step: usize,
-    /// Stride between the places of output columns, in floats.
+    /// Stride between the positions of output columns, in floats.
     pub col_step: usize,
-    /// The runs that are summed at each place.
+    /// The runs that are summed at each position.
     pub runs: &'a [Run],
 }
 
 impl Walk<'_> {
-    /// Returns the number of floats that are summed at each place.
+    /// Returns the number of floats that are summed at each position.
     pub fn taps(&self) -> usize {
         self.runs.iter().map(|r| r.len).sum()
     }
@@ -78,7 +78,8 @@ pub trait Sink {
 
 /// The sizes and strides of a weight gradient:
 ///
-/// `dw[k, co] += Σ_{image, row, col} x[place(image, row, col) + k] · g[image, row, col, co]` for `k < taps`.
+/// `dw[k, co] += Σ_{image, row, col} x[position(image, row, col) + k] · g[image, row, col, co]` for
+/// `k < taps`.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
     /// Whether to overwrite `dw` instead of adding to it.
@@ -93,15 +94,15 @@ pub struct Outer {
     pub rows: usize,
     /// Number of columns of `g`.
     pub cols: usize,
-    /// Stride between the places of rows in `x`, in floats.
+    /// Stride between the positions of rows in `x`, in floats.
     pub x_row: usize,
-    /// Stride between the places of columns in `x`, in floats.
+    /// Stride between the positions of columns in `x`, in floats.
     pub x_col: usize,
     /// Stride between rows of `g`, in floats.
     pub g_row: usize,
     /// Stride between columns of `g`, in floats.
     pub g_col: usize,
-    /// Number of floats at each place of `x`: the taps of a kernel row, of `cin` floats each.
+    /// Number of floats at each position in `x`: the taps of a kernel row, of `cin` floats each.
     pub taps: usize,
     /// Number of channels of `g`.
     pub cout: usize,
@@ -110,7 +111,8 @@ pub struct Outer {
 }
 
 impl Outer {
-    /// Returns the sizes of a single row of `cols` places, `x_col` floats apart in `x` and contiguous in `g`.
+    /// Returns the sizes of a single row of `cols` columns, `x_col` floats apart in `x` and contiguous in
+    /// `g`.
     pub fn line(fresh: bool, cols: usize, x_col: usize, taps: usize, cout: usize, dw_row: usize) -> Self {
         Outer {
             fresh,

@@ -5,20 +5,19 @@
 //! channels of the panel). The threads then divide the blocks of the gradient among themselves instead of the
 //! images. Each block takes the images in order, so the result does not depend on the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::outer::{outer, outer_rows};
-#[cfg(target_arch = "x86_64")]
-use super::tiled::transpose_16x16;
 use super::walk::{Outer, PANEL};
 use super::winograd::{Two, pitch, transform_grad, transform_input};
 use super::with_scratch;
 use crate::net::Geometry;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::amx;
 use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector, finish};
 use crate::tensor::Parts;
@@ -30,7 +29,7 @@ const IN: usize = 16;
 #[derive(Clone, Copy)]
 pub struct Panels {
     pub geo: Geometry,
-    /// Whether [`winograd`] computes the weight gradient.
+    /// Whether [`super::winograd`] computes the weight gradient.
     pub winograd: bool,
     /// Number of images, or of groups of images that share lanes.
     images: usize,
@@ -39,8 +38,14 @@ pub struct Panels {
     pack: usize,
 }
 
-/// The place of one image's panel: its first lane, and the number of lanes per pixel.
-type Place = (usize, usize);
+/// A panel of one image.
+#[derive(Clone, Copy)]
+struct Panel {
+    /// The index of its first lane.
+    start: usize,
+    /// Number of lanes per pixel.
+    lanes: usize,
+}
 
 impl Panels {
     pub fn new<T: Value>(geo: Geometry, winograd: bool, batch: usize) -> Self {
@@ -61,18 +66,18 @@ impl Panels {
         self.geo.padded_out::<f32>() / self.geo.cout
     }
 
-    /// Returns the place of the input's panel that begins with `channel`.
-    fn input(&self, image: usize, channel: usize) -> Place {
-        let (first, pixel) = (channel / self.pack, IN.min(self.geo.cin - channel) / self.pack);
-        ((self.images * first + image * pixel) * self.in_pixels(), pixel)
+    /// Returns the panel of an image's input that begins with `channel`.
+    fn input(&self, image: usize, channel: usize) -> Panel {
+        let (first, lanes) = (channel / self.pack, IN.min(self.geo.cin - channel) / self.pack);
+        Panel { start: (self.images * first + image * lanes) * self.in_pixels(), lanes }
     }
 
-    /// Returns the place of the gradient's panel that begins with `channel`. All gradients come after the
+    /// Returns the panel of an image's gradient that begins with `channel`. All gradients come after the
     /// inputs.
-    fn grad(&self, image: usize, channel: usize) -> Place {
+    fn grad(&self, image: usize, channel: usize) -> Panel {
         let inputs = self.images * self.in_pixels() * (self.geo.cin / self.pack);
-        let (first, pixel) = (channel / self.pack, PANEL.min(self.geo.cout - channel) / self.pack);
-        (inputs + (self.images * first + image * pixel) * self.out_pixels(), pixel)
+        let (first, lanes) = (channel / self.pack, PANEL.min(self.geo.cout - channel) / self.pack);
+        Panel { start: inputs + (self.images * first + image * lanes) * self.out_pixels(), lanes }
     }
 
     /// Stores the inputs and gradients of some images (or groups), given inside halos, in `kept`.
@@ -99,25 +104,28 @@ impl Panels {
     }
 }
 
-/// Stores a panel of an image that has `all` lanes per pixel.
+/// Stores the panel of an image that has `all` lanes per pixel; `first` is the panel's first lane of a pixel.
+///
+/// # Safety
+/// The same as for [`Panels::keep`].
 #[inline(always)]
-unsafe fn keep_panel<V: Vector>(image: &[f32], all: usize, first: usize, (at, pixel): Place, kept: Parts) {
-    // SAFETY: the contract of `keep`; the vectors are inside the panel and the image.
-    unsafe {
-        let to: &mut [f32] = kept.part(at..at + image.len() / all * pixel);
-        for (to, from) in to.chunks_exact_mut(pixel).zip(image.chunks_exact(all)) {
-            let from = &from[first..first + pixel];
-            let whole = pixel / V::LANES * V::LANES;
-            for n in (0..whole).step_by(V::LANES) {
-                V::load(from.as_ptr().add(n)).store(to.as_mut_ptr().add(n));
-            }
-            to[whole..].copy_from_slice(&from[whole..]);
+unsafe fn keep_panel<V: Vector>(image: &[f32], all: usize, first: usize, panel: Panel, kept: Parts) {
+    let Panel { start, lanes } = panel;
+    // SAFETY: the caller's contract, by which this is the only access to the panel.
+    let to: &mut [f32] = unsafe { kept.part(start..start + image.len() / all * lanes) };
+    let whole = lanes / V::LANES * V::LANES;
+    for (to, from) in to.chunks_exact_mut(lanes).zip(image.chunks_exact(all)) {
+        let from = &from[first..first + lanes];
+        for n in (0..whole).step_by(V::LANES) {
+            // SAFETY: the caller's contract; both slices have `lanes` floats, so whole vectors are inside.
+            unsafe { V::load(from.as_ptr().add(n)).store(to.as_mut_ptr().add(n)) };
         }
+        to[whole..].copy_from_slice(&from[whole..]);
     }
 }
 
 /// Computes the weight gradient from everything that [`Panels::keep`] has stored: (kernel, kernel, cin,
-/// cout), or in the layout of [`winograd`].
+/// cout), or in the layout of [`super::winograd`].
 pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f32]) {
     let geo = panels.geo;
     if panels.images == 0 {
@@ -137,7 +145,7 @@ pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f
                 let tiles = tile_rows(geo) * geo.width / 2;
                 tiles * 4 * cin.len() + 4 * pitch(tiles * PANEL)
             }
-            Isa::Amx => SOME * (cin.len() + cout.len()),
+            Isa::Amx => PIXELS * (cin.len() + cout.len()),
             _ => 0,
         };
         with_scratch(sums + work, |scratch| {
@@ -149,7 +157,7 @@ pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f
 }
 
 /// Number of output pixels that are gathered at a time for AMX.
-const SOME: usize = 256;
+const PIXELS: usize = 256;
 
 /// Returns the number of rows of Winograd tiles that a block takes at a time.
 fn tile_rows(geo: Geometry) -> usize {
@@ -161,7 +169,8 @@ fn block(n: usize, len: usize, all: usize) -> Range<usize> {
     n * len..all.min((n + 1) * len)
 }
 
-/// A block of the gradient: some input channels by some output channels, and with Winograd one row of places.
+/// A block of the gradient: some input channels by some output channels, and with Winograd one row of
+/// components.
 struct Block<'a, T> {
     panels: Panels,
     kept: &'a [f32],
@@ -186,17 +195,17 @@ impl<T: Value> Task for Block<'_, T> {
             }
             if V::WINOGRAD && self.panels.winograd {
                 match T::PACK {
-                    1 => self.places::<V, 1>(),
-                    _ => self.places::<V, 2>(),
+                    1 => self.winograd::<V, 1>(),
+                    _ => self.winograd::<V, 2>(),
                 }
             } else {
                 self.taps::<V>();
             }
         }
         let mut rows = self.sums.chunks_exact(self.cout.len());
-        let mut keep = |place: usize, channels: Range<usize>| {
+        let mut keep = |plane: usize, channels: Range<usize>| {
             for (channel, row) in channels.zip(&mut rows) {
-                let at = (place * cin + channel) * cout;
+                let at = (plane * cin + channel) * cout;
                 // SAFETY: blocks do not overlap.
                 unsafe { self.dw.part(at + self.cout.start..at + self.cout.end) }.copy_from_slice(row);
             }
@@ -224,11 +233,11 @@ impl<T: Value> Block<'_, T> {
         for image in (0..images).step_by(some) {
             for first in (0..geo.out_height()).step_by(block) {
                 for co in self.cout.clone().step_by(PANEL) {
-                    let (g, g_col) = self.panels.grad(image, co);
-                    let g_row = (geo.out_width() + 2 * halo) * g_col;
+                    let grad = self.panels.grad(image, co);
+                    let g_row = (geo.out_width() + 2 * halo) * grad.lanes;
                     for ci in self.cin.clone().step_by(IN) {
-                        let (x, pixel) = self.panels.input(image, ci);
-                        let x_row = (geo.width + 2 * halo) * pixel;
+                        let input = self.panels.input(image, ci);
+                        let x_row = (geo.width + 2 * halo) * input.lanes;
                         let size = Outer {
                             fresh: image + first == 0,
                             images: some.min(images - image),
@@ -237,15 +246,15 @@ impl<T: Value> Block<'_, T> {
                             rows: block.min(geo.out_height() - first),
                             cols: geo.out_width(),
                             x_row: geo.stride * x_row,
-                            x_col: geo.stride * pixel,
+                            x_col: geo.stride * input.lanes,
                             g_row,
-                            g_col,
-                            taps: geo.kernel * pixel,
-                            cout: g_col,
+                            g_col: grad.lanes,
+                            taps: geo.kernel * input.lanes,
+                            cout: grad.lanes,
                             dw_row: self.cout.len(),
                         };
-                        let x = &self.kept[x + first * size.x_row..];
-                        let g = &self.kept[g + (first + halo) * g_row + halo * g_col..];
+                        let x = &self.kept[input.start + first * size.x_row..];
+                        let g = &self.kept[grad.start + (first + halo) * g_row + halo * grad.lanes..];
                         let at = (ci - self.cin.start) * geo.taps() * size.dw_row + co - self.cout.start;
                         let sums = self.sums[at..].as_mut_ptr();
                         // SAFETY: the panels of consecutive images are contiguous.
@@ -256,136 +265,94 @@ impl<T: Value> Block<'_, T> {
         }
     }
 
-    /// Computes the sums as (places of the row, input channels, output channels), with `N` = [`Value::PACK`]
-    /// tiles per lane.
+    /// Computes the sums as (components of the row, input channels, output channels), with `N` =
+    /// [`Value::PACK`] tiles per lane.
     #[inline(always)]
-    unsafe fn places<V: Vector, const N: usize>(&mut self) {
+    unsafe fn winograd<V: Vector, const N: usize>(&mut self) {
         let Panels { geo, images, .. } = self.panels;
-        let (per_row, rows) = (geo.width / 2, geo.height / 2);
+        let (per_row, all) = (geo.width / 2 / N, images * geo.height / 2);
         let some = tile_rows(geo);
-        let dw_row = self.cout.len();
-        let (v, d) = self.work.split_at_mut(some * per_row / N * 4 * self.cin.len());
-        for first in (0..images * rows).step_by(some) {
-            let tile_rows = first..(images * rows).min(first + some);
-            let cols = tile_rows.len() * per_row / N;
-            // SAFETY: the panels hold whole images, and the work space has room for as many tiles.
+        let (v, d) = std::mem::take(&mut self.work).split_at_mut(some * per_row * 4 * self.cin.len());
+        for first in (0..all).step_by(some) {
+            let tile_rows = first..all.min(first + some);
+            let tiles = tile_rows.len() * per_row;
+            // SAFETY: the caller's contract; the work space has room for `some` rows of tiles.
             unsafe {
-                for ci in self.cin.clone().step_by(IN) {
-                    let width = IN.min(self.cin.end - ci);
-                    let part = Geometry { cin: width, ..geo };
-                    let v = v.as_mut_ptr().add((ci - self.cin.start) * 4 * cols);
-                    for row in tile_rows.clone() {
-                        let x = self.kept[self.panels.input(row / rows, ci).0..].as_ptr().cast::<T>();
-                        let v = v.add((row - first) * per_row / N * 4 * width);
-                        transform_input::<V, T, Two, 4, 2, N>(part, x, row % rows, self.row, 0, v);
-                    }
-                }
+                self.transform_inputs::<V, N>(tile_rows.clone(), v);
                 for co in self.cout.clone().step_by(PANEL) {
-                    let width = PANEL.min(self.cout.end - co);
-                    let part = Geometry { cout: width, ..geo };
-                    let plane = pitch(cols * width);
-                    for row in tile_rows.clone() {
-                        let g = self.kept[self.panels.grad(row / rows, co).0..].as_ptr().cast::<T>();
-                        let d = d.as_mut_ptr().add((row - first) * per_row / N * width);
-                        transform_grad::<V, T, N>(part, g, row % rows, self.row, plane, d);
-                    }
-                    for ci in self.cin.clone().step_by(IN) {
-                        let taps = IN.min(self.cin.end - ci);
-                        let v = v.as_ptr().add((ci - self.cin.start) * 4 * cols);
-                        let size = Outer::line(first == 0, cols, 4 * taps, taps, width, dw_row);
-                        for j in 0..4 {
-                            let at =
-                                (j * self.cin.len() + ci - self.cin.start) * dw_row + co - self.cout.start;
-                            let sums = self.sums[at..].as_mut_ptr();
-                            outer::<V, T>(size, v.add(j * taps), d.as_ptr().add(j * plane), sums);
-                        }
-                    }
+                    self.transform_grads::<V, N>(tile_rows.clone(), co, d);
+                    self.add_products::<V>(tiles, co, v, d, first == 0);
                 }
             }
         }
     }
 
-    /// Computes the gradient with AMX tiles. For each tap, [`SOME`] pixels at a time are gathered, wherever
-    /// they are. The tiles hold the transposed gradient, output channels by input channels: this way only the
-    /// output's gradient has to be transposed, to be a left factor.
-    #[cfg(target_arch = "x86_64")]
+    /// Transforms the inputs of some rows of tiles, counted over all images, to `v`: (panels, tiles,
+    /// components of the row, channels of the panel).
     #[inline(always)]
-    unsafe fn tiles(&mut self) {
-        const SIDE: usize = 16;
-        const TILE: usize = amx::SUM;
-        let Panels { geo, images, .. } = self.panels;
-        let (ins, outs) = (self.cin.len() / SIDE, self.cout.len() / SIDE);
-        let (halo, taps) = (geo.padding(), geo.taps());
-        let (x_row, g_row) = (geo.width + 2 * halo, geo.out_width() + 2 * halo);
-        let (near, turned) = self.work.split_at_mut(SOME * self.cin.len());
-        let (kept, own) = (self.kept.as_ptr(), self.sums.as_mut_ptr());
-        let tiles_of = |tap: usize, out: usize| -> [*mut f32; amx::SUMS] {
-            std::array::from_fn(|n| own.wrapping_add(((tap * outs + out) * ins + n) * TILE))
-        };
-        let per_image = geo.out_height() * geo.out_width();
-        let pixels = images * per_image;
-        // SAFETY: the places are inside the panels; work space and sums have room for the whole block.
-        unsafe {
-            amx::configure(SIDE, SIDE);
-            for first in (0..pixels).step_by(SOME) {
-                let some = SOME.min(pixels - first);
-                let steps = some.div_ceil(SIDE);
-                let mut places = [(0, 0); SOME];
-                for (n, place) in places[..some].iter_mut().enumerate() {
-                    let (image, at) = ((first + n) / per_image, (first + n) % per_image);
-                    let (row, col) = (at / geo.out_width(), at % geo.out_width());
-                    let x = image * self.panels.in_pixels() + (row * x_row + col) * geo.stride;
-                    *place = (x, image * self.panels.out_pixels() + (row + halo) * g_row + col + halo);
-                }
-                for out in 0..outs {
-                    let channel = self.cout.start + out * SIDE;
-                    let (g, pixel) = self.panels.grad(0, channel / PANEL * PANEL);
-                    let g = kept.add(g + channel % PANEL);
-                    for step in 0..steps {
-                        let mut rows = [[0.0; SIDE]; SIDE];
-                        for (row, place) in rows.iter_mut().zip(&places[step * SIDE..some]) {
-                            std::ptr::copy_nonoverlapping(g.add(place.1 * pixel), row.as_mut_ptr(), SIDE);
-                        }
-                        let to = turned[(out * steps + step) * TILE..][..TILE].as_mut_ptr();
-                        transpose_16x16(0..SIDE, rows.as_ptr().cast(), SIDE, to);
-                    }
-                }
-                for tap in 0..taps {
-                    for n in 0..ins {
-                        let (x, _) = self.panels.input(0, self.cin.start + n * SIDE);
-                        let x = kept.add(x + (tap / geo.kernel * x_row + tap % geo.kernel) * SIDE);
-                        for (place, near) in places[..some].iter().zip(near.chunks_exact_mut(ins * SIDE)) {
-                            let near = near[n * SIDE..][..SIDE].as_mut_ptr();
-                            std::ptr::copy_nonoverlapping(x.add(place.0 * SIDE), near, SIDE);
-                        }
-                    }
-                    near[some * ins * SIDE..steps * SIDE * ins * SIDE].fill(0.0);
-                    for out in 0..outs {
-                        let sums = tiles_of(tap, out);
-                        if first == 0 {
-                            amx::clear();
-                        } else {
-                            amx::load(ins, &sums);
-                        }
-                        for step in 0..steps {
-                            let left = turned[(out * steps + step) * TILE..].as_ptr();
-                            let right = near[step * SIDE * ins * SIDE..].as_ptr();
-                            amx::multiply_rights(ins, left, 64, right, 4 * ins * SIDE);
-                        }
-                        amx::store(ins, &sums);
-                    }
-                }
+    unsafe fn transform_inputs<V: Vector, const N: usize>(&self, tile_rows: Range<usize>, v: &mut [f32]) {
+        let geo = self.panels.geo;
+        let (per_row, rows) = (geo.width / 2 / N, geo.height / 2);
+        let image_pixels = self.panels.in_pixels();
+        for ci in self.cin.clone().step_by(IN) {
+            let width = IN.min(self.cin.end - ci);
+            let part = Geometry { cin: width, ..geo };
+            let panel = &mut v[(ci - self.cin.start) * 4 * tile_rows.len() * per_row..];
+            for (row, v) in tile_rows.clone().zip(panel.chunks_exact_mut(per_row * 4 * width)) {
+                let Panel { start, lanes } = self.panels.input(row / rows, ci);
+                let x = self.kept[start..start + image_pixels * lanes].as_ptr().cast::<T>();
+                // SAFETY: the caller's contract; `x` is a whole image, and `v` has room for the row's tiles.
+                unsafe {
+                    transform_input::<V, T, Two, 4, 2, N>(part, x, row % rows, self.row, 0, v.as_mut_ptr())
+                };
             }
-            for (tap, out) in (0..taps).flat_map(|tap| (0..outs).map(move |out| (tap, out))) {
-                for (n, tile) in tiles_of(tap, out).into_iter().enumerate().take(ins) {
-                    transpose_16x16(0..SIDE, tile, SIDE, tile);
-                    for k in 0..SIDE {
-                        let row = tap * geo.cin + self.cin.start + n * SIDE + k;
-                        let at = row * geo.cout + self.cout.start + out * SIDE;
-                        let to: &mut [f32] = self.dw.part(at..at + SIDE);
-                        std::ptr::copy_nonoverlapping(tile.add(k * SIDE), to.as_mut_ptr(), SIDE);
-                    }
-                }
+        }
+    }
+
+    /// Transforms the gradients of some rows of tiles for the panel that begins with channel `co` to `d`:
+    /// (components of the row, tiles, channels), with [`pitch`] between components.
+    #[inline(always)]
+    unsafe fn transform_grads<V: Vector, const N: usize>(
+        &self,
+        tile_rows: Range<usize>,
+        co: usize,
+        d: &mut [f32],
+    ) {
+        let geo = self.panels.geo;
+        let (per_row, rows) = (geo.width / 2 / N, geo.height / 2);
+        let image_pixels = self.panels.out_pixels();
+        let width = PANEL.min(self.cout.end - co);
+        let part = Geometry { cout: width, ..geo };
+        let plane = pitch(tile_rows.len() * per_row * width);
+        let d = d[..4 * plane].as_mut_ptr();
+        for (n, row) in tile_rows.enumerate() {
+            let Panel { start, lanes } = self.panels.grad(row / rows, co);
+            let g = self.kept[start..start + image_pixels * lanes].as_ptr().cast::<T>();
+            // SAFETY: the caller's contract; `g` is a whole image, and `d` has room for the tiles of all
+            // rows.
+            unsafe {
+                transform_grad::<V, T, N>(part, g, row % rows, self.row, plane, d.add(n * per_row * width))
+            };
+        }
+    }
+
+    /// Adds the products of all transformed inputs and of the transformed gradients of a panel to the sums,
+    /// or overwrites the sums if `fresh`. There are `tiles` tiles, or pairs of tiles that share lanes.
+    #[inline(always)]
+    unsafe fn add_products<V: Vector>(&mut self, tiles: usize, co: usize, v: &[f32], d: &[f32], fresh: bool) {
+        let dw_row = self.cout.len();
+        let width = PANEL.min(self.cout.end - co);
+        let plane = pitch(tiles * width);
+        for ci in self.cin.clone().step_by(IN) {
+            let taps = IN.min(self.cin.end - ci);
+            let v = &v[(ci - self.cin.start) * 4 * tiles..][..4 * tiles * taps];
+            let size = Outer::line(fresh, tiles, 4 * taps, taps, width, dw_row);
+            for j in 0..4 {
+                let at = (j * self.cin.len() + ci - self.cin.start) * dw_row + co - self.cout.start;
+                let (v, d) = (v[j * taps..].as_ptr(), d[j * plane..][..tiles * width].as_ptr());
+                // SAFETY: the caller's contract; the slices hold component `j` of all tiles, and the sums
+                // hold the whole block.
+                unsafe { outer::<V, T>(size, v, d, self.sums[at..].as_mut_ptr()) };
             }
         }
     }

@@ -1,12 +1,13 @@
 //! Tests the convolution's gradients against candle's autograd.
 
-use candle_core::Var;
+use candle_core::{DType, Device, Var};
 
 use super::*;
 use crate::backend::cpu::chunks;
 use crate::backend::cpu::norm::Norm;
+use crate::backend::cpu::source::Raw;
 use crate::net::EPS;
-use crate::tensor::write;
+use crate::tensor::{write, zeros};
 
 /// Compares a batch norm, ReLU and convolution, and the batch norm after it, with candle's own operations in
 /// `f64` (N, C, H, W).

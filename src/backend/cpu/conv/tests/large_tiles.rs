@@ -1,5 +1,7 @@
 //! Tests Winograd's F(4×4, 3×3), which inference uses, against plain loops in `f64`.
 
+use candle_core::Device;
+
 use super::super::kernel::walk::{Pixel, Sink};
 use super::super::kernel::winograd::Four;
 use super::*;
@@ -23,10 +25,10 @@ fn large_tiles_give_the_plain_sum() {
         unsafe fn put<V: Vector, const P: usize, const Q: usize>(&mut self, acc: [[V; Q]; P], at: Pixel) {
             let Geometry { height, width, cout, .. } = self.geo;
             for (p, pixel) in acc.into_iter().enumerate() {
-                let place = ((at.image * height + at.row) * width + at.col + p) * cout + at.channel;
+                let first = ((at.image * height + at.row) * width + at.col + p) * cout + at.channel;
                 for (q, v) in pixel.into_iter().enumerate() {
                     // SAFETY: the trait's contract.
-                    unsafe { v.store(self.out[place + q * V::LANES..][..V::LANES].as_mut_ptr()) };
+                    unsafe { v.store(self.out[first + q * V::LANES..][..V::LANES].as_mut_ptr()) };
                 }
             }
         }
@@ -74,8 +76,8 @@ fn large_tiles_give_the_plain_sum() {
                 for (ci, co) in (0..cin).flat_map(|i| (0..cout).map(move |o| (i, o))) {
                     truth[y + co] += a[x + ci] * w[(k * cin + ci) * cout + co];
                 }
-                let place = n * len + ((h + 1) * (width + 2) + v + 1) * cin;
-                (0..cin).for_each(|ci| padded[place + ci] = a[x + ci] as f32);
+                let pixel = n * len + ((h + 1) * (width + 2) + v + 1) * cin;
+                (0..cin).for_each(|ci| padded[pixel + ci] = a[x + ci] as f32);
             });
             let (weight, bias) = (read(&weight).expect("weights"), read(&bias).expect("a bias"));
             let mut u = vec![f32::NAN; 36 * cin * cout];

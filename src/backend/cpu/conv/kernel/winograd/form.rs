@@ -3,26 +3,28 @@
 
 use crate::simd::Vector;
 
-/// The transforms of a tile size, where `IN` = `OUT` + 2.
+/// The transforms of a tile size, where `IN` = `OUT` + 2. The `IN`×`IN` elements of a transformed tile (of
+/// `G w Gᵀ`, `Bᵀ d B` or `A dy Aᵀ`) are its *components*.
 pub trait Form<const IN: usize, const OUT: usize> {
-    /// The rows of places in the order in which they are computed; neighbours use the same rows of `d`.
+    /// The rows of components in the order in which they are computed; neighbours use the same rows of `d`.
     const ROWS: [usize; IN];
-    /// Number of rows of places that are computed at a time. With more, less is read again; with fewer, the
-    /// values stay in a closer cache.
+    /// Number of rows of components that are computed at a time. With more, less is read again; with fewer,
+    /// the values stay in a closer cache.
     const AT_A_TIME: usize;
     /// Number of tiles that are computed at a time, if rows of tiles allow it. With fewer, the values stay in
     /// a closer cache, but all weights, or their gradient, are read for each group of tiles.
     const GROUP: usize;
-    /// Number of places of a row that are multiplied together, for as many tiles as then fit in the
-    /// registers: all or half of them. With fewer, more tiles share the weights that are read.
-    const PLACES: usize;
+    /// Number of components of a part of a row. A part, which is all or half of the row, is multiplied at
+    /// once, for as many tiles as then fit in the registers. With fewer components, more tiles share the
+    /// weights that are read.
+    const PART: usize;
 
     /// Computes `Bᵀ d`.
     ///
     /// # Safety
     /// The caller must uphold the contract of [`Vector`].
     unsafe fn input<V: Vector>(d: [V; IN]) -> [V; IN];
-    /// Computes the contribution to `Aᵀ m` of one `part` of `m`, which is [`Form::PLACES`] places, and adds
+    /// Computes the contribution to `Aᵀ m` of one `part` of `m`, which is [`Form::PART`] components, and adds
     /// it to the `sums` of the parts before. The first part ignores `sums`.
     ///
     /// # Safety
@@ -37,7 +39,7 @@ pub trait Form<const IN: usize, const OUT: usize> {
         // SAFETY: the caller's contract.
         unsafe {
             let mut sums = [V::splat(0.0); OUT];
-            for part in 0..IN / Self::PLACES {
+            for part in 0..IN / Self::PART {
                 sums = Self::output_part(part, m, sums);
             }
             sums
@@ -57,7 +59,7 @@ impl Form<4, 2> for Two {
     const ROWS: [usize; 4] = [0, 1, 2, 3];
     const AT_A_TIME: usize = 1;
     const GROUP: usize = 16;
-    const PLACES: usize = 4;
+    const PART: usize = 4;
 
     #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 4]) -> [V; 4] {
@@ -81,15 +83,15 @@ impl Form<4, 2> for Two {
     }
 }
 
-/// The transforms of F(4×4, 3×3). The first and the last place are halved in the weights and doubled in the
-/// output, which turns additions into multiply-adds.
+/// The transforms of F(4×4, 3×3). The first and the last component are halved in the weights and doubled in
+/// the output, which turns additions into multiply-adds.
 pub struct Four;
 
 impl Form<6, 4> for Four {
     const ROWS: [usize; 6] = [1, 2, 3, 4, 0, 5];
     const AT_A_TIME: usize = 2;
     const GROUP: usize = 8;
-    const PLACES: usize = 3;
+    const PART: usize = 3;
 
     #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {

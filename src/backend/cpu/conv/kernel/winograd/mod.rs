@@ -16,7 +16,7 @@
 //! m = 4 uses the points 0, ±1, ±2, ∞ of the same paper. Its rounding errors are ten times as large, and it
 //! serves inference only.
 //!
-//! With channels, each place of ⊙ is a matrix product over some tiles: [`product`] computes it for the
+//! With channels, each component of ⊙ is a matrix product over some tiles: [`product`] computes it for the
 //! outputs, [`outer`] for the weight gradient. In bf16, transformed values are rounded to bf16 and lie in
 //! lanes as [`super::tile`] and [`super::outer`] take them: for the weight gradient, two neighbouring tiles
 //! share a lane.
@@ -78,9 +78,9 @@ pub fn backward_scratch_len(geo: Geometry, images: usize) -> usize {
     weight.max(scratch_len::<Two, 4, 2>(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, images))
 }
 
-/// Returns the distance in floats from one row of places, or one place, of `len` floats to the next. It is a
-/// cache line longer than necessary: all rows or places of a tile are accessed together, and a power of two
-/// between them would put them into the same set of the cache.
+/// Returns the distance in floats from one row of components, or one component, of `len` floats to the next.
+/// It is a cache line longer than necessary: all rows or components of a tile are accessed together, and a
+/// power of two between them would put them into the same set of the cache.
 pub fn pitch(len: usize) -> usize {
     len + 16
 }
@@ -134,13 +134,13 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
             let size = Sizes { tiles: count, lanes, cout: geo.cout, m_row, whole: stores_are_slow() };
             // SAFETY: the caller's contract.
             unsafe {
-                for (pass, places) in F::ROWS.chunks_exact(F::AT_A_TIME).enumerate() {
+                for (pass, component_rows) in F::ROWS.chunks_exact(F::AT_A_TIME).enumerate() {
                     for row in first..last {
                         let x = x.add(row / rows * x_step);
                         let v = v.as_mut_ptr().add((row - first) * per_row * IN * lanes);
                         transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, pass, step, v);
                     }
-                    for (i, v) in places.iter().zip(v.chunks_exact(step)) {
+                    for (i, v) in component_rows.iter().zip(v.chunks_exact(step)) {
                         products::<V, T, S, F, IN, OUT>(size, *i, v.as_ptr(), u, m.as_mut_ptr(), sink);
                     }
                 }

@@ -1,4 +1,4 @@
-//! Transforms of images: from rows of tiles to their places, and back.
+//! Transforms of images: from rows of tiles to their components, and back.
 
 // Indices match those of the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -22,10 +22,10 @@ pub unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usi
     }
 }
 
-/// Stores the places of `N` neighbouring tiles. One tile is stored as values, two tiles in shared lanes;
-/// places are `step` values or lanes apart.
+/// Stores the components of `N` neighbouring tiles. One tile is stored as values, two tiles in shared lanes;
+/// components are `step` values or lanes apart.
 #[inline(always)]
-pub unsafe fn store_places<V: Vector, T: Value, const N: usize, const IN: usize>(
+pub unsafe fn store_components<V: Vector, T: Value, const N: usize, const IN: usize>(
     tiles: [[V; IN]; N],
     out: *mut f32,
     at: usize,
@@ -43,8 +43,8 @@ pub unsafe fn store_places<V: Vector, T: Value, const N: usize, const IN: usize>
     }
 }
 
-/// Computes some rows of the places of `v = Bᵀ d B` for a row of tiles, `N` tiles per lane: the rows of a
-/// `pass` ([`Form::AT_A_TIME`]), each (tiles, places, channels) and `step` floats after the previous one.
+/// Computes some rows of the components of `v = Bᵀ d B` for a row of tiles, `N` tiles per lane: the rows of a
+/// `pass` ([`Form::AT_A_TIME`]), each (tiles, components, channels) and `step` floats after the previous one.
 ///
 /// Only what these rows need is computed, although each column is read again for the next pass: so little is
 /// written at a time that the products read it from the first-level cache.
@@ -68,7 +68,7 @@ pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const 
             1 => input_pass::<V, T, F, IN, OUT, N, 1>(geo, x, row, step, v),
             2 => input_pass::<V, T, F, IN, OUT, N, 2>(geo, x, row, step, v),
             3 if IN > 3 * F::AT_A_TIME => input_pass::<V, T, F, IN, OUT, N, 3>(geo, x, row, step, v),
-            _ => unreachable!("places have {IN} rows"),
+            _ => unreachable!("there are {IN} rows of components"),
         }
     }
 }
@@ -116,23 +116,23 @@ unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize,
                     }
                 }
                 for h in 0..F::AT_A_TIME {
-                    let mut places = [[V::splat(0.0); IN]; N];
+                    let mut components = [[V::splat(0.0); IN]; N];
                     for n in 0..N {
                         let mut line = [V::splat(0.0); IN];
                         for j in 0..IN {
                             line[j] = columns[h][n * OUT + j];
                         }
-                        places[n] = F::input(line);
+                        components[n] = F::input(line);
                     }
-                    store_places::<V, T, N, IN>(places, v.add(h * step), some * IN * c + channel, c);
+                    store_components::<V, T, N, IN>(components, v.add(h * step), some * IN * c + channel, c);
                 }
             }
         }
     }
 }
 
-/// Computes row `i` of the places of `d = A dy Aᵀ` for a row of tiles, `N` tiles per lane. The planes of `d`
-/// are `plane` values, or lanes, apart.
+/// Computes row `i` of the components of `d = A dy Aᵀ` for a row of tiles, `N` tiles per lane. The planes of
+/// `d` are `plane` values, or lanes, apart.
 #[inline(always)]
 pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
     geo: Geometry,
@@ -168,16 +168,16 @@ unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
             // SAFETY: the contract of `weight_grad`, by which the two rows of the tile are inside the halo.
             unsafe {
                 let at = (2 * row + 1) * width + (2 * N * some + 1) * c + channel;
-                let mut places = [[V::splat(0.0); 4]; N];
+                let mut components = [[V::splat(0.0); 4]; N];
                 for n in 0..N {
                     let mut sides = [V::splat(0.0); 2];
                     for side in 0..2 {
                         let g = g.add(at + (2 * n + side) * c);
                         sides[side] = output_transposed(column::<V, T, 2>(g, width))[I];
                     }
-                    places[n] = output_transposed(sides);
+                    components[n] = output_transposed(sides);
                 }
-                store_places::<V, T, N, 4>(places, d, some * c + channel, plane);
+                store_components::<V, T, N, 4>(components, d, some * c + channel, plane);
             }
         }
     }

@@ -1,6 +1,6 @@
-//! The products of the places, which take most of the time.
+//! The products of the components, which take most of the time.
 //!
-//! A register tile holds all places of a row of places (F(2×2)), or half of them for twice as many tiles
+//! A register tile holds a whole row of components (F(2×2)), or half of a row for twice as many tiles
 //! (F(4×4), except where stores are slow). This way the first half of the output transform happens in
 //! registers, and only half (F(2×2)) or two thirds (F(4×4)) of the values that would otherwise be stored and
 //! read again remain.
@@ -19,23 +19,23 @@ use crate::simd::{Vector, opaque, prefetch};
 pub struct Sizes {
     /// Number of tiles, which is even.
     pub tiles: usize,
-    /// Number of lanes that a tile's channels take at a place of `v`.
+    /// Number of lanes that a tile's channels take in a component of `v`.
     pub lanes: usize,
     /// Number of channels of `m`.
     pub cout: usize,
-    /// Stride between rows of places of `m`, in floats.
+    /// Stride between rows of components of `m`, in floats.
     pub m_row: usize,
-    /// Whether a register tile holds all places of a row, even if [`Form::PLACES`] is less: the operations
-    /// are the same, with more loads and fewer stores.
+    /// Whether a register tile holds a whole row of components, even if [`Form::PART`] is less: the
+    /// operations are the same, with more loads and fewer stores.
     pub whole: bool,
 }
 
 /// Lanes at a time, so that their weights for a vector of channels stay in the first-level cache.
 const NEAR: usize = 64;
 
-/// Computes row `i` of the places of `m = (u ⊙ v) A`, which is (rows of places, tiles, output columns, cout),
-/// from the same row of `v`, (tiles, places, lanes), and from `u` of [`super::transform_weight`]. The outputs
-/// start from the values that the sink gives.
+/// Computes row `i` of the components of `m = (u ⊙ v) A`, which is (rows of components, tiles, output
+/// columns, cout), from the same row of `v`, (tiles, components, lanes), and from `u` of
+/// [`super::transform_weight`]. The outputs start from the values that the sink gives.
 ///
 /// # Safety
 /// The caller must uphold the contract of [`Vector`]; `v`, `u` and `m` must be as large as `size` requires.
@@ -57,8 +57,8 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
     for block in 0..blocks {
         // SAFETY: the caller's contract.
         unsafe {
-            // Row 1 of `A` is all ones, so each output gets place (1, 1) exactly once; the initial value goes
-            // there.
+            // Row 1 of `A` is all ones, so component (1, 1) is added to each output exactly once; the initial
+            // value goes there.
             let start = if i == 1 { sink.start(block * V::LANES) } else { V::splat(0.0) };
             let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
             let m = m.add(i * size.m_row + block * V::LANES);
@@ -67,7 +67,7 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
                 while tile < size.tiles {
                     let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
                     let left = size.tiles - tile;
-                    if 2 * F::PLACES == IN && !size.whole {
+                    if 2 * F::PART == IN && !size.whole {
                         if left >= 8 {
                             some::<V, T, F, IN, OUT, 8, 0, 1>(size, first, start, v, u, m);
                             some::<V, T, F, IN, OUT, 8, 1, 2>(size, first, start, v, u, m);
@@ -78,7 +78,7 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
                             tile += 2;
                         }
                     } else if left >= 4 {
-                        if size.lanes > NEAR && F::PLACES == IN {
+                        if size.lanes > NEAR && F::PART == IN {
                             // Each tile prefetches its share of the weights that come next.
                             let next = u.wrapping_add((first + NEAR) * IN * V::LANES);
                             let part = NEAR * IN * V::LANES / size.tiles;
@@ -99,7 +99,7 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
 }
 
 /// Computes [`products`] for a vector of channels, at most [`NEAR`] lanes from `lane` on, `P` tiles and the
-/// parts `FROM..TO` of the places, as far as they exist.
+/// parts `FROM..TO` of the row, as far as they exist.
 #[inline(always)]
 unsafe fn some<
     V,
@@ -124,28 +124,28 @@ unsafe fn some<
 {
     // SAFETY: the contract of `products`.
     unsafe {
-        let places = FROM * F::PLACES..IN.min(TO * F::PLACES);
+        let components = FROM * F::PART..IN.min(TO * F::PART);
         let mut acc = [[V::splat(0.0); IN]; P];
         if lane + FROM == 0 {
             for p in 0..P {
                 acc[p][1] = start;
             }
         }
-        let (mut v, mut u) = (v.add(lane), u.add(lane * F::PLACES * V::LANES));
+        let (mut v, mut u) = (v.add(lane), u.add(lane * F::PART * V::LANES));
         for _ in lane..lanes.min(lane + NEAR) {
             v = opaque(v);
             let mut weights = [V::splat(0.0); IN];
-            for j in places.clone() {
-                let (part, place) = (j / F::PLACES, j % F::PLACES);
-                weights[j] = V::load(u.add((part * lanes * F::PLACES + place) * V::LANES));
+            for j in components.clone() {
+                let (part, offset) = (j / F::PART, j % F::PART);
+                weights[j] = V::load(u.add((part * lanes * F::PART + offset) * V::LANES));
             }
             for p in 0..P {
-                for j in places.clone() {
+                for j in components.clone() {
                     let x = V::splat(*v.add((p * IN + j) * lanes));
                     acc[p][j] = T::multiply_add(acc[p][j], x, weights[j]);
                 }
             }
-            (v, u) = (v.add(1), u.add(F::PLACES * V::LANES));
+            (v, u) = (v.add(1), u.add(F::PART * V::LANES));
         }
         for p in 0..P {
             let m = m.add(p * OUT * cout);
@@ -153,7 +153,7 @@ unsafe fn some<
             if lane + FROM > 0 {
                 sums = column::<V, f32, OUT>(m, cout);
             }
-            for part in FROM..TO.min(IN / F::PLACES) {
+            for part in FROM..TO.min(IN / F::PART) {
                 let before = sums;
                 sums = F::output_part(part, acc[p], sums);
                 // Part 0 starts new sums; add those of the preceding lanes.
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn places_by_halves_and_at_once_are_the_same() {
+    fn halves_of_rows_and_whole_rows_give_the_same() {
         let mut rng = stream(0, Purpose::Init, 0, 0);
         let mut random = |len| -> Vec<f32> { (0..len).map(|_| uniform(&mut rng) as f32 - 0.5).collect() };
         // More lanes than `NEAR`, and numbers of tiles that leave a remainder in both cases.

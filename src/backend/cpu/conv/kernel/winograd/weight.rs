@@ -6,12 +6,13 @@
 use std::marker::PhantomData;
 
 use super::form::{Form, weight_transposed};
-use super::planes::{column, store_places};
+use super::planes::{column, store_components};
 use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector, run};
 
-/// Computes `u = G w Gᵀ`: from (3, 3, rows, cols) to (rows of places, cols / vector, parts of a row's places,
-/// rows, places of a part, vector). In bf16, the values are rounded to bf16, and two rows share lanes.
+/// Computes `u = G w Gᵀ`: from (3, 3, rows, cols) to (rows of components, cols / vector, parts of a row of
+/// components, rows, components of a part, vector). In bf16, the values are rounded to bf16, and two rows
+/// share lanes.
 pub fn transform_weight<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
     isa: Isa,
     w: &[f32],
@@ -55,19 +56,19 @@ impl<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize, const N: usi
                         }
                     }
                     for i in 0..IN {
-                        let mut places = [[V::splat(0.0); IN]; N];
+                        let mut components = [[V::splat(0.0); IN]; N];
                         for n in 0..N {
-                            places[n] = F::weight([columns[n][0][i], columns[n][1][i], columns[n][2][i]]);
+                            components[n] = F::weight([columns[n][0][i], columns[n][1][i], columns[n][2][i]]);
                         }
                         for j in 0..IN {
-                            let mut place = [[V::splat(0.0)]; N];
+                            let mut component = [[V::splat(0.0)]; N];
                             for n in 0..N {
-                                place[n] = [places[n][j]];
+                                component[n] = [components[n][j]];
                             }
-                            let (parts, part) = (IN / F::PLACES, j / F::PLACES);
+                            let (parts, part) = (IN / F::PART, j / F::PART);
                             let at = ((i * blocks + block) * parts + part) * rows + row;
-                            let at = at * F::PLACES + j % F::PLACES;
-                            store_places::<V, T, N, 1>(place, u.as_mut_ptr(), at * V::LANES, 0);
+                            let at = at * F::PART + j % F::PART;
+                            store_components::<V, T, N, 1>(component, u.as_mut_ptr(), at * V::LANES, 0);
                         }
                     }
                 }
