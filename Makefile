@@ -40,6 +40,13 @@ empty :=
 space := $(empty) $(empty)
 comma := ,
 
+# A misspelt variable would otherwise be ignored, and the defaults be trained for hours.
+variables := METHODS SEEDS ARCH EPOCHS RECIPE SPLIT FLAGS DEVICE THREADS LAUNCH DATA OUT V GOAL NAME CELLS \
+    CARGO B PREFIX DESTDIR TORCH CHECKPOINT
+given   := $(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v))
+unknown := $(filter-out $(variables) CARGO_% RUST% CC% REMIX_% MAKE% -%,$(given))
+$(if $(unknown),$(error there is no variable $(unknown); the variables are $(variables)))
+
 CARGO  ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 B      := $(if $(filter /%,$(TARGET)),,$(CURDIR)/)$(TARGET)/release
@@ -211,6 +218,7 @@ ifneq ($(filter table page tsne jobs,$(MAKECMDGOALS)),)
 bad_seeds := $(strip $(foreach s,$(seed_list),$(if $(call of_seeds,$s),,$s)))
 bad_cells := $(filter-out $(foreach d,cifar10 cifar100 cinic10 synthetic,$d-none $d-exp-% $d-step-%),$(CELLS))
 $(foreach v,METHODS SEEDS CELLS ARCH EPOCHS,$(if $(strip $($v)),,$(error $v is empty; see the head of the Makefile)))
+$(if $(filter-out test val,$(SPLIT)),$(error SPLIT=$(SPLIT): write test or val))
 $(if $(bad_seeds),$(error SEEDS=$(SEEDS): "$(bad_seeds)" is neither a seed nor an ascending range; write seeds as 0,2,5-9))
 $(if $(bad_cells),$(error CELLS=$(CELLS): "$(bad_cells)" is no data set; write it as cifar10-exp-100, cinic10-step-10 or synthetic-none))
 endif
@@ -219,6 +227,24 @@ suffix := $(ARCH)_e$(EPOCHS)_recipe-$(RECIPE:report=seed)
 flags  := $(if $(strip $(FLAGS)),_$(subst $(space),_,$(strip $(FLAGS))))
 sets   := $(CELLS:%=$(OUT)/data/%/manifest.json)
 runs   := $(foreach c,$(CELLS),$(foreach m,$(METHODS),$(seeds:%=$(OUT)/runs/$c_$m_$(suffix)_s%$(flags)/manifest.json)))
+
+# Each command is first tried with --dry-run, so that one that can only fail is reported before anything is trained,
+# and not by a job: on this machine, which may lack the GPU of the jobs. Each is a line of its own, because a single
+# line could be longer than the system allows.
+define newline
+
+
+endef
+missing  = $(foreach r,$(runs:$(OUT)/runs/%/manifest.json=%),$(if $(wildcard $(OUT)/runs/$r/manifest.json),,$r))
+each_run = $(foreach r,$(missing),@$(call $1,$r)$(newline))
+try      = $(subst --device $(DEVICE),--device auto,$(call train,$1,$(abspath $(OUT)))) --dry-run --quiet >/dev/null
+.PHONY: tried
+tried: $(sets) | build
+	@:
+	$(call each_run,try)
+ifneq ($(filter table page tsne,$(MAKECMDGOALS)),)
+$(runs): | tried
+endif
 
 ifeq ($(GOAL),jobs)
 .PHONY: table page tsne
@@ -243,12 +269,11 @@ tsne: $(sets) $(runs)
 	    -o figures/$(NAME)_$(suffix)$(flags).svg -o figures/$(NAME)_$(suffix)$(flags).png >/dev/null
 endif
 
-# Each command is first tried with --dry-run, so that one that can only fail is reported here and not by a job.
+print_job = printf '%s\n' $(call quoted,$(strip $(LAUNCH) $(call train,$1,$(abspath $(OUT)))))
 .PHONY: jobs
-jobs: $(sets) | build ## Make the data sets CELLS and print the commands of missing runs, one per line, for a cluster
-	@$(foreach r,$(runs:$(OUT)/runs/%/manifest.json=%),[[ -e $(OUT)/runs/$r/manifest.json ]] || { \
-	    $(call train,$r,$(abspath $(OUT))) --dry-run --quiet >/dev/null; \
-	    printf '%s\n' $(call quoted,$(strip $(LAUNCH) $(call train,$r,$(abspath $(OUT))))); }; ) :
+jobs: tried ## Make the data sets CELLS and print the commands of missing runs, one per line, for a cluster
+	@:
+	$(call each_run,print_job)
 
 # Results of hours of work must not be deleted when make is interrupted; the tools publish manifests atomically.
 .PRECIOUS: %/manifest.json

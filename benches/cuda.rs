@@ -108,7 +108,7 @@ fn main() -> Result<()> {
         let started = Instant::now();
         trainer.top1(&[&bench.test])?;
         let test = started.elapsed().as_secs_f64();
-        let (name, held) = (device.describe(), device.held());
+        let (name, held) = (device.describe(), device.bytes_in_use());
         let kernels = trainer.profile()?;
         drop((device, trainer));
         let several = [2, seeds].map(|n| bench.side_by_side(&config, n).map(|s| json!([n, s * 1e3])));

@@ -1,7 +1,7 @@
 //! Reads pickles without executing them: those of CIFAR's official files and of PyTorch's `torch.save`.
 //!
-//! A pickle is a program for a stack machine that may call any Python function. This machine calls nothing. It
-//! knows the opcodes of protocol 2 that occur in these files, and leaves names to an implementation of
+//! A pickle is a program for a stack machine that may call any Python function. This machine calls nothing.
+//! It knows the opcodes of protocol 2 that occur in these files, and leaves names to an implementation of
 //! [`Object`], which recognises the few that its files consist of; every other opcode and name is refused.
 //! Memory is bounded by the length of the pickle, by `MAX_VALUES` and by `MAX_DEPTH`.
 

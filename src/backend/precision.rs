@@ -4,7 +4,7 @@ use candle_core::DType;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// The arithmetic of forward and backward.
+/// The arithmetic of the forward and backward passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

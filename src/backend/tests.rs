@@ -117,7 +117,7 @@ fn relative_error(found: &[f32], truth: &[f32]) -> f64 {
 }
 
 #[test]
-fn the_formula_gives_the_known_values() {
+fn the_fixtures_formula_gives_known_values() {
     for (name, shape, i, known) in [
         ("conv1.weight", &[16, 3, 3, 3][..], 0, 0.042_497_061_192_989_35),
         ("layer3.4.conv2.weight", &[64, 64, 3, 3], 36863, -0.047_770_787_030_458_45),
@@ -133,7 +133,7 @@ fn the_formula_gives_the_known_values() {
 }
 
 #[test]
-fn a_training_step_is_pytorchs() {
+fn a_training_step_matches_pytorch() {
     let fixture = Fixture::open();
     let (a, b) = (fixture.labels("labels_a"), fixture.labels("labels_b"));
     let (ca, cb) = (fixture.f32("coef_a"), fixture.f32("coef_b"));
@@ -182,7 +182,7 @@ struct MixedStep {
 }
 
 #[test]
-fn a_step_with_mixed_hidden_states_is_pytorchs() {
+fn a_step_with_mixed_hidden_states_matches_pytorch() {
     let text = include_str!("../../tests/fixtures/manifold.json");
     let (fixture, truth) = (Fixture::open(), serde_json::from_str::<Manifold>(text).expect("the fixture"));
     let (a, b) = (fixture.labels("labels_a"), fixture.labels("labels_b"));
@@ -217,7 +217,7 @@ fn a_step_with_mixed_hidden_states_is_pytorchs() {
 }
 
 #[test]
-fn a_bf16_step_is_pytorchs_but_for_rounding() {
+fn a_bf16_step_matches_pytorch_within_rounding() {
     let fixture = Fixture::open();
     let (a, b) = (fixture.labels("labels_a"), fixture.labels("labels_b"));
     let (ca, cb) = (fixture.f32("coef_a"), fixture.f32("coef_b"));
@@ -240,7 +240,7 @@ fn a_bf16_step_is_pytorchs_but_for_rounding() {
 }
 
 #[test]
-fn inference_is_pytorchs() {
+fn inference_matches_pytorch() {
     let fixture = Fixture::open();
     let params = network().params;
     let pixels = pixels();
@@ -263,7 +263,7 @@ fn inference_is_pytorchs() {
 }
 
 #[test]
-fn what_is_no_number_stays_none() {
+fn nan_stays_nan() {
     let pixels = pixels();
     for (arch, name) in [
         ("resnet32", "conv1.weight"),

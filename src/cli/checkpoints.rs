@@ -8,16 +8,17 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
 pub(super) use self::infer::FEATURES_ONLY;
+
 pub use self::infer::Rows;
 use super::generate::architectures;
 use super::trained::{Trained, normalise};
-use super::whole;
+use super::whole_number;
 use crate::backend::cpu::infer::BATCH;
 use crate::data::{self, Normalise, features};
 use crate::interrupt::{self, Interrupted};
@@ -29,6 +30,9 @@ use crate::report::experiment::{Images, images_of};
 
 /// The splits that `train` records in a checkpoint's input `dataset`.
 const TRAINED_ON: [&str; 2] = ["train", "test"];
+
+/// The reason why a classifier on imported features cannot be run on images.
+pub(super) const NO_NETWORK: &str = "was trained on imported features, so it has no network to run on images";
 
 /// Flags that choose checkpoints and images.
 #[derive(Args, Clone, Debug)]
@@ -56,7 +60,7 @@ pub struct Choice {
 
     /// Number of images that a CPU thread runs through the network at a time; more images need more memory,
     /// and the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = BATCH as u32, value_parser = whole::<u32>(1, u32::MAX))]
+    #[arg(long, value_name = "N", default_value_t = BATCH as u32, value_parser = whole_number::<u32>(1, u64::MAX))]
     pub batch_size: u32,
 }
 
@@ -74,7 +78,7 @@ pub struct Subject {
     dataset: Manifest,
     /// The classes of the data set.
     pub info: data::Info,
-    /// Name of the checkpoint's directory, or of the bare file without its ending.
+    /// Name of the checkpoint's directory, or of the bare file without its extension.
     pub name: String,
     /// Whether the class counts are those that the weights were trained on, as far as that is known.
     pub has_own_counts: bool,
@@ -134,14 +138,24 @@ fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Res
             all.push(bare(arg, flags, given)?);
             continue;
         }
-        for m in source::read_all(std::slice::from_ref(arg), tool, Kind::Checkpoint)? {
+        let found = source::read_all(std::slice::from_ref(arg), tool, Kind::Checkpoint);
+        // Whoever names an architecture means weights.
+        let found = found.map_err(|e| match e {
+            manifest::Error::NotAManifest { path, why } if flags.arch.is_some() => anyhow!(
+                "{}: is neither a file of weights, as safetensors or as written by torch.save, nor a manifest: \
+                 {why}",
+                path.display()
+            ),
+            e => e.into(),
+        });
+        for m in found? {
             all.push(checkpoint(m, flags, given, tool)?);
         }
     }
     Ok(all)
 }
 
-/// Endings of files that are taken for weights even if they are missing or damaged.
+/// Extensions of files that are taken for weights even if they are missing or damaged.
 const WEIGHTS: [&str; 7] = ["safetensors", "pth", "pt", "th", "bin", "tar", "ckpt"];
 
 /// Returns whether an argument is a file of bare weights and not of manifests. The content of the file
@@ -171,14 +185,17 @@ fn is_json(head: &[u8]) -> bool {
 
 fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'static str) -> Result<Subject> {
     let dir = m.dir()?.to_owned();
-    let place = dir.join(FILE);
-    let here = place.display();
+    let file = dir.join(FILE);
+    let here = file.display();
     let input = m.as_input("checkpoint", &[&flags.checkpoint])?;
     let arch = arch_of(&m, flags)?;
     let trained = m.input("dataset").with_context(|| {
         format!("{here}: does not say what it was trained on; train the checkpoint again")
     })?;
     let dataset = match given {
+        Some(d) if matches!(arch, Arch::Features(_)) && d.kind == Kind::Dataset => {
+            bail!("{here}: {NO_NETWORK}; give --data imported features")
+        }
         Some(d) => {
             check_network(&m, &input, d)?;
             if !is_content_of(trained, d) {
@@ -214,11 +231,11 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
 
 /// Returns the architecture of a checkpoint.
 pub(super) fn arch_of(m: &Manifest, flags: &Choice) -> Result<Arch> {
-    let place = m.dir()?.join(FILE);
-    let here = place.display();
+    let file = m.dir()?.join(FILE);
+    let here = file.display();
     let said = m.params.get("arch").and_then(serde_json::Value::as_str);
     let said = said.with_context(|| format!("{here}: params.arch is missing; train the checkpoint again"))?;
-    let arch: Arch = said.parse().map_err(|e| anyhow::anyhow!("{here}: params.arch: {e}"))?;
+    let arch: Arch = said.parse().map_err(|e| anyhow!("{here}: params.arch: {e}"))?;
     if let Some(asked) = flags.arch
         && asked != arch
     {
@@ -311,7 +328,7 @@ pub(super) fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
 fn one_at(path: &Path, tool: &'static str, kind: Kind) -> Result<Manifest> {
     let found = source::read_all(&[path.to_owned()], tool, kind)?;
     let [m] = <[Manifest; 1]>::try_from(found)
-        .map_err(|all| anyhow::anyhow!("{}: holds {} manifests, not one", path.display(), all.len()))?;
+        .map_err(|all| anyhow!("{}: holds {} manifests, not one", path.display(), all.len()))?;
     Ok(m)
 }
 

@@ -17,7 +17,7 @@ use serde_json::json;
 use self::import::Import;
 use self::projection::{Chosen, Projection};
 use super::checkpoints::{self, Choice, Rows, Subject};
-use super::{Common, whole};
+use super::{Common, VERSION, negative_values, whole_number};
 use crate::backend::cpu::infer::Inference;
 use crate::data::features;
 use crate::data::files::decode::MAX_PIXELS;
@@ -41,7 +41,7 @@ const FEATURES: &str = "features.safetensors";
 /// the official file; and, with --project, `projection` F32 (N, 2). Prints one embedding manifest per
 /// checkpoint on stdout.
 #[derive(Parser, Debug)]
-#[command(name = "embed", version = super::VERSION, after_help = EXAMPLES)]
+#[command(name = "embed", version = VERSION, after_help = EXAMPLES, mut_args(negative_values))]
 pub struct Flags {
     /// What to run.
     #[command(flatten)]
@@ -57,11 +57,11 @@ pub struct Flags {
     pub images: Option<PathBuf>,
 
     /// Number of classes per image in predictions.csv, most probable first
-    #[arg(long, value_name = "N", default_value_t = 5, requires = "images", value_parser = whole::<u32>(1, u32::MAX))]
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "images", value_parser = whole_number::<u32>(1, u64::MAX))]
     pub top: u32,
 
     /// With --images: refuse images with more pixels than this
-    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, requires = "images")]
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, requires = "images", value_parser = whole_number::<u64>(1, u64::MAX))]
     pub max_pixels: u64,
 
     /// Write the features of several splits, such as train,val,test, each into a file of its own, as a data
@@ -72,7 +72,7 @@ pub struct Flags {
     /// With --splits: pass the training images through the network N more times, augmented as in the
     /// checkpoint's own training; train --classifier then draws one of the N + 1 passes for each image of a
     /// batch
-    #[arg(long, value_name = "N", requires = "splits", conflicts_with_all = ["split", "project", "images", "import"], value_parser = whole::<u32>(1, 1000))]
+    #[arg(long, value_name = "N", requires = "splits", conflicts_with_all = ["split", "project", "images", "import"], value_parser = whole_number::<u32>(1, 1000))]
     pub passes: Option<u32>,
 
     /// Import features that were computed elsewhere, one file per split, such as train=clip-train.npz, as a

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use self::adjust::Adjust;
 use super::checkpoints::{self, Choice, Subject};
-use super::{Common, terminal};
+use super::{Common, VERSION, negative_values, terminal};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Kind, Object};
 use crate::metrics::{self, Confusion};
@@ -42,7 +42,7 @@ const CONFUSION: &str = "confusion.safetensors";
 /// --data says where that data set is now, or names a different one: many, medium and few then follow the
 /// class counts of the different one, and reports show the result in a row of its own.
 #[derive(Parser, Debug)]
-#[command(name = "eval", version = super::VERSION, after_help = EXAMPLES)]
+#[command(name = "eval", version = VERSION, after_help = EXAMPLES, mut_args(negative_values))]
 pub struct Flags {
     /// What to evaluate.
     #[command(flatten)]

@@ -122,7 +122,7 @@ fn completions(name: &str, what: &str) -> Result<()> {
     let mut script = Vec::new();
     shell.write_registration(COMPLETE, name, name, name, &mut script)?;
     let mut out = io::stdout().lock();
-    out.write_all(&script).and_then(|()| out.flush()).map_err(super::stdout)
+    out.write_all(&script).and_then(|()| out.flush()).map_err(super::stdout_error)
 }
 
 /// The sections that end each page.

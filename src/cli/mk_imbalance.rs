@@ -18,7 +18,7 @@ use crate::data::cifar::{self, CIFAR10, CIFAR100};
 use crate::data::files::decode;
 use crate::data::{CHANNELS, SIDE, imbalance, shard, synthetic};
 use crate::manifest::store::{self, Plan};
-use crate::manifest::{Input, Kind, Object, hash, key};
+use crate::manifest::{Input, Kind, Manifest, Object, hash, key};
 use crate::report::settings::departs;
 
 /// Version of the images; raised when the same parameters would give others.
@@ -78,7 +78,18 @@ fn run(flags: Flags) -> Result<()> {
             );
         }
     }
-    let m = super::run_plan(&plan, &flags.common, |writer| build::build(&flags, &origin, writer))?;
+    let m = super::run_plan(&plan, &flags.common, |writer| {
+        // Trainings may depend on the data set that is there. One whose manifest was edited is restored.
+        let is_other = |old: &Manifest| old.own_key() != plan.key() && old.key != plan.key();
+        match plan.existing().filter(|old| is_other(old) && !flags.common.force) {
+            Some(old) => bail!(
+                "holds another data set (differs in {}; --explain shows how); choose another --out, or --force \
+                 to replace it",
+                super::differences(&old, &plan.manifest())
+            ),
+            None => build::build(&flags, &origin, writer),
+        }
+    })?;
     match m.metrics.get("skipped").and_then(Value::as_array).map_or(0, Vec::len) {
         0 => Ok(()),
         n => Err(CheckFailed(format!(
@@ -166,7 +177,7 @@ fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
         ImbType::None => String::new(),
         _ => format!("-{}", flags.ratio()),
     };
-    let place = match origin {
+    let stem = match origin {
         Origin::Files(found) => {
             let named = !matches!(flags.dataset, Name::Cinic10 | Name::TinyImagenet);
             let own = found.name().filter(|_| named).unwrap_or(dataset);
@@ -180,13 +191,13 @@ fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
             }
         }
         _ => {
-            let place = format!("{dataset}-{imb_type}{ratio}");
+            let stem = format!("{dataset}-{imb_type}{ratio}");
             // Earlier versions used this name; the directory is used if it exists.
-            let earlier = Path::new("data").join(format!("{place}-{key}"));
+            let earlier = Path::new("data").join(format!("{stem}-{key}"));
             if earlier.exists() {
                 return earlier;
             }
-            place
+            stem
         }
     };
     let told = [
@@ -204,7 +215,7 @@ fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
     let told = told.filter(|(name, value)| departs(name, value));
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let told: String = told.map(|(n, v)| format!("-{}-{}", n.replace('_', "-"), text(v))).collect();
-    Path::new("data").join(format!("{place}{told}-{key}"))
+    Path::new("data").join(format!("{stem}{told}-{key}"))
 }
 
 /// Converts a number so that equal numbers give equal JSON: 100.0 becomes 100, and −0 becomes 0.

@@ -15,13 +15,14 @@ mod terminal;
 pub mod train;
 mod trained;
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Error, Result, anyhow};
-use clap::{Args, Parser};
+use clap::{Arg, Args, Parser};
 use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
@@ -36,13 +37,13 @@ use crate::simd::Isa;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Common options")]
 pub struct Common {
-    /// Directory for the result [default: named after the parameters and the key, a
-    /// hash of parameters and inputs]
+    /// Directory for the result [default: a name made of the parameters and the key, which is a hash of
+    /// parameters and inputs]
     #[arg(long, value_name = "DIR", global = true)]
     pub out: Option<PathBuf>,
 
     /// Number of worker threads; results do not depend on it [default: all cores]
-    #[arg(long, value_name = "N", global = true, value_parser = whole::<u16>(1, 1024))]
+    #[arg(long, value_name = "N", global = true, value_parser = whole_number::<u16>(1, 1024))]
     pub threads: Option<u16>,
 
     /// Where to compute: auto, cpu, cuda or cuda:N; $REMIX_ISA selects the CPU's instruction set (amx,
@@ -51,7 +52,7 @@ pub struct Common {
     #[arg(add = ArgValueCandidates::new(generate::devices))]
     pub device: String,
 
-    /// Redo the work even if the result already exists
+    /// Redo the work even if the result already exists; also replace another training or data set in --out
     #[arg(long, global = true)]
     pub force: bool,
 
@@ -105,13 +106,14 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     let args = match parsed {
         Ok(args) => args,
         Err(e) if e.use_stderr() => {
-            // clap's text has several lines (usage, tip). It is kept, because it is for people.
-            let _ = write!(io::stderr(), "{}", plain(&sensible(e).render().to_string()));
+            // clap's text has several lines (usage, tip), which are kept.
+            let _ =
+                write!(io::stderr(), "{}", in_plain_words(&without_misleading_tips(e).render().to_string()));
             return ExitCode::from(2);
         }
         // The help or the version was asked for.
         Err(e) => {
-            return match e.print().and_then(|()| io::stdout().flush()).map_err(stdout) {
+            return match e.print().and_then(|()| io::stdout().flush()).map_err(stdout_error) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => failure(called, &e),
             };
@@ -137,7 +139,7 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
         log::warn!("cannot start {threads} threads: {e}");
     }
     interrupt::install();
-    match usable(&c.device).and_then(|()| run(args)) {
+    match check_device(&c.device).and_then(|()| run(args)) {
         Ok(()) if interrupt::requested() => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => failure(called, &e),
@@ -146,7 +148,7 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
 
 /// Removes misleading tips from clap's message about a flag: to write an unknown flag after `--`, or to use
 /// another flag that only begins like it.
-fn sensible(mut e: clap::Error) -> clap::Error {
+fn without_misleading_tips(mut e: clap::Error) -> clap::Error {
     use clap::error::{ContextKind, ContextValue};
     e.remove(ContextKind::Suggested);
     let text = |kind| match e.get(kind) {
@@ -165,28 +167,33 @@ fn sensible(mut e: clap::Error) -> clap::Error {
     e
 }
 
-/// Replaces the standard library's messages about numbers by what was expected.
-fn plain(text: &str) -> String {
-    const WHOLE: &str = "expected a whole number";
-    const MESSAGES: [(&str, &str); 5] = [
+/// Replaces the standard library's reasons why a value is not a number, at the end of a line of clap's text.
+pub(crate) fn in_plain_words(text: &str) -> String {
+    const WHOLE: &str = "expected a whole number, 0 or more";
+    const REASONS: [(&str, &str); 5] = [
         ("invalid digit found in string", WHOLE),
         ("cannot parse integer from empty string", WHOLE),
         ("number too large to fit in target type", "the number is too large"),
         ("invalid float literal", "expected a number"),
         ("cannot parse float from empty string", "expected a number"),
     ];
-    MESSAGES.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    let line = |line: &str| {
+        let found = REASONS.iter().find_map(|(from, to)| Some((line.strip_suffix(from)?, to)));
+        found.map_or_else(|| line.to_owned(), |(start, to)| format!("{start}{to}"))
+    };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns a parser of whole numbers from `least` to `most`.
-pub(crate) fn whole<T: TryFrom<u32>>(
-    least: u32,
-    most: u32,
+/// Makes a parser of whole numbers from `least` to `most`.
+pub(crate) fn whole_number<T: TryFrom<u64>>(
+    least: u64,
+    most: u64,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     move |text| {
-        let number = text.parse::<u32>().ok().filter(|number| (least..=most).contains(number));
+        let number = text.parse::<u64>().ok().filter(|number| (least..=most).contains(number));
         number.and_then(|number| number.try_into().ok()).ok_or_else(|| match most {
-            u32::MAX => format!("expected a whole number of at least {least}"),
+            _ if number.is_some() || text.len() > 20 => "the number is too large".into(),
+            u64::MAX => format!("expected a whole number of at least {least}"),
             _ => format!("expected a whole number from {least} to {most}"),
         })
     }
@@ -205,12 +212,24 @@ fn failure(called: &str, e: &anyhow::Error) -> ExitCode {
     })
 }
 
+/// Takes a negative number after a flag as its value, so that its parser can say what is wrong, and not as
+/// another flag.
+fn negative_values(arg: Arg) -> Arg {
+    let takes_value = arg.get_action().takes_values() && !arg.is_positional();
+    if takes_value { arg.allow_negative_numbers(true) } else { arg }
+}
+
+/// Hides `--device` and accepts only its default, for tools that never compute on a GPU.
+fn only_auto(device: Arg) -> Arg {
+    device.hide(true).value_parser(["auto"])
+}
+
 fn device(name: &str) -> Result<String, &'static str> {
     if is_known(name) { Ok(name.to_owned()) } else { Err("expected auto, cpu, cuda or cuda:N") }
 }
 
 /// Refuses, before any work, a GPU or an instruction set that was asked for and cannot be used.
-fn usable(device: &str) -> Result<()> {
+fn check_device(device: &str) -> Result<()> {
     Isa::from_env().map_err(Error::msg)?;
     if device.starts_with("cuda") { Device::find(device).map(|_| ()) } else { Ok(()) }
 }
@@ -219,40 +238,41 @@ pub(crate) fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {
     e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Formats an error and its causes in one line. With RUST_BACKTRACE, candle's errors include a backtrace of
-/// numbered lines, which no user needs and which is cut off.
+/// Formats an error and its causes in one line without control characters, which paths may contain. With
+/// RUST_BACKTRACE, candle's errors include a backtrace of numbered lines, which no user needs; it is cut off.
 fn one_line(e: &anyhow::Error) -> String {
     let text = format!("{e:#}");
     let is_frame = |line: &&str| line.trim_start().starts_with("0: ");
     let lines = text.lines().take_while(|line| !is_frame(line));
-    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+    let words = lines.flat_map(|line| line.split(|c: char| c.is_whitespace() || c.is_control()));
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Prints a result on stdout: its manifest as one line or, on a terminal, one line for people.
+/// Prints a result on stdout: its manifest as one line or, on a terminal, one human-readable line.
 ///
 /// # Errors
 /// Returns an error if stdout cannot be written; [`main`] treats a closed stdout as success.
 pub fn print(m: &Manifest) -> Result<()> {
     if terminal::stdout_is_terminal() {
-        return put(&summary::of(m));
+        return print_line(&summary::of(m));
     }
-    put(&serde_json::to_string(m).map_err(io::Error::from)?)
+    print_line(&serde_json::to_string(m).map_err(io::Error::from)?)
 }
 
 /// Prints a line on stdout.
 ///
 /// # Errors
 /// Returns an error if stdout cannot be written; [`main`] treats a closed stdout as success.
-pub(crate) fn put(line: &str) -> Result<()> {
+pub(crate) fn print_line(line: &str) -> Result<()> {
     // Both streams may be the same terminal.
     terminal::bars().suspend(|| {
         let mut out = io::stdout().lock();
-        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(stdout)
+        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(stdout_error)
     })
 }
 
 /// Converts an error of stdout. [`failure`] distinguishes a reader that has gone from a full disk.
-fn stdout(e: io::Error) -> Error {
+fn stdout_error(e: io::Error) -> Error {
     if e.kind() == ErrorKind::BrokenPipe {
         e.into()
     } else {
@@ -260,7 +280,8 @@ fn stdout(e: io::Error) -> Error {
     }
 }
 
-/// Answers from the cache, or locks the directory, does the work and publishes it; then prints the manifest.
+/// Reuses the cached result, or locks the directory, does the work and publishes it. Then prints the
+/// manifest.
 ///
 /// `work` writes the outputs into the directory (each by [`store::write_atomic`]) and returns a list of them,
 /// the metrics, and the additions to `run`.
@@ -283,7 +304,7 @@ pub fn run_plan(
         // The plan is what was asked for, so people get all of it too.
         let whole =
             if terminal::stdout_is_terminal() { serde_json::to_string_pretty } else { serde_json::to_string };
-        put(&whole(&planned).map_err(io::Error::from)?)?;
+        print_line(&whole(&planned).map_err(io::Error::from)?)?;
         return Ok(planned);
     }
     if common.verify {
@@ -294,7 +315,7 @@ pub fn run_plan(
     Ok(m)
 }
 
-/// Answers from the cache, or locks the directory, does the work and publishes it: [`run_plan`] without any
+/// Reuses the cached result, or locks the directory, does the work and publishes it: [`run_plan`] without any
 /// output on stdout, for an intermediate result.
 ///
 /// # Errors
@@ -305,25 +326,24 @@ pub fn make_or_reuse(
     work: impl FnOnce(&Writer) -> Result<Done>,
 ) -> Result<Manifest> {
     let started = (SystemTime::now(), Instant::now());
-    let place = plan.path();
+    let path = plan.path();
     let waiting =
-        || log::info!("{}: another process is computing this result; waiting for it", place.display());
+        || log::info!("{}: another process is computing this result; waiting for it", path.display());
     match plan.claim(common.force, waiting)? {
         Claim::Done(m) => {
-            log::debug!("{}: already done", place.display());
+            log::debug!("{}: already done", path.display());
             Ok(*m)
         }
         Claim::Work(writer) => {
             interrupt::working();
-            // Many errors already begin with the path of an input, which is absolute, or with one inside the
-            // result.
+            // Many errors already begin with a path: that of an input (absolute) or one inside the result.
             let begins_with_path =
-                |text: String| text.starts_with('/') || text.starts_with(&*place.to_string_lossy());
+                |text: String| text.starts_with('/') || text.starts_with(&*path.to_string_lossy());
             let done = work(&writer).map_err(|e| match begins_with_path(e.to_string()) {
                 true => e,
-                false => e.context(place.display().to_string()),
+                false => e.context(path.display().to_string()),
             })?;
-            let mut run = provenance(common, started.0, started.1.elapsed().as_secs_f64(), &place);
+            let mut run = provenance(common, started.0, started.1.elapsed().as_secs_f64(), &path);
             run.extend(done.run);
             Ok(writer.publish(done.outputs, done.metrics, run)?)
         }
@@ -331,29 +351,44 @@ pub fn make_or_reuse(
 }
 
 fn verify(plan: &Plan) -> Result<Manifest> {
-    let place = plan.path();
-    let place = place.display();
+    let path = plan.path();
+    let path = path.display();
     let Some(m) = plan.existing() else {
-        return Err(CheckFailed(format!("{place}: there is no finished result here")).into());
+        return Err(CheckFailed(format!("{path}: there is no finished result here")).into());
     };
     if m.key != plan.key() {
-        return Err(
-            CheckFailed(format!("{place}: holds another result; --explain shows what differs")).into()
-        );
+        return Err(CheckFailed(format!("{path}: holds another result; --explain shows what differs")).into());
     }
     if let Some(e) = m.damage(hash::file_now) {
         return Err(CheckFailed(e.to_string()).into());
     }
     match m.outputs.len() {
-        0 => log::info!("{place}: intact; the result is the manifest alone"),
-        1 => log::info!("{place}: intact, including its file"),
-        n => log::info!("{place}: intact, including its {n} files"),
+        0 => log::info!("{path}: intact; the result is the manifest alone"),
+        1 => log::info!("{path}: intact, including its file"),
+        n => log::info!("{path}: intact, including its {n} files"),
     }
     print(&m)?;
     Ok(m)
 }
 
-fn provenance(common: &Common, started: SystemTime, seconds: f64, place: &Path) -> Object {
+/// Returns the names of the parts in which the keys of two results of one tool differ.
+fn differences(old: &Manifest, new: &Manifest) -> String {
+    let names = old.params.keys().chain(new.params.keys().filter(|k| !old.params.contains_key(*k)));
+    let mut differ: Vec<&str> =
+        names.filter(|k| old.params.get(*k) != new.params.get(*k)).map(String::as_str).collect();
+    let roles = |m: &Manifest| m.inputs.iter().map(|i| (i.role.clone(), i.blake3.clone())).collect();
+    let (was, now): (BTreeSet<_>, BTreeSet<_>) = (roles(old), roles(new));
+    let changed: BTreeSet<&str> = was.symmetric_difference(&now).map(|(role, _)| &**role).collect();
+    let inputs: Vec<String> = changed.iter().map(|role| format!("the input {role}")).collect();
+    differ.extend(inputs.iter().map(String::as_str));
+    let version = format!("the version of {}", new.kind.tool());
+    if old.semantics != new.semantics {
+        differ.push(&version);
+    }
+    differ.join(", ")
+}
+
+fn provenance(common: &Common, started: SystemTime, seconds: f64, path: &Path) -> Object {
     let since = started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let run = json!({
@@ -367,7 +402,7 @@ fn provenance(common: &Common, started: SystemTime, seconds: f64, place: &Path) 
         "threads": rayon::current_num_threads(),
         "requested_device": common.device,
         "cwd": store::absolute(Path::new(".")),
-        "out": place,
+        "out": path,
     });
     match run {
         serde_json::Value::Object(run) => run,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use super::checkpoints::{Choice, FEATURES_ONLY, Subject, arch_of, bare, dataset_at, is_bare};
+use super::checkpoints::{Choice, FEATURES_ONLY, NO_NETWORK, Subject, arch_of, bare, dataset_at, is_bare};
 use super::trained::{Trained, normalise};
 use crate::data::files::Preprocess;
 use crate::data::{self, Normalise};
@@ -47,7 +47,7 @@ pub struct Model {
     pub class_names: Vec<String>,
     /// `last` or `best` epoch of a checkpoint; `file` for bare weights.
     pub which: String,
-    /// Name of the checkpoint's directory, or of the bare file without its ending.
+    /// Name of the checkpoint's directory, or of the bare file without its extension.
     pub name: String,
     /// The weights as an input of a result.
     pub input: Input,
@@ -80,7 +80,7 @@ pub fn models(flags: &Choice, tool: &'static str) -> Result<Vec<Model>> {
                 bail!("{}: {FEATURES_ONLY}", here());
             }
             if let Arch::Features(_) = arch_of(&m, flags)? {
-                bail!("{}: was trained on imported features, so it has no network to run on images", here());
+                bail!("{}: {NO_NETWORK}", here());
             }
             let input = m.as_input("checkpoint", &[&flags.checkpoint])?;
             let class_names = match &info {

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, Subcommand};
 
-use super::{Common, terminal};
+use super::{Common, VERSION, negative_values, only_auto, terminal};
 use crate::manifest::store::{self, Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{self, Input, Kind, Manifest, Object, key};
 use crate::report::experiment::{Experiment, longer_names};
@@ -26,7 +26,8 @@ pub use table::TableFlags;
 
 /// Make tables, figures and pages
 #[derive(Parser, Debug)]
-#[command(name = "report", version = super::VERSION, mut_arg("device", |a| a.hide(true)))]
+#[command(name = "report", version = VERSION)]
+#[command(mut_subcommands(|command| command.mut_args(negative_values)), mut_arg("device", only_auto))]
 pub struct Flags {
     /// What to make.
     #[command(subcommand)]
@@ -82,7 +83,7 @@ pub enum Command {
     /// Looks for finished and unfinished runs in directories and their subdirectories, and prints one line
     /// for each on stdout: method, settings, seed, finished epochs, and accuracy on the test split after the
     /// last and after the best epoch. Settings that all runs share are printed once. Nothing is written.
-    #[command(after_help = runs::EXAMPLES)]
+    #[command(after_help = runs::EXAMPLES, args = runs::refused())]
     Runs(RunsFlags),
 }
 
@@ -157,19 +158,19 @@ fn file_plan(
     Ok(Plan { kind: Kind::Report, semantics, params, inputs, dir, file: Some(name) })
 }
 
-/// Returns the ending of a file, which must be one of `known`, ignoring case. Refuses the names of manifests
-/// and plans.
+/// Returns the extension of a file, which must be one of `known`, ignoring case. Refuses the names of
+/// manifests and plans.
 fn format_of<'a>(file: &Path, known: &[&'a str]) -> Result<&'a str> {
     let here = file.display();
     let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     if [manifest::FILE, store::PLAN].iter().any(|own| name == *own || name.ends_with(&format!(".{own}"))) {
         bail!("{here}: is a name of manifests and plans; choose another name");
     }
-    let ending = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    known.iter().find(|known| known.eq_ignore_ascii_case(ending)).copied().with_context(|| match known {
+    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    known.iter().find(|known| known.eq_ignore_ascii_case(extension)).copied().with_context(|| match known {
         [one] => format!("{here}: must end in .{one}"),
         all => {
-            format!("{here}: the ending determines the format, and must be one of .{}", all.join(", ."))
+            format!("{here}: the extension determines the format, and must be one of .{}", all.join(", ."))
         }
     })
 }

@@ -1,4 +1,4 @@
-//! Summaries of results in one line, for people who look at standard output.
+//! Human-readable summaries of results in one line, for terminals.
 
 use std::path::{Path, PathBuf};
 
@@ -15,23 +15,23 @@ pub fn of(m: &Manifest) -> String {
         Kind::Embedding => embedding(m),
         Kind::Report => return report(m),
     };
-    format!("{what}: {}", place(m).display())
+    format!("{what}: {}", dir(m).display())
 }
 
 /// Returns the files of a report.
 fn report(m: &Manifest) -> String {
-    let place = place(m);
+    let dir = dir(m);
     match &m.outputs[..] {
-        [one] => format!("{}, {} bytes", place.join(&one.path).display(), one.bytes),
+        [one] => format!("{}, {} bytes", dir.join(&one.path).display(), one.bytes),
         all => {
             let names: Vec<_> = all.iter().map(|o| o.path.display().to_string()).collect();
-            format!("{}: {}", place.display(), names.join(", "))
+            format!("{}: {}", dir.display(), names.join(", "))
         }
     }
 }
 
 /// Returns the directory of a result, relative to the current one if inside it; empty if they are the same.
-fn place(m: &Manifest) -> PathBuf {
+fn dir(m: &Manifest) -> PathBuf {
     let dir = m.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
     dir.strip_prefix(store::absolute(Path::new("."))).unwrap_or(dir).to_owned()
 }

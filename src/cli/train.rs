@@ -23,7 +23,7 @@ pub(super) use self::flags::Flags;
 use self::init::Init;
 use self::names::{directory, name};
 use self::progress::{Board, Progress};
-use super::{is_broken_pipe, run_plan};
+use super::{differences, is_broken_pipe, run_plan};
 use crate::backend::device::Device;
 use crate::data::shard::Split;
 use crate::data::{Info, Normalise};
@@ -331,21 +331,6 @@ fn take_over(writer: &Writer, force: bool) -> Result<()> {
         tensorboard::discard(writer.dir())?;
     }
     Ok(writer.begin(&FILES)?)
-}
-
-/// Returns the names of the parts in which two keys differ.
-fn differences(old: &Manifest, new: &Manifest) -> String {
-    let names = old.params.keys().chain(new.params.keys().filter(|k| !old.params.contains_key(*k)));
-    let mut differ: Vec<&str> =
-        names.filter(|k| old.params.get(*k) != new.params.get(*k)).map(String::as_str).collect();
-    let content = |m: &Manifest| m.input("dataset").map(|i| i.blake3.clone());
-    if content(old) != content(new) {
-        differ.push("the data set");
-    }
-    if old.semantics != new.semantics {
-        differ.push("the version of train");
-    }
-    differ.join(", ")
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub enum Content {
     Gzip,
     /// A tar archive that is not compressed.
     Tar,
-    /// A known format that is not supported, in words.
+    /// A description of a known but unsupported format.
     Other(&'static str),
     /// An unknown format.
     Unknown,
@@ -79,11 +79,18 @@ impl Content {
 /// Returns an error if the archive is damaged or truncated, if it contains links, absolute paths or `..`, or
 /// if a member occurs twice or is larger than its limit.
 pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
-    let damaged = |e: io::Error| Error::Official {
-        path: path.to_owned(),
-        why: format!("damaged or truncated archive ({e})"),
-    };
     let plain = Content::of(path)? == Content::Tar;
+    // The readers' own messages are left out, because they may quote bytes of the file.
+    let damaged = |e: io::Error| match e.raw_os_error() {
+        Some(_) => Error::io(path)(e),
+        None => Error::Official {
+            path: path.to_owned(),
+            why: match plain {
+                true => "is a damaged or truncated tar archive".into(),
+                false => "is a gzip file, but not an intact tar archive".into(),
+            },
+        },
+    };
     let file = io::BufReader::with_capacity(1 << 18, File::open(path).map_err(Error::io(path))?);
     let stream: Box<dyn Read> = if plain { Box::new(file) } else { Box::new(GzDecoder::new(file)) };
     let mut archive = Archive::new(stream.take(MAX_UNPACKED));
@@ -91,7 +98,7 @@ pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeM
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         let member = entry.path().map_err(damaged)?.into_owned();
-        let shown = member.display().to_string();
+        let shown = member.to_string_lossy().escape_debug().to_string();
         let refuse =
             |why: &str| Error::Hostile { path: path.to_owned(), why: format!("the member {shown} {why}") };
         if !member.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
@@ -172,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_and_flip_is_noticed() {
+    fn truncation_and_flipped_bits_are_detected() {
         let good = packed("d/a", tar::EntryType::Regular, b"1234");
         let whole = unpacked(&good).expect("read");
         // An empty file is an empty archive; the caller notices that members are missing.
@@ -192,17 +199,30 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_need_not_be_compressed() {
+    fn messages_contain_no_control_characters_of_the_file() {
+        let mut noise = plain("d/a", tar::EntryType::Regular, b"1234");
+        noise[..BLOCK].iter_mut().zip(0u8..=255).for_each(|(byte, n)| *byte = n.wrapping_mul(37));
+        let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+        io::copy(&mut &noise[..], &mut gz).expect("written");
+        let e = unpacked(&gz.finish().expect("finished")).expect_err("no archive");
+        assert!(e.contains("is a gzip file, but not an intact tar archive; download it again"), "{e:?}");
+        let link = unpacked(&packed("d/\x1b[2J", tar::EntryType::Symlink, b"")).expect_err("a link");
+        assert!(link.contains("the member d/\\u{1b}[2J is a link"), "{link:?}");
+        assert!(!(e + &link).contains(char::is_control));
+    }
+
+    #[test]
+    fn uncompressed_archives_are_read() {
         let tar = plain("d/a", tar::EntryType::Regular, b"1234");
         assert_eq!(unpacked(&tar), Ok(BTreeMap::from([("d/a".into(), b"1234".to_vec())])));
         let e = unpacked(&tar[..514]).expect_err("cut");
-        assert!(e.contains("damaged or truncated archive"), "{e}");
+        assert!(e.contains("is a damaged or truncated tar archive"), "{e}");
         let link = unpacked(&plain("d/a", tar::EntryType::Symlink, b"")).expect_err("a link");
         assert!(link.contains("is a link"), "{link}");
     }
 
     #[test]
-    fn files_are_told_by_their_first_bytes() {
+    fn formats_are_recognised_by_their_first_bytes() {
         let of = Content::of_bytes;
         let tar = plain("a", tar::EntryType::Regular, b"1");
         assert_eq!(

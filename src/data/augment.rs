@@ -181,7 +181,7 @@ mod tests {
 
     /// Compares with torchvision's results for one image, from `scripts/pytorch/fixture_augment.py`.
     #[test]
-    fn operations_are_torchvisions() {
+    fn operations_match_torchvision() {
         let bytes = include_bytes!("../../tests/fixtures/augment.safetensors");
         let fixture = SafeTensors::deserialize(bytes).expect("tensors");
         let image = fixture.tensor("image").expect("the image");
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_come_one_after_the_other() {
+    fn operations_are_applied_in_order() {
         let pixels: Vec<u8> = (0..27).map(|v| v * 9).collect();
         let both = [Op::Solarize(100), Op::Posterize(3)];
         let first = apply(&pixels, [3, 3], &both[..1], [3, 3]);

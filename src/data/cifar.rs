@@ -28,7 +28,7 @@ pub struct Dataset {
     train_rows: usize,
     /// Images in the test file.
     test_rows: usize,
-    /// Number of label bytes of a binary record; the last one is the label.
+    /// Number of label bytes of a binary record; only the last one is used.
     lead: usize,
     /// Keys of the labels and of the class names in the pickles.
     keys: [&'static str; 2],

@@ -45,8 +45,7 @@ impl Features {
     }
 
     fn of(map: Mmap, info: &Info, passes: usize) -> Result<Features, String> {
-        let tensors =
-            SafeTensors::deserialize(&map).map_err(|e| format!("not an intact safetensors file: {e}"))?;
+        let tensors = SafeTensors::deserialize(&map).map_err(|_| "is truncated or damaged")?;
         let tensor = |name: &str, dtype: Dtype, rank: usize| {
             let t = tensors.tensor(name).map_err(|_| format!("has no tensor `{name}`"))?;
             if t.dtype() != dtype || t.shape().len() != rank {

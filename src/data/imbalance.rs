@@ -52,6 +52,11 @@ pub struct Draw {
 /// Returns an error if the ratio is below 1, if the step leaves one side without classes, or if a class would
 /// be empty.
 pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Vec<usize>, Error> {
+    sizes(profile, classes, n_max, &format!("each class has {n_max} training images"))
+}
+
+/// Computes [`cls_num_list`]. `reason` says where `n_max` is from, for the message.
+fn sizes(profile: Profile, classes: usize, n_max: usize, reason: &str) -> Result<Vec<usize>, Error> {
     let fail = |what: String| Err(Error::Profile(what));
     let (ratio, large) = match profile {
         Profile::None => return Ok(vec![n_max; classes]),
@@ -73,8 +78,8 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
     };
     if !(ratio >= 1.0 && ratio.is_finite()) {
         return fail(format!(
-            "--imb-ratio {ratio}: must be 1 or more (size of the largest class divided by that of the \
-             smallest, such as 100)"
+            "--imb-ratio {ratio}: must be a finite number of 1 or more (size of the largest class divided by \
+             that of the smallest, such as 100)"
         ));
     }
     // Same operations on the same doubles as in the reference, so that int() truncates at the same points.
@@ -82,8 +87,8 @@ pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Ve
     if smallest(ratio) == 0 {
         let usable = (1..=n_max).rev().find(|&r| smallest(r as f64) > 0).unwrap_or(1);
         return fail(format!(
-            "--imb-ratio {ratio}: the smallest class would have no images; with {n_max} images per class, \
-             the largest usable ratio is {usable}"
+            "--imb-ratio {ratio}: the smallest class would have no images; {reason}, so the largest usable \
+             ratio is {usable}"
         ));
     }
     let factor = 1.0 / ratio;
@@ -169,8 +174,14 @@ pub fn wanted(
     profile: Profile,
     max_per_class: Option<usize>,
 ) -> Result<Vec<usize>, Error> {
-    let largest = available.iter().copied().max().unwrap_or(0);
-    cls_num_list(profile, available.len(), max_per_class.unwrap_or(largest))
+    let (n_max, reason) = match max_per_class {
+        Some(most) => (most, format!("--max-per-class is {most}")),
+        None => {
+            let largest = available.iter().copied().max().unwrap_or(0);
+            (largest, format!("the largest class has {largest} training images"))
+        }
+    };
+    sizes(profile, available.len(), n_max, &reason)
 }
 
 /// Returns the number of images of each class.
@@ -235,7 +246,7 @@ mod tests {
 
     /// Compares with subsets drawn by numpy; the script that made them is next to the file.
     #[test]
-    fn the_draw_is_numpys() {
+    fn draws_match_numpy() {
         let vectors: Value =
             serde_json::from_str(include_str!("../../tests/fixtures/numpy_parity.json")).expect("JSON");
         let subsets = vectors["subsets"].as_array().expect("a list");
@@ -271,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_the_references() {
+    fn counts_match_the_reference_code() {
         let counts = |profile| cls_num_list(profile, 10, 5000).expect("counts");
         assert_eq!(counts(exp(100.0)), [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]);
         assert_eq!(counts(exp(10.0)), [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]);
@@ -290,20 +301,24 @@ mod tests {
 
     #[test]
     fn impossible_profiles_are_refused() {
-        assert!(message(exp(0.99), 5000).contains("must be 1 or more"));
-        assert!(message(exp(f64::NAN), 5000).contains("must be 1 or more"));
-        assert!(message(exp(f64::INFINITY), 5000).contains("must be 1 or more"));
+        assert!(message(exp(0.99), 5000).contains("must be a finite number of 1 or more"));
+        assert!(message(exp(f64::NAN), 5000).contains("must be a finite number of 1 or more"));
+        assert!(message(exp(f64::INFINITY), 5000).contains("must be a finite number of 1 or more"));
         assert!(message(exp(5001.0), 5000).contains("largest usable ratio is 5000"));
         assert!(message(step(600.0, 0.5), 500).contains("largest usable ratio is 500"));
         assert!(message(step(10.0, 1.0), 500).contains("--minority-fraction 1"));
         assert!(message(step(10.0, f64::NAN), 500).contains("--minority-fraction NaN"));
         assert_eq!(cls_num_list(exp(5000.0), 10, 5000).expect("usable")[9], 1);
+        let wanted = |most| wanted(&[25, 21, 5], exp(100.0), most).expect_err("refused").to_string();
+        let reason = "the largest class has 25 training images, so the largest usable ratio is 25";
+        assert!(wanted(None).contains(reason), "{}", wanted(None));
+        assert!(wanted(Some(10)).contains("--max-per-class is 10, so the largest usable ratio is 10"));
         // 49 · (1/49) is below 1 in doubles, so 49 is not usable although 49/49 = 1.
         assert!(message(exp(49.0), 49).contains("largest usable ratio is 48"));
     }
 
     #[test]
-    fn the_hold_out_is_balanced_disjoint_and_leaves_a_prefix() {
+    fn held_out_images_are_balanced_and_come_from_the_end_of_each_class() {
         let labels: Vec<u32> = (0..1000).map(|i| i % 10).collect();
         let whole = draw(&labels, 10, exp(1.0), 0.0, 7).expect("drawn");
         let part = draw(&labels, 10, exp(10.0), 0.2, 7).expect("drawn");

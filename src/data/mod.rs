@@ -280,17 +280,9 @@ pub fn names_id(class_names: &[String]) -> String {
 /// do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The manifest or a file that it lists is invalid.
+    /// The manifest or a file that it lists is invalid, or the file system reported an error.
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
-    /// The file system reported an error.
-    #[error("{path}: {error}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The error. Not named `source`, because a message with its causes would print it twice.
-        error: std::io::Error,
-    },
     /// The path does not exist.
     #[error(
         "{path}: there is no such file or directory; give the path of {dataset} with --data, or download it \
@@ -369,8 +361,9 @@ pub enum Error {
     },
     /// Images that cannot be read.
     #[error(
-        "{count} of {all} images cannot be read: {first}; repair or remove them, or leave them out with \
-         --on-error skip"
+        "{count} of {all} images cannot be read: {first}; {}repair or remove them, or leave them out with \
+         --on-error skip",
+        remedy(first)
     )]
     Broken {
         /// Number of broken images.
@@ -385,10 +378,19 @@ pub enum Error {
     Profile(String),
 }
 
+/// Returns the remedy for images that are not broken themselves, from the description of some images.
+fn remedy(first: &str) -> &'static str {
+    match () {
+        () if first.contains("--max-pixels") => "raise --max-pixels, ",
+        () if first.contains("Permission denied") => "check their permissions, ",
+        () => "",
+    }
+}
+
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
-        move |error| Error::Io { path, error }
+        move |error| manifest::Error::io(path)(error).into()
     }
 }
 
@@ -397,7 +399,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_beyond_a_byte_are_told_apart() {
+    fn digests_distinguish_labels_above_255() {
         let source = |labels: [u32; 2], classes: usize| {
             let mut train = Planes::default();
             train.push(vec![7; 2 * PIXELS], 0, labels.to_vec());
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn planes_become_interleaved() {
+    fn planes_are_interleaved() {
         let source = synthetic::generate(1, 1);
         let mut out = vec![0; PIXELS];
         source.train.write(3, &mut out).expect("written");

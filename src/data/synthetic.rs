@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_these() {
+    fn bytes_are_pinned() {
         // A change here changes every synthetic data set: raise SEMANTICS of mk-imbalance as well.
         let source = generate(1, 1);
         let all: Vec<u8> =

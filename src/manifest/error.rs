@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::error::Category;
+
 use super::SCHEMA;
 
 /// An error in a manifest, or in the files that it names.
@@ -29,7 +31,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// The given directory holds no result itself, but results in its subdirectories.
-    #[error("{path}: is not a result but a directory of results; pass those, such as {path}/*")]
+    #[error(
+        "{path}: is a directory of results, not a result; pass the results themselves, such as {}",
+        path.join("*").display()
+    )]
     Several {
         /// The directory.
         path: PathBuf,
@@ -45,8 +50,8 @@ pub enum Error {
     },
     /// The text is not JSON, or not a manifest.
     #[error(
-        "{path}: not a manifest: {why}; expected a manifest.json that mk-imbalance, train, eval, embed or \
-         report wrote"
+        "{path}: not a manifest: {why}; pass a manifest.json that mk-imbalance, train, eval, embed or report \
+         wrote"
     )]
     NotAManifest {
         /// The file, or `stdin`.
@@ -110,7 +115,7 @@ pub enum Error {
         tool: &'static str,
     },
     /// An output is missing.
-    #[error("{path}: missing, although {manifest} lists it; run {tool} again to restore it")]
+    #[error("{path}: missing, although {manifest} lists it{}", restore(tool))]
     Missing {
         /// The output.
         path: PathBuf,
@@ -122,7 +127,8 @@ pub enum Error {
     /// An output differs from what was published.
     #[error(
         "{path}: {what} differs from its manifest (expected {expected}, found {found}), so it was changed or \
-         damaged; run {tool} again to restore it"
+         damaged{}",
+        restore(tool)
     )]
     Damaged {
         /// The output.
@@ -137,7 +143,7 @@ pub enum Error {
         tool: &'static str,
     },
     /// A manifest differs from what was published.
-    #[error("{path}: {what}, so it was changed or damaged; run {tool} again to restore it")]
+    #[error("{path}: {what}, so it was changed or damaged{}", restore(tool))]
     Edited {
         /// The manifest.
         path: PathBuf,
@@ -168,11 +174,14 @@ pub enum Error {
         /// Kind to be made.
         wanted: &'static str,
     },
-    /// A file has the name of an output, but was not made by these tools.
-    #[error("{path}: {}; choose another {}", in_the_way(path, tool), flag(tool))]
+    /// A file has the name of an output, but no manifest or plan that can be read lists it, so it may be
+    /// anybody's.
+    #[error("{path}: {}, or choose another {}", in_the_way(path, own, tool), flag(tool))]
     InTheWay {
         /// The file.
         path: PathBuf,
+        /// The names of the manifest and the plan of the result.
+        own: [String; 2],
         /// The tool that would replace it.
         tool: &'static str,
     },
@@ -213,12 +222,23 @@ fn flag(tool: &str) -> &'static str {
     if tool == "report" { "--out or -o" } else { "--out" }
 }
 
-/// Returns what is wrong with a file at the path of a tool's output.
-fn in_the_way(path: &Path, tool: &str) -> String {
-    match path.is_dir() {
-        true => "is a directory".into(),
-        false => format!("was not made by {tool}, which would replace it"),
+/// Returns what is wrong with a file at the path of a tool's output, and what to do besides choosing another
+/// path.
+fn in_the_way(path: &Path, own: &[String; 2], tool: &str) -> String {
+    if path.is_dir() {
+        return "is a directory; move it away".into();
     }
+    let [manifest, plan] = own;
+    let why = match path.ends_with(manifest) || path.ends_with(plan) {
+        true => format!("is not a manifest that {tool} can read"),
+        false => format!("no readable {manifest} or {plan} lists it"),
+    };
+    format!("{why}, so {tool} does not replace it; move it away")
+}
+
+/// Returns the advice for a result that is missing a file or was changed.
+fn restore(tool: &str) -> String {
+    format!("; run {tool} again to restore it")
 }
 
 /// Returns the remedy for an output that a result was made without.
@@ -250,9 +270,77 @@ fn advice(error: &std::io::Error) -> &'static str {
     }
 }
 
+/// Describes what is wrong with JSON from a file, without the names of types in this program.
+pub(crate) fn json_fault(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    let why = text.rsplit_once(" at line ").filter(|_| line > 0).map_or(&*text, |(why, _)| why);
+    // These are limits of the parser: the text is JSON nevertheless.
+    let is_limit = ["number out of range", "recursion limit exceeded"].contains(&why);
+    let why = match error.classify() {
+        Category::Io => return text,
+        Category::Eof => return format!("it ends early (line {line})"),
+        Category::Syntax if !is_limit => "it is not JSON".into(),
+        Category::Syntax | Category::Data => match why.split_once("expected struct ") {
+            Some((found, _)) if found.starts_with("invalid type") => format!("{found}expected an object"),
+            Some(_) => "expected an object".into(),
+            None => why.to_owned(),
+        },
+    };
+    if line > 0 { format!("{why} (line {line}, column {column})") } else { why }
+}
+
 impl Error {
+    /// Returns the message without the advice to make the result again, for a tool that is doing that.
+    pub(super) fn without_remedy(&self) -> String {
+        let text = self.to_string();
+        let fault = match self {
+            Error::Missing { tool, .. } | Error::Damaged { tool, .. } | Error::Edited { tool, .. } => {
+                text.strip_suffix(&restore(tool))
+            }
+            _ => None,
+        };
+        fault.map_or_else(|| text.clone(), str::to_owned)
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
         move |error| Error::Io { path, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::{Value, json};
+
+    use super::json_fault;
+
+    #[test]
+    fn faults_of_json_are_in_words() {
+        #[derive(Debug, Deserialize)]
+        struct Shard {
+            #[allow(dead_code)]
+            bytes: u64,
+        }
+        for (text, wanted) in [
+            ("{\"bytes\": 1\n", "it ends early (line 2)"),
+            ("{bytes: 1}", "it is not JSON (line 1, column 2)"),
+            ("[]", "expected an object (line 1, column 2)"),
+            ("{}", "missing field `bytes` (line 1, column 2)"),
+        ] {
+            let error = serde_json::from_str::<Shard>(text).expect_err("a fault");
+            assert_eq!(json_fault(&error), wanted);
+        }
+        let of_value = |value| json_fault(&serde_json::from_value::<Shard>(value).expect_err("a fault"));
+        assert_eq!(of_value(json!({})), "missing field `bytes`");
+        assert_eq!(of_value(json!(3)), "invalid type: integer `3`, expected an object");
+        for (text, why) in [
+            ("{\"a\": 1e999}".to_owned(), "number out of range (line 1, "),
+            ("[".repeat(300) + &"]".repeat(300), "recursion limit exceeded (line 1, "),
+        ] {
+            let fault = json_fault(&serde_json::from_str::<Value>(&text).expect_err("a fault"));
+            assert!(fault.starts_with(why), "{fault}");
+        }
     }
 }

@@ -86,9 +86,7 @@ impl Lock {
             }
         }
     }
-}
 
-impl Lock {
     /// Sets whether the lock file stays, because there is a finished result, or one to continue from.
     pub fn keep(&self, keep: bool) {
         self.keep.set(keep);
@@ -133,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_for_nothing_is_removed() {
+    fn unused_locks_and_directories_are_removed() {
         let root = tempfile::tempdir().expect("a directory");
         let dir = root.path().join("a/b");
         drop(taken(&dir));
@@ -154,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_at_a_time_holds_a_lock_that_vanishes() {
+    fn removed_locks_never_have_two_holders() {
         use std::sync::atomic::{AtomicUsize, Ordering};
         let root = tempfile::tempdir().expect("a directory");
         let dir = root.path().join("a/b");

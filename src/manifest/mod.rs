@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::error::Error;
+pub(crate) use self::error::json_fault;
 
 /// The schema that this build writes. The number after the slash is the major version; any other is refused.
 pub const SCHEMA: &str = "remix.manifest/1";
@@ -120,8 +121,8 @@ pub struct Input {
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub params: Object,
     /// Other contents of the input's manifest that readers need: for a data set, its name, whether it is the
-    /// published one, and hashes of its images; for a checkpoint, what computed it, and the version of `train`
-    /// if that is not the first. Facts are not part of any key.
+    /// published one, and hashes of its images; for a checkpoint, what computed it, and the version of
+    /// `train` if that is not the first. Facts are not part of any key.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub facts: Object,
     /// Inputs of the input's manifest, up to the official files.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Error, FILE, Kind, Manifest, SCHEMA, hash, in_utf8, key};
+use super::{Error, FILE, Kind, Manifest, SCHEMA, hash, in_utf8, json_fault, key};
 
 /// Maximum size in bytes of a file of manifests. Anything longer, such as `/dev/zero` or an archive, is
 /// refused.
@@ -212,7 +212,7 @@ fn locate(m: &mut Manifest) {
 
 fn parse(value: serde_json::Result<Value>, path: &Path) -> Result<Manifest, Error> {
     let bad = |why: String| Error::NotAManifest { path: path.to_owned(), why };
-    let value = value.map_err(|e| bad(e.to_string()))?;
+    let value = value.map_err(|e| bad(json_fault(&e)))?;
     let schema = value.get("schema").and_then(Value::as_str).unwrap_or_default();
     if !schema.starts_with("remix.manifest/") {
         return Err(bad("it has no \"schema\": \"remix.manifest/1\"".into()));
@@ -220,7 +220,7 @@ fn parse(value: serde_json::Result<Value>, path: &Path) -> Result<Manifest, Erro
     if schema != SCHEMA {
         return Err(Error::Schema { path: path.to_owned(), found: schema.to_owned() });
     }
-    let m: Manifest = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+    let m: Manifest = serde_json::from_value(value).map_err(|e| bad(json_fault(&e)))?;
     match m.escaping() {
         Some(output) => Err(Error::Escapes { path: path.to_owned(), output: output.to_owned() }),
         None => m.edited(path).map(|()| m),
@@ -310,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_are_left_out_at_the_beginnings_of_lines_alone() {
+    fn byte_order_marks_are_removed_only_at_the_start_of_lines() {
         let text = "\u{feff}{\"a\": \"\u{feff}x\u{feff}\"}\n\u{feff}{}\n\u{feff}\u{feff}";
         for capacity in [1, 2, 3, 100] {
             let mut found = String::new();

@@ -243,7 +243,7 @@ impl Plan {
         if let Some(e) =
             self.existing().filter(|m| m.key == self.key() && !force).and_then(|m| m.damage(hash::file))
         {
-            log::warn!("{e}; making the result again");
+            log::warn!("{}; making the result again", e.without_remedy());
         }
         // A plan with only the lock beside it is from a run that failed before it made a file.
         let begun = || match self.file {
@@ -293,7 +293,7 @@ fn flatten(name: &str, value: &Value, all: &mut Object) {
     }
 }
 
-/// Writes a manifest or a plan as indented JSON, which people can read as well.
+/// Writes a manifest or a plan as indented, human-readable JSON.
 fn write_json(path: &Path, m: &Manifest) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(m).expect("a manifest is plain JSON");
     text.push('\n');

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rare_classes_gain() {
+    fn adjusted_logits_favour_rare_classes() {
         // ln(90/100) and ln(10/100).
         let plain = offsets(1.0, &[90, 10], None);
         assert!((plain[0] + 0.105_360_515_657_826_28).abs() < 1e-12);

@@ -11,7 +11,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 /// Maximum number of options of an entry.
-const MOST: usize = 4;
+pub const MAX_OPTIONS: usize = 4;
 
 /// An entry of the table.
 #[derive(Debug)]
@@ -25,12 +25,12 @@ pub struct Entry {
     /// Authors and arXiv number of the paper; empty if no source is needed.
     pub source: &'static str,
     /// The options that can be set.
-    pub options: &'static [Opt],
+    pub options: &'static [MethodOption],
 }
 
 /// An option of a mix, loss or rule.
 #[derive(Debug)]
-pub struct Opt {
+pub struct MethodOption {
     /// Name in manifests; on the command line with `-` for `_`.
     pub name: &'static str,
     /// Description in one line of `--help`.
@@ -88,10 +88,10 @@ pub enum Domain {
     OneOf(&'static str, &'static [(&'static str, &'static str)]),
 }
 
-impl Opt {
+impl MethodOption {
     /// Creates an option that always exists and has no further description.
-    pub const fn new(name: &'static str, about: &'static str, default: Setting, domain: Domain) -> Opt {
-        Opt { name, about, more: "", domain, default, only_with: None }
+    pub const fn new(name: &'static str, about: &'static str, default: Setting, domain: Domain) -> Self {
+        MethodOption { name, about, more: "", domain, default, only_with: None }
     }
 
     /// Returns the flag on the command line, without leading dashes.
@@ -142,7 +142,7 @@ pub struct Choice<K: 'static> {
     /// The chosen entry.
     pub kind: &'static K,
     /// A value for each option of the entry, in order; the rest is unused.
-    values: [Setting; MOST],
+    values: [Setting; MAX_OPTIONS],
 }
 
 impl<K> Clone for Choice<K> {
@@ -155,7 +155,7 @@ impl<K> Copy for Choice<K> {}
 
 impl<K: Kind> PartialEq for Choice<K> {
     fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name() && self.set().map(|(_, v)| v).eq(other.set().map(|(_, v)| v))
+        self.name() == other.name() && self.active().map(|(_, v)| v).eq(other.active().map(|(_, v)| v))
     }
 }
 
@@ -169,11 +169,11 @@ impl<K: Kind> Choice<K> {
     /// Creates a choice of an entry with default options.
     ///
     /// # Panics
-    /// Panics if the entry has more than four options.
+    /// Panics if the entry has more than [`MAX_OPTIONS`] options.
     pub fn new(kind: &'static K) -> Choice<K> {
         let Entry { name, options, .. } = kind.entry();
-        assert!(options.len() <= MOST, "{name} has more than {MOST} options");
-        let mut values = [Setting::Number(0.0); MOST];
+        assert!(options.len() <= MAX_OPTIONS, "{name} has more than {MAX_OPTIONS} options");
+        let mut values = [Setting::Number(0.0); MAX_OPTIONS];
         values.iter_mut().zip(*options).for_each(|(value, option)| *value = option.default);
         Choice { kind, values }
     }
@@ -189,7 +189,7 @@ impl<K: Kind> Choice<K> {
     }
 
     /// Returns the options that exist for the current values, with their values.
-    fn set(&self) -> impl Iterator<Item = (&'static Opt, Setting)> {
+    fn active(&self) -> impl Iterator<Item = (&'static MethodOption, Setting)> {
         let all = move || self.kind.entry().options.iter().zip(self.values);
         let has = move |name: &str, word: &'static str| {
             all().any(|(option, value)| option.name == name && value == Setting::Word(word))
@@ -199,7 +199,7 @@ impl<K: Kind> Choice<K> {
 
     /// Returns the value of an option, if the option exists.
     fn find(&self, name: &str) -> Option<Setting> {
-        self.set().find(|(option, _)| option.name == name).map(|(_, value)| value)
+        self.active().find(|(option, _)| option.name == name).map(|(_, value)| value)
     }
 
     /// Returns the value of a numeric option, if the option exists.
@@ -222,14 +222,14 @@ impl<K: Kind> Choice<K> {
     ///
     /// # Panics
     /// Panics if there is no such option.
-    pub fn is(&self, name: &str, word: &str) -> bool {
+    pub fn has_word(&self, name: &str, word: &str) -> bool {
         let value = self.find(name).expect("an option of the kind");
         matches!(value, Setting::Word(own) if own == word)
     }
 
     /// Returns a copy with this option set, or `None` if the option does not apply or has no such word.
     /// Numbers are checked by [`Choice::fault`].
-    pub fn setting(mut self, name: &str, value: Setting) -> Option<Choice<K>> {
+    pub fn try_with(mut self, name: &str, value: Setting) -> Option<Choice<K>> {
         self.find(name)?;
         let options = self.kind.entry().options;
         let at = options.iter().position(|option| option.name == name && option.accepts(value))?;
@@ -243,7 +243,7 @@ impl<K: Kind> Choice<K> {
     /// Panics if there is no such option.
     #[must_use]
     pub fn with(self, name: &str, value: f64) -> Choice<K> {
-        let choice = self.setting(name, Setting::Number(value));
+        let choice = self.try_with(name, Setting::Number(value));
         choice.unwrap_or_else(|| panic!("{} has no option {name}", self.name()))
     }
 
@@ -253,14 +253,14 @@ impl<K: Kind> Choice<K> {
     /// Panics if there is no such option, or if the option has no such word.
     #[must_use]
     pub fn with_word(self, name: &str, word: &'static str) -> Choice<K> {
-        let choice = self.setting(name, Setting::Word(word));
+        let choice = self.try_with(name, Setting::Word(word));
         choice.unwrap_or_else(|| panic!("{} has no option {name} {word}", self.name()))
     }
 
     /// Returns the first option whose value is not allowed, with that value and a message saying what is
     /// allowed.
-    pub fn fault(&self) -> Option<(&'static Opt, f64, &'static str)> {
-        self.set().find_map(|(option, value)| match (&option.domain, value) {
+    pub fn fault(&self) -> Option<(&'static MethodOption, f64, &'static str)> {
+        self.active().find_map(|(option, value)| match (&option.domain, value) {
             // Negative zero would give another key.
             (Domain::Number { check, why, .. }, Setting::Number(value))
                 if !check(value) || value == 0.0 && value.is_sign_negative() =>
@@ -274,7 +274,8 @@ impl<K: Kind> Choice<K> {
     /// Returns the form in manifests.
     pub fn params(&self) -> Map<String, Value> {
         let name = std::iter::once(("name".to_owned(), self.name().into()));
-        name.chain(self.set().map(|(option, value)| (option.name.to_owned(), Value::from(value)))).collect()
+        let options = self.active().map(|(option, value)| (option.name.to_owned(), value.into()));
+        name.chain(options).collect()
     }
 }
 
@@ -301,15 +302,15 @@ impl<'de, K: Kind> Deserialize<'de> for Choice<K> {
             }
             let value = params.get(option.name).ok_or_else(|| D::Error::missing_field(option.name))?;
             let value = option.read(value).map_err(D::Error::custom)?;
-            choice = choice.setting(option.name, value).expect("the option accepts what it has read");
+            choice = choice.try_with(option.name, value).expect("the option accepts what it has read");
         }
         Ok(choice)
     }
 }
 
 /// Returns every option of a kind once, with the names of the entries that have it.
-pub fn options<K: Kind>() -> Vec<(&'static Opt, Vec<&'static str>)> {
-    let mut all: Vec<(&Opt, Vec<&str>)> = vec![];
+pub fn options<K: Kind>() -> Vec<(&'static MethodOption, Vec<&'static str>)> {
+    let mut all: Vec<(&MethodOption, Vec<&str>)> = vec![];
     for entry in K::ALL.iter().map(|kind| kind.entry()) {
         for option in entry.options {
             match all.iter_mut().find(|(known, _)| known.name == option.name) {
@@ -341,7 +342,7 @@ mod tests {
                 // An option that several entries share has one meaning and one flag.
                 let own = Choice::<K>::named(name).expect("it is listed").kind.entry().options;
                 let own = own.iter().find(|other| other.name == option.name).expect("it has it");
-                let said = |option: &Opt| match option.domain {
+                let said = |option: &MethodOption| match option.domain {
                     Domain::Number { symbol, why, .. } => format!("{symbol} {why}"),
                     Domain::OneOf(symbol, words) => format!("{symbol} {words:?}"),
                 };
@@ -356,14 +357,14 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_sound() {
+    fn entries_are_unique_and_their_defaults_are_allowed() {
         check::<MixKind>();
         check::<LossKind>();
         check::<RuleKind>();
     }
 
     #[test]
-    fn manifests_that_say_too_little_or_something_else_are_refused() {
+    fn incomplete_or_unknown_choices_are_refused() {
         let read = |text: &str| serde_json::from_str::<Choice<LossKind>>(text).map_err(|e| e.to_string());
         assert!(read(r#"{"name":"focal","gamma":1}"#).is_ok_and(|loss| loss.value("gamma") == 1.0));
         let cases = [

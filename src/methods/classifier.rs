@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_lose_a_power_of_their_length() {
+    fn tau_norm_divides_weights_by_a_power_of_their_length() {
         // The norms are 5 and 10.
         let weight = [3.0, 4.0, 6.0, 8.0];
         assert_eq!(tau_normed(&weight, 2, 1.0), [0.6, 0.8, 0.6, 0.8]);

@@ -5,7 +5,7 @@
 //! al., arXiv 1906.07413. The schedule decides when a deferred rule starts; the plan decides which images are
 //! drawn.
 
-use super::choice::{Choice, Domain, Entry, Kind, Opt, Setting};
+use super::choice::{Choice, Domain, Entry, Kind, MethodOption, Setting};
 
 /// A rule with the values of its options.
 pub type Rule = Choice<RuleKind>;
@@ -46,9 +46,9 @@ const fn rule(
     deferred: bool,
 ) -> RuleKind {
     let source = if deferred { "Cao et al., arXiv 1906.07413" } else { "Cui et al., arXiv 1901.05555" };
-    let (source, options): (_, &'static [Opt]) = match by {
+    let (source, options): (_, &'static [MethodOption]) = match by {
         By::Nothing => ("", &[]),
-        By::Sampling => (source, &[RS_BY, Opt { only_with: Some(("rs", "effective")), ..BETA_OF }]),
+        By::Sampling => (source, &[RS_BY, MethodOption { only_with: Some(("rs", "effective")), ..BETA_OF }]),
         By::Weights => (source, &[BETA_OF, RW_NORM]),
     };
     RuleKind { entry: Entry { name, title, about, source, options }, by, deferred }
@@ -69,7 +69,7 @@ pub static DRS: RuleKind = rule("drs", "DRS", "Deferred re-sampling", By::Sampli
 /// Re-weighting from the last learning-rate milestone on.
 pub static DRW: RuleKind = rule("drw", "DRW", "Deferred re-weighting", By::Weights, true);
 
-const BETA_OF: Opt = Opt::new(
+const BETA_OF: MethodOption = MethodOption::new(
     "beta",
     "Rules: β of the effective number of samples, (1−β^n)/(1−β)",
     Setting::Number(BETA),
@@ -80,7 +80,7 @@ const BETA_OF: Opt = Opt::new(
     },
 );
 
-const RS_BY: Opt = Opt::new(
+const RS_BY: MethodOption = MethodOption::new(
     "rs",
     "rs, drs: the weights with which images are drawn",
     Setting::Word("effective"),
@@ -93,13 +93,13 @@ const RS_BY: Opt = Opt::new(
     ),
 );
 
-const RW_NORM: Opt = Opt {
+const RW_NORM: MethodOption = MethodOption {
     more: "weight-sum divides by the sum of the class weights in the batch, as PyTorch's \
            CrossEntropyLoss(weight=…) does for class indices, and as implementations of Mixup do for each of \
            their two terms. batch-size divides by the number of samples, as the same function does for class \
            probabilities: batches with more images of rare classes then have larger losses, and the average \
            step is smaller (25 times on CIFAR-100 step at ratio 100), so the same --lr has a different effect.",
-    ..Opt::new(
+    ..MethodOption::new(
         "rw_norm",
         "rw, drw: the divisor of a batch's weighted loss",
         Setting::Word("weight-sum"),
@@ -193,7 +193,7 @@ impl Choice<RuleKind> {
 
     /// Returns the re-weighting, if the rule is RW or DRW.
     pub fn reweight(&self) -> Option<Reweight> {
-        let rw_norm = || match self.is("rw_norm", "batch-size") {
+        let rw_norm = || match self.has_word("rw_norm", "batch-size") {
             true => RwNorm::BatchSize,
             false => RwNorm::WeightSum,
         };
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_are_those_of_the_ldam_code() {
+    fn weights_match_the_ldam_code() {
         // In numpy: e = 1 - 0.9999**n; w = (1 - 0.9999)/e; w/w.sum()*10, with n of CIFAR-10 exp 100.
         let counts = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50];
         let w = Rule::new(&RW).reweight().expect("weights").weights(&counts);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_flat_and_holds_only_what_counts() {
+    fn json_is_flat_and_omits_unused_options() {
         let text = |r: Rule| serde_json::to_string(&r).expect("JSON");
         let all = [
             (Rule::new(&NONE), r#"{"name":"none"}"#),

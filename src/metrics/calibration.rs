@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_logits_cost_the_logarithm_of_the_classes() {
+    fn equal_logits_have_an_nll_of_the_log_of_the_classes() {
         for value in [0.0, 1e12, 1e15, 1e17, -1e17, f32::MAX] {
             let c = calibration(&[value; 10], &[3], &[0], 10);
             assert_eq!(c.nll, 10f64.ln(), "all logits {value}");

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_thresholds_are_those_of_the_literature() {
+    fn shot_thresholds_match_the_literature() {
         // The recall of a class equals its count here, so each group's mean shows which classes are in it.
         let counts = [101, 100, 20, 19];
         let recalls = counts.map(|n| Some(n as f64));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn low_means_are_those_of_python() {
+    fn low_means_match_python() {
         // statistics.harmonic_mean([90, 40, 25]) and geometric_mean.
         let [worst, harmonic, geometric] = low_means(&[Some(90.0), None, Some(40.0), Some(25.0)]);
         assert_eq!(worst, 25.0);
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(macro_f1(&Confusion::count(&[0, 0], &[0, 2], 3)), 2.0 / 3.0 / 2.0);
     }
     #[test]
-    fn as_many_classes_as_inaturalist_has_are_counted_by_what_occurs() {
+    fn thousands_of_classes_are_stored_sparsely() {
         let classes = 8142;
         let labels: Vec<u32> = (0..24_426).map(|i| i % 8142).collect();
         // In each class two images are right, and one is taken for the class before it.

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_surest_mistakes_come_first() {
+    fn most_confident_mistakes_come_first() {
         let logits = [0.0, 2.0, 5.0, 0.0, 0.0, 1.0, 0.0, 2.0];
         let found = mistakes(&logits, &[0, 0, 0, 0], 2, 2);
         // 1/(1 + e⁻²) twice, and 1/(1 + e⁻¹).
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_by_hand() {
+    fn metrics_match_an_example_by_hand() {
         // Labels 0, 0, 1, 2; predictions 0, 1, 1, 0.
         let logits = [2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 2.0, 0.0, 2.0, 0.0, 0.0];
         let m = evaluate(&logits, &[0, 0, 1, 2], &[101, 20, 19]).expect("metrics");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_of_scikit_learn() {
+    fn metrics_match_scikit_learn() {
         // Computed by scripts/pytorch/fixture_metrics.py, where accuracies are fractions.
         let text = include_str!("../../tests/fixtures/metrics.json");
         let truth: serde_json::Value = serde_json::from_str(text).expect("JSON");

@@ -178,7 +178,10 @@ fn one_network<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
     for name in names {
         let (prefix, rest) = split(name);
         if let Some(other) = seen.insert(rest, name) {
-            bail!("holds {rest} twice, as {other:?} and {name:?}; save only the weights of one network");
+            bail!(
+                "holds {} twice, as {other:?} and {name:?}; save only the weights of one network",
+                rest.escape_debug()
+            );
         }
         prefixes.entry(prefix).or_insert((0, name)).0 += 1;
     }
@@ -202,7 +205,8 @@ fn one_network<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
 impl Entry<'_> {
     /// Returns the elements in f32.
     fn numbers(&self) -> Result<Vec<f32>> {
-        let name = split(&self.name).1;
+        let own = split(&self.name).1;
+        let name = own.escape_debug();
         let data: Vec<f32> = match self.dtype {
             Dtype::F32 => self.words().map(f32::from_le_bytes).collect(),
             Dtype::F16 => self.words().map(|w| f16::from_le_bytes(w).to_f32()).collect(),
@@ -223,7 +227,7 @@ impl Entry<'_> {
             "{name} has values that are not finite; the training diverged"
         );
         ensure!(
-            !name.ends_with(".running_var") || data.iter().all(|&x| x >= 0.0),
+            !own.ends_with(".running_var") || data.iter().all(|&x| x >= 0.0),
             "{name} has negative values, but variances cannot be negative; make or copy the file again"
         );
         Ok(data)

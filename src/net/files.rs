@@ -176,6 +176,7 @@ fn named_twice(header: &[u8]) -> Option<String> {
 /// or beyond f32.
 pub fn open(path: &Path) -> Result<(StateDict, HashMap<String, String>)> {
     let at = || path.display().to_string();
+    ensure!(!path.is_dir(), "{}: is a directory, not a file of weights", at());
     let file = File::open(path).with_context(at)?;
     // SAFETY: the file belongs to this program or to the user. If someone truncates it while it is read, the
     // process gets a signal, not wrong numbers.
@@ -198,14 +199,15 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Contents<'_>, HashMap<String, Strin
         return Ok((torch::read(bytes)?, HashMap::new()));
     }
     let hint = match form {
-        Some(_) => "not an intact safetensors file; make or copy it again",
+        Some(_) => "is a truncated or damaged safetensors file; make or copy it again",
         None => "not an intact safetensors file, nor one of PyTorch's torch.save; make or copy it again",
     };
-    let (length, header) = SafeTensors::read_metadata(bytes).context(hint)?;
+    // The library's own reasons say nothing more to users, and may quote the file.
+    let (length, header) = SafeTensors::read_metadata(bytes).ok().context(hint)?;
     if let Some(name) = named_twice(bytes.get(8..8 + length).unwrap_or_default()) {
-        bail!("holds {name} twice; make the file again");
+        bail!("holds {} twice; make the file again", name.escape_debug());
     }
-    let all = SafeTensors::deserialize(bytes).context(hint)?;
+    let all = SafeTensors::deserialize(bytes).ok().context(hint)?;
     let mut contents = Contents::default();
     for (name, view) in all.tensors() {
         if !contents.skips(&name) {

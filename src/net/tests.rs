@@ -13,7 +13,7 @@ fn parameters(net: &Network, classes: usize) -> usize {
 }
 
 #[test]
-fn as_many_parameters_as_published() {
+fn parameter_counts_match_published_ones() {
     // sum(p.numel() for p in m.parameters()): resnet_s of LDAM's code, pytorch-cifar, torchvision.models.
     for (name, classes, count) in [
         ("resnet20", 10, 269_722),
@@ -65,7 +65,7 @@ fn names_and_sizes_of_layers() {
 }
 
 #[test]
-fn names_are_read_and_written() {
+fn names_are_parsed_and_displayed() {
     for name in Arch::names() {
         assert_eq!(name.parse::<Arch>().expect(name).to_string(), name);
     }

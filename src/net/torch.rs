@@ -51,7 +51,8 @@ pub fn read(bytes: &[u8]) -> Result<Contents<'static>> {
             claimed <= bytes.len(),
             "its tensors are larger than the file; save contiguous copies of the weights"
         );
-        let bytes = archive.tensor(&tensor).with_context(|| name.clone()).context(DAMAGED)?;
+        let shown = || name.escape_debug().to_string();
+        let bytes = archive.tensor(&tensor).with_context(shown).context(DAMAGED)?;
         found.entries.push(Entry { name, dtype, shape, bytes: Cow::Owned(bytes) });
     }
     Ok(found)
@@ -114,7 +115,7 @@ impl<'a> Archive<'a> {
         // Detecting the archive's offset mistakes some intact files for damaged ones. PyTorch's files begin
         // with the archive.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
-        let zip = ZipArchive::with_config(config, Cursor::new(bytes)).context(DAMAGED)?;
+        let zip = ZipArchive::with_config(config, Cursor::new(bytes)).ok().context(DAMAGED)?;
         ensure!(!zip.has_duplicate_names(), "holds two members of the same name; {DAMAGED}");
         let names = zip.file_names_raw().filter_map(|name| std::str::from_utf8(name).ok());
         let roots =
@@ -144,7 +145,9 @@ impl<'a> Archive<'a> {
     /// Returns the bytes of a member, which must be `expected` bytes long if that is given.
     fn member(&mut self, name: &str, expected: Option<usize>) -> Result<Vec<u8>> {
         let name = format!("{}/{name}", self.root);
-        let member = self.zip.by_name(&name).with_context(|| name.clone())?;
+        let member = self.zip.by_name(&name).ok();
+        let name = name.escape_debug();
+        let member = member.with_context(|| format!("{name} is missing or damaged"))?;
         ensure!(
             member.compression() == CompressionMethod::Stored,
             "{name} is compressed, but torch.save does not compress; save the file again"
@@ -155,7 +158,8 @@ impl<'a> Archive<'a> {
         self.left -= size;
         let mut bytes = Vec::with_capacity(size);
         // Read one byte more: the checksum is verified only at the end of the member.
-        member.take(size as u64 + 1).read_to_end(&mut bytes).with_context(|| name.clone())?;
+        let read = member.take(size as u64 + 1).read_to_end(&mut bytes).ok();
+        read.with_context(|| format!("{name} is damaged"))?;
         ensure!(bytes.len() == size, "{name} has a different length than the file states");
         Ok(bytes)
     }

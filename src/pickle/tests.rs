@@ -23,7 +23,7 @@ fn read(bytes: &[u8]) -> Result<Value<'_, Nothing>, Error> {
 }
 
 #[test]
-fn plain_values() {
+fn plain_values_are_read() {
     let value = read(b"\x80\x02}q\x01(U\x01aq\x02](K\x01M\x00\x01J\xff\xff\xff\xffNeU\x01bK\x02\x85u.")
         .expect("parsed");
     let ints = [Value::Int(1), Value::Int(256), Value::Int(-1), Value::None];
@@ -43,7 +43,7 @@ fn plain_values() {
 }
 
 #[test]
-fn a_kept_container_is_not_copied() {
+fn memoised_containers_are_not_copied() {
     let value = read(b"](K\x05q\x00h\x00]q\x01h\x01e.").expect("parsed");
     let items = [Value::Int(5), Value::Int(5), Value::List(vec![]), Value::Unused];
     assert_eq!(value.items(), Some(&items[..]));
@@ -71,7 +71,7 @@ fn code_is_refused() {
 }
 
 #[test]
-fn harm_by_size_is_refused() {
+fn huge_and_deep_pickles_are_refused() {
     let refused = |bytes: &[u8]| match read(bytes) {
         Err(e @ Error::Refused(..)) => e.to_string(),
         other => panic!("{other:?}"),
@@ -86,7 +86,7 @@ fn harm_by_size_is_refused() {
 }
 
 #[test]
-fn damage_is_an_error_wherever_it_is() {
+fn damage_anywhere_is_an_error() {
     let good = b"\x80\x02}(U\x01a](K\x01eu.";
     assert!(read(good).is_ok());
     for n in 0..good.len() {
@@ -112,7 +112,7 @@ fn damage_is_an_error_wherever_it_is() {
 
 proptest::proptest! {
     #[test]
-    fn no_input_makes_it_panic(bytes in proptest::collection::vec(
+    fn no_input_causes_a_panic(bytes in proptest::collection::vec(
         proptest::sample::select(&b"\x80\x02.(qrhjNK\x01MJUXG\x8a]}\x85\x86\x87taeuscRQb\x89\n"[..]), 0..40)
     ) {
         let _ = read(&bytes);

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distribution_has_its_perplexity() {
+    fn distributions_have_the_wanted_perplexity() {
         let squared: Vec<f32> = (1..=90).map(|i| 1e-3 * (i * i) as f32).collect();
         for wanted in [1.5, 5.0, 29.9] {
             for scale in [1e-12f32, 1.0, 1e12] {

@@ -90,7 +90,7 @@ mod tests {
     use crate::simd::for_each_isa;
 
     #[test]
-    fn they_are_those_of_a_full_sort() {
+    fn neighbours_match_a_full_sort() {
         // 101 rows give neither whole tiles nor whole blocks; many distances are equal.
         let (n, d, k) = (101, 5, 10);
         let values: Vec<f32> = (0..n * d).map(|i| ((i * 7919) % 11) as f32).collect();

@@ -92,7 +92,7 @@ fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Compon
     /// Maximum number of iterations.
     const TURNS: usize = 500;
     /// Number of rows that are summed together.
-    const SOME: usize = 64;
+    const BLOCK: usize = 64;
     let d = rows.width;
     let all: Vec<&[f32]> = rows.iter().collect();
     let total = all.iter().flat_map(|row| centred(row)).map(|x| x * x).sum();
@@ -102,7 +102,7 @@ fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Compon
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let add = |to: &mut [f64], x: f64, v: &[f64]| to.iter_mut().zip(v).for_each(|(t, v)| *t += x * v);
     let multiply = |basis: &[Vec<f64>]| -> Vec<Vec<f64>> {
-        let parts = all.par_chunks(SOME).map(|rows| {
+        let parts = all.par_chunks(BLOCK).map(|rows| {
             let mut part = vec![vec![0.0; d]; basis.len()];
             for row in rows.iter().map(|row| centred(row)) {
                 part.iter_mut().zip(basis).for_each(|(part, v)| add(part, dot(&row, v), &row));
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tilted_ellipse_comes_out_straight() {
+    fn tilted_ellipse_is_aligned_with_the_axes() {
         // x along (3, 4)/5 with variance 4, across it with variance 1, far from the origin.
         let mut values = Vec::new();
         for (along, across) in [(2.0, 1.0), (2.0, -1.0), (-2.0, 1.0), (-2.0, -1.0)] {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn eigenvectors_give_the_matrix_back() {
+    fn eigenvectors_reconstruct_the_matrix() {
         let d = 7;
         let entry = |i: usize, j: usize| ((i * j + i + j) as f64).sin();
         let a: Vec<f64> = (0..d * d).map(|n| entry(n / d, n % d)).collect();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_leading_components_are_those_of_all() {
+    fn leading_components_match_the_full_decomposition() {
         let (n, d) = (90, 70);
         let entry = |at: usize| {
             let (row, col) = (at / d, at % d);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_features_get_zeros() {
+    fn missing_components_are_zero() {
         let p = pca(Rows::new(&[0.0, 1.0, 2.0, 5.0], 1).expect("sound"), 2);
         assert_eq!((p.projection[1], p.projection[7], p.explained[1]), (0.0, 0.0, 0.0));
         assert_eq!(p.projection[6], 3.0);

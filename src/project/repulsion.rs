@@ -81,7 +81,7 @@ mod tests {
     use crate::simd::for_each_isa;
 
     #[test]
-    fn it_is_the_sum_over_all_pairs_on_every_instruction_set() {
+    fn repulsion_matches_the_sum_over_all_pairs() {
         let y: Vec<[f32; 2]> =
             (0..101).map(|i| [(i as f32 * 0.7).sin() * 9.0, (i as f32 * 1.3).cos() * 4.0]).collect();
         let mut first = None;

@@ -1,7 +1,7 @@
 //! Tables as tidy CSV (RFC 4180): one row per cell, percentages with two decimals, and an empty field where
 //! there is no number. `mean` and `std` are those of top-1 accuracy; the last columns are means. `n` counts
 //! runs. `paper_schedule` is `same` if the published runs used the same schedule as ours, and `other`
-//! otherwise.
+//! otherwise. `starting_report` is the value of the reproduction report.
 
 use std::collections::BTreeSet;
 
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_columns_are_the_other_numbers() {
+    fn last_columns_are_the_other_metrics() {
         let names: Vec<&str> = OTHERS.iter().map(|o| o.name).collect();
         assert!(HEADER.ends_with(&format!(",{}", names.join(","))), "{names:?}");
     }

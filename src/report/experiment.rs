@@ -60,6 +60,10 @@ impl Experiment {
     /// Returns an error if the manifest lacks the lineage that `eval`, `embed` and `train` write.
     pub fn of(m: &Manifest) -> Result<Experiment, Error> {
         let bad = |why: &str| Error::Foreign { path: path_of(m), why: why.into(), tool: m.kind.tool() };
+        if m.kind == Kind::Embedding && m.input("images").is_some() {
+            let why = "is of images without true classes; make one of a data set with embed --project tsne";
+            return Err(Error::Unfit { path: path_of(m), why: why.into() });
+        }
         let dataset = || m.input("dataset").ok_or_else(|| bad("has no data set in its lineage"));
         if m.kind == Kind::Checkpoint {
             // Weights tell runs apart. Without weights the log does, but it contains times.

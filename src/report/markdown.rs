@@ -1,4 +1,4 @@
-//! Tables as GitHub Markdown, for people.
+//! Human-readable tables, as GitHub Markdown.
 
 use std::collections::BTreeSet;
 
@@ -188,7 +188,7 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
         );
     }
     notes.push(format!(
-        "Settings that the table does not state: {}. Settings and options of the method that differ from the \
+        "Unless the table says otherwise, runs have {}. Settings and options of the method that differ from the \
          usual ones are in brackets, or above the table if all rows share them.",
         standard_in_words()
     ));

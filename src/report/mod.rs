@@ -103,13 +103,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_from_outside_stay_in_their_line() {
+    fn line_breaks_and_control_characters_are_replaced() {
         assert_eq!(one_line("a\nb\r\u{85}c\u{2028}d\t猫"), "a b  c d 猫");
         assert_eq!(one_line("\u{1b}[31m\u{202e}x"), "\u{fffd}[31m\u{fffd}x");
     }
 
     #[test]
-    fn names_and_numbers() {
+    fn titles_and_numbers_are_formatted() {
         assert_eq!(title("remix-drw"), "Remix-DRW");
         assert_eq!(title("erm"), "ERM");
         assert_eq!(title("remix-cutmix-ldam-rs"), "Remix-CutMix-LDAM-RS");

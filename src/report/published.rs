@@ -10,9 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::experiment::Experiment;
-use super::settings::{same, standard, words};
+use super::settings::{milestones_in_words, same, standard, words};
 use super::telling::options;
 use super::title;
+use crate::manifest::json_fault;
 use crate::train::schedule::Recipe;
 
 /// The committed file.
@@ -39,8 +40,8 @@ static GIVEN: OnceLock<(Published, String)> = OnceLock::new();
 /// of a built-in one, or if values were already given.
 pub fn load(file: &Path) -> Result<(), String> {
     let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
-    let given: Published =
-        serde_json::from_str(&text).map_err(|e| format!("is not in the format of published.json: {e}"))?;
+    let given: Published = serde_json::from_str(&text)
+        .map_err(|e| format!("is not in the format of published.json: {}", json_fault(&e)))?;
     if let Some(table) = given.tables.iter().find(|t| !given.sources.contains_key(&t.source)) {
         return Err(format!("`sources` has no {:?}, which a table refers to", table.source));
     }
@@ -133,12 +134,7 @@ impl Schedule {
     /// Describes the schedule: `300 epochs, milestones 150 and 250` or `1 epoch, no milestones`.
     pub fn words(&self) -> String {
         let warmup = if self.warmup > 0 { format!(", warm-up {}", self.warmup) } else { String::new() };
-        let milestones = self.milestones.iter().map(u32::to_string).collect::<Vec<_>>().join(" and ");
-        let milestones = match self.milestones.len() {
-            0 => "no milestones".to_owned(),
-            1 => format!("milestone {milestones}"),
-            _ => format!("milestones {milestones}"),
-        };
+        let milestones = milestones_in_words(&self.milestones);
         let plural = if self.epochs == 1 { "" } else { "s" };
         format!("{} epoch{plural}{warmup}, {milestones}", self.epochs)
     }
@@ -332,12 +328,13 @@ mod tests {
             Schedule { epochs, milestones: milestones.to_vec(), warmup }.words()
         };
         assert_eq!(words(300, &[150, 250], 0), "300 epochs, milestones 150 and 250");
+        assert_eq!(words(90, &[30, 60, 80], 0), "90 epochs, milestones 30, 60 and 80");
         assert_eq!(words(200, &[160], 5), "200 epochs, warm-up 5, milestone 160");
         assert_eq!(words(1, &[], 0), "1 epoch, no milestones");
     }
 
     #[test]
-    fn values_as_printed_in_the_sources() {
+    fn values_match_the_sources() {
         // Tables 1 to 4 of arXiv 2007.03943v3, Table 2 of arXiv 1906.07413v2, and Table 1 of the
         // reproduction report.
         let value = |run: &Experiment, column| {
@@ -360,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_decides() {
+    fn values_depend_on_the_schedule() {
         let at = |settings| beside(&run("ldam-drw", "", settings), "cifar10/exp/100");
         let value = |settings| at(settings).map(|v| (v.value, v.same_schedule));
         // The schedules of the paper's runs, of the report's, and of LDAM's own.

@@ -169,7 +169,7 @@ fn percent(value: Option<f64>) -> String {
     value.map_or_else(String::new, |v| format!("{v:.2}"))
 }
 
-/// Formats the runs as aligned columns, for people.
+/// Formats the runs as aligned, human-readable columns.
 pub fn text(all: &[Run]) -> String {
     let (settings, common) = settings(all);
     let mut rows = vec![

@@ -6,10 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::experiment::{Experiment, disambiguated, order, representatives};
-use super::settings::{standard, words};
+use super::settings::{departs, standard, words};
 use super::telling::options;
 use super::{one_line, title};
 use crate::manifest::key;
+
+/// Settings that have no default value where runs differ in them: a run has either a recipe, or milestones and
+/// perhaps the first epoch of a rule that were chosen for it.
+const SCHEDULE: [&str; 3] = ["recipe", "milestones", "rule_from"];
+
+/// Settings of the evaluation.
+const EVALUATION: [&str; 3] = ["split", "adjust", "test_prior"];
 
 /// The runs of one method in one setting.
 #[derive(Debug, PartialEq)]
@@ -28,13 +35,27 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
     let runs: Vec<(usize, &Experiment)> =
         all.iter().enumerate().filter(|(i, _)| one_each[*i] == *i).collect();
     let names: BTreeSet<&String> = all.iter().flat_map(|e| e.settings.keys()).collect();
+    // How a bare file was trained is not known, unlike how it was evaluated.
+    let is_known = |e: &Experiment, name: &String| {
+        e.file.is_none() || e.settings.contains_key(name) || EVALUATION.contains(&name.as_str())
+    };
+    let has_own_schedule = |e: &Experiment| {
+        let recipe = e.settings.get("recipe");
+        e.settings.contains_key("milestones") || recipe.is_some_and(|recipe| departs("recipe", recipe))
+    };
+    let schedules_differ = runs.iter().any(|(_, e)| has_own_schedule(e));
+    let has_default = |name: &String| !(schedules_differ && SCHEDULE.contains(&name.as_str()));
     // A setting that a manifest does not state has its standard value, so that older manifests go with newer
-    // ones. For a bare file it is unknown.
+    // ones.
     let value = |e: &Experiment, name: &String| -> Option<String> {
-        let default = || standard(name).filter(|_| e.file.is_none());
+        let default = || standard(name).filter(|_| is_known(e, name) && has_default(name));
         e.settings.get(name).or_else(default).filter(|v| !v.is_null()).map(|v: &Value| words(name, v))
     };
-    let differs = |name: &&String| runs.iter().any(|(_, e)| value(e, name) != value(runs[0].1, name));
+    // What is not known of a bare file differs from nothing: its name already tells it from the trained runs.
+    let differs = |name: &&String| {
+        let known = runs.iter().filter(|(_, e)| is_known(e, name));
+        known.map(|(_, e)| value(e, name)).collect::<BTreeSet<_>>().len() > 1
+    };
     let differing: Vec<&String> = names.into_iter().filter(differs).collect();
     let settings = |e: &Experiment| -> Vec<String> { differing.iter().filter_map(|n| value(e, n)).collect() };
 
@@ -140,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_one_seed_are_members_and_copies_are_not() {
+    fn runs_of_one_seed_are_grouped_without_copies() {
         let run = |seed, by: Option<&str>, weights: &str| Experiment {
             computed_by: by.map(str::to_owned),
             weights: weights.into(),
@@ -182,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_differ() {
+    fn labels_are_unique() {
         let mut other = experiment("remix", "", "100", 0, 300);
         other.column.dataset = "cifar100".into();
         other.settings.insert("minority_fraction".into(), 0.5.into());
@@ -204,7 +225,32 @@ mod tests {
     }
 
     #[test]
-    fn seeds_join_and_labels_say_only_what_differs() {
+    fn labels_state_the_schedule_that_each_run_had() {
+        let mut all = [4, 8].map(|epochs| experiment("remix", "", "100", 0, epochs));
+        all[0].settings.insert("milestones".into(), serde_json::json!([1, 2]));
+        all[1].settings.insert("recipe".into(), "paper".into());
+        let labels: Vec<_> = series(&all.iter().collect::<Vec<_>>()).into_iter().map(|s| s.label).collect();
+        assert_eq!(labels, ["Remix (4 epochs, milestones 1 and 2)", "Remix (8 epochs, recipe paper)"]);
+        // A classifier on imported features has no recipe, and the other run has the usual one.
+        let mut all = [(); 2].map(|()| experiment("remix", "", "100", 0, 300));
+        all[0].settings.insert("recipe".into(), "seed".into());
+        all[1].settings.insert("second_stage".into(), "linear".into());
+        let labels: Vec<_> = series(&all.iter().collect::<Vec<_>>()).into_iter().map(|s| s.label).collect();
+        assert_eq!(labels, ["Remix", "Remix (linear)"]);
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_bare_file_is_in_no_label() {
+        let mut bare = Experiment { file: Some("/w".into()), ..experiment("weights w", "", "100", 0, 1) };
+        bare.settings = [("adjust".to_owned(), 1.into())].into_iter().collect();
+        let mut all = [experiment("erm", "", "100", 0, 1), experiment("erm", "", "100", 0, 1), bare];
+        all[1].settings.insert("adjust".into(), 1.into());
+        let labels: Vec<_> = series(&all.iter().collect::<Vec<_>>()).into_iter().map(|s| s.label).collect();
+        assert_eq!(labels, ["ERM", "ERM (adjust 1)", "weights w (adjust 1)"]);
+    }
+
+    #[test]
+    fn seeds_are_grouped_and_labels_state_only_differences() {
         let all = [
             experiment("remix", "", "100", 1, 300),
             experiment("erm", "", "100", 0, 300),

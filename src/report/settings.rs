@@ -60,7 +60,19 @@ pub(super) fn standard_in_words() -> String {
     let of = |name| standard(name).map_or(String::new(), |v| v.to_string().replace('"', ""));
     let [arch, epochs, batch] = ["arch", "epochs", "batch_size"].map(of);
     let recipe = standard("recipe").map_or(String::new(), |v| words("recipe", v));
-    format!("{arch}, {epochs} epochs, batch {batch}, {recipe}")
+    format!("{arch}, {epochs} epochs, batch size {batch} and the {recipe}")
+}
+
+/// Returns the epochs from which the learning rate is lower, in words: `milestones 30, 60 and 80`.
+pub(super) fn milestones_in_words(milestones: &[u32]) -> String {
+    match milestones {
+        [] => "no milestones".into(),
+        [one] => format!("milestone {one}"),
+        [others @ .., last] => {
+            let others: Vec<String> = others.iter().map(u32::to_string).collect();
+            format!("milestones {} and {last}", others.join(", "))
+        }
+    }
 }
 
 /// Returns whether two values are equal, comparing numbers by value: JSON distinguishes 0 from 0.0.
@@ -99,6 +111,10 @@ pub(super) fn words(name: &str, value: &Value) -> String {
             format!("{} {text}", &name["projection.".len()..])
         }
         "epochs" => format!("{text} epoch{}", if text == "1" { "" } else { "s" }),
+        "milestones" => match serde_json::from_value::<Vec<u32>>(value.clone()) {
+            Ok(milestones) => milestones_in_words(&milestones),
+            Err(_) => format!("milestones {text}"),
+        },
         // All other settings are named like their flags.
         name => format!("{} {text}", name.replace('_', "-")),
     }

@@ -195,10 +195,11 @@ impl Table {
         (0..OTHERS.len()).filter(|&n| self.rows.iter().any(|r| r.cells[column].other(n).is_some())).collect()
     }
 
-    /// Returns the title: `Table 1. CIFAR-10, last epoch`.
+    /// Returns the title: `CIFAR-10, last epoch (Table 1 of the reproduction report)`.
     pub fn title(&self) -> String {
-        let number = self.number.map_or(String::new(), |n| format!("Table {n}. "));
-        number + &self.name()
+        let number =
+            self.number.map_or(String::new(), |n| format!(" (Table {n} of the reproduction report)"));
+        self.name() + &number
     }
 
     /// Returns the title without its number: `CIFAR-10, last epoch`.

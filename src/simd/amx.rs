@@ -39,7 +39,11 @@ fn permitted() -> bool {
     let mut status: i64 = 158;
     // SAFETY: the system call takes two numbers and no pointers.
     unsafe {
-        asm!("syscall", inout("rax") status, in("rdi") 0x1023, in("rsi") 18, out("rcx") _, out("r11") _, options(nostack));
+        asm!(
+            "syscall",
+            inout("rax") status, in("rdi") 0x1023, in("rsi") 18, out("rcx") _, out("r11") _,
+            options(nostack)
+        );
     }
     status == 0
 }

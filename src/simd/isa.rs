@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+#[cfg(doc)]
+use super::Vector;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 
@@ -21,13 +23,12 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Returns whether the set has 32 vector registers ([`Vector::WIDE`](super::Vector::WIDE)).
+    /// Returns whether the set has 32 vector registers ([`Vector::WIDE`]).
     pub fn is_wide(self) -> bool {
         matches!(self, Isa::Amx | Isa::Avx512 | Isa::Neon)
     }
 
-    /// Returns whether there are kernels for Winograd's algorithm
-    /// ([`Vector::WINOGRAD`](super::Vector::WINOGRAD)).
+    /// Returns whether there are kernels for Winograd's algorithm ([`Vector::WINOGRAD`]).
     pub fn has_winograd(self) -> bool {
         matches!(self, Isa::Avx512 | Isa::Neon)
     }

@@ -156,10 +156,13 @@ fn round(x: f32) -> bf16 {
 }
 
 /// Splits pairs of bf16 into vectors of their first and of their second values.
+///
+/// # Safety
+/// The contract of [`Vector`] applies.
 #[inline(always)]
 unsafe fn unpair<V: Vector>(pairs: V) -> [V; 2] {
     let (mut low, mut high) = ([0f32; MAX_LANES], [0f32; MAX_LANES]);
-    // SAFETY: the arrays are long enough; the caller is inside `run`.
+    // SAFETY: the arrays are long enough; the caller's contract.
     unsafe {
         pairs.store(low.as_mut_ptr());
         for i in 0..V::LANES {
@@ -181,7 +184,11 @@ pub fn prefetch(line: *const u8) {
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a prefetch does not fault and changes nothing.
     unsafe {
-        std::arch::asm!("prfm pldl2keep, [{line}]", line = in(reg) line, options(nostack, readonly, preserves_flags));
+        std::arch::asm!(
+            "prfm pldl2keep, [{line}]",
+            line = in(reg) line,
+            options(nostack, readonly, preserves_flags)
+        );
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = line;
@@ -215,7 +222,11 @@ pub fn opaque<T>(pointer: *const T) -> *const T {
         let same;
         // SAFETY: the assembly contains no instructions.
         unsafe {
-            std::arch::asm!("/* {} */", inout(reg) pointer => same, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!(
+                "/* {} */",
+                inout(reg) pointer => same,
+                options(pure, nomem, nostack, preserves_flags)
+            );
         }
         same
     }

@@ -90,8 +90,10 @@ unsafe impl Vector for Plain {
 
 /// Implements [`Vector`] for a register type of `core::arch` from its intrinsics.
 macro_rules! vector {
-    ($vector:ty, $lanes:literal, $wide:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $max:ident,
-     fma: |$c:ident, $a:ident, $b:ident| $fma:expr, positive: |$x:ident, $m:ident| $positive:expr $(, $own:item)*) => {
+    ($vector:ty, $lanes:literal, $wide:literal,
+     $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $max:ident,
+     fma: |$c:ident, $a:ident, $b:ident| $fma:expr,
+     positive: |$x:ident, $m:ident| $positive:expr $(, $own:item)*) => {
         // SAFETY: each method is one or two instructions of the set; the callers are inside `run`.
         #[allow(unused_unsafe)]
         unsafe impl Vector for $vector {
@@ -163,7 +165,8 @@ mod x86 {
         lanes
     }
 
-    vector!(__m512, 16, true, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_max_ps,
+    vector!(__m512, 16, true,
+    _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_max_ps,
     fma: |c, a, b| _mm512_fmadd_ps(a, b, c),
     positive: |x, m| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(m, _mm512_setzero_ps()), x),
     #[inline(always)]
@@ -177,12 +180,18 @@ mod x86 {
     #[inline(always)]
     unsafe fn load_bf16(p: *const bf16) -> Self {
         // SAFETY: the trait's contract.
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
     },
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut bf16) {
         // SAFETY: the trait's contract.
-        unsafe { _mm256_storeu_si256(p.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self))) }
+        unsafe {
+            let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self));
+            _mm256_storeu_si256(p.cast(), rounded)
+        }
     },
     #[inline(always)]
     unsafe fn side_by_side(first: *const bf16, second: *const bf16, out: *mut bf16) {
@@ -214,7 +223,8 @@ mod x86 {
             _mm512_dpbf16_ps(self, pairs(b), pairs(a))
         }
     });
-    vector!(__m256, 8, false, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps,
+    vector!(__m256, 8, false,
+        _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps,
         fma: |c, a, b| _mm256_fmadd_ps(a, b, c),
         positive: |x, m| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(m, _mm256_setzero_ps()), x));
 }

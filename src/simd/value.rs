@@ -70,7 +70,8 @@ pub unsafe trait Value: Copy + Send + Sync + 'static {
 
 /// Implements [`Value`] for a type; the arguments are what differs between the two types.
 macro_rules! value {
-    ($type:ident, $dtype:ident, $pack:literal, $isa:expr, $run:ident, $load:ident, $store:ident, $stream:ident, $fma:ident) => {
+    ($type:ident, $dtype:ident, $pack:literal, $isa:expr,
+     $run:ident, $load:ident, $store:ident, $stream:ident, $fma:ident) => {
         // SAFETY: the arguments name the type and its size, and any bits are a valid float.
         unsafe impl Value for $type {
             const DTYPE: DType = DType::$dtype;

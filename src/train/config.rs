@@ -110,8 +110,8 @@ pub struct Config {
     pub recipe: Recipe,
     /// Epochs, counted from 1 and ascending, at which the learning rate falls to a tenth.
     pub milestones: Vec<u32>,
-    /// The first epoch of a deferred rule, if it is not the last milestone: in runs so short that the
-    /// recipe's last milestone does not lower the rate.
+    /// The first epoch of a deferred rule, if it is not the last milestone: along a cosine, and in runs so
+    /// short that the recipe's last milestone does not lower the rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule_from: Option<u32>,
     /// Epochs of linear warm-up; 0 for none.

@@ -98,8 +98,8 @@ impl<'a> Engine<'a> {
                 let images = trainer::Images { train, judged: &judged, levels: &levels, streamed };
                 let trainer =
                     Trainer::new(&device, &params, &criterion, images, batch, config.mix.mix_points())?;
-                let note = if trainer.held().is_some() { ", images on the host" } else { "" };
-                log::debug!("{}: {} MiB in use{note}", device.describe(), device.held() >> 20);
+                let note = if trainer.steps_on_device().is_some() { ", images on the host" } else { "" };
+                log::debug!("{}: {} MiB in use{note}", device.describe(), device.bytes_in_use() >> 20);
                 let images = Images { train, judged, levels };
                 let (trainer, params) = (Box::new(trainer), Box::new(params));
                 On::Cuda { trainer, images, params, name: device.describe() }
@@ -133,7 +133,7 @@ impl<'a> Engine<'a> {
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, images: Images { train, .. }, .. } => {
                 let crops = train.stored() != train.shape();
-                let held = trainer.held().map(|steps| Held { steps, crops });
+                let held = trainer.steps_on_device().map(|steps| Held { steps, crops });
                 let of_epoch = held.map(|_| plan.epoch(epoch));
                 let images = |steps| of_epoch.as_ref().map_or(vec![], |of| images(train, of, steps));
                 let planned = |epoch| rows(plan, epoch, held);

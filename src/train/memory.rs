@@ -77,7 +77,7 @@ mod tests {
     use crate::net::Arch;
 
     #[test]
-    fn memory_is_asked_for_before_it_is_taken() {
+    fn memory_is_checked_before_it_is_allocated() {
         let needed = |batch| {
             let network = Arch::RESNET32.network();
             Net::bytes(&network, [32, 32, 3], 10, batch, DType::F32).expect("sizes")
@@ -101,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_has_memory_and_swap() {
+    fn swap_counts_as_free_memory() {
         let text = "MemTotal: 99 kB\nMemAvailable:    2048 kB\nSwapFree:    1024 kB\n";
         assert_eq!(of_machine(text), Some(3 << 20));
         assert_eq!(of_machine("MemTotal: 99 kB\n"), None);
     }
 
     #[test]
-    fn the_narrowest_control_group_counts() {
+    fn tightest_control_group_limits_memory() {
         let dir = tempfile::tempdir().expect("a directory");
         let write = |name: &str, text: &str| {
             let file = dir.path().join(name);

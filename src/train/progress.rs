@@ -1,10 +1,10 @@
 //! How far a training has come: its log, its state and its best weights on disk.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{BEST, EpochReport, LOG, NEXT_BEST, STATE};
@@ -13,7 +13,7 @@ use crate::net::Params;
 use crate::net::files::{self, StateDict};
 
 /// Advice where files of an earlier call cannot be used.
-const ANEW: &str = "the run cannot continue from here; --force trains again from the start";
+const ANEW: &str = "so the run cannot continue; --force trains again from the start";
 
 /// Name of the metadata entry that holds [`Reached`].
 const REACHED: &str = "reached";
@@ -37,8 +37,8 @@ pub(super) struct Reached {
 }
 
 impl Reached {
-    /// Writes the log, new best weights with their number of steps, and the state, in the order that a kill at
-    /// any moment allows (see [`super`]).
+    /// Writes the log, new best weights with their number of steps, and the state, in the order that a kill
+    /// at any moment allows (see [`super`]).
     pub fn save(
         &mut self,
         dir: &Path,
@@ -64,15 +64,30 @@ impl Reached {
     /// Refuses best weights that are not the ones that the state refers to: a damaged file must not be
     /// published as sound.
     pub fn check_best(&self, best: &Path) -> Result<()> {
-        let (found, _) = files::open(best).context(ANEW)?;
+        let (found, _) = files::open(best).map_err(|e| unreadable(best, e))?;
         ensure!(
             files::digest(&found) == self.best_blake3,
-            "{}: does not hold the weights of epoch {}, so it was changed or damaged; {ANEW}",
+            "{}: does not hold the weights of epoch {}, {ANEW}",
             best.display(),
             self.best_epoch
         );
         Ok(())
     }
+}
+
+/// Returns the error for a file of an earlier call that cannot be read: that of the file system, or else that
+/// the file is damaged. What is wrong with its content does not help users, who did not make it.
+fn unreadable(path: &Path, e: Error) -> Error {
+    let of_system = e.root_cause().downcast_ref::<io::Error>().map(|e| (e.kind(), e.raw_os_error()));
+    match of_system {
+        Some((ErrorKind::NotFound, _)) => anyhow!("{}: is missing, {ANEW}", path.display()),
+        Some((_, Some(_))) => e,
+        _ => damaged(path),
+    }
+}
+
+fn damaged(path: &Path) -> Error {
+    anyhow!("{}: is damaged, {ANEW}", path.display())
 }
 
 /// Loads the state in the directory, and the log as far as the state has come.
@@ -93,26 +108,18 @@ pub(super) fn resume(
         }
         return Ok(None);
     }
-    let at = || format!("{}: {ANEW}", path.display());
-    let (state, notes) = files::open(&path).context(ANEW)?;
-    let reached: Reached = notes
-        .get(REACHED)
-        .context("does not record which epoch the run has reached")
-        .and_then(|text| Ok(serde_json::from_str(text)?))
-        .with_context(at)?;
-    ensure!(
-        files::digest(&state) == reached.state_blake3,
-        "{}: was changed or damaged; {ANEW}",
-        path.display()
-    );
-    params.resume(&state).with_context(at)?;
+    let (state, notes) = files::open(&path).map_err(|e| unreadable(&path, e))?;
+    let reached = notes.get(REACHED).and_then(|text| serde_json::from_str::<Reached>(text).ok());
+    let reached = reached.filter(|reached| files::digest(&state) == reached.state_blake3);
+    let reached = reached.ok_or_else(|| damaged(&path))?;
+    params.resume(&state).map_err(|_| damaged(&path))?;
     let path = dir.join(LOG);
-    let at = || format!("{}: {ANEW}", path.display());
-    let text = fs::read_to_string(&path).with_context(at)?;
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string());
+    let text = text.map_err(|e| unreadable(&path, e))?;
     // A kill may have left the log ahead of the state.
     let lines = text.lines().take(reached.epoch as usize);
-    let log = lines.map(serde_json::from_str).collect::<Result<Vec<_>, _>>().with_context(at)?;
-    ensure!(log_digest(&log)? == reached.log_blake3, "{}: was changed or damaged; {ANEW}", path.display());
+    let log = lines.map(serde_json::from_str).collect::<Result<Vec<_>, _>>().map_err(|_| damaged(&path))?;
+    ensure!(log_digest(&log)? == reached.log_blake3, damaged(&path));
     let (best, next) = (dir.join(BEST), dir.join(NEXT_BEST));
     // These are either the weights that the state refers to, which a kill kept from being renamed, or weights
     // that the state does not know of.
@@ -166,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_computed_is_told_in_turn() {
+    fn computers_are_listed_in_order() {
         let line = |by: &str| {
             let text = r#"{"epoch":1,"epochs":9,"seed":0,"lr":0.1,"loss":1.0,"train_top1":1.0,"test_top1":1.0,
                 "images_per_second":1.0,"seconds":1.0"#;

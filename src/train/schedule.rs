@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cosine_is_pytorchs() {
+    fn cosine_matches_pytorch() {
         // [g['lr'] for CosineAnnealingLR(SGD(lr=0.1), T_max=5)] in PyTorch.
         let rates: Vec<f32> = (1..=5).map(|e| cosine(0.1, 5, 0, e)).collect();
         let expected = [0.1, 0.090_450_85, 0.065_450_85, 0.034_549_15, 0.009_549_15];
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn recipes_at_their_own_length() {
+    fn recipes_have_their_published_milestones() {
         for (recipe, second) in [(Recipe::Report, 225), (Recipe::Paper, 250)] {
             let milestones = recipe.milestones(300);
             assert_eq!(milestones, [150, second]);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipe_is_known_by_its_milestones() {
+    fn recipes_are_recognised_by_their_milestones() {
         assert_eq!(Recipe::of(&[150, 225], 300), Recipe::Report);
         assert_eq!(Recipe::of(&[150, 250], 300), Recipe::Paper);
         assert_eq!(Recipe::of(&[100, 200], 300), Recipe::Custom);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn warmup_is_linear_and_ends_at_the_base() {
+    fn warmup_is_linear_and_ends_at_the_base_rate() {
         // LDAM-DRW: lr · epoch / 5 while epoch <= 5.
         let rates: Vec<f32> = (1..=6).map(|e| lr(0.1, &[160, 180], 5, e)).collect();
         assert_eq!(rates, [0.02, 0.04, 0.06, 0.08, 0.1, 0.1]);

@@ -23,19 +23,19 @@ pub enum Classes {
     /// The names of the classes.
     Named(Vec<String>),
     /// Unknown, because the data set of the checkpoint cannot be read.
-    Lost,
+    Unreadable,
     /// Not stated: bare weights have no class names.
-    Unsaid,
+    NotStated,
 }
 
 impl Start {
-    /// Returns why the classifier cannot be taken over for a data set, as far as its classes are concerned:
-    /// the class names of a checkpoint must be those of the data set.
+    /// Returns the reason, if any, why the classes rule out reusing the classifier for a data set: the class
+    /// names of a checkpoint must be those of the data set.
     pub fn other_classes(&self, info: &Info) -> Option<&'static str> {
         match &self.classes {
             Classes::Named(names) if *names != info.class_names => Some("they were trained on other classes"),
-            Classes::Lost => Some("the classes that they were trained on are unknown"),
-            Classes::Named(_) | Classes::Unsaid => None,
+            Classes::Unreadable => Some("the classes that they were trained on are unknown"),
+            Classes::Named(_) | Classes::NotStated => None,
         }
     }
 
@@ -59,8 +59,8 @@ impl Start {
         params.state_dict()
     }
 
-    /// Loads the weights. The classifier is included unless its classes or its shape do not fit; it then
-    /// stays as it is. Logs which of the two was done.
+    /// Loads the weights. The classifier is included if its classes and its shape fit; otherwise the network
+    /// keeps its freshly initialised classifier. Logs which of the two was done.
     ///
     /// # Errors
     /// Returns an error if the file cannot be read, or holds another network.

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_check_values() {
+    fn checksum_matches_published_values() {
         // The check value of CRC-32C in the catalogue of CRCs, and a test vector of RFC 3720, B.4.
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_in_bytes() {
+    fn event_bytes_are_pinned() {
         let all = records(&log(2), 140.0);
         let version = read(&all[0]).remove(0);
         assert_eq!(version[1..9], 100.0f64.to_le_bytes());
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_in_place_and_recovers() {
+    fn event_file_grows_in_place_and_recovers() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join(EVENTS);
         let steps = |epochs| {

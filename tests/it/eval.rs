@@ -178,7 +178,7 @@ fn bad_input_is_one_line_and_exit_code_2() {
                 fs::write(s.join("f.json"), &text[..text.len() / 2]).unwrap();
             },
             "f.json",
-            "not a manifest: EOF",
+            "not a manifest: it ends early",
         ),
         (
             |s| edit(&s.join("runs/0/manifest.json"), |v| v["schema"] = json!("remix.manifest/2")),

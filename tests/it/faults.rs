@@ -101,6 +101,7 @@ fn manifests_that_are_none_or_others() {
     copy(&s.join("run"), &s.join("deeper"));
     edit(&s.join("deeper/manifest.json"), |v| v["params"]["arch"] = json!("resnet32"));
 
+    fs::write(s.join("gone"), "gone.png\n").unwrap();
     all_refused(
         &s,
         &[
@@ -118,13 +119,17 @@ fn manifests_that_are_none_or_others() {
             ("train", "foreign.json", "foreign.json: not a manifest: it has no \"schema\""),
             ("train", "empty.json", "empty.json: no manifests"),
             ("train", "binary.json", "binary.json: not a manifest: it is not text"),
-            ("train", "half.json", "half.json: not a manifest: EOF"),
+            ("train", "half.json", "half.json: not a manifest: it ends early"),
             ("train", "run", "run/manifest.json: is a checkpoint manifest, but train takes dataset"),
             ("train", "data-v2", "use the version of the tools that wrote it"),
             ("train", "data-up", "lists the output ../x, which is outside its directory"),
             ("train", "plan", "this dataset lists no train or test file"),
             ("eval", "", "stdin: no manifests; pipe train into this tool"),
-            ("eval", ".", ".: is not a result but a directory of results; pass those, such as ./*"),
+            (
+                "eval",
+                ".",
+                ".: is a directory of results, not a result; pass the results themselves, such as ./*",
+            ),
             ("eval", "data", "data/manifest.json: is a dataset manifest, but eval takes checkpoint"),
             ("eval", "run-v2", "use the version of the tools that wrote it"),
             ("eval", "run-up", "lists the output ../x, which is outside its directory"),
@@ -132,7 +137,7 @@ fn manifests_that_are_none_or_others() {
             ("eval", "deeper", "check the architecture (--arch)"),
             ("eval", "run --arch resnet44", "is a resnet20, not the resnet44 of --arch"),
             ("eval", "run --split val", "make a validation split with mk-imbalance --val-fraction"),
-            ("embed", "half.json", "half.json: not a manifest: EOF"),
+            ("embed", "half.json", "half.json: not a manifest: it ends early"),
             ("embed", "data", "data/manifest.json: is a dataset manifest, but embed takes checkpoint"),
             ("embed", "run-up", "lists the output ../x, which is outside its directory"),
             ("embed", "deeper", "check the architecture (--arch)"),
@@ -153,6 +158,7 @@ fn manifests_that_are_none_or_others() {
                 "run --images run/log.jsonl",
                 "--images run/log.jsonl: is not a list of images: there is no file",
             ),
+            ("embed", "run --images gone", "gone.png: No such file or directory"),
             ("report", "runs nowhere", "nowhere: No such file or directory (os error 2); check the path\n"),
             ("embed", "run/last.safetensors --arch resnet32 --data data", "check the architecture (--arch)"),
             ("embed", "run/log.jsonl", "run/log.jsonl: not a manifest"),
@@ -266,8 +272,6 @@ fn flags_that_are_absurd() {
     all_refused(
         &s,
         &[
-            ("train", "data --epochs 0", "--epochs 0: must be at least 1"),
-            ("train", "data --batch-size 0", "--batch-size 0: must be between 1 and 65536"),
             ("train", "data --lr NaN", "--lr NaN: must be a positive number"),
             ("train", "data --lr inf", "--lr inf: must be a positive number"),
             ("train", "data --method remixx", "did you mean remix"),
@@ -293,7 +297,11 @@ fn flags_that_are_absurd() {
     for (args, why) in [
         ("data --seeds 5-2", "runs backwards; write 2-5"),
         ("data --threads 0", "expected a whole number from 1 to 1024"),
-        ("data --epochs x", "for '--epochs <N>': expected a whole number\n"),
+        ("data --epochs 0", "expected a whole number of at least 1"),
+        ("data --epochs x", "expected a whole number of at least 1"),
+        ("data --epochs 5000000000", "the number is too large"),
+        ("data --batch-size 0", "expected a whole number from 1 to 65536"),
+        ("data --seed x", "for '--seed <N>': expected a whole number, 0 or more\n"),
         ("data --gamma x --loss focal", "for '--gamma <G>': expected a number\n"),
         ("data --device nonsense", "expected auto, cpu, cuda or cuda:N"),
         ("data --device cuda:x", "expected auto, cpu, cuda or cuda:N"),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use resvg::usvg::{self, Node};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::{Sandbox, edit, refused};
 use crate::fabricate::Evaluation;
@@ -172,6 +172,24 @@ fn what_the_figures_say() {
 }
 
 #[test]
+fn legends_state_the_schedule_that_each_run_had() {
+    let s = prepared();
+    for (name, with) in [
+        ("custom", json!({"epochs": 4, "recipe": "custom", "milestones": [1, 2]})),
+        ("paper", json!({"epochs": 8, "recipe": "paper", "milestones": [4, 7]})),
+    ] {
+        checkpoint(&s.join(name), "remix", 0);
+        edit(&s.join(name), |v| {
+            v["params"].as_object_mut().unwrap().extend(with.as_object().unwrap().clone())
+        });
+    }
+    s.one("report", "figure --kind curves custom paper --width 6.9 -o f/a.svg -q");
+    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    let wanted = "Remix (4 epochs, milestones 1 and 2), Remix (8 epochs, recipe paper)";
+    assert!(svg.contains(wanted), "{:?}", said(&svg));
+}
+
+#[test]
 fn forty_thousand_points_stay_small() {
     let s = Sandbox::new();
     for method in ["mixup", "remix"] {
@@ -191,15 +209,24 @@ fn bad_input_is_one_line_and_exit_code_2() {
     evaluation(&s.join("m/erm"), &Evaluation { method: "erm", ..Evaluation::default() });
     edit(&s.join("m/erm"), |v| v["metrics"]["cls_num_list"][3] = json!(7));
     Evaluation { method: "rs", ..Evaluation::default() }.publish(&s.join("m/bare"));
+    for (name, change) in [
+        ("split", (|v| v["outputs"][0]["role"] = json!("test")) as fn(&mut Value)),
+        ("images", |v| v["inputs"][1]["role"] = json!("images")),
+    ] {
+        embedding(&s.join(format!("e/{name}")), "erm", 20, true);
+        edit(&s.join(format!("e/{name}")), change);
+    }
     embedding(&s.join("e/one"), "rw", 20, true);
     edit(&s.join("e/one"), |v| v["metrics"]["class_names"] = json!(["cat"]));
     checkpoint(&s.join("c/empty"), "drw", 0);
     fs::write(s.join("c/empty/log.jsonl"), "").unwrap();
     let bad = [
         ("--kind figure1 e/plain", "has no projection; make one with embed --project tsne"),
+        ("--kind tsne e/split", "has no projection; make one with embed --project tsne"),
+        ("--kind tsne e/images", "is of images without true classes; make one of a data set"),
         (
             "--kind figure1 m/remix0",
-            "is a metrics manifest, but figure1 takes embedding manifests, which embed writes",
+            "is a metrics manifest, but tsne takes embedding manifests, which embed writes",
         ),
         ("--kind figure1 e/one", "does not name at least two classes"),
         ("--kind figure1 e/mixup e/one", "class"),
@@ -215,7 +242,11 @@ fn bad_input_is_one_line_and_exit_code_2() {
         ("--kind class-counts nowhere", "nowhere: there is no such file; pass the manifest.json"),
         (
             "--kind class-counts d/exp -o a.pdf",
-            "a.pdf: the ending determines the format, and must be one of .svg, .png",
+            "a.pdf: the extension determines the format, and must be one of .svg, .png",
+        ),
+        (
+            "--kind class-counts d/exp -o a.svg --dpi 600",
+            "--dpi: does nothing here, because no PNG is written",
         ),
         ("--kind class-counts d/exp -o a.svg --out y", "--out y and -o a.svg: --out names a directory"),
         ("--kind class-counts d/exp -o a.svg -o ./a.svg", "a.svg: is given twice"),
@@ -263,7 +294,7 @@ fn files_share_a_directory() {
     assert_eq!(again["run"], counts["run"]);
     let mut inside = s.tool("report", "figure --kind class-counts ../d/exp -o counts.svg -q");
     let inside = inside.current_dir(s.join("fig")).output().unwrap();
-    let inside: serde_json::Value = serde_json::from_slice(&inside.stdout).unwrap();
+    let inside: Value = serde_json::from_slice(&inside.stdout).unwrap();
     assert_eq!(inside["run"], counts["run"]);
     s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q --verify");
     // Another figure under the same name replaces it, and a changed file is made again.
@@ -272,13 +303,16 @@ fn files_share_a_directory() {
     s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q");
     let sound = fs::read(s.join("fig/counts.svg")).unwrap();
     fs::write(s.join("fig/counts.svg"), "damaged").unwrap();
-    s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q");
+    let again = s.tool("report", "figure --kind class-counts d/exp -o fig/counts.svg -q").assert().success();
+    let said = String::from_utf8(again.get_output().stderr.clone()).unwrap();
+    assert!(said.contains("changed or damaged; making the result again") && !said.contains("run "), "{said}");
     assert!(fs::read(s.join("fig/counts.svg")).unwrap() == sound);
     // Files that were not made by report are kept.
     fs::write(s.join("fig/mine.svg"), "mine").unwrap();
     for more in ["", "--force"] {
         let asked = s.tool("report", &format!("figure --kind class-counts d/exp -o fig/mine.svg {more}"));
-        let why = "fig/mine.svg: was not made by report, which would replace it; choose another --out or -o";
+        let why = "fig/mine.svg: no readable mine.svg.manifest.json or mine.svg.plan.json lists it, so report \
+                   does not replace it; move it away, or choose another --out or -o";
         refused({ asked }.assert(), why);
     }
     assert_eq!(fs::read_to_string(s.join("fig/mine.svg")).unwrap(), "mine");

@@ -150,7 +150,15 @@ fn runs_are_listed() {
     refused(s.tool("report", "runs empty").assert(), "empty: there are no training runs");
     refused(s.tool("report", "runs nowhere").assert(), "nowhere: ");
     refused(s.tool("eval", "runs/stopped").assert(), "runs/stopped: is not finished; repeat the command");
-    refused(s.tool("report", "runs --force").assert(), "--force: does nothing here");
+    // Flags that do nothing here are refused, and not in the help.
+    let help = s.tool("report", "runs --help").assert().success().get_output().clone();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(help.contains("--format") && help.contains("--quiet"), "{help}");
+    for (flag, value) in [("out", "x"), ("force", ""), ("dry-run", ""), ("explain", ""), ("verify", "")] {
+        assert!(!help.contains(&format!("--{flag}")), "{help}");
+        let asked = s.tool("report", &format!("runs --{flag} {value}")).assert();
+        refused(asked, &format!("--{flag}: does nothing here"));
+    }
 }
 
 #[test]

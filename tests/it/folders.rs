@@ -270,7 +270,35 @@ fn lists_of_all_dialects() {
     fs::write(s.join("twice.txt"), "train/airfield/0 x.png 0\ntrain/airfield/0 x.png 1\n").unwrap();
     refused(
         s.tool("mk-imbalance", "-q --dataset list --data easy --train-list twice.txt --size 8").assert(),
-        "1 path occurs twice: train/airfield/0 x.png",
+        "twice.txt: 1 path occurs more than once: train/airfield/0 x.png; keep",
+    );
+    let line = "train/airfield/0 x.png 0\n";
+    fs::write(s.join("thrice.txt"), line.repeat(3)).unwrap();
+    refused(
+        s.tool("mk-imbalance", "-q --dataset list --data easy --train-list thrice.txt --size 8").assert(),
+        "thrice.txt: 1 path occurs more than once: train/airfield/0 x.png; keep",
+    );
+    // The test list repeats paths of both other lists.
+    for (list, images) in [("tr.txt", &[0, 1][..]), ("va.txt", &[2][..]), ("te.txt", &[1, 2, 0, 0][..])] {
+        let lines: String = images.iter().map(|n| format!("train/airfield/{n} x.png 0\n")).collect();
+        fs::write(s.join(list), lines).unwrap();
+    }
+    let lists = "--train-list tr.txt --val-list va.txt --test-list te.txt";
+    refused(
+        s.tool("mk-imbalance", &format!("-q --dataset list --data easy {lists} --size 8")).assert(),
+        "te.txt: 2 paths are also in tr.txt, such as train/airfield/1 x.png; an image may be in one split only",
+    );
+    refused(
+        s.tool(
+            "mk-imbalance",
+            "-q --dataset list --data easy --train-list easy.txt --test-list easy.txt --size 8",
+        )
+        .assert(),
+        "easy.txt: 6 paths are also in easy.txt, such as train/airfield/0 x.png; an image may be in one split only",
+    );
+    refused(
+        s.tool("mk-imbalance", "-q --dataset list --data easy --train-list easy --size 8").assert(),
+        "easy: Is a directory (os error 21); choose another path",
     );
     fs::write(s.join("out.txt"), "../one.txt 0\n").unwrap();
     refused(
@@ -339,6 +367,10 @@ fn published_layouts() {
     assert_eq!([&m["metrics"]["val"], &m["metrics"]["test"], &m["metrics"]["height"]], [40, 40, 32]);
     assert_eq!(m["metrics"]["cls_num_list"], json!([4, 3, 2, 2, 2, 1, 1, 1, 1, 1]));
     refused(s.tool("mk-imbalance", "-q --dataset cinic10 --data tiny").assert(), "is not CINIC-10");
+    refused(
+        s.tool("mk-imbalance", "-q --dataset tiny-imagenet --data inat").assert(),
+        "is not Tiny-ImageNet-200",
+    );
 }
 
 #[test]
@@ -386,6 +418,16 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     assert_eq!(counts + m["metrics"]["test"].as_u64().unwrap(), 12);
     assert!(s.tool("mk-imbalance", skip).assert().get_output().status.code() == Some(1), "again");
     refused(run("--data bad --on-error skip --max-pixels 10"), "has no training image that can be read");
+    refused(
+        run("--data bad --max-pixels 10"),
+        "; raise --max-pixels, repair or remove them, or leave them out",
+    );
+    refused(
+        run("--data gap --drop-empty --class-names nope.txt"),
+        "nope.txt: No such file or directory (os error 2); check the path",
+    );
+    let ratio = "--data gap --drop-empty --imb-type exp --imb-ratio 9";
+    refused(run(ratio), "the largest class has 2 training images, so the largest usable ratio is 2");
 
     tree(&s.join("loop"), &[("a", 2), ("b", 2)]);
     std::os::unix::fs::symlink("..", s.join("loop/a/up")).unwrap();
@@ -478,7 +520,7 @@ fn lists_name_files_in_one_way() {
     assert_eq!(m["metrics"]["cls_num_list"], json!([2, 2]));
     refused(
         made("a/0.png 0\na//0.png 1\nb/./0.png 1\nb/0.png 1\n", "-q"),
-        "2 paths occur twice: a/0.png, b/0.png",
+        "2 paths occur more than once: a/0.png, b/0.png",
     );
 }
 
@@ -534,6 +576,11 @@ fn test_images_are_never_lost_without_a_word() {
     // they explain.
     save(&s.join("flat/1.png"), &picture(0, 1, 9, 9));
     fs::write(s.join("flat/x.HEIC"), "").unwrap();
+    // A file that is not regular, although its name is that of an image.
+    let _socket = std::os::unix::net::UnixListener::bind(s.join("im/a/socket.jpg")).unwrap();
+    let output = s.tool("mk-imbalance", "--dataset folder --data im --size 8").assert().success();
+    let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    assert!(said.contains("skipped 1 image that is not a regular file: a/socket.jpg"), "{said}");
     let output = s.tool("mk-imbalance", "--dataset folder --data flat --size 8").assert().code(2);
     let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
     assert!(said.contains("left out 1 image outside the class directories: flat/1.png"), "{said}");

@@ -45,10 +45,12 @@ fn a_file_in_the_way_is_named_and_kept() {
                 fs::create_dir(&dir).unwrap();
                 fs::write(dir.join(name), text).unwrap();
                 let asked = s.tool(tool, &format!("{args} --out out {force}"));
-                refused(
-                    { asked }.assert(),
-                    &format!("{name}: was not made by {tool}, which would replace it; choose another --out"),
-                );
+                let why = match ["manifest.json", "plan.json"].contains(name) {
+                    true => format!("is not a manifest that {tool} can read"),
+                    false => "no readable manifest.json or plan.json lists it".into(),
+                };
+                let what = format!("out/{name}: {why}, so {tool} does not replace it; move it away");
+                refused({ asked }.assert(), &what);
                 assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "{tool} {name}: nothing beside it");
                 assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), text, "{tool} {name}");
                 fs::remove_dir_all(&dir).unwrap();
@@ -83,11 +85,11 @@ fn files_beside_a_result_stay() {
         run("");
         run("--force");
         if tool == "mk-imbalance" {
-            s.tool(tool, &format!("{inside} --out . --seed 3 --val-fraction 0.25"))
+            s.tool(tool, &format!("{inside} --out . --seed 3 --val-fraction 0.25 --force"))
                 .current_dir(&dir)
                 .assert()
                 .success();
-            s.tool(tool, &format!("{inside} --out .")).current_dir(&dir).assert().success();
+            s.tool(tool, &format!("{inside} --out . --force")).current_dir(&dir).assert().success();
             assert!(!dir.join("val-00000.safetensors").exists(), "what an earlier result listed goes");
         }
         for name in others {
@@ -107,7 +109,7 @@ fn links_in_the_way_are_kept() {
         std::os::unix::fs::symlink(s.join(target), s.join("out/last.safetensors")).unwrap();
         refused(
             s.tool("train", &format!("{TRAIN} --out out --force")).assert(),
-            "last.safetensors: was not made by train",
+            "last.safetensors: no readable manifest.json or plan.json lists it",
         );
         assert!(fs::symlink_metadata(s.join("out/last.safetensors")).unwrap().is_symlink());
         fs::remove_dir_all(s.join("out")).unwrap();

@@ -168,7 +168,31 @@ fn the_other_tools_end_with_the_same_bytes_wherever_they_are_killed() {
     // Replace another data set, which has other shards.
     s.one("mk-imbalance", &format!("{DATA} --val-fraction 0.34 --out other"));
     s.one("mk-imbalance", &format!("{DATA} --out whole"));
-    at_every_point(&s, "mk-imbalance", DATA, Some(&s.join("other")), &outputs(&s.join("whole")));
+    at_every_point(
+        &s,
+        "mk-imbalance",
+        &format!("{DATA} --force"),
+        Some(&s.join("other")),
+        &outputs(&s.join("whole")),
+    );
+    // Without --force, the same command after a kill either finds the old data set intact and refuses to replace
+    // it, or makes the new one.
+    let (old, new) = (outputs(&s.join("other")), outputs(&s.join("whole")));
+    let mut refusals = 0;
+    for point in 1.. {
+        copy(&s.join("other"), &s.join("half"));
+        let through = killed_at(&s, "mk-imbalance", &format!("{DATA} --out half --force"), point);
+        let again = s.tool("mk-imbalance", &format!("{DATA} --out half")).output().unwrap();
+        let is_refused = String::from_utf8_lossy(&again.stderr).contains("holds another data set");
+        assert!(again.status.success() || is_refused, "{again:?}");
+        refusals += u32::from(is_refused);
+        assert!(outputs(&s.join("half")) == *if is_refused { &old } else { &new }, "at {point}");
+        fs::remove_dir_all(s.join("half")).unwrap();
+        if through {
+            break;
+        }
+    }
+    assert!(refusals > 0, "a kill before the replacement keeps the old data set");
 }
 
 /// After a kill between writing the best weights and the state, a training could once not be continued with

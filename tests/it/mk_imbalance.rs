@@ -95,7 +95,7 @@ fn a_second_run_answers_from_the_cache_until_something_is_wrong() {
 }
 
 #[test]
-fn another_result_replaces_all_shards_of_the_old_one() {
+fn another_result_replaces_all_shards_of_the_old_one_if_forced() {
     let s = Sandbox::new();
     let names = || {
         let all = fs::read_dir(s.join("d")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
@@ -105,7 +105,12 @@ fn another_result_replaces_all_shards_of_the_old_one() {
     };
     s.one("mk-imbalance", &format!("{SMALL} --out d --val-fraction 0.1 --shard-bytes 64K"));
     assert_eq!(names().len(), 7);
-    s.one("mk-imbalance", &format!("{SMALL} --out d"));
+    refused(
+        s.tool("mk-imbalance", &format!("{SMALL} --out d")).assert(),
+        "d: holds another data set (differs in val_fraction, shard_bytes; --explain shows how); choose another",
+    );
+    assert_eq!(names().len(), 7);
+    s.one("mk-imbalance", &format!("{SMALL} --out d --force"));
     assert_eq!(names(), ["manifest.json", "test-00000.safetensors", "train-00000.safetensors"]);
 }
 
@@ -124,10 +129,10 @@ fn what_a_killed_run_left_is_cleared_away() {
 fn absurd_flags_are_refused() {
     let s = Sandbox::new();
     for (flags, why) in [
-        ("--imb-ratio 0.5", "--imb-ratio 0.5: must be 1 or more"),
-        ("--imb-ratio NaN", "must be 1 or more"),
-        ("--imb-ratio inf", "must be 1 or more"),
-        ("--imb-ratio 21", "the largest usable ratio is 20"),
+        ("--imb-ratio 0.5", "--imb-ratio 0.5: must be a finite number of 1 or more"),
+        ("--imb-ratio NaN", "must be a finite number of 1 or more"),
+        ("--imb-ratio inf", "must be a finite number of 1 or more"),
+        ("--imb-ratio 21", "each class has 20 training images, so the largest usable ratio is 20"),
         ("--imb-type step --imb-ratio 21", "the largest usable ratio is 20"),
         ("--imb-type step --minority-fraction 0", "--minority-fraction 0"),
         ("--imb-type step --minority-fraction 1.5", "--minority-fraction 1.5"),
@@ -194,7 +199,7 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
     fs::write(s.join("cut.tar.gz"), &good[..good.len() - 9]).unwrap();
 
     let refuse = |data: &str, why: &str| {
-        let args = format!("--dataset cifar10 --data {data} --imb-ratio 10 --out d");
+        let args = format!("--dataset cifar10 --data {data} --imb-ratio 10 --out d --force");
         refused(s.tool("mk-imbalance", &args).assert(), why);
         assert_eq!(fs::read(s.join("d/manifest.json")).unwrap(), before, "{data}: the earlier result stays");
     };
@@ -202,7 +207,7 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
     refuse("empty", "empty: no cifar10 here; give the archive");
     refuse("py", "refers to the Python object os.system");
     refuse("text.tar.gz", "neither a .tar.gz nor a .tar");
-    refuse("cut.tar.gz", "damaged or truncated archive");
+    refuse("cut.tar.gz", "cut.tar.gz: is a gzip file, but not an intact tar archive; download it again");
     refuse("up.tar.gz", "leads out of its directory");
     refuse("root.tar.gz", "leads out of its directory");
     refuse("link.tar.gz", "is a link");
@@ -251,7 +256,7 @@ fn a_full_disk_leaves_the_earlier_result() {
         return;
     }
     let first = s.one("mk-imbalance", &format!("{SMALL} --out disk/d"));
-    let large = s.tool("mk-imbalance", "--dataset synthetic --imb-ratio 10 --out disk/d").assert();
+    let large = s.tool("mk-imbalance", "--dataset synthetic --imb-ratio 10 --out disk/d --force").assert();
     let again = s.one("mk-imbalance", &format!("{SMALL} --out disk/d"));
     let left = fs::read_dir(disk.join("d")).unwrap().count();
     let unmounted = std::process::Command::new("umount").arg(&disk).status().is_ok_and(|s| s.success());

@@ -58,9 +58,13 @@ fn the_four_files() {
     let md = read("table.md");
     assert!(String::from_utf8(output.stderr).unwrap().contains(&md), "shown on stderr");
     assert!(
-        md.contains("## Table 1. CIFAR-10, last epoch") && md.contains("## Table 2. CIFAR-100, last epoch"),
+        md.contains("## CIFAR-10, last epoch (Table 1 of the reproduction report)\n")
+            && md.contains("## CIFAR-100, last epoch (Table 2 of the reproduction report)\n"),
         "{md}"
     );
+    // Only the rows and the line above them state settings.
+    let usual = "Unless the table says otherwise, runs have resnet32, 300 epochs, batch size 128 and the recipe report.";
+    assert!(md.contains(usual), "{md}");
     let above =
         "mean ± standard deviation over seeds (number of seeds). All rows: recipe paper.\n\n| Method |";
     assert!(md.contains(above), "{md}");
@@ -135,7 +139,9 @@ fn other_peoples_values_stand_beside_ours() {
         super::common::refused(assert, why);
     };
     published("{");
-    refused("--published p.json: is not in the format of published.json");
+    refused("--published p.json: is not in the format of published.json: it ends early (line 1)");
+    published("[]");
+    refused("p.json: is not in the format of published.json: expected an object (line 1, column 2)");
     published(&table(r#"{"epochs": 300, "milestones": []}"#).replace(r#""ours": "Doe"#, r#""others": "Doe"#));
     refused("`sources` has no \"ours\"");
     published(&table(r#"{"epochs": 300, "milestones": []}"#).replace("ours", "paper"));
@@ -161,8 +167,7 @@ fn what_differs_is_not_averaged() {
     ]);
     s.one("report", "table m/0 m/1 m/2 m/3 m/4 m/5 m/6 m/7 --out t -q");
     let md = fs::read_to_string(s.join("t/table.md")).unwrap();
-    for variant in ["10 epochs", "resnet20", "tau 0.3", "recipe paper", "milestones [100]", "future-option 7"]
-    {
+    for variant in ["10 epochs", "resnet20", "tau 0.3", "recipe paper", "milestone 100", "future-option 7"] {
         assert!(md.contains(&format!("| Remix ({variant}) | 50.00 (1) |")), "{variant} in {md}");
     }
     assert!(!md.contains("(2)"), "{md}");
@@ -271,9 +276,9 @@ fn a_difference_stands_beside_runs_of_the_published_schedule_alone() {
     for row in [
         "| LDAM-DRW | 75.00 (1) | 76.57‡ | — |",
         "| LDAM-DRW (recipe paper) | 75.00 (1) | 76.57 | -1.57 |",
-        "| LDAM-DRW (200 epochs, milestones [161,161], warmup 5) | 75.00 (1) | 77.03† | -2.03 |",
+        "| LDAM-DRW (200 epochs, milestones 161 and 161, warmup 5) | 75.00 (1) | 77.03† | -2.03 |",
         "| RW | 75.00 (1) | 72.37†‡ | — |",
-        "| RW (200 epochs, milestones [161,161], warmup 5) | 75.00 (1) | 72.37† | +2.63 |",
+        "| RW (200 epochs, milestones 161 and 161, warmup 5) | 75.00 (1) | 72.37† | +2.63 |",
         "- ‡: published for a schedule other than that of these runs (200 epochs, warm-up 5, milestones 161 and \
          161; 300 epochs, milestones 150 and 250), so there is no Δ.",
     ] {
@@ -708,7 +713,7 @@ fn bad_input_is_one_line_and_exit_code_2() {
         (String::new(), "stdin: no manifests; pipe eval into this tool"),
         ("{}".into(), "not a manifest"),
         ("[1, 2".into(), "not a manifest"),
-        (good[..good.len() / 2].into(), "not a manifest: EOF"),
+        (good[..good.len() / 2].into(), "not a manifest: it ends early (line "),
         (with(&|v| v["schema"] = json!("remix.manifest/9")), "has schema remix.manifest/9, not"),
         (with(&|v| v["kind"] = json!("checkpoint")), "is a checkpoint manifest, but report takes metrics"),
         (with(&|v| v["metrics"] = json!({})), "metrics.top1 is not a percentage"),

@@ -472,7 +472,7 @@ fn features_from_elsewhere_are_a_data_set() {
         "--dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2 -q --out data",
     );
     let images = s.tool("eval", "linear --data data -q --device cpu").assert().code(2).get_output().clone();
-    assert!(String::from_utf8_lossy(&images.stderr).contains("it cannot process images"));
+    assert!(String::from_utf8_lossy(&images.stderr).contains("it has no network to run on images"));
 
     // The same data in files of one array each.
     let [x, labels] = tensors(40);
@@ -497,8 +497,29 @@ fn features_from_elsewhere_are_a_data_set() {
     refused(import("--import test=a.npz"), "--import train=FILE is required");
     refused(import("--import train=a.npz"), "--import test=FILE is required");
     refused(import("--import train=a.npz --import train=a.npz"), "--import train: is given twice");
-    refused(import("--import train=nowhere.npz --import test=b.safetensors"), "--import train=nowhere.npz: ");
-    refused(import("--import train=names.txt --import test=b.safetensors"), "cannot be read as safetensors");
+    refused(
+        import("--import train=nowhere.npz --import test=b.safetensors"),
+        "--import train=nowhere.npz: No such file or directory (os error 2); check the path and its permissions",
+    );
+    fs::create_dir(s.join("arrays")).unwrap();
+    refused(import("--import train=arrays --import test=b.safetensors"), "train=arrays: is a directory");
+    let whole = fs::read(s.join("a.npz")).unwrap();
+    fs::write(s.join("cut.npz"), &whole[..whole.len() / 2]).unwrap();
+    let cut = import("--import train=cut.npz --import test=b.safetensors");
+    refused(
+        cut,
+        "--import train=cut.npz: `features` cannot be read: the file is truncated or damaged, or was not \
+                  written by np.save or np.savez",
+    );
+    let whole = fs::read(s.join("x.npy")).unwrap();
+    let at = whole.windows(3).position(|bytes| bytes == b"<f8").unwrap();
+    fs::write(s.join("objects.npy"), [&whole[..at], b"|O ", &whole[at + 3..]].concat()).unwrap();
+    let objects = import("--import train=objects.npy,y.npy --import test=b.safetensors");
+    refused(objects, "objects.npy: `features` is an array of Python objects, which cannot be read");
+    refused(
+        import("--import train=names.txt --import test=b.safetensors"),
+        "names.txt: is not a safetensors file",
+    );
     fs::write(s.join("one.txt"), "left\n").unwrap();
     refused(
         import("--import train=a.npz --import test=b.safetensors --class-names one.txt"),
@@ -551,7 +572,10 @@ fn features_from_elsewhere_are_a_data_set() {
     let mut damaged = fs::read(s.join("a.npz")).unwrap();
     damaged[200] ^= 1;
     fs::write(s.join("damaged.npz"), damaged).unwrap();
-    refused(import("--import train=damaged.npz --import test=b.safetensors"), "the file is damaged");
+    refused(
+        import("--import train=damaged.npz --import test=b.safetensors"),
+        "the file is truncated or damaged",
+    );
     let twice = s.tool("embed", "--import train=a.npz --import test=a.npz --out twice").assert().success();
     let said = String::from_utf8_lossy(&twice.get_output().stderr).into_owned();
     assert!(said.contains("train and test are the same file"), "{said}");

@@ -385,6 +385,36 @@ fn a_damaged_file_is_restored_or_refused_but_never_published() {
 }
 
 #[test]
+fn damaged_files_of_a_stopped_run_are_named_with_one_remedy() {
+    let s = prepared();
+    let run = format!("{SHORT} --epochs 2 --out run");
+    s.one("train", &run);
+    fs::remove_file(s.join("run/manifest.json")).unwrap();
+    for name in ["state.safetensors", "best.safetensors", "log.jsonl"] {
+        let path = s.join("run").join(name);
+        let sound = fs::read(&path).unwrap();
+        for bytes in [&sound[..20], b"", b"\xff\xfe{}"] {
+            fs::write(&path, bytes).unwrap();
+            let why = format!(
+                "run/{name}: is damaged, so the run cannot continue; --force trains again from the start\n"
+            );
+            refused(s.tool("train", &run).assert(), &why);
+        }
+        fs::write(&path, sound).unwrap();
+    }
+    for name in ["best.safetensors", "log.jsonl"] {
+        let path = s.join("run").join(name);
+        fs::rename(&path, s.join("aside")).unwrap();
+        refused(
+            s.tool("train", &run).assert(),
+            &format!("run/{name}: is missing, so the run cannot continue"),
+        );
+        fs::rename(s.join("aside"), &path).unwrap();
+    }
+    s.one("train", &run);
+}
+
+#[test]
 fn a_state_that_is_gone_is_missed() {
     let s = prepared();
     s.one("train", &format!("{SHORT} --epochs 3 --out run"));

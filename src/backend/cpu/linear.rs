@@ -9,11 +9,12 @@ mod kernel;
 
 use rayon::prelude::*;
 
-use self::kernel::{PANEL, Product, Shared, Update, from_panels, tile_columns, tile_rows, to_panels};
+use self::kernel::{PANEL, Product, Update, from_panels, tile_columns, tile_rows, to_panels};
 use super::head::{Loss, d_logits, inverse_norm};
 use super::sgd::Rates;
 use crate::methods::loss::{ClassifierKind, Criterion, SCALE, Targets};
 use crate::simd::{self, Isa};
+use crate::tensor::Parts;
 
 /// A classifier with its SGD state.
 pub struct Linear {
@@ -123,11 +124,10 @@ impl Linear {
         let (features, padded, n) = (self.features, self.padded(), x.len());
         tile_rows(tiles, x, features);
         let x = &**tiles;
-        assert!(out.len() >= n * padded, "room for all products");
-        let out = Shared(out.as_mut_ptr());
+        let out = Parts::new(out);
         self.weight.value.par_chunks_exact(features * PANEL).enumerate().for_each(|(number, panel)| {
-            let out = out.of(number * PANEL);
-            simd::run(Isa::get(), Product { x, n, features, panel, out, stride: padded });
+            let first_class = number * PANEL;
+            simd::run(Isa::get(), Product { x, n, features, panel, out, first_class, stride: padded });
         });
     }
 
@@ -166,12 +166,14 @@ impl Linear {
 
     /// Returns the logits (N, classes) of features (N, features).
     pub fn logits(&self, x: &[f32]) -> Vec<f32> {
-        /// Rows at a time, so that their products stay in a cache.
-        const SOME: usize = 256;
+        /// Number of rows that are taken at a time: their products stay in a cache.
+        const ROWS_PER_PASS: usize = 256;
         let (padded, inverse, n) = (self.padded(), self.inverse(), x.len() / self.features);
         let mut out = vec![0.0; n * self.classes];
-        let (mut products, mut tiles) = (vec![0.0; SOME.min(n) * padded], vec![]);
-        for (x, z) in x.chunks(SOME * self.features).zip(out.chunks_mut(SOME * self.classes)) {
+        let (mut products, mut tiles) = (vec![0.0; ROWS_PER_PASS.min(n) * padded], vec![]);
+        let passes =
+            x.chunks(ROWS_PER_PASS * self.features).zip(out.chunks_mut(ROWS_PER_PASS * self.classes));
+        for (x, z) in passes {
             let x: Vec<&[f32]> = x.chunks_exact(self.features).collect();
             self.products(&x, &mut products, &mut tiles);
             let rows = x.par_iter().zip(products.par_chunks_exact(padded));
@@ -221,10 +223,10 @@ impl Linear {
         let Param { value, velocity } = &mut self.weight;
         assert_eq!(velocity.len(), value.len(), "a classifier trains only with a velocity");
         // A cosine ignores the length of the weights: remove the gradient's component along them.
-        let back = |k: usize| match inverse.get(k) {
+        let along = |k: usize| match inverse.get(k) {
             Some(inverse) => {
-                let along = (0..n).map(|s| gradients[s * padded + k] * products[s * padded + k]).sum::<f32>();
-                along * inverse * inverse
+                let dot = (0..n).map(|s| gradients[s * padded + k] * products[s * padded + k]).sum::<f32>();
+                dot * inverse * inverse
             }
             None => 0.0,
         };
@@ -235,7 +237,7 @@ impl Linear {
         let biases: Vec<[f32; PANEL]> = panels
             .map(|(p, (weight, velocity))| {
                 let first = p * PANEL;
-                let back = std::array::from_fn(|k| back(first + k));
+                let along = std::array::from_fn(|k| along(first + k));
                 let (mut own, mut bias) = (Vec::with_capacity(n * PANEL), [0f32; PANEL]);
                 for row in gradients.chunks_exact(padded) {
                     let row = &row[first..first + PANEL];
@@ -243,7 +245,7 @@ impl Linear {
                     bias.iter_mut().zip(row).for_each(|(sum, g)| *sum += g);
                 }
                 let gradients = &*own;
-                simd::run(Isa::get(), Update { x, gradients, weight, velocity, back, rates });
+                simd::run(Isa::get(), Update { x, gradients, weight, velocity, along, rates });
                 bias
             })
             .collect();

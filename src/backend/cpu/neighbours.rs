@@ -12,7 +12,7 @@ use crate::methods::loss::ClassifierKind;
 const TEMPERATURE: f64 = 0.07;
 
 /// Number of images that are compared with all training images at a time.
-const SOME: usize = 64;
+const IMAGES_PER_PASS: usize = 64;
 
 /// The training images that vote, as a classifier.
 pub struct Neighbours {
@@ -56,15 +56,15 @@ impl Neighbours {
     /// Returns the logits of rows; `without(row)` is the voter to leave out for that row.
     fn vote(&self, x: &[f32], without: impl Fn(usize) -> Option<usize> + Sync) -> Vec<f32> {
         let mut out = vec![0.0; x.len() / self.len * self.classes];
-        let parts = x.chunks(SOME * self.len).zip(out.chunks_mut(SOME * self.classes));
-        for (part, (x, out)) in parts.enumerate() {
+        let passes = x.chunks(IMAGES_PER_PASS * self.len).zip(out.chunks_mut(IMAGES_PER_PASS * self.classes));
+        for (pass, (x, out)) in passes.enumerate() {
             let products = self.products.logits(x);
             let rows = x.par_chunks_exact(self.len).zip(products.par_chunks_exact(self.labels.len()));
             let rows = rows.zip(out.par_chunks_exact_mut(self.classes)).enumerate();
             rows.for_each(|(n, ((x, products), out))| {
                 let scale = inverse_norm(x);
                 let cosines: Vec<f32> = products.iter().map(|p| p * scale).collect();
-                self.votes(&cosines, without(part * SOME + n), out);
+                self.votes(&cosines, without(pass * IMAGES_PER_PASS + n), out);
             });
         }
         out
@@ -102,7 +102,7 @@ mod tests {
     /// Compares with scikit-learn's weighted neighbours, computed by
     /// `scripts/pytorch/fixture_classifiers.py`.
     #[test]
-    fn votes_are_those_of_the_nearest() {
+    fn votes_match_scikit_learn() {
         let truth = include_str!("../../../tests/fixtures/classifiers.json");
         let truth = &serde_json::from_str::<Value>(truth).expect("JSON")["knn"];
         let labels: Vec<u32> = floats(&truth["labels"]).into_iter().map(|l| l as u32).collect();

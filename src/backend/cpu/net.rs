@@ -181,7 +181,8 @@ impl Net {
             None => None,
             Some(Hidden { stage, .. }) => Some(self.plan.mixed(stage).ok_or_else(|| {
                 Error::msg(format!(
-                    "the output of stage {stage} cannot be mixed; only those of stage 1 to the last but one can"
+                    "the output of stage {stage} cannot be mixed; \
+                     only those of stage 1 to the last but one can"
                 ))
             })?),
         };

@@ -19,11 +19,11 @@ use crate::tensor::{read, read_as, with_value, write, write_parts};
 
 /// Ratio of a channel's mean to √(σ² + ε) above which its sums are taken again. An image's sums are off by
 /// about one part in a million, so up to here the variance is off by about one part in ten thousand.
-const FAR: f64 = 10.0;
+const MAX_RATIO: f64 = 10.0;
 
 /// Returns whether the sums of a channel with this mean and 1/√(σ² + ε) have cancelled.
 fn has_cancelled(mean: f64, inv: f64) -> bool {
-    (mean * inv).abs() > FAR
+    (mean * inv).abs() > MAX_RATIO
 }
 
 /// Adds up the sums of all images, (2, C), in `f64` and in the order of the images.

@@ -207,7 +207,7 @@ structs! {
         train: i32,
         unused: i32,
     }
-    /// Arguments of `remix_backward_*`. For the stem, what only the gradient of the input needs is 0.
+    /// Arguments of `remix_backward_*`. Fields that only the input gradient needs are 0 for the stem.
     BackwardArgs {
         /// The convolution's input, as the forward pass stored it.
         x: ptr "const real*",
@@ -357,7 +357,7 @@ numbers! {
 }
 
 /// Returns the declarations for the source of the kernels: types, constants and structs. Sizes of tiles are
-/// templates that take the number of channels: 16, 32 or 64.
+/// templates that take the number of channels, which must be 16, 32 or 64.
 pub fn declarations() -> String {
     let mut text = String::from(
         "typedef unsigned int u32;\ntypedef unsigned long long u64;\ntypedef unsigned short u16;\ntypedef unsigned char u8;\n\
@@ -366,9 +366,13 @@ pub fn declarations() -> String {
     for (name, number) in [("THREADS", THREADS), ("SCRATCH", SCRATCH)] {
         text += &format!("constexpr int {name} = {number};\n");
     }
+    // A size for any other number of channels refers to this incomplete type, which is a compile error.
+    text += "template <int C> struct NoSizes;\n";
     for (name, size) in SIZES {
-        let [a, b, c] = [16, 32, 64].map(size);
-        text += &format!("template <int C> constexpr int {name} = C == 16 ? {a} : C == 32 ? {b} : {c};\n");
+        text += &format!("template <int C> constexpr int {name} = NoSizes<C>::VALUE;\n");
+        for channels in [16, 32, 64] {
+            text += &format!("template <> constexpr int {name}<{channels}> = {};\n", size(channels));
+        }
     }
     for (name, number) in [("EPS", EPS), ("MOMENTUM", MOMENTUM)] {
         text += &format!("constexpr double {name} = {number:?};\n");

@@ -2,8 +2,8 @@
 //! emulator has the same interface.
 //!
 //! A device has one stream: operations run in the order in which they were issued, and only [`Memory::read`],
-//! [`Memory::write`] and [`Device::wait`] wait for them. Each seed that trains opens a device of its own on
-//! the same GPU.
+//! [`Memory::write`] and [`Device::wait`] block until they have finished. Each seed that trains opens a
+//! device of its own on the same GPU.
 
 mod memory;
 
@@ -30,8 +30,8 @@ pub const REPEATS: u32 = 20;
 pub struct Device(Arc<Inner>);
 
 struct Inner {
-    /// Bytes of device memory in use by this device.
-    held: AtomicUsize,
+    /// Bytes of memory that this device has allocated.
+    bytes_in_use: AtomicUsize,
     precision: Precision,
     /// The kernel names and seconds found so far, while launches are timed.
     times: Mutex<Option<Vec<(&'static str, f64)>>>,
@@ -69,8 +69,8 @@ pub fn usable(index: usize) -> Result<()> {
 }
 
 impl Device {
-    /// Opens the GPU with a number and loads the kernels for a type of activations, compiling them if they
-    /// are not cached.
+    /// Opens GPU `index` and loads the kernels for a type of activations, compiling them if they are not
+    /// cached.
     ///
     /// # Errors
     /// Returns an error if the GPU cannot be used, or if the kernels cannot be compiled or loaded.
@@ -98,7 +98,7 @@ impl Device {
         }
     }
 
-    /// Opens a GPU on which each kernel starts only when the previous one has ended.
+    /// Opens GPU `index`, on which each kernel then starts only when the previous one has ended.
     #[cfg(test)]
     pub fn one_by_one(index: usize, precision: Precision) -> Result<Device> {
         let mut gpu = Gpu::open(index as i32, precision)?;
@@ -114,7 +114,8 @@ impl Device {
     }
 
     fn new(precision: Precision, backend: Backend) -> Device {
-        Device(Arc::new(Inner { held: AtomicUsize::new(0), precision, times: Mutex::new(None), backend }))
+        let (bytes_in_use, times) = (AtomicUsize::new(0), Mutex::new(None));
+        Device(Arc::new(Inner { bytes_in_use, precision, times, backend }))
     }
 
     /// Returns the precision of activations.
@@ -122,7 +123,7 @@ impl Device {
         self.0.precision
     }
 
-    /// Returns a description for people, such as `cuda:0 NVIDIA H200`.
+    /// Returns a human-readable description, such as `cuda:0 NVIDIA H200`.
     pub fn describe(&self) -> String {
         match &self.0.backend {
             Backend::Gpu(gpu) => format!("cuda:{} {}", gpu.index, gpu.name),
@@ -132,8 +133,8 @@ impl Device {
     }
 
     /// Returns the number of bytes of this device's memory in use.
-    pub fn held(&self) -> usize {
-        self.0.held.load(Ordering::Relaxed)
+    pub fn bytes_in_use(&self) -> usize {
+        self.0.bytes_in_use.load(Ordering::Relaxed)
     }
 
     /// Returns the number of bytes of memory that are free.
@@ -152,7 +153,8 @@ impl Device {
     ///
     /// # Safety
     /// The caller must ensure that the arguments are addresses of live memory of this device, as large as the
-    /// sizes passed to the kernel require.
+    /// sizes passed to the kernel require. While launches are recorded, this applies to each launch of the
+    /// graph.
     ///
     /// # Errors
     /// Returns an error if a call of the driver fails.
@@ -225,26 +227,26 @@ impl Device {
     }
 
     /// Returns the bytes of dynamic shared memory per block with which two blocks fit on a multiprocessor.
-    pub fn room(&self) -> usize {
+    pub fn shared_for_two_blocks(&self) -> usize {
         match &self.0.backend {
-            Backend::Gpu(gpu) => gpu.room,
+            Backend::Gpu(gpu) => gpu.shared_for_two_blocks,
             #[cfg(test)]
-            Backend::Emulated(_) => super::emulator::ROOM,
+            Backend::Emulated(_) => super::emulator::SHARED_FOR_TWO_BLOCKS,
         }
     }
 
     /// Returns the bytes of dynamic shared memory that a block can have.
-    pub fn shared(&self) -> usize {
+    pub fn max_shared(&self) -> usize {
         match &self.0.backend {
-            Backend::Gpu(gpu) => gpu.shared,
+            Backend::Gpu(gpu) => gpu.max_shared,
             #[cfg(test)]
-            Backend::Emulated(_) => super::emulator::SHARED,
+            Backend::Emulated(_) => super::emulator::MAX_SHARED,
         }
     }
 }
 
 /// Recorded launches. They contain the addresses of the memory that they use, which must be live whenever
-/// they run. Dropping a graph does not access this memory, so it may be dropped before or after it.
+/// they run. Dropping a graph does not access this memory, so either may be dropped first.
 pub struct Graph {
     device: Device,
     recorded: Recording,
@@ -256,7 +258,8 @@ enum Recording {
     Emulated(Recorded),
 }
 
-// SAFETY: a graph is launched by one thread at a time, because a launch uses the device's stream.
+// SAFETY: only the driver's handle keeps a graph from being `Send`, and handles may be used from any thread
+// (see `Gpu`). A graph is not `Sync`, so launches of one graph do not overlap.
 unsafe impl Send for Graph {}
 
 impl Graph {
@@ -288,7 +291,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         match (&self.device.0.backend, &self.recorded) {
             (Backend::Gpu(gpu), &Recording::Gpu(exec)) => {
-                // SAFETY: nothing else uses the graph.
+                // SAFETY: the graph is destroyed once, and nothing uses its handle afterwards.
                 let _ = unsafe { gpu.call("cuGraphExecDestroy", |d, _| (d.exec_destroy)(exec)) };
             }
             #[cfg(test)]

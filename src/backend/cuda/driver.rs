@@ -163,9 +163,8 @@ impl Driver {
     /// Allocates memory in the current context.
     ///
     /// # Errors
-    /// Returns [`Error::Memory`] if there is not enough memory; `held` is what the caller already holds, in
-    /// bytes.
-    pub fn allocate(&self, bytes: usize, held: usize) -> Result<u64> {
+    /// Returns [`Error::Memory`], with the `bytes_in_use` by the caller, if there is not enough memory.
+    pub fn allocate(&self, bytes: usize, bytes_in_use: usize) -> Result<u64> {
         let mut at = 0;
         // SAFETY: it writes one address.
         let status = unsafe { (self.alloc)(&raw mut at, bytes.max(1)) };
@@ -174,7 +173,8 @@ impl Driver {
             // SAFETY: it writes two numbers.
             unsafe { (self.memory_info)(&raw mut free, &raw mut total) };
             let mib = |bytes: usize| bytes.div_ceil(1 << 20) as u64;
-            return Err(Error::Memory { held: mib(held), needed: mib(bytes), free: (free >> 20) as u64 });
+            let (held, needed, free) = (mib(bytes_in_use), mib(bytes), (free >> 20) as u64);
+            return Err(Error::Memory { held, needed, free });
         }
         self.check("cuMemAlloc", status).map(|()| at)
     }

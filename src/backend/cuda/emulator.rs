@@ -18,10 +18,10 @@ use crate::backend::Precision;
 const HEADER: &str = include_str!("kernels/emulator.h");
 
 /// Bytes of dynamic shared memory that a block can have, as on an A100.
-pub const SHARED: usize = 160 << 10;
+pub const MAX_SHARED: usize = 160 << 10;
 
 /// Bytes of it per block with which two blocks fit on a multiprocessor of an H100.
-pub const ROOM: usize = 110 << 10;
+pub const SHARED_FOR_TWO_BLOCKS: usize = 110 << 10;
 
 /// Bytes of the guard behind each allocation, which no kernel may write.
 const GUARD: usize = 256;
@@ -49,7 +49,8 @@ pub struct Emulator {
     written: RefCell<Vec<Written>>,
 }
 
-// SAFETY: a device is used by one thread at a time in the tests, and launches take a lock.
+// SAFETY: in the tests, an emulator and what shares it (memory, graphs) are used by one thread at a time, and
+// launches, which also use static variables of the library, take a lock.
 unsafe impl Send for Emulator {}
 // SAFETY: as above.
 unsafe impl Sync for Emulator {}
@@ -121,7 +122,7 @@ impl Emulator {
             return;
         }
         assert_eq!(self.size(kernel), args.len(), "{kernel}: the struct is another in args.rs");
-        assert!(shared <= SHARED, "{kernel}: {shared} bytes of shared memory");
+        assert!(shared <= MAX_SHARED, "{kernel}: {shared} bytes of shared memory");
         let name = CString::new(kernel).expect("a name");
         // A test that panics while it holds the lock leaves nothing invalid behind.
         let _running = RUNNING.lock().unwrap_or_else(|e| e.into_inner());

@@ -24,9 +24,9 @@ pub struct Gpu {
     module: Handle,
     functions: Vec<Handle>,
     /// Bytes of dynamic shared memory that a block can have.
-    pub shared: usize,
+    pub max_shared: usize,
     /// Bytes of it per block with which two blocks fit on a multiprocessor.
-    pub room: usize,
+    pub shared_for_two_blocks: usize,
     /// Whether a kernel may start before the previous one has ended.
     pub overlap: bool,
 }
@@ -38,7 +38,7 @@ unsafe impl Send for Gpu {}
 unsafe impl Sync for Gpu {}
 
 impl Gpu {
-    /// Opens the GPU with a number and loads the kernels.
+    /// Opens GPU `index` and loads the kernels.
     pub fn open(index: i32, precision: Precision) -> Result<Gpu> {
         let driver = Driver::get()?;
         let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
@@ -59,9 +59,10 @@ impl Gpu {
         if major < 8 {
             return Err(Error::OldDevice { name, major, minor });
         }
-        let shared = attribute(driver::SHARED_MEMORY)? as usize;
+        let max_shared = attribute(driver::SHARED_MEMORY)? as usize;
         // The static shared memory of a block is less than 3 KiB; the driver reserves 1 KiB.
-        let room = (attribute(driver::SHARED_MEMORY_PER_SM)? as usize / 2).saturating_sub(4 << 10);
+        let half = attribute(driver::SHARED_MEMORY_PER_SM)? as usize / 2;
+        let shared_for_two_blocks = half.saturating_sub(4 << 10);
         let image = program::cached(precision, &format!("sm_{major}{minor}"))?;
         // SAFETY: each call writes a handle. The context is released by `drop`, which runs in any case once
         // `gpu` exists.
@@ -77,8 +78,8 @@ impl Gpu {
                 stream: null,
                 module: null,
                 functions: vec![],
-                shared,
-                room,
+                max_shared,
+                shared_for_two_blocks,
                 overlap: major >= 9 && driver.version() >= (12, 3),
             };
             gpu.call("cuStreamCreate", |d, _| (d.stream_create)(&raw mut stream, driver::NON_BLOCKING))?;
@@ -102,7 +103,7 @@ impl Gpu {
             });
         }
         self.module = module;
-        let most = self.shared;
+        let most = self.max_shared;
         for name in NAMES {
             let name = CString::new(name).expect("a name without NUL");
             let (mut function, mut fixed) = (std::ptr::null_mut(), 0);
@@ -116,7 +117,7 @@ impl Gpu {
                 let status =
                     (driver.set_function_attribute)(function, driver::DYNAMIC_SHARED, dynamic as i32);
                 driver.check("cuFuncSetAttribute", status)?;
-                self.shared = self.shared.min(dynamic);
+                self.max_shared = self.max_shared.min(dynamic);
             }
             self.functions.push(function);
         }
@@ -133,13 +134,13 @@ impl Gpu {
         self.driver.check(name, f(self.driver, self.stream))
     }
 
-    /// Allocates memory with all bits zero; `held` is the number of bytes held already.
-    pub fn zeros(&self, bytes: usize, held: usize) -> Result<u64> {
+    /// Allocates memory with all bits zero; the device already has `bytes_in_use`.
+    pub fn zeros(&self, bytes: usize, bytes_in_use: usize) -> Result<u64> {
         let mut found = Ok(0);
         // SAFETY: the context is live, and the memory has the size that is cleared.
         unsafe {
             self.call("cuMemAlloc", |d, _| {
-                found = d.allocate(bytes, held);
+                found = d.allocate(bytes, bytes_in_use);
                 0
             })?;
             let at = found?;

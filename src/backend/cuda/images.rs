@@ -6,8 +6,8 @@ use super::device::{Device, Memory};
 use crate::backend::cpu::load::Levels;
 use crate::data::shard::Split;
 
-/// Bytes of images that are sent at a time if the images are not kept on the device.
-const AT_A_TIME: usize = if cfg!(test) { 2 << 10 } else { 64 << 20 };
+/// Number of bytes of images that are sent at a time if the images are not kept on the device.
+const BYTES_PER_TRANSFER: usize = if cfg!(test) { 2 << 10 } else { 64 << 20 };
 
 /// Returns whether all images of some splits fit in half of the device's free memory.
 ///
@@ -20,7 +20,7 @@ pub fn fit(device: &Device, splits: &[&Split]) -> super::Result<bool> {
 
 /// Returns how many units of images, such as batches, of `bytes` bytes each, are sent at a time.
 pub fn units_per_transfer(bytes: usize) -> usize {
-    (AT_A_TIME / bytes.max(1)).max(1)
+    (BYTES_PER_TRANSFER / bytes.max(1)).max(1)
 }
 
 /// Writes images of a split, as evaluation sees them, to the beginning of the memory.
@@ -41,7 +41,11 @@ pub fn send(memory: &Memory<u8>, split: &Split, images: Range<usize>) -> super::
 }
 
 /// Returns the table of normalised values in the kernels' layout, (3, 256).
+///
+/// # Panics
+/// Panics if the images do not have three channels.
 pub fn flat(levels: &Levels) -> Vec<f32> {
+    assert_eq!(levels.len(), 3, "the kernels take images of three channels");
     levels.iter().flatten().copied().collect()
 }
 

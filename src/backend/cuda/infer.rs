@@ -23,11 +23,12 @@ pub struct Evaluator {
     full: Option<Graph>,
     rest: Option<Graph>,
     /// The network, whose parameters have no values at first.
-    pub net: DeviceNet,
+    net: DeviceNet,
+    /// The segments of `net`.
     segments: Segments,
     feed: Feed,
     /// The number of images that are on the device at a time.
-    held: usize,
+    on_device: usize,
     images: usize,
     batch: usize,
     classes: usize,
@@ -54,38 +55,48 @@ impl Evaluator {
         let net = DeviceNet::new(device, params, None, split.shape(), batch)?;
         let segments = net.segments(1)?;
         let len: usize = split.shape().iter().product();
-        let held = if fits { images } else { images.min(batch * units_per_transfer(batch * len)) };
-        let row =
-            |i| Row { index: (i % held) as u32, view: view(0, 0, false), lambda: 1.0, ..Row::default() };
+        let on_device = if fits { images } else { images.min(batch * units_per_transfer(batch * len)) };
+        let row = |i| {
+            let index = (i % on_device) as u32;
+            Row { index, view: view(0, 0, false), lambda: 1.0, ..Row::default() }
+        };
         let plan: Vec<Row> = (0..images).map(row).collect();
         let feed = Feed {
-            pixels: device.zeros(held * len)?,
+            pixels: device.zeros(on_device * len)?,
             plan: device.upload(&plan)?,
             step: device.zeros(1)?,
             levels: device.upload(&flat(levels))?,
             features: device.zeros(images * feature_len)?,
             logits: device.zeros(images * classes)?,
-            losses: device.zeros(0)?,
-            rates: device.zeros(0)?,
         };
-        if held == images {
+        if on_device == images {
             send(&feed.pixels, split, 0..images)?;
         }
         let record = |n: usize| {
-            // SAFETY: the feed has memory for all images, and the plan has as many rows.
+            // SAFETY: the evaluator keeps the network and the feed. The feed has memory for all images, and a
+            // row for each of them, with an `index` below `on_device` and the `partner` 0.
             (n > 0).then(|| device.record(|| unsafe { net.infer(&feed, n) })).transpose()
         };
         let full = record(if images >= batch { batch } else { 0 })?;
         let rest = record(images % batch)?;
-        Ok(Evaluator { full, rest, net, segments, feed, held, images, batch, classes, feature_len })
+        Ok(Evaluator { full, rest, net, segments, feed, on_device, images, batch, classes, feature_len })
+    }
+
+    /// Copies the parameters and running statistics of a network from the host.
+    ///
+    /// # Errors
+    /// Returns an error if candle cannot read a tensor, or if a call of the driver fails.
+    pub fn take(&self, params: &Params) -> Result<()> {
+        self.net.take(params)
     }
 
     /// Copies the parameters and running statistics of a network in training.
     ///
     /// # Errors
     /// Returns an error if a call of the driver fails.
-    pub fn take(&self, net: &DeviceNet) -> super::Result<()> {
-        self.net.copy(net, &self.segments)
+    pub fn copy(&self, net: &DeviceNet) -> super::Result<()> {
+        // SAFETY: the segments are those of this network.
+        unsafe { self.net.copy(net, &self.segments) }
     }
 
     /// Starts the passes of all images of the split through the network.
@@ -96,12 +107,13 @@ impl Evaluator {
         self.net.fold()?;
         self.feed.step.clear()?;
         for from in (0..self.images).step_by(self.batch) {
-            if self.held < self.images && from % self.held == 0 {
-                send(&self.feed.pixels, split, from..self.images.min(from + self.held))?;
+            if self.on_device < self.images && from % self.on_device == 0 {
+                send(&self.feed.pixels, split, from..self.images.min(from + self.on_device))?;
             }
             let whole = from + self.batch <= self.images;
             if let Some(graph) = if whole { &self.full } else { &self.rest } {
-                // SAFETY: the evaluator keeps all memory that the graph uses.
+                // SAFETY: the evaluator keeps all memory that the graph uses. The step's number was cleared
+                // before the first pass, so this one is on the images from `from` on, which have rows.
                 unsafe { graph.launch()? };
             }
         }
@@ -150,7 +162,7 @@ pub fn infer(
 ) -> Result<Inference> {
     let params = files::open_for(weights, network, info.classes)?;
     let evaluator = Evaluator::new(device, &params, split, levels, BATCH, fit(device, &[split])?)?;
-    evaluator.net.take(&params)?;
+    evaluator.take(&params)?;
     evaluator.run(split)?;
     let (logits, features) = (evaluator.logits()?, evaluator.features()?);
     Ok(Inference { logits, features, classes: params.classes(), feature_len: network.features() })

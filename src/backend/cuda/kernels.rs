@@ -12,9 +12,9 @@ const SOURCE: &str = concat!(
     include_str!("kernels/sgd.cu"),
 );
 
-/// The most blocks that a grid may have: sums over so many blocks are exact, and block numbers up to this are
+/// Largest number of blocks of a grid: sums over so many blocks are exact, and block numbers up to this are
 /// divided exactly.
-pub const MOST_BLOCKS: usize = 1 << 20;
+pub const MAX_BLOCKS: usize = 1 << 20;
 
 /// The names of all kernels; those of convolutions end in their channels in, channels out and stride.
 pub const NAMES: [&str; 20] = [
@@ -56,5 +56,5 @@ pub const UNBLEND: usize = 18;
 pub fn source(header: &str, precision: Precision) -> String {
     let bf16 = u8::from(precision == Precision::Bf16);
     let declared = declarations();
-    format!("#define REMIX_BF16 {bf16}\n#define REMIX_MOST_BLOCKS {MOST_BLOCKS}\n{header}{declared}{SOURCE}")
+    format!("#define REMIX_BF16 {bf16}\n#define REMIX_MAX_BLOCKS {MAX_BLOCKS}\n{header}{declared}{SOURCE}")
 }

@@ -1,5 +1,5 @@
-//! How a convolution is divided into the tiles of blocks. These are the first parameters to tune on a GPU;
-//! `kernels/conv.cu` takes its sizes from here.
+//! How a convolution is divided into tiles, of which a thread block takes one or, for the weight gradient,
+//! several. The sizes are the first parameters to tune on a GPU; `kernels/conv.cu` takes them from here.
 
 use crate::backend::Precision;
 use crate::net::Geometry;
@@ -92,8 +92,8 @@ pub struct Tiles {
 impl Tiles {
     /// Chooses the tiles for some images, whose values take `bytes` bytes each. The tiles of the weight
     /// gradient, and of blocks that compute both gradients, are made smaller if a block would otherwise need
-    /// more than `room` bytes of shared memory.
-    pub fn new(geo: Geometry, images: usize, bytes: usize, room: usize) -> Tiles {
+    /// more than `max_shared` bytes of shared memory.
+    pub fn new(geo: Geometry, images: usize, bytes: usize, max_shared: usize) -> Tiles {
         let (cin, cout, s) = (padded(geo), geo.cout, geo.stride);
         let (height, width) = (geo.out_height(), geo.out_width());
         let pad = 16 / bytes;
@@ -106,7 +106,7 @@ impl Tiles {
         // The sums of all warps, which are added up at the end of a weight gradient.
         let sums = 9 * (THREADS / 32) * 256 * 4;
         let fit = |most: usize, shared: &dyn Fn(usize) -> usize| {
-            (1..=most).rev().find(|&rows| shared(rows) <= room).unwrap_or(1)
+            (1..=most).rev().find(|&rows| shared(rows) <= max_shared).unwrap_or(1)
         };
 
         let forward = rows(pixels(cout, out_tiles(cout)), width, height);

@@ -11,7 +11,7 @@ use super::args::Row;
 use super::device::{Device, Graph, REPEATS};
 use super::images::{fit, flat, send, units_per_transfer};
 use super::infer::{BATCH, Evaluator};
-use super::net::{DeviceNet, Feed, Segments};
+use super::net::{DeviceNet, Feed, Segments, TrainingFeed};
 use crate::backend::cpu::load::Levels;
 use crate::backend::cpu::sgd::Rates;
 use crate::data::shard::Split;
@@ -19,7 +19,7 @@ use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::Criterion;
 use crate::net::Params;
 
-/// A training run on a GPU. Its graphs use the memory of `net` and `feed`.
+/// A training run on a GPU. Its graphs use the memory of `net`, `feed` and `training`.
 pub struct Trainer {
     /// The step with a full batch.
     full: Option<Steps>,
@@ -28,13 +28,15 @@ pub struct Trainer {
     evaluators: Vec<Evaluator>,
     net: DeviceNet,
     feed: Feed,
+    training: TrainingFeed,
     /// The number of steps whose images are on the device at a time; `None` if all images are kept there.
-    held: Option<usize>,
+    steps_on_device: Option<usize>,
     device: Device,
-    /// The number and the plan of the next epoch, if it has been planned.
+    /// The number and the plan of the next epoch, if it has been planned and checked.
     planned: Option<(u32, Planned)>,
     images: usize,
     batch: usize,
+    classes: usize,
     /// Size of an image in bytes.
     image_len: usize,
 }
@@ -68,7 +70,7 @@ impl Steps {
     /// Records the step of a batch of `images` images at each mix point.
     ///
     /// # Safety
-    /// The contract of [`DeviceNet::step`] applies.
+    /// The contract of [`DeviceNet::step`] applies, except for the segments.
     ///
     /// # Errors
     /// Returns an error if there is not enough memory, or if a call of the driver fails.
@@ -76,13 +78,15 @@ impl Steps {
         device: &Device,
         net: &DeviceNet,
         feed: &Feed,
+        training: &TrainingFeed,
         images: usize,
         mix_points: usize,
     ) -> super::Result<Steps> {
         let segments = net.segments(images)?;
-        // SAFETY: the caller's contract.
-        let step = |mix_point| device.record(|| unsafe { net.step(feed, images, mix_point, &segments) });
-        let graphs = (0..mix_points).map(step).collect::<super::Result<_>>()?;
+        // SAFETY: the caller's contract; the segments are those of the network, and are kept with the graphs.
+        let step = |mix_point| unsafe { net.step(feed, training, images, mix_point, &segments) };
+        let record = |mix_point| device.record(|| step(mix_point));
+        let graphs = (0..mix_points).map(record).collect::<super::Result<_>>()?;
         Ok(Steps { graphs, segments })
     }
 }
@@ -102,29 +106,30 @@ impl Trainer {
         batch: usize,
         mix_points: usize,
     ) -> Result<Trainer> {
-        let images = train.len();
+        let (images, classes) = (train.len(), params.classes());
         let net = DeviceNet::new(device, params, Some(criterion), train.shape(), batch)?;
         net.take(params)?;
         // The images must fit in the memory that the network leaves free.
         let streamed = streamed || !fit(device, &[&[train][..], judged].concat())?;
         let image_len: usize = train.shape().iter().product();
-        let held = streamed.then(|| units_per_transfer(batch * image_len));
+        let steps_on_device = streamed.then(|| units_per_transfer(batch * image_len));
+        let images_on_device = steps_on_device.map_or(images, |steps| images.min(steps * batch));
         let feed = Feed {
-            pixels: device.zeros(held.map_or(images, |steps| images.min(steps * batch)) * image_len)?,
+            pixels: device.zeros(images_on_device * image_len)?,
             plan: device.zeros(images)?,
             step: device.zeros(1)?,
             levels: device.upload(&flat(levels))?,
             features: device.zeros(batch * params.network().features())?,
-            logits: device.zeros(batch * params.classes())?,
-            losses: device.zeros(2 * images.div_ceil(batch))?,
-            rates: device.zeros(4)?,
+            logits: device.zeros(batch * classes)?,
         };
+        let steps = images.div_ceil(batch);
+        let training = TrainingFeed { losses: device.zeros(2 * steps)?, rates: device.zeros(4)? };
         if !streamed {
             send(&feed.pixels, train, 0..images)?;
         }
-        // SAFETY: the feed has memory for all steps of an epoch, and a plan has as many rows as there are
-        // images.
-        let record = |images| unsafe { Steps::record(device, &net, &feed, images, mix_points) };
+        // SAFETY: the trainer keeps the network, which trains on batches of up to `batch` images, and both
+        // feeds, which have memory for all steps of an epoch. `checked` asserts that the rows are in bounds.
+        let record = |images| unsafe { Steps::record(device, &net, &feed, &training, images, mix_points) };
         let full = (images >= batch).then(|| record(batch)).transpose()?;
         let rest = match images % batch {
             0 => None,
@@ -141,19 +146,21 @@ impl Trainer {
             evaluators,
             net,
             feed,
-            held,
+            training,
+            steps_on_device,
             device: device.clone(),
             planned: None,
             images,
             batch,
+            classes,
             image_len,
         })
     }
 
     /// Returns the number of steps whose images are on the device at a time, or `None` if all images are kept
     /// there.
-    pub fn held(&self) -> Option<usize> {
-        self.held
+    pub fn steps_on_device(&self) -> Option<usize> {
+        self.steps_on_device
     }
 
     /// Runs one epoch; returns the loss and the number of correct predictions of each step. `plan` makes the
@@ -161,6 +168,11 @@ impl Trainer {
     ///
     /// # Errors
     /// Returns an error if a call of the driver fails, or [`Interrupted`] after a signal.
+    ///
+    /// # Panics
+    /// Panics if the images come from the host, or if a plan does not fit the run: it must have a row for
+    /// each image and a mix point for each step; images, labels and mix points must exist; and the partners
+    /// of a step must be a permutation of its images.
     pub fn epoch(
         &mut self,
         plan: impl Fn(u32) -> Planned,
@@ -168,16 +180,21 @@ impl Trainer {
         last: u32,
         rates: Rates,
     ) -> Result<Vec<[f64; 2]>> {
-        assert!(self.held.is_none(), "the images come from the host");
+        assert!(self.steps_on_device.is_none(), "the images come from the host");
         self.stream(plan, |_| vec![], epoch, last, rates)
     }
 
     /// Runs one epoch like [`Trainer::epoch`], with images that come from the host: `images` makes those of
     /// some steps, in the order of the plan's rows. The index of a row is the position of its image among
-    /// those of [`Trainer::held`] steps. The images are made while the GPU works on the steps before.
+    /// those of [`Trainer::steps_on_device`] steps. The images are made while the GPU works on the steps
+    /// before.
     ///
     /// # Errors
     /// Returns an error like [`Trainer::epoch`].
+    ///
+    /// # Panics
+    /// Panics if a plan does not fit the run, like [`Trainer::epoch`], or if `images` does not make all
+    /// images of the steps.
     pub fn stream(
         &mut self,
         plan: impl Fn(u32) -> Planned,
@@ -188,21 +205,21 @@ impl Trainer {
     ) -> Result<Vec<[f64; 2]>> {
         let (rows, mix_points) = match self.planned.take() {
             Some((planned, all)) if planned == epoch => all,
-            _ => plan(epoch),
+            _ => self.checked(plan(epoch)),
         };
         let steps = mix_points.len();
         self.feed.plan.write(0, &rows)?;
         let nesterov = f32::from(u8::from(rates.nesterov));
-        self.feed.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay, nesterov])?;
+        self.training.rates.write(0, &[rates.lr, rates.momentum, rates.weight_decay, nesterov])?;
         self.feed.step.clear()?;
-        let held = self.held.unwrap_or(steps).max(1);
+        let steps_per_transfer = self.steps_on_device.unwrap_or(steps).max(1);
         let make = |first: usize| {
-            let some = first..steps.min(first + held);
-            (self.held.is_some() && !some.is_empty()).then(|| images(some))
+            let range = first..steps.min(first + steps_per_transfer);
+            (self.steps_on_device.is_some() && !range.is_empty()).then(|| images(range))
         };
         let mut made = make(0);
-        for (n, mix_points) in mix_points.chunks(held).enumerate() {
-            let first = n * held;
+        for (n, mix_points) in mix_points.chunks(steps_per_transfer).enumerate() {
+            let first = n * steps_per_transfer;
             if let Some(images) = &made {
                 let rows = self.images.min((first + mix_points.len()) * self.batch) - first * self.batch;
                 assert_eq!(images.len(), rows * self.image_len, "all images of the steps");
@@ -216,16 +233,39 @@ impl Trainer {
                 let whole = (step + 1) * self.batch <= self.images;
                 let recorded = if whole { &self.full } else { &self.rest };
                 let recorded = recorded.as_ref().expect("steps of this size are recorded");
-                // SAFETY: the trainer keeps all memory that the graph uses.
+                // SAFETY: the trainer keeps all memory that the graph uses. The step's number was cleared
+                // before the first launch, so it is `step` now. There is memory for this step, and its rows
+                // are in bounds, as `checked` has asserted.
                 unsafe { recorded.graphs[mix_point].launch()? };
             }
-            made = make(first + held);
+            made = make(first + steps_per_transfer);
         }
         if epoch < last {
-            self.planned = Some((epoch + 1, plan(epoch + 1)));
+            self.planned = Some((epoch + 1, self.checked(plan(epoch + 1))));
         }
-        let losses = self.feed.losses.read(0, 2 * steps)?;
+        let losses = self.training.losses.read(0, 2 * steps)?;
         Ok(losses.as_chunks().0.to_vec())
+    }
+
+    /// Returns a plan after checking that the kernels access no memory out of bounds with it.
+    ///
+    /// # Panics
+    /// Panics as described for [`Trainer::epoch`].
+    fn checked(&self, plan: Planned) -> Planned {
+        let (rows, mix_points) = &plan;
+        assert_eq!(rows.len(), self.images, "a row for each image");
+        assert_eq!(mix_points.len(), self.images.div_ceil(self.batch), "a mix point for each step");
+        let images_on_device = self.feed.pixels.count() / self.image_len;
+        for step in rows.chunks(self.batch) {
+            let mut is_partner = vec![false; step.len()];
+            for row in step {
+                assert!((row.index as usize) < images_on_device, "{row:?}: an image that is on the device");
+                assert!((row.label_a.max(row.label_b) as usize) < self.classes, "{row:?}: labels of classes");
+                let twice = std::mem::replace(&mut is_partner[row.partner as usize], true);
+                assert!(!twice, "{row:?}: partners are a permutation");
+            }
+        }
+        plan
     }
 
     /// Returns, for each judged split, the percentage of its images that is classified correctly.
@@ -236,7 +276,7 @@ impl Trainer {
         // The evaluators may have a stream of their own, which does not wait for this one.
         self.device.wait()?;
         for (evaluator, split) in self.evaluators.iter().zip(judged) {
-            evaluator.take(&self.net)?;
+            evaluator.copy(&self.net)?;
             evaluator.run(split)?;
         }
         Ok(self
@@ -259,7 +299,9 @@ impl Trainer {
                 self.feed.step.clear()?;
             }
             if let Some(full) = &self.full {
-                // SAFETY: the trainer keeps all memory that the graph uses.
+                // SAFETY: the trainer keeps all memory that the graph uses. The step is a full one of the
+                // plan that was uploaded last, which was checked, or of the initial zeros, which are in
+                // bounds at mix point 0.
                 unsafe { full.graphs[0].launch()? };
             }
         }
@@ -277,9 +319,13 @@ impl Trainer {
             // Each repetition of the head advances the step counter.
             Some(full) if self.images / self.batch >= REPEATS as usize => {
                 self.feed.step.clear()?;
-                // SAFETY: the feed has memory for all steps of an epoch, and the plan has as many steps as
-                // the repetitions of the head advance.
-                self.device.timed(|| unsafe { self.net.step(&self.feed, self.batch, 0, &full.segments) })
+                let step = || {
+                    // SAFETY: the segments are those of full steps. An epoch, for which both feeds have
+                    // memory, has at least as many steps as the repetitions of the head advance. The rows are
+                    // in bounds as in `repeat`.
+                    unsafe { self.net.step(&self.feed, &self.training, self.batch, 0, &full.segments) }
+                };
+                self.device.timed(step)
             }
             _ => Err(Error::Size(format!("{} images are too few to time kernels on", self.images))),
         }

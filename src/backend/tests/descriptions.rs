@@ -4,7 +4,7 @@ use crate::backend::{Plan, check};
 use crate::net::{Arch, Network, Shortcut};
 
 #[test]
-fn descriptions_that_do_not_fit_together_are_refused_by_name() {
+fn inconsistent_descriptions_are_refused_with_the_layers_name() {
     for name in Arch::names() {
         assert_eq!(check(&name.parse::<Arch>().expect("known").network()), Ok(()));
     }
@@ -29,7 +29,7 @@ fn descriptions_that_do_not_fit_together_are_refused_by_name() {
 /// Tests which networks, images and classes the GPU has kernels for; this needs no GPU.
 #[cfg(feature = "cuda")]
 #[test]
-fn what_the_gpu_has_no_kernels_for_is_refused() {
+fn networks_without_gpu_kernels_are_refused() {
     use crate::backend::cuda::supports;
     for (name, why) in [
         ("resnet50", "a max-pool"),

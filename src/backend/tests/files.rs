@@ -7,7 +7,7 @@ use crate::net::files::{StateDict, open, save};
 use crate::net::{Arch, Params};
 
 #[test]
-fn what_is_saved_is_loaded() {
+fn saved_weights_load_unchanged() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("w.safetensors");
     let dict = network().params.training_state().expect("names");

@@ -40,7 +40,7 @@ fn share(found: &[f32], truth: &[f64]) -> f64 {
 }
 
 #[test]
-fn torchvisions_networks_compute_the_same_at_all_sizes() {
+fn torchvisions_networks_match_pytorch_at_all_sizes() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/zoo.json");
     let zoo: Zoo = serde_json::from_str(&std::fs::read_to_string(path).expect("a fixture")).expect("JSON");
     let images = zoo.labels.len();

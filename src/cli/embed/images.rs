@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{FEATURES, Flags, SEMANTICS, produced, safetensors_of};
@@ -86,8 +86,11 @@ pub fn run(flags: &Flags, images: &Path) -> Result<()> {
 fn find(images: &Path) -> Result<Found> {
     const EXPECTED: &str = "pass an image, a directory of images or a list of their paths";
     let shown = format!("--images {}", images.display());
-    if images != Path::new("-") && !images.exists() {
-        bail!("{shown}: there is no such file or directory; {EXPECTED}");
+    if images != Path::new("-") {
+        fs::metadata(images).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => anyhow!("{shown}: there is no such file or directory; {EXPECTED}"),
+            _ => anyhow!("{shown}: {e}; {EXPECTED}"),
+        })?;
     }
     let mut passed_over = PassedOver::default();
     let mut unlisted = vec![];
@@ -128,8 +131,9 @@ fn find(images: &Path) -> Result<Found> {
         // A line may still have a carriage return inside.
         let (odd, paths): (Vec<_>, Vec<_>) = lines.map(str::to_owned).partition(|path| path.contains('\r'));
         unlisted.extend(odd.into_iter().map(|path| [path, LINE_BREAK.to_owned()]));
+        // A text that is no list is told from a list of images that are gone.
         if let Some(first) = paths.first()
-            && !paths.iter().any(|path| Path::new(path).exists())
+            && !paths.iter().any(|path| is_image(path) || Path::new(path).exists())
         {
             bail!("{shown}: is not a list of images: there is no file {first:?}; {EXPECTED}");
         }
@@ -209,7 +213,11 @@ fn work(writer: &Writer, model: &Model, flags: &Flags, found: &Found) -> Result<
     let broken: HashSet<usize> = skipped.iter().map(|(n, _)| *n).collect();
     let kept: Vec<usize> = (0..found.paths.len()).filter(|n| !broken.contains(n)).collect();
     if let (true, Some((n, why))) = (kept.is_empty(), skipped.first()) {
-        bail!("none of the {} images can be read: {}: {why}", skipped.len(), found.paths[*n]);
+        let path = &found.paths[*n];
+        match skipped.len() {
+            1 => bail!("{path}: {why}"),
+            count => bail!("none of the {count} images can be read: {path}: {why}"),
+        }
     }
     let out = Inference {
         logits: rows(&out.logits, out.classes, &kept),

@@ -60,12 +60,12 @@ impl fmt::Display for Import {
     }
 }
 
-fn has_ending(file: &Path, ending: &str) -> bool {
-    file.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending))
+fn has_extension(file: &Path, extension: &str) -> bool {
+    file.extension().is_some_and(|own| own.eq_ignore_ascii_case(extension))
 }
 
 fn is_npy(file: &Path) -> bool {
-    has_ending(file, "npy")
+    has_extension(file, "npy")
 }
 
 /// The content of a split except its features, which are only read when they are written.
@@ -206,25 +206,27 @@ impl Import {
         if is_npy(file) {
             let at = ARRAYS.iter().position(|array| *array == name);
             let read = |file: &PathBuf| {
-                let read = fs::metadata(file).map_err(Into::into);
-                let read = read.and_then(|_| Tensor::read_npy(file).map_err(|e| numpy(name, e)));
+                let read = check_file(file);
+                let read = read.and_then(|()| Tensor::read_npy(file).map_err(|e| numpy(name, &e)));
                 read.with_context(|| file.display().to_string())
             };
             return at.and_then(|at| self.files.get(at)).map(read).transpose();
         }
-        fs::metadata(file)?;
-        if has_ending(file, "npz") {
-            check_sum(file, name).map_err(|e| numpy(name, candle_core::Error::wrap(e)))?;
-            return NpzTensors::new(file).and_then(|all| all.get(name)).map_err(|e| numpy(name, e));
+        check_file(file)?;
+        if has_extension(file, "npz") {
+            check_sum(file, name).map_err(|e| numpy(name, &e))?;
+            return NpzTensors::new(file).and_then(|all| all.get(name)).map_err(|e| numpy(name, &e));
         }
-        let why = "cannot be read as safetensors; write it with safetensors or, as FILE.npz, with np.savez";
+        let why = "is not a safetensors file, or is truncated or damaged; write it with safetensors or, as \
+                   FILE.npz, with np.savez";
+        // The libraries' own reasons say nothing more to users, and may quote the file.
         // SAFETY: the map is read and dropped here.
-        let all = unsafe { MmapedSafetensors::new(file) }.context(why)?;
+        let all = unsafe { MmapedSafetensors::new(file) }.ok().context(why)?;
         if all.get(name).is_err() {
             return Ok(None);
         }
         let type_ = || format!("`{name}` has an unsupported type; write it as int64, float32 or float64");
-        Ok(Some(all.load(name, &Device::Cpu).with_context(type_)?))
+        Ok(Some(all.load(name, &Device::Cpu).ok().with_context(type_)?))
     }
 
     fn needed(&self, name: &str, rank: usize) -> Result<Tensor> {
@@ -270,6 +272,14 @@ impl Import {
     }
 }
 
+/// Refuses a file that cannot be opened, and a directory.
+fn check_file(file: &Path) -> Result<()> {
+    let is_dir = fs::File::open(file).and_then(|opened| opened.metadata()).map(|m| m.is_dir());
+    let is_dir = is_dir.map_err(|e| anyhow!("{e}; check the path and its permissions"))?;
+    ensure!(!is_dir, "is a directory; name the file in it");
+    Ok(())
+}
+
 /// Checks the checksum of an array in an .npz file. The tensor reader stops before the end, where it is
 /// checked.
 fn check_sum(file: &Path, name: &str) -> Result<(), zip::result::ZipError> {
@@ -280,16 +290,24 @@ fn check_sum(file: &Path, name: &str) -> Result<(), zip::result::ZipError> {
     Ok(())
 }
 
-/// Explains what is wrong with an array of numpy's, and what to do about it.
-fn numpy(name: &str, e: candle_core::Error) -> anyhow::Error {
+/// Explains what is wrong with an array of numpy's, and what to do about it. The reader's own text is left
+/// out, because it may quote the file.
+fn numpy(name: &str, e: &dyn fmt::Display) -> anyhow::Error {
     let text = e.to_string();
     let why = match () {
         () if text.contains("fortran") => "is in Fortran order; convert it with np.ascontiguousarray",
         () if text.contains("ompression") => "is compressed, but not by np.savez_compressed; use np.savez",
-        () if text.contains("descr") => "does not consist of little-endian numbers",
-        () => "cannot be read: the file is damaged, or was not written by np.save or np.savez",
+        () if text.contains("descr O") => {
+            "is an array of Python objects, which cannot be read; convert it with astype, such as \
+             astype(np.float32)"
+        }
+        () if text.contains("descr") => {
+            "is not an array of little-endian numbers of a supported type; write it as int64, float32 or \
+             float64"
+        }
+        () => "cannot be read: the file is truncated or damaged, or was not written by np.save or np.savez",
     };
-    anyhow!("`{name}` {why} ({text})")
+    anyhow!("`{name}` {why}")
 }
 
 /// Converts features to f32, and refuses values that are not finite.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{FEATURES, floats, produced};
-use crate::cli::whole;
+use crate::cli::whole_number;
 use crate::manifest::store::{Done, Writer, write_atomic};
 use crate::manifest::{Manifest, Object};
 use crate::project::tsne::Tsne;
@@ -29,15 +29,15 @@ pub struct Projection {
 
     /// t-SNE: effective number of neighbours of an image; at least 1, and less than a third of the number of
     /// images [default: 30]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P")]
     pub perplexity: Option<f64>,
 
     /// t-SNE: number of steps, of which the first 250 (at most a third) use early exaggeration [default: 750]
-    #[arg(long, value_name = "N", value_parser = whole::<u32>(1, 1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1, 1_000_000))]
     pub iterations: Option<u32>,
 
     /// t-SNE: factor of early exaggeration, which multiplies the affinities; 1 for none [default: 12]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F")]
     pub early_exaggeration: Option<f64>,
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 
-use crate::cli::{Common, whole};
+use crate::cli::{Common, VERSION, negative_values, only_auto, whole_number};
 use crate::data::Normalise;
 use crate::data::files::decode::MAX_PIXELS;
 use crate::data::files::{Preprocess, Reading};
@@ -21,7 +21,8 @@ use crate::data::listing::Cut;
 /// reference code (LDAM-DRW's IMBALANCECIFAR10 and IMBALANCECIFAR100). Prints the manifest of the data set on
 /// stdout, ready for train.
 #[derive(Parser, Debug)]
-#[command(name = "mk-imbalance", version = crate::cli::VERSION, after_help = EXAMPLES)]
+#[command(name = "mk-imbalance", version = VERSION, after_help = EXAMPLES)]
+#[command(mut_args(negative_values), mut_arg("device", only_auto))]
 pub struct Flags {
     /// Data set to start from
     #[arg(long, value_enum, value_name = "SET")]
@@ -62,12 +63,12 @@ pub struct Flags {
     ///
     /// The shorter side is resized to N, and a square is cut from the centre, as torchvision's Resize(N) and
     /// CenterCrop(N) do.
-    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = whole::<u32>(1, 4096))]
+    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = whole_number::<u32>(1, 4096))]
     pub size: Option<u32>,
 
     /// Side of the stored square images in pixels, if larger than --size: training takes random crops of
     /// them, evaluation the centre crop
-    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = whole::<u32>(1, 4096))]
+    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = whole_number::<u32>(1, 4096))]
     pub resize: Option<u32>,
 
     /// Resize the whole image to a square without keeping its aspect ratio, instead of cropping the centre
@@ -81,7 +82,7 @@ pub struct Flags {
     pub normalise: Option<Normalisation>,
 
     /// Share of the images of each class to hold out as test split, if the source has none [default: 0.2]
-    #[arg(long, value_name = "F", allow_negative_numbers = true, help_heading = IMAGES)]
+    #[arg(long, value_name = "F", help_heading = IMAGES)]
     pub test_fraction: Option<f64>,
 
     /// Seed for the choice of held-out images [default: 0]
@@ -107,7 +108,7 @@ pub struct Flags {
     pub on_error: OnError,
 
     /// Refuse images with more pixels than this
-    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, help_heading = IMAGES)]
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, help_heading = IMAGES, value_parser = whole_number::<u64>(1, u64::MAX))]
     pub max_pixels: u64,
 
     /// Profile of the class sizes [default: exp for CIFAR and synthetic, none for image files]
@@ -115,26 +116,20 @@ pub struct Flags {
     pub imb_type: Option<ImbType>,
 
     /// Size of the largest class divided by that of the smallest (--imb-type exp or step) [default: 100]
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    #[arg(long, value_name = "R")]
     pub imb_ratio: Option<f64>,
 
     /// Size of the largest class of the profile (image files) [default: that of the largest class found]
-    #[arg(long, value_name = "N", value_parser = whole::<u32>(1, u32::MAX))]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1, u64::MAX))]
     pub max_per_class: Option<u32>,
 
     /// Seed for the choice of images, as numpy.random.seed(N) in the reference code
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        visible_alias = "seed",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "N", default_value_t = 0, visible_alias = "seed")]
     pub rand_number: u32,
 
     /// Share of the classes that are small, rounded up to a whole number of classes (--imb-type step)
     /// [default: 0.5]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F")]
     pub minority_fraction: Option<f64>,
 
     /// Share of the training images to hold out for validation
@@ -143,7 +138,7 @@ pub struct Flags {
     /// taken from each class, so that the split is balanced like the test set, and the profile is applied to
     /// the remaining images; with 0, the training subset is exactly that of the reference code. For image
     /// files, this share of each class is taken, chosen by --split-seed.
-    #[arg(long, value_name = "F", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", default_value_t = 0.0)]
     pub val_fraction: f64,
 
     /// Maximum size of a shard in bytes; the suffixes K, M and G stand for powers of 1024
@@ -151,11 +146,11 @@ pub struct Flags {
     pub shard_bytes: u64,
 
     /// Training images per class before the imbalance (--dataset synthetic) [default: 500]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>(1, 1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1, 1_000_000))]
     pub train_per_class: Option<u32>,
 
     /// Test images per class (--dataset synthetic) [default: 100]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>(1, 1_000_000))]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1, 1_000_000))]
     pub test_per_class: Option<u32>,
 
     /// Common flags.

@@ -3,19 +3,19 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::{plan, unique};
-use crate::cli::{Common, whole};
+use crate::cli::{Common, whole_number};
 use crate::manifest::{Manifest, Object, source};
 use crate::report::figure::{Kind, experiments, png, text};
 use crate::report::one_line;
 
 /// Version of the figures; raised when the same inputs would give another picture. 2: names are wrapped, or
 /// cut so that they differ; each loss function has a panel; byte-identical runs count once. 3: projections
-/// that differ are told apart.
-const SEMANTICS: u32 = 3;
+/// that differ are told apart. 4: names state the schedule that each run had.
+const SEMANTICS: u32 = 4;
 
 pub(super) const EXAMPLES: &str = "Examples:
   embed runs/mixup-*/ runs/remix-*/ --project tsne | report figure --kind tsne -o figures/figure1.svg
@@ -42,9 +42,9 @@ pub struct FigureFlags {
     #[arg(long, value_name = "INCHES", default_value_t = 3.3, value_parser = inches)]
     pub width: f64,
 
-    /// Resolution of PNG files in dots per inch
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = whole::<u32>(30, 2400))]
-    pub dpi: u32,
+    /// Resolution of PNG files in dots per inch [default: 300]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(30, 2400))]
+    pub dpi: Option<u32>,
 }
 
 fn inches(text: &str) -> Result<f64, String> {
@@ -55,13 +55,19 @@ fn inches(text: &str) -> Result<f64, String> {
 /// Formats of figure files.
 const FORMATS: [&str; 2] = ["svg", "png"];
 
+/// Resolution of PNG files without `--dpi`.
+const DPI: u32 = 300;
+
 pub(super) fn run(flags: &FigureFlags, common: &Common) -> Result<()> {
     let kind = flags.kind;
     super::only_files(&flags.files, common)?;
-    for file in &flags.files {
-        super::format_of(file, &FORMATS)?;
+    let formats = flags.files.iter().map(|file| super::format_of(file, &FORMATS));
+    let formats = formats.collect::<Result<Vec<_>>>()?;
+    if flags.dpi.is_some() && !formats.contains(&"png") {
+        bail!("--dpi: does nothing here, because no PNG is written; omit it, or write one with -o FILE.png");
     }
-    let found = source::read_all(&flags.inputs, kind.name(), kind.takes())?;
+    let dpi = flags.dpi.unwrap_or(DPI);
+    let found = source::read_all(&flags.inputs, kind.title(), kind.takes())?;
     let (inputs, manifests): (Vec<_>, Vec<&Manifest>) = unique(&found, |_| kind.roles()).into_iter().unzip();
     let mut params = Object::new();
     params.insert("report".into(), "figure".into());
@@ -76,7 +82,7 @@ pub(super) fn run(flags: &FigureFlags, common: &Common) -> Result<()> {
             return Ok(svg.into_bytes());
         }
         warn_of_boxes(name, &svg, &manifests);
-        Ok(png::render(&svg, flags.dpi)?)
+        Ok(png::render(&svg, dpi)?)
     };
     if flags.files.is_empty() {
         let name = format!("{}.svg", kind.name());
@@ -89,11 +95,10 @@ pub(super) fn run(flags: &FigureFlags, common: &Common) -> Result<()> {
         super::say(&m);
         return Ok(());
     }
-    for file in &flags.files {
-        let format = super::format_of(file, &FORMATS)?;
+    for (file, format) in flags.files.iter().zip(formats) {
         let mut params = params.clone();
         if format == "png" {
-            params.insert("dpi".into(), flags.dpi.into());
+            params.insert("dpi".into(), dpi.into());
         }
         let plan = super::file_plan(SEMANTICS, params, inputs.clone(), file, format)?;
         super::make_file(&plan, common, format, |name| render(format, name))?;

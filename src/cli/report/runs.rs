@@ -1,11 +1,11 @@
-//! `report runs`: lists the trainings in some directories, for people.
+//! `report runs`: lists the trainings in some directories.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Arg, Args, Command};
 
-use super::super::{Common, put};
+use super::super::{Common, print_line};
 use crate::report::runs;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -22,6 +22,17 @@ pub struct RunsFlags {
     /// Format of the list
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "csv", "json"])]
     pub format: String,
+}
+
+/// Common flags that do nothing here, by their ids.
+const REFUSED: [&str; 5] = ["out", "force", "dry_run", "explain", "verify"];
+
+/// Returns these flags hidden from the help. Because the subcommand has them, clap does not add the visible
+/// ones of `report`.
+pub(super) fn refused() -> Vec<Arg> {
+    let common = Common::augment_args(Command::new("report"));
+    let refused = common.get_arguments().filter(|arg| REFUSED.contains(&arg.get_id().as_str()));
+    refused.map(|arg| arg.clone().hide(true)).collect()
 }
 
 pub(super) fn run(flags: &RunsFlags, common: &Common) -> Result<()> {
@@ -59,5 +70,5 @@ pub(super) fn run(flags: &RunsFlags, common: &Common) -> Result<()> {
         "json" => runs::json(&all),
         _ => runs::text(&all),
     };
-    put(text.trim_end())
+    print_line(text.trim_end())
 }

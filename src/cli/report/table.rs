@@ -17,8 +17,8 @@ use crate::report::{csv, json, latex, markdown, published};
 /// Version of the tables; raised when the same evaluations would give other files. 2: runs are told apart by
 /// what computed them, settings that all rows share are above the table, and differences are only from
 /// published values of the same schedule. 3: no empty columns, and the reasons why published values are
-/// missing. 4: these reasons in one sentence.
-const SEMANTICS: u32 = 4;
+/// missing. 4: these reasons in one sentence. 5: other words in titles and notes, and milestones in words.
+const SEMANTICS: u32 = 5;
 
 pub(super) const EXAMPLES: &str = "Examples:
   cat metrics/*/manifest.json | report table
@@ -78,7 +78,7 @@ pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
     let (inputs, records) = choose(&found, &flags.checkpoint)?;
     let tables = tables(&records);
     if let Some(format) = &flags.format {
-        return super::super::put(text(&tables, format).trim_end());
+        return super::super::print_line(text(&tables, format).trim_end());
     }
     let mut params = Object::new();
     params.insert("report".into(), "table".into());
@@ -95,7 +95,7 @@ pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
         super::super::run_plan(&plan, common, |w| write(w, &tables))?;
     }
     if flags.files.is_empty() && !(common.quiet || common.dry_run || common.explain || common.verify) {
-        // This is for people; a closed stderr is not an error.
+        // The table is shown only for convenience, so a closed stderr is not an error.
         let _ = write!(std::io::stderr().lock(), "\n{}", markdown::write(&tables));
     }
     Ok(())

@@ -14,7 +14,7 @@ use super::recipes::{Preset, RecipeName};
 use super::values::{ClassifierName, Jitter, Milestones, RandAugment, Seeds, TauNorm, methods};
 use crate::cli::generate::architectures;
 use crate::cli::sweep::Sweep;
-use crate::cli::{Common, VERSION, whole};
+use crate::cli::{Common, VERSION, in_plain_words, negative_values, whole_number};
 use crate::methods::choice::{Choice, Kind, Setting};
 use crate::methods::classifier::Classifier;
 use crate::methods::loss::LossKind;
@@ -45,7 +45,7 @@ Examples:
 /// Reads manifests of data sets (from mk-imbalance), trains once per seed on each, and prints a checkpoint
 /// manifest for each run as it finishes. A run that has already finished is not repeated.
 #[derive(Parser, Debug)]
-#[command(name = "train", version = VERSION, after_help = examples())]
+#[command(name = "train", version = VERSION, after_help = examples(), mut_args(negative_values))]
 pub struct Flags {
     /// Manifests (or their directories) of data sets or, with --classifier, of features from embed --splits;
     /// `-` is stdin [default: stdin]
@@ -65,7 +65,8 @@ pub struct Flags {
     #[arg(long, value_name = "LOSS", help_heading = "Method", value_parser = names::<LossKind>())]
     pub loss: Option<String>,
 
-    /// Re-sampling (rs), re-weighting (rw), or either from the last milestone on (drs, drw)
+    /// Re-sampling (rs), re-weighting (rw), or either from the last milestone on (drs, drw; with --schedule
+    /// cosine, from the last of --milestones, or from where the recipe's last one would be)
     #[arg(long, value_name = "RULE", help_heading = "Method", value_parser = names::<RuleKind>())]
     pub rule: Option<String>,
 
@@ -85,8 +86,8 @@ pub struct Flags {
     /// epochs, batches of 256, the rate falling at 30 and 60, colour jitter, and --alpha 0.4 (the Remix
     /// paper).
     ///
-    /// Milestones scale with --epochs. A milestone before epoch 3 is ignored, so with --epochs 3 all epochs
-    /// use --lr.
+    /// Milestones scale with --epochs. A scaled milestone before epoch 3 is ignored, so with --epochs 3 all
+    /// epochs use --lr; --milestones are taken as given.
     #[arg(long, value_name = "RECIPE", value_enum, default_value = "report", help_heading = "Recipe")]
     pub recipe: RecipeName,
 
@@ -98,25 +99,19 @@ pub struct Flags {
     pub arch: Option<Arch>,
 
     /// Number of epochs, each of as many images as the training split has [default: 300, or the recipe's]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Recipe")]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1, u64::MAX), help_heading = "Recipe")]
     pub epochs: Option<u32>,
 
     /// Batch size, in images [default: 128, or the recipe's]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Recipe")]
+    #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1, 65_536), help_heading = "Recipe")]
     pub batch_size: Option<usize>,
 
     /// Learning rate of SGD [default: 0.1, or the recipe's]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, help_heading = "Recipe")]
+    #[arg(long, value_name = "RATE", help_heading = "Recipe")]
     pub lr: Option<f64>,
 
     /// Momentum of SGD
-    #[arg(
-        long,
-        value_name = "M",
-        default_value_t = 0.9,
-        allow_negative_numbers = true,
-        help_heading = "Recipe"
-    )]
+    #[arg(long, value_name = "M", default_value_t = 0.9, help_heading = "Recipe")]
     pub momentum: f64,
 
     /// Use Nesterov momentum
@@ -124,7 +119,7 @@ pub struct Flags {
     pub nesterov: bool,
 
     /// Weight decay, on all parameters [default: 2e-4, or the recipe's]
-    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = "Recipe")]
+    #[arg(long, value_name = "W", help_heading = "Recipe")]
     pub weight_decay: Option<f64>,
 
     /// How the learning rate falls: to a tenth at milestones, or along half a cosine to zero [default: step,
@@ -138,13 +133,7 @@ pub struct Flags {
     pub milestones: Option<Milestones>,
 
     /// Number of warm-up epochs, over which the learning rate rises linearly
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        allow_negative_numbers = true,
-        help_heading = "Recipe"
-    )]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Recipe")]
     pub warmup: u32,
 
     /// Precision of the network's arithmetic
@@ -168,7 +157,7 @@ pub struct Flags {
 
     /// Pixels of zero padding for --augment crop-flip, if the stored images are no larger than the network's
     /// input [default: 4, or the recipe's]
-    #[arg(long, value_name = "N", help_heading = "Augmentation")]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u8>(0, 64), help_heading = "Augmentation")]
     pub crop_padding: Option<u8>,
 
     /// Random changes of brightness, contrast and saturation, such as 0.4 or 0.4,0.4,0.2; `none` turns them
@@ -211,7 +200,7 @@ pub struct Flags {
     pub tau_norm: Option<TauNorm>,
 
     /// knn: number of nearest training images that vote [default: 20]
-    #[arg(long, value_name = "K", help_heading = "Second stage", requires = "classifier", value_parser = whole::<u32>(1, u32::MAX))]
+    #[arg(long, value_name = "K", help_heading = "Second stage", requires = "classifier", value_parser = whole_number::<u32>(1, u64::MAX))]
     pub neighbours: Option<u32>,
 
     /// Train once for each value of a flag that takes a number, such as tau-norm=0:1:0.1; with --out DIR the
@@ -220,13 +209,7 @@ pub struct Flags {
     pub sweep: Option<Sweep>,
 
     /// Seed for the initial weights, batches, crops and mixing
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        allow_negative_numbers = true,
-        help_heading = "Seeds and files"
-    )]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Seeds and files")]
     pub seed: u64,
 
     /// Several runs, one per seed, such as 0-4 or 0-4,7; with --out DIR they are in DIR/seed-N
@@ -234,7 +217,7 @@ pub struct Flags {
     pub seeds: Option<Seeds>,
 
     /// Number of runs to train side by side on a GPU [default: as many as fit, at most 3]
-    #[arg(long, value_name = "N", value_parser = whole::<u16>(1, 65_535), help_heading = "Seeds and files")]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u16>(1, 65_535), help_heading = "Seeds and files")]
     pub parallel: Option<u16>,
 
     /// Also write an event file for TensorBoard into each run's directory, from log.jsonl
@@ -271,6 +254,9 @@ impl Flags {
             true => Augment::None,
             false => self.augment.unwrap_or(preset.augment),
         };
+        if self.crop_padding.is_some() && augment != Augment::CropFlip {
+            bail!("--crop-padding: does nothing here; it needs --augment crop-flip");
+        }
         // The padding of a recipe is left out if the crops are of another kind.
         let padding = preset.crop_padding.filter(|_| augment == Augment::CropFlip);
         let jitter = match (self.color_jitter, augment) {
@@ -328,7 +314,7 @@ impl Flags {
                 if e.kind() == ErrorKind::UnknownArgument {
                     return anyhow::anyhow!("--sweep {flag}: train has no flag --{flag}");
                 }
-                let text = e.to_string();
+                let text = in_plain_words(&e.to_string());
                 let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
                 anyhow::anyhow!("--sweep {flag}={value}: {first}")
             })?;
@@ -392,7 +378,7 @@ impl Flags {
         let Method { mix, loss, rule } = preset(&self.method)?;
         let (mut mix, loss, rule) = (asked(&self.mix, mix), asked(&self.loss, loss), asked(&self.rule, rule));
         if let Some(of_recipe) = self.recipe.preset().alpha {
-            mix = mix.setting("alpha", Setting::Number(of_recipe)).unwrap_or(mix);
+            mix = mix.try_with("alpha", Setting::Number(of_recipe)).unwrap_or(mix);
         }
         self.options.set(Method { mix, loss, rule })
     }

@@ -1,5 +1,7 @@
 //! `--init`: the weights that trainings start from, as an input of their results.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -28,7 +30,7 @@ impl Init {
     /// # Errors
     /// Returns an error if files are missing or damaged, or are something else.
     pub fn of(path: &Path, which: Option<&str>) -> Result<Init> {
-        let names = |m: &Manifest| Ok(models::class_names(m)?.map_or(Classes::Lost, Classes::Named));
+        let names = |m: &Manifest| Ok(models::class_names(m)?.map_or(Classes::Unreadable, Classes::Named));
         Init::with(path, which, &names)
     }
 
@@ -43,8 +45,13 @@ impl Init {
                 bail!("is a file of weights, and --init-checkpoint {which} is for checkpoints; omit it");
             }
             let input = checkpoints::input_of("init", path)?;
-            let start = Start { file: input.path.clone(), classes: Classes::Unsaid };
+            let start = Start { file: input.path.clone(), classes: Classes::NotStated };
             return Ok(Init { start, input, which: None });
+        }
+        if path != Path::new("-") && fs::metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+            bail!(
+                "there is no such file; pass a checkpoint (its manifest.json or directory) or a file of weights"
+            );
         }
         let mut found = source::read_all(&[path.to_owned()], "train", Kind::Checkpoint)?;
         let (Some(m), None) = (found.pop(), found.pop()) else {
@@ -134,7 +141,7 @@ pub fn network_of(features: &Manifest) -> Result<(Arch, Option<Init>)> {
     let which = text("which").filter(|which| *which != "file");
     let hint = || format!("{here}: its network cannot be read; make the features again with embed --splits");
     // The classes are those of the features, so the checkpoint's are not needed.
-    let init = Init::with(&path, which, &|_| Ok(Classes::Unsaid)).with_context(hint)?;
+    let init = Init::with(&path, which, &|_| Ok(Classes::NotStated)).with_context(hint)?;
     if init.input.blake3 != checkpoint.blake3 {
         bail!(
             "{}: is no longer the network that {here} was made with; make the features again with \

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
 
-use crate::methods::choice::{Choice, Domain, Kind, Opt, Setting, options};
+use crate::methods::choice::{Choice, Domain, Kind, MethodOption, Setting, options};
 use crate::methods::loss::LossKind;
 use crate::methods::mix::MixKind;
 use crate::methods::presets::Method;
@@ -22,7 +22,7 @@ pub fn names<K: Kind>() -> PossibleValuesParser {
 
 /// The flag of an option, with the part of a method and the names that have the option.
 struct Flag {
-    option: &'static Opt,
+    option: &'static MethodOption,
     /// Its name on the command line.
     long: &'static str,
     part: &'static str,
@@ -32,7 +32,7 @@ struct Flag {
 /// The flags of all mixes, losses and rules, each once.
 static FLAGS: LazyLock<Vec<Flag>> = LazyLock::new(|| {
     fn of<K: Kind>() -> impl Iterator<Item = Flag> {
-        let flag = |(option, names): (&'static Opt, _)| {
+        let flag = |(option, names): (&'static MethodOption, _)| {
             // Leaked once for the life of the program, because clap takes `'static` names.
             Flag { option, long: option.flag().leak(), part: K::PART, names }
         };
@@ -49,10 +49,7 @@ impl Args for Given {
     fn augment_args(command: Command) -> Command {
         command.args(FLAGS.iter().map(|Flag { option, long, .. }| {
             let about = format!("{} [default: {}]", option.about, option.default);
-            let arg = Arg::new(*long)
-                .long(*long)
-                .help_heading("Options of the method")
-                .allow_negative_numbers(true);
+            let arg = Arg::new(*long).long(*long).help_heading("Options of the method");
             let arg = match option.more {
                 "" => arg.help(about),
                 more => arg.help(&about).long_help(format!("{about}\n\n{more}")),
@@ -101,11 +98,11 @@ impl Given {
     /// Returns an error if one of them would have no effect.
     pub fn set(&self, mut method: Method) -> Result<Method> {
         for &(name, value) in &self.0 {
-            if let Some(mix) = method.mix.setting(name, value) {
+            if let Some(mix) = method.mix.try_with(name, value) {
                 method.mix = mix;
-            } else if let Some(loss) = method.loss.setting(name, value) {
+            } else if let Some(loss) = method.loss.try_with(name, value) {
                 method.loss = loss;
-            } else if let Some(rule) = method.rule.setting(name, value) {
+            } else if let Some(rule) = method.rule.try_with(name, value) {
                 method.rule = rule;
             } else {
                 let flag =

@@ -176,20 +176,13 @@ impl Progress {
             Event::Epoch(e) => {
                 self.clock.done = (e.epoch, 0);
                 self.said = true;
-                self.last = on_a_bar(e);
+                self.last = on_a_bar(e, self.epochs.is_some());
                 self.draw();
                 // Lines go through the log, which `-q` silences.
                 if self.bar.is_none() {
-                    let (name, accuracy, eta) = (&self.name, accuracy(e), self.eta());
                     match self.epochs {
-                        Some(epochs) => log::info!(
-                            "{name}: epoch {}/{epochs} lr {} loss {:.4} {accuracy} {:.0} images/s {eta}",
-                            e.epoch,
-                            e.lr,
-                            e.loss,
-                            e.images_per_second
-                        ),
-                        None => log::info!("{name}: {accuracy}"),
+                        Some(_) => log::info!("{}: {} {}", self.name, in_a_line(e), self.eta()),
+                        None => log::info!("{}: {}", self.name, accuracy(e)),
                     }
                 }
             }
@@ -224,8 +217,10 @@ impl Progress {
         if self.bar.is_some() && !terminal::stdout_is_terminal() {
             let number =
                 |name: &str| metrics.get(name).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
-            let (last, best, epoch) = (number("last_top1"), number("best_top1"), number("best_epoch"));
-            let text = format!("{} done: test {last:.2} %, best {best:.2} % in epoch {epoch}", self.name);
+            let mut text = format!("{} done: test {:.2} %", self.name, number("last_top1"));
+            if self.epochs.is_some() {
+                text += &format!(", best {:.2} % in epoch {}", number("best_top1"), number("best_epoch"));
+            }
             // A closed stderr is not an error.
             let _ = terminal::bars().println(text);
         }
@@ -270,12 +265,25 @@ fn fitting<const N: usize>(name: &str, fields: [(usize, String); N], columns: us
     shown.iter().fold(name.to_owned(), |line, &n| line + " " + &fields[n].1)
 }
 
-fn on_a_bar(e: &EpochReport) -> [String; 3] {
-    [
-        format!("test {:.2} %", e.test_top1),
-        format!("loss {:.4}", e.loss),
-        format!("{:.0} images/s", e.images_per_second),
-    ]
+/// Returns the fields of a bar; only trainings have a loss and a speed.
+fn on_a_bar(e: &EpochReport, is_trained: bool) -> [String; 3] {
+    let test = format!("test {:.2} %", e.test_top1);
+    if !is_trained {
+        return [test, String::new(), String::new()];
+    }
+    [test, format!("loss {:.4}", e.loss), format!("{:.0} images/s", e.images_per_second)]
+}
+
+fn in_a_line(e: &EpochReport) -> String {
+    format!(
+        "epoch {}/{} lr {} loss {:.4} {} {:.0} images/s",
+        e.epoch,
+        e.epochs,
+        e.lr,
+        e.loss,
+        accuracy(e),
+        e.images_per_second,
+    )
 }
 
 fn accuracy(e: &EpochReport) -> String {
@@ -306,10 +314,13 @@ mod tests {
     };
 
     #[test]
-    fn an_epoch_in_words() {
+    fn lines_of_the_log() {
+        assert_eq!(
+            in_a_line(&EpochReport { val_top1: Some(65.5), ..REPORT }),
+            "epoch 290/300 lr 0.001 loss 0.1235 train 98.76 % test 70.00 % val 65.50 % 612 images/s"
+        );
         assert_eq!(accuracy(&REPORT), "train 98.76 % test 70.00 %");
-        let with_val = EpochReport { val_top1: Some(65.5), ..REPORT };
-        assert_eq!(accuracy(&with_val), "train 98.76 % test 70.00 % val 65.50 %");
+        assert_eq!(on_a_bar(&REPORT, false), ["test 70.00 %", "", ""], "a computed classifier");
         assert_eq!(time(4000.0).to_string(), "01:06:40");
         assert_eq!(time(f64::NAN).to_string(), "00:00:00", "a broken clock is no panic");
     }

@@ -6,6 +6,7 @@ use clap::Parser;
 
 use super::*;
 use crate::manifest::store::Claim;
+use crate::manifest::{Input, Object};
 
 fn flags(line: &str) -> Flags {
     Flags::try_parse_from(std::iter::once("train").chain(line.split_whitespace())).expect("sound flags")
@@ -79,6 +80,28 @@ fn directories() {
 }
 
 #[test]
+fn differences_name_params_inputs_and_the_version() {
+    let mut old = plan("--method remix", Path::new("run")).manifest();
+    old.inputs.push(Input {
+        role: "dataset".into(),
+        key: None,
+        path: "data/manifest.json".into(),
+        blake3: "first".into(),
+        params: Object::new(),
+        facts: Object::new(),
+        inputs: vec![],
+    });
+    let mut new = old.clone();
+    assert_eq!(differences(&old, &new), "");
+    new.params.insert("seed".into(), 7.into());
+    new.inputs[0].blake3 = "other".into();
+    new.semantics += 1;
+    assert_eq!(differences(&old, &new), "seed, the input dataset, the version of train");
+    new.inputs.clear();
+    assert_eq!(differences(&old, &new), "seed, the input dataset, the version of train");
+}
+
+#[test]
 fn another_unfinished_run_is_kept_unless_forced() {
     let dir = tempfile::tempdir().expect("a directory");
     let state = dir.path().join(STATE);
@@ -122,7 +145,7 @@ fn files_of_unknown_origin_are_kept_even_if_forced() {
         fs::write(&file, "hours of work").expect("written");
         for force in [false, true] {
             let e = claim("", dir.path(), force).expect_err("unknown").to_string();
-            assert!(e.contains(&format!("{name}: was not made by train")), "{e}");
+            assert!(e.contains("so train does not replace it") && e.contains(name), "{e}");
             assert_eq!(fs::read_to_string(&file).expect("read"), "hours of work");
         }
     }

@@ -78,7 +78,8 @@ impl FromStr for RandAugment {
     fn from_str(s: &str) -> Result<Self, String> {
         let pair =
             || Some((s.split_once(',')?.0.trim().parse().ok()?, s.split_once(',')?.1.trim().parse().ok()?));
-        let (ops, magnitude) = pair().ok_or("expected two numbers, such as 2,9")?;
+        let why = "expected 1 to 10 operations and a magnitude of at most 30, such as 2,9";
+        let (ops, magnitude) = pair().ok_or(why)?;
         Ok(RandAugment([ops, magnitude]))
     }
 }

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_arrays_of_bytes_are_made() {
+    fn only_arrays_of_bytes_are_accepted() {
         let refused = |bytes: &[u8]| match pickle::parse::<Object>(bytes) {
             Err(e @ pickle::Error::Refused(..)) => e.to_string(),
             other => panic!("{other:?}"),

@@ -117,7 +117,7 @@ fn message(d: Dataset, path: &Path) -> String {
 }
 
 #[test]
-fn all_forms_hold_the_same() {
+fn all_formats_give_the_same_images() {
     for d in [SMALL10, SMALL100] {
         let expected: Vec<_> = (0..d.forms[0].files.len() - 1).flat_map(|n| rows(&d, n)).collect();
         let labels: Vec<u32> = expected.iter().map(|(label, _)| u32::from(*label)).collect();
@@ -198,7 +198,7 @@ fn broken_files_are_refused() {
 /// A damaged file is either refused, or read as whole images with valid labels. The numbers of rows are small
 /// here, so that the reader encounters the damage and not a wrong number of rows.
 #[test]
-fn damaged_files_do_no_harm() {
+fn damaged_files_are_refused_or_give_valid_images() {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut below = |n: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -243,7 +243,7 @@ fn damaged_files_do_no_harm() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn errors_name_what_is_missing() {
     let root = tempfile::tempdir().expect("a directory");
     assert!(
         message(SMALL10, &root.path().join("nowhere"))
@@ -259,7 +259,7 @@ fn what_is_not_there_is_named() {
 }
 
 #[test]
-fn archives_that_were_packed_again_are_read() {
+fn repacked_archives_are_read() {
     let root = tempfile::tempdir().expect("a directory");
     for form in SMALL10.forms {
         let expected = everything(
@@ -297,7 +297,7 @@ fn class_names_may_have_windows_line_ends() {
 }
 
 #[test]
-fn what_is_given_instead_is_named() {
+fn errors_name_what_was_given_instead() {
     let root = tempfile::tempdir().expect("a directory");
     let at = |name: &str, bytes: &[u8]| {
         let path = root.path().join(name);

@@ -129,7 +129,9 @@ fn is_truncated(bytes: &[u8]) -> bool {
     end(bytes).is_none()
 }
 
-/// Returns a decoder's message without line breaks.
+/// Returns a decoder's message without line breaks and other control characters, which it may have from the
+/// file.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }

@@ -1,5 +1,5 @@
-//! Resizing as in Pillow: a triangle filter that is as wide as a pixel of the smaller image (`Image.BILINEAR`
-//! with antialiasing), columns first, then rows, each rounded to bytes.
+//! Resizing as in Pillow: a triangle filter whose half-width is one pixel of the smaller image
+//! (`Image.BILINEAR` with antialiasing), columns first, then rows, each rounded to bytes.
 //!
 //! Integer arithmetic in the order of Pillow's `Resample.c` gives the same bytes on every machine. Pillow 13
 //! resizes rows first where that is less work; then some bytes differ by one.
@@ -47,8 +47,8 @@ impl Preprocess {
         self.resize.unwrap_or(self.size)
     }
 
-    /// Writes the square of an image, (H, W, C): torchvision's `Resize(S)` and `CenterCrop(S)`, or
-    /// `Resize((S, S))`.
+    /// Writes the square that an image is turned into, (H, W, C): resized and cut as by torchvision's
+    /// `Resize(S)` and `CenterCrop(S)`, or squashed as by `Resize((S, S))`.
     ///
     /// # Panics
     /// Panics if `out` has another size.

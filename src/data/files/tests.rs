@@ -21,7 +21,7 @@ fn difference(found: &[u8], truth: &[u8]) -> (u8, f64) {
 }
 
 #[test]
-fn pixels_are_pillows() {
+fn pixels_match_pillow() {
     crate::simd::for_each_isa(|_| check_pixels());
 }
 
@@ -86,7 +86,7 @@ fn jpegs_are_the_same_without_vector_instructions() {
 }
 
 #[test]
-fn sizes_are_torchvisions() {
+fn sizes_match_torchvision() {
     // Resize(7) of 10×3 has int(7·10/3) = 23 columns, of which CenterCrop cuts off round(16/2) = 8 on the
     // left.
     let image = image::RgbImage::from_fn(10, 3, |x, _| image::Rgb([(x * 25) as u8; 3]));
@@ -106,7 +106,7 @@ fn sizes_are_torchvisions() {
 }
 
 #[test]
-fn what_is_no_image_is_said() {
+fn errors_describe_unreadable_files() {
     let file = |name: &str| fs::read(fixtures().join(name)).expect("an image");
     let mut torn = file("420.jpg");
     torn.truncate(torn.len() / 2);
@@ -140,7 +140,7 @@ fn what_is_no_image_is_said() {
 }
 
 #[test]
-fn names_of_images() {
+fn images_are_recognised_by_extension() {
     for name in ["a.jpg", "a.JPEG", "b.c.PnG", ".png", "x.webp", "x.gif", "x.tiff", "x.PPM"] {
         assert!(decode::is_image(name), "{name}");
     }
@@ -150,7 +150,7 @@ fn names_of_images() {
 }
 
 #[test]
-fn a_tree_is_one_hash() {
+fn tree_hash_covers_paths_and_contents() {
     let dir = tempfile::tempdir().expect("a directory");
     fs::write(dir.path().join("b"), "two").expect("written");
     fs::create_dir(dir.path().join("a")).expect("made");

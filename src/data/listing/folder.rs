@@ -5,6 +5,7 @@
 //! are followed.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use walkdir::WalkDir;
@@ -160,24 +161,30 @@ pub fn images(
                     }
                     continue;
                 }
-                let why = match e.loop_ancestor() {
-                    Some(up) => format!("is a link that leads back to {}; remove it", up.display()),
-                    None => e.io_error().map_or_else(|| e.to_string(), ToString::to_string),
-                };
-                return Err(Error::Listing { path, why });
+                if let Some(up) = e.loop_ancestor() {
+                    let why = format!("is a link that leads back to {}; remove it", up.display());
+                    return Err(Error::Listing { path, why });
+                }
+                let e = e.into_io_error().unwrap_or_else(|| io::ErrorKind::Other.into());
+                return Err(Error::io(path)(e));
             }
         };
         if entry.file_type().is_dir() {
             continue;
         }
         let path = entry.path();
-        if !entry.file_name().to_str().is_some_and(|name| is_image(name) && entry.file_type().is_file()) {
-            let ending = path.extension().and_then(|e| e.to_str());
-            if entry.file_name().to_str().is_none() && ending.is_some_and(|e| is_image(&format!("x.{e}"))) {
+        if !entry.file_name().to_str().is_some_and(is_image) {
+            let extension = path.extension().and_then(|e| e.to_str());
+            let looks_like_image = extension.is_some_and(|e| is_image(&format!("x.{e}")));
+            if entry.file_name().to_str().is_none() && looks_like_image {
                 refuse(not_utf8(path))?;
                 continue;
             }
             passed_over.other(&entry.file_name().to_string_lossy());
+            continue;
+        }
+        if !entry.file_type().is_file() {
+            passed_over.irregular.push(path.strip_prefix(root).unwrap_or(path).display().to_string());
             continue;
         }
         match below(root, path) {

@@ -39,13 +39,18 @@ pub fn is_official(listing: &Listing, each: [usize; 3]) -> bool {
 pub fn tiny_imagenet(root: &Path) -> Result<Listing, Error> {
     let mut listing = Listing { root: root.to_owned(), ..Listing::default() };
     let train = root.join("train");
+    let annotations = root.join("val/val_annotations.txt");
+    if !train.is_dir() || !annotations.is_file() {
+        let why = "is not Tiny-ImageNet-200, which has folders of 200 classes in train, and \
+                   val/val_annotations.txt";
+        return Err(listing.fail(why.into()));
+    }
     let mut names = folder::directories(&train, &mut listing.passed_over)?;
     names.sort_unstable();
     for (label, name) in (0..).zip(&names) {
         let files = folder::images(root, &format!("train/{name}"), &mut listing.passed_over, Err)?;
         listing.splits[0].extend(files.into_iter().map(|path| Entry { path, label }));
     }
-    let annotations = root.join("val/val_annotations.txt");
     let text = fs::read_to_string(&annotations).map_err(Error::io(&annotations))?;
     let labels: HashMap<&str, u32> = names.iter().map(|name| &**name).zip(0..).collect();
     for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Component, Path};
 
-use super::{Entry, Listing, number, some};
+use super::{Entry, Listing, number, repeated, some};
 use crate::data::Error;
 
 /// Columns of a CSV file that may hold paths.
@@ -76,10 +76,10 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
         resolver.check(root, list, &mut listing.splits[*split])?;
         listing.read.push(("list", (*list).to_owned()));
     }
+    refuse_repeats(&listing, given())?;
     listing.is_numbered = numbered;
     if numbered {
-        let lists = read.iter().map(|(split, list, _)| (*split, *list));
-        refuse_other_labels(&listing, lists)?;
+        refuse_other_labels(&listing, given())?;
         listing.class_names = directory_names(&listing);
     } else {
         listing.class_names = names.into_iter().collect();
@@ -90,7 +90,8 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
 /// A list, with its split and its lines.
 type List<'a> = (usize, &'a Path, Vec<Line>);
 
-/// Refuses labels that are numbers in one list and directories in another: nothing says which number a directory has.
+/// Refuses labels that are numbers in one list and directories in another: nothing says which number a
+/// directory has.
 fn refuse_numbers_beside_directories(lists: &[List]) -> Result<(), Error> {
     let is_number = |label: &String| label.parse::<i128>().is_ok();
     let numbered =
@@ -107,9 +108,39 @@ fn refuse_numbers_beside_directories(lists: &[List]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses validation and test images whose label differs from that of the training images in a directory of the
-/// same name, if each class has its own directory. Otherwise a list that counts from 1 beside one that counts from
-/// 0 would go unnoticed.
+/// Refuses paths that occur more than once, in one list or in two.
+fn refuse_repeats<'a>(
+    listing: &Listing,
+    lists: impl Iterator<Item = (usize, &'a Path)>,
+) -> Result<(), Error> {
+    // The paths of the lists before, each with its list.
+    let mut known: HashMap<&str, &Path> = HashMap::new();
+    for (split, list) in lists {
+        let fail = |why: String| Err(Error::Listing { path: list.to_owned(), why });
+        let paths = || listing.splits[split].iter().map(|entry| &*entry.path);
+        let elsewhere: Vec<(&str, &Path)> =
+            paths().filter_map(|path| Some((path, *known.get(path)?))).collect();
+        if let Some(&(first, other)) = elsewhere.first() {
+            let both: BTreeSet<&str> =
+                elsewhere.iter().filter(|(_, list)| *list == other).map(|(path, _)| *path).collect();
+            return fail(format!(
+                "{} {} also in {}, such as {first}; an image may be in one split only",
+                both.len(),
+                if both.len() == 1 { "path is" } else { "paths are" },
+                other.display()
+            ));
+        }
+        if let Some(why) = repeated(paths()) {
+            return fail(why);
+        }
+        known.extend(paths().map(|path| (path, list)));
+    }
+    Ok(())
+}
+
+/// Refuses validation and test images whose label differs from that of the training images in a directory of
+/// the same name, if each class has its own directory. Otherwise a list that counts from 1 beside one that
+/// counts from 0 would go unnoticed.
 fn refuse_other_labels<'a>(
     listing: &Listing,
     lists: impl Iterator<Item = (usize, &'a Path)>,

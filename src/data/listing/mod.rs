@@ -6,7 +6,7 @@ pub mod layouts;
 pub mod list;
 mod order;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use rand_mt::Mt;
@@ -51,19 +51,20 @@ pub struct PassedOver {
     pub others: BTreeMap<String, usize>,
     /// Files with the names of images that are not in the directory of a class.
     pub misplaced: Vec<String>,
+    /// Pipes, sockets and devices with the names of images.
+    pub irregular: Vec<String>,
 }
 
 impl PassedOver {
     /// Counts a file whose name is not that of an image.
     pub fn other(&mut self, name: &str) {
-        let ending = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty());
-        let ending = match ending {
+        let extension = match name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()) {
             // What macOS keeps beside a file on other systems' disks.
             _ if name.starts_with("._") => "._*".into(),
-            Some((_, ending)) => format!(".{ending}"),
-            None => "without an ending".into(),
+            Some((_, extension)) => format!(".{extension}"),
+            None => "without an extension".into(),
         };
-        *self.others.entry(ending).or_default() += 1;
+        *self.others.entry(extension).or_default() += 1;
     }
 
     /// Returns notices for the user, one sentence each.
@@ -80,14 +81,22 @@ impl PassedOver {
         }
         let n: usize = self.others.values().sum();
         if n > 0 {
-            let endings: Vec<String> =
-                self.others.iter().map(|(ending, n)| format!("{n} {ending}")).collect();
+            let extensions: Vec<String> =
+                self.others.iter().map(|(extension, n)| format!("{n} {extension}")).collect();
             let what = if n == 1 {
                 "file whose name is not that of an image"
             } else {
                 "files whose names are not those of images"
             };
-            all.push(format!("skipped {n} {what}: {}", some(&endings)));
+            all.push(format!("skipped {n} {what}: {}", some(&extensions)));
+        }
+        if !self.irregular.is_empty() {
+            let n = self.irregular.len();
+            let what = match n {
+                1 => "image that is not a regular file",
+                _ => "images that are not regular files",
+            };
+            all.push(format!("skipped {n} {what}: {}", some(&self.irregular)));
         }
         all
     }
@@ -159,22 +168,13 @@ impl Listing {
         }
     }
 
-    /// Refuses paths that occur twice.
+    /// Refuses paths that occur more than once.
     ///
     /// # Errors
-    /// Returns an error that names the first five such paths, and their number.
+    /// Returns an error that names five such paths, and says how many there are.
     pub fn check_paths(&self) -> Result<(), Error> {
-        let mut known = HashSet::new();
-        let all = self.splits.iter().flatten();
-        let twice: Vec<&str> = all.map(|e| &*e.path).filter(|path| !known.insert(*path)).collect();
-        match twice.len() {
-            0 => Ok(()),
-            n => Err(self.fail(format!(
-                "{n} {} twice: {}; keep one line for each",
-                if n == 1 { "path occurs" } else { "paths occur" },
-                some(&twice)
-            ))),
-        }
+        let paths = self.splits.iter().flatten().map(|e| &*e.path);
+        repeated(paths).map_or(Ok(()), |why| Err(self.fail(why)))
     }
 
     /// Holds out shares of each class for missing splits. Returns the classes that are too small to have
@@ -231,6 +231,19 @@ pub fn some(names: &[impl AsRef<str>]) -> String {
     format!("{}{tail}", first.join(", "))
 }
 
+/// Returns a message if paths occur more than once.
+fn repeated<'a>(paths: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut known = HashSet::new();
+    let repeated: BTreeSet<&str> = paths.filter(|path| !known.insert(*path)).collect();
+    let repeated: Vec<&str> = repeated.into_iter().collect();
+    let what = match repeated.len() {
+        0 => return None,
+        1 => "1 path occurs".into(),
+        n => format!("{n} paths occur"),
+    };
+    Some(format!("{what} more than once: {}; keep one line for each", some(&repeated)))
+}
+
 /// Assigns labels to names, in the order of their bytes.
 fn number<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, u32> {
     let mut all: BTreeMap<&str, u32> = names.map(|name| (name, 0)).collect();
@@ -253,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_is_disjoint_complete_and_of_each_class() {
+    fn held_out_splits_are_disjoint_complete_and_of_every_class() {
         let whole = listing(&[("a", 100), ("b", 7), ("c", 2), ("d", 1), ("e", 3)]);
         let mut cut = whole.clone();
         let small = cut.cut(Cut { test: 0.2, val: 0.1, seed: 3 });

@@ -168,14 +168,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_inside_of_names_are_numbers() {
+    fn numbers_in_names_sort_by_value() {
         let mut names = ["a10", "a2", "a", "b1", "a2b10", "a2b9", "10", "9", "a02", "", "é3", "é20"];
         names.sort_by(|a, b| natural(a, b));
         assert_eq!(names, ["", "9", "10", "a", "a02", "a2", "a2b9", "a2b10", "a10", "b1", "é3", "é20"]);
     }
 
     #[test]
-    fn classes_in_another_order_keep_their_images() {
+    fn reordered_classes_keep_their_images() {
         let mut l = listing(&[("a", 3), ("b", 5), ("c", 0), ("d", 4)]);
         assert!(l.check_classes(false).expect_err("c is empty").to_string().contains("images: c;"));
         assert_eq!(l.check_classes(true).expect("dropped"), ["c"]);

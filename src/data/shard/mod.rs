@@ -89,7 +89,7 @@ impl Split {
         // file does not change; if another program truncates it nevertheless, reads fault, as with any mapped
         // file.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-        let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(format!("not a shard: {e}")))?;
+        let tensors = SafeTensors::deserialize(&map).map_err(|_| bad("is truncated or damaged".into()))?;
         let tensor = |name: &str, dtype: Dtype, rank: usize| {
             let t = tensors.tensor(name).map_err(|_| bad(format!("has no tensor `{name}`")))?;
             if t.dtype() != dtype || t.shape().len() != rank {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_in_order_and_in_bounds() {
+    fn shards_are_read_back_in_order_and_stay_below_their_limit() {
         let images = synthetic::generate(10, 1).train;
         let chosen: Vec<u32> = (0..100).rev().step_by(3).collect();
         let mut one_file = vec![];
@@ -268,9 +268,9 @@ mod tests {
         let at = 8 + u64::from_le_bytes(good[..8].try_into().expect("eight bytes")) as usize;
         label[at] = 10;
         for (bytes, why) in [
-            (vec![], "not a shard"),
-            (good[..good.len() - 1].to_vec(), "not a shard"),
-            (vec![0xff; 4096], "not a shard"),
+            (vec![], "is truncated or damaged"),
+            (good[..good.len() - 1].to_vec(), "is truncated or damaged"),
+            (vec![0xff; 4096], "is truncated or damaged"),
             (text("images", "pixels"), "has no tensor `images`"),
             (text("labels", "target"), "has no tensor `labels`"),
             (text("\"U8\"", "\"I8\""), "`images` is I8"),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_that_is_not_there_is_named() {
+    fn errors_name_missing_splits_and_contradictions() {
         let dir = tempfile::tempdir().expect("a directory");
         let images = synthetic::generate(1, 1).train;
         let m = published(dir.path(), write(dir.path(), &images, &[0], 1 << 20).outputs);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_are_those_of_the_definition() {
+    fn statistics_and_digest_match_their_definitions() {
         let source = synthetic::generate(300, 1);
         let chosen: Vec<u32> = (0..3000).rev().collect();
         let dir = tempfile::tempdir().expect("a directory");
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_images_are_left_out_and_shards_of_an_earlier_call_are_taken() {
+    fn broken_images_are_skipped_and_existing_shards_are_reused() {
         let images = synthetic::generate(4, 1).train;
         let all: Vec<u32> = (0..40).collect();
         let chosen = Chosen { split: "train", images: &Partly(&images), chosen: &all };

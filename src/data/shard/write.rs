@@ -275,12 +275,12 @@ impl Tally {
 
     fn add(&mut self, labels: &[u32], pixels: &[u8]) {
         /// Number of images per iteration, so that their planes stay in the cache.
-        const SOME: usize = 64;
+        const BLOCK: usize = 64;
         let [height, width, channels] = self.shape;
         let (plane, lead) = (height * width, self.label_bytes);
         let record = lead + plane * channels;
-        let mut bytes = vec![0; SOME * record];
-        for (labels, pixels) in labels.chunks(SOME).zip(pixels.chunks(SOME * plane * channels)) {
+        let mut bytes = vec![0; BLOCK * record];
+        for (labels, pixels) in labels.chunks(BLOCK).zip(pixels.chunks(BLOCK * plane * channels)) {
             // Arrange an image as it is hashed: a label, then the planes.
             let split = |((&label, image), out): ((&u32, &[u8]), &mut [u8])| {
                 let (to, planes) = out.split_at_mut(lead);

@@ -33,7 +33,7 @@ fn a_result_is_found_again_until_it_is_damaged() {
 }
 
 #[test]
-fn a_manifest_that_lists_files_elsewhere_counts_as_none() {
+fn manifests_with_outputs_outside_their_directory_are_ignored() {
     let dir = tempfile::tempdir().expect("a directory");
     let p = plan(dir.path(), 1);
     make(&p, "hello");
@@ -53,7 +53,7 @@ fn explain_names_the_parameter() {
 }
 
 #[test]
-fn a_second_claimant_waits_and_finds_the_result() {
+fn second_process_waits_and_finds_the_result() {
     let dir = tempfile::tempdir().expect("a directory");
     let p = plan(dir.path(), 1);
     let Claim::Work(w) = p.claim(false, || ()).expect("claimed") else {
@@ -72,7 +72,7 @@ fn a_second_claimant_waits_and_finds_the_result() {
 }
 
 #[test]
-fn another_tools_result_is_never_replaced() {
+fn results_of_other_tools_are_never_replaced() {
     let dir = tempfile::tempdir().expect("a directory");
     make(&plan(dir.path(), 1), "hello");
     let other = Plan { kind: Kind::Metrics, ..plan(dir.path(), 2) };
@@ -84,17 +84,20 @@ fn another_tools_result_is_never_replaced() {
 }
 
 #[test]
-fn nothing_is_replaced_or_removed_that_is_not_ours() {
+fn foreign_files_are_never_replaced_or_removed() {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |name: &str| dir.path().join(name);
     let begin = |files: &[&str]| {
         let Ok(Claim::Work(w)) = plan(dir.path(), 3).claim(true, || ()) else { panic!("forced") };
         w.begin(files).map(|()| w)
     };
-    for foreign in ["a.txt", FILE, PLAN] {
+    let unreadable = "is not a manifest that mk-imbalance can read";
+    for (foreign, why) in
+        [("a.txt", "no readable manifest.json or plan.json lists it"), (FILE, unreadable), (PLAN, unreadable)]
+    {
         fs::write(at(foreign), "a thesis").expect("written");
         let e = begin(&["a.txt"]).err().expect("refused").to_string();
-        assert!(e.contains(&format!("{foreign}: was not made by mk-imbalance")), "{e}");
+        assert!(e.contains(&format!("{foreign}: {why}, so mk-imbalance does not replace it")), "{e}");
         assert_eq!(fs::read_to_string(at(foreign)).expect("read"), "a thesis");
         fs::remove_file(at(foreign)).expect("removed");
     }
@@ -122,7 +125,21 @@ fn nothing_is_replaced_or_removed_that_is_not_ours() {
 }
 
 #[test]
-fn a_plan_that_a_kill_left_beside_a_result_goes_and_another_stays() {
+fn files_of_a_result_with_a_damaged_manifest_are_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let p = plan(dir.path(), 1);
+    make(&p, "hello");
+    let manifest = fs::read_to_string(dir.path().join(FILE)).expect("read");
+    fs::write(dir.path().join(FILE), &manifest[..100]).expect("written");
+    let Ok(Claim::Work(w)) = p.claim(true, || ()) else { panic!("forced") };
+    let e = w.begin(&["a.txt"]).expect_err("nothing lists the file").to_string();
+    let why = "a.txt: no readable manifest.json or plan.json lists it, so mk-imbalance does not replace it";
+    assert!(e.contains(why), "{e}");
+    assert_eq!(fs::read_to_string(dir.path().join("a.txt")).expect("read"), "hello");
+}
+
+#[test]
+fn plan_of_a_killed_process_is_removed_and_a_foreign_one_stays() {
     let dir = tempfile::tempdir().expect("a directory");
     let p = plan(dir.path(), 1);
     make(&p, "hello");
@@ -136,7 +153,7 @@ fn a_plan_that_a_kill_left_beside_a_result_goes_and_another_stays() {
 }
 
 #[test]
-fn a_plan_that_lists_files_elsewhere_removes_none() {
+fn plan_cannot_remove_files_outside_its_directory() {
     let dir = tempfile::tempdir().expect("a directory");
     let (inner, outer) = (dir.path().join("d"), dir.path().join("thesis.tex"));
     fs::write(&outer, "a thesis").expect("written");

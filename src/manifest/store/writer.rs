@@ -105,10 +105,9 @@ impl Writer {
         let foreign =
             |name: &&str| !owned.contains(*name) && self.plan.dir.join(name).symlink_metadata().is_ok();
         let own = [self.plan.name(FILE), self.plan.name(PLAN)];
-        match files.iter().chain(&own).map(String::as_str).find(foreign) {
-            Some(name) => {
-                Err(Error::InTheWay { path: self.plan.dir.join(name), tool: self.plan.kind.tool() })
-            }
+        let first = files.iter().chain(&own).map(String::as_str).find(foreign);
+        match first.map(|name| self.plan.dir.join(name)) {
+            Some(path) => Err(Error::InTheWay { path, own, tool: self.plan.kind.tool() }),
             None => Ok(owned),
         }
     }

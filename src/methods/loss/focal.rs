@@ -1,7 +1,7 @@
 //! Focal loss: samples that are already classified well count less.
 
 use super::{ClassifierKind, LossKind, up_to};
-use crate::methods::choice::{Domain, Entry, Opt, Setting};
+use crate::methods::choice::{Domain, Entry, MethodOption, Setting};
 
 /// *Focal loss*, in its form for a softmax: cross-entropy times (1 − p)^γ.
 pub static FOCAL: LossKind = LossKind {
@@ -17,7 +17,7 @@ pub static FOCAL: LossKind = LossKind {
     criterion: |loss, _, criterion| criterion.gamma = loss.value("gamma") as f32,
 };
 
-const GAMMA: Opt = Opt::new(
+const GAMMA: MethodOption = MethodOption::new(
     "gamma",
     "focal: γ of the factor (1 − p)^γ, by which the cross-entropy is multiplied",
     Setting::Number(2.0),

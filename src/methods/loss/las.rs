@@ -3,7 +3,7 @@
 use std::f64::consts::FRAC_PI_2;
 
 use super::{ClassifierKind, LossKind, of_each};
-use crate::methods::choice::{Domain, Entry, Opt, Setting};
+use crate::methods::choice::{Domain, Entry, MethodOption, Setting};
 
 /// *Label-aware smoothing*, with the ε of MiSLAS for ImageNet-LT. A share ε_k of the label k is spread over
 /// all classes, as in the code of MiSLAS; its paper spreads it over the other classes only.
@@ -25,14 +25,14 @@ pub static LAS: LossKind = LossKind {
     },
 };
 
-const SMOOTH_HEAD: Opt = Opt::new(
+const SMOOTH_HEAD: MethodOption = MethodOption::new(
     "smooth_head",
     "las: label smoothing of the largest class, as the share of the label that is spread over all classes",
     Setting::Number(0.3),
     SHARE,
 );
 
-const SMOOTH_TAIL: Opt = Opt::new(
+const SMOOTH_TAIL: MethodOption = MethodOption::new(
     "smooth_tail",
     "las: label smoothing of the smallest class, as the share of the label that is spread over all classes",
     Setting::Number(0.0),

@@ -1,7 +1,7 @@
 //! LDAM: margins that are larger for rarer classes.
 
 use super::{ClassifierKind, LossKind, SCALE, of_each, up_to};
-use crate::methods::choice::{Domain, Entry, Opt, Setting};
+use crate::methods::choice::{Domain, Entry, MethodOption, Setting};
 
 /// *LDAM*: a normalised classifier whose margins are ∝ n_k^(−1/4).
 pub static LDAM: LossKind = LossKind {
@@ -21,7 +21,7 @@ pub static LDAM: LossKind = LossKind {
     },
 };
 
-const MARGIN: Opt = Opt::new(
+const MARGIN: MethodOption = MethodOption::new(
     "margin",
     "ldam: margin of the rarest class, which is subtracted from the cosine",
     Setting::Number(0.5),

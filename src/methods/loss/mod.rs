@@ -6,8 +6,9 @@
 //! [`Criterion`], so one formula serves every method:
 //!
 //! ```text
-//! L    = Σ_s  coef_a[s] · ℓ(z_s, a_s) + coef_b[s] · ℓ(z_s, b_s)
-//! ℓ(z, k) = (1 − p_k)^γ · (−log p_k),     p = softmax(u),     u_c = scale_c · z_c + offset_c − [c = k] · margin_k
+//! L       = Σ_s  coef_a[s] · ℓ(z_s, a_s) + coef_b[s] · ℓ(z_s, b_s)
+//! ℓ(z, k) = (1 − p_k)^γ · (−log p_k),     p = softmax(u)
+//! u_c     = scale_c · z_c + offset_c − [c = k] · margin_k
 //!
 //! ∂ℓ/∂z_c = h · (p_c − [c = k]) · scale_c,   h = (1 − p_k)^γ − γ · p_k · (1 − p_k)^(γ−1) · log p_k
 //! ```

@@ -1,7 +1,7 @@
 //! Balanced softmax and logit adjustment: the classes' shares of the training images are added to the logits.
 
 use super::{ClassifierKind, LossKind, of_each, up_to};
-use crate::methods::choice::{Domain, Entry, Opt, Setting};
+use crate::methods::choice::{Domain, Entry, MethodOption, Setting};
 
 /// *Balanced softmax*: log n_c is added to the logit of class c.
 pub static BALANCED_SOFTMAX: LossKind = LossKind {
@@ -39,7 +39,7 @@ pub static LOGIT_ADJUSTMENT: LossKind = LossKind {
     },
 };
 
-const LA_TAU: Opt = Opt::new(
+const LA_TAU: MethodOption = MethodOption::new(
     "la_tau",
     "logit-adjustment: τ, the factor of the log of the class frequencies",
     Setting::Number(1.0),

@@ -2,7 +2,7 @@
 //! multiplied by smaller factors, so that the network has to make them larger.
 
 use super::{ClassifierKind, Criterion, LossKind, of_each, up_to};
-use crate::methods::choice::{Domain, Entry, Opt, Setting};
+use crate::methods::choice::{Domain, Entry, MethodOption, Setting};
 
 /// *Vector scaling*: logits times (n_c / n_max)^γ, plus τ·log π_c, with its authors' values for CIFAR-10.
 pub static VS: LossKind = LossKind {
@@ -41,21 +41,21 @@ fn scale(counts: &[usize], gamma: f64, criterion: &mut Criterion) {
     criterion.scales = of_each(counts, |n| (n / most).powf(gamma));
 }
 
-const VS_GAMMA: Opt = Opt::new(
+const VS_GAMMA: MethodOption = MethodOption::new(
     "vs_gamma",
     "vs: γ of the factor (n_c / n_max)^γ, by which the logits are multiplied",
     Setting::Number(0.15),
     EXPONENT,
 );
 
-const VS_TAU: Opt = Opt::new(
+const VS_TAU: MethodOption = MethodOption::new(
     "vs_tau",
     "vs: τ, the factor of the log of the class frequencies",
     Setting::Number(1.25),
     Domain::Number { symbol: "T", check: |tau| up_to(tau, 100.0), why: "must be between 0 and 100" },
 );
 
-const CDT_GAMMA: Opt = Opt::new(
+const CDT_GAMMA: MethodOption = MethodOption::new(
     "cdt_gamma",
     "cdt: γ of the factor (n_c / n_max)^γ, by which the logits are multiplied",
     Setting::Number(0.2),

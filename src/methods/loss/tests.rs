@@ -17,7 +17,7 @@ fn all() -> Vec<Loss> {
 }
 
 #[test]
-fn value_by_hand() {
+fn values_match_those_computed_by_hand() {
     // With equal logits, every cross-entropy is ln 3.
     let t = Targets { label_a: &[2], label_b: &[0], coef_a: &[0.5], coef_b: &[0.25] };
     let (loss, gradient) = reference(&Criterion::cross_entropy(3), &[7.0; 3], &t);
@@ -33,7 +33,7 @@ fn value_by_hand() {
 }
 
 #[test]
-fn gradient_is_the_finite_difference() {
+fn gradients_match_finite_differences() {
     for loss in all() {
         let criterion = loss.criterion(&COUNTS);
         let (_, gradient) = reference(&criterion, &LOGITS, &TARGETS);
@@ -60,7 +60,7 @@ fn huge_logits_do_not_overflow() {
 }
 
 #[test]
-fn special_cases_are_each_other() {
+fn special_cases_agree() {
     let of = |loss: Loss| loss.criterion(&COUNTS);
     assert_eq!(of(Loss::new(&BALANCED_SOFTMAX)), of(Loss::new(&LOGIT_ADJUSTMENT)));
     for nothing in [Loss::new(&FOCAL).with("gamma", 0.0), Loss::new(&LOGIT_ADJUSTMENT).with("la_tau", 0.0)] {

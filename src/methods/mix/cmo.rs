@@ -3,7 +3,7 @@
 
 use super::patch::anywhere;
 use super::{ALPHA, Blend, LAMBDA_PER, Labels, MixKind, Partner};
-use crate::methods::choice::{Domain, Entry, Opt, Setting};
+use crate::methods::choice::{Domain, Entry, MethodOption, Setting};
 
 /// CMO with the probability from its code. Unlike the code, it also mixes in the first and the last three
 /// epochs.
@@ -20,7 +20,7 @@ pub static CMO: MixKind = MixKind {
     partner: Partner::OfAnyClass,
 };
 
-const MIX_PROB: Opt = Opt::new(
+const MIX_PROB: MethodOption = MethodOption::new(
     "mix_prob",
     "cmo: the probability that a batch is mixed",
     Setting::Number(0.5),

@@ -22,7 +22,7 @@ pub use self::cmo::CMO;
 pub use self::hidden::{MANIFOLD_MIXUP, REMIX_MANIFOLD};
 pub use self::images::{MIXUP, REMIX};
 pub use self::patch::{CUTMIX, Patch, REMIX_CUTMIX};
-use super::choice::{Choice, Domain, Entry, Kind, Opt, Setting};
+use super::choice::{Choice, Domain, Entry, Kind, MethodOption, Setting};
 use crate::rng;
 
 /// A mix with the values of its options.
@@ -92,7 +92,7 @@ pub static NONE: MixKind = MixKind {
     partner: Partner::OfBatch,
 };
 
-const ALPHA: Opt = Opt::new(
+const ALPHA: MethodOption = MethodOption::new(
     "alpha",
     "Mixes: λ, the share of the first image, is drawn from Beta(A, A); 1 is uniform",
     Setting::Number(1.0),
@@ -103,7 +103,7 @@ const ALPHA: Opt = Opt::new(
     },
 );
 
-const KAPPA: Opt = Opt::new(
+const KAPPA: MethodOption = MethodOption::new(
     "kappa",
     "Remix: a class is rare compared with one that has at least K times as many images",
     Setting::Number(3.0),
@@ -114,7 +114,7 @@ const KAPPA: Opt = Opt::new(
     },
 );
 
-const TAU: Opt = Opt::new(
+const TAU: MethodOption = MethodOption::new(
     "tau",
     "Remix: the rare class gets the whole label if the share of the other class in the image is below T",
     Setting::Number(0.5),
@@ -125,7 +125,7 @@ const TAU: Opt = Opt::new(
     },
 );
 
-const LAMBDA_PER: Opt = Opt::new(
+const LAMBDA_PER: MethodOption = MethodOption::new(
     "lambda_per",
     "Mixes: draw λ (and the patch) once per batch or once per pair",
     Setting::Word("batch"),
@@ -172,7 +172,7 @@ impl Choice<MixKind> {
             let share = 1.0 - patch.area() as f64 / size.iter().product::<usize>() as f64;
             (share as f32, patch)
         };
-        if self.is("lambda_per", "batch") {
+        if self.has_word("lambda_per", "batch") {
             let (lambda, patch) = draw();
             return (vec![lambda; n], vec![patch; n]);
         }

@@ -25,7 +25,7 @@ fn transcription(lambda: f64, n_i: f64, n_j: f64, kappa: f64, tau: f64) -> f64 {
 }
 
 #[test]
-fn lambda_y_is_the_papers_rule_on_every_boundary() {
+fn lambda_y_follows_the_paper_on_every_boundary() {
     // Powers of two make the quotients in the transcription exact, so that equality is tested exactly.
     let counts = [1, 2, 4, 8, 64, 512, 4096, 4097, 4095];
     let lambdas =
@@ -77,7 +77,7 @@ fn uniform_lambda_has_the_moments_of_its_beta() {
 }
 
 #[test]
-fn lambda_per_batch_is_one_draw_and_the_first_of_per_sample() {
+fn lambda_per_batch_is_the_first_draw_of_lambda_per_sample() {
     let rng = || stream(9, Purpose::Lambda, 2, 3);
     let one = Mix::new(&MIXUP).draw(&mut rng(), 8, [32, 32]).0;
     let (each, _) = each(&MIXUP, 1.0).draw(&mut rng(), 8, [32, 32]);
@@ -98,7 +98,7 @@ fn draws_are_pinned() {
 }
 
 #[test]
-fn patches_are_those_of_the_papers_code() {
+fn patches_match_the_papers_code() {
     // rand_bbox of clovaai/CutMix-PyTorch by hand: 32·√(1−λ) rounded down, half of it rounded down, clipped.
     let patch = |lambda, row, col| Patch::around(lambda, [row, col], [32, 32]);
     let expected = |top, bottom, left, right| Patch { top, bottom, left, right };

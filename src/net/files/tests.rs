@@ -86,7 +86,7 @@ fn changed(rename: impl Fn(&str) -> String, more: &[&str]) -> Vec<(String, Value
 }
 
 #[test]
-fn files_of_pytorch_give_the_same_weights_however_they_are_saved() {
+fn all_pytorch_files_give_the_same_weights() {
     for name in [
         "plain",
         "parallel",
@@ -119,7 +119,7 @@ fn safetensors_of_any_floating_point_type_give_the_same_weights() {
 }
 
 #[test]
-fn what_is_no_weight_is_skipped_and_noted() {
+fn other_entries_are_skipped_and_listed() {
     let skipped = |bytes: &[u8]| contents(bytes).skipped.into_iter().collect::<Vec<_>>().join(" ");
     assert_eq!(skipped(&bytes("plain")), "");
     assert_eq!(skipped(&bytes("averaged")), "n_averaged");
@@ -137,7 +137,7 @@ fn what_is_no_weight_is_skipped_and_noted() {
 }
 
 #[test]
-fn names_that_are_not_those_of_one_network_are_refused() {
+fn ambiguous_names_and_prefixes_are_refused() {
     let with = |more: &[&str]| refused(&safetensors(&changed(str::to_owned, more), Dtype::F32));
     let twice = "holds linear.bias twice, as \"linear.bias\" and \"module.linear.bias\"";
     for _ in 0..20 {
@@ -157,7 +157,7 @@ fn names_that_are_not_those_of_one_network_are_refused() {
 }
 
 #[test]
-fn numbers_that_are_no_weights_are_refused() {
+fn invalid_values_are_refused() {
     let said = refused(&bytes("beyond"));
     assert!(said.contains("linear.bias has the value 1e300, which is out of range of float32"), "{said}");
     let change = |name: &str, to: f32, dtype| {
@@ -190,7 +190,7 @@ fn numbers_that_are_no_weights_are_refused() {
 }
 
 #[test]
-fn python_objects_and_older_forms_are_refused_with_a_way_out() {
+fn python_objects_and_older_formats_are_refused_with_a_remedy() {
     let said = refused(&bytes("older"));
     assert!(said.contains("torch.save(torch.load(\"old.pth\", weights_only=True), \"new.pth\")"), "{said}");
     let said = refused(&bytes("module"));
@@ -207,7 +207,7 @@ fn python_objects_and_older_forms_are_refused_with_a_way_out() {
 }
 
 #[test]
-fn forms_are_told_by_the_first_bytes() {
+fn formats_are_recognised_by_their_first_bytes() {
     let of = |bytes: &[u8]| Form::of(&bytes[..bytes.len().min(Form::HEAD)], bytes.len() as u64);
     assert_eq!(of(&bytes("plain")), Some(Form::Zip));
     assert_eq!(of(&bytes("older")), Some(Form::Pickle));
@@ -224,7 +224,7 @@ fn forms_are_told_by_the_first_bytes() {
 }
 
 #[test]
-fn whole_names_are_compared_with_those_of_the_architecture() {
+fn tensors_that_the_network_does_not_have_are_refused() {
     let network = Arch::RESNET32.network();
     let dict = Params::new(&network, 10).and_then(|p| p.state_dict().map_err(candle_core::Error::msg));
     let dict = dict.expect("names");
@@ -250,7 +250,7 @@ fn whole_names_are_compared_with_those_of_the_architecture() {
 }
 
 #[test]
-fn the_state_of_a_training_keeps_its_velocities() {
+fn training_state_keeps_velocities() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let mut dict = small();
     dict.extend(small().into_iter().map(|(name, v)| (format!("velocity.{name}"), v)));
@@ -261,7 +261,7 @@ fn the_state_of_a_training_keeps_its_velocities() {
 
 /// Tests safetensors headers whose length begins with the same bytes as a pickle.
 #[test]
-fn a_header_of_any_length_is_no_pickle() {
+fn safetensors_headers_are_not_taken_for_pickles() {
     for length in [640u64, 896, 1152, 1408] {
         let head = [&length.to_le_bytes()[..], b"{\"a\":1}"].concat();
         assert_eq!(Form::of(&head, 4096), Some(Form::Safetensors), "{length}");
@@ -270,7 +270,7 @@ fn a_header_of_any_length_is_no_pickle() {
 }
 
 #[test]
-fn a_name_that_stands_twice_in_a_header_is_refused() {
+fn duplicate_names_in_a_header_are_refused() {
     let entry = r#""linear.bias":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
     let header = format!("{{{entry},{entry}}}");
     let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();

@@ -1,6 +1,6 @@
-//! The Python objects in the pickle of a file of PyTorch's `torch.save`: dictionaries of tensors. The elements
-//! of the tensors are not in the pickle but in other members of the zip file; here a tensor is the name of its
-//! storage with shape, strides and offset, checked against the size that the storage claims.
+//! The Python objects in the pickle of a file of PyTorch's `torch.save`: dictionaries of tensors. The
+//! elements of the tensors are not in the pickle but in other members of the zip file; here a tensor is the
+//! name of its storage with shape, strides and offset, checked against the size that the storage claims.
 
 use safetensors::tensor::Dtype;
 
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_dictionaries_and_tensors_are_made() {
+    fn only_dictionaries_and_tensors_are_accepted() {
         let refused = |bytes: &[u8]| match pickle::parse::<Object>(bytes) {
             Err(e @ pickle::Error::Refused(..)) => e.to_string(),
             other => panic!("{other:?}"),

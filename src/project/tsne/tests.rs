@@ -9,7 +9,7 @@ fn clouds() -> Vec<f32> {
 const SETTINGS: Tsne = Tsne { perplexity: 10.0, iterations: 300, early_exaggeration: 12.0 };
 
 #[test]
-fn clouds_stay_together_and_apart() {
+fn clusters_stay_separate() {
     let values = clouds();
     let map = SETTINGS.run(Rows::new(&values, 5).expect("sound")).expect("a map").projection;
     let distance = |a: usize, b: usize| f32::hypot(map[a][0] - map[b][0], map[a][1] - map[b][1]);
@@ -22,7 +22,7 @@ fn clouds_stay_together_and_apart() {
 }
 
 #[test]
-fn equal_bits_on_any_number_of_threads() {
+fn results_do_not_depend_on_the_number_of_threads() {
     let values = clouds();
     let rows = Rows::new(&values, 5).expect("sound");
     let on = |threads| {
@@ -35,7 +35,7 @@ fn equal_bits_on_any_number_of_threads() {
 }
 
 #[test]
-fn the_gradient_is_that_of_the_divergence() {
+fn gradient_matches_the_divergence() {
     let values = clouds();
     let p = affinities(&neighbours(Rows::new(&values, 5).expect("sound"), 30), 10.0);
     let y: Vec<[f32; 2]> =
@@ -59,7 +59,7 @@ fn the_gradient_is_that_of_the_divergence() {
 }
 
 #[test]
-fn equal_rows_leave_all_numbers_finite() {
+fn equal_rows_give_finite_results() {
     let mut values = clouds();
     let (first, second) = values.split_at_mut(5);
     second[..5].copy_from_slice(first);
@@ -72,7 +72,7 @@ fn equal_rows_leave_all_numbers_finite() {
 }
 
 #[test]
-fn a_perplexity_needs_three_times_as_many_images() {
+fn perplexity_must_be_below_a_third_of_the_images() {
     assert!(Tsne { perplexity: 33.3, ..SETTINGS }.fits(100).is_ok());
     let e = Tsne { perplexity: 34.0, ..SETTINGS }.fits(100).expect_err("too large");
     assert_eq!(e.to_string(), "--perplexity 34: must be below a third of the 100 images");

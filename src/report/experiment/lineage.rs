@@ -91,8 +91,8 @@ impl<'a> Lineage<'a> {
         self.facts.get("computed_by").and_then(Value::as_str).map(str::to_owned)
     }
 
-    /// Returns the method and those of its options that differ from the preset's; `None` if the params name no
-    /// method.
+    /// Returns the method and those of its options that differ from the preset's; `None` if the params name
+    /// no method.
     pub fn method(&self) -> Option<(String, String)> {
         if let Some(file) = &self.file {
             return Some((format!("{BARE}{}", end(file, 1)), String::new()));

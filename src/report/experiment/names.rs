@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_files_of_one_name_are_told_apart() {
+    fn bare_files_with_the_same_name_are_distinguished() {
         let (a, b) = ("/x/a/ckpt.best.safetensors", "/x/b/ckpt.best.safetensors");
         let plain = "weights ckpt.best.safetensors";
         assert_eq!(names(&[bare(a, "1")]), [plain]);

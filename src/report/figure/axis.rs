@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn values_meet_their_edges() {
+    fn limits_map_to_the_edges() {
         let a = Axes { x: 10.0, y: 20.0, w: 100.0, h: 50.0, xs: (1.0, 3.0), ys: (0.0, 10.0) };
         assert_eq!([a.at(1.0, 0.0), a.at(3.0, 10.0)], [(10.0, 70.0), (110.0, 20.0)]);
     }

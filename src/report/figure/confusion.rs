@@ -32,9 +32,13 @@ const STEPS: f64 = 50.0;
 pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result<String, Error> {
     let groups = series(of);
     if groups.len() != 1 {
-        let mut labels: Vec<_> = groups.iter().map(|g| g.label.as_str()).collect();
+        let short = |label: &str| match label.char_indices().nth(40) {
+            Some((end, _)) => format!("{}…", &label[..end]),
+            None => label.to_owned(),
+        };
+        let mut labels: Vec<String> = groups.iter().map(|g| short(&g.label)).collect();
         if labels.len() > 4 {
-            labels.splice(3.., ["…"]);
+            labels.splice(3.., ["…".into()]);
         }
         let why = format!(
             "shows one method, but these are {} ({}); give the evaluations of one, with any number of seeds",

@@ -1,5 +1,5 @@
-//! The figure of the reproduction report: the images in each model's feature space, coloured once by true class
-//! and once by prediction.
+//! The figure of the reproduction report: the images in each model's feature space, coloured once by true
+//! class and once by prediction.
 //!
 //! A model is a column of two panels that share one projection; a single model has them side by side. The
 //! points of a panel are drawn in eight rounds with one path per class each, so that 40,000 points stay under
@@ -44,7 +44,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Resul
     if n > MOST {
         let why =
             format!("shows at most {MOST} embeddings, such as those of mixup and remix, but {n} were given");
-        return Err(Error::Inputs { kind: "figure1", why });
+        return Err(Error::Inputs { kind: "tsne", why });
     }
     let mut models = Vec::new();
     for group in groups {
@@ -233,7 +233,7 @@ fn class_names(found: &[&Manifest]) -> Result<Vec<String>, Error> {
             return Err(Error::Unfit { path: path_of(m), why });
         }
     }
-    all.ok_or_else(|| Error::Inputs { kind: "figure1", why: "nothing to draw".into() })
+    all.ok_or_else(|| Error::Inputs { kind: "tsne", why: "nothing to draw".into() })
 }
 
 /// Returns the name of the projection.
@@ -245,14 +245,19 @@ fn axis_name(m: &Manifest) -> &'static str {
 
 /// Reads the projection, scaled to the unit square with its aspect ratio kept, and the classes.
 fn read(m: &Manifest, title: String, classes: usize) -> Result<Model, Error> {
+    let bad = |why: String| Error::Unfit { path: path_of(m), why };
+    let unprojected = || bad("has no projection; make one with embed --project tsne".into());
+    // With --splits, embed writes a file for each split, and projects none of them.
+    if m.outputs_of("features").next().is_none() {
+        return Err(unprojected());
+    }
     let path = m.checked("features")?.swap_remove(0);
     let bytes = std::fs::read(&path).map_err(crate::manifest::Error::io(&path))?;
-    let bad = |why: String| Error::Unfit { path: path_of(m), why };
     let file = SafeTensors::deserialize(&bytes).map_err(|e| {
         bad(format!("{} is not a safetensors file ({e}); make it again with embed", path.display()))
     })?;
     let Ok(projection) = file.tensor("projection") else {
-        return Err(bad("has no projection; make one with embed --project tsne".into()));
+        return Err(unprojected());
     };
     let n = projection.shape().first().copied().unwrap_or(0);
     if projection.dtype() != Dtype::F32 || projection.shape() != [n, 2] || n == 0 {
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stand_in_their_clusters_and_apart() {
+    fn numbers_are_in_their_clusters_and_do_not_overlap() {
         let points: Vec<_> = (0..100).map(|i| (0.2 + 0.001 * f64::from(i % 10), 0.7)).collect();
         let classes: Vec<_> = (0..100).map(|i| i % 2).collect();
         let found = centres(&points, &classes, 3, 0.1);

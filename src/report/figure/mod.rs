@@ -49,7 +49,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns the name as accepted on the command line.
+    /// Returns the name in manifests and in the names of files, which is also accepted on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Figure1 => "figure1",
@@ -59,6 +59,14 @@ impl Kind {
             Kind::Curves => "curves",
             Kind::Reliability => "reliability",
             Kind::Sweep => "sweep",
+        }
+    }
+
+    /// Returns the name in the help and in messages.
+    pub fn title(self) -> &'static str {
+        match self {
+            Kind::Figure1 => "tsne",
+            other => other.name(),
         }
     }
 

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_differ_for_every_eye() {
+    fn colours_differ_under_every_colour_vision() {
         // The matrices for complete deficiencies are those of Machado, Oliveira and Fernandes, IEEE TVCG
         // 15(6), 2009, for linear RGB.
         let full = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn scales_end_where_they_should() {
+    fn scales_have_the_right_end_points() {
         assert_eq!([viridis(0.0), viridis(1.0)], ["#440154", "#fde725"]);
         assert_eq!([blues(0.0), blues(2.0)], ["#ffffff", "#08306b"]);
         assert_eq!(class(99, 100), "#fde725");

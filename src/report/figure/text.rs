@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn widths_are_those_of_helvetica() {
+    fn widths_match_helvetica() {
         // From Adobe's Helvetica.afm: A 667, i 222, space 278, 0 556; from Helvetica-Bold.afm: A 722.
         for (c, wanted) in [("A", 0.667), ("i", 0.222), (" ", 0.278), ("0", 0.556), ("−", 0.584)] {
             assert!((width(c, 1.0, false) - wanted).abs() < 1e-3, "{c}: {}", width(c, 1.0, false));
@@ -165,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut() {
+    fn long_names_are_cut() {
         assert_eq!(fit("airplane", 7.0, false, 100.0), "airplane");
         let cut = fit("Remix-DRW (recipe paper)", 7.0, false, 40.0);
         assert!(cut.ends_with('…') && width(&cut, 7.0, false) <= 40.0, "{cut}");
     }
 
     #[test]
-    fn names_that_are_cut_differ() {
+    fn cut_names_stay_unique() {
         let cut = |names: &[&str]| fit_all(names, 7.0, false, |_| 40.0);
         assert_eq!(cut(&["cat", "dog"]), ["cat", "dog"]);
         let all = ["a very long name of a class", "another name that is long"];
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_wrapped_and_whole() {
+    fn long_texts_are_wrapped_without_loss() {
         assert_eq!(wrap("Remix", 7.0, false, 100.0), ["Remix"]);
         let text = "Remix (tau 0.3, warmup 1, weights/of/a/very/long/path.safetensors), true class";
         let lines = wrap(text, 7.0, false, 60.0);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_without_a_picture_are_found() {
+    fn characters_without_a_glyph_are_found() {
         let mut svg = super::super::svg::Svg::new(10.0);
         svg.text(0.0, 0.0, "Δ <猫> −1 é", super::super::svg::TEXT);
         assert_eq!(missing(&svg.finish(5.0, "犬")).into_iter().collect::<String>(), "猫");

@@ -60,17 +60,18 @@ pub(super) fn section(
             .filter(|&i| Some(records[i].of.which.as_str()) == which)
             .map(|i| (metrics[i], &records[i].of))
             .collect();
-        let mut shown = by_class_and_confidence(&chosen)?;
+        // For a caption: bare weights are of an unknown epoch.
+        let epoch = which.filter(|w| *w != "file").map_or(String::new(), |w| format!(" after the {w} epoch"));
+        let mut shown = by_class_and_confidence(&chosen, &epoch)?;
         // Figures that are not drawn from evaluations go with the first group of the column.
         if drawn.insert(column) {
             shown.extend(curves.get(column).map_or(Ok(vec![]), |found| training_curves(found))?);
             shown.extend(maps.get(column).map_or(Ok(vec![]), |found| projections(found))?);
         }
-        shown.extend(confusion_matrices(&chosen)?);
+        shown.extend(confusion_matrices(&chosen, &epoch)?);
         if !shown.is_empty() {
-            let epoch = which.filter(|w| *w == "best").map_or("", |_| ", best epoch");
             parts.push(html! {
-                h3 { (column.title()) ", " (column.heading()) (epoch) }
+                h3 { (column.title()) ", " (column.heading()) }
                 div.figures { @for figure in shown { (figure) } }
             });
         }
@@ -85,25 +86,22 @@ pub(super) fn section(
 }
 
 /// Draws accuracy by class and reliability diagrams, with at most [`MOST`] methods per figure.
-fn by_class_and_confidence(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
-    const KINDS: [(Kind, &str, &str); 2] = [
-        (
-            Kind::PerClass,
-            "per_class",
-            "Accuracy of each class, with a bar for each method; lines show standard deviations over seeds.",
-        ),
-        (
-            Kind::Reliability,
-            "reliability",
-            "Accuracy by confidence; on the dashed line, accuracy equals confidence.",
-        ),
-    ];
+fn by_class_and_confidence(chosen: &[(&Manifest, &Experiment)], epoch: &str) -> Result<Vec<Markup>, Error> {
     let mut shown = vec![];
     for (found, of) in parts(chosen) {
-        for (kind, field, caption) in KINDS {
+        let lines = match series(&of).iter().any(|group| group.members.len() > 1) {
+            true => "; lines show standard deviations over seeds",
+            false => "",
+        };
+        let per_class = format!("Accuracy of each class{epoch}, with a bar for each method{lines}.");
+        let reliability =
+            format!("Accuracy by confidence{epoch}; on the dashed line, accuracy equals confidence.");
+        let kinds =
+            [(Kind::PerClass, "per_class", per_class), (Kind::Reliability, "reliability", reliability)];
+        for (kind, field, caption) in kinds {
             let has = |m: &&Manifest| m.metrics.contains_key(field) && m.metrics.contains_key("class_names");
             if found.iter().all(has) {
-                shown.push(figure(&kind.draw_as(&found, &of, WIDTH)?, caption));
+                shown.push(figure(&kind.draw_as(&found, &of, WIDTH)?, &caption));
             }
         }
     }
@@ -137,13 +135,13 @@ fn projections(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error>
 }
 
 /// Draws one matrix per method, over all its seeds.
-fn confusion_matrices(chosen: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
+fn confusion_matrices(chosen: &[(&Manifest, &Experiment)], epoch: &str) -> Result<Vec<Markup>, Error> {
     let of: Vec<&Experiment> = chosen.iter().map(|(_, of)| *of).collect();
     let mut shown = vec![];
     for group in series(&of) {
         let (found, of): (Vec<&Manifest>, Vec<_>) = group.members.iter().map(|&i| chosen[i]).unzip();
         if found.iter().all(|m| has_confusion(m)) {
-            let caption = format!("Confusion matrix of {}.", group.label);
+            let caption = format!("Confusion matrix of {}{epoch}.", group.label);
             shown.push(figure(&Kind::Confusion.draw_as(&found, &of, WIDTH)?, &caption));
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
-use super::{Sources, sortable};
+use super::{Sources, in_order, sortable};
 use crate::manifest::{Input, Manifest, Object, key};
 use crate::report::record::Record;
 use crate::report::telling::options;
@@ -28,21 +28,7 @@ impl<'a> Lineage<'a> {
     pub fn of(sources: &'a Sources, metrics: &[&'a (Input, &Manifest)], records: &[Record]) -> Lineage<'a> {
         let mut lineage = Lineage { nodes: BTreeMap::new(), evaluations: Vec::new() };
         let others = [&sources.checkpoints, &sources.embeddings, &sources.datasets];
-        let mut order: Vec<usize> = (0..records.len()).collect();
-        let rank = |i: usize| {
-            let of = &records[i].of;
-            (
-                &of.column,
-                super::super::experiment::order(&of.method),
-                &of.method,
-                &of.options,
-                of.seed,
-                &of.computed_by,
-                &of.which,
-            )
-        };
-        order.sort_by(|&a, &b| rank(a).cmp(&rank(b)).then(records[a].content.cmp(&records[b].content)));
-        lineage.evaluations = order.iter().map(|&i| (i, &metrics[i].0)).collect();
+        lineage.evaluations = in_order(records).into_iter().map(|i| (i, &metrics[i].0)).collect();
         for (input, _) in sources.metrics.iter().chain(others.into_iter().flatten()) {
             lineage.add(input);
         }

@@ -8,11 +8,13 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Sources;
+use super::{Sources, in_order, run};
 use crate::data::shard::Split;
-use crate::manifest::{Input, Manifest};
+use crate::manifest::{Input, Manifest, key};
+use crate::report::Error;
+use crate::report::experiment::Experiment;
 use crate::report::record::Record;
-use crate::report::{Error, title};
+use crate::report::series::{apart, series};
 
 /// The number of pictures per evaluation: up to 50 with at most two evaluations, up to 12 with more.
 const SHOWN: [(usize, usize); 2] = [(2, 50), (usize::MAX, 12)];
@@ -33,8 +35,21 @@ pub(super) fn section(
     records: &[Record],
 ) -> Result<Option<Markup>, Error> {
     let most = SHOWN.iter().find(|(few, _)| metrics.len() <= *few).map_or(0, |(_, most)| *most);
+    let of: Vec<&Experiment> = records.iter().map(|r| &r.of).collect();
+    // The evaluations to show, and whether that of the best epoch has the same mistakes.
+    let mut shown: Vec<(usize, bool)> = vec![];
+    for i in in_order(records) {
+        match shown.last_mut() {
+            Some((last, is_both)) if repeats((metrics[*last].1, of[*last]), (metrics[i].1, of[i])) => {
+                *is_both = true;
+            }
+            _ => shown.push((i, false)),
+        }
+    }
+    let headings = headings(&of);
     let mut all: Vec<Markup> = vec![];
-    for ((_, m), record) in metrics.iter().zip(records) {
+    for (i, is_both) in shown {
+        let m = metrics[i].1;
         let said = m.metrics.get("mistakes").cloned().unwrap_or(Value::Null);
         let Ok(mistakes) = serde_json::from_value::<Vec<Mistake>>(said) else { continue };
         let Some((dataset, split)) = dataset_of(sources, m) else { continue };
@@ -55,10 +70,11 @@ pub(super) fn section(
             let name = classes.and_then(|names| names.get(label)?.as_str());
             name.map_or_else(|| label.to_string(), str::to_owned)
         };
-        let e = &record.of;
-        let which = if e.which == "file" { String::new() } else { format!(", {} epoch", e.which) };
-        let seed = e.seed.map_or_else(String::new, |seed| format!(", seed {seed}"));
-        let column = format!("{}, {}", e.column.title(), e.column.heading());
+        let epoch = match of[i].which.as_str() {
+            "file" => String::new(),
+            _ if is_both => ", last and best epoch".into(),
+            which => format!(", {which} epoch"),
+        };
         let name = |row: u32| names.get(row as usize).cloned().unwrap_or_else(|| format!("image {row}"));
         let found = mistakes.iter().take(most).filter_map(|m| Some((m, *rows.get(&m.source_index)?)));
         let pictures = found.map(|(m, row)| {
@@ -74,7 +90,7 @@ pub(super) fn section(
         });
         let pictures: Vec<Markup> = pictures.collect::<Result<_, Error>>()?;
         all.push(html! {
-            h3 { (column) ": " (title(&e.method)) (seed) (which) }
+            h3 { (headings[i]) (epoch) }
             div.mistakes { @for picture in pictures { (picture) } }
         });
     }
@@ -90,6 +106,57 @@ pub(super) fn section(
             }
         }
     }))
+}
+
+/// Returns the headings of evaluations without the epoch: the training set, the method, and what tells the run
+/// from the others on the page.
+fn headings(of: &[&Experiment]) -> Vec<String> {
+    // Labels must not depend on the training set and the epoch, because headings state these anyway.
+    let run = |(i, e): (u64, &&Experiment)| {
+        let mut run = Experiment {
+            column: of[0].column.clone(),
+            which: of[0].which.clone(),
+            images: None,
+            // Otherwise evaluations of the same weights would count once.
+            seed: Some(i),
+            ..(*e).clone()
+        };
+        run.settings.remove("select");
+        run
+    };
+    let runs: Vec<Experiment> = (0..).zip(of).map(run).collect();
+    let mut all = vec![String::new(); of.len()];
+    for group in series(&runs.iter().collect::<Vec<_>>()) {
+        for &i in &group.members {
+            let same = group.members.iter().copied().filter(|&n| of[n].column == of[i].column);
+            let same: Vec<usize> = same.collect();
+            // Both epochs of a run have the same name, although their weights differ.
+            let runs: Vec<Experiment> =
+                same.iter().map(|&n| Experiment { weights: String::new(), ..of[n].clone() }).collect();
+            let names = apart(&runs.iter().collect::<Vec<_>>());
+            let name = same.iter().zip(names).find(|(n, _)| **n == i).map(|(_, name)| name);
+            let seed = || of[i].seed.map(|seed| format!("seed {seed}"));
+            let name = name.filter(|name| !name.is_empty()).or_else(seed);
+            let name = name.map_or_else(String::new, |name| format!(", {name}"));
+            let column = &of[i].column;
+            all[i] = format!("{}, {}: {}{name}", column.title(), column.heading(), group.label);
+        }
+    }
+    let is_twice =
+        |i: usize| (0..of.len()).any(|n| n != i && (&all[n], &of[n].which) == (&all[i], &of[i].which));
+    let heading = |i: usize| match is_twice(i) {
+        true => format!("{}, weights {}", all[i], key::short(&of[i].weights)),
+        false => all[i].clone(),
+    };
+    (0..of.len()).map(heading).collect()
+}
+
+/// Returns whether an evaluation of the best epoch of a run has the mistakes of that of its last epoch.
+fn repeats((last, of_last): (&Manifest, &Experiment), (best, of_best): (&Manifest, &Experiment)) -> bool {
+    (of_last.which.as_str(), of_best.which.as_str()) == ("last", "best")
+        && run(of_last) == run(of_best)
+        && last.params.get("split") == best.params.get("split")
+        && last.metrics.get("mistakes") == best.metrics.get("mistakes")
 }
 
 /// Returns the data set and the split of an evaluation.
@@ -122,4 +189,45 @@ fn picture(images: &Split, row: usize) -> Result<Vec<u8>, Error> {
     let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&pixels));
     written.map_err(|e| Error::Inputs { kind: "html", why: format!("cannot encode a picture: {e}") })?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::column::Column;
+    use crate::report::experiment::tests::experiment;
+
+    #[test]
+    fn headings_tell_runs_apart() {
+        let run = |epochs: u64, which: &str, weights: &str| Experiment {
+            method: "erm".into(),
+            which: which.into(),
+            settings: [("epochs".to_owned(), epochs.into())].into_iter().collect(),
+            weights: weights.into(),
+            ..experiment()
+        };
+        let by = |by: &str, e: Experiment| Experiment { computed_by: Some(by.into()), ..e };
+        let select = |by: &str, mut e: Experiment| {
+            e.settings.insert("select".into(), by.into());
+            e
+        };
+        let of = |all: &[Experiment]| headings(&all.iter().collect::<Vec<_>>());
+        // The best epoch of the first run is its last one.
+        let all = [run(1, "last", "1"), run(4, "last", "2"), select("val", run(1, "best", "1"))];
+        let [one, four] = ["1 epoch", "4 epochs"].map(|n| format!("CIFAR-10, exp 100: ERM ({n}), seed 0"));
+        assert_eq!(of(&all), [one.as_str(), &four, &one]);
+        let all = [by("amx", run(1, "last", "1")), by("avx512", run(1, "last", "2"))];
+        let [amx, avx512] = ["amx", "avx512"].map(|name| format!("CIFAR-10, exp 100: ERM, {name}"));
+        assert_eq!(
+            of(&[&all[..], &[by("amx", run(1, "best", "3"))]].concat()),
+            [amx.as_str(), &avx512, &amx]
+        );
+        let all = [run(1, "last", "1"), run(1, "last", "2"), run(1, "best", "3")];
+        let erm = "CIFAR-10, exp 100: ERM, seed 0";
+        let wanted = [format!("{erm}, weights 1"), format!("{erm}, weights 2"), erm.to_owned()];
+        assert_eq!(of(&all), wanted);
+        let step = Column { imb_type: "step".into(), ..experiment().column };
+        let all = [run(1, "last", "1"), Experiment { seed: Some(1), column: step, ..run(1, "last", "2") }];
+        assert_eq!(of(&all), [erm, "CIFAR-10, step 100: ERM, seed 1"]);
+    }
 }

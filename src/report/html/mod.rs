@@ -16,7 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Error;
-use super::experiment::{Experiment, disambiguated, representatives};
+use super::column::Column;
+use super::experiment::{Experiment, disambiguated, order, representatives};
 use super::figure::experiments;
 use super::figure::text::{BOLD, REGULAR};
 use super::record::Record;
@@ -131,6 +132,26 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
     Ok(page.into_string() + "\n")
 }
 
+/// Returns the indices of the records by training set, then in the order of the methods in the tables, with
+/// the last epoch of a run before its best one.
+fn in_order(records: &[Record]) -> Vec<usize> {
+    let rank = |i: usize| {
+        let Record { of, content, .. } = &records[i];
+        (&of.column, order(&of.method), run(of), of.which == "best", content)
+    };
+    let mut all: Vec<usize> = (0..records.len()).collect();
+    all.sort_by_cached_key(|&i| rank(i));
+    all
+}
+
+/// Returns what tells runs apart on the page. Another way to select the best epoch does not make another run.
+fn run(of: &Experiment) -> (&Column, &str, &str, Vec<String>, Option<u64>, Option<&str>) {
+    let settings = of.settings.iter().filter(|(name, _)| *name != "select");
+    let settings = settings.map(|(name, v)| words(name, v)).collect();
+    let (method, options) = (of.method.as_str(), of.options.as_str());
+    (&of.column, method, options, settings, of.seed, of.computed_by.as_deref())
+}
+
 /// Returns a font as a rule of the style sheet.
 fn font(weight: u32, data: &[u8]) -> PreEscaped<String> {
     PreEscaped(format!(
@@ -154,13 +175,9 @@ fn sortable(heads: &[&str], rows: Markup) -> Markup {
 fn intro(title: &str, records: &[Record], tables: &[table::Table], has_mistakes: bool) -> Markup {
     // Several runs with one seed and device differ only in their weights, and so do the last and the best
     // epoch of one run. Runs are therefore counted per epoch, and the maximum is taken.
-    let mut runs: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
+    let mut runs: BTreeMap<_, BTreeMap<&str, usize>> = BTreeMap::new();
     for Record { of, .. } in records {
-        // Another way to select the best epoch does not make another run.
-        let settings = of.settings.iter().filter(|(name, _)| *name != "select");
-        let settings: Vec<String> = settings.map(|(name, v)| words(name, v)).collect();
-        let run = format!("{:?}", (&of.column, &of.method, &of.options, settings, of.seed, &of.computed_by));
-        *runs.entry(run).or_default().entry(&of.which).or_default() += 1;
+        *runs.entry(run(of)).or_default().entry(&of.which).or_default() += 1;
     }
     let runs: usize = runs.values().filter_map(|epochs| epochs.values().max()).sum();
     let sets: BTreeSet<_> = records.iter().map(|r| &r.of.column).collect();

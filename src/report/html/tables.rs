@@ -262,7 +262,7 @@ mod tests {
     use super::by_chance;
 
     #[test]
-    fn chances_are_students() {
+    fn chances_follow_students_t() {
         // 2 * scipy.stats.t.sf(2, n - 1)
         let of = [
             0.29516723530086664,

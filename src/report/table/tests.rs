@@ -30,7 +30,7 @@ fn seeds_are_averaged_and_compared() {
     let values = [74.0, 76.0, 75.3];
     let records: Vec<_> = (0..3).map(|s| record("remix", EXP100, s, values[s as usize], plain())).collect();
     let tables = tables(&records);
-    assert_eq!(tables[0].title(), "Table 1. CIFAR-10, last epoch");
+    assert_eq!(tables[0].title(), "CIFAR-10, last epoch (Table 1 of the reproduction report)");
     assert_eq!((tables.len(), tables[0].columns.len(), tables[0].rows.len()), (1, 1, 1));
     let cell = &tables[0].rows[0].cells[0];
     // statistics.mean([74, 76, 75.3]), statistics.stdev([74, 76, 75.3])
@@ -41,7 +41,7 @@ fn seeds_are_averaged_and_compared() {
 }
 
 #[test]
-fn other_numbers_are_means_of_all_seeds_or_none() {
+fn other_metrics_are_means_of_all_seeds_or_missing() {
     let mut records: Vec<_> = (0..3).map(|s| record("remix", EXP100, s, 75.0, plain())).collect();
     let [few, ece] = ["few", "ece"].map(|name| OTHERS.iter().position(|o| o.name == name).expect("a number"));
     for (r, value) in records.iter_mut().zip([60.0, 62.0, 64.5]) {
@@ -59,7 +59,7 @@ fn other_numbers_are_means_of_all_seeds_or_none() {
 }
 
 #[test]
-fn other_settings_are_other_rows() {
+fn different_settings_have_separate_rows() {
     let short = json!({"arch": "resnet20", "epochs": 10, "recipe": "paper"});
     let records = [record("erm", EXP100, 0, 70.0, plain()), record("erm", EXP100, 0, 50.0, short)];
     let tables = tables(&records);
@@ -70,7 +70,7 @@ fn other_settings_are_other_rows() {
 }
 
 #[test]
-fn what_all_rows_share_is_said_once() {
+fn settings_of_all_rows_are_stated_once() {
     let short = || json!({"arch": "resnet20", "epochs": 10, "warmup": 0});
     let records = [record("erm", EXP100, 0, 50.0, short()), record("remix", EXP100, 0, 50.0, short())];
     let t = &tables(&records)[0];
@@ -80,7 +80,7 @@ fn what_all_rows_share_is_said_once() {
 }
 
 #[test]
-fn runs_are_told_by_seed_and_by_what_computed_them() {
+fn runs_are_counted_by_weights_not_by_seed() {
     let run = |seed, top1, by: &str, weights: &str, semantics| {
         let mut r = record("remix-rw", EXP100, seed, top1, plain());
         r.of.computed_by = Some(by.into());
@@ -105,7 +105,7 @@ fn runs_are_told_by_seed_and_by_what_computed_them() {
 }
 
 #[test]
-fn settings_without_a_standard_are_told_only_where_they_vary() {
+fn settings_without_a_standard_are_shown_only_if_they_vary() {
     let with = |swa| json!({"arch": "resnet32", "swa": swa, "ema": 0.1});
     let a = record("erm", EXP100, 0, 70.0, with(true));
     let b = record("erm", EXP100, 1, 71.0, with(false));
@@ -118,16 +118,17 @@ fn settings_without_a_standard_are_told_only_where_they_vary() {
 }
 
 #[test]
-fn last_and_best_are_other_tables() {
+fn last_and_best_have_separate_tables() {
     let last = record("erm", EXP100, 0, 70.0, plain());
     let mut best = Record { top1: 71.0, ..last.clone() };
     best.of.which = "best".into();
     let titles: Vec<_> = tables(&[best, last]).iter().map(Table::title).collect();
-    assert_eq!(titles, ["Table 1. CIFAR-10, last epoch", "Table 1. CIFAR-10, best epoch"]);
+    let of = "(Table 1 of the reproduction report)";
+    assert_eq!(titles, [format!("CIFAR-10, last epoch {of}"), format!("CIFAR-10, best epoch {of}")]);
 }
 
 #[test]
-fn columns_and_rows_have_an_order() {
+fn columns_and_rows_are_sorted() {
     let at = |t, r| ["cifar10", t, r];
     let records = [
         record("remix", at("none", "1"), 0, 90.0, plain()),

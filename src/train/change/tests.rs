@@ -13,7 +13,7 @@ fn drawn(config: &Config, n: u64) -> Vec<Op> {
 }
 
 #[test]
-fn crops_are_of_the_sizes_and_aspects_of_torchvision() {
+fn crops_have_the_sizes_and_aspect_ratios_of_torchvision() {
     let config = Config { augment: Augment::ResizedCropFlip, ..config() };
     let mut areas = vec![];
     for n in 0..4000 {

@@ -50,7 +50,7 @@ fn keys_are_pinned() {
 }
 
 #[test]
-fn absurd_values_are_refused_by_the_name_of_their_flag() {
+fn invalid_values_are_refused_with_the_name_of_their_flag() {
     type Change<'a> = (&'a str, &'a dyn Fn(&mut Config));
     let cases: &[Change] = &[
         ("epochs", &|c| c.epochs = 0),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::methods::choice::{Choice, Domain, Kind, Opt, Setting};
+use crate::methods::choice::{Choice, Domain, Kind, MethodOption, Setting};
 use crate::methods::loss::LossKind;
 use crate::methods::mix::{CUTMIX, MIXUP, Mix, MixKind, REMIX, REMIX_CUTMIX};
 use crate::methods::presets::{names, preset};
@@ -47,7 +47,7 @@ fn a_step_depends_only_on_its_epoch_and_number() {
 }
 
 #[test]
-fn every_image_once_an_epoch_and_the_last_batch_is_kept() {
+fn every_epoch_has_every_image_once_and_keeps_the_last_batch() {
     for name in ["erm", "rw", "remix-drs"] {
         let plan = plan(&config(name));
         let epoch = plan.epoch(3);
@@ -63,12 +63,12 @@ fn every_image_once_an_epoch_and_the_last_batch_is_kept() {
 #[test]
 fn every_option_changes_the_batches_or_the_loss() {
     /// Returns copies of a choice with another value of an option, as far as it allows them.
-    fn others<K: Kind>(choice: Choice<K>, option: &Opt) -> Vec<Choice<K>> {
+    fn others<K: Kind>(choice: Choice<K>, option: &MethodOption) -> Vec<Choice<K>> {
         let candidates = match option.domain {
             Domain::Number { .. } => [0.0, 0.3, 0.7, 1.5, 3.5, 10.0].map(Setting::Number).to_vec(),
             Domain::OneOf(_, words) => words.iter().map(|&(word, _)| Setting::Word(word)).collect(),
         };
-        let changed = candidates.into_iter().filter_map(|value| choice.setting(option.name, value));
+        let changed = candidates.into_iter().filter_map(|value| choice.try_with(option.name, value));
         changed.filter(|other| other.fault().is_none() && *other != choice).collect()
     }
     /// Returns all that training takes from a method.
@@ -164,7 +164,7 @@ fn remix_gives_the_rare_class_the_label() {
 }
 
 #[test]
-fn cutmix_labels_go_by_the_areas_and_remix_on_it_by_its_rule() {
+fn cutmix_mixes_labels_by_area_and_remix_cutmix_by_the_rule_of_remix() {
     let with =
         |kind| plan(&Config { mix: Mix::new(kind).with_word("lambda_per", "sample"), ..config("erm") });
     let (cutmix, remix) = (with(&CUTMIX), with(&REMIX_CUTMIX));
@@ -200,7 +200,7 @@ fn manifold_mixup_is_mixup_at_one_of_three_mix_points() {
 }
 
 #[test]
-fn without_mixing_every_sample_is_its_own() {
+fn without_mixing_every_sample_is_its_own_partner() {
     let step = plan(&config("erm")).epoch(1).step(8);
     assert_eq!(step.partner, (0..28).collect::<Vec<_>>());
     assert_eq!(step.label_a, step.label_b);
@@ -209,7 +209,7 @@ fn without_mixing_every_sample_is_its_own() {
 }
 
 #[test]
-fn weights_stay_in_a_batch_of_one() {
+fn weights_act_in_a_batch_of_one() {
     // Under a weighted mean a batch of one sample loses its weight; divided by the batch size it keeps it.
     let mut c = config("rw");
     c.batch_size = 1;
@@ -221,7 +221,7 @@ fn weights_stay_in_a_batch_of_one() {
 }
 
 #[test]
-fn deferred_rules_are_nothing_before_the_last_milestone_and_the_rule_after() {
+fn deferred_rules_start_at_the_last_milestone() {
     for (deferred, rule) in [("remix-drs", "remix-rs"), ("remix-drw", "remix-rw")] {
         let (deferred, none, rule) = (plan(&config(deferred)), plan(&config("remix")), plan(&config(rule)));
         for epoch in [1, 150, 224] {
@@ -251,7 +251,7 @@ fn resampled_epochs_are_balanced() {
 }
 
 #[test]
-fn augmentation_reaches_all_162_forms_alike_and_can_be_off() {
+fn all_162_crops_and_flips_are_equally_likely() {
     let config = config("erm");
     let mut counts = std::collections::HashMap::new();
     for n in 0..162u64 * 64 {
@@ -270,7 +270,7 @@ fn augmentation_reaches_all_162_forms_alike_and_can_be_off() {
 }
 
 #[test]
-fn crops_of_larger_images_reach_all_of_them_and_no_further() {
+fn crops_of_larger_images_reach_every_edge_and_stay_inside() {
     let config = config("erm");
     // Five rows and four columns are spare: the centre leaves out two rows above and two columns to the left.
     let mut counts = std::collections::HashMap::new();
@@ -287,7 +287,7 @@ fn crops_of_larger_images_reach_all_of_them_and_no_further() {
 }
 
 #[test]
-fn labels_that_cannot_be_are_refused() {
+fn impossible_labels_are_refused() {
     let c = config("erm");
     let error =
         |labels: &[u32], counts: &[usize]| Plan::new(&c, labels, [32, 32, 3], counts).expect_err("refused");
@@ -298,7 +298,7 @@ fn labels_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_step_is_pinned() {
+fn steps_are_pinned() {
     // A change here changes every result: raise the semantics number of `train`.
     let s = plan(&Config { batch_size: 4, ..config("remix-rs") }).epoch(1).step(2);
     let samples: Vec<_> = s.samples.iter().map(|s| (s.index, s.dy, s.dx, s.flip)).collect();
@@ -309,7 +309,7 @@ fn a_step_is_pinned() {
 }
 
 #[test]
-fn cmo_has_partners_of_all_classes_behind_the_batch() {
+fn cmo_appends_partners_of_all_classes_to_the_batch() {
     let mut c = config("cmo");
     let half = plan(&c);
     let mixed = |plan: &Plan, epoch: u32| {
@@ -362,11 +362,11 @@ proptest! {
         let name = names().nth(method.index(names().count())).expect("one of the names");
         let mut c = Config { batch_size, seed, ..config(&name) };
         for (name, value) in [("alpha", alpha), ("kappa", kappa), ("tau", tau)] {
-            c.mix = c.mix.setting(name, Setting::Number(value)).unwrap_or(c.mix);
+            c.mix = c.mix.try_with(name, Setting::Number(value)).unwrap_or(c.mix);
         }
-        c.mix = c.mix.setting("lambda_per", Setting::Word("sample")).unwrap_or(c.mix);
+        c.mix = c.mix.try_with("lambda_per", Setting::Word("sample")).unwrap_or(c.mix);
         if by_batch_size {
-            c.rule = c.rule.setting("rw_norm", Setting::Word("batch-size")).unwrap_or(c.rule);
+            c.rule = c.rule.try_with("rw_norm", Setting::Word("batch-size")).unwrap_or(c.rule);
         }
         c.validate().expect("sound");
         let plan = plan(&c);

@@ -291,7 +291,7 @@ impl Work {
         crate::tensor::write(&self.arranged, |arranged| {
             let weight = &lent[..geo.weight_len()];
             if winograd {
-                winograd::transform_weight::<T, winograd::Two, 4, 2>(isa, weight, cols, arranged);
+                winograd::transform_weight::<T, winograd::F2x2, 4, 2>(isa, weight, cols, arranged);
             } else {
                 kernel::panels::<T>(isa, weight, rows, taps, arranged);
             }

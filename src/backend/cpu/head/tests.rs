@@ -64,7 +64,7 @@ struct Truth {
 }
 
 #[test]
-fn every_loss_is_pytorchs() {
+fn every_loss_matches_pytorch() {
     let text = include_str!("../../../../tests/fixtures/losses.json");
     let fixture: Fixture = serde_json::from_str(text).expect("the fixture has this form");
     let (n, linear) = (fixture.features.len(), [fixture.weight.concat(), fixture.bias].concat());
@@ -114,7 +114,7 @@ fn every_loss_is_pytorchs() {
 }
 
 #[test]
-fn loss_and_gradients_are_the_references() {
+fn loss_and_gradients_match_the_reference() {
     let (features, linear) = (random(BATCH * LEN, 1), random(CLASSES * (LEN + 1), 2));
     let label_a: Vec<u32> = (0..BATCH as u32).map(|n| n % 5).collect();
     let label_b: Vec<u32> = (0..BATCH as u32).map(|n| n * 3 % 5).collect();
@@ -188,7 +188,7 @@ fn ties_go_to_the_first() {
 
 /// A shift of all logits changes neither the loss nor its gradient, however large the logits are.
 #[test]
-fn equal_logits_are_equally_likely_whatever_they_are() {
+fn equal_logits_are_equally_likely_however_large() {
     let head = Head::new(1, LEN, CLASSES).expect("a head");
     let d_linear = zeros(&[CLASSES * (LEN + 1)]).expect("a tensor");
     let targets = Targets { label_a: &[1], label_b: &[3], coef_a: &[0.75], coef_b: &[0.25] };

@@ -1,7 +1,7 @@
 //! One folded convolution of some images, whose input and output lie inside halos, and operations on halos.
 
 use crate::backend::cpu::conv::kernel::walk::{Pixel, Sink};
-use crate::backend::cpu::conv::kernel::winograd::{self, Four};
+use crate::backend::cpu::conv::kernel::winograd::{self, F4x4};
 use crate::backend::cpu::conv::kernel::{convolve, panels};
 use crate::net::{EPS, Geometry};
 use crate::simd::{Isa, Task, Vector};
@@ -33,7 +33,7 @@ impl Conv {
         }
         let mut kept = Aligned::new(if winograd { 36 * cin * cout } else { weight.len() });
         if winograd {
-            winograd::transform_weight::<f32, Four, 6, 4>(isa, &weight, cout, &mut kept);
+            winograd::transform_weight::<f32, F4x4, 6, 4>(isa, &weight, cout, &mut kept);
         } else {
             panels::<f32>(isa, &weight, cin, &[geo.taps()], &mut kept);
         }
@@ -63,11 +63,11 @@ impl Task for Layer<'_> {
         let Layer { conv, halo, x, out, step, add, relu, work } = self;
         let (geo, images) = (conv.geo, out.len() / step);
         let mut sink = Finish { geo, out: out.as_mut_ptr(), step, bias: &conv.bias, add, relu };
-        // SAFETY: the buffers hold the images with their halos.
+        // SAFETY: the caller's contract; the buffers hold the images with their halos.
         unsafe {
             if V::WINOGRAD && conv.winograd {
                 let (x, u) = (x.as_ptr(), conv.weight.as_ptr());
-                winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, x, step, u, work, &mut sink);
+                winograd::forward::<V, f32, _, F4x4, 6, 4>(geo, images, x, step, u, work, &mut sink);
             } else {
                 convolve::<V, f32, _>(geo, images, x, step, halo, &conv.weight, &mut sink);
             }

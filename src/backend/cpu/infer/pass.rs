@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::Folded;
 use super::layer::{Conv, Layer, clear_halo_out, copy_into_halo, halo_width, max_pool, padded_shortcut};
-use crate::backend::cpu::conv::kernel::winograd::{self, Four};
+use crate::backend::cpu::conv::kernel::winograd::{self, F4x4};
 use crate::backend::{Engine, Gradient, Shortcut, Source, Stored};
 use crate::net::Geometry;
 use crate::simd::run;
@@ -35,7 +35,7 @@ impl Space {
         Space {
             images,
             activation: net.layers.iter().map(largest).max().unwrap_or(0).next_multiple_of(16),
-            winograd: suited.map(|c| winograd::scratch_len::<Four, 6, 4>(c.geo, images)).max().unwrap_or(0),
+            winograd: suited.map(|c| winograd::scratch_len::<F4x4, 6, 4>(c.geo, images)).max().unwrap_or(0),
         }
     }
 
@@ -117,15 +117,15 @@ impl<'a> Pass<'a> {
         run(self.net.isa, Layer { conv, halo, x, out, step, add: false, relu: true, work });
     }
 
-    /// Calls `f` for `count` images, `some` at a time.
-    pub fn by_groups(&self, count: usize, some: usize, f: impl Fn(&Self) -> Result<(), Infallible>) {
+    /// Calls `f` for `count` images, `group` at a time.
+    pub fn by_groups(&self, count: usize, group: usize, f: impl Fn(&Self) -> Result<(), Infallible>) {
         let roles = self.state.borrow().roles;
         // Groups may be larger than those of the stage before, so no halo is known to be zero for all their
         // images.
         self.state.borrow_mut().halos = [None; 4];
-        for first in (0..count).step_by(some) {
+        for first in (0..count).step_by(group) {
             let mut state = self.state.borrow_mut();
-            (state.images, state.roles) = (first..count.min(first + some), roles);
+            (state.images, state.roles) = (first..count.min(first + group), roles);
             drop(state);
             let Ok(()) = f(self);
         }

@@ -4,31 +4,21 @@ use rayon::prelude::*;
 
 use super::super::sgd::Rates;
 use crate::simd::{Isa, Task, Vector, load};
+use crate::tensor::Parts;
 
 /// Number of classes in a panel: two vectors of 16 lanes.
 pub(super) const PANEL: usize = 32;
 
-/// Rows of a register tile, each of two vectors: 12 rows with 32 vector registers, 6 rows with 16.
-const ROWS: [usize; 2] = [12, 6];
+/// Number of rows of a register tile, each of two vectors, with 32 vector registers ([`Vector::WIDE`]).
+const WIDE_ROWS: usize = 12;
 
-/// Returns the number of rows of a register tile on this machine.
-fn rows_of_tile() -> usize {
-    if Isa::get().for_floats().is_wide() { ROWS[0] } else { ROWS[1] }
-}
+/// Number of rows of a register tile with 16 vector registers.
+const NARROW_ROWS: usize = 6;
 
-/// A matrix whose columns are written by several threads.
-#[derive(Clone, Copy)]
-pub(super) struct Shared(pub *mut f32);
-
-// SAFETY: each thread writes only its own panels.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    pub fn of(self, column: usize) -> Shared {
-        Shared(self.0.wrapping_add(column))
-    }
+/// Returns whether the instruction set in use has 32 vector registers, as [`Vector::WIDE`] says inside a
+/// task.
+fn is_wide() -> bool {
+    Isa::get().for_floats().is_wide()
 }
 
 /// Converts (classes, features) to (panel, feature, class), with zeros for the classes that pad the last
@@ -48,33 +38,25 @@ pub(super) fn from_panels(panels: &[f32], classes: usize, features: usize) -> Ve
     (0..classes).flat_map(|k| (0..features).map(move |f| value(k, f))).collect()
 }
 
-/// Writes rows of features in tiles of [`rows_of_tile`] rows, column by column, so that a tile is read
-/// sequentially. Missing rows are filled with zeros.
+/// Writes rows of features in tiles of as many rows as a register tile, column by column, so that a tile is
+/// read sequentially. Missing rows are filled with zeros.
 pub(super) fn tile_rows(out: &mut Vec<f32>, x: &[&[f32]], features: usize) {
-    if rows_of_tile() == ROWS[0] {
-        rows::<{ ROWS[0] }>(out, x, features)
-    } else {
-        rows::<{ ROWS[1] }>(out, x, features)
-    }
+    if is_wide() { rows::<WIDE_ROWS>(out, x, features) } else { rows::<NARROW_ROWS>(out, x, features) }
 }
 
-/// Writes the transpose of the rows in tiles of [`rows_of_tile`] columns.
+/// Writes the transpose of the rows in tiles of as many columns as a register tile has rows.
 pub(super) fn tile_columns(out: &mut Vec<f32>, x: &[&[f32]], features: usize) {
-    if rows_of_tile() == ROWS[0] {
-        columns::<{ ROWS[0] }>(out, x, features)
-    } else {
-        columns::<{ ROWS[1] }>(out, x, features)
-    }
+    if is_wide() { columns::<WIDE_ROWS>(out, x, features) } else { columns::<NARROW_ROWS>(out, x, features) }
 }
 
 fn rows<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], features: usize) {
-    /// Columns at a time, so that their tile stays in the first-level cache.
-    const SOME: usize = 64;
+    /// Number of columns that are written at a time: their tile stays in the first-level cache.
+    const COLUMNS_PER_BLOCK: usize = 64;
     out.resize(x.len().next_multiple_of(R) * features, 0.0);
     out.par_chunks_exact_mut(R * features).zip(x.par_chunks(R)).for_each(|(out, x)| {
-        for (n, out) in out.as_chunks_mut::<R>().0.chunks_mut(SOME).enumerate() {
+        for (n, out) in out.as_chunks_mut::<R>().0.chunks_mut(COLUMNS_PER_BLOCK).enumerate() {
             for (row, x) in x.iter().enumerate() {
-                out.iter_mut().zip(&x[n * SOME..]).for_each(|(out, x)| out[row] = *x);
+                out.iter_mut().zip(&x[n * COLUMNS_PER_BLOCK..]).for_each(|(out, x)| out[row] = *x);
             }
             out.iter_mut().for_each(|out| out[x.len()..].fill(0.0));
         }
@@ -82,14 +64,14 @@ fn rows<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], features: usize) {
 }
 
 fn columns<const R: usize>(out: &mut Vec<f32>, x: &[&[f32]], features: usize) {
-    /// Tiles at a time, so that more than a cache line of a row is read at once.
-    const SOME: usize = 8;
+    /// Number of tiles that a thread writes at a time: it reads more than a cache line of each row at once.
+    const TILES_PER_BATCH: usize = 8;
     let n = x.len();
     out.resize(features.next_multiple_of(R) * n, 0.0);
-    out.par_chunks_mut(SOME * R * n).enumerate().for_each(|(some, out)| {
+    out.par_chunks_mut(TILES_PER_BATCH * R * n).enumerate().for_each(|(batch, out)| {
         let out = out.as_chunks_mut::<R>().0;
         for (sample, x) in x.iter().enumerate() {
-            let (whole, rest) = x[some * SOME * R..].as_chunks::<R>();
+            let (whole, rest) = x[batch * TILES_PER_BATCH * R..].as_chunks::<R>();
             let mut tiles = out.iter_mut().skip(sample).step_by(n);
             whole.iter().zip(&mut tiles).for_each(|(x, out)| *out = *x);
             if let Some(out) = tiles.next() {
@@ -110,8 +92,10 @@ pub(super) struct Product<'a> {
     pub features: usize,
     /// The weights, (features, classes of the panel).
     pub panel: &'a [f32],
-    /// The output of the first row for the panel's first class.
-    pub out: Shared,
+    /// The output, of which the task writes the columns of the panel.
+    pub out: Parts<'a>,
+    /// The panel's first class, which is its first column of the output.
+    pub first_class: usize,
     /// Distance between two rows of the output.
     pub stride: usize,
 }
@@ -119,32 +103,29 @@ pub(super) struct Product<'a> {
 impl Task for Product<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        // SAFETY: the caller's contract.
-        unsafe {
-            if rows_of_tile() == ROWS[0] {
-                self.tiles::<V, { ROWS[0] }>()
-            } else {
-                self.tiles::<V, { ROWS[1] }>()
-            }
-        }
+        // SAFETY: the caller's contract; each task has a panel of its own.
+        unsafe { if V::WIDE { self.tiles::<V, WIDE_ROWS>() } else { self.tiles::<V, NARROW_ROWS>() } }
     }
 }
 
 impl Product<'_> {
     /// # Safety
-    /// The machine must have the instruction set of `V`.
+    /// The machine must have the instruction set of `V`, and no other thread may access the panel's columns
+    /// of the output.
     #[inline(always)]
     unsafe fn tiles<V: Vector, const R: usize>(self) {
         for (tile, x) in self.x.chunks_exact(R * self.features).enumerate() {
             let first = tile * R;
             for column in (0..PANEL).step_by(2 * V::LANES) {
-                // SAFETY: the columns are inside the panel, and the output has room for the rows.
+                // SAFETY: the caller's contract; the panel has a row for each feature, and a part of the
+                // output is two vectors.
                 unsafe {
                     let sums = tile_sums::<V, R>(x, self.panel, column);
                     for (r, sums) in sums.into_iter().take(self.n - first).enumerate() {
-                        let out = self.out.0.add((first + r) * self.stride + column);
-                        sums[0].store(out);
-                        sums[1].store(out.add(V::LANES));
+                        let at = (first + r) * self.stride + self.first_class + column;
+                        let out: &mut [f32] = self.out.part(at..at + 2 * V::LANES);
+                        sums[0].store(out.as_mut_ptr());
+                        sums[1].store(out.as_mut_ptr().add(V::LANES));
                     }
                 }
             }
@@ -160,7 +141,7 @@ impl Product<'_> {
 /// `n`.
 #[inline(always)]
 unsafe fn tile_sums<V: Vector, const R: usize>(tile: &[f32], right: &[f32], column: usize) -> [[V; 2]; R] {
-    // SAFETY: `right` has a row for each `n`.
+    // SAFETY: the caller's contract.
     unsafe {
         let mut sums = [[V::splat(0.0); 2]; R];
         let right = right.as_ptr().add(column);
@@ -183,8 +164,9 @@ pub(super) struct Update<'a> {
     pub gradients: &'a [f32],
     pub weight: &'a mut [f32],
     pub velocity: &'a mut [f32],
-    /// For each class, the multiple of the weights that is subtracted from their gradient.
-    pub back: [f32; PANEL],
+    /// For each class, the gradient's component along the class's weights, as a multiple of them, which is
+    /// removed.
+    pub along: [f32; PANEL],
     pub rates: Rates,
 }
 
@@ -192,13 +174,7 @@ impl Task for Update<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         // SAFETY: the caller's contract.
-        unsafe {
-            if rows_of_tile() == ROWS[0] {
-                self.tiles::<V, { ROWS[0] }>()
-            } else {
-                self.tiles::<V, { ROWS[1] }>()
-            }
-        }
+        unsafe { if V::WIDE { self.tiles::<V, WIDE_ROWS>() } else { self.tiles::<V, NARROW_ROWS>() } }
     }
 }
 
@@ -212,7 +188,7 @@ impl Update<'_> {
         for (x, (weight, velocity)) in self.x.chunks_exact(R * samples).zip(rows) {
             let mut gradient = [[0f32; PANEL]; R];
             for column in (0..PANEL).step_by(2 * V::LANES) {
-                // SAFETY: there is a row of gradients for each sample.
+                // SAFETY: the caller's contract; there is a row of gradients for each sample.
                 unsafe {
                     let sums = tile_sums::<V, R>(x, self.gradients, column);
                     for (sums, out) in sums.into_iter().zip(&mut gradient) {
@@ -224,7 +200,7 @@ impl Update<'_> {
             let rows = weight.as_chunks_mut::<PANEL>().0.iter_mut().zip(velocity.as_chunks_mut::<PANEL>().0);
             for ((weight, velocity), gradient) in rows.zip(&gradient) {
                 for k in 0..PANEL {
-                    let d = gradient[k] - self.back[k] * weight[k];
+                    let d = gradient[k] - self.along[k] * weight[k];
                     self.rates.step(&mut weight[k], &mut velocity[k], d);
                 }
             }

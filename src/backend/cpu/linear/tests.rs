@@ -65,7 +65,7 @@ fn steps(truth: &Value, name: &str) -> (Linear, Vec<f64>) {
 
 /// Compares with PyTorch's SGD in f64, computed by `scripts/pytorch/fixture_classifiers.py`.
 #[test]
-fn steps_are_pytorchs() {
+fn steps_match_pytorch() {
     let truth = truth();
     for_each_isa(|isa| {
         for name in ["linear", "cosine", "lws", "las"] {
@@ -102,7 +102,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 
 /// Tests whole tiles, part of a tile, several panels, and more rows than are computed at a time.
 #[test]
-fn all_rows_have_their_products() {
+fn logits_match_plain_loops_at_odd_sizes() {
     for_each_isa(|isa| {
         for (n, classes, features) in
             [(1, 1, 1), (25, 37, 13), (600, 70, 29), (12, 32, 6), (14, 33, 100), (9, 5, 200)]
@@ -127,7 +127,7 @@ fn all_rows_have_their_products() {
 
 /// Tests widths beyond the number of columns that are written at a time.
 #[test]
-fn a_wide_step_is_that_of_plain_loops() {
+fn steps_with_many_features_match_plain_loops() {
     let (n, classes) = (17, 5);
     let value = |at: usize, by: usize| ((at * by) % 29) as f32 * 0.0625 - 0.875;
     let rates = Rates { lr: 0.5, momentum: 0.0, weight_decay: 0.0, nesterov: false };
@@ -162,7 +162,7 @@ fn a_wide_step_is_that_of_plain_loops() {
 }
 
 #[test]
-fn what_is_computed_is_as_the_papers_have_it() {
+fn tau_norm_class_means_and_logit_adjustment_match_the_fixture() {
     let truth = truth();
     let weight = floats(&truth["weight"]);
     for tau in ["0.0", "0.7", "1.0"] {

@@ -62,7 +62,7 @@ fn crops_flips_mixes_and_normalises() {
 }
 
 #[test]
-fn a_whole_share_is_the_image_itself() {
+fn a_lambda_of_one_keeps_the_image() {
     let levels = levels(&[0.5; 3], &[0.25; 3]);
     let images = [image(1), image(2)];
     let view = |n: usize| View { image: &images[n], stored: SHAPE, dy: 0, dx: 0, flip: false };

@@ -13,14 +13,17 @@ impl Device {
     /// # Errors
     /// Returns [`crate::backend::cuda::Error::Memory`] if there is not enough memory, or another error if a
     /// call of the driver fails.
+    ///
+    /// # Panics
+    /// Panics if the size in bytes overflows.
     pub fn zeros<T: Plain>(&self, len: usize) -> Result<Memory<T>> {
-        let bytes = len * size_of::<T>();
+        let bytes = len.checked_mul(size_of::<T>()).expect("a size without overflow");
         let at = match &self.0.backend {
-            Backend::Gpu(gpu) => gpu.zeros(bytes, self.held())?,
+            Backend::Gpu(gpu) => gpu.zeros(bytes, self.bytes_in_use())?,
             #[cfg(test)]
             Backend::Emulated(emulator) => emulator.zeros(bytes),
         };
-        self.0.held.fetch_add(bytes, Ordering::Relaxed);
+        self.0.bytes_in_use.fetch_add(bytes, Ordering::Relaxed);
         Ok(Memory { device: self.clone(), at, len, _type: PhantomData })
     }
 
@@ -59,6 +62,12 @@ impl<T: Plain> Memory<T> {
         self.len
     }
 
+    /// Panics if a range extends beyond the end.
+    fn check(&self, start: usize, len: usize) {
+        // `start + len` could overflow.
+        assert!(start <= self.len && len <= self.len - start, "{start} + {len} of {}", self.len);
+    }
+
     /// Writes values from `start` on, after the operations issued before, and waits.
     ///
     /// # Errors
@@ -67,11 +76,11 @@ impl<T: Plain> Memory<T> {
     /// # Panics
     /// Panics if the values would extend beyond the end.
     pub fn write(&self, start: usize, values: &[T]) -> Result<()> {
-        assert!(start + values.len() <= self.len, "{start} + {} of {}", values.len(), self.len);
+        self.check(start, values.len());
         let (at, from, bytes) = (self.at(start), values.as_ptr().cast(), size_of_val(values));
         match &self.device.0.backend {
             Backend::Gpu(gpu) => {
-                // SAFETY: the range is inside the memory by the assertion.
+                // SAFETY: the range is inside the memory, as checked.
                 unsafe { gpu.call("cuMemcpyHtoDAsync", |d, s| (d.upload)(at, from, bytes, s)) }?;
                 // Whether the driver has read pageable memory when the call returns differs from machine to
                 // machine.
@@ -80,7 +89,7 @@ impl<T: Plain> Memory<T> {
             #[cfg(test)]
             Backend::Emulated(_) => {
                 // SAFETY: the emulator's addresses are those of the process, and the range is inside the
-                // memory by the assertion.
+                // memory, as checked.
                 unsafe { std::ptr::copy_nonoverlapping(from.cast::<u8>(), at as *mut u8, bytes) };
                 Ok(())
             }
@@ -95,12 +104,12 @@ impl<T: Plain> Memory<T> {
     /// # Panics
     /// Panics if the range extends beyond the end.
     pub fn read(&self, start: usize, len: usize) -> Result<Vec<T>> {
-        assert!(start + len <= self.len, "{start} + {len} of {}", self.len);
+        self.check(start, len);
         let mut values = Vec::<T>::with_capacity(len);
         let (at, to, bytes) = (self.at(start), values.as_mut_ptr(), len * size_of::<T>());
         match &self.device.0.backend {
             Backend::Gpu(gpu) => {
-                // SAFETY: the range is inside the memory by the assertion, and the vector has room for it.
+                // SAFETY: the range is inside the memory, as checked, and the vector has room for it.
                 unsafe { gpu.call("cuMemcpyDtoHAsync", |d, s| (d.download)(to.cast(), at, bytes, s)) }?;
                 gpu.wait()?;
             }
@@ -154,10 +163,11 @@ impl<T: Plain> Memory<T> {
 impl<T> Drop for Memory<T> {
     fn drop(&mut self) {
         let bytes = self.len * size_of::<T>();
-        self.device.0.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.device.0.bytes_in_use.fetch_sub(bytes, Ordering::Relaxed);
         match &self.device.0.backend {
             Backend::Gpu(gpu) => {
-                // SAFETY: nothing else uses the memory. cuMemFree waits for kernels that use it.
+                // SAFETY: the memory is freed once, and cuMemFree waits for kernels that use it. Whoever
+                // launches a graph that uses the memory must ensure that it is still live.
                 let _ = unsafe { gpu.call("cuMemFree", |d, _| (d.free)(self.at)) };
             }
             #[cfg(test)]

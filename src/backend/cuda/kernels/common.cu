@@ -218,13 +218,13 @@ __device__ inline bool last_block(u32* counter, u32 blocks) {
 constexpr int COPIES = 4;
 constexpr float HIGH = 0x1p-14f, LOW = 0x1p-57f;
 // The limit for the magnitude of a sum.
-constexpr float MOST = 0x1p48f;
-static_assert(MOST / HIGH <= 0x1p62f && HIGH / 2 / LOW * REMIX_MOST_BLOCKS <= 0x1p62f, "a limb has 63 bits and a sign");
+constexpr float MAX_SUM = 0x1p48f;
+static_assert(MAX_SUM / HIGH <= 0x1p62f && HIGH / 2 / LOW * REMIX_MAX_BLOCKS <= 0x1p62f, "a limb has 63 bits and a sign");
 
 template <int C>
 __device__ void add_sum(u64* sums, int column, float value) {
     constexpr int WIDTH = 2 * C;
-    if (!(fabsf(value) < MOST / gridDim.x)) {
+    if (!(fabsf(value) < MAX_SUM / gridDim.x)) {
         atomicAdd(sums + COPIES * 2 * WIDTH + column, (u64)1);
         return;
     }

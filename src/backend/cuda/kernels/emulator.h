@@ -40,7 +40,7 @@ static Index threadIdx, blockIdx, gridDim;
 
 namespace emu {
 
-constexpr int MOST = 256, LANES = 32, STACK = 64 << 10, GUARD = 4096;
+constexpr int MAX_THREADS = 256, LANES = 32, STACK = 64 << 10, GUARD = 4096;
 
 struct Barrier {
     unsigned arrived, turn;
@@ -58,11 +58,11 @@ struct Warp {
     unsigned a[LANES][4], b[LANES][2];
 };
 
-static Fiber fibers[MOST];
+static Fiber fibers[MAX_THREADS];
 static char* stacks;
 static jmp_buf scheduler;
 static Barrier block;
-static Warp warps[MOST / LANES];
+static Warp warps[MAX_THREADS / LANES];
 alignas(16) static unsigned char shared[256 << 10];
 static unsigned threads, asked;
 static bool reverse;
@@ -238,8 +238,8 @@ static inline int max(int a, int b) { return a > b ? a : b; }
 // or the number of threads is not supported, and otherwise the result of `run_block`.
 extern "C" int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned threads, unsigned shared, const void* args, int reverse,
                             emu::Written* written, size_t written_len) {
-    if (shared > sizeof emu::shared - emu::GUARD || threads > emu::MOST || threads % emu::LANES) return 1;
-    if (!emu::stacks) emu::stacks = (char*)malloc((size_t)emu::MOST * emu::STACK);
+    if (shared > sizeof emu::shared - emu::GUARD || threads > emu::MAX_THREADS || threads % emu::LANES) return 1;
+    if (!emu::stacks) emu::stacks = (char*)malloc((size_t)emu::MAX_THREADS * emu::STACK);
     emu::threads = threads;
     emu::asked = shared;
     emu::reverse = reverse;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::args::{Norm, Row, Segment};
 use super::device::{Device, Memory};
-use super::kernels::{FORWARD, MOST_BLOCKS, NAMES};
+use super::kernels::{FORWARD, MAX_BLOCKS, NAMES};
 use super::tiles::THREADS;
 use super::tiles::{SCRATCH, Tiles, bytes_of, padded};
 use super::{Error, Result};
@@ -50,7 +50,7 @@ struct Layer {
 }
 
 /// The inputs and outputs of the steps of a run. Recorded graphs contain the addresses of this memory, so it
-/// must be kept as long as they are launched, even if the host reads nothing of it.
+/// must outlive every launch, even if the host never reads it.
 pub struct Feed {
     /// (N, H, W, 3) bytes: all images, or those of the next steps.
     pub pixels: Memory<u8>,
@@ -64,13 +64,17 @@ pub struct Feed {
     pub features: Memory<f32>,
     /// The logits, likewise.
     pub logits: Memory<f32>,
-    /// (steps, 2): loss and number of correct predictions; empty in inference.
+}
+
+/// The inputs and outputs that only training steps have. Like a [`Feed`], it must outlive every launch.
+pub struct TrainingFeed {
+    /// (steps, 2): loss and number of correct predictions.
     pub losses: Memory<f64>,
-    /// Learning rate, momentum, weight decay, and 1 for Nesterov's momentum; empty in inference.
+    /// Learning rate, momentum, weight decay, and 1 for Nesterov's momentum.
     pub rates: Memory<f32>,
 }
 
-/// The segments of the parameters for the last kernel of a step, for one batch size.
+/// The segments of a network's parameters for the last kernel of a step, for one batch size.
 pub struct Segments {
     table: Memory<Segment>,
     blocks: usize,
@@ -177,6 +181,9 @@ impl DeviceNet {
     /// # Errors
     /// Returns an error if the kernels do not support the network or the sizes, or [`Error::Memory`] if there
     /// is not enough memory.
+    ///
+    /// # Panics
+    /// Panics if the criterion is for another number of classes.
     pub fn new(
         device: &Device,
         params: &Params,
@@ -202,17 +209,17 @@ impl DeviceNet {
         let sums = device.zeros(plan.layers.iter().map(|geo| 2 * sums_of(geo.cout)).sum())?;
         let (mut layers, mut sums_at) = (Vec::<Layer>::new(), 0);
         for ((slot, conv), &geo) in host.slots().iter().zip(network.convs()).zip(&plan.layers) {
-            let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes, device.room()));
+            let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes, device.shared_for_two_blocks()));
             let shared = tiles.forward_shared.max(trained(tiles.backward_shared));
             let blocks = tiles.forward_blocks.max(trained(tiles.weight_blocks + tiles.input_blocks));
-            if blocks > MOST_BLOCKS || batch * geo.out_len() > i32::MAX as usize {
+            if blocks > MAX_BLOCKS || batch * geo.out_len() > i32::MAX as usize {
                 return Err(Error::Size(format!(
                     "batches of {batch} images of the shape {shape:?} are too large for the GPU's kernels (a smaller \
                      --batch-size may help)"
                 )));
             }
-            if shared > device.shared() {
-                let (has, n) = (device.shared(), &conv.name);
+            if shared > device.max_shared() {
+                let (has, n) = (device.max_shared(), &conv.name);
                 return Err(Error::Size(format!(
                     "layer {n} needs {shared} bytes of shared memory, but a block has only {has}"
                 )));
@@ -260,16 +267,18 @@ impl DeviceNet {
         let classes = host.classes();
         let plain = Criterion::cross_entropy(classes);
         let criterion = criterion.unwrap_or(&plain);
+        let (has_margins, has_scales) = (criterion.has_margins(), !criterion.scales.is_empty());
+        let classwise = [&criterion.offsets[..], &criterion.margins, &criterion.scales].concat();
+        assert_eq!(classwise.len(), (2 + usize::from(has_scales)) * classes, "a criterion of these classes");
         Ok(DeviceNet {
             classes,
             batch,
             shape,
             velocity: device.zeros(trained(len))?,
             linear_at: host.classifier(),
-            classwise: device
-                .upload(&[&criterion.offsets[..], &criterion.margins, &criterion.scales].concat())?,
-            has_margins: criterion.has_margins(),
-            has_scales: !criterion.scales.is_empty(),
+            classwise: device.upload(&classwise)?,
+            has_margins,
+            has_scales,
             gamma: criterion.gamma,
             normalised: network.classifier.kind == ClassifierKind::Cosine,
             gradients,
@@ -301,18 +310,23 @@ impl DeviceNet {
         }
         self.running.write(0, &read(&params.running)?)?;
         let segments = self.segments(1)?;
-        self.lay_out(&segments, 0, false)?;
+        // SAFETY: the segments are those of this network.
+        unsafe { self.lay_out(&segments, None)? };
         Ok(self.device.wait()?)
     }
 
     /// Copies parameters and running statistics from another network on the device.
     ///
+    /// # Safety
+    /// The segments must be those of this network.
+    ///
     /// # Errors
     /// Returns an error if a call of the driver fails.
-    pub fn copy(&self, net: &DeviceNet, segments: &Segments) -> Result<()> {
+    pub unsafe fn copy(&self, net: &DeviceNet, segments: &Segments) -> Result<()> {
         self.params.copy(&net.params)?;
         self.running.copy(&net.running)?;
-        self.lay_out(segments, 0, false)
+        // SAFETY: the caller's contract.
+        unsafe { self.lay_out(segments, None) }
     }
 
     /// Copies parameters, velocities and running statistics to the host.
@@ -337,7 +351,8 @@ impl DeviceNet {
 
     /// Returns the tiles of a layer for some images.
     fn tiles(&self, geo: Geometry, images: usize) -> Tiles {
-        Tiles::new(geo, images, bytes_of(self.device.precision()), self.device.room())
+        let (device, bytes) = (&self.device, bytes_of(self.device.precision()));
+        Tiles::new(geo, images, bytes, device.shared_for_two_blocks())
     }
 
     /// Returns the raw outputs of a layer for the first `images` images.

@@ -1,12 +1,13 @@
 //! The launches of a training step and of inference: the operations of [`Engine`], in the order of
 //! [`backend::forward`] and [`backend::backward`].
 
-use super::{DeviceNet, FEATURES, Feed, Layer, Segments};
+use super::{DeviceNet, FEATURES, Feed, Layer, Segments, TrainingFeed};
 use crate::backend::cuda::Result;
 use crate::backend::cuda::args::{
     BackwardArgs, BlendArgs, FoldArgs, ForwardArgs, Gradient, HeadArgs, IDENTITY, IN_PLACE, LoadArgs,
     NO_RESIDUAL, NORMED, PADDED, PLAIN, Source, StepArgs, THROUGH_PADDED,
 };
+use crate::backend::cuda::device::Memory;
 use crate::backend::cuda::kernels::{BACKWARD, BLEND, FOLD, FORWARD, HEAD, LOAD, STEP, UNBLEND};
 use crate::backend::cuda::tiles::SCRATCH;
 use crate::backend::cuda::tiles::THREADS;
@@ -16,18 +17,21 @@ use crate::backend::{
 };
 
 impl DeviceNet {
-    /// Copies the weights into the kernels' layout; with `moves`, takes the step of SGD first.
-    pub(super) fn lay_out(&self, segments: &Segments, rates: u64, moves: bool) -> Result<()> {
+    /// Copies the weights into the kernels' layout; with `rates`, takes the step of SGD first.
+    ///
+    /// # Safety
+    /// The segments must be those of this network. With `rates`, the contract of [`DeviceNet::step`] applies.
+    pub(super) unsafe fn lay_out(&self, segments: &Segments, rates: Option<&Memory<f32>>) -> Result<()> {
         let args = StepArgs {
             params: self.params.at(0),
             grads: self.grads.at(0),
             velocity: self.velocity.at(0),
             segments: segments.table.at(0),
-            rates,
+            rates: rates.map_or(0, |rates| rates.at(0)),
             count: segments.table.count() as i32,
-            moves: moves.into(),
+            moves: rates.is_some().into(),
         };
-        // SAFETY: the addresses are those of the network's own memory.
+        // SAFETY: the caller's contract; the other addresses are those of the network's own memory.
         unsafe { self.device.launch(STEP, segments.blocks, 0, &args) }
     }
 
@@ -35,37 +39,43 @@ impl DeviceNet {
     /// `mix_point`, see [`crate::methods::mix::Mix::mix_points`].
     ///
     /// # Safety
-    /// The caller must ensure that the memory of `feed` is large enough for the plan's steps, and that the
-    /// plan's rows are in bounds.
+    /// The network must have been created with a criterion and for batches of `images` images or more, and
+    /// `segments` must be the result of its [`DeviceNet::segments`] for `images`. Whenever the step runs, all
+    /// of this memory must be live, and `feed` and `training` must be large enough for the step's number. In
+    /// the step's rows, `index` must be the position of an image in `feed.pixels`, both labels must be below
+    /// the number of classes, and `partner` must be below `images`. At mix points other than 0, the partners
+    /// must also be a permutation.
     ///
     /// # Errors
     /// Returns an error if a call of the driver fails.
     pub unsafe fn step(
         &self,
         feed: &Feed,
+        training: &TrainingFeed,
         images: usize,
         mix_point: usize,
         segments: &Segments,
     ) -> Result<()> {
-        let pass = Pass { net: self, feed, images, mix_point, train: true };
+        let pass = Pass { net: self, feed, training: Some(training), images, mix_point };
         let mixed = self.plan.mixed(mix_point);
         // SAFETY: the caller's contract.
         unsafe { pass.load()? };
         backend::forward(&self.plan, &pass, mixed)?;
         backend::backward(&self.plan, &pass, mixed)?;
-        self.lay_out(segments, feed.rates.at(0), true)
+        // SAFETY: the caller's contract.
+        unsafe { self.lay_out(segments, Some(&training.rates)) }
     }
 
     /// Launches inference on the first `images` rows of the plan's current step, with the running statistics
     /// that [`DeviceNet::fold`] has prepared.
     ///
     /// # Safety
-    /// The contract of [`DeviceNet::step`] applies.
+    /// The contract of [`DeviceNet::step`] applies, except for what concerns training.
     ///
     /// # Errors
     /// Returns an error if a call of the driver fails.
     pub unsafe fn infer(&self, feed: &Feed, images: usize) -> Result<()> {
-        let pass = Pass { net: self, feed, images, mix_point: 0, train: false };
+        let pass = Pass { net: self, feed, training: None, images, mix_point: 0 };
         // SAFETY: the caller's contract.
         unsafe { pass.load()? };
         backend::evaluate(&self.plan, &pass)
@@ -86,17 +96,18 @@ impl DeviceNet {
 struct Pass<'a> {
     net: &'a DeviceNet,
     feed: &'a Feed,
+    /// `None` in inference.
+    training: Option<&'a TrainingFeed>,
     images: usize,
     /// Where the step is mixed, see [`crate::methods::mix::Mix::mix_points`].
     mix_point: usize,
-    train: bool,
 }
 
 impl Pass<'_> {
     /// Launches the loading of the images. All later launches of the pass use the feed as well.
     ///
     /// # Safety
-    /// The contract of [`DeviceNet::step`] applies.
+    /// The contract of [`DeviceNet::step`] or, in inference, of [`DeviceNet::infer`] applies.
     unsafe fn load(&self) -> Result<()> {
         let net = self.net;
         let [height, width, _] = net.shape;
@@ -111,7 +122,7 @@ impl Pass<'_> {
             batch: net.batch as i32,
             height: height as i32,
             width: width as i32,
-            count: if self.train { net.sums.count() as i32 } else { 0 },
+            count: self.training.map_or(0, |_| net.sums.count() as i32),
             mixes: (self.mix_point == 0).into(),
         };
         // SAFETY: the caller's contract; the other addresses are those of the network's own memory.
@@ -181,7 +192,7 @@ impl Engine for Pass<'_> {
         // The backward pass expects every input that is computed from a raw output to be stored with its
         // layer.
         let made = matches!(input, Input::Normed { .. });
-        let store = if store.is_some() || (made && self.train) { layer.x.at(0) } else { 0 };
+        let store = if store.is_some() || (made && self.training.is_some()) { layer.x.at(0) } else { 0 };
         let args = ForwardArgs {
             source: Source { store, ..self.source(input) },
             before: net.layers[n.saturating_sub(1)].norm,
@@ -190,7 +201,7 @@ impl Engine for Pass<'_> {
             sums: layer.norm.sums,
             images: self.images as i32,
             rows: tiles.forward as i32,
-            train: self.train.into(),
+            train: self.training.is_some().into(),
             unused: 0,
         };
         // SAFETY: the addresses are those of the network's own memory, which is as large as the layer's sizes
@@ -211,7 +222,7 @@ impl Engine for Pass<'_> {
             linear: net.params.at(net.linear_at),
             features: feed.features.at(0),
             logits: feed.logits.at(0),
-            losses: feed.losses.at(0),
+            losses: self.training.map_or(0, |training| training.losses.at(0)),
             samples: net.samples.at(0),
             dz: self.gradient(dz),
             linear_parts: net.linear_parts.at(0),
@@ -223,13 +234,13 @@ impl Engine for Pass<'_> {
             images: self.images as i32,
             batch: net.batch as i32,
             classes: net.classes as i32,
-            train: self.train.into(),
+            train: self.training.is_some().into(),
             gamma: net.gamma,
             normalised: net.normalised.into(),
         };
         let shared = (SCRATCH + 2 * FEATURES + 4 * net.classes) * 4;
-        // SAFETY: the addresses are those of the network's own memory; for the feed, the contract of `load`
-        // applies.
+        // SAFETY: the addresses are those of the network's own memory and of the feeds, for which the
+        // contract of `load` was upheld.
         unsafe { net.device.launch(HEAD, self.images, shared, &args) }
     }
 }
@@ -237,8 +248,8 @@ impl Engine for Pass<'_> {
 impl Training for Pass<'_> {
     fn mix(&self, mixed: Mixed, _: From) -> Result<()> {
         let args = self.blend(mixed);
-        // SAFETY: the addresses are those of the network's own memory for a stage's output; for the feed, the
-        // contract of `load` applies.
+        // SAFETY: `blend` uses the network's own memory and the feed, for which the contract of `load` was
+        // upheld.
         unsafe { self.net.device.launch(BLEND + self.mix_point - 1, self.images, 0, &args) }
     }
 
@@ -268,7 +279,7 @@ impl Training for Pass<'_> {
         // The gradient of the stem's input is not computed.
         if let Some(InputGrad { to, residual, sums_of }) = to {
             blocks += tiles.input_blocks;
-            args.weight = flipped.as_ref().map_or(0, |w| w.at(0));
+            args.weight = flipped.as_ref().expect("every layer but the stem has flipped weights").at(0);
             args.dz = self.gradient(to);
             (args.residual, args.half) = match residual {
                 Residual::None => (NO_RESIDUAL, 0),
@@ -286,8 +297,8 @@ impl Training for Pass<'_> {
 
     fn unmix(&self, mixed: Mixed, from: Buffer, to: Buffer) -> Result<()> {
         let args = BlendArgs { gradient: self.gradient(from), dz: self.gradient(to), ..self.blend(mixed) };
-        // SAFETY: the addresses are those of the network's own memory for a stage's output; for the feed, the
-        // contract of `load` applies.
+        // SAFETY: the gradients are in the network's own memory. `blend` uses this memory and the feed, for
+        // which the contract of `load` was upheld.
         unsafe { self.net.device.launch(UNBLEND + self.mix_point - 1, self.images, SCRATCH * 4, &args) }
     }
 

@@ -91,16 +91,16 @@ fn a_resumed_training_has_the_same_bits() {
 #[test]
 fn images_sent_some_steps_at_a_time_give_the_same_bits() {
     for device in devices(Precision::F32) {
-        // The first case has three of its six steps at a time, of three images each; the second has one step
-        // of seven images at a time.
-        for (images, batch, held) in [(17, 3, 3), (11, 7, 1)] {
+        // In the first case the device holds three of the six steps (three images each) at a time; in the
+        // second, one step of seven images.
+        for (images, batch, steps) in [(17, 3, 3), (11, 7, 1)] {
             let config = Config { crop_padding: Some(2), ..config(Precision::F32, batch) };
             let data = Data::new([8, 8, 3], images, 5);
             let train = |streamed| {
                 let net = network(&config, &data);
                 let mut trainer = trainer_of(&device, &config, &data, &net, streamed);
                 if streamed && emulated(&device) {
-                    assert_eq!(trainer.held(), Some(held));
+                    assert_eq!(trainer.steps_on_device(), Some(steps));
                 }
                 let plan = plan(&config, &data);
                 let losses = [1, 2].map(|e| epoch(&mut trainer, &plan, &data, e));

@@ -31,7 +31,7 @@ fn inference_is_the_cpus() {
         for fits in [true, false] {
             let batches = Evaluator::new(&device, &net.params, &data.test, &levels, 2, fits);
             let batches = batches.expect("an evaluator");
-            batches.net.take(&net.params).expect("taken");
+            batches.take(&net.params).expect("taken");
             batches.run(&data.test).expect("inference");
             let logits = batches.logits().expect("logits");
             assert_eq!(logits, found.logits, "in batches of 2 and one of 1, all on the device: {fits}");

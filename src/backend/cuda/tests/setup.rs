@@ -188,7 +188,7 @@ pub fn trainer_of(device: &Device, config: &Config, data: &Data, net: &Net, stre
 /// Runs one epoch of a trainer, and returns the losses.
 pub fn epoch(trainer: &mut Trainer, plan: &Plan, data: &Data, epoch: u32) -> Vec<[f64; 2]> {
     let crops = data.train.stored() != data.train.shape();
-    let held = trainer.held().map(|steps| Held { steps, crops });
+    let held = trainer.steps_on_device().map(|steps| Held { steps, crops });
     let of = plan.epoch(epoch);
     let images = |steps| images(&data.train, &of, steps);
     trainer.stream(|e| rows(plan, e, held), images, epoch, epoch, RATES).expect("an epoch")

@@ -7,10 +7,10 @@ use crate::backend::cpu::sgd::Rates;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::trainer::{Images, Trainer};
 use crate::methods::choice::Kind;
-use crate::methods::loss::{Loss, LossKind};
-use crate::methods::mix::{Blend, Mix, MixKind, Partner};
+use crate::methods::loss::{CE, LDAM, Loss, LossKind};
+use crate::methods::mix::{self, Blend, Mix, MixKind, Partner};
 use crate::methods::presets::{Method, preset};
-use crate::methods::rule::{RW, Rule};
+use crate::methods::rule::{self, RW, Rule};
 use crate::train::config::{Augment, Config, Precision};
 use crate::train::engine::{rows, train_epoch};
 
@@ -125,13 +125,14 @@ fn one_step_is_the_cpus() {
 fn every_loss_and_mix_is_the_cpus() {
     // The class counts differ so much that Remix, margins and offsets all have an effect.
     let data = Data::labelled([8, 12, 3], &[0, 1, 0, 0, 2, 0, 1, 0, 0, 1, 0], 5);
-    let losses = LossKind::ALL.iter().copied().filter(|kind| !kind.on_features).map(Loss::new);
-    let mixes = MixKind::ALL.iter().copied().filter(|kind| kind.partner == Partner::OfBatch).map(Mix::new);
-    let most = losses.clone().count().max(mixes.clone().count());
-    let pairs = losses.cycle().zip(mixes.cycle()).take(most);
-    let methods = pairs.map(|(loss, mix)| Method { mix, loss, rule: Rule::new(&RW) });
+    let losses = LossKind::ALL.iter().copied().filter(|kind| !kind.on_features);
+    let mixes = MixKind::ALL.iter().copied().filter(|kind| kind.partner == Partner::OfBatch);
+    let with_ce = mixes.clone().map(|mix| (mix, &CE, &rule::NONE));
     // With margins, two labels of a sample do not share a softmax, not even if they are the same.
-    for method in methods.chain([preset("ldam").expect("a method")]) {
+    let ldam = (&mix::NONE, &LDAM, &rule::NONE);
+    let weighted = mixes.cycle().zip(losses).map(|(mix, loss)| (mix, loss, &RW));
+    for (mix, loss, rule) in with_ce.chain([ldam]).chain(weighted) {
+        let method = Method { mix: Mix::new(mix), loss: Loss::new(loss), rule: Rule::new(rule) };
         let mut config = Config { seed: 4, ..Config::new(method) };
         (config.arch, config.batch_size) = ("resnet20".parse().expect("a name"), 7);
         if matches!(config.mix.kind.blend, Blend::Patch(_)) {

@@ -1,7 +1,7 @@
 //! Tests of the flags: spellings of one experiment, refusals, lists.
 
 use super::*;
-use crate::methods::choice::{Domain, Entry, Opt};
+use crate::methods::choice::{Domain, Entry, MethodOption};
 use crate::methods::presets::{names, preset_name};
 
 fn flags(line: &str) -> Flags {
@@ -96,7 +96,7 @@ fn every_flag_of_the_experiment_reaches_the_params() {
 #[test]
 fn every_option_of_a_method_reaches_the_params() {
     /// Returns a value that an option accepts, other than its default.
-    fn other(option: &Opt) -> Setting {
+    fn other(option: &MethodOption) -> Setting {
         let candidates: Vec<Setting> = match option.domain {
             Domain::Number { check, .. } => {
                 [0.2, 0.6, 2.0].into_iter().filter(|x| check(*x)).map(Setting::Number).collect()
@@ -177,8 +177,8 @@ fn refusals_say_what_to_do() {
         ("--loss las", "is only for classifiers on features"),
         ("--loss las --classifier linear --smooth-head 1", "must be at least 0 and below 1"),
         ("--mix mixap", "[possible values: none, mixup, remix"),
-        ("--epochs 0", "--epochs 0: must be at least 1"),
-        ("--batch-size 0", "--batch-size 0: must be between"),
+        ("--epochs 0", "expected a whole number of at least 1"),
+        ("--batch-size 0", "expected a whole number from 1 to 65536"),
         ("--lr -0.1", "--lr -0.1: must be a positive number"),
         ("--lr nan", "--lr NaN: must be a positive number"),
         ("--method remix --tau 1.5", "--tau 1.5: must be between 0 (no Remix) and 1"),

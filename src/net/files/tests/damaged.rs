@@ -59,7 +59,7 @@ fn pickled(key: &str, len: i32, offset: i32, shape: &[i32], strides: &[i32]) -> 
 }
 
 #[test]
-fn sizes_are_believed_only_where_the_bytes_are_there() {
+fn claimed_sizes_are_checked_against_the_file() {
     let numbers: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
     let file =
         |pickle: &[u8]| zipped(&[("data.pkl", pickle), ("data/0", &numbers)], CompressionMethod::Stored);
@@ -105,7 +105,7 @@ fn sizes_are_believed_only_where_the_bytes_are_there() {
 }
 
 #[test]
-fn zip_files_that_are_no_checkpoints_are_refused() {
+fn zip_files_that_are_not_checkpoints_are_refused() {
     let pickle = pickled("0", 1, 0, &[1], &[1]);
     let (pickle, number) = (("data.pkl", &pickle[..]), ("data/0", &[0; 4][..]));
     let said = |members: &[(&str, &[u8])], method| refused(&zipped(members, method));
@@ -178,7 +178,7 @@ fn survives(bytes: &[u8]) -> Option<StateDict> {
 }
 
 #[test]
-fn no_damage_makes_a_reader_panic() {
+fn damaged_files_cause_no_panic() {
     let mut random = Random(1);
     let files = [
         safetensors(&changed(|n| format!("module.{n}"), &["epoch"]), Dtype::F32),
@@ -204,7 +204,7 @@ fn no_damage_makes_a_reader_panic() {
 }
 
 #[test]
-fn no_damage_to_the_pickle_makes_a_reader_panic() {
+fn damaged_pickles_cause_no_panic() {
     let mut random = Random(2);
     let mut read = 0;
     for name in ["plain", "strided", "parameters"] {
@@ -257,7 +257,7 @@ fn as_pytorch_packs(stem: &str, storages: usize) -> Vec<u8> {
 
 /// The length of a file's name, which occurs many times in the file, determines where its records lie.
 #[test]
-fn zip_files_are_read_whatever_their_name_is() {
+fn zip_files_of_any_name_are_read() {
     for length in 1..=64 {
         for storages in [40, 120] {
             let file = as_pytorch_packs(&"a".repeat(length), storages);

@@ -11,7 +11,7 @@ use super::input_grad::{Grad, InputGrad};
 use super::outer::outer_rows;
 use super::walk::Outer;
 use super::wide::Panels;
-use super::winograd::{self, Two};
+use super::winograd::{self, F2x2};
 use super::{Prefetcher, by_blocks, fill_input, images, row_of, spread, together, with_scratch};
 use crate::backend::cpu::source::{Input as Source, Slices, View};
 use crate::backend::cpu::{chunk_range, chunks, for_each_chunk};
@@ -32,7 +32,7 @@ pub(in crate::backend::cpu::conv) fn arranged_len(geo: &Geometry) -> usize {
 
 /// Returns the largest number of floats of [`Backward::partial`] for a layer and a batch.
 pub(in crate::backend::cpu::conv) fn partial_len(geo: Geometry, batch: usize) -> usize {
-    if by_blocks(geo) { Panels::most(geo, batch) } else { chunks(batch) * arranged_len(&geo) }
+    if by_blocks(geo) { Panels::max_lanes(geo, batch) } else { chunks(batch) * arranged_len(&geo) }
 }
 
 pub(in crate::backend::cpu::conv) struct Backward<'a, T> {
@@ -74,13 +74,13 @@ impl<'a, T: Value> Backward<'a, T> {
                     (i.dz.part(images(&range, geo.in_len())), i.sums.part(images(&range, 2 * geo.cin)), i)
                 }
             });
-            let some = self.together();
+            let together = self.together();
             let work = if self.winograd {
-                winograd::backward_scratch_len(geo, some)
+                winograd::backward_scratch_len(geo, together)
             } else {
-                Space::<T>::paired_len(geo, some)
+                Space::<T>::paired_len(geo, together)
             };
-            let len = some * (geo.padded_in::<T>() + geo.padded_out::<T>()) + work;
+            let len = together * (geo.padded_in::<T>() + geo.padded_out::<T>()) + work;
             with_scratch(len, |scratch| self.chunk(isa, range, dw, input, scratch));
         });
     }
@@ -96,13 +96,13 @@ impl<'a, T: Value> Backward<'a, T> {
         scratch: &mut [f32],
     ) {
         let geo = self.geo;
-        let some = self.together();
-        let mut space = Space::<T>::new(geo, some, scratch);
+        let together = self.together();
+        let mut space = Space::<T>::new(geo, together, scratch);
         if let Some((_, sums, _)) = &mut input {
             sums.fill(0.0);
         }
-        for first in chunk.clone().step_by(some) {
-            let range = first..chunk.end.min(first + some);
+        for first in chunk.clone().step_by(together) {
+            let range = first..chunk.end.min(first + together);
             let space = &mut space;
             T::run(isa, Fill { op: self, range: range.clone(), space });
             let fresh = first == chunk.start;
@@ -193,7 +193,7 @@ impl<T: Value> Task for Fill<'_, '_, T> {
         let geo = self.op.geo;
         for (n, image) in self.range.enumerate() {
             let (a, g) = self.space.image(n);
-            // SAFETY: the scratch memory holds the images with their halos.
+            // SAFETY: the caller's contract.
             unsafe {
                 fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), None);
                 fill_grad::<V, T>(self.op, image, T::unpack(g));
@@ -218,7 +218,8 @@ impl<T: Value> Task for WeightGrad<'_, '_, T> {
         let WeightGrad { op, range, fresh, space, dw } = self;
         let geo = op.geo;
         let winograd = V::WINOGRAD && op.winograd;
-        // SAFETY: the scratch memory holds the images with their halos.
+        // SAFETY: the caller's contract; the scratch memory holds the images with their halos, and chunks do
+        // not overlap.
         unsafe {
             if by_blocks(geo) {
                 let (images, a, g) = if winograd {
@@ -260,9 +261,10 @@ impl<T: Value> Task for WinogradInputGrad<'_, '_, T> {
         let (g, u) = (T::unpack(self.space.g).as_ptr(), self.weight.as_ptr());
         let step = self.geo.padded_out::<T>() * T::PACK;
         let work = &mut *self.space.work;
-        // SAFETY: the scratch memory holds the images with their halos; the sink has room for as many.
+        // SAFETY: the caller's contract; the scratch memory holds the images with their halos, and the sink
+        // has room for as many.
         unsafe {
-            winograd::forward::<V, T, _, Two, 4, 2>(back, self.images, g, step, u, work, &mut self.sink);
+            winograd::forward::<V, T, _, F2x2, 4, 2>(back, self.images, g, step, u, work, &mut self.sink);
         }
     }
 }
@@ -301,6 +303,9 @@ impl<'a, T: Value> Space<'a, T> {
 
     /// Groups the first `images` images by as many as share a lane. Returns the number of groups, and their
     /// inputs and gradients with one value of each image in a lane, as [`outer_rows`] takes them.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `V`.
     #[inline(always)]
     unsafe fn paired<V: Vector>(&mut self, images: usize) -> (usize, &[f32], &[f32]) {
         if T::PACK == 1 {
@@ -317,7 +322,7 @@ impl<'a, T: Value> Space<'a, T> {
         let (a, g) = self.work.split_at_mut(pairs * a_len);
         for n in 0..pairs {
             let (a_two, g_two) = (2 * self.geo.padded_in::<T>(), 2 * self.geo.padded_out::<T>());
-            // SAFETY: the caller is inside a task.
+            // SAFETY: the caller's contract.
             unsafe {
                 let out = bf16::unpack(&mut a[n * a_len..(n + 1) * a_len]);
                 interleave::<V>(bf16::unpack(&mut self.a[n * a_two..][..a_two]), self.geo.cin, out);
@@ -330,6 +335,9 @@ impl<'a, T: Value> Space<'a, T> {
 }
 
 /// Interleaves the values of two images, without the padding of each pixel's last lane.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`.
 #[inline(always)]
 unsafe fn interleave<V: Vector>(images: &[bf16], channels: usize, out: &mut [bf16]) {
     let pixel = bf16::lanes(channels) * bf16::PACK;
@@ -341,7 +349,7 @@ unsafe fn interleave<V: Vector>(images: &[bf16], channels: usize, out: &mut [bf1
     for ((first, second), out) in runs.zip(out.chunks_exact_mut(2 * run)) {
         let whole = run / (2 * V::LANES) * 2 * V::LANES;
         for at in (0..whole).step_by(2 * V::LANES) {
-            // SAFETY: whole vectors are inside the runs.
+            // SAFETY: the caller's contract; whole vectors are inside the runs.
             unsafe {
                 V::side_by_side(first.as_ptr().add(at), second.as_ptr().add(at), out.as_mut_ptr().add(2 * at))
             };
@@ -353,6 +361,9 @@ unsafe fn interleave<V: Vector>(images: &[bf16], channels: usize, out: &mut [bf1
 }
 
 /// Computes `g = c1·dz + c2·y + c3` inside the halo of one image.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`.
 #[inline(always)]
 unsafe fn fill_grad<V: Vector, T: Value>(op: &Backward<T>, image: usize, g: &mut [T]) {
     let (c, width) = (op.geo.cout, op.geo.out_width() * op.geo.cout);
@@ -363,7 +374,8 @@ unsafe fn fill_grad<V: Vector, T: Value>(op: &Backward<T>, image: usize, g: &mut
         let g = &mut all[..width];
         let at = image * op.geo.out_len() + row * width;
         let (dz, y) = (&op.dz[at..at + width], &op.y[at..at + width]);
-        // SAFETY: the channels are inside the row and inside the three rows of coefficients.
+        // SAFETY: the caller's contract; the rows consist of whole pixels, and the channels are inside the
+        // three rows of coefficients.
         unsafe {
             for channel in (0..whole).step_by(V::LANES) {
                 grad::<V, T>(op.coef, c, dz, y, g, channel);
@@ -376,10 +388,15 @@ unsafe fn fill_grad<V: Vector, T: Value>(op: &Backward<T>, image: usize, g: &mut
     }
 }
 
-/// Computes one vector of channels of `fill_grad`, for all pixels of a row.
+/// Computes one vector of channels of [`fill_grad`], for all pixels of a row.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`; `dz`, `y` and `g` must have equal length and consist of
+/// whole pixels of `c` values, `coef` must have three rows, and `channel` must be the first of a whole vector
+/// of channels.
 #[inline(always)]
 unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g: &mut [T], channel: usize) {
-    // SAFETY: the contract of `fill_grad`.
+    // SAFETY: the caller's contract.
     unsafe {
         let coef = coef.as_ptr().add(channel);
         let (c1, c2, c3) = (V::load(coef), V::load(coef.add(c)), V::load(coef.add(2 * c)));
@@ -393,6 +410,10 @@ unsafe fn grad<V: Vector, T: Value>(coef: &[f32], c: usize, dz: &[T], y: &[T], g
 /// Adds the weight gradient of some images, or of groups that share lanes, to `dw`, or overwrites `dw` if
 /// `fresh`. It takes a few rows at a time so that they stay in the first-level cache, or all rows of all
 /// images at once where there are AMX tiles.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`, `a` and `g` must hold all images or groups with their
+/// halos, and `dw` the whole gradient.
 #[inline(always)]
 unsafe fn weight_grad<V: Vector, T: Value>(
     geo: Geometry,
@@ -402,21 +423,22 @@ unsafe fn weight_grad<V: Vector, T: Value>(
     g: &[f32],
     dw: &mut [f32],
 ) {
-    const CACHE: usize = 6 * 1024;
+    /// Number of floats of rows that stay in the cache.
+    const MAX_FLOATS: usize = 6 * 1024;
     let halo = geo.padding();
     let (a_row, g_row) = ((geo.width + 2 * halo) * geo.cin, (geo.out_width() + 2 * halo) * geo.cout);
-    let few = (CACHE / (geo.stride * a_row + g_row)).clamp(1, geo.out_height());
-    let (some, block) = if V::TILES { (images, geo.out_height()) } else { (1, few) };
+    let rows = (MAX_FLOATS / (geo.stride * a_row + g_row)).clamp(1, geo.out_height());
+    let (images_per_pass, rows_per_pass) = if V::TILES { (images, geo.out_height()) } else { (1, rows) };
     // Without gaps between the rows, all pixels form a single row.
     let flat = V::TILES && halo == 0 && geo.stride == 1;
-    for image in (0..images).step_by(some) {
-        for first in (0..geo.out_height()).step_by(block) {
+    for image in (0..images).step_by(images_per_pass) {
+        for first in (0..geo.out_height()).step_by(rows_per_pass) {
             let size = Outer {
                 fresh: fresh && image + first == 0,
-                images: some,
+                images: images_per_pass,
                 x_image: geo.padded_in::<f32>(),
                 g_image: geo.padded_out::<f32>(),
-                rows: if flat { 1 } else { block.min(geo.out_height() - first) },
+                rows: if flat { 1 } else { rows_per_pass.min(geo.out_height() - first) },
                 cols: if flat { geo.out_height() * geo.out_width() } else { geo.out_width() },
                 x_row: geo.stride * a_row,
                 x_col: geo.stride * geo.cin,
@@ -428,8 +450,8 @@ unsafe fn weight_grad<V: Vector, T: Value>(
             };
             let a = &a[image * size.x_image + first * size.x_row..];
             let g = &g[image * size.g_image + (first + halo) * g_row + halo * geo.cout..];
-            // SAFETY: rows `first..first + rows` of the output, and the taps that they meet, are inside the
-            // halos.
+            // SAFETY: the caller's contract, by which rows `first..first + rows` of the output, and the taps
+            // that they meet, are inside the halos.
             unsafe { outer_rows::<V, T>(size, geo.kernel, a_row, a.as_ptr(), g.as_ptr(), dw.as_mut_ptr()) };
         }
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::tile::correlate;
 use super::walk::{Pixel, Run, Sink, Walk};
-use super::winograd::{self, Two};
+use super::winograd::{self, F2x2};
 use super::{Prefetcher, fill_input, images, together, with_scratch};
 use crate::backend::cpu::source::{Input, Shortcut, Slices};
 use crate::backend::cpu::{chunk_range, for_each_chunk};
@@ -38,9 +38,9 @@ impl<T: Value> Forward<'_, T> {
                     self.store.map(|s| s.part(images(&range, geo.in_len()))),
                 )
             };
-            let some = self.together();
-            let work = if self.winograd { winograd::scratch_len::<Two, 4, 2>(geo, some) } else { 0 };
-            let len = some * geo.padded_in::<T>() + work;
+            let together = self.together();
+            let work = if self.winograd { winograd::scratch_len::<F2x2, 4, 2>(geo, together) } else { 0 };
+            let len = together * geo.padded_in::<T>() + work;
             with_scratch(len, |scratch| self.chunk(isa, range, out, sums, store, scratch));
         });
     }
@@ -58,11 +58,11 @@ impl<T: Value> Forward<'_, T> {
     ) {
         let geo = self.geo;
         sums.fill(0.0);
-        let some = self.together();
-        let (a, work) = scratch.split_at_mut(some * geo.padded_in::<T>());
+        let together = self.together();
+        let (a, work) = scratch.split_at_mut(together * geo.padded_in::<T>());
         a.fill(0.0);
-        for first in chunk.clone().step_by(some) {
-            let range = first..chunk.end.min(first + some);
+        for first in chunk.clone().step_by(together) {
+            let range = first..chunk.end.min(first + together);
             let (n, count) = (first - chunk.start, range.len());
             let store = store.as_deref_mut().map(|s| &mut s[images(&(n..n + count), geo.in_len())]);
             T::run(isa, Fill { op: self, range: range.clone(), a, store });
@@ -112,7 +112,7 @@ impl<'a, T: Value> Forward<'a, T> {
     }
 }
 
-/// The task that computes the inputs of some images inside their halos, and stores them if asked.
+/// The task that computes the inputs of some images inside their halos, and copies them to `store` if given.
 struct Fill<'a, T> {
     op: &'a Forward<'a, T>,
     range: Range<usize>,
@@ -127,7 +127,7 @@ impl<T: Value> Task for Fill<'_, T> {
         let images = self.a.chunks_exact_mut(geo.padded_in::<T>());
         for (n, (image, a)) in self.range.zip(images).enumerate() {
             let store = self.store.as_deref_mut().map(|s| &mut s[n * geo.in_len()..(n + 1) * geo.in_len()]);
-            // SAFETY: the scratch memory holds the images with their halos.
+            // SAFETY: the caller's contract.
             unsafe { fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), store) };
         }
     }
@@ -149,9 +149,10 @@ impl<T: Value> Task for Winograd<'_, T> {
         assert!(V::WINOGRAD);
         let (a, u) = (T::unpack(self.a).as_ptr(), self.weight.as_ptr());
         let step = self.geo.padded_in::<T>() * T::PACK;
-        // SAFETY: the scratch memory holds the images with their halos; the sink has room for as many.
+        // SAFETY: the caller's contract; the scratch memory holds the images with their halos, and the sink
+        // has room for as many.
         unsafe {
-            winograd::forward::<V, T, _, Two, 4, 2>(
+            winograd::forward::<V, T, _, F2x2, 4, 2>(
                 self.geo,
                 self.images,
                 a,
@@ -178,13 +179,14 @@ impl<T: Value> Task for Direct<'_, T> {
     unsafe fn run<V: Vector>(self) {
         let Direct { geo, images, a, weight, mut sink } = self;
         let (step, halo) = (geo.padded_in::<T>(), geo.padding());
-        // SAFETY: the scratch memory holds the images with their halos; the sink has room for as many.
+        // SAFETY: the caller's contract; the scratch memory holds the images with their halos, and the sink
+        // has room for as many.
         unsafe { convolve::<V, T, _>(geo, images, a, step, halo, weight, &mut sink) };
     }
 }
 
 /// Number of rows of the largest kernel.
-const MOST_ROWS: usize = 7;
+const MAX_KERNEL_ROWS: usize = 7;
 
 /// Computes the outputs of some images without Winograd, from their inputs `a` inside halos of `halo` pixels,
 /// `step` lanes apart.
@@ -208,7 +210,7 @@ pub(crate) unsafe fn convolve<V: Vector, T: Value, S: Sink>(
     assert!(weight.len() >= geo.taps() * pixel * geo.cout);
     // The taps of a kernel row are neighbouring pixels, so they are a single run.
     let first = (halo - geo.padding()) * (row + pixel);
-    let mut runs = [Run::default(); MOST_ROWS];
+    let mut runs = [Run::default(); MAX_KERNEL_ROWS];
     let runs = &mut runs[..geo.kernel];
     for (kh, run) in runs.iter_mut().enumerate() {
         *run = Run { offset: first + kh * row, len: geo.kernel * pixel };
@@ -226,7 +228,7 @@ pub(crate) unsafe fn convolve<V: Vector, T: Value, S: Sink>(
         // Without gaps between the rows, all pixels form a single row.
         (walk.rows, walk.cols) = (1, walk.rows * walk.cols);
     }
-    // SAFETY: with its halo, the image contains every tap of every output pixel.
+    // SAFETY: the caller's contract; with its halo, the image contains every tap of every output pixel.
     unsafe { correlate::<V, T, S>(a.as_ptr(), walk, weight.as_ptr(), geo.cout, sink) };
 }
 
@@ -244,7 +246,7 @@ impl<T: Value> Sink for Stats<T> {
         self.ahead.advance(P * Q * V::LANES);
         let Pixel { image, row, col, channel } = at;
         let (geo, cout) = (self.geo, self.geo.cout);
-        // SAFETY: the trait's contract, by which the tile is inside the image.
+        // SAFETY: the trait's contract, by which the tile is inside the output.
         unsafe {
             let out = self.out.add(image * geo.out_len() + (row * geo.out_width() + col) * cout + channel);
             let sums = self.sums.add(image * 2 * cout + channel);

@@ -105,7 +105,7 @@ impl<T: Value, const STRIDE: usize> Task for InputGrad<'_, T, STRIDE> {
             }
             sink.parity = if STRIDE == 1 { (0, 0) } else { (a, b) };
             let (taps, rest) = weight.split_at(rows * cols * pixel * geo.cin);
-            // SAFETY: `g` has a halo, so every tap of every pixel is inside it.
+            // SAFETY: the caller's contract; `g` has a halo, so every tap of every pixel is inside it.
             unsafe { correlate::<V, T, _>(g.as_ptr().add(first), walk, taps.as_ptr(), geo.cin, &mut sink) };
             weight = rest;
         }
@@ -135,6 +135,10 @@ pub(super) struct Grad<'a, T, const STRIDE: usize> {
 
 impl<T: Value, const STRIDE: usize> Grad<'_, T, STRIDE> {
     /// Adds the gradient that comes through a block's padded shortcut to that of some channels of a pixel.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `V`, and the pixel and a whole vector of channels from
+    /// `channel` on must be inside the image.
     #[inline(always)]
     unsafe fn add_padded<V: Vector>(&self, dx: V, image: usize, [row, col]: [usize; 2], channel: usize) -> V {
         let Some(block) = self.padded else { return dx };
@@ -148,7 +152,7 @@ impl<T: Value, const STRIDE: usize> Grad<'_, T, STRIDE> {
         let [_, width, channels] = block.size;
         let first = (channels - self.geo.cin) / 2;
         let from = (row / 2 * width + col / 2) * channels + first + channel;
-        // SAFETY: the caller's contract, by which the pixel and the channels are inside the image.
+        // SAFETY: the caller's contract.
         unsafe { dx.add(T::load(block.values.as_ptr().add(image * block.image_len() + from))) }
     }
 }

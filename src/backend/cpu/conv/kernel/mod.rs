@@ -37,8 +37,8 @@ use walk::PANEL;
 
 /// Returns whether a layer has too many weights for a core's second-level cache.
 fn is_wide(geo: Geometry) -> bool {
-    const MOST: usize = 64 * 1024;
-    geo.weight_len() > MOST
+    const MAX_WEIGHTS: usize = 64 * 1024;
+    geo.weight_len() > MAX_WEIGHTS
 }
 
 /// Returns whether a layer is wide and its weight gradient larger than a chunk's inputs and gradients, from
@@ -74,12 +74,12 @@ fn keep_scratch(scratch: Aligned) {
 /// it. In a wide layer, it is as many as can share the weights while their own values stay in the
 /// second-level cache, in groups of equal size.
 fn together<T: Value>(geo: Geometry, least: usize) -> usize {
-    /// Floats of images that stay in the cache.
-    const IMAGES: usize = 160 * 1024;
+    /// Number of floats of images that stay in the cache.
+    const MAX_FLOATS: usize = 160 * 1024;
     if !is_wide(geo) {
         return least;
     }
-    let most = (IMAGES / geo.padded_in::<T>().max(geo.padded_out::<T>())).clamp(least, CHUNK);
+    let most = (MAX_FLOATS / geo.padded_in::<T>().max(geo.padded_out::<T>())).clamp(least, CHUNK);
     let groups = CHUNK.div_ceil(most);
     CHUNK.div_ceil(groups).next_multiple_of(least)
 }
@@ -93,9 +93,17 @@ fn images(range: &Range<usize>, len: usize) -> Range<usize> {
 /// computed. A pass reads an image in a burst, and the memory would otherwise be idle between bursts.
 #[derive(Clone, Copy)]
 struct Prefetcher<const N: usize> {
-    /// For each stream: its next cache line, its end, and the bytes to prefetch for each value stored of the
-    /// current images, in units of 1/256.
-    streams: [(*const u8, *const u8, usize); N],
+    streams: [Stream; N],
+}
+
+/// A part of the next images that is still to be prefetched.
+#[derive(Clone, Copy)]
+struct Stream {
+    /// The next cache line.
+    next: *const u8,
+    end: *const u8,
+    /// Number of bytes to prefetch for each value stored of the current images, in units of 1/256.
+    per_value: usize,
 }
 
 impl<const N: usize> Prefetcher<N> {
@@ -107,7 +115,8 @@ impl<const N: usize> Prefetcher<N> {
             streams: next.map(|part| {
                 let part = part.unwrap_or_default();
                 let range = part.as_ptr_range();
-                (range.start.cast(), range.end.cast(), (size_of_val(part) << 8) / values)
+                let per_value = (size_of_val(part) << 8) / values;
+                Stream { next: range.start.cast(), end: range.end.cast(), per_value }
             }),
         }
     }
@@ -115,19 +124,19 @@ impl<const N: usize> Prefetcher<N> {
     /// Advances the prefetching after `values` more values have been stored.
     #[inline(always)]
     fn advance(&mut self, values: usize) {
-        for (at, end, per_value) in &mut self.streams {
-            let to = at.wrapping_add((values * *per_value) >> 8).min(*end);
-            while *at < to {
-                prefetch(*at);
-                *at = at.wrapping_add(64);
+        for Stream { next, end, per_value } in &mut self.streams {
+            let to = next.wrapping_add((values * *per_value) >> 8).min(*end);
+            while *next < to {
+                prefetch(*next);
+                *next = next.wrapping_add(64);
             }
         }
     }
 }
 
 /// Arranges weights (taps, rows, columns) for [`tile::correlate`], for one walk per element of `taps`, over
-/// that many taps: in panels of [`tile::PANEL`] columns, (panels, the walk's taps, rows, columns of the
-/// panel). In bf16, two neighbouring rows of a tap share lanes.
+/// that many taps: in panels of [`PANEL`] columns, (panels, the walk's taps, rows, columns of the panel). In
+/// bf16, two neighbouring rows of a tap share lanes.
 pub(crate) fn panels<T: Value>(isa: Isa, weight: &[f32], rows: usize, taps: &[usize], out: &mut [f32]) {
     let all: usize = taps.iter().sum();
     let cols = weight.len() / all / rows;
@@ -166,7 +175,7 @@ impl<T: Value> Task for FillPanel<'_, T> {
                 let columns = self.first..self.first + width;
                 let high = high.get(columns.clone()).unwrap_or_default();
                 let low = &low[columns];
-                // SAFETY: whole vectors are inside the rows.
+                // SAFETY: the caller's contract; whole vectors are inside the rows.
                 unsafe {
                     for at in (0..whole).step_by(V::LANES) {
                         lane::<V, T>(low, high, line, at);
@@ -181,6 +190,10 @@ impl<T: Value> Task for FillPanel<'_, T> {
 }
 
 /// Copies a vector of a row, or packs the vectors of two rows into shared lanes; the second row may be empty.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`; `low`, `line` and, unless it is empty, `high` must hold
+/// a whole vector from `at` on.
 #[inline(always)]
 unsafe fn lane<V: Vector, T: Value>(low: &[f32], high: &[f32], line: &mut [f32], at: usize) {
     // SAFETY: the caller's contract.
@@ -193,8 +206,10 @@ unsafe fn lane<V: Vector, T: Value>(low: &[f32], high: &[f32], line: &mut [f32],
     }
 }
 
-/// Computes the input of one image inside its halo, whose border stays as it is (zero), and stores it if
-/// asked.
+/// Computes the input of one image inside its halo, which stays zero, and copies it to `store` if given.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`.
 #[inline(always)]
 unsafe fn fill_input<V: Vector, T: Value>(
     geo: Geometry,
@@ -212,7 +227,7 @@ unsafe fn fill_input<V: Vector, T: Value>(
             Source::Plain(x) => a.copy_from_slice(&x.values[at..at + width]),
             Source::Normed { of: Values { y, affine }, shortcut } => {
                 let y = &y[at..at + width];
-                // SAFETY: the caller's contract; the rows have equal length.
+                // SAFETY: the caller's contract; the rows consist of whole pixels.
                 unsafe {
                     match shortcut {
                         Shortcut::None => norm_row::<V, T, false>(y, affine, geo.cin, &[], a),
@@ -257,6 +272,9 @@ fn spread<T: Value>(row: &mut [T], channels: usize) {
 }
 
 /// Computes `a = relu(y·scale + shift [+ x])` for a row of pixels.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`, and `a` must consist of whole pixels of `c` values.
 #[inline(always)]
 unsafe fn norm_row<V: Vector, T: Value, const ADD: bool>(
     y: &[T],
@@ -267,7 +285,7 @@ unsafe fn norm_row<V: Vector, T: Value, const ADD: bool>(
 ) {
     assert!(y.len() == a.len() && (!ADD || x.len() == a.len()) && affine.len() >= 2 * c);
     let whole = c / V::LANES * V::LANES;
-    // SAFETY: the channels from `channel` on are inside each pixel, by the assertion.
+    // SAFETY: the caller's contract; by the assertion, all slices hold the channels from `channel` on.
     unsafe {
         for channel in (0..whole).step_by(V::LANES) {
             norm::<V, T, ADD>(y, affine, c, x, a, channel);
@@ -278,7 +296,11 @@ unsafe fn norm_row<V: Vector, T: Value, const ADD: bool>(
     }
 }
 
-/// Computes one vector of channels of `norm_row`, for all pixels of the row.
+/// Computes one vector of channels of [`norm_row`], for all pixels of the row.
+///
+/// # Safety
+/// The same as for [`norm_row`]; the slices must have the lengths that it asserts, and `channel` must be the
+/// first of a whole vector of channels.
 #[inline(always)]
 unsafe fn norm<V: Vector, T: Value, const ADD: bool>(
     y: &[T],
@@ -288,7 +310,7 @@ unsafe fn norm<V: Vector, T: Value, const ADD: bool>(
     a: &mut [T],
     channel: usize,
 ) {
-    // SAFETY: the contract of `norm_row`.
+    // SAFETY: the caller's contract.
     unsafe {
         let scale = V::load(affine.as_ptr().add(channel));
         let shift = V::load(affine.as_ptr().add(c + channel));
@@ -304,11 +326,14 @@ unsafe fn norm<V: Vector, T: Value, const ADD: bool>(
 
 /// Computes `a = relu(y·scale + shift + p·scale' + shift')` for a row of pixels, where `p` is the raw output
 /// of the shortcut's projection.
+///
+/// # Safety
+/// The same as for [`norm_row`].
 #[inline(always)]
 unsafe fn norm_row_projected<V: Vector, T: Value>(y: Values<T>, p: Values<T>, c: usize, a: &mut [T]) {
     assert!(y.y.len() == a.len() && p.y.len() == a.len() && y.affine.len().min(p.affine.len()) >= 2 * c);
     let whole = c / V::LANES * V::LANES;
-    // SAFETY: the channels from `channel` on are inside each pixel, by the assertion.
+    // SAFETY: the caller's contract; by the assertion, all slices hold the channels from `channel` on.
     unsafe {
         for channel in (0..whole).step_by(V::LANES) {
             norm_projected::<V, T>(y, p, c, a, channel);
@@ -319,7 +344,11 @@ unsafe fn norm_row_projected<V: Vector, T: Value>(y: Values<T>, p: Values<T>, c:
     }
 }
 
-/// Computes one vector of channels of `norm_row_projected`, for all pixels of the row.
+/// Computes one vector of channels of [`norm_row_projected`], for all pixels of the row.
+///
+/// # Safety
+/// The same as for [`norm_row_projected`]; the slices must have the lengths that it asserts, and `channel`
+/// must be the first of a whole vector of channels.
 #[inline(always)]
 unsafe fn norm_projected<V: Vector, T: Value>(
     y: Values<T>,
@@ -328,7 +357,7 @@ unsafe fn norm_projected<V: Vector, T: Value>(
     a: &mut [T],
     channel: usize,
 ) {
-    // SAFETY: the contract of `norm_row_projected`.
+    // SAFETY: the caller's contract.
     unsafe {
         let (scale, shift) =
             (V::load(y.affine.as_ptr().add(channel)), V::load(y.affine.as_ptr().add(c + channel)));

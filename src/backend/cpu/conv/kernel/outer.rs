@@ -12,10 +12,10 @@ use super::walk::Outer;
 use crate::simd::value::Value;
 use crate::simd::{Vector, load, opaque};
 
-/// Computes [`outer`] for all rows of a kernel, whose taps in `x` are `kernel_row` floats apart.
+/// Computes [`outer`] for all rows of a kernel, which begin `kernel_row` floats apart in `x`.
 ///
 /// # Safety
-/// The same as for [`outer`].
+/// The same as for [`outer`], for each row of the kernel.
 #[inline(always)]
 pub unsafe fn outer_rows<V: Vector, T: Value>(
     size: Outer,
@@ -60,6 +60,9 @@ pub unsafe fn outer<V: Vector, T: Value>(size: Outer, x: *const f32, g: *const f
 }
 
 /// Computes [`outer`] for a range of channels: `K` taps at a time, then `HALF` at a time, then one by one.
+///
+/// # Safety
+/// The same as for [`outer`]; the range must consist of whole groups of `Q` vectors.
 #[inline(always)]
 unsafe fn taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: usize>(
     size: Outer,
@@ -69,7 +72,7 @@ unsafe fn taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: 
     range: std::ops::Range<usize>,
 ) {
     for channel in range.step_by(Q * V::LANES) {
-        // SAFETY: the contract of `outer`.
+        // SAFETY: the caller's contract.
         unsafe {
             let (g, dw) = (g.add(channel), dw.add(channel));
             let mut k = 0;
@@ -89,6 +92,10 @@ unsafe fn taps<V: Vector, T: Value, const K: usize, const HALF: usize, const Q: 
     }
 }
 
+/// Computes [`outer`] for a register tile of `K` taps by `Q` vectors of channels.
+///
+/// # Safety
+/// The same as for [`outer`], of which the tile must be a part.
 #[inline(always)]
 unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
     size: Outer,
@@ -96,7 +103,7 @@ unsafe fn outer_tile<V: Vector, T: Value, const K: usize, const Q: usize>(
     g: *const f32,
     dw: *mut f32,
 ) {
-    // SAFETY: the contract of `outer`.
+    // SAFETY: the caller's contract.
     unsafe {
         let mut acc = [[V::splat(0.0); Q]; K];
         if !size.fresh {

@@ -22,7 +22,8 @@ use crate::simd::{Vector, load, opaque, prefetch};
 /// channels of the panel).
 ///
 /// # Safety
-/// The caller must uphold the contract of [`Vector`]; `x` and `w` must hold everything that the walk touches.
+/// The caller must uphold the contract of [`Vector`]; `x` and `w` must hold everything that the walk touches,
+/// and the sink must accept all pixels and channels of the output.
 #[inline(always)]
 pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
     x: *const f32,
@@ -81,9 +82,12 @@ pub unsafe fn correlate<V: Vector, T: Value, S: Sink>(
 }
 
 /// Returns the initial sums of `Q` vectors of channels.
+///
+/// # Safety
+/// The contract of [`Sink::start`] applies to all `Q` vectors.
 #[inline(always)]
 unsafe fn start<V: Vector, S: Sink, const Q: usize>(sink: &S, channel: usize) -> [V; Q] {
-    // SAFETY: the contract of `correlate`.
+    // SAFETY: the caller's contract.
     unsafe {
         let mut start = [V::splat(0.0); Q];
         for q in 0..Q {
@@ -95,6 +99,9 @@ unsafe fn start<V: Vector, S: Sink, const Q: usize>(sink: &S, channel: usize) ->
 
 /// Computes [`correlate`] for a range of channels: `P` pixels at a time, then `HALF` at a time, then one by
 /// one. `STEP` is the column step if it is known at compile time, otherwise 0.
+///
+/// # Safety
+/// The same as for [`correlate`]; the range must consist of whole groups of `Q` vectors.
 #[inline(always)]
 unsafe fn channels<
     V: Vector,
@@ -154,6 +161,10 @@ unsafe fn channels<
 /// Computes [`channels`] for many taps and rows of whole register tiles. A tile is eight pixels of one row
 /// or, if `ROW` is 4, of two rows. A few taps at a time are added for all tiles of a group of pixels, so that
 /// the weights of these taps stay in the first-level cache.
+///
+/// # Safety
+/// The same as for [`correlate`]; the range must consist of whole pairs of vectors, and the rows of whole
+/// tiles.
 #[inline(always)]
 unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
     x: *const f32,
@@ -163,30 +174,31 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
     range: std::ops::Range<usize>,
     sink: &mut S,
 ) {
-    /// Taps and pixels at a time.
-    const TAPS: usize = 128;
-    const NEAR: usize = 128;
+    /// Number of taps that are added at a time.
+    const TAPS_PER_PASS: usize = 128;
+    /// Number of register tiles in a group of pixels.
+    const TILES_PER_GROUP: usize = 16;
     let taps = walk.taps();
     let per_row = walk.cols / ROW;
     let per_image = walk.rows * walk.cols / 8;
     let all = walk.images * per_image;
-    // SAFETY: the contract of `correlate`.
+    // SAFETY: the caller's contract.
     unsafe {
         for channel in range.step_by(2 * V::LANES) {
             let panel = channel / PANEL * PANEL;
             let width = PANEL.min(cout - panel);
             let start = [sink.start(channel), sink.start(channel + V::LANES)];
-            for first in (0..all).step_by(NEAR / 8) {
-                let tiles = (NEAR / 8).min(all - first);
+            for first in (0..all).step_by(TILES_PER_GROUP) {
+                let tiles = TILES_PER_GROUP.min(all - first);
                 let first_pixel = |n: usize| {
                     let (image, at) = ((first + n) / per_image, (first + n) % per_image);
                     Pixel { image, row: at / per_row * (8 / ROW), col: at % per_row * ROW, channel }
                 };
-                let mut sums = [[start; 8]; NEAR / 8];
+                let mut sums = [[start; 8]; TILES_PER_GROUP];
                 let mut w = w.wrapping_add(panel * taps + channel - panel);
                 for run in walk.runs {
-                    for from in (0..run.len).step_by(TAPS) {
-                        let len = TAPS.min(run.len - from);
+                    for from in (0..run.len).step_by(TAPS_PER_PASS) {
+                        let len = TAPS_PER_PASS.min(run.len - from);
                         let next = w.wrapping_add(len * width);
                         for (n, sums) in sums[..tiles].iter_mut().enumerate() {
                             let at = first_pixel(n);
@@ -194,7 +206,7 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
                                 at.image * walk.image_step + at.row * walk.row_step + at.col * walk.col_step,
                             );
                             // Each tile prefetches its share of the weights that come next.
-                            let part = len * width / (NEAR / 8);
+                            let part = len * width / TILES_PER_GROUP;
                             for line in (n * part..(n + 1) * part).step_by(16) {
                                 prefetch(next.wrapping_add(line).cast());
                             }
@@ -231,6 +243,10 @@ unsafe fn many_taps<V: Vector, T: Value, S: Sink, const ROW: usize>(
     }
 }
 
+/// Returns the sums of a register tile: `P` pixels of a row, `step` floats apart, by `Q` vectors of channels.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`; `x` and `w` must hold all runs of the tile.
 #[inline(always)]
 unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
     start: [V; Q],
@@ -240,7 +256,7 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
     mut w: *const f32,
     width: usize,
 ) -> [[V; Q]; P] {
-    // SAFETY: the contract of `correlate`.
+    // SAFETY: the caller's contract.
     unsafe {
         let mut acc = [start; P];
         for run in runs {
@@ -252,6 +268,9 @@ unsafe fn tile<V: Vector, T: Value, const P: usize, const Q: usize>(
 
 /// Adds some taps to the sums of `P` pixels, `ROW` of them per row, with `steps` between columns and rows.
 /// Returns a pointer to the weights that follow.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`; `x` and `w` must hold the taps of the tile.
 #[inline(always)]
 unsafe fn add_taps<V: Vector, T: Value, const P: usize, const Q: usize, const ROW: usize>(
     acc: &mut [[V; Q]; P],
@@ -261,7 +280,7 @@ unsafe fn add_taps<V: Vector, T: Value, const P: usize, const Q: usize, const RO
     mut w: *const f32,
     width: usize,
 ) -> *const f32 {
-    // SAFETY: the contract of `correlate`.
+    // SAFETY: the caller's contract.
     unsafe {
         for _ in 0..taps {
             x = opaque(x);

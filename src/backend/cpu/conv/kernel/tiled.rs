@@ -16,15 +16,16 @@ fn pixels(cols: usize) -> Option<usize> {
     [16, 8].into_iter().find(|&p| cols.is_multiple_of(p))
 }
 
-/// How the pixels of an output are divided into tiles: into lines, each of some tiles.
+/// How an output's pixels are split: into lines of consecutive pixels, and each line into tiles.
 #[derive(Clone, Copy)]
 pub struct Tiles {
     /// Number of pixels of a tile.
     pixels: usize,
-    /// Pixels of a line, and lines of an image. A line's last tile ends where the line does.
+    /// Number of pixels of a line. A line's last tile ends where the line does.
     line: usize,
+    /// Number of lines of an image.
     lines: usize,
-    /// Pixels of a line between two rows, whose outputs are computed and discarded.
+    /// Number of pixels of a line between two rows, whose outputs are computed and discarded.
     gap: usize,
     /// Number of tiles that are multiplied together.
     together: usize,
@@ -67,12 +68,13 @@ fn lanes(walk: &Walk) -> usize {
     (2..=16).rev().find(|&n| walk.runs.iter().all(|r| r.len.is_multiple_of(n))).unwrap_or(1)
 }
 
+/// The sums of a group of tiles, in rows of 16 channels, after [`SPARE_ROWS`].
 #[repr(align(64))]
 struct Sums([f32; amx::SUM * (amx::SUMS + 1)]);
 
-/// Free rows in front of the sums: a line's last tile overlaps the tile before, which may be in the previous
+/// Spare rows before the sums: a line's last tile overlaps its predecessor, which may be in the previous
 /// group.
-const FRONT: usize = 16;
+const SPARE_ROWS: usize = 16;
 
 /// Computes [`super::tile::correlate`] for pairs of bf16. Returns false, and does nothing, if the sizes do
 /// not suit.
@@ -104,8 +106,9 @@ pub unsafe fn correlate<V: Vector, S: Sink>(
 }
 
 /// Computes [`correlate`] for wide layers whose rows are not whole tiles. Returns false, and does nothing, if
-/// the sizes do not suit. The inputs of some pixels, wherever they are, are first gathered into tiles: the
-/// weights are so many that copying pixels costs less than computing the gaps between rows.
+/// the sizes do not suit. Pixels are taken in order, whatever rows and images they are in, and their inputs
+/// are first gathered into tiles: there are so many weights that copying pixels costs less than computing the
+/// gaps between rows.
 ///
 /// # Safety
 /// The same as for [`correlate`].
@@ -117,14 +120,16 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
     cout: usize,
     sink: &mut S,
 ) -> bool {
-    /// Number of pixels that are gathered at a time; lanes of weights from which gathering pays off; and
-    /// number of pixels that the sink receives at a time.
-    const NEAR: usize = 128;
-    const MANY: usize = 32 * 1024;
-    const P: usize = 4;
+    /// Number of pixels that are gathered at a time.
+    const PIXELS: usize = 128;
+    /// Number of lanes of weights from which gathering pays off.
+    const MIN_WEIGHTS: usize = 32 * 1024;
+    /// Number of pixels that the sink receives at a time.
+    const PIECE: usize = 4;
     let taps = walk.taps();
     let whole = cout.is_multiple_of(PANEL) && walk.runs.iter().all(|run| run.len.is_multiple_of(16));
-    if !whole || taps * cout < MANY || walk.cols.is_multiple_of(8) || !walk.cols.is_multiple_of(P) {
+    let cols_suit = !walk.cols.is_multiple_of(8) && walk.cols.is_multiple_of(PIECE);
+    if !whole || taps * cout < MIN_WEIGHTS || !cols_suit {
         return false;
     }
     let (steps, per_image) = (taps / 16, walk.rows * walk.cols);
@@ -132,21 +137,21 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
     let mut sums = Sums([0.0; amx::SUM * (amx::SUMS + 1)]);
     let own = sums.0.as_mut_ptr();
     let to = std::array::from_fn(|n| own.wrapping_add(amx::SUM * n));
-    let mut scratch = take_scratch(NEAR * taps);
-    let near = scratch.as_mut_ptr();
-    // SAFETY: the caller's contract; `near` has room for the tiles of as many pixels.
+    let mut scratch = take_scratch(PIXELS * taps);
+    let inputs = scratch.as_mut_ptr();
+    // SAFETY: the caller's contract; `inputs` has room for the tiles of `PIXELS` pixels.
     unsafe {
         amx::configure(16, 16);
-        for first in (0..all).step_by(NEAR) {
-            let some = NEAR.min(all - first);
+        for first in (0..all).step_by(PIXELS) {
+            let pixels = PIXELS.min(all - first);
             let pixel_at = |n: usize| {
                 let (image, at) = ((first + n) / per_image, (first + n) % per_image);
                 Pixel { image, row: at / walk.cols, col: at % walk.cols, channel: 0 }
             };
-            for n in 0..some {
+            for n in 0..pixels {
                 let at = pixel_at(n);
                 let x = x.add(at.image * walk.image_step + at.row * walk.row_step + at.col * walk.col_step);
-                let mut row = near.add(n / 16 * taps * 16 + n % 16 * 16);
+                let mut row = inputs.add(n / 16 * taps * 16 + n % 16 * 16);
                 for run in walk.runs {
                     for k in (run.offset..run.offset + run.len).step_by(16) {
                         V::load(x.add(k)).store(row);
@@ -156,9 +161,9 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
             }
             for channel in (0..cout).step_by(PANEL) {
                 let start: [V; 2] = [sink.start(channel), sink.start(channel + 16)];
-                for pixel in (0..some).step_by(32) {
-                    let first = near.add(pixel * taps);
-                    let second = if pixel + 16 < some { first.add(16 * taps) } else { first };
+                for pixel in (0..pixels).step_by(32) {
+                    let first = inputs.add(pixel * taps);
+                    let second = if pixel + 16 < pixels { first.add(16 * taps) } else { first };
                     let mut w = w.add(channel * taps);
                     amx::clear();
                     for step in 0..steps {
@@ -167,9 +172,9 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
                         w = w.add(16 * PANEL);
                     }
                     amx::store(4, &to);
-                    for n in (pixel..some.min(pixel + 32)).step_by(P) {
-                        let mut acc = [start; P];
-                        for p in 0..P {
+                    for n in (pixel..pixels.min(pixel + 32)).step_by(PIECE) {
+                        let mut acc = [start; PIECE];
+                        for p in 0..PIECE {
                             let at = (n - pixel) / 16 * 2 * amx::SUM + (n % 16 + p) * 16;
                             for q in 0..2 {
                                 acc[p][q] = acc[p][q].add(V::load(own.add(at + q * amx::SUM)));
@@ -187,6 +192,10 @@ pub unsafe fn gathered<V: Vector, S: Sink>(
 
 /// Computes [`correlate`] a few tiles at a time. The sink receives their sums, `P` pixels at a time, while
 /// the next tiles are multiplied.
+///
+/// # Safety
+/// The same as for [`correlate`]; the tile registers must be configured for `tiles` and for factors of
+/// `lanes` lanes.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
@@ -213,7 +222,7 @@ unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
                 let start = first.min(tiles.line - tiles.pixels);
                 let offset = image * walk.image_step + line * walk.row_step + start * walk.col_step;
                 left[count] = x.wrapping_add(offset);
-                to[count] = to[count].wrapping_add(16 * (FRONT + filled + start - first));
+                to[count] = to[count].wrapping_add(16 * (SPARE_ROWS + filled + start - first));
                 count += 1;
                 filled += tiles.pixels.min(tiles.line - first);
                 first += tiles.pixels;
@@ -225,7 +234,7 @@ unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
                 }
             }
             let mut w = w;
-            // SAFETY: the contract of `correlate`.
+            // SAFETY: the caller's contract.
             unsafe {
                 amx::clear();
                 for run in walk.runs {
@@ -253,14 +262,20 @@ unsafe fn blocks<V: Vector, S: Sink, const P: usize>(
 
 /// Sums that the sink has not received yet.
 struct Done {
-    /// The first pixel of the next piece, and its row of the sums.
+    /// The first pixel of the next piece.
     at: Pixel,
+    /// The pixel's row of the sums.
     from: usize,
+    /// Number of pieces that are left.
     pieces: usize,
 }
 
 impl Done {
-    /// Passes the next piece to the sink.
+    /// Passes the next piece, of `P` pixels, to the sink.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `V`, vectors must have 16 lanes, and the sink must accept
+    /// the pixels of the walk.
     #[inline(always)]
     unsafe fn put<V: Vector, S: Sink, const P: usize>(
         &mut self,
@@ -269,11 +284,12 @@ impl Done {
         gap: usize,
         sink: &mut S,
     ) {
-        // SAFETY: the contract of `correlate`.
+        // SAFETY: the caller's contract.
         unsafe {
             let mut acc = [[sink.start::<V>(self.at.channel)]; P];
             for p in 0..P {
-                acc[p][0] = acc[p][0].add(V::load(sums.0[16 * (FRONT + self.from + p)..][..16].as_ptr()));
+                let row = SPARE_ROWS + self.from + p;
+                acc[p][0] = acc[p][0].add(V::load(sums.0[16 * row..][..16].as_ptr()));
             }
             sink.put(acc, self.at);
         }
@@ -296,7 +312,7 @@ impl Done {
 /// gradient has to be transposed, to be a left factor.
 ///
 /// # Safety
-/// The same as for [`correlate`].
+/// The same as for [`super::outer::outer_rows`]; vectors must have 16 lanes, and the machine must have AMX.
 #[inline(always)]
 pub unsafe fn outer<V: Vector>(
     size: Outer,
@@ -306,29 +322,28 @@ pub unsafe fn outer<V: Vector>(
     g: *const f32,
     dw: *mut f32,
 ) -> bool {
-    /// Tiles of the output's gradient that are transposed at a time: 64 KB.
-    const SOME: usize = 64;
-    /// Tiles of taps that are multiplied together.
+    /// Number of tiles of the output's gradient that are transposed at a time: 64 KB.
+    const TILES_PER_BATCH: usize = 64;
+    /// Number of tiles of taps that are multiplied together.
     const TOGETHER: usize = 4;
-    #[repr(align(64))]
-    struct Turned([[f32; 256]; SOME]);
+    #[repr(C, align(64))]
+    struct Transposed([[f32; 256]; TILES_PER_BATCH]);
     let pixels = pixels(size.cols).unwrap_or(if size.cols < 16 { 8 } else { 16 });
     if size.cols < pixels || !size.taps.is_multiple_of(16) || !size.cout.is_multiple_of(16) {
         return false;
     }
     let per_row = size.cols.div_ceil(pixels);
     let all = size.images * size.rows * per_row;
-    // A row's last tile ends where the row does; the pixels that it shares with the tile before are left out
-    // of it.
+    // A row's last tile is shifted left so that it ends with the row; the pixels that it shares with its
+    // predecessor are zeroed.
     let position = |n: usize| {
         let col = (n % per_row * pixels).min(size.cols - pixels);
         (n / per_row / size.rows, n / per_row % size.rows, col)
     };
     let common = |n: usize, col: usize| n % per_row * pixels - col;
-    // Clearing the tiles would take a few percent of the time.
-    let mut turned = MaybeUninit::<Turned>::uninit();
-    // SAFETY: the field of uninitialised memory is not read here.
-    let turned: *mut [f32; 256] = unsafe { &raw mut (*turned.as_mut_ptr()).0 }.cast();
+    // Left uninitialised: zeroing 64 KB per call costs a few percent.
+    let mut transposed = MaybeUninit::<Transposed>::uninit();
+    let transposed = transposed.as_mut_ptr().cast::<[f32; 256]>();
     let mut sums = Sums([0.0; amx::SUM * (amx::SUMS + 1)]);
     let own = sums.0.as_mut_ptr();
     let to = std::array::from_fn(|n| own.wrapping_add(amx::SUM * n));
@@ -336,22 +351,22 @@ pub unsafe fn outer<V: Vector>(
     unsafe {
         amx::configure(16, pixels);
         for channel in (0..size.cout).step_by(16) {
-            for first in (0..all).step_by(SOME) {
-                let some = SOME.min(all - first);
-                for n in 0..some {
+            for first in (0..all).step_by(TILES_PER_BATCH) {
+                let tiles = TILES_PER_BATCH.min(all - first);
+                for n in 0..tiles {
                     let (image, row, col) = position(first + n);
                     let g = g.add(image * size.g_image + row * size.g_row + col * size.g_col + channel);
-                    transpose_16x16(common(first + n, col)..pixels, g, size.g_col, turned.add(n).cast());
+                    transpose_16x16(common(first + n, col)..pixels, g, size.g_col, transposed.add(n).cast());
                 }
                 for kh in 0..kernel {
                     let (x, dw) = (x.add(kh * kernel_row), dw.add(kh * size.taps * size.dw_row + channel));
                     for tap in (0..size.taps).step_by(16 * TOGETHER) {
                         let count = ((size.taps - tap) / 16).min(TOGETHER);
                         amx::clear();
-                        for n in 0..some {
+                        for n in 0..tiles {
                             let (image, row, col) = position(first + n);
                             let x = x.add(image * size.x_image + row * size.x_row + col * size.x_col + tap);
-                            amx::multiply_rights(count, turned.add(n).cast(), 64, x, 4 * size.x_col);
+                            amx::multiply_rights(count, transposed.add(n).cast(), 64, x, 4 * size.x_col);
                         }
                         amx::store(count, &to);
                         for (q, own) in to.into_iter().enumerate().take(count) {
@@ -375,10 +390,14 @@ pub unsafe fn outer<V: Vector>(
 }
 
 /// Transposes 16 rows of 16 lanes, of which those outside `rows` are taken as zero.
+///
+/// # Safety
+/// The machine must have AVX-512; `from` must hold the rows, `step` floats apart, and `to` must have room for
+/// 16 rows of 16 floats.
 #[inline(always)]
 pub unsafe fn transpose_16x16(rows: std::ops::Range<usize>, from: *const f32, step: usize, to: *mut f32) {
     use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps};
-    // SAFETY: the caller's contract; a machine with AMX has AVX-512.
+    // SAFETY: the caller's contract.
     unsafe {
         let mut lines = [_mm512_setzero_ps(); 16];
         for n in rows {

@@ -15,15 +15,15 @@ use rayon::prelude::*;
 
 use super::outer::{outer, outer_rows};
 use super::walk::{Outer, PANEL};
-use super::winograd::{Two, pitch, transform_grad, transform_input};
+use super::winograd::{F2x2, pitch, transform_grad, transform_input};
 use super::with_scratch;
 use crate::net::Geometry;
 use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector, finish};
 use crate::tensor::Parts;
 
-/// Input channels of a panel. A panel of output channels has [`PANEL`].
-const IN: usize = 16;
+/// Number of input channels of a panel. A panel of output channels has [`PANEL`].
+const IN_PANEL: usize = 16;
 
 /// The layout of a batch's inputs and gradients.
 #[derive(Clone, Copy)]
@@ -33,8 +33,9 @@ pub struct Panels {
     pub winograd: bool,
     /// Number of images, or of groups of images that share lanes.
     images: usize,
-    /// Images per group, and (`pack`) channels per lane.
+    /// Number of images in a group, which share lanes.
     pub share: usize,
+    /// Number of channels per lane.
     pack: usize,
 }
 
@@ -54,7 +55,7 @@ impl Panels {
     }
 
     /// Returns the largest number of lanes that a layer and a batch need.
-    pub fn most(geo: Geometry, batch: usize) -> usize {
+    pub fn max_lanes(geo: Geometry, batch: usize) -> usize {
         batch * (geo.padded_in::<f32>() + geo.padded_out::<f32>())
     }
 
@@ -68,7 +69,7 @@ impl Panels {
 
     /// Returns the panel of an image's input that begins with `channel`.
     fn input(&self, image: usize, channel: usize) -> Panel {
-        let (first, lanes) = (channel / self.pack, IN.min(self.geo.cin - channel) / self.pack);
+        let (first, lanes) = (channel / self.pack, IN_PANEL.min(self.geo.cin - channel) / self.pack);
         Panel { start: (self.images * first + image * lanes) * self.in_pixels(), lanes }
     }
 
@@ -93,7 +94,7 @@ impl Panels {
             let g = &g[n * self.out_pixels() * cout..][..self.out_pixels() * cout];
             // SAFETY: the caller's contract.
             unsafe {
-                for channel in (0..self.geo.cin).step_by(IN) {
+                for channel in (0..self.geo.cin).step_by(IN_PANEL) {
                     keep_panel::<V>(a, cin, channel / self.pack, self.input(image, channel), kept);
                 }
                 for channel in (0..self.geo.cout).step_by(PANEL) {
@@ -104,7 +105,8 @@ impl Panels {
     }
 }
 
-/// Stores the panel of an image that has `all` lanes per pixel; `first` is the panel's first lane of a pixel.
+/// Stores the panel of an image that has `all` lanes per pixel; `first` is the index within a pixel of the
+/// panel's first lane.
 ///
 /// # Safety
 /// The same as for [`Panels::keep`].
@@ -133,7 +135,8 @@ pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f
     }
     // The larger a block, the less often images are read and then transformed for Winograd or gathered for
     // AMX.
-    let (rows, cin, cout) = if panels.winograd { (4, 4 * IN, 8 * PANEL) } else { (1, 4 * IN, 4 * PANEL) };
+    let (rows, cin, cout) =
+        if panels.winograd { (4, 4 * IN_PANEL, 8 * PANEL) } else { (1, 4 * IN_PANEL, 4 * PANEL) };
     let (ins, outs) = (geo.cin.div_ceil(cin), geo.cout.div_ceil(cout));
     let dw = Parts::new(dw);
     (0..rows * ins * outs).into_par_iter().with_max_len(1).for_each(|n| {
@@ -161,8 +164,8 @@ const PIXELS: usize = 256;
 
 /// Returns the number of rows of Winograd tiles that a block takes at a time.
 fn tile_rows(geo: Geometry) -> usize {
-    const TILES: usize = 64;
-    (TILES / (geo.width / 2)).max(1)
+    const TILES_PER_PASS: usize = 64;
+    (TILES_PER_PASS / (geo.width / 2)).max(1)
 }
 
 fn block(n: usize, len: usize, all: usize) -> Range<usize> {
@@ -173,10 +176,12 @@ fn block(n: usize, len: usize, all: usize) -> Range<usize> {
 /// components.
 struct Block<'a, T> {
     panels: Panels,
+    /// All panels.
     kept: &'a [f32],
     row: usize,
     cin: Range<usize>,
     cout: Range<usize>,
+    /// Receives the block.
     sums: &'a mut [f32],
     work: &'a mut [f32],
     dw: Parts<'a>,
@@ -187,19 +192,21 @@ impl<T: Value> Task for Block<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(mut self) {
         let Geometry { cin, cout, .. } = self.panels.geo;
-        // SAFETY: all accesses are inside the panels, and `sums` has room for the whole block.
+        // SAFETY: the caller's contract, by which the machine has AMX if `V::TILES`; `kept` holds all panels,
+        // and `sums` has room for the block. With Winograd, the panels consist of whole vectors of channels,
+        // as `winograd::fits` requires.
         unsafe {
             #[cfg(target_arch = "x86_64")]
             if V::TILES && T::PACK == 2 && (self.cin.len() | self.cout.len()).is_multiple_of(16) {
-                return self.tiles();
+                return self.with_amx();
             }
             if V::WINOGRAD && self.panels.winograd {
                 match T::PACK {
-                    1 => self.winograd::<V, 1>(),
-                    _ => self.winograd::<V, 2>(),
+                    1 => self.with_winograd::<V, 1>(),
+                    _ => self.with_winograd::<V, 2>(),
                 }
             } else {
-                self.taps::<V>();
+                self.direct::<V>();
             }
         }
         let mut rows = self.sums.chunks_exact(self.cout.len());
@@ -213,8 +220,9 @@ impl<T: Value> Task for Block<'_, T> {
         if self.panels.winograd {
             (0..4).for_each(|j| keep(4 * self.row + j, self.cin.clone()));
         } else {
-            for first in self.cin.clone().step_by(IN) {
-                (0..self.panels.geo.taps()).for_each(|tap| keep(tap, first..self.cin.end.min(first + IN)));
+            for first in self.cin.clone().step_by(IN_PANEL) {
+                let channels = first..self.cin.end.min(first + IN_PANEL);
+                (0..self.panels.geo.taps()).for_each(|tap| keep(tap, channels.clone()));
             }
         }
     }
@@ -222,28 +230,33 @@ impl<T: Value> Task for Block<'_, T> {
 
 impl<T: Value> Block<'_, T> {
     /// Computes the sums as (panels, taps, input channels of the panel, output channels).
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `V`, `kept` must hold all panels, and `sums` must have
+    /// room for the block.
     #[inline(always)]
-    unsafe fn taps<V: Vector>(&mut self) {
-        /// Pixels at a time, so that their inputs and gradients stay in the first-level cache.
-        const NEAR: usize = 128;
+    unsafe fn direct<V: Vector>(&mut self) {
+        /// Number of pixels that are taken at a time: their inputs and gradients stay in the first-level
+        /// cache.
+        const PIXELS_PER_PASS: usize = 128;
         let Panels { geo, images, .. } = self.panels;
         let halo = geo.padding();
-        let some = (NEAR / (geo.out_height() * geo.out_width())).max(1);
-        let block = (NEAR / geo.out_width()).clamp(1, geo.out_height());
-        for image in (0..images).step_by(some) {
-            for first in (0..geo.out_height()).step_by(block) {
+        let images_per_pass = (PIXELS_PER_PASS / (geo.out_height() * geo.out_width())).max(1);
+        let rows_per_pass = (PIXELS_PER_PASS / geo.out_width()).clamp(1, geo.out_height());
+        for image in (0..images).step_by(images_per_pass) {
+            for first in (0..geo.out_height()).step_by(rows_per_pass) {
                 for co in self.cout.clone().step_by(PANEL) {
                     let grad = self.panels.grad(image, co);
                     let g_row = (geo.out_width() + 2 * halo) * grad.lanes;
-                    for ci in self.cin.clone().step_by(IN) {
+                    for ci in self.cin.clone().step_by(IN_PANEL) {
                         let input = self.panels.input(image, ci);
                         let x_row = (geo.width + 2 * halo) * input.lanes;
                         let size = Outer {
                             fresh: image + first == 0,
-                            images: some.min(images - image),
+                            images: images_per_pass.min(images - image),
                             x_image: (geo.height + 2 * halo) * x_row,
                             g_image: (geo.out_height() + 2 * halo) * g_row,
-                            rows: block.min(geo.out_height() - first),
+                            rows: rows_per_pass.min(geo.out_height() - first),
                             cols: geo.out_width(),
                             x_row: geo.stride * x_row,
                             x_col: geo.stride * input.lanes,
@@ -257,7 +270,7 @@ impl<T: Value> Block<'_, T> {
                         let g = &self.kept[grad.start + (first + halo) * g_row + halo * grad.lanes..];
                         let at = (ci - self.cin.start) * geo.taps() * size.dw_row + co - self.cout.start;
                         let sums = self.sums[at..].as_mut_ptr();
-                        // SAFETY: the panels of consecutive images are contiguous.
+                        // SAFETY: the caller's contract; the panels of consecutive images are contiguous.
                         unsafe { outer_rows::<V, T>(size, geo.kernel, x_row, x.as_ptr(), g.as_ptr(), sums) };
                     }
                 }
@@ -267,16 +280,20 @@ impl<T: Value> Block<'_, T> {
 
     /// Computes the sums as (components of the row, input channels, output channels), with `N` =
     /// [`Value::PACK`] tiles per lane.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `V`, the panels must consist of whole vectors of
+    /// channels, and `sums` must have room for the block.
     #[inline(always)]
-    unsafe fn winograd<V: Vector, const N: usize>(&mut self) {
+    unsafe fn with_winograd<V: Vector, const N: usize>(&mut self) {
         let Panels { geo, images, .. } = self.panels;
         let (per_row, all) = (geo.width / 2 / N, images * geo.height / 2);
-        let some = tile_rows(geo);
-        let (v, d) = std::mem::take(&mut self.work).split_at_mut(some * per_row * 4 * self.cin.len());
-        for first in (0..all).step_by(some) {
-            let tile_rows = first..all.min(first + some);
+        let rows = tile_rows(geo);
+        let (v, d) = std::mem::take(&mut self.work).split_at_mut(rows * per_row * 4 * self.cin.len());
+        for first in (0..all).step_by(rows) {
+            let tile_rows = first..all.min(first + rows);
             let tiles = tile_rows.len() * per_row;
-            // SAFETY: the caller's contract; the work space has room for `some` rows of tiles.
+            // SAFETY: the caller's contract; the work space has room for `rows` rows of tiles.
             unsafe {
                 self.transform_inputs::<V, N>(tile_rows.clone(), v);
                 for co in self.cout.clone().step_by(PANEL) {
@@ -289,13 +306,17 @@ impl<T: Value> Block<'_, T> {
 
     /// Transforms the inputs of some rows of tiles, counted over all images, to `v`: (panels, tiles,
     /// components of the row, channels of the panel).
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `V`, and the panels must consist of whole vectors of
+    /// channels.
     #[inline(always)]
     unsafe fn transform_inputs<V: Vector, const N: usize>(&self, tile_rows: Range<usize>, v: &mut [f32]) {
         let geo = self.panels.geo;
         let (per_row, rows) = (geo.width / 2 / N, geo.height / 2);
         let image_pixels = self.panels.in_pixels();
-        for ci in self.cin.clone().step_by(IN) {
-            let width = IN.min(self.cin.end - ci);
+        for ci in self.cin.clone().step_by(IN_PANEL) {
+            let width = IN_PANEL.min(self.cin.end - ci);
             let part = Geometry { cin: width, ..geo };
             let panel = &mut v[(ci - self.cin.start) * 4 * tile_rows.len() * per_row..];
             for (row, v) in tile_rows.clone().zip(panel.chunks_exact_mut(per_row * 4 * width)) {
@@ -303,7 +324,7 @@ impl<T: Value> Block<'_, T> {
                 let x = self.kept[start..start + image_pixels * lanes].as_ptr().cast::<T>();
                 // SAFETY: the caller's contract; `x` is a whole image, and `v` has room for the row's tiles.
                 unsafe {
-                    transform_input::<V, T, Two, 4, 2, N>(part, x, row % rows, self.row, 0, v.as_mut_ptr())
+                    transform_input::<V, T, F2x2, 4, 2, N>(part, x, row % rows, self.row, 0, v.as_mut_ptr())
                 };
             }
         }
@@ -311,6 +332,10 @@ impl<T: Value> Block<'_, T> {
 
     /// Transforms the gradients of some rows of tiles for the panel that begins with channel `co` to `d`:
     /// (components of the row, tiles, channels), with [`pitch`] between components.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `V`, and the panels must consist of whole vectors of
+    /// channels.
     #[inline(always)]
     unsafe fn transform_grads<V: Vector, const N: usize>(
         &self,
@@ -338,13 +363,16 @@ impl<T: Value> Block<'_, T> {
 
     /// Adds the products of all transformed inputs and of the transformed gradients of a panel to the sums,
     /// or overwrites the sums if `fresh`. There are `tiles` tiles, or pairs of tiles that share lanes.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set of `V`, and `sums` must have room for the block.
     #[inline(always)]
     unsafe fn add_products<V: Vector>(&mut self, tiles: usize, co: usize, v: &[f32], d: &[f32], fresh: bool) {
         let dw_row = self.cout.len();
         let width = PANEL.min(self.cout.end - co);
         let plane = pitch(tiles * width);
-        for ci in self.cin.clone().step_by(IN) {
-            let taps = IN.min(self.cin.end - ci);
+        for ci in self.cin.clone().step_by(IN_PANEL) {
+            let taps = IN_PANEL.min(self.cin.end - ci);
             let v = &v[(ci - self.cin.start) * 4 * tiles..][..4 * tiles * taps];
             let size = Outer::line(fresh, tiles, 4 * taps, taps, width, dw_row);
             for j in 0..4 {

@@ -12,7 +12,7 @@ use crate::tensor::{write, zeros};
 /// Compares a batch norm, ReLU and convolution, and the batch norm after it, with candle's own operations in
 /// `f64` (N, C, H, W).
 #[test]
-fn gradients_are_those_of_candles_autograd() {
+fn gradients_match_candles_autograd() {
     for_each_isa(|isa| compare_with_candle(None, 1e-5).unwrap_or_else(|e| panic!("{isa:?}: {e}")));
 }
 

@@ -3,13 +3,13 @@
 use candle_core::Device;
 
 use super::super::kernel::walk::{Pixel, Sink};
-use super::super::kernel::winograd::Four;
+use super::super::kernel::winograd::F4x4;
 use super::*;
 use crate::simd::{Task, Vector, run};
 
 /// The sums include a bias.
 #[test]
-fn large_tiles_give_the_plain_sum() {
+fn large_tiles_match_plain_loops() {
     struct Keep<'a> {
         geo: Geometry,
         out: &'a mut [f32],
@@ -38,11 +38,11 @@ fn large_tiles_give_the_plain_sum() {
         #[inline(always)]
         unsafe fn run<V: Vector>(self) {
             let Forward(geo, images, x, u, mut sink) = self;
-            let mut scratch = vec![f32::NAN; winograd::scratch_len::<Four, 6, 4>(geo, images)];
+            let mut scratch = vec![f32::NAN; winograd::scratch_len::<F4x4, 6, 4>(geo, images)];
             let (x, step, u) = (x.as_ptr(), geo.padded_in::<f32>(), u.as_ptr());
             // SAFETY: the images have their halos, and the caller is inside a task.
             unsafe {
-                winograd::forward::<V, f32, _, Four, 6, 4>(geo, images, x, step, u, &mut scratch, &mut sink)
+                winograd::forward::<V, f32, _, F4x4, 6, 4>(geo, images, x, step, u, &mut scratch, &mut sink)
             };
         }
     }
@@ -81,7 +81,7 @@ fn large_tiles_give_the_plain_sum() {
             });
             let (weight, bias) = (read(&weight).expect("weights"), read(&bias).expect("a bias"));
             let mut u = vec![f32::NAN; 36 * cin * cout];
-            winograd::transform_weight::<f32, Four, 6, 4>(isa, &weight, cout, &mut u);
+            winograd::transform_weight::<f32, F4x4, 6, 4>(isa, &weight, cout, &mut u);
             let mut out = vec![f32::NAN; truth.len()];
             run(isa, Forward(geo, batch, &padded, &u, Keep { geo, out: &mut out, bias: &bias }));
             let out = Tensor::new(out, &Device::Cpu).expect("a tensor");

@@ -12,7 +12,7 @@ use crate::simd::{for_each_isa, forced};
 use crate::tensor::zeros_of;
 
 #[test]
-fn forward_is_the_plain_sum() {
+fn forward_matches_plain_loops() {
     for_each_isa(|isa| {
         for (dtype, size) in DTYPES.into_iter().flat_map(|d| sizes().map(move |s| (d, s))) {
             let case = Case::new(dtype, size);
@@ -57,7 +57,7 @@ fn forward_is_the_plain_sum() {
 }
 
 #[test]
-fn backward_is_the_plain_sum() {
+fn backward_matches_plain_loops() {
     for_each_isa(|isa| {
         for (dtype, size) in DTYPES.into_iter().flat_map(|d| sizes().map(move |s| (d, s))) {
             let case = Case::new(dtype, size);

@@ -1,7 +1,7 @@
 //! A block of the weight gradient in bf16 with AMX tiles.
 //!
-//! Some output pixels at a time, wherever they are, are gathered into tiles of 16 pixels: the output's
-//! gradient once, and the inputs for each tap. The tiles of sums hold the transposed gradient, output
+//! Output pixels are taken 256 at a time, whatever rows and images they are in, in tiles of 16: the output's
+//! gradient is gathered once, the inputs once per tap. The tiles of sums hold the transposed gradient, output
 //! channels by input channels: this way only the output's gradient has to be transposed, to be a left factor.
 
 use super::{Block, PIXELS, Panel, Panels};
@@ -53,7 +53,7 @@ impl<T: Value> Block<'_, T> {
     /// The machine must have AMX, values must be bf16, and the block's numbers of channels must be multiples
     /// of 16.
     #[inline(always)]
-    pub(super) unsafe fn tiles(&mut self) {
+    pub(super) unsafe fn with_amx(&mut self) {
         let Panels { geo, images, .. } = self.panels;
         let (in_pixels, out_pixels) = (images * self.panels.in_pixels(), images * self.panels.out_pixels());
         let pixels = images * geo.out_height() * geo.out_width();
@@ -98,11 +98,14 @@ impl<T: Value> Block<'_, T> {
                 }
             }
         }
-        // SAFETY: the caller's contract.
+        // SAFETY: a machine with AMX has AVX-512, and blocks do not overlap.
         unsafe { self.store_tiles() };
     }
 
     /// Transposes the sums and writes them to the gradient.
+    ///
+    /// # Safety
+    /// The machine must have AVX-512, and no other thread may access the block's part of the gradient.
     #[inline(always)]
     unsafe fn store_tiles(&mut self) {
         let geo = self.panels.geo;
@@ -116,14 +119,14 @@ impl<T: Value> Block<'_, T> {
             let first = tap * geo.cin + self.cin.start + n * SIDE;
             for (row, values) in (first..).zip(tile.chunks_exact(SIDE)) {
                 let at = row * geo.cout + self.cout.start + out * SIDE;
-                // SAFETY: blocks do not overlap.
+                // SAFETY: the caller's contract.
                 unsafe { self.dw.part(at..at + SIDE) }.copy_from_slice(values);
             }
         }
     }
 }
 
-/// Returns the first `pixels` pixels of a panel, in rows of 16 channels.
+/// Returns `pixels` pixels from the panel of the first image on, in rows of 16 channels.
 #[inline(always)]
 fn rows(kept: &[f32], panel: Panel, pixels: usize) -> &[Row] {
     kept[panel.start..][..pixels * panel.lanes].as_chunks().0

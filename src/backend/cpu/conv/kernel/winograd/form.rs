@@ -8,24 +8,24 @@ use crate::simd::Vector;
 pub trait Form<const IN: usize, const OUT: usize> {
     /// The rows of components in the order in which they are computed; neighbours use the same rows of `d`.
     const ROWS: [usize; IN];
-    /// Number of rows of components that are computed at a time. With more, less is read again; with fewer,
-    /// the values stay in a closer cache.
-    const AT_A_TIME: usize;
-    /// Number of tiles that are computed at a time, if rows of tiles allow it. With fewer, the values stay in
-    /// a closer cache, but all weights, or their gradient, are read for each group of tiles.
-    const GROUP: usize;
+    /// Number of rows of components that are computed at a time. More rows share loads; fewer keep the
+    /// intermediate values in a faster cache.
+    const ROWS_PER_PASS: usize;
+    /// Number of tiles that are computed at a time, if rows of tiles allow it. More tiles share the reads of
+    /// all weights, or of their gradient; fewer keep the intermediate values in a faster cache.
+    const TILES_PER_GROUP: usize;
     /// Number of components of a part of a row. A part, which is all or half of the row, is multiplied at
     /// once, for as many tiles as then fit in the registers. With fewer components, more tiles share the
-    /// weights that are read.
-    const PART: usize;
+    /// loaded weights.
+    const PART_LEN: usize;
 
     /// Computes `Bᵀ d`.
     ///
     /// # Safety
     /// The caller must uphold the contract of [`Vector`].
     unsafe fn input<V: Vector>(d: [V; IN]) -> [V; IN];
-    /// Computes the contribution to `Aᵀ m` of one `part` of `m`, which is [`Form::PART`] components, and adds
-    /// it to the `sums` of the parts before. The first part ignores `sums`.
+    /// Computes the contribution to `Aᵀ m` of one `part` of `m`, which is [`Form::PART_LEN`] components, and
+    /// adds it to the `sums` of the parts before. The first part ignores `sums`.
     ///
     /// # Safety
     /// The caller must uphold the contract of [`Vector`].
@@ -39,7 +39,7 @@ pub trait Form<const IN: usize, const OUT: usize> {
         // SAFETY: the caller's contract.
         unsafe {
             let mut sums = [V::splat(0.0); OUT];
-            for part in 0..IN / Self::PART {
+            for part in 0..IN / Self::PART_LEN {
                 sums = Self::output_part(part, m, sums);
             }
             sums
@@ -53,13 +53,13 @@ pub trait Form<const IN: usize, const OUT: usize> {
 }
 
 /// The transforms of F(2×2, 3×3).
-pub struct Two;
+pub struct F2x2;
 
-impl Form<4, 2> for Two {
+impl Form<4, 2> for F2x2 {
     const ROWS: [usize; 4] = [0, 1, 2, 3];
-    const AT_A_TIME: usize = 1;
-    const GROUP: usize = 16;
-    const PART: usize = 4;
+    const ROWS_PER_PASS: usize = 1;
+    const TILES_PER_GROUP: usize = 16;
+    const PART_LEN: usize = 4;
 
     #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 4]) -> [V; 4] {
@@ -85,13 +85,13 @@ impl Form<4, 2> for Two {
 
 /// The transforms of F(4×4, 3×3). The first and the last component are halved in the weights and doubled in
 /// the output, which turns additions into multiply-adds.
-pub struct Four;
+pub struct F4x4;
 
-impl Form<6, 4> for Four {
+impl Form<6, 4> for F4x4 {
     const ROWS: [usize; 6] = [1, 2, 3, 4, 0, 5];
-    const AT_A_TIME: usize = 2;
-    const GROUP: usize = 8;
-    const PART: usize = 3;
+    const ROWS_PER_PASS: usize = 2;
+    const TILES_PER_GROUP: usize = 8;
+    const PART_LEN: usize = 3;
 
     #[inline(always)]
     unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {

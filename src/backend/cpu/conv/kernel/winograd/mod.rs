@@ -26,7 +26,7 @@ mod planes;
 mod product;
 mod weight;
 
-pub use form::{Form, Four, Two};
+pub use form::{F2x2, F4x4, Form};
 pub use weight::{restore_weight, transform_weight};
 
 use super::outer::outer;
@@ -57,7 +57,7 @@ pub fn fits(geo: Geometry, isa: Isa, out: usize) -> bool {
 /// the other. In a wide layer, more tiles share the weights.
 fn tiles<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(geo: Geometry, images: usize) -> usize {
     let per_row = geo.width / OUT;
-    let group = if is_wide(geo) { 4 * F::GROUP } else { F::GROUP };
+    let group = if is_wide(geo) { 4 * F::TILES_PER_GROUP } else { F::TILES_PER_GROUP };
     (group / per_row).clamp(1, images * geo.height / OUT) * per_row
 }
 
@@ -67,15 +67,15 @@ pub fn scratch_len<F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
     images: usize,
 ) -> usize {
     let tiles = tiles::<F, IN, OUT>(geo, images);
-    F::AT_A_TIME * tiles * IN * geo.cin + IN * pitch(tiles * OUT * geo.cout)
+    F::ROWS_PER_PASS * tiles * IN * geo.cin + IN * pitch(tiles * OUT * geo.cout)
 }
 
 /// Returns the number of floats of work space for [`weight_grad`] of an image and the input gradient of
 /// `images` images.
 pub fn backward_scratch_len(geo: Geometry, images: usize) -> usize {
-    let tiles = tiles::<Two, 4, 2>(geo, 1);
+    let tiles = tiles::<F2x2, 4, 2>(geo, 1);
     let weight = 4 * tiles * geo.cin + 4 * pitch(tiles * geo.cout);
-    weight.max(scratch_len::<Two, 4, 2>(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, images))
+    weight.max(scratch_len::<F2x2, 4, 2>(Geometry { cin: geo.cout, cout: geo.cin, ..geo }, images))
 }
 
 /// Returns the distance in floats from one row of components, or one component, of `len` floats to the next.
@@ -126,7 +126,7 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
         assert!(scratch.len() >= scratch_len::<F, IN, OUT>(geo, images));
         let lanes = T::lanes(geo.cin);
         let step = group * IN * geo.cin;
-        let (v, m) = scratch.split_at_mut(F::AT_A_TIME * step);
+        let (v, m) = scratch.split_at_mut(F::ROWS_PER_PASS * step);
         for first in (0..images * rows).step_by(group / per_row) {
             let last = (first + group / per_row).min(images * rows);
             let count = (last - first) * per_row;
@@ -134,7 +134,7 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
             let size = Sizes { tiles: count, lanes, cout: geo.cout, m_row, whole: stores_are_slow() };
             // SAFETY: the caller's contract.
             unsafe {
-                for (pass, component_rows) in F::ROWS.chunks_exact(F::AT_A_TIME).enumerate() {
+                for (pass, component_rows) in F::ROWS.chunks_exact(F::ROWS_PER_PASS).enumerate() {
                     for row in first..last {
                         let x = x.add(row / rows * x_step);
                         let v = v.as_mut_ptr().add((row - first) * per_row * IN * lanes);
@@ -184,6 +184,9 @@ pub unsafe fn weight_grad<V: Vector, T: Value>(
 }
 
 /// Computes [`weight_grad`] with `N` = [`Value::PACK`] tiles per lane.
+///
+/// # Safety
+/// The same as for [`weight_grad`].
 #[inline(always)]
 unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
     geo: Geometry,
@@ -194,7 +197,7 @@ unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
     scratch: &mut [f32],
 ) {
     let (per_row, rows) = (geo.width / 2, geo.height / 2);
-    let group = tiles::<Two, 4, 2>(geo, 1);
+    let group = tiles::<F2x2, 4, 2>(geo, 1);
     assert!(scratch.len() >= backward_scratch_len(geo, 1));
     let (v, d) = scratch.split_at_mut(group / N * 4 * geo.cin);
     for first in (0..rows).step_by(group / per_row) {
@@ -208,7 +211,7 @@ unsafe fn weight_grad_by<V: Vector, T: Value, const N: usize>(
                 for row in first..last {
                     let at = (row - first) * per_row / N;
                     let (v, d) = (v.as_mut_ptr().add(at * 4 * geo.cin), d.as_mut_ptr().add(at * geo.cout));
-                    transform_input::<V, T, Two, 4, 2, N>(geo, x, row, i, 0, v);
+                    transform_input::<V, T, F2x2, 4, 2, N>(geo, x, row, i, 0, v);
                     transform_grad::<V, T, N>(geo, g, row, i, plane, d);
                 }
                 for j in 0..4 {

@@ -10,6 +10,9 @@ use crate::simd::Vector;
 use crate::simd::value::Value;
 
 /// Loads `N` vectors that are `step` values apart.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`, and `p` must be valid for reading all vectors.
 #[inline(always)]
 pub unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usize) -> [V; N] {
     // SAFETY: the caller's contract.
@@ -24,6 +27,9 @@ pub unsafe fn column<V: Vector, T: Value, const N: usize>(p: *const T, step: usi
 
 /// Stores the components of `N` neighbouring tiles. One tile is stored as values, two tiles in shared lanes;
 /// components are `step` values or lanes apart.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`, and `out` must have room for all components.
 #[inline(always)]
 pub unsafe fn store_components<V: Vector, T: Value, const N: usize, const IN: usize>(
     tiles: [[V; IN]; N],
@@ -44,10 +50,15 @@ pub unsafe fn store_components<V: Vector, T: Value, const N: usize, const IN: us
 }
 
 /// Computes some rows of the components of `v = Bᵀ d B` for a row of tiles, `N` tiles per lane: the rows of a
-/// `pass` ([`Form::AT_A_TIME`]), each (tiles, components, channels) and `step` floats after the previous one.
+/// `pass` ([`Form::ROWS_PER_PASS`]), each (tiles, components, channels) and `step` floats after the previous
+/// one.
 ///
 /// Only what these rows need is computed, although each column is read again for the next pass: so little is
 /// written at a time that the products read it from the first-level cache.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`, the image `x` must have a halo of one pixel and whole
+/// vectors of channels, and `v` must have room for the rows.
 #[inline(always)]
 pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const N: usize>(
     geo: Geometry,
@@ -67,7 +78,7 @@ pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const 
             0 => input_pass::<V, T, F, IN, OUT, N, 0>(geo, x, row, step, v),
             1 => input_pass::<V, T, F, IN, OUT, N, 1>(geo, x, row, step, v),
             2 => input_pass::<V, T, F, IN, OUT, N, 2>(geo, x, row, step, v),
-            3 if IN > 3 * F::AT_A_TIME => input_pass::<V, T, F, IN, OUT, N, 3>(geo, x, row, step, v),
+            3 if IN > 3 * F::ROWS_PER_PASS => input_pass::<V, T, F, IN, OUT, N, 3>(geo, x, row, step, v),
             _ => unreachable!("there are {IN} rows of components"),
         }
     }
@@ -75,6 +86,9 @@ pub unsafe fn transform_input<V, T, F, const IN: usize, const OUT: usize, const 
 
 /// Computes [`transform_input`] for a pass that is known at compile time, so that the other rows are not
 /// computed.
+///
+/// # Safety
+/// The same as for [`transform_input`].
 #[inline(always)]
 unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize, const PASS: usize>(
     geo: Geometry,
@@ -87,35 +101,34 @@ unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize,
     T: Value,
     F: Form<IN, OUT>,
 {
-    /// Columns that one tile of 4×4 or two tiles of 2×2 depend on.
-    const MOST: usize = 6;
+    /// Number of columns that one tile of 4×4 or two tiles of 2×2 depend on.
+    const MAX_COLUMNS: usize = 6;
     let (c, width) = (geo.cin, (geo.width + 2) * geo.cin);
     let seen = N * OUT + 2;
     for channel in (0..c).step_by(V::LANES) {
-        // SAFETY: the contract of `forward`, by which the `IN` rows from row `OUT · row` on are inside the
-        // halo.
+        // SAFETY: the caller's contract, by which the `IN` rows from row `OUT · row` on are inside the halo.
         unsafe {
             let x = x.add(OUT * row * width + channel);
-            let mut columns = [[V::splat(0.0); MOST]; 2];
+            let mut columns = [[V::splat(0.0); MAX_COLUMNS]; 2];
             for col in 0..2 {
                 let all = F::input(column::<V, T, IN>(x.add(col * c), width));
-                for h in 0..F::AT_A_TIME {
-                    columns[h][seen - 2 + col] = all[F::ROWS[PASS * F::AT_A_TIME + h]];
+                for h in 0..F::ROWS_PER_PASS {
+                    columns[h][seen - 2 + col] = all[F::ROWS[PASS * F::ROWS_PER_PASS + h]];
                 }
             }
-            for some in 0..geo.width / OUT / N {
-                // The first two columns are the last two of the tile before.
+            for group in 0..geo.width / OUT / N {
+                // The first two columns are the last two of the previous group of `N` tiles.
                 for columns in &mut columns {
                     (columns[0], columns[1]) = (columns[seen - 2], columns[seen - 1]);
                 }
                 for col in 2..seen {
-                    let x = x.add((N * OUT * some + col) * c);
+                    let x = x.add((N * OUT * group + col) * c);
                     let all = F::input(column::<V, T, IN>(x, width));
-                    for h in 0..F::AT_A_TIME {
-                        columns[h][col] = all[F::ROWS[PASS * F::AT_A_TIME + h]];
+                    for h in 0..F::ROWS_PER_PASS {
+                        columns[h][col] = all[F::ROWS[PASS * F::ROWS_PER_PASS + h]];
                     }
                 }
-                for h in 0..F::AT_A_TIME {
+                for h in 0..F::ROWS_PER_PASS {
                     let mut components = [[V::splat(0.0); IN]; N];
                     for n in 0..N {
                         let mut line = [V::splat(0.0); IN];
@@ -124,7 +137,7 @@ unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize,
                         }
                         components[n] = F::input(line);
                     }
-                    store_components::<V, T, N, IN>(components, v.add(h * step), some * IN * c + channel, c);
+                    store_components::<V, T, N, IN>(components, v.add(h * step), group * IN * c + channel, c);
                 }
             }
         }
@@ -133,6 +146,10 @@ unsafe fn input_pass<V, T, F, const IN: usize, const OUT: usize, const N: usize,
 
 /// Computes row `i` of the components of `d = A dy Aᵀ` for a row of tiles, `N` tiles per lane. The planes of
 /// `d` are `plane` values, or lanes, apart.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`, the gradient `g` must have a halo of one pixel and whole
+/// vectors of channels, and `d` must have room for the row.
 #[inline(always)]
 pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
     geo: Geometry,
@@ -154,6 +171,9 @@ pub unsafe fn transform_grad<V: Vector, T: Value, const N: usize>(
 }
 
 /// Computes [`transform_grad`] for a row that is known at compile time.
+///
+/// # Safety
+/// The same as for [`transform_grad`].
 #[inline(always)]
 unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
     geo: Geometry,
@@ -163,11 +183,11 @@ unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
     d: *mut f32,
 ) {
     let (c, width) = (geo.cout, (geo.width + 2) * geo.cout);
-    for some in 0..geo.width / 2 / N {
+    for group in 0..geo.width / 2 / N {
         for channel in (0..c).step_by(V::LANES) {
-            // SAFETY: the contract of `weight_grad`, by which the two rows of the tile are inside the halo.
+            // SAFETY: the caller's contract, by which the two rows of the tile are inside the halo.
             unsafe {
-                let at = (2 * row + 1) * width + (2 * N * some + 1) * c + channel;
+                let at = (2 * row + 1) * width + (2 * N * group + 1) * c + channel;
                 let mut components = [[V::splat(0.0); 4]; N];
                 for n in 0..N {
                     let mut sides = [V::splat(0.0); 2];
@@ -177,14 +197,18 @@ unsafe fn grad_row<V: Vector, T: Value, const N: usize, const I: usize>(
                     }
                     components[n] = output_transposed(sides);
                 }
-                store_components::<V, T, N, 4>(components, d, some * c + channel, plane);
+                store_components::<V, T, N, 4>(components, d, group * c + channel, plane);
             }
         }
     }
 }
 
-/// Computes `y = Aᵀ m` for a row of tiles of [`super::product`], and passes it to the sink `SOME` pixels at a
-/// time, as many as the registers hold.
+/// Computes `y = Aᵀ m` for a row of tiles of [`super::product`], and passes it to the sink `PIXELS` pixels at
+/// a time, as many as the registers hold.
+///
+/// # Safety
+/// The machine must have the instruction set of `V`, `m` must hold the row's tiles, the row must consist of
+/// whole groups of `PIXELS` pixels, and the sink must accept them.
 #[inline(always)]
 pub unsafe fn finish<
     V: Vector,
@@ -192,7 +216,7 @@ pub unsafe fn finish<
     F: Form<IN, OUT>,
     const IN: usize,
     const OUT: usize,
-    const SOME: usize,
+    const PIXELS: usize,
 >(
     geo: Geometry,
     m: *const f32,
@@ -203,18 +227,18 @@ pub unsafe fn finish<
 ) {
     let c = geo.cout;
     for channel in (0..c).step_by(V::LANES) {
-        for some in 0..geo.width / SOME {
-            // SAFETY: the planes hold the row's tiles, and the row is whole groups of `SOME` pixels.
+        for group in 0..geo.width / PIXELS {
+            // SAFETY: the caller's contract.
             unsafe {
-                let mut pixels = [[[V::splat(0.0)]; SOME]; OUT];
-                for col in 0..SOME {
-                    let m = m.add((some * SOME + col) * c + channel);
+                let mut pixels = [[[V::splat(0.0)]; PIXELS]; OUT];
+                for col in 0..PIXELS {
+                    let m = m.add((group * PIXELS + col) * c + channel);
                     for (y, v) in F::output(column::<V, f32, IN>(m, step)).into_iter().enumerate() {
                         pixels[y][col] = [v];
                     }
                 }
                 for y in 0..OUT {
-                    sink.put(pixels[y], Pixel { image, row: OUT * row + y, col: SOME * some, channel });
+                    sink.put(pixels[y], Pixel { image, row: OUT * row + y, col: PIXELS * group, channel });
                 }
             }
         }

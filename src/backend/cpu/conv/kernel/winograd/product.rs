@@ -25,13 +25,14 @@ pub struct Sizes {
     pub cout: usize,
     /// Stride between rows of components of `m`, in floats.
     pub m_row: usize,
-    /// Whether a register tile holds a whole row of components, even if [`Form::PART`] is less: the
+    /// Whether a register tile holds a whole row of components, even if [`Form::PART_LEN`] is less: the
     /// operations are the same, with more loads and fewer stores.
     pub whole: bool,
 }
 
-/// Lanes at a time, so that their weights for a vector of channels stay in the first-level cache.
-const NEAR: usize = 64;
+/// Number of lanes that are multiplied at a time: their weights for a vector of channels stay in the
+/// first-level cache.
+const LANES_PER_PASS: usize = 64;
 
 /// Computes row `i` of the components of `m = (u ⊙ v) A`, which is (rows of components, tiles, output
 /// columns, cout), from the same row of `v`, (tiles, components, lanes), and from `u` of
@@ -62,34 +63,34 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
             let start = if i == 1 { sink.start(block * V::LANES) } else { V::splat(0.0) };
             let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
             let m = m.add(i * size.m_row + block * V::LANES);
-            for first in (0..size.lanes).step_by(NEAR) {
+            for first in (0..size.lanes).step_by(LANES_PER_PASS) {
                 let mut tile = 0;
                 while tile < size.tiles {
                     let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
                     let left = size.tiles - tile;
-                    if 2 * F::PART == IN && !size.whole {
+                    if 2 * F::PART_LEN == IN && !size.whole {
                         if left >= 8 {
-                            some::<V, T, F, IN, OUT, 8, 0, 1>(size, first, start, v, u, m);
-                            some::<V, T, F, IN, OUT, 8, 1, 2>(size, first, start, v, u, m);
+                            register_tile::<V, T, F, IN, OUT, 8, 0, 1>(size, first, start, v, u, m);
+                            register_tile::<V, T, F, IN, OUT, 8, 1, 2>(size, first, start, v, u, m);
                             tile += 8;
                         } else {
-                            some::<V, T, F, IN, OUT, 2, 0, 1>(size, first, start, v, u, m);
-                            some::<V, T, F, IN, OUT, 2, 1, 2>(size, first, start, v, u, m);
+                            register_tile::<V, T, F, IN, OUT, 2, 0, 1>(size, first, start, v, u, m);
+                            register_tile::<V, T, F, IN, OUT, 2, 1, 2>(size, first, start, v, u, m);
                             tile += 2;
                         }
                     } else if left >= 4 {
-                        if size.lanes > NEAR && F::PART == IN {
+                        if size.lanes > LANES_PER_PASS && F::PART_LEN == IN {
                             // Each tile prefetches its share of the weights that come next.
-                            let next = u.wrapping_add((first + NEAR) * IN * V::LANES);
-                            let part = NEAR * IN * V::LANES / size.tiles;
+                            let next = u.wrapping_add((first + LANES_PER_PASS) * IN * V::LANES);
+                            let part = LANES_PER_PASS * IN * V::LANES / size.tiles;
                             for line in (tile * part..(tile + 4) * part).step_by(16) {
                                 prefetch(next.wrapping_add(line).cast());
                             }
                         }
-                        some::<V, T, F, IN, OUT, 4, 0, 2>(size, first, start, v, u, m);
+                        register_tile::<V, T, F, IN, OUT, 4, 0, 2>(size, first, start, v, u, m);
                         tile += 4;
                     } else {
-                        some::<V, T, F, IN, OUT, 2, 0, 2>(size, first, start, v, u, m);
+                        register_tile::<V, T, F, IN, OUT, 2, 0, 2>(size, first, start, v, u, m);
                         tile += 2;
                     }
                 }
@@ -98,10 +99,13 @@ pub unsafe fn products<V, T, S, F, const IN: usize, const OUT: usize>(
     }
 }
 
-/// Computes [`products`] for a vector of channels, at most [`NEAR`] lanes from `lane` on, `P` tiles and the
-/// parts `FROM..TO` of the row, as far as they exist.
+/// Computes [`products`] for a register tile: a vector of channels, at most [`LANES_PER_PASS`] lanes from
+/// `lane` on, `P` tiles and the parts `FROM..TO` of the row, as far as they exist.
+///
+/// # Safety
+/// The same as for [`products`], of which the register tile must be a part.
 #[inline(always)]
-unsafe fn some<
+unsafe fn register_tile<
     V,
     T,
     F,
@@ -122,22 +126,22 @@ unsafe fn some<
     T: Value,
     F: Form<IN, OUT>,
 {
-    // SAFETY: the contract of `products`.
+    // SAFETY: the caller's contract.
     unsafe {
-        let components = FROM * F::PART..IN.min(TO * F::PART);
+        let components = FROM * F::PART_LEN..IN.min(TO * F::PART_LEN);
         let mut acc = [[V::splat(0.0); IN]; P];
         if lane + FROM == 0 {
             for p in 0..P {
                 acc[p][1] = start;
             }
         }
-        let (mut v, mut u) = (v.add(lane), u.add(lane * F::PART * V::LANES));
-        for _ in lane..lanes.min(lane + NEAR) {
+        let (mut v, mut u) = (v.add(lane), u.add(lane * F::PART_LEN * V::LANES));
+        for _ in lane..lanes.min(lane + LANES_PER_PASS) {
             v = opaque(v);
             let mut weights = [V::splat(0.0); IN];
             for j in components.clone() {
-                let (part, offset) = (j / F::PART, j % F::PART);
-                weights[j] = V::load(u.add((part * lanes * F::PART + offset) * V::LANES));
+                let (part, offset) = (j / F::PART_LEN, j % F::PART_LEN);
+                weights[j] = V::load(u.add((part * lanes * F::PART_LEN + offset) * V::LANES));
             }
             for p in 0..P {
                 for j in components.clone() {
@@ -145,7 +149,7 @@ unsafe fn some<
                     acc[p][j] = T::multiply_add(acc[p][j], x, weights[j]);
                 }
             }
-            (v, u) = (v.add(1), u.add(F::PART * V::LANES));
+            (v, u) = (v.add(1), u.add(F::PART_LEN * V::LANES));
         }
         for p in 0..P {
             let m = m.add(p * OUT * cout);
@@ -153,7 +157,7 @@ unsafe fn some<
             if lane + FROM > 0 {
                 sums = column::<V, f32, OUT>(m, cout);
             }
-            for part in FROM..TO.min(IN / F::PART) {
+            for part in FROM..TO.min(IN / F::PART_LEN) {
                 let before = sums;
                 sums = F::output_part(part, acc[p], sums);
                 // Part 0 starts new sums; add those of the preceding lanes.
@@ -174,7 +178,7 @@ unsafe fn some<
 mod tests {
     use super::*;
     use crate::backend::cpu::conv::kernel::walk::Pixel;
-    use crate::backend::cpu::conv::kernel::winograd::Four;
+    use crate::backend::cpu::conv::kernel::winograd::F4x4;
     use crate::rng::{Purpose, stream, uniform};
 
     /// A sink that starts from 0.5 and ignores the results.
@@ -190,10 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn halves_of_rows_and_whole_rows_give_the_same() {
+    fn half_rows_and_whole_rows_give_the_same_bits() {
         let mut rng = stream(0, Purpose::Init, 0, 0);
         let mut random = |len| -> Vec<f32> { (0..len).map(|_| uniform(&mut rng) as f32 - 0.5).collect() };
-        // More lanes than `NEAR`, and numbers of tiles that leave a remainder in both cases.
+        // More lanes than `LANES_PER_PASS`, and numbers of tiles that leave a remainder in both cases.
         for (lanes, cout, tiles) in [(16, 3, 8), (150, 2, 14), (64, 1, 2)] {
             let (v, u) = (random(tiles * 6 * lanes), random(6 * 6 * lanes * cout));
             let found = [false, true].map(|whole| {
@@ -203,7 +207,7 @@ mod tests {
                 for i in 0..6 {
                     // SAFETY: the slices hold what the sizes say.
                     unsafe {
-                        products::<f32, f32, Half, Four, 6, 4>(
+                        products::<f32, f32, Half, F4x4, 6, 4>(
                             size,
                             i,
                             v.as_ptr(),

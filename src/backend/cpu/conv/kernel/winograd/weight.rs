@@ -46,7 +46,8 @@ impl<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize, const N: usi
         assert!(u.len() >= IN * IN * rows * cols);
         for row in 0..rows {
             for block in 0..blocks {
-                // SAFETY: inside the weights and their transforms, by the assertions.
+                // SAFETY: the caller's contract; by the assertions, all accesses are inside the weights and
+                // their transforms.
                 unsafe {
                     let mut columns = [[[V::splat(0.0); IN]; 3]; N];
                     for n in 0..N {
@@ -65,9 +66,9 @@ impl<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize, const N: usi
                             for n in 0..N {
                                 component[n] = [components[n][j]];
                             }
-                            let (parts, part) = (IN / F::PART, j / F::PART);
+                            let (parts, part) = (IN / F::PART_LEN, j / F::PART_LEN);
                             let at = ((i * blocks + block) * parts + part) * rows + row;
-                            let at = at * F::PART + j % F::PART;
+                            let at = at * F::PART_LEN + j % F::PART_LEN;
                             store_components::<V, T, N, 1>(component, u.as_mut_ptr(), at * V::LANES, 0);
                         }
                     }
@@ -86,7 +87,7 @@ pub fn restore_weight(isa: Isa, du: &[f32], dw: &mut [f32]) {
             let plane = self.1.len() / 9;
             assert!(plane.is_multiple_of(V::LANES) && self.0.len() >= 16 * plane);
             for at in (0..plane).step_by(V::LANES) {
-                // SAFETY: inside the planes, by the assertion.
+                // SAFETY: the caller's contract; by the assertion, all accesses are inside the planes.
                 unsafe {
                     let u = |j: usize| self.0.as_ptr().add(j * plane + at);
                     let columns = [
