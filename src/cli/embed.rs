@@ -57,22 +57,26 @@ pub struct Flags {
     pub images: Option<PathBuf>,
 
     /// Number of classes per image in predictions.csv, most probable first
-    #[arg(long, value_name = "N", default_value_t = 5, requires = "images", value_parser = whole_number::<u32>(1, u64::MAX))]
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "images")]
+    #[arg(value_parser = whole_number::<u32>(1, u64::MAX))]
     pub top: u32,
 
     /// With --images: refuse images with more pixels than this
-    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, requires = "images", value_parser = whole_number::<u64>(1, u64::MAX))]
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, requires = "images")]
+    #[arg(value_parser = whole_number::<u64>(1, u64::MAX))]
     pub max_pixels: u64,
 
     /// Write the features of several splits, such as train,val,test, each into a file of its own, as a data
     /// set for train --classifier
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = SPLITS, conflicts_with_all = ["split", "project", "images"])]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(value_parser = SPLITS, conflicts_with_all = ["split", "project", "images"])]
     pub splits: Vec<String>,
 
     /// With --splits: pass the training images through the network N more times, augmented as in the
     /// checkpoint's own training; train --classifier then draws one of the N + 1 passes for each image of a
     /// batch
-    #[arg(long, value_name = "N", requires = "splits", conflicts_with_all = ["split", "project", "images", "import"], value_parser = whole_number::<u32>(1, 1000))]
+    #[arg(long, value_name = "N", requires = "splits", conflicts_with_all = ["split", "project", "images", "import"])]
+    #[arg(value_parser = whole_number::<u32>(1, 1000))]
     pub passes: Option<u32>,
 
     /// Import features that were computed elsewhere, one file per split, such as train=clip-train.npz, as a
@@ -81,7 +85,8 @@ pub struct Flags {
     /// A file in safetensors format or written by numpy.savez has the arrays `features` (N, F), `labels` (N)
     /// and, optionally, `ids` (N). A file written by numpy.save has only one of them, so list all:
     /// train=features.npy,labels.npy or train=features.npy,labels.npy,ids.npy.
-    #[arg(long, value_name = "SPLIT=FILE[,LABELS[,IDS]]", conflicts_with_all = ["split", "splits", "project", "images", "data", "arch"])]
+    #[arg(long, value_name = "SPLIT=FILE[,LABELS[,IDS]]")]
+    #[arg(conflicts_with_all = ["split", "splits", "project", "images", "data", "arch"])]
     pub import: Vec<Import>,
 
     /// With --import: file with the names of the classes in the order of their labels, one per line

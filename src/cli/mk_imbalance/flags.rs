@@ -108,7 +108,8 @@ pub struct Flags {
     pub on_error: OnError,
 
     /// Refuse images with more pixels than this
-    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, help_heading = IMAGES, value_parser = whole_number::<u64>(1, u64::MAX))]
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, help_heading = IMAGES)]
+    #[arg(value_parser = whole_number::<u64>(1, u64::MAX))]
     pub max_pixels: u64,
 
     /// Profile of the class sizes [default: exp for CIFAR and synthetic, none for image files]

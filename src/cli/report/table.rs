@@ -43,7 +43,8 @@ pub struct TableFlags {
     pub published: Option<PathBuf>,
 
     /// Print the table itself on stdout, as md, csv, tex or json, and write no files
-    #[arg(long, value_name = "FORMAT", value_parser = FORMATS, conflicts_with_all = ["files", "dry_run", "explain", "verify"])]
+    #[arg(long, value_name = "FORMAT")]
+    #[arg(value_parser = FORMATS, conflicts_with_all = ["files", "dry_run", "explain", "verify"])]
     pub format: Option<String>,
 
     /// File to write, .md, .csv, .tex or .json, with FILE.manifest.json beside it; can be given several times

@@ -200,7 +200,8 @@ pub struct Flags {
     pub tau_norm: Option<TauNorm>,
 
     /// knn: number of nearest training images that vote [default: 20]
-    #[arg(long, value_name = "K", help_heading = "Second stage", requires = "classifier", value_parser = whole_number::<u32>(1, u64::MAX))]
+    #[arg(long, value_name = "K", help_heading = "Second stage", requires = "classifier")]
+    #[arg(value_parser = whole_number::<u32>(1, u64::MAX))]
     pub neighbours: Option<u32>,
 
     /// Train once for each value of a flag that takes a number, such as tau-norm=0:1:0.1; with --out DIR the

@@ -156,10 +156,7 @@ fn options_show_in_the_name() {
 fn refusals_say_what_to_do() {
     let all = [
         ("--method remx", "did you mean remix?"),
-        (
-            "--tau 0.3",
-            "--tau: does nothing with this method; it needs --mix remix, remix-cutmix or remix-manifold",
-        ),
+        ("--tau 0.3", "--tau: does nothing with this method; it needs --mix remix, remix-cutmix"),
         ("--method mixup --kappa 2", "needs --mix remix"),
         ("--gamma 1", "needs --loss focal"),
         ("--method ldam --la-tau 1", "needs --loss logit-adjustment"),
