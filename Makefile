@@ -187,7 +187,7 @@ results-figure1: ## Figure 1 from the Mixup and Remix networks of docs/results, 
 
 .PHONY: results
 results: build ## Write the tables of docs/results, and the README's table and figure, from committed evaluations
-	scripts/results-page target/release/report
+	scripts/results-page "$(B)/report"
 
 .PHONY: queue
 queue: ## Show which trainings of docs/results/queue.txt are done, and the command of the next one

@@ -12,11 +12,10 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use remix::backend::cpu::load::levels;
-use remix::backend::cpu::sgd::Rates;
 use remix::backend::cuda::Device;
 use remix::backend::cuda::device::usable;
 use remix::backend::cuda::trainer::{Images, Trainer};
+use remix::backend::{Rates, levels};
 use remix::data::Info;
 use remix::data::shard::Split;
 use remix::manifest::{Kind, source};

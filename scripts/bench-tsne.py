@@ -117,9 +117,8 @@ def main():
         description="measure the t-SNE of embed against scikit-learn and openTSNE"
     )
     parser.add_argument("checkpoint", help="manifest or directory of a checkpoint")
-    parser.add_argument(
-        "--embed", default="target/release/embed", help="the program embed [default: %(default)s]"
-    )
+    embed = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "release/embed"
+    parser.add_argument("--embed", default=embed, help="the program embed [default: %(default)s]")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="threads of each program [default: all]"
     )

@@ -12,6 +12,7 @@ Without --torch only our side is measured. Standard library only."""
 
 import argparse
 import json
+import os
 import re
 import shutil
 import statistics
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOPS = 2 * 9 * 1024 * (3 * 16 + 10 * 16 * 16 + (16 * 32 + 9 * 32 * 32) / 4 + (32 * 64 + 9 * 64 * 64) / 16)
 # The side of the images and the batch size, as in benches/kernels.rs.
 NETWORKS = {"resnet32": (32, 128), "resnet18-cifar": (32, 128), "resnet50": (224, 16)}
-CRITERION = ROOT / "target/criterion"
+CRITERION = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "criterion"
 
 
 def ours(filter, *flags):

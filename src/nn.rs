@@ -68,7 +68,7 @@ impl ResNet {
     ///
     /// # Errors
     /// Returns an error if a candle operation or `mix` fails.
-    pub fn features_mixed_t(
+    fn features_mixed_t(
         &self,
         x: &Tensor,
         train: bool,

@@ -301,6 +301,44 @@ impl<'a, O: Object<'a>> Machine<'a, O> {
             b'r' => self.size(4).and_then(|key| self.put(key)),
             b'h' => self.size(1).and_then(|key| self.get(key)),
             b'j' => self.size(4).and_then(|key| self.get(key)),
+            // GLOBAL
+            b'c' => {
+                let name = format!("{}.{}", self.line()?, self.line()?);
+                match O::named(&name) {
+                    Some(known) => self.push(Value::Object(known)),
+                    None => Err(self.refused(format!("refers to the Python object {}", name.escape_debug()))),
+                }
+            }
+            // BINPERSID: an object that is not in the pickle itself.
+            b'Q' => {
+                let id = self.pop()?.value;
+                let found = O::outside(&id).map_err(|e| e.at(self.at))?;
+                self.push(Value::Object(found))
+            }
+            // REDUCE: a call in Python.
+            b'R' => {
+                let args = self.pop()?.value;
+                let called = self.pop()?.value;
+                let (Value::Object(called), Value::Tuple(args)) = (called, args) else {
+                    return Err(self.damaged("a call does not consist of a name and arguments"));
+                };
+                let made = called.call(args).map_err(|e| e.at(self.at))?;
+                self.push(made)
+            }
+            // BUILD: sets the state of an object.
+            b'b' => {
+                let state = self.pop()?.value;
+                let Item { value, depth } = self.pop()?;
+                let built = O::build(value, state).map_err(|e| e.at(self.at))?;
+                self.push_deep(built, depth)
+            }
+            op => self.value(op),
+        }
+    }
+
+    /// Executes an opcode that makes or fills a plain value, or refuses it.
+    fn value(&mut self, op: u8) -> Result<bool, Error> {
+        match op {
             // NONE, NEWTRUE, NEWFALSE, BINFLOAT
             b'N' => self.push(Value::None),
             0x88 => self.push(Value::Bool(true)),
@@ -338,37 +376,6 @@ impl<'a, O: Object<'a>> Machine<'a, O> {
             b'e' => self.pop_to_mark().and_then(|items| self.append(items)),
             b's' => self.pop_n(2).and_then(|items| self.set(items)),
             b'u' => self.pop_to_mark().and_then(|items| self.set(items)),
-            // GLOBAL
-            b'c' => {
-                let name = format!("{}.{}", self.line()?, self.line()?);
-                match O::named(&name) {
-                    Some(known) => self.push(Value::Object(known)),
-                    None => Err(self.refused(format!("refers to the Python object {}", name.escape_debug()))),
-                }
-            }
-            // BINPERSID: an object that is not in the pickle itself.
-            b'Q' => {
-                let id = self.pop()?.value;
-                let found = O::outside(&id).map_err(|e| e.at(self.at))?;
-                self.push(Value::Object(found))
-            }
-            // REDUCE: a call in Python.
-            b'R' => {
-                let args = self.pop()?.value;
-                let called = self.pop()?.value;
-                let (Value::Object(called), Value::Tuple(args)) = (called, args) else {
-                    return Err(self.damaged("a call does not consist of a name and arguments"));
-                };
-                let made = called.call(args).map_err(|e| e.at(self.at))?;
-                self.push(made)
-            }
-            // BUILD: sets the state of an object.
-            b'b' => {
-                let state = self.pop()?.value;
-                let Item { value, depth } = self.pop()?;
-                let built = O::build(value, state).map_err(|e| e.at(self.at))?;
-                self.push_deep(built, depth)
-            }
             op => Err(self.refused(format!("uses opcode {op:#04x}"))),
         }
     }

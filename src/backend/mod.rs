@@ -12,27 +12,19 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
+mod inference;
+mod input;
+mod levels;
 mod plan;
 mod precision;
+mod rates;
 
-pub use cpu::blend::Pairs;
-pub use cpu::conv::Residual;
-pub use cpu::sgd::Rates;
-pub use cpu::source::{Input, Shortcut};
+pub use inference::Inference;
+pub use input::{Input, Shortcut, Source, Stored};
+pub use levels::{Levels, levels};
 pub use plan::{Block, Mixed, Plan, check};
 pub use precision::Precision;
-
-/// Values that are stored in memory, as opposed to computed from a raw output when they are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// The images.
-    Images,
-    /// The input of a block.
-    Input(usize),
-}
-
-/// The input of a layer: stored values, or raw outputs of layers, which are given by their numbers.
-pub type Source = Input<Stored, usize>;
+pub use rates::Rates;
 
 /// The index of a gradient buffer in [`Plan::gradients`].
 pub type Gradient = usize;
@@ -48,6 +40,18 @@ pub struct InputGrad {
     /// The layer whose raw output the input was computed from, if its batch norm needs the sums of this
     /// gradient.
     pub sums_of: Option<usize>,
+}
+
+/// The shortcut's part of an input gradient, made of gradients `G`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual<G> {
+    /// No shortcut.
+    None,
+    /// The values that are already in the output.
+    InPlace,
+    /// The gradient of a block's output, of the given height, width and channels, through
+    /// [`Shortcut::Padded`].
+    Padded(G, [usize; 3]),
 }
 
 /// The operations of an engine, which work on its own buffers.
@@ -119,6 +123,7 @@ const STEM: Source = Input::Normed { of: 0, shortcut: Shortcut::None };
 ///
 /// # Errors
 /// Returns an error if an operation of the engine fails.
+#[cfg(feature = "cuda")]
 pub fn evaluate<E: Engine>(plan: &Plan, engine: &E) -> Result<(), E::Error> {
     stem(plan, engine)?;
     for n in 0..plan.blocks.len() {

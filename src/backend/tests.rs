@@ -13,8 +13,8 @@ use safetensors::SafeTensors;
 
 use super::cpu::infer::{BATCH, Folded};
 use super::cpu::net::{Hidden, Net};
+use crate::backend::Rates;
 use crate::backend::cpu::blend::Pairs;
-use crate::backend::cpu::sgd::Rates;
 use crate::methods::loss::{Criterion, Targets};
 use crate::net::files::Values;
 use crate::net::{Arch, Params};
@@ -244,12 +244,12 @@ fn inference_matches_pytorch() {
     let fixture = Fixture::open();
     let params = network().params;
     let pixels = pixels();
+    let image = |n: usize, x: &mut [f32]| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]);
     let mut sets: Vec<(Isa, usize, Vec<f32>)> = vec![];
     for_each_isa(|isa| {
         let net = Folded::new(&params, SHAPE).expect("folded");
         for batch in [1, BATCH, 3, 100] {
-            let out =
-                net.forward(8, batch, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
+            let out = net.forward(8, batch, image).expect("inference");
             let logits = largest_difference(&out.logits, &fixture.f32("eval_logits"));
             let features = largest_difference(&out.features, &fixture.f32("features"));
             assert!(logits < 1e-5 && features < 1e-5, "{isa:?} {batch}: {logits:.1e} {features:.1e}");
@@ -263,8 +263,9 @@ fn inference_matches_pytorch() {
 }
 
 #[test]
-fn nan_stays_nan() {
+fn overflow_and_nan_reach_the_logits() {
     let pixels = pixels();
+    let image = |n: usize, x: &mut [f32]| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]);
     for (arch, name) in [
         ("resnet32", "conv1.weight"),
         ("resnet32", "layer1.2.conv2.weight"),
@@ -285,8 +286,7 @@ fn nan_stays_nan() {
         params.load(&dict).expect("all there");
         for_each_isa(|isa| {
             let net = Folded::new(&params, SHAPE).expect("folded");
-            let out =
-                net.forward(8, BATCH, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
+            let out = net.forward(8, BATCH, image).expect("inference");
             let logits = out.logits.chunks_exact(10);
             assert!(
                 logits.into_iter().all(|z| z.iter().any(|z| !z.is_finite())),

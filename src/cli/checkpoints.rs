@@ -13,8 +13,6 @@ use clap::Args;
 use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
-pub(super) use self::infer::FEATURES_ONLY;
-
 pub use self::infer::Rows;
 use super::generate::architectures;
 use super::trained::{Trained, normalise};
@@ -22,7 +20,7 @@ use super::whole_number;
 use crate::backend::cpu::infer::BATCH;
 use crate::data::{self, Normalise, features};
 use crate::interrupt::{self, Interrupted};
-use crate::manifest::{self, FILE, Input, Kind, Manifest, Object, hash, in_utf8, key, source, store};
+use crate::manifest::{self, FILE, Input, Kind, Manifest, Object, key, source, store};
 use crate::methods::classifier::Classifier;
 use crate::net::Arch;
 use crate::net::files::Form;
@@ -30,9 +28,6 @@ use crate::report::experiment::{Images, images_of};
 
 /// The splits that `train` records in a checkpoint's input `dataset`.
 const TRAINED_ON: [&str; 2] = ["train", "test"];
-
-/// The reason why a classifier on imported features cannot be run on images.
-pub(super) const NO_NETWORK: &str = "was trained on imported features, so it has no network to run on images";
 
 /// Flags that choose checkpoints and images.
 #[derive(Args, Clone, Debug)]
@@ -87,8 +82,11 @@ pub struct Subject {
     pub inputs: Vec<Input>,
 }
 
-enum Weights {
+/// Where weights come from.
+pub(super) enum Weights {
+    /// A checkpoint.
     Checkpoint(Box<Manifest>),
+    /// A file of bare weights.
     File(PathBuf),
 }
 
@@ -120,22 +118,33 @@ pub fn for_each(
             one(m.map_err(Into::into).and_then(|m| checkpoint(m, flags, given.as_ref(), tool)))
         });
     }
-    let all = subjects(flags, tool, given.as_ref())?;
-    if let (Some(out), 2..) = (out, all.len()) {
-        let (out, n) = (out.display(), all.len());
-        bail!("--out {out}: is for one checkpoint, but {n} were given; omit --out, or give one checkpoint");
-    }
+    let subject = |weights: Weights| match weights {
+        Weights::Checkpoint(m) => checkpoint(*m, flags, given.as_ref(), tool),
+        Weights::File(file) => bare(&file, flags, given.as_ref()),
+    };
+    let all = find(flags, tool)?.into_iter().map(subject).collect::<Result<Vec<Subject>>>()?;
+    check_out(out, all.len())?;
     all.into_iter().map(Ok).try_for_each(one)
 }
 
-/// Returns all checkpoints, from the arguments or from stdin.
-fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Result<Vec<Subject>> {
+/// Refuses `--out` for several checkpoints.
+pub(super) fn check_out(out: Option<&Path>, n: usize) -> Result<()> {
+    if let (Some(out), 2..) = (out, n) {
+        let out = out.display();
+        bail!("--out {out}: is for one checkpoint, but {n} were given; omit --out, or give one checkpoint");
+    }
+    Ok(())
+}
+
+/// Returns the checkpoints and the files of bare weights that the arguments name, or the checkpoints of stdin
+/// if there is no argument.
+pub(super) fn find(flags: &Choice, tool: &'static str) -> Result<Vec<Weights>> {
     let stdin = [PathBuf::from("-")];
     let args = if flags.checkpoints.is_empty() { &stdin[..] } else { &flags.checkpoints };
     let mut all = Vec::new();
     for arg in args {
         if is_bare(arg) {
-            all.push(bare(arg, flags, given)?);
+            all.push(Weights::File(arg.clone()));
             continue;
         }
         let found = source::read_all(std::slice::from_ref(arg), tool, Kind::Checkpoint);
@@ -148,9 +157,17 @@ fn subjects(flags: &Choice, tool: &'static str, given: Option<&Manifest>) -> Res
             ),
             e => e.into(),
         });
-        for m in found? {
-            all.push(checkpoint(m, flags, given, tool)?);
-        }
+        all.extend(found?.into_iter().map(|m| Weights::Checkpoint(Box::new(m))));
+    }
+    if let Some(Weights::File(file)) = all.first()
+        && flags.checkpoint != "last"
+        && all.iter().all(|weights| matches!(weights, Weights::File(_)))
+    {
+        bail!(
+            "{}: is a file of weights, and --checkpoint {} is for checkpoints; omit it",
+            file.display(),
+            flags.checkpoint
+        );
     }
     Ok(all)
 }
@@ -192,41 +209,63 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
     let trained = m.input("dataset").with_context(|| {
         format!("{here}: does not say what it was trained on; train the checkpoint again")
     })?;
-    let dataset = match given {
-        Some(d) if matches!(arch, Arch::Features(_)) && d.kind == Kind::Dataset => {
-            bail!("{here}: {NO_NETWORK}; give --data imported features")
+    let dataset = given.map_or_else(|| own_dataset(&dir, trained, tool), |d| Ok(d.clone()))?;
+    if dataset.kind == Kind::Dataset {
+        refuse_without_network(&m, arch)?;
+    }
+    if given.is_some() {
+        check_network(&m, &input, &dataset)?;
+        if !is_content_of(trained, &dataset) {
+            let d = dataset.path.as_deref().unwrap_or(Path::new("--data")).display();
+            log::warn!("{here}: was trained on a data set other than {d}; the result records this");
         }
-        Some(d) => {
-            check_network(&m, &input, d)?;
-            if !is_content_of(trained, d) {
-                let d = d.path.as_deref().unwrap_or(Path::new("--data")).display();
-                log::warn!("{here}: was trained on a data set other than {d}; the result records this");
-            }
-            d.clone()
-        }
-        None => {
-            let path = store::absolute(&dir.join(&trained.path));
-            let maker = if trained.params.contains_key("splits") { "embed" } else { "mk-imbalance" };
-            let hint = || {
-                format!(
-                    "{here}: its data set cannot be read; make it again with {maker}, or give its path with \
-                     --data"
-                )
-            };
-            let d = dataset_at(&path, tool).with_context(hint)?;
-            if !is_content_of(trained, &d) {
-                bail!(
-                    "{}: is no longer the data set that {here} was trained on (whose content was {}); make \
-                     that one again with {maker}, or use this one anyway with --data",
-                    path.display(),
-                    key::short(&trained.blake3),
-                );
-            }
-            d
-        }
-    };
-    let name = dir.file_name().map_or_else(|| "checkpoint".into(), |n| n.to_string_lossy().into_owned());
+    }
+    let name = name_of(&dir);
     subject(Weights::Checkpoint(Box::new(m)), arch, &flags.checkpoint, dataset, name, input, flags)
+}
+
+/// Reads the data set that the checkpoint in a directory was trained on.
+fn own_dataset(dir: &Path, trained: &Input, tool: &'static str) -> Result<Manifest> {
+    let file = dir.join(FILE);
+    let here = file.display();
+    let path = store::absolute(&dir.join(&trained.path));
+    let maker = if trained.params.contains_key("splits") { "embed" } else { "mk-imbalance" };
+    let hint = || {
+        format!(
+            "{here}: its data set cannot be read; make it again with {maker}, or give its path with --data"
+        )
+    };
+    let dataset = dataset_at(&path, tool).with_context(hint)?;
+    if !is_content_of(trained, &dataset) {
+        bail!(
+            "{}: is no longer the data set that {here} was trained on (whose content was {}); make that one \
+             again with {maker}, or use this one anyway with --data",
+            path.display(),
+            key::short(&trained.blake3),
+        );
+    }
+    Ok(dataset)
+}
+
+/// Returns the name of a checkpoint's directory.
+pub(super) fn name_of(dir: &Path) -> String {
+    dir.file_name().map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Refuses to run a checkpoint on images if it can only classify features.
+pub(super) fn refuse_without_network(m: &Manifest, arch: Arch) -> Result<()> {
+    let why = match Classifier::of(&m.params) {
+        Some(Classifier::Knn { .. }) => "a kNN classifier can only classify features",
+        _ if matches!(arch, Arch::Features(_)) => {
+            "was trained on imported features, so it has no network to run on images"
+        }
+        _ => return Ok(()),
+    };
+    let here = m.dir()?.join(FILE);
+    bail!(
+        "{}: {why}; evaluate it on features: call eval without --data, or with --data FEATURES",
+        here.display()
+    )
 }
 
 /// Returns the architecture of a checkpoint.
@@ -263,21 +302,10 @@ pub(super) fn bare(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Res
             missing.join(" and ")
         );
     };
-    let input = input_of("checkpoint", file)?;
+    let input = Input::of_file("checkpoint", file)?;
     let file = input.path.clone();
     let name = file.file_stem().map_or_else(|| "weights".into(), |n| n.to_string_lossy().into_owned());
     subject(Weights::File(file), arch, "file", dataset.clone(), name, input, flags)
-}
-
-/// Makes a file without a manifest, such as bare weights, an input of a result.
-///
-/// # Errors
-/// Returns an error if the file cannot be read, or if its path is not UTF-8.
-pub fn input_of(role: &str, file: &Path) -> Result<Input> {
-    let path = store::absolute(file);
-    in_utf8(&path)?;
-    let (role, blake3) = (role.into(), hash::file(&path)?);
-    Ok(Input { role, key: None, blake3, path, params: Object::new(), facts: Object::new(), inputs: vec![] })
 }
 
 fn subject(
@@ -289,11 +317,6 @@ fn subject(
     checkpoint: Input,
     flags: &Choice,
 ) -> Result<Subject> {
-    if let (Weights::Checkpoint(m), Kind::Dataset) = (&weights, dataset.kind)
-        && let Some(Classifier::Knn { .. }) = Classifier::of(&m.params)
-    {
-        bail!("{name}: {FEATURES_ONLY}");
-    }
     let info = data::Info::of(&dataset)?;
     let images =
         dataset.as_input("dataset", &[&flags.split]).with_context(|| format!("--split {}", flags.split))?;
@@ -408,5 +431,44 @@ impl Subject {
     pub fn images(&self, split: &str) -> usize {
         let rows = self.dataset.outputs_of(split).filter_map(|o| o.rows).sum::<u64>();
         (rows / features::passes(&self.dataset, split).max(1)) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn choice(line: &str) -> Choice {
+        let args = std::iter::once("eval").chain(line.split_whitespace());
+        crate::cli::eval::Flags::try_parse_from(args).expect("sound flags").input
+    }
+
+    #[test]
+    fn a_best_epoch_of_bare_weights_is_refused() {
+        let e = find(&choice("w.pth --arch resnet20 --checkpoint best"), "eval").err();
+        let text = e.expect("refused").to_string();
+        assert_eq!(text, "w.pth: is a file of weights, and --checkpoint best is for checkpoints; omit it");
+    }
+
+    #[test]
+    fn what_is_neither_weights_nor_a_manifest_is_called_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("notes.txt");
+        fs::write(&file, "a thesis").expect("written");
+        let text = |flags: &str| {
+            let e = find(&choice(&format!("{} {flags}", file.display())), "embed").err();
+            e.expect("refused").to_string()
+        };
+        assert!(text("--arch resnet20").contains("notes.txt: is neither a file of weights"));
+        assert!(text("").contains("notes.txt: not a manifest"));
+    }
+
+    #[test]
+    fn only_one_checkpoint_goes_into_out() {
+        assert!(check_out(None, 2).is_ok() && check_out(Some(Path::new("x")), 1).is_ok());
+        let e = check_out(Some(Path::new("x")), 2).expect_err("refused").to_string();
+        assert!(e.starts_with("--out x: is for one checkpoint, but 2 were given"), "{e}");
     }
 }

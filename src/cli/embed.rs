@@ -18,7 +18,7 @@ use self::import::Import;
 use self::projection::{Chosen, Projection};
 use super::checkpoints::{self, Choice, Rows, Subject};
 use super::{Common, VERSION, negative_values, whole_number};
-use crate::backend::cpu::infer::Inference;
+use crate::backend::Inference;
 use crate::data::features;
 use crate::data::files::decode::MAX_PIXELS;
 use crate::data::listing::SPLITS;
@@ -30,6 +30,9 @@ use crate::metrics;
 /// Version of the output; raised when the same weights and images would give another file. 2: weights that
 /// are not exactly the network's are refused.
 const SEMANTICS: u32 = 2;
+
+/// Default of `--top`.
+const TOP: u32 = 5;
 
 /// File name of the result.
 const FEATURES: &str = "features.safetensors";
@@ -57,12 +60,12 @@ pub struct Flags {
     pub images: Option<PathBuf>,
 
     /// Number of classes per image in predictions.csv, most probable first
-    #[arg(long, value_name = "N", default_value_t = 5, requires = "images")]
+    #[arg(long, value_name = "N", default_value_t = TOP)]
     #[arg(value_parser = whole_number::<u32>(1, u64::MAX))]
     pub top: u32,
 
     /// With --images: refuse images with more pixels than this
-    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, requires = "images")]
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS)]
     #[arg(value_parser = whole_number::<u64>(1, u64::MAX))]
     pub max_pixels: u64,
 
@@ -86,15 +89,15 @@ pub struct Flags {
     /// and, optionally, `ids` (N). A file written by numpy.save has only one of them, so list all:
     /// train=features.npy,labels.npy or train=features.npy,labels.npy,ids.npy.
     #[arg(long, value_name = "SPLIT=FILE[,LABELS[,IDS]]")]
-    #[arg(conflicts_with_all = ["split", "splits", "project", "images", "data", "arch"])]
+    #[arg(conflicts_with_all = ["split", "splits", "project", "images", "data", "arch", "checkpoint", "batch_size"])]
     pub import: Vec<Import>,
 
     /// With --import: file with the names of the classes in the order of their labels, one per line
-    #[arg(long, value_name = "FILE", requires = "import")]
+    #[arg(long, value_name = "FILE")]
     pub class_names: Option<PathBuf>,
 
     /// With --import: name of the data set in tables [default: imported]
-    #[arg(long, value_name = "NAME", requires = "import")]
+    #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
     /// Whether and how to map the features.
@@ -119,14 +122,30 @@ pub fn main() -> ExitCode {
     super::main("embed", |a: &Flags| &a.common, run)
 }
 
+/// Refuses flags that would do nothing. Clap's `requires` misses those whose partner conflicts with another
+/// given flag.
+fn check_flags(flags: &Flags) -> Result<()> {
+    let idle = [
+        ("top", flags.top != TOP, "images", flags.images.is_some()),
+        ("max-pixels", flags.max_pixels != MAX_PIXELS, "images", flags.images.is_some()),
+        ("class-names", flags.class_names.is_some(), "import", !flags.import.is_empty()),
+        ("name", flags.name.is_some(), "import", !flags.import.is_empty()),
+    ];
+    for (flag, is_given, partner, has_partner) in idle {
+        ensure!(!is_given || has_partner, "--{flag}: does nothing here; it needs --{partner}");
+    }
+    Ok(())
+}
+
 fn run(flags: Flags) -> Result<()> {
+    check_flags(&flags)?;
+    let chosen = flags.projection.chosen()?;
     if let Some(images) = &flags.images {
         return images::run(&flags, images);
     }
     if !flags.import.is_empty() {
         return import::run(&flags);
     }
-    let chosen = flags.projection.chosen()?;
     let splits = splits(&flags);
     checkpoints::for_each(&flags.input, "embed", flags.common.out.as_deref(), |subject| {
         let plain = plan(subject, &flags)?;
@@ -137,7 +156,7 @@ fn run(flags: Flags) -> Result<()> {
             None => super::run_plan(&plain, &flags.common, |w| extract(w, subject, &flags)),
             Some(chosen) => {
                 chosen.fits(subject.images(&flags.input.split))?;
-                project(&plain, chosen, subject, &flags)
+                project(plain, chosen, subject, &flags)
             }
         }?;
         Ok(())
@@ -160,9 +179,7 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
         if let Some(passes) = flags.passes {
             let is_there = splits.iter().any(|split| split == "train");
             ensure!(is_there, "--passes: augments the training images; add train to --splits");
-            let device = &flags.common.device;
-            let on_cpu = ["auto", "cpu"].contains(&&**device);
-            ensure!(on_cpu, "--device {device}: --passes is computed on the CPU; omit --device");
+            only_on_cpu(flags, "--passes")?;
             params.insert(features::PASSES.into(), passes.into());
         }
         // Classifiers depend on the class counts, which the content of the features does not determine.
@@ -182,28 +199,29 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
         let names: Vec<&str> = splits.iter().map(String::as_str).collect();
         inputs[1] = subject.splits("dataset", &names)?;
     }
-    let (kind, semantics) = (Kind::Embedding, SEMANTICS);
-    let mut plan = Plan { kind, semantics, params, inputs, dir: Default::default(), file: None };
     let what = if splits.is_empty() { flags.input.split.clone() } else { splits.join("-") };
-    plan.dir = match &flags.common.out {
-        Some(out) => out.clone(),
-        None => subject.dir("embeddings", &what, &plan.key()),
-    };
-    Ok(plan)
+    let dir = |key: &str| flags.common.out.clone().unwrap_or_else(|| subject.dir("embeddings", &what, key));
+    Ok(Plan::new(Kind::Embedding, SEMANTICS, params, inputs, dir))
+}
+
+/// Refuses a GPU for what is computed on the CPU alone.
+fn only_on_cpu(flags: &Flags, what: &str) -> Result<()> {
+    let device = &*flags.common.device;
+    let on_cpu = ["auto", "cpu"].contains(&device);
+    ensure!(on_cpu, "--device {device}: {what} is computed on the CPU; omit --device");
+    Ok(())
 }
 
 /// Makes an embedding with a projection. Its features are a result of their own, so that another projection
 /// finds them: they go where they would without `--project`, or inside `--out`.
-fn project(plain: &Plan, chosen: Chosen, subject: &Subject, flags: &Flags) -> Result<Manifest> {
-    let mut plan = plain.clone();
-    plan.params.insert("project".into(), json!(chosen));
-    let mut plain = plain.clone();
-    match &flags.common.out {
-        Some(out) => plain.dir = out.join("features"),
-        None => {
-            let what = format!("{}-{}", flags.input.split, chosen.name());
-            plan.dir = subject.dir("embeddings", &what, &plan.key());
-        }
+fn project(mut plain: Plan, chosen: Chosen, subject: &Subject, flags: &Flags) -> Result<Manifest> {
+    let mut params = plain.params.clone();
+    params.insert("project".into(), json!(chosen));
+    let what = format!("{}-{}", flags.input.split, chosen.name());
+    let dir = |key: &str| flags.common.out.clone().unwrap_or_else(|| subject.dir("embeddings", &what, key));
+    let plan = Plan::new(plain.kind, plain.semantics, params, plain.inputs.clone(), dir);
+    if let Some(out) = &flags.common.out {
+        plain.dir = out.join("features");
     }
     super::run_plan(&plan, &flags.common, |writer| {
         let features = super::make_or_reuse(&plain, &flags.common, |w| extract(w, subject, flags))?;
@@ -249,6 +267,7 @@ fn extract_splits(writer: &Writer, subject: &Subject, flags: &Flags, splits: &[S
         let images = rows.labels.len();
         if let (Some(passes), "train") = (flags.passes, split.as_str()) {
             for pass in subject.augmented(passes, flags.input.batch_size as usize)? {
+                let pass = pass?;
                 out.logits.extend(pass.logits);
                 out.features.extend(pass.features);
                 rows.labels.extend_from_within(..images);
@@ -308,4 +327,28 @@ fn safetensors_of(
         tensors.push(("labels", TensorView::new(Dtype::I64, vec![n], labels)?));
     }
     Ok(safetensors::serialize(tensors, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(line: &str) -> Result<Flags, clap::Error> {
+        Flags::try_parse_from(std::iter::once("embed").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn flags_that_would_do_nothing_are_refused() {
+        let import = "--import train=a.npz --import test=b.npz";
+        flags(import).expect("sound flags");
+        for useless in ["--checkpoint best", "--batch-size 4", "--data d", "--split val"] {
+            let text = flags(&format!("{import} {useless}")).expect_err("refused").to_string();
+            assert!(text.contains("cannot be used with"), "{useless}: {text}");
+        }
+        for line in [import, "run --images x"] {
+            let line = format!("{line} --perplexity 5");
+            let text = run(flags(&line).expect("clap takes them")).expect_err("refused").to_string();
+            assert!(text.starts_with("--perplexity: does nothing without --project tsne"), "{line}: {text}");
+        }
+    }
 }

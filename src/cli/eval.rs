@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use safetensors::tensor::{Dtype, TensorView};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::adjust::Adjust;
 use super::checkpoints::{self, Choice, Subject};
 use super::{Common, VERSION, negative_values, terminal};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
-use crate::manifest::{Kind, Object};
+use crate::manifest::{Kind, Object, object};
 use crate::metrics::{self, Confusion};
 
 /// Version of the numbers; raised when the same weights and images would give others. 2: with reliability. 3:
@@ -97,19 +97,8 @@ fn plan(subject: &Subject, flags: &Flags, adjust: Option<&Adjust>) -> Plan {
         adjust.add(&mut params, &mut inputs);
         what += &adjust.name();
     }
-    let mut plan = Plan {
-        kind: Kind::Metrics,
-        semantics: SEMANTICS,
-        params,
-        inputs,
-        dir: Default::default(),
-        file: None,
-    };
-    plan.dir = match &flags.common.out {
-        Some(out) => out.clone(),
-        None => subject.dir("metrics", &what, &plan.key()),
-    };
-    plan
+    let dir = |key: &str| flags.common.out.clone().unwrap_or_else(|| subject.dir("metrics", &what, key));
+    Plan::new(Kind::Metrics, SEMANTICS, params, inputs, dir)
 }
 
 fn work(writer: &Writer, subject: &Subject, flags: &Flags, adjust: Option<&Adjust>) -> Result<Done> {
@@ -136,7 +125,7 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags, adjust: Option<&Adjus
             m.top5
         );
     }
-    let mut numbers = object(serde_json::to_value(&m)?);
+    let mut numbers = object(&m);
     numbers.extend(corrected);
     let mut outputs = Vec::new();
     writer.withdraw()?;
@@ -179,11 +168,4 @@ fn write_confusion(writer: &Writer, confusion: &Confusion) -> Result<Produced> {
     let bytes = safetensors::serialize(tensors, None)?;
     write_atomic(&writer.dir().join(CONFUSION), |f| f.write_all(&bytes))?;
     Ok(Produced { role: "confusion", name: CONFUSION.into(), rows: Some(n as u64) })
-}
-
-fn object(value: Value) -> Object {
-    match value {
-        Value::Object(map) => map,
-        _ => unreachable!("a struct and an object literal are objects"),
-    }
 }

@@ -116,16 +116,7 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
         Origin::Cifar(files) => {
             for (role, path) in files.files() {
                 let blake3 = hash::file(&path)?;
-                let (role, params) = (role.to_owned(), Object::new());
-                inputs.push(Input {
-                    role,
-                    key: None,
-                    path,
-                    blake3,
-                    params,
-                    facts: Object::new(),
-                    inputs: vec![],
-                });
+                inputs.push(Input::new(role, path, blake3));
             }
         }
         Origin::Files(found) => {
@@ -160,18 +151,16 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
     }
     set("shard_bytes", json!(flags.shard_bytes));
     let semantics = if flags.dataset.is_files() { decode::SEMANTICS } else { SEMANTICS };
-    let mut plan = Plan { kind: Kind::Dataset, semantics, params, inputs, dir: PathBuf::new(), file: None };
-    plan.dir = match &flags.common.out {
-        Some(out) => out.clone(),
-        None => directory(flags, origin, &plan),
+    let told = told(&params);
+    let dir = |key: &str| {
+        flags.common.out.clone().unwrap_or_else(|| directory(flags, origin, &told, key::short(key)))
     };
-    Ok(plan)
+    Ok(Plan::new(Kind::Dataset, semantics, params, inputs, dir))
 }
 
-/// Returns the default directory of a data set: `data/cifar10-exp-100-KEY`, `data/photographs-64-KEY`.
-fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
-    let key = plan.key();
-    let key = key::short(&key);
+/// Returns the default directory of a data set, such as `data/cifar10-exp-100-KEY` or
+/// `data/photographs-64-KEY`; `told` describes further parameters.
+fn directory(flags: &Flags, origin: &Origin, told: &str, key: &str) -> PathBuf {
     let (dataset, imb_type) = (name(flags.dataset), name(flags.imb_type()));
     let ratio = match flags.imb_type() {
         ImbType::None => String::new(),
@@ -200,6 +189,12 @@ fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
             stem
         }
     };
+    Path::new("data").join(format!("{stem}{told}-{key}"))
+}
+
+/// Describes the parameters in a directory's name that differ from their defaults, such as
+/// `-val-fraction-0.1`.
+fn told(params: &Object) -> String {
     let told = [
         "minority_fraction",
         "val_fraction",
@@ -211,11 +206,10 @@ fn directory(flags: &Flags, origin: &Origin, plan: &Plan) -> PathBuf {
         "class_order",
         "split_seed",
     ];
-    let told = told.iter().filter_map(|name| plan.params.get_key_value(*name));
+    let told = told.iter().filter_map(|name| params.get_key_value(*name));
     let told = told.filter(|(name, value)| departs(name, value));
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let told: String = told.map(|(n, v)| format!("-{}-{}", n.replace('_', "-"), text(v))).collect();
-    Path::new("data").join(format!("{stem}{told}-{key}"))
+    told.map(|(n, v)| format!("-{}-{}", n.replace('_', "-"), text(v))).collect()
 }
 
 /// Converts a number so that equal numbers give equal JSON: 100.0 becomes 100, and −0 becomes 0.

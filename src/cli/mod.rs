@@ -17,6 +17,7 @@ mod trained;
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Write};
+use std::num::IntErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -27,9 +28,11 @@ use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
 use crate::backend::device::{Device, is_known};
+use crate::data::files::tree::Tree;
 use crate::interrupt::{self, Interrupted};
+use crate::manifest::compare::{self, Difference, Part};
 use crate::manifest::store::{Claim, Done, Plan, Writer};
-use crate::manifest::{Manifest, Object, hash, store};
+use crate::manifest::{Manifest, Object, hash, object, store};
 use crate::methods::presets;
 use crate::simd::Isa;
 
@@ -66,7 +69,7 @@ pub struct Common {
     pub explain: bool,
 
     /// Check the result and the hashes of its files; exit with 1 if it is missing or damaged
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "force")]
     pub verify: bool,
 
     /// Print no progress, only warnings and errors
@@ -190,9 +193,11 @@ pub(crate) fn whole_number<T: TryFrom<u64>>(
     most: u64,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     move |text| {
-        let number = text.parse::<u64>().ok().filter(|number| (least..=most).contains(number));
+        let parsed = text.parse::<u64>();
+        let overflows = parsed.as_ref().is_err_and(|e| *e.kind() == IntErrorKind::PosOverflow);
+        let number = parsed.ok().filter(|number| (least..=most).contains(number));
         number.and_then(|number| number.try_into().ok()).ok_or_else(|| match most {
-            _ if number.is_some() || text.len() > 20 => "the number is too large".into(),
+            _ if number.is_some() || overflows => "the number is too large".into(),
             u64::MAX => format!("expected a whole number of at least {least}"),
             _ => format!("expected a whole number from {least} to {most}"),
         })
@@ -242,9 +247,10 @@ pub(crate) fn is_broken_pipe(e: &(dyn std::error::Error + 'static)) -> bool {
 /// RUST_BACKTRACE, candle's errors include a backtrace of numbered lines, which no user needs; it is cut off.
 fn one_line(e: &anyhow::Error) -> String {
     let text = format!("{e:#}");
-    let is_frame = |line: &&str| line.trim_start().starts_with("0: ");
-    let lines = text.lines().take_while(|line| !is_frame(line));
-    let words = lines.flat_map(|line| line.split(|c: char| c.is_whitespace() || c.is_control()));
+    // The first line may itself begin like a frame, with the path `0`.
+    let is_frame = |(n, line): &(usize, &str)| *n > 0 && line.trim_start().starts_with("0: ");
+    let lines = text.lines().enumerate().take_while(|line| !is_frame(line));
+    let words = lines.flat_map(|(_, line)| line.split(|c: char| c.is_whitespace() || c.is_control()));
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
@@ -371,27 +377,30 @@ fn verify(plan: &Plan) -> Result<Manifest> {
     Ok(m)
 }
 
-/// Returns the names of the parts in which the keys of two results of one tool differ.
+/// Names the parts in which the keys of two results differ, each once. Of a part with another name, such as
+/// another mix, the options are left out.
 fn differences(old: &Manifest, new: &Manifest) -> String {
-    let names = old.params.keys().chain(new.params.keys().filter(|k| !old.params.contains_key(*k)));
-    let mut differ: Vec<&str> =
-        names.filter(|k| old.params.get(*k) != new.params.get(*k)).map(String::as_str).collect();
-    let roles = |m: &Manifest| m.inputs.iter().map(|i| (i.role.clone(), i.blake3.clone())).collect();
-    let (was, now): (BTreeSet<_>, BTreeSet<_>) = (roles(old), roles(new));
-    let changed: BTreeSet<&str> = was.symmetric_difference(&now).map(|(role, _)| &**role).collect();
-    let inputs: Vec<String> = changed.iter().map(|role| format!("the input {role}")).collect();
-    differ.extend(inputs.iter().map(String::as_str));
-    let version = format!("the version of {}", new.kind.tool());
-    if old.semantics != new.semantics {
-        differ.push(&version);
-    }
-    differ.join(", ")
+    let name = |d: Difference| match d.part {
+        Part::Kind => "the kind".into(),
+        Part::Param(name) => name,
+        Part::Input(_, role) => format!("the input {role}"),
+        Part::Semantics => format!("the version of {}", new.kind.tool()),
+    };
+    let all: Vec<String> = compare::differences(old, new).into_iter().map(name).collect();
+    let mut known = BTreeSet::new();
+    let is_option = |name: &str| {
+        let part = name.split_once('.').map(|(part, _)| format!("{part}.name"));
+        part.is_some_and(|part| part != name && all.contains(&part))
+    };
+    let told: Vec<&str> =
+        all.iter().map(String::as_str).filter(|name| !is_option(name) && known.insert(*name)).collect();
+    told.join(", ")
 }
 
 fn provenance(common: &Common, started: SystemTime, seconds: f64, path: &Path) -> Object {
     let since = started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let run = json!({
+    object(json!({
         "tool": format!("remix {}", env!("CARGO_PKG_VERSION")),
         "argv": std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>(),
         "git": {"commit": env!("REMIX_GIT_COMMIT"), "dirty": env!("REMIX_GIT_DIRTY") == "true"},
@@ -403,9 +412,52 @@ fn provenance(common: &Common, started: SystemTime, seconds: f64, path: &Path) -
         "requested_device": common.device,
         "cwd": store::absolute(Path::new(".")),
         "out": path,
-    });
-    match run {
-        serde_json::Value::Object(run) => run,
-        _ => Object::new(),
+    }))
+}
+
+/// Hashes files below a directory, with a display of the progress.
+///
+/// # Errors
+/// Returns [`Interrupted`] after a signal.
+fn hash_files(root: &Path, paths: Vec<String>) -> Result<Tree> {
+    let progress = terminal::progress(paths.len(), "hashing files");
+    let tree = Tree::of(root, paths, || progress.step());
+    drop(progress);
+    if interrupt::requested() {
+        return Err(Interrupted.into());
+    }
+    Ok(tree)
+}
+
+/// Makes a part of a directory's name of any text: at most 64 letters, digits, `-`, `_` and `.`, of which the
+/// first is no `.`. Every other character becomes `-`. Returns `None` if nothing is left.
+fn safe_name(text: &str) -> Option<String> {
+    let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let name: String = text.trim_start_matches('.').chars().map(safe).take(64).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_may_begin_with_the_path_0_but_have_no_backtrace() {
+        assert_eq!(one_line(&anyhow!("0: there is no such file")), "0: there is no such file");
+        let with_frames = anyhow!("x: is\tdamaged\n   0: candle_core::error\n   1: main\n");
+        assert_eq!(one_line(&with_frames), "x: is damaged");
+    }
+
+    #[test]
+    fn names_of_directories_stay_inside_their_parent() {
+        for (text, expected) in
+            [("clip", "clip"), ("a/b", "a-b"), ("/tmp/x", "-tmp-x"), ("../x", "-x"), ("größe 2", "größe-2")]
+        {
+            assert_eq!(safe_name(text).as_deref(), Some(expected));
+        }
+        assert_eq!(safe_name(&"x".repeat(1000)).map(|name| name.len()), Some(64));
+        for text in ["", ".", ".."] {
+            assert_eq!(safe_name(text), None, "{text}");
+        }
     }
 }

@@ -1,15 +1,14 @@
 //! Checkpoints with everything needed to run them on images that are in no data set.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::checkpoints::{Choice, FEATURES_ONLY, NO_NETWORK, Subject, arch_of, bare, dataset_at, is_bare};
+use super::checkpoints::{self, Choice, Subject, Weights, dataset_at};
 use super::trained::{Trained, normalise};
 use crate::data::files::Preprocess;
 use crate::data::{self, Normalise};
-use crate::manifest::{FILE, Input, Kind, Manifest, source, store};
-use crate::methods::classifier::Classifier;
+use crate::manifest::{FILE, Input, Manifest, store};
 use crate::net::Arch;
 
 /// Returns the names of the classes that a checkpoint was trained on, or `None`, with a warning, if they are
@@ -60,46 +59,47 @@ pub struct Model {
 /// Returns an error if an input is not a checkpoint, or does not state everything that is needed.
 pub fn models(flags: &Choice, tool: &'static str) -> Result<Vec<Model>> {
     let given = flags.data.as_deref().map(|p| dataset_at(p, tool)).transpose()?;
-    let info = given.as_ref().map(data::Info::of).transpose()?;
-    let mut all = vec![];
-    let stdin = [PathBuf::from("-")];
-    for arg in if flags.checkpoints.is_empty() { &stdin[..] } else { &flags.checkpoints } {
-        if is_bare(arg) {
-            let subject = bare(arg, flags, given.as_ref())?;
-            let Subject { arch, normalise, which, info, name, inputs, .. } = subject;
-            let input = inputs.into_iter().next().context("the weights are the first input")?;
-            let (weights, preprocess) = (input.path.clone(), info.preprocess.unwrap_or(Preprocess::CIFAR));
-            let class_names = info.class_names;
-            all.push(Model { weights, arch, normalise, preprocess, class_names, which, name, input });
-            continue;
-        }
-        for m in source::read_all(std::slice::from_ref(arg), tool, Kind::Checkpoint)? {
-            let dir = m.dir()?.to_owned();
-            let here = || dir.join(FILE).display().to_string();
-            if let Some(Classifier::Knn { .. }) = Classifier::of(&m.params) {
-                bail!("{}: {FEATURES_ONLY}", here());
-            }
-            if let Arch::Features(_) = arch_of(&m, flags)? {
-                bail!("{}: {NO_NETWORK}", here());
-            }
-            let input = m.as_input("checkpoint", &[&flags.checkpoint])?;
-            let class_names = match &info {
-                Some(info) => info.class_names.clone(),
-                None => class_names(&m).with_context(here)?.with_context(|| {
-                    format!("{}: its class names are unknown; give its data set with --data", here())
-                })?,
-            };
-            all.push(Model {
-                weights: m.checked(&flags.checkpoint)?.swap_remove(0),
-                arch: arch_of(&m, flags)?,
-                normalise: normalise(&m.params).with_context(here)?,
-                preprocess: Trained::of(&m).with_context(here)?.preprocess.unwrap_or(Preprocess::CIFAR),
-                class_names,
-                which: flags.checkpoint.clone(),
-                name: dir.file_name().map_or_else(|| "checkpoint".into(), |n| n.to_string_lossy().into()),
-                input,
-            });
-        }
+    let names = given.as_ref().map(data::Info::of).transpose()?.map(|info| info.class_names);
+    let model = |weights: Weights| match weights {
+        Weights::Checkpoint(m) => Model::of_checkpoint(&m, flags, names.as_deref()),
+        Weights::File(file) => Model::of_file(&file, flags, given.as_ref()),
+    };
+    checkpoints::find(flags, tool)?.into_iter().map(model).collect()
+}
+
+impl Model {
+    /// Reads what a checkpoint states; `names` are those of the classes of `--data`.
+    fn of_checkpoint(m: &Manifest, flags: &Choice, names: Option<&[String]>) -> Result<Model> {
+        let dir = m.dir()?;
+        let here = || dir.join(FILE).display().to_string();
+        let arch = checkpoints::arch_of(m, flags)?;
+        checkpoints::refuse_without_network(m, arch)?;
+        let input = m.as_input("checkpoint", &[&flags.checkpoint])?;
+        let class_names = match names {
+            Some(names) => names.to_owned(),
+            None => class_names(m).with_context(here)?.with_context(|| {
+                format!("{}: its class names are unknown; give its data set with --data", here())
+            })?,
+        };
+        Ok(Model {
+            weights: m.checked(&flags.checkpoint)?.swap_remove(0),
+            arch,
+            normalise: normalise(&m.params).with_context(here)?,
+            preprocess: Trained::of(m).with_context(here)?.preprocess.unwrap_or(Preprocess::CIFAR),
+            class_names,
+            which: flags.checkpoint.clone(),
+            name: checkpoints::name_of(dir),
+            input,
+        })
     }
-    Ok(all)
+
+    /// Takes what a file of bare weights does not state from the data set of `--data`.
+    fn of_file(file: &Path, flags: &Choice, given: Option<&Manifest>) -> Result<Model> {
+        let subject = checkpoints::bare(file, flags, given)?;
+        let Subject { arch, normalise, which, info, name, inputs, .. } = subject;
+        let input = inputs.into_iter().next().context("the weights are the first input")?;
+        let (weights, preprocess) = (input.path.clone(), info.preprocess.unwrap_or(Preprocess::CIFAR));
+        let class_names = info.class_names;
+        Ok(Model { weights, arch, normalise, preprocess, class_names, which, name, input })
+    }
 }

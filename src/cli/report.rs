@@ -17,7 +17,8 @@ use super::{Common, VERSION, negative_values, only_auto, terminal};
 use crate::manifest::store::{self, Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{self, Input, Kind, Manifest, Object, key};
 use crate::report::experiment::{Experiment, longer_names};
-use crate::report::{published, record};
+use crate::report::published::Published;
+use crate::report::record;
 
 pub use figure::FigureFlags;
 pub use html::HtmlFlags;
@@ -127,12 +128,9 @@ fn unique(
 /// Returns an error if the directory holds a report of another kind or with other files, which is not
 /// replaced.
 fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: &Common) -> Result<Plan> {
-    let mut plan =
-        Plan { kind: Kind::Report, semantics, params, inputs, dir: Default::default(), file: None };
-    plan.dir = match &common.out {
-        Some(out) => out.clone(),
-        None => Path::new("reports").join(format!("{name}-{}", key::short(&plan.key()))),
-    };
+    let usual = |key: &str| Path::new("reports").join(format!("{name}-{}", key::short(key)));
+    let dir = |key: &str| common.out.clone().unwrap_or_else(|| usual(key));
+    let plan = Plan::new(Kind::Report, semantics, params, inputs, dir);
     unoccupied(&plan)?;
     Ok(plan)
 }
@@ -155,7 +153,7 @@ fn file_plan(
         .to_owned();
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     params.insert("format".into(), format.into());
-    Ok(Plan { kind: Kind::Report, semantics, params, inputs, dir, file: Some(name) })
+    Ok(Plan { file: Some(name), ..Plan::new(Kind::Report, semantics, params, inputs, |_| dir) })
 }
 
 /// Returns the extension of a file, which must be one of `known`, ignoring case. Refuses the names of
@@ -175,11 +173,11 @@ fn format_of<'a>(file: &Path, known: &[&'a str]) -> Result<&'a str> {
     })
 }
 
-/// Loads the values of `--published`.
-fn load_published(file: Option<&Path>) -> Result<()> {
+/// Reads the published values, among them those of `--published`.
+fn load_published(file: Option<&Path>) -> Result<Published> {
     match file {
-        Some(file) => published::load(file).map_err(|why| anyhow!("--published {}: {why}", file.display())),
-        None => Ok(()),
+        Some(file) => Published::with(file).map_err(|why| anyhow!("--published {}: {why}", file.display())),
+        None => Ok(Published::committed()),
     }
 }
 
@@ -199,31 +197,34 @@ fn only_files(files: &[PathBuf], common: &Common) -> Result<()> {
     }
 }
 
-/// Makes the file of a plan from [`file_plan`] and logs where it is. `work` returns its bytes by its name.
+/// Makes a report that is one file, in a directory of its own or the FILE of `-o`, and logs where it is.
+/// `work` returns the file's bytes by its name.
 fn make_file(
     plan: &Plan,
     common: &Common,
     role: &'static str,
     work: impl FnOnce(&str) -> Result<Vec<u8>>,
 ) -> Result<()> {
-    let name = plan.file.as_deref().unwrap_or_default();
+    // In a directory of its own, the file has the name that the params list.
+    let listed = || plan.params.get("files")?.get(0)?.as_str();
+    let name = plan.file.as_deref().or_else(listed).expect("a report of one file names it");
     let m = super::run_plan(plan, common, |writer| {
-        writer.begin(&[name])?;
-        write(writer, name, role, &work(name)?)
+        begin(writer, &[name])?;
+        let bytes = work(name)?;
+        writer.withdraw()?;
+        write_atomic(&writer.dir().join(name), |f| f.write_all(&bytes))?;
+        Ok(Done { outputs: vec![Produced { role, name: name.into(), rows: None }], ..Done::default() })
     })?;
     say(&m);
     Ok(())
 }
 
-/// Writes the one file of a report.
-fn write(writer: &Writer, name: &str, role: &'static str, bytes: &[u8]) -> Result<Done> {
-    writer.withdraw()?;
-    write_atomic(&writer.dir().join(name), |f| f.write_all(bytes))?;
-    Ok(Done { outputs: vec![Produced { role, name: name.into(), rows: None }], ..Done::default() })
-}
-
-/// Refuses a directory that holds a report of another kind or with other files.
+/// Refuses a directory that holds a report of another kind or with other files. The FILE of `-o` may replace
+/// any report that has its name.
 fn unoccupied(plan: &Plan) -> Result<()> {
+    if plan.file.is_some() {
+        return Ok(());
+    }
     let what = |params: &Object| ["report", "kind", "files"].map(|name| params.get(name).cloned());
     if let Some(there) =
         plan.existing().filter(|m| m.kind == Kind::Report && what(&m.params) != what(&plan.params))
@@ -237,8 +238,8 @@ fn unoccupied(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Claims the locked directory for this report, and lists the files that it will have. Another process may
-/// have made another report there since the plan was made, so that is checked again.
+/// Claims the locked directory or file for this report, and lists the files that it will have. Another
+/// process may have made another report there since the plan was made, so that is checked again.
 fn begin<S: AsRef<str>>(writer: &Writer, files: &[S]) -> Result<()> {
     unoccupied(writer.plan())?;
     Ok(writer.begin(files)?)

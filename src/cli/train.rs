@@ -10,10 +10,9 @@ mod names;
 mod options;
 mod parallel;
 mod progress;
-mod recipes;
 pub mod values;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
@@ -119,77 +118,96 @@ impl<'a> Run<'a> {
         let network = config.classifier.map(|_| init::network_of(dataset)).transpose()?;
         let arch = network.as_ref().map_or(config.arch, |(arch, _)| *arch);
         let init = network.as_ref().and_then(|(_, init)| init.as_ref()).or(init);
-        let has_val = dataset.outputs_of("val").next().is_some();
-        let usual = Select::usual(has_val);
+        let usual = Select::usual(has_val(dataset));
         let select = config.select.unwrap_or(usual);
-        if select == Select::Val && !has_val {
-            bail!(
-                "--select val: {} has no validation split; make one with mk-imbalance \
-                 --val-fraction, or use --select test or last",
-                dataset.path.as_deref().unwrap_or(Path::new("the data set")).display()
-            );
-        }
-        let info = Info::of(dataset)?;
-        let normalise = info.normalise.unwrap_or(Normalise::CIFAR);
-        let other =
-            init.filter(|_| config.classifier.is_none()).and_then(|init| init.start.other_classes(&info));
-        let new_classifier = other.map(|_| true);
-        if let Some(init) = init {
-            init.compare(normalise, info.preprocess)?;
-        }
-        if config.crop_padding.is_some() && info.crop.is_some() {
-            bail!("--crop-padding: does nothing here, because crops are taken from larger images; omit it");
-        }
-        if let Some(Classifier::TauNorm { tau_norm: None }) = config.classifier
-            && !has_val
-        {
-            bail!(
-                "--tau-norm auto: chooses the value on the validation split, but the features have none; \
-                 give a value"
-            );
-        }
-        let config = Config {
-            arch,
-            mean: normalise.mean,
-            std: normalise.std,
-            preprocess: info.preprocess,
-            class_names: info.names_id(),
-            select: Some(select).filter(|s| *s != usual),
-            init: init.map(Init::name),
-            init_checkpoint: init.and_then(|init| init.which.clone()),
-            new_classifier,
-            ..config.clone()
-        };
-        let plan = |semantics, config: &Config, splits: &[&str]| -> Result<Plan> {
-            let (kind, params) = (Kind::Checkpoint, config.params());
-            let init = init.map(|init| init.input.clone());
-            let inputs = [dataset.as_input("dataset", splits)?].into_iter().chain(init).collect();
-            let mut plan = Plan { kind, semantics, params, inputs, dir: PathBuf::new(), file: None };
-            plan.dir = directory(flags, config, dataset, &plan.key());
-            Ok(plan)
-        };
+        let needs_val = needs_val(config, select, dataset)?;
+        let config = Config { arch, select: Some(select).filter(|s| *s != usual), ..config.clone() };
+        let config = completed(config, dataset, init)?;
         // An unfinished run of version 1 continues under its key of version 1, and is found by that key once
         // it is finished. That version always selected by the test split.
         if select == usual && !flags.common.force && init.is_none() && config.classifier.is_none() {
-            let begun = plan(1, &config, &["train", "test"])?;
-            let is_own = |m: Manifest| m.own_key() == begun.key();
-            let continues = match begun.existing() {
-                Some(m) => m.run.contains_key(FINISHED_BY) && is_own(m),
-                None => begun.dir.join(STATE).exists() && begun.unfinished().is_some_and(is_own),
-            };
-            if continues {
-                return Ok(Run { config, select: Select::Test, dataset, init: None, plan: begun });
+            let plan = plan(flags, &config, dataset, None, 1, &["train", "test"])?;
+            if is_begun(&plan) {
+                return Ok(Run { config, select: Select::Test, dataset, init: None, plan });
             }
         }
-        let is_auto = matches!(config.classifier, Some(Classifier::TauNorm { tau_norm: None }));
-        let needs_val = select == Select::Val || is_auto;
         let splits: &[&str] = if needs_val { &["train", "val", "test"] } else { &["train", "test"] };
         let version = if config.classifier.is_some() { SECOND_STAGE } else { SEMANTICS };
-        let plan = plan(version, &config, splits)?;
+        let plan = plan(flags, &config, dataset, init, version, splits)?;
         if let Some(init) = init {
             init.check(config.arch, &plan.dir)?;
         }
         Ok(Run { config, select, dataset, init: init.cloned(), plan })
+    }
+}
+
+fn has_val(dataset: &Manifest) -> bool {
+    dataset.outputs_of("val").next().is_some()
+}
+
+/// Returns whether a run chooses anything on the validation split, which must then exist.
+fn needs_val(config: &Config, select: Select, dataset: &Manifest) -> Result<bool> {
+    let is_auto = matches!(config.classifier, Some(Classifier::TauNorm { tau_norm: None }));
+    if select == Select::Val && !has_val(dataset) {
+        bail!(
+            "--select val: {} has no validation split; make one with mk-imbalance \
+             --val-fraction, or use --select test or last",
+            dataset.path.as_deref().unwrap_or(Path::new("the data set")).display()
+        );
+    }
+    if is_auto && !has_val(dataset) {
+        bail!(
+            "--tau-norm auto: chooses the value on the validation split, but the features have none; \
+             give a value"
+        );
+    }
+    Ok(select == Select::Val || is_auto)
+}
+
+/// Completes a configuration by what the data set and the initial weights state.
+fn completed(config: Config, dataset: &Manifest, init: Option<&Init>) -> Result<Config> {
+    let info = Info::of(dataset)?;
+    let normalise = info.normalise.unwrap_or(Normalise::CIFAR);
+    let other = init.filter(|_| config.classifier.is_none()).and_then(|init| init.start.other_classes(&info));
+    if let Some(init) = init {
+        init.compare(normalise, info.preprocess)?;
+    }
+    if config.crop_padding.is_some() && info.crop.is_some() {
+        bail!("--crop-padding: does nothing here, because crops are taken from larger images; omit it");
+    }
+    Ok(Config {
+        mean: normalise.mean,
+        std: normalise.std,
+        preprocess: info.preprocess,
+        class_names: info.names_id(),
+        init: init.map(Init::name),
+        init_checkpoint: init.and_then(|init| init.which.clone()),
+        new_classifier: other.map(|_| true),
+        ..config
+    })
+}
+
+/// Plans a run by a version of `train` that uses these splits.
+fn plan(
+    flags: &Flags,
+    config: &Config,
+    dataset: &Manifest,
+    init: Option<&Init>,
+    version: u32,
+    splits: &[&str],
+) -> Result<Plan> {
+    let init = init.map(|init| init.input.clone());
+    let inputs = [dataset.as_input("dataset", splits)?].into_iter().chain(init).collect();
+    let dir = |key: &str| directory(flags, config, dataset, key);
+    Ok(Plan::new(Kind::Checkpoint, version, config.params(), inputs, dir))
+}
+
+/// Returns whether version 1 began a run, which this version has finished or can continue.
+fn is_begun(plan: &Plan) -> bool {
+    let is_own = |m: Manifest| m.own_key() == plan.key();
+    match plan.existing() {
+        Some(m) => m.run.contains_key(FINISHED_BY) && is_own(m),
+        None => plan.dir.join(STATE).exists() && plan.unfinished().is_some_and(is_own),
     }
 }
 

@@ -76,20 +76,21 @@ impl Content {
 /// The archive is read to its end, so that its checksum is verified.
 ///
 /// # Errors
-/// Returns an error if the archive is damaged or truncated, if it contains links, absolute paths or `..`, or
-/// if a member occurs twice or is larger than its limit.
+/// Returns an error if the file is not an archive, if it is damaged or truncated, if it contains links,
+/// absolute paths or `..`, or if a member occurs twice or is larger than its limit.
 pub fn read(path: &Path, wanted: impl Fn(&Path) -> Option<u64>) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
-    let plain = Content::of(path)? == Content::Tar;
+    let official = |why: String| Error::Official { path: path.to_owned(), why };
+    let plain = match Content::of(path)? {
+        Content::Gzip => false,
+        Content::Tar => true,
+        Content::Other(what) => return Err(official(format!("is {what}, not a .tar.gz or a .tar"))),
+        Content::Unknown => return Err(official("is neither a .tar.gz nor a .tar".into())),
+    };
     // The readers' own messages are left out, because they may quote bytes of the file.
     let damaged = |e: io::Error| match e.raw_os_error() {
         Some(_) => Error::io(path)(e),
-        None => Error::Official {
-            path: path.to_owned(),
-            why: match plain {
-                true => "is a damaged or truncated tar archive".into(),
-                false => "is a gzip file, but not an intact tar archive".into(),
-            },
-        },
+        None if plain => official("is a damaged or truncated tar archive".into()),
+        None => official("is a gzip file, but not an intact tar archive".into()),
     };
     let file = io::BufReader::with_capacity(1 << 18, File::open(path).map_err(Error::io(path))?);
     let stream: Box<dyn Read> = if plain { Box::new(file) } else { Box::new(GzDecoder::new(file)) };
@@ -182,8 +183,7 @@ mod tests {
     fn truncation_and_flipped_bits_are_detected() {
         let good = packed("d/a", tar::EntryType::Regular, b"1234");
         let whole = unpacked(&good).expect("read");
-        // An empty file is an empty archive; the caller notices that members are missing.
-        for n in 1..good.len() {
+        for n in 0..good.len() {
             assert!(unpacked(&good[..n]).is_err(), "cut at {n}");
         }
         for n in 0..good.len() {
@@ -219,6 +219,14 @@ mod tests {
         assert!(e.contains("is a damaged or truncated tar archive"), "{e}");
         let link = unpacked(&plain("d/a", tar::EntryType::Symlink, b"")).expect_err("a link");
         assert!(link.contains("is a link"), "{link}");
+    }
+
+    #[test]
+    fn other_files_are_not_said_to_be_archives() {
+        let zip = unpacked(b"PK\x03\x04").expect_err("a zip file");
+        assert!(zip.contains("is a zip file, not a .tar.gz or a .tar; download it again"), "{zip}");
+        let page = unpacked(b"<html>moved").expect_err("a page");
+        assert!(page.contains("is neither a .tar.gz nor a .tar; download it again"), "{page}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use super::tensors::{labels_of, typed};
 use super::{Error, Info};
 use crate::manifest::Manifest;
 
@@ -46,19 +47,9 @@ impl Features {
 
     fn of(map: Mmap, info: &Info, passes: usize) -> Result<Features, String> {
         let tensors = SafeTensors::deserialize(&map).map_err(|_| "is truncated or damaged")?;
-        let tensor = |name: &str, dtype: Dtype, rank: usize| {
-            let t = tensors.tensor(name).map_err(|_| format!("has no tensor `{name}`"))?;
-            if t.dtype() != dtype || t.shape().len() != rank {
-                return Err(format!(
-                    "`{name}` is {:?} {:?}, not {dtype:?} of rank {rank}",
-                    t.dtype(),
-                    t.shape()
-                ));
-            }
-            Ok(t)
-        };
-        let features = tensor("features", Dtype::F32, 2)?;
-        let (labels, index) = (tensor("labels", Dtype::I64, 1)?, tensor("source_index", Dtype::U32, 1)?);
+        let features = typed(&tensors, "features", Dtype::F32, 2)?;
+        let labels = typed(&tensors, "labels", Dtype::I64, 1)?;
+        let index = typed(&tensors, "source_index", Dtype::U32, 1)?;
         let &[n, width] = features.shape() else { unreachable!("the rank was checked") };
         if n == 0 || width == 0 || labels.shape() != [n] || index.shape() != [n] {
             return Err(format!(
@@ -69,22 +60,18 @@ impl Features {
                 index.shape()
             ));
         }
-        if n % passes != 0 || u32::try_from(n).is_err() {
+        if u32::try_from(n).is_err() {
+            return Err(format!("has {n} rows, but at most {} can be used", u32::MAX));
+        }
+        if n % passes != 0 {
             return Err(format!("has {n} rows, which cannot be {passes} passes of equal length"));
         }
-        let number = |(row, word): (usize, &[u8; 8])| {
-            let label = i64::from_le_bytes(*word);
-            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < info.classes);
-            let last = info.classes - 1;
-            known.ok_or_else(|| format!("row {row} has label {label}, but labels must be from 0 to {last}"))
-        };
         let own = n / passes;
-        let labels =
-            labels.data().as_chunks().0.iter().enumerate().map(number).collect::<Result<Vec<_>, _>>()?;
+        let mut labels = labels_of(&labels, info.classes)?;
         if labels.chunks(own).any(|pass| *pass != labels[..own]) {
             return Err("its passes have different labels".into());
         }
-        let labels = labels[..own].to_vec();
+        labels.truncate(own);
         let index = index.data().as_chunks().0.iter().take(own);
         let source_index = index.map(|w| u32::from_le_bytes(*w)).collect();
         let at = features.data().as_ptr() as usize - map.as_ptr() as usize;

@@ -41,22 +41,11 @@ pub struct Draw {
     pub train: Vec<u32>,
     /// The hold-out, class by class as drawn; empty if there is none.
     pub val: Vec<u32>,
-    /// Training images of each class.
-    pub cls_num_list: Vec<usize>,
 }
 
-/// Returns the number of training images of each class. `classes` is C, and `n_max` is the number of images
-/// that each class has.
-///
-/// # Errors
-/// Returns an error if the ratio is below 1, if the step leaves one side without classes, or if a class would
-/// be empty.
-pub fn cls_num_list(profile: Profile, classes: usize, n_max: usize) -> Result<Vec<usize>, Error> {
-    sizes(profile, classes, n_max, &format!("each class has {n_max} training images"))
-}
-
-/// Computes [`cls_num_list`]. `reason` says where `n_max` is from, for the message.
-fn sizes(profile: Profile, classes: usize, n_max: usize, reason: &str) -> Result<Vec<usize>, Error> {
+/// Returns the number of training images of each class. `classes` is C, `n_max` is the number of images of the
+/// largest class, and `reason` says where that number is from, for the message.
+fn cls_num_list(profile: Profile, classes: usize, n_max: usize, reason: &str) -> Result<Vec<usize>, Error> {
     let fail = |what: String| Err(Error::Profile(what));
     let (ratio, large) = match profile {
         Profile::None => return Ok(vec![n_max; classes]),
@@ -104,7 +93,7 @@ fn sizes(profile: Profile, classes: usize, n_max: usize, reason: &str) -> Result
 /// class contributes to the hold-out, if each of `classes` has `each` images.
 ///
 /// # Errors
-/// Returns the errors of [`cls_num_list`], and an error if the hold-out would take no image or all.
+/// Returns the errors of [`wanted`], and an error if the hold-out would take no image or all.
 pub fn counts(
     profile: Profile,
     val_fraction: f64,
@@ -121,7 +110,9 @@ pub fn counts(
              for no validation split, or a value that leaves images in both splits"
         )));
     }
-    Ok((cls_num_list(profile, classes, each - held)?, held))
+    let n_max = each - held;
+    let reason = format!("each class has {n_max} training images");
+    Ok((cls_num_list(profile, classes, n_max, &reason)?, held))
 }
 
 /// Draws the subset and the hold-out. `labels` are those of the official training set, which must be
@@ -138,16 +129,16 @@ pub fn draw(
 ) -> Result<Draw, Error> {
     let each = labels.len() / classes;
     let (counts, held) = counts(profile, val_fraction, classes, each)?;
-    Ok(take(labels, counts, held, profile == Profile::None, rand_number))
+    Ok(take(labels, &counts, held, profile == Profile::None, rand_number))
 }
 
 /// Draws a subset of images whose classes have different sizes.
 ///
 /// The profile starts at `max_per_class`, or otherwise at the size of the largest class. A class with fewer
-/// images than the profile asks for contributes all of them; compare [`Draw::cls_num_list`] with [`wanted`].
+/// images than the profile asks for, see [`wanted`], contributes all of them.
 ///
 /// # Errors
-/// Returns the errors of [`cls_num_list`].
+/// Returns the errors of [`wanted`].
 pub fn draw_unbalanced(
     labels: &[u32],
     classes: usize,
@@ -160,15 +151,16 @@ pub fn draw_unbalanced(
     let counts: Vec<usize> = wanted.iter().zip(&available).map(|(&n, &have)| n.min(have)).collect();
     if counts == available {
         // All images are kept, so nothing is drawn.
-        return Ok(Draw { train: (0..).take(labels.len()).collect(), val: vec![], cls_num_list: counts });
+        return Ok(Draw { train: (0..).take(labels.len()).collect(), val: vec![] });
     }
-    Ok(take(labels, counts, 0, profile == Profile::None, rand_number))
+    Ok(take(labels, &counts, 0, profile == Profile::None, rand_number))
 }
 
 /// Returns the number of images that a profile asks of each class, for classes with `available` images.
 ///
 /// # Errors
-/// Returns the errors of [`cls_num_list`].
+/// Returns an error if the ratio is below 1, if the step leaves one side without classes, or if a class would
+/// be empty.
 pub fn wanted(
     available: &[usize],
     profile: Profile,
@@ -181,7 +173,7 @@ pub fn wanted(
             (largest, format!("the largest class has {largest} training images"))
         }
     };
-    sizes(profile, available.len(), n_max, &reason)
+    cls_num_list(profile, available.len(), n_max, &reason)
 }
 
 /// Returns the number of images of each class.
@@ -192,14 +184,14 @@ pub fn count(labels: &[u32], classes: usize) -> Vec<usize> {
 }
 
 /// Shuffles each class, and takes its first `counts` and its last `held` images.
-fn take(labels: &[u32], counts: Vec<usize>, held: usize, sorted: bool, rand_number: u32) -> Draw {
+fn take(labels: &[u32], counts: &[usize], held: usize, sorted: bool, rand_number: u32) -> Draw {
     let mut members = vec![vec![]; counts.len()];
     for (i, &label) in labels.iter().enumerate() {
         members[label as usize].push(i as u32);
     }
     let mut generator = Mt::new(rand_number);
     let (mut train, mut val) = (vec![], vec![]);
-    for (class, &n) in members.iter_mut().zip(&counts) {
+    for (class, &n) in members.iter_mut().zip(counts) {
         shuffle(class, &mut generator);
         train.extend_from_slice(&class[..n]);
         val.extend_from_slice(&class[class.len() - held..]);
@@ -207,7 +199,7 @@ fn take(labels: &[u32], counts: Vec<usize>, held: usize, sorted: bool, rand_numb
     if sorted {
         train.sort_unstable();
     }
-    Draw { train, val, cls_num_list: counts }
+    Draw { train, val }
 }
 
 /// Shuffles like `numpy.random.shuffle` of the legacy `RandomState`: from the back, swap with a uniform index
@@ -240,8 +232,18 @@ mod tests {
         Profile::Step { ratio, minority_fraction }
     }
 
+    /// Returns the sizes of ten classes.
+    fn sizes(profile: Profile, n_max: usize) -> Vec<usize> {
+        cls_num_list(profile, 10, n_max, "").expect("sizes")
+    }
+
     fn message(profile: Profile, n_max: usize) -> String {
-        cls_num_list(profile, 10, n_max).expect_err("refused").to_string()
+        cls_num_list(profile, 10, n_max, "").expect_err("refused").to_string()
+    }
+
+    /// Returns the number of drawn images of each class.
+    fn drawn(indices: &[u32], labels: &[u32], classes: usize) -> Vec<usize> {
+        count(&indices.iter().map(|&i| labels[i as usize]).collect::<Vec<_>>(), classes)
     }
 
     /// Compares with subsets drawn by numpy; the script that made them is next to the file.
@@ -260,13 +262,12 @@ mod tests {
             let d = draw(&labels, classes as usize, profile, 0.0, int(3) as u32).expect("drawn");
             let fnv = |h: u64, &i: &u32| (h ^ u64::from(i)).wrapping_mul(0x100_0000_01b3);
             let hash = format!("{:016x}", d.train.iter().fold(0xcbf2_9ce4_8422_2325, fnv));
-            let smallest = d.cls_num_list[classes as usize - 1];
+            let smallest = drawn(&d.train, &labels, classes as usize)[classes as usize - 1];
             assert_eq!(
                 (d.train.len() as u64, smallest as u64, Value::from(hash)),
                 (int(4), int(5), s[6].clone()),
                 "{s}"
             );
-            assert_eq!(d.cls_num_list.iter().sum::<usize>(), d.train.len());
         }
         for (name, first) in vectors["reference"]["first8_of_shuffled_arange"].as_object().expect("an object")
         {
@@ -283,7 +284,7 @@ mod tests {
 
     #[test]
     fn counts_match_the_reference_code() {
-        let counts = |profile| cls_num_list(profile, 10, 5000).expect("counts");
+        let counts = |profile| sizes(profile, 5000);
         assert_eq!(counts(exp(100.0)), [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]);
         assert_eq!(counts(exp(10.0)), [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]);
         assert_eq!(counts(step(100.0, 0.5)), [5000, 5000, 5000, 5000, 5000, 50, 50, 50, 50, 50]);
@@ -292,10 +293,7 @@ mod tests {
 
     #[test]
     fn step_boundary_follows_the_fraction() {
-        let large = |f| {
-            let counts = cls_num_list(step(100.0, f), 10, 5000).expect("counts");
-            counts.iter().filter(|&&n| n == 5000).count()
-        };
+        let large = |f| sizes(step(100.0, f), 5000).iter().filter(|&&n| n == 5000).count();
         assert_eq!([0.1, 0.25, 0.3, 0.5, 0.7, 0.9].map(large), [9, 7, 7, 5, 3, 1]);
     }
 
@@ -308,7 +306,7 @@ mod tests {
         assert!(message(step(600.0, 0.5), 500).contains("largest usable ratio is 500"));
         assert!(message(step(10.0, 1.0), 500).contains("--minority-fraction 1"));
         assert!(message(step(10.0, f64::NAN), 500).contains("--minority-fraction NaN"));
-        assert_eq!(cls_num_list(exp(5000.0), 10, 5000).expect("usable")[9], 1);
+        assert_eq!(sizes(exp(5000.0), 5000)[9], 1);
         let wanted = |most| wanted(&[25, 21, 5], exp(100.0), most).expect_err("refused").to_string();
         let reason = "the largest class has 25 training images, so the largest usable ratio is 25";
         assert!(wanted(None).contains(reason), "{}", wanted(None));
@@ -322,9 +320,10 @@ mod tests {
         let labels: Vec<u32> = (0..1000).map(|i| i % 10).collect();
         let whole = draw(&labels, 10, exp(1.0), 0.0, 7).expect("drawn");
         let part = draw(&labels, 10, exp(10.0), 0.2, 7).expect("drawn");
-        assert_eq!(part.cls_num_list, cls_num_list(exp(10.0), 10, 80).expect("counts"));
+        let kept = drawn(&part.train, &labels, 10);
+        assert_eq!(kept, sizes(exp(10.0), 80));
         let mut at = 0;
-        for (k, &n) in part.cls_num_list.iter().enumerate() {
+        for (k, &n) in kept.iter().enumerate() {
             assert_eq!(part.train[at..at + n], whole.train[k * 100..k * 100 + n]);
             assert_eq!(part.val[k * 20..(k + 1) * 20], whole.train[k * 100 + 80..(k + 1) * 100]);
             at += n;

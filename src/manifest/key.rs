@@ -64,6 +64,7 @@ pub fn short(key: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::object;
 
     #[test]
     fn canonical_json_sorts_and_escapes() {
@@ -74,13 +75,8 @@ mod tests {
     #[test]
     fn key_depends_on_content_but_not_on_paths() {
         let input = |path: &str, blake3: &str| Input {
-            role: "dataset".into(),
             key: Some(path.into()),
-            path: path.into(),
-            blake3: blake3.into(),
-            params: Object::new(),
-            facts: Object::new(),
-            inputs: vec![],
+            ..Input::new("dataset", path.into(), blake3.into())
         };
         let k = |i: Input| key(Kind::Checkpoint, 1, &Object::new(), &[i]);
         assert_eq!(k(input("a", "00")), k(input("b", "00")));
@@ -90,7 +86,7 @@ mod tests {
     #[test]
     fn key_is_the_documented_hash() {
         // echo -n '{"inputs":[],"kind":"dataset","params":{"a":1},"semantics":1}' | b3sum
-        let params = json!({"a": 1}).as_object().cloned().expect("an object");
+        let params = object(json!({"a": 1}));
         let text = r#"{"inputs":[],"kind":"dataset","params":{"a":1},"semantics":1}"#;
         assert_eq!(key(Kind::Dataset, 1, &params, &[]), blake3::hash(text.as_bytes()).to_hex().to_string());
     }

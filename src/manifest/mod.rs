@@ -4,12 +4,14 @@
 //! ([`source`]), file hashes ([`hash`]) and the directory that publishes outputs atomically ([`store`]). It
 //! knows nothing about images or networks.
 
+pub(crate) mod compare;
 mod error;
 pub mod hash;
 pub mod key;
 mod lock;
 pub mod source;
 pub mod store;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -146,6 +148,32 @@ pub struct Output {
     pub rows: Option<u64>,
 }
 
+impl Input {
+    /// Creates an input that has no manifest of its own.
+    pub fn new(role: &str, path: PathBuf, blake3: String) -> Input {
+        Input {
+            role: role.into(),
+            key: None,
+            path,
+            blake3,
+            params: Object::new(),
+            facts: Object::new(),
+            inputs: vec![],
+        }
+    }
+
+    /// Makes a file without a manifest, such as bare weights, an input of a result.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read, or if its path is not UTF-8.
+    pub fn of_file(role: &str, file: &Path) -> Result<Input, Error> {
+        let path = store::absolute(file);
+        in_utf8(&path)?;
+        let blake3 = hash::file(&path)?;
+        Ok(Input::new(role, path, blake3))
+    }
+}
+
 impl Manifest {
     /// Returns the directory that the paths of the outputs are relative to.
     ///
@@ -240,6 +268,17 @@ impl Manifest {
         schema["properties"]["schema"]["const"] = SCHEMA.into();
         schema["$id"] = SCHEMA.into();
         schema
+    }
+}
+
+/// Returns the fields of a struct, or of an object literal of `json!`.
+///
+/// # Panics
+/// Panics if the value does not serialise to an object.
+pub(crate) fn object(value: impl Serialize) -> Object {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => fields,
+        _ => unreachable!("structs and object literals serialise to objects"),
     }
 }
 

@@ -16,14 +16,14 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::file::temporary;
 pub use self::file::{absolute, remove, rename, write_atomic};
 pub use self::writer::{Done, Produced, Writer};
 pub use super::lock::LOCK;
 use super::lock::{self, Lock};
-use super::{Error, FILE, Input, Kind, Manifest, Object, SCHEMA, for_each_path, hash, in_utf8, key};
+use super::{Error, FILE, Input, Kind, Manifest, Object, SCHEMA, compare, for_each_path, hash, in_utf8, key};
 
 /// File name of a plan, which is in a directory during the work, and stays beside results that can be
 /// continued.
@@ -65,6 +65,18 @@ pub enum Claim {
 }
 
 impl Plan {
+    /// Plans a result that is the directory that `dir` returns for its key.
+    pub fn new(
+        kind: Kind,
+        semantics: u32,
+        params: Object,
+        inputs: Vec<Input>,
+        dir: impl FnOnce(&str) -> PathBuf,
+    ) -> Plan {
+        let dir = dir(&key::key(kind, semantics, &params, &inputs));
+        Plan { kind, semantics, params, inputs, dir, file: None }
+    }
+
     /// Returns the path of the result: its directory or its file.
     pub fn path(&self) -> PathBuf {
         match &self.file {
@@ -175,28 +187,11 @@ impl Plan {
                 None => format!("{dir}: same key {}, {next}", old.key),
             };
         }
-        let parts = |kind: Kind, semantics: u32, params: &Object, inputs: &[Input]| {
-            let mut all = Object::new();
-            all.insert("kind".into(), json!(kind));
-            all.insert("semantics".into(), json!(semantics));
-            flatten("params", &Value::Object(params.clone()), &mut all);
-            for (n, i) in inputs.iter().enumerate() {
-                all.insert(format!("inputs[{n}] {}", i.role), json!(i.blake3));
-            }
-            all
-        };
-        let was = parts(old.kind, old.semantics, &old.params, &old.inputs);
-        let now = parts(self.kind, self.semantics, &self.params, &self.inputs);
-        let show = |v: Option<&Value>| v.map_or("nothing".to_owned(), Value::to_string);
-        let mut names: Vec<_> = was.keys().chain(now.keys()).collect();
-        names.sort();
-        names.dedup();
-        let lines: Vec<_> = names
-            .into_iter()
-            .filter(|n| was.get(*n) != now.get(*n))
-            .map(|n| format!("  {n}: {} there, {} requested", show(was.get(n)), show(now.get(n))))
-            .collect();
-        format!("{dir}: {what}:\n{}", lines.join("\n"))
+        let show = |value: Option<Value>| value.map_or("nothing".to_owned(), |value| value.to_string());
+        let differences = compare::differences(&old, &self.manifest()).into_iter();
+        let lines =
+            differences.map(|d| format!("\n  {}: {} there, {} requested", d.part, show(d.old), show(d.new)));
+        format!("{dir}: {what}:{}", lines.collect::<String>())
     }
 
     /// Refuses a plan whose manifest could not be written: a manifest names the current directory, the output
@@ -281,15 +276,6 @@ impl Plan {
             }
         }
         Ok(())
-    }
-}
-
-fn flatten(name: &str, value: &Value, all: &mut Object) {
-    match value {
-        Value::Object(map) => map.iter().for_each(|(k, v)| flatten(&format!("{name}.{k}"), v, all)),
-        v => {
-            all.insert(name.to_owned(), v.clone());
-        }
     }
 }
 

@@ -121,7 +121,7 @@ const RW_NORM: MethodOption = MethodOption {
 
 /// Class weights w_k for re-sampling; a class is drawn with probability ∝ n_k·w_k.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Draw {
+pub enum Resample {
     /// w_k = (1−β)/(1−β^n_k).
     Effective {
         /// β of the effective number of samples.
@@ -153,18 +153,15 @@ pub enum RwNorm {
 }
 
 /// The β that the long-tailed literature uses on CIFAR.
-pub const BETA: f64 = 0.9999;
+const BETA: f64 = 0.9999;
 
-impl Draw {
-    /// The usual choice in the literature: the effective number of samples with [`BETA`].
-    pub const EFFECTIVE: Draw = Draw::Effective { beta: BETA };
-
+impl Resample {
     /// Returns the probability of each class, summing to 1; `counts` are the classes' training images, all
     /// positive.
     pub fn probabilities(&self, counts: &[usize]) -> Vec<f64> {
         let mass: Vec<f64> = match *self {
-            Draw::Effective { beta } => counts.iter().map(|&n| n as f64 * effective(beta, n)).collect(),
-            Draw::Inverse => vec![1.0; counts.len()],
+            Resample::Effective { beta } => counts.iter().map(|&n| n as f64 * effective(beta, n)).collect(),
+            Resample::Inverse => vec![1.0; counts.len()],
         };
         let sum: f64 = mass.iter().sum();
         mass.iter().map(|m| m / sum).collect()
@@ -172,9 +169,6 @@ impl Draw {
 }
 
 impl Reweight {
-    /// The usual choice in the literature: [`BETA`], and the normalisation of PyTorch.
-    pub const EFFECTIVE: Reweight = Reweight { beta: BETA, rw_norm: RwNorm::WeightSum };
-
     /// Returns the weight of each class, with mean 1; `counts` are the classes' training images, all
     /// positive.
     pub fn weights(&self, counts: &[usize]) -> Vec<f64> {
@@ -186,9 +180,9 @@ impl Reweight {
 
 impl Choice<RuleKind> {
     /// Returns the re-sampling, if the rule is RS or DRS.
-    pub fn draw(&self) -> Option<Draw> {
-        let effective = || self.get("beta").map(|beta| Draw::Effective { beta });
-        (self.kind.by == By::Sampling).then(|| effective().unwrap_or(Draw::Inverse))
+    pub fn resample(&self) -> Option<Resample> {
+        let effective = || self.get("beta").map(|beta| Resample::Effective { beta });
+        (self.kind.by == By::Sampling).then(|| effective().unwrap_or(Resample::Inverse))
     }
 
     /// Returns the re-weighting, if the rule is RW or DRW.
@@ -228,10 +222,10 @@ mod tests {
         let counts = [4000, 100, 20];
         let flat = Reweight { beta: 0.0, rw_norm: RwNorm::WeightSum }.weights(&counts);
         assert_eq!(flat, [1.0; 3], "β = 0: no re-weighting");
-        let p = Draw::Effective { beta: 1.0 - 1e-9 }.probabilities(&counts);
+        let p = Resample::Effective { beta: 1.0 - 1e-9 }.probabilities(&counts);
         assert!(p.iter().all(|p| (p - 1.0 / 3.0).abs() < 1e-5), "β → 1: every class equally: {p:?}");
-        assert_eq!(Draw::Inverse.probabilities(&counts), [1.0 / 3.0; 3]);
-        let natural = Draw::Effective { beta: 0.0 }.probabilities(&counts);
+        assert_eq!(Resample::Inverse.probabilities(&counts), [1.0 / 3.0; 3]);
+        let natural = Resample::Effective { beta: 0.0 }.probabilities(&counts);
         assert!((natural[0] - 4000.0 / 4120.0).abs() < 1e-15, "β = 0: as in the data");
     }
 

@@ -2,7 +2,7 @@
 
 use rand_chacha::ChaCha8Rng;
 
-use super::rule::Draw;
+use super::rule::Resample;
 use crate::rng::{below, uniform};
 
 /// Draws a class by its cumulative probability, then an image of that class uniformly.
@@ -19,9 +19,9 @@ pub struct Sampler {
 impl Sampler {
     /// Creates a sampler over images with these labels; `counts` are the numbers of images of the classes,
     /// all positive.
-    pub fn new(draw: &Draw, labels: &[u32], counts: &[usize]) -> Sampler {
+    pub fn new(rule: &Resample, labels: &[u32], counts: &[usize]) -> Sampler {
         let mut sum = 0.0;
-        let mut cumulative: Vec<f64> = draw.probabilities(counts).iter().map(|p| (sum += p, sum).1).collect();
+        let mut cumulative: Vec<f64> = rule.probabilities(counts).iter().map(|p| (sum += p, sum).1).collect();
         // Rounding of the sum must not leave a gap below 1.
         if let Some(last) = cumulative.last_mut() {
             *last = 1.0;
@@ -62,19 +62,19 @@ mod tests {
             inverse: bool,
             seed: u64,
         ) {
-            let draw = if inverse { Draw::Inverse } else { Draw::Effective { beta: 0.99 } };
+            let rule = if inverse { Resample::Inverse } else { Resample::Effective { beta: 0.99 } };
             let mut labels: Vec<u32> =
                 (0u32..).zip(&counts).flat_map(|(k, &n)| std::iter::repeat_n(k, n)).collect();
             // The images of a class need not be contiguous.
             labels.reverse();
-            let sampler = Sampler::new(&draw, &labels, &counts);
+            let sampler = Sampler::new(&rule, &labels, &counts);
             let mut rng = stream(seed, Purpose::Order, 1, 0);
             let mut seen = vec![0usize; counts.len()];
             let n = 20_000;
             for _ in 0..n {
                 seen[labels[sampler.sample(&mut rng) as usize] as usize] += 1;
             }
-            let chi2: f64 = draw.probabilities(&counts).iter().zip(&seen)
+            let chi2: f64 = rule.probabilities(&counts).iter().zip(&seen)
                 .map(|(p, &o)| (o as f64 - p * n as f64).powi(2) / (p * n as f64))
                 .sum();
             let freedom = (counts.len() - 1) as f64;
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn images_within_a_class_are_equally_likely() {
         let labels = [0, 1, 0, 1, 1, 0, 0, 1];
-        let sampler = Sampler::new(&Draw::Inverse, &labels, &[4, 4]);
+        let sampler = Sampler::new(&Resample::Inverse, &labels, &[4, 4]);
         let mut rng = stream(11, Purpose::Order, 1, 0);
         let mut seen = [0u32; 8];
         (0..8000).for_each(|_| seen[sampler.sample(&mut rng) as usize] += 1);

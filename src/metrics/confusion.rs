@@ -151,6 +151,7 @@ mod tests {
         // f1_score([0, 0], [0, 2], average="macro", zero_division=0) == 0.3333333333333333
         assert_eq!(macro_f1(&Confusion::count(&[0, 0], &[0, 2], 3)), 2.0 / 3.0 / 2.0);
     }
+
     #[test]
     fn thousands_of_classes_are_stored_sparsely() {
         let classes = 8142;

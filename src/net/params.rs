@@ -331,6 +331,10 @@ impl Params {
             (Some(&[classes, _]), ClassifierKind::Linear) => classes,
             _ => bail!("has no two-dimensional tensor {name:?}; check the architecture (--arch)"),
         };
+        if network.classifier.kind == ClassifierKind::Linear {
+            // Checked before memory is reserved, because the length in `features-N` may be arbitrary.
+            get(dict, &name, &[classes, network.features()])?;
+        }
         let params = Params::new(&network, classes)?;
         params.load(dict)?;
         Ok(params)

@@ -70,5 +70,9 @@ fn names_are_parsed_and_displayed() {
         assert_eq!(name.parse::<Arch>().expect(name).to_string(), name);
     }
     assert_eq!(Arch::RESNET32.to_string(), "resnet32");
+    assert_eq!("features-512".parse::<Arch>(), Ok(Arch::Features(512)));
+    for bad in ["features-0", "features-", "features-18446744073709551615"] {
+        assert!(bad.parse::<Arch>().is_err(), "{bad}");
+    }
     assert!("vgg".parse::<Arch>().expect_err("unknown").contains("resnet20, resnet32"));
 }

@@ -33,10 +33,10 @@ const ZOO: [(&str, Make); 11] = [
     ("resnet110", || cifar_resnet(110)),
     ("resnet18-cifar", || cifar_wide([2, 2, 2, 2])),
     ("resnet34-cifar", || cifar_wide([3, 4, 6, 3])),
-    ("resnet10", || imagenet([1, 1, 1, 1], Kind::Basic)),
-    ("resnet18", || imagenet([2, 2, 2, 2], Kind::Basic)),
-    ("resnet34", || imagenet([3, 4, 6, 3], Kind::Basic)),
-    ("resnet50", || imagenet([3, 4, 6, 3], Kind::Bottleneck)),
+    ("resnet10", || imagenet([1, 1, 1, 1], BlockKind::Basic)),
+    ("resnet18", || imagenet([2, 2, 2, 2], BlockKind::Basic)),
+    ("resnet34", || imagenet([3, 4, 6, 3], BlockKind::Basic)),
+    ("resnet50", || imagenet([3, 4, 6, 3], BlockKind::Bottleneck)),
 ];
 
 /// Builds a ResNet for CIFAR (He et al. 2016, section 4.2): three stages of 16, 32 and 64 channels, shortcuts
@@ -51,7 +51,7 @@ fn cifar_resnet(depth: usize) -> Network {
             .into_iter()
             .enumerate()
             .map(|(n, c)| {
-                stage(n, blocks, Kind::Basic, [if n == 0 { 16 } else { c / 2 }, c], |_, stride, _| {
+                stage(n, blocks, BlockKind::Basic, [if n == 0 { 16 } else { c / 2 }, c], |_, stride, _| {
                     match stride {
                         1 => Shortcut::Identity,
                         _ => Shortcut::Padded,
@@ -70,14 +70,14 @@ fn cifar_wide(blocks: [usize; 4]) -> Network {
         name: String::new(),
         stem: conv("conv1", "bn1", 3, 1, [3, 64]),
         pool: false,
-        stages: wide_stages(blocks, Kind::Basic, "shortcut"),
+        stages: wide_stages(blocks, BlockKind::Basic, "shortcut"),
         classifier: linear("linear"),
     }
 }
 
 /// Builds a ResNet for large images, as in torchvision (which has no ResNet-10): a 7×7 stem and a max-pool
 /// before the stages; bottlenecks have their stride in the 3×3 convolution.
-fn imagenet(blocks: [usize; 4], kind: Kind) -> Network {
+fn imagenet(blocks: [usize; 4], kind: BlockKind) -> Network {
     Network {
         name: String::new(),
         stem: conv("conv1", "bn1", 7, 2, [3, 64]),
@@ -89,7 +89,7 @@ fn imagenet(blocks: [usize; 4], kind: Kind) -> Network {
 
 /// Builds four stages of 64, 128, 256 and 512 channels (four times as many after bottlenecks), with projected
 /// shortcuts where the size changes.
-fn wide_stages(blocks: [usize; 4], kind: Kind, projection: &'static str) -> Vec<Vec<Block>> {
+fn wide_stages(blocks: [usize; 4], kind: BlockKind, projection: &'static str) -> Vec<Vec<Block>> {
     let widths = [64, 128, 256, 512];
     (0..4)
         .map(|n| {
@@ -115,17 +115,17 @@ fn wide_stages(blocks: [usize; 4], kind: Kind, projection: &'static str) -> Vec<
 
 /// The convolutions of a block.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
+pub(crate) enum BlockKind {
     /// Two 3×3 convolutions.
     Basic,
     /// 1×1, 3×3, and 1×1 with four times the channels.
     Bottleneck,
 }
 
-impl Kind {
+impl BlockKind {
     /// Returns the number of channels after a block of the given width.
     fn out(self, width: usize) -> usize {
-        if self == Kind::Basic { width } else { 4 * width }
+        if self == BlockKind::Basic { width } else { 4 * width }
     }
 }
 
@@ -133,10 +133,10 @@ impl Kind {
 ///
 /// Stages are numbered from 0; the first block has stride 2 in all stages but the first. `shortcut` receives
 /// the block's name in files, its stride, and its input and output channels.
-pub fn stage(
+pub(crate) fn stage(
     number: usize,
     blocks: usize,
-    kind: Kind,
+    kind: BlockKind,
     [cin, width]: [usize; 2],
     shortcut: impl Fn(&str, usize, [usize; 2]) -> Shortcut,
 ) -> Vec<Block> {
@@ -145,8 +145,10 @@ pub fn stage(
         let name = format!("layer{}.{n}", number + 1);
         let (stride, cin) = if n > 0 { (1, cout) } else { (if number > 0 { 2 } else { 1 }, cin) };
         let layers: &[(usize, usize, [usize; 2])] = match kind {
-            Kind::Basic => &[(3, stride, [cin, width]), (3, 1, [width, width])],
-            Kind::Bottleneck => &[(1, 1, [cin, width]), (3, stride, [width, width]), (1, 1, [width, cout])],
+            BlockKind::Basic => &[(3, stride, [cin, width]), (3, 1, [width, width])],
+            BlockKind::Bottleneck => {
+                &[(1, 1, [cin, width]), (3, stride, [width, width]), (1, 1, [width, cout])]
+            }
         };
         let layers = layers.iter().enumerate().map(|(n, &(kernel, stride, channels))| {
             let n = n + 1;
@@ -158,12 +160,12 @@ pub fn stage(
 }
 
 /// Creates a convolution with its names.
-pub fn conv(name: &str, norm: &str, kernel: usize, stride: usize, [cin, cout]: [usize; 2]) -> Conv {
+pub(crate) fn conv(name: &str, norm: &str, kernel: usize, stride: usize, [cin, cout]: [usize; 2]) -> Conv {
     Conv { name: name.into(), norm: norm.into(), kernel, stride, cin, cout }
 }
 
 /// Creates a linear classifier with its name.
-pub fn linear(name: &str) -> Classifier {
+pub(crate) fn linear(name: &str) -> Classifier {
     Classifier { name: name.into(), kind: ClassifierKind::Linear }
 }
 
@@ -211,8 +213,10 @@ impl FromStr for Arch {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        if let Some(len) = s.strip_prefix(FEATURES).and_then(|len| len.parse().ok()).filter(|len| *len > 0) {
-            return Ok(Arch::Features(len));
+        // The length has 32 bits, so that no size that is computed from it overflows.
+        let features = s.strip_prefix(FEATURES).and_then(|len| len.parse::<u32>().ok());
+        if let Some(len) = features.filter(|len| *len > 0) {
+            return Ok(Arch::Features(len as usize));
         }
         let known = ZOO.iter().position(|(name, _)| *name == s).map(Arch::Zoo);
         known.ok_or_else(|| {

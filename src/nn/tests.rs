@@ -13,7 +13,7 @@ use crate::backend::cpu::infer::{BATCH as TOGETHER, Folded};
 use crate::backend::cpu::net::{Hidden, Net};
 use crate::methods::choice::Kind as _;
 use crate::methods::loss::{Loss, LossKind, Targets, reference};
-use crate::net::zoo::{Kind, conv, linear, stage};
+use crate::net::zoo::{BlockKind, conv, linear, stage};
 use crate::net::{Arch, Network, Params, Shortcut};
 use crate::rng::{Purpose, stream};
 use crate::tensor::read;
@@ -47,7 +47,10 @@ fn odd() -> [Network; 3] {
         name: "odd".into(),
         stem: conv("stem", "stem_norm", 3, 1, [3, 8]),
         pool: false,
-        stages: vec![stage(0, 3, Kind::Basic, [8, 8], padded), stage(1, 2, Kind::Basic, [8, 16], padded)],
+        stages: vec![
+            stage(0, 3, BlockKind::Basic, [8, 8], padded),
+            stage(1, 2, BlockKind::Basic, [8, 16], padded),
+        ],
         classifier: linear("head"),
     };
     let bottlenecks = Network {
@@ -55,9 +58,9 @@ fn odd() -> [Network; 3] {
         stem: conv("stem", "stem_norm", 7, 1, [3, 10]),
         pool: true,
         stages: vec![
-            stage(0, 2, Kind::Bottleneck, [10, 5], projected),
-            stage(1, 2, Kind::Bottleneck, [20, 6], projected),
-            stage(2, 1, Kind::Bottleneck, [24, 8], padded),
+            stage(0, 2, BlockKind::Bottleneck, [10, 5], projected),
+            stage(1, 2, BlockKind::Bottleneck, [20, 6], projected),
+            stage(2, 1, BlockKind::Bottleneck, [24, 8], padded),
         ],
         ..basic.clone()
     };
@@ -66,8 +69,8 @@ fn odd() -> [Network; 3] {
         name: "oddest".into(),
         stem: conv("stem", "stem_norm", 1, 1, [3, 16]),
         stages: vec![
-            stage(0, 2, Kind::Bottleneck, [16, 16], projected),
-            stage(1, 2, Kind::Bottleneck, [64, 16], projected),
+            stage(0, 2, BlockKind::Bottleneck, [16, 16], projected),
+            stage(1, 2, BlockKind::Bottleneck, [64, 16], projected),
         ],
         ..basic.clone()
     };
@@ -212,6 +215,7 @@ fn inference_is_candles() {
         let folded = Folded::new(&params, ODD).expect("folded");
         let len = ODD.iter().product::<usize>();
         let found = folded.forward(BATCH, 2, |n, pixels| pixels.copy_from_slice(&x[n * len..][..len]));
+        let found = found.expect("inference");
         for (what, found, truth) in [("features", found.features, features), ("logits", found.logits, logits)]
         {
             let off = distance(&found, &values(&truth));
@@ -231,9 +235,10 @@ fn many_images_are_computed_as_one_by_one() {
             pixels.iter_mut().for_each(|x| *x = rng.random_range(-2.0..2.0));
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
-        let many = pool.install(|| folded.forward(27, TOGETHER, image));
+        let many = pool.install(|| folded.forward(27, TOGETHER, image)).expect("inference");
         for n in [0, 1, 7, 8, 20, 26] {
             let one = Folded::new(&params, [32, 32, 3]).expect("folded").forward(1, 1, |_, x| image(n, x));
+            let one = one.expect("inference");
             assert_eq!(many.logits[n * CLASSES..(n + 1) * CLASSES], one.logits, "{} {n}", network.name);
         }
     }

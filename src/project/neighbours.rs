@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::Rows;
+use crate::interrupt::{self, Interrupted};
 use crate::simd::{self, Isa, Task, Vector};
 
 /// Number of values that the compiler processes together.
@@ -22,7 +23,10 @@ pub struct Neighbours {
 }
 
 /// Finds the `k` nearest neighbours of each row; `k` must be below the number of rows.
-pub fn neighbours(rows: Rows, k: usize) -> Neighbours {
+///
+/// # Errors
+/// Returns [`Interrupted`] after a signal.
+pub fn neighbours(rows: Rows, k: usize) -> Result<Neighbours, Interrupted> {
     let (n, d) = (rows.len(), rows.width);
     assert!(0 < k && k < n, "{k} neighbours among {n}");
     // Tiles of LANES rows, each (D, LANES): lanes correspond to rows, so that a distance needs no sum across
@@ -35,9 +39,12 @@ pub fn neighbours(rows: Rows, k: usize) -> Neighbours {
     }
     let (mut index, mut squared) = (vec![0; n * k], vec![0.0; n * k]);
     let chunks = index.par_chunks_mut(BLOCK * k).zip(squared.par_chunks_mut(BLOCK * k));
-    chunks.zip(rows.values.par_chunks(BLOCK * d)).enumerate().for_each_init(
+    chunks.zip(rows.values.par_chunks(BLOCK * d)).enumerate().try_for_each_init(
         || (vec![[[0.0; LANES]; BLOCK]; n.div_ceil(LANES)], Vec::new()),
         |(distances, keys), (block, ((index, squared), values))| {
+            if interrupt::requested() {
+                return Err(Interrupted);
+            }
             simd::run(Isa::get(), Distances { values, d, tiles: &tiles, distances });
             for (r, (index, squared)) in index.chunks_mut(k).zip(squared.chunks_mut(k)).enumerate() {
                 // The bits of non-negative floats are ordered as the floats are.
@@ -50,9 +57,10 @@ pub fn neighbours(rows: Rows, k: usize) -> Neighbours {
                     (*index, *squared) = (*key as u32, f32::from_bits((key >> 32) as u32));
                 }
             }
+            Ok(())
         },
-    );
-    Neighbours { k, index, squared }
+    )?;
+    Ok(Neighbours { k, index, squared })
 }
 
 /// Squared distances from up to BLOCK rows to all rows.
@@ -96,7 +104,7 @@ mod tests {
         let values: Vec<f32> = (0..n * d).map(|i| ((i * 7919) % 11) as f32).collect();
         let rows = Rows::new(&values, d).expect("sound");
         for_each_isa(|isa| {
-            let found = neighbours(rows, k);
+            let found = neighbours(rows, k).expect("neighbours");
             for i in 0..n {
                 let row = |j: usize| &values[j * d..(j + 1) * d];
                 let squared = |j| row(i).iter().zip(row(j)).map(|(a, b)| (a - b).powi(2)).sum::<f32>();

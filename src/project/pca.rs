@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::Rows;
+use crate::interrupt::{self, Interrupted};
 
 /// Wider features use subspace iteration. Up to this width, Jacobi rotations, O(N·D² + D³), take seconds.
 const WIDE: usize = 256;
@@ -20,7 +21,10 @@ pub struct Pca {
 ///
 /// The sign of an eigenvector is arbitrary. Here its entry of the largest absolute value (the first of ties)
 /// is positive, as in scikit-learn.
-pub fn pca(rows: Rows, dims: usize) -> Pca {
+///
+/// # Errors
+/// Returns [`Interrupted`] after a signal.
+pub fn pca(rows: Rows, dims: usize) -> Result<Pca, Interrupted> {
     let d = rows.width;
     let mut mean = vec![0.0; d];
     for row in rows.iter() {
@@ -31,7 +35,7 @@ pub fn pca(rows: Rows, dims: usize) -> Pca {
         &|row: &[f32]| -> Vec<f64> { row.iter().zip(&mean).map(|(&x, m)| f64::from(x) - m).collect() };
     let (values, axes, total) = match d {
         0..=WIDE => all_components(rows, centred, dims),
-        _ => leading_components(rows, centred, dims),
+        _ => leading_components(rows, centred, dims)?,
     };
     let mut projection = vec![0.0; rows.len() * dims];
     for (out, row) in projection.chunks_exact_mut(dims).zip(rows.iter().map(centred)) {
@@ -41,20 +45,15 @@ pub fn pca(rows: Rows, dims: usize) -> Pca {
     }
     let mut explained: Vec<f64> = values.iter().map(|value| value.max(0.0) / total).collect();
     explained.resize(dims, 0.0);
-    Pca { projection, explained }
+    Ok(Pca { projection, explained })
 }
 
 /// The largest eigenvalues of Σ x·xᵀ over the rows, descending, their eigenvectors, and the sum of all
 /// eigenvalues.
 type Components = (Vec<f64>, Vec<Vec<f64>>, f64);
 
-/// A function that centres a row.
-trait Centred: Fn(&[f32]) -> Vec<f64> + Sync {}
-
-impl<F: Fn(&[f32]) -> Vec<f64> + Sync> Centred for F {}
-
-/// Computes the components from the full matrix.
-fn all_components(rows: Rows, centred: &impl Centred, dims: usize) -> Components {
+/// Computes the components from the full matrix; `centred` subtracts the mean from a row.
+fn all_components(rows: Rows, centred: impl Fn(&[f32]) -> Vec<f64>, dims: usize) -> Components {
     let d = rows.width;
     let mut covariance = vec![0.0; d * d];
     for row in rows.iter().map(centred) {
@@ -86,7 +85,11 @@ fn descending(values: &[f64], some: usize) -> Vec<usize> {
 ///
 /// Each iteration multiplies an orthonormal basis by the matrix, row by row, and computes the eigenvectors
 /// within the new subspace.
-fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Components {
+fn leading_components(
+    rows: Rows,
+    centred: impl Fn(&[f32]) -> Vec<f64> + Sync,
+    dims: usize,
+) -> Result<Components, Interrupted> {
     /// Number of vectors in addition to the requested ones.
     const MORE: usize = 8;
     /// Maximum number of iterations.
@@ -117,6 +120,9 @@ fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Compon
     };
     let mut values = vec![];
     for _ in 0..TURNS {
+        if interrupt::requested() {
+            return Err(Interrupted);
+        }
         orthonormalise(&mut basis);
         let product = multiply(&basis);
         let small = basis.iter().flat_map(|v| product.iter().map(|w| dot(v, w)).collect::<Vec<_>>());
@@ -146,7 +152,7 @@ fn leading_components(rows: Rows, centred: &impl Centred, dims: usize) -> Compon
     orthonormalise(&mut basis);
     let axes = basis[..dims].iter().map(|v| with_fixed_sign(v.iter())).collect();
     values.truncate(dims);
-    (values, axes, total)
+    Ok((values, axes, total))
 }
 
 /// Orthonormalises vectors one after the other, each twice because of rounding. A zero vector stays zero.
@@ -218,7 +224,7 @@ mod tests {
         for (along, across) in [(2.0, 1.0), (2.0, -1.0), (-2.0, 1.0), (-2.0, -1.0)] {
             values.extend([100.0 + 0.6 * along - 0.8 * across, 7.0 + 0.8 * along + 0.6 * across]);
         }
-        let p = pca(Rows::new(&values, 2).expect("sound"), 2);
+        let p = pca(Rows::new(&values, 2).expect("sound"), 2).expect("components");
         assert!(
             (p.explained[0] - 0.8).abs() < 1e-5 && (p.explained[1] - 0.2).abs() < 1e-5,
             "{:?}",
@@ -257,7 +263,7 @@ mod tests {
         let rows = Rows::new(&values, d).expect("sound");
         let centred = &|row: &[f32]| row.iter().map(|&x| f64::from(x) - 2.0).collect::<Vec<f64>>();
         let (values, axes, total) = all_components(rows, centred, 3);
-        let (leading, found, sum) = leading_components(rows, centred, 3);
+        let (leading, found, sum) = leading_components(rows, centred, 3).expect("components");
         assert!((total / sum - 1.0).abs() < 1e-12);
         for n in 0..3 {
             assert!((values[n] / leading[n] - 1.0).abs() < 1e-12, "{values:?} {leading:?}");
@@ -268,7 +274,7 @@ mod tests {
 
     #[test]
     fn missing_components_are_zero() {
-        let p = pca(Rows::new(&[0.0, 1.0, 2.0, 5.0], 1).expect("sound"), 2);
+        let p = pca(Rows::new(&[0.0, 1.0, 2.0, 5.0], 1).expect("sound"), 2).expect("components");
         assert_eq!((p.projection[1], p.projection[7], p.explained[1]), (0.0, 0.0, 0.0));
         assert_eq!(p.projection[6], 3.0);
     }

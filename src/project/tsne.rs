@@ -55,8 +55,8 @@ impl Tsne {
     /// Returns the error of [`Self::fits`], or [`Interrupted`] after a signal.
     pub fn run(&self, rows: Rows) -> anyhow::Result<Map> {
         self.fits(rows.len())?;
-        let p = affinities(&neighbours(rows, (3.0 * self.perplexity) as usize), self.perplexity);
-        let mut y = start(rows);
+        let p = affinities(&neighbours(rows, (3.0 * self.perplexity) as usize)?, self.perplexity);
+        let mut y = start(rows)?;
         let early = EARLY.min(self.iterations / 3);
         let mut state = vec![[Momentum { speed: 0.0, gain: 1.0 }; 2]; y.len()];
         let mut force = vec![[0.0; 2]; y.len()];
@@ -80,11 +80,11 @@ impl Tsne {
 }
 
 /// Returns the first two principal components, scaled down.
-fn start(rows: Rows) -> Vec<[f32; 2]> {
-    let components = pca(rows, 2).projection;
+fn start(rows: Rows) -> Result<Vec<[f32; 2]>, Interrupted> {
+    let components = pca(rows, 2)?.projection;
     let variance = components.iter().step_by(2).map(|x| x * x).sum::<f64>() / rows.len() as f64;
     let scale = START / variance.sqrt();
-    components.chunks_exact(2).map(|c| [(c[0] * scale) as f32, (c[1] * scale) as f32]).collect()
+    Ok(components.chunks_exact(2).map(|c| [(c[0] * scale) as f32, (c[1] * scale) as f32]).collect())
 }
 
 /// Turns the repulsion in `force` into a quarter of the gradient, Σ_j (e p_ij − q_ij/Z) q_ij (y_i − y_j).

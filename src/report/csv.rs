@@ -10,11 +10,11 @@ use super::record::OTHERS;
 use super::table::Table;
 
 /// The header line.
-pub const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,seeds,mean,std,paper,paper_source,paper_schedule,difference,starting_report,top5,many,medium,few,macro_f1,nll,ece";
+const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,seeds,mean,std,paper,paper_source,paper_schedule,difference,starting_report,top5,many,medium,few,macro_f1,nll,ece";
 
 /// Returns all cells of all tables as CSV.
 pub fn write(tables: &[Table]) -> String {
-    let mut text = format!("{HEADER}\n");
+    let mut rows = Vec::new();
     for t in tables {
         for row in &t.rows {
             for (column, cell) in t.columns.iter().zip(&row.cells) {
@@ -23,12 +23,12 @@ pub fn write(tables: &[Table]) -> String {
                 });
                 let fields = [
                     t.number.map_or(String::new(), |n| n.to_string()),
-                    quoted(&t.dataset),
-                    quoted(&t.which),
-                    quoted(&row.method),
-                    quoted(&row.departures),
-                    quoted(&column.imb_type),
-                    quoted(&column.imb_ratio),
+                    t.dataset.clone(),
+                    t.which.clone(),
+                    row.method.clone(),
+                    row.departures.clone(),
+                    column.imb_type.clone(),
+                    column.imb_ratio.clone(),
                     cell.values.len().to_string(),
                     cell.seeds().into_iter().flatten().collect::<BTreeSet<_>>().len().to_string(),
                     number(cell.mean()),
@@ -39,26 +39,27 @@ pub fn write(tables: &[Table]) -> String {
                     number(cell.difference()),
                     number(cell.starting_report),
                 ];
-                text += &fields.into_iter().chain(others).collect::<Vec<_>>().join(",");
-                text.push('\n');
+                rows.push(fields.into_iter().chain(others).collect::<Vec<_>>());
             }
         }
     }
-    text
+    records(HEADER, rows)
 }
 
 fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| format!("{v:.2}").replace("-0.00", "0.00"))
 }
 
-/// Returns a text as a CSV field. Line breaks would be allowed in it, but most line-based readers do not
-/// expect them, so they are replaced.
-pub(super) fn quoted(text: &str) -> String {
-    let text = one_line(text);
-    match text.contains(['"', ',']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text,
+/// Returns a header line and records below it. Line breaks would be allowed in fields, but most line-based
+/// readers do not expect them, so they are replaced.
+pub(super) fn records<R: AsRef<[String]>>(header: &str, rows: impl IntoIterator<Item = R>) -> String {
+    let mut writer = csv::Writer::from_writer(format!("{header}\n").into_bytes());
+    for row in rows {
+        let fields = row.as_ref().iter().map(|field| one_line(field));
+        writer.write_record(fields).expect("a vector takes everything, and all rows have the same length");
     }
+    let bytes = writer.into_inner().expect("a vector takes everything");
+    String::from_utf8(bytes).expect("fields are UTF-8")
 }
 
 #[cfg(test)]
@@ -73,9 +74,12 @@ mod tests {
 
     #[test]
     fn fields_with_commas_are_quoted() {
-        assert_eq!(quoted("resnet20, 10 epochs"), "\"resnet20, 10 epochs\"");
-        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
-        assert_eq!([quoted("erm"), quoted("a\r\nb,c")], ["erm", "\"a  b,c\""]);
+        let line = |fields: [&str; 3]| records("x,y,z", [fields.map(str::to_owned)]);
+        assert_eq!(
+            line(["erm", "resnet20, 10 epochs", "a\"b"]),
+            "x,y,z\nerm,\"resnet20, 10 epochs\",\"a\"\"b\"\n"
+        );
+        assert_eq!(line(["", "a\r\nb,c", "a\nb #'; "]), "x,y,z\n,\"a  b,c\",a b #'; \n");
         assert_eq!([number(Some(-0.001)), number(Some(-10.0)), number(None)], ["0.00", "-10.00", ""]);
     }
 }

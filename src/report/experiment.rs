@@ -147,16 +147,6 @@ pub(crate) fn images_of(input: &Input) -> &Input {
     }
 }
 
-/// Adds values by name; the fields of objects are named `name.inner`.
-pub(super) fn flatten(name: &str, value: &Value, all: &mut BTreeMap<String, Value>) {
-    match value {
-        Value::Object(map) => map.iter().for_each(|(k, v)| flatten(&format!("{name}.{k}"), v, all)),
-        v => {
-            all.insert(name.to_owned(), v.clone());
-        }
-    }
-}
-
 /// Returns the rank of a method in tables and legends: the order of the presets, by mix, loss and rule. A
 /// method with other options has the rank of its preset.
 pub(super) fn order(method: &str) -> usize {

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::published;
+use super::published::Published;
 use super::record::OTHERS;
 use super::table::Table;
 
 /// Returns an indented object with `unit`, `sources` and `cells`.
-pub fn write(tables: &[Table]) -> String {
+pub fn write(tables: &[Table], published: &Published) -> String {
     let mut cells: Vec<Value> = Vec::new();
     for t in tables {
         for row in &t.rows {
@@ -44,9 +44,9 @@ pub fn write(tables: &[Table]) -> String {
             }
         }
     }
-    let own = ["paper", "ldam", "seed"].map(|name| (name, published::source(name)));
-    let sources =
-        own.into_iter().chain(published::given_sources()).map(|(s, text)| (s.to_owned(), json!(text)));
+    let own = ["paper", "ldam", "seed"];
+    let given = published.sources.keys().map(String::as_str).filter(|name| !own.contains(name));
+    let sources = own.into_iter().chain(given).map(|name| (name.to_owned(), json!(published.source(name))));
     let all = json!({
         "unit": "top-1 accuracy, percent",
         "sources": serde_json::Map::from_iter(sources),

@@ -1,16 +1,17 @@
 //! Tables as LaTeX, for `\input` into a paper; the rules are those of booktabs.
 
 use super::markdown::{common, marks, notes, row_name};
+use super::published::Published;
 use super::table::{Cell, Part, Table};
 use super::{one_line, signed};
 
 /// Returns all tables as `table*` floats; a comment at the top says what the preamble needs.
-pub fn write(tables: &[Table]) -> String {
+pub fn write(tables: &[Table], published: &Published) -> String {
     let head = "% For \\input. The preamble needs \\usepackage{booktabs,graphicx}.\n";
-    tables.iter().map(one).fold(head.to_owned(), |all, t| all + "\n" + &t)
+    tables.iter().fold(head.to_owned(), |all, t| all + "\n" + &one(t, published))
 }
 
-fn one(t: &Table) -> String {
+fn one(t: &Table, published: &Published) -> String {
     let widths: Vec<usize> = (0..t.columns.len()).map(|k| 1 + t.parts(k).len()).collect();
     let mut text = String::from("\\begin{table*}\n\\centering\n");
     let common = common(t).map_or(String::new(), |common| format!(" {common}"));
@@ -59,7 +60,7 @@ fn one(t: &Table) -> String {
     text += "\\bottomrule\n\\end{tabular}}\n";
     text += "\n\\smallskip\\raggedright\\footnotesize\n";
     // This table omits the other metrics, so the note about them is omitted too.
-    for note in notes(t).iter().filter(|n| !n.starts_with("top-5")) {
+    for note in notes(t, published).iter().filter(|n| !n.starts_with("top-5")) {
         text += &format!("{}\\par\n", escape(note));
     }
     text + "\\end{table*}\n"

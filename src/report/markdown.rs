@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use super::published::{Published, missing_in_words};
 use super::record::OTHERS;
 use super::settings::standard_in_words;
 use super::table::{Cell, Part, Row, Table};
-use super::{one_line, published, signed, title, two};
+use super::{one_line, signed, title, two};
 
 /// Returns all tables with their notes, one below the other.
-pub fn write(tables: &[Table]) -> String {
-    tables.iter().map(one).collect::<Vec<_>>().join("\n")
+pub fn write(tables: &[Table], published: &Published) -> String {
+    tables.iter().map(|t| one(t, published)).collect::<Vec<_>>().join("\n")
 }
 
-fn one(t: &Table) -> String {
+fn one(t: &Table, published: &Published) -> String {
     let mut head = vec!["Method".to_owned()];
     for (k, c) in t.columns.iter().enumerate() {
         head.push(escape(&c.heading()));
@@ -41,7 +42,7 @@ fn one(t: &Table) -> String {
         text += &others(t, k, &escape(&column.heading()));
     }
     text += "\n";
-    for note in notes(t) {
+    for note in notes(t, published) {
         text += &format!("- {}\n", escape(&note));
     }
     text
@@ -146,19 +147,19 @@ pub(super) fn marks(cell: &Cell) -> String {
 }
 
 /// Returns the notes that a reader needs to use the table, as plain text.
-pub(super) fn notes(t: &Table) -> Vec<String> {
+pub(super) fn notes(t: &Table, published: &Published) -> Vec<String> {
     let mut notes = Vec::new();
     let marked = |mark: char| t.cells().filter(move |c| marks(c).contains(mark)).filter_map(|c| c.paper);
     if t.has(Part::Paper) {
         let difference = " Δ is reproduced − paper, of runs with the published schedule.";
         let difference = if t.has(Part::Difference) { difference } else { "" };
-        notes.push(format!("paper: {}.{difference}", published::source("paper")));
+        notes.push(format!("paper: {}.{difference}", published.source("paper")));
     }
-    notes.extend(published::missing_in_words(&t.unpublished));
+    notes.extend(missing_in_words(&t.unpublished));
     if marked('†').next().is_some() {
-        notes.push(format!("†: {}.", published::source("ldam")));
+        notes.push(format!("†: {}.", published.source("ldam")));
     }
-    let given: BTreeSet<&str> = marked('*').map(|p| published::source(&p.table.source)).collect();
+    let given: BTreeSet<&str> = marked('*').map(|p| published.source(&p.table.source)).collect();
     notes.extend(given.into_iter().map(|source| format!("*: {source}.")));
     let schedules: BTreeSet<String> = marked('‡').map(|p| p.table.schedule.words()).collect();
     if !schedules.is_empty() {
@@ -170,7 +171,7 @@ pub(super) fn notes(t: &Table) -> Vec<String> {
     let doubts: BTreeSet<&str> = marked('§').filter_map(|p| p.table.doubt.as_deref()).collect();
     notes.extend(doubts.into_iter().map(|doubt| format!("§: {doubt}; there is no Δ.")));
     if t.has(Part::Report) {
-        notes.push(format!("report: {}.", published::source("seed")));
+        notes.push(format!("report: {}.", published.source("seed")));
     }
     let wrong = |r: &super::table::Row| ["remix-rs", "remix-rw"].contains(&r.method.as_str());
     if t.has(Part::Report) && t.rows.iter().any(wrong) {

@@ -21,6 +21,7 @@ pub(crate) mod settings;
 pub mod table;
 mod telling;
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 /// A reason why a report cannot be made.
@@ -66,7 +67,7 @@ pub enum Error {
 }
 
 /// Returns the title of a method; the name of a bare file is returned unchanged.
-pub(crate) fn title(method: &str) -> String {
+fn title(method: &str) -> String {
     if method.starts_with(experiment::BARE) {
         method.to_owned()
     } else {
@@ -87,13 +88,20 @@ pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(one).collect()
 }
 
+/// Formats a number of things: `1 epoch`, `3 epochs`.
+fn plural(n: impl Display, one: &str) -> String {
+    let n = n.to_string();
+    let ending = if n == "1" { "" } else { "s" };
+    format!("{n} {one}{ending}")
+}
+
 /// Formats a number with two decimals; `—` if there is none.
-pub(crate) fn two(value: Option<f64>) -> String {
+fn two(value: Option<f64>) -> String {
     value.map_or("—".into(), |v| format!("{v:.2}"))
 }
 
 /// Formats a signed number with two decimals; `—` if there is none. A number that rounds to zero has no sign.
-pub(crate) fn signed(value: Option<f64>) -> String {
+fn signed(value: Option<f64>) -> String {
     let text = value.map_or("—".into(), |v| format!("{v:+.2}"));
     if ["+0.00", "-0.00"].contains(&text.as_str()) { "0.00".into() } else { text }
 }
@@ -116,6 +124,7 @@ mod tests {
         assert_eq!(title("balanced-softmax-drw"), "Balanced Softmax-DRW");
         assert_eq!(title("weights my-rs-remix.safetensors"), "weights my-rs-remix.safetensors");
         assert_eq!([two(Some(75.0)), two(None)], ["75.00", "—"]);
+        assert_eq!([0, 1, 11].map(|n| plural(n, "run")), ["0 runs", "1 run", "11 runs"]);
         let all = [Some(1.0), Some(-1.234), Some(-0.001), None].map(signed);
         assert_eq!(all, ["+1.00", "-1.23", "0.00", "—"]);
     }

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::sync::{LazyLock, OnceLock};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,59 +11,123 @@ use serde_json::Value;
 use super::experiment::Experiment;
 use super::settings::{milestones_in_words, same, standard, words};
 use super::telling::options;
-use super::title;
+use super::{plural, title};
 use crate::manifest::json_fault;
-use crate::train::schedule::Recipe;
+use crate::train::schedule::Origin;
 
 /// The committed file.
 const TEXT: &str = include_str!("published.json");
 
-/// Returns the hash of all values, which is part of a report's key.
-pub fn hash() -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(TEXT.as_bytes());
-    if let Some((_, text)) = GIVEN.get() {
-        hasher.update(text.as_bytes());
-    }
-    hasher.finalize().to_hex().to_string()
-}
-
-/// The values of a given file, which take precedence over the committed ones, and its text. There is one per
-/// process, as there is one command line.
-static GIVEN: OnceLock<(Published, String)> = OnceLock::new();
-
-/// Adds the values of a file in the form of `published.json`.
-///
-/// # Errors
-/// Returns a message if the file cannot be read or has another form, if a source is missing or has the name
-/// of a built-in one, or if values were already given.
-pub fn load(file: &Path) -> Result<(), String> {
-    let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
-    let given: Published = serde_json::from_str(&text)
-        .map_err(|e| format!("is not in the format of published.json: {}", json_fault(&e)))?;
-    if let Some(table) = given.tables.iter().find(|t| !given.sources.contains_key(&t.source)) {
-        return Err(format!("`sources` has no {:?}, which a table refers to", table.source));
-    }
-    if let Some(known) = given.sources.keys().find(|name| PUBLISHED.sources.contains_key(*name)) {
-        return Err(format!("the source {known:?} has the name of a built-in source; give it another name"));
-    }
-    GIVEN.set((given, text)).map_err(|_| "another file of published values is in use already".into())
-}
-
-/// Returns all tables, those of a given file first.
-fn all_tables() -> impl Iterator<Item = &'static Table> {
-    GIVEN.get().into_iter().flat_map(|(given, _)| &given.tables).chain(&PUBLISHED.tables)
-}
-
-/// Returns the sources of a given file, by name.
-pub fn given_sources() -> impl Iterator<Item = (&'static str, &'static str)> {
-    GIVEN.get().into_iter().flat_map(|(given, _)| &given.sources).map(|(name, text)| (&**name, &**text))
-}
-
+/// The committed values and, before them, those of a given file, which take precedence.
 #[derive(Debug, Deserialize)]
-struct Published {
-    sources: BTreeMap<String, String>,
+pub struct Published {
+    /// Descriptions of the sources, by name; `paper`, `ldam` and `seed` (the reproduction report) are built
+    /// in.
+    pub sources: BTreeMap<String, String>,
     tables: Vec<Table>,
+    /// The hash of all values, which is part of a report's key.
+    #[serde(skip)]
+    pub hash: String,
+}
+
+impl Published {
+    /// Returns the committed values.
+    pub fn committed() -> Published {
+        let all: Published = serde_json::from_str(TEXT).expect("published.json is tested to parse");
+        Published { hash: blake3::hash(TEXT.as_bytes()).to_hex().to_string(), ..all }
+    }
+
+    /// Returns the committed values and those of a file in the form of `published.json`.
+    ///
+    /// # Errors
+    /// Returns a message if the file cannot be read or has another form, or if a source is missing or has the
+    /// name of a built-in one.
+    pub fn with(file: &Path) -> Result<Published, String> {
+        let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
+        let given: Published = serde_json::from_str(&text)
+            .map_err(|e| format!("is not in the format of published.json: {}", json_fault(&e)))?;
+        if let Some(table) = given.tables.iter().find(|t| !given.sources.contains_key(&t.source)) {
+            return Err(format!("`sources` has no {:?}, which a table refers to", table.source));
+        }
+        let mut all = Published::committed();
+        if let Some(known) = given.sources.keys().find(|name| all.sources.contains_key(*name)) {
+            return Err(format!(
+                "the source {known:?} has the name of a built-in source; give it another name"
+            ));
+        }
+        all.sources.extend(given.sources);
+        all.tables.splice(..0, given.tables);
+        all.hash = blake3::hash([TEXT, &text].concat().as_bytes()).to_hex().to_string();
+        Ok(all)
+    }
+
+    /// Returns the description of a source.
+    pub fn source(&self, name: &str) -> &str {
+        self.sources.get(name).map_or("", String::as_str)
+    }
+
+    /// Returns the published value for a run's setting and a data set's column: one with the run's own
+    /// schedule if there is one, and otherwise that of the first source. Returns `None` if nobody published
+    /// the setting.
+    pub fn beside(&self, run: &Experiment, column: &str) -> Option<Beside<'_>> {
+        let found: Vec<Beside> = self.values(run, column).filter(|v| v.table.source != "seed").collect();
+        found.iter().find(|v| v.same_schedule).or(found.first()).copied()
+    }
+
+    /// Returns the value in the reproduction report, in percent, for a run's setting and a data set's column.
+    pub fn starting_report(&self, run: &Experiment, column: &str) -> Option<f64> {
+        self.values(run, column).find(|v| v.table.source == "seed").map(|v| v.value)
+    }
+
+    /// Returns all published values for a run's setting, if its schedule is one of the published schedules.
+    fn values<'a>(&'a self, run: &Experiment, column: &str) -> impl Iterator<Item = Beside<'a>> {
+        let schedule = Schedule::of(run).filter(|s| self.tables.iter().any(|t| t.schedule == *s));
+        let name = method(&run.method, &run.options);
+        self.tables.iter().filter_map(move |table| {
+            let schedule = schedule.as_ref().filter(|_| table.fits(run))?;
+            let mut rows = table.rows.iter();
+            let (_, row) = rows.find(|(row, _)| {
+                let (base, options) = row.split_once('(').unwrap_or((row, ""));
+                method(base, options.trim_end_matches(')')) == name
+            })?;
+            let value = *row.get(column)?;
+            let value = match table.unit {
+                Unit::Accuracy => value,
+                // Round to the number of decimals printed in the sources.
+                Unit::Error => ((100.0 - value) * 100.0).round() / 100.0,
+            };
+            Some(Beside { value, table, same_schedule: table.schedule == *schedule })
+        })
+    }
+
+    /// Returns why there is no published value for a run's setting and a data set's column; `None` if nobody
+    /// published values for the data set.
+    pub fn why_none(&self, run: &Experiment, column: &str) -> Option<Missing> {
+        let dataset = column.split('/').next().unwrap_or_default();
+        let all = || self.tables.iter().flat_map(|t| t.rows.values().map(move |row| (t, row)));
+        let of_column: Vec<&Table> =
+            all().filter(|(_, row)| row.contains_key(column)).map(|(t, _)| t).collect();
+        if of_column.is_empty() {
+            let any = all().flat_map(|(_, row)| row.keys()).any(|c| c.split('/').next() == Some(dataset));
+            return any.then(|| Missing::Nobody(format!("value for {}", run.column.heading())));
+        }
+        let schedule = Schedule::of(run);
+        let is_known = self.tables.iter().any(|t| Some(&t.schedule) == schedule.as_ref());
+        let departures = |t: &Table| {
+            let mut all = t.departures(run);
+            let told = schedule.as_ref().filter(|_| !is_known).map(Schedule::words);
+            all.extend(told);
+            all
+        };
+        let nearest = of_column.into_iter().min_by_key(|t| departures(t).len())?;
+        Some(match departures(nearest) {
+            none if none.is_empty() => Missing::Nobody(format!("value for {} on this data", name(run))),
+            some => Missing::Departs {
+                from: format!("{}, {}", nearest.arch, nearest.schedule.words()),
+                by: some.join(", "),
+            },
+        })
+    }
 }
 
 /// A table of values from one source in one setting.
@@ -126,7 +189,7 @@ impl Schedule {
         let epochs = number("epochs")?;
         let milestones = match run.settings.get("milestones") {
             Some(chosen) => serde_json::from_value(chosen.clone()).ok()?,
-            None => serde_json::from_value::<Recipe>(setting("recipe")?).ok()?.milestones(epochs),
+            None => serde_json::from_value::<Origin>(setting("recipe")?).ok()?.milestones(epochs),
         };
         Some(Schedule { epochs, milestones, warmup: number("warmup")? })
     }
@@ -134,43 +197,26 @@ impl Schedule {
     /// Describes the schedule: `300 epochs, milestones 150 and 250` or `1 epoch, no milestones`.
     pub fn words(&self) -> String {
         let warmup = if self.warmup > 0 { format!(", warm-up {}", self.warmup) } else { String::new() };
-        let milestones = milestones_in_words(&self.milestones);
-        let plural = if self.epochs == 1 { "" } else { "s" };
-        format!("{} epoch{plural}{warmup}, {milestones}", self.epochs)
+        format!("{}{warmup}, {}", plural(self.epochs, "epoch"), milestones_in_words(&self.milestones))
     }
 }
 
-static PUBLISHED: LazyLock<Published> =
-    LazyLock::new(|| serde_json::from_str(TEXT).expect("published.json is tested to parse"));
-
 /// A published value shown beside a cell.
 #[derive(Clone, Copy, Debug)]
-pub struct Beside {
+pub struct Beside<'a> {
     /// Accuracy in percent.
     pub value: f64,
     /// The table that it comes from.
-    pub table: &'static Table,
+    pub table: &'a Table,
     /// Whether the cell's runs use the schedule of the published ones.
     pub same_schedule: bool,
 }
 
-impl Beside {
+impl Beside<'_> {
     /// Returns whether a difference from it reflects results rather than settings.
     pub fn is_comparable(&self) -> bool {
         self.same_schedule && self.table.doubt.is_none()
     }
-}
-
-/// Returns the published value for a run's setting and a data set's column: one with the run's own schedule
-/// if there is one, and otherwise that of the first source. Returns `None` if nobody published the setting.
-pub fn beside(run: &Experiment, column: &str) -> Option<Beside> {
-    let found = || values(run, column).filter(|v| v.table.source != "seed");
-    found().find(|v| v.same_schedule).or_else(|| found().next())
-}
-
-/// Returns the value in the reproduction report, in percent, for a run's setting and a data set's column.
-pub fn starting_report(run: &Experiment, column: &str) -> Option<f64> {
-    values(run, column).find(|v| v.table.source == "seed").map(|v| v.value)
 }
 
 /// Why a published value is missing.
@@ -183,7 +229,7 @@ pub enum Missing {
 }
 
 /// Returns the reasons in sentences, with one sentence for all departures from the same setting.
-pub fn missing_in_words(all: &BTreeSet<Missing>) -> Vec<String> {
+pub(super) fn missing_in_words(all: &BTreeSet<Missing>) -> Vec<String> {
     let mut sentences = vec![];
     let mut departures: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for missing in all {
@@ -199,34 +245,6 @@ pub fn missing_in_words(all: &BTreeSet<Missing>) -> Vec<String> {
     sentences
 }
 
-/// Returns why there is no published value for a run's setting and a data set's column; `None` if nobody
-/// published values for the data set.
-pub fn why_none(run: &Experiment, column: &str) -> Option<Missing> {
-    let dataset = column.split('/').next().unwrap_or_default();
-    let all = || all_tables().flat_map(|t| t.rows.values().map(move |row| (t, row)));
-    let of_column: Vec<&Table> = all().filter(|(_, row)| row.contains_key(column)).map(|(t, _)| t).collect();
-    if of_column.is_empty() {
-        let any = all().flat_map(|(_, row)| row.keys()).any(|c| c.split('/').next() == Some(dataset));
-        return any.then(|| Missing::Nobody(format!("value for {}", run.column.heading())));
-    }
-    let schedule = Schedule::of(run);
-    let is_known = all_tables().any(|t| Some(&t.schedule) == schedule.as_ref());
-    let departures = |t: &Table| {
-        let mut all = t.departures(run);
-        let told = schedule.as_ref().filter(|_| !is_known).map(Schedule::words);
-        all.extend(told);
-        all
-    };
-    let nearest = of_column.into_iter().min_by_key(|t| departures(t).len())?;
-    Some(match departures(nearest) {
-        none if none.is_empty() => Missing::Nobody(format!("value for {} on this data", name(run))),
-        some => Missing::Departs {
-            from: format!("{}, {}", nearest.arch, nearest.schedule.words()),
-            by: some.join(", "),
-        },
-    })
-}
-
 /// Returns a method with its options in readable form.
 fn name(run: &Experiment) -> String {
     let options: Vec<String> = options(run).collect();
@@ -234,28 +252,6 @@ fn name(run: &Experiment) -> String {
         true => title(&run.method),
         false => format!("{} with {}", title(&run.method), options.join(", ")),
     }
-}
-
-/// Returns all published values for a run's setting, if its schedule is one of the published schedules.
-fn values(run: &Experiment, column: &str) -> impl Iterator<Item = Beside> {
-    let schedule = Schedule::of(run).filter(|s| all_tables().any(|t| t.schedule == *s));
-    let name = method(&run.method, &run.options);
-    let value = move |table: &'static Table| {
-        let schedule = schedule.as_ref().filter(|_| table.fits(run))?;
-        let mut rows = table.rows.iter();
-        let (_, row) = rows.find(|(row, _)| {
-            let (base, options) = row.split_once('(').unwrap_or((row, ""));
-            method(base, options.trim_end_matches(')')) == name
-        })?;
-        let value = *row.get(column)?;
-        let value = match table.unit {
-            Unit::Accuracy => value,
-            // Round to the number of decimals printed in the sources.
-            Unit::Error => ((100.0 - value) * 100.0).round() / 100.0,
-        };
-        Some(Beside { value, table, same_schedule: table.schedule == *schedule })
-    };
-    all_tables().filter_map(value).collect::<Vec<_>>().into_iter()
 }
 
 /// Returns a method with its options, with numbers in one format. The normalisation of class weights is left
@@ -298,13 +294,6 @@ impl Table {
     }
 }
 
-/// Returns the description of a source: `paper`, `ldam`, `seed` (the reproduction report), or one of a given
-/// file.
-pub fn source(name: &str) -> &'static str {
-    let given = given_sources().find(|(given, _)| *given == name).map(|(_, text)| text);
-    given.or_else(|| PUBLISHED.sources.get(name).map(String::as_str)).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::experiment::tests::experiment;
@@ -337,29 +326,33 @@ mod tests {
     fn values_match_the_sources() {
         // Tables 1 to 4 of arXiv 2007.03943v3, Table 2 of arXiv 1906.07413v2, and Table 1 of the
         // reproduction report.
+        let all = Published::committed();
         let value = |run: &Experiment, column| {
-            beside(run, column).map(|v| (v.value, v.table.source.as_str(), v.is_comparable()))
+            all.beside(run, column).map(|v| (v.value, v.table.source.as_str(), v.is_comparable()))
         };
         assert_eq!(value(&paper("remix"), "cifar10/exp/100"), Some((75.36, "paper", true)));
         assert_eq!(value(&paper("drw"), "cifar100/step/10"), Some((57.22, "paper", true)));
         assert_eq!(value(&paper("rw"), "cifar100/step/100"), Some((21.31, "ldam", false)));
         assert_eq!(value(&paper("rs"), "cifar10/step/100"), None);
-        assert_eq!(starting_report(&paper("remix-rw"), "cifar10/exp/10"), Some(89.53));
-        assert_eq!(starting_report(&paper("erm"), "cifar10/exp/10"), None);
+        assert_eq!(all.starting_report(&paper("remix-rw"), "cifar10/exp/10"), Some(89.53));
+        assert_eq!(all.starting_report(&paper("erm"), "cifar10/exp/10"), None);
         let cinic = run("mixup", "", json!({"arch": "resnet18-cifar", "recipe": "paper", "split": "val"}));
         assert_eq!(value(&cinic, "cinic10/step/50"), Some((69.74, "paper", true)));
         let inat = json!({"arch": "resnet50", "batch_size": 256, "epochs": 90, "milestones": [30, 60]});
         let inat = run("remix", "alpha=0.4", inat);
         assert_eq!(value(&inat, "inaturalist/none/1"), Some((61.31, "paper", true)));
         for name in ["paper", "ldam", "seed"] {
-            assert!(!source(name).is_empty(), "{name}");
+            assert!(!all.source(name).is_empty(), "{name}");
         }
     }
 
     #[test]
     fn values_depend_on_the_schedule() {
-        let at = |settings| beside(&run("ldam-drw", "", settings), "cifar10/exp/100");
-        let value = |settings| at(settings).map(|v| (v.value, v.same_schedule));
+        let all = Published::committed();
+        let value = |settings| {
+            let found = all.beside(&run("ldam-drw", "", settings), "cifar10/exp/100");
+            found.map(|v| (v.value, v.same_schedule))
+        };
         // The schedules of the paper's runs, of the report's, and of LDAM's own.
         assert_eq!(value(json!({"recipe": "paper"})), Some((76.57, true)));
         assert_eq!(value(json!({"milestones": [150, 250]})), Some((76.57, true)));
@@ -375,18 +368,42 @@ mod tests {
 
     #[test]
     fn options_compare_as_numbers() {
-        let settings = || json!({"recipe": "paper", "precision": "bf16"});
-        let value = |method: &str, options: &str| {
-            beside(&run(method, options, settings()), "cifar10/step/100").map(|v| v.value)
+        let all = Published::committed();
+        let beside = |method: &str, options: &str| {
+            let settings = json!({"recipe": "paper", "precision": "bf16"});
+            all.beside(&run(method, options, settings), "cifar10/step/100")
         };
+        let value = |method: &str, options: &str| beside(method, options).map(|v| v.value);
         assert_eq!(value("focal", "gamma=1.0"), Some(63.91));
         assert_eq!(value("focal", "gamma=1"), Some(63.91));
         assert_eq!(value("focal", ""), None);
         assert_eq!(value("remix-rw", "rw_norm=batch-size"), Some(68.74));
         assert_eq!(value("remix-rw", "beta=0.999,rw_norm=batch-size"), None);
-        let tau =
-            |options| beside(&run("remix-drw", options, settings()), "cifar10/step/100").expect("a value");
+        let tau = |options| beside("remix-drw", options).expect("a value");
         assert_eq!((tau("tau=0.3").value, tau("tau=0.3").is_comparable()), (77.2, false), "of exp or step");
         assert_eq!((tau("").value, tau("").is_comparable()), (77.86, true));
+    }
+
+    #[test]
+    fn each_value_of_a_file_stands_before_the_committed_ones() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let with = |value: f64| {
+            let file = dir.path().join(format!("{value}.json"));
+            let table = json!({
+                "source": "ours", "table": "3", "arch": "resnet32",
+                "schedule": {"epochs": 300, "milestones": [150, 250]},
+                "rows": {"remix": {"cifar10/exp/100": value}},
+            });
+            let text = json!({"sources": {"ours": "Doe et al."}, "tables": [table]}).to_string();
+            fs::write(&file, text).expect("written");
+            Published::with(&file).expect("values")
+        };
+        // Two files in one process do not affect each other.
+        let all = [Published::committed(), with(1.5), with(2.5)];
+        let value = |all: &Published, method| all.beside(&paper(method), "cifar10/exp/100").map(|v| v.value);
+        assert_eq!(all.each_ref().map(|all| value(all, "remix")), [Some(75.36), Some(1.5), Some(2.5)]);
+        assert_eq!(all.each_ref().map(|all| value(all, "mixup")), [Some(73.09); 3], "the file has none");
+        assert_eq!(all.each_ref().map(|all| all.source("ours")), ["", "Doe et al.", "Doe et al."]);
+        assert!(all[0].hash != all[1].hash && all[1].hash != all[2].hash, "they change the result");
     }
 }

@@ -78,14 +78,12 @@ pub fn input(m: &Manifest, roles: &[&str]) -> Input {
     if !used.is_empty() {
         content["outputs"] = key::content(&used).into();
     }
+    let hash = blake3::hash(key::canonical(&content).as_bytes()).to_hex().to_string();
     Input {
-        role: m.kind.name().into(),
         key: Some(m.key.clone()),
-        path,
-        blake3: blake3::hash(key::canonical(&content).as_bytes()).to_hex().to_string(),
         params: m.params.clone(),
-        facts: Object::new(),
         inputs,
+        ..Input::new(m.kind.name(), path, hash)
     }
 }
 

@@ -1,16 +1,18 @@
 //! Lists the trainings in some directories: how they differ, how far they are, and how good.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::Error;
-use super::csv::quoted;
+use super::csv::records;
 use super::experiment::{Experiment, disambiguated, order};
-use super::settings::words;
-use super::telling::{telling, variant};
+use super::settings::{departs, words};
+use super::telling::{options, telling, variant};
 use crate::manifest::{self, FILE, Kind, source, store};
+use crate::train::config::Select;
 use crate::train::{EpochReport, LOG};
 
 /// How many levels below a named directory are searched.
@@ -46,7 +48,8 @@ pub struct Run {
     epochs: (u64, u64),
     /// Accuracy on the test split after the last epoch done, in percent.
     last: Option<f64>,
-    /// The best accuracy on the test split so far, in percent.
+    /// Accuracy on the test split after the epoch that is selected as the best, in percent; while the
+    /// training is unfinished, after the one that would be selected if it ended now.
     best: Option<f64>,
     /// Estimated seconds left, if it is running.
     left: Option<f64>,
@@ -58,42 +61,55 @@ pub struct Run {
 /// # Errors
 /// Returns an error if a directory does not exist.
 pub fn find(dirs: &[PathBuf]) -> Result<(Vec<Run>, Vec<Error>), Error> {
-    let (mut found, mut wrong) = (Vec::new(), Vec::new());
+    let mut search = Search::default();
     for dir in dirs {
         // The path of a manifest means its directory, as everywhere.
         let named = dir.file_name().is_some_and(|name| name == FILE);
         let dir = dir.parent().filter(|_| named).unwrap_or(dir);
         fs::read_dir(dir).map_err(manifest::Error::io(dir))?;
-        search(dir, DEPTH, &mut found, &mut wrong);
+        search.visit(dir, DEPTH);
     }
+    let Search { mut found, wrong, .. } = search;
     let told = disambiguated(&found.iter().map(|run| &run.of).collect::<Vec<_>>());
     for (run, of) in found.iter_mut().zip(told) {
         run.of = of;
     }
     let rank = |r: &Run| {
         let of = &r.of;
+        let departing = of.settings.iter().filter(|(name, value)| departs(name, value)).count();
         let settings: Vec<String> = of.settings.iter().map(|(name, value)| words(name, value)).collect();
-        let method = (order(&of.method), of.method.clone(), of.options.clone());
+        let method =
+            (order(&of.method), of.method.clone(), options(of).count() + departing, of.options.clone());
         (of.column.clone(), method, settings, of.seed, r.dir.clone())
     };
     found.sort_by_cached_key(rank);
     Ok((found, wrong))
 }
 
-fn search(dir: &Path, depth: usize, found: &mut Vec<Run>, wrong: &mut Vec<Error>) {
-    // A directory is listed once, whatever paths lead to it.
-    let canonical = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    match training(dir) {
-        Ok(Some(run)) if found.iter().any(|other| canonical(&other.dir) == canonical(dir)) => drop(run),
-        Ok(Some(run)) => found.push(run),
-        Ok(None) => {}
-        Err(e) => wrong.push(e),
-    }
-    let Some(depth) = depth.checked_sub(1) else { return };
-    // A directory that cannot be read holds no trainings that could be listed.
-    let inside = fs::read_dir(dir).into_iter().flatten().flatten();
-    for entry in inside.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
-        search(&entry.path(), depth, found, wrong);
+/// A search for trainings, and what it has found so far.
+#[derive(Default)]
+struct Search {
+    /// The canonical paths of all directories visited. A directory is listed once, whatever paths lead to it.
+    visited: BTreeSet<PathBuf>,
+    found: Vec<Run>,
+    wrong: Vec<Error>,
+}
+
+impl Search {
+    /// Looks into a directory and, up to a depth, into those inside.
+    fn visit(&mut self, dir: &Path, depth: usize) {
+        if self.visited.insert(dir.canonicalize().unwrap_or_else(|_| dir.to_owned())) {
+            match training(dir) {
+                Ok(run) => self.found.extend(run),
+                Err(e) => self.wrong.push(e),
+            }
+        }
+        let Some(depth) = depth.checked_sub(1) else { return };
+        // A directory that cannot be read holds no trainings that could be listed.
+        let inside = fs::read_dir(dir).into_iter().flatten().flatten();
+        for entry in inside.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            self.visit(&entry.path(), depth);
+        }
     }
 }
 
@@ -121,7 +137,8 @@ fn training(dir: &Path) -> Result<Option<Run>, Error> {
     };
     let number = |name: &str| m.metrics.get(name).and_then(Value::as_f64);
     let last = number("last_top1").or_else(|| log.last().map(|e| e.test_top1));
-    let best = number("best_top1").or_else(|| log.iter().map(|e| e.test_top1).reduce(f64::max));
+    let select = m.params.get("select").and_then(Value::as_str);
+    let best = number("best_top1").or_else(|| selected(&log, select).map(|e| e.test_top1));
     let all = m.params.get("epochs").and_then(Value::as_u64).unwrap_or(0);
     let done = m.metrics.get("epochs").and_then(Value::as_u64);
     let done = done.or(log.last().map(|e| e.epoch.into())).unwrap_or(0);
@@ -136,6 +153,18 @@ fn training(dir: &Path) -> Result<Option<Run>, Error> {
 fn log(dir: &Path) -> Vec<EpochReport> {
     let bytes = fs::read(dir.join(LOG)).unwrap_or_default();
     String::from_utf8_lossy(&bytes).lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Returns the epoch that `train` selects from a log; `select` is the run's param of that name, which is
+/// absent for the default.
+fn selected<'a>(log: &'a [EpochReport], select: Option<&str>) -> Option<&'a EpochReport> {
+    if select == Some(Select::Last.name()) {
+        return log.last();
+    }
+    // Epochs have an accuracy on the validation split only if that split selects.
+    let top1 = |e: &EpochReport| e.val_top1.unwrap_or(e.test_top1);
+    // Of epochs with the same accuracy, the first one is selected.
+    log.iter().reduce(|best, e| if top1(e) > top1(best) { e } else { best })
 }
 
 /// Returns whether a process holds the lock of a directory.
@@ -217,31 +246,27 @@ pub fn text(all: &[Run]) -> String {
 /// Formats the runs as CSV (RFC 4180), with all settings that differ from the usual ones in each row.
 pub fn csv(all: &[Run]) -> String {
     let (settings, common) = settings(all);
-    let mut text =
-        "method,settings,dataset,imb_type,imb_ratio,seed,epochs_done,epochs,last_top1,best_top1,state,directory\n"
-            .to_owned();
-    for (run, own) in all.iter().zip(settings) {
+    let row = |(run, own): (&Run, String)| {
         let settings: Vec<String> =
             Some(own).into_iter().filter(|s| !s.is_empty()).chain(common.clone()).collect();
         let column = &run.of.column;
-        let fields = [
-            quoted(&run.of.method),
-            quoted(&settings.join(", ")),
-            quoted(&column.dataset),
-            quoted(&column.imb_type),
-            quoted(&column.imb_ratio),
+        [
+            run.of.method.clone(),
+            settings.join(", "),
+            column.dataset.clone(),
+            column.imb_type.clone(),
+            column.imb_ratio.clone(),
             run.seed(),
             run.epochs.0.to_string(),
             run.epochs.1.to_string(),
             percent(run.last),
             percent(run.best),
             run.state.name().into(),
-            quoted(&run.dir.display().to_string()),
-        ];
-        text += &fields.join(",");
-        text.push('\n');
-    }
-    text
+            run.dir.display().to_string(),
+        ]
+    };
+    let header = "method,settings,dataset,imb_type,imb_ratio,seed,epochs_done,epochs,last_top1,best_top1,state,directory";
+    records(header, all.iter().zip(settings).map(row))
 }
 
 /// Formats the runs as a JSON array, with all settings by name.
@@ -267,4 +292,70 @@ pub fn json(all: &[Run]) -> String {
     };
     let all: Value = all.iter().map(one).collect();
     format!("{all:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a log with the accuracy of each epoch on the test split and, if it selects, on the validation
+    /// split.
+    fn log_of(epochs: &[(f64, Option<f64>)]) -> Vec<EpochReport> {
+        let report = |(epoch, (test_top1, val_top1)): (u32, &(f64, Option<f64>))| EpochReport {
+            epoch,
+            epochs: 9,
+            seed: 0,
+            lr: 0.1,
+            loss: 1.0,
+            train_top1: 50.0,
+            test_top1: *test_top1,
+            val_top1: *val_top1,
+            images_per_second: 1.0,
+            seconds: 1.0,
+            computed_by: String::new(),
+        };
+        (1..).zip(epochs).map(report).collect()
+    }
+
+    #[test]
+    fn the_best_epoch_so_far_is_that_of_the_split_that_selects() {
+        let epoch = |log: &[EpochReport], select| selected(log, select).map(|e| e.epoch);
+        let by_test = log_of(&[(40.0, None), (70.0, None), (70.0, None), (60.0, None)]);
+        assert_eq!(epoch(&by_test, None), Some(2));
+        assert_eq!(epoch(&by_test, Some("test")), Some(2));
+        assert_eq!(epoch(&by_test, Some("last")), Some(4));
+        let by_val = log_of(&[(40.0, Some(30.0)), (50.0, Some(60.0)), (80.0, Some(60.0)), (90.0, Some(5.0))]);
+        assert_eq!(epoch(&by_val, None), Some(2));
+        assert_eq!(epoch(&[], None), None);
+    }
+
+    #[test]
+    fn a_directory_is_listed_once_and_its_best_epoch_is_the_selected_one() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("runs/a");
+        fs::create_dir_all(&dir).expect("made");
+        let plan = json!({
+            "schema": manifest::SCHEMA, "kind": "checkpoint", "key": "0", "semantics": 2,
+            "params": {
+                "mix": {"name": "none"}, "loss": {"name": "ce"}, "rule": {"name": "none"},
+                "epochs": 9, "seed": 0,
+            },
+            "inputs": [{
+                "role": "dataset", "path": "../data/manifest.json", "blake3": "0",
+                "params": {"dataset": "cifar10", "imb_type": "exp", "imb_ratio": 100},
+            }],
+        });
+        let mut plan: manifest::Manifest = serde_json::from_value(plan).expect("a manifest");
+        plan.key = plan.own_key();
+        fs::write(dir.join(store::PLAN), serde_json::to_string(&plan).expect("JSON")).expect("written");
+        let log = log_of(&[(50.0, Some(60.0)), (80.0, Some(40.0))]);
+        let lines: Vec<String> = log.iter().map(|e| serde_json::to_string(e).expect("JSON")).collect();
+        fs::write(dir.join(LOG), lines.join("\n")).expect("written");
+
+        let dirs = [root.path().to_owned(), dir.clone(), root.path().join("runs/../runs/a")];
+        let (found, wrong) = find(&dirs).expect("they exist");
+        assert!(wrong.is_empty(), "{wrong:?}");
+        let listed: Vec<_> = found.iter().map(|run| (&run.dir, run.epochs, run.last, run.best)).collect();
+        assert_eq!(listed, [(&dir, (2, 9), Some(80.0), Some(50.0))]);
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::experiment::{Experiment, disambiguated, order, representatives};
 use super::settings::{departs, standard, words};
 use super::telling::options;
-use super::{one_line, title};
+use super::{one_line, plural, title};
 use crate::manifest::key;
 
 /// Settings that have no default value where runs differ in them: a run has either a recipe, or milestones and
@@ -27,7 +27,8 @@ pub(super) struct Series {
     pub members: Vec<usize>,
 }
 
-/// Groups experiments; the groups are in the order of the tables, regardless of the order of the experiments.
+/// Groups experiments; the groups are in the order of the tables (by method, and with fewer departures from the
+/// usual settings first), regardless of the order of the experiments.
 /// Byte-identical runs count once.
 pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
     let all = disambiguated(all);
@@ -61,7 +62,10 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
 
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for &(i, e) in &runs {
-        let key = (order(&e.method), &e.method, &e.column, &e.which, &e.options, settings(e));
+        let departing =
+            differing.iter().filter(|name| e.settings.get(**name).is_some_and(|v| departs(name, v)));
+        let departures = options(e).count() + departing.count();
+        let key = (order(&e.method), &e.method, &e.column, &e.which, departures, &e.options, settings(e));
         groups.entry(key).or_default().push(i);
     }
     let columns: BTreeSet<_> = all.iter().map(|e| &e.column).collect();
@@ -134,8 +138,7 @@ pub(super) fn count<T: Copy + Ord>(seeds: &[Option<T>]) -> String {
     match known.len() {
         distinct if distinct == n || n == 1 => n.to_string(),
         _ if seeds.contains(&None) => format!("{n} runs"),
-        1 => format!("{n} runs of 1 seed"),
-        distinct => format!("{n} runs of {distinct} seeds"),
+        distinct => format!("{n} runs of {}", plural(distinct, "seed")),
     }
 }
 

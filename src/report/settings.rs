@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
+use super::plural;
 use crate::data::features::PASSES;
 use crate::manifest::Object;
 use crate::methods::presets::preset;
@@ -110,7 +111,7 @@ pub(super) fn words(name: &str, value: &Value) -> String {
         "projection.perplexity" | "projection.iterations" => {
             format!("{} {text}", &name["projection.".len()..])
         }
-        "epochs" => format!("{text} epoch{}", if text == "1" { "" } else { "s" }),
+        "epochs" => plural(text, "epoch"),
         "milestones" => match serde_json::from_value::<Vec<u32>>(value.clone()) {
             Ok(milestones) => milestones_in_words(&milestones),
             Err(_) => format!("milestones {text}"),

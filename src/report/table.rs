@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::column::{Column, dataset_title};
 use super::experiment::{Experiment, disambiguated, order, representatives};
-use super::published::{self, Beside};
+use super::published::{Beside, Missing, Published};
 use super::record::{OTHERS, Record};
 use super::series::{count, mean_std};
 use super::telling::{departures, telling, variant};
 
 /// One table.
 #[derive(Debug)]
-pub struct Table {
+pub struct Table<'a> {
     /// Its number in the reproduction report: 1 for CIFAR-10, 2 for CIFAR-100.
     pub number: Option<u32>,
     /// The data set's name in the params.
@@ -24,7 +24,7 @@ pub struct Table {
     /// Columns, in order.
     pub columns: Vec<Column>,
     /// Rows, in the order of the methods in the literature.
-    pub rows: Vec<Row>,
+    pub rows: Vec<Row<'a>>,
     /// Settings that all rows share and that differ from the standard ones, in words.
     pub common: Vec<String>,
     /// The largest difference between evaluations of the same weights, in percentage points. Only one of them
@@ -33,7 +33,7 @@ pub struct Table {
     /// The split that all rows were evaluated on; `None` if they differ.
     pub split: Option<String>,
     /// Why some cells have no published value beside them, in words.
-    pub unpublished: BTreeSet<published::Missing>,
+    pub unpublished: BTreeSet<Missing>,
 }
 
 /// A column shown beside the reproduced values.
@@ -60,7 +60,7 @@ impl Part {
 
 /// One method in one setting.
 #[derive(Debug)]
-pub struct Row {
+pub struct Row<'a> {
     /// Name of the preset.
     pub method: String,
     /// How the settings differ from the preset and the standard ones, without what the table states once for
@@ -69,16 +69,16 @@ pub struct Row {
     /// The same, including what the table states once for all rows.
     pub departures: String,
     /// One cell per column.
-    pub cells: Vec<Cell>,
+    pub cells: Vec<Cell<'a>>,
 }
 
 /// One method on one training set.
 #[derive(Debug)]
-pub struct Cell {
+pub struct Cell<'a> {
     /// The runs, by seed; empty if nothing was evaluated.
     pub values: Vec<Run>,
     /// The published value for the setting, if there is one.
-    pub paper: Option<Beside>,
+    pub paper: Option<Beside<'a>>,
     /// The value in the reproduction report in percent, if there is one.
     pub starting_report: Option<f64>,
 }
@@ -106,7 +106,7 @@ pub struct Run {
     pub content: String,
 }
 
-impl Cell {
+impl Cell<'_> {
     /// Returns the mean over runs.
     pub fn mean(&self) -> Option<f64> {
         Some(self.top1()?.0)
@@ -150,7 +150,7 @@ impl Cell {
     }
 }
 
-impl Table {
+impl<'a> Table<'a> {
     /// Returns the parts shown beside the reproduced values of a column: those for which some row has a
     /// value.
     pub fn parts(&self, column: usize) -> Vec<Part> {
@@ -186,7 +186,7 @@ impl Table {
     }
 
     /// Returns all cells, row by row.
-    pub fn cells(&self) -> impl Iterator<Item = &Cell> {
+    pub fn cells(&self) -> impl Iterator<Item = &Cell<'a>> {
         self.rows.iter().flat_map(|r| &r.cells)
     }
 
@@ -212,8 +212,8 @@ impl Table {
     }
 }
 
-/// Arranges evaluations as tables; their order does not matter.
-pub fn tables(records: &[Record]) -> Vec<Table> {
+/// Arranges evaluations as tables, with published values beside them; their order does not matter.
+pub fn tables<'a>(records: &[Record], published: &'a Published) -> Vec<Table<'a>> {
     let mut groups: BTreeMap<_, Vec<&Record>> = BTreeMap::new();
     for r in records {
         let number = number(&r.of.column.dataset);
@@ -221,7 +221,7 @@ pub fn tables(records: &[Record]) -> Vec<Table> {
         let which = ["last", "best"].iter().position(|w| *w == r.of.which).unwrap_or(2);
         groups.entry((number.unwrap_or(u32::MAX), r.of.column.dataset.clone(), which)).or_default().push(r);
     }
-    groups.into_values().map(|group| table(&group)).collect()
+    groups.into_values().map(|group| table(&group, published)).collect()
 }
 
 fn number(dataset: &str) -> Option<u32> {
@@ -232,7 +232,7 @@ fn number(dataset: &str) -> Option<u32> {
     }
 }
 
-fn table(records: &[&Record]) -> Table {
+fn table<'a>(records: &[&Record], published: &'a Published) -> Table<'a> {
     let told = disambiguated(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
     let of: Vec<&Experiment> = told.iter().collect();
     let first = of[0];
@@ -248,7 +248,9 @@ fn table(records: &[&Record]) -> Table {
     let mut rows: BTreeMap<_, (&Experiment, BTreeMap<&Column, Vec<Run>>)> = BTreeMap::new();
     for i in representatives.iter().copied().collect::<BTreeSet<_>>() {
         let (r, of) = (records[i], of[i]);
-        let key = (order(&of.method), of.method.clone(), departures(of, &telling));
+        let departures = departures(of, &telling);
+        // Rows with fewer departures come first.
+        let key = (order(&of.method), of.method.clone(), departures.len(), departures);
         let (_, row) = rows.entry(key).or_insert_with(|| (of, BTreeMap::new()));
         row.entry(&of.column).or_default().push(Run {
             seed: of.seed,
@@ -263,20 +265,25 @@ fn table(records: &[&Record]) -> Table {
         });
     }
     let mut unpublished = BTreeSet::new();
-    let rows = rows.into_iter().map(|((_, method, departures), (of, mut cells))| {
+    let rows = rows.into_iter().map(|((_, method, _, departures), (of, mut cells))| {
         let cells = columns.iter().map(|c| {
             let mut values = cells.remove(c).unwrap_or_default();
             values.sort_by(|a, b| {
                 (a.seed, &a.computed_by, &a.weights).cmp(&(b.seed, &b.computed_by, &b.weights))
             });
             let name = c.name();
-            let paper = published::beside(of, &name);
+            let paper = published.beside(of, &name);
             if paper.is_none() && !values.is_empty() {
-                unpublished.extend(published::why_none(of, &name));
+                unpublished.extend(published.why_none(of, &name));
             }
-            Cell { values, paper, starting_report: published::starting_report(of, &name) }
+            Cell { values, paper, starting_report: published.starting_report(of, &name) }
         });
-        Row { cells: cells.collect(), method, variant: variant(of, &telling), departures }
+        Row {
+            cells: cells.collect(),
+            method,
+            variant: variant(of, &telling),
+            departures: departures.join(", "),
+        }
     });
     let rows: Vec<Row> = rows.collect();
     let (dataset, which) = (first.column.dataset.clone(), first.which.clone());

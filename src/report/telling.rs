@@ -42,22 +42,22 @@ pub(super) fn telling(records: &[&Experiment]) -> Telling {
 /// Describes how a record differs from the preset and the standard settings, without what is stated once for
 /// all rows.
 pub(super) fn variant(r: &Experiment, telling: &Telling) -> String {
-    in_words(r, |name| {
+    let is_told = |name: &str| {
         !telling.shared.contains(name) && (standard(name).is_some() || telling.varying.contains(name))
-    })
+    };
+    in_words(r, is_told).join(", ")
 }
 
-/// Describes the same, including what all rows share, for records that are read alone.
-pub(super) fn departures(r: &Experiment, telling: &Telling) -> String {
+/// Describes the same departure by departure, including what all rows share, for records that are read alone.
+pub(super) fn departures(r: &Experiment, telling: &Telling) -> Vec<String> {
     in_words(r, |name| standard(name).is_some() || telling.varying.contains(name))
 }
 
 /// Describes the options that differ from the preset's, and the settings accepted by `tell` that differ from
 /// the standard.
-fn in_words(r: &Experiment, tell: impl Fn(&str) -> bool) -> String {
-    let options = options(r);
+fn in_words(r: &Experiment, tell: impl Fn(&str) -> bool) -> Vec<String> {
     let told = r.settings.iter().filter(|(name, value)| tell(name) && departs(name, value));
-    options.chain(told.map(|(name, value)| words(name, value))).collect::<Vec<_>>().join(", ")
+    options(r).chain(told.map(|(name, value)| words(name, value))).collect()
 }
 
 /// Returns the options of the method that differ from the preset's, in words and named like their flags.

@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use super::check_loss;
 use super::config::Config;
 use super::plan::{Plan, Sample, Step};
+use crate::backend::Rates;
 use crate::backend::cpu::linear::Linear;
 use crate::backend::cpu::neighbours::Neighbours;
-use crate::backend::cpu::sgd::Rates;
 use crate::data::features::Features;
 use crate::interrupt::{self, Interrupted};
 use crate::methods::classifier::{Classifier, means, nearest, tau_normed};
@@ -151,7 +151,7 @@ impl OnFeatures {
         let len = train.width();
         if let Classifier::Knn { neighbours } = self.classifier {
             let voters = Neighbours::new(train.all(), train.labels(), len, classes, neighbours);
-            let logits = voters.logits_of_voters(train.all());
+            let logits = voters.logits_of_voters(train.all())?;
             self.neighbours = Some(voters);
             return self.judge(&logits);
         }
@@ -247,15 +247,18 @@ impl OnFeatures {
     }
 
     /// Returns the percentage of each judged split that is classified correctly.
-    pub fn top1(&self) -> Vec<f64> {
-        let of = |split: &Features| {
+    ///
+    /// # Errors
+    /// Returns [`Interrupted`] after a signal.
+    pub fn top1(&self) -> Result<Vec<f64>, Interrupted> {
+        let of = |split: &Features| -> Result<f64, Interrupted> {
             let logits = match &self.neighbours {
-                Some(voters) => voters.logits(split.all()),
+                Some(voters) => voters.logits(split.all())?,
                 None => self.linear.logits(split.all()),
             };
             let rows = logits.chunks_exact(self.params.classes()).zip(split.labels());
             let right = rows.filter(|(z, label)| argmax(z) == **label as usize).count();
-            100.0 * right as f64 / split.len() as f64
+            Ok(100.0 * right as f64 / split.len() as f64)
         };
         self.splits.judged.iter().map(of).collect()
     }

@@ -8,13 +8,12 @@ use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::schedule::{self, Recipe};
+use super::recipe::Recipe;
+use super::schedule::{self, Origin};
 pub use crate::backend::Precision;
-use crate::data::Normalise;
 use crate::data::files::Preprocess;
-use crate::manifest::Object;
+use crate::manifest::{Object, object};
 use crate::methods::classifier::Classifier;
 use crate::methods::loss::{Criterion, Loss};
 use crate::methods::mix::{Blend, Mix};
@@ -22,8 +21,20 @@ use crate::methods::presets::Method;
 use crate::methods::rule::Rule;
 use crate::net::{Arch, Network};
 
+/// Default momentum of SGD.
+pub const MOMENTUM: f64 = 0.9;
+
 /// Default number of pixels of zero padding before the random crop.
 pub const CROP_PADDING: u8 = 4;
+
+/// Largest number of pixels of zero padding.
+pub const MAX_CROP_PADDING: u8 = 64;
+
+/// Largest number of images per step.
+pub const MAX_BATCH_SIZE: usize = 65_536;
+
+/// What the values of RandAugment must be.
+pub const RAND_AUGMENT: &str = "expected 1 to 10 operations and a magnitude of at most 30, such as 2,9";
 
 /// The augmentation of a training image before it is mixed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -106,8 +117,8 @@ pub struct Config {
     pub momentum: f64,
     /// Weight decay on all parameters: g ← g + weight_decay·w.
     pub weight_decay: f64,
-    /// The recipe that the milestones come from.
-    pub recipe: Recipe,
+    /// Where the milestones come from.
+    pub recipe: Origin,
     /// Epochs, counted from 1 and ascending, at which the learning rate falls to a tenth.
     pub milestones: Vec<u32>,
     /// The first epoch of a deferred rule, if it is not the last milestone: along a cosine, and in runs so
@@ -183,7 +194,24 @@ pub enum Freeze {
 pub struct Error {
     flag: String,
     value: String,
-    why: &'static str,
+    why: String,
+}
+
+impl Error {
+    fn new(flag: &str, value: &dyn fmt::Display, why: &str) -> Error {
+        Error { flag: flag.into(), value: value.to_string(), why: why.into() }
+    }
+}
+
+/// Refuses the value of a flag unless it is `ok`.
+fn check(ok: bool, flag: &str, value: &dyn fmt::Display, why: &str) -> Result<(), Error> {
+    if ok { Ok(()) } else { Err(Error::new(flag, value, why)) }
+}
+
+/// Returns whether a number is finite and not below zero. Negative zero is refused, because it would give
+/// another key.
+fn not_negative(x: f64) -> bool {
+    x.is_finite() && x.is_sign_positive()
 }
 
 impl Config {
@@ -198,41 +226,10 @@ impl Config {
         Criterion { classifier: self.network().classifier.kind, ..self.loss.criterion(counts) }
     }
 
-    /// Creates the recipe of the papers for one method: ResNet-32, 300 epochs, batch 128, SGD 0.1.
+    /// Creates the configuration of one method in the recipe of the reproduction report; see
+    /// [`Recipe::REPORT`].
     pub fn new(method: Method) -> Config {
-        Config {
-            arch: Arch::RESNET32,
-            mix: method.mix,
-            loss: method.loss,
-            rule: method.rule,
-            epochs: 300,
-            batch_size: 128,
-            lr: 0.1,
-            momentum: 0.9,
-            weight_decay: 2e-4,
-            recipe: Recipe::Report,
-            milestones: Recipe::Report.milestones(300),
-            rule_from: None,
-            warmup: 0,
-            schedule: Schedule::Step,
-            nesterov: false,
-            seed: 0,
-            precision: Precision::F32,
-            augment: Augment::CropFlip,
-            crop_padding: None,
-            color_jitter: None,
-            rand_augment: None,
-            mean: Normalise::CIFAR.mean,
-            std: Normalise::CIFAR.std,
-            preprocess: None,
-            class_names: None,
-            select: None,
-            init: None,
-            init_checkpoint: None,
-            new_classifier: None,
-            freeze: None,
-            classifier: None,
-        }
+        Recipe::REPORT.config(method)
     }
 
     /// Returns the three choices that make up the method.
@@ -263,10 +260,7 @@ impl Config {
 
     /// Returns the manifest's `params`.
     pub fn params(&self) -> Object {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(params)) => params,
-            _ => unreachable!("a struct of numbers and names is a JSON object"),
-        }
+        object(self)
     }
 
     /// Refuses values that no experiment can use.
@@ -274,74 +268,87 @@ impl Config {
     /// # Errors
     /// Returns an error for the first such value, with the flag that sets it.
     pub fn validate(&self) -> Result<(), Error> {
-        let check = |ok: bool, flag: &str, value: &dyn fmt::Display, why| {
-            let fault = || Error { flag: flag.into(), value: value.to_string(), why };
-            if ok { Ok(()) } else { Err(fault()) }
-        };
-        let not_negative = |x: f64| x.is_finite() && x.is_sign_positive();
-        let list: Vec<String> = self.milestones.iter().map(u32::to_string).collect();
-        let list = if list.is_empty() { "none".into() } else { list.join(",") };
+        self.check_sgd()?;
+        self.check_epochs()?;
+        self.check_augment()?;
+        self.check_method()?;
+        self.check_classifier()
+    }
 
-        check(self.epochs > 0, "epochs", &self.epochs, "must be at least 1")?;
-        let batch = (1..=65_536).contains(&self.batch_size);
-        check(batch, "batch-size", &self.batch_size, "must be between 1 and 65536")?;
+    fn check_sgd(&self) -> Result<(), Error> {
+        let batch = (1..=MAX_BATCH_SIZE).contains(&self.batch_size);
+        let why = format!("must be between 1 and {MAX_BATCH_SIZE}");
+        check(batch, "batch-size", &self.batch_size, &why)?;
         let lr = self.lr > 0.0 && (self.lr as f32).is_normal();
         check(lr, "lr", &self.lr, "must be a positive number, such as 0.1")?;
         let momentum = not_negative(self.momentum) && self.momentum < 1.0;
         check(momentum, "momentum", &self.momentum, "must be at least 0 and below 1")?;
-        check(
-            not_negative(self.weight_decay),
-            "weight-decay",
-            &self.weight_decay,
-            "must be 0 or a positive number",
-        )?;
+        let nesterov = !self.nesterov || self.momentum > 0.0;
+        check(nesterov, "nesterov --momentum", &self.momentum, "Nesterov momentum must be above 0")?;
+        let decay = not_negative(self.weight_decay);
+        check(decay, "weight-decay", &self.weight_decay, "must be 0 or a positive number")
+    }
+
+    /// Checks the number of epochs, and what begins at one of them.
+    fn check_epochs(&self) -> Result<(), Error> {
+        check(self.epochs > 0, "epochs", &self.epochs, "must be at least 1")?;
+        check(self.warmup < self.epochs, "warmup", &self.warmup, "must be less than the number of epochs")?;
+        let list: Vec<String> = self.milestones.iter().map(u32::to_string).collect();
+        let list = if list.is_empty() { "none".into() } else { list.join(",") };
         let ascending = self.milestones.is_sorted() && self.milestones.first() != Some(&0);
         check(ascending, "milestones", &list, "must be epochs in ascending order, counted from 1")?;
         if self.schedule == Schedule::Cosine {
             let why = "a cosine schedule has no milestones; omit them, or use --schedule step";
             check(self.milestones.is_empty() || self.rule.kind.deferred, "milestones", &list, why)?;
         }
-        let nesterov = !self.nesterov || self.momentum > 0.0;
-        check(nesterov, "nesterov --momentum", &self.momentum, "Nesterov momentum must be above 0")?;
-        let padding = self.crop_padding.is_none_or(|p| p <= 64 && self.augment == Augment::CropFlip);
-        let value = self.crop_padding.unwrap_or(CROP_PADDING);
-        check(padding, "crop-padding", &value, "must be at most 64, and needs --augment crop-flip")?;
-        let jitter = self.color_jitter.is_none_or(|all| all.iter().all(|x| (0.0..=1.0).contains(x)));
-        let value = self.color_jitter.map_or_else(String::new, |all| all.map(|x| x.to_string()).join(","));
-        check(jitter, "color-jitter", &value, "each number must be between 0 and 1")?;
-        let [ops, strength] = self.rand_augment.unwrap_or([1, 0]);
-        let sound = (1..=10).contains(&ops) && strength <= 30;
-        let value = format!("{ops},{strength}");
-        let why = "expected 1 to 10 operations and a magnitude of at most 30, such as 2,9";
-        check(sound, "rand-augment", &value, why)?;
-        check(self.warmup < self.epochs, "warmup", &self.warmup, "must be less than the number of epochs")?;
-        let starts = self.rule_from() <= self.epochs;
         let why = "a deferred rule starts at the last milestone, which must be one of the epochs; \
-                   or use --rule rs or rw";
-        check(starts, "milestones", &list, why)?;
+                   choose such a milestone, or use --rule rs or rw";
+        check(self.rule_from() <= self.epochs, "milestones", &list, why)
+    }
 
+    fn check_augment(&self) -> Result<(), Error> {
+        let padding = self.crop_padding.unwrap_or(CROP_PADDING);
+        let why = format!("must be at most {MAX_CROP_PADDING}");
+        check(padding <= MAX_CROP_PADDING, "crop-padding", &padding, &why)?;
+        let is_cropped = self.crop_padding.is_none() || self.augment == Augment::CropFlip;
+        check(is_cropped, "crop-padding", &padding, "does nothing here; it needs --augment crop-flip")?;
+        let jitter = self.color_jitter.unwrap_or_default();
+        let list = jitter.map(|x| x.to_string()).join(",");
+        let sound = jitter.iter().all(|x| not_negative(*x) && *x <= 1.0);
+        check(sound, "color-jitter", &list, "each number must be between 0 and 1")?;
+        let [operations, magnitude] = self.rand_augment.unwrap_or([1, 0]);
+        let sound = (1..=10).contains(&operations) && magnitude <= 30;
+        check(sound, "rand-augment", &format!("{operations},{magnitude}"), RAND_AUGMENT)
+    }
+
+    fn check_method(&self) -> Result<(), Error> {
         let faults = [self.mix.fault(), self.loss.fault(), self.rule.fault()];
-        if let Some((option, value, why)) = faults.into_iter().flatten().next() {
-            return Err(Error { flag: option.flag(), value: value.to_string(), why });
+        match faults.into_iter().flatten().next() {
+            Some((option, value, why)) => Err(Error::new(&option.flag(), &value, why)),
+            None => Ok(()),
         }
-        if let Some(classifier) = self.classifier {
-            let on_features = matches!(self.mix.kind.blend, Blend::Nothing | Blend::Images);
-            let why = "only mixup and remix can mix features";
-            check(on_features, "mix", &self.mix.name(), why)?;
-            let fits =
-                classifier.kind(&self.loss) == self.loss.classifier() || classifier == Classifier::Cosine;
-            let why = "LDAM needs a normalised classifier; use --classifier linear or cosine";
-            check(fits || !classifier.is_trained(), "loss", &"ldam", why)?;
-            if let Classifier::Knn { neighbours } = classifier {
-                check(neighbours > 0, "neighbours", &neighbours, "must be at least 1")?;
+    }
+
+    /// Checks the classifier on features, and that the method suits it.
+    fn check_classifier(&self) -> Result<(), Error> {
+        let Some(classifier) = self.classifier else {
+            let why = "is only for classifiers on features; add --classifier linear";
+            return check(!self.loss.kind.on_features, "loss", &self.loss.name(), why);
+        };
+        let mixes = matches!(self.mix.kind.blend, Blend::Nothing | Blend::Images);
+        check(mixes, "mix", &self.mix.name(), "only mixup and remix can mix features")?;
+        let fits = classifier.kind(&self.loss) == self.loss.classifier() || classifier == Classifier::Cosine;
+        let why = "LDAM needs a normalised classifier; use --classifier linear or cosine";
+        check(fits || !classifier.is_trained(), "loss", &"ldam", why)?;
+        match classifier {
+            Classifier::Knn { neighbours } => {
+                check(neighbours > 0, "neighbours", &neighbours, "must be at least 1")
             }
-            if let Classifier::TauNorm { tau_norm: Some(tau) } = classifier {
-                check(not_negative(tau) && tau <= 10.0, "tau-norm", &tau, "must be between 0 and 10")?;
+            Classifier::TauNorm { tau_norm: Some(tau) } => {
+                check(not_negative(tau) && tau <= 10.0, "tau-norm", &tau, "must be between 0 and 10")
             }
+            _ => Ok(()),
         }
-        let why = "is only for classifiers on features; add --classifier linear";
-        check(!self.loss.kind.on_features || self.classifier.is_some(), "loss", &self.loss.name(), why)?;
-        Ok(())
     }
 }
 

@@ -17,13 +17,13 @@ use super::classifier::OnFeatures;
 use super::config::Config;
 use super::plan::{EpochPlan, Plan, Sample, Step};
 use crate::backend::cpu::blend::Pairs;
-use crate::backend::cpu::infer::{self, Folded, Inference};
-use crate::backend::cpu::load::{self, Levels, View, levels};
+use crate::backend::cpu::infer::{self, Folded};
+use crate::backend::cpu::load::{self, View};
 use crate::backend::cpu::net::{Hidden, Net};
-use crate::backend::cpu::sgd::Rates;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::{Row, images::view, trainer::Planned};
 use crate::backend::device::Device;
+use crate::backend::{Inference, Levels, Rates, levels};
 use crate::data::augment::{self, Op};
 use crate::data::shard::{Split, centre};
 use crate::interrupt::{self, Interrupted};
@@ -190,20 +190,20 @@ impl<'a> Engine<'a> {
     /// Returns the percentage of each judged split that is classified correctly.
     ///
     /// # Errors
-    /// Returns an error if the device cannot run the network.
+    /// Returns an error if the device cannot run the network, and [`Interrupted`] after a signal.
     pub fn top1(&mut self) -> Result<Vec<f64>> {
         match &mut self.on {
             On::Cpu(net, Images { train, judged, levels }) => {
                 let net = Folded::new(&net.params, train.shape())?;
-                let of = |split: &&Split| {
-                    let out = net.run(split, levels, infer::BATCH);
+                let of = |split: &&Split| -> Result<f64> {
+                    let out = net.run(split, levels, infer::BATCH)?;
                     let rows = out.logits.chunks_exact(out.classes);
                     let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
-                    100.0 * right as f64 / split.len() as f64
+                    Ok(100.0 * right as f64 / split.len() as f64)
                 };
-                Ok(judged.iter().map(of).collect())
+                judged.iter().map(of).collect()
             }
-            On::Features(classifier) => Ok(classifier.top1()),
+            On::Features(classifier) => Ok(classifier.top1()?),
             #[cfg(feature = "cuda")]
             On::Cuda { trainer, images, .. } => trainer.top1(&images.judged),
         }
@@ -327,7 +327,16 @@ impl<'a> Changed<'a> {
 
 /// Computes logits and features of the training images as they are in an epoch of a plan, augmented but not
 /// mixed, in the order of the split. The plan must draw each image once.
-pub fn augmented(net: &Folded, train: &Split, levels: &Levels, plan: &EpochPlan, batch: usize) -> Inference {
+///
+/// # Errors
+/// Returns [`Interrupted`] after a signal.
+pub fn augmented(
+    net: &Folded,
+    train: &Split,
+    levels: &Levels,
+    plan: &EpochPlan,
+    batch: usize,
+) -> Result<Inference, Interrupted> {
     let mut samples: Vec<Sample> = (0..plan.steps()).flat_map(|step| plan.step(step).samples).collect();
     samples.sort_unstable_by_key(|sample| sample.index);
     net.forward(samples.len(), batch, |n, pixels| {

@@ -1,5 +1,6 @@
-//! Training: what to do ([`config`]), at which learning rate ([`schedule`]), on which batches ([`plan`]), and
-//! the loop over the epochs, which can be killed at any moment and resumes after the last finished epoch.
+//! Training: what to do ([`config`], by default that of a [`recipe`]), at which learning rate ([`schedule`]),
+//! on which batches ([`plan`]), and the loop over the epochs, which can be killed at any moment and resumes
+//! after the last finished epoch.
 //!
 //! At the end of an epoch (on a GPU, of the first one that ends more than a second after the last write) the
 //! log, the best weights and the state are replaced, each atomically and in this order. New best weights have
@@ -14,6 +15,7 @@ pub mod engine;
 mod memory;
 pub mod plan;
 mod progress;
+pub mod recipe;
 pub mod schedule;
 pub mod start;
 pub mod tensorboard;
@@ -25,8 +27,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::backend::Rates;
 use crate::backend::cpu::net::Net;
-use crate::backend::cpu::sgd::Rates;
 use crate::backend::device::Device;
 use crate::data::Info;
 use crate::data::features::Features;
@@ -254,71 +256,25 @@ fn epochs(
     (mut reached, mut log): (Reached, Vec<EpochReport>),
     on: &mut dyn FnMut(Event),
 ) -> Result<Done> {
-    let Job { config, select, dataset, .. } = *job;
-    let info = Info::of(dataset)?;
-    let images = plan.len();
+    let (config, info) = (job.config, Info::of(job.dataset)?);
     let (kind, computer) = engine.describe();
-    let before = progress::computers(&log);
-    if before.iter().any(|by| *by != computer) {
-        log::warn!(
-            "computed by {} so far, and by {computer} from here on: none of them alone would compute the same \
-             bytes as this run",
-            before.join(", ")
-        );
-    }
+    warn_of_other_computers(&log, &computer);
     on(Event::Begin { done: reached.epoch, steps: plan.steps() });
     // When the files were last written, and the best weights that have not been written yet.
     let (mut kept, mut best) = (None::<Instant>, None);
     for epoch in reached.epoch + 1..=config.epochs {
-        let started = Instant::now();
-        let rates = Rates {
-            lr: config.lr_at(epoch),
-            momentum: config.momentum as f32,
-            weight_decay: config.weight_decay as f32,
-            nesterov: config.nesterov,
-        };
-        let (loss, right) = engine.epoch(plan, epoch, rates, &mut |step| on(Event::Step { step }))?;
-        let trained = started.elapsed().as_secs_f64();
-        let top1 = engine.top1()?;
-        let (test_top1, val_top1) = (top1[0], top1.get(1).copied());
+        let report = run_epoch(config, &mut engine, plan, epoch, on)?;
         reached.epoch = epoch;
         reached.steps += plan.steps() as u64;
-        let report = EpochReport {
-            epoch,
-            epochs: config.epochs,
-            seed: config.seed,
-            lr: rates.lr,
-            loss: loss / images as f64,
-            train_top1: 100.0 * right / images as f64,
-            test_top1,
-            val_top1,
-            images_per_second: round(images as f64 / trained),
-            seconds: round(started.elapsed().as_secs_f64()),
-            computed_by: computer.clone(),
-        };
         log.push(report.clone());
         let is_due = kind != "device" || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY);
         let now = is_due || epoch == config.epochs;
-        let better = reached.best_epoch == 0
-            || match select {
-                Select::Val => val_top1 > reached.best_val_top1,
-                Select::Test => test_top1 > reached.best_top1,
-                // Every epoch that is written becomes the best, so that in the end it is the last one of the
-                // run.
-                Select::Last => now,
-            };
+        let better = reached.is_best(&report, job.select, now);
         if better || now {
             engine.give()?;
-            let state = engine.state_dict()?;
-            // The loss of the last step was computed before its update.
-            ensure!(
-                state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
-                "the weights are no longer finite after epoch {epoch}; {SLOWER}"
-            );
+            let state = finite_weights(&engine, epoch)?;
             if better {
-                (reached.best_epoch, reached.best_top1) = (epoch, test_top1);
-                reached.best_val_top1 = val_top1;
-                reached.best_blake3 = files::digest(&state);
+                reached.set_best(&report, &state);
                 best = Some((state, reached.steps));
             }
         }
@@ -330,7 +286,7 @@ fn epochs(
     }
     files::save(&dir.join(LAST), &engine.state_dict()?, reached.steps, None)?;
     reached.check_best(&dir.join(BEST))?;
-    let mut done = finish(&reached, select, &log, kind)?;
+    let mut done = finish(&reached, job.select, &log, kind)?;
     done.metrics.insert("class_names".into(), info.class_names.into());
     if let Some(tau) = engine.tau_norm() {
         done.metrics.insert("tau_norm".into(), json!(tau));
@@ -339,6 +295,63 @@ fn epochs(
         done.metrics.insert("preprocess".into(), json!(preprocess));
     }
     Ok(done)
+}
+
+/// Warns if earlier epochs of the run were computed by something else, which rounds differently.
+fn warn_of_other_computers(log: &[EpochReport], computer: &str) {
+    let before = progress::computers(log);
+    if before.iter().any(|by| *by != computer) {
+        log::warn!(
+            "computed by {} so far, and by {computer} from here on: none of them alone would compute the same \
+             bytes as this run",
+            before.join(", ")
+        );
+    }
+}
+
+/// Trains one epoch and measures the accuracy after it.
+fn run_epoch(
+    config: &Config,
+    engine: &mut Engine,
+    plan: &Plan,
+    epoch: u32,
+    on: &mut dyn FnMut(Event),
+) -> Result<EpochReport> {
+    let started = Instant::now();
+    let rates = Rates {
+        lr: config.lr_at(epoch),
+        momentum: config.momentum as f32,
+        weight_decay: config.weight_decay as f32,
+        nesterov: config.nesterov,
+    };
+    let (loss, right) = engine.epoch(plan, epoch, rates, &mut |step| on(Event::Step { step }))?;
+    let trained = started.elapsed().as_secs_f64();
+    let top1 = engine.top1()?;
+    let images = plan.len() as f64;
+    Ok(EpochReport {
+        epoch,
+        epochs: config.epochs,
+        seed: config.seed,
+        lr: rates.lr,
+        loss: loss / images,
+        train_top1: 100.0 * right / images,
+        test_top1: top1[0],
+        val_top1: top1.get(1).copied(),
+        images_per_second: round(images / trained),
+        seconds: round(started.elapsed().as_secs_f64()),
+        computed_by: engine.describe().1,
+    })
+}
+
+/// Returns the weights after an epoch.
+fn finite_weights(engine: &Engine, epoch: u32) -> Result<StateDict> {
+    let state = engine.state_dict()?;
+    // The loss of the last step was computed before its update.
+    ensure!(
+        state.values().all(|v| v.data.iter().all(|x| x.is_finite())),
+        "the weights are no longer finite after epoch {epoch}; {SLOWER}"
+    );
+    Ok(state)
 }
 
 fn finish(reached: &Reached, select: Select, log: &[EpochReport], kind: &str) -> Result<Done> {

@@ -11,7 +11,7 @@ use super::config::{Augment, CROP_PADDING, Config};
 use crate::data::augment::Op;
 use crate::data::shard::centre;
 use crate::methods::mix::{Mix, Partner, Patch};
-use crate::methods::rule::{Draw, RwNorm};
+use crate::methods::rule::{Resample, RwNorm};
 use crate::methods::sampler::Sampler;
 use crate::rng::{Purpose, below, shuffle, stream};
 
@@ -158,9 +158,9 @@ impl Plan {
             cls_num_list: cls_num_list.to_vec(),
             partners: match config.mix.kind.partner {
                 Partner::OfBatch => None,
-                Partner::OfAnyClass => Some(Sampler::new(&Draw::Inverse, labels, cls_num_list)),
+                Partner::OfAnyClass => Some(Sampler::new(&Resample::Inverse, labels, cls_num_list)),
             },
-            sampler: config.rule.draw().map(|draw| Sampler::new(&draw, labels, cls_num_list)),
+            sampler: config.rule.resample().map(|rule| Sampler::new(&rule, labels, cls_num_list)),
             weights: config.rule.reweight().map(|r| (r.weights(cls_num_list), r.rw_norm)),
         })
     }

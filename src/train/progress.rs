@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::config::Select;
 use super::{BEST, EpochReport, LOG, NEXT_BEST, STATE};
 use crate::manifest::store::{self, write_atomic};
 use crate::net::Params;
@@ -32,11 +33,31 @@ pub(super) struct Reached {
     /// Hashes of the state's own tensors, of the best weights and of the log. Until the manifest is
     /// published, nothing else would reveal damage, and a damaged file must never be published as sound.
     state_blake3: String,
-    pub best_blake3: String,
+    best_blake3: String,
     log_blake3: String,
 }
 
 impl Reached {
+    /// Returns whether the epoch that has just ended is the best one so far, given whether it is written now.
+    pub fn is_best(&self, report: &EpochReport, select: Select, now: bool) -> bool {
+        self.best_epoch == 0
+            || match select {
+                Select::Val => report.val_top1 > self.best_val_top1,
+                Select::Test => report.test_top1 > self.best_top1,
+                // Every epoch that is written becomes the best, so that in the end it is the last one of the
+                // run.
+                Select::Last => now,
+            }
+    }
+
+    /// Makes the epoch that has just ended the best one, with its weights.
+    pub fn set_best(&mut self, report: &EpochReport, weights: &StateDict) {
+        self.best_epoch = report.epoch;
+        self.best_top1 = report.test_top1;
+        self.best_val_top1 = report.val_top1;
+        self.best_blake3 = files::digest(weights);
+    }
+
     /// Writes the log, new best weights with their number of steps, and the state, in the order that a kill
     /// at any moment allows (see [`super`]).
     pub fn save(

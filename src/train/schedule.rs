@@ -5,15 +5,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The recipe that milestones come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Where the milestones of a training come from; `recipe` in manifests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Recipe {
-    /// The reproduction report's code: epochs 150 and 225 of 300. In manifests it is called `seed`.
-    #[default]
+pub enum Origin {
+    /// The reproduction report's code; [`Milestones::REPORT`]. In manifests it is called `seed`.
     #[serde(rename = "seed")]
     Report,
-    /// The Remix paper: epochs 150 and 250 of 300.
+    /// The Remix paper; [`Milestones::PAPER`].
     Paper,
     /// Any other milestones.
     Custom,
@@ -33,6 +32,15 @@ pub struct Milestones {
 const FIRST_MILESTONE: u32 = 3;
 
 impl Milestones {
+    /// Those of the reproduction report's code.
+    pub const REPORT: Milestones = Milestones { of: 300, at: &[150, 225] };
+
+    /// Those of the Remix paper.
+    pub const PAPER: Milestones = Milestones { of: 300, at: &[150, 250] };
+
+    /// No milestones, in a run of any length.
+    pub const NONE: Milestones = Milestones { of: 1, at: &[] };
+
     /// Returns the epochs at which the rate falls in a run of `epochs` epochs. Milestone m of w becomes
     /// ⌊m·epochs/w + ½⌋, and is left out if that is before the third epoch.
     pub fn scaled_to(self, epochs: u32) -> Vec<u32> {
@@ -53,28 +61,25 @@ impl Milestones {
     }
 }
 
-impl Recipe {
-    /// Returns the milestones of the recipe; `Custom` has none of its own.
-    fn own(self) -> Milestones {
-        match self {
-            Recipe::Report => Milestones { of: 300, at: &[150, 225] },
-            Recipe::Paper => Milestones { of: 300, at: &[150, 250] },
-            Recipe::Custom => Milestones { of: 300, at: &[] },
-        }
-    }
-
-    /// Returns the milestones of the recipe in a run of `epochs` epochs, by [`Milestones::scaled_to`].
+impl Origin {
+    /// Returns the milestones that come from here in a run of `epochs` epochs, by [`Milestones::scaled_to`];
+    /// `Custom` has none of its own.
     pub fn milestones(self, epochs: u32) -> Vec<u32> {
-        self.own().scaled_to(epochs)
+        let own = match self {
+            Origin::Report => Milestones::REPORT,
+            Origin::Paper => Milestones::PAPER,
+            Origin::Custom => Milestones::NONE,
+        };
+        own.scaled_to(epochs)
     }
 
-    /// Returns the recipe that has these milestones, so that `--recipe paper` and the same `--milestones` are
-    /// one experiment.
-    pub fn of(milestones: &[u32], epochs: u32) -> Recipe {
-        [Recipe::Report, Recipe::Paper]
+    /// Returns the origin of milestones, whether they were given or come from a recipe: `--recipe paper` and
+    /// the same `--milestones` are one experiment.
+    pub fn of(milestones: &[u32], epochs: u32) -> Origin {
+        [Origin::Report, Origin::Paper]
             .into_iter()
-            .find(|r| r.milestones(epochs) == milestones)
-            .unwrap_or(Recipe::Custom)
+            .find(|origin| origin.milestones(epochs) == milestones)
+            .unwrap_or(Origin::Custom)
     }
 }
 
@@ -83,16 +88,19 @@ impl Recipe {
 pub fn lr(base: f64, milestones: &[u32], warmup: u32, epoch: u32) -> f32 {
     let reached = milestones.iter().filter(|&&m| m <= epoch).count();
     let decay = milestones.iter().take(reached).fold(1.0, |d, _| d * 10.0);
-    let ramp = if epoch < warmup { f64::from(epoch) / f64::from(warmup) } else { 1.0 };
-    (base * ramp / decay) as f32
+    (base * ramp(warmup, epoch) / decay) as f32
 }
 
 /// Returns the learning rate of an epoch, counted from 1, by PyTorch's `CosineAnnealingLR` down to zero:
 /// `base` · min(1, epoch/warmup) · (1 + cos(π·(epoch − 1)/epochs))/2. Computed in f64.
 pub fn cosine(base: f64, epochs: u32, warmup: u32, epoch: u32) -> f32 {
-    let ramp = if epoch < warmup { f64::from(epoch) / f64::from(warmup) } else { 1.0 };
     let turn = std::f64::consts::PI * f64::from(epoch - 1) / f64::from(epochs);
-    (base * ramp * (1.0 + turn.cos()) / 2.0) as f32
+    (base * ramp(warmup, epoch) * (1.0 + turn.cos()) / 2.0) as f32
+}
+
+/// Returns the share of the learning rate that the warm-up has reached in an epoch, counted from 1.
+fn ramp(warmup: u32, epoch: u32) -> f64 {
+    if epoch < warmup { f64::from(epoch) / f64::from(warmup) } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -109,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn recipes_have_their_published_milestones() {
-        for (recipe, second) in [(Recipe::Report, 225), (Recipe::Paper, 250)] {
-            let milestones = recipe.milestones(300);
+    fn milestones_are_the_published_ones() {
+        for (origin, second) in [(Origin::Report, 225), (Origin::Paper, 250)] {
+            let milestones = origin.milestones(300);
             assert_eq!(milestones, [150, second]);
             for (epoch, rate) in
                 [(1, 0.1), (149, 0.1), (150, 0.01), (second - 1, 0.01), (second, 0.001), (300, 0.001)]
             {
-                assert_eq!(lr(0.1, &milestones, 0, epoch), rate, "{recipe:?} epoch {epoch}");
+                assert_eq!(lr(0.1, &milestones, 0, epoch), rate, "{origin:?} epoch {epoch}");
             }
         }
     }
@@ -126,12 +134,12 @@ mod tests {
         let all =
             [(200, [100, 150], [100, 167]), (10, [5, 8], [5, 8]), (3, [2, 2], [2, 3]), (1, [1, 1], [1, 1])];
         for (epochs, report, paper) in all {
-            assert_eq!(Recipe::Report.own().scaled(epochs), report, "{epochs}");
-            assert_eq!(Recipe::Paper.own().scaled(epochs), paper, "{epochs}");
+            assert_eq!(Milestones::REPORT.scaled(epochs), report, "{epochs}");
+            assert_eq!(Milestones::PAPER.scaled(epochs), paper, "{epochs}");
         }
         for epochs in 1..=2000 {
             let plain = |m: f64| (m * f64::from(epochs) / 300.0 + 0.5).floor() as u32;
-            assert_eq!(Recipe::Paper.own().scaled(epochs), [plain(150.0), plain(250.0)], "{epochs}");
+            assert_eq!(Milestones::PAPER.scaled(epochs), [plain(150.0), plain(250.0)], "{epochs}");
         }
     }
 
@@ -140,19 +148,19 @@ mod tests {
         for (epochs, report, from) in
             [(1, &[][..], 1), (2, &[], 2), (3, &[], 2), (4, &[3], 3), (5, &[3, 4], 4), (6, &[3, 5], 5)]
         {
-            assert_eq!(Recipe::Report.milestones(epochs), report, "{epochs}");
-            assert_eq!(Recipe::Report.own().deferred_from(epochs), Some(from), "{epochs}");
+            assert_eq!(Origin::Report.milestones(epochs), report, "{epochs}");
+            assert_eq!(Milestones::REPORT.deferred_from(epochs), Some(from), "{epochs}");
         }
-        assert_eq!(Recipe::Paper.milestones(3), [3]);
-        assert_eq!(Recipe::Custom.own().deferred_from(300), None);
+        assert_eq!(Origin::Paper.milestones(3), [3]);
+        assert_eq!(Milestones::NONE.deferred_from(300), None);
     }
 
     #[test]
-    fn recipes_are_recognised_by_their_milestones() {
-        assert_eq!(Recipe::of(&[150, 225], 300), Recipe::Report);
-        assert_eq!(Recipe::of(&[150, 250], 300), Recipe::Paper);
-        assert_eq!(Recipe::of(&[100, 200], 300), Recipe::Custom);
-        assert_eq!(Recipe::of(&[150, 225], 200), Recipe::Custom);
+    fn milestones_tell_their_origin() {
+        assert_eq!(Origin::of(&[150, 225], 300), Origin::Report);
+        assert_eq!(Origin::of(&[150, 250], 300), Origin::Paper);
+        assert_eq!(Origin::of(&[100, 200], 300), Origin::Custom);
+        assert_eq!(Origin::of(&[150, 225], 200), Origin::Custom);
     }
 
     #[test]

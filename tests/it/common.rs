@@ -1,12 +1,13 @@
-//! Helpers shared by the tests of all tools: running a tool in a directory of its own, and finding the real
-//! CIFAR files.
-#![allow(dead_code)]
+//! Helpers shared by the tests of all tools: running a tool in a directory of its own, small results to start
+//! from, damaging them, and finding the real CIFAR files.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::process::{Command, Stdio};
 
 use assert_cmd::assert::Assert;
+use assert_cmd::cargo::cargo_bin;
 use remix::manifest::{Manifest, key};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -29,16 +30,23 @@ impl Sandbox {
         self.path().join(name)
     }
 
-    /// Returns a command for the tool with these arguments, not started yet.
-    pub fn tool(&self, name: &str, args: &str) -> assert_cmd::Command {
-        let mut command = assert_cmd::Command::cargo_bin(name).expect("the tool is built");
+    /// Returns a command for a program, not started yet, in which the tools use this directory and its memo.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
         command
             .current_dir(self.path())
             .env("REMIX_CACHE_DIR", self.join("memo"))
             // These tests do not cover a GPU that the machine may have.
             .env("CUDA_VISIBLE_DEVICES", "")
-            .args(args.split_whitespace());
+            .stdin(Stdio::null());
         command
+    }
+
+    /// Returns a command for the tool with these arguments, not started yet.
+    pub fn tool(&self, name: &str, args: &str) -> assert_cmd::Command {
+        let mut command = self.command(cargo_bin(name));
+        command.args(args.split_whitespace());
+        command.into()
     }
 
     /// Runs a tool that must succeed and returns the manifests that it prints.
@@ -54,6 +62,40 @@ impl Sandbox {
         assert_eq!(found.len(), 1, "one manifest");
         found.remove(0)
     }
+
+    /// Runs a line of sh, which must succeed, on a terminal of script(1), and returns what the terminal shows.
+    /// If there is no script(1), it prints that the test is skipped and returns `None`.
+    pub fn terminal(&self, line: &str) -> Option<String> {
+        let mut script = self.command("script");
+        let Ok(output) = script.args(["-qec", line, "/dev/null"]).env("TERM", "xterm").output() else {
+            eprintln!("skipped: no script(1) to make a terminal with");
+            return None;
+        };
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(output.status.success(), "{said}");
+        Some(said)
+    }
+}
+
+/// Flags of `mk-imbalance` for a small data set.
+pub const DATA: &str = "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4";
+
+/// Arguments of `train` for one epoch on it.
+pub const TRAIN: &str = "data --arch resnet20 --epochs 1 --batch-size 64";
+
+/// Makes a small data set in `data`.
+pub fn with_data() -> Sandbox {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
+    s
+}
+
+/// Makes a small data set in `data`, a run in `run` and its evaluation in `m`.
+pub fn trained() -> Sandbox {
+    let s = with_data();
+    s.one("train", &format!("{TRAIN} -q --out run"));
+    s.one("eval", "run -q --out m");
+    s
 }
 
 /// Returns a bash command in the repository from which make can be started, even if make started the tests.
@@ -79,10 +121,10 @@ pub fn refused(assert: Assert, why: &str) {
 /// Changes a manifest, given by its file or directory, and updates its key and digest to match.
 pub fn edit(place: &Path, change: impl FnOnce(&mut Value)) {
     let file = if place.is_dir() { place.join("manifest.json") } else { place.to_owned() };
-    let mut v: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("read")).expect("JSON");
+    let mut v: Value = serde_json::from_str(&fs::read_to_string(&file).expect("read")).expect("JSON");
     change(&mut v);
     seal(&mut v);
-    std::fs::write(&file, v.to_string()).expect("written");
+    fs::write(&file, v.to_string()).expect("written");
 }
 
 /// Updates a manifest's key and digest to match its content.
@@ -96,36 +138,74 @@ pub fn seal(v: &mut Value) {
 
 /// Flips one bit in the middle of a file.
 pub fn flip(path: &Path) {
-    let mut bytes = std::fs::read(path).expect("read");
+    let mut bytes = fs::read(path).expect("read");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    std::fs::write(path, bytes).expect("written");
+    fs::write(path, bytes).expect("written");
 }
 
-/// Returns the directory with the four unpacked official directories: `$CIFAR_DIR`, or else the user's cache,
-/// into which they are unpacked once from `../shared`. If neither is available, it prints that the test is
-/// skipped and returns `None`.
-pub fn cifar_dir() -> Option<&'static Path> {
-    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| {
-        if let Some(dir) = std::env::var_os("CIFAR_DIR") {
-            return Some(PathBuf::from(dir));
-        }
-        let unpack = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/unpack");
-        let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"));
-        let dest = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home)?.join("remix-test-data");
-        let done = unpack.exists()
-            && std::fs::create_dir_all(&dest).is_ok()
-            && ["cifar10", "cifar100"].iter().all(|set| {
-                let status = Command::new(&unpack).arg(set).arg(&dest).status();
-                status.is_ok_and(|s| s.success())
-            });
-        done.then_some(dest)
-    });
-    if found.is_none() {
-        eprintln!(
-            "skipped: no real CIFAR files; set CIFAR_DIR to the directory of cifar-10-batches-bin and its like"
-        );
+/// Copies the files of a directory into another one, which is made if it is not there.
+pub fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("made");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
     }
-    found.as_deref()
+}
+
+/// A small file system in memory, to be filled by a test, at whose end it is unmounted.
+pub struct Disk(PathBuf);
+
+impl Disk {
+    /// Mounts a file system of a size such as `2m` on a new directory. If that is not permitted, it prints that
+    /// the test is skipped and returns `None`.
+    pub fn mount(dir: PathBuf, size: &str) -> Option<Disk> {
+        fs::create_dir(&dir).expect("made");
+        let size = format!("size={size}");
+        if run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&dir)) {
+            return Some(Disk(dir));
+        }
+        eprintln!("skipped: mounting a tmpfs is not permitted");
+        None
+    }
+
+    /// Changes the size.
+    pub fn resize(&self, size: &str) {
+        assert!(run(Command::new("mount").args(["-o", &format!("remount,size={size}")]).arg(&self.0)));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = run(Command::new("umount").arg(&self.0));
+        assert!(unmounted || std::thread::panicking(), "{}: is unmounted", self.0.display());
+    }
+}
+
+/// Runs a command without showing its output, and returns whether it succeeded.
+fn run(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+/// Returns the official files of `cifar10` or `cifar100` in the `python` or the `binary` form: the directory
+/// or the archive in `$CIFAR_DIR`, or else in `data`, where `make data` puts the python form. If they are not
+/// there, it prints that the test is skipped and returns `None`, or fails if `$CIFAR_DIR` is set.
+pub fn official(set: &str, form: &str) -> Option<PathBuf> {
+    let given = std::env::var_os("CIFAR_DIR").filter(|dir| !dir.is_empty());
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(given.as_deref().unwrap_or(OsStr::new("data")));
+    let archive = format!("{}-{form}.tar.gz", set.replace("cifar", "cifar-"));
+    let unpacked = match (set, form) {
+        ("cifar10", "binary") => "cifar-10-batches-bin",
+        ("cifar10", _) => "cifar-10-batches-py",
+        ("cifar100", "binary") => "cifar-100-binary",
+        _ => "cifar-100-python",
+    };
+    let found = [unpacked, &archive].map(|name| dir.join(name)).into_iter().find(|path| path.exists());
+    if found.is_none() {
+        let get = if form == "python" { "make data" } else { "scripts/fetch-cifar --form binary" };
+        let why = format!("neither {unpacked} nor {archive} is in {}", dir.display());
+        assert!(given.is_none(), "{why}, the directory of CIFAR_DIR");
+        eprintln!("skipped: {why}; run {get}, or set CIFAR_DIR to a directory that has both forms");
+    }
+    found
 }

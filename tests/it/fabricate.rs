@@ -11,6 +11,19 @@ use remix::train::config::Config;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
+use crate::common::Sandbox;
+
+/// Flags of `mk-imbalance` for the data set that [`untrained`] makes.
+pub const DATA: &str = "--dataset synthetic --train-per-class 30 --test-per-class 4 --imb-ratio 10 -q";
+
+/// Makes a data set in `data` and a checkpoint with random weights in `run`.
+pub fn untrained() -> Sandbox {
+    let s = Sandbox::new();
+    s.one("mk-imbalance", &format!("{DATA} --out data"));
+    checkpoint(&s.join("run"), &manifest(s.join("data")), 0);
+    s
+}
+
 /// Reads the manifest in a directory or file.
 pub fn manifest(path: impl AsRef<Path>) -> Manifest {
     source::read_file(path.as_ref()).unwrap().remove(0)
@@ -22,6 +35,11 @@ pub fn params(method: &str, seed: u64, with: Value) -> Object {
     params.insert("seed".into(), seed.into());
     params.extend(with.as_object().unwrap().clone());
     params
+}
+
+/// Returns changes to a checkpoint's params for the schedule of the paper's runs.
+pub fn paper() -> Value {
+    json!({"recipe": "paper", "milestones": [150, 250]})
 }
 
 /// Publishes a checkpoint of a ResNet-20 with random weights, which differ between `last` and `best`, and
@@ -137,4 +155,19 @@ impl Evaluation<'_> {
         let metrics = json!({"top1": self.top1}).as_object().unwrap().clone();
         w.publish(vec![], metrics, Object::new()).unwrap().path.unwrap()
     }
+}
+
+/// Publishes evaluations in a new sandbox as `m/0`, `m/1`, ….
+pub fn evaluations(all: &[Evaluation]) -> Sandbox {
+    let s = Sandbox::new();
+    for (n, e) in all.iter().enumerate() {
+        e.publish(&s.join(format!("m/{n}")));
+    }
+    s
+}
+
+/// Returns three runs with the paper's schedule.
+pub fn three_seeds() -> Vec<Evaluation<'static>> {
+    let seed = |(seed, top1)| Evaluation { seed, top1, with: paper(), ..Evaluation::default() };
+    [(0, 74.0), (1, 76.0), (2, 75.3)].into_iter().map(seed).collect()
 }

@@ -6,34 +6,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::{Sandbox, edit, flip};
-
-const TRAIN: &str = "--arch resnet20 --epochs 1 --batch-size 64 -q";
-
-/// Makes a data set in `data`, a run in `run`, an evaluation in `m` and an embedding in `e`.
-fn prepared() -> Sandbox {
-    let s = Sandbox::new();
-    s.one(
-        "mk-imbalance",
-        "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4 -q --out data",
-    );
-    s.one("train", &format!("data {TRAIN} --out run"));
-    s.one("eval", "run -q --out m");
-    s.one("embed", "run -q --out e");
-    s
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
+use crate::common::{Disk, Sandbox, TRAIN, copy_dir, edit, flip, refused, trained};
 
 fn cut(path: &Path) {
     fs::File::options().write(true).open(path).unwrap().set_len(1000).unwrap();
@@ -82,25 +58,38 @@ fn all_refused(s: &Sandbox, rows: &[Row]) {
 
 #[test]
 fn manifests_that_are_none_or_others() {
-    let s = prepared();
+    let s = trained();
     fs::write(s.join("foreign.json"), r#"{"name": "left-pad", "version": "1.3.0"}"#).unwrap();
     fs::write(s.join("empty.json"), "").unwrap();
     fs::write(s.join("binary.json"), b"\x7fELF\xff\xfe").unwrap();
     let text = fs::read_to_string(s.join("run/manifest.json")).unwrap();
     fs::write(s.join("half.json"), &text[..text.len() / 2]).unwrap();
     for name in ["data", "run"] {
-        copy(&s.join(name), &s.join(format!("{name}-v2")));
+        copy_dir(&s.join(name), &s.join(format!("{name}-v2")));
         edit(&s.join(format!("{name}-v2/manifest.json")), |v| v["schema"] = json!("remix.manifest/2"));
-        copy(&s.join(name), &s.join(format!("{name}-up")));
+        copy_dir(&s.join(name), &s.join(format!("{name}-up")));
         edit(&s.join(format!("{name}-up/manifest.json")), |v| v["outputs"][0]["path"] = json!("../x"));
     }
-    copy(&s.join("data"), &s.join("plan"));
+    copy_dir(&s.join("data"), &s.join("plan"));
     edit(&s.join("plan/manifest.json"), |v| v["outputs"] = json!([]));
-    copy(&s.join("run"), &s.join("arch"));
+    copy_dir(&s.join("run"), &s.join("no-files"));
+    edit(&s.join("no-files"), |v| v["outputs"] = json!([]));
+    copy_dir(&s.join("run"), &s.join("no-data"));
+    edit(&s.join("no-data"), |v| v["inputs"] = json!([]));
+    copy_dir(&s.join("run"), &s.join("arch"));
     edit(&s.join("arch/manifest.json"), |v| v["params"]["arch"] = json!("vgg16"));
-    copy(&s.join("run"), &s.join("deeper"));
+    copy_dir(&s.join("run"), &s.join("deeper"));
     edit(&s.join("deeper/manifest.json"), |v| v["params"]["arch"] = json!("resnet32"));
 
+    for tool in ["train", "eval", "embed"] {
+        let rows = [
+            (tool, "foreign.json", "foreign.json: not a manifest: it has no \"schema\""),
+            (tool, "empty.json", "empty.json: no manifests"),
+            (tool, "binary.json", "binary.json: not a manifest: it is not text"),
+            (tool, "half.json", "half.json: not a manifest: it ends early"),
+        ];
+        all_refused(&s, &rows);
+    }
     fs::write(s.join("gone"), "gone.png\n").unwrap();
     all_refused(
         &s,
@@ -115,11 +104,9 @@ fn manifests_that_are_none_or_others() {
                 "--dataset synthetic --data x",
                 "--data: does nothing here; it needs another --dataset",
             ),
+            // A name that looks like the number of a frame of a backtrace.
+            ("train", "0", "train: 0: there is no such file; pass the manifest.json of a finished result"),
             ("train", "", "stdin: no manifests; pipe mk-imbalance into this tool"),
-            ("train", "foreign.json", "foreign.json: not a manifest: it has no \"schema\""),
-            ("train", "empty.json", "empty.json: no manifests"),
-            ("train", "binary.json", "binary.json: not a manifest: it is not text"),
-            ("train", "half.json", "half.json: not a manifest: it ends early"),
             ("train", "run", "run/manifest.json: is a checkpoint manifest, but train takes dataset"),
             ("train", "data-v2", "use the version of the tools that wrote it"),
             ("train", "data-up", "lists the output ../x, which is outside its directory"),
@@ -127,18 +114,40 @@ fn manifests_that_are_none_or_others() {
             ("eval", "", "stdin: no manifests; pipe train into this tool"),
             (
                 "eval",
+                "nowhere",
+                "nowhere: there is no such file; pass the manifest.json of a finished result",
+            ),
+            (
+                "eval",
                 ".",
                 ".: is a directory of results, not a result; pass the results themselves, such as ./*",
             ),
             ("eval", "data", "data/manifest.json: is a dataset manifest, but eval takes checkpoint"),
+            ("eval", "run --data run", "run/manifest.json: is a checkpoint manifest, but eval takes dataset"),
+            ("eval", "no-files", "this checkpoint lists no last file; make it again with train"),
+            ("eval", "no-data", "no-data/manifest.json: does not say what it was trained on"),
             ("eval", "run-v2", "use the version of the tools that wrote it"),
             ("eval", "run-up", "lists the output ../x, which is outside its directory"),
             ("eval", "arch", "params.arch"),
             ("eval", "deeper", "check the architecture (--arch)"),
             ("eval", "run --arch resnet44", "is a resnet20, not the resnet44 of --arch"),
             ("eval", "run --split val", "make a validation split with mk-imbalance --val-fraction"),
-            ("embed", "half.json", "half.json: not a manifest: it ends early"),
+            (
+                "embed",
+                "nowhere",
+                "nowhere: there is no such file; pass the manifest.json of a finished result",
+            ),
+            (
+                "embed",
+                "run --data run",
+                "run/manifest.json: is a checkpoint manifest, but embed takes dataset",
+            ),
+            ("embed", "run --arch resnet44", "is a resnet20, not the resnet44 of --arch"),
+            ("embed", "run-v2", "use the version of the tools that wrote it"),
             ("embed", "data", "data/manifest.json: is a dataset manifest, but embed takes checkpoint"),
+            ("embed", "no-files", "this checkpoint lists no last file; make it again with train"),
+            ("embed", "no-data", "no-data/manifest.json: does not say what it was trained on"),
+            ("embed", "run --split val", "make a validation split with mk-imbalance --val-fraction"),
             ("embed", "run-up", "lists the output ../x, which is outside its directory"),
             ("embed", "deeper", "check the architecture (--arch)"),
             ("embed", "run/last.safetensors", "add --arch (the network, such as resnet32) and --data"),
@@ -164,20 +173,30 @@ fn manifests_that_are_none_or_others() {
             ("embed", "run/log.jsonl", "run/log.jsonl: not a manifest"),
         ],
     );
-    // The outside file that a manifest lists is neither read nor replaced if the manifest's directory is the
-    // output.
-    s.one("eval", "run -q --out m");
+}
+
+/// A manifest in the output directory that lists a file outside it is not taken for an earlier result.
+#[test]
+fn files_outside_the_output_directory_are_not_replaced() {
+    let s = trained();
+    s.one("embed", "run -q --out e");
+    edit(&s.join("e"), |v| v["outputs"][0]["path"] = json!("../x"));
     fs::write(s.join("x"), "not ours").unwrap();
-    copy(&s.join("e"), &s.join("e-up"));
-    edit(&s.join("e-up/manifest.json"), |v| v["outputs"][0]["path"] = json!("../x"));
-    s.tool("embed", "run -q --out e-up --verify").assert().code(1);
+    let verify = s.tool("embed", "run -q --out e --verify").assert().code(1);
+    let said = String::from_utf8_lossy(&verify.get_output().stderr).into_owned();
+    assert!(said.contains("e: there is no finished result here"), "{said}");
+    for force in ["", "--force"] {
+        let embed = s.tool("embed", &format!("run -q --out e {force}")).assert();
+        refused(embed, "e/features.safetensors: no readable manifest.json or plan.json lists it");
+    }
+    assert_eq!(fs::read_to_string(s.join("x")).unwrap(), "not ours");
 }
 
 #[test]
 fn files_that_are_damaged() {
     type Spoil = fn(&Path);
     let gone: Spoil = |p| fs::remove_file(p).unwrap();
-    let s = prepared();
+    let s = trained();
     for (file, rows) in [
         ("data/train-00000.safetensors", &[("train", "data --arch resnet20 -q --out new")][..]),
         (
@@ -228,7 +247,7 @@ fn files_that_are_damaged() {
 
 #[test]
 fn counts_that_were_edited_by_hand() {
-    let s = prepared();
+    let s = trained();
     for (name, change) in [
         ("zero", (|v| v["metrics"]["cls_num_list"][9] = json!(0)) as fn(&mut Value)),
         ("other", |v| v["metrics"]["cls_num_list"][0] = json!(7)),
@@ -240,7 +259,7 @@ fn counts_that_were_edited_by_hand() {
             v["metrics"] = json!({"classes": 1, "class_names": ["a"], "cls_num_list": [8], "mean": [0, 0, 0], "std": [1, 1, 1], "images": images});
         }),
     ] {
-        copy(&s.join("data"), &s.join(name));
+        copy_dir(&s.join("data"), &s.join(name));
         edit(&s.join(name).join("manifest.json"), change);
     }
     all_refused(
@@ -268,7 +287,7 @@ fn counts_that_were_edited_by_hand() {
 
 #[test]
 fn flags_that_are_absurd() {
-    let s = prepared();
+    let s = trained();
     all_refused(
         &s,
         &[
@@ -279,6 +298,7 @@ fn flags_that_are_absurd() {
             ("train", "data --device cuda:999", "--device cuda:999: "),
             ("embed", "run --device cuda:999", "--device cuda:999: "),
             ("eval", "run run --out x", "is for one checkpoint, but 2 were given"),
+            ("embed", "run run --out x", "is for one checkpoint, but 2 were given"),
             (
                 "train",
                 "data --arch resnet20 --lr 1e38 --epochs 4 --batch-size 8 --milestones none -q --out nan",
@@ -292,7 +312,7 @@ fn flags_that_are_absurd() {
         ],
     );
     // The failed run stored no epoch, so its directory accepts another experiment.
-    s.one("train", &format!("data {TRAIN} --out nan"));
+    s.one("train", &format!("{TRAIN} -q --out nan"));
     // clap's own messages have more than one line.
     for (args, why) in [
         ("data --seeds 5-2", "runs backwards; write 2-5"),
@@ -300,6 +320,9 @@ fn flags_that_are_absurd() {
         ("data --epochs 0", "expected a whole number of at least 1"),
         ("data --epochs x", "expected a whole number of at least 1"),
         ("data --epochs 5000000000", "the number is too large"),
+        ("data --epochs 123456789012345678901234567890", "the number is too large"),
+        ("data --epochs not-a-number-at-all-here", "expected a whole number of at least 1"),
+        ("data --verify --force", "'--verify' cannot be used with '--force'"),
         ("data --batch-size 0", "expected a whole number from 1 to 65536"),
         ("data --seed x", "for '--seed <N>': expected a whole number, 0 or more\n"),
         ("data --gamma x --loss focal", "for '--gamma <G>': expected a number\n"),
@@ -312,19 +335,19 @@ fn flags_that_are_absurd() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.contains(why) && !said.contains("panicked"), "{args}: {said}");
     }
-    assert_eq!(s.run("train", &format!("data {TRAIN} --seeds 1,1,1-1")).len(), 1, "a seed is trained once");
+    assert_eq!(s.run("train", &format!("{TRAIN} -q --seeds 1,1,1-1")).len(), 1, "a seed is trained once");
 }
 
 #[test]
 fn directories_that_cannot_be_written() {
-    let s = prepared();
+    let s = trained();
     fs::write(s.join("file"), "").unwrap();
-    let rows = [("train", format!("data {TRAIN}")), ("eval", "run -q".into()), ("embed", "run -q".into())];
-    for (tool, args) in rows {
+    for (tool, args) in [("train", TRAIN), ("eval", "run"), ("embed", "run")] {
         for (out, why, system) in
             [("file/d", "file: is a file, but a directory is needed there", 0), ("/proc/d", "/proc/d: ", 1)]
         {
-            let output = s.tool(tool, &format!("{args} --out {out}")).assert().code(2).get_output().clone();
+            let output =
+                s.tool(tool, &format!("{args} -q --out {out}")).assert().code(2).get_output().clone();
             let said = String::from_utf8(output.stderr).unwrap();
             assert!(said.starts_with(&format!("{tool}: {why}")) && said.lines().count() == 1, "{said}");
             // The cause is given once.
@@ -335,52 +358,25 @@ fn directories_that_cannot_be_written() {
 
 #[test]
 fn a_disk_that_is_full() {
-    let s = prepared();
-    let disk = s.join("disk");
-    fs::create_dir(&disk).unwrap();
-    let mount = |args: &[&str]| {
-        Command::new(args[0]).args(&args[1..]).arg(&disk).output().is_ok_and(|o| o.status.success())
-    };
-    if !mount(&["mount", "-t", "tmpfs", "-o", "size=1600k", "tmpfs"]) {
-        eprintln!("skipped: mounting a tmpfs is not permitted");
-        return;
+    let s = trained();
+    let dir = s.join("disk");
+    // It has room for the best weights but not for the state, and later not for an embedding.
+    let Some(disk) = Disk::mount(dir.clone(), "1600k") else { return };
+    refused(
+        s.tool("train", &format!("{TRAIN} -q --out disk/run")).assert(),
+        "state.safetensors: No space left on device",
+    );
+    let mut left: Vec<_> = fs::read_dir(dir.join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, [".lock", "best.next.safetensors", "log.jsonl", "plan.json"], "nothing half-written");
+    fs::write(dir.join("fill"), vec![0; 1 << 20]).unwrap_err();
+    for (tool, file) in [("eval", "manifest.json"), ("embed", "features.safetensors")] {
+        let full = s.tool(tool, &format!("run -q --out disk/{tool} --force")).assert();
+        refused(full, "No space left on device");
+        assert!(!dir.join(tool).join(file).exists());
     }
-    // The disk has room for the best weights but not for the state, and later not for an embedding.
-    let run = std::panic::catch_unwind(|| {
-        let out =
-            s.tool("train", &format!("data {TRAIN} --out disk/run")).assert().code(2).get_output().clone();
-        let said = String::from_utf8(out.stderr).unwrap();
-        assert!(
-            said.contains("state.safetensors: No space left on device") && said.lines().count() == 1,
-            "{said}"
-        );
-        let mut left: Vec<_> =
-            fs::read_dir(disk.join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(
-            left,
-            [".lock", "best.next.safetensors", "log.jsonl", "plan.json"],
-            "nothing half-written"
-        );
-        fs::write(disk.join("fill"), vec![0; 1 << 20]).unwrap_err();
-        for (tool, file) in [("eval", "manifest.json"), ("embed", "features.safetensors")] {
-            let out = s
-                .tool(tool, &format!("run -q --out disk/{tool} --force"))
-                .assert()
-                .code(2)
-                .get_output()
-                .clone();
-            let said = String::from_utf8(out.stderr).unwrap();
-            assert!(said.contains("No space left on device") && said.lines().count() == 1, "{said}");
-            assert!(!disk.join(tool).join(file).exists());
-        }
-        // With free space again, the same command succeeds.
-        fs::remove_file(disk.join("fill")).unwrap();
-        assert!(mount(&["mount", "-o", "remount,size=8m"]));
-        s.one("train", &format!("data {TRAIN} --out disk/run"));
-    });
-    assert!(mount(&["umount"]));
-    if let Err(e) = run {
-        std::panic::resume_unwind(e);
-    }
+    // With free space again, the same command succeeds.
+    fs::remove_file(dir.join("fill")).unwrap();
+    disk.resize("8m");
+    s.one("train", &format!("{TRAIN} -q --out disk/run"));
 }

@@ -131,7 +131,9 @@ fn complete(out: &Output, dest: &Path) {
 fn a_cut_connection_is_resumed() {
     let dest = tempfile::tempdir().expect("a directory");
     let server = Server::start(Host::Cuts(content(), 500_000));
-    complete(&fetch(dest.path(), &[&server]), dest.path());
+    let out = fetch(dest.path(), &[&server]);
+    complete(&out, dest.path());
+    assert!(text(&out).contains(&format!("{ARCHIVE}: downloading\n")), "{}", text(&out));
     assert_eq!(server.asked(), [0, 500_000, 1_000_000]);
 }
 
@@ -140,7 +142,9 @@ fn an_interrupted_download_goes_on_later_and_is_then_left_alone() {
     let dest = tempfile::tempdir().expect("a directory");
     fs::write(dest.path().join(format!("{ARCHIVE}.part")), &content()[..123_456]).expect("written");
     let server = Server::start(Host::Good(content()));
-    complete(&fetch(dest.path(), &[&server]), dest.path());
+    let out = fetch(dest.path(), &[&server]);
+    complete(&out, dest.path());
+    assert!(text(&out).contains("downloading from byte 123456\n"), "{}", text(&out));
     let out = fetch(dest.path(), &[&server]);
     complete(&out, dest.path());
     assert!(text(&out).contains("already there, checksum right"), "{}", text(&out));

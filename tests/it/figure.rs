@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Sandbox, edit, refused};
 use crate::fabricate::Evaluation;
-use crate::figures::{COUNTS, checkpoint, dataset, embedding, evaluation};
+use crate::figure_inputs::{COUNTS, checkpoint, dataset, embedding, evaluation};
 
 /// Makes inputs of every kind for two methods, one of them with two seeds.
 fn prepared() -> Sandbox {
@@ -154,7 +154,7 @@ fn what_the_figures_say() {
         fs::read_to_string(s.join(format!("x-{kind}/a.svg"))).unwrap()
     };
     let figure1 = svg("figure1", "e/remix e/mixup");
-    for text in ["(a) Mixup, true class", "(d) Remix, predicted", "t-SNE 1", "90.0 % correct", ">truck<"] {
+    for text in ["(a) Mixup, true class", "(d) Remix, predicted", "t-SNE 1", ">90.0 % correct<", ">truck<"] {
         assert!(figure1.contains(text), "{text}");
     }
     // The first class has the mean of 75.5 + 15 and 74.9 + 15 + 1.
@@ -218,6 +218,8 @@ fn bad_input_is_one_line_and_exit_code_2() {
     }
     embedding(&s.join("e/one"), "rw", 20, true);
     edit(&s.join("e/one"), |v| v["metrics"]["class_names"] = json!(["cat"]));
+    embedding(&s.join("e/other"), "rw", 20, true);
+    edit(&s.join("e/other"), |v| v["metrics"]["class_names"][0] = json!("boat"));
     checkpoint(&s.join("c/empty"), "drw", 0);
     fs::write(s.join("c/empty/log.jsonl"), "").unwrap();
     let bad = [
@@ -229,7 +231,7 @@ fn bad_input_is_one_line_and_exit_code_2() {
             "is a metrics manifest, but tsne takes embedding manifests, which embed writes",
         ),
         ("--kind figure1 e/one", "does not name at least two classes"),
-        ("--kind figure1 e/mixup e/one", "class"),
+        ("--kind figure1 e/mixup e/other", "its classes differ from those of the embeddings before it"),
         ("--kind confusion m/remix0 m/mixup0", "shows one method, but these are 2 (Mixup, Remix)"),
         ("--kind per-class m/remix0 m/erm", "its classes or class counts differ from those of"),
         ("--kind per-class m/bare", "metrics lack class_names or cls_num_list; make it again with eval"),

@@ -4,44 +4,23 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
 
-use crate::common::{Sandbox, refused};
+use crate::common::{DATA, Sandbox, refused, with_data};
 use crate::fabricate::manifest;
 
-const DATA: &str = "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4";
 const TRAIN: &str = "data --arch resnet20 --batch-size 32";
 
-fn prepared() -> Sandbox {
-    let s = Sandbox::new();
-    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
-    s
-}
-
-/// Returns what a terminal of script(1) shows after a command, with both streams on it.
+/// Returns what a terminal shows after a command, with both streams on it.
 fn terminal(s: &Sandbox, tool: &str, args: &str) -> Option<String> {
-    let program = assert_cmd::cargo::cargo_bin(tool);
-    let output = Command::new("script")
-        .args(["-qec", &format!("{} {args}", program.display()), "/dev/null"])
-        .current_dir(s.path())
-        .env("REMIX_CACHE_DIR", s.join("memo"))
-        .env("CUDA_VISIBLE_DEVICES", "")
-        .env("TERM", "xterm")
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}");
-    Some(said)
+    s.terminal(&format!("{} {args}", cargo_bin(tool).display()))
 }
 
 #[test]
 fn a_terminal_gets_a_line_and_a_pipe_the_manifest() {
     let s = Sandbox::new();
-    let Some(said) = terminal(&s, "mk-imbalance", &format!("{DATA} --out data")) else {
-        eprintln!("skipped: no script(1) to make a terminal with");
-        return;
-    };
+    let Some(said) = terminal(&s, "mk-imbalance", &format!("{DATA} --out data")) else { return };
     assert_eq!(
         said.trim(),
         "40 training, 20 test images of 10 classes (8 to 2 training images per class): data"
@@ -69,7 +48,7 @@ fn a_terminal_gets_a_line_and_a_pipe_the_manifest() {
 
 #[test]
 fn a_resumed_run_says_where_it_is() {
-    let s = prepared();
+    let s = with_data();
     let args = format!("{TRAIN} --epochs 3 --out run");
     for point in 1.. {
         s.tool("train", &args).env("REMIX_KILL_AT", point.to_string()).output().unwrap();
@@ -83,7 +62,7 @@ fn a_resumed_run_says_where_it_is() {
 
 #[test]
 fn directories_are_named_by_what_departs_and_old_names_are_found() {
-    let s = prepared();
+    let s = with_data();
     let run = |more: &str| {
         let m = s.one("train", &format!("{TRAIN} --epochs 1 --method remix -q {more}"));
         m["path"].as_str().unwrap().to_owned()
@@ -102,7 +81,7 @@ fn directories_are_named_by_what_departs_and_old_names_are_found() {
 
 #[test]
 fn runs_are_listed() {
-    let s = prepared();
+    let s = with_data();
     let run = |more: &str| s.one("train", &format!("{TRAIN} -q {more}"));
     run("--epochs 1 --method remix --tau 0.3 --out runs/a");
     run("--epochs 1 --method remix --out runs/b");
@@ -148,7 +127,7 @@ fn runs_are_listed() {
 
     fs::create_dir(s.join("empty")).unwrap();
     refused(s.tool("report", "runs empty").assert(), "empty: there are no training runs");
-    refused(s.tool("report", "runs nowhere").assert(), "nowhere: ");
+    refused(s.tool("report", "runs nowhere").assert(), "nowhere: No such file");
     refused(s.tool("eval", "runs/stopped").assert(), "runs/stopped: is not finished; repeat the command");
     // Flags that do nothing here are refused, and not in the help.
     let help = s.tool("report", "runs --help").assert().success().get_output().clone();
@@ -163,7 +142,7 @@ fn runs_are_listed() {
 
 #[test]
 fn a_table_is_printed_where_it_is_asked_for() {
-    let s = prepared();
+    let s = with_data();
     s.one("train", &format!("{TRAIN} --epochs 1 -q --out run"));
     s.one("eval", "run --out m -q");
     s.one("report", "table m --out t -q");
@@ -181,13 +160,10 @@ fn a_table_is_printed_where_it_is_asked_for() {
 /// A scheduler ends a job with SIGTERM.
 #[test]
 fn a_training_that_is_told_to_end_says_so() {
-    let s = prepared();
-    let program = assert_cmd::cargo::cargo_bin("train");
-    let mut running = Command::new(program)
+    let s = with_data();
+    let mut running = s
+        .command(cargo_bin("train"))
         .args(format!("{TRAIN} --epochs 500 --out run").split(' '))
-        .current_dir(s.path())
-        .env("REMIX_CACHE_DIR", s.join("memo"))
-        .env("CUDA_VISIBLE_DEVICES", "")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -224,7 +200,7 @@ fn completions_go_part_by_part() {
 
 #[test]
 fn advice_helps() {
-    let s = prepared();
+    let s = with_data();
     let said = |tool: &str, args: &str| {
         let out = s.tool(tool, args).env("RUST_BACKTRACE", "1").output().unwrap();
         assert_eq!(out.status.code(), Some(2), "{tool} {args}");

@@ -4,10 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{Sandbox, refused};
-
-const DATA: &str = "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4 -q";
-const TRAIN: &str = "data --arch resnet20 --epochs 1 --batch-size 64 -q";
+use crate::common::{DATA, TRAIN, refused, trained};
 
 /// Every tool, with arguments that make something in a directory and the names of the files that it makes
 /// there.
@@ -18,24 +15,16 @@ const TOOLS: [(&str, &str, &[&str]); 7] = [
         TRAIN,
         &["last.safetensors", "best.safetensors", "best.next.safetensors", "state.safetensors", "log.jsonl"],
     ),
-    ("eval", "run -q", &[]),
-    ("embed", "run -q", &["features.safetensors"]),
-    ("report", "table m -q", &["table.md", "table.csv", "table.tex", "table.json"]),
-    ("report", "figure --kind per-class m -q", &["per-class.svg"]),
-    ("report", "html m -q", &["report.html"]),
+    ("eval", "run", &[]),
+    ("embed", "run", &["features.safetensors"]),
+    ("report", "table m", &["table.md", "table.csv", "table.tex", "table.json"]),
+    ("report", "figure --kind per-class m", &["per-class.svg"]),
+    ("report", "html m", &["report.html"]),
 ];
-
-fn prepared() -> Sandbox {
-    let s = Sandbox::new();
-    s.one("mk-imbalance", &format!("{DATA} --out data"));
-    s.one("train", &format!("{TRAIN} --out run"));
-    s.one("eval", "run -q --out m");
-    s
-}
 
 #[test]
 fn a_file_in_the_way_is_named_and_kept() {
-    let s = prepared();
+    let s = trained();
     for (tool, args, files) in TOOLS {
         for name in files.iter().chain(&["manifest.json", "plan.json"]) {
             for (text, force) in
@@ -44,7 +33,7 @@ fn a_file_in_the_way_is_named_and_kept() {
                 let dir = s.join("out");
                 fs::create_dir(&dir).unwrap();
                 fs::write(dir.join(name), text).unwrap();
-                let asked = s.tool(tool, &format!("{args} --out out {force}"));
+                let asked = s.tool(tool, &format!("{args} -q --out out {force}"));
                 let why = match ["manifest.json", "plan.json"].contains(name) {
                     true => format!("is not a manifest that {tool} can read"),
                     false => "no readable manifest.json or plan.json lists it".into(),
@@ -61,7 +50,7 @@ fn a_file_in_the_way_is_named_and_kept() {
 
 #[test]
 fn files_beside_a_result_stay() {
-    let s = prepared();
+    let s = trained();
     for (tool, args, _) in TOOLS {
         let dir = s.join("out");
         let others = [
@@ -78,18 +67,19 @@ fn files_beside_a_result_stay() {
             fs::write(dir.join(name), name).unwrap();
         }
         // Run in the directory itself: made once, made again, and replaced by another result of the tool.
-        let inside = args.replace("data ", "../data ").replace("run ", "../run ").replace(" m ", " ../m ");
+        let inside = format!("{args} -q --out .");
+        let inside = inside.replace("data ", "../data ").replace("run ", "../run ").replace(" m ", " ../m ");
         let run = |more: &str| {
-            s.tool(tool, &format!("{inside} --out . {more}")).current_dir(&dir).assert().success();
+            s.tool(tool, &format!("{inside} {more}")).current_dir(&dir).assert().success();
         };
         run("");
         run("--force");
         if tool == "mk-imbalance" {
-            s.tool(tool, &format!("{inside} --out . --seed 3 --val-fraction 0.25 --force"))
+            s.tool(tool, &format!("{inside} --seed 3 --val-fraction 0.25 --force"))
                 .current_dir(&dir)
                 .assert()
                 .success();
-            s.tool(tool, &format!("{inside} --out . --force")).current_dir(&dir).assert().success();
+            s.tool(tool, &format!("{inside} --force")).current_dir(&dir).assert().success();
             assert!(!dir.join("val-00000.safetensors").exists(), "what an earlier result listed goes");
         }
         for name in others {
@@ -103,12 +93,12 @@ fn files_beside_a_result_stay() {
 /// A link in the place of a file is kept as well, whether or not its target exists.
 #[test]
 fn links_in_the_way_are_kept() {
-    let s = prepared();
+    let s = trained();
     for target in ["elsewhere", "data/manifest.json"] {
         fs::create_dir(s.join("out")).unwrap();
         std::os::unix::fs::symlink(s.join(target), s.join("out/last.safetensors")).unwrap();
         refused(
-            s.tool("train", &format!("{TRAIN} --out out --force")).assert(),
+            s.tool("train", &format!("{TRAIN} -q --out out --force")).assert(),
             "last.safetensors: no readable manifest.json or plan.json lists it",
         );
         assert!(fs::symlink_metadata(s.join("out/last.safetensors")).unwrap().is_symlink());

@@ -8,13 +8,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::common::{Sandbox, edit, refused};
-use crate::fabricate::Evaluation;
-use crate::figures::{COUNTS, checkpoint, dataset, embedding, evaluation};
-
-/// Returns changes to a checkpoint's params for the schedule of the paper's runs.
-fn paper() -> Value {
-    json!({"recipe": "paper", "milestones": [150, 250]})
-}
+use crate::fabricate::{Evaluation, paper};
+use crate::figure_inputs::{COUNTS, checkpoint, dataset, embedding, evaluation};
 
 /// Makes a small Table 1: two methods, two columns and three seeds, one run of them with both epochs.
 fn prepared() -> Sandbox {

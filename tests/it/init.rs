@@ -6,15 +6,13 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 
-use crate::common::{Sandbox, edit, flip, refused};
+use crate::common::{DATA, Sandbox, edit, flip, refused, with_data};
 
-const DATA: &str = "--dataset synthetic --train-per-class 12 --test-per-class 2 --imb-ratio 6 -q --out data";
 const SHORT: &str = "data --arch resnet20 --batch-size 32 --epochs 2 --device cpu";
 
 /// Makes a data set, and a run to start from.
 fn prepared() -> Sandbox {
-    let s = Sandbox::new();
-    s.one("mk-imbalance", DATA);
+    let s = with_data();
     s.one("train", &format!("{SHORT} -q --out first"));
     s
 }
@@ -76,7 +74,7 @@ fn the_key_holds_the_weights_not_their_place() {
 #[test]
 fn a_classifier_of_other_classes_is_a_new_one() {
     let s = prepared();
-    s.one("mk-imbalance", &DATA.replace("--out data", "--out renamed"));
+    s.one("mk-imbalance", &format!("{DATA} -q --out renamed"));
     edit(&s.join("renamed/manifest.json"), |m| m["metrics"]["class_names"][3] = "another".into());
     fs::copy(s.join("first/last.safetensors"), s.join("bare.safetensors")).unwrap();
     for (init, said) in [
@@ -101,15 +99,22 @@ fn a_classifier_of_other_classes_is_a_new_one() {
 fn what_cannot_be_started_from_is_refused() {
     let s = prepared();
     let train = |args: &str| s.tool("train", &format!("data --epochs 1 {args} --out refused")).assert();
-    refused(train("--init nothing.safetensors"), "--init nothing.safetensors: ");
+    refused(train("--init nothing.safetensors"), "nothing.safetensors: No such file");
     refused(train("--init data"), "--init data: data/manifest.json: is a dataset manifest");
     refused(train("--init first --arch resnet32"), "is a resnet20, not the resnet32 of this run");
     fs::write(s.join("text.pth"), "no weights").unwrap();
     refused(train("--init text.pth --arch resnet20"), "text.pth: not an intact safetensors file");
-    let alone = s.tool("train", "data --init-checkpoint best").assert().code(2);
-    assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("--init <MANIFEST|WEIGHTS>"));
+    fs::copy(s.join("first/last.safetensors"), s.join("bare.safetensors")).unwrap();
+    refused(train("--arch resnet20 --init bare.safetensors --init-checkpoint best"), "is a file of weights");
+    for needs_weights in ["--init-checkpoint best", "--freeze backbone"] {
+        let alone = s.tool("train", &format!("data {needs_weights}")).assert().code(2);
+        assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("--init <MANIFEST|WEIGHTS>"));
+    }
+    let replaced =
+        s.tool("train", "data --epochs 1 --arch resnet20 --init first --out first --force").assert();
+    refused(replaced, "first: holds the weights of --init");
     flip(&s.join("first/last.safetensors"));
-    refused(train("--init first --arch resnet20"), "last.safetensors");
+    refused(train("--init first --arch resnet20"), "last.safetensors: blake3 differs from its manifest");
     assert!(!s.join("refused/last.safetensors").exists());
 }
 
@@ -139,23 +144,10 @@ fn every_family_of_networks_goes_through_the_pipeline() {
     assert_eq!(embedded["metrics"]["feature_len"], 2048);
 }
 
-#[test]
-fn weights_that_would_be_replaced_or_are_of_another_network_are_refused() {
-    let s = prepared();
-    fs::copy(s.join("first/last.safetensors"), s.join("bare.safetensors")).unwrap();
-    let train = |args: &str| s.tool("train", &format!("data --epochs 1 {args}")).assert();
-    refused(train("--arch resnet20 --init first --out first --force"), "first: holds the weights of --init");
-    refused(train("--arch resnet32 --init first --out other"), "is a resnet20, not the resnet32 of this run");
-    refused(train("--arch resnet20 --init bare.safetensors --init-checkpoint best"), "is a file of weights");
-    let alone = s.tool("train", "data --freeze backbone").assert().code(2);
-    assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("--init <MANIFEST|WEIGHTS>"));
-}
-
 /// Second-stage runs from networks of several seeds share one row.
 #[test]
 fn runs_from_weights_of_several_seeds_are_averaged() {
-    let s = Sandbox::new();
-    s.one("mk-imbalance", DATA);
+    let s = with_data();
     for seed in [0, 1] {
         s.one("train", &format!("{SHORT} --seed {seed} -q --out first-{seed}"));
         let stage = format!("--init first-{seed} --freeze backbone --seed {seed}");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::{Sandbox, seal};
+use crate::common::{Sandbox, copy_dir, seal, trained};
 use crate::many_classes;
 
 /// Number of mutations per file and kind.
@@ -127,21 +127,10 @@ fn list_anew(dir: &Path, name: &str) {
 
 const TRAIN: &str = "data --arch resnet20 --epochs 1 --batch-size 64 -q --device cpu";
 
-fn prepared() -> Sandbox {
-    let s = Sandbox::new();
-    s.one(
-        "mk-imbalance",
-        "--dataset synthetic --train-per-class 6 --test-per-class 2 --imb-ratio 3 -q --out data",
-    );
-    s.one("train", &format!("{TRAIN} --out run"));
-    s.one("eval", "run -q --out m");
-    s.one("embed", "run -q --project pca --out e");
-    s
-}
-
 #[test]
 fn manifests() {
-    let s = prepared();
+    let s = trained();
+    s.one("embed", "run -q --project pca --out e");
     let readers: [(&str, &[(&str, &str)]); 4] = [
         ("data/manifest.json", &[("train", TRAIN), ("eval", "run -q --force --out x")]),
         (
@@ -196,7 +185,8 @@ fn manifests() {
 
 #[test]
 fn tensors_and_logs() {
-    let s = prepared();
+    let s = trained();
+    s.one("embed", "run -q --project pca --out e");
     for (dir, name, tool, args) in [
         ("data", "train-00000.safetensors", "train", TRAIN),
         ("data", "test-00000.safetensors", "embed", "run --data data -q"),
@@ -251,7 +241,7 @@ fn output(s: &Sandbox, dir: &str, name: &str, tool: &str, args: &str) {
 
 #[test]
 fn what_a_training_goes_on_from() {
-    let s = prepared();
+    let s = trained();
     let run = TRAIN.replace("--epochs 1", "--epochs 3 --tensorboard");
     let events = "events.out.tfevents.remix";
     for point in 1.. {
@@ -289,11 +279,7 @@ fn what_a_training_goes_on_from() {
 
 /// Continues a copy of the training in `half` with other bytes in one of its files.
 fn with_half(s: &Sandbox, run: &str, name: &str, case: u64, bytes: &[u8]) {
-    fs::create_dir(s.join("x")).unwrap();
-    for entry in fs::read_dir(s.join("half")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), s.join("x").join(entry.file_name())).unwrap();
-    }
+    copy_dir(&s.join("half"), &s.join("x"));
     fs::write(s.join("x").join(name), bytes).unwrap();
     holds(s, "train", &format!("{run} --out x"), &format!("{name}, case {case}"));
     fs::remove_dir_all(s.join("x")).unwrap();

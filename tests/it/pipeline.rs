@@ -2,29 +2,22 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
+use assert_cmd::cargo::cargo_bin;
 use remix::simd::Isa;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use crate::common::Sandbox;
+use crate::common::{DATA, Sandbox, official, with_data};
 
-const DATA: &str = "--dataset synthetic --train-per-class 8 --test-per-class 2 --imb-ratio 4";
 const TRAIN: &str = "--method remix --arch resnet20 --epochs 1 --batch-size 32";
 
 /// Runs a line of bash with the tools' directory in `$B`; the line fails if any part of a pipe does.
 fn shell(s: &Sandbox, line: &str) -> Output {
-    let bin = assert_cmd::cargo::cargo_bin("train");
-    Command::new("bash")
-        .args(["-o", "pipefail", "-c", line])
-        .current_dir(s.path())
-        .env("REMIX_CACHE_DIR", s.join("memo"))
-        .env("CUDA_VISIBLE_DEVICES", "")
-        .env("B", bin.parent().unwrap())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+    let bin = cargo_bin("train");
+    let mut bash = s.command("bash");
+    bash.args(["-o", "pipefail", "-c", line]).env("B", bin.parent().unwrap()).output().unwrap()
 }
 
 fn manifests(output: &Output) -> Vec<Value> {
@@ -60,8 +53,7 @@ fn one_line_from_nothing_to_a_table() {
 
 #[test]
 fn a_reader_that_has_enough_is_no_error() {
-    let s = Sandbox::new();
-    shell(&s, &format!("$B/mk-imbalance {DATA} -q --out data"));
+    let s = with_data();
     let output = shell(&s, &format!("$B/train data {TRAIN} -q --seeds 0-2 | head -1"));
     assert_eq!(manifests(&output).len(), 1);
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -75,8 +67,7 @@ fn a_reader_that_has_enough_is_no_error() {
 
 #[test]
 fn evaluation_starts_while_training_goes_on() {
-    let s = Sandbox::new();
-    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
+    let s = with_data();
     // `hold` keeps the pipe open after the first checkpoint until its evaluation exists.
     let hold = "for i in $(seq 600); do ls metrics/*/manifest.json && exit 0; sleep 0.1; done >/dev/null 2>&1; exit 1";
     let output = shell(&s, &format!("{{ $B/train data {TRAIN} -q; ({hold}); }} | $B/eval -q"));
@@ -98,26 +89,14 @@ fn a_moved_directory_is_found_by_its_argument() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("pass its path as an argument"));
 }
 
-/// Runs `train` with stderr on a terminal (of script(1)) and returns what it shows.
+/// Runs `train` with stderr on a terminal and returns what it shows.
 fn on_a_terminal(s: &Sandbox, setting: &str, more: &str) -> Option<String> {
-    let bin = assert_cmd::cargo::cargo_bin("train");
-    let command = format!("{setting} {} data {TRAIN} {more} >/dev/null", bin.display());
-    let output = Command::new("script")
-        .args(["-qec", &command, "/dev/null"])
-        .current_dir(s.path())
-        .env("REMIX_CACHE_DIR", s.join("memo"))
-        .env("CUDA_VISIBLE_DEVICES", "")
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    Some(String::from_utf8(output.stdout).unwrap())
+    s.terminal(&format!("{setting} {} data {TRAIN} {more} >/dev/null", cargo_bin("train").display()))
 }
 
 #[test]
 fn a_bar_is_for_terminals_alone() {
-    let s = Sandbox::new();
-    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
+    let s = with_data();
     let output =
         s.tool("train", &format!("data {TRAIN} --out plain")).assert().success().get_output().clone();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -127,10 +106,7 @@ fn a_bar_is_for_terminals_alone() {
         s.tool("train", &format!("data {TRAIN} --out quiet -q")).assert().success().get_output().clone();
     assert!(quiet.stderr.is_empty());
 
-    let Some(bar) = on_a_terminal(&s, "TERM=xterm", "--out bar") else {
-        eprintln!("skipped: no script(1) to make a terminal with");
-        return;
-    };
+    let Some(bar) = on_a_terminal(&s, "TERM=xterm", "--out bar") else { return };
     assert!(bar.contains("seed 0 epoch 1/1 step 1/") && bar.contains('\r'), "a bar: {bar:?}");
     assert!(bar.contains("ETA 0") && bar.contains("seed 0 done: test"), "and what it came to: {bar:?}");
     let dumb = on_a_terminal(&s, "TERM=dumb", "--out dumb").unwrap();
@@ -142,8 +118,7 @@ fn a_bar_is_for_terminals_alone() {
 
 #[test]
 fn a_key_does_not_depend_on_places_threads_or_devices() {
-    let s = Sandbox::new();
-    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
+    let s = with_data();
     s.one("mk-imbalance", &format!("{DATA} -q --out deep/er/copy --threads 1"));
     let key = |args: &str| s.one("train", &format!("--dry-run {TRAIN} {args}"))["key"].clone();
     let base = key("data");
@@ -159,10 +134,11 @@ fn a_key_does_not_depend_on_places_threads_or_devices() {
 
 #[test]
 fn both_forms_of_the_official_files_are_one_data_set_to_train() {
-    let Some(cifar) = crate::common::cifar_dir() else { return };
+    let [Some(binary), Some(python)] = ["binary", "python"].map(|form| official("cifar10", form)) else {
+        return;
+    };
     let s = Sandbox::new();
-    let keys = ["cifar-10-batches-bin", "cifar-10-batches-py"].map(|form| {
-        let data = cifar.join(form);
+    let keys = [("binary", binary), ("python", python)].map(|(form, data)| {
         s.one(
             "mk-imbalance",
             &format!("--dataset cifar10 --data {} --imb-ratio 100 -q --out {form}", data.display()),
@@ -219,8 +195,7 @@ fn logits(s: &Sandbox, isa: Isa, precision: &str, threads: u32) -> (Vec<u8>, Vec
 
 #[test]
 fn instruction_sets_agree() {
-    let s = Sandbox::new();
-    s.one("mk-imbalance", &format!("{DATA} -q --out data"));
+    let s = with_data();
     let sets = Isa::available();
     // In bf16 a value may round to the other side, and Winograd rounds values that the other kernels do not.
     for (precision, bound, all) in [("f32", 1e-4, 1e-5), ("bf16", 1e-2, 1e-3)] {

@@ -6,19 +6,8 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use crate::common::{Sandbox, refused};
-use crate::fabricate::{checkpoint, manifest};
-
-/// Makes a checkpoint in `run`, with a data set of 40 test images.
-fn prepared() -> Sandbox {
-    let s = Sandbox::new();
-    s.one(
-        "mk-imbalance",
-        "--dataset synthetic --train-per-class 12 --test-per-class 4 --imb-ratio 6 -q --out data",
-    );
-    checkpoint(&s.join("run"), &manifest(s.join("data")), 1);
-    s
-}
+use crate::common::refused;
+use crate::fabricate::untrained;
 
 fn file(m: &Value) -> Vec<u8> {
     let dir = Path::new(m["path"].as_str().unwrap()).parent().unwrap();
@@ -27,7 +16,7 @@ fn file(m: &Value) -> Vec<u8> {
 
 #[test]
 fn a_map_beside_the_features_the_same_on_any_number_of_threads() {
-    let s = prepared();
+    let s = untrained();
     let plain = s.one("embed", "run -q");
     let tsne = "--project tsne --perplexity 5 --iterations 100 -q";
     let map = s.one("embed", &format!("run {tsne} --threads 1"));
@@ -52,7 +41,7 @@ fn a_map_beside_the_features_the_same_on_any_number_of_threads() {
 
 #[test]
 fn another_map_takes_the_features_that_are_there() {
-    let s = prepared();
+    let s = untrained();
     let plain = s.one("embed", "run -q");
     let started = |m: &Value| fs::metadata(m["path"].as_str().unwrap()).unwrap().modified().unwrap();
     let at = started(&plain);
@@ -73,7 +62,7 @@ fn another_map_takes_the_features_that_are_there() {
 
 #[test]
 fn senseless_parameters_are_refused_before_any_work() {
-    let s = prepared();
+    let s = untrained();
     for (flags, why) in [
         ("--project tsne", "--perplexity 30: must be below a third of the 40 images"),
         ("--project tsne --perplexity NaN", "--perplexity NaN: must be at least 1"),
@@ -87,7 +76,19 @@ fn senseless_parameters_are_refused_before_any_work() {
     ] {
         refused(s.tool("embed", &format!("run {flags}")).assert(), why);
     }
-    s.tool("embed", "run --project tsne --iterations 0").assert().code(2);
-    s.tool("embed", "run --project umap").assert().code(2);
+    // Images of no data set cannot be mapped.
+    fs::create_dir(s.join("photographs")).unwrap();
+    image::RgbImage::new(9, 9).save(s.join("photographs/a.png")).unwrap();
+    let images = s.tool("embed", "run --images photographs --perplexity 5").assert();
+    refused(images, "--perplexity: does nothing without --project tsne");
+    // clap's own messages have more than one line.
+    for (flags, why) in [
+        ("tsne --perplexity 5 --iterations 0", "'0' for '--iterations <N>': expected a whole number from 1"),
+        ("umap", "invalid value 'umap' for '--project <METHOD>'"),
+    ] {
+        let output = s.tool("embed", &format!("run --project {flags}")).assert().code(2).get_output().clone();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(why), "{flags}: {said}");
+    }
     assert!(!s.join("embeddings").exists());
 }

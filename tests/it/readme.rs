@@ -10,7 +10,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
 
@@ -81,13 +80,9 @@ fn every_command_runs() {
             let said = String::from_utf8_lossy(&out.stderr);
             assert!(out.status.success() && !out.stdout.is_empty(), "{page}: {command}: {said}");
         }
-        let out = Command::new("bash")
-            .args(["-eu", "-o", "pipefail", "-c", &others.join("\n")])
-            .current_dir(sandbox.path())
-            .env("REMIX_CACHE_DIR", sandbox.join("memo"))
-            .env("CUDA_VISIBLE_DEVICES", "")
-            .output()
-            .expect("bash");
+        let mut bash = sandbox.command("bash");
+        bash.args(["-eu", "-o", "pipefail", "-c", &others.join("\n")]);
+        let out = bash.output().expect("bash");
         assert!(out.status.success(), "{page}: {}", String::from_utf8_lossy(&out.stderr));
     }
     for made in ["data", "runs", "metrics", "embeddings", "reports", "figures"] {

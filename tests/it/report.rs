@@ -2,34 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use remix::methods::presets::preset;
 use serde_json::{Value, json};
 
 use crate::common::{Sandbox, edit, refused, seal};
-use crate::fabricate::{Evaluation, checkpoint, manifest, resnet20};
-use crate::figures::evaluation;
-
-/// Publishes evaluations as `m/0`, `m/1`, ….
-fn prepared(all: &[Evaluation]) -> Sandbox {
-    let s = Sandbox::new();
-    for (n, e) in all.iter().enumerate() {
-        e.publish(&s.join(format!("m/{n}")));
-    }
-    s
-}
-
-/// Returns changes to a checkpoint's params for the schedule of the paper's runs.
-fn paper() -> Value {
-    json!({"recipe": "paper", "milestones": [150, 250]})
-}
-
-/// Returns three runs with the paper's schedule.
-fn three_seeds() -> Vec<Evaluation<'static>> {
-    let seed = |(seed, top1)| Evaluation { seed, top1, with: paper(), ..Evaluation::default() };
-    [(0, 74.0), (1, 76.0), (2, 75.3)].into_iter().map(seed).collect()
-}
+use crate::fabricate::{Evaluation, evaluations, paper, resnet20, three_seeds, untrained};
+use crate::figure_inputs::evaluation;
 
 #[test]
 fn the_four_files() {
@@ -43,7 +21,7 @@ fn the_four_files() {
         ..Evaluation::default()
     });
     all.push(Evaluation { method: "remix-rs", imb_ratio: 10.0, with: paper(), ..Evaluation::default() });
-    let s = prepared(&all);
+    let s = evaluations(&all);
     let output =
         s.tool("report", "table m/0 m/1 m/2 m/3 m/4 --out t").assert().success().get_output().clone();
     let m: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -103,7 +81,7 @@ fn the_four_files() {
 
 #[test]
 fn the_order_of_arguments_does_not_matter() {
-    let s = prepared(&three_seeds());
+    let s = evaluations(&three_seeds());
     let a = s.one("report", "table m/0 m/1 m/2 --out a -q");
     let b = s.one("report", "table m/2 m/0 m/1 m/0 --out b -q");
     assert_eq!((&a["key"], &a["outputs"]), (&b["key"], &b["outputs"]));
@@ -113,47 +91,9 @@ fn the_order_of_arguments_does_not_matter() {
 }
 
 #[test]
-fn other_peoples_values_stand_beside_ours() {
-    let s = prepared(&three_seeds());
-    let published = |text: &str| fs::write(s.join("p.json"), text).unwrap();
-    let table = |schedule: &str| {
-        format!(
-            r#"{{"sources": {{"ours": "Doe et al., Table 3"}}, "tables": [{{"source": "ours", "table": "3",
-            "arch": "resnet32", "schedule": {schedule}, "rows": {{"remix": {{"cifar10/exp/100": 74.25}}}}}}]}}"#
-        )
-    };
-    published(&table(r#"{"epochs": 300, "milestones": [150, 250]}"#));
-    let shown = |flags: &str| {
-        let shown = s.tool("report", &format!("table m/0 m/1 m/2 --format md {flags}")).assert().success();
-        String::from_utf8(shown.get_output().stdout.clone()).unwrap()
-    };
-    let md = shown("--published p.json");
-    assert!(md.contains("| 74.25* |") && md.contains("*: Doe et al., Table 3."), "{md}");
-    assert!(md.contains("Δ"), "the schedule is the same: {md}");
-    assert!(!shown("").contains("74.25"));
-    let [own, given] = ["", "--published p.json"]
-        .map(|flags| s.one("report", &format!("table m/0 m/1 m/2 --dry-run -q {flags}"))["key"].clone());
-    assert_ne!(own, given, "they change the result");
-    let refused = |why: &str| {
-        let assert = s.tool("report", "table m/0 --format md --published p.json").assert();
-        super::common::refused(assert, why);
-    };
-    published("{");
-    refused("--published p.json: is not in the format of published.json: it ends early (line 1)");
-    published("[]");
-    refused("p.json: is not in the format of published.json: expected an object (line 1, column 2)");
-    published(&table(r#"{"epochs": 300, "milestones": []}"#).replace(r#""ours": "Doe"#, r#""others": "Doe"#));
-    refused("`sources` has no \"ours\"");
-    published(&table(r#"{"epochs": 300, "milestones": []}"#).replace("ours", "paper"));
-    refused("has the name of a built-in source");
-    fs::remove_file(s.join("p.json")).unwrap();
-    refused("--published p.json: No such file");
-}
-
-#[test]
 fn what_differs_is_not_averaged() {
     let with = |with| Evaluation { with, seed: 1, top1: 50.0, ..Evaluation::default() };
-    let s = prepared(&[
+    let s = evaluations(&[
         Evaluation::default(),
         with(json!({"epochs": 10, "milestones": [5, 8]})),
         with(json!({"arch": "resnet20"})),
@@ -179,7 +119,7 @@ fn what_differs_is_not_averaged() {
 
 #[test]
 fn other_images_are_not_averaged() {
-    let s = prepared(&three_seeds());
+    let s = evaluations(&three_seeds());
     // Pretend that the official file of the third run had another pixel.
     edit(&s.join("m/2"), |v| {
         for i in [json!("/inputs/0/inputs/0"), json!("/inputs/1")] {
@@ -239,165 +179,6 @@ fn other_images_are_not_averaged() {
             "{md}"
         );
     }
-}
-
-#[test]
-fn published_values_stand_beside_the_published_setting_alone() {
-    let with = |with| Evaluation { with, ..Evaluation::default() };
-    let s = prepared(&[
-        with(json!({"precision": "bf16"})),
-        with(json!({"recipe": "paper", "milestones": [150, 250]})),
-        with(json!({"epochs": 10, "milestones": [5, 8]})),
-        with(json!({"arch": "resnet20"})),
-    ]);
-    edit(&s.join("m/0"), |v| v["params"]["split"] = json!("train"));
-    s.one("report", "table m/0 m/1 m/2 m/3 --out t -q");
-    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
-    assert!(md.contains("| Remix (recipe paper) | 75.00 (1) | 75.36 | -0.36 | 75.05 |"), "{md}");
-    for other in ["10 epochs", "resnet20", "bf16, split train"] {
-        assert!(md.contains(&format!("| Remix ({other}) | 75.00 (1) | — | — | — |")), "{other} in {md}");
-    }
-    assert!(!md.contains('‡'), "{md}");
-}
-
-#[test]
-fn a_difference_stands_beside_runs_of_the_published_schedule_alone() {
-    let own = json!({"recipe": "custom", "epochs": 200, "warmup": 5, "milestones": [161, 161]});
-    let of = |method, with| Evaluation { method, with, ..Evaluation::default() };
-    let s = prepared(&[
-        of("ldam-drw", json!({})),
-        of("ldam-drw", paper()),
-        of("ldam-drw", own.clone()),
-        of("rw", json!({})),
-        of("rw", own),
-    ]);
-    s.one("report", "table m/0 m/1 m/2 m/3 m/4 --out t -q");
-    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
-    for row in [
-        "| LDAM-DRW | 75.00 (1) | 76.57‡ | — |",
-        "| LDAM-DRW (recipe paper) | 75.00 (1) | 76.57 | -1.57 |",
-        "| LDAM-DRW (200 epochs, milestones 161 and 161, warmup 5) | 75.00 (1) | 77.03† | -2.03 |",
-        "| RW | 75.00 (1) | 72.37†‡ | — |",
-        "| RW (200 epochs, milestones 161 and 161, warmup 5) | 75.00 (1) | 72.37† | +2.63 |",
-        "- ‡: published for a schedule other than that of these runs (200 epochs, warm-up 5, milestones 161 and \
-         161; 300 epochs, milestones 150 and 250), so there is no Δ.",
-    ] {
-        assert!(md.contains(row), "{row} in {md}");
-    }
-    let tex = fs::read_to_string(s.join("t/table.tex")).unwrap();
-    assert!(tex.contains("LDAM-DRW & 75.00 (1) & 76.57$^\\ddagger$ & -- \\\\"), "{tex}");
-    s.one("report", "html m/0 m/1 m/2 m/3 m/4 -o h/a.html -q");
-    let page = fs::read_to_string(s.join("h/a.html")).unwrap();
-    assert!(
-        page.contains(">76.57‡</td><td>—</td>") && page.contains("published setting is uncertain: 2."),
-        "with its mark"
-    );
-}
-
-/// Returns a method of published.json as its base name and the params of its preset with the options applied,
-/// such as those of `focal(gamma=1.0)`.
-fn published_method(name: &str) -> (&str, Value) {
-    let (base, options) = name.trim_end_matches(')').split_once('(').unwrap_or((name, ""));
-    let mut with = json!(preset(base).unwrap());
-    for (option, value) in options.split(',').filter_map(|o| o.split_once('=')) {
-        let part = with.as_object_mut().unwrap().values_mut().find(|part| part.get(option).is_some());
-        part.unwrap()[option] = serde_json::from_str(value).unwrap();
-    }
-    (base, with)
-}
-
-#[test]
-fn every_published_value_can_be_shown() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/report/published.json");
-    let published: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
-    let mut shown = 0;
-    for table in published["tables"].as_array().unwrap() {
-        let s = Sandbox::new();
-        let mut all = String::new();
-        let mut wanted = vec![];
-        let rows = table["rows"].as_object().unwrap();
-        for (name, column, value) in rows.iter().flat_map(|(name, row)| {
-            row.as_object().unwrap().iter().map(move |(c, v)| (name, c, v.as_f64().unwrap()))
-        }) {
-            let [dataset, imb_type, ratio] = column.split('/').collect::<Vec<_>>()[..] else {
-                panic!("{column}")
-            };
-            let (method, mut with) = published_method(name);
-            let schedule = &table["schedule"];
-            with["arch"] = table["arch"].clone();
-            with["recipe"] = json!("custom");
-            for (setting, value) in [
-                ("epochs", &schedule["epochs"]),
-                ("milestones", &schedule["milestones"]),
-                ("warmup", &schedule["warmup"]),
-                ("batch_size", &table["batch_size"]),
-            ] {
-                if !value.is_null() {
-                    with[setting] = value.clone();
-                }
-            }
-            let imb_ratio = ratio.parse().unwrap();
-            let e = Evaluation {
-                method,
-                dataset,
-                imb_type,
-                imb_ratio,
-                top1: 50.0,
-                with,
-                ..Evaluation::default()
-            };
-            let file = e.publish(&s.join(format!("m/{}", wanted.len())));
-            all += &fs::read_to_string(file).unwrap();
-            let error = table["unit"] == "error";
-            wanted.push((name, column, if error { 100.0 - value } else { value }));
-        }
-        fs::write(s.join("all.json"), all).unwrap();
-        s.one("report", "table all.json --out t -q");
-        let json: Value = serde_json::from_str(&fs::read_to_string(s.join("t/table.json")).unwrap()).unwrap();
-        let md = fs::read_to_string(s.join("t/table.md")).unwrap();
-        let cells: Vec<&Value> = json["cells"].as_array().unwrap().iter().filter(|c| c["n"] == 1).collect();
-        assert_eq!(cells.len(), wanted.len(), "a cell each");
-        for (name, column, value) in wanted {
-            let [dataset, imb_type, ratio] = column.split('/').collect::<Vec<_>>()[..] else {
-                panic!("{column}")
-            };
-            let (method, options) = name.trim_end_matches(')').split_once('(').unwrap_or((name, ""));
-            let is_it = |c: &&&Value| {
-                c["dataset"] == dataset
-                    && c["imb_type"] == imb_type
-                    && c["imb_ratio"].as_f64() == ratio.parse().ok()
-                    && c["method"] == method
-                    && c["variant"].as_str().unwrap().contains(&options.replace('=', " "))
-            };
-            let found: Vec<_> = cells.iter().filter(is_it).collect();
-            let cell =
-                found.into_iter().max_by_key(|c| c["variant"].as_str().unwrap().contains(options)).unwrap();
-            if table["source"] == "seed" {
-                assert_eq!(cell["starting_report"], value, "{name} {column}");
-            } else {
-                let beside = &cell["paper"];
-                assert!((beside["value"].as_f64().unwrap() - value).abs() < 1e-9, "{name} {column}: {cell}");
-                assert_eq!(beside["source"], table["source"]);
-                let comparable = table["doubt"].is_null();
-                assert_eq!(
-                    (cell["difference"].is_null(), &beside["same_schedule"]),
-                    (!comparable, &json!(true))
-                );
-            }
-            assert!(md.contains(&format!("| {value:.2}")), "{name} {column}: {value} in {md}");
-            shown += 1;
-        }
-    }
-    assert!(shown > 250, "{shown}");
-}
-
-#[test]
-fn focal_as_the_guide_has_it_shows_the_papers_values() {
-    let (method, with) = published_method("focal(gamma=1.0)");
-    let s = prepared(&[Evaluation { method, with, ..Evaluation::default() }]);
-    s.one("report", "table m/0 --out t -q");
-    let md = fs::read_to_string(s.join("t/table.md")).unwrap();
-    assert!(md.contains("| Focal (gamma 1.0) | 75.00 (1) | 70.18‡ |\n"), "{md}");
 }
 
 #[test]
@@ -556,12 +337,7 @@ fn bare_files_of_one_name_from_eval_to_the_table() {
 
 #[test]
 fn what_computed_a_checkpoint_is_a_fact_of_its_evaluation() {
-    let s = Sandbox::new();
-    s.one(
-        "mk-imbalance",
-        "--dataset synthetic --train-per-class 4 --test-per-class 2 --imb-ratio 2 --out data -q",
-    );
-    checkpoint(&s.join("run"), &manifest(s.join("data")), 0);
+    let s = untrained();
     let mut keys = vec![];
     for (run, version, facts) in [
         (json!({}), 1, json!(null)),
@@ -588,7 +364,7 @@ fn what_computed_a_checkpoint_is_a_fact_of_its_evaluation() {
 
 #[test]
 fn old_and_new_manifests_share_a_row() {
-    let s = prepared(&three_seeds());
+    let s = evaluations(&three_seeds());
     edit(&s.join("m/1"), |v| v["inputs"][0]["facts"] = json!({"computed_by": "avx512"}));
     edit(&s.join("m/2"), |v| v["inputs"][0]["facts"] = json!({"computed_by": "avx512", "semantics": 2}));
     s.one("report", "table m/0 m/1 m/2 --out t -q");
@@ -635,7 +411,7 @@ fn names_from_outside_cannot_become_markup() {
 
 #[test]
 fn numbers_that_were_edited_are_refused() {
-    let s = prepared(&[Evaluation::default()]);
+    let s = evaluations(&[Evaluation::default()]);
     let file = s.join("m/0/manifest.json");
     let good = fs::read_to_string(&file).unwrap();
     for (from, to, why) in [
@@ -650,7 +426,7 @@ fn numbers_that_were_edited_are_refused() {
 
 #[test]
 fn other_data_sets_have_no_paper_columns() {
-    let s = prepared(&[Evaluation { dataset: "synthetic", imb_ratio: 20.0, ..Evaluation::default() }]);
+    let s = evaluations(&[Evaluation { dataset: "synthetic", imb_ratio: 20.0, ..Evaluation::default() }]);
     s.one("report", "table m/0 --out t -q");
     let md = fs::read_to_string(s.join("t/table.md")).unwrap();
     assert!(md.contains("## Synthetic, last epoch") && md.contains("| Method | exp 20 |\n"), "{md}");
@@ -659,7 +435,7 @@ fn other_data_sets_have_no_paper_columns() {
 
 #[test]
 fn copies_count_once_and_other_weights_of_a_seed_are_another_run() {
-    let s = prepared(&[
+    let s = evaluations(&[
         Evaluation::default(),
         Evaluation::default(),
         Evaluation { top1: 76.0, ..Evaluation::default() },
@@ -674,7 +450,7 @@ fn copies_count_once_and_other_weights_of_a_seed_are_another_run() {
 
 #[test]
 fn copied_manifests_are_enough() {
-    let s = prepared(&three_seeds());
+    let s = evaluations(&three_seeds());
     // One file with three manifests, whose directories are gone.
     let all: String =
         (0..3).map(|n| fs::read_to_string(s.join(format!("m/{n}/manifest.json"))).unwrap()).collect();
@@ -690,7 +466,7 @@ fn copied_manifests_are_enough() {
 
 #[test]
 fn the_cache_answers_and_verifies() {
-    let s = prepared(&three_seeds());
+    let s = evaluations(&three_seeds());
     let made = s.one("report", "table m/0 m/1 --out t -q");
     assert_eq!(s.one("report", "table m/0 m/1 --out t -q"), made);
     s.one("report", "table m/0 m/1 --out t -q --verify");
@@ -701,7 +477,7 @@ fn the_cache_answers_and_verifies() {
 
 #[test]
 fn bad_input_is_one_line_and_exit_code_2() {
-    let s = prepared(&[Evaluation::default()]);
+    let s = evaluations(&[Evaluation::default()]);
     let good = fs::read_to_string(s.join("m/0/manifest.json")).unwrap();
     let with = |change: &dyn Fn(&mut Value)| {
         let mut v: Value = serde_json::from_str(&good).unwrap();
@@ -735,19 +511,4 @@ fn bad_input_is_one_line_and_exit_code_2() {
     );
     refused(s.tool("report", "table m/0 --checkpoint best").assert(), "run eval --checkpoint best");
     assert!(!s.join("reports").exists(), "nothing was made");
-}
-
-#[test]
-fn a_closed_stdout_is_no_error() {
-    let s = prepared(&[Evaluation::default()]);
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin("report"))
-        .args(["table", "m/0", "-q"])
-        .current_dir(s.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
 }

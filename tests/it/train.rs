@@ -3,26 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use remix::simd::Isa;
 use serde_json::Value;
 
-use crate::common::{Sandbox, edit, flip, refused};
-
-const DATA: &str = "--dataset synthetic --train-per-class 12 --test-per-class 2 --imb-ratio 6 -q --out data";
+use crate::common::{DATA, Sandbox, edit, flip, refused, with_data};
 
 /// A short training that uses every random stream.
 const SHORT: &str = "data --method remix-drs --arch resnet20 --batch-size 32 -q";
-
-fn prepared() -> Sandbox {
-    let s = Sandbox::new();
-    s.one("mk-imbalance", DATA);
-    s
-}
 
 /// Returns the weights and the state of a run, and its log without the times.
 fn bytes(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -51,13 +43,9 @@ fn spawn(s: &Sandbox, args: &str) -> Child {
 }
 
 fn spawn_with(s: &Sandbox, args: &str, env: &[(&str, &str)]) -> Child {
-    Command::new(assert_cmd::cargo::cargo_bin("train"))
+    s.command(assert_cmd::cargo::cargo_bin("train"))
         .args(args.split_whitespace())
-        .current_dir(s.path())
-        .env("REMIX_CACHE_DIR", s.join("memo"))
-        .env("CUDA_VISIBLE_DEVICES", "")
         .envs(env.iter().copied())
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -75,7 +63,7 @@ fn started(dir: &Path) {
 
 #[test]
 fn a_seed_gives_the_same_bytes_for_any_number_of_threads() {
-    let s = prepared();
+    let s = with_data();
     for threads in [1, 2, 4] {
         s.one("train", &format!("{SHORT} --epochs 2 --threads {threads} --out t{threads}"));
     }
@@ -93,7 +81,7 @@ fn a_seed_gives_the_same_bytes_for_any_number_of_threads() {
 
 #[test]
 fn killed_twenty_times_it_ends_with_the_same_bytes() {
-    let s = prepared();
+    let s = with_data();
     let run = format!("{SHORT} --epochs 12 --threads 1");
     let whole = Instant::now();
     s.one("train", &format!("{run} --out whole"));
@@ -133,7 +121,7 @@ fn a_run_that_goes_on_by_other_instructions_says_so() {
     if best == other {
         return println!("skipped: this machine has {best} alone");
     }
-    let s = prepared();
+    let s = with_data();
     let run = format!("{SHORT} --epochs 40 --out run");
     let mut child = spawn_with(&s, &run, &[("REMIX_ISA", other)]);
     started(&s.join("run"));
@@ -154,7 +142,7 @@ fn a_run_that_goes_on_by_other_instructions_says_so() {
 
 #[test]
 fn an_interrupted_run_says_so_and_goes_on() {
-    let s = prepared();
+    let s = with_data();
     let run = format!("{SHORT} --epochs 6");
     s.one("train", &format!("{run} --out whole"));
     let child = spawn(&s, &format!("{run} --out stopped"));
@@ -181,42 +169,47 @@ fn an_interrupted_run_says_so_and_goes_on() {
     assert!(differing(&bytes(&s.join("whole")), &bytes(&s.join("stopped"))).is_empty());
 }
 
+/// Returns when each file of some results was last changed.
+fn changed(s: &Sandbox, dirs: &[&str]) -> BTreeMap<PathBuf, SystemTime> {
+    let files = dirs.iter().flat_map(|dir| fs::read_dir(s.join(dir)).unwrap());
+    files
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.path(), entry.metadata().unwrap().modified().unwrap())
+        })
+        .collect()
+}
+
 #[test]
-fn a_second_call_of_any_tool_answers_at_once() {
-    let s = prepared();
+fn a_second_call_of_any_tool_does_no_work() {
+    let s = with_data();
     s.one("train", &format!("{SHORT} --epochs 1 --out run"));
     let all = [
-        ("mk-imbalance", DATA.to_owned()),
+        ("mk-imbalance", format!("{DATA} -q --out data")),
         ("train", format!("{SHORT} --epochs 1 --out run")),
         ("eval", "run -q --out m".to_owned()),
         ("embed", "run -q --out e".to_owned()),
         ("report", "table m -q --out r".to_owned()),
     ];
     let first: Vec<Value> = all.iter().map(|(tool, args)| s.one(tool, args)).collect();
-    // Hashes of files that were written only moments ago are not remembered yet.
-    sleep(Duration::from_millis(100));
-    for ((tool, args), first) in all.iter().zip(&first) {
-        let mut best = Duration::MAX;
-        for _ in 0..8 {
-            let started = Instant::now();
-            assert_eq!(&s.one(tool, args), first, "{tool}: the same manifest, times included");
-            best = best.min(started.elapsed());
+    let dirs = ["data", "run", "m", "e", "r"];
+    let again = |what: &str| {
+        let before = changed(&s, &dirs);
+        for ((tool, args), first) in all.iter().zip(&first) {
+            assert_eq!(&s.one(tool, args), first, "{tool}, {what}: the same manifest, times included");
         }
-        assert!(best < Duration::from_millis(50), "{tool}: {best:?}");
+        assert_eq!(changed(&s, &dirs), before, "{what}: no file was written");
+    };
+    again("at once");
+    for file in changed(&s, &dirs).into_keys() {
+        File::open(file).unwrap().set_modified(SystemTime::now()).unwrap();
     }
-    for dir in ["data", "run", "m", "e", "r"] {
-        for entry in fs::read_dir(s.join(dir)).unwrap() {
-            File::open(entry.unwrap().path()).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
-        }
-    }
-    for ((tool, args), first) in all.iter().zip(&first) {
-        assert_eq!(&s.one(tool, args), first, "{tool}: touched");
-    }
+    again("touched");
 }
 
 #[test]
 fn asking_without_doing() {
-    let s = prepared();
+    let s = with_data();
     let run = format!("{SHORT} --epochs 1 --out run");
     let planned = s.one("train", &format!("{run} --dry-run"));
     assert!(!s.join("run").exists(), "a dry run makes nothing");
@@ -224,7 +217,9 @@ fn asking_without_doing() {
     let made = s.one("train", &run);
     assert_eq!((&planned["key"], &planned["params"]), (&made["key"], &made["params"]));
     s.tool("train", &format!("{run} --verify")).assert().code(0);
-    s.tool("train", &format!("{run} --verify --dry-run")).assert().code(2);
+    let both = s.tool("train", &format!("{run} --verify --dry-run")).assert().code(2);
+    let said = String::from_utf8_lossy(&both.get_output().stderr).into_owned();
+    assert!(said.contains("'--verify' cannot be used with '--dry-run'"), "{said}");
     let explained = |run: &str| {
         let output = s.tool("train", &format!("{run} --explain")).assert().success().get_output().clone();
         String::from_utf8(output.stderr).unwrap()
@@ -262,7 +257,7 @@ fn asking_without_doing() {
 
 #[test]
 fn of_two_processes_one_works_and_one_waits() {
-    let s = prepared();
+    let s = with_data();
     let run = format!("{} --epochs 3 --out run", SHORT.replace("-q", "-v"));
     let both = [spawn(&s, &run), spawn(&s, &run)].map(|child| child.wait_with_output().unwrap());
     for output in &both {
@@ -281,7 +276,7 @@ fn of_two_processes_one_works_and_one_waits() {
 /// A directory left unfinished by version 1: its plan does not list files, and its key has another version.
 #[test]
 fn an_unfinished_run_of_the_version_before_goes_on_as_one_of_that_version() {
-    let s = prepared();
+    let s = with_data();
     let run = format!("{SHORT} --epochs 6");
     s.one("train", &format!("{run} --out whole"));
     let mut child = spawn(&s, &format!("{run} --out old"));
@@ -310,7 +305,7 @@ fn an_unfinished_run_of_the_version_before_goes_on_as_one_of_that_version() {
 
 #[test]
 fn force_works_again_even_where_another_process_was_first() {
-    let s = prepared();
+    let s = with_data();
     let run = format!("{} --epochs 8 --out run", SHORT.replace("-q", "-v"));
     let first = spawn(&s, &run);
     started(&s.join("run"));
@@ -327,7 +322,7 @@ fn force_works_again_even_where_another_process_was_first() {
 
 #[test]
 fn runs_side_by_side_are_for_gpus() {
-    let s = prepared();
+    let s = with_data();
     let args = format!("{SHORT} --epochs 1 --seeds 0-1 --parallel 4 --device cpu --out runs");
     let output = s.tool("train", &args).assert().success().get_output().clone();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -336,7 +331,7 @@ fn runs_side_by_side_are_for_gpus() {
 
 #[test]
 fn a_damaged_file_is_restored_or_refused_but_never_published() {
-    let s = prepared();
+    let s = with_data();
     let run = format!("{SHORT} --epochs 2 --out run");
     s.one("train", &run);
     let sound = bytes(&s.join("run"));
@@ -386,7 +381,7 @@ fn a_damaged_file_is_restored_or_refused_but_never_published() {
 
 #[test]
 fn damaged_files_of_a_stopped_run_are_named_with_one_remedy() {
-    let s = prepared();
+    let s = with_data();
     let run = format!("{SHORT} --epochs 2 --out run");
     s.one("train", &run);
     fs::remove_file(s.join("run/manifest.json")).unwrap();
@@ -416,7 +411,7 @@ fn damaged_files_of_a_stopped_run_are_named_with_one_remedy() {
 
 #[test]
 fn a_state_that_is_gone_is_missed() {
-    let s = prepared();
+    let s = with_data();
     s.one("train", &format!("{SHORT} --epochs 3 --out run"));
     let whole = bytes(&s.join("run"));
     fs::remove_file(s.join("run/state.safetensors")).unwrap();
@@ -426,4 +421,13 @@ fn a_state_that_is_gone_is_missed() {
     let said = String::from_utf8_lossy(&again.get_output().stderr).into_owned();
     assert!(said.contains("state.safetensors: is missing, so 3 epochs are lost"), "{said}");
     assert!(differing(&whole, &bytes(&s.join("run"))).is_empty());
+}
+
+/// The swept flag is inserted before the `--` that ends the flags.
+#[test]
+fn a_sweep_takes_its_data_set_after_a_double_dash() {
+    let s = with_data();
+    let found = s.run("train", "--sweep lr=0.05:0.1:0.05 --arch resnet20 -q --dry-run -- data");
+    let rates: Vec<&Value> = found.iter().map(|m| &m["params"]["lr"]).collect();
+    assert_eq!(rates, [0.05, 0.1]);
 }

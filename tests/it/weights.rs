@@ -9,26 +9,15 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use zip::write::SimpleFileOptions;
 
-use crate::common::{Sandbox, refused};
-use crate::fabricate::{checkpoint, manifest, resnet20};
+use crate::common::refused;
+use crate::fabricate::{resnet20, untrained};
 
 const BARE: &str = "--arch resnet20 --data data -q";
 
 /// Name, shape and bytes of the f32 values of a tensor.
 type Tensor = (String, Vec<usize>, Vec<u8>);
 
-/// Makes a data set in `data` and a checkpoint in `run` with the weights of `network`.
-fn prepared() -> Sandbox {
-    let s = Sandbox::new();
-    s.one(
-        "mk-imbalance",
-        "--dataset synthetic --train-per-class 30 --test-per-class 4 --imb-ratio 10 -q --out data",
-    );
-    checkpoint(&s.join("run"), &manifest(s.join("data")), 0);
-    s
-}
-
-/// Returns the weights of a ResNet-20 under names changed by a function.
+/// Returns the weights of the checkpoint of [`untrained`] under names changed by a function.
 fn network(rename: impl Fn(&str) -> String) -> Vec<Tensor> {
     let bytes = resnet20(10, 0);
     let all = SafeTensors::deserialize(&bytes).unwrap();
@@ -105,7 +94,7 @@ fn pth(tensors: &[Tensor], under: Option<&str>) -> Vec<u8> {
 
 #[test]
 fn the_form_and_the_name_of_a_file_do_not_change_a_number() {
-    let s = prepared();
+    let s = untrained();
     let truth = s.one("eval", "run -q")["metrics"].clone();
     let module = || network(|n| format!("module.{n}"));
     for (name, bytes) in [
@@ -135,7 +124,7 @@ fn the_form_and_the_name_of_a_file_do_not_change_a_number() {
 
 #[test]
 fn logits_are_the_same_bytes_from_either_form() {
-    let s = prepared();
+    let s = untrained();
     let features = |file: &str, bytes: Vec<u8>, out: &str| {
         fs::write(s.join(file), bytes).unwrap();
         s.one("embed", &format!("{file} {BARE} --out {out}"));
@@ -147,7 +136,7 @@ fn logits_are_the_same_bytes_from_either_form() {
 
 #[test]
 fn names_that_are_not_those_of_the_network_are_refused() {
-    let s = prepared();
+    let s = untrained();
     for (name, why) in [
         ("module.linear.bias", "holds linear.bias twice, as \"linear.bias\" and \"module.linear.bias\""),
         ("model.conv1.weight", "holds conv1.weight twice"),
@@ -175,7 +164,7 @@ fn names_that_are_not_those_of_the_network_are_refused() {
 
 #[test]
 fn what_is_no_weight_is_skipped_and_said_once() {
-    let s = prepared();
+    let s = untrained();
     let truth = s.one("eval", "run -q")["metrics"].clone();
     let mut more = with("epoch");
     for name in ["n_averaged", "bn1.num_batches_tracked", "optimizer.state.0.momentum_buffer", "optimizer.lr"]
@@ -208,7 +197,7 @@ fn what_is_no_weight_is_skipped_and_said_once() {
 
 #[test]
 fn files_that_are_not_read_say_what_they_are() {
-    let s = prepared();
+    let s = untrained();
     let fixture = |name: &str| format!("{}/tests/fixtures/torch/{name}.pth", env!("CARGO_MANIFEST_DIR"));
     let eval = |args: &str| s.tool("eval", args).assert();
     // The format is reported before anything else is asked for.
@@ -222,7 +211,7 @@ fn files_that_are_not_read_say_what_they_are() {
         ("beyond", "beyond.pth: linear.bias has the value 1e300, which is out of range of float32"),
         ("twice", "twice.pth: holds linear.bias twice"),
         ("mixed", "mixed.pth: most names begin with \"module.\", but \"linear.bias\" does not"),
-        ("plain", "plain.pth: "),
+        ("plain", "plain.pth: linear.weight has shape [4, 2], not [4, 64]"),
     ] {
         refused(eval(&format!("{} {BARE}", fixture(name))), why);
     }
@@ -232,13 +221,13 @@ fn files_that_are_not_read_say_what_they_are() {
         "text.pt: not an intact safetensors file, nor one of PyTorch's",
     );
     fs::write(s.join("empty.pth"), "").unwrap();
-    refused(eval(&format!("empty.pth {BARE}")), "empty.pth: ");
+    refused(eval(&format!("empty.pth {BARE}")), "empty.pth: not an intact safetensors file");
     refused(eval(&format!("gone.pth {BARE}")), "gone.pth: No such file");
 }
 
 #[test]
 fn damaged_files_are_one_line() {
-    let s = prepared();
+    let s = untrained();
     for (file, bytes) in [("w.safetensors", safetensors(&plain())), ("w.pth", pth(&plain(), Some("net")))] {
         for at in [5, 9, 100, 5000, bytes.len() / 2, bytes.len() - 30, bytes.len() - 10] {
             fs::write(s.join(file), &bytes[..at]).unwrap();

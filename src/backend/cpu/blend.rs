@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor};
 
 use super::source::Source;
-use super::{chunk_range, for_each_chunk, for_each_image, mask};
+use super::{for_each_image, for_each_image_of_two, mask};
 use crate::simd::value::Value;
 use crate::tensor::{read_as, with_value, write_parts};
 
@@ -23,21 +23,28 @@ pub struct Pairs<'a> {
 /// # Errors
 /// Returns an error if a tensor has the wrong type, layout, rank or device.
 pub fn forward(pairs: Pairs, source: Source, out: &Tensor, mixed: &Tensor) -> Result<()> {
-    with_value!(out, T => forward_of::<T>(pairs, source, out, mixed))
-}
-
-fn forward_of<T: Value>(pairs: Pairs, source: Source, out: &Tensor, mixed: &Tensor) -> Result<()> {
-    let lent = source.read::<T>()?;
     let (_, _, width, channels) = mixed.dims4()?;
-    let len = image_len(mixed)?;
-    each_image(pairs, out, len, |n, out: &mut [T]| lent.slices().fill(n, width, channels, out))?;
-    let out = read_as::<T>(out)?;
-    each_image(pairs, mixed, len, |n, mixed: &mut [T]| {
-        let (own, other) = (&out[n * len..], &out[pairs.partner[n] as usize * len..]);
-        let l = pairs.lambda[n];
-        for (mixed, (own, other)) in mixed.iter_mut().zip(own.iter().zip(other)) {
-            *mixed = T::from_f32(l * own.to_f32() + (1.0 - l) * other.to_f32());
-        }
+    let (batch, len) = (pairs.partner.len(), image_len(mixed)?);
+    with_value!(out, T => {
+        let lent = source.read::<T>()?;
+        write_parts(&[out], |parts| {
+            let image = |n: usize, out: &mut [T]| lent.slices().fill(n, width, channels, out);
+            for_each_image(batch, parts[0], len, image);
+            Ok(())
+        })?;
+        let out = read_as::<T>(out)?;
+        write_parts(&[mixed], |parts| {
+            let image = |n: usize, mixed: &mut [T]| {
+                let (own, other) = (&out[n * len..], &out[pairs.partner[n] as usize * len..]);
+                let l = pairs.lambda[n];
+                for (mixed, (own, other)) in mixed.iter_mut().zip(own.iter().zip(other)) {
+                    // `T::from_f32` would be half's own function for bf16.
+                    *mixed = Value::from_f32(l * own.to_f32() + (1.0 - l) * other.to_f32());
+                }
+            };
+            for_each_image(batch, parts[0], len, image);
+            Ok(())
+        })
     })
 }
 
@@ -58,55 +65,28 @@ pub fn backward(
     dz: &Tensor,
     sums: &Tensor,
 ) -> Result<()> {
-    with_value!(dz, T => backward_of::<T>(pairs, g, out, y, dz, sums))
-}
-
-fn backward_of<T: Value>(
-    pairs: Pairs,
-    g: &Tensor,
-    out: &Tensor,
-    y: &Tensor,
-    dz: &Tensor,
-    sums: &Tensor,
-) -> Result<()> {
     let (len, channels) = (image_len(y)?, y.dim(y.rank() - 1)?);
-    let (g, out, y) = (read_as::<T>(g)?, read_as::<T>(out)?, read_as::<T>(y)?);
     let mut mixed_into = vec![0; pairs.partner.len()];
     for (m, &n) in pairs.partner.iter().enumerate() {
         mixed_into[n as usize] = m;
     }
-    write_parts(&[dz, sums], |parts| {
-        let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
-            let (at, m) = (n * len..(n + 1) * len, mixed_into[n]);
-            let (own, other) = (pairs.lambda[n], 1.0 - pairs.lambda[m]);
-            let grads = g[at.clone()].iter().zip(&g[m * len..]);
-            let grads = grads.map(|(g, h)| own * g.to_f32() + other * h.to_f32());
-            mask(grads, &out[at.clone()], &y[at], dz, sums);
-        };
-        for_each_image(pairs.partner.len(), [parts[0], parts[1]], [len, 2 * channels], image);
-        Ok(())
+    with_value!(dz, T => {
+        let (g, out, y) = (read_as::<T>(g)?, read_as::<T>(out)?, read_as::<T>(y)?);
+        write_parts(&[dz, sums], |parts| {
+            let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
+                let (at, m) = (n * len..(n + 1) * len, mixed_into[n]);
+                let (own, other) = (pairs.lambda[n], 1.0 - pairs.lambda[m]);
+                let grads = g[at.clone()].iter().zip(&g[m * len..]);
+                let grads = grads.map(|(g, h)| own * g.to_f32() + other * h.to_f32());
+                mask(grads, &out[at.clone()], &y[at], dz, sums);
+            };
+            for_each_image_of_two(mixed_into.len(), [parts[0], parts[1]], [len, 2 * channels], image);
+            Ok(())
+        })
     })
 }
 
 /// Returns the number of values in an image of a batch.
 fn image_len(batch: &Tensor) -> Result<usize> {
     Ok(batch.elem_count() / batch.dim(0)?)
-}
-
-/// Calls `f` to write each image of a batch.
-fn each_image<T: Value>(
-    pairs: Pairs,
-    to: &Tensor,
-    len: usize,
-    f: impl Fn(usize, &mut [T]) + Sync + Send,
-) -> Result<()> {
-    write_parts(&[to], |parts| {
-        for_each_chunk(pairs.partner.len(), |chunk| {
-            for n in chunk_range(chunk, pairs.partner.len()) {
-                // SAFETY: each image is taken once, and the parts of different images do not overlap.
-                f(n, unsafe { parts[0].part(n * len..(n + 1) * len) });
-            }
-        });
-        Ok(())
-    })
 }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use self::kernel::{PANEL, Product, Update, from_panels, tile_columns, tile_rows, to_panels};
 use super::head::{Loss, d_logits, inverse_norm};
-use super::sgd::Rates;
+use crate::backend::Rates;
 use crate::methods::loss::{ClassifierKind, Criterion, SCALE, Targets};
 use crate::simd::{self, Isa};
 use crate::tensor::Parts;

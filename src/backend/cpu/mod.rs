@@ -39,25 +39,44 @@ pub fn chunk_range(chunk: usize, batch: usize) -> Range<usize> {
     chunk * CHUNK..batch.min((chunk + 1) * CHUNK)
 }
 
+/// Returns the part of a batch's buffer that belongs to some images, which have `len` values each.
+fn images(range: &Range<usize>, len: usize) -> Range<usize> {
+    range.start * len..range.end * len
+}
+
 /// Runs `f(chunk)` for every chunk of a batch, on all threads.
 pub fn for_each_chunk(batch: usize, f: impl Fn(usize) + Sync + Send) {
     (0..chunks(batch)).into_par_iter().with_max_len(1).for_each(f);
 }
 
-/// Runs `f(n, a, b)` for every image of a batch, on all threads; `a` and `b` are the image's parts of two
-/// buffers that hold `lens` values per image.
-fn for_each_image<A: Value, B: Value>(
+/// Runs `f(n, part)` for every image of a batch, on all threads; `part` is the image's part of a buffer that
+/// holds `len` values per image.
+fn for_each_image<T: Value>(
+    batch: usize,
+    buffer: Parts,
+    len: usize,
+    f: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    for_each_chunk(batch, |chunk| {
+        for n in chunk_range(chunk, batch) {
+            // SAFETY: the parts of different images do not overlap, and each image is processed once.
+            f(n, unsafe { buffer.part(n * len..(n + 1) * len) });
+        }
+    });
+}
+
+/// Runs `f(n, a, b)` like [`for_each_image`]; `a` and `b` are the image's parts of two different buffers that
+/// hold `lens` values per image.
+fn for_each_image_of_two<A: Value, B: Value>(
     batch: usize,
     [a, b]: [Parts; 2],
     lens: [usize; 2],
     f: impl Fn(usize, &mut [A], &mut [B]) + Sync + Send,
 ) {
-    for_each_chunk(batch, |chunk| {
-        for n in chunk_range(chunk, batch) {
-            let part = |len| n * len..(n + 1) * len;
-            // SAFETY: the parts of different images do not overlap, and each image is processed once.
-            f(n, unsafe { a.part(part(lens[0])) }, unsafe { b.part(part(lens[1])) });
-        }
+    for_each_image(batch, a, lens[0], |n, a: &mut [A]| {
+        // SAFETY: the parts of different images and of different buffers do not overlap, and each image is
+        // processed once.
+        f(n, a, unsafe { b.part(n * lens[1]..(n + 1) * lens[1]) });
     });
 }
 

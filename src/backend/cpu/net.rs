@@ -12,9 +12,11 @@ use crate::backend::cpu::conv;
 use crate::backend::cpu::head::{Head, Loss};
 use crate::backend::cpu::norm::{self, Norm};
 use crate::backend::cpu::pool;
-use crate::backend::cpu::sgd::{self, Rates};
+use crate::backend::cpu::sgd;
 use crate::backend::cpu::source::{self, Raw};
-use crate::backend::{self, Engine, Gradient, InputGrad, Mixed, Plan, Residual, Source, Stored, Training};
+use crate::backend::{
+    self, Engine, Gradient, Input, InputGrad, Mixed, Plan, Rates, Residual, Source, Stored, Training,
+};
 use crate::methods::loss::{Criterion, Targets};
 use crate::net::params::Slot;
 use crate::net::{Geometry, Network, Params};
@@ -356,7 +358,7 @@ impl Training for Pass<'_> {
             // The kernel always takes the sums. Where no batch norm comes before, nothing reads them.
             y: match (sums_of, source) {
                 (Some(layer), _) => &layers[layer].y,
-                (None, source::Input::Plain(x) | source::Input::Normed { of: Raw { y: x, .. }, .. }) => x,
+                (None, Input::Plain(x) | Input::Normed { of: Raw { y: x, .. }, .. }) => x,
             },
             sums: if sums_of.is_some() { sums } else { others },
         });

@@ -12,7 +12,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::{chunk_range, for_each_chunk};
+use super::for_each_image;
 use crate::net::{EPS, MOMENTUM};
 use crate::simd::value::Value;
 use crate::tensor::{read, read_as, with_value, write, write_parts};
@@ -217,22 +217,19 @@ pub fn sums(batch: usize, len: usize, channels: usize, dz: &Tensor, y: &Tensor, 
     with_value!(y, T => {
         let (dz, y) = (read_as::<T>(dz)?, read_as::<T>(y)?);
         write_parts(&[sums], |parts| {
-            for_each_chunk(batch, |chunk| {
-                for n in chunk_range(chunk, batch) {
-                    // SAFETY: each image is taken once, and the parts of different images do not overlap.
-                    let sums: &mut [f32] = unsafe { parts[0].part(2 * n * channels..2 * (n + 1) * channels) };
-                    sums.fill(0.0);
-                    let (sum, product) = sums.split_at_mut(channels);
-                    let at = n * len..(n + 1) * len;
-                    let rows = dz[at.clone()].chunks_exact(channels).zip(y[at].chunks_exact(channels));
-                    for (dz, y) in rows {
-                        for c in 0..channels {
-                            sum[c] += dz[c].to_f32();
-                            product[c] += dz[c].to_f32() * y[c].to_f32();
-                        }
+            let image = |n: usize, sums: &mut [f32]| {
+                sums.fill(0.0);
+                let (sum, product) = sums.split_at_mut(channels);
+                let at = n * len..(n + 1) * len;
+                let rows = dz[at.clone()].chunks_exact(channels).zip(y[at].chunks_exact(channels));
+                for (dz, y) in rows {
+                    for c in 0..channels {
+                        sum[c] += dz[c].to_f32();
+                        product[c] += dz[c].to_f32() * y[c].to_f32();
                     }
                 }
-            });
+            };
+            for_each_image(batch, parts[0], 2 * channels, image);
             Ok(())
         })
     })

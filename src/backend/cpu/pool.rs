@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor};
 
 use super::source::Source;
-use super::{chunk_range, for_each_chunk, for_each_image, mask};
+use super::{chunk_range, for_each_chunk, for_each_image_of_two, mask};
 use crate::simd::value::Value;
 use crate::tensor::{read, read_as, with_value, write_parts};
 
@@ -17,25 +17,22 @@ use crate::tensor::{read, read_as, with_value, write_parts};
 /// # Panics
 /// Panics if a tensor is too small for the batch.
 pub fn mean(batch: usize, source: Source, out: &Tensor, features: &Tensor) -> Result<()> {
-    with_value!(out, T => mean_of::<T>(batch, source, out, features))
-}
-
-fn mean_of<T: Value>(batch: usize, source: Source, out: &Tensor, features: &Tensor) -> Result<()> {
-    let lent = source.read::<T>()?;
     let (_, height, width, channels) = out.dims4()?;
-    let len = height * width * channels;
-    let pixels = (height * width) as f32;
-    write_parts(&[out, features], |parts| {
-        let image = |n, out: &mut [T], mean: &mut [f32]| {
-            lent.slices().fill(n, width, channels, out);
-            mean.fill(0.0);
-            for out in out.chunks_exact(channels) {
-                mean.iter_mut().zip(out).for_each(|(mean, out)| *mean += out.to_f32());
-            }
-            mean.iter_mut().for_each(|m| *m /= pixels);
-        };
-        for_each_image(batch, [parts[0], parts[1]], [len, channels], image);
-        Ok(())
+    let (len, pixels) = (height * width * channels, (height * width) as f32);
+    with_value!(out, T => {
+        let lent = source.read::<T>()?;
+        write_parts(&[out, features], |parts| {
+            let image = |n: usize, out: &mut [T], mean: &mut [f32]| {
+                lent.slices().fill(n, width, channels, out);
+                mean.fill(0.0);
+                for out in out.chunks_exact(channels) {
+                    mean.iter_mut().zip(out).for_each(|(mean, out)| *mean += out.to_f32());
+                }
+                mean.iter_mut().for_each(|m| *m /= pixels);
+            };
+            for_each_image_of_two(batch, [parts[0], parts[1]], [len, channels], image);
+            Ok(())
+        })
     })
 }
 
@@ -55,30 +52,22 @@ pub fn mean_backward(
     dz: &Tensor,
     sums: &Tensor,
 ) -> Result<()> {
-    with_value!(dz, T => mean_backward_of::<T>(batch, d_features, out, y, dz, sums))
-}
-
-fn mean_backward_of<T: Value>(
-    batch: usize,
-    d_features: &Tensor,
-    out: &Tensor,
-    y: &Tensor,
-    dz: &Tensor,
-    sums: &Tensor,
-) -> Result<()> {
     // The tensors may have room for more images than the batch has.
     let (room, channels) = d_features.dims2()?;
-    let (d_features, out, y) = (read(d_features)?, read_as::<T>(out)?, read_as::<T>(y)?);
-    let len = y.len() / room;
-    let pixels = (len / channels) as f32;
-    write_parts(&[dz, sums], |parts| {
-        let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
-            let at = n * len..(n + 1) * len;
-            let d = d_features[n * channels..].iter().map(|d| d / pixels).take(channels).cycle();
-            mask(d, &out[at.clone()], &y[at], dz, sums);
-        };
-        for_each_image(batch, [parts[0], parts[1]], [len, 2 * channels], image);
-        Ok(())
+    let d_features = read(d_features)?;
+    with_value!(dz, T => {
+        let (out, y) = (read_as::<T>(out)?, read_as::<T>(y)?);
+        let len = y.len() / room;
+        let pixels = (len / channels) as f32;
+        write_parts(&[dz, sums], |parts| {
+            let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
+                let at = n * len..(n + 1) * len;
+                let d = d_features[n * channels..].iter().map(|d| d / pixels).take(channels).cycle();
+                mask(d, &out[at.clone()], &y[at], dz, sums);
+            };
+            for_each_image_of_two(batch, [parts[0], parts[1]], [len, 2 * channels], image);
+            Ok(())
+        })
     })
 }
 
@@ -119,34 +108,32 @@ impl Sizes {
 /// # Panics
 /// Panics if a tensor is too small for the batch.
 pub fn max(batch: usize, source: Source, y: &Tensor, out: &Tensor) -> Result<()> {
-    with_value!(out, T => max_of::<T>(batch, source, y, out))
-}
-
-fn max_of<T: Value>(batch: usize, source: Source, y: &Tensor, out: &Tensor) -> Result<()> {
-    let lent = source.read::<T>()?;
     let (sizes, len, out_len) = Sizes::new(y, out)?;
     let channels = sizes.channels;
-    write_parts(&[out], |parts| {
-        for_each_chunk(batch, |chunk| {
-            let mut values = vec![T::ZERO; len];
-            for n in chunk_range(chunk, batch) {
-                lent.slices().fill(n, sizes.width, channels, &mut values);
-                // SAFETY: each image is taken once, and the parts of different images do not overlap.
-                let out: &mut [T] = unsafe { parts[0].part(n * out_len..(n + 1) * out_len) };
-                // No value is negative, so the maximum can start from zero.
-                out.fill(T::ZERO);
-                for (pixel, out) in out.chunks_exact_mut(channels).enumerate() {
-                    sizes.window(pixel, |at| {
-                        for (out, value) in out.iter_mut().zip(&values[at..at + channels]) {
-                            let (new, old) = (value.to_f32(), out.to_f32());
-                            // NaN stays NaN.
-                            *out = if new > old || new.is_nan() { *value } else { *out };
-                        }
-                    });
+    with_value!(out, T => {
+        let lent = source.read::<T>()?;
+        write_parts(&[out], |parts| {
+            for_each_chunk(batch, |chunk| {
+                let mut values = vec![T::ZERO; len];
+                for n in chunk_range(chunk, batch) {
+                    lent.slices().fill(n, sizes.width, channels, &mut values);
+                    // SAFETY: each image is taken once, and the parts of different images do not overlap.
+                    let out: &mut [T] = unsafe { parts[0].part(n * out_len..(n + 1) * out_len) };
+                    // No value is negative, so the maximum can start from zero.
+                    out.fill(T::ZERO);
+                    for (pixel, out) in out.chunks_exact_mut(channels).enumerate() {
+                        sizes.window(pixel, |at| {
+                            for (out, value) in out.iter_mut().zip(&values[at..at + channels]) {
+                                let (new, old) = (value.to_f32(), out.to_f32());
+                                // NaN stays NaN.
+                                *out = if new > old || new.is_nan() { *value } else { *out };
+                            }
+                        });
+                    }
                 }
-            }
-        });
-        Ok(())
+            });
+            Ok(())
+        })
     })
 }
 
@@ -168,54 +155,44 @@ pub fn max_backward(
     dz: &Tensor,
     sums: &Tensor,
 ) -> Result<()> {
-    with_value!(out, T => max_backward_of::<T>(batch, source, y, d_out, out, dz, sums))
-}
-
-fn max_backward_of<T: Value>(
-    batch: usize,
-    source: Source,
-    y: &Tensor,
-    d_out: &Tensor,
-    out: &Tensor,
-    dz: &Tensor,
-    sums: &Tensor,
-) -> Result<()> {
     let (sizes, len, out_len) = Sizes::new(y, out)?;
     let channels = sizes.channels;
-    let (lent, y, d_out, out) =
-        (source.read::<T>()?, read_as::<T>(y)?, read_as::<T>(d_out)?, read_as::<T>(out)?);
-    write_parts(&[dz, sums], |parts| {
-        for_each_chunk(batch, |chunk| {
-            let (mut values, mut grads) = (vec![T::ZERO; len], vec![0f32; len]);
-            for n in chunk_range(chunk, batch) {
-                lent.slices().fill(n, sizes.width, channels, &mut values);
-                grads.fill(0.0);
-                let at = n * out_len..(n + 1) * out_len;
-                let pooled = out[at.clone()].chunks_exact(channels).zip(d_out[at].chunks_exact(channels));
-                for (pixel, (out, d_out)) in pooled.enumerate() {
-                    // The gradient of each channel, set to zero once its largest value has been met.
-                    let mut left: Vec<f32> = d_out.iter().map(|d| d.to_f32()).collect();
-                    sizes.window(pixel, |at| {
-                        let values = values[at..at + channels].iter().zip(out);
-                        let grads = grads[at..at + channels].iter_mut().zip(&mut left);
-                        for ((value, out), (grad, left)) in values.zip(grads) {
-                            if value.to_f32() == out.to_f32() {
-                                *grad += *left;
-                                *left = 0.0;
+    with_value!(out, T => {
+        let (lent, y) = (source.read::<T>()?, read_as::<T>(y)?);
+        let (d_out, out) = (read_as::<T>(d_out)?, read_as::<T>(out)?);
+        write_parts(&[dz, sums], |parts| {
+            for_each_chunk(batch, |chunk| {
+                let (mut values, mut grads) = (vec![T::ZERO; len], vec![0f32; len]);
+                for n in chunk_range(chunk, batch) {
+                    lent.slices().fill(n, sizes.width, channels, &mut values);
+                    grads.fill(0.0);
+                    let at = n * out_len..(n + 1) * out_len;
+                    let pooled = out[at.clone()].chunks_exact(channels).zip(d_out[at].chunks_exact(channels));
+                    for (pixel, (out, d_out)) in pooled.enumerate() {
+                        // The gradient of each channel, set to zero once its largest value has been met.
+                        let mut left: Vec<f32> = d_out.iter().map(|d| d.to_f32()).collect();
+                        sizes.window(pixel, |at| {
+                            let values = values[at..at + channels].iter().zip(out);
+                            let grads = grads[at..at + channels].iter_mut().zip(&mut left);
+                            for ((value, out), (grad, left)) in values.zip(grads) {
+                                if value.to_f32() == out.to_f32() {
+                                    *grad += *left;
+                                    *left = 0.0;
+                                }
                             }
-                        }
-                    });
+                        });
+                    }
+                    // SAFETY: each image is taken once, and the parts of different images do not overlap.
+                    let (dz, sums): (&mut [T], &mut [f32]) = unsafe {
+                        (
+                            parts[0].part(n * len..(n + 1) * len),
+                            parts[1].part(2 * n * channels..2 * (n + 1) * channels),
+                        )
+                    };
+                    mask(grads.iter().copied(), &values, &y[n * len..(n + 1) * len], dz, sums);
                 }
-                // SAFETY: each image is taken once, and the parts of different images do not overlap.
-                let (dz, sums): (&mut [T], &mut [f32]) = unsafe {
-                    (
-                        parts[0].part(n * len..(n + 1) * len),
-                        parts[1].part(2 * n * channels..2 * (n + 1) * channels),
-                    )
-                };
-                mask(grads.iter().copied(), &values, &y[n * len..(n + 1) * len], dz, sums);
-            }
-        });
-        Ok(())
+            });
+            Ok(())
+        })
     })
 }

@@ -7,20 +7,8 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use crate::backend::Rates;
 use crate::tensor::{read, write};
-
-/// The hyperparameters of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct Rates {
-    /// Learning rate.
-    pub lr: f32,
-    /// Momentum μ.
-    pub momentum: f32,
-    /// Weight decay.
-    pub weight_decay: f32,
-    /// Whether to use Nesterov's momentum.
-    pub nesterov: bool,
-}
 
 impl Rates {
     /// Performs one step on one value with its velocity and gradient.

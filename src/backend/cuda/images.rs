@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::device::{Device, Memory};
-use crate::backend::cpu::load::Levels;
+use crate::backend::Levels;
 use crate::data::shard::Split;
 
 /// Number of bytes of images that are sent at a time if the images are not kept on the device.

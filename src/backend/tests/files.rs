@@ -46,6 +46,7 @@ fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
     let folded = Folded::new(&params, SHAPE).expect("folded");
     let pixels = pixels();
     let out = folded.forward(8, BATCH, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
+    let out = out.expect("inference");
     let weight = &state["linear.weight"].data;
     for (z, f) in out.logits.chunks_exact(10).zip(out.features.chunks_exact(64)) {
         let length = f.iter().map(|f| f * f).sum::<f32>().sqrt();

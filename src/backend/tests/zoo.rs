@@ -64,6 +64,7 @@ fn torchvisions_networks_match_pytorch_at_all_sizes() {
         let pixels: Vec<f32> = (0..images * len).map(pixel).collect();
         let folded = Folded::new(&params, [*height, *width, 3]).expect("folded");
         let out = folded.forward(images, BATCH, |n, x| x.copy_from_slice(&pixels[n * len..(n + 1) * len]));
+        let out = out.expect("inference");
         let off = share(&out.logits, logits);
         assert!(off < 1e-5, "{what}: logits are {off:.1e} off");
         let Some(loss) = loss else { continue };

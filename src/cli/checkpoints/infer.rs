@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::{Choice, Subject, Weights};
-use crate::backend::cpu::infer::{self, Folded, Inference};
+use crate::backend::cpu::infer::{self, Folded};
 use crate::backend::cpu::linear::Linear;
-use crate::backend::cpu::load::levels;
 use crate::backend::cpu::neighbours::Neighbours;
 use crate::backend::device::Device;
+use crate::backend::{Inference, levels};
 use crate::cli::terminal;
 use crate::data::features::Features;
 use crate::data::shard::Split;
-use crate::interrupt;
+use crate::interrupt::Interrupted;
 use crate::manifest::{Kind, Object};
 use crate::methods::classifier::Classifier;
 use crate::methods::mix::{self, Mix};
@@ -33,7 +33,7 @@ impl Subject {
     ///
     /// # Errors
     /// Returns an error if files are missing or damaged, if the weights do not fit the architecture, or if a
-    /// GPU cannot be used.
+    /// GPU cannot be used, and [`Interrupted`] after a signal.
     pub fn infer(&self, flags: &Choice, device: &str, features: bool) -> Result<(Rows, Inference, Object)> {
         let weights = self.file()?;
         if self.dataset.kind == Kind::Embedding {
@@ -76,7 +76,11 @@ impl Subject {
     /// # Errors
     /// Fails under the same conditions as [`Subject::infer`], or if the checkpoint was trained without
     /// augmentation.
-    pub fn augmented(&self, passes: u32, batch: usize) -> Result<impl Iterator<Item = Inference>> {
+    pub fn augmented(
+        &self,
+        passes: u32,
+        batch: usize,
+    ) -> Result<impl Iterator<Item = Result<Inference, Interrupted>>> {
         let trained = match &self.weights {
             Weights::Checkpoint(m) => serde_json::from_value(serde_json::Value::Object(m.params.clone()))
                 .with_context(|| format!("{}: params", self.name))?,
@@ -95,10 +99,9 @@ impl Subject {
         let plan = Plan::new(&config, split.labels(), split.shape(), &self.info.cls_num_list)?;
         let plan = plan.cropping(split.stored());
         let name = self.name.clone();
-        Ok((1..=passes).map_while(move |pass| {
+        Ok((1..=passes).map(move |pass| {
             let _waiting = terminal::note(&format!("augmented pass {pass} of {passes} through {name}"));
-            let done = engine::augmented(&net, &split, &levels, &plan.epoch(pass), batch);
-            (!interrupt::requested()).then_some(done)
+            engine::augmented(&net, &split, &levels, &plan.epoch(pass), batch)
         }))
     }
 
@@ -127,8 +130,8 @@ impl Subject {
                 let voters = Neighbours::new(&rows, &labels, len, classes, neighbours);
                 // An image has no vote for itself.
                 match features.all() == rows && features.labels() == labels {
-                    true => (len, voters.logits_of_voters(&rows)),
-                    false => (len, voters.logits(features.all())),
+                    true => (len, voters.logits_of_voters(&rows)?),
+                    false => (len, voters.logits(features.all())?),
                 }
             }
             _ => {
@@ -149,10 +152,6 @@ impl Subject {
         Ok((rows, out, run))
     }
 }
-
-/// The error for running a kNN classifier on images.
-pub const FEATURES_ONLY: &str =
-    "a kNN classifier can only classify features; give --data the result of embed --splits";
 
 /// Reads the features and labels of the images that vote.
 fn voters(file: &Path, classes: usize) -> Result<(Vec<f32>, Vec<u32>)> {

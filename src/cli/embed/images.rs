@@ -9,24 +9,29 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{FEATURES, Flags, SEMANTICS, produced, safetensors_of};
-use crate::backend::cpu::infer::{self, Folded, Inference};
-use crate::backend::cpu::load::levels;
+use super::{FEATURES, Flags, only_on_cpu, produced, safetensors_of};
+use crate::backend::cpu::infer::{self, Folded};
+use crate::backend::{Inference, levels};
+use crate::cli::checkpoints::check_out;
 use crate::cli::models::{Model, models};
-use crate::cli::{CheckFailed, run_plan, terminal};
+use crate::cli::{CheckFailed, hash_files, run_plan, terminal};
+use crate::data::files::Reading;
 use crate::data::files::decode::{self, MAX_PIXELS, is_image};
 use crate::data::files::tree::{LIST, Tree};
-use crate::data::files::{CHANGED, Reading};
 use crate::data::listing::PassedOver;
 use crate::data::listing::folder::{self, LINE_BREAK, NOT_UTF8};
 use crate::data::shard::centre_rows;
-use crate::data::{CHANNELS, Error, Normalise, names_id};
+use crate::data::{CHANNELS, Error, Normalise, Unreadable, names_id};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Input, Kind, Object, in_utf8, key, store};
 use crate::metrics;
 use crate::net::files;
 use crate::simd::value::Value as _;
+
+/// Version of the output, to which that of decoding is added; raised like [`super::SEMANTICS`]. 3: lists with
+/// repeated lines have keys of their own.
+const SEMANTICS: u32 = 3;
 
 /// File name of the table of predictions.
 const PREDICTIONS: &str = "predictions.csv";
@@ -48,22 +53,16 @@ struct Found {
 /// Returns an error if there are no images or no checkpoint or if the work fails, and [`CheckFailed`] if some
 /// images cannot be read.
 pub fn run(flags: &Flags, images: &Path) -> Result<()> {
-    let device = &flags.common.device;
-    ensure!(
-        ["auto", "cpu"].contains(&&**device),
-        "--device {device}: --images is computed on the CPU; omit --device"
-    );
+    only_on_cpu(flags, "--images")?;
     if images == Path::new("-") && flags.input.checkpoints.is_empty() {
         bail!("--images -: paths are read from stdin, so the checkpoint must be an argument");
     }
     let models = models(&flags.input, "embed")?;
-    if let (Some(out), 2..) = (&flags.common.out, models.len()) {
-        bail!("--out {}: is for one checkpoint, but {} were given; omit --out", out.display(), models.len());
-    }
+    check_out(flags.common.out.as_deref(), models.len())?;
     let found = find(images)?;
     let (mut skipped, mut first) = (0, None);
     for model in &models {
-        let m = run_plan(&plan(model, flags, &found)?, &flags.common, |w| work(w, model, flags, &found))?;
+        let m = run_plan(&plan(model, flags, &found), &flags.common, |w| work(w, model, flags, &found))?;
         let listed = m.metrics.get("skipped").and_then(Value::as_array);
         skipped += listed.map_or(0, Vec::len);
         let text = |one: &Value, name: &str| one[name].as_str().unwrap_or_default().to_owned();
@@ -114,23 +113,12 @@ fn find(images: &Path) -> Result<Found> {
             false => fs::File::open(images).and_then(|mut file| file.read_to_end(&mut bytes)),
         };
         read.with_context(|| shown.clone())?;
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         ensure!(
             !bytes.contains(&0),
             "{shown}: its name is not that of an image, and its content is not a list of paths"
         );
-        let (mut text, mut lost) = (vec![], vec![]);
-        for line in bytes.split(|byte| *byte == b'\n') {
-            match str::from_utf8(line) {
-                Ok(line) => text.push(line),
-                Err(_) => lost.push(String::from_utf8_lossy(line).trim_end_matches('\r').to_owned()),
-            }
-        }
-        unlisted.extend(lost.into_iter().map(|path| [path, NOT_UTF8.to_owned()]));
-        let lines = text.into_iter().map(|line| line.trim_end_matches('\r')).filter(|line| !line.is_empty());
-        // A line may still have a carriage return inside.
-        let (odd, paths): (Vec<_>, Vec<_>) = lines.map(str::to_owned).partition(|path| path.contains('\r'));
-        unlisted.extend(odd.into_iter().map(|path| [path, LINE_BREAK.to_owned()]));
+        let (paths, odd) = paths_of(&bytes);
+        unlisted = odd;
         // A text that is no list is told from a list of images that are gone.
         if let Some(first) = paths.first()
             && !paths.iter().any(|path| is_image(path) || Path::new(path).exists())
@@ -146,17 +134,28 @@ fn find(images: &Path) -> Result<Found> {
     }
     ensure!(!paths.is_empty(), "{shown}: there are no images");
     passed_over.notices().iter().for_each(|notice| log::info!("{notice}"));
-    let progress = terminal::progress(paths.len(), "hashing files");
     let files: BTreeSet<&String> = paths.iter().collect();
-    let tree = Tree::of(&root, files.into_iter().cloned().collect(), || progress.step());
-    drop(progress);
-    if interrupt::requested() {
-        return Err(Interrupted.into());
-    }
+    let tree = hash_files(&root, files.into_iter().cloned().collect())?;
     Ok(Found { root, paths, unlisted, tree })
 }
 
-fn plan(model: &Model, flags: &Flags, found: &Found) -> Result<Plan> {
+/// Splits a list into its paths and the lines that cannot be paths of a table, each with the reason.
+fn paths_of(list: &[u8]) -> (Vec<String>, Vec<[String; 2]>) {
+    let (mut paths, mut odd) = (vec![], vec![]);
+    for line in list.strip_prefix(b"\xef\xbb\xbf").unwrap_or(list).split(|byte| *byte == b'\n') {
+        let path = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
+        if str::from_utf8(line).is_err() {
+            odd.push([path, NOT_UTF8.to_owned()]);
+        } else if path.contains('\r') {
+            odd.push([path, LINE_BREAK.to_owned()]);
+        } else if !path.is_empty() {
+            paths.push(path);
+        }
+    }
+    (paths, odd)
+}
+
+fn plan(model: &Model, flags: &Flags, found: &Found) -> Plan {
     let mut params = Object::new();
     params.insert("which".into(), model.which.clone().into());
     params.insert("arch".into(), model.arch.to_string().into());
@@ -174,37 +173,23 @@ fn plan(model: &Model, flags: &Flags, found: &Found) -> Result<Plan> {
     if !found.unlisted.is_empty() {
         params.insert("unlisted".into(), json!(found.unlisted));
     }
-    if !found.paths.is_sorted() {
-        // The rows are in the order of the list, which is not part of the files' hash.
-        params.insert("order".into(), names_id(&found.paths).into());
+    if let Some(order) = order_of(&found.paths) {
+        params.insert("order".into(), order.into());
     }
-    let images = Input {
-        role: "images".into(),
-        key: None,
-        path: store::absolute(&found.root),
-        blake3: found.tree.blake3(),
-        params: Object::new(),
-        facts: Object::new(),
-        inputs: vec![],
-    };
+    let images = Input::new("images", store::absolute(&found.root), found.tree.blake3());
     let inputs = vec![model.input.clone(), images];
-    let mut plan = Plan {
-        kind: Kind::Embedding,
-        semantics: SEMANTICS + decode::SEMANTICS,
-        params,
-        inputs,
-        dir: Default::default(),
-        file: None,
+    let usual = |key: &str| {
+        let name = format!("{}-images-{}-{}", model.name, model.which, key::short(key));
+        Path::new("embeddings").join(name)
     };
-    let key = plan.key();
-    plan.dir = match &flags.common.out {
-        Some(out) => out.clone(),
-        None => {
-            let name = format!("{}-images-{}-{}", model.name, model.which, key::short(&key));
-            Path::new("embeddings").join(name)
-        }
-    };
-    Ok(plan)
+    let dir = |key: &str| flags.common.out.clone().unwrap_or_else(|| usual(key));
+    Plan::new(Kind::Embedding, SEMANTICS + decode::SEMANTICS, params, inputs, dir)
+}
+
+/// Returns a hash of the paths of the rows, unless the files' hash determines them: it does not cover their
+/// order and repetitions.
+fn order_of(paths: &[String]) -> Option<String> {
+    (!paths.is_sorted_by(|a, b| a < b)).then(|| names_id(paths))
 }
 
 fn work(writer: &Writer, model: &Model, flags: &Flags, found: &Found) -> Result<Done> {
@@ -286,17 +271,17 @@ fn predict(model: &Model, flags: &Flags, found: &Found) -> Result<(Inference, Ve
         }
         progress.step();
     };
-    let out = net.forward(found.paths.len(), infer::BATCH.min(flags.input.batch_size as usize), image);
+    let out = net.forward(found.paths.len(), infer::BATCH.min(flags.input.batch_size as usize), image)?;
     drop(progress);
     if interrupt::requested() {
         return Err(Interrupted.into());
     }
     let mut broken = broken.into_inner().expect("no thread panicked");
-    broken.sort_unstable();
-    if let Some((n, _)) = broken.iter().find(|(_, why)| why == CHANGED) {
-        bail!("{}: {CHANGED}", found.paths[*n]);
+    broken.sort_unstable_by_key(|(n, _)| *n);
+    if let Some((n, why)) = broken.iter().find(|(_, why)| matches!(why, Unreadable::Changed)) {
+        bail!("{}: {why}", found.paths[*n]);
     }
-    Ok((out, broken))
+    Ok((out, broken.into_iter().map(|(n, why)| (n, why.to_string())).collect()))
 }
 
 /// Returns some rows of a matrix.
@@ -322,4 +307,26 @@ fn table(out: &Inference, paths: &[&str], class_names: &[String], top: usize) ->
         writer.write_record(std::iter::once((*path).to_owned()).chain(cells))?;
     }
     writer.into_inner().context("a table in memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ordinary_lists_have_a_key_without_their_order() {
+        let order = |list: &str| order_of(&list.split(',').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!([order("a"), order("a,b")], [None, None]);
+        let others = [order("b,a"), order("a,a,b"), order("a,b,b")];
+        assert!(others.iter().all(Option::is_some));
+        assert_eq!(BTreeSet::from(others).len(), 3, "each has its own");
+    }
+
+    #[test]
+    fn lists_are_split_into_paths_and_odd_lines() {
+        let (paths, odd) = paths_of(b"\xef\xbb\xbfa.png\r\n\nb c.png\nd\re.png\n\xff.png\r\n");
+        assert_eq!(paths, ["a.png", "b c.png"]);
+        let expected = [["d\re.png", LINE_BREAK], ["\u{fffd}.png", NOT_UTF8]];
+        assert_eq!(odd, expected.map(|pair| pair.map(str::to_owned)));
+    }
 }

@@ -13,8 +13,8 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use super::{Flags, SEMANTICS, floats};
-use crate::cli::{checkpoints, run_plan};
+use super::{Flags, SEMANTICS, floats, only_on_cpu};
+use crate::cli::{run_plan, safe_name};
 use crate::data::features;
 use crate::data::imbalance::count;
 use crate::data::listing::{SPLITS, names_of};
@@ -75,19 +75,57 @@ struct Rows {
     ids: Vec<u32>,
 }
 
+/// A split: its files, and what was read of them.
+type Split<'a> = (&'a Import, Rows);
+
+/// The classes of the labels.
+struct Classes {
+    names: Vec<String>,
+    /// Number of training images of each class.
+    counts: Vec<usize>,
+}
+
 /// Combines all files into one embedding.
 ///
 /// # Errors
 /// Returns an error if a file does not hold features with labels, if sizes differ, or if the work fails.
 pub fn run(flags: &Flags) -> Result<()> {
-    let all = &flags.import;
+    check_flags(flags)?;
+    let splits = read(&flags.import)?;
+    let classes = classes(flags, &splits)?;
+    let plan = plan(flags, &splits, &classes)?;
+    let mut numbers = Object::new();
+    numbers.insert("classes".into(), classes.names.len().into());
+    numbers.insert("class_names".into(), json!(classes.names));
+    numbers.insert("cls_num_list".into(), json!(classes.counts));
+    // There are no image channels to normalise, so these values change nothing.
+    numbers.insert("mean".into(), json!([0.0, 0.0, 0.0]));
+    numbers.insert("std".into(), json!([1.0, 1.0, 1.0]));
+    numbers.insert("feature_len".into(), splits[0].1.width.into());
+    run_plan(&plan, &flags.common, |writer| work(writer, &splits, numbers.clone()))?;
+    Ok(())
+}
+
+/// Refuses checkpoints, a name that nobody can read, and missing or repeated splits.
+fn check_flags(flags: &Flags) -> Result<()> {
+    only_on_cpu(flags, "--import")?;
     ensure!(
         flags.input.checkpoints.is_empty(),
         "--import: takes finished features and no checkpoint; omit {}",
         flags.input.checkpoints[0].display()
     );
+    if let Some(name) = &flags.name {
+        ensure!(
+            !name.trim().is_empty(),
+            "--name {name:?}: is empty; give a name such as clip, or omit --name"
+        );
+        ensure!(
+            !name.contains(char::is_control),
+            "--name {name:?}: has line breaks or other control characters; give a name without them"
+        );
+    }
     for split in SPLITS {
-        let given = all.iter().filter(|import| import.split == split).count();
+        let given = flags.import.iter().filter(|import| import.split == split).count();
         ensure!(given < 2, "--import {split}: is given twice");
         let needed = match split {
             "train" => "a classifier is trained on it",
@@ -96,31 +134,40 @@ pub fn run(flags: &Flags) -> Result<()> {
         };
         ensure!(given > 0, "--import {split}=FILE is required: {needed}");
     }
-    let mut rows = vec![];
+    Ok(())
+}
+
+/// Reads all files, in the order train, val, test.
+fn read(all: &[Import]) -> Result<Vec<Split<'_>>> {
+    let mut splits = vec![];
     for import in SPLITS.iter().flat_map(|split| all.iter().filter(move |import| import.split == *split)) {
-        rows.push((import, import.rows().with_context(|| import.to_string())?));
+        splits.push((import, import.rows().with_context(|| import.to_string())?));
     }
-    let width = rows[0].1.width;
-    if let Some((import, other)) = rows.iter().find(|(_, other)| other.width != width) {
+    let width = splits[0].1.width;
+    if let Some((import, other)) = splits.iter().find(|(_, other)| other.width != width) {
         bail!("{import}: has {} features per image, but train has {width}", other.width);
     }
-    let labels = &rows[0].1.labels;
+    Ok(splits)
+}
+
+/// Finds the classes of the training images, and refuses labels that are none of them.
+fn classes(flags: &Flags, splits: &[Split]) -> Result<Classes> {
+    let (train, Rows { labels, .. }) = &splits[0];
     if let Some(row) = labels.iter().position(|label| *label as usize >= labels.len()) {
         let (label, images) = (labels[row], labels.len());
         bail!(
-            "{}: `labels` has {label} in row {row}, but there are only {images} images; number the classes \
-             from 0",
-            rows[0].0
+            "{train}: `labels` has {label} in row {row}, but there are only {images} images; number the \
+             classes from 0"
         );
     }
     let most = labels.iter().max().map_or(0, |label| *label as usize + 1);
-    let class_names = match &flags.class_names {
+    let names = match &flags.class_names {
         Some(file) => names_of(file).context("--class-names")?,
         None => (0..most).map(|label| label.to_string()).collect(),
     };
-    let classes = class_names.len();
+    let classes = names.len();
     ensure!(most <= classes, "--class-names: has {classes} names, but there is a label {}", most - 1);
-    for (import, own) in &rows[1..] {
+    for (import, own) in &splits[1..] {
         if let Some(row) = own.labels.iter().position(|label| *label as usize >= classes) {
             let label = own.labels[row];
             bail!(
@@ -129,59 +176,52 @@ pub fn run(flags: &Flags) -> Result<()> {
             );
         }
     }
-    let counts = count(&rows[0].1.labels, classes);
+    let counts = count(labels, classes);
     if let Some(label) = counts.iter().position(|&n| n == 0) {
         bail!(
-            "{}: class {} has no images, so it cannot be learnt; number the classes from 0 without gaps",
-            rows[0].0,
-            class_names[label]
+            "{train}: class {} has no images, so it cannot be learnt; number the classes from 0 without gaps",
+            names[label]
         );
     }
-    let name = flags.name.clone().unwrap_or_else(|| "imported".into());
+    Ok(Classes { names, counts })
+}
+
+fn plan(flags: &Flags, splits: &[Split], classes: &Classes) -> Result<Plan> {
+    const UNNAMED: &str = "imported";
+    let name = flags.name.as_deref().unwrap_or(UNNAMED);
     let mut params = Object::new();
-    params.insert("dataset".into(), name.clone().into());
+    params.insert("dataset".into(), name.into());
     params.insert("imb_type".into(), "none".into());
-    params.insert("splits".into(), rows.iter().map(|(import, _)| import.split).collect());
-    params.insert("arch".into(), Arch::Features(width).to_string().into());
+    params.insert("splits".into(), splits.iter().map(|(import, _)| import.split).collect());
+    params.insert("arch".into(), Arch::Features(splits[0].1.width).to_string().into());
     if flags.class_names.is_some() {
-        params.insert("class_names".into(), crate::data::names_id(&class_names).into());
+        params.insert("class_names".into(), crate::data::names_id(&classes.names).into());
     }
     let input = |import: &Import, n: usize| {
         let role = if n == 0 { import.split.to_owned() } else { format!("{}-{}", import.split, ARRAYS[n]) };
-        checkpoints::input_of(&role, &import.files[n])
+        Input::of_file(&role, &import.files[n])
     };
-    let files = rows.iter().flat_map(|(import, _)| (0..import.files.len()).map(|n| input(import, n)));
-    let inputs: Vec<Input> = files.collect::<Result<_>>()?;
+    let files = splits.iter().flat_map(|(import, _)| (0..import.files.len()).map(move |n| input(import, n)));
+    let inputs: Vec<Input> = files.collect::<Result<_, _>>()?;
     for (n, one) in inputs.iter().enumerate() {
         if let Some(same) = inputs[..n].iter().find(|other| other.blake3 == one.blake3) {
             log::warn!("--import: {} and {} are the same file, byte for byte", same.role, one.role);
         }
     }
-    let (kind, semantics) = (Kind::Embedding, SEMANTICS);
-    let mut plan = Plan { kind, semantics, params, inputs, dir: PathBuf::new(), file: None };
-    let key = plan.key();
-    plan.dir = match &flags.common.out {
-        Some(out) => out.clone(),
-        None => Path::new("embeddings").join(format!("{name}-{}", key::short(&key))),
+    let usual = |key: &str| {
+        let name = safe_name(name).unwrap_or_else(|| UNNAMED.into());
+        Path::new("embeddings").join(format!("{name}-{}", key::short(key)))
     };
-    let mut numbers = Object::new();
-    numbers.insert("classes".into(), classes.into());
-    numbers.insert("class_names".into(), json!(class_names));
-    numbers.insert("cls_num_list".into(), json!(counts));
-    // There are no image channels to normalise, so these values change nothing.
-    numbers.insert("mean".into(), json!([0.0, 0.0, 0.0]));
-    numbers.insert("std".into(), json!([1.0, 1.0, 1.0]));
-    numbers.insert("feature_len".into(), width.into());
-    run_plan(&plan, &flags.common, |writer| work(writer, &rows, numbers.clone()))?;
-    Ok(())
+    let dir = |key: &str| flags.common.out.clone().unwrap_or_else(|| usual(key));
+    Ok(Plan::new(Kind::Embedding, SEMANTICS, params, inputs, dir))
 }
 
-fn work(writer: &Writer, rows: &[(&Import, Rows)], mut numbers: Object) -> Result<Done> {
-    let files: Vec<String> = rows.iter().map(|(import, _)| features::file(import.split)).collect();
+fn work(writer: &Writer, splits: &[Split], mut numbers: Object) -> Result<Done> {
+    let files: Vec<String> = splits.iter().map(|(import, _)| features::file(import.split)).collect();
     writer.begin(&files.iter().map(String::as_str).collect::<Vec<_>>())?;
     writer.withdraw()?;
     let mut outputs = vec![];
-    for ((import, rows), name) in rows.iter().zip(files) {
+    for ((import, rows), name) in splits.iter().zip(files) {
         let (n, width) = (rows.labels.len(), rows.width);
         let values = floats(&import.features(n, width).with_context(|| import.to_string())?);
         let labels: Vec<u8> = rows.labels.iter().flat_map(|l| i64::from(*l).to_le_bytes()).collect();
@@ -317,4 +357,28 @@ fn finite(features: &Tensor, width: usize) -> Result<Vec<f32>> {
         bail!("`features` has {} in row {}; all values must be finite", features[at], at / width);
     }
     Ok(features)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn names_are_refused_if_nobody_can_read_them() {
+        let check = |name: &str| {
+            let line = ["embed", "--import", "train=a.npz", "--import", "test=b.npz", "--name", name];
+            check_flags(&Flags::try_parse_from(line).expect("clap takes any name"))
+        };
+        for name in ["clip", "CLIP ViT-B/32", "..", "größe"] {
+            check(name).expect("a name");
+        }
+        for (name, why) in
+            [("", "is empty"), (" ", "is empty"), ("a\nb", "has line breaks"), ("\u{1b}[2J", "has")]
+        {
+            let text = check(name).expect_err("refused").to_string();
+            assert!(text.starts_with(&format!("--name {name:?}: {why}")), "{text}");
+        }
+    }
 }

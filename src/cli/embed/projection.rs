@@ -145,7 +145,7 @@ pub(super) fn work(writer: &Writer, features: &Manifest, chosen: Chosen) -> Resu
             floats(map.projection.as_flattened())
         }
         Chosen::Pca => {
-            let found = pca::pca(rows, 2);
+            let found = pca::pca(rows, 2)?;
             log::info!(
                 "PCA: {:.1} % and {:.1} % of the variance",
                 100.0 * found.explained[0],

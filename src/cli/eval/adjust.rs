@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cli::checkpoints::{self, Subject};
+use crate::cli::checkpoints::Subject;
 use crate::cli::sweep::{Range, Sweep};
-use crate::manifest::{Input, Object, key};
+use crate::manifest::{Input, Object, key, object};
 use crate::methods::adjust::{adjusted, offsets};
 use crate::metrics::{self, Metrics};
 
@@ -65,6 +65,9 @@ impl FromStr for Tau {
 
 /// The values that `auto` chooses from.
 const AUTO: Range = Range { first: 0.0, last: 3.0, step: 0.05 };
+
+/// Logits (N, C) of the images of a split, and their labels (N).
+type Images<'a> = (&'a [f32], &'a [u32]);
 
 /// The correction that is asked for, checked.
 pub struct Adjust {
@@ -136,7 +139,7 @@ impl Adjust {
             Some(file) => {
                 let path = Path::new(file);
                 let prior = prior(path, counts.len()).with_context(|| format!("--test-prior {file}"))?;
-                let input = checkpoints::input_of("test-prior", path)?;
+                let input = Input::of_file("test-prior", path)?;
                 let name = format!("file {}", key::short(&input.blake3));
                 inputs.push(input);
                 (Some(prior), Some(name))
@@ -180,8 +183,8 @@ impl Adjust {
         self.inputs.iter().any(|input| input.role == "selection")
     }
 
-    /// Corrects logits, and adds to the numbers what was corrected and how. `val` holds the logits and labels
-    /// of the validation split, if they are needed.
+    /// Corrects logits, and adds to the numbers what was corrected and how. `val` is the validation split, if
+    /// it is needed.
     ///
     /// # Errors
     /// Returns an error if the logits cannot be evaluated.
@@ -190,92 +193,112 @@ impl Adjust {
         logits: Vec<f32>,
         labels: &[u32],
         counts: &[usize],
-        val: Option<(&[f32], &[u32])>,
+        val: Option<Images>,
         numbers: &mut Object,
     ) -> Result<Vec<f32>> {
-        let of = |logits: &[f32], tau: f64| adjusted(logits, &offsets(tau, counts, self.prior.as_deref()));
-        // The accuracy to expect if the classes are as frequent as the prior says.
-        let expected = |m: &Metrics| -> f64 {
-            let share = |k: usize| self.prior.as_ref().map_or(1.0, |prior| prior[k]);
-            let found: Vec<(f64, f64)> =
-                m.per_class.iter().enumerate().filter_map(|(k, r)| Some((share(k), (*r)?))).collect();
-            let total: f64 = found.iter().map(|(share, _)| share).sum();
-            found.iter().map(|(share, recall)| share * recall).sum::<f64>() / total
-        };
-        let score = |tau: f64| -> Result<Option<f64>> {
-            let Some((logits, labels)) = val else { return Ok(None) };
-            Ok(Some(expected(&metrics::evaluate(&of(logits, tau), labels, counts)?)))
-        };
         if let Some((_, labels)) = val {
-            let absent = (0..counts.len()).filter(|k| !labels.contains(&(*k as u32))).count();
-            if absent > 0 {
-                log::warn!(
-                    "{absent} of {} classes have no validation images, so the best value is chosen \
-                     without them",
-                    counts.len()
-                );
-            }
+            warn_of_absent_classes(labels, counts.len());
         }
-        let best = |values: &[f64]| -> Result<Option<f64>> {
-            let mut best: Option<(f64, f64)> = None;
-            for &tau in values {
-                if let Some(score) = score(tau)?
-                    && best.is_none_or(|(most, _)| score > most)
-                {
-                    best = Some((score, tau));
-                }
-            }
-            Ok(best.map(|(_, tau)| tau))
-        };
         if let Some(range) = self.sweep {
-            let values = range.values();
-            let row = |&tau: &f64| -> Result<Value> {
-                let found = metrics::evaluate(&of(&logits, tau), labels, counts)?;
-                let mut row = numbers_of(&found);
-                if self.prior.is_some() {
-                    row.insert("prior_top1".into(), json!(expected(&found)));
-                }
-                row.insert("value".into(), json!(tau));
-                if let Some(score) = score(tau)? {
-                    row.insert("val_score".into(), json!(score));
-                }
-                Ok(Value::Object(row))
-            };
-            let rows = values.iter().map(row).collect::<Result<Vec<_>>>()?;
-            let mut sweep = Object::new();
-            sweep.insert("flag".into(), "adjust".into());
-            sweep.insert("rows".into(), rows.into());
-            if let Some(tau) = best(&values)? {
-                sweep.insert("best_on_val".into(), json!(tau));
-            }
+            let sweep = self.swept(range, (&logits, labels), counts, val)?;
             numbers.insert("sweep".into(), Value::Object(sweep));
         }
         let tau = match self.tau {
             None => return Ok(logits),
             Some(Tau::Fixed(tau)) => tau,
-            Some(Tau::Auto) => best(&AUTO.values())?.context("there is a validation split")?,
+            Some(Tau::Auto) => {
+                let val = val.context("there is a validation split")?;
+                let score = |tau: f64| -> Result<(f64, f64)> { Ok((tau, self.score(val, tau, counts)?)) };
+                let scores = AUTO.values().into_iter().map(score).collect::<Result<Vec<_>>>()?;
+                best(&scores).context("there are values to choose from")?
+            }
         };
         numbers.insert("adjust".into(), json!(tau));
         let before = metrics::evaluate(&logits, labels, counts)?;
         numbers.insert("unadjusted".into(), Value::Object(numbers_of(&before)));
-        let logits = of(&logits, tau);
+        let logits = self.adjusted(&logits, tau, counts);
         if self.prior.is_some() {
             let after = metrics::evaluate(&logits, labels, counts)?;
-            numbers.insert("prior_top1".into(), json!(expected(&after)));
+            numbers.insert("prior_top1".into(), json!(self.expected(&after)));
         }
         Ok(logits)
     }
+
+    /// Evaluates images with each value of a range, and chooses the one that is best on the validation split.
+    fn swept(&self, range: Range, images: Images, counts: &[usize], val: Option<Images>) -> Result<Object> {
+        let (mut rows, mut scores) = (vec![], vec![]);
+        for tau in range.values() {
+            let found = self.evaluated(images, tau, counts)?;
+            let mut row = numbers_of(&found);
+            if self.prior.is_some() {
+                row.insert("prior_top1".into(), json!(self.expected(&found)));
+            }
+            row.insert("value".into(), json!(tau));
+            if let Some(val) = val {
+                let score = self.score(val, tau, counts)?;
+                row.insert("val_score".into(), json!(score));
+                scores.push((tau, score));
+            }
+            rows.push(Value::Object(row));
+        }
+        let mut sweep = Object::new();
+        sweep.insert("flag".into(), "adjust".into());
+        sweep.insert("rows".into(), rows.into());
+        if let Some(tau) = best(&scores) {
+            sweep.insert("best_on_val".into(), json!(tau));
+        }
+        Ok(sweep)
+    }
+
+    fn adjusted(&self, logits: &[f32], tau: f64, counts: &[usize]) -> Vec<f32> {
+        adjusted(logits, &offsets(tau, counts, self.prior.as_deref()))
+    }
+
+    fn evaluated(&self, (logits, labels): Images, tau: f64, counts: &[usize]) -> Result<Metrics> {
+        Ok(metrics::evaluate(&self.adjusted(logits, tau, counts), labels, counts)?)
+    }
+
+    /// Returns the number by which a value is chosen, which is to be high.
+    fn score(&self, val: Images, tau: f64, counts: &[usize]) -> Result<f64> {
+        Ok(self.expected(&self.evaluated(val, tau, counts)?))
+    }
+
+    /// Returns the accuracy to expect if the classes are as frequent as the prior says.
+    fn expected(&self, m: &Metrics) -> f64 {
+        let share = |k: usize| self.prior.as_ref().map_or(1.0, |prior| prior[k]);
+        let found: Vec<(f64, f64)> =
+            m.per_class.iter().enumerate().filter_map(|(k, r)| Some((share(k), (*r)?))).collect();
+        let total: f64 = found.iter().map(|(share, _)| share).sum();
+        found.iter().map(|(share, recall)| share * recall).sum::<f64>() / total
+    }
+}
+
+fn warn_of_absent_classes(labels: &[u32], classes: usize) {
+    let absent = (0..classes).filter(|k| !labels.contains(&(*k as u32))).count();
+    if absent > 0 {
+        log::warn!(
+            "{absent} of {classes} classes have no validation images, so the best value is chosen without them"
+        );
+    }
+}
+
+/// Returns the value with the highest score; of equal scores, the first one's.
+fn best(scores: &[(f64, f64)]) -> Option<f64> {
+    let mut best: Option<(f64, f64)> = None;
+    for &(value, score) in scores {
+        if best.is_none_or(|(_, most)| score > most) {
+            best = Some((value, score));
+        }
+    }
+    best.map(|(value, _)| value)
 }
 
 /// Returns the numbers that corrections change most, by their names in `metrics`.
 fn numbers_of(m: &Metrics) -> Object {
-    let Value::Object(all) = json!({
+    object(json!({
         "top1": m.top1, "many": m.many, "medium": m.medium, "few": m.few, "worst_class": m.worst_class,
         "harmonic_mean": m.harmonic_mean, "nll": m.nll, "ece": m.ece,
-    }) else {
-        unreachable!("an object literal is an object")
-    };
-    all
+    }))
 }
 
 /// Reads the shares of the classes from a file: one number per line, in any unit.
@@ -303,5 +326,29 @@ mod tests {
         for bad in ["", "x", "nan", "inf", "1e3"] {
             assert!(bad.parse::<Tau>().is_err(), "{bad}");
         }
+    }
+    #[test]
+    fn the_first_of_the_best_values_is_chosen() {
+        assert_eq!(best(&[(0.0, 1.0), (0.5, 3.0), (1.0, 3.0), (1.5, 2.0)]), Some(0.5));
+        assert_eq!(best(&[]), None);
+    }
+
+    #[test]
+    fn sweeps_and_auto_choose_the_same_value() {
+        let adjust = |tau, sweep| Adjust { tau, sweep, prior: None, prior_name: None, inputs: vec![] };
+        // Two classes with 90 and 10 training images; the second image is right only after a correction.
+        let (logits, labels, counts) = (vec![2.0, 0.0, 1.0, 0.0], [0, 1], [90, 10]);
+        let val = Some((&logits[..], &labels[..]));
+        let apply = |adjust: Adjust| {
+            let mut numbers = Object::new();
+            adjust.apply(logits.clone(), &labels, &counts, val, &mut numbers).expect("sound logits");
+            numbers
+        };
+        let auto = apply(adjust(Some(Tau::Auto), None));
+        let sweep = apply(adjust(None, Some(AUTO)));
+        assert_eq!(auto["adjust"], json!(0.5));
+        assert_eq!(sweep["sweep"]["best_on_val"], auto["adjust"]);
+        let rows = sweep["sweep"]["rows"].as_array().expect("rows");
+        assert_eq!([&rows[0]["val_score"], &rows[10]["val_score"]], [&json!(50.0), &json!(100.0)]);
     }
 }

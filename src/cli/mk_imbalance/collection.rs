@@ -8,11 +8,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::flags::{self, Flags, Name};
-use crate::cli::{checkpoints, terminal};
+use crate::cli::{hash_files, safe_name};
 use crate::data::files::{Files, Reading, tree::Tree};
 use crate::data::imbalance::{self, Draw};
 use crate::data::listing::{self, Entry, Listing, Order, SPLITS, folder, layouts, list, some};
-use crate::interrupt::{self, Interrupted};
 use crate::manifest::{Input, Object, in_utf8, store};
 
 /// The files of a data set, and which of them are its images.
@@ -47,18 +46,7 @@ impl Collection {
                 root.display()
             );
         }
-        let [train, val, test] = [&flags.train_list, &flags.val_list, &flags.test_list].map(|l| l.as_deref());
-        let json = [&flags.train_json, &flags.val_json].map(|file| file.as_deref());
-        let mut listing = match flags.dataset {
-            Name::List => list::read(root, [train, val, test])?,
-            Name::Inaturalist => layouts::inaturalist(root, json)?,
-            Name::Cinic10 => layouts::cinic10(root)?,
-            Name::TinyImagenet => layouts::tiny_imagenet(root)?,
-            Name::Folder => folder::read(root)?,
-            Name::Cifar10 | Name::Cifar100 | Name::Synthetic => {
-                bail!("--dataset {}: is not a collection of image files", flags::name(flags.dataset))
-            }
-        };
+        let mut listing = read_listing(flags, root)?;
         // Before any error that these notices may explain.
         listing.passed_over.notices().iter().for_each(|notice| log::info!("{notice}"));
         let mut read = std::mem::take(&mut listing.read);
@@ -66,51 +54,11 @@ impl Collection {
         listing.check_paths()?;
         // Before classes are numbered or named, so that neither changes which images are held out.
         let cut = cut(&mut listing, flags)?;
-        if let Some(order) = &flags.class_order {
-            let order = match order.as_str() {
-                "lexical" => Order::Lexical,
-                "natural" => Order::Natural,
-                "frequency" => Order::Frequency,
-                file if !Path::new(file).is_file() => {
-                    bail!(
-                        "--class-order {file}: is not lexical, natural or frequency, and there is no such \
-                         file"
-                    )
-                }
-                file => {
-                    read.push(("class-order", file.into()));
-                    Order::Names(listing::names_of(Path::new(file)).context("--class-order")?)
-                }
-            };
-            listing.order(&order)?;
-        }
+        order_classes(&mut listing, flags, &mut read)?;
         let unnatural = listing.unnatural().map(|pair| pair.map(str::to_owned));
         let unnatural = unnatural.filter(|_| flags.class_order.is_none() && !listing.is_numbered);
-        if let Some(file) = &flags.class_names {
-            read.push(("class-names", file.clone()));
-            let names = listing::names_of(file).context("--class-names")?;
-            let mut sorted = [listing.class_names.clone(), names.clone()];
-            sorted.iter_mut().for_each(|names| names.sort_unstable());
-            if sorted[0] == sorted[1] && names != listing.class_names {
-                log::warn!(
-                    "--class-names {}: has the names of the classes in another order, so classes get each \
-                     other's names; --class-order changes their order instead",
-                    file.display()
-                );
-            }
-            listing.rename(names)?;
-        }
-        let tests = listing.splits[2].len();
-        let dropped = listing.check_classes(flags.drop_empty)?;
-        let lost = tests - listing.splits[2].len();
-        if lost > 0 && lost == tests {
-            bail!(
-                "{}: no test images are left: all belong to classes without training images ({}); check that \
-                 training and test images have the same class names",
-                root.display(),
-                some(&dropped)
-            );
-        }
+        rename_classes(&mut listing, flags, &mut read)?;
+        let (dropped, lost) = drop_classes(&mut listing, flags)?;
         let official = match flags.dataset {
             Name::Cinic10 => Some(layouts::is_official(&listing, [9_000; 3])),
             Name::TinyImagenet => {
@@ -121,12 +69,7 @@ impl Collection {
         let draw = draw(&listing, flags)?;
         tell(&listing, &dropped, lost, unnatural, official);
         let paths: Vec<String> = listing.splits.iter().flatten().map(|e| e.path.clone()).collect();
-        let progress = terminal::progress(paths.len(), "hashing files");
-        let tree = Tree::of(root, paths, || progress.step());
-        drop(progress);
-        if interrupt::requested() {
-            return Err(Interrupted.into());
-        }
+        let tree = hash_files(root, paths)?;
         Ok(Collection { listing, tree, reading, draw, official, cut, read })
     }
 
@@ -137,17 +80,11 @@ impl Collection {
     pub fn inputs(&self) -> Result<Vec<Input>> {
         let path = store::absolute(&self.listing.root);
         in_utf8(&path)?;
-        let images = Input {
-            role: "images".into(),
-            key: None,
-            path,
-            blake3: self.tree.blake3(),
-            params: Object::new(),
-            facts: Object::new(),
-            inputs: vec![],
-        };
-        let others = self.read.iter().map(|(role, path)| checkpoints::input_of(role, path));
-        std::iter::once(Ok(images)).chain(others).collect()
+        let mut inputs = vec![Input::new("images", path, self.tree.blake3())];
+        for (role, path) in &self.read {
+            inputs.push(Input::of_file(role, path)?);
+        }
+        Ok(inputs)
     }
 
     /// Adds the parameters that, besides the files, can change the result.
@@ -187,10 +124,7 @@ impl Collection {
     /// Returns the name of the images' directory, without characters that a file name should not have.
     pub fn name(&self) -> Option<String> {
         let root = self.listing.root.canonicalize().unwrap_or_else(|_| self.listing.root.clone());
-        let name = root.file_name()?.to_string_lossy().into_owned();
-        let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-        let name: String = name.trim_start_matches('.').chars().map(safe).take(64).collect();
-        (!name.is_empty()).then_some(name)
+        safe_name(&root.file_name()?.to_string_lossy())
     }
 
     /// Returns the images of a split.
@@ -208,14 +142,89 @@ impl Collection {
 
     /// Returns how many test images are, byte for byte, among the training images, and the first such pair.
     pub fn leaks(&self) -> (usize, Option<[&str; 2]>) {
-        let hash = |path: &str| self.tree.row(path).map_or("", |row| self.tree.files[row].1.as_str());
+        let hash = |e: &Entry| self.tree.hash_of(&e.path);
         let drawn = self.draw.train.iter().map(|&i| &self.listing.splits[0][i as usize]);
-        let known: HashMap<&str, &str> = drawn.map(|e| (hash(&e.path), &*e.path)).collect();
+        let known: HashMap<&str, &str> = drawn.filter_map(|e| Some((hash(e)?, &*e.path))).collect();
         let test = self.listing.splits[2].iter();
-        let both: Vec<[&str; 2]> =
-            test.filter_map(|e| Some([*known.get(hash(&e.path))?, &*e.path])).collect();
+        let both: Vec<[&str; 2]> = test.filter_map(|e| Some([*known.get(hash(e)?)?, &*e.path])).collect();
         (both.len(), both.first().copied())
     }
+}
+
+/// Reads which files there are, and their classes and splits.
+fn read_listing(flags: &Flags, root: &Path) -> Result<Listing> {
+    let lists = [&flags.train_list, &flags.val_list, &flags.test_list].map(|file| file.as_deref());
+    let json = [&flags.train_json, &flags.val_json].map(|file| file.as_deref());
+    Ok(match flags.dataset {
+        Name::List => list::read(root, lists)?,
+        Name::Inaturalist => layouts::inaturalist(root, json)?,
+        Name::Cinic10 => layouts::cinic10(root)?,
+        Name::TinyImagenet => layouts::tiny_imagenet(root)?,
+        Name::Folder => folder::read(root)?,
+        Name::Cifar10 | Name::Cifar100 | Name::Synthetic => {
+            bail!("--dataset {}: is not a collection of image files", flags::name(flags.dataset))
+        }
+    })
+}
+
+/// Numbers the classes as `--class-order` asks, and adds its file to those that were `read`.
+fn order_classes(
+    listing: &mut Listing,
+    flags: &Flags,
+    read: &mut Vec<(&'static str, PathBuf)>,
+) -> Result<()> {
+    let order = match flags.class_order.as_deref() {
+        None => return Ok(()),
+        Some("lexical") => Order::Lexical,
+        Some("natural") => Order::Natural,
+        Some("frequency") => Order::Frequency,
+        Some(file) if !Path::new(file).is_file() => {
+            bail!("--class-order {file}: is not lexical, natural or frequency, and there is no such file")
+        }
+        Some(file) => {
+            read.push(("class-order", file.into()));
+            Order::Names(listing::names_of(Path::new(file)).context("--class-order")?)
+        }
+    };
+    Ok(listing.order(&order)?)
+}
+
+/// Gives the classes the names of `--class-names`, and adds its file to those that were `read`.
+fn rename_classes(
+    listing: &mut Listing,
+    flags: &Flags,
+    read: &mut Vec<(&'static str, PathBuf)>,
+) -> Result<()> {
+    let Some(file) = &flags.class_names else { return Ok(()) };
+    read.push(("class-names", file.clone()));
+    let names = listing::names_of(file).context("--class-names")?;
+    let mut sorted = [listing.class_names.clone(), names.clone()];
+    sorted.iter_mut().for_each(|names| names.sort_unstable());
+    if sorted[0] == sorted[1] && names != listing.class_names {
+        log::warn!(
+            "--class-names {}: has the names of the classes in another order, so classes get each other's \
+             names; --class-order changes their order instead",
+            file.display()
+        );
+    }
+    Ok(listing.rename(names)?)
+}
+
+/// Leaves out classes without training images. Returns their names, and the number of test images that were
+/// left out with them.
+fn drop_classes(listing: &mut Listing, flags: &Flags) -> Result<(Vec<String>, usize)> {
+    let tests = listing.splits[2].len();
+    let dropped = listing.check_classes(flags.drop_empty)?;
+    let lost = tests - listing.splits[2].len();
+    if lost > 0 && lost == tests {
+        bail!(
+            "{}: no test images are left: all belong to classes without training images ({}); check that \
+             training and test images have the same class names",
+            listing.root.display(),
+            some(&dropped)
+        );
+    }
+    Ok((dropped, lost))
 }
 
 /// Cuts the missing splits from the training images. Returns which ones were cut.

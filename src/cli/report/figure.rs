@@ -14,8 +14,9 @@ use crate::report::one_line;
 
 /// Version of the figures; raised when the same inputs would give another picture. 2: names are wrapped, or
 /// cut so that they differ; each loss function has a panel; byte-identical runs count once. 3: projections
-/// that differ are told apart. 4: names state the schedule that each run had.
-const SEMANTICS: u32 = 4;
+/// that differ are told apart. 4: names state the schedule that each run had. 5: classes without test images
+/// have no bar and are in no mean, names with fewer settings come first, and sweeps and t-SNE have other titles.
+const SEMANTICS: u32 = 5;
 
 pub(super) const EXAMPLES: &str = "Examples:
   embed runs/mixup-*/ runs/remix-*/ --project tsne | report figure --kind tsne -o figures/figure1.svg
@@ -85,15 +86,9 @@ pub(super) fn run(flags: &FigureFlags, common: &Common) -> Result<()> {
         Ok(png::render(&svg, dpi)?)
     };
     if flags.files.is_empty() {
-        let name = format!("{}.svg", kind.name());
-        params.insert("files".into(), vec![name.clone()].into());
+        params.insert("files".into(), vec![format!("{}.svg", kind.name())].into());
         let plan = plan(SEMANTICS, params, inputs, kind.name(), common)?;
-        let m = super::super::run_plan(&plan, common, |w| {
-            super::begin(w, &[&name])?;
-            super::write(w, &name, "svg", &render("svg", &name)?)
-        })?;
-        super::say(&m);
-        return Ok(());
+        return super::make_file(&plan, common, "svg", |name| render("svg", name));
     }
     for (file, format) in flags.files.iter().zip(formats) {
         let mut params = params.clone();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Arg, Args, Command};
 
-use super::super::{Common, print_line};
+use crate::cli::{Common, print_line};
 use crate::report::runs;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -24,26 +24,26 @@ pub struct RunsFlags {
     pub format: String,
 }
 
-/// Common flags that do nothing here, by their ids.
-const REFUSED: [&str; 5] = ["out", "force", "dry_run", "explain", "verify"];
+/// The common flags that do nothing where only text is printed.
+const OF_FILES: [&str; 5] = ["out", "dry-run", "explain", "verify", "force"];
+
+/// Returns the name of a given flag that does nothing where only text is printed, if there is one.
+pub(super) fn given_in_vain(common: &Common) -> Option<&'static str> {
+    let given = [common.out.is_some(), common.dry_run, common.explain, common.verify, common.force];
+    OF_FILES.into_iter().zip(given).find_map(|(flag, is_given)| is_given.then_some(flag))
+}
 
 /// Returns these flags hidden from the help. Because the subcommand has them, clap does not add the visible
 /// ones of `report`.
 pub(super) fn refused() -> Vec<Arg> {
     let common = Common::augment_args(Command::new("report"));
-    let refused = common.get_arguments().filter(|arg| REFUSED.contains(&arg.get_id().as_str()));
+    let refused =
+        common.get_arguments().filter(|arg| arg.get_long().is_some_and(|long| OF_FILES.contains(&long)));
     refused.map(|arg| arg.clone().hide(true)).collect()
 }
 
 pub(super) fn run(flags: &RunsFlags, common: &Common) -> Result<()> {
-    let asked = [
-        ("out", common.out.is_some()),
-        ("dry-run", common.dry_run),
-        ("explain", common.explain),
-        ("verify", common.verify),
-        ("force", common.force),
-    ];
-    if let Some((flag, _)) = asked.iter().find(|(_, asked)| *asked) {
+    if let Some(flag) = given_in_vain(common) {
         bail!("--{flag}: does nothing here, because report runs only prints a list; omit it");
     }
     let usual = [PathBuf::from("runs")];

@@ -6,19 +6,22 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::super::Common;
+use super::runs::given_in_vain;
 use super::{plan, unique};
+use crate::cli::{Common, print_line, run_plan};
 use crate::manifest::store::{Done, Produced, Writer, write_atomic};
 use crate::manifest::{Input, Kind, Manifest, Object, source};
+use crate::report::published::Published;
 use crate::report::record::Record;
 use crate::report::table::{Table, tables};
-use crate::report::{csv, json, latex, markdown, published};
+use crate::report::{csv, json, latex, markdown};
 
 /// Version of the tables; raised when the same evaluations would give other files. 2: runs are told apart by
 /// what computed them, settings that all rows share are above the table, and differences are only from
 /// published values of the same schedule. 3: no empty columns, and the reasons why published values are
 /// missing. 4: these reasons in one sentence. 5: other words in titles and notes, and milestones in words.
-const SEMANTICS: u32 = 5;
+/// 6: rows with fewer departures from the usual settings come first.
+const SEMANTICS: u32 = 6;
 
 pub(super) const EXAMPLES: &str = "Examples:
   cat metrics/*/manifest.json | report table
@@ -44,7 +47,7 @@ pub struct TableFlags {
 
     /// Print the table itself on stdout, as md, csv, tex or json, and write no files
     #[arg(long, value_name = "FORMAT")]
-    #[arg(value_parser = FORMATS, conflicts_with_all = ["files", "dry_run", "explain", "verify"])]
+    #[arg(value_parser = FORMATS, conflicts_with = "files")]
     pub format: Option<String>,
 
     /// File to write, .md, .csv, .tex or .json, with FILE.manifest.json beside it; can be given several times
@@ -57,12 +60,12 @@ pub struct TableFlags {
 const FORMATS: [&str; 4] = ["md", "csv", "tex", "json"];
 
 /// Renders tables in a format.
-fn text(tables: &[Table], format: &str) -> String {
+fn text(tables: &[Table], published: &Published, format: &str) -> String {
     match format {
         "csv" => csv::write(tables),
-        "tex" => latex::write(tables),
-        "json" => json::write(tables),
-        _ => markdown::write(tables),
+        "tex" => latex::write(tables, published),
+        "json" => json::write(tables, published),
+        _ => markdown::write(tables, published),
     }
 }
 
@@ -71,33 +74,34 @@ pub(super) fn run(flags: &TableFlags, common: &Common) -> Result<()> {
     for file in &flags.files {
         super::format_of(file, &FORMATS)?;
     }
-    if let (Some(format), Some(out)) = (&flags.format, &common.out) {
-        bail!("--format {format}: prints the table and writes no files; omit --out {}", out.display());
+    if let (Some(format), Some(flag)) = (&flags.format, given_in_vain(common)) {
+        bail!("--format {format}: prints the table and writes no files; omit --{flag}");
     }
-    super::load_published(flags.published.as_deref())?;
+    let published = super::load_published(flags.published.as_deref())?;
     let found = source::read_all(&flags.metrics, "report", Kind::Metrics)?;
     let (inputs, records) = choose(&found, &flags.checkpoint)?;
-    let tables = tables(&records);
+    let tables = tables(&records, &published);
+    let text = |format: &str| text(&tables, &published, format);
     if let Some(format) = &flags.format {
-        return super::super::print_line(text(&tables, format).trim_end());
+        return print_line(text(format).trim_end());
     }
     let mut params = Object::new();
     params.insert("report".into(), "table".into());
     params.insert("checkpoint".into(), flags.checkpoint.as_str().into());
-    params.insert("published".into(), published::hash().into());
+    params.insert("published".into(), published.hash.as_str().into());
     super::name_files(&mut params, &records.iter().map(|r| &r.of).collect::<Vec<_>>());
     for file in &flags.files {
         let format = super::format_of(file, &FORMATS)?;
         let plan = super::file_plan(SEMANTICS, params.clone(), inputs.clone(), file, format)?;
-        super::make_file(&plan, common, role(format), |_| Ok(text(&tables, format).into_bytes()))?;
+        super::make_file(&plan, common, role(format), |_| Ok(text(format).into_bytes()))?;
     }
     if flags.files.is_empty() {
         let plan = plan(SEMANTICS, params, inputs, "table", common)?;
-        super::super::run_plan(&plan, common, |w| write(w, &tables))?;
+        run_plan(&plan, common, |w| write(w, &tables, text))?;
     }
     if flags.files.is_empty() && !(common.quiet || common.dry_run || common.explain || common.verify) {
         // The table is shown only for convenience, so a closed stderr is not an error.
-        let _ = write!(std::io::stderr().lock(), "\n{}", markdown::write(&tables));
+        let _ = write!(std::io::stderr().lock(), "\n{}", text("md"));
     }
     Ok(())
 }
@@ -114,7 +118,7 @@ fn role(format: &str) -> &'static str {
 
 /// Returns the evaluations of the given epoch, each once, in an order that does not depend on the order in
 /// which they came.
-pub(super) fn choose(found: &[Manifest], checkpoint: &str) -> Result<(Vec<Input>, Vec<Record>)> {
+fn choose(found: &[Manifest], checkpoint: &str) -> Result<(Vec<Input>, Vec<Record>)> {
     let mut chosen = Vec::new();
     for (input, m) in unique(found, |_| &[]) {
         let record = Record::of(m, &input)?;
@@ -131,7 +135,8 @@ pub(super) fn choose(found: &[Manifest], checkpoint: &str) -> Result<(Vec<Input>
     Ok(chosen.into_iter().unzip())
 }
 
-fn write(writer: &Writer, tables: &[Table]) -> Result<Done> {
+/// Writes the tables in all formats; `text` renders them in one.
+fn write(writer: &Writer, tables: &[Table], text: impl Fn(&str) -> String) -> Result<Done> {
     let cells = tables.iter().flat_map(Table::cells).count() as u64;
     let rows = tables.iter().map(|t| t.rows.len() as u64).sum();
     super::begin(writer, &FORMATS.map(|format| format!("table.{format}")))?;
@@ -139,7 +144,7 @@ fn write(writer: &Writer, tables: &[Table]) -> Result<Done> {
     let mut outputs = Vec::new();
     for format in FORMATS {
         let name = format!("table.{format}");
-        write_atomic(&writer.dir().join(&name), |f| f.write_all(text(tables, format).as_bytes()))?;
+        write_atomic(&writer.dir().join(&name), |f| f.write_all(text(format).as_bytes()))?;
         let rows = Some(if ["csv", "json"].contains(&format) { cells } else { rows });
         outputs.push(Produced { role: role(format), name, rows });
     }
@@ -150,4 +155,26 @@ fn write(writer: &Writer, tables: &[Table]) -> Result<Done> {
         tables.iter().flat_map(Table::cells).filter(|c| c.values.is_empty()).count().into(),
     );
     Ok(Done { outputs, metrics, ..Done::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::report::{Command, Flags};
+
+    #[test]
+    fn a_printed_table_takes_no_flags_for_files() {
+        for flag in ["--out", "--dry-run", "--explain", "--verify", "--force"] {
+            let value = (flag == "--out").then_some("x");
+            let words = ["report", "table", "nowhere", "--format", "md", flag].into_iter().chain(value);
+            let parsed = Flags::try_parse_from(words).expect("flags");
+            let Flags { command: Command::Table(flags), common } = parsed else {
+                unreachable!("the command is table");
+            };
+            let e = run(&flags, &common).expect_err(flag).to_string();
+            assert_eq!(e, format!("--format md: prints the table and writes no files; omit {flag}"));
+        }
+    }
 }

@@ -1,16 +1,16 @@
-//! The flags of `train`, and how they become validated configurations: the preset first, then the flags that
+//! The flags of `train`, and how they become validated configurations: the recipe first, then the flags that
 //! override it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser};
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 
 use super::options::{Given, names};
-use super::recipes::{Preset, RecipeName};
 use super::values::{ClassifierName, Jitter, Milestones, RandAugment, Seeds, TauNorm, methods};
 use crate::cli::generate::architectures;
 use crate::cli::sweep::Sweep;
@@ -22,8 +22,11 @@ use crate::methods::mix::MixKind;
 use crate::methods::presets::{Method, listed, preset};
 use crate::methods::rule::RuleKind;
 use crate::net::Arch;
-use crate::train::config::{Augment, CROP_PADDING, Config, Freeze, Precision, Schedule, Select};
-use crate::train::schedule::Recipe;
+use crate::train::config::{
+    Augment, Config, Freeze, MAX_BATCH_SIZE, MAX_CROP_PADDING, MOMENTUM, Precision, Schedule, Select,
+};
+use crate::train::recipe::{Recipe, RecipeName};
+use crate::train::schedule::Origin;
 
 fn examples() -> String {
     format!(
@@ -47,6 +50,11 @@ Examples:
 #[derive(Parser, Debug)]
 #[command(name = "train", version = VERSION, after_help = examples(), mut_args(negative_values))]
 pub struct Flags {
+    /// The flags that were given. It is the first field because parsing the others removes them from clap's
+    /// matches.
+    #[command(flatten)]
+    given: GivenFlags,
+
     /// Manifests (or their directories) of data sets or, with --classifier, of features from embed --splits;
     /// `-` is stdin [default: stdin]
     #[arg(value_name = "DATASET_MANIFEST")]
@@ -103,7 +111,8 @@ pub struct Flags {
     pub epochs: Option<u32>,
 
     /// Batch size, in images [default: 128, or the recipe's]
-    #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1, 65_536), help_heading = "Recipe")]
+    #[arg(long, value_name = "N", help_heading = "Recipe")]
+    #[arg(value_parser = whole_number::<usize>(1, MAX_BATCH_SIZE as u64))]
     pub batch_size: Option<usize>,
 
     /// Learning rate of SGD [default: 0.1, or the recipe's]
@@ -111,7 +120,7 @@ pub struct Flags {
     pub lr: Option<f64>,
 
     /// Momentum of SGD
-    #[arg(long, value_name = "M", default_value_t = 0.9, help_heading = "Recipe")]
+    #[arg(long, value_name = "M", default_value_t = MOMENTUM, help_heading = "Recipe")]
     pub momentum: f64,
 
     /// Use Nesterov momentum
@@ -157,7 +166,8 @@ pub struct Flags {
 
     /// Pixels of zero padding for --augment crop-flip, if the stored images are no larger than the network's
     /// input [default: 4, or the recipe's]
-    #[arg(long, value_name = "N", value_parser = whole_number::<u8>(0, 64), help_heading = "Augmentation")]
+    #[arg(long, value_name = "N", help_heading = "Augmentation")]
+    #[arg(value_parser = whole_number::<u8>(0, MAX_CROP_PADDING.into()))]
     pub crop_padding: Option<u8>,
 
     /// Random changes of brightness, contrast and saturation, such as 0.4 or 0.4,0.4,0.2; `none` turns them
@@ -237,61 +247,59 @@ impl Flags {
     /// Returns an error for unknown methods, options that the method does not have, and values out of range.
     pub fn configs(&self) -> Result<Vec<Config>> {
         let classifier = self.classifier()?;
-        let preset = match classifier {
-            None => self.recipe.preset(),
-            Some(classifier) => Preset::second_stage(classifier.is_trained()),
+        let recipe = match classifier {
+            None => self.recipe.recipe(),
+            Some(classifier) => Recipe::second_stage(classifier.is_trained()),
         };
-        let method = self.method()?;
-        let epochs = self.epochs.unwrap_or(preset.epochs);
-        let schedule = self.schedule.unwrap_or(preset.schedule);
-        let (mut milestones, deferred_from) = match &self.milestones {
-            Some(Milestones(list)) => (list.clone(), list.last().copied()),
-            None => (preset.milestones.scaled_to(epochs), preset.milestones.deferred_from(epochs)),
+        let method = self.method(recipe.alpha)?;
+        let mut config = Config {
+            momentum: self.momentum,
+            warmup: self.warmup,
+            nesterov: self.nesterov,
+            precision: self.precision,
+            select: self.select,
+            rand_augment: self.rand_augment.map(|RandAugment(asked)| asked),
+            freeze: self.freeze,
+            classifier,
+            ..self.changed(recipe)?.config(method)
         };
-        if schedule == Schedule::Cosine && self.milestones.is_none() {
-            milestones.clear();
+        if let Some(Milestones(list)) = &self.milestones {
+            config.recipe = Origin::of(list, config.epochs);
+            config.milestones.clone_from(list);
+            // A deferred rule begins at the last of them.
+            config.rule_from = None;
         }
+        config.validate()?;
+        let seeds = self.seeds.as_ref().map_or(&[self.seed][..], |Seeds(list)| list).to_vec();
+        Ok(seeds.into_iter().map(|seed| Config { seed, ..config.clone() }).collect())
+    }
+
+    /// Returns a recipe with the settings that are given by flags, except milestones, which do not scale.
+    fn changed(&self, recipe: Recipe) -> Result<Recipe> {
         let augment = match self.no_augment {
             true => Augment::None,
-            false => self.augment.unwrap_or(preset.augment),
+            false => self.augment.unwrap_or(recipe.augment),
         };
         if self.crop_padding.is_some() && augment != Augment::CropFlip {
             bail!("--crop-padding: does nothing here; it needs --augment crop-flip");
         }
-        // The padding of a recipe is left out if the crops are of another kind.
-        let padding = preset.crop_padding.filter(|_| augment == Augment::CropFlip);
-        let jitter = match (self.color_jitter, augment) {
+        let color_jitter = match (self.color_jitter, augment) {
             (Some(Jitter(asked)), _) => asked,
             (None, Augment::None) => None,
-            (None, _) => preset.color_jitter,
+            (None, _) => recipe.color_jitter,
         };
-        let config = Config {
-            arch: self.arch.unwrap_or_else(|| preset.arch.parse().expect("recipes name networks of the zoo")),
-            epochs,
-            batch_size: self.batch_size.unwrap_or(preset.batch_size),
-            lr: self.lr.unwrap_or(preset.lr),
-            momentum: self.momentum,
-            weight_decay: self.weight_decay.unwrap_or(preset.weight_decay),
-            recipe: Recipe::of(&milestones, epochs),
-            rule_from: deferred_from
-                .filter(|from| method.rule.kind.deferred && milestones.last() != Some(from)),
-            milestones,
-            warmup: self.warmup,
-            schedule,
-            nesterov: self.nesterov,
-            precision: self.precision,
-            select: self.select,
+        Ok(Recipe {
+            arch: self.arch.unwrap_or(recipe.arch),
+            epochs: self.epochs.unwrap_or(recipe.epochs),
+            batch_size: self.batch_size.unwrap_or(recipe.batch_size),
+            lr: self.lr.unwrap_or(recipe.lr),
+            weight_decay: self.weight_decay.unwrap_or(recipe.weight_decay),
+            schedule: self.schedule.unwrap_or(recipe.schedule),
             augment,
-            crop_padding: self.crop_padding.or(padding).filter(|p| *p != CROP_PADDING),
-            color_jitter: jitter.filter(|all| *all != [0.0; 3]),
-            rand_augment: self.rand_augment.map(|RandAugment(asked)| asked),
-            freeze: self.freeze,
-            classifier,
-            ..Config::new(method)
-        };
-        config.validate()?;
-        let seeds = self.seeds.as_ref().map_or(&[self.seed][..], |Seeds(list)| list).to_vec();
-        Ok(seeds.into_iter().map(|seed| Config { seed, ..config.clone() }).collect())
+            crop_padding: self.crop_padding.unwrap_or(recipe.crop_padding),
+            color_jitter,
+            ..recipe
+        })
     }
 
     /// Returns the flags for each value of `--sweep` in order, or the flags themselves if there is no sweep.
@@ -301,17 +309,15 @@ impl Flags {
     /// Returns an error if the swept flag does not exist, is given as well, or does not take such values.
     pub fn swept(self, args: impl Iterator<Item = OsString>) -> Result<Vec<Flags>> {
         let Some(Sweep { flag, range }) = &self.sweep else { return Ok(vec![self]) };
-        let args: Vec<OsString> = args.collect();
-        let is_it = |arg: &OsString| {
-            let name = arg.to_str().and_then(|arg| arg.strip_prefix("--"));
-            name.is_some_and(|name| name.split('=').next() == Some(&**flag))
-        };
-        if args.iter().any(is_it) || flag == "sweep" {
+        if self.given.has(flag) {
             bail!("--sweep {flag}: --{flag} is given as well; omit one of them");
         }
+        let args: Vec<OsString> = args.collect();
+        let (tool, rest) = args.split_at(args.len().min(1));
         let of = |value: f64| -> Result<Flags> {
-            let more = [OsString::from(format!("--{flag}={value}"))];
-            let mut flags = Flags::try_parse_from(args.iter().cloned().chain(more)).map_err(|e| {
+            // Not at the end, where a `--` would make it a file.
+            let swept = OsString::from(format!("--{flag}={value}"));
+            let mut flags = Flags::try_parse_from(tool.iter().chain([&swept]).chain(rest)).map_err(|e| {
                 if e.kind() == ErrorKind::UnknownArgument {
                     return anyhow::anyhow!("--sweep {flag}: train has no flag --{flag}");
                 }
@@ -348,40 +354,79 @@ impl Flags {
                 Classifier::Knn { neighbours: self.neighbours.map_or(Classifier::NEIGHBOURS, |n| n as usize) }
             }
         });
-        let is_computed = classifier.is_some_and(|c| !c.is_trained());
-        let idle = [
-            ("epochs", self.epochs.is_some()),
-            ("lr", self.lr.is_some()),
-            ("batch-size", self.batch_size.is_some()),
-            ("schedule", self.schedule.is_some()),
-            ("milestones", self.milestones.is_some()),
-            ("method", self.method != "erm"),
-            ("mix", self.mix.is_some()),
-            ("loss", self.loss.is_some()),
-            ("rule", self.rule.is_some()),
-            ("seeds", self.seeds.is_some()),
-            ("seed", self.seed != 0),
-            ("momentum", self.momentum != 0.9),
-            ("nesterov", self.nesterov),
-            ("weight-decay", self.weight_decay.is_some()),
-            ("warmup", self.warmup != 0),
-        ];
-        if let Some((flag, _)) = idle.iter().find(|(_, given)| *given && is_computed) {
+        if classifier.is_some_and(|c| !c.is_trained())
+            && let Some(flag) = OF_TRAINING.iter().find(|flag| self.given.has(flag))
+        {
             bail!("--{flag}: does nothing with this classifier, which is computed without training");
         }
         Ok(classifier)
     }
 
-    fn method(&self) -> Result<Method> {
+    /// Returns the method that is asked for; `alpha` is that of the recipe.
+    fn method(&self, alpha: Option<f64>) -> Result<Method> {
         fn asked<K: Kind>(name: &Option<String>, usual: Choice<K>) -> Choice<K> {
             name.as_deref().and_then(Choice::named).unwrap_or(usual)
         }
         let Method { mix, loss, rule } = preset(&self.method)?;
         let (mut mix, loss, rule) = (asked(&self.mix, mix), asked(&self.loss, loss), asked(&self.rule, rule));
-        if let Some(of_recipe) = self.recipe.preset().alpha {
-            mix = mix.try_with("alpha", Setting::Number(of_recipe)).unwrap_or(mix);
+        if let Some(alpha) = alpha {
+            mix = mix.try_with("alpha", Setting::Number(alpha)).unwrap_or(mix);
         }
         self.options.set(Method { mix, loss, rule })
+    }
+}
+
+/// Flags that do nothing with a classifier that is computed without training.
+const OF_TRAINING: [&str; 15] = [
+    "epochs",
+    "lr",
+    "batch-size",
+    "schedule",
+    "milestones",
+    "method",
+    "mix",
+    "loss",
+    "rule",
+    "seeds",
+    "seed",
+    "momentum",
+    "nesterov",
+    "weight-decay",
+    "warmup",
+];
+
+/// The names of the flags that were given, as opposed to those that have their default value.
+#[derive(Debug)]
+struct GivenFlags(Vec<String>);
+
+impl GivenFlags {
+    fn has(&self, flag: &str) -> bool {
+        self.0.iter().any(|given| given == flag)
+    }
+}
+
+impl Args for GivenFlags {
+    fn augment_args(command: Command) -> Command {
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        command
+    }
+}
+
+impl FromArgMatches for GivenFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<GivenFlags, clap::Error> {
+        let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let flags = Flags::command();
+        let given = flags.get_arguments().filter(|arg| matches.ids().any(|id| id == arg.get_id()));
+        let given = given.filter(|arg| is_given(arg.get_id().as_str()));
+        Ok(GivenFlags(given.filter_map(|arg| Some(arg.get_long()?.to_owned())).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = GivenFlags::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 

@@ -44,7 +44,7 @@ impl Init {
             if let Some(which) = which {
                 bail!("is a file of weights, and --init-checkpoint {which} is for checkpoints; omit it");
             }
-            let input = checkpoints::input_of("init", path)?;
+            let input = Input::of_file("init", path)?;
             let start = Start { file: input.path.clone(), classes: Classes::NotStated };
             return Ok(Init { start, input, which: None });
         }

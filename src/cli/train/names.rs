@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::flags::Flags;
-use super::recipes::Preset;
 use crate::manifest::{Kind, Manifest, key};
 use crate::methods::presets::preset_name;
 use crate::report::experiment::second_stage;
 use crate::report::settings::departs;
 use crate::train::config::Config;
-use crate::train::schedule::Recipe;
+use crate::train::recipe::Recipe;
+use crate::train::schedule::Origin;
 
 /// Returns the name of a run while it trains, with its data set if there are several.
 pub fn name(config: &Config, dataset: Option<&Manifest>) -> String {
@@ -75,7 +75,7 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     let params = config.params();
     let mut defaults = Config::new(config.method());
     if let Some(classifier) = config.classifier {
-        let usual = Preset::second_stage(classifier.is_trained());
+        let usual = Recipe::second_stage(classifier.is_trained());
         (defaults.epochs, defaults.schedule, defaults.augment) =
             (usual.epochs, usual.schedule, usual.augment);
         defaults.milestones = vec![];
@@ -84,7 +84,7 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     let method = preset_name(&params);
     let options = method.split_once('(').map_or("", |(_, options)| options.trim_end_matches(')'));
     // The milestones follow from the recipe, unless it is a custom one.
-    let follows = if config.recipe == Recipe::Custom { "recipe" } else { "milestones" };
+    let follows = if config.recipe == Origin::Custom { "recipe" } else { "milestones" };
     // The normalisation is the data set's.
     let others = [
         "mix",

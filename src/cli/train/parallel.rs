@@ -13,41 +13,59 @@ pub const MOST: usize = 3;
 struct State {
     waiting: VecDeque<usize>,
     running: usize,
+    /// Number of jobs that have been started so far.
+    started: usize,
     failed: Option<Error>,
 }
 
-/// Runs jobs 0 to `count - 1` on `threads` threads. A job for which there is not enough memory waits until
-/// another one has ended, and from then on one thread fewer works. After any other error no further job is
-/// started.
+/// Runs jobs 0 to `count - 1` on `threads` threads. A job for which there is not enough memory beside others
+/// waits until another one has ended, and from then on one thread fewer works, but never none. After any other
+/// error no further job is started.
 ///
 /// # Errors
 /// Returns the first error of a job.
 pub fn for_each(count: usize, threads: usize, job: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
-    let state = Mutex::new(State { waiting: (0..count).collect(), running: 0, failed: None });
+    run(count, threads, job, is_want_of_memory)
+}
+
+/// Does the same as [`for_each`], with a function that tells which errors are a want of memory.
+fn run(
+    count: usize,
+    threads: usize,
+    job: impl Fn(usize) -> Result<()> + Sync,
+    is_want_of_memory: fn(&Error) -> bool,
+) -> Result<()> {
+    let state = Mutex::new(State { waiting: (0..count).collect(), running: 0, started: 0, failed: None });
     // A job that panics leaves nothing half done here, so a poisoned lock is usable.
     let lock = || -> MutexGuard<State> { state.lock().unwrap_or_else(PoisonError::into_inner) };
     let work = || {
         loop {
-            let next = {
+            let (n, started, others) = {
                 let mut state = lock();
                 let next = if state.failed.is_none() { state.waiting.pop_front() } else { None };
-                state.running += usize::from(next.is_some());
-                next
+                let Some(n) = next else { return };
+                state.running += 1;
+                state.started += 1;
+                (n, state.started, state.running - 1)
             };
-            let Some(n) = next else { return };
             let done = job(n);
             let mut state = lock();
             state.running -= 1;
+            let was_alone = others == 0 && state.started == started;
             match done {
                 Ok(()) => {}
-                Err(e) if is_want_of_memory(&e) && state.running > 0 => {
+                Err(e) if is_want_of_memory(&e) && !was_alone => {
+                    let fit = state.running.max(1);
                     log::info!(
-                        "the GPU has memory for {} run{} at a time; the next one waits",
-                        state.running,
-                        if state.running == 1 { "" } else { "s" }
+                        "the GPU has memory for {fit} run{} at a time; the next one waits",
+                        if fit == 1 { "" } else { "s" }
                     );
                     state.waiting.push_front(n);
-                    return;
+                    // Jobs side by side may all have failed, because each held a part of the memory. The last
+                    // of these threads goes on, with one job at a time.
+                    if state.running > 0 {
+                        return;
+                    }
                 }
                 Err(e) => {
                     state.failed.get_or_insert(e);
@@ -75,6 +93,7 @@ fn is_want_of_memory(_: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -101,23 +120,65 @@ mod tests {
         assert!(begun.load(Ordering::Relaxed) <= 2);
     }
 
-    #[cfg(feature = "cuda")]
+    const NO_ROOM: &str = "there is no room";
+
+    fn is_want_of_room(e: &Error) -> bool {
+        e.to_string() == NO_ROOM
+    }
+
     #[test]
     fn what_does_not_fit_beside_others_waits() {
         let (room, done) = (AtomicUsize::new(2), AtomicUsize::new(0));
         let take = || room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        for_each(9, 4, |_| {
-            take().map_err(|_| crate::backend::cuda::Error::Memory { held: 0, needed: 1, free: 0 })?;
+        let job = |_: usize| -> Result<()> {
+            take().map_err(|_| anyhow::anyhow!(NO_ROOM))?;
             std::thread::sleep(std::time::Duration::from_millis(10));
             done.fetch_add(1, Ordering::SeqCst);
             room.fetch_add(1, Ordering::SeqCst);
             Ok(())
-        })
-        .expect("all fit in the end");
+        };
+        run(9, 4, job, is_want_of_room).expect("all fit in the end");
         assert_eq!(done.load(Ordering::SeqCst), 9);
-        let alone = for_each(1, 4, |_| {
-            Err(crate::backend::cuda::Error::Memory { held: 0, needed: 1, free: 0 }.into())
-        });
-        assert!(alone.expect_err("does not fit at all").to_string().contains("out of memory"));
+    }
+
+    #[test]
+    fn jobs_that_were_in_each_others_way_are_done_one_at_a_time() {
+        let tries = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        // Each job holds one place and needs another one. At first both hold theirs until both have failed.
+        let (room, both) = (AtomicUsize::new(2), Barrier::new(2));
+        let job = |n: usize| -> Result<()> {
+            let is_first = tries[n].fetch_add(1, Ordering::SeqCst) == 0;
+            room.fetch_sub(1, Ordering::SeqCst);
+            if is_first {
+                both.wait();
+            }
+            let fits = room.load(Ordering::SeqCst) > 0;
+            if is_first {
+                both.wait();
+            }
+            room.fetch_add(1, Ordering::SeqCst);
+            if fits { Ok(()) } else { Err(anyhow::anyhow!(NO_ROOM)) }
+        };
+        run(2, 2, job, is_want_of_room).expect("either fits alone");
+        assert_eq!(tries.map(AtomicUsize::into_inner), [2, 2]);
+    }
+
+    #[test]
+    fn what_does_not_fit_alone_is_an_error() {
+        let tries = AtomicUsize::new(0);
+        let job = |_: usize| -> Result<()> {
+            tries.fetch_add(1, Ordering::SeqCst);
+            Err(anyhow::anyhow!(NO_ROOM))
+        };
+        let e = run(1, 4, job, is_want_of_room).expect_err("does not fit at all");
+        assert_eq!((e.to_string().as_str(), tries.into_inner()), (NO_ROOM, 1));
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_want_of_memory_is_known_by_its_error() {
+        let memory = crate::backend::cuda::Error::Memory { held: 0, needed: 1, free: 0 };
+        assert!(is_want_of_memory(&Error::new(memory).context("run")));
+        assert!(!is_want_of_memory(&anyhow::anyhow!(NO_ROOM)));
     }
 }

@@ -1,12 +1,13 @@
 //! Tests of output directories: their names, and the protection of their content.
 
 use std::fs;
+use std::path::PathBuf;
 
 use clap::Parser;
 
 use super::*;
 use crate::manifest::store::Claim;
-use crate::manifest::{Input, Object};
+use crate::manifest::{Input, object};
 
 fn flags(line: &str) -> Flags {
     Flags::try_parse_from(std::iter::once("train").chain(line.split_whitespace())).expect("sound flags")
@@ -14,15 +15,7 @@ fn flags(line: &str) -> Flags {
 
 fn plan(line: &str, dir: &Path) -> Plan {
     let config = flags(line).configs().expect("sound flags").remove(0);
-    let params = config.params();
-    Plan {
-        kind: Kind::Checkpoint,
-        semantics: SEMANTICS,
-        params,
-        inputs: vec![],
-        dir: dir.to_owned(),
-        file: None,
-    }
+    Plan::new(Kind::Checkpoint, SEMANTICS, config.params(), vec![], |_| dir.to_owned())
 }
 
 /// Takes over a directory and, if `state` is given, leaves it with that state.
@@ -43,10 +36,8 @@ fn claim(line: &str, dir: &Path, force: bool) -> Result<()> {
 
 /// Returns the manifest of a CIFAR-10 data set, exp 100.
 fn dataset() -> Manifest {
-    let params = serde_json::json!({"dataset": "cifar10", "imb_type": "exp", "imb_ratio": 100});
-    let params = params.as_object().expect("an object").clone();
-    let (kind, dir) = (Kind::Dataset, PathBuf::new());
-    Plan { kind, semantics: 1, params, inputs: vec![], dir, file: None }.manifest()
+    let params = object(serde_json::json!({"dataset": "cifar10", "imb_type": "exp", "imb_ratio": 100}));
+    Plan::new(Kind::Dataset, 1, params, vec![], |_| PathBuf::new()).manifest()
 }
 
 #[test]
@@ -82,15 +73,7 @@ fn directories() {
 #[test]
 fn differences_name_params_inputs_and_the_version() {
     let mut old = plan("--method remix", Path::new("run")).manifest();
-    old.inputs.push(Input {
-        role: "dataset".into(),
-        key: None,
-        path: "data/manifest.json".into(),
-        blake3: "first".into(),
-        params: Object::new(),
-        facts: Object::new(),
-        inputs: vec![],
-    });
+    old.inputs.push(Input::new("dataset", "data/manifest.json".into(), "first".into()));
     let mut new = old.clone();
     assert_eq!(differences(&old, &new), "");
     new.params.insert("seed".into(), 7.into());
@@ -111,7 +94,7 @@ fn another_unfinished_run_is_kept_unless_forced() {
 
     let text =
         claim("--method remix --tau 0.3 --seed 1", dir.path(), false).expect_err("another run").to_string();
-    assert!(text.contains("unfinished run of another experiment (differs in mix, seed;"), "{text}");
+    assert!(text.contains("unfinished run of another experiment (differs in mix.tau, seed;"), "{text}");
     assert!(text.contains("--force"), "{text}");
     assert!(state.exists());
     claim("--method remix", dir.path(), false).expect("still the first run's");
@@ -130,7 +113,7 @@ fn a_finished_run_is_kept_unless_forced() {
     writer.publish(vec![], Default::default(), Default::default()).expect("published");
     drop(writer);
     let text = claim("--method rw", dir.path(), false).expect_err("another run").to_string();
-    assert!(text.contains("a finished run of another experiment (differs in rule;"), "{text}");
+    assert!(text.contains("a finished run of another experiment (differs in rule.name;"), "{text}");
     assert!(text.contains("--explain"), "{text}");
     assert!(plan("--method erm", dir.path()).done().is_some(), "untouched");
     claim("--method rw", dir.path(), true).expect("forced");

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use clap_complete::CompletionCandidate;
 
 use crate::methods::presets;
+use crate::train::config::RAND_AUGMENT;
 
 /// Completes a method's name, part by part.
 pub fn methods(begun: &OsStr) -> Vec<CompletionCandidate> {
@@ -59,7 +60,9 @@ impl FromStr for Jitter {
         if s == "none" {
             return Ok(Jitter(None));
         }
-        let all: Result<Vec<f64>, _> = s.split(',').map(|x| x.trim().parse()).collect();
+        // The sum turns -0 into 0, so that the key does not depend on it.
+        let number = |x: &str| x.trim().parse::<f64>().map(|x| x + 0.0);
+        let all: Result<Vec<f64>, _> = s.split(',').map(number).collect();
         match all.as_deref() {
             Ok(&[one]) => Ok(Jitter(Some([one; 3]))),
             Ok(&[brightness, contrast, saturation]) => Ok(Jitter(Some([brightness, contrast, saturation]))),
@@ -76,11 +79,9 @@ impl FromStr for RandAugment {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let pair =
-            || Some((s.split_once(',')?.0.trim().parse().ok()?, s.split_once(',')?.1.trim().parse().ok()?));
-        let why = "expected 1 to 10 operations and a magnitude of at most 30, such as 2,9";
-        let (ops, magnitude) = pair().ok_or(why)?;
-        Ok(RandAugment([ops, magnitude]))
+        let pair = s.split_once(',');
+        let pair = pair.and_then(|(n, m)| Some([n.trim().parse().ok()?, m.trim().parse().ok()?]));
+        pair.map(RandAugment).ok_or_else(|| RAND_AUGMENT.into())
     }
 }
 

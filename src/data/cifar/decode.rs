@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::numpy::{Object, Value};
 use super::{Dataset, Form, official};
-use crate::data::{Error, Images, PIXELS, Planes};
+use crate::data::{Error, Images, PIXELS, Planes, tensors};
 use crate::pickle;
 
 /// Maximum size of a Python file; the largest official one has 155 MB.
@@ -60,14 +60,8 @@ impl Dataset {
             let labels = bytes.chunks_exact(record).map(|r| i64::from(r[self.lead - 1])).collect();
             (bytes, self.lead, labels)
         };
-        let label = |(row, label): (usize, i64)| {
-            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < self.classes);
-            known.ok_or_else(|| {
-                let last = self.classes - 1;
-                official(path, format!("image {row} has label {label}, but labels must be from 0 to {last}"))
-            })
-        };
-        let labels = labels.into_iter().enumerate().map(label).collect::<Result<_, _>>()?;
+        let labels =
+            tensors::checked("image", labels.into_iter(), self.classes).map_err(|why| official(path, why))?;
         Ok((bytes, lead, labels))
     }
 

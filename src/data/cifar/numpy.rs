@@ -2,6 +2,10 @@
 
 use crate::pickle::{self, Fault};
 
+/// Maximum number of dimensions of an array; the official ones have two. Every reference to an array copies its
+/// shape, so that a small file could take much memory.
+const MAX_DIMENSIONS: usize = 8;
+
 /// A value in a pickle.
 pub type Value<'a> = pickle::Value<'a, Object<'a>>;
 
@@ -72,6 +76,9 @@ fn array<'a>(state: &[Value<'a>]) -> Result<Object<'a>, Fault> {
     else {
         return Err(Fault::Refused("holds an array that is not of bytes in C order"));
     };
+    if shape.len() > MAX_DIMENSIONS {
+        return Err(Fault::Refused("holds an array of more than eight dimensions"));
+    }
     let shape: Option<Vec<usize>> = shape.iter().map(Value::size).collect();
     let size = |s: &Vec<usize>| s.iter().try_fold(1usize, |size, &n| size.checked_mul(n));
     match shape {
@@ -95,14 +102,16 @@ mod tests {
         assert!(refused(b"cnumpy\nndarray\n)R.").contains("calls something"));
         assert!(refused(b"K\x01K\x02\x85b.").contains("sets the state of something"));
         let made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR";
-        let state = |order: &[u8], data: &[u8]| {
-            let dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR";
-            [made, &b"(K\x01K\x02\x85"[..], dtype, order, data, b"tb."].concat()
-        };
+        let dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR";
+        let state =
+            |order: &[u8], data: &[u8]| [made, &b"(K\x01K\x02\x85"[..], dtype, order, data, b"tb."].concat();
         let array = state(b"\x89", b"U\x02ab");
         let shaped = Object::Array { shape: vec![2], data: b"ab" };
         assert_eq!(pickle::parse(&array), Ok(Value::Object(shaped)));
         assert!(refused(&state(b"\x88", b"U\x02ab")).contains("not of bytes in C order"));
+        // Shape and bytes agree, but each reference to the array would copy a thousand dimensions.
+        let deep = [made, &b"(K\x01("[..], &b"K\x01".repeat(1000), b"t", dtype, b"\x89U\x01atb."].concat();
+        assert!(refused(&deep).contains("more than eight dimensions"));
         let short = state(b"\x89", b"U\x01a");
         assert!(matches!(pickle::parse::<Object>(&short), Err(pickle::Error::Damaged(..))));
     }

@@ -6,11 +6,13 @@
 //! image of an animation is used. Samples of 16 bits are scaled to 8 bits, whereas Pillow clips grey ones at
 //! 255.
 
+use std::error::Error;
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
 use super::orientation;
+use crate::data::Unreadable;
 
 /// File name extensions of images, in lower case: those of torchvision's `ImageFolder`, and some more of
 /// formats that are supported.
@@ -37,8 +39,8 @@ pub fn is_image(name: &str) -> bool {
 /// decoded.
 ///
 /// # Errors
-/// Returns a message that says what is wrong with the file.
-pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
+/// Returns what is wrong with the file.
+pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, Unreadable> {
     if bytes.is_empty() {
         return Err("the file is empty".into());
     }
@@ -47,7 +49,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(8).saturating_add(64 << 20));
     reader.limits(limits);
-    let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+    let reader = reader.with_guessed_format().map_err(Unreadable::Io)?;
     let Some(format) = reader.format() else { return Err("is not an image in a supported format".into()) };
     if format == ImageFormat::Jpeg && is_truncated(bytes) {
         return Err("the JPEG is truncated".into());
@@ -56,8 +58,10 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
         return first_of_gif(bytes, max_pixels);
     }
     let damaged = |e: ImageError| match e {
-        ImageError::Limits(_) => format!("is larger than --max-pixels {max_pixels} allows"),
-        e => format!("cannot be decoded: {}", one_line(&e.to_string())),
+        ImageError::Limits(_) => {
+            Unreadable::TooLarge(format!("is larger than --max-pixels {max_pixels} allows"))
+        }
+        e => undecodable(&e),
     };
     let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
@@ -68,13 +72,14 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
     Ok(image.into_rgb8())
 }
 
-fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
+fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), Unreadable> {
     let pixels = u64::from(width) * u64::from(height);
     if pixels <= 1 {
-        return Err(format!("has {width}×{height} pixels, too few for an image"));
+        return Err(Unreadable::Damaged(format!("has {width}×{height} pixels, too few for an image")));
     }
     if pixels > max_pixels {
-        return Err(format!("has {width}×{height} pixels, more than --max-pixels {max_pixels}"));
+        let why = format!("has {width}×{height} pixels, more than --max-pixels {max_pixels}");
+        return Err(Unreadable::TooLarge(why));
     }
     Ok(())
 }
@@ -83,8 +88,8 @@ fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
 ///
 /// As in Pillow: if the image is smaller than the canvas, the rest is filled with the transparent colour, or
 /// with the first colour if there is no transparent one; if it is larger, the canvas is enlarged.
-fn first_of_gif(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, String> {
-    let damaged = |e: gif::DecodingError| format!("cannot be decoded: {}", one_line(&e.to_string()));
+fn first_of_gif(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, Unreadable> {
+    let damaged = |e: gif::DecodingError| undecodable(&e);
     let mut options = gif::DecodeOptions::new();
     options.set_color_output(gif::ColorOutput::Indexed);
     let mut decoder = options.read_info(bytes).map_err(damaged)?;
@@ -129,9 +134,10 @@ fn is_truncated(bytes: &[u8]) -> bool {
     end(bytes).is_none()
 }
 
-/// Returns a decoder's message without line breaks and other control characters, which it may have from the
-/// file.
-fn one_line(text: &str) -> String {
+/// Returns the error of a decoder, without the line breaks and other control characters that its message may
+/// have from the file.
+fn undecodable(error: &dyn Error) -> Unreadable {
+    let text = error.to_string();
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    words.collect::<Vec<_>>().join(" ")
+    Unreadable::Damaged(format!("cannot be decoded: {}", words.collect::<Vec<_>>().join(" ")))
 }

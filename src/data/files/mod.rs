@@ -8,7 +8,7 @@ pub mod tree;
 use std::fs;
 use std::path::Path;
 
-use super::{CHANNELS, Images};
+use super::{CHANNELS, Images, Unreadable};
 pub use resize::Preprocess;
 use tree::Tree;
 
@@ -21,18 +21,15 @@ pub struct Reading {
     pub max_pixels: u64,
 }
 
-/// The message for a file that has changed since it was hashed.
-pub const CHANGED: &str = "was changed after it was hashed; run the command again";
-
 impl Reading {
     /// Reads a file and writes its square, (H, W, C).
     ///
     /// # Errors
-    /// Returns a message that says what is wrong with the file, or [`CHANGED`] if its hash differs.
-    pub fn read(&self, path: &Path, blake3: &str, out: &mut [u8]) -> Result<(), String> {
-        let bytes = fs::read(path).map_err(|e| e.to_string())?;
+    /// Returns what is wrong with the file, such as [`Unreadable::Changed`] if its hash differs.
+    pub fn read(&self, path: &Path, blake3: &str, out: &mut [u8]) -> Result<(), Unreadable> {
+        let bytes = fs::read(path).map_err(Unreadable::Io)?;
         if blake3::hash(&bytes).to_hex().as_str() != blake3 {
-            return Err(CHANGED.into());
+            return Err(Unreadable::Changed);
         }
         let image = decode::decode(&bytes, self.max_pixels)?;
         self.preprocess.apply(&image, out);
@@ -65,7 +62,7 @@ impl Images for Files<'_> {
         [side, side, CHANNELS]
     }
 
-    fn write(&self, i: usize, out: &mut [u8]) -> Result<(), String> {
+    fn write(&self, i: usize, out: &mut [u8]) -> Result<(), Unreadable> {
         let (path, blake3) = &self.tree.files[self.rows[i] as usize];
         self.reading.read(&self.root.join(path), blake3, out)
     }

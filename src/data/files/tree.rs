@@ -102,6 +102,12 @@ impl Tree {
         all.finalize().to_hex().to_string()
     }
 
+    /// Returns the hash of a file's content, or `None` if the file could not be read.
+    pub fn hash_of(&self, path: &str) -> Option<&str> {
+        let (_, hash) = &self.files[self.row(path)?];
+        (hash != UNREADABLE).then_some(hash.as_str())
+    }
+
     /// Returns the row of a file.
     pub fn row(&self, path: &str) -> Option<usize> {
         self.files.binary_search_by(|(p, _)| p.as_str().cmp(path)).ok()

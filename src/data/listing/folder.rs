@@ -152,12 +152,13 @@ pub fn images(
                 let is_link = path.symlink_metadata().is_ok_and(|m| m.is_symlink());
                 if is_link && e.loop_ancestor().is_none() {
                     // A broken link is treated as an image that cannot be read.
-                    match path.file_name().and_then(|n| n.to_str()).is_some_and(is_image) {
+                    let name = path.file_name().unwrap_or_default();
+                    match name.to_str().is_some_and(is_image) {
                         true => match below(root, &path) {
                             Ok(path) => found.push(path),
                             Err(e) => refuse(e)?,
                         },
-                        false => passed_over.other(&path.to_string_lossy()),
+                        false => passed_over.other(&name.to_string_lossy()),
                     }
                     continue;
                 }
@@ -208,4 +209,25 @@ fn below(root: &Path, path: &Path) -> Result<String, Error> {
 
 fn not_utf8(path: &Path) -> Error {
     Error::Listing { path: path.into(), why: NOT_UTF8.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn broken_links_are_counted_by_their_own_names() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("v1.5");
+        fs::create_dir_all(root.join("a")).expect("made");
+        for name in ["link", "notes.txt", "x.png"] {
+            symlink("nowhere", root.join("a").join(name)).expect("linked");
+        }
+        let mut passed_over = PassedOver::default();
+        assert_eq!(images(&root, "a", &mut passed_over, Err).expect("listed"), ["a/x.png"]);
+        let expected = "skipped 2 files whose names are not those of images: 1 .txt, 1 without an extension";
+        assert_eq!(passed_over.notices(), [expected]);
+    }
 }

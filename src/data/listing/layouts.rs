@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::list::{MOST, Resolver};
 use super::{Entry, Listing, folder, number};
 use crate::data::Error;
+use crate::manifest::json_fault;
 
 /// Reads CINIC-10: folders of ten classes in `train`, `valid` and `test`.
 ///
@@ -114,8 +115,10 @@ pub fn inaturalist(root: &Path, files: [Option<&Path>; 2]) -> Result<Listing, Er
     for (split, file) in files.into_iter().enumerate().filter_map(|(n, file)| Some((n, file?))) {
         let bad = |why: String| Error::Listing { path: file.to_owned(), why };
         let opened = File::open(file).map_err(Error::io(file))?;
-        let coco: Coco = serde_json::from_reader(BufReader::new(opened))
-            .map_err(|e| bad(format!("is not a JSON file of images, annotations and categories: {e}")))?;
+        let coco: Coco = serde_json::from_reader(BufReader::new(opened)).map_err(|e| {
+            let why = json_fault(&e);
+            bad(format!("is not a JSON file of images, annotations and categories: {why}"))
+        })?;
         let mut labels = HashMap::with_capacity(coco.annotations.len());
         for a in &coco.annotations {
             if labels.insert(a.image_id, a.category_id).is_some_and(|other| other != a.category_id) {

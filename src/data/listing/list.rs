@@ -60,7 +60,8 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
             let class = name(line);
             if class.is_empty() {
                 return Err(bad(format!(
-                    "{:?} has neither a label nor a directory that names its class",
+                    "{:?} has neither a label nor a directory that names its class; add a label, or list it \
+                     as CLASS/FILE below --data",
                     line.0
                 )));
             }
@@ -210,7 +211,7 @@ fn lines(list: &Path, root: &Path) -> Result<Vec<Line>, Error> {
 fn lines_of(list: &Path) -> Result<Vec<Line>, Error> {
     let bad = |why: String| Error::Listing { path: list.to_owned(), why };
     let bytes = fs::read(list).map_err(Error::io(list))?;
-    let text = String::from_utf8(bytes).map_err(|_| bad("is not UTF-8 text".into()))?;
+    let text = String::from_utf8(bytes).map_err(|_| bad("is not UTF-8 text; save it as UTF-8".into()))?;
     let text = text.trim_start_matches('\u{feff}');
     let first = text.lines().next().unwrap_or_default();
     let has = |known: &[&str]| {
@@ -327,7 +328,7 @@ impl Resolver {
             return Ok(());
         }
         let why = format!(
-            "{} of {} files are not in {}: {}",
+            "{} of {} files are not in {}: {}; give --data the directory that the paths are relative to",
             missing.len(),
             entries.len(),
             root.display(),

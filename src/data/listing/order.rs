@@ -63,15 +63,23 @@ impl Listing {
                 let unknown: Vec<&String> = wanted.iter().filter(|name| !names.contains(name)).collect();
                 let missing: Vec<&String> =
                     names.iter().filter(|name| !position.contains_key(&***name)).collect();
-                if !unknown.is_empty() || !missing.is_empty() || position.len() != wanted.len() {
+                // The position of a name is that of its last occurrence.
+                let twice: Vec<&String> = wanted
+                    .iter()
+                    .enumerate()
+                    .filter(|(at, name)| position[&***name] != *at)
+                    .map(|(_, name)| name)
+                    .collect();
+                if !unknown.is_empty() || !missing.is_empty() || !twice.is_empty() {
                     let part = |what: &str, all: &[&String]| match all {
                         [] => String::new(),
                         all => format!("; {what}: {}", some(all)),
                     };
                     return Err(self.fail(format!(
-                        "--class-order: the file must list each class once{}{}",
+                        "--class-order: the file must list each class once{}{}{}",
                         part("missing", &missing),
-                        part("unknown", &unknown)
+                        part("unknown", &unknown),
+                        part("more than once", &twice)
                     )));
                 }
                 labels.sort_by_key(|&label| position[&*names[label]]);
@@ -185,6 +193,7 @@ mod tests {
         let is_own = |e: &Entry| e.path.starts_with(&l.class_names[e.label as usize]);
         assert!(l.splits[0].iter().all(is_own) && l.splits[0].is_sorted_by_key(|e| e.label));
         let twice = Order::Names(["b", "a", "d", "a"].map(String::from).to_vec());
-        assert!(l.order(&twice).is_err());
+        let error = l.order(&twice).expect_err("a occurs twice").to_string();
+        assert!(error.ends_with("must list each class once; more than once: a"), "{error}");
     }
 }

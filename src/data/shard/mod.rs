@@ -11,6 +11,7 @@ use std::path::Path;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
 
+use super::tensors::{labels_of, typed};
 use super::{Error, Info};
 use crate::manifest::Manifest;
 pub use write::{Broken, Chosen, Written};
@@ -90,17 +91,7 @@ impl Split {
         // file.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         let tensors = SafeTensors::deserialize(&map).map_err(|_| bad("is truncated or damaged".into()))?;
-        let tensor = |name: &str, dtype: Dtype, rank: usize| {
-            let t = tensors.tensor(name).map_err(|_| bad(format!("has no tensor `{name}`")))?;
-            if t.dtype() != dtype || t.shape().len() != rank {
-                return Err(bad(format!(
-                    "`{name}` is {:?} {:?}, not {dtype:?} of rank {rank}",
-                    t.dtype(),
-                    t.shape()
-                )));
-            }
-            Ok(t)
-        };
+        let tensor = |name: &str, dtype, rank| typed(&tensors, name, dtype, rank).map_err(bad);
         let images = tensor("images", Dtype::U8, 4)?;
         let labels = tensor("labels", Dtype::I64, 1)?;
         let indices = tensor("source_index", Dtype::U32, 1)?;
@@ -113,6 +104,9 @@ impl Split {
                 indices.shape()[0]
             )));
         }
+        if h == 0 || w == 0 {
+            return Err(bad(format!("images have {h}×{w} pixels")));
+        }
         if c != info.mean.len() {
             return Err(bad(format!("images have {c} channels, but the data set has {}", info.mean.len())));
         }
@@ -122,13 +116,7 @@ impl Split {
         }
         self.stored = [h, w, c];
         let first = self.labels.len();
-        for (row, word) in labels.data().as_chunks().0.iter().enumerate() {
-            let label = i64::from_le_bytes(*word);
-            let known = u32::try_from(label).ok().filter(|&l| (l as usize) < info.classes);
-            let last = info.classes - 1;
-            let wrong = || bad(format!("row {row} has label {label}, but labels must be from 0 to {last}"));
-            self.labels.push(known.ok_or_else(wrong)?);
-        }
+        self.labels.extend(labels_of(&labels, info.classes).map_err(bad)?);
         self.source_index.extend(indices.data().as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)));
         let pixels = images.data().as_ptr() as usize - map.as_ptr() as usize;
         self.shards.push(Shard { map, pixels, first });
@@ -192,9 +180,10 @@ impl Split {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Images, PIXELS, Planes, synthetic};
+    use crate::data::{Images, PIXELS, Planes, Unreadable, synthetic};
     use crate::manifest::store::Produced;
     use crate::manifest::{Kind, Object, store::Claim, store::Plan};
+    use safetensors::tensor::TensorView;
     use serde_json::json;
 
     /// Publishes files that are already in the directory as the training split of a data set with 10 classes.
@@ -267,7 +256,16 @@ mod tests {
         // Labels are the first data after the header.
         let at = 8 + u64::from_le_bytes(good[..8].try_into().expect("eight bytes")) as usize;
         label[at] = 10;
+        let tensor = |dtype, shape: &[usize], bytes: &'static [u8]| {
+            TensorView::new(dtype, shape.to_vec(), bytes).expect("a tensor")
+        };
+        let flat = [
+            ("images", tensor(Dtype::U8, &[2, 0, 32, 3], &[])),
+            ("labels", tensor(Dtype::I64, &[2], &[0; 16])),
+            ("source_index", tensor(Dtype::U32, &[2], &[0; 8])),
+        ];
         for (bytes, why) in [
+            (safetensors::serialize(flat, None).expect("serialised"), "images have 0×32 pixels"),
             (vec![], "is truncated or damaged"),
             (good[..good.len() - 1].to_vec(), "is truncated or damaged"),
             (vec![0xff; 4096], "is truncated or damaged"),
@@ -340,7 +338,7 @@ mod tests {
             self.0.shape()
         }
 
-        fn write(&self, i: usize, out: &mut [u8]) -> Result<(), String> {
+        fn write(&self, i: usize, out: &mut [u8]) -> Result<(), Unreadable> {
             if i % 7 == 3 || i < 5 { Err("torn".into()) } else { self.0.write(i, out) }
         }
 

@@ -13,7 +13,8 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 
 use super::{HEADER, row_len};
-use crate::data::{CHANNELS, Error, Images, PIECE, label_bytes};
+use crate::data::planes::{PIECE, label_bytes};
+use crate::data::{CHANNELS, Error, Images, Unreadable};
 use crate::interrupt;
 use crate::manifest::store::{Produced, write_atomic};
 
@@ -34,8 +35,10 @@ pub struct Chosen<'a> {
 pub struct Broken {
     /// Name of the image, for messages.
     pub name: String,
+    /// Its label.
+    pub label: u32,
     /// What is wrong with it.
-    pub why: String,
+    pub why: Unreadable,
 }
 
 /// The result of writing a split.
@@ -145,7 +148,11 @@ impl<'a> Chosen<'a> {
             }
             let read = self.images.write(i as usize, out);
             on();
-            read.map_err(|why| Broken { name: self.images.name(i as usize), why })
+            read.map_err(|why| Broken {
+                name: self.images.name(i as usize),
+                label: self.images.labels()[i as usize],
+                why,
+            })
         };
         let found: Vec<_> = chosen.par_iter().zip(pixels.par_chunks_exact_mut(len)).map(read).collect();
         let (mut rows, mut broken) = (vec![], vec![]);

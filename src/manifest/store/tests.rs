@@ -1,10 +1,13 @@
 //! Tests of output directories: what is found again, replaced, removed and waited for.
 
+use serde_json::json;
+
 use super::*;
+use crate::manifest::object;
 
 fn plan(dir: &Path, n: i64) -> Plan {
-    let params = json!({"n": n, "deep": {"m": 1}}).as_object().cloned().expect("an object");
-    Plan { kind: Kind::Dataset, semantics: 1, params, inputs: vec![], dir: dir.to_owned(), file: None }
+    let params = object(json!({"n": n, "deep": {"m": 1}}));
+    Plan::new(Kind::Dataset, 1, params, vec![], |_| dir.to_owned())
 }
 
 fn make(plan: &Plan, text: &str) -> Manifest {

@@ -37,7 +37,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn gradient_matches_the_divergence() {
     let values = clouds();
-    let p = affinities(&neighbours(Rows::new(&values, 5).expect("sound"), 30), 10.0);
+    let found = neighbours(Rows::new(&values, 5).expect("sound"), 30).expect("neighbours");
+    let p = affinities(&found, 10.0);
     let y: Vec<[f32; 2]> =
         (0..120).map(|i| [(i as f32 * 0.9).sin() * 3.0, (i as f32 * 0.4).cos() * 2.0]).collect();
     let mut force = vec![[0.0; 2]; 120];

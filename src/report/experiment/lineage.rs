@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::names::{BARE, end};
-use super::{Images, flatten, images_of};
+use super::{Images, images_of};
 use crate::data::features::PASSES;
+use crate::manifest::compare::flatten;
 use crate::manifest::{Input, Object, key};
 use crate::methods::classifier::Classifier;
-use crate::methods::presets::preset_name;
+use crate::methods::presets::{preset, preset_name};
 use crate::report::column::column_of;
 use crate::report::settings::{PROJECTION, SECOND_STAGE, standard, words};
 use crate::train::config::Select;
+use crate::train::recipe::Recipe;
 
 /// Params of a data set that are not settings: they are in the column already or do not affect its images.
 const NEUTRAL: [&str; 4] = ["dataset", "imb_type", "imb_ratio", "shard_bytes"];
@@ -229,6 +231,20 @@ fn other_than(dataset: &Input, other: &Input) -> Option<String> {
     (!same).then(|| column_of(dataset).map_or_else(|| "another data set".into(), |c| c.name()))
 }
 
+/// The settings of a second stage, in the order in which those that differ from the usual ones are named.
+const OF_SECOND_STAGE: [&str; 10] = [
+    "epochs",
+    "schedule",
+    "batch_size",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "warmup",
+    "milestones",
+    "nesterov",
+    "rule_from",
+];
+
 /// Describes a second stage in words: its usual name, if it has one, and the settings that differ from the
 /// usual training.
 pub fn second_stage(params: &Object, classifier: &Value) -> String {
@@ -248,22 +264,13 @@ pub fn second_stage(params: &Object, classifier: &Value) -> String {
         (name, method) => format!("{name} classifier by {method}"),
     };
     if Classifier::of(params).is_some_and(Classifier::is_trained) {
-        let usual = [
-            ("epochs", json!(10)),
-            ("schedule", json!("cosine")),
-            ("batch_size", json!(128)),
-            ("lr", json!(0.1)),
-            ("momentum", json!(0.9)),
-            ("weight_decay", json!(2e-4)),
-            ("warmup", json!(0)),
-            ("milestones", json!([])),
-            ("nesterov", json!(false)),
-            ("rule_from", Value::Null),
-        ];
-        for (name, usual) in usual {
+        let erm = preset("erm").expect("it is in the table");
+        let usual = Recipe::second_stage(true).config(erm).params();
+        for name in OF_SECOND_STAGE {
             // Params omit settings that equal a network's training defaults.
-            let own = params.get(name).or_else(|| standard(name)).unwrap_or(&Value::Null);
-            if *own != usual && !own.is_null() {
+            let [own, usual] = [params, &usual]
+                .map(|params| params.get(name).or_else(|| standard(name)).unwrap_or(&Value::Null));
+            if own != usual && !own.is_null() {
                 text += &format!(" {}", words(name, own));
             }
         }

@@ -68,15 +68,8 @@ fn in_order(a: &Set, b: &Set) -> std::cmp::Ordering {
 }
 
 fn of_dataset(m: &Manifest) -> Result<Set, Error> {
-    let of = Input {
-        role: String::new(),
-        key: None,
-        path: path_of(m),
-        blake3: String::new(),
-        params: m.params.clone(),
-        facts: m.facts(),
-        inputs: vec![],
-    };
+    let of =
+        Input { params: m.params.clone(), facts: m.facts(), ..Input::new("", path_of(m), String::new()) };
     let classes = Classes::of(&[m])?;
     Ok(Set { column: column_of(&of).ok_or_else(|| foreign(m, LACKS))?, classes })
 }
@@ -86,17 +79,19 @@ fn label(Set { column, classes }: &Set) -> String {
     format!("{}, {}: {} images", column.title(), column.heading(), whole(total))
 }
 
+/// The title of the axis of the counts.
+const COUNTS_TITLE: &str = "training images";
+
 fn draw_sets(sets: &[Set], page: f64) -> String {
     let n = sets.iter().map(|s| s.classes.len()).max().unwrap_or(1);
-    let names: BTreeSet<&Vec<String>> = sets.iter().map(|s| &s.classes.names).collect();
     let most = sets.iter().flat_map(|s| &s.classes.counts).copied().max().unwrap_or(1).max(1) as f64;
     let mut title: Vec<String> = sets.iter().map(label).collect();
     number_equals(title.iter_mut().collect());
 
     let mut svg = Svg::new(page);
-    let bars = sets.len() == 1 && n <= 12;
-    let scale = if bars { ticks(0.0, most, 6) } else { decades(most) };
-    let left = if bars {
+    let has_bars = sets.len() == 1 && n <= 12;
+    let scale = if has_bars { ticks(0.0, most, 6) } else { decades(most) };
+    let left = if has_bars {
         margin(&scale)
     } else {
         width(&whole(*scale.last().unwrap_or(&1.0)), SMALL, false).ceil() + 14.0
@@ -109,51 +104,65 @@ fn draw_sets(sets: &[Set], page: f64) -> String {
     } else {
         top += legend(&mut svg, left, 0.0, page - left, &entries) + 5.0;
     }
-    let ys = if bars { (0.0, most) } else { (0.0, most.log10().max(0.3)) };
+    let ys = if has_bars { (0.0, most) } else { (0.0, most.log10().max(0.3)) };
     let axes = Axes { x: left, y: top, w: page - left - 7.0, h: 100.0, xs: (0.0, n as f64), ys };
-    let what = "training images";
-    if bars {
-        axes.left(&mut svg, &scale, what);
-        for (k, &count) in sets[0].classes.counts.iter().enumerate() {
-            let (from, y) = axes.at(k as f64 + 0.1, count as f64);
-            let (to, base) = axes.at(k as f64 + 0.9, 0.0);
-            svg.rect(from, y, to - from, base - y, method(0).0);
-            svg.text(
-                (from + to) / 2.0,
-                y - 2.0,
-                &whole(count as f64),
-                Style { halo: true, ..TEXT.small().middle() },
-            );
-        }
+    if has_bars {
+        bars(&mut svg, &axes, &scale, &sets[0].classes.counts);
     } else {
-        for &v in &scale {
-            let (x, y) = axes.at(0.0, v.log10());
-            svg.line((x, y), (x + axes.w, y), GRID, 0.5, "");
-            svg.text(x - 2.5, y + SMALL * CAP / 2.0, &whole(v), TEXT.small().end());
-        }
-        svg.text(6.0, axes.y + axes.h / 2.0, what, TEXT.middle().turned(-90.0));
-        for (i, Set { classes, .. }) in sets.iter().enumerate() {
-            let edge = |(k, &count): (usize, &u64)| {
-                let y = (count.max(1) as f64).log10();
-                [axes.at(k as f64, y), axes.at(k as f64 + 1.0, y)]
-            };
-            let steps: Vec<_> = classes.counts.iter().enumerate().flat_map(edge).collect();
-            svg.path(&steps, method(i).0, 1.2, method(i).1);
-        }
+        steps(&mut svg, &axes, &scale, sets);
     }
     let base = axes.y + axes.h;
     svg.line((axes.x, base), (axes.x + axes.w, base), INK, 0.5, "");
+    let bottom = class_axis(&mut svg, &axes, sets);
+    svg.finish(bottom + 4.0, &format!("Training images of each class: {}", title.join("; ")))
+}
+
+/// Draws a bar for each class of a data set, with its count above it.
+fn bars(svg: &mut Svg, axes: &Axes, scale: &[f64], counts: &[u64]) {
+    axes.left(svg, scale, COUNTS_TITLE);
+    for (k, &count) in counts.iter().enumerate() {
+        let (from, y) = axes.at(k as f64 + 0.1, count as f64);
+        let (to, base) = axes.at(k as f64 + 0.9, 0.0);
+        svg.rect(from, y, to - from, base - y, method(0).0);
+        let style = Style { halo: true, ..TEXT.small().middle() };
+        svg.text((from + to) / 2.0, y - 2.0, &whole(count as f64), style);
+    }
+}
+
+/// Draws the counts of each data set as steps on a logarithmic scale.
+fn steps(svg: &mut Svg, axes: &Axes, scale: &[f64], sets: &[Set]) {
+    for &v in scale {
+        let (x, y) = axes.at(0.0, v.log10());
+        svg.line((x, y), (x + axes.w, y), GRID, 0.5, "");
+        svg.text(x - 2.5, y + SMALL * CAP / 2.0, &whole(v), TEXT.small().end());
+    }
+    svg.text(6.0, axes.y + axes.h / 2.0, COUNTS_TITLE, TEXT.middle().turned(-90.0));
+    for (i, Set { classes, .. }) in sets.iter().enumerate() {
+        let edge = |(k, &count): (usize, &u64)| {
+            let y = (count.max(1) as f64).log10();
+            [axes.at(k as f64, y), axes.at(k as f64 + 1.0, y)]
+        };
+        let steps: Vec<_> = classes.counts.iter().enumerate().flat_map(edge).collect();
+        svg.path(&steps, method(i).0, 1.2, method(i).1);
+    }
+}
+
+/// Draws the names of the classes or, if they are too many or differ between the data sets, their indices,
+/// and the title of the axis. Returns the baseline of the title.
+fn class_axis(svg: &mut Svg, axes: &Axes, sets: &[Set]) -> f64 {
+    let base = axes.y + axes.h;
+    let names: BTreeSet<&Vec<String>> = sets.iter().map(|s| &s.classes.names).collect();
     let shown = names.first().filter(|all| names.len() == 1 && class_label(0, all).is_some());
     let bottom = match shown {
         Some(all) => {
             let widest = widest(all.iter().map(String::as_str));
             let end = |k: usize| (axes.at(k as f64 + 0.5, 0.0).0 + 2.5, base + 6.0);
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
-            slanted(&mut svg, &(0..all.len()).map(end).collect::<Vec<_>>(), &all);
+            slanted(svg, &(0..all.len()).map(end).collect::<Vec<_>>(), &all);
             base + 0.72 * widest + 14.0
         }
         None => {
-            let at = ticks(0.0, n as f64, 6);
+            let at = ticks(axes.xs.0, axes.xs.1, 6);
             for (v, label) in at.iter().zip(labels(&at)) {
                 let (x, _) = axes.at(*v, 0.0);
                 svg.text(x, base + 8.0, &label, TEXT.small().middle());
@@ -161,9 +170,9 @@ fn draw_sets(sets: &[Set], page: f64) -> String {
             base + 17.0
         }
     };
-    let what = if shown.is_some() { "class" } else { "class (index)" };
-    svg.text(axes.x + axes.w / 2.0, bottom, what, TEXT.middle());
-    svg.finish(bottom + 4.0, &format!("Training images of each class: {}", title.join("; ")))
+    let title = if shown.is_some() { "class" } else { "class (index)" };
+    svg.text(axes.x + axes.w / 2.0, bottom, title, TEXT.middle());
+    bottom
 }
 
 /// Returns 1, 10, … and the largest count, unless it is too close to the power of ten below it.

@@ -1,21 +1,21 @@
 //! Figures: draws each kind as SVG text from manifests and, for some kinds, from the files that they list.
 //!
-//! Figures fit one column of a paper: 3.3 inches wide, with no text under 6 points. [`svg`] does the drawing,
-//! and [`png`] rasterises an SVG; there is no other way to make a picture. The output depends on the inputs
+//! Figures fit one column of a paper: 3.3 inches wide, with no text under 6 points. `svg` does the drawing,
+//! and `png` rasterises an SVG; there is no other way to make a picture. The output depends on the inputs
 //! alone, byte for byte.
 
 mod axis;
 pub(super) mod class_counts;
 pub(super) mod confusion;
 mod curves;
-mod figure1;
 mod palette;
 mod per_class;
-pub mod png;
+pub(crate) mod png;
 mod reliability;
-pub mod svg;
+mod svg;
 mod sweep;
 pub mod text;
+mod tsne;
 
 use serde_json::Value;
 
@@ -32,8 +32,8 @@ const MOST: usize = palette::METHODS.len();
 pub enum Kind {
     /// The projected features of each model, by true class and by prediction; from embed --project (also
     /// called figure1)
-    #[value(name = "tsne", alias = "figure1")]
-    Figure1,
+    #[value(alias = "figure1")]
+    Tsne,
     /// Confusion matrix, in percent of the true class; from eval
     Confusion,
     /// Accuracy of each class by method, with its number of training images; from eval
@@ -52,7 +52,7 @@ impl Kind {
     /// Returns the name in manifests and in the names of files, which is also accepted on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Figure1 => "figure1",
+            Kind::Tsne => "figure1",
             Kind::Confusion => "confusion",
             Kind::PerClass => "per-class",
             Kind::ClassCounts => "class-counts",
@@ -65,7 +65,7 @@ impl Kind {
     /// Returns the name in the help and in messages.
     pub fn title(self) -> &'static str {
         match self {
-            Kind::Figure1 => "tsne",
+            Kind::Tsne => "tsne",
             other => other.name(),
         }
     }
@@ -73,7 +73,7 @@ impl Kind {
     /// Returns the kind of manifest that the figure is drawn from.
     pub fn takes(self) -> manifest::Kind {
         match self {
-            Kind::Figure1 => manifest::Kind::Embedding,
+            Kind::Tsne => manifest::Kind::Embedding,
             Kind::ClassCounts => manifest::Kind::Dataset,
             Kind::Curves => manifest::Kind::Checkpoint,
             Kind::Confusion | Kind::PerClass | Kind::Reliability | Kind::Sweep => manifest::Kind::Metrics,
@@ -83,7 +83,7 @@ impl Kind {
     /// Returns the roles of the outputs that drawing opens.
     pub fn roles(self) -> &'static [&'static str] {
         match self {
-            Kind::Figure1 => &["features"],
+            Kind::Tsne => &["features"],
             Kind::Curves => &["log"],
             Kind::Confusion => &["confusion"],
             Kind::ClassCounts | Kind::PerClass | Kind::Reliability | Kind::Sweep => &[],
@@ -110,7 +110,7 @@ impl Kind {
         width: f64,
     ) -> Result<String, Error> {
         match self {
-            Kind::Figure1 => figure1::draw(found, of, width),
+            Kind::Tsne => tsne::draw(found, of, width),
             Kind::Confusion => confusion::draw(found, of, width),
             Kind::PerClass => per_class::draw(found, of, width),
             Kind::ClassCounts => class_counts::draw(found, width),
@@ -194,4 +194,20 @@ fn foreign(m: &Manifest, why: &str) -> Error {
 /// labels would run into each other.
 fn class_label(k: usize, names: &[String]) -> Option<&str> {
     (names.len() <= 20).then(|| names[k].as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Returns an evaluation with some metrics, as far as drawing reads it.
+    pub(super) fn evaluation(metrics: Value) -> Manifest {
+        let m = json!({
+            "schema": manifest::SCHEMA, "kind": "metrics", "key": "0", "semantics": 1, "params": {},
+            "inputs": [], "metrics": metrics,
+        });
+        serde_json::from_value(m).expect("a manifest")
+    }
 }

@@ -134,7 +134,6 @@ mod tests {
         for seen in [full, protan, deutan, tritan] {
             let (classes, methods) = (closest(&CLASSES, seen), closest(&METHODS, seen));
             // A distance of 2.3 is just noticeable.
-            eprintln!("{classes:.1} {methods:.1}");
             assert!(classes > 7.0 && methods > 10.0, "{classes} {methods}");
         }
     }

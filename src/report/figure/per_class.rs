@@ -22,22 +22,21 @@ struct Slot {
     classes: Vec<usize>,
 }
 
+/// The mean and the standard deviation over runs of the accuracy in a slot; `None` if it has no test images.
+type Bar = Option<(f64, Option<f64>)>;
+
 pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result<String, Error> {
     let groups = methods(of, "per-class")?;
     let classes = Classes::of(found)?;
     let slots = slots(&classes);
-    // Mean and standard deviation over runs, by slot and group.
-    let mut bars: Vec<Vec<(f64, Option<f64>)>> = vec![Vec::new(); slots.len()];
+    let mut bars: Vec<Vec<Bar>> = vec![Vec::new(); slots.len()];
     for g in &groups {
         let mut runs = Vec::new();
         for &i in &g.members {
             runs.push(recalls(found[i], classes.len())?);
         }
         for (slot, bars) in slots.iter().zip(&mut bars) {
-            let of = |run: &Vec<f64>| {
-                slot.classes.iter().map(|&k| run[k]).sum::<f64>() / slot.classes.len() as f64
-            };
-            bars.push(mean_std(&runs.iter().map(of).collect::<Vec<_>>()));
+            bars.push(bar(slot, &runs));
         }
     }
 
@@ -63,7 +62,8 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     axes.left(&mut svg, &ys, &what);
     let each = 0.84 / groups.len() as f64;
     for (s, bars) in bars.iter().enumerate() {
-        for (n, (mean, std)) in bars.iter().enumerate() {
+        for (n, bar) in bars.iter().enumerate() {
+            let Some((mean, std)) = bar else { continue };
             let x = s as f64 + 0.08 + each * n as f64;
             let (from, top) = axes.at(x, *mean);
             let (to, base) = axes.at(x + each, 0.0);
@@ -123,10 +123,53 @@ fn slots(classes: &Classes) -> Vec<Slot> {
         .collect()
 }
 
-fn recalls(m: &Manifest, n: usize) -> Result<Vec<f64>, Error> {
-    // A class without test images has no accuracy, so it gets no bar.
-    let found = list(m, "per_class", |v| if v.is_null() { Some(0.0) } else { v.as_f64() });
+/// Returns the bar of a slot: each run counts with its mean over those classes that have test images.
+fn bar(slot: &Slot, runs: &[Vec<Option<f64>>]) -> Bar {
+    let of = |run: &Vec<Option<f64>>| {
+        let all: Vec<f64> = slot.classes.iter().filter_map(|&k| run[k]).collect();
+        (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+    };
+    let means: Vec<f64> = runs.iter().filter_map(of).collect();
+    (!means.is_empty()).then(|| mean_std(&means))
+}
+
+/// Reads the accuracy of each class; `None` for a class without test images.
+fn recalls(m: &Manifest, n: usize) -> Result<Vec<Option<f64>>, Error> {
+    let found = list(m, "per_class", |v| if v.is_null() { Some(None) } else { v.as_f64().map(Some) });
     found
         .filter(|f| f.len() == n)
         .ok_or_else(|| foreign(m, "metrics.per_class does not have one number for each class"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::evaluation;
+    use super::*;
+    use crate::report::experiment::tests::experiment;
+
+    #[test]
+    fn classes_without_test_images_are_in_no_mean() {
+        let slot = |classes: &[usize]| Slot { name: String::new(), classes: classes.to_vec() };
+        let runs = [vec![Some(80.0), None, None], vec![Some(60.0), Some(40.0), None]];
+        assert_eq!(bar(&slot(&[0, 1, 2]), &runs[..1]), Some((80.0, None)));
+        assert_eq!(bar(&slot(&[0, 1, 2]), &runs[1..]), Some((50.0, None)));
+        assert_eq!(bar(&slot(&[1]), &runs), Some((40.0, None)), "one run has images of the class");
+        assert_eq!(bar(&slot(&[2]), &runs), None);
+    }
+
+    #[test]
+    fn a_class_without_test_images_has_no_bar() {
+        let bars = |recalls: Value| {
+            let m = evaluation(json!({
+                "class_names": ["a", "b", "c"], "cls_num_list": [9, 6, 3], "per_class": recalls,
+            }));
+            let svg = draw(&[&m], &[&experiment()], 237.6).expect("a figure");
+            svg.matches(&format!("fill=\"{}\"", method(0).0)).count()
+        };
+        // The legend has a square of the same colour.
+        assert_eq!(bars(json!([90.0, 0.0, 50.0])), 4);
+        assert_eq!(bars(json!([90.0, null, 50.0])), 3);
+    }
 }

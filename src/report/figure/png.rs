@@ -34,24 +34,32 @@ pub fn render(svg: &str, dpi: u32) -> Result<Vec<u8>, Error> {
         .ok_or_else(|| bad(format!("a picture of {w:.0} × {h:.0} pixels is too large")))?;
     picture.fill(Color::WHITE);
     resvg::render(&tree, Transform::from_scale(scale, scale), &mut picture.as_mut());
-    encode(&picture, dpi).map_err(|e| bad(e.to_string()))
+    let rgb: Vec<u8> = picture.pixels().iter().flat_map(|p| [p.red(), p.green(), p.blue()]).collect();
+    encode(&rgb, (picture.width(), picture.height()), Some(dpi)).map_err(|e| bad(e.to_string()))
 }
 
-fn encode(picture: &Pixmap, dpi: u32) -> Result<Vec<u8>, png::EncodingError> {
-    let rgb: Vec<u8> = picture.pixels().iter().flat_map(|p| [p.red(), p.green(), p.blue()]).collect();
+/// Encodes RGB pixels. A picture with a resolution is a file of its own, which is compressed as well as
+/// possible.
+pub(in crate::report) fn encode(
+    rgb: &[u8],
+    (width, height): (u32, u32),
+    dpi: Option<u32>,
+) -> Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, picture.width(), picture.height());
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    encoder.set_compression(png::Compression::High);
-    let per_metre = (f64::from(dpi) / 0.0254).round() as u32;
-    encoder.set_pixel_dims(Some(png::PixelDimensions {
-        xppu: per_metre,
-        yppu: per_metre,
-        unit: png::Unit::Meter,
-    }));
+    if let Some(dpi) = dpi {
+        encoder.set_compression(png::Compression::High);
+        let per_metre = (f64::from(dpi) / 0.0254).round() as u32;
+        encoder.set_pixel_dims(Some(png::PixelDimensions {
+            xppu: per_metre,
+            yppu: per_metre,
+            unit: png::Unit::Meter,
+        }));
+    }
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(&rgb)?;
+    writer.write_image_data(rgb)?;
     writer.finish()?;
     Ok(bytes)
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::axis::{Axes, Mark, legend, margin, ticks};
 use super::palette::method;
 use super::svg::{MUTED, Svg, TEXT};
-use super::{Error, Manifest, foreign, list, methods};
+use super::{Error, Manifest, foreign, list, methods, path_of};
 use crate::report::experiment::Experiment;
 use crate::report::series::mean_std;
 
@@ -22,20 +22,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     let groups = methods(of, "reliability")?;
     let (mut names, mut all) = (Vec::new(), Vec::new());
     for g in &groups {
-        let mut sum: Vec<Bin> = Vec::new();
-        let mut eces = Vec::new();
-        for &i in &g.members {
-            let (bins, ece) = read(found[i])?;
-            sum.resize(bins.len(), Bin::default());
-            for (s, b) in sum.iter_mut().zip(bins) {
-                *s = Bin {
-                    images: s.images + b.images,
-                    confidence: s.confidence + b.confidence,
-                    right: s.right + b.right,
-                };
-            }
-            eces.push(ece);
-        }
+        let (sum, eces) = pooled(&g.members.iter().map(|&i| found[i]).collect::<Vec<_>>())?;
         names.push(match mean_std(&eces) {
             (mean, Some(std)) => format!("{} (ECE {mean:.3} ± {std:.3})", g.label),
             (mean, None) => format!("{} (ECE {mean:.3})", g.label),
@@ -92,6 +79,33 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     Ok(svg.finish(height, &format!("Reliability diagram: {}", names.join(", "))))
 }
 
+/// Adds up the bins of a method's runs, and returns the calibration error of each run.
+fn pooled(runs: &[&Manifest]) -> Result<(Vec<Bin>, Vec<f64>), Error> {
+    let (mut sum, mut eces) = (Vec::new(), Vec::new());
+    for (n, m) in runs.iter().enumerate() {
+        let (bins, ece) = read(m)?;
+        if n == 0 {
+            sum = vec![Bin::default(); bins.len()];
+        }
+        if bins.len() != sum.len() {
+            let first = path_of(runs[0]);
+            let (own, others) = (bins.len(), sum.len());
+            let why =
+                format!("metrics.reliability has {own} bins, but that of {} has {others}", first.display());
+            return Err(foreign(m, &why));
+        }
+        for (s, b) in sum.iter_mut().zip(bins) {
+            *s = Bin {
+                images: s.images + b.images,
+                confidence: s.confidence + b.confidence,
+                right: s.right + b.right,
+            };
+        }
+        eces.push(ece);
+    }
+    Ok((sum, eces))
+}
+
 fn read(m: &Manifest) -> Result<(Vec<Bin>, f64), Error> {
     let bin = |v: &Value| {
         let number = |name| v.get(name).and_then(Value::as_f64);
@@ -105,4 +119,28 @@ fn read(m: &Manifest) -> Result<(Vec<Bin>, f64), Error> {
     let ece =
         m.metrics.get("ece").and_then(Value::as_f64).ok_or_else(|| foreign(m, "metrics.ece is missing"))?;
     Ok((bins, ece))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::evaluation;
+    use super::*;
+
+    #[test]
+    fn runs_with_different_bins_are_not_pooled() {
+        let run = |bins: usize| {
+            let bin = json!({"images": 2, "confidence": 0.75, "accuracy": 0.5});
+            evaluation(json!({"reliability": vec![bin; bins], "ece": 0.25}))
+        };
+        let (two, three) = (run(2), run(3));
+        let (sum, eces) = pooled(&[&two, &two]).expect("they have the same bins");
+        let sums: Vec<_> = sum.iter().map(|b| [b.images, b.confidence, b.right]).collect();
+        assert_eq!((sums, eces), (vec![[4.0, 3.0, 2.0]; 2], vec![0.25; 2]));
+        for runs in [[&two, &three], [&three, &two]] {
+            let e = pooled(&runs).err().expect("they have different bins").to_string();
+            assert!(e.contains(" bins, but that of ") && e.ends_with("; make it again with eval"), "{e}");
+        }
+    }
 }

@@ -92,11 +92,6 @@ impl Svg {
         Svg { width, body: String::new() }
     }
 
-    /// Returns the width in points.
-    pub fn width(&self) -> f64 {
-        self.width
-    }
-
     /// Draws a filled rectangle.
     pub fn rect(&mut self, x: f64, y: f64, w: f64, h: f64, fill: &str) {
         let [x, y, w, h] = [x, y, w, h].map(num);

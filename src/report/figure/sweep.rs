@@ -10,6 +10,7 @@ use super::palette::method;
 use super::svg::{MUTED, Svg, TEXT};
 use super::{Error, Manifest, foreign, path_of};
 use crate::manifest::Object;
+use crate::manifest::compare::flatten;
 use crate::report::experiment::Experiment;
 use crate::report::series::series;
 use crate::report::title;
@@ -31,7 +32,9 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
         true => in_evaluations(found, of)?,
         false => across_evaluations(found, of)?,
     };
-    Ok(paint(&label, &sweep, page))
+    let column = &of[0].column;
+    let title = format!("{label}, {}, {}", column.title(), column.heading());
+    Ok(paint(&title, &sweep, page))
 }
 
 fn fail(why: String) -> Error {
@@ -161,26 +164,11 @@ fn differing<T: PartialEq>(all: &[BTreeMap<String, T>], first: usize) -> Vec<Str
 /// The numbers are those in the params of its checkpoint, except the seed and numbers that follow from
 /// others, and the logit adjustment.
 fn params(m: &Manifest) -> (BTreeMap<String, f64>, BTreeMap<String, Value>) {
-    fn add(
-        prefix: &str,
-        params: &Object,
-        numbers: &mut BTreeMap<String, f64>,
-        others: &mut BTreeMap<String, Value>,
-    ) {
-        for (name, value) in params {
-            let name = format!("{prefix}{name}");
-            match value {
-                Value::Number(number) => numbers.extend(number.as_f64().map(|n| (name, n))),
-                Value::Object(inner) => add(&format!("{name}."), inner, numbers, others),
-                value => {
-                    others.insert(name, value.clone());
-                }
-            }
-        }
-    }
     let (mut numbers, mut others) = (BTreeMap::new(), BTreeMap::new());
     if let Some(checkpoint) = m.inputs.iter().find(|i| i.role == "checkpoint") {
-        add("", &checkpoint.params, &mut numbers, &mut others);
+        checkpoint.params.iter().for_each(|(name, value)| flatten(name, value, &mut others));
+        numbers = others.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect();
+        others.retain(|_, value| !value.is_number());
         // The weights of the network below a classifier differ between seeds, so they are not compared.
         others.remove("init");
         if let Some(dataset) = checkpoint.inputs.iter().find(|i| i.role == "dataset") {
@@ -196,7 +184,7 @@ fn params(m: &Manifest) -> (BTreeMap<String, f64>, BTreeMap<String, Value>) {
     (numbers, others)
 }
 
-fn paint(label: &str, sweep: &Sweep, page: f64) -> String {
+fn paint(title: &str, sweep: &Sweep, page: f64) -> String {
     let Sweep { flag, values, lines, best } = sweep;
     let lines: Vec<(usize, &Vec<f64>)> =
         lines.iter().enumerate().filter(|(_, line)| !line.is_empty()).collect();
@@ -205,7 +193,7 @@ fn paint(label: &str, sweep: &Sweep, page: f64) -> String {
     let mut svg = Svg::new(page);
     let entries: Vec<_> =
         lines.iter().map(|(n, _)| (Mark::Line(method(*n).0, method(*n).1), LINES[*n].1)).collect();
-    let mut top = 9.0 + heading(&mut svg, left, 7.5, page - left, label);
+    let mut top = 9.0 + heading(&mut svg, left, 7.5, page - left, title);
     top += legend(&mut svg, left, top, page - left, &entries) + 8.0;
     let (lo, hi) = (values[0], values[values.len() - 1]);
     let xs = if hi > lo { (lo, hi) } else { (lo - 0.5, hi + 0.5) };
@@ -224,8 +212,8 @@ fn paint(label: &str, sweep: &Sweep, page: f64) -> String {
         }
         svg.path(&points, colour, 1.1, dash);
     }
-    axes.bottom(&mut svg, &ticks(xs.0, xs.1, 7), flag);
-    svg.finish(axes.y + axes.h + 21.0, &format!("Accuracy by {flag}: {label}"))
+    axes.bottom(&mut svg, &ticks(xs.0, xs.1, 7), &format!("--{flag}"));
+    svg.finish(axes.y + axes.h + 21.0, &format!("Accuracy by --{flag}: {title}"))
 }
 
 fn read(m: &Manifest) -> Result<Sweep, Error> {

@@ -115,7 +115,7 @@ fn training_curves(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Er
     parts(found).into_iter().map(draw).collect()
 }
 
-/// Draws figure 1 for pairs of models with the same projection.
+/// Draws pairs of models with the same projection side by side.
 fn projections(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error> {
     let of: Vec<&Experiment> = found.iter().map(|(_, of)| *of).collect();
     let one_each = representatives(&of);
@@ -129,7 +129,7 @@ fn projections(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error>
              prediction."
         );
         let (part, of): (Vec<&Manifest>, Vec<_>) = pair.iter().copied().unzip();
-        Ok(figure(&Kind::Figure1.draw_as(&part, &of, WIDTH)?, &caption))
+        Ok(figure(&Kind::Tsne.draw_as(&part, &of, WIDTH)?, &caption))
     };
     pairs.map(draw).collect()
 }

@@ -13,6 +13,7 @@ use crate::data::shard::Split;
 use crate::manifest::{Input, Manifest, key};
 use crate::report::Error;
 use crate::report::experiment::Experiment;
+use crate::report::figure::png;
 use crate::report::record::Record;
 use crate::report::series::{apart, series};
 
@@ -36,59 +37,15 @@ pub(super) fn section(
 ) -> Result<Option<Markup>, Error> {
     let most = SHOWN.iter().find(|(few, _)| metrics.len() <= *few).map_or(0, |(_, most)| *most);
     let of: Vec<&Experiment> = records.iter().map(|r| &r.of).collect();
-    // The evaluations to show, and whether that of the best epoch has the same mistakes.
-    let mut shown: Vec<(usize, bool)> = vec![];
-    for i in in_order(records) {
-        match shown.last_mut() {
-            Some((last, is_both)) if repeats((metrics[*last].1, of[*last]), (metrics[i].1, of[i])) => {
-                *is_both = true;
-            }
-            _ => shown.push((i, false)),
-        }
-    }
     let headings = headings(&of);
     let mut all: Vec<Markup> = vec![];
-    for (i, is_both) in shown {
-        let m = metrics[i].1;
-        let said = m.metrics.get("mistakes").cloned().unwrap_or(Value::Null);
-        let Ok(mistakes) = serde_json::from_value::<Vec<Mistake>>(said) else { continue };
-        let Some((dataset, split)) = dataset_of(sources, m) else { continue };
-        if mistakes.is_empty() {
-            continue;
-        }
-        let opened = Split::open(dataset, &split).map_err(|e| e.to_string());
-        let (images, names) = match opened.and_then(|images| Ok((images, names(dataset)?))) {
-            Ok(found) => found,
-            Err(why) => {
-                log::warn!("the page leaves out pictures of wrong predictions: {why}");
-                continue;
-            }
-        };
-        let rows: HashMap<u32, usize> = (0..images.len()).map(|n| (images.source_index(n), n)).collect();
-        let classes = dataset.metrics.get("class_names").and_then(Value::as_array);
-        let class = |label: usize| {
-            let name = classes.and_then(|names| names.get(label)?.as_str());
-            name.map_or_else(|| label.to_string(), str::to_owned)
-        };
+    for (i, is_both) in shown(metrics, records) {
+        let Some(pictures) = pictures(sources, metrics[i].1, most)? else { continue };
         let epoch = match of[i].which.as_str() {
             "file" => String::new(),
             _ if is_both => ", last and best epoch".into(),
             which => format!(", {which} epoch"),
         };
-        let name = |row: u32| names.get(row as usize).cloned().unwrap_or_else(|| format!("image {row}"));
-        let found = mistakes.iter().take(most).filter_map(|m| Some((m, *rows.get(&m.source_index)?)));
-        let pictures = found.map(|(m, row)| {
-            let caption =
-                format!("{}, not {} ({:.1} %)", class(m.prediction), class(m.label), 100.0 * m.probability);
-            let (png, name) = (STANDARD.encode(picture(&images, row)?), name(m.source_index));
-            Ok(html! {
-                figure {
-                    img src={ "data:image/png;base64," (png) } alt=(name);
-                    figcaption { (name) br; (caption) }
-                }
-            })
-        });
-        let pictures: Vec<Markup> = pictures.collect::<Result<_, Error>>()?;
         all.push(html! {
             h3 { (headings[i]) (epoch) }
             div.mistakes { @for picture in pictures { (picture) } }
@@ -106,6 +63,59 @@ pub(super) fn section(
             }
         }
     }))
+}
+
+/// Returns the evaluations to show, in display order. If the last and the best epoch of a run have the same
+/// mistakes, the last one is shown for both, which the flag says.
+fn shown(metrics: &[&(Input, &Manifest)], records: &[Record]) -> Vec<(usize, bool)> {
+    let mut shown: Vec<(usize, bool)> = vec![];
+    for i in in_order(records) {
+        let of = |i: usize| (metrics[i].1, &records[i].of);
+        match shown.last_mut() {
+            Some((last, is_both)) if repeats(of(*last), of(i)) => *is_both = true,
+            _ => shown.push((i, false)),
+        }
+    }
+    shown
+}
+
+/// Returns at most `most` pictures of an evaluation, with captions; `None` if it has no mistakes, or if its
+/// data set was not given or cannot be read.
+fn pictures(sources: &Sources, m: &Manifest, most: usize) -> Result<Option<Vec<Markup>>, Error> {
+    let said = m.metrics.get("mistakes").cloned().unwrap_or(Value::Null);
+    let Ok(mistakes) = serde_json::from_value::<Vec<Mistake>>(said) else { return Ok(None) };
+    let Some((dataset, split)) = dataset_of(sources, m) else { return Ok(None) };
+    if mistakes.is_empty() {
+        return Ok(None);
+    }
+    let opened = Split::open(dataset, &split).map_err(|e| e.to_string());
+    let (images, names) = match opened.and_then(|images| Ok((images, names(dataset)?))) {
+        Ok(found) => found,
+        Err(why) => {
+            log::warn!("the page leaves out pictures of wrong predictions: {why}");
+            return Ok(None);
+        }
+    };
+    let rows: HashMap<u32, usize> = (0..images.len()).map(|n| (images.source_index(n), n)).collect();
+    let classes = dataset.metrics.get("class_names").and_then(Value::as_array);
+    let class = |label: usize| {
+        let name = classes.and_then(|names| names.get(label)?.as_str());
+        name.map_or_else(|| label.to_string(), str::to_owned)
+    };
+    let name = |row: u32| names.get(row as usize).cloned().unwrap_or_else(|| format!("image {row}"));
+    let found = mistakes.iter().take(most).filter_map(|m| Some((m, *rows.get(&m.source_index)?)));
+    let pictures = found.map(|(m, row)| {
+        let caption =
+            format!("{}, not {} ({:.1} %)", class(m.prediction), class(m.label), 100.0 * m.probability);
+        let (png, name) = (STANDARD.encode(picture(&images, row)?), name(m.source_index));
+        Ok(html! {
+            figure {
+                img src={ "data:image/png;base64," (png) } alt=(name);
+                figcaption { (name) br; (caption) }
+            }
+        })
+    });
+    pictures.collect::<Result<_, Error>>().map(Some)
 }
 
 /// Returns the headings of evaluations without the epoch: the training set, the method, and what tells the run
@@ -182,13 +192,8 @@ fn names(dataset: &Manifest) -> Result<Vec<String>, String> {
 fn picture(images: &Split, row: usize) -> Result<Vec<u8>, Error> {
     let [height, width, _] = images.shape();
     let pixels: Vec<u8> = images.rows(row).flatten().copied().collect();
-    let mut bytes = vec![];
-    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&pixels));
-    written.map_err(|e| Error::Inputs { kind: "html", why: format!("cannot encode a picture: {e}") })?;
-    Ok(bytes)
+    let encoded = png::encode(&pixels, (width as u32, height as u32), None);
+    encoded.map_err(|e| Error::Inputs { kind: "html", why: format!("cannot encode a picture: {e}") })
 }
 
 #[cfg(test)]

@@ -20,9 +20,10 @@ use super::column::Column;
 use super::experiment::{Experiment, disambiguated, order, representatives};
 use super::figure::experiments;
 use super::figure::text::{BOLD, REGULAR};
+use super::published::Published;
 use super::record::Record;
 use super::settings::words;
-use super::table;
+use super::{plural, table};
 use crate::manifest::{Input, Kind, Manifest};
 
 const STYLE: &str = include_str!("style.css");
@@ -34,7 +35,7 @@ pub struct Sources<'a> {
     pub metrics: Vec<(Input, &'a Manifest)>,
     /// Checkpoints, for training curves.
     pub checkpoints: Vec<(Input, &'a Manifest)>,
-    /// Embeddings with a projection, for figure 1.
+    /// Embeddings with a projection, for the t-SNE figure.
     pub embeddings: Vec<(Input, &'a Manifest)>,
     /// Data sets, for their class counts.
     pub datasets: Vec<(Input, &'a Manifest)>,
@@ -76,12 +77,12 @@ pub fn roles(m: &Manifest) -> &'static [&'static str] {
     }
 }
 
-/// Writes the page.
+/// Writes the page, with published values beside those of its evaluations.
 ///
 /// # Errors
 /// Returns an error if the evaluations do not belong together, or if files of checkpoints and embeddings are
 /// missing or damaged.
-pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
+pub fn write(sources: &Sources, title: &str, published: &Published) -> Result<String, Error> {
     // All experiments of the page are told apart together, so that runs have the same names in all parts.
     let read = |found: &[(Input, &Manifest)]| -> Result<Vec<Experiment>, Error> {
         experiments(&found.iter().map(|(_, m)| *m).collect::<Vec<_>>())
@@ -96,7 +97,7 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
     }
     let [checkpoints, embeddings]: [Vec<Experiment>; 2] =
         [&checkpoints, &embeddings].map(|found| told.by_ref().take(found.len()).collect());
-    let tables = table::tables(&records);
+    let tables = table::tables(&records, published);
     // Outside the tables, too, each run counts once.
     let one_each = representatives(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
     let shown: Vec<usize> = (0..records.len()).filter(|&i| one_each[i] == i).collect();
@@ -119,7 +120,7 @@ pub fn write(sources: &Sources, title: &str) -> Result<String, Error> {
             body {
                 main {
                     (intro(title, &records, &tables, mistakes.is_some()))
-                    @for (n, t) in tables.iter().enumerate() { (tables::section(t, n)) }
+                    @for (n, t) in tables.iter().enumerate() { (tables::section(t, n, published)) }
                     (figures::section(sources, &manifests, &records, &checkpoints, &embeddings)?)
                     @if let Some(mistakes) = mistakes { (mistakes) }
                     (settings::section(&manifests, &of))
@@ -181,13 +182,12 @@ fn intro(title: &str, records: &[Record], tables: &[table::Table], has_mistakes:
     }
     let runs: usize = runs.values().filter_map(|epochs| epochs.values().max()).sum();
     let sets: BTreeSet<_> = records.iter().map(|r| &r.of.column).collect();
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     html! {
         header {
             h1 { (title) }
             p {
-                (count(records.len(), "evaluation")) " of " (count(runs, "run")) " on "
-                (count(sets.len(), "training set"))
+                (plural(records.len(), "evaluation")) " of " (plural(runs, "run")) " on "
+                (plural(sets.len(), "training set"))
                 ". Every number can be traced, hash by hash, to the data that it comes from ("
                 a href="#lineage" { "lineage" }
                 "); the same evaluations give the same page, byte for byte."

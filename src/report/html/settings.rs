@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::sortable;
 use crate::manifest::Manifest;
-use crate::report::experiment::{Experiment, flatten};
+use crate::manifest::compare::flatten;
+use crate::report::experiment::Experiment;
 use crate::report::series::series;
 
 /// Settings that the tables already show, in their columns or by being separate tables.

@@ -7,12 +7,13 @@ use maud::{Markup, html};
 
 use super::lineage::row;
 use crate::report::markdown::{common, notes, other, paper, row_name};
+use crate::report::published::Published;
 use crate::report::record::OTHERS;
 use crate::report::table::{Cell, Part, Table};
 use crate::report::{signed, two};
 
 /// Returns a section with one table; `n` is the table's index on the page.
-pub(super) fn section(t: &Table, n: usize) -> Markup {
+pub(super) fn section(t: &Table, n: usize, published: &Published) -> Markup {
     let seeds = common_seeds(t);
     html! {
         section id={ "table-" (n) } {
@@ -39,7 +40,7 @@ pub(super) fn section(t: &Table, n: usize) -> Markup {
             }
             @if t.has(Part::Paper) { (differences(t)) }
             @for c in 0..t.columns.len() { (others(t, c)) }
-            ul.note { @for note in notes(t) { li { (note) } } }
+            ul.note { @for note in notes(t, published) { li { (note) } } }
         }
     }
 }
@@ -170,15 +171,15 @@ fn by_chance(n: usize) -> f64 {
     let freedom = (n - 1) as f64;
     let angle = (2.0 / freedom.sqrt()).atan();
     let (sin, cos) = angle.sin_cos();
-    let odd = n.is_multiple_of(2);
-    let (mut term, mut sum) = if odd { (cos, 0.0) } else { (1.0, 0.0) };
-    let mut k = if odd { 1 } else { 0 };
+    let freedom_is_odd = n.is_multiple_of(2);
+    let (mut term, mut sum) = if freedom_is_odd { (cos, 0.0) } else { (1.0, 0.0) };
+    let mut k = if freedom_is_odd { 1 } else { 0 };
     while k + 2 < n {
         sum += term;
         term *= cos * cos * (k + 1) as f64 / (k + 2) as f64;
         k += 2;
     }
-    1.0 - if odd { (angle + sin * sum) * std::f64::consts::FRAC_2_PI } else { sin * sum }
+    1.0 - if freedom_is_odd { (angle + sin * sum) * std::f64::consts::FRAC_2_PI } else { sin * sum }
 }
 
 /// Lists the differences of more than two standard errors.

@@ -1,9 +1,17 @@
 //! Tests of the arrangement and the statistics.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 use super::super::experiment::tests::experiment;
 use super::*;
+
+/// Arranges evaluations beside the committed values.
+fn tables(records: &[Record]) -> Vec<Table<'static>> {
+    static PUBLISHED: LazyLock<Published> = LazyLock::new(Published::committed);
+    super::tables(records, &PUBLISHED)
+}
 
 fn record(method: &str, column: [&str; 3], seed: u64, top1: f64, settings: Value) -> Record {
     let [dataset, imb_type, imb_ratio] = column.map(str::to_owned);

@@ -6,6 +6,7 @@ use crate::methods::loss::{FOCAL, LDAM, LOGIT_ADJUSTMENT, VS};
 use crate::methods::mix::{CMO, CUTMIX};
 use crate::methods::presets::preset;
 use crate::methods::rule::DRW;
+use serde_json::Value;
 
 fn config(name: &str) -> Config {
     Config::new(preset(name).expect("a preset"))
@@ -70,6 +71,12 @@ fn invalid_values_are_refused_with_the_name_of_their_flag() {
         ("milestones", &|c| c.milestones = vec![]),
         ("milestones", &|c| c.milestones = vec![301]),
         ("warmup", &|c| c.warmup = 300),
+        ("crop-padding", &|c| c.crop_padding = Some(65)),
+        ("color-jitter", &|c| c.color_jitter = Some([0.4, 1.1, 0.4])),
+        ("color-jitter", &|c| c.color_jitter = Some([0.4, f64::NAN, 0.4])),
+        ("color-jitter", &|c| c.color_jitter = Some([0.4, -0.0, 0.4])),
+        ("rand-augment", &|c| c.rand_augment = Some([0, 9])),
+        ("rand-augment", &|c| c.rand_augment = Some([2, 31])),
         ("alpha", &|c| c.mix = c.mix.with("alpha", 0.0)),
         ("alpha", &|c| c.mix = c.mix.with("alpha", f64::NAN)),
         ("kappa", &|c| c.mix = c.mix.with("kappa", 0.99)),

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use super::*;
 use crate::methods::loss::{Criterion, LDAM, Loss, Targets, reference};
 use crate::methods::mix::REMIX;
-use crate::methods::rule::{Draw, Reweight};
-use crate::train::schedule::{self, Recipe};
+use crate::methods::rule::{RS, RW, Resample, Rule};
+use crate::train::schedule::{self, Origin};
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -32,7 +32,7 @@ struct Classes {
 
 #[derive(Deserialize)]
 struct Schedule {
-    recipe: Recipe,
+    recipe: Origin,
     epochs: u32,
     milestones: Vec<u32>,
     lr: Vec<f64>,
@@ -97,10 +97,12 @@ fn patches() {
 
 #[test]
 fn class_weights_and_probabilities() {
+    let effective = Rule::new(&RS).resample().expect("RS re-samples");
+    let rw = Rule::new(&RW).reweight().expect("RW re-weights");
     for (name, c) in fixture().counts {
-        close(&Reweight::EFFECTIVE.weights(&c.cls_num_list), &c.rw, &name);
-        close(&Draw::EFFECTIVE.probabilities(&c.cls_num_list), &c.rs, &name);
-        close(&Draw::Inverse.probabilities(&c.cls_num_list), &c.rs_inverse, &name);
+        close(&rw.weights(&c.cls_num_list), &c.rw, &name);
+        close(&effective.probabilities(&c.cls_num_list), &c.rs, &name);
+        close(&Resample::Inverse.probabilities(&c.cls_num_list), &c.rs_inverse, &name);
         let margins = Loss::new(&LDAM).criterion(&c.cls_num_list).margins;
         for (found, truth) in margins.iter().zip(&c.ldam) {
             assert!((f64::from(*found) / 30.0 / truth - 1.0).abs() < 1e-7, "{name}: {found} {truth}");
@@ -123,7 +125,7 @@ fn losses_of_whole_batches() {
     for batch in fixture().remix_loss {
         let (n, classes) = (batch.logits.len(), batch.cls_num_list.len());
         let mix = remix(batch.kappa, batch.tau);
-        let weights = Reweight::EFFECTIVE.weights(&batch.cls_num_list);
+        let weights = Rule::new(&RW).reweight().expect("RW re-weights").weights(&batch.cls_num_list);
         for s in 0..n {
             let count = |label: u32| batch.cls_num_list[label as usize];
             let (n_i, n_j) = (count(batch.labels_a[s]), count(batch.labels_b[s]));

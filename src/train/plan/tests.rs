@@ -9,7 +9,7 @@ use crate::methods::choice::{Choice, Domain, Kind, MethodOption, Setting};
 use crate::methods::loss::LossKind;
 use crate::methods::mix::{CUTMIX, MIXUP, Mix, MixKind, REMIX, REMIX_CUTMIX};
 use crate::methods::presets::{names, preset};
-use crate::methods::rule::{Reweight, RuleKind};
+use crate::methods::rule::RuleKind;
 
 const COUNTS: [usize; 4] = [200, 60, 19, 5];
 
@@ -216,7 +216,7 @@ fn weights_act_in_a_batch_of_one() {
     assert_eq!(plan(&c).epoch(1).step(0).coef_a, [1.0]);
     c.rule = c.rule.with_word("rw_norm", "batch-size");
     let step = plan(&c).epoch(1).step(0);
-    let weight = Reweight::EFFECTIVE.weights(&COUNTS)[step.label_a[0] as usize];
+    let weight = c.rule.reweight().expect("RW re-weights").weights(&COUNTS)[step.label_a[0] as usize];
     assert_eq!(step.coef_a, [weight as f32]);
 }
 

@@ -17,6 +17,7 @@ use candle_core::{Result, Tensor};
 
 use super::chunks;
 use super::source::{Source, View};
+use crate::backend::Residual;
 use crate::net::Geometry;
 use crate::simd::Isa;
 use crate::simd::value::Value;
@@ -108,18 +109,6 @@ pub struct InputGrad<'a> {
     pub sums: &'a Tensor,
 }
 
-/// The shortcut's part of an input gradient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Residual<G> {
-    /// No shortcut.
-    None,
-    /// The values that are already in the output.
-    InPlace,
-    /// The gradient of a block's output, of the given height, width and channels, through
-    /// [`super::source::Shortcut::Padded`].
-    Padded(G, [usize; 3]),
-}
-
 /// The backward pass: the gradients of [`Forward`].
 ///
 /// The gradient of the raw output is `coef[0]·dz + coef[1]·y + coef[2]`. In bf16 it is rounded like the input
@@ -193,7 +182,7 @@ impl Backward<'_> {
                 y: &y,
                 coef: &coef,
                 partial: parts[0],
-                input: y_before.as_deref().map(|y| kernel::Input {
+                input: y_before.as_deref().map(|y| kernel::InputGrad {
                     dz: parts[1],
                     sums: parts[2],
                     y,

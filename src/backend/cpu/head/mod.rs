@@ -5,12 +5,10 @@
 //! weights and the normalisation over the batch are all in the coefficients; offsets, margins and the focal γ
 //! are in the [`Criterion`]. So this one operation serves every method.
 
-use std::ops::Range;
-
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::{CHUNK, chunk_range, for_each_chunk};
+use super::{CHUNK, chunk_range, for_each_chunk, images};
 use crate::methods::loss::{ClassifierKind, Criterion, SCALE, Targets};
 use crate::metrics::argmax;
 use crate::tensor::{read, write, write_parts, zeros};
@@ -119,11 +117,6 @@ impl Head {
         let sum = |at: usize| samples[..2 * batch].iter().skip(at).step_by(2).map(|&x| f64::from(x)).sum();
         Ok(Loss { loss: sum(0), right: sum(1) })
     }
-}
-
-/// Returns the part of a buffer that belongs to some images.
-fn images(range: &Range<usize>, len: usize) -> Range<usize> {
-    range.start * len..range.end * len
 }
 
 /// Computes the gradient `dz` of a sample's loss with respect to its logits `z`. Returns the loss and the

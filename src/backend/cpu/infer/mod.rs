@@ -13,28 +13,15 @@ use crate::backend;
 use crate::backend::cpu::conv::kernel::winograd;
 use crate::backend::cpu::conv::kernel::with_scratch;
 use crate::backend::cpu::head::Classifier;
-use crate::backend::cpu::load::Levels;
-use crate::backend::{Engine, Plan};
+use crate::backend::{Engine, Inference, Levels, Plan};
 use crate::data::Info;
 use crate::data::shard::Split;
+use crate::interrupt::{self, Interrupted};
 use crate::net::{ClassifierKind, Geometry, Network, Params, files};
 use crate::simd::Isa;
 use crate::tensor::read;
 use layer::Conv;
 use pass::{Pass, Space};
-
-/// The outputs of a network for a whole split, row-major, in the order of the split.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Inference {
-    /// The logits, (N, classes).
-    pub logits: Vec<f32>,
-    /// Pooled features, (N, `feature_len`).
-    pub features: Vec<f32>,
-    /// Number of classes.
-    pub classes: usize,
-    /// Length of a feature vector.
-    pub feature_len: usize,
-}
 
 /// Runs a network with the weights of a file over a split, without augmentation; `levels` are the normalised
 /// values of the bytes. Each thread takes `batch` images at a time through the network; the result does not
@@ -42,7 +29,7 @@ pub struct Inference {
 ///
 /// # Errors
 /// Returns an error if the file cannot be read, if its weights are of another architecture or number of
-/// classes, or if there is no engine for the network or the images.
+/// classes, or if there is no engine for the network or the images, and [`Interrupted`] after a signal.
 pub fn infer(
     weights: &Path,
     network: &Network,
@@ -52,7 +39,7 @@ pub fn infer(
     batch: usize,
 ) -> Result<Inference> {
     let params = files::open_for(weights, network, info.classes)?;
-    Ok(Folded::new(&params, split.shape())?.run(split, levels, batch))
+    Ok(Folded::new(&params, split.shape())?.run(split, levels, batch)?)
 }
 
 /// Normalises rows of pixels, (H, W, C).
@@ -117,13 +104,24 @@ impl Folded {
 
     /// Computes the logits and features of all images of a split; a thread takes `batch` images at a time,
     /// and `levels` are the normalised values of the bytes.
-    pub fn run(&self, split: &Split, levels: &Levels, batch: usize) -> Inference {
+    ///
+    /// # Errors
+    /// Returns [`Interrupted`] after a signal.
+    pub fn run(&self, split: &Split, levels: &Levels, batch: usize) -> Result<Inference, Interrupted> {
         self.forward(split.len(), batch, |n, pixels| normalise(split.rows(n), levels, pixels))
     }
 
     /// Computes the logits and features of `n` images; `image(i, pixels)` writes the normalised pixels of
     /// image `i`, (H, W, C).
-    pub fn forward(&self, n: usize, batch: usize, image: impl Fn(usize, &mut [f32]) + Sync) -> Inference {
+    ///
+    /// # Errors
+    /// Returns [`Interrupted`] after a signal.
+    pub fn forward(
+        &self,
+        n: usize,
+        batch: usize,
+        image: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Inference, Interrupted> {
         let (classes, len) = (self.classes, self.feature_len);
         let batch = batch.clamp(1, n.max(1));
         let (mut z, mut f) = (vec![0.0; n * classes], vec![0.0; n * len]);
@@ -131,7 +129,10 @@ impl Folded {
         let classifier = Classifier::new(weight, bias, self.kind);
         let rows = z.par_chunks_mut(batch * classes).zip(f.par_chunks_mut(batch * len)).enumerate();
         let space = Space::new(self, batch);
-        rows.for_each(|(at, (z, features))| {
+        rows.try_for_each(|(at, (z, features))| {
+            if interrupt::requested() {
+                return Err(Interrupted);
+            }
             let count = batch.min(n - at * batch);
             with_scratch(space.len(), |scratch| {
                 let image = |n: usize, pixels: &mut [f32]| image(at * batch + n, pixels);
@@ -140,8 +141,9 @@ impl Folded {
             for (z, f) in z.chunks_exact_mut(classes).zip(features.chunks_exact(len)) {
                 classifier.logits(f, z);
             }
-        });
-        Inference { logits: z, features: f, classes, feature_len: len }
+            Ok(())
+        })?;
+        Ok(Inference { logits: z, features: f, classes, feature_len: len })
     }
 
     /// Computes the features of `count` images, in groups that go through a stage together.

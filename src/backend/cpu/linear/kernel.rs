@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::sgd::Rates;
+use crate::backend::Rates;
 use crate::simd::{Isa, Task, Vector, load};
 use crate::tensor::Parts;
 

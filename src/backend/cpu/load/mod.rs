@@ -2,19 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{chunk_range, for_each_chunk};
+use super::for_each_image;
+use crate::backend::Levels;
 use crate::methods::mix::Patch;
 use crate::simd::value::Value;
 use crate::tensor::{with_value, write_parts};
-
-/// Normalised value of each byte in each channel: `(byte/255 − mean)/std`.
-pub type Levels = Vec<[f32; 256]>;
-
-/// Returns the table of normalised values.
-pub fn levels(mean: &[f64], std: &[f64]) -> Levels {
-    let level = |byte: usize, m: f64, s: f64| ((byte as f64 / 255.0 - m) / s) as f32;
-    mean.iter().zip(std).map(|(&m, &s)| std::array::from_fn(|byte| level(byte, m, s))).collect()
-}
 
 /// One augmented image: pixel `(row, col)` is pixel `(row + dy, col' + dx)` of the stored image, black
 /// outside it, where `col'` is `col`, mirrored if `flip` is set.
@@ -75,52 +67,36 @@ pub fn forward<'a>(
     lambda: &[f32],
     patch: &[Patch],
 ) -> Result<()> {
-    with_value!(x, T => forward_of::<T>(x, shape, levels, view, partner, lambda, patch))
-}
-
-fn forward_of<'a, T: Value>(
-    x: &Tensor,
-    shape: [usize; 3],
-    levels: &Levels,
-    view: impl Fn(usize) -> View<'a> + Sync + Send,
-    partner: &[u32],
-    lambda: &[f32],
-    patch: &[Patch],
-) -> Result<()> {
-    let batch = lambda.len();
     let [height, width, channels] = shape;
-    let len = height * width * channels;
     let black = vec![0u8; channels];
-    write_parts(&[x], |parts| {
-        for_each_chunk(batch, |chunk| {
-            for n in chunk_range(chunk, batch) {
-                // SAFETY: each image is taken once, and the parts of different images do not overlap.
-                let x: &mut [T] = unsafe { parts[0].part(n * len..(n + 1) * len) };
-                let (a, b) = (view(n), view(partner[n] as usize));
-                for (at, x) in x.chunks_exact_mut(channels).enumerate() {
-                    let (row, col) = (at / width, at % width);
-                    let l = match patch[n].area() {
-                        0 => lambda[n],
-                        _ if patch[n].contains(row, col) => 0.0,
-                        _ => 1.0,
-                    };
-                    let first = a.pixel(width, row, col).unwrap_or(&black);
-                    if l == 1.0 {
-                        for c in 0..channels {
-                            x[c] = T::from_f32(levels[c][usize::from(first[c])]);
-                        }
-                        continue;
-                    }
-                    let second = b.pixel(width, row, col).unwrap_or(&black);
+    with_value!(x, T => write_parts(&[x], |parts| {
+        let image = |n: usize, x: &mut [T]| {
+            let (a, b) = (view(n), view(partner[n] as usize));
+            for (at, x) in x.chunks_exact_mut(channels).enumerate() {
+                let (row, col) = (at / width, at % width);
+                let l = match patch[n].area() {
+                    0 => lambda[n],
+                    _ if patch[n].contains(row, col) => 0.0,
+                    _ => 1.0,
+                };
+                let first = a.pixel(width, row, col).unwrap_or(&black);
+                // In the following, `T::from_f32` would be half's own function for bf16.
+                if l == 1.0 {
                     for c in 0..channels {
-                        let (first, second) = (usize::from(first[c]), usize::from(second[c]));
-                        x[c] = T::from_f32(l * levels[c][first] + (1.0 - l) * levels[c][second]);
+                        x[c] = Value::from_f32(levels[c][usize::from(first[c])]);
                     }
+                    continue;
+                }
+                let second = b.pixel(width, row, col).unwrap_or(&black);
+                for c in 0..channels {
+                    let (first, second) = (usize::from(first[c]), usize::from(second[c]));
+                    x[c] = Value::from_f32(l * levels[c][first] + (1.0 - l) * levels[c][second]);
                 }
             }
-        });
+        };
+        for_each_image(lambda.len(), parts[0], height * width * channels, image);
         Ok(())
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! mix.
 
 use super::*;
+use crate::backend::levels;
 use crate::tensor::{read, zeros};
 
 const SHAPE: [usize; 3] = [6, 5, 3];

@@ -2,8 +2,8 @@
 
 use super::setup::*;
 use crate::backend::cpu::infer::Folded;
-use crate::backend::cpu::load::levels;
 use crate::backend::cuda::infer::{self, Evaluator};
+use crate::backend::levels;
 use crate::data::Info;
 use crate::net::{Arch, files};
 use crate::train::config::Precision;
@@ -25,7 +25,7 @@ fn inference_is_the_cpus() {
         let found = infer::infer(&device, &file, &config.arch.network(), &data.test, &info, &levels)
             .expect("inference");
         let folded = Folded::new(&net.params, data.test.shape()).expect("a network");
-        let truth = folded.run(&data.test, &levels, 4);
+        let truth = folded.run(&data.test, &levels, 4).expect("inference");
         assert!(distance(&found.features, &truth.features) < 1e-5);
         assert!(distance(&found.logits, &truth.logits) < 1e-5);
         for fits in [true, false] {
@@ -61,7 +61,7 @@ fn a_training_in_bf16_is_judged_in_f32() {
         trainer.top1(&[&data.test]).expect("accuracy");
         trainer.give(&net.params).expect("given");
         let folded = Folded::new(&net.params, data.test.shape()).expect("a network");
-        let truth = folded.run(&data.test, &levels(&config.mean, &config.std), 4);
+        let truth = folded.run(&data.test, &levels(&config.mean, &config.std), 4).expect("inference");
         let apart = distance(&trainer.judged_logits().expect("logits"), &truth.logits);
         assert!(apart < 1e-5, "{}: {apart:.1e}", device.describe());
     }

@@ -7,11 +7,10 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::backend::cpu::load::levels;
 use crate::backend::cpu::net::Net;
-use crate::backend::cpu::sgd::Rates;
 use crate::backend::cuda::device::{Device, usable};
 use crate::backend::cuda::trainer::{Images, Trainer};
+use crate::backend::{Rates, levels};
 use crate::data::Info;
 use crate::data::shard::Split;
 use crate::manifest::store::{Claim, Plan as Directory, Produced};

@@ -1,11 +1,10 @@
 //! Compares training steps with the CPU's: losses, gradients, and the state after the step.
 
 use super::setup::*;
-use crate::backend::cpu::load::levels;
 use crate::backend::cpu::net::Net;
-use crate::backend::cpu::sgd::Rates;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::trainer::{Images, Trainer};
+use crate::backend::{Rates, levels};
 use crate::methods::choice::Kind;
 use crate::methods::loss::{CE, LDAM, Loss, LossKind};
 use crate::methods::mix::{self, Blend, Mix, MixKind, Partner};

@@ -1,5 +1,7 @@
 //! Tests of the flags: spellings of one experiment, refusals, lists.
 
+use clap::CommandFactory;
+
 use super::*;
 use crate::methods::choice::{Domain, Entry, MethodOption};
 use crate::methods::presets::{names, preset_name};
@@ -54,6 +56,10 @@ fn spellings_of_one_experiment_have_equal_params() {
         ("--no-augment", "--augment none"),
         ("--recipe tiny-imagenet", "--arch resnet18-cifar --epochs 120 --milestones 90 --crop-padding 8"),
         ("--recipe cinic10", "--recipe paper --arch resnet18-cifar"),
+        (
+            "--recipe imagenet-lt",
+            "--arch resnet50 --epochs 90 --batch-size 512 --lr 0.2 --weight-decay 5e-4 --schedule cosine --augment resized-crop-flip --color-jitter 0.4",
+        ),
         ("--recipe imagenet-lt --epochs 30", "--recipe places-lt"),
         (
             "--recipe inaturalist --method remix",
@@ -188,11 +194,53 @@ fn refusals_say_what_to_do() {
         ("--seeds a", "is not a seed"),
         ("--seeds 0-4 --seed 1", "cannot be used with"),
         ("--arch resnet33", "no architecture"),
+        (
+            "--crop-padding 4 --augment none",
+            "--crop-padding: does nothing here; it needs --augment crop-flip",
+        ),
+        ("--crop-padding 65", "expected a whole number from 0 to 64"),
+        ("--color-jitter 0.4,2,0.4", "--color-jitter 0.4,2,0.4: each number must be between 0 and 1"),
+        ("--rand-augment 2", "expected 1 to 10 operations"),
+        ("--rand-augment 11,9", "--rand-augment 11,9: expected 1 to 10 operations"),
     ];
     for (line, what) in all {
         let text = refused(line);
         assert!(text.contains(what), "{line}: {text}");
     }
+}
+
+/// Flags do nothing with a computed classifier even if their values are the defaults.
+#[test]
+fn idle_flags_are_refused_whatever_their_value() {
+    for flag in ["--method erm", "-m erm", "--momentum 0.9", "--warmup 0", "--seed 0", "--batch-size 128"] {
+        let text = refused(&format!("--classifier ncm {flag}"));
+        assert!(text.contains("does nothing with this classifier"), "{flag}: {text}");
+    }
+    let command = Flags::command();
+    for flag in OF_TRAINING {
+        assert!(command.get_arguments().any(|arg| arg.get_long() == Some(flag)), "--{flag} exists");
+    }
+    flags("--classifier ncm --threads 1 --quiet").configs().expect("no flag of a training");
+    flags("--classifier linear --momentum 0.9 --seed 0").configs().expect("it is trained");
+}
+
+#[test]
+fn sweeps_set_a_flag() {
+    let swept = |line: &str| {
+        let args = std::iter::once("train").chain(line.split_whitespace()).map(OsString::from);
+        flags(line).swept(args).map_err(|e| e.to_string())
+    };
+    for line in ["data --sweep lr=0.05:0.1:0.05", "--sweep lr=0.05:0.1:0.05 -- data"] {
+        let all = swept(line).expect("two values");
+        assert_eq!(all.iter().map(|flags| flags.lr).collect::<Vec<_>>(), [Some(0.05), Some(0.1)], "{line}");
+        assert!(all.iter().all(|flags| flags.datasets == [PathBuf::from("data")]), "{line}");
+    }
+    let why = |line: &str| swept(line).expect_err(line);
+    assert!(why("--sweep lr=0:1:1 --lr 1").contains("--lr is given as well"));
+    assert!(why("--sweep sweep=0:1:1").contains("--sweep is given as well"));
+    assert!(why("--sweep colour=0:1:1").contains("train has no flag --colour"));
+    // A value that is the default is not the same as no value.
+    assert!(why("--sweep momentum=0:0.8:0.1 --momentum 0.9").contains("--momentum is given as well"));
 }
 
 #[test]

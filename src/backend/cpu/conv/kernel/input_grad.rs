@@ -11,8 +11,8 @@ use crate::net::Geometry;
 use crate::simd::value::Value;
 use crate::simd::{Task, Vector};
 
-/// Writes the weights of the input gradient in the order in which [`InputGrad`] reads them, each tap
-/// transposed.
+/// Writes the weights of the input gradient in the order in which [`DirectInputGrad`] reads them,
+/// each tap transposed.
 pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
     let Geometry { kernel, stride, cin, cout, .. } = geo;
     assert!(weight.len() >= geo.weight_len() && flipped.len() >= geo.weight_len());
@@ -37,8 +37,8 @@ pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped
     });
 }
 
-/// Returns the number of taps of each correlation of [`InputGrad`], one for each of [`PARITIES`] with stride
-/// 2.
+/// Returns the number of taps of each correlation of [`DirectInputGrad`], one for each of [`PARITIES`] with
+/// stride 2.
 pub(in crate::backend::cpu::conv) fn walks(geo: Geometry) -> Vec<usize> {
     if geo.stride == 1 {
         return vec![geo.taps()];
@@ -64,7 +64,7 @@ fn taps_of(kernel: usize, parity: usize) -> &'static [usize] {
 
 /// The task that computes the input gradients of some images without Winograd's algorithm, from their output
 /// gradients `g` inside halos.
-pub(super) struct InputGrad<'a, T, const STRIDE: usize> {
+pub(super) struct DirectInputGrad<'a, T, const STRIDE: usize> {
     pub geo: Geometry,
     pub images: usize,
     pub g: &'a [f32],
@@ -72,10 +72,10 @@ pub(super) struct InputGrad<'a, T, const STRIDE: usize> {
     pub sink: Grad<'a, T, STRIDE>,
 }
 
-impl<T: Value, const STRIDE: usize> Task for InputGrad<'_, T, STRIDE> {
+impl<T: Value, const STRIDE: usize> Task for DirectInputGrad<'_, T, STRIDE> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let InputGrad { images, g, mut weight, mut sink, .. } = self;
+        let DirectInputGrad { images, g, mut weight, mut sink, .. } = self;
         let geo = Geometry { stride: STRIDE, ..self.geo };
         let pixel = T::lanes(geo.cout);
         let halo = geo.padding();

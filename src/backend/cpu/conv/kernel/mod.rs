@@ -12,10 +12,11 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 pub(crate) mod walk;
+mod weight_grad;
 mod wide;
 pub(crate) mod winograd;
 
-pub(super) use backward::{Backward, Input, arranged_len, grad_len, partial_len};
+pub(super) use backward::{Backward, InputGrad, arranged_len, grad_len, partial_len};
 pub(super) use forward::Forward;
 pub(crate) use forward::convolve;
 pub(super) use input_grad::{flip, walks};
@@ -23,12 +24,12 @@ pub(super) use wide::{Panels, weight_grad};
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::backend::cpu::CHUNK;
-use crate::backend::cpu::source::{Input as Source, Shortcut, Slices, Values, View, relu};
+use crate::backend::cpu::source::{Slices, Values, View, relu};
+use crate::backend::{Input, Shortcut};
 use crate::net::Geometry;
 use crate::simd::value::Value;
 use crate::simd::{Isa, Task, Vector, prefetch};
@@ -82,11 +83,6 @@ fn together<T: Value>(geo: Geometry, least: usize) -> usize {
     let most = (MAX_FLOATS / geo.padded_in::<T>().max(geo.padded_out::<T>())).clamp(least, CHUNK);
     let groups = CHUNK.div_ceil(most);
     CHUNK.div_ceil(groups).next_multiple_of(least)
-}
-
-/// Returns the part of a batch's buffer that belongs to some images.
-fn images(range: &Range<usize>, len: usize) -> Range<usize> {
-    range.start * len..range.end * len
 }
 
 /// The prefetching of what will be read of the next images, little by little while the current ones are
@@ -224,8 +220,8 @@ unsafe fn fill_input<V: Vector, T: Value>(
         let a = &mut whole[..width];
         let at = image * geo.in_len() + row * width;
         match source {
-            Source::Plain(x) => a.copy_from_slice(&x.values[at..at + width]),
-            Source::Normed { of: Values { y, affine }, shortcut } => {
+            Input::Plain(x) => a.copy_from_slice(&x.values[at..at + width]),
+            Input::Normed { of: Values { y, affine }, shortcut } => {
                 let y = &y[at..at + width];
                 // SAFETY: the caller's contract; the rows consist of whole pixels.
                 unsafe {

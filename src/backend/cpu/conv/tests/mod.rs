@@ -7,7 +7,7 @@ mod setup;
 use setup::*;
 
 use super::*;
-use crate::backend::cpu::source::{Input, Shortcut};
+use crate::backend::{Input, Shortcut};
 use crate::simd::{for_each_isa, forced};
 use crate::tensor::zeros_of;
 

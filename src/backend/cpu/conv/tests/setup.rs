@@ -4,7 +4,8 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::backend::cpu::conv::Work;
 use crate::backend::cpu::conv::kernel::winograd;
-use crate::backend::cpu::source::{Input, Raw, Shortcut, Source};
+use crate::backend::cpu::source::{Raw, Source};
+use crate::backend::{Input, Shortcut};
 use crate::net::Geometry;
 use crate::rng::{Purpose, stream, uniform};
 use crate::simd::Isa;

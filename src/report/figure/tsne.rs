@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::axis::{HEADING, Mark, legend};
 use super::palette::{MAX_CLASSES, class, viridis};
-use super::svg::{INK, MUTED, SIZE, SMALL, Style, Svg, TEXT, num};
+use super::svg::{INK, SIZE, SMALL, Style, Svg, TEXT, num};
 use super::text::{fit, wrap};
 use super::{Error, Manifest, foreign, list, path_of};
 use crate::report::experiment::Experiment;
@@ -26,15 +26,19 @@ const UNITS: f64 = 10.0;
 /// Rounds of drawing, each with every eighth point.
 const ROUNDS: usize = 8;
 
-/// The two panels of a model, by what they are coloured by.
-const BY: [&str; 2] = ["true class", "predicted"];
-
 struct Model {
     title: String,
     /// In the unit square, with y pointing up.
     points: Vec<(f64, f64)>,
     labels: Vec<usize>,
     predictions: Vec<usize>,
+}
+
+impl Model {
+    fn percent_correct(&self) -> f64 {
+        let right = self.labels.iter().zip(&self.predictions).filter(|(label, found)| label == found).count();
+        100.0 * right as f64 / self.labels.len() as f64
+    }
 }
 
 pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Result<String, Error> {
@@ -65,7 +69,10 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Resul
     // cut.
     let title = |m: usize, n: usize| {
         let letter = char::from(b'a' + (if single { n } else { n * columns + m }) as u8);
-        wrap(&format!("({letter}) {}, {}", models[m].title, BY[n]), SIZE, true, side)
+        let by = ["true class", "predicted"][n];
+        let mut lines = wrap(&format!("({letter}) {}, {by}", models[m].title), SIZE, true, side);
+        lines.extend((n == 1).then(|| format!("{:.1} % correct", models[m].percent_correct())));
+        lines
     };
     let lines = (0..models.len()).flat_map(|m| [title(m, 0).len(), title(m, 1).len()]).max().unwrap_or(1);
     let head = 11.0 + HEADING * (lines - 1) as f64;
@@ -87,10 +94,6 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], width: f64) -> Resul
                 svg.text(x + side / 2.0, bottom + 7.5, &format!("{axis} 1"), TEXT.small().middle());
             }
         }
-        let x = left + (side + gap) * (if single { 1 } else { m }) as f64;
-        let right = model.labels.iter().zip(&model.predictions).filter(|(l, p)| l == p).count();
-        let percent = format!("{:.1} % correct", 100.0 * right as f64 / model.labels.len() as f64);
-        svg.text(x + side, bottom + 7.5, &percent, TEXT.small().end().fill(MUTED));
     }
     let below = bottom + 11.0;
     let height = below + key(&mut svg, below, width, &names);
