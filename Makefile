@@ -71,7 +71,6 @@ test: ## Run all tests; those that need real data, a GPU or Slurm are skipped wi
 lint: ## Run rustfmt, clippy and cargo doc, with warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
-	$(CARGO) clippy --release --locked --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
 
 .PHONY: ci
@@ -124,8 +123,8 @@ ARM64 := CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU
 .PHONY: check-neon
 check-neon: ## Run the CPU engine's tests for aarch64 in QEMU; needs aarch64-linux-gnu-gcc, qemu-aarch64 and the Rust target
 	$(ARM64)_LINKER=aarch64-linux-gnu-gcc $(ARM64)_RUSTFLAGS='-C target-feature=+crt-static' $(ARM64)_RUNNER=qemu-aarch64 \
-	    CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc $(CARGO) test --release --locked --lib --no-default-features \
-	    --target aarch64-unknown-linux-gnu -- --nocapture backend:: net:: nn:: project:: simd:: tensor::
+	    CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc $(CARGO) test --release --locked --lib \
+	    --target aarch64-unknown-linux-gnu -- --nocapture backend:: net:: nn:: project:: simd:: tensor:: --skip backend::cuda
 
 .PHONY: bench-cuda
 bench-cuda: build ## Measure the CUDA engine on a GPU, and PyTorch with TORCH=venv/bin/python, as Markdown
@@ -138,10 +137,9 @@ data: $$(call official,cifar10) $$(call official,cifar100) ## Download CIFAR-10 
 # The goals below set what to train through the environment, so that variables on the command line take precedence.
 # With GOAL=jobs they print their training commands instead.
 grid = $(foreach type,exp step,$(foreach ratio,100 10,$1-$(type)-$(ratio)))
-FOUR := erm mixup remix remix-drw
 GOAL ?=
-table = $1 $(MAKE) --no-print-directory $(or $(GOAL),table)
-page  = $1 $(MAKE) --no-print-directory $(or $(GOAL),page)
+table = $1 $(MAKE) $(or $(GOAL),table)
+page  = $1 $(MAKE) $(or $(GOAL),page)
 
 .PHONY: demo
 demo: ## Train ERM, Remix, DRW and LDAM-DRW on synthetic images, and show the table (minutes)
@@ -150,7 +148,7 @@ demo: ## Train ERM, Remix, DRW and LDAM-DRW on synthetic images, and show the ta
 
 .PHONY: quick
 quick: ## Train ERM, Mixup, Remix and Remix-DRW on CIFAR-10 at ratio 100: ResNet-20, 10 epochs
-	+@$(call table,NAME=quick CELLS=cifar10-exp-100 METHODS='$(FOUR)' ARCH=resnet20 EPOCHS=10)
+	+@$(call table,NAME=quick CELLS=cifar10-exp-100 METHODS='erm mixup remix remix-drw' ARCH=resnet20 EPOCHS=10)
 
 .PHONY: reproduce-table1
 reproduce-table1: ## Table 1: METHODS on CIFAR-10, exp and step, ratios 100 and 10
@@ -174,12 +172,12 @@ first_stages = $(foreach w,$(wildcard docs/results/weights/*),$(firstword $(subs
 
 .PHONY: second-stage
 second-stage: ## cRT, LWS, tau-norm, NCM and logit adjustment on the networks of docs/results, for SEEDS
-	+@$(MAKE) --no-print-directory $(sort $(first_stages:%=$(OUT)/data/%/manifest.json))
+	+@$(MAKE) $(sort $(first_stages:%=$(OUT)/data/%/manifest.json))
 	$Qscripts/second-stage "$(B)" "$(OUT)" "$(SEEDS)"
 
 .PHONY: results-figure1
 results-figure1: ## Figure 1 from the Mixup and Remix networks of docs/results, without training
-	+@$(MAKE) --no-print-directory $(OUT)/data/cifar10-exp-100/manifest.json
+	+@$(MAKE) $(OUT)/data/cifar10-exp-100/manifest.json
 	$Qscripts/networks "$(OUT)/networks"
 	$Qcd $(OUT) && "$(B)/embed" --project tsne --data data/cifar10-exp-100 \
 	    networks/cifar10-exp-100_mixup_s0 networks/cifar10-exp-100_remix_s0 \
@@ -199,7 +197,7 @@ report: ## Table 1 with figures, settings and lineage, as one HTML page
 
 .PHONY: figure1
 figure1: ## t-SNE of CIFAR-10 under Mixup and under Remix, by true and by predicted class (SVG and PNG)
-	+@NAME=figure1 CELLS=cifar10-exp-100 METHODS='mixup remix' $(MAKE) --no-print-directory $(or $(GOAL),tsne)
+	+@NAME=figure1 CELLS=cifar10-exp-100 METHODS='mixup remix' $(MAKE) $(or $(GOAL),tsne)
 
 # The goals above all use these: each of METHODS and SEEDS is trained on each of the data sets CELLS, and the results
 # are one table, NAME.
@@ -246,19 +244,21 @@ ifneq ($(filter table page tsne,$(MAKECMDGOALS)),)
 $(runs): | tried
 endif
 
+# The evaluations of all runs: of the last epoch, then of the best one.
+judged = "$(B)/eval" --split $(SPLIT) $(runs:$(OUT)/%=%); "$(B)/eval" --split $(SPLIT) --checkpoint best $(runs:$(OUT)/%=%)
+
 ifeq ($(GOAL),jobs)
 .PHONY: table page tsne
 table page tsne: jobs
 else
 .PHONY: table
 table: $(sets) $(runs)
-	$Qcd $(OUT) && { "$(B)/eval" --split $(SPLIT) $(runs:$(OUT)/%=%); "$(B)/eval" --split $(SPLIT) --checkpoint best $(runs:$(OUT)/%=%); } \
-	    | "$(B)/report" table --out reports/$(NAME)_$(suffix)$(flags) >/dev/null
+	$Qcd $(OUT) && { $(judged); } | "$(B)/report" table --out reports/$(NAME)_$(suffix)$(flags) >/dev/null
 
 # One page with the table, the figures, the settings and the lineage of the runs.
 .PHONY: page
 page: $(sets) $(runs)
-	$Qcd $(OUT) && { "$(B)/eval" --split $(SPLIT) $(runs:$(OUT)/%=%); "$(B)/eval" --split $(SPLIT) --checkpoint best $(runs:$(OUT)/%=%); } \
+	$Qcd $(OUT) && { $(judged); } \
 	    | "$(B)/report" html - $(runs:$(OUT)/%=%) $(sets:$(OUT)/%=%) --title '$(NAME): $(suffix)$(flags)' \
 	    -o reports/$(NAME)_$(suffix)$(flags).html >/dev/null
 
@@ -313,4 +313,4 @@ $(DATA)/CINIC-10:
 # If DATA names a directory that does not exist, that is probably a mistake, so it is not created.
 $(DATA)/cifar-%-python.tar.gz:
 	@[[ -d $(DATA) || $(DATA) == data ]] || { echo 'DATA=$(DATA): there is no such directory; make it, or name the one that has the files' >&2; exit 1; }
-	$Qscripts/fetch-cifar --dest $(DATA) cifar$*
+	$Qscripts/fetch-cifar --dest $(DATA) cifar$* >/dev/null

@@ -46,7 +46,7 @@ impl Bench {
         let images = Images { train: &self.train, judged: &[&self.test], levels: &levels, streamed: false };
         let mut trainer = Trainer::new(&device, &params, &criterion, images, config.batch_size, 1)?;
         let plan = Plan::new(config, self.train.labels(), self.train.shape(), &self.info.cls_num_list)?;
-        trainer.epoch(|e| rows(&plan, e, None), 1, 1, RATES)?;
+        trainer.epoch(|e| rows(&plan, e, None), |_| vec![], 1, 1, RATES)?;
         trainer.repeat(self.steps / 10)?;
         Ok((device, trainer, plan))
     }
@@ -102,7 +102,7 @@ fn main() -> Result<()> {
         trainer.repeat(steps)?;
         let step = started.elapsed().as_secs_f64() / steps as f64;
         let started = Instant::now();
-        trainer.epoch(|e| rows(&plan, e, None), 2, 2, RATES)?;
+        trainer.epoch(|e| rows(&plan, e, None), |_| vec![], 2, 2, RATES)?;
         let epoch = started.elapsed().as_secs_f64();
         let started = Instant::now();
         trainer.top1(&[&bench.test])?;

@@ -95,11 +95,11 @@ fn peak(c: &mut Criterion) {
     let mut group = c.benchmark_group("peak");
     group.throughput(Throughput::Elements(threads * rounds * flops::<f32>()));
     group.bench_function("f32", |b| {
-        b.iter(|| rayon::broadcast(|_| f32::run(f32::isa(), Peak::<f32>(rounds, PhantomData))));
+        b.iter(|| rayon::broadcast(|_| f32::run(Peak::<f32>(rounds, PhantomData))));
     });
     group.throughput(Throughput::Elements(threads * rounds * flops::<bf16>()));
     group.bench_function("bf16", |b| {
-        b.iter(|| rayon::broadcast(|_| bf16::run(bf16::isa(), Peak::<bf16>(rounds, PhantomData))));
+        b.iter(|| rayon::broadcast(|_| bf16::run(Peak::<bf16>(rounds, PhantomData))));
     });
 }
 

@@ -19,20 +19,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 ENDINGS = {
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".gif",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".tif",
-    ".tiff",
-}
+    ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"
+}  # fmt: skip
 
 
 def square(path, size):
@@ -67,18 +55,8 @@ def main():
     for _ in range(args.turns):
         with tempfile.TemporaryDirectory() as scratch:
             started = time.perf_counter()
-            command = [
-                args.tool,
-                "-q",
-                "--dataset",
-                "folder",
-                "--data",
-                args.data,
-                "--size",
-                str(args.size),
-                "--out",
-                scratch + "/out",
-            ]
+            flags = ["-q", "--dataset", "folder", "--size", str(args.size), "--out", f"{scratch}/out"]
+            command = [args.tool, "--data", args.data, *flags]
             tool = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, env=os.environ | {"REMIX_CACHE_DIR": scratch}
             )

@@ -141,30 +141,15 @@ def main():
 
     if not args.steps:
         # Short turns, so that both sides are measured within the same minute.
-        turns, rates, _ = take_turns(
-            "peak|conv",
-            ["--warm-up-time", "0.2", "--measurement-time", "0.5"],
-            "bench_conv.py",
-            "--seconds",
-            "0.3",
-        )
+        pace = ["--warm-up-time", "0.2", "--measurement-time", "0.5"]
+        turns, rates, _ = take_turns("peak|conv", pace, "bench_conv.py", "--seconds", "0.3")
         convolutions(rates, turns)
     if not args.convolutions:
         for arch in args.networks:
             side, batch = NETWORKS[arch]
             filter = f"^{arch}/" + ("|peak|candle" if arch == "resnet32" else "")
-            theirs = [
-                "--compile",
-                "--arch",
-                arch,
-                "--side",
-                str(side),
-                "--batch-size",
-                str(batch),
-                "--rounds",
-                "2",
-            ]
-            turns, rates, modes = take_turns(filter, [], "bench_step.py", *theirs)
+            theirs = f"--compile --arch {arch} --side {side} --batch-size {batch} --rounds 2"
+            turns, rates, modes = take_turns(filter, [], "bench_step.py", *theirs.split())
             steps(arch, batch, rates, modes, turns)
 
 

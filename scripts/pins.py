@@ -36,11 +36,10 @@ def run(tool, args, isa=None):
 
 def is_here(tool, isa):
     """Whether the machine has an instruction set: the tools refuse a REMIX_ISA that it does not have."""
-    done = subprocess.run([str(tool), "--version"], env=dict(os.environ, REMIX_ISA=isa), capture_output=True)
     asked = subprocess.run(
         [str(tool), "data", "--dry-run"], env=dict(os.environ, REMIX_ISA=isa), capture_output=True, text=True
     )
-    return done.returncode == 0 and "REMIX_ISA" not in asked.stderr
+    return "REMIX_ISA" not in asked.stderr
 
 
 def main():
@@ -53,19 +52,8 @@ def main():
     compared, wrong = 0, []
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        data = [
-            "--dataset",
-            "synthetic",
-            "--train-per-class",
-            "12",
-            "--test-per-class",
-            "1",
-            "--imb-ratio",
-            "4",
-            "--out",
-            "data",
-        ]
-        run(tools / "mk-imbalance", data)
+        data = "--dataset synthetic --train-per-class 12 --test-per-class 1 --imb-ratio 4 --out data"
+        run(tools / "mk-imbalance", data.split())
         for isa in SETS:
             if not is_here(tools / "train", isa):
                 continue

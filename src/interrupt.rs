@@ -6,13 +6,16 @@
 //!
 //! SIGHUP is left alone, so `nohup` works; what is on disk is safe at any moment.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-static WORKING: AtomicBool = AtomicBool::new(false);
+/// Number of results that are being made. The order of its changes and those of [`REQUESTED`] matters: a signal
+/// either ends the process, or is seen by the next call of [`requested`].
+static WORKING: AtomicUsize = AtomicUsize::new(0);
+/// Whether a signal has arrived.
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// The error of work that stopped because of a signal: exit code 130.
@@ -33,22 +36,41 @@ pub fn install() {
     };
     std::thread::spawn(move || {
         for _ in signals.forever() {
-            if REQUESTED.swap(true, Ordering::Relaxed) || !WORKING.load(Ordering::Relaxed) {
+            if REQUESTED.swap(true, Ordering::SeqCst) || WORKING.load(Ordering::SeqCst) == 0 {
                 std::process::exit(130);
             }
         }
     });
 }
 
-/// Declares that from here on the work checks [`requested`] at its safe points.
-pub fn working() {
-    WORKING.store(true, Ordering::Relaxed);
+/// Declares that the work checks for signals at its safe points, until the returned guard is dropped.
+#[must_use]
+pub fn working() -> Working {
+    WORKING.fetch_add(1, Ordering::SeqCst);
+    Working(())
+}
+
+/// The guard of [`working`].
+pub struct Working(());
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        WORKING.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Returns whether a signal has arrived, after which long work stops at its next safe point with
 /// [`Interrupted`].
 pub fn requested() -> bool {
-    REQUESTED.load(Ordering::Relaxed)
+    REQUESTED.load(Ordering::SeqCst)
+}
+
+/// Ends work at a safe point if a signal has arrived.
+///
+/// # Errors
+/// Returns [`Interrupted`] after a signal.
+pub fn check() -> Result<(), Interrupted> {
+    if requested() { Err(Interrupted) } else { Ok(()) }
 }
 
 /// Ends the process without any cleanup, like `kill -9`, if this is the call whose number, counting from 1,

@@ -126,7 +126,16 @@ pub enum Error {
 /// run.
 pub fn parse<'a, O: Object<'a>>(bytes: &'a [u8]) -> Result<Value<'a, O>, Error> {
     let mut machine = Machine { bytes, at: 0, stack: vec![], marks: vec![], memo: HashMap::new(), values: 0 };
-    while !machine.step()? {}
+    loop {
+        if machine.marks.len() > MAX_VALUES {
+            return Err(machine.refused("holds too many values"));
+        }
+        match machine.take(1)?[0] {
+            // STOP
+            b'.' => break,
+            op => machine.step(op)?,
+        }
+    }
     let last = machine.stack.pop();
     match (last, machine.stack.is_empty() && machine.marks.is_empty() && machine.at == bytes.len()) {
         (Some(item), true) => Ok(item.value),
@@ -188,17 +197,17 @@ impl<'a, O: Object<'a>> Machine<'a, O> {
         Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
     }
 
-    fn push(&mut self, value: Value<'a, O>) -> Result<bool, Error> {
+    fn push(&mut self, value: Value<'a, O>) -> Result<(), Error> {
         self.push_deep(value, 0)
     }
 
-    fn push_deep(&mut self, value: Value<'a, O>, depth: usize) -> Result<bool, Error> {
+    fn push_deep(&mut self, value: Value<'a, O>, depth: usize) -> Result<(), Error> {
         self.values += 1;
         if self.values > MAX_VALUES {
             return Err(self.refused("holds too many values"));
         }
         self.stack.push(Item { value, depth });
-        Ok(false)
+        Ok(())
     }
 
     fn pop(&mut self) -> Result<Item<'a, O>, Error> {
@@ -225,26 +234,26 @@ impl<'a, O: Object<'a>> Machine<'a, O> {
         if depth > MAX_DEPTH { Err(self.refused("nests its containers too deeply")) } else { Ok(depth) }
     }
 
-    fn tuple(&mut self, items: Vec<Item<'a, O>>) -> Result<bool, Error> {
+    fn tuple(&mut self, items: Vec<Item<'a, O>>) -> Result<(), Error> {
         let depth = self.around(&items)?;
         self.push_deep(Value::Tuple(items.into_iter().map(|i| i.value).collect()), depth)
     }
 
     /// Appends items to the list on top of the stack.
-    fn append(&mut self, items: Vec<Item<'a, O>>) -> Result<bool, Error> {
+    fn append(&mut self, items: Vec<Item<'a, O>>) -> Result<(), Error> {
         let depth = self.around(&items)?;
         match self.stack.last_mut() {
             Some(Item { value: Value::List(list), depth: own }) => {
                 *own = depth.max(*own);
                 list.extend(items.into_iter().map(|i| i.value));
-                Ok(false)
+                Ok(())
             }
             _ => Err(self.damaged("it appends to something that is not a list")),
         }
     }
 
     /// Inserts alternating keys and values into the dictionary on top of the stack.
-    fn set(&mut self, items: Vec<Item<'a, O>>) -> Result<bool, Error> {
+    fn set(&mut self, items: Vec<Item<'a, O>>) -> Result<(), Error> {
         let depth = self.around(&items)?;
         match self.stack.last_mut() {
             Some(Item { value: Value::Dict(dict), depth: own }) if items.len().is_multiple_of(2) => {
@@ -253,13 +262,13 @@ impl<'a, O: Object<'a>> Machine<'a, O> {
                 while let (Some(key), Some(value)) = (items.next(), items.next()) {
                     dict.push((key, value));
                 }
-                Ok(false)
+                Ok(())
             }
             _ => Err(self.damaged("it sets items of something that is not a dictionary")),
         }
     }
 
-    fn put(&mut self, key: usize) -> Result<bool, Error> {
+    fn put(&mut self, key: usize) -> Result<(), Error> {
         let kept = match self.stack.last().map(|i| &i.value) {
             Some(Value::List(_) | Value::Tuple(_) | Value::Dict(_)) => Value::Unused,
             Some(value) => value.clone(),
@@ -269,32 +278,27 @@ impl<'a, O: Object<'a>> Machine<'a, O> {
         if self.memo.len() > MAX_VALUES {
             return Err(self.refused("holds too many objects".to_owned()));
         }
-        Ok(false)
+        Ok(())
     }
 
-    fn get(&mut self, key: usize) -> Result<bool, Error> {
+    fn get(&mut self, key: usize) -> Result<(), Error> {
         let kept = self.memo.get(&key).cloned();
         let kept = kept.ok_or_else(|| self.damaged("it refers to a value that was not stored"))?;
         self.push(kept)
     }
 
-    /// Executes one opcode; returns true at the end. Opcodes have the names of Python's pickletools.
-    fn step(&mut self) -> Result<bool, Error> {
-        if self.marks.len() > MAX_VALUES {
-            return Err(self.refused("holds too many values"));
-        }
-        match self.take(1)?[0] {
+    /// Executes one opcode other than STOP. Opcodes have the names of Python's pickletools.
+    fn step(&mut self, op: u8) -> Result<(), Error> {
+        match op {
             // PROTO
             0x80 => match self.take(1)?[0] {
-                2 => Ok(false),
+                2 => Ok(()),
                 n => Err(self.refused(format!("has protocol {n}, not 2"))),
             },
-            // STOP
-            b'.' => Ok(true),
             // MARK
             b'(' => {
                 self.marks.push(self.stack.len());
-                Ok(false)
+                Ok(())
             }
             // BINPUT, LONG_BINPUT, BINGET, LONG_BINGET
             b'q' => self.size(1).and_then(|key| self.put(key)),
@@ -337,7 +341,7 @@ impl<'a, O: Object<'a>> Machine<'a, O> {
     }
 
     /// Executes an opcode that makes or fills a plain value, or refuses it.
-    fn value(&mut self, op: u8) -> Result<bool, Error> {
+    fn value(&mut self, op: u8) -> Result<(), Error> {
         match op {
             // NONE, NEWTRUE, NEWFALSE, BINFLOAT
             b'N' => self.push(Value::None),

@@ -53,9 +53,8 @@ pub fn read_as<T: Value>(t: &Tensor) -> Result<Lent<'_, T>> {
 /// Calls a closure with the values of a contiguous `f32` tensor on the CPU, for writing.
 ///
 /// # Errors
-/// Returns an error if the tensor is of another type, on another device, or not contiguous, or if the closure
-/// returns an error.
-pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R> {
+/// Returns an error if the tensor is of another type, on another device, or not contiguous.
+pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
     if t.dtype() != DType::F32 {
         bail!("expected a tensor of f32, got {:?}", t.dtype());
     }
@@ -65,9 +64,9 @@ pub fn write<R>(t: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R
 
 /// Calls a closure with the values of a contiguous tensor on the CPU, of any type that implements [`Value`],
 /// for writing.
-fn lend<R>(t: &Tensor, f: impl FnOnce(Parts) -> Result<R>) -> Result<R> {
+fn lend<R>(t: &Tensor, f: impl FnOnce(Parts) -> R) -> Result<R> {
     struct Lend<F, R>(Cell<Option<F>>, Cell<Option<R>>);
-    impl<R, F: FnOnce(Parts) -> Result<R>> InplaceOp1 for Lend<F, R> {
+    impl<R, F: FnOnce(Parts) -> R> InplaceOp1 for Lend<F, R> {
         fn name(&self) -> &'static str {
             "remix-write"
         }
@@ -81,7 +80,7 @@ fn lend<R>(t: &Tensor, f: impl FnOnce(Parts) -> Result<R>) -> Result<R> {
                 bail!("expected a tensor of f32 or bf16")
             };
             if let Some(f) = self.0.take() {
-                self.1.set(Some(f(parts)?));
+                self.1.set(Some(f(parts)));
             }
             Ok(())
         }
@@ -99,8 +98,8 @@ fn lend<R>(t: &Tensor, f: impl FnOnce(Parts) -> Result<R>) -> Result<R> {
 ///
 /// # Errors
 /// Returns an error if a tensor is of another type than those of [`Value`], on another device, or not
-/// contiguous, if there are more than four tensors, or if the closure returns an error.
-pub fn write_parts<R>(tensors: &[&Tensor], f: impl FnOnce(&[Parts]) -> Result<R>) -> Result<R> {
+/// contiguous, or if there are more than four tensors.
+pub fn write_parts(tensors: &[&Tensor], mut f: impl FnMut(&[Parts])) -> Result<()> {
     type Lent<'p> = [Parts<'p>; 4];
     // Recurses once per tensor: each level holds the lock of one storage.
     fn each(tensors: &[&Tensor], n: usize, lent: &mut Lent, f: &mut dyn FnMut(&[Parts])) -> Result<()> {
@@ -112,15 +111,13 @@ pub fn write_parts<R>(tensors: &[&Tensor], f: impl FnOnce(&[Parts]) -> Result<R>
             // The lock on this storage is held until `f` has returned.
             lent[n] = Parts { _life: PhantomData, ..parts };
             each(tensors, n + 1, lent, f)
-        })
+        })?
     }
     let mut lent: Lent = [Parts::new::<f32>(&mut []); 4];
     if tensors.len() > lent.len() {
         bail!("{} tensors to write, but at most {} are supported", tensors.len(), lent.len());
     }
-    let (mut f, mut result) = (Some(f), None);
-    each(tensors, 0, &mut lent, &mut |parts| result = f.take().map(|f| f(parts)))?;
-    result.unwrap_or_else(|| bail!("internal error: the in-place operation did not run"))
+    each(tensors, 0, &mut lent, &mut f)
 }
 
 /// Evaluates an expression with `$T` as the type of a tensor's values.
@@ -166,7 +163,7 @@ pub fn zeros_of(dtype: DType, shape: &[usize]) -> Result<Tensor> {
     let spare = LINE / dtype.size_in_bytes();
     let len = shape.iter().product();
     let t = Tensor::zeros(len + spare, dtype, &Device::Cpu)?;
-    let bytes = lend(&t, |parts| Ok(parts.start.align_offset(LINE)))?;
+    let bytes = lend(&t, |parts| parts.start.align_offset(LINE))?;
     t.narrow(0, (bytes / dtype.size_in_bytes()).min(spare), len)?.reshape(shape)
 }
 

@@ -133,13 +133,12 @@ def main():
     )
     parser.add_argument("--train", action="store_true", help="time only the training step, not inference")
     parser.add_argument("--precision", choices=["f32", "bf16"], help="time only this precision")
-    parser.add_argument("--tf32", action="store_true", help="let the f32 modes use TF32 on a GPU")
     args = parser.parse_args()
     if args.graph and args.device != "cuda":
         parser.error("--graph needs --device cuda")
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
     # train?, bf16?, channels_last?
     kinds = [(True, False, False), (True, False, True), (True, True, True)]

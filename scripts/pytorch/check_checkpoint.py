@@ -12,7 +12,7 @@ import json
 from fixture_zoo import NETWORKS
 from resnet_s import BLOCKS, resnet_s
 from safetensors.torch import load_file
-from shards import read_manifest, read_split
+from shards import read_manifest, read_split, read_stats
 
 from train import accuracy
 
@@ -41,9 +41,11 @@ def main():
     found = {"checkpoint": args.checkpoint, "arch": args.arch, "classes": classes, "use_norm": use_norm}
     found |= {"tensors": len(state), "loads": True}
     if args.data:
-        images, labels = read_split(*read_manifest(args.data), args.split)
+        manifest, directory = read_manifest(args.data)
+        images, labels = read_split(manifest, directory, args.split)
         found |= {"split": args.split, "images": len(labels)}
-        found |= {"top1": round(accuracy(model, images, labels, args.device), 3)}
+        top1 = accuracy(model, images, labels, read_stats(manifest), args.device)
+        found |= {"top1": round(top1, 3)}
     print(json.dumps(found))
 
 

@@ -13,9 +13,7 @@ import json
 import torch
 from resnet_s import BLOCKS, resnet_s
 from safetensors.torch import load_file
-from shards import read_manifest, read_split
-
-from train import normalise
+from shards import normalise, read_manifest, read_split, read_stats
 
 
 def main():
@@ -24,15 +22,17 @@ def main():
     parser.add_argument("--arch", choices=BLOCKS, default="resnet32")
     parser.add_argument("--data", metavar="MANIFEST", required=True, help="data set, or its directory")
     args = parser.parse_args()
-    images, _ = read_split(*read_manifest(args.data), "test")
+    manifest, directory = read_manifest(args.data)
+    images, _ = read_split(manifest, directory, "test")
+    stats = read_stats(manifest)
     for file in args.checkpoints:
         state = load_file(file)
         model = resnet_s(args.arch, len(state["linear.bias"]))
         model.load_state_dict({name: state[name] for name in model.state_dict()})
-        print(json.dumps({"file": file} | dead(model.eval(), images)), flush=True)
+        print(json.dumps({"file": file} | dead(model.eval(), images, stats)), flush=True)
 
 
-def dead(model, images):
+def dead(model, images, stats):
     """The counts of one network."""
     largest = {}
 
@@ -49,7 +49,7 @@ def dead(model, images):
             module.register_forward_hook(watch(name))
     with torch.no_grad():
         for xs in images.split(500):
-            model(normalise(xs, "cpu"))
+            model(normalise(xs, stats, "cpu"))
     counts = {name: int((most == 0).sum()) for name, most in largest.items()}
     convolutions = [p for p in model.parameters() if p.dim() == 4]
     return {

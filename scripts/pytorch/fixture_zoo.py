@@ -4,18 +4,13 @@ Weights follow from their names by the formula of `fixture_resnet.py`; images (N
 `pixels.HxW`. For each network and size the fixture has the logits in evaluation, and at the sizes with a step also the
 logits in training, the loss (mean cross-entropy with `LABELS`), and of each gradient its length and its product with
 the vector u(probe, i) - 1/2.
-
-Run as a program, it writes the weights of each network as .safetensors and .pth, to try the tools with.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from fixture_resnet import uniform, value
-from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -163,16 +158,3 @@ def rounded(values):
     if isinstance(values, dict):
         return {n: rounded(v) for n, v in values.items()}
     return values
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--weights", type=Path, required=True, help="directory for the weights of each network"
-    )
-    args = parser.parse_args()
-    args.weights.mkdir(parents=True, exist_ok=True)
-    for name in NETWORKS:
-        state = network(name).state_dict()
-        save_file(state, args.weights / f"{name}.safetensors")
-        torch.save(state, args.weights / f"{name}.pth")

@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from fixture_losses import criterion
 from fixture_methods import rand_bbox
 from resnet_s import BLOCKS, resnet_s
-from shards import read_manifest, read_split
+from shards import normalise, read_manifest, read_split, read_stats
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 RECIPES = {"seed": (150, 225), "paper": (150, 250)}
 BETA, ALPHA, KAPPA, TAU = 0.9999, 1.0, 3.0, 0.5
 MIXES = ("mixup", "remix-cutmix", "remix-manifold", "remix", "cutmix", "manifold-mixup")
@@ -28,13 +27,6 @@ LOSSES = {
 }  # fmt: skip
 RULES = ("rs", "rw", "drs", "drw")
 PAD = 4
-
-
-def normalise(images, device):
-    """(N, H, W, C) u8 → (N, C, H, W) f32; the permuted view is channels_last in memory."""
-    xs = images.to(device).float().div_(255)
-    xs = xs.sub_(torch.tensor(MEAN, device=device)).div_(torch.tensor(STD, device=device))
-    return xs.permute(0, 3, 1, 2)
 
 
 def augment(padded, picked, size, rng):
@@ -62,12 +54,12 @@ def remix_lambda(n_a, n_b, lam):
 
 
 @torch.no_grad()
-def accuracy(model, images, labels, device):
+def accuracy(model, images, labels, stats, device):
     """Top-1 in percent."""
     model.eval()
     hits = 0
     for xs, ys in zip(images.split(500), labels.split(500)):
-        hits += (model(normalise(xs, device)).argmax(1).cpu() == ys).sum().item()
+        hits += (model(normalise(xs, stats, device)).argmax(1).cpu() == ys).sum().item()
     return 100 * hits / len(labels)
 
 
@@ -112,6 +104,9 @@ def main():
     beta = np.random.RandomState(args.seed)
 
     manifest, directory = read_manifest(args.dataset)
+    if manifest["metrics"].get("crop"):
+        raise SystemExit(f"{directory}: has larger images, to be cropped at random; make it without --resize")
+    stats = read_stats(manifest)
     images, labels = read_split(manifest, directory, "train")
     test_images, test_labels = read_split(manifest, directory, "test")
     classes, size = int(test_labels.max()) + 1, images.shape[1]
@@ -145,7 +140,7 @@ def main():
         model.train()
         total = hits = torch.zeros((), device=device)
         for picked in order.split(args.batch_size):
-            xs = normalise(augment(padded, picked, size, rng), device)
+            xs = normalise(augment(padded, picked, size, rng), stats, device)
             a = labels[picked].to(device)
             b, lam_y, hidden = a, torch.ones(len(a), device=device), None
             if mix != "erm":
@@ -184,7 +179,7 @@ def main():
         seconds = time.perf_counter() - started
         print(json.dumps({
             "epoch": epoch, "lr": lr, "loss": round(loss, 6), "train_top1": round(100 * hits / n, 3),
-            "test_top1": round(accuracy(model, test_images, test_labels, device), 3),
+            "test_top1": round(accuracy(model, test_images, test_labels, stats, device), 3),
             "images_per_second": round(n / seconds, 1),
         }), flush=True)  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 
+use super::cuda::{self, device::usable};
 use crate::net::Network;
 
 /// A device to compute on.
@@ -10,7 +11,6 @@ pub enum Device {
     /// The CPU.
     Cpu,
     /// The GPU with this number.
-    #[cfg(feature = "cuda")]
     Cuda(usize),
 }
 
@@ -19,9 +19,14 @@ pub const DEVICES: [&str; 3] = ["auto", "cpu", "cuda"];
 
 /// Returns whether `name` is `auto`, `cpu`, `cuda` or `cuda:N`.
 pub fn is_known(name: &str) -> bool {
+    name == "cpu" || gpu(name).is_some()
+}
+
+/// Returns the number of the GPU that `cuda:N` stands for; `auto` and `cuda` stand for GPU 0.
+fn gpu(name: &str) -> Option<u16> {
     match name.strip_prefix("cuda:") {
-        Some(index) => index.parse::<u16>().is_ok(),
-        None => DEVICES.contains(&name),
+        Some(index) => index.parse().ok(),
+        None => ["auto", "cuda"].contains(&name).then_some(0),
     }
 }
 
@@ -35,17 +40,15 @@ impl Device {
         if asked == "cpu" {
             return Ok(Device::Cpu);
         }
-        let index = match asked.strip_prefix("cuda:") {
-            Some(index) => index.parse::<u16>().ok(),
-            None => DEVICES.contains(&asked).then_some(0),
-        };
-        let index = index.with_context(|| format!("--device {asked}: expected auto, cpu, cuda or cuda:N"))?;
-        match Device::cuda(index.into()) {
+        let index =
+            gpu(asked).with_context(|| format!("--device {asked}: expected auto, cpu, cuda or cuda:N"))?;
+        match usable(index.into()) {
+            Ok(()) => Ok(Device::Cuda(index.into())),
             Err(e) if asked == "auto" => {
-                log::debug!("computing on the CPU: {e:#}");
+                log::debug!("computing on the CPU: {e}");
                 Ok(Device::Cpu)
             }
-            found => found.map_err(|e| e.context(format!("--device {asked}"))),
+            Err(e) => Err(e).with_context(|| format!("--device {asked}")),
         }
     }
 
@@ -53,8 +56,10 @@ impl Device {
     /// classes are given, like [`Device::find`]; `auto` is the CPU if the GPU has no kernels for one of them.
     ///
     /// # Errors
-    /// Returns an error if a GPU was asked for and cannot be used, or if the device cannot run the network.
+    /// Returns an error if no device can run the network, or if a GPU was asked for and cannot be used or has
+    /// no kernels.
     pub fn find_for(asked: &str, network: &Network, datasets: &[([usize; 3], usize)]) -> Result<Device> {
+        super::check(network).map_err(anyhow::Error::msg)?;
         let found = Device::find(asked)?;
         match found.supports(network, datasets) {
             Ok(()) => Ok(found),
@@ -66,26 +71,13 @@ impl Device {
         }
     }
 
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
     fn supports(self, network: &Network, datasets: &[([usize; 3], usize)]) -> Result<(), String> {
         match self {
-            Device::Cpu => crate::backend::check(network),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(_) => datasets
-                .iter()
-                .try_for_each(|&(shape, classes)| crate::backend::cuda::supports(network, shape, classes)),
+            Device::Cpu => Ok(()),
+            Device::Cuda(_) => {
+                datasets.iter().try_for_each(|&(shape, classes)| cuda::supports(network, shape, classes))
+            }
         }
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda(index: usize) -> Result<Device> {
-        crate::backend::cuda::device::usable(index)?;
-        Ok(Device::Cuda(index))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cuda(_: usize) -> Result<Device> {
-        anyhow::bail!("this build has no CUDA support; use --device cpu or --device auto")
     }
 
     /// Returns whether this is a GPU.
@@ -97,6 +89,7 @@ impl Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Arch;
 
     #[test]
     fn auto_always_finds_one() {
@@ -113,5 +106,18 @@ mod tests {
                 && !is_known("cuda:x")
                 && !is_known("gpu")
         );
+    }
+
+    /// The message blames no device and recommends no other one, because none can run the network.
+    #[test]
+    fn networks_that_no_device_can_run_are_refused_on_all_devices() {
+        let network = Arch::Features(8).network();
+        for asked in ["auto", "cpu", "cuda"] {
+            let refused = Device::find_for(asked, &network, &[([32, 32, 3], 10)]).expect_err("no images");
+            assert_eq!(
+                format!("{refused:#}"),
+                "features-8: this is a classifier on imported features; it cannot process images"
+            );
+        }
     }
 }

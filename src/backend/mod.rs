@@ -9,7 +9,6 @@
 //! buffers by their index in [`Plan::gradients`].
 
 pub mod cpu;
-#[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
 mod inference;
@@ -123,7 +122,6 @@ const STEM: Source = Input::Normed { of: 0, shortcut: Shortcut::None };
 ///
 /// # Errors
 /// Returns an error if an operation of the engine fails.
-#[cfg(feature = "cuda")]
 pub fn evaluate<E: Engine>(plan: &Plan, engine: &E) -> Result<(), E::Error> {
     stem(plan, engine)?;
     for n in 0..plan.blocks.len() {
@@ -203,17 +201,13 @@ pub fn backward<E: Training>(plan: &Plan, engine: &E, mixed: Option<Mixed>) -> R
         let stored = Input::Plain(Stored::Input(n));
         let (into, [out, other]) = (plan.group_before(n), held[block.group]);
         let [to, spare] = held[into];
-        let mut residual = match block.shortcut {
-            Shortcut::Padded(()) => {
-                let geo = plan.layers[block.last];
-                Residual::Padded(out, [geo.out_height(), geo.out_width(), geo.cout])
-            }
+        let residual = match block.shortcut {
+            Shortcut::Padded(()) => Residual::Padded(out, plan.layers[block.last].out_shape()),
             _ => Residual::InPlace,
         };
         if let Shortcut::Projected(projection) = block.shortcut {
             let input_grad = InputGrad { to, residual: Residual::None, sums_of: None };
             engine.grad(projection, stored, out, Some(input_grad))?;
-            residual = Residual::InPlace;
         }
         let mut dz = out;
         for layer in (block.first + 1..=block.last).rev() {

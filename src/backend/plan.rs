@@ -192,9 +192,8 @@ pub fn check(network: &Network) -> Result<(), String> {
         return Err(format!("{name}: this is a classifier on imported features; it cannot process images"));
     }
     let mut channels = network.stem.cout;
-    for (conv, is_stem) in network.convs().zip(std::iter::once(true).chain(std::iter::repeat(false))) {
-        let Conv { name: conv, kernel, stride, .. } = conv;
-        let kernels: &[usize] = if is_stem { &[1, 3, 5, 7] } else { &[1, 3] };
+    for (n, Conv { name: conv, kernel, stride, .. }) in network.convs().enumerate() {
+        let kernels: &[usize] = if n == 0 { &[1, 3, 5, 7] } else { &[1, 3] };
         if !kernels.contains(kernel) || !(1..=2).contains(stride) {
             return Err(format!(
                 "{name} has {conv}, a {kernel}×{kernel} convolution with stride {stride}, which no engine supports"
@@ -205,16 +204,14 @@ pub fn check(network: &Network) -> Result<(), String> {
         return Err(format!("{name} has no blocks"));
     }
     for block in network.blocks() {
-        let Some((first, last)) = block.convs.first().zip(block.convs.last()) else {
-            return Err(format!("{name} has a block without convolutions"));
-        };
-        let first_name = &first.name;
-        if !(2..=3).contains(&block.convs.len()) {
-            let n = block.convs.len();
+        let n = block.convs.len();
+        let first_name = block.convs.first().map_or("nothing", |conv| &conv.name);
+        if !(2..=3).contains(&n) {
             return Err(format!(
                 "{name} has a block of {n} convolutions, which begins with {first_name}; engines support two or three"
             ));
         }
+        let last = &block.convs[n - 1];
         let mut inner = channels;
         for conv in &block.convs {
             if conv.cin != inner {

@@ -16,10 +16,10 @@ use serde_json::json;
 pub use self::infer::Rows;
 use super::generate::architectures;
 use super::trained::{Trained, normalise};
-use super::whole_number;
+use super::{Common, only_on_cpu, whole_number};
 use crate::backend::cpu::infer::BATCH;
 use crate::data::{self, Normalise, features};
-use crate::interrupt::{self, Interrupted};
+use crate::interrupt;
 use crate::manifest::{self, FILE, Input, Kind, Manifest, Object, key, source, store};
 use crate::methods::classifier::Classifier;
 use crate::net::Arch;
@@ -53,8 +53,8 @@ pub struct Choice {
     #[arg(long, value_name = "ARCH", add = ArgValueCandidates::new(architectures))]
     pub arch: Option<Arch>,
 
-    /// Number of images that a CPU thread runs through the network at a time; more images need more memory,
-    /// and the result does not depend on it
+    /// Number of images that a CPU thread runs through the network at a time; numbers above 8 count as 8, and
+    /// the result does not depend on it
     #[arg(long, value_name = "N", default_value_t = BATCH as u32, value_parser = whole_number::<u32>(1, u64::MAX))]
     pub batch_size: u32,
 }
@@ -70,7 +70,7 @@ pub struct Subject {
     /// `last` or `best` epoch of a checkpoint; `file` for bare weights, whose epoch is unknown.
     pub which: String,
     /// The data set to run over.
-    dataset: Manifest,
+    pub(super) dataset: Manifest,
     /// The classes of the data set.
     pub info: data::Info,
     /// Name of the checkpoint's directory, or of the bare file without its extension.
@@ -98,33 +98,41 @@ pub(super) enum Weights {
 ///
 /// # Errors
 /// Returns an error if an input is not a checkpoint, if a data set is missing or has changed, if bare weights
-/// come without --arch and --data, or if the work fails, and [`Interrupted`] after a signal.
+/// come without --arch and --data, if a GPU is asked for that would do nothing, or if the work fails, and
+/// [`interrupt::Interrupted`] after a signal.
 pub fn for_each(
     flags: &Choice,
     tool: &'static str,
-    out: Option<&Path>,
+    common: &Common,
     mut work: impl FnMut(&Subject) -> Result<()>,
 ) -> Result<()> {
     let given = flags.data.as_deref().map(|p| dataset_at(p, tool)).transpose()?;
-    let mut one = |subject: Result<Subject>| {
-        if interrupt::requested() {
-            return Err(Interrupted.into());
-        }
-        work(&subject?)
+    let subject = |weights: Weights| -> Result<Subject> {
+        let subject = match weights {
+            Weights::Checkpoint(m) => checkpoint(*m, flags, given.as_ref(), tool)?,
+            Weights::File(file) => bare(&file, flags, given.as_ref())?,
+        };
+        check_device(&common.device, subject.dataset.kind).with_context(|| subject.name.clone())?;
+        Ok(subject)
     };
-    if flags.checkpoints.is_empty() && out.is_none() {
-        let mut found = source::read_stdin(tool, Kind::Checkpoint);
-        return found.try_for_each(|m| {
-            one(m.map_err(Into::into).and_then(|m| checkpoint(m, flags, given.as_ref(), tool)))
-        });
+    let mut one = |subject: Subject| -> Result<()> {
+        interrupt::check()?;
+        work(&subject)?;
+        // After a signal, no tool waits for further input.
+        Ok(interrupt::check()?)
+    };
+    if flags.checkpoints.is_empty() && common.out.is_none() {
+        let mut found = source::read_stdin(tool, vec![Kind::Checkpoint]);
+        return found.try_for_each(|m| one(subject(Weights::Checkpoint(Box::new(m?)))?));
     }
-    let subject = |weights: Weights| match weights {
-        Weights::Checkpoint(m) => checkpoint(*m, flags, given.as_ref(), tool),
-        Weights::File(file) => bare(&file, flags, given.as_ref()),
-    };
     let all = find(flags, tool)?.into_iter().map(subject).collect::<Result<Vec<Subject>>>()?;
-    check_out(out, all.len())?;
-    all.into_iter().map(Ok).try_for_each(one)
+    check_out(common.out.as_deref(), all.len())?;
+    all.into_iter().try_for_each(one)
+}
+
+/// Refuses a GPU for a data set of features, over which no network is run.
+fn check_device(device: &str, kind: Kind) -> Result<()> {
+    if kind == Kind::Embedding { only_on_cpu(device, "a classifier on features") } else { Ok(()) }
 }
 
 /// Refuses `--out` for several checkpoints.
@@ -412,19 +420,12 @@ impl Subject {
     /// Returns splits of the data set as an input of a result.
     ///
     /// # Errors
-    /// Returns an error if the data set does not have them.
+    /// Returns an error that names the first one that the data set does not have.
     pub fn splits(&self, role: &str, splits: &[&str]) -> Result<Input> {
-        self.dataset.as_input(role, splits).with_context(|| format!("splits {}", splits.join(", ")))
-    }
-
-    /// Returns whether the data set consists of features.
-    pub fn is_features(&self) -> bool {
-        self.dataset.kind == Kind::Embedding
-    }
-
-    /// Returns the metrics of the data set's manifest.
-    pub fn metrics(&self) -> &Object {
-        &self.dataset.metrics
+        for &split in splits {
+            self.dataset.as_input(role, &[split])?;
+        }
+        Ok(self.dataset.as_input(role, splits)?)
     }
 
     /// Returns the number of images in a split, according to the data set's manifest.

@@ -10,21 +10,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
 use clap::Parser;
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use self::import::Import;
 use self::projection::{Chosen, Projection};
-use super::checkpoints::{self, Choice, Rows, Subject};
-use super::{Common, VERSION, negative_values, whole_number};
+use super::checkpoints::{self, Choice, Subject};
+use super::{Common, VERSION, negative_values, only_on_cpu, whole_number};
 use crate::backend::Inference;
 use crate::data::features;
-use crate::data::files::decode::MAX_PIXELS;
 use crate::data::listing::SPLITS;
-use crate::interrupt::{self, Interrupted};
+use crate::interrupt;
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
-use crate::manifest::{Kind, Manifest, Object};
+use crate::manifest::{Kind, Manifest, Object, object};
 use crate::metrics;
 
 /// Version of the output; raised when the same weights and images would give another file. 2: weights that
@@ -59,15 +58,13 @@ pub struct Flags {
     #[arg(long, value_name = "DIR|FILE|-", conflicts_with_all = ["split", "project"])]
     pub images: Option<PathBuf>,
 
-    /// Number of classes per image in predictions.csv, most probable first
-    #[arg(long, value_name = "N", default_value_t = TOP)]
-    #[arg(value_parser = whole_number::<u32>(1, u64::MAX))]
-    pub top: u32,
+    /// With --images: number of classes per image in predictions.csv, most probable first [default: 5]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1, u64::MAX))]
+    pub top: Option<u32>,
 
-    /// With --images: refuse images with more pixels than this
-    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS)]
-    #[arg(value_parser = whole_number::<u64>(1, u64::MAX))]
-    pub max_pixels: u64,
+    /// With --images: refuse images with more pixels than this [default: 178956970]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u64>(1, u64::MAX))]
+    pub max_pixels: Option<u64>,
 
     /// Write the features of several splits, such as train,val,test, each into a file of its own, as a data
     /// set for train --classifier
@@ -126,8 +123,8 @@ pub fn main() -> ExitCode {
 /// given flag.
 fn check_flags(flags: &Flags) -> Result<()> {
     let idle = [
-        ("top", flags.top != TOP, "images", flags.images.is_some()),
-        ("max-pixels", flags.max_pixels != MAX_PIXELS, "images", flags.images.is_some()),
+        ("top", flags.top.is_some(), "images", flags.images.is_some()),
+        ("max-pixels", flags.max_pixels.is_some(), "images", flags.images.is_some()),
         ("class-names", flags.class_names.is_some(), "import", !flags.import.is_empty()),
         ("name", flags.name.is_some(), "import", !flags.import.is_empty()),
     ];
@@ -147,7 +144,7 @@ fn run(flags: Flags) -> Result<()> {
         return import::run(&flags);
     }
     let splits = splits(&flags);
-    checkpoints::for_each(&flags.input, "embed", flags.common.out.as_deref(), |subject| {
+    checkpoints::for_each(&flags.input, "embed", &flags.common, |subject| {
         let plain = plan(subject, &flags)?;
         match chosen {
             None if !splits.is_empty() => {
@@ -164,9 +161,8 @@ fn run(flags: Flags) -> Result<()> {
 }
 
 /// Returns the splits of `--splits`, each once, in the order train, val, test.
-fn splits(flags: &Flags) -> Vec<String> {
-    let asked = |split: &String| flags.splits.contains(split);
-    SPLITS.map(str::to_owned).into_iter().filter(asked).collect()
+fn splits(flags: &Flags) -> Vec<&'static str> {
+    SPLITS.into_iter().filter(|known| flags.splits.iter().any(|split| split == known)).collect()
 }
 
 fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
@@ -177,9 +173,9 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
     } else {
         params.insert("splits".into(), json!(splits));
         if let Some(passes) = flags.passes {
-            let is_there = splits.iter().any(|split| split == "train");
+            let is_there = splits.contains(&"train");
             ensure!(is_there, "--passes: augments the training images; add train to --splits");
-            only_on_cpu(flags, "--passes")?;
+            only_on_cpu(&flags.common.device, "--passes")?;
             params.insert(features::PASSES.into(), passes.into());
         }
         // Classifiers depend on the class counts, which the content of the features does not determine.
@@ -190,26 +186,18 @@ fn plan(subject: &Subject, flags: &Flags) -> Result<Plan> {
     subject.add_preprocessing(&mut params);
     let mut inputs = subject.inputs.clone();
     if !splits.is_empty() {
-        if subject.is_features() {
+        if subject.dataset.kind == Kind::Embedding {
             bail!(
                 "{}: its data set already consists of features; give a data set of images with --data",
                 subject.name
             );
         }
-        let names: Vec<&str> = splits.iter().map(String::as_str).collect();
-        inputs[1] = subject.splits("dataset", &names)?;
+        let found = subject.splits("dataset", &splits);
+        inputs[1] = found.with_context(|| format!("--splits {}", splits.join(",")))?;
     }
     let what = if splits.is_empty() { flags.input.split.clone() } else { splits.join("-") };
     let dir = |key: &str| flags.common.out.clone().unwrap_or_else(|| subject.dir("embeddings", &what, key));
     Ok(Plan::new(Kind::Embedding, SEMANTICS, params, inputs, dir))
-}
-
-/// Refuses a GPU for what is computed on the CPU alone.
-fn only_on_cpu(flags: &Flags, what: &str) -> Result<()> {
-    let device = &*flags.common.device;
-    let on_cpu = ["auto", "cpu"].contains(&device);
-    ensure!(on_cpu, "--device {device}: {what} is computed on the CPU; omit --device");
-    Ok(())
 }
 
 /// Makes an embedding with a projection. Its features are a result of their own, so that another projection
@@ -233,15 +221,16 @@ fn extract(writer: &Writer, subject: &Subject, flags: &Flags) -> Result<Done> {
     writer.begin(&[FEATURES])?;
     let (rows, out, run) = subject.infer(&flags.input, &flags.common.device, true)?;
     let images = rows.labels.len();
-    let bytes = encode(&rows, &out)?;
+    let metrics = object(json!({
+        "images": images,
+        "classes": out.classes,
+        "feature_len": out.feature_len,
+        "class_names": subject.info.class_names,
+    }));
+    let bytes = encode(out, rows.source_index, Some(&rows.labels))?;
     writer.withdraw()?;
     write_atomic(&writer.dir().join(FEATURES), |f| f.write_all(&bytes))?;
-    let mut numbers = Object::new();
-    numbers.insert("images".into(), images.into());
-    numbers.insert("classes".into(), out.classes.into());
-    numbers.insert("feature_len".into(), out.feature_len.into());
-    numbers.insert("class_names".into(), json!(subject.info.class_names));
-    Ok(Done { outputs: vec![produced(images)], metrics: numbers, run })
+    Ok(Done { outputs: vec![produced(images)], metrics, run })
 }
 
 /// Metrics of a data set that are copied to its features, so that classifiers are trained on these as
@@ -250,22 +239,27 @@ const OF_IMAGES: [&str; 9] =
     ["classes", "class_names", "cls_num_list", "mean", "std", "crop", "preprocess", "name", "official"];
 
 /// Writes the features of several splits, which form a data set.
-fn extract_splits(writer: &Writer, subject: &Subject, flags: &Flags, splits: &[String]) -> Result<Done> {
+fn extract_splits(
+    writer: &Writer,
+    subject: &Subject,
+    flags: &Flags,
+    splits: &[&'static str],
+) -> Result<Done> {
     let files: Vec<String> = splits.iter().map(|split| features::file(split)).collect();
-    writer.begin(&files.iter().map(String::as_str).collect::<Vec<_>>())?;
+    writer.begin(&files)?;
     writer.withdraw()?;
     let mut numbers = Object::new();
-    let copied = OF_IMAGES.iter().filter_map(|name| subject.metrics().get_key_value(*name));
+    let copied = OF_IMAGES.iter().filter_map(|name| subject.dataset.metrics.get_key_value(*name));
     numbers.extend(copied.map(|(name, value)| (name.clone(), value.clone())));
     numbers.insert("normalise".into(), json!(subject.normalise));
     let (mut outputs, mut run) = (vec![], Object::new());
-    for (split, name) in splits.iter().zip(files) {
-        let choice = Choice { split: split.clone(), ..flags.input.clone() };
+    for (&role, name) in splits.iter().zip(files) {
+        let choice = Choice { split: role.into(), ..flags.input.clone() };
         // Augmented passes are computed on the CPU, so all of the file is.
         let device = if flags.passes.is_some() { "cpu" } else { &*flags.common.device };
         let (mut rows, mut out, computed) = subject.infer(&choice, device, true)?;
         let images = rows.labels.len();
-        if let (Some(passes), "train") = (flags.passes, split.as_str()) {
+        if let (Some(passes), "train") = (flags.passes, role) {
             for pass in subject.augmented(passes, flags.input.batch_size as usize)? {
                 let pass = pass?;
                 out.logits.extend(pass.logits);
@@ -274,15 +268,12 @@ fn extract_splits(writer: &Writer, subject: &Subject, flags: &Flags, splits: &[S
                 rows.source_index.extend_from_within(..images);
             }
         }
-        if interrupt::requested() {
-            return Err(Interrupted.into());
-        }
-        let bytes = encode(&rows, &out)?;
-        write_atomic(&writer.dir().join(&name), |f| f.write_all(&bytes))?;
-        numbers.insert(split.clone(), images.into());
+        interrupt::check()?;
+        numbers.insert(role.into(), images.into());
         numbers.insert("feature_len".into(), out.feature_len.into());
+        let bytes = encode(out, rows.source_index, Some(&rows.labels))?;
+        write_atomic(&writer.dir().join(&name), |f| f.write_all(&bytes))?;
         run = computed;
-        let role = SPLITS.into_iter().find(|known| known == split).context("a split by its name")?;
         outputs.push(Produced { role, name, rows: Some(rows.labels.len() as u64) });
     }
     Ok(Done { outputs, metrics: numbers, run })
@@ -292,46 +283,30 @@ fn produced(rows: usize) -> Produced {
     Produced { role: "features", name: FEATURES.into(), rows: Some(rows as u64) }
 }
 
-/// Returns the bytes of floats as safetensors stores them.
-fn floats<'a>(values: impl IntoIterator<Item = &'a f32>) -> Vec<u8> {
-    values.into_iter().flat_map(|x| x.to_le_bytes()).collect()
-}
-
 /// Returns the bytes of the file, which depend on the numbers alone: safetensors sorts tensors, and there is
-/// no metadata.
-fn encode(rows: &Rows, out: &Inference) -> Result<Vec<u8>> {
-    let predicted = metrics::predictions(&out.logits, rows.labels.len(), out.classes)?;
-    let labels: Vec<u8> = rows.labels.iter().flat_map(|&l| i64::from(l).to_le_bytes()).collect();
-    safetensors_of(out, &predicted, &rows.source_index, Some(&labels))
-}
-
-/// Serialises an inference. Images of a data set have labels.
-fn safetensors_of(
-    out: &Inference,
-    predicted: &[usize],
-    index: &[u32],
-    labels: Option<&[u8]>,
-) -> Result<Vec<u8>> {
+/// no metadata. Images of a data set have labels.
+fn encode(out: Inference, index: Vec<u32>, labels: Option<&[u32]>) -> Result<Vec<u8>> {
     let n = index.len();
-    let features = floats(&out.features);
-    let logits = floats(&out.logits);
-    let predictions: Vec<u8> = predicted.iter().flat_map(|&p| (p as i64).to_le_bytes()).collect();
-    let index: Vec<u8> = index.iter().flat_map(|i| i.to_le_bytes()).collect();
+    let predicted = metrics::predictions(&out.logits, n, out.classes)?;
+    let integers = |all: Vec<i64>| Tensor::from_vec(all, n, &Device::Cpu);
     let mut tensors = vec![
-        ("features", TensorView::new(Dtype::F32, vec![n, out.feature_len], &features)?),
-        ("logits", TensorView::new(Dtype::F32, vec![n, out.classes], &logits)?),
-        ("predictions", TensorView::new(Dtype::I64, vec![n], &predictions)?),
-        ("source_index", TensorView::new(Dtype::U32, vec![n], &index)?),
+        ("features", Tensor::from_vec(out.features, (n, out.feature_len), &Device::Cpu)?),
+        ("logits", Tensor::from_vec(out.logits, (n, out.classes), &Device::Cpu)?),
+        ("predictions", integers(predicted.into_iter().map(|class| class as i64).collect())?),
+        ("source_index", Tensor::from_vec(index, n, &Device::Cpu)?),
     ];
     if let Some(labels) = labels {
-        tensors.push(("labels", TensorView::new(Dtype::I64, vec![n], labels)?));
+        tensors.push(("labels", integers(labels.iter().map(|&label| label.into()).collect())?));
     }
     Ok(safetensors::serialize(tensors, None)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::data::files::decode::MAX_PIXELS;
 
     fn flags(line: &str) -> Result<Flags, clap::Error> {
         Flags::try_parse_from(std::iter::once("embed").chain(line.split_whitespace()))
@@ -349,6 +324,30 @@ mod tests {
             let line = format!("{line} --perplexity 5");
             let text = run(flags(&line).expect("clap takes them")).expect_err("refused").to_string();
             assert!(text.starts_with("--perplexity: does nothing without --project tsne"), "{line}: {text}");
+        }
+        // Whatever their values are.
+        for flag in [format!("--top {TOP}"), format!("--max-pixels {MAX_PIXELS}")] {
+            let text = run(flags(&format!("run {flag}")).expect("clap takes it")).expect_err("refused");
+            let name = flag.split(' ').next().expect("a name");
+            assert_eq!(text.to_string(), format!("{name}: does nothing here; it needs --images"));
+        }
+    }
+
+    #[test]
+    fn the_help_states_the_defaults() {
+        let help = Flags::command().term_width(1000).render_long_help().to_string();
+        for (flag, default) in [("--top", u64::from(TOP)), ("--max-pixels", MAX_PIXELS)] {
+            let (_, text) = help.split_once(&format!("{flag} <N>")).expect("the flag");
+            let line = text.lines().nth(1).expect("its text");
+            assert!(line.ends_with(&format!(" [default: {default}]")), "{flag}: {line}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_and_paths_cannot_both_come_from_stdin() {
+        for line in ["--images -", "- --images -", "run - --images -"] {
+            let text = run(flags(line).expect("sound flags")).expect_err("refused").to_string();
+            assert!(text.starts_with("--images -: paths are read from stdin"), "{line}: {text}");
         }
     }
 }

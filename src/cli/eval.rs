@@ -6,8 +6,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use candle_core::{Device, Tensor};
 use clap::Parser;
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use self::adjust::Adjust;
@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<()> {
-    checkpoints::for_each(&flags.input, "eval", flags.common.out.as_deref(), |subject| {
+    checkpoints::for_each(&flags.input, "eval", &flags.common, |subject| {
         let adjust = Adjust::of(&flags.adjust, subject, &flags.input.split)?;
         let plan = plan(subject, &flags, adjust.as_ref());
         super::run_plan(&plan, &flags.common, |w| work(w, subject, &flags, adjust.as_ref()))?;
@@ -154,16 +154,14 @@ fn work(writer: &Writer, subject: &Subject, flags: &Flags, adjust: Option<&Adjus
 fn write_confusion(writer: &Writer, confusion: &Confusion) -> Result<Produced> {
     let cells = &confusion.cells;
     let n = cells.len();
-    let class = |k: usize| (k as i64).to_le_bytes();
-    let labels: Vec<u8> = cells.iter().flat_map(|c| class(c.label)).collect();
-    let predicted: Vec<u8> = cells.iter().flat_map(|c| class(c.predicted)).collect();
-    let count =
-        |n: u64| u32::try_from(n).expect("the logits of 2³² images do not fit in memory").to_le_bytes();
-    let counts: Vec<u8> = cells.iter().flat_map(|c| count(c.count)).collect();
+    let labels: Vec<i64> = cells.iter().map(|c| c.label as i64).collect();
+    let predicted: Vec<i64> = cells.iter().map(|c| c.predicted as i64).collect();
+    let count = |n: u64| u32::try_from(n).expect("the logits of 2³² images do not fit in memory");
+    let counts: Vec<u32> = cells.iter().map(|c| count(c.count)).collect();
     let tensors = [
-        ("true", TensorView::new(Dtype::I64, vec![n], &labels)?),
-        ("predicted", TensorView::new(Dtype::I64, vec![n], &predicted)?),
-        ("count", TensorView::new(Dtype::U32, vec![n], &counts)?),
+        ("true", Tensor::from_vec(labels, n, &Device::Cpu)?),
+        ("predicted", Tensor::from_vec(predicted, n, &Device::Cpu)?),
+        ("count", Tensor::from_vec(counts, n, &Device::Cpu)?),
     ];
     let bytes = safetensors::serialize(tensors, None)?;
     write_atomic(&writer.dir().join(CONFUSION), |f| f.write_all(&bytes))?;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use self::collection::Collection;
 pub(super) use self::flags::Flags;
 use self::flags::{ImbType, Name, Normalisation, name};
-use super::CheckFailed;
+use super::files::check_skipped;
 use crate::data::cifar::{self, CIFAR10, CIFAR100};
 use crate::data::files::decode;
 use crate::data::{CHANNELS, SIDE, imbalance, shard, synthetic};
@@ -90,16 +90,7 @@ fn run(flags: Flags) -> Result<()> {
             None => build::build(&flags, &origin, writer),
         }
     })?;
-    match m.metrics.get("skipped").and_then(Value::as_array).map_or(0, Vec::len) {
-        0 => Ok(()),
-        n => Err(CheckFailed(format!(
-            "{n} image{} could not be read and {} left out; metrics.skipped of the manifest lists {}",
-            if n == 1 { "" } else { "s" },
-            if n == 1 { "was" } else { "were" },
-            if n == 1 { "it" } else { "them" }
-        ))
-        .into()),
-    }
+    check_skipped(&[m])
 }
 
 /// Creates the plan: the parameters that apply, the inputs by content, and the directory.
@@ -134,11 +125,8 @@ fn plan(flags: &Flags, origin: &Origin) -> Result<Plan> {
         set("minority_fraction", number(flags.minority_fraction()));
     }
     set("val_fraction", number(flags.val_fraction));
-    // If all images are taken in file order, nothing is drawn. The hold-out of image files has a seed of its
-    // own.
-    let is_drawn = imb_type != ImbType::None || flags.max_per_class.is_some();
-    if is_drawn || flags.val_fraction > 0.0 && !flags.dataset.is_files() {
-        set("rand_number", json!(flags.rand_number));
+    if flags.is_drawn() {
+        set("rand_number", json!(flags.rand_number()));
     }
     match flags.normalise {
         Some(Normalisation::By(values)) => {

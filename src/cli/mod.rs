@@ -5,6 +5,7 @@
 pub mod checkpoints;
 pub mod embed;
 pub mod eval;
+mod files;
 mod generate;
 pub mod mk_imbalance;
 mod models;
@@ -22,13 +23,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Error, Result, anyhow, ensure};
 use clap::{Arg, Args, Parser};
 use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
 use crate::backend::device::{Device, is_known};
-use crate::data::files::tree::Tree;
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::compare::{self, Difference, Part};
 use crate::manifest::store::{Claim, Done, Plan, Writer};
@@ -76,17 +76,13 @@ pub struct Common {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Print more details; given twice, also debugging output
+    /// Print more details
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 
-/// Version, git commit and whether the build has CUDA, for `--version`.
-pub const VERSION: &str = if cfg!(feature = "cuda") {
-    concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ", with CUDA)")
-} else {
-    concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ", without CUDA)")
-};
+/// Version and git commit, for `--version`.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ")");
 
 /// The error of a requested check that fails: exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -126,8 +122,7 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     let level = match (c.quiet, c.verbose) {
         (true, _) => log::LevelFilter::Warn,
         (_, 0) => log::LevelFilter::Info,
-        (_, 1) => log::LevelFilter::Debug,
-        _ => log::LevelFilter::Trace,
+        _ => log::LevelFilter::Debug,
     };
     env_logger::Builder::new()
         .filter_module("remix", level)
@@ -233,6 +228,13 @@ fn device(name: &str) -> Result<String, &'static str> {
     if is_known(name) { Ok(name.to_owned()) } else { Err("expected auto, cpu, cuda or cuda:N") }
 }
 
+/// Refuses a GPU for what is computed on the CPU alone.
+fn only_on_cpu(device: &str, what: &str) -> Result<()> {
+    let on_cpu = ["auto", "cpu"].contains(&device);
+    ensure!(on_cpu, "--device {device}: {what} is computed on the CPU; omit --device");
+    Ok(())
+}
+
 /// Refuses, before any work, a GPU or an instruction set that was asked for and cannot be used.
 fn check_device(device: &str) -> Result<()> {
     Isa::from_env().map_err(Error::msg)?;
@@ -325,12 +327,14 @@ pub fn run_plan(
 /// output on stdout, for an intermediate result.
 ///
 /// # Errors
-/// Returns an error if the work or the file system fails.
+/// Returns an error if the work or the file system fails, and [`Interrupted`] after a signal.
 pub fn make_or_reuse(
     plan: &Plan,
     common: &Common,
     work: impl FnOnce(&Writer) -> Result<Done>,
 ) -> Result<Manifest> {
+    // The result before this one may have been finished after a signal.
+    interrupt::check()?;
     let started = (SystemTime::now(), Instant::now());
     let path = plan.path();
     let waiting =
@@ -341,7 +345,7 @@ pub fn make_or_reuse(
             Ok(*m)
         }
         Claim::Work(writer) => {
-            interrupt::working();
+            let _working = interrupt::working();
             // Many errors already begin with a path: that of an input (absolute) or one inside the result.
             let begins_with_path =
                 |text: String| text.starts_with('/') || text.starts_with(&*path.to_string_lossy());
@@ -415,25 +419,16 @@ fn provenance(common: &Common, started: SystemTime, seconds: f64, path: &Path) -
     }))
 }
 
-/// Hashes files below a directory, with a display of the progress.
-///
-/// # Errors
-/// Returns [`Interrupted`] after a signal.
-fn hash_files(root: &Path, paths: Vec<String>) -> Result<Tree> {
-    let progress = terminal::progress(paths.len(), "hashing files");
-    let tree = Tree::of(root, paths, || progress.step());
-    drop(progress);
-    if interrupt::requested() {
-        return Err(Interrupted.into());
-    }
-    Ok(tree)
-}
-
 /// Makes a part of a directory's name of any text: at most 64 letters, digits, `-`, `_` and `.`, of which the
-/// first is no `.`. Every other character becomes `-`. Returns `None` if nothing is left.
+/// first is no `.`, in at most 200 bytes. Every other character becomes `-`. Returns `None` if nothing is left.
 fn safe_name(text: &str) -> Option<String> {
     let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    let name: String = text.trim_start_matches('.').chars().map(safe).take(64).collect();
+    let mut bytes = 0;
+    let fits = |c: &char| {
+        bytes += c.len_utf8();
+        bytes <= 200
+    };
+    let name: String = text.trim_start_matches('.').chars().map(safe).take(64).take_while(fits).collect();
     (!name.is_empty()).then_some(name)
 }
 

@@ -123,16 +123,10 @@ fn unique(
 }
 
 /// Creates the plan of a report that is a directory: `--out`, or `reports/NAME-KEY`.
-///
-/// # Errors
-/// Returns an error if the directory holds a report of another kind or with other files, which is not
-/// replaced.
-fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: &Common) -> Result<Plan> {
+fn plan(semantics: u32, params: Object, inputs: Vec<Input>, name: &str, common: &Common) -> Plan {
     let usual = |key: &str| Path::new("reports").join(format!("{name}-{}", key::short(key)));
     let dir = |key: &str| common.out.clone().unwrap_or_else(|| usual(key));
-    let plan = Plan::new(Kind::Report, semantics, params, inputs, dir);
-    unoccupied(&plan)?;
-    Ok(plan)
+    Plan::new(Kind::Report, semantics, params, inputs, dir)
 }
 
 /// Creates the plan of a report that is a single file, the FILE of `-o FILE`. Its params record the file's
@@ -151,7 +145,7 @@ fn file_plan(
     let name = name
         .with_context(|| format!("{}: is not a file name in UTF-8; choose another name", file.display()))?
         .to_owned();
-    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    let dir = store::parent(file).to_owned();
     params.insert("format".into(), format.into());
     Ok(Plan { file: Some(name), ..Plan::new(Kind::Report, semantics, params, inputs, |_| dir) })
 }
@@ -219,15 +213,15 @@ fn make_file(
     Ok(())
 }
 
-/// Refuses a directory that holds a report of another kind or with other files. The FILE of `-o` may replace
-/// any report that has its name.
-fn unoccupied(plan: &Plan) -> Result<()> {
-    if plan.file.is_some() {
-        return Ok(());
-    }
+/// Claims the locked directory or file for this report, and lists the files that it will have. Refuses a
+/// directory that holds a report of another kind or with other files. The FILE of `-o` may replace any report
+/// that has its name.
+fn begin<S: AsRef<str>>(writer: &Writer, files: &[S]) -> Result<()> {
+    let plan = writer.plan();
     let what = |params: &Object| ["report", "kind", "files"].map(|name| params.get(name).cloned());
-    if let Some(there) =
-        plan.existing().filter(|m| m.kind == Kind::Report && what(&m.params) != what(&plan.params))
+    let is_another = |m: &Manifest| m.kind == Kind::Report && what(&m.params) != what(&plan.params);
+    if plan.file.is_none()
+        && let Some(there) = plan.existing().filter(is_another)
     {
         let said = there.outputs.first().map_or("nothing".into(), |o| o.path.display().to_string());
         bail!(
@@ -235,13 +229,6 @@ fn unoccupied(plan: &Plan) -> Result<()> {
             plan.dir.display()
         );
     }
-    Ok(())
-}
-
-/// Claims the locked directory or file for this report, and lists the files that it will have. Another
-/// process may have made another report there since the plan was made, so that is checked again.
-fn begin<S: AsRef<str>>(writer: &Writer, files: &[S]) -> Result<()> {
-    unoccupied(writer.plan())?;
     Ok(writer.begin(files)?)
 }
 

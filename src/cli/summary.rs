@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::manifest::{Kind, Manifest, Object, store};
+use crate::methods::classifier::Classifier;
 
 /// Returns what the result is, with its main numbers, and where it is.
 pub fn of(m: &Manifest) -> String {
     let what = match m.kind {
         Kind::Dataset => dataset(&m.metrics),
-        Kind::Checkpoint => checkpoint(&m.metrics),
+        Kind::Checkpoint => checkpoint(m),
         Kind::Metrics => metrics(m),
         Kind::Embedding => embedding(m),
         Kind::Report => return report(m),
@@ -44,13 +45,19 @@ fn percent(from: &Object, name: &str) -> String {
     number(from, name).map_or("?".into(), |v| format!("{v:.2} %"))
 }
 
+fn count(metrics: &Object, name: &str) -> u64 {
+    metrics.get(name).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// Returns the number of images in each split, such as `1300 training, 100 test`.
+fn splits(metrics: &Object) -> String {
+    let all = [("train", "training"), ("val", "validation"), ("test", "test")];
+    let all = all.map(|(name, called)| (count(metrics, name), called)).into_iter();
+    let told: Vec<String> = all.filter(|(n, _)| *n > 0).map(|(n, called)| format!("{n} {called}")).collect();
+    told.join(", ")
+}
+
 fn dataset(metrics: &Object) -> String {
-    let count = |name: &str| metrics.get(name).and_then(Value::as_u64).unwrap_or(0);
-    let splits: Vec<String> = [("train", "training"), ("val", "validation"), ("test", "test")]
-        .into_iter()
-        .filter(|(name, _)| count(name) > 0)
-        .map(|(name, called)| format!("{} {called}", count(name)))
-        .collect();
     let sizes = metrics.get("cls_num_list").and_then(Value::as_array);
     let sizes = sizes.into_iter().flatten().filter_map(Value::as_u64);
     let range = match (sizes.clone().max(), sizes.min()) {
@@ -59,18 +66,17 @@ fn dataset(metrics: &Object) -> String {
         }
         _ => String::new(),
     };
-    format!("{} images of {} classes{range}", splits.join(", "), count("classes"))
+    format!("{} images of {} classes{range}", splits(metrics), count(metrics, "classes"))
 }
 
-fn checkpoint(metrics: &Object) -> String {
-    let text = |name: &str| metrics.get(name).map_or("?".into(), Value::to_string);
-    format!(
-        "test {} after epoch {}, best {} after epoch {}",
-        percent(metrics, "last_top1"),
-        text("epochs"),
-        percent(metrics, "best_top1"),
-        text("best_epoch")
-    )
+fn checkpoint(m: &Manifest) -> String {
+    let last = format!("test {}", percent(&m.metrics, "last_top1"));
+    if Classifier::of(&m.params).is_some_and(|classifier| !classifier.is_trained()) {
+        return last;
+    }
+    let text = |name: &str| m.metrics.get(name).map_or("?".into(), Value::to_string);
+    let best = percent(&m.metrics, "best_top1");
+    format!("{last} after epoch {}, best {best} after epoch {}", text("epochs"), text("best_epoch"))
 }
 
 fn metrics(m: &Manifest) -> String {
@@ -85,11 +91,16 @@ fn metrics(m: &Manifest) -> String {
 }
 
 fn embedding(m: &Manifest) -> String {
-    let count = |name: &str| m.metrics.get(name).map_or("?".into(), Value::to_string);
-    let split = m.params.get("split").and_then(Value::as_str).unwrap_or("?");
+    // Splits that are a data set are listed; images of no data set belong to none.
+    let images = match (m.metrics.get("images"), m.params.get("split").and_then(Value::as_str)) {
+        (None, _) => splits(&m.metrics),
+        (Some(count), None) => count.to_string(),
+        (Some(count), Some(split)) => format!("{count} {split}"),
+    };
+    let width = m.metrics.get("feature_len").map_or("?".into(), Value::to_string);
     let projection = m.params.get("project").and_then(|p| p["method"].as_str());
     let projection = projection.map_or(String::new(), |p| format!(", with their {p} projection"));
-    format!("{} {split} images, {} features each{projection}", count("images"), count("feature_len"))
+    format!("{images} images, {width} features each{projection}")
 }
 
 #[cfg(test)]
@@ -117,6 +128,11 @@ mod tests {
             of(&manifest("checkpoint", json!({}), numbers, json!([]))),
             "test 50.00 % after epoch 12, best 51.25 % after epoch 9: x"
         );
+        let numbers = json!({"last_top1": 50.0, "best_top1": 50.0, "best_epoch": 1, "epochs": 1});
+        assert_eq!(
+            of(&manifest("checkpoint", json!({"classifier": {"name": "ncm"}}), numbers, json!([]))),
+            "test 50.00 %: x"
+        );
         let numbers = json!({"top1": 50.0, "top5": 90.0, "many": 80.0, "few": null});
         assert_eq!(
             of(&manifest("metrics", json!({"split": "test", "which": "best"}), numbers, json!([]))),
@@ -133,6 +149,16 @@ mod tests {
         assert_eq!(
             of(&manifest("embedding", json!({"split": "test"}), numbers, json!([]))),
             "100 test images, 64 features each: x"
+        );
+        let numbers = json!({"train": 1300, "test": 100, "feature_len": 64});
+        assert_eq!(
+            of(&manifest("embedding", json!({"splits": ["train", "test"]}), numbers, json!([]))),
+            "1300 training, 100 test images, 64 features each: x"
+        );
+        let numbers = json!({"images": 3, "feature_len": 64});
+        assert_eq!(
+            of(&manifest("embedding", json!({"which": "last"}), numbers, json!([]))),
+            "3 images, 64 features each: x"
         );
     }
 }

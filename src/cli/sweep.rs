@@ -26,15 +26,20 @@ pub struct Range {
 }
 
 impl Range {
-    /// Returns all values in order, rounded to the decimals that the step needs.
+    /// Returns all values in order: the first one as it is, the others rounded to the decimals that it and the
+    /// step need.
     pub fn values(self) -> Vec<f64> {
-        let count = ((self.last - self.first) / self.step + 1e-9).floor() as usize + 1;
-        let decimals = (6.0 - self.step.log10()).ceil().clamp(0.0, 300.0) as usize;
+        let Range { first, last, step } = self;
+        let count = ((last - first) / step + 1e-9).floor() as usize + 1;
+        let smallest = if first == 0.0 { step } else { step.min(first.abs()) };
+        let decimals = (6.0 - smallest.log10()).ceil().clamp(0.0, 300.0) as usize;
         let value = |n: usize| {
-            let value = self.first + n as f64 * self.step;
-            format!("{value:.decimals$}").parse().unwrap_or(value)
+            let value = first + n as f64 * step;
+            let rounded: f64 = format!("{value:.decimals$}").parse().unwrap_or(value);
+            // The sum turns -0 into 0, which is another text.
+            rounded + 0.0
         };
-        (0..count).map(value).collect()
+        std::iter::once(first).chain((1..count).map(value)).collect()
     }
 }
 
@@ -44,8 +49,9 @@ impl FromStr for Sweep {
     fn from_str(text: &str) -> Result<Sweep, String> {
         let wrong = || "expected FLAG=FIRST:LAST:STEP, such as lr=0.05:0.2:0.05".to_owned();
         let (flag, values) = text.split_once('=').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse::<f64>().map(|v| v + 0.0);
         let values: Vec<f64> =
-            values.split(':').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
+            values.split(':').map(number).collect::<Result<_, _>>().map_err(|_| wrong())?;
         let &[first, last, step] = &values[..] else { return Err(wrong()) };
         if flag.is_empty() || ![first, last].iter().all(|v| v.abs() <= 1e9) {
             return Err(wrong());
@@ -72,6 +78,9 @@ mod tests {
         assert_eq!(values("x=-1:1.2:1"), Ok(vec![-1.0, 0.0, 1.0]));
         assert_eq!(values("x=1e-7:3e-7:1e-7"), Ok(vec![1e-7, 2e-7, 3e-7]));
         assert_eq!(values("x=0.05:0.2:0.05"), Ok(vec![0.05, 0.1, 0.15, 0.2]));
+        assert_eq!(values("x=0.00000049:2:1"), Ok(vec![0.000_000_49, 1.000_000_49]));
+        assert_eq!(values("x=1e-8:1:1"), Ok(vec![1e-8]));
+        assert_eq!(format!("{:?}", values("x=-0:1:1")), "Ok([0.0, 1.0])");
         let bad = ["", "adjust", "adjust=0:1", "adjust=1:0:0.1", "adjust=0:1:0", "adjust=0:1:1e-9", "=0:1:1"];
         for text in bad.into_iter().chain(["adjust=0:1:-1", "adjust=0:nan:1", "adjust=0:1:nan"]) {
             assert!(text.parse::<Sweep>().is_err(), "{text}");

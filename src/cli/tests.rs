@@ -17,6 +17,7 @@ fn names_of_directories_stay_inside_their_parent() {
         assert_eq!(safe_name(text).as_deref(), Some(expected));
     }
     assert_eq!(safe_name(&"x".repeat(1000)).map(|name| name.len()), Some(64));
+    assert_eq!(safe_name(&"𠀀".repeat(1000)).map(|name| name.len()), Some(200), "letters of four bytes");
     for text in ["", ".", ".."] {
         assert_eq!(safe_name(text), None, "{text}");
     }

@@ -211,7 +211,8 @@ fn is_begun(plan: &Plan) -> bool {
     }
 }
 
-/// Warns about a schedule that is hardly intended.
+/// Logs that a milestone at epoch 1 leaves no epoch with the rate of `--lr`, and warns of a milestone after the
+/// last epoch.
 fn warn_of_milestones(config: &Config) {
     let Config { lr, epochs, milestones, .. } = config;
     if milestones.first() == Some(&1) {

@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use self::decode::balanced;
 use super::archive::{self, Content};
 use super::{Error, PIXELS, Planes, Source};
+use crate::manifest::store;
 
 /// The properties in which the two data sets differ.
 #[derive(Clone, Copy, Debug)]
@@ -212,7 +213,7 @@ impl Dataset {
             return Ok(());
         }
         if let Some(what) = self.part(path, bytes) {
-            let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let dir = store::parent(path);
             return other(
                 what,
                 format!("give the directory that contains all of them, such as {}", dir.display()),

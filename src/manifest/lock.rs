@@ -46,7 +46,8 @@ impl Lock {
     pub fn take(dir: &Path, name: &str, waiting: impl FnOnce()) -> Result<Lock, Error> {
         let path = dir.join(name);
         if let Some(file) = dir.ancestors().find(|dir| dir.is_file()) {
-            return Err(Error::NotADirectory { path: file.to_owned() });
+            let why = "is a file, but a directory is needed there; choose another path";
+            return Err(Error::refused(file, why));
         }
         let (mut waiting, mut tries) = (Some(waiting), 0);
         let missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
@@ -78,7 +79,13 @@ impl Lock {
                     waiting.take().into_iter().for_each(|tell| tell());
                     file.lock().map_err(Error::io(&path))?;
                 }
-                Err(TryLockError::Error(error)) => return Err(Error::Locks { path, error }),
+                Err(TryLockError::Error(error)) => {
+                    let why = format!(
+                        "cannot be locked ({error}), but locks keep two processes from writing the same \
+                         result; choose an --out on a file system that supports locks, such as a local disk"
+                    );
+                    return Err(Error::Refused { path, why });
+                }
             }
             if is_at(&file, &path) {
                 let own = created || name.starts_with(FILE_LOCK);

@@ -15,7 +15,6 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -32,7 +31,8 @@ pub const FILE: &str = "manifest.json";
 pub type Object = Map<String, Value>;
 
 /// What a manifest describes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Image shards made by `mk-imbalance`.
@@ -72,7 +72,8 @@ impl Kind {
 }
 
 /// One result with everything needed to trust it, repeat it and find its files.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Manifest {
     /// Always `remix.manifest/1`.
     pub schema: String,
@@ -108,7 +109,8 @@ pub struct Manifest {
 }
 
 /// Something that a result was computed from: an official file, or the outputs of another manifest.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Input {
     /// What the tool uses it as: `archive`, `dataset`, `checkpoint`, `metrics`.
     pub role: String,
@@ -133,7 +135,8 @@ pub struct Input {
 }
 
 /// One file of a result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Output {
     /// What the file is: `train`, `test`, `last`, `best`, `state`, `log`, ….
     pub role: String,
@@ -180,7 +183,13 @@ impl Manifest {
     /// # Errors
     /// Returns an error if the manifest came from a pipe and has no `path`.
     pub fn dir(&self) -> Result<&Path, Error> {
-        self.path.as_deref().and_then(Path::parent).ok_or(Error::Nowhere { kind: self.kind.name() })
+        self.path.as_deref().and_then(Path::parent).ok_or_else(|| {
+            let kind = self.kind.name();
+            let why = format!(
+                "a {kind} manifest that does not say where its files are; pass its path as an argument instead"
+            );
+            Error::refused("stdin", why)
+        })
     }
 
     /// Returns the outputs with a role, in the order of the manifest.
@@ -207,9 +216,9 @@ impl Manifest {
     pub fn as_input(&self, role: &str, roles: &[&str]) -> Result<Input, Error> {
         let used: Vec<&Output> = self.outputs.iter().filter(|o| roles.contains(&o.role.as_str())).collect();
         if used.is_empty() {
-            let (path, kind, tool) =
-                (self.path.clone().unwrap_or_default(), self.kind.name(), self.kind.tool());
-            return Err(Error::NoOutput { path, kind, role: roles.join(" or "), tool });
+            let (kind, role) = (self.kind.name(), roles.join(" or "));
+            let why = format!("this {kind} lists no {role} file; {}", remedy(&role, self.kind.tool()));
+            return Err(Error::Refused { path: self.path.clone().unwrap_or_default(), why });
         }
         let dir = self.dir()?;
         let mut inputs = self.inputs.clone();
@@ -261,14 +270,6 @@ impl Manifest {
         let inside = |p: &Path| p.components().all(|c| matches!(c, std::path::Component::Normal(_)));
         self.outputs.iter().map(|o| o.path.as_path()).find(|p| !inside(p))
     }
-
-    /// Returns the JSON Schema of manifests, as committed in `docs/reference/manifest.schema.json`.
-    pub fn json_schema() -> Value {
-        let mut schema = schemars::schema_for!(Manifest).to_value();
-        schema["properties"]["schema"]["const"] = SCHEMA.into();
-        schema["$id"] = SCHEMA.into();
-        schema
-    }
 }
 
 /// Returns the fields of a struct, or of an object literal of `json!`.
@@ -285,11 +286,24 @@ pub(crate) fn object(value: impl Serialize) -> Object {
 /// Refuses a path that JSON cannot hold. Tools check this before they work, because the manifest comes last.
 ///
 /// # Errors
-/// Returns [`Error::NotUtf8`] if the path is not UTF-8.
+/// Returns an error if the path is not UTF-8.
 pub fn in_utf8(path: &Path) -> Result<(), Error> {
     match path.to_str() {
         Some(_) => Ok(()),
-        None => Err(Error::NotUtf8 { path: path.to_owned() }),
+        None => Err(Error::refused(
+            path,
+            "this path is not UTF-8, so no manifest can name it; rename it, or choose another one",
+        )),
+    }
+}
+
+/// Returns the remedy for an output that a result was made without.
+fn remedy(role: &str, tool: &str) -> String {
+    match role {
+        "val" => "make a validation split with mk-imbalance --val-fraction, and its features with embed \
+                  --splits train,val,test"
+            .into(),
+        _ => format!("make it again with {tool}"),
     }
 }
 
@@ -298,5 +312,28 @@ pub(crate) fn for_each_path(inputs: &mut [Input], f: &mut impl FnMut(&mut PathBu
     for input in inputs {
         f(&mut input.path);
         for_each_path(&mut input.inputs, f);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_schema_is_current() {
+        let mut schema = schemars::schema_for!(Manifest).to_value();
+        schema["properties"]["schema"]["const"] = SCHEMA.into();
+        schema["$id"] = SCHEMA.into();
+        let current = format!("{schema:#}\n");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/manifest.schema.json");
+        if std::env::var_os("REMIX_BLESS").is_some() {
+            std::fs::write(&path, &current).expect("written");
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == current,
+            "{}: renew it with REMIX_BLESS=1 cargo test --release --lib committed_schema",
+            path.display()
+        );
     }
 }

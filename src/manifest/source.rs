@@ -31,12 +31,12 @@ pub fn read_all(args: &[PathBuf], tool: &'static str, kind: Kind) -> Result<Vec<
 /// Fails under the same conditions as [`read_all`].
 pub fn read_kinds(args: &[PathBuf], tool: &'static str, kinds: &[Kind]) -> Result<Vec<Manifest>, Error> {
     if args.is_empty() {
-        return read_stdin_kinds(tool, kinds.to_vec()).collect();
+        return read_stdin(tool, kinds.to_vec()).collect();
     }
     let mut all = Vec::new();
     for arg in args {
         if arg.as_os_str() == "-" {
-            all.extend(read_stdin_kinds(tool, kinds.to_vec()).collect::<Result<Vec<_>, _>>()?);
+            all.extend(read_stdin(tool, kinds.to_vec()).collect::<Result<Vec<_>, _>>()?);
         } else {
             let found = read_file(arg)?.into_iter();
             all.extend(found.map(|m| of_kind(m, tool, kinds)).collect::<Result<Vec<_>, _>>()?);
@@ -50,11 +50,7 @@ pub fn read_kinds(args: &[PathBuf], tool: &'static str, kinds: &[Kind]) -> Resul
 ///
 /// # Errors
 /// An item is an error under the same conditions as in [`read_all`].
-pub fn read_stdin(tool: &'static str, kind: Kind) -> impl Iterator<Item = Result<Manifest, Error>> {
-    read_stdin_kinds(tool, vec![kind])
-}
-
-fn read_stdin_kinds(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item = Result<Manifest, Error>> {
+pub fn read_stdin(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item = Result<Manifest, Error>> {
     let hint = match kinds[0] {
         Kind::Dataset => "pipe mk-imbalance into this tool, or pass a data set's manifest.json",
         Kind::Checkpoint => "pipe train into this tool, or pass manifest.json files of checkpoints",
@@ -73,30 +69,28 @@ fn read_stdin_kinds(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item 
         of_kind(m, tool, &kinds)
     });
     let mut found = found.peekable();
-    let none = || Err(Error::Empty { path: "stdin".into(), hint });
-    let empty = found.peek().is_none().then(none);
-    empty.into_iter().chain(found)
+    let none = || Err(empty("stdin", hint));
+    let none = found.peek().is_none().then(none);
+    none.into_iter().chain(found)
+}
+
+/// Returns the error for a file, or `stdin`, without any manifest.
+fn empty(path: impl Into<PathBuf>, hint: &str) -> Error {
+    Error::refused(path, format!("no manifests; {hint}"))
 }
 
 fn of_kind(m: Manifest, tool: &'static str, kinds: &[Kind]) -> Result<Manifest, Error> {
+    let here = |m: Manifest| m.path.unwrap_or_else(|| "stdin".into());
     if kinds.contains(&m.kind) {
-        return match m.is_planned() {
-            true => Err(Error::Planned {
-                path: m.path.unwrap_or_else(|| "stdin".into()),
-                kind: m.kind.name(),
-                tool: m.kind.tool(),
-            }),
-            false => Ok(m),
-        };
+        if !m.is_planned() {
+            return Ok(m);
+        }
+        let (kind, tool) = (m.kind.name(), m.kind.tool());
+        let why = format!("this {kind} is only a plan, as printed by --dry-run; make it with {tool}");
+        return Err(Error::Refused { path: here(m), why });
     }
-    let wanted = kinds[0];
-    Err(Error::WrongKind {
-        path: m.path.unwrap_or_else(|| "stdin".into()),
-        found: m.kind.name(),
-        wanted: wanted.name(),
-        tool,
-        maker: wanted.tool(),
-    })
+    let (found, wanted) = (m.kind.name(), kinds[0]);
+    Err(Error::WrongKind { path: here(m), found, wanted: wanted.name(), tool, maker: wanted.tool() })
 }
 
 /// Reads the manifests in one file, or in the `manifest.json` of a directory. The file may also be a pipe,
@@ -116,11 +110,22 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
     let mut text = Vec::new();
     let opened = File::open(&file).and_then(|f| f.take(MOST + 1).read_to_end(&mut text));
     opened.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound if path.join(super::store::PLAN).is_file() => {
-            Error::Unfinished { path: path.to_owned() }
+        io::ErrorKind::NotFound if path.join(super::store::PLAN).is_file() => Error::refused(
+            path,
+            "is not finished; repeat the command that started it (report runs shows the progress of training \
+             runs)",
+        ),
+        io::ErrorKind::NotFound if holds_results(path) => {
+            let why = format!(
+                "is a directory of results, not a result; pass the results themselves, such as {}",
+                path.join("*").display()
+            );
+            Error::refused(path, why)
         }
-        io::ErrorKind::NotFound if holds_results(path) => Error::Several { path: path.to_owned() },
-        io::ErrorKind::NotFound => Error::NoFile { path: file.clone() },
+        io::ErrorKind::NotFound => {
+            let why = "there is no such file; pass the manifest.json of a finished result, or its directory";
+            Error::refused(&file, why)
+        }
         _ => Error::Io { path: file.clone(), error },
     })?;
     if text.len() as u64 > MOST {
@@ -147,7 +152,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Manifest>, Error> {
         }
     }
     if found.is_empty() {
-        return Err(Error::Empty { path: file, hint: "the file is empty" });
+        return Err(empty(file, "the file is empty"));
     }
     Ok(found)
 }
@@ -218,11 +223,18 @@ fn parse(value: serde_json::Result<Value>, path: &Path) -> Result<Manifest, Erro
         return Err(bad("it has no \"schema\": \"remix.manifest/1\"".into()));
     }
     if schema != SCHEMA {
-        return Err(Error::Schema { path: path.to_owned(), found: schema.to_owned() });
+        let why = format!("has schema {schema}, not {SCHEMA}; use the version of the tools that wrote it");
+        return Err(Error::refused(path, why));
     }
     let m: Manifest = serde_json::from_value(value).map_err(|e| bad(json_fault(&e)))?;
     match m.escaping() {
-        Some(output) => Err(Error::Escapes { path: path.to_owned(), output: output.to_owned() }),
+        Some(output) => {
+            let why = format!(
+                "lists the output {}, which is outside its directory; do not use this manifest",
+                output.display()
+            );
+            Err(Error::refused(path, why))
+        }
         None => m.edited(path).map(|()| m),
     }
 }

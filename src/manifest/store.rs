@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use self::file::temporary;
-pub use self::file::{absolute, remove, rename, write_atomic};
+pub use self::file::{absolute, parent, remove, rename, write_atomic};
 pub use self::writer::{Done, Produced, Writer};
+use super::error::article;
 pub use super::lock::LOCK;
 use super::lock::{self, Lock};
 use super::{Error, FILE, Input, Kind, Manifest, Object, SCHEMA, compare, for_each_path, hash, in_utf8, key};
@@ -198,7 +199,7 @@ impl Plan {
     /// directory and every input.
     ///
     /// # Errors
-    /// Returns [`Error::NotUtf8`] with the first path that is not UTF-8.
+    /// Returns an error that names the first path that is not UTF-8.
     pub fn check_paths(&self) -> Result<(), Error> {
         in_utf8(&self.path())?;
         in_utf8(&absolute(Path::new(".")))?;
@@ -248,7 +249,12 @@ impl Plan {
         let there = self.existing().or_else(|| self.unfinished().filter(|_| begun()));
         if let Some(other) = there.filter(|m| m.kind != self.kind) {
             let (found, wanted) = (other.kind.name(), self.kind.name());
-            return Err(Error::Occupied { path: self.path(), found, wanted });
+            let why = format!(
+                "already holds {} {found}, which the new {wanted} would replace; choose another {}",
+                article(found),
+                flag(wanted)
+            );
+            return Err(Error::Refused { path: self.path(), why });
         }
         Ok(Claim::Work(Box::new(Writer::new(self.clone(), lock))))
     }
@@ -277,6 +283,11 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Returns the flags that choose where the result of a tool, or a result of a kind, goes.
+fn flag(tool: &str) -> &'static str {
+    if tool == "report" { "--out or -o" } else { "--out" }
 }
 
 /// Writes a manifest or a plan as indented, human-readable JSON.

@@ -35,7 +35,10 @@ impl Manifest {
     /// Refuses a manifest whose key does not follow from its params and inputs, or whose digest does not
     /// match its content.
     pub(super) fn edited(&self, path: &Path) -> Result<(), Error> {
-        let bad = |what| Err(Error::Edited { path: path.to_owned(), what, tool: self.kind.tool() });
+        let bad = |what: &str| {
+            let why = format!("{what}, so it was changed or damaged");
+            Err(Error::Damaged { path: path.to_owned(), why, tool: self.kind.tool() })
+        };
         if self.key != self.own_key() {
             return bad("its key does not match its params and inputs");
         }
@@ -61,24 +64,25 @@ impl Manifest {
         let meta = match fs::metadata(&path) {
             Ok(meta) => meta,
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                let manifest = self.path.clone().unwrap_or_default();
-                return Err(Error::Missing { path, manifest, tool });
+                let manifest = self.path.as_deref().unwrap_or(Path::new("")).display();
+                let why = format!("missing, although {manifest} lists it");
+                return Err(Error::Damaged { path, why, tool });
             }
             Err(error) => return Err(Error::Io { path, error }),
         };
-        let damaged = |what, expected: String, found: String| Error::Damaged {
-            path: path.clone(),
-            what,
-            expected,
-            found,
-            tool,
+        let damaged = |what: &str, expected: &str, found: &str| {
+            let why = format!(
+                "{what} differs from its manifest (expected {expected}, found {found}), so it was changed or \
+                 damaged"
+            );
+            Error::Damaged { path: path.clone(), why, tool }
         };
         if meta.len() != o.bytes {
-            return Err(damaged("size", o.bytes.to_string(), meta.len().to_string()));
+            return Err(damaged("size", &o.bytes.to_string(), &meta.len().to_string()));
         }
         let found = hash(&path)?;
         if found != o.blake3 {
-            return Err(damaged("blake3", o.blake3.clone(), found));
+            return Err(damaged("blake3", &o.blake3, &found));
         }
         Ok(path)
     }

@@ -5,13 +5,13 @@
 //! no part is left.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::choice::{Entry, Kind};
 use super::loss::{Loss, LossKind};
 use super::mix::{Mix, MixKind};
 use super::rule::{Rule, RuleKind};
-use crate::manifest::Object;
+use crate::manifest::{Object, object};
 
 /// A training method: three independent choices.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -197,10 +197,7 @@ impl Method {
 
     /// Returns the parts as stored in a checkpoint's `params`.
     pub fn params(&self) -> Object {
-        match json!(self) {
-            Value::Object(params) => params,
-            _ => unreachable!("a struct is a JSON object"),
-        }
+        object(self)
     }
 }
 
@@ -256,6 +253,8 @@ pub(crate) fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::methods::{loss, mix, rule};
 

@@ -146,6 +146,14 @@ pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Resul
     })
 }
 
+/// Returns the percentage of images whose label has the largest logit, from logits (N, C), row-major, and labels
+/// (N).
+pub fn top1(logits: &[f32], labels: &[u32], classes: usize) -> f64 {
+    let rows = logits.chunks_exact(classes).zip(labels);
+    let right = rows.filter(|(z, label)| argmax(z) == **label as usize).count();
+    100.0 * right as f64 / labels.len() as f64
+}
+
 /// Returns the class of each row's largest logit; the lowest class wins ties, as with numpy's and PyTorch's
 /// `argmax`.
 ///
@@ -245,6 +253,7 @@ mod tests {
         let logits = [2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 2.0, 0.0, 2.0, 0.0, 0.0];
         let m = evaluate(&logits, &[0, 0, 1, 2], &[101, 20, 19]).expect("metrics");
         assert_eq!((m.top1, m.top5), (50.0, 100.0));
+        assert_eq!(top1(&logits, &[0, 0, 1, 2], 3), 50.0);
         assert_eq!(m.per_class, [Some(50.0), Some(100.0), Some(0.0)]);
         assert_eq!([m.many, m.medium, m.few], [Some(50.0), Some(100.0), Some(0.0)]);
         assert_eq!(m.confusion.matrix(), [[1, 1, 0], [0, 1, 0], [1, 0, 0]]);
@@ -259,20 +268,35 @@ mod tests {
         assert!((m.ece - (2f64.exp() / sum - 0.5)).abs() < 1e-15, "{}", m.ece);
     }
 
+    /// The fixture that `scripts/pytorch/fixture_metrics.py` computed; accuracies are fractions there.
+    #[derive(Deserialize)]
+    struct Truth {
+        logits: Vec<Vec<f32>>,
+        labels: Vec<u32>,
+        top1: f64,
+        top5: f64,
+        per_class: Vec<Option<f64>>,
+        macro_f1: f64,
+        nll: f64,
+        ece: f64,
+        confusion: Vec<Vec<u64>>,
+        shots: Vec<Shots>,
+    }
+
+    /// The means over the many-, medium- and few-shot classes of a list of class sizes.
+    #[derive(Deserialize)]
+    struct Shots {
+        cls_num_list: Vec<usize>,
+        many: Option<f64>,
+        medium: Option<f64>,
+        few: Option<f64>,
+    }
+
     #[test]
     fn metrics_match_scikit_learn() {
-        // Computed by scripts/pytorch/fixture_metrics.py, where accuracies are fractions.
         let text = include_str!("../../tests/fixtures/metrics.json");
-        let truth: serde_json::Value = serde_json::from_str(text).expect("JSON");
-        let list = |v: &serde_json::Value| v.as_array().expect("a list").clone();
-        let number = |v: &serde_json::Value| v.as_f64();
-        let logits: Vec<f32> = list(&truth["logits"])
-            .iter()
-            .flat_map(list)
-            .map(|v| v.as_f64().expect("a logit") as f32)
-            .collect();
-        let labels: Vec<u32> =
-            list(&truth["labels"]).iter().map(|v| v.as_u64().expect("a label") as u32).collect();
+        let truth: Truth = serde_json::from_str(text).expect("JSON");
+        let (logits, labels) = (truth.logits.concat(), truth.labels);
         assert_eq!((logits.len(), labels.len()), (2000, 200));
         let close =
             |name: &str, found: Option<f64>, expected: Option<f64>, scale: f64| match (found, expected) {
@@ -280,24 +304,22 @@ mod tests {
                 (Some(f), Some(e)) => assert!((f - scale * e).abs() < 1e-9, "{name}: {f}, not {}", scale * e),
                 other => panic!("{name}: {other:?}"),
             };
-        let shots = list(&truth["shots"]);
-        assert_eq!(shots.len(), 4);
-        for shot in &shots {
-            let counts: Vec<usize> =
-                list(&shot["cls_num_list"]).iter().map(|v| v.as_u64().expect("a count") as usize).collect();
-            let m = evaluate(&logits, &labels, &counts).expect("metrics");
-            close("many", m.many, number(&shot["many"]), 100.0);
-            close("medium", m.medium, number(&shot["medium"]), 100.0);
-            close("few", m.few, number(&shot["few"]), 100.0);
-            close("top1", Some(m.top1), number(&truth["top1"]), 100.0);
-            close("top5", Some(m.top5), number(&truth["top5"]), 100.0);
-            close("macro_f1", Some(m.macro_f1), number(&truth["macro_f1"]), 1.0);
-            close("nll", Some(m.nll), number(&truth["nll"]), 1.0);
-            close("ece", Some(m.ece), number(&truth["ece"]), 1.0);
-            for (found, expected) in m.per_class.iter().zip(list(&truth["per_class"])) {
-                close("per_class", *found, number(&expected), 100.0);
+        assert_eq!(truth.shots.len(), 4);
+        for shot in &truth.shots {
+            let m = evaluate(&logits, &labels, &shot.cls_num_list).expect("metrics");
+            close("many", m.many, shot.many, 100.0);
+            close("medium", m.medium, shot.medium, 100.0);
+            close("few", m.few, shot.few, 100.0);
+            close("top1", Some(m.top1), Some(truth.top1), 100.0);
+            close("top5", Some(m.top5), Some(truth.top5), 100.0);
+            close("macro_f1", Some(m.macro_f1), Some(truth.macro_f1), 1.0);
+            close("nll", Some(m.nll), Some(truth.nll), 1.0);
+            close("ece", Some(m.ece), Some(truth.ece), 1.0);
+            assert_eq!(m.per_class.len(), truth.per_class.len());
+            for (found, expected) in m.per_class.iter().zip(&truth.per_class) {
+                close("per_class", *found, *expected, 100.0);
             }
-            assert_eq!(serde_json::json!(m.confusion.matrix()), truth["confusion"]);
+            assert_eq!(m.confusion.matrix(), truth.confusion);
         }
     }
 

@@ -22,77 +22,18 @@ pub type StateDict = BTreeMap<String, Values>;
 
 /// Prefixes that wrappers (`DataParallel`, `torch.compile`, a module with the network as a member) and nested
 /// dictionaries put before the names of a network's tensors.
-const PREFIXES: [&str; 9] = [
-    "module",
-    "_orig_mod",
-    "model",
-    "net",
-    "network",
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "net_state_dict",
-];
+const PREFIXES: &str =
+    "module _orig_mod model net network state_dict model_state_dict model_state net_state_dict";
 
 /// Names of checkpoint entries that are not weights, whether single values or dictionaries.
-const NO_WEIGHTS: [&str; 56] = [
-    "acc",
-    "acc1",
-    "accuracy",
-    "amp",
-    "args",
-    "best",
-    "best_acc",
-    "best_acc1",
-    "best_acc5",
-    "best_epoch",
-    "best_loss",
-    "best_prec",
-    "best_prec1",
-    "best_top1",
-    "callbacks",
-    "config",
-    "cuda_rng_state",
-    "epoch",
-    "epochs",
-    "global_step",
-    "grad_scaler",
-    "hparams",
-    "hyper_parameters",
-    "iter",
-    "iteration",
-    "iterations",
-    "loops",
-    "loss",
-    "lr",
-    "lr_scheduler",
-    "lr_schedulers",
-    "meta",
-    "n_averaged",
-    "num_updates",
-    "optim",
-    "optim_state_dict",
-    "optimiser",
-    "optimizer",
-    "optimizer_state",
-    "optimizer_state_dict",
-    "optimizer_states",
-    "optimizers",
-    "prec1",
-    "rng_state",
-    "scaler",
-    "scaler_state_dict",
-    "scheduler",
-    "scheduler_state",
-    "scheduler_state_dict",
-    "seed",
-    "start_epoch",
-    "step",
-    "steps",
-    "top1",
-    "torch_rng_state",
-    "train_loss",
-];
+const NO_WEIGHTS: &str = "
+    acc acc1 accuracy amp args best best_acc best_acc1 best_acc5 best_epoch best_loss best_prec best_prec1
+    best_top1 callbacks config cuda_rng_state epoch epochs global_step grad_scaler hparams hyper_parameters
+    iter iteration iterations loops loss lr lr_scheduler lr_schedulers meta n_averaged num_updates optim
+    optim_state_dict optimiser optimizer optimizer_state optimizer_state_dict optimizer_states optimizers
+    prec1 rng_state scaler scaler_state_dict scheduler scheduler_state scheduler_state_dict seed start_epoch
+    step steps top1 torch_rng_state train_loss
+";
 
 /// A tensor as stored in a file, row-major and little-endian.
 #[derive(Debug)]
@@ -116,11 +57,16 @@ pub struct Contents<'a> {
     pub skipped: BTreeSet<String>,
 }
 
+/// Returns whether a name is in a list of names, which white space separates.
+fn is_among(name: &str, names: &str) -> bool {
+    names.split_ascii_whitespace().any(|n| n == name)
+}
+
 /// Splits a name into its known prefixes and the rest.
 fn split(name: &str) -> (&str, &str) {
     let mut rest = name;
     while let Some((first, after)) = rest.split_once('.')
-        && PREFIXES.contains(&first)
+        && is_among(first, PREFIXES)
     {
         rest = after;
     }
@@ -140,7 +86,7 @@ impl Contents<'_> {
     /// Returns whether a tensor is known not to be a weight, and notes it if so (batch counters are not
     /// noted).
     pub fn skips(&mut self, name: &str) -> bool {
-        let known = NO_WEIGHTS.contains(&first(split(name).1));
+        let known = is_among(first(split(name).1), NO_WEIGHTS);
         if known {
             self.skip(name);
         }

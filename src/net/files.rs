@@ -191,7 +191,7 @@ pub fn open(path: &Path) -> Result<(StateDict, HashMap<String, String>)> {
 
 /// Returns the tensors in the bytes of a file, and its metadata.
 pub(super) fn parse(bytes: &[u8]) -> Result<(Contents<'_>, HashMap<String, String>)> {
-    let form = Form::of(&bytes[..bytes.len().min(Form::HEAD)], bytes.len() as u64);
+    let form = Form::of(bytes, bytes.len() as u64);
     if let Some(refusal) = form.and_then(Form::refusal) {
         bail!("{refusal}");
     }

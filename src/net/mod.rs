@@ -117,6 +117,11 @@ impl Geometry {
         self.height * self.width * self.cin
     }
 
+    /// Returns the height, width and channels of an output image.
+    pub fn out_shape(&self) -> [usize; 3] {
+        [self.out_height(), self.out_width(), self.cout]
+    }
+
     /// Returns the number of values of an output image.
     pub fn out_len(&self) -> usize {
         self.out_height() * self.out_width() * self.cout

@@ -146,26 +146,20 @@ impl Params {
                     let norm = row.iter().map(|w| w * w).sum::<f32>().sqrt();
                     row.iter_mut().for_each(|w| *w /= norm);
                 }
-                bias.fill(0.0);
-                return Ok(());
+                return bias.fill(0.0);
             }
             normal(weight, tensor, len);
             let bound = 1.0 / (len as f32).sqrt();
             let mut rng = stream(seed, Purpose::Init, 0, tensor as u64 + 1);
             bias.iter_mut().for_each(|b| *b = rng.random_range(-bound..bound));
-            Ok(())
         })?;
         write(&self.running, |running| {
             for (conv, slot) in self.convs() {
                 running[slot.running..][..conv.cout].fill(0.0);
                 running[slot.running + conv.cout..][..conv.cout].fill(1.0);
             }
-            Ok(())
         })?;
-        write(&self.velocity, |velocity| {
-            velocity.fill(0.0);
-            Ok(())
-        })
+        write(&self.velocity, |velocity| velocity.fill(0.0))
     }
 
     /// Returns the values of a flat tensor (parameters, gradients or velocities) by name.
@@ -234,13 +228,7 @@ impl Params {
             let beta = get(dict, &format!("{prefix}{norm}.bias"), &[*cout])?;
             parts.push((slot.gamma_beta, [gamma, beta].concat()));
         }
-        write(flat, |flat| {
-            for (at, values) in parts {
-                flat[at..at + values.len()].copy_from_slice(&values);
-            }
-            Ok(())
-        })?;
-        Ok(())
+        Ok(put(flat, &parts)?)
     }
 
     /// Loads parameters and running statistics.
@@ -255,13 +243,7 @@ impl Params {
             let var = get(dict, &format!("{norm}.running_var"), &[*cout])?;
             parts.push((slot.running, [mean, var].concat()));
         }
-        write(&self.running, |running| {
-            for (at, values) in parts {
-                running[at..at + values.len()].copy_from_slice(&values);
-            }
-            Ok(())
-        })?;
-        Ok(())
+        Ok(put(&self.running, &parts)?)
     }
 
     /// Loads parameters and running statistics from a file's tensors as the start of a training.
@@ -284,15 +266,11 @@ impl Params {
     pub fn other_classifier(&self, dict: &StateDict) -> Option<&'static str> {
         let (name, features) = (&self.network.classifier.name, self.network.features());
         let Some(weight) = dict.get(&format!("{name}.weight")) else { return Some("the file has none") };
-        let (kind, own) = match kind_of(&self.network, dict) {
-            ClassifierKind::Cosine => (ClassifierKind::Cosine, [features, self.classes]),
-            ClassifierKind::Linear => (ClassifierKind::Linear, [self.classes, features]),
-        };
-        match kind == self.network.classifier.kind {
-            false => Some("that of the file is of a different kind than the loss needs"),
-            true if weight.shape != own => Some("that of the file has a different number of classes"),
-            true => None,
+        if kind_of(&self.network, dict) != self.network.classifier.kind {
+            return Some("that of the file is of a different kind than the loss needs");
         }
+        let own = if self.is_cosine() { [features, self.classes] } else { [self.classes, features] };
+        (weight.shape != own).then_some("that of the file has a different number of classes or features")
     }
 
     /// Returns everything that a resumed training needs: [`Params::state_dict`], and the velocities with the
@@ -381,6 +359,11 @@ fn get<'a>(dict: &'a StateDict, name: &str, shape: &[usize]) -> Result<&'a [f32]
         v.shape
     );
     Ok(&v.data)
+}
+
+/// Writes parts of a flat tensor, each from its offset on.
+fn put(flat: &Tensor, parts: &[(usize, Vec<f32>)]) -> candle_core::Result<()> {
+    write(flat, |flat| parts.iter().for_each(|(at, v)| flat[*at..][..v.len()].copy_from_slice(v)))
 }
 
 /// Converts (height, width, in, out) to (out, in, height, width).

@@ -65,6 +65,22 @@ fn names_and_sizes_of_layers() {
 }
 
 #[test]
+fn the_reason_why_a_classifier_does_not_fit_is_right() {
+    let params = Params::new(&network("resnet20"), 3).expect("memory");
+    let reason = |shape: [usize; 2]| {
+        let mut dict = params.state_dict().expect("names");
+        let data = vec![0.0; shape.iter().product()];
+        dict.insert("linear.weight".into(), files::Values { shape: shape.into(), data });
+        params.other_classifier(&dict)
+    };
+    assert_eq!(reason([3, 64]), None);
+    for shape in [[4, 64], [3, 128]] {
+        let said = reason(shape).expect("another shape");
+        assert_eq!(said, "that of the file has a different number of classes or features", "{shape:?}");
+    }
+}
+
+#[test]
 fn names_are_parsed_and_displayed() {
     for name in Arch::names() {
         assert_eq!(name.parse::<Arch>().expect(name).to_string(), name);

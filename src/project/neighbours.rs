@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Rows;
 use crate::interrupt::{self, Interrupted};
-use crate::simd::{self, Isa, Task, Vector};
+use crate::simd::{self, Task, Vector};
 
 /// Number of values that the compiler processes together.
 const LANES: usize = 16;
@@ -42,10 +42,8 @@ pub fn neighbours(rows: Rows, k: usize) -> Result<Neighbours, Interrupted> {
     chunks.zip(rows.values.par_chunks(BLOCK * d)).enumerate().try_for_each_init(
         || (vec![[[0.0; LANES]; BLOCK]; n.div_ceil(LANES)], Vec::new()),
         |(distances, keys), (block, ((index, squared), values))| {
-            if interrupt::requested() {
-                return Err(Interrupted);
-            }
-            simd::run(Isa::get(), Distances { values, d, tiles: &tiles, distances });
+            interrupt::check()?;
+            simd::run(Distances { values, d, tiles: &tiles, distances });
             for (r, (index, squared)) in index.chunks_mut(k).zip(squared.chunks_mut(k)).enumerate() {
                 // The bits of non-negative floats are ordered as the floats are.
                 let key = |j: usize| u64::from(distances[j / LANES][r][j % LANES].to_bits()) << 32 | j as u64;
@@ -57,7 +55,7 @@ pub fn neighbours(rows: Rows, k: usize) -> Result<Neighbours, Interrupted> {
                     (*index, *squared) = (*key as u32, f32::from_bits((key >> 32) as u32));
                 }
             }
-            Ok(())
+            Ok::<_, Interrupted>(())
         },
     )?;
     Ok(Neighbours { k, index, squared })

@@ -120,9 +120,7 @@ fn leading_components(
     };
     let mut values = vec![];
     for _ in 0..TURNS {
-        if interrupt::requested() {
-            return Err(Interrupted);
-        }
+        interrupt::check()?;
         orthonormalise(&mut basis);
         let product = multiply(&basis);
         let small = basis.iter().flat_map(|v| product.iter().map(|w| dot(v, w)).collect::<Vec<_>>());

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{self, Isa, Task, Vector};
+use crate::simd::{self, Task, Vector};
 
 /// Number of values that the compiler processes together.
 const LANES: usize = 16;
@@ -36,7 +36,7 @@ pub fn repulsion(y: &[[f32; 2]], force: &mut [[f32; 2]]) -> f64 {
     let mut sums = vec![0.0f32; y.len()];
     let outputs = force.par_chunks_mut(BLOCK).zip(sums.par_chunks_mut(BLOCK));
     outputs.zip(y.par_chunks(BLOCK)).with_min_len(8).for_each(|((force, sum), points)| {
-        simd::run(Isa::get(), Push { points, xs: &xs, ys: &ys, force, sum });
+        simd::run(Push { points, xs: &xs, ys: &ys, force, sum });
     });
     // Each point was also paired with itself, at distance 0.
     sums.iter().map(|&s| f64::from(s)).sum::<f64>() - y.len() as f64

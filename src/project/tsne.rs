@@ -61,9 +61,7 @@ impl Tsne {
         let mut state = vec![[Momentum { speed: 0.0, gain: 1.0 }; 2]; y.len()];
         let mut force = vec![[0.0; 2]; y.len()];
         for iteration in 0..self.iterations {
-            if interrupt::requested() {
-                return Err(Interrupted.into());
-            }
+            interrupt::check()?;
             if iteration == early {
                 state.fill([Momentum { speed: 0.0, gain: 1.0 }; 2]);
             }

@@ -16,8 +16,8 @@ use self::lineage::Lineage;
 pub use self::lineage::second_stage;
 pub use self::names::longer_names;
 pub(super) use self::names::{BARE, disambiguated, representatives};
-use super::Error;
 use super::column::{Column, column_of};
+use super::{Error, foreign};
 use crate::manifest::{FILE, Input, Kind, Manifest, Object, Output, key, store};
 use crate::methods::presets;
 
@@ -59,7 +59,7 @@ impl Experiment {
     /// # Errors
     /// Returns an error if the manifest lacks the lineage that `eval`, `embed` and `train` write.
     pub fn of(m: &Manifest) -> Result<Experiment, Error> {
-        let bad = |why: &str| Error::Foreign { path: path_of(m), why: why.into(), tool: m.kind.tool() };
+        let bad = |why: &str| foreign(m, why);
         if m.kind == Kind::Embedding && m.input("images").is_some() {
             let why = "is of images without true classes; make one of a data set with embed --project tsne";
             return Err(Error::Unfit { path: path_of(m), why: why.into() });

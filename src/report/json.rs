@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::published::Published;
-use super::record::OTHERS;
+use super::record::{OTHERS, Record};
 use super::table::Table;
 
 /// Returns an indented object with `unit`, `sources` and `cells`.
@@ -16,9 +16,10 @@ pub fn write(tables: &[Table], published: &Published) -> String {
                     let (mean, std) = cell.other(n)?;
                     Some((o.name.to_owned(), json!({"mean": mean, "std": std})))
                 });
-                let value = |v: &super::table::Run| {
-                    json!({"seed": v.seed, "computed_by": v.computed_by, "semantics": v.semantics, "top1": v.top1,
-                        "weights": v.weights, "metrics": v.key})
+                let value = |v: &&Record| {
+                    let of = &v.of;
+                    json!({"seed": of.seed, "computed_by": of.computed_by, "semantics": of.semantics,
+                        "top1": v.top1, "weights": of.weights, "metrics": v.key})
                 };
                 let paper = cell.paper.map(|p| {
                     json!({"value": p.value, "source": p.table.source, "table": p.table.table, "arch": p.table.arch,

@@ -3,7 +3,7 @@
 //! numbers come from `published.json`.
 //!
 //! Tables are made from metrics manifests alone; some figures also open the files that their manifests list.
-//! Nothing is printed.
+//! They are returned; printing and writing them is up to the tools.
 
 mod column;
 pub mod csv;
@@ -23,6 +23,9 @@ mod telling;
 
 use std::fmt::Display;
 use std::path::PathBuf;
+
+use self::experiment::path_of;
+use crate::manifest::{self, Manifest};
 
 /// A reason why a report cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +58,7 @@ pub enum Error {
     },
     /// A file operation failed, or a manifest's files do not match it.
     #[error(transparent)]
-    Manifest(#[from] crate::manifest::Error),
+    Manifest(#[from] manifest::Error),
     /// A picture cannot be rendered.
     #[error("--dpi {dpi}: {why}; choose a lower resolution, or an .svg file")]
     Render {
@@ -64,6 +67,11 @@ pub enum Error {
         /// The renderer's error message.
         why: String,
     },
+}
+
+/// Returns the error for a manifest that lacks something, which its tool would write.
+fn foreign(m: &Manifest, why: &str) -> Error {
+    Error::Foreign { path: path_of(m), why: why.into(), tool: m.kind.tool() }
 }
 
 /// Returns the title of a method; the name of a bare file is returned unchanged.

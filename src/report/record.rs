@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Error;
 use super::experiment::{Experiment, path_of};
+use super::{Error, foreign};
 use crate::manifest::{Input, Manifest, Object, Output, key, store};
 
 /// A metric of an evaluation other than its top-1 accuracy.
@@ -51,14 +51,10 @@ impl Record {
     pub fn of(m: &Manifest, input: &Input) -> Result<Record, Error> {
         let of = Experiment::of(m)?;
         let top1 = m.metrics.get("top1").and_then(Value::as_f64).filter(|v| (0.0..=100.0).contains(v));
-        let why = || Error::Foreign {
-            path: path_of(m),
-            why: "metrics.top1 is not a percentage".into(),
-            tool: m.kind.tool(),
-        };
+        let top1 = top1.ok_or_else(|| foreign(m, "metrics.top1 is not a percentage"))?;
         let others = OTHERS.map(|o| m.metrics.get(o.name).and_then(Value::as_f64));
         let content = input.blake3.clone();
-        Ok(Record { of, top1: top1.ok_or_else(why)?, others, key: m.key.clone(), content })
+        Ok(Record { of, top1, others, key: m.key.clone(), content })
     }
 }
 

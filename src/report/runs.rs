@@ -63,9 +63,7 @@ pub struct Run {
 pub fn find(dirs: &[PathBuf]) -> Result<(Vec<Run>, Vec<Error>), Error> {
     let mut search = Search::default();
     for dir in dirs {
-        // The path of a manifest means its directory, as everywhere.
-        let named = dir.file_name().is_some_and(|name| name == FILE);
-        let dir = dir.parent().filter(|_| named).unwrap_or(dir);
+        let dir = directory(dir);
         fs::read_dir(dir).map_err(manifest::Error::io(dir))?;
         search.visit(dir, DEPTH);
     }
@@ -84,6 +82,11 @@ pub fn find(dirs: &[PathBuf]) -> Result<(Vec<Run>, Vec<Error>), Error> {
     };
     found.sort_by_cached_key(rank);
     Ok((found, wrong))
+}
+
+/// Returns the directory that a path names; the path of a manifest means its directory, as everywhere.
+fn directory(path: &Path) -> &Path {
+    if path.file_name().is_some_and(|name| name == FILE) { store::parent(path) } else { path }
 }
 
 /// A search for trainings, and what it has found so far.
@@ -327,6 +330,12 @@ mod tests {
         let by_val = log_of(&[(40.0, Some(30.0)), (50.0, Some(60.0)), (80.0, Some(60.0)), (90.0, Some(5.0))]);
         assert_eq!(epoch(&by_val, None), Some(2));
         assert_eq!(epoch(&[], None), None);
+    }
+
+    #[test]
+    fn the_path_of_a_manifest_means_its_directory() {
+        let all = ["runs/a", "runs/a/manifest.json", "manifest.json"].map(|path| directory(Path::new(path)));
+        assert_eq!(all, ["runs/a", "runs/a", "."].map(Path::new));
     }
 
     #[test]

@@ -18,6 +18,11 @@ const SCHEDULE: [&str; 3] = ["recipe", "milestones", "rule_from"];
 /// Settings of the evaluation.
 const EVALUATION: [&str; 3] = ["split", "adjust", "test_prior"];
 
+/// Settings that only some data sets have: those with a step profile, those of which something is drawn, image
+/// files without a test split of their own, and the synthetic set.
+const OF_SOME_DATASETS: [&str; 6] =
+    ["minority_fraction", "rand_number", "test_fraction", "split_seed", "train_per_class", "test_per_class"];
+
 /// The runs of one method in one setting.
 #[derive(Debug, PartialEq)]
 pub(super) struct Series {
@@ -31,14 +36,39 @@ pub(super) struct Series {
 /// usual settings first), regardless of the order of the experiments.
 /// Byte-identical runs count once.
 pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
+    grouped(all, true)
+}
+
+/// Groups experiments like [`series`], but whatever their training set and epoch, which no label states.
+pub(super) fn series_anywhere(all: &[&Experiment]) -> Vec<Series> {
+    grouped(all, false)
+}
+
+fn grouped(all: &[&Experiment], by_place: bool) -> Vec<Series> {
     let all = disambiguated(all);
     let one_each = representatives(&all.iter().collect::<Vec<_>>());
     let runs: Vec<(usize, &Experiment)> =
         all.iter().enumerate().filter(|(i, _)| one_each[*i] == *i).collect();
     let names: BTreeSet<&String> = all.iter().flat_map(|e| e.settings.keys()).collect();
-    // How a bare file was trained is not known, unlike how it was evaluated.
+    let of_datasets: BTreeSet<_> =
+        all.iter().flat_map(|e| e.settings.keys().map(move |name| of_dataset(e, name))).collect();
+    // Every training states its epochs; a classifier on imported features does not.
+    let is_training = |e: &Experiment| e.settings.contains_key("epochs");
+    let classifiers = all.iter().filter(|e| e.file.is_none() && !is_training(e));
+    let of_classifiers: BTreeSet<&str> =
+        classifiers.flat_map(|e| e.settings.keys()).map(String::as_str).collect();
+    // Whether a run has a setting, even if its manifest does not state it. How a bare file was trained is not
+    // known, unlike how it was evaluated.
     let is_known = |e: &Experiment, name: &String| {
-        e.file.is_none() || e.settings.contains_key(name) || EVALUATION.contains(&name.as_str())
+        let name = name.as_str();
+        if e.settings.contains_key(name) || EVALUATION.contains(&name) {
+            return true;
+        }
+        if OF_SOME_DATASETS.contains(&name) {
+            return of_datasets.contains(&of_dataset(e, name));
+        }
+        // Only the best epoch is selected, and all evaluations of it state by what.
+        name != "select" && (is_training(e) || e.file.is_none() && of_classifiers.contains(name))
     };
     let has_own_schedule = |e: &Experiment| {
         let recipe = e.settings.get("recipe");
@@ -52,7 +82,7 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
         let default = || standard(name).filter(|_| is_known(e, name) && has_default(name));
         e.settings.get(name).or_else(default).filter(|v| !v.is_null()).map(|v: &Value| words(name, v))
     };
-    // What is not known of a bare file differs from nothing: its name already tells it from the trained runs.
+    // What is not known of a run differs from nothing: its method or its data set tells it from the others.
     let differs = |name: &&String| {
         let known = runs.iter().filter(|(_, e)| is_known(e, name));
         known.map(|(_, e)| value(e, name)).collect::<BTreeSet<_>>().len() > 1
@@ -65,12 +95,15 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
         let departing =
             differing.iter().filter(|name| e.settings.get(**name).is_some_and(|v| departs(name, v)));
         let departures = options(e).count() + departing.count();
-        let key = (order(&e.method), &e.method, &e.column, &e.which, departures, &e.options, settings(e));
+        // A classifier on imported features may have no setting that tells it from one on a network's features.
+        let place = by_place.then_some((&e.column, &e.which, !is_training(e)));
+        let key = (order(&e.method), &e.method, place, departures, &e.options, settings(e));
         groups.entry(key).or_default().push(i);
     }
-    let columns: BTreeSet<_> = all.iter().map(|e| &e.column).collect();
-    let datasets: BTreeSet<_> = all.iter().map(|e| &e.column.dataset).collect();
-    let epochs: BTreeSet<_> = all.iter().map(|e| &e.which).collect();
+    let placed: &[Experiment] = if by_place { &all } else { &[] };
+    let columns: BTreeSet<_> = placed.iter().map(|e| &e.column).collect();
+    let datasets: BTreeSet<_> = placed.iter().map(|e| &e.column.dataset).collect();
+    let epochs: BTreeSet<_> = placed.iter().map(|e| &e.which).collect();
     let group = |mut members: Vec<usize>| {
         let run = |i: usize| (all[i].seed, &all[i].computed_by, &all[i].weights);
         members.sort_by(|&a, &b| run(a).cmp(&run(b)));
@@ -95,6 +128,11 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
     let mut groups: Vec<Series> = groups.into_values().map(group).collect();
     number_equals(groups.iter_mut().map(|g| &mut g.label).collect());
     groups
+}
+
+/// Returns a setting of a data set together with what determines whether the data set has it.
+fn of_dataset<'a>(e: &'a Experiment, name: &'a str) -> [&'a str; 3] {
+    [&e.column.dataset, &e.column.imb_type, name]
 }
 
 /// Appends ` #1`, ` #2`, … to equal texts that name different things.
@@ -250,6 +288,55 @@ mod tests {
         all[1].settings.insert("adjust".into(), 1.into());
         let labels: Vec<_> = series(&all.iter().collect::<Vec<_>>()).into_iter().map(|s| s.label).collect();
         assert_eq!(labels, ["ERM", "ERM (adjust 1)", "weights w (adjust 1)"]);
+    }
+
+    #[test]
+    fn labels_state_no_setting_that_a_run_does_not_have() {
+        let labels = |all: &[Experiment]| -> Vec<String> {
+            series(&all.iter().collect::<Vec<_>>()).into_iter().map(|s| s.label).collect()
+        };
+        let on = |dataset: &str, imb_type: &str, settings: &[(&str, f64)]| {
+            let mut e = experiment("erm", "", "100", 0, 300);
+            (e.column.dataset, e.column.imb_type) = (dataset.into(), imb_type.into());
+            e.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))));
+            e
+        };
+        // Only synthetic sets have a number of images per class, only step profiles a minority fraction, and
+        // only what is drawn a random number.
+        let synthetic = on("synthetic", "exp", &[("train_per_class", 50.0)]);
+        let all = [on("cifar10", "exp", &[]), synthetic];
+        assert_eq!(labels(&all), ["ERM (CIFAR-10, exp 100)", "ERM (Synthetic, exp 100)"]);
+        let drawn = on("cifar10", "exp", &[("rand_number", 5.0)]);
+        let all = [drawn, on("cifar10", "step", &[("minority_fraction", 0.1)]), on("cifar10", "none", &[])];
+        assert_eq!(labels(&all), ["ERM (exp 100)", "ERM (step 100)", "ERM (all images)"]);
+        let found = series_anywhere(&all.iter().collect::<Vec<_>>());
+        assert_eq!(found, [Series { label: "ERM".into(), members: vec![0, 1, 2] }]);
+        // Another step profile may be of a version that did not state its fraction.
+        let all = [all[1].clone(), on("cifar10", "step", &[])];
+        assert_eq!(labels(&all), ["ERM (minority-fraction 0.5)", "ERM (minority-fraction 0.1)"]);
+        // The last epoch was not selected.
+        let mut best = Experiment { which: "best".into(), ..on("cifar10", "exp", &[]) };
+        best.settings.insert("select".into(), "val".into());
+        assert_eq!(labels(&[on("cifar10", "exp", &[]), best]), ["ERM (best epoch)", "ERM (last epoch)"]);
+    }
+
+    #[test]
+    fn classifiers_on_imported_features_have_settings_of_their_own() {
+        let classifier = |passes: Option<u64>| {
+            let mut e = experiment("erm", "", "100", 0, 1);
+            e.settings = [("second_stage".to_owned(), "NCM".into())].into_iter().collect();
+            e.settings.extend(passes.map(|n| ("passes".to_owned(), Value::from(n))));
+            e
+        };
+        let labels = |all: &[Experiment]| -> Vec<String> {
+            series(&all.iter().collect::<Vec<_>>()).into_iter().map(|s| s.label).collect()
+        };
+        assert_eq!(labels(&[experiment("erm", "", "100", 0, 10), classifier(None)]), ["ERM", "ERM (NCM)"]);
+        // They are averaged neither with each other if their settings differ, nor with a second stage.
+        assert_eq!(labels(&[classifier(None), classifier(Some(3))]), ["ERM", "ERM (passes 3)"]);
+        let mut second_stage = classifier(None);
+        second_stage.settings.insert("epochs".into(), 10.into());
+        assert_eq!(labels(&[second_stage, classifier(None)]), ["ERM #1", "ERM #2"]);
     }
 
     #[test]

@@ -75,35 +75,12 @@ pub struct Row<'a> {
 /// One method on one training set.
 #[derive(Debug)]
 pub struct Cell<'a> {
-    /// The runs, by seed; empty if nothing was evaluated.
-    pub values: Vec<Run>,
+    /// The evaluations, one for each run, by seed; empty if nothing was evaluated.
+    pub values: Vec<&'a Record>,
     /// The published value for the setting, if there is one.
     pub paper: Option<Beside<'a>>,
     /// The value in the reproduction report in percent, if there is one.
     pub starting_report: Option<f64>,
-}
-
-/// The result of one run: one seed on one kind of device.
-#[derive(Debug)]
-pub struct Run {
-    /// Seed of the training, if known.
-    pub seed: Option<u64>,
-    /// Seed of the network's training, if this is a classifier trained on the network's features.
-    pub network_seed: Option<u64>,
-    /// What trained it, if known.
-    pub computed_by: Option<String>,
-    /// Version of `train` that trained it; `None` for bare files.
-    pub semantics: Option<u64>,
-    /// Hash of the weights.
-    pub weights: String,
-    /// Top-1 accuracy in percent.
-    pub top1: f64,
-    /// The other metrics, in the order of [`OTHERS`].
-    pub others: [Option<f64>; OTHERS.len()],
-    /// Key of the metrics manifest.
-    pub key: String,
-    /// Hash of the manifest's content.
-    pub content: String,
 }
 
 impl Cell<'_> {
@@ -146,7 +123,7 @@ impl Cell<'_> {
 
     /// Returns the seeds of the runs, each with that of the network that a classifier was trained on.
     pub fn seeds(&self) -> Vec<Option<[u64; 2]>> {
-        self.values.iter().map(|v| Some([v.seed?, v.network_seed.unwrap_or(0)])).collect()
+        self.values.iter().map(|v| Some([v.of.seed?, v.of.network_seed.unwrap_or(0)])).collect()
     }
 }
 
@@ -179,7 +156,7 @@ impl<'a> Table<'a> {
     /// Returns how many runs each version of `train` made.
     pub fn versions(&self) -> BTreeMap<u64, usize> {
         let mut versions = BTreeMap::new();
-        for version in self.cells().flat_map(|c| &c.values).filter_map(|v| v.semantics) {
+        for version in self.cells().flat_map(|c| &c.values).filter_map(|v| v.of.semantics) {
             *versions.entry(version).or_default() += 1;
         }
         versions
@@ -213,7 +190,7 @@ impl<'a> Table<'a> {
 }
 
 /// Arranges evaluations as tables, with published values beside them; their order does not matter.
-pub fn tables<'a>(records: &[Record], published: &'a Published) -> Vec<Table<'a>> {
+pub fn tables<'a>(records: &'a [Record], published: &'a Published) -> Vec<Table<'a>> {
     let mut groups: BTreeMap<_, Vec<&Record>> = BTreeMap::new();
     for r in records {
         let number = number(&r.of.column.dataset);
@@ -232,7 +209,7 @@ fn number(dataset: &str) -> Option<u32> {
     }
 }
 
-fn table<'a>(records: &[&Record], published: &'a Published) -> Table<'a> {
+fn table<'a>(records: &[&'a Record], published: &'a Published) -> Table<'a> {
     let told = disambiguated(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
     let of: Vec<&Experiment> = told.iter().collect();
     let first = of[0];
@@ -245,30 +222,21 @@ fn table<'a>(records: &[&Record], published: &'a Published) -> Table<'a> {
     let representatives = representatives(&of);
     let repeated = (0..of.len()).map(|i| (records[i].top1 - records[representatives[i]].top1).abs());
     let repeated = repeated.fold(0.0, f64::max);
-    let mut rows: BTreeMap<_, (&Experiment, BTreeMap<&Column, Vec<Run>>)> = BTreeMap::new();
+    let mut rows: BTreeMap<_, (&Experiment, BTreeMap<&Column, Vec<&'a Record>>)> = BTreeMap::new();
     for i in representatives.iter().copied().collect::<BTreeSet<_>>() {
-        let (r, of) = (records[i], of[i]);
+        let of = of[i];
         let departures = departures(of, &telling);
         // Rows with fewer departures come first.
         let key = (order(&of.method), of.method.clone(), departures.len(), departures);
         let (_, row) = rows.entry(key).or_insert_with(|| (of, BTreeMap::new()));
-        row.entry(&of.column).or_default().push(Run {
-            seed: of.seed,
-            network_seed: of.network_seed,
-            computed_by: of.computed_by.clone(),
-            semantics: of.semantics,
-            weights: of.weights.clone(),
-            top1: r.top1,
-            others: r.others,
-            key: r.key.clone(),
-            content: r.content.clone(),
-        });
+        row.entry(&of.column).or_default().push(records[i]);
     }
     let mut unpublished = BTreeSet::new();
     let rows = rows.into_iter().map(|((_, method, _, departures), (of, mut cells))| {
         let cells = columns.iter().map(|c| {
             let mut values = cells.remove(c).unwrap_or_default();
             values.sort_by(|a, b| {
+                let (a, b) = (&a.of, &b.of);
                 (a.seed, &a.computed_by, &a.weights).cmp(&(b.seed, &b.computed_by, &b.weights))
             });
             let name = c.name();

@@ -145,6 +145,7 @@ pub(crate) fn for_each_isa(mut test: impl FnMut(Isa) + Send) {
 /// Runs a closure on some threads that use only one instruction set.
 #[cfg(test)]
 pub(crate) fn forced<R: Send>(isa: Isa, threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    assert!(isa.is_available());
     let threads = rayon::ThreadPoolBuilder::new().num_threads(threads);
     let pool = threads.start_handler(move |_| FORCED.set(Some(isa))).build().expect("threads");
     pool.broadcast(|_| assert_eq!(Isa::get(), isa));

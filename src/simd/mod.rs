@@ -194,21 +194,18 @@ pub fn prefetch(line: *const u8) {
     let _ = line;
 }
 
-/// Ends a series of tasks of a thread on an instruction set: waits until the values of [`Vector::stream`] are
-/// visible to other threads, and releases the tile registers, which would otherwise be saved at each switch
-/// of threads.
+/// Ends a series of tasks of a thread: waits until the values of [`Vector::stream`] are visible to other
+/// threads, and releases the tile registers, which would otherwise be saved at each switch of threads.
 #[inline]
-pub fn finish(isa: Isa) {
+pub fn finish() {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of every x86-64, and only a machine that has AMX runs tasks on it.
+    // SAFETY: SSE is part of every x86-64, and the set in use is one that the machine has.
     unsafe {
         std::arch::x86_64::_mm_sfence();
-        if isa == Isa::Amx && isa.is_available() {
+        if Isa::get() == Isa::Amx {
             amx::release();
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = isa;
 }
 
 /// Returns the same pointer, but hides from the compiler where it comes from. In a loop over such a pointer,
@@ -263,40 +260,33 @@ macro_rules! runners {
 }
 
 runners! {
-    floats: "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", std::arch::x86_64::__m512;
-    pairs: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", std::arch::x86_64::__m512;
-    tiles: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", super::sets::Tiled;
-    narrow: "avx2,fma", std::arch::x86_64::__m256;
+    floats: "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", super::sets::x86::Avx512<false>;
+    pairs: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", super::sets::x86::Avx512<false>;
+    tiles: "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma", super::sets::x86::Avx512<true>;
+    narrow: "avx2,fma", super::sets::x86::Avx2;
 }
 
-/// Runs a task that computes in `f32` with the vectors of an instruction set.
-///
-/// # Panics
-/// Panics if the machine does not have the set (see [`Isa::available`]).
+/// Runs a task that computes in `f32` with the vectors of the instruction set in use.
 #[inline]
-pub fn run<T: Task>(isa: Isa, task: T) {
-    let isa = isa.for_floats();
-    assert!(isa.is_available(), "this machine has no {}", isa.name());
+pub fn run<T: Task>(task: T) {
+    let isa = Isa::get().for_floats();
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
-        // SAFETY: the assertion has checked that the machine has the features.
+        // SAFETY: the set in use is one that the machine has.
         return unsafe { floats::run(task) };
     }
     run_others(isa, task);
 }
 
-/// Runs a task that computes in pairs of bf16 with the vectors of an instruction set.
-///
-/// # Panics
-/// Panics if the machine does not have the set with instructions for bf16 (see [`Isa::for_pairs`]).
+/// Runs a task that computes in pairs of bf16 with the vectors of the instruction set in use.
 #[inline]
-pub fn run_pairs<T: Task>(isa: Isa, task: T) {
-    assert!(isa.is_available() && isa.for_pairs() == isa, "this machine has no {} for bf16", isa.name());
+pub fn run_pairs<T: Task>(task: T) {
+    let isa = Isa::get().for_pairs();
     #[cfg(target_arch = "x86_64")]
     match isa {
-        // SAFETY: the assertion has checked that the machine has the features.
+        // SAFETY: the set in use is one that the machine has, with instructions for bf16.
         Isa::Avx512 => return unsafe { pairs::run(task) },
-        // SAFETY: the assertion has checked that the machine has the features.
+        // SAFETY: as above.
         Isa::Amx => return unsafe { tiles::run(task) },
         _ => {}
     }
@@ -307,13 +297,13 @@ pub fn run_pairs<T: Task>(isa: Isa, task: T) {
 fn run_others<T: Task>(isa: Isa, task: T) {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx2 {
-        // SAFETY: the callers have checked that the machine has the features.
+        // SAFETY: the set in use is one that the machine has.
         return unsafe { narrow::run(task) };
     }
     #[cfg(target_arch = "aarch64")]
     if isa == Isa::Neon {
         // SAFETY: NEON is part of every aarch64.
-        return unsafe { task.run::<std::arch::aarch64::float32x4_t>() };
+        return unsafe { task.run::<sets::arm::Neon>() };
     }
     assert_eq!(isa, Isa::Portable, "the instruction set is of another architecture");
     // SAFETY: plain Rust needs no instruction set.

@@ -1,8 +1,6 @@
 //! Implementations of [`Vector`] for the registers of each instruction set.
 
 use super::Vector;
-#[cfg(target_arch = "x86_64")]
-use half::bf16;
 
 // SAFETY: a plain float needs no instruction set.
 unsafe impl Vector for f32 {
@@ -88,59 +86,64 @@ unsafe impl Vector for Plain {
     }
 }
 
-/// Implements [`Vector`] for a register type of `core::arch` from its intrinsics.
+/// Declares a [`Vector`] that wraps a register type of `core::arch`, from the type's intrinsics.
 macro_rules! vector {
-    ($vector:ty, $lanes:literal, $wide:literal,
+    ($(#[$doc:meta])* $vector:ident $(<const $tiles:ident>)?, $register:ty, $lanes:literal, $wide:literal,
      $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $max:ident,
      fma: |$c:ident, $a:ident, $b:ident| $fma:expr,
      positive: |$x:ident, $m:ident| $positive:expr $(, $own:item)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub struct $vector$(<const $tiles: bool>)?($register);
+
         // SAFETY: each method is one or two instructions of the set; the callers are inside `run`.
         #[allow(unused_unsafe)]
-        unsafe impl Vector for $vector {
+        unsafe impl$(<const $tiles: bool>)? Vector for $vector$(<$tiles>)? {
+            $(const TILES: bool = $tiles;)?
             const LANES: usize = $lanes;
             const WIDE: bool = $wide;
             #[inline(always)]
             unsafe fn splat(x: f32) -> Self {
                 // SAFETY: the trait's contract.
-                unsafe { $splat(x) }
+                Self(unsafe { $splat(x) })
             }
             #[inline(always)]
             unsafe fn load(p: *const f32) -> Self {
                 // SAFETY: the trait's contract.
-                unsafe { $load(p) }
+                Self(unsafe { $load(p) })
             }
             #[inline(always)]
             unsafe fn store(self, p: *mut f32) {
                 // SAFETY: the trait's contract.
-                unsafe { $store(p, self) }
+                unsafe { $store(p, self.0) }
             }
             #[inline(always)]
-            unsafe fn fma(self, $a: Self, $b: Self) -> Self {
-                let $c = self;
+            unsafe fn fma(self, a: Self, b: Self) -> Self {
+                let ($c, $a, $b) = (self.0, a.0, b.0);
                 // SAFETY: the trait's contract.
-                unsafe { $fma }
+                Self(unsafe { $fma })
             }
             #[inline(always)]
             unsafe fn add(self, a: Self) -> Self {
                 // SAFETY: the trait's contract.
-                unsafe { $add(self, a) }
+                Self(unsafe { $add(self.0, a.0) })
             }
             #[inline(always)]
             unsafe fn sub(self, a: Self) -> Self {
                 // SAFETY: the trait's contract.
-                unsafe { $sub(self, a) }
+                Self(unsafe { $sub(self.0, a.0) })
             }
             #[inline(always)]
-            unsafe fn where_positive(self, $m: Self) -> Self {
-                let $x = self;
+            unsafe fn where_positive(self, a: Self) -> Self {
+                let ($x, $m) = (self.0, a.0);
                 // SAFETY: the trait's contract.
-                unsafe { $positive }
+                Self(unsafe { $positive })
             }
             #[inline(always)]
             unsafe fn relu(self) -> Self {
                 // SAFETY: the trait's contract. On x86 the maximum is the second operand if one of them is
                 // NaN.
-                unsafe { $max($splat(0.0), self) }
+                Self(unsafe { $max($splat(0.0), self.0) })
             }
             $($own)*
         }
@@ -148,7 +151,7 @@ macro_rules! vector {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub mod x86 {
     use std::arch::x86_64::*;
 
     use super::Vector;
@@ -165,7 +168,9 @@ mod x86 {
         lanes
     }
 
-    vector!(__m512, 16, true,
+    vector!(
+    /// A register of AVX-512; `TILES` says whether the machine also has AMX tiles.
+    Avx512<const TILES>, __m512, 16, true,
     _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_max_ps,
     fma: |c, a, b| _mm512_fmadd_ps(a, b, c),
     positive: |x, m| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(m, _mm512_setzero_ps()), x),
@@ -173,7 +178,11 @@ mod x86 {
     unsafe fn stream(self, p: *mut f32) {
         // SAFETY: the trait's contract; the instruction needs an address that is aligned to a cache line.
         unsafe {
-            if p.addr().is_multiple_of(64) { _mm512_stream_ps(p, self) } else { _mm512_storeu_ps(p, self) }
+            if p.addr().is_multiple_of(64) {
+                _mm512_stream_ps(p, self.0)
+            } else {
+                _mm512_storeu_ps(p, self.0)
+            }
         }
     },
     // The methods below use AVX512-BF16, which `run_pairs` makes sure of.
@@ -182,14 +191,14 @@ mod x86 {
         // SAFETY: the trait's contract.
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
         }
     },
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut bf16) {
         // SAFETY: the trait's contract.
         unsafe {
-            let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self));
+            let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0));
             _mm256_storeu_si256(p.cast(), rounded)
         }
     },
@@ -211,8 +220,9 @@ mod x86 {
         const TURNS: [u16; 32] = in_turns(0, 16);
         // SAFETY: the trait's contract; registers of one size.
         unsafe {
-            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-            _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_loadu_si512(TURNS.as_ptr().cast()), both))
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high.0, low.0));
+            let turns = _mm512_loadu_si512(TURNS.as_ptr().cast());
+            Self(_mm512_castsi512_ps(_mm512_permutexvar_epi16(turns, both)))
         }
     },
     #[inline(always)]
@@ -220,102 +230,25 @@ mod x86 {
         // SAFETY: the trait's contract; registers of one size.
         unsafe {
             let pairs = |x: __m512| std::mem::transmute::<__m512, __m512bh>(x);
-            _mm512_dpbf16_ps(self, pairs(b), pairs(a))
+            Self(_mm512_dpbf16_ps(self.0, pairs(b.0), pairs(a.0)))
         }
     });
-    vector!(__m256, 8, false,
+    vector!(
+        /// A register of AVX2.
+        Avx2, __m256, 8, false,
         _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps,
         fma: |c, a, b| _mm256_fmadd_ps(a, b, c),
         positive: |x, m| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(m, _mm256_setzero_ps()), x));
 }
 
-/// An AVX-512 register on a machine that also has AMX tiles. Its own operations are those of AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub struct Tiled(std::arch::x86_64::__m512);
-
-#[cfg(target_arch = "x86_64")]
-type M = std::arch::x86_64::__m512;
-
-// SAFETY: each method is that of the AVX-512 register.
-#[cfg(target_arch = "x86_64")]
-unsafe impl Vector for Tiled {
-    const LANES: usize = <M as Vector>::LANES;
-    const WIDE: bool = <M as Vector>::WIDE;
-    const TILES: bool = true;
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::splat(x) })
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::load(p) })
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the trait's contract, which is the same.
-        unsafe { <M as Vector>::store(self.0, p) }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, a: Self, b: Self) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::fma(self.0, a.0, b.0) })
-    }
-    #[inline(always)]
-    unsafe fn add(self, a: Self) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::add(self.0, a.0) })
-    }
-    #[inline(always)]
-    unsafe fn sub(self, a: Self) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::sub(self.0, a.0) })
-    }
-    #[inline(always)]
-    unsafe fn where_positive(self, a: Self) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::where_positive(self.0, a.0) })
-    }
-    #[inline(always)]
-    unsafe fn relu(self) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::relu(self.0) })
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(p: *const bf16) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::load_bf16(p) })
-    }
-    #[inline(always)]
-    unsafe fn store_bf16(self, p: *mut bf16) {
-        // SAFETY: the trait's contract, which is the same.
-        unsafe { <M as Vector>::store_bf16(self.0, p) }
-    }
-    #[inline(always)]
-    unsafe fn side_by_side(first: *const bf16, second: *const bf16, out: *mut bf16) {
-        // SAFETY: the trait's contract, which is the same.
-        unsafe { <M as Vector>::side_by_side(first, second, out) }
-    }
-    #[inline(always)]
-    unsafe fn pair(low: Self, high: Self) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::pair(low.0, high.0) })
-    }
-    #[inline(always)]
-    unsafe fn dot(self, a: Self, b: Self) -> Self {
-        // SAFETY: the trait's contract, which is the same.
-        Tiled(unsafe { <M as Vector>::dot(self.0, a.0, b.0) })
-    }
-}
-
 #[cfg(target_arch = "aarch64")]
-mod arm {
+pub mod arm {
     use super::Vector;
     use std::arch::aarch64::*;
 
-    vector!(float32x4_t, 4, true, vdupq_n_f32, vld1q_f32, vst1q_f32, vaddq_f32, vsubq_f32, vmaxq_f32,
+    vector!(
+        /// A register of NEON.
+        Neon, float32x4_t, 4, true, vdupq_n_f32, vld1q_f32, vst1q_f32, vaddq_f32, vsubq_f32, vmaxq_f32,
         fma: |c, a, b| vfmaq_f32(c, a, b),
         positive: |x, m| vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(m), vreinterpretq_u32_f32(x))));
 }

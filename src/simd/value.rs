@@ -22,7 +22,7 @@ pub unsafe trait Value: Copy + Send + Sync + 'static {
     /// Converts the value to `f32`, exactly.
     fn to_f32(self) -> f32;
     /// Rounds to the nearest value.
-    fn from_f32(x: f32) -> Self;
+    fn rounded(x: f32) -> Self;
     /// Returns the values of a storage if it is of this type.
     fn slice(storage: &CpuStorage) -> Option<&[Self]>;
     /// Returns the values of a storage, mutably, if it is of this type.
@@ -30,7 +30,7 @@ pub unsafe trait Value: Copy + Send + Sync + 'static {
     /// Returns the instruction set in use for these values.
     fn isa() -> Isa;
     /// Runs a task whose kernels process these values.
-    fn run(isa: Isa, task: impl Task);
+    fn run(task: impl Task);
 
     /// Reads a vector.
     ///
@@ -83,7 +83,7 @@ macro_rules! value {
                 self.into()
             }
             #[inline(always)]
-            fn from_f32(x: f32) -> Self {
+            fn rounded(x: f32) -> Self {
                 let mut value = Self::ZERO;
                 // SAFETY: as a vector, an `f32` has one lane and needs no instruction set.
                 unsafe { x.$store(&raw mut value) };
@@ -98,8 +98,8 @@ macro_rules! value {
             fn isa() -> Isa {
                 $isa
             }
-            fn run(isa: Isa, task: impl Task) {
-                $run(isa, task);
+            fn run(task: impl Task) {
+                $run(task);
             }
             #[inline(always)]
             unsafe fn load<V: Vector>(p: *const Self) -> V {

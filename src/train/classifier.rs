@@ -16,7 +16,7 @@ use crate::data::features::Features;
 use crate::interrupt::{self, Interrupted};
 use crate::methods::classifier::{Classifier, means, nearest, tau_normed};
 use crate::methods::loss::{Criterion, Targets};
-use crate::metrics::{self, argmax};
+use crate::metrics;
 use crate::net::Params;
 use crate::net::files::{StateDict, Values};
 use crate::tensor::{read, write};
@@ -57,15 +57,13 @@ impl OnFeatures {
     /// training images than neighbours that vote.
     pub fn new(
         config: &Config,
+        classifier: Classifier,
         params: Params,
         goes_on: bool,
         rest: StateDict,
         cls_num_list: &[usize],
         splits: Splits,
     ) -> Result<OnFeatures> {
-        let classifier = config
-            .classifier
-            .context("features can only train a classifier; add --classifier linear, or another one")?;
         let len = params.network().features();
         let widths = std::iter::once(&splits.train).chain(&splits.judged).chain(&splits.val);
         for features in widths {
@@ -121,9 +119,7 @@ impl OnFeatures {
         let train = &self.splits.train;
         let (mut loss, mut right) = (0.0, 0.0);
         for step in 0..plan.steps() {
-            if interrupt::requested() {
-                return Err(Interrupted.into());
-            }
+            interrupt::check()?;
             let Step { samples, partner, lambda, label_a, label_b, coef_a, coef_b, .. } = plan.step(step);
             let mixed = |(n, sample): (usize, &Sample)| {
                 let (own, share) = (train.row(sample.index as usize), lambda[n]);
@@ -151,7 +147,7 @@ impl OnFeatures {
         let len = train.width();
         if let Classifier::Knn { neighbours } = self.classifier {
             let voters = Neighbours::new(train.all(), train.labels(), len, classes, neighbours);
-            let logits = voters.logits_of_voters(train.all())?;
+            let logits = voters.logits(train.all(), true)?;
             self.neighbours = Some(voters);
             return self.judge(&logits);
         }
@@ -239,11 +235,7 @@ impl OnFeatures {
 
     fn keep(&self, to: &Tensor, flat: &[f32]) -> Result<()> {
         let at = self.params.classifier();
-        write(to, |all| {
-            all[at..at + flat.len()].copy_from_slice(flat);
-            Ok(())
-        })?;
-        Ok(())
+        Ok(write(to, |all| all[at..at + flat.len()].copy_from_slice(flat))?)
     }
 
     /// Returns the percentage of each judged split that is classified correctly.
@@ -253,12 +245,10 @@ impl OnFeatures {
     pub fn top1(&self) -> Result<Vec<f64>, Interrupted> {
         let of = |split: &Features| -> Result<f64, Interrupted> {
             let logits = match &self.neighbours {
-                Some(voters) => voters.logits(split.all())?,
+                Some(voters) => voters.logits(split.all(), false)?,
                 None => self.linear.logits(split.all()),
             };
-            let rows = logits.chunks_exact(self.params.classes()).zip(split.labels());
-            let right = rows.filter(|(z, label)| argmax(z) == **label as usize).count();
-            Ok(100.0 * right as f64 / split.len() as f64)
+            Ok(metrics::top1(&logits, split.labels(), self.params.classes()))
         };
         self.splits.judged.iter().map(of).collect()
     }

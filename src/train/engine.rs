@@ -2,12 +2,9 @@
 //! be written.
 
 use std::borrow::Cow;
-#[cfg(feature = "cuda")]
 use std::ops::Range;
 
-use anyhow::Result;
-#[cfg(feature = "cuda")]
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use candle_core::DType;
 use half::bf16;
 use rayon::prelude::*;
@@ -20,17 +17,17 @@ use crate::backend::cpu::blend::Pairs;
 use crate::backend::cpu::infer::{self, Folded};
 use crate::backend::cpu::load::{self, View};
 use crate::backend::cpu::net::{Hidden, Net};
-#[cfg(feature = "cuda")]
-use crate::backend::cuda::{Row, images::view, trainer::Planned};
+use crate::backend::cuda::images::view;
+use crate::backend::cuda::trainer::{self, Planned, Trainer};
+use crate::backend::cuda::{self, Row};
 use crate::backend::device::Device;
 use crate::backend::{Inference, Levels, Rates, levels};
 use crate::data::augment::{self, Op};
 use crate::data::shard::{Split, centre};
 use crate::interrupt::{self, Interrupted};
 use crate::methods::loss::{Criterion, Targets};
-#[cfg(feature = "cuda")]
 use crate::methods::mix::Partner;
-use crate::metrics::argmax;
+use crate::metrics;
 use crate::net::Params;
 use crate::net::files::StateDict;
 use crate::simd::value::Value;
@@ -51,9 +48,8 @@ struct Images<'a> {
 
 enum On<'a> {
     Cpu(Box<Net>, Images<'a>),
-    #[cfg(feature = "cuda")]
     Cuda {
-        trainer: Box<crate::backend::cuda::trainer::Trainer>,
+        trainer: Box<Trainer>,
         images: Images<'a>,
         /// The host's copy of the parameters, from which files are written.
         params: Box<Params>,
@@ -85,15 +81,13 @@ impl<'a> Engine<'a> {
                 let net = if config.freeze.is_some() { net.frozen() } else { net };
                 On::Cpu(Box::new(net), Images { train, judged, levels })
             }
-            #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
-                use crate::backend::cuda::trainer::{self, Trainer};
                 ensure!(
                     config.mix.kind.partner == Partner::OfBatch,
                     "--mix {}: the GPU has no kernels for it; use --device cpu",
                     config.mix.name()
                 );
-                let device = crate::backend::cuda::Device::open(index, config.precision)?;
+                let device = cuda::Device::open(index, config.precision)?;
                 let streamed = config.changes_images() || train.stored() != train.shape();
                 let images = trainer::Images { train, judged: &judged, levels: &levels, streamed };
                 let trainer =
@@ -130,14 +124,13 @@ impl<'a> Engine<'a> {
                 train_epoch(net, train, levels, &plan.epoch(epoch), rates, epoch, on_step)
             }
             On::Features(classifier) => classifier.epoch(plan, epoch, rates, on_step),
-            #[cfg(feature = "cuda")]
             On::Cuda { trainer, images: Images { train, .. }, .. } => {
                 let crops = train.stored() != train.shape();
                 let held = trainer.steps_on_device().map(|steps| Held { steps, crops });
                 let of_epoch = held.map(|_| plan.epoch(epoch));
                 let images = |steps| of_epoch.as_ref().map_or(vec![], |of| images(train, of, steps));
                 let planned = |epoch| rows(plan, epoch, held);
-                let losses = trainer.stream(planned, images, epoch, plan.epochs(), rates)?;
+                let losses = trainer.epoch(planned, images, epoch, plan.epochs(), rates)?;
                 let (mut sum, mut right) = (0.0, 0.0);
                 for (step, [loss, hits]) in losses.into_iter().enumerate() {
                     check_loss(loss, epoch, step)?;
@@ -156,7 +149,6 @@ impl<'a> Engine<'a> {
     pub fn give(&self) -> Result<()> {
         match &self.on {
             On::Cpu(..) | On::Features(_) => Ok(()),
-            #[cfg(feature = "cuda")]
             On::Cuda { trainer, params, .. } => trainer.give(params),
         }
     }
@@ -169,7 +161,6 @@ impl<'a> Engine<'a> {
         match &self.on {
             On::Cpu(net, _) => net.params.state_dict(),
             On::Features(classifier) => classifier.state_dict(),
-            #[cfg(feature = "cuda")]
             On::Cuda { params, .. } => params.state_dict(),
         }
     }
@@ -182,7 +173,6 @@ impl<'a> Engine<'a> {
         match &self.on {
             On::Cpu(net, _) => net.params.training_state(),
             On::Features(classifier) => classifier.training_state(),
-            #[cfg(feature = "cuda")]
             On::Cuda { params, .. } => params.training_state(),
         }
     }
@@ -191,20 +181,17 @@ impl<'a> Engine<'a> {
     ///
     /// # Errors
     /// Returns an error if the device cannot run the network, and [`Interrupted`] after a signal.
-    pub fn top1(&mut self) -> Result<Vec<f64>> {
-        match &mut self.on {
+    pub fn top1(&self) -> Result<Vec<f64>> {
+        match &self.on {
             On::Cpu(net, Images { train, judged, levels }) => {
                 let net = Folded::new(&net.params, train.shape())?;
                 let of = |split: &&Split| -> Result<f64> {
                     let out = net.run(split, levels, infer::BATCH)?;
-                    let rows = out.logits.chunks_exact(out.classes);
-                    let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
-                    Ok(100.0 * right as f64 / split.len() as f64)
+                    Ok(metrics::top1(&out.logits, split.labels(), out.classes))
                 };
                 judged.iter().map(of).collect()
             }
             On::Features(classifier) => Ok(classifier.top1()?),
-            #[cfg(feature = "cuda")]
             On::Cuda { trainer, images, .. } => trainer.top1(&images.judged),
         }
     }
@@ -225,14 +212,12 @@ impl<'a> Engine<'a> {
                 let isa = if net.x.dtype() == DType::BF16 { bf16::isa() } else { f32::isa() };
                 ("instruction_set", isa.name().to_owned())
             }
-            #[cfg(feature = "cuda")]
             On::Cuda { name, .. } => ("device", name.clone()),
         }
     }
 }
 
 /// How the images of a run reach a GPU that does not keep all of them.
-#[cfg(feature = "cuda")]
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     /// Number of steps whose images are on the GPU at a time.
@@ -242,7 +227,6 @@ pub struct Held {
 }
 
 /// Returns an epoch of the plan in the form that the GPU's kernels take.
-#[cfg(feature = "cuda")]
 pub fn rows(plan: &Plan, epoch: u32, held: Option<Held>) -> Planned {
     let (batch, plan) = (plan.images(0), plan.epoch(epoch));
     let mut mix_points = vec![];
@@ -271,7 +255,6 @@ pub fn rows(plan: &Plan, epoch: u32, held: Option<Held>) -> Planned {
 }
 
 /// Returns the images of some steps in the form that a GPU takes: changed, and cut out of larger ones.
-#[cfg(feature = "cuda")]
 pub fn images(train: &Split, plan: &EpochPlan, steps: Range<usize>) -> Vec<u8> {
     let samples: Vec<Sample> = steps.flat_map(|step| plan.step(step).samples).collect();
     let len = train.shape().iter().product();
@@ -312,7 +295,6 @@ impl<'a> Changed<'a> {
     }
 
     /// Copies the crop out of a larger image; an image of the network's size is copied whole.
-    #[cfg(feature = "cuda")]
     fn cut(&self, [height, width, channels]: [usize; 3], out: &mut [u8]) {
         if self.size == [height, width, channels] {
             return out.copy_from_slice(&self.image);
@@ -375,28 +357,26 @@ pub(crate) fn train_epoch(
         Ok(loaded)
     };
     let (mut loss, mut right) = (0.0, 0.0);
-    let mut next = Some(load(0)?);
-    for step in 0.. {
-        let Some(Step { mix_point, partner, lambda, label_a, label_b, coef_a, coef_b, .. }) = next else {
-            break;
-        };
-        if interrupt::requested() {
-            return Err(Interrupted.into());
-        }
+    let mut next = load(0)?;
+    for step in 0..plan.steps() {
+        let Step { mix_point, partner, lambda, label_a, label_b, coef_a, coef_b, .. } = &next;
+        interrupt::check()?;
         net.x.slice_set(&ahead, 0, 0)?;
-        let targets = Targets { label_a: &label_a, label_b: &label_b, coef_a: &coef_a, coef_b: &coef_b };
-        let pairs = Pairs { partner: &partner, lambda: &lambda };
-        let hidden = (mix_point > 0).then_some(Hidden { stage: mix_point, pairs });
+        let targets = Targets { label_a, label_b, coef_a, coef_b };
+        let hidden =
+            (*mix_point > 0).then_some(Hidden { stage: *mix_point, pairs: Pairs { partner, lambda } });
         let (result, loaded) = rayon::join(
             || net.step(targets, hidden, rates),
             || (step + 1 < plan.steps()).then(|| load(step + 1)).transpose(),
         );
-        let result = result?;
-        next = loaded?;
+        let (result, loaded) = (result?, loaded?);
         check_loss(result.loss, epoch, step)?;
         loss += result.loss * label_a.len() as f64;
         right += result.right;
         on_step(step + 1);
+        if let Some(loaded) = loaded {
+            next = loaded;
+        }
     }
     Ok((loss, right))
 }

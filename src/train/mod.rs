@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::backend::Rates;
 use crate::backend::cpu::net::Net;
@@ -34,7 +34,7 @@ use crate::data::Info;
 use crate::data::features::Features;
 use crate::data::shard::Split;
 use crate::manifest::store::{Done, Produced};
-use crate::manifest::{Kind, Manifest, Object};
+use crate::manifest::{Kind, Manifest, object};
 use crate::methods::classifier::Classifier;
 use crate::net::Params;
 use crate::net::files::{self, StateDict};
@@ -199,7 +199,8 @@ fn on_images(job: &Job, dir: &Path, device: Device, on: &mut dyn FnMut(Event)) -
     let criterion = config.criterion(&info.cls_num_list);
     let splits = judged.iter().map(|(_, split)| split).collect();
     let engine = Engine::new(device, config, params, criterion, &train, splits)?;
-    epochs(job, dir, engine, &plan, (reached, log), on)
+    let keep_every = if device.is_cuda() { KEEP_EVERY } else { Duration::ZERO };
+    epochs(job, dir, engine, &plan, (reached, log), keep_every, on)
 }
 
 /// Trains a classifier on the features of a network whose other weights are in `start`.
@@ -243,17 +244,19 @@ fn on_features(job: &Job, dir: &Path, on: &mut dyn FnMut(Event)) -> Result<Done>
     };
     rest.retain(|name, _| !name.starts_with(&format!("{}.", network.classifier.name)));
     let splits = classifier::Splits { train, judged, val };
-    let engine = OnFeatures::new(config, params, goes_on, rest, &info.cls_num_list, splits)?;
-    epochs(job, dir, Engine::of_features(engine), &plan, (reached, log), on)
+    let engine = OnFeatures::new(config, classifier, params, goes_on, rest, &info.cls_num_list, splits)?;
+    epochs(job, dir, Engine::of_features(engine), &plan, (reached, log), Duration::ZERO, on)
 }
 
-/// Trains to the end of the run, from where an earlier call was stopped.
+/// Trains to the end of the run, from where an earlier call was stopped. Files are written after the epochs
+/// that end at least `keep_every` after the last write, and after the last epoch.
 fn epochs(
     job: &Job,
     dir: &Path,
     mut engine: Engine,
     plan: &Plan,
     (mut reached, mut log): (Reached, Vec<EpochReport>),
+    keep_every: Duration,
     on: &mut dyn FnMut(Event),
 ) -> Result<Done> {
     let (config, info) = (job.config, Info::of(job.dataset)?);
@@ -267,7 +270,7 @@ fn epochs(
         reached.epoch = epoch;
         reached.steps += plan.steps() as u64;
         log.push(report.clone());
-        let is_due = kind != "device" || kept.is_none_or(|t| t.elapsed() > KEEP_EVERY);
+        let is_due = kept.is_none_or(|t| t.elapsed() >= keep_every);
         let now = is_due || epoch == config.epochs;
         let better = reached.is_best(&report, job.select, now);
         if better || now {
@@ -327,7 +330,7 @@ fn run_epoch(
     let (loss, right) = engine.epoch(plan, epoch, rates, &mut |step| on(Event::Step { step }))?;
     let trained = started.elapsed().as_secs_f64();
     let top1 = engine.top1()?;
-    let images = plan.len() as f64;
+    let images = plan.images_per_epoch() as f64;
     Ok(EpochReport {
         epoch,
         epochs: config.epochs,
@@ -358,7 +361,6 @@ fn finish(reached: &Reached, select: Select, log: &[EpochReport], kind: &str) ->
     let last = log.last().context("a training has at least one epoch")?;
     let mut speed: Vec<f64> = log.iter().map(|e| e.images_per_second).collect();
     speed.sort_by(f64::total_cmp);
-    let object = |value: Value| value.as_object().cloned().unwrap_or_else(Object::new);
     let file = |role, name: &str, rows| Produced { role, name: name.to_owned(), rows };
     let mut metrics = object(json!({
         "last_top1": last.test_top1,

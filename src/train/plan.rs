@@ -109,8 +109,8 @@ pub struct Plan {
     config: Config,
     /// Height and width of the network's input.
     size: [usize; 2],
-    /// How many rows and columns more stored images have than the network's input.
-    spare: [usize; 2],
+    /// Height and width of stored images.
+    stored: [usize; 2],
     /// How often the training split was passed through a network, if it consists of features.
     passes: u32,
     labels: Vec<u32>,
@@ -152,7 +152,7 @@ impl Plan {
         Ok(Plan {
             config: config.clone(),
             size: [height, width],
-            spare: [0; 2],
+            stored: [height, width],
             passes: 1,
             labels: labels.to_vec(),
             cls_num_list: cls_num_list.to_vec(),
@@ -166,8 +166,8 @@ impl Plan {
     }
 
     /// Returns the same plan with crops taken from larger stored images of shape `[H, W, C]`.
-    pub fn cropping(self, stored: [usize; 3]) -> Plan {
-        Plan { spare: [0, 1].map(|axis| stored[axis] - self.size[axis]), ..self }
+    pub fn cropping(self, [height, width, _]: [usize; 3]) -> Plan {
+        Plan { stored: [height, width], ..self }
     }
 
     /// Returns the same plan for images that have the features of several passes, one pass after the other;
@@ -176,19 +176,9 @@ impl Plan {
         Plan { passes, ..self }
     }
 
-    /// Returns the height and width of stored images.
-    fn stored(&self) -> [usize; 2] {
-        [0, 1].map(|axis| self.size[axis] + self.spare[axis])
-    }
-
-    /// Returns the number of training images.
-    pub fn len(&self) -> usize {
+    /// Returns the number of images of an epoch, which is the number of training images.
+    pub fn images_per_epoch(&self) -> usize {
         self.labels.len()
-    }
-
-    /// Returns whether there are no training images, which cannot happen.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
     }
 
     /// Returns the number of steps of an epoch; the last one may be a smaller batch.
@@ -229,6 +219,7 @@ impl Plan {
 pub struct EpochPlan<'p> {
     plan: &'p Plan,
     epoch: u32,
+    /// The images in order, with repetitions if the rule re-samples.
     order: Vec<u32>,
     weights: Option<&'p (Vec<f64>, RwNorm)>,
 }
@@ -239,18 +230,13 @@ impl EpochPlan<'_> {
         self.plan.steps()
     }
 
-    /// Returns the images of the epoch in order, with repetitions if the rule re-samples.
-    pub fn order(&self) -> &[u32] {
-        &self.order
-    }
-
     /// Returns one step, from 0 to `steps() - 1`.
     pub fn step(&self, i: usize) -> Step {
-        let Plan { config, labels, cls_num_list, passes, .. } = self.plan;
+        let Plan { config, size, stored, labels, cls_num_list, passes, .. } = self.plan;
         let batch = &self.order[i * config.batch_size..][..self.plan.images(i)];
         let rng = |purpose| stream(config.seed, purpose, self.epoch.into(), i as u64);
 
-        let (lambda, patch) = config.mix.draw(&mut rng(Purpose::Lambda), batch.len(), self.plan.size);
+        let (lambda, patch) = config.mix.draw(&mut rng(Purpose::Lambda), batch.len(), *size);
         // Partners from outside the batch are appended to it.
         let (mut seen, mut partner): (Vec<u32>, Vec<u32>) =
             (batch.to_vec(), (0..).take(batch.len()).collect());
@@ -264,16 +250,18 @@ impl EpochPlan<'_> {
             None if config.mix.is_none() => {}
             None => shuffle(&mut rng(Purpose::Pair), &mut partner),
         }
+        // The rows and columns that stored images have beyond those of the network's input.
+        let spare = [0, 1].map(|axis| stored[axis] - size[axis]);
         let mut words = rng(Purpose::Augment);
         let sample = |(n, &index): (usize, &u32)| {
             let word = words.next_u32();
-            let mut sample = augment(config, self.plan.spare, index, word);
+            let mut sample = augment(config, spare, index, word);
             let pass = (u64::from(word) * u64::from(*passes)) >> 32;
             sample.index += pass as u32 * labels.len() as u32;
             if config.changes_images() {
                 let step = (i as u64) << 32 | n as u64;
                 let mut rng = stream(config.seed, Purpose::Change, self.epoch.into(), step);
-                sample.ops = change::draw(config, self.plan.stored(), self.plan.size, &mut rng);
+                sample.ops = change::draw(config, *stored, *size, &mut rng);
             }
             sample
         };

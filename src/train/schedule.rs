@@ -117,19 +117,6 @@ mod tests {
     }
 
     #[test]
-    fn milestones_are_the_published_ones() {
-        for (origin, second) in [(Origin::Report, 225), (Origin::Paper, 250)] {
-            let milestones = origin.milestones(300);
-            assert_eq!(milestones, [150, second]);
-            for (epoch, rate) in
-                [(1, 0.1), (149, 0.1), (150, 0.01), (second - 1, 0.01), (second, 0.001), (300, 0.001)]
-            {
-                assert_eq!(lr(0.1, &milestones, 0, epoch), rate, "{origin:?} epoch {epoch}");
-            }
-        }
-    }
-
-    #[test]
     fn other_lengths_scale_and_round_half_up() {
         let all =
             [(200, [100, 150], [100, 167]), (10, [5, 8], [5, 8]), (3, [2, 2], [2, 3]), (1, [1, 1], [1, 1])];

@@ -1,11 +1,11 @@
 //! Tests that the command line page of the documentation contains the current help of the tools.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
+
+use crate::common::committed;
 
 const ALL: [(&str, &[&str]); 5] = [
     ("mk-imbalance", &[]),
@@ -29,23 +29,21 @@ fn the_page_of_the_command_line_is_current() {
     let mut page = "# Command line\n\nWhat each tool prints for `--help`. This page is made by\n\
                     `REMIX_BLESS=1 cargo test --release --test it command_line`.\n"
         .to_owned();
+    // The page gives the common options of subcommands once, for the tool. In full, they are those of
+    // `mk-imbalance`.
+    let full = help("mk-imbalance", None);
+    let [start, end] =
+        ["\nCommon options:\n", "\nExamples:\n"].map(|head| full.find(head).expect("a heading"));
     for (tool, subcommands) in ALL {
         let mut section = |name: &str, text: &str| {
             write!(page, "\n## {name}\n\n```text\n{text}```\n").expect("text");
         };
         section(tool, &help(tool, None));
         for subcommand in subcommands {
-            section(&format!("{tool} {subcommand}"), &help(tool, Some(subcommand)));
+            let text = help(tool, Some(subcommand));
+            let text = text.replace(&full[start..end], &format!("\nCommon options: as for `{tool}`.\n"));
+            section(&format!("{tool} {subcommand}"), &text);
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/command-line.md");
-    if std::env::var_os("REMIX_BLESS").is_some() {
-        fs::write(&path, &page).expect("written");
-    }
-    let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == page,
-        "{}: renew it with REMIX_BLESS=1 cargo test --release --test it command_line",
-        path.display()
-    );
+    committed("docs/reference/command-line.md", &page, "command_line");
 }

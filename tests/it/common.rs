@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use assert_cmd::assert::Assert;
 use assert_cmd::cargo::cargo_bin;
@@ -51,8 +51,7 @@ impl Sandbox {
 
     /// Runs a tool that must succeed and returns the manifests that it prints.
     pub fn run(&self, name: &str, args: &str) -> Vec<Value> {
-        let output = self.tool(name, args).assert().success().get_output().clone();
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let text = self.printed(name, args);
         text.lines().map(|line| serde_json::from_str(line).expect("a manifest a line")).collect()
     }
 
@@ -61,6 +60,39 @@ impl Sandbox {
         let mut found = self.run(name, args);
         assert_eq!(found.len(), 1, "one manifest");
         found.remove(0)
+    }
+
+    /// Runs a tool that must succeed and returns what it prints on stdout.
+    pub fn printed(&self, name: &str, args: &str) -> String {
+        let done = self.tool(name, args).assert().success();
+        String::from_utf8(done.get_output().stdout.clone()).expect("UTF-8")
+    }
+
+    /// Runs a tool that must end with this exit code and returns what it says on stderr.
+    pub fn said(&self, name: &str, args: &str, code: i32) -> String {
+        let done = self.tool(name, args).assert().code(code);
+        String::from_utf8(done.get_output().stderr.clone()).expect("UTF-8")
+    }
+
+    /// Runs a line of bash with the tools' directory in `$B`; the line fails if any part of a pipe does.
+    pub fn bash(&self, line: &str) -> Output {
+        let bin = cargo_bin("train");
+        let mut bash = self.command("bash");
+        bash.env("B", bin.parent().expect("a directory"));
+        bash.args(["-o", "pipefail", "-c", line]).output().expect("bash")
+    }
+
+    /// Kills a training at one kill point after the other, starting with `first` and each time in a new
+    /// directory, until these files are in it.
+    pub fn killed_with(&self, files: &[&str], args: &str, dir: &str, first: u32) {
+        for point in first.. {
+            let _ = fs::remove_dir_all(self.join(dir));
+            let mut killed = self.tool("train", &format!("{args} --out {dir}"));
+            killed.env("REMIX_KILL_AT", point.to_string()).assert().interrupted();
+            if files.iter().all(|file| self.join(dir).join(file).exists()) {
+                return;
+            }
+        }
     }
 
     /// Runs a line of sh, which must succeed, on a terminal of script(1), and returns what the terminal shows.
@@ -134,6 +166,28 @@ pub fn seal(v: &mut Value) {
     let m = Manifest { key, ..m };
     v["digest"] = key::digest(&m).into();
     v["key"] = m.key.into();
+}
+
+/// Returns a training's log without the times.
+pub fn timeless(log: &str) -> String {
+    let line = |line: &str| {
+        let mut v: Value = serde_json::from_str(line).expect("JSON");
+        v.as_object_mut()
+            .expect("an object")
+            .retain(|name, _| name != "seconds" && name != "images_per_second");
+        format!("{v}\n")
+    };
+    log.lines().map(line).collect()
+}
+
+/// Asserts that a committed file has this text. If `$REMIX_BLESS` is set, it writes the text first.
+pub fn committed(name: &str, text: &str, test: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    if std::env::var_os("REMIX_BLESS").is_some() {
+        fs::write(&path, text).expect("written");
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == text, "{name}: renew it with REMIX_BLESS=1 cargo test --release --test it {test}");
 }
 
 /// Flips one bit in the middle of a file.

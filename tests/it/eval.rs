@@ -95,14 +95,8 @@ fn checkpoints_come_from_pipes_and_files_and_answers_from_the_cache() {
         .collect();
     let first = s.tool("eval", "-q").write_stdin(piped).assert().success().get_output().stdout.clone();
     assert_eq!(first.iter().filter(|b| **b == b'\n').count(), 3);
-    let again = s
-        .tool("eval", "runs/0 runs/1/manifest.json runs/2 -q")
-        .assert()
-        .success()
-        .get_output()
-        .stdout
-        .clone();
-    assert_eq!(first, again, "the same bytes, start time included: nothing was done again");
+    let again = s.printed("eval", "runs/0 runs/1/manifest.json runs/2 -q");
+    assert_eq!(first, again.as_bytes(), "the same bytes, start time included: nothing was done again");
 }
 
 #[test]
@@ -144,8 +138,7 @@ fn another_data_set_is_never_taken_silently() {
     refused(s.tool("eval", "run --checkpoint best").assert(), "or give its path with --data");
     // The same content in another directory is accepted.
     s.one("mk-imbalance", &format!("{DATA} --out moved"));
-    let output = s.tool("eval", "run --data moved").assert().success().get_output().clone();
-    assert!(!String::from_utf8(output.stderr).unwrap().contains("warning"));
+    assert!(!s.said("eval", "run --data moved", 0).contains("warning"));
 }
 
 #[test]

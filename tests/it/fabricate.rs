@@ -1,12 +1,12 @@
 //! Checkpoints and evaluations made without any training: real manifests around weights and numbers that the
 //! test chooses.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use remix::manifest::store::{Claim, Plan, Produced, write_atomic};
 use remix::manifest::{Input, Kind, Manifest, Object, source};
 use remix::methods::presets::preset;
+use remix::net::{Arch, Params};
 use remix::train::config::Config;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -61,42 +61,13 @@ pub fn checkpoint(dir: &Path, dataset: &Manifest, seed: u64) -> PathBuf {
 
 /// Returns a safetensors file with random weights of a ResNet-20 under PyTorch's names.
 pub fn resnet20(classes: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut uniform = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
-    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    let mut add = |name: String, shape: Vec<usize>, mut value: Box<dyn FnMut() -> f32>| {
-        let bytes = (0..shape.iter().product()).flat_map(|_: usize| value().to_le_bytes()).collect();
-        tensors.insert(name, (shape, bytes));
-    };
-    let mut layers = vec![(String::new(), "1", 3, 16)];
-    for stage in 1..=3 {
-        for block in 0..3 {
-            let out = 8 << stage;
-            let into = if block == 0 && stage > 1 { out / 2 } else { out };
-            layers.push((format!("layer{stage}.{block}."), "1", into, out));
-            layers.push((format!("layer{stage}.{block}."), "2", out, out));
-        }
-    }
-    let mut draw = |n: usize, scale: f32| -> Vec<f32> { (0..n).map(|_| uniform() * scale).collect() };
-    let mut from = |n: usize, scale: f32| -> Box<dyn FnMut() -> f32> {
-        let mut values = draw(n, scale).into_iter();
-        Box::new(move || values.next().unwrap())
-    };
-    for (prefix, k, into, out) in layers {
-        let fan = (2.0 / (9 * into) as f32).sqrt() * 3.4;
-        add(format!("{prefix}conv{k}.weight"), vec![out, into, 3, 3], from(9 * into * out, fan));
-        for (name, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
-            add(format!("{prefix}bn{k}.{name}"), vec![out], Box::new(move || value));
-        }
-    }
-    add("linear.weight".into(), vec![classes, 64], from(64 * classes, 1.0));
-    add("linear.bias".into(), vec![classes], from(classes, 0.1));
-    let views = tensors.iter().map(|(n, (s, b))| (n, TensorView::new(Dtype::F32, s.clone(), b).unwrap()));
+    let arch: Arch = "resnet20".parse().unwrap();
+    let params = Params::new(&arch.network(), classes).unwrap();
+    params.init(seed).unwrap();
+    let bytes = |data: Vec<f32>| data.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+    let tensors = params.state_dict().unwrap().into_iter().map(|(name, v)| (name, v.shape, bytes(v.data)));
+    let tensors: Vec<_> = tensors.collect();
+    let views = tensors.iter().map(|(n, s, b)| (n, TensorView::new(Dtype::F32, s.clone(), b).unwrap()));
     safetensors::serialize(views, None).unwrap()
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Disk, Sandbox, TRAIN, copy_dir, edit, flip, refused, trained};
+use crate::common::{DATA, Disk, Sandbox, TRAIN, copy_dir, edit, flip, refused, trained};
 
 fn cut(path: &Path) {
     fs::File::options().write(true).open(path).unwrap().set_len(1000).unwrap();
@@ -131,7 +131,11 @@ fn manifests_that_are_none_or_others() {
             ("eval", "arch", "params.arch"),
             ("eval", "deeper", "check the architecture (--arch)"),
             ("eval", "run --arch resnet44", "is a resnet20, not the resnet44 of --arch"),
-            ("eval", "run --split val", "make a validation split with mk-imbalance --val-fraction"),
+            (
+                "eval",
+                "run --split val",
+                "this dataset lists no val file; make a validation split with mk-imbalance --val-fraction",
+            ),
             (
                 "embed",
                 "nowhere",
@@ -182,8 +186,7 @@ fn files_outside_the_output_directory_are_not_replaced() {
     s.one("embed", "run -q --out e");
     edit(&s.join("e"), |v| v["outputs"][0]["path"] = json!("../x"));
     fs::write(s.join("x"), "not ours").unwrap();
-    let verify = s.tool("embed", "run -q --out e --verify").assert().code(1);
-    let said = String::from_utf8_lossy(&verify.get_output().stderr).into_owned();
+    let said = s.said("embed", "run -q --out e --verify", 1);
     assert!(said.contains("e: there is no finished result here"), "{said}");
     for force in ["", "--force"] {
         let embed = s.tool("embed", &format!("run -q --out e {force}")).assert();
@@ -331,8 +334,7 @@ fn flags_that_are_absurd() {
         ("data --arch vgg", "resnet32"),
         ("data other", "other: there is no such file"),
     ] {
-        let output = s.tool("train", args).assert().code(2).get_output().clone();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let said = s.said("train", args, 2);
         assert!(said.contains(why) && !said.contains("panicked"), "{args}: {said}");
     }
     assert_eq!(s.run("train", &format!("{TRAIN} -q --seeds 1,1,1-1")).len(), 1, "a seed is trained once");
@@ -342,13 +344,11 @@ fn flags_that_are_absurd() {
 fn directories_that_cannot_be_written() {
     let s = trained();
     fs::write(s.join("file"), "").unwrap();
-    for (tool, args) in [("train", TRAIN), ("eval", "run"), ("embed", "run")] {
+    for (tool, args) in [("mk-imbalance", DATA), ("train", TRAIN), ("eval", "run"), ("embed", "run")] {
         for (out, why, system) in
             [("file/d", "file: is a file, but a directory is needed there", 0), ("/proc/d", "/proc/d: ", 1)]
         {
-            let output =
-                s.tool(tool, &format!("{args} -q --out {out}")).assert().code(2).get_output().clone();
-            let said = String::from_utf8(output.stderr).unwrap();
+            let said = s.said(tool, &format!("{args} -q --out {out}"), 2);
             assert!(said.starts_with(&format!("{tool}: {why}")) && said.lines().count() == 1, "{said}");
             // The cause is given once.
             assert_eq!(said.matches("os error").count(), system, "{said}");

@@ -43,6 +43,12 @@ fn prepared() -> Sandbox {
     s
 }
 
+/// Draws a figure as `a.svg` in a directory and returns its text.
+fn drawn(s: &Sandbox, args: &str, out: &str) -> String {
+    s.one("report", &format!("figure {args} -o {out}/a.svg -q"));
+    fs::read_to_string(s.join(out).join("a.svg")).unwrap()
+}
+
 /// Each kind with its inputs.
 const ALL: [(&str, &str); 13] = [
     ("figure1", "e/mixup e/remix"),
@@ -149,10 +155,7 @@ fn the_same_inputs_give_the_same_bytes() {
 #[test]
 fn what_the_figures_say() {
     let s = prepared();
-    let svg = |kind: &str, inputs: &str| {
-        s.one("report", &format!("figure --kind {kind} {inputs} -o x-{kind}/a.svg -q"));
-        fs::read_to_string(s.join(format!("x-{kind}/a.svg"))).unwrap()
-    };
+    let svg = |kind: &str, inputs: &str| drawn(&s, &format!("--kind {kind} {inputs}"), &format!("x-{kind}"));
     let figure1 = svg("figure1", "e/remix e/mixup");
     for text in ["(a) Mixup, true class", "(d) Remix, predicted", "t-SNE 1", ">90.0 % correct<", ">truck<"] {
         assert!(figure1.contains(text), "{text}");
@@ -183,8 +186,7 @@ fn legends_state_the_schedule_that_each_run_had() {
             v["params"].as_object_mut().unwrap().extend(with.as_object().unwrap().clone())
         });
     }
-    s.one("report", "figure --kind curves custom paper --width 6.9 -o f/a.svg -q");
-    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    let svg = drawn(&s, "--kind curves custom paper --width 6.9", "f");
     let wanted = "Remix (4 epochs, milestones 1 and 2), Remix (8 epochs, recipe paper)";
     assert!(svg.contains(wanted), "{:?}", said(&svg));
 }
@@ -305,8 +307,7 @@ fn files_share_a_directory() {
     s.one("report", "figure --kind class-counts d/exp -o fig/counts.svg -q");
     let sound = fs::read(s.join("fig/counts.svg")).unwrap();
     fs::write(s.join("fig/counts.svg"), "damaged").unwrap();
-    let again = s.tool("report", "figure --kind class-counts d/exp -o fig/counts.svg -q").assert().success();
-    let said = String::from_utf8(again.get_output().stderr.clone()).unwrap();
+    let said = s.said("report", "figure --kind class-counts d/exp -o fig/counts.svg -q", 0);
     assert!(said.contains("changed or damaged; making the result again") && !said.contains("run "), "{said}");
     assert!(fs::read(s.join("fig/counts.svg")).unwrap() == sound);
     // Files that were not made by report are kept.
@@ -339,8 +340,7 @@ fn labels_that_carry_several_settings_are_whole() {
             v["params"].as_object_mut().unwrap().extend(with.as_object().unwrap().clone())
         });
     }
-    s.one("report", "figure --kind curves q/0 q/1 c/remix0 --width 2 -o f/a.svg -q");
-    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    let svg = drawn(&s, "--kind curves q/0 q/1 c/remix0 --width 2", "f");
     let all = said(&svg).join(" ");
     assert!(!all.contains('…'), "{all}");
     for decay in ["0.0001", "0.0005", "0.0002"] {
@@ -359,8 +359,7 @@ fn a_title_keeps_what_its_panel_is_coloured_by() {
             v["inputs"][0]["blake3"] = json!(format!("w{n}"));
         });
     }
-    s.one("report", "figure --kind figure1 long/0 long/1 e/mixup e/remix -o f/a.svg -q");
-    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    let svg = drawn(&s, "--kind figure1 long/0 long/1 e/mixup e/remix", "f");
     let all = said(&svg).join(" ");
     assert_eq!((all.matches("true class").count(), all.matches("predicted").count()), (4, 4), "{all}");
     assert!(all.contains("tau 0.125") && all.contains("tau 0.375") && !all.contains('…'), "{all}");
@@ -368,8 +367,7 @@ fn a_title_keeps_what_its_panel_is_coloured_by() {
     // Two runs of one method are distinguished by what differs.
     embedding(&s.join("e/again"), "remix", 100, true);
     edit(&s.join("e/again"), |v| v["inputs"][0]["params"]["seed"] = json!(7));
-    s.one("report", "figure --kind figure1 e/again e/remix -o g/a.svg -q");
-    let svg = fs::read_to_string(s.join("g/a.svg")).unwrap();
+    let svg = drawn(&s, "--kind figure1 e/again e/remix", "g");
     let all = said(&svg).join(" ");
     assert!(
         all.contains("(a) Remix, seed 0, true class") && all.contains("(d) Remix, seed 7, predicted"),
@@ -380,14 +378,12 @@ fn a_title_keeps_what_its_panel_is_coloured_by() {
 #[test]
 fn losses_of_different_functions_share_no_axis() {
     let s = prepared();
-    s.one("report", "figure --kind curves c/ldam c/remix0 c/mixup0 -o f/a.svg -q");
-    let svg = fs::read_to_string(s.join("f/a.svg")).unwrap();
+    let svg = drawn(&s, "--kind curves c/ldam c/remix0 c/mixup0", "f");
     let count = |text: &str| said(&svg).iter().filter(|t| **t == text).count();
     assert_eq!((count("training loss"), count("test accuracy (%)")), (2, 1), "{:?}", said(&svg));
     // The text is in the legend and in its panel.
     assert_eq!((count("LDAM"), count("cross-entropy")), (2, 1), "{:?}", said(&svg));
-    s.one("report", "figure --kind curves c/remix0 c/mixup0 -o g/a.svg -q");
-    let svg = fs::read_to_string(s.join("g/a.svg")).unwrap();
+    let svg = drawn(&s, "--kind curves c/remix0 c/mixup0", "g");
     assert!(
         said(&svg).iter().filter(|t| **t == "training loss").count() == 1 && !svg.contains("cross-entropy")
     );
@@ -399,26 +395,20 @@ fn a_byte_identical_run_counts_once() {
     // The same weights, evaluated by a version that records what computed them.
     evaluation(&s.join("m/copy"), &Evaluation { method: "remix", top1: 75.5, ..Evaluation::default() });
     edit(&s.join("m/copy"), |v| v["inputs"][0]["facts"] = json!({"computed_by": "avx2"}));
-    let svg = |inputs: &str, out: &str| {
-        s.one("report", &format!("figure --kind per-class {inputs} -o {out}/a.svg -q"));
-        fs::read_to_string(s.join(format!("{out}/a.svg"))).unwrap()
-    };
+    let svg = |inputs: &str, out: &str| drawn(&s, &format!("--kind per-class {inputs}"), out);
     assert_eq!(svg("m/remix0 m/remix1", "once"), svg("m/remix0 m/copy m/remix1", "twice"));
-    let page = |inputs: &str, out: &str| {
-        s.one("report", &format!("html {inputs} -o {out}/a.html -q"));
-        fs::read_to_string(s.join(format!("{out}/a.html"))).unwrap()
-    };
-    assert!(page("m/remix0 m/copy m/remix1", "page").contains("2 evaluations of 2 runs on 1 training set"));
+    s.one("report", "html m/remix0 m/copy m/remix1 -o page/a.html -q");
+    let page = fs::read_to_string(s.join("page/a.html")).unwrap();
+    assert!(page.contains("2 evaluations of 2 runs on 1 training set"));
     // Other weights with the same seed are another run.
     edit(&s.join("m/copy"), |v| v["inputs"][0]["blake3"] = json!("others"));
     assert_ne!(svg("m/remix0 m/remix1", "once"), svg("m/remix0 m/copy m/remix1", "three"));
-    s.one("report", "figure --kind confusion m/remix0 m/copy -o c1/a.svg -q");
-    assert!(fs::read_to_string(s.join("c1/a.svg")).unwrap().contains("Remix, mean of 2 runs of 1 seed"));
+    let both = drawn(&s, "--kind confusion m/remix0 m/copy", "c1");
+    assert!(both.contains("Remix, mean of 2 runs of 1 seed"));
     // A data set that is given twice is drawn once.
     dataset(&s.join("d/same"), "exp", &COUNTS);
     edit(&s.join("d/same"), |v| v["params"]["shard_bytes"] = json!(1));
-    s.one("report", "figure --kind class-counts d/exp d/same -o cc/a.svg -q");
-    let svg = fs::read_to_string(s.join("cc/a.svg")).unwrap();
+    let svg = drawn(&s, "--kind class-counts d/exp d/same", "cc");
     assert_eq!(said(&svg).iter().filter(|t| t.contains("12,406 images")).count(), 1);
 }
 
@@ -429,8 +419,7 @@ fn classes_whose_names_are_cut_still_differ() {
         (0..10).map(|k| format!("a common beginning of some length {k} and a common end of it")).collect();
     edit(&s.join("m/remix0"), |v| v["metrics"]["class_names"] = json!(names));
     for kind in ["per-class", "confusion"] {
-        s.one("report", &format!("figure --kind {kind} m/remix0 -o {kind}/a.svg -q"));
-        let svg = fs::read_to_string(s.join(kind).join("a.svg")).unwrap();
+        let svg = drawn(&s, &format!("--kind {kind} m/remix0"), kind);
         let mut cut: Vec<&str> = said(&svg).into_iter().filter(|t| t.contains('…')).collect();
         // The matrix has the names at two edges.
         let n = if kind == "confusion" { 20 } else { 10 };
@@ -448,10 +437,7 @@ fn characters_that_a_png_has_no_picture_of_are_told() {
         v["metrics"]["class_names"][3] = json!("猫");
         v["metrics"]["class_names"][5] = json!("犬 b");
     });
-    let run = |args: &str| {
-        let output = s.tool("report", args).assert().success().get_output().clone();
-        String::from_utf8(output.stderr).unwrap()
-    };
+    let run = |args: &str| s.said("report", args, 0);
     let warned = run("figure --kind per-class m/remix0 -o a/a.png");
     let why = "a.png: the bundled font cannot draw 犬, 猫 of the classes 犬 b, 猫, so the PNG shows boxes; write an SVG to keep the text";
     assert!(warned.contains(why) && warned.matches("boxes").count() == 1, "{warned}");

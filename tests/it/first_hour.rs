@@ -2,7 +2,6 @@
 //! part, and helpful advice.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
@@ -49,14 +48,9 @@ fn a_terminal_gets_a_line_and_a_pipe_the_manifest() {
 #[test]
 fn a_resumed_run_says_where_it_is() {
     let s = with_data();
-    let args = format!("{TRAIN} --epochs 3 --out run");
-    for point in 1.. {
-        s.tool("train", &args).env("REMIX_KILL_AT", point.to_string()).output().unwrap();
-        if s.join("run/state.safetensors").exists() {
-            break;
-        }
-    }
-    let Some(said) = terminal(&s, "train", &args) else { return };
+    let args = format!("{TRAIN} --epochs 3");
+    s.killed_with(&["state.safetensors"], &args, "run", 1);
+    let Some(said) = terminal(&s, "train", &format!("{args} --out run")) else { return };
     assert!(said.contains("epoch 2/3 step 1/2 ETA") && !said.contains("epoch 1/3"), "{said:?}");
 }
 
@@ -86,17 +80,8 @@ fn runs_are_listed() {
     run("--epochs 1 --method remix --tau 0.3 --out runs/a");
     run("--epochs 1 --method remix --out runs/b");
     s.run("train", &format!("{TRAIN} -q --epochs 1 --method erm --seeds 0-1 --out runs/deep"));
-    let stopped = format!("{TRAIN} --epochs 4 -q --method drw --out runs/stopped");
-    for point in 1.. {
-        s.tool("train", &stopped).env("REMIX_KILL_AT", point.to_string()).output().unwrap();
-        if s.join("runs/stopped/state.safetensors").exists() {
-            break;
-        }
-    }
-    let list = |args: &str| {
-        let out = s.tool("report", &format!("runs {args}")).assert().success().get_output().stdout.clone();
-        String::from_utf8(out).unwrap()
-    };
+    s.killed_with(&["state.safetensors"], &format!("{TRAIN} --epochs 4 -q --method drw"), "runs/stopped", 1);
+    let list = |args: &str| s.printed("report", &format!("runs {args}"));
     let text = list("");
     let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
     assert!(text.starts_with("All runs: resnet20, batch-size 32"), "{text}");
@@ -130,8 +115,7 @@ fn runs_are_listed() {
     refused(s.tool("report", "runs nowhere").assert(), "nowhere: No such file");
     refused(s.tool("eval", "runs/stopped").assert(), "runs/stopped: is not finished; repeat the command");
     // Flags that do nothing here are refused, and not in the help.
-    let help = s.tool("report", "runs --help").assert().success().get_output().clone();
-    let help = String::from_utf8(help.stdout).unwrap();
+    let help = s.printed("report", "runs --help");
     assert!(help.contains("--format") && help.contains("--quiet"), "{help}");
     for (flag, value) in [("out", "x"), ("force", ""), ("dry-run", ""), ("explain", ""), ("verify", "")] {
         assert!(!help.contains(&format!("--{flag}")), "{help}");
@@ -155,29 +139,6 @@ fn a_table_is_printed_where_it_is_asked_for() {
     }
     assert!(!s.join("reports").exists(), "nothing is written");
     refused(s.tool("report", "table m --format md --out x").assert(), "prints the table and writes no files");
-}
-
-/// A scheduler ends a job with SIGTERM.
-#[test]
-fn a_training_that_is_told_to_end_says_so() {
-    let s = with_data();
-    let mut running = s
-        .command(cargo_bin("train"))
-        .args(format!("{TRAIN} --epochs 500 --out run").split(' '))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let begun = std::time::Instant::now();
-    while !s.join("run/state.safetensors").exists() {
-        assert!(begun.elapsed().as_secs() < 120, "no epoch ends");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    Command::new("kill").args(["-TERM", &running.id().to_string()]).status().unwrap();
-    assert_eq!(running.wait().unwrap().code(), Some(130));
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut running.stderr.take().unwrap(), &mut said).unwrap();
-    assert!(said.contains("interrupted; run the same command again"), "{said}");
 }
 
 #[test]
@@ -206,11 +167,6 @@ fn advice_helps() {
         assert_eq!(out.status.code(), Some(2), "{tool} {args}");
         String::from_utf8(out.stderr).unwrap()
     };
-    let missing = said("mk-imbalance", "--dataset cifar10 --data nothing");
-    assert!(
-        missing.contains("nothing: there is no such file or directory") && missing.contains("`make data`"),
-        "{missing}"
-    );
     for (args, no) in [("--pretrained", "'-- --pretrained'"), ("--patience 3", "--parallel")] {
         let said = said("train", &format!("data {args}"));
         assert!(said.contains("unexpected argument") && !said.contains("tip"), "{said}");
@@ -218,11 +174,6 @@ fn advice_helps() {
     }
     assert!(said("train", "data --weight-decy 1").contains("'--weight-decay'"), "a slip is understood");
     s.one("train", &format!("{TRAIN} --epochs 1 -q --out run"));
-    let val = said("eval", "run --split val");
-    assert!(
-        val.contains("this dataset lists no val file; make a validation split with mk-imbalance"),
-        "{val}"
-    );
     s.one("eval", "run --out m -q");
     for (tool, args, reader, reads, kind) in [
         ("mk-imbalance", format!("{DATA} --out planned"), "train", "-", "dataset"),

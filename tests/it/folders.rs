@@ -173,9 +173,8 @@ fn classes_are_numbered_as_asked() {
         let m = s.one("mk-imbalance", &format!("-q --dataset folder --data t --size 8 {flags}"));
         m["metrics"]["class_names"].clone()
     };
-    let said =
-        s.tool("mk-imbalance", "--dataset folder --data t --size 8").assert().success().get_output().clone();
-    assert!(String::from_utf8_lossy(&said.stderr).contains("\"10\" before \"2\""));
+    let said = s.said("mk-imbalance", "--dataset folder --data t --size 8", 0);
+    assert!(said.contains("\"10\" before \"2\""), "{said}");
     assert_eq!(names(""), json!(["1", "10", "2"]));
     assert_eq!(names("--class-order natural"), json!(["1", "2", "10"]));
     assert_eq!(names("--class-order frequency"), json!(["2", "1", "10"]));
@@ -204,13 +203,9 @@ fn a_profile_takes_what_is_there() {
     assert_eq!(m["metrics"]["cls_num_list"], json!([20, 8, 5, 2]));
     let m = s.one("mk-imbalance", "-q --dataset folder --data t --size 8 --max-per-class 10");
     assert_eq!(m["metrics"]["cls_num_list"], json!([10, 8, 10, 8]));
-    let said = s
-        .tool("mk-imbalance", "--dataset folder --data t --size 8 --imb-type exp --imb-ratio 8 --force")
-        .assert()
-        .success()
-        .get_output()
-        .clone();
-    assert!(String::from_utf8_lossy(&said.stderr).contains("b (8 of 10)"), "{:?}", said.stderr);
+    let again = "--dataset folder --data t --size 8 --imb-type exp --imb-ratio 8 --force";
+    let said = s.said("mk-imbalance", again, 0);
+    assert!(said.contains("b (8 of 10)"), "{said}");
 }
 
 #[test]
@@ -322,7 +317,7 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     let counts: u64 =
         m["metrics"]["cls_num_list"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!(counts + m["metrics"]["test"].as_u64().unwrap(), 12);
-    assert!(s.tool("mk-imbalance", skip).assert().get_output().status.code() == Some(1), "again");
+    s.tool("mk-imbalance", skip).assert().code(1);
     refused(run("--data bad --on-error skip --max-pixels 10"), "has no training image that can be read");
     refused(
         run("--data bad --max-pixels 10"),
@@ -345,9 +340,7 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     // Small classes, and the same image in both splits.
     tree(&s.join("small"), &[("a", 9), ("b", 1), ("c", 2)]);
     fs::create_dir_all(s.join("small/a")).unwrap();
-    let output = s.tool("mk-imbalance", "--dataset folder --size 8 --data small --val-fraction 0.2").assert();
-    let output = output.success().get_output().clone();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = s.said("mk-imbalance", "--dataset folder --size 8 --data small --val-fraction 0.2", 0);
     assert!(
         said.contains("2 classes too small to have images in every split") && said.contains("b, c"),
         "{said}"
@@ -355,8 +348,7 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     for split in ["train", "test"] {
         tree(&s.join(format!("both/{split}")), &[("a", 3), ("b", 3)]);
     }
-    let output = s.tool("mk-imbalance", "--dataset folder --size 8 --data both").assert().success();
-    let m: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let m = s.one("mk-imbalance", "--dataset folder --size 8 --data both");
     assert_eq!(m["metrics"]["test_images_in_train"], 6);
 }
 
@@ -387,8 +379,7 @@ fn larger_squares_are_stored_and_cropped() {
     // The same weights on images of another size: eval warns.
     let other = s.one("mk-imbalance", "-q --dataset folder --data t --size 24");
     let other = other["path"].as_str().unwrap();
-    let said = s.tool("eval", &format!("{run} --data {other}")).assert().success().get_output().clone();
-    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    let said = s.said("eval", &format!("{run} --data {other}"), 0);
     assert!(
         said.contains("images preprocessed to 16×16 crops of 20×20, but these were preprocessed to 24×24"),
         "{said}"
@@ -404,11 +395,9 @@ fn files_that_are_passed_over_are_reported() {
     fs::write(s.join("flat/x.HEIC"), "").unwrap();
     // A file that is not regular, although its name is that of an image.
     let _socket = std::os::unix::net::UnixListener::bind(s.join("im/a/socket.jpg")).unwrap();
-    let output = s.tool("mk-imbalance", "--dataset folder --data im --size 8").assert().success();
-    let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    let said = s.said("mk-imbalance", "--dataset folder --data im --size 8", 0);
     assert!(said.contains("skipped 1 image that is not a regular file: a/socket.jpg"), "{said}");
-    let output = s.tool("mk-imbalance", "--dataset folder --data flat --size 8").assert().code(2);
-    let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    let said = s.said("mk-imbalance", "--dataset folder --data flat --size 8", 2);
     assert!(said.contains("left out 1 image outside the class directories: flat/1.png"), "{said}");
     assert!(said.contains("skipped 1 file whose name is not that of an image: 1 .HEIC"), "{said}");
     assert!(!said.contains("held out"), "nothing is cut from nothing: {said}");
@@ -423,13 +412,11 @@ fn labels_that_mean_other_classes_are_refused() {
     s.one("mk-imbalance", "--dataset folder --data im --size 8 --class-order order.txt --out other");
     let run = format!("{} --arch resnet20 --epochs 1 --batch-size 8 --out run", data.as_str().unwrap());
     s.one("train", &run);
-    let output = s.tool("eval", "run --data other -q").assert().code(2).get_output().clone();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = s.said("eval", "run --data other -q", 2);
     assert!(said.contains("the data set has the checkpoint's classes in another order"), "{said}");
     // Tables name a data set of image files after its directory.
     let m = s.one("eval", "run");
     fs::write(s.join("m.json"), m.to_string()).unwrap();
-    let table = s.tool("report", "table m.json --format md").assert().success();
-    let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    let table = s.printed("report", "table m.json --format md");
     assert!(table.contains("## im"), "{table}");
 }

@@ -226,3 +226,15 @@ fn a_real_browser_shows_and_sorts_it() {
         assert_eq!(title, "Remix,ERM ERM,Remix ascending true 11", "at {width}");
     }
 }
+
+/// What is asked about a directory is answered, whatever report it holds.
+#[test]
+fn another_report_is_explained_and_verified() {
+    let s = prepared();
+    s.one("report", "table m/0 --out t -q");
+    let said = s.said("report", "html m/0 --out t --explain", 0);
+    assert!(said.contains("t: holds a result with a different key"), "{said}");
+    let said = s.said("report", "html m/0 --out t --verify", 1);
+    assert!(said.contains("t: holds another result; --explain shows what differs"), "{said}");
+    s.one("report", "html m/0 --out t --dry-run");
+}

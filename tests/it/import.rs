@@ -53,13 +53,12 @@ fn imported_features_are_a_data_set() {
     assert_eq!(found[2]["metrics"]["top1"], 100.0, "two classes whose means lie apart");
     let text: String = found.iter().map(|m| format!("{m}\n")).collect();
     fs::write(s.join("m.jsonl"), text).unwrap();
-    let table = s.tool("report", "table m.jsonl --format md").assert().success();
-    assert!(String::from_utf8_lossy(&table.get_output().stdout).contains("## mine"));
+    assert!(s.printed("report", "table m.jsonl --format md").contains("## mine"));
     // --data accepts other features, but no images.
     s.one("embed", "--import train=b.safetensors --import test=a.npz --class-names names.txt -q --out other");
     s.one("eval", "linear --data other -q");
-    let images = s.tool("eval", "linear --data data -q --device cpu").assert().code(2).get_output().clone();
-    assert!(String::from_utf8_lossy(&images.stderr).contains("it has no network to run on images"));
+    let said = s.said("eval", "linear --data data -q --device cpu", 2);
+    assert!(said.contains("it has no network to run on images"), "{said}");
     refused(
         s.tool("train", "in --classifier tau-norm -q").assert(),
         "the features were imported, so there is no classifier to rescale",
@@ -102,8 +101,7 @@ fn each_split_is_imported_once() {
     refused(import("--import test=a.npz"), "--import train=FILE is required");
     refused(import("--import train=a.npz"), "--import test=FILE is required");
     refused(import("--import train=a.npz --import train=a.npz"), "--import train: is given twice");
-    let same = s.tool("embed", "--import train=a.npz --import test=a.npz --out twice").assert().success();
-    let said = String::from_utf8_lossy(&same.get_output().stderr).into_owned();
+    let said = s.said("embed", "--import train=a.npz --import test=a.npz --out twice", 0);
     assert!(said.contains("train and test are the same file"), "{said}");
 }
 
@@ -127,11 +125,8 @@ fn files_that_cannot_be_read_are_named() {
     let [x, labels] = arrays(40);
     x.1.write_npy(s.join("x.npy")).unwrap();
     labels.1.write_npy(s.join("y.npy")).unwrap();
-    let alone = s.tool("embed", "--import train=x.npy --import test=b.safetensors -q").assert().code(2);
-    assert!(
-        String::from_utf8_lossy(&alone.get_output().stderr)
-            .contains("expected .npy files as FEATURES.npy,LABELS.npy")
-    );
+    let said = s.said("embed", "--import train=x.npy --import test=b.safetensors -q", 2);
+    assert!(said.contains("expected .npy files as FEATURES.npy,LABELS.npy"), "{said}");
     fs::create_dir(s.join("arrays")).unwrap();
     let whole = fs::read(s.join("a.npz")).unwrap();
     fs::write(s.join("cut.npz"), &whole[..whole.len() / 2]).unwrap();

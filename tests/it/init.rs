@@ -35,9 +35,7 @@ fn moved(a: &Path, b: &Path) -> Vec<String> {
 fn a_frozen_backbone_stays_as_it_was() {
     let s = prepared();
     let (first, second) = (s.join("first/last.safetensors"), s.join("second/last.safetensors"));
-    let run =
-        s.tool("train", &format!("{SHORT} --init first --freeze backbone --out second")).assert().success();
-    let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+    let said = s.said("train", &format!("{SHORT} --init first --freeze backbone --out second"), 0);
     assert!(said.contains("starting from these weights, classifier included"), "{said}");
     assert_eq!(moved(&first, &second), ["linear.bias", "linear.weight"]);
     let m = s.one("train", &format!("{SHORT} --init first --freeze backbone --out second -q"));
@@ -82,13 +80,11 @@ fn a_classifier_of_other_classes_is_a_new_one() {
         ("bare.safetensors", "classifier included"),
     ] {
         let args = SHORT.replace("data", "renamed");
-        let run = s.tool("train", &format!("{args} --init {init} --out renamed-{init}")).assert().success();
-        let text = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+        let text = s.said("train", &format!("{args} --init {init} --out renamed-{init}"), 0);
         assert!(text.contains(said), "{text}");
     }
     // LDAM needs another kind of classifier than these weights have.
-    let run = s.tool("train", &format!("{SHORT} --method ldam --init first --out ldam")).assert().success();
-    let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+    let said = s.said("train", &format!("{SHORT} --method ldam --init first --out ldam"), 0);
     assert!(
         said.contains("with a new classifier: that of the file is of a different kind than the loss needs"),
         "{said}"
@@ -107,8 +103,8 @@ fn what_cannot_be_started_from_is_refused() {
     fs::copy(s.join("first/last.safetensors"), s.join("bare.safetensors")).unwrap();
     refused(train("--arch resnet20 --init bare.safetensors --init-checkpoint best"), "is a file of weights");
     for needs_weights in ["--init-checkpoint best", "--freeze backbone"] {
-        let alone = s.tool("train", &format!("data {needs_weights}")).assert().code(2);
-        assert!(String::from_utf8_lossy(&alone.get_output().stderr).contains("--init <MANIFEST|WEIGHTS>"));
+        let said = s.said("train", &format!("data {needs_weights}"), 2);
+        assert!(said.contains("--init <MANIFEST|WEIGHTS>"), "{said}");
     }
     let replaced =
         s.tool("train", "data --epochs 1 --arch resnet20 --init first --out first --force").assert();

@@ -12,7 +12,7 @@ use std::process::Output;
 use remix::simd::Isa;
 use serde_json::Value;
 
-use crate::common::{Sandbox, copy_dir};
+use crate::common::{Sandbox, copy_dir, timeless};
 
 const DATA: &str = "--dataset synthetic --train-per-class 6 --test-per-class 1 --imb-ratio 3 -q";
 const TRAIN: &str = "data --method remix-drs --arch resnet20 --batch-size 16 --epochs 2 -q --device cpu";
@@ -26,14 +26,7 @@ fn outputs(dir: &Path) -> BTreeMap<String, Vec<u8>> {
         let name = output["path"].as_str().unwrap();
         let mut bytes = fs::read(dir.join(name)).unwrap();
         if name == "log.jsonl" {
-            let timeless = |line: &str| {
-                let mut v: Value = serde_json::from_str(line).unwrap();
-                v.as_object_mut()
-                    .unwrap()
-                    .retain(|name, _| !["seconds", "images_per_second"].contains(&name.as_str()));
-                format!("{v}\n")
-            };
-            bytes = String::from_utf8(bytes).unwrap().lines().map(timeless).collect::<String>().into();
+            bytes = timeless(&String::from_utf8(bytes).unwrap()).into();
         }
         all.insert(name.to_owned(), bytes);
     }
@@ -121,12 +114,7 @@ fn a_training_ends_with_the_same_bytes_wherever_it_is_killed() {
     let points = at_every_point(&s, "train", TRAIN, None, &whole);
     assert!(points > 15, "plan, log, best, state of each epoch, last, manifest: {points}");
     // Continue from the end of the first epoch.
-    let mut point = 0;
-    while !s.join("half/state.safetensors").exists() {
-        point += 1;
-        let _ = fs::remove_dir_all(s.join("half"));
-        killed_at(&s, "train", &format!("{TRAIN} --out half"), point);
-    }
+    s.killed_with(&["state.safetensors"], TRAIN, "half", 1);
     let resumed = at_every_point(&s, "train", TRAIN, Some(&s.join("half")), &whole);
     assert!(resumed > 10 && resumed < points, "{resumed} of {points}");
     // Continue from a finished run that has lost its last weights.
@@ -217,13 +205,9 @@ fn a_training_goes_on_by_other_instructions_wherever_it_is_killed() {
 fn best_weights_that_are_not_the_states_are_found_before_training_goes_on() {
     let s = Sandbox::new();
     s.one("mk-imbalance", &format!("{DATA} --out data"));
-    let run = format!("{TRAIN} --out run").replace("--epochs 2", "--epochs 40");
-    let mut point = 8;
-    while !s.join("run/best.safetensors").exists() {
-        point += 1;
-        let _ = fs::remove_dir_all(s.join("run"));
-        killed_at(&s, "train", &run, point);
-    }
+    let train = TRAIN.replace("--epochs 2", "--epochs 40");
+    s.killed_with(&["best.safetensors"], &train, "run", 9);
+    let run = format!("{train} --out run");
     let sound = fs::read(s.join("run/best.safetensors")).unwrap();
     for spoil in ["gone", "another"] {
         match spoil {
@@ -231,8 +215,7 @@ fn best_weights_that_are_not_the_states_are_found_before_training_goes_on() {
             _ => fs::copy(s.join("run/state.safetensors"), s.join("run/best.safetensors")).map(drop).unwrap(),
         }
         let before = fs::read_to_string(s.join("run/log.jsonl")).unwrap();
-        let output = s.tool("train", &run).assert().code(2).get_output().clone();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let said = s.said("train", &run, 2);
         assert!(
             said.contains("best.safetensors: ") && said.contains("--force trains again from the start"),
             "{said}"

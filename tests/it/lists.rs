@@ -94,6 +94,11 @@ fn lists_of_all_dialects() {
         s.tool("mk-imbalance", "-q --dataset list --data easy --train-list easy --size 8").assert(),
         "easy: Is a directory (os error 21); choose another path",
     );
+    fs::write(s.join("broken.csv"), "path,label\n\"train/airfield/0\n x.png\",a\n").unwrap();
+    refused(
+        s.tool("mk-imbalance", "-q --dataset list --data easy --train-list broken.csv --size 8").assert(),
+        "broken.csv: \"train/airfield/0\\n x.png\" has a line break in its name, which lists of files cannot",
+    );
     fs::write(s.join("out.txt"), "../one.txt 0\n").unwrap();
     refused(
         s.tool("mk-imbalance", "-q --dataset list --data easy --train-list out.txt --size 8").assert(),

@@ -112,3 +112,24 @@ fn a_table_of_nothing_is_an_error_before_any_work() {
     }
     assert_eq!(fs::read_dir(sandbox.path()).expect("there").count(), 0, "nothing was made");
 }
+
+#[test]
+fn a_downloaded_archive_is_named_once() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.path().display();
+    // Both downloads are complete, and with this md5sum the checksum of a file is its content.
+    let archives = [
+        ("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
+        ("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
+    ];
+    for (name, sum) in archives {
+        fs::write(sandbox.join(format!("{name}.part")), sum).expect("written");
+    }
+    let command = format!(
+        "md5sum() {{ cat; }}; export -f md5sum; \
+         make --no-print-directory data DATA='{out}' OUT='{out}' CARGO=true"
+    );
+    let made = make().args(["-c", &command]).output().expect("bash");
+    let expected: String = archives.iter().map(|(name, _)| format!("{out}/{name}\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&made.stdout), expected);
+}

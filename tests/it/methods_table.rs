@@ -9,6 +9,8 @@ use remix::methods::loss::LossKind;
 use remix::methods::mix::MixKind;
 use remix::methods::rule::RuleKind;
 
+use crate::common::committed;
+
 /// The lines of the page before and after the table.
 const FRAME: [&str; 2] = [
     "<!-- made by `REMIX_BLESS=1 cargo test --release --test it methods_table` -->\n",
@@ -26,22 +28,14 @@ fn rows<K: Kind>(text: &mut String) {
 
 #[test]
 fn the_guide_has_the_table_of_the_program() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide/methods.md");
-    let page = fs::read_to_string(&path).unwrap();
+    let name = "docs/guide/methods.md";
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
     let mut table =
         "| flag | what it is | options and their defaults | source |\n|:--|:--|:--|:--|\n".to_owned();
     rows::<MixKind>(&mut table);
     rows::<LossKind>(&mut table);
     rows::<RuleKind>(&mut table);
     let (before, rest) = page.split_once(FRAME[0]).expect("the first line of the frame");
-    let (found, after) = rest.split_once(FRAME[1]).expect("the last line of the frame");
-    if std::env::var_os("REMIX_BLESS").is_some() {
-        fs::write(&path, [before, FRAME[0], &table, FRAME[1], after].concat()).unwrap();
-        return;
-    }
-    assert!(
-        found == table,
-        "{}: renew it with REMIX_BLESS=1 cargo test --release --test it methods_table",
-        path.display()
-    );
+    let (_, after) = rest.split_once(FRAME[1]).expect("the last line of the frame");
+    committed(name, &[before, FRAME[0], &table, FRAME[1], after].concat(), "methods_table");
 }

@@ -12,6 +12,10 @@ use crate::common::{Disk, Sandbox, refused};
 
 const SMALL: &str = "--dataset synthetic --train-per-class 20 --test-per-class 2 --imb-ratio 10";
 
+/// The files of CIFAR-10 with images; in the binary form, they end in `.bin`.
+const BATCHES: [&str; 6] =
+    ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"];
+
 #[test]
 fn the_manifest_says_what_was_made() {
     let s = Sandbox::new();
@@ -56,7 +60,8 @@ fn only_what_matters_enters_the_key() {
     let balanced = SMALL.replace("--imb-ratio 10", "--imb-type none");
     let none = key(&balanced);
     assert_ne!(none, base);
-    assert_eq!(none, key(&format!("{balanced} --seed 9")), "nothing is drawn");
+    let idle = s.tool("mk-imbalance", &format!("{balanced} --seed 9 --dry-run")).assert();
+    refused(idle, "--rand-number: does nothing here; it needs --imb-type exp or step, or --val-fraction");
     let step = key(&format!("{SMALL} --imb-type step"));
     assert_ne!(step, key(&format!("{SMALL} --imb-type step --minority-fraction 0.3")));
     assert!(!s.join("data").exists(), "a dry run makes nothing");
@@ -88,8 +93,7 @@ fn a_second_run_answers_from_the_cache_until_something_is_wrong() {
         "worked again"
     );
 
-    let explained = s.tool("mk-imbalance", &format!("{command} --seed 5 --explain")).assert().success();
-    let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
+    let text = s.said("mk-imbalance", &format!("{command} --seed 5 --explain"), 0);
     assert!(text.contains("params.rand_number: 0 there, 5 requested"), "{text}");
     s.tool("mk-imbalance", &format!("{command} --seed 5 --verify")).assert().code(1);
 }
@@ -149,37 +153,20 @@ fn absurd_flags_are_refused() {
         refused(s.tool("mk-imbalance", &args).assert(), why);
     }
     refused(s.tool("mk-imbalance", "--dataset cifar10").assert(), "--data PATH is required");
+    refused(
+        s.tool("mk-imbalance", "--dataset cifar10 --data nowhere").assert(),
+        "nowhere: there is no such file or directory; give the path of cifar10 with --data, or download it \
+         with `make data`",
+    );
     // clap's own messages have more than one line.
     for (flags, why) in [
         ("--rand-number 4294967296", "'4294967296' for '--rand-number <N>': 4294967296 is not in"),
         ("--seed=-1", "'-1' for '--rand-number <N>': -1 is not in"),
     ] {
-        let output =
-            s.tool("mk-imbalance", &format!("{SMALL} {flags}")).assert().code(2).get_output().clone();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let said = s.said("mk-imbalance", &format!("{SMALL} {flags}"), 2);
         assert!(said.contains(why), "{flags}: {said}");
     }
     assert!(!s.join("data").exists(), "nothing was made");
-}
-
-/// Makes a directory in the binary form with sparse batch files, in which every label is 0.
-fn sparse(dir: &Path) {
-    fs::create_dir_all(dir).unwrap();
-    for n in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
-        File::create(dir.join(format!("{n}.bin"))).unwrap().set_len(30_730_000).unwrap();
-    }
-    fs::write(dir.join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
-}
-
-fn archive(path: &Path, member: &str, kind: tar::EntryType) {
-    let mut header = tar::Header::new_gnu();
-    header.as_gnu_mut().unwrap().name[..member.len()].copy_from_slice(member.as_bytes());
-    header.set_entry_type(kind);
-    header.set_size(0);
-    header.set_cksum();
-    let mut tar = tar::Builder::new(GzEncoder::new(File::create(path).unwrap(), Compression::fast()));
-    tar.append(&header, &b""[..]).unwrap();
-    tar.into_inner().unwrap().finish().unwrap();
 }
 
 #[test]
@@ -188,65 +175,27 @@ fn bad_official_files_are_refused_and_the_earlier_result_stays() {
     s.one("mk-imbalance", &format!("{SMALL} --out d"));
     let before = fs::read(s.join("d/manifest.json")).unwrap();
 
-    let bin = s.join("root/cifar-10-batches-bin");
     let py = s.join("py");
-    fs::create_dir(s.join("empty")).unwrap();
     fs::create_dir(&py).unwrap();
-    for n in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+    for n in BATCHES {
         fs::write(py.join(n), b"\x80\x02cos\nsystem\nq\x01U\x05touchq\x02\x85q\x03R.").unwrap();
     }
     let names: String = (0..10).map(|k| format!("U\x01{k}")).collect();
     fs::write(py.join("batches.meta"), ["}(U\x0blabel_names](", &names, "eu."].concat()).unwrap();
-    fs::write(s.join("text.tar.gz"), "no archive").unwrap();
-    archive(&s.join("up.tar.gz"), "../cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Regular);
-    archive(&s.join("root.tar.gz"), "/cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Regular);
-    archive(&s.join("link.tar.gz"), "cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Symlink);
-    archive(&s.join("other.tar.gz"), "readme", tar::EntryType::Regular);
-    archive(&s.join("part.tar.gz"), "cifar-10-batches-bin/data_batch_1.bin", tar::EntryType::Regular);
-    let good = fs::read(s.join("other.tar.gz")).unwrap();
-    fs::write(s.join("cut.tar.gz"), &good[..good.len() - 9]).unwrap();
+    let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    tar.append_dir_all("cifar-10-batches-py", &py).unwrap();
+    let whole = tar.into_inner().unwrap().finish().unwrap();
+    fs::write(s.join("cut.tar.gz"), &whole[..whole.len() - 9]).unwrap();
 
-    let refuse = |data: &str, why: &str| {
+    for (data, why) in [
+        ("py", "refers to the Python object os.system"),
+        ("cut.tar.gz", "cut.tar.gz: is a gzip file, but not an intact tar archive; download it again"),
+    ] {
         let args = format!("--dataset cifar10 --data {data} --imb-ratio 10 --out d --force");
         refused(s.tool("mk-imbalance", &args).assert(), why);
         assert_eq!(fs::read(s.join("d/manifest.json")).unwrap(), before, "{data}: the earlier result stays");
-    };
-    refuse("nowhere", "nowhere: there is no such file or directory; give the path of cifar10");
-    refuse("empty", "empty: no cifar10 here; give the archive");
-    refuse("py", "refers to the Python object os.system");
-    refuse("text.tar.gz", "neither a .tar.gz nor a .tar");
-    refuse("cut.tar.gz", "cut.tar.gz: is a gzip file, but not an intact tar archive; download it again");
-    refuse("up.tar.gz", "leads out of its directory");
-    refuse("root.tar.gz", "leads out of its directory");
-    refuse("link.tar.gz", "is a link");
-    refuse("other.tar.gz", "holds no cifar10");
-    refuse("part.tar.gz", "the member cifar-10-batches-bin/data_batch_2.bin is missing");
-    refuse("d/train-00000.safetensors", "neither a .tar.gz nor a .tar");
-
-    sparse(&bin);
-    refuse("root", "the training set has 50000 images of class 0, but the official one has 5000");
-    File::options().write(true).open(bin.join("data_batch_2.bin")).unwrap().write_at(&[0x10], 3073).unwrap();
-    refuse("root", "data_batch_2.bin: image 1 has label 16, but labels must be from 0 to 9");
-    File::create(bin.join("data_batch_2.bin")).unwrap().set_len(30_729_999).unwrap();
-    refuse("root", "data_batch_2.bin: has 30729999 bytes, but the official file has 30730000");
-    fs::remove_file(bin.join("data_batch_2.bin")).unwrap();
-    refuse("root", "data_batch_2.bin: missing");
-    refused(
-        s.tool("mk-imbalance", "--dataset cifar100 --data py --out d").assert(),
-        "no cifar100 here (but cifar10 is here: use --dataset cifar10)",
-    );
+    }
     s.tool("mk-imbalance", &format!("{SMALL} --out d --verify")).assert().code(0);
-}
-
-#[test]
-fn a_directory_that_cannot_be_written_is_named() {
-    let s = Sandbox::new();
-    fs::write(s.join("file"), "").unwrap();
-    refused(
-        s.tool("mk-imbalance", &format!("{SMALL} --out file/d")).assert(),
-        "file: is a file, but a directory is needed there",
-    );
-    refused(s.tool("mk-imbalance", &format!("{SMALL} --out /proc/d")).assert(), "/proc/d: ");
 }
 
 #[test]
@@ -264,12 +213,9 @@ fn a_full_disk_leaves_the_earlier_result() {
 
 /// Makes a complete CIFAR-10 in the binary form, with patterns as pixels.
 fn fake(dir: &Path) {
-    sparse(dir);
-    for (n, name) in
-        ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
-            .into_iter()
-            .enumerate()
-    {
+    fs::create_dir_all(dir).unwrap();
+    fs::write(dir.join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
+    for (n, name) in BATCHES.into_iter().enumerate() {
         let mut bytes = vec![n as u8; 30_730_000];
         for (i, record) in bytes.chunks_exact_mut(3073).enumerate() {
             record[0] = ((i * 7 + n) % 10) as u8;
@@ -292,9 +238,8 @@ fn directory_and_archive_give_the_same_bytes_under_different_keys() {
     let from_dir = s.one("mk-imbalance", "--dataset cifar10 --data in --imb-ratio 50 --out a");
     // The set is balanced and complete, but not the one that Toronto publishes.
     assert_eq!(from_dir["metrics"]["official"], false);
-    let said =
-        s.tool("mk-imbalance", "--dataset cifar10 --data in --out c").assert().success().get_output().clone();
-    assert!(String::from_utf8(said.stderr).unwrap().contains("these are not the published images"));
+    let said = s.said("mk-imbalance", "--dataset cifar10 --data in --out c", 0);
+    assert!(said.contains("these are not the published images"), "{said}");
     let from_archive =
         s.one("mk-imbalance", "--dataset cifar10 --data c.tgz --imb-ratio 50 --out b --threads 1");
     assert_eq!(from_dir["outputs"], from_archive["outputs"]);

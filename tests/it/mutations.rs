@@ -244,18 +244,7 @@ fn what_a_training_goes_on_from() {
     let s = trained();
     let run = TRAIN.replace("--epochs 1", "--epochs 3 --tensorboard");
     let events = "events.out.tfevents.remix";
-    for point in 1.. {
-        let _ = fs::remove_dir_all(s.join("half"));
-        let done = s
-            .tool("train", &format!("{run} --out half"))
-            .env("REMIX_KILL_AT", point.to_string())
-            .output()
-            .unwrap();
-        assert!(!done.status.success(), "killed before its end");
-        if s.join("half/best.safetensors").exists() && s.join("half").join(events).exists() {
-            break;
-        }
-    }
+    s.killed_with(&["best.safetensors", events], &run, "half", 1);
     for name in ["state.safetensors", "best.safetensors", "log.jsonl", "plan.json", events] {
         let sound = fs::read(s.join("half").join(name)).unwrap();
         for case in 0..CASES {
@@ -283,56 +272,4 @@ fn with_half(s: &Sandbox, run: &str, name: &str, case: u64, bytes: &[u8]) {
     fs::write(s.join("x").join(name), bytes).unwrap();
     holds(s, "train", &format!("{run} --out x"), &format!("{name}, case {case}"));
     fs::remove_dir_all(s.join("x")).unwrap();
-}
-
-/// Packs files into a .tar.gz.
-fn pack(files: &[(String, Vec<u8>)]) -> Vec<u8> {
-    let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    let mut tar = tar::Builder::new(gz);
-    for (name, bytes) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, &bytes[..]).unwrap();
-    }
-    tar.into_inner().and_then(flate2::write::GzEncoder::finish).unwrap()
-}
-
-#[test]
-fn official_files() {
-    let s = Sandbox::new();
-    fs::create_dir_all(s.join("cifar-10-batches-py")).unwrap();
-    // A pickle in the form of the official files, with one image.
-    let mut batch = b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87Rq\x05(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00".to_vec();
-    batch.extend([7; 3072]);
-    batch.extend(b"tbU\x06labelsq\x08]q\x09K\x03au.");
-    let names: Vec<u8> =
-        [b"\x80\x02}q\x01(U\x0blabel_namesq\x02]q\x03(".to_vec(), b"U\x01a".repeat(10), b"eu.".to_vec()]
-            .concat();
-    for case in 0..4 * CASES {
-        let mut random = Random::new(case);
-        for n in 1..=5 {
-            fs::write(s.join(format!("cifar-10-batches-py/data_batch_{n}")), &batch).unwrap();
-        }
-        let of = |n: u64, sound: &[u8], random: &mut Random| {
-            if case % 3 == n { damage(sound, random) } else { sound.to_vec() }
-        };
-        let files = [
-            ("cifar-10-batches-py/test_batch", of(0, &batch, &mut random)),
-            ("cifar-10-batches-py/batches.meta", of(1, &names, &mut random)),
-        ];
-        for (name, bytes) in &files {
-            fs::write(s.join(name), bytes).unwrap();
-        }
-        let packed = pack(&files.map(|(name, bytes)| (name.to_owned(), bytes)));
-        fs::write(s.join("archive.tar.gz"), of(2, &packed, &mut random)).unwrap();
-        for data in ["cifar-10-batches-py", "archive.tar.gz", "cifar-10-batches-py/test_batch"] {
-            holds(
-                &s,
-                "mk-imbalance",
-                &format!("--dataset cifar10 --data {data} -q --out x"),
-                &format!("case {case}"),
-            );
-        }
-    }
 }

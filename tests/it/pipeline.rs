@@ -13,13 +13,6 @@ use crate::common::{DATA, Sandbox, official, with_data};
 
 const TRAIN: &str = "--method remix --arch resnet20 --epochs 1 --batch-size 32";
 
-/// Runs a line of bash with the tools' directory in `$B`; the line fails if any part of a pipe does.
-fn shell(s: &Sandbox, line: &str) -> Output {
-    let bin = cargo_bin("train");
-    let mut bash = s.command("bash");
-    bash.args(["-o", "pipefail", "-c", line]).env("B", bin.parent().unwrap()).output().unwrap()
-}
-
 fn manifests(output: &Output) -> Vec<Value> {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::str::from_utf8(&output.stdout).unwrap();
@@ -30,7 +23,7 @@ fn manifests(output: &Output) -> Vec<Value> {
 fn one_line_from_nothing_to_a_table() {
     let s = Sandbox::new();
     let line = format!("$B/mk-imbalance {DATA} | $B/train {TRAIN} --seeds 0-1 | $B/eval | $B/report table");
-    let output = shell(&s, &line);
+    let output = s.bash(&line);
     let report = manifests(&output).remove(0);
     assert_eq!((&report["kind"], &report["metrics"]["cells"]), (&json!("report"), &json!(1)));
     // Everything came through pipes, and the table says that there are two seeds.
@@ -42,10 +35,10 @@ fn one_line_from_nothing_to_a_table() {
     assert!(!said.contains(['\r', '\x1b']), "{said:?}");
 
     // Only the evaluation and the report are run again, on files, and also from another directory.
-    let again = manifests(&shell(&s, "cat runs/*/manifest.json | $B/eval -q | $B/report table -q"));
+    let again = manifests(&s.bash("cat runs/*/manifest.json | $B/eval -q | $B/report table -q"));
     assert_eq!(again, std::slice::from_ref(&report), "from the cache");
     fs::create_dir(s.join("elsewhere")).unwrap();
-    let away = manifests(&shell(&s, "cd elsewhere && cat ../runs/*/manifest.json | $B/eval -q"));
+    let away = manifests(&s.bash("cd elsewhere && cat ../runs/*/manifest.json | $B/eval -q"));
     assert_eq!(away.len(), 2);
     let known = report["inputs"].as_array().unwrap();
     assert!(away.iter().all(|m| known.iter().any(|i| i["key"] == m["key"])), "the same keys from elsewhere");
@@ -54,13 +47,13 @@ fn one_line_from_nothing_to_a_table() {
 #[test]
 fn a_reader_that_has_enough_is_no_error() {
     let s = with_data();
-    let output = shell(&s, &format!("$B/train data {TRAIN} -q --seeds 0-2 | head -1"));
+    let output = s.bash(&format!("$B/train data {TRAIN} -q --seeds 0-2 | head -1"));
     assert_eq!(manifests(&output).len(), 1);
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let done = |run: &fs::DirEntry| run.path().join("manifest.json").exists();
     let runs = fs::read_dir(s.join("runs")).unwrap().flatten().filter(done).count();
     assert_eq!(runs, 3, "all trainings that were asked for");
-    let output = shell(&s, "$B/eval runs/* -q | head -1");
+    let output = s.bash("$B/eval runs/* -q | head -1");
     assert_eq!(manifests(&output).len(), 1);
     assert!(output.stderr.is_empty());
 }
@@ -70,7 +63,7 @@ fn evaluation_starts_while_training_goes_on() {
     let s = with_data();
     // `hold` keeps the pipe open after the first checkpoint until its evaluation exists.
     let hold = "for i in $(seq 600); do ls metrics/*/manifest.json && exit 0; sleep 0.1; done >/dev/null 2>&1; exit 1";
-    let output = shell(&s, &format!("{{ $B/train data {TRAIN} -q; ({hold}); }} | $B/eval -q"));
+    let output = s.bash(&format!("{{ $B/train data {TRAIN} -q; ({hold}); }} | $B/eval -q"));
     assert_eq!(manifests(&output).len(), 1);
 }
 
@@ -84,7 +77,7 @@ fn a_moved_directory_is_found_by_its_argument() {
     let after = s.one("eval", "b/runs/r/manifest.json -q --out m");
     assert_eq!(before, after, "the same key, from the cache");
     // A manifest from a pipe does not say where the files have moved.
-    let output = shell(&s, "cat b/runs/r/manifest.json | $B/eval -q");
+    let output = s.bash("cat b/runs/r/manifest.json | $B/eval -q");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("pass its path as an argument"));
 }
@@ -97,14 +90,10 @@ fn on_a_terminal(s: &Sandbox, setting: &str, more: &str) -> Option<String> {
 #[test]
 fn a_bar_is_for_terminals_alone() {
     let s = with_data();
-    let output =
-        s.tool("train", &format!("data {TRAIN} --out plain")).assert().success().get_output().clone();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = s.said("train", &format!("data {TRAIN} --out plain"), 0);
     assert_eq!(said.lines().count(), 1, "one line an epoch: {said}");
     assert!(!said.contains(['\r', '\x1b']), "{said:?}");
-    let quiet =
-        s.tool("train", &format!("data {TRAIN} --out quiet -q")).assert().success().get_output().clone();
-    assert!(quiet.stderr.is_empty());
+    assert_eq!(s.said("train", &format!("data {TRAIN} --out quiet -q"), 0), "");
 
     let Some(bar) = on_a_terminal(&s, "TERM=xterm", "--out bar") else { return };
     assert!(bar.contains("seed 0 epoch 1/1 step 1/") && bar.contains('\r'), "a bar: {bar:?}");

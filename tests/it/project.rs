@@ -86,9 +86,18 @@ fn senseless_parameters_are_refused_before_any_work() {
         ("tsne --perplexity 5 --iterations 0", "'0' for '--iterations <N>': expected a whole number from 1"),
         ("umap", "invalid value 'umap' for '--project <METHOD>'"),
     ] {
-        let output = s.tool("embed", &format!("run --project {flags}")).assert().code(2).get_output().clone();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let said = s.said("embed", &format!("run --project {flags}"), 2);
         assert!(said.contains(why), "{flags}: {said}");
     }
     assert!(!s.join("embeddings").exists());
+}
+
+#[test]
+fn missing_splits_are_refused_before_any_work() {
+    let s = untrained();
+    for more in ["", "--dry-run"] {
+        let asked = s.tool("embed", &format!("run --splits train,val,test -q --out e {more}")).assert();
+        refused(asked, "--splits train,val,test: ");
+    }
+    assert!(!s.join("e").exists());
 }

@@ -20,10 +20,7 @@ fn other_peoples_values_stand_beside_ours() {
         )
     };
     published(&table(r#"{"epochs": 300, "milestones": [150, 250]}"#));
-    let shown = |flags: &str| {
-        let shown = s.tool("report", &format!("table m/0 m/1 m/2 --format md {flags}")).assert().success();
-        String::from_utf8(shown.get_output().stdout.clone()).unwrap()
-    };
+    let shown = |flags: &str| s.printed("report", &format!("table m/0 m/1 m/2 --format md {flags}"));
     let md = shown("--published p.json");
     assert!(md.contains("| 74.25* |") && md.contains("*: Doe et al., Table 3."), "{md}");
     assert!(md.contains("Δ"), "the schedule is the same: {md}");

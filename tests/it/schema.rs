@@ -1,4 +1,4 @@
-//! Tests that the committed JSON Schema is that of the code, and that the tools' manifests conform to it.
+//! Tests that the tools' manifests conform to the committed JSON Schema, and that unknown fields survive.
 
 use std::fs;
 use std::path::Path;
@@ -7,21 +7,6 @@ use remix::manifest::Manifest;
 use serde_json::{Value, json};
 
 use crate::common::Sandbox;
-
-#[test]
-fn the_committed_schema_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/manifest.schema.json");
-    let current = format!("{:#}\n", Manifest::json_schema());
-    if std::env::var_os("REMIX_BLESS").is_some() {
-        fs::write(&path, &current).unwrap();
-    }
-    let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == current,
-        "{}: not current; renew it with REMIX_BLESS=1 cargo test --release --test it schema",
-        path.display()
-    );
-}
 
 #[test]
 fn what_the_tools_write_is_valid() {
@@ -36,7 +21,9 @@ fn what_the_tools_write_is_valid() {
         s.one("embed", "run -q --out e"),
         s.one("report", "table m -q --out r"),
     ];
-    let schema = jsonschema::validator_for(&Manifest::json_schema()).unwrap();
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/manifest.schema.json");
+    let schema: Value = serde_json::from_str(&fs::read_to_string(schema).unwrap()).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
     let written = ["data", "run", "m", "e", "r"].map(|dir| -> Value {
         serde_json::from_str(&fs::read_to_string(s.join(dir).join("manifest.json")).unwrap()).unwrap()
     });

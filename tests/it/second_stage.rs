@@ -103,8 +103,7 @@ fn every_classifier_is_the_same_on_features_and_on_images() {
     let names = "linear remix las ldam cosine lws tau-norm auto ncm ncm-cosine net";
     let metrics: String = s.run("eval", &format!("{names} -q")).iter().map(|m| format!("{m}\n")).collect();
     fs::write(s.join("all.jsonl"), metrics).unwrap();
-    let table = s.tool("report", "table all.jsonl --format md").assert().success();
-    let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    let table = s.printed("report", "table all.jsonl --format md");
     assert!(table.matches("not shown beside").count() < 2, "one sentence for all rows: {table}");
     for row in [
         "cRT 3 epochs",
@@ -149,10 +148,8 @@ fn a_trained_second_stage_goes_on_from_its_last_epoch() {
     let s = prepared();
     for classifier in ["linear", "cosine", "lws"] {
         let flags = format!("features --classifier {classifier} --epochs 4 --out {classifier}");
-        let late = s.tool("train", &flags).env("REMIX_KILL_AT", "25").assert();
-        assert!(late.get_output().status.code().is_none(), "{classifier}: was killed");
-        let goes_on = s.tool("train", &flags).assert().success();
-        let said = String::from_utf8_lossy(&goes_on.get_output().stderr).into_owned();
+        s.tool("train", &flags).env("REMIX_KILL_AT", "25").assert().interrupted();
+        let said = s.said("train", &flags, 0);
         assert!(said.contains("continuing after epoch"), "{classifier}: {said}");
     }
 }
@@ -198,11 +195,9 @@ fn nearest_neighbours_classify_features_alone() {
         }
     }
     fs::write(s.join("m.json"), judged.to_string()).unwrap();
-    let table = s.tool("report", "table m.json --format md").assert().success();
-    assert!(String::from_utf8_lossy(&table.get_output().stdout).contains("3-NN"));
+    assert!(s.printed("report", "table m.json --format md").contains("3-NN"));
     let alone = "a kNN classifier can only classify features";
-    let images = s.tool("eval", "knn --data data --device cpu -q").assert().code(2);
-    assert!(String::from_utf8_lossy(&images.get_output().stderr).contains(alone));
+    assert!(s.said("eval", "knn --data data --device cpu -q", 2).contains(alone));
     fs::write(s.join("list"), "x.png\n").unwrap();
     refused(s.tool("embed", "knn --images list -q").assert(), alone);
     refused(
@@ -226,18 +221,12 @@ fn a_classifier_on_each_of_two_networks_is_two_seeds() {
     }
     let found = s.run("eval", "c0 c1 c0schedulestep -q");
     fs::write(s.join("m.jsonl"), found.iter().map(|m| format!("{m}\n")).collect::<String>()).unwrap();
-    let table = s.tool("report", "table m.jsonl --format md").assert().success();
-    let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    let table = s.printed("report", "table m.jsonl --format md");
     assert!(table.contains(" (2) |") && !table.contains("runs of 1 seed"), "{table}");
     assert!(table.contains("schedule step"), "another schedule is another row: {table}");
     assert!(!table.contains("Runs of one seed were computed by different"), "{table}");
     // On the images that the network was trained on, there is no warning.
-    let images = s.tool("eval", "c0 --data data --device cpu -q").assert().success();
-    assert!(
-        images.get_output().stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&images.get_output().stderr)
-    );
+    assert_eq!(s.said("eval", "c0 --data data --device cpu -q", 0), "");
 }
 
 #[test]
@@ -288,8 +277,7 @@ fn augmented_passes_are_rows_behind_the_images() {
     s.tool("report", "html one.json -o page.html -q").assert().success();
     let both: String = s.run("eval", "more-c plain-c -q").iter().map(|m| format!("{m}\n")).collect();
     fs::write(s.join("both.jsonl"), both).unwrap();
-    let table = s.tool("report", "table both.jsonl --format md").assert().success();
-    let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    let table = s.printed("report", "table both.jsonl --format md");
     assert!(table.contains("passes 2") && !table.contains("(2)"), "{table}");
     s.one("train", "data --arch resnet20 --epochs 1 --batch-size 32 --no-augment --device cpu -q --out bare");
     let alike = s.tool("embed", "bare --splits train,test --passes 1 --device cpu -q").assert();
@@ -356,14 +344,12 @@ fn logits_are_adjusted_by_the_classes_shares() {
     s.one("mk-imbalance", &DATA.replace("--val-fraction 0.2", "").replace("--out data", "--out plain"));
     s.one("embed", "net --splits train,test -q --device cpu --out short");
     s.one("train", "short --classifier ncm -q --out ncm");
-    let without = s.tool("eval", "ncm --adjust auto -q").assert().code(2);
-    let said = String::from_utf8_lossy(&without.get_output().stderr).into_owned();
+    let said = s.said("eval", "ncm --adjust auto -q", 2);
     assert!(
         said.contains("--adjust auto: chooses the value on the validation split, but the data set has none"),
         "{said}"
     );
-    let others = s.tool("eval", "net --data plain --adjust 1 -q --device cpu").assert().code(2);
-    let said = String::from_utf8_lossy(&others.get_output().stderr).into_owned();
+    let said = s.said("eval", "net --data plain --adjust 1 -q --device cpu", 2);
     assert!(said.contains("needs the class counts that net was trained on"), "{said}");
     fs::write(s.join("short.txt"), "1\n2\n").unwrap();
     let short = s.tool("eval", "net --test-prior short.txt -q --device cpu").assert();
@@ -447,8 +433,7 @@ fn features_of_another_network_are_refused() {
     refused(s.tool("eval", "net --data features2 -q").assert(), "features of another network");
     // Its own features are not another data set.
     for line in ["net --data features", "ncm --data features", "ncm --data data --device cpu"] {
-        let output = s.tool("eval", line).assert().success().get_output().clone();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = s.said("eval", line, 0);
         assert!(!said.contains("a data set other than"), "{line}: {said}");
     }
 }

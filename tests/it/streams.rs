@@ -12,15 +12,6 @@ use assert_cmd::cargo::cargo_bin;
 use crate::common::{DATA, Sandbox, copy_dir, refused, trained};
 use crate::fabricate::Evaluation;
 
-/// Runs a line of bash in the sandbox, with each tool's path in a variable: `$train`, `$mk_imbalance`, ….
-fn bash(s: &Sandbox, line: &str) -> Output {
-    let mut command = s.command("bash");
-    for tool in ["mk-imbalance", "train", "eval", "embed", "report"] {
-        command.env(tool.replace('-', "_"), cargo_bin(tool));
-    }
-    command.args(["-o", "pipefail", "-c", line]).output().expect("bash")
-}
-
 fn said(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
@@ -106,24 +97,24 @@ fn a_link_leads_to_places_that_no_manifest_can_name() {
 fn what_is_opened_is_read() {
     let s = trained();
     for line in [
-        "$report table <(cat m/manifest.json)",
-        "cat m/manifest.json | $report table /dev/stdin",
-        "$report table /dev/stdin <m/manifest.json",
-        "cat m/manifest.json | $report figure --kind per-class /dev/fd/0",
-        "$report html <(cat m/manifest.json) <(cat data/manifest.json)",
-        "mkfifo pipe; cat m/manifest.json >pipe & $report table pipe",
-        "$eval <(cat run/manifest.json)",
-        "cat run/manifest.json | $eval /dev/stdin",
-        "$eval run --data <(cat data/manifest.json)",
-        "$embed <(cat run/manifest.json)",
-        "$train <(cat data/manifest.json) --arch resnet20 --epochs 1 --dry-run",
-        "cat data/manifest.json | $train /dev/stdin --arch resnet20 --epochs 1 --dry-run",
-        "ln -sf m/manifest.json link.json; $report table link.json",
+        "$B/report table <(cat m/manifest.json)",
+        "cat m/manifest.json | $B/report table /dev/stdin",
+        "$B/report table /dev/stdin <m/manifest.json",
+        "cat m/manifest.json | $B/report figure --kind per-class /dev/fd/0",
+        "$B/report html <(cat m/manifest.json) <(cat data/manifest.json)",
+        "mkfifo pipe; cat m/manifest.json >pipe & $B/report table pipe",
+        "$B/eval <(cat run/manifest.json)",
+        "cat run/manifest.json | $B/eval /dev/stdin",
+        "$B/eval run --data <(cat data/manifest.json)",
+        "$B/embed <(cat run/manifest.json)",
+        "$B/train <(cat data/manifest.json) --arch resnet20 --epochs 1 --dry-run",
+        "cat data/manifest.json | $B/train /dev/stdin --arch resnet20 --epochs 1 --dry-run",
+        "ln -sf m/manifest.json link.json; $B/report table link.json",
     ] {
-        let out = bash(&s, line);
+        let out = s.bash(line);
         assert!(out.status.success() && !out.stdout.is_empty(), "{line}: {}", said(&out));
     }
-    let out = bash(&s, "ln -s nowhere dangling.json; $report table dangling.json");
+    let out = s.bash("ln -s nowhere dangling.json; $B/report table dangling.json");
     assert!(said(&out).contains("dangling.json: there is no such file"), "{}", said(&out));
     refused(
         s.tool("report", "table /dev/zero").assert(),
@@ -143,12 +134,12 @@ fn byte_order_marks_are_skipped() {
     let utf16 = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
     fs::write(s.join("utf16.json"), utf16).unwrap();
     for line in [
-        "$report table 0.json 1.json -q",
-        "cat 0.json 1.json | $report table -q",
-        "cat 0.json 1.json >both.json; $report table both.json -q",
-        "$report table - <0.json -q",
+        "$B/report table 0.json 1.json -q",
+        "cat 0.json 1.json | $B/report table -q",
+        "cat 0.json 1.json >both.json; $B/report table both.json -q",
+        "$B/report table - <0.json -q",
     ] {
-        let out = bash(&s, line);
+        let out = s.bash(line);
         assert!(out.status.success() && !out.stdout.is_empty(), "{line}: {}", said(&out));
     }
     refused(s.tool("report", "table utf16.json").assert(), "it is UTF-16; save it as UTF-8");
@@ -158,23 +149,23 @@ fn byte_order_marks_are_skipped() {
 fn a_full_stdout_is_an_error_and_a_closed_one_is_none() {
     let s = trained();
     for line in [
-        "$mk_imbalance --dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2",
-        "$train data --arch resnet20 --epochs 1 --batch-size 40 --out run2",
-        "$eval run",
-        "$embed run",
-        "$report table m",
-        "$report figure --kind per-class m",
-        "$report html m",
-        "$eval run --dry-run",
-        "$eval run --out m --verify",
-        "$eval --help",
-        "$report table --help",
-        "$train --version",
-        "$train --generate complete-zsh",
+        "$B/mk-imbalance --dataset synthetic --train-per-class 4 --test-per-class 1 --imb-ratio 2",
+        "$B/train data --arch resnet20 --epochs 1 --batch-size 40 --out run2",
+        "$B/eval run",
+        "$B/embed run",
+        "$B/report table m",
+        "$B/report figure --kind per-class m",
+        "$B/report html m",
+        "$B/eval run --dry-run",
+        "$B/eval run --out m --verify",
+        "$B/eval --help",
+        "$B/report table --help",
+        "$B/train --version",
+        "$B/train --generate complete-zsh",
     ] {
         // The first run does the work; the second finds the result.
         for _ in 0..2 {
-            let out = bash(&s, &format!("{line} -q >/dev/full").replace("zsh -q", "zsh"));
+            let out = s.bash(&format!("{line} -q >/dev/full").replace("zsh -q", "zsh"));
             assert_eq!(out.status.code(), Some(2), "{line}: {}", said(&out));
             let text = said(&out);
             assert!(
@@ -183,7 +174,7 @@ fn a_full_stdout_is_an_error_and_a_closed_one_is_none() {
             );
         }
         // The reader exits without reading.
-        let out = bash(&s, &format!("{line} | true; exit ${{PIPESTATUS[0]}}"));
+        let out = s.bash(&format!("{line} | true; exit ${{PIPESTATUS[0]}}"));
         assert_eq!(out.status.code(), Some(0), "{line}: {}", said(&out));
         assert!(!said(&out).contains("Broken pipe"), "{line}: {}", said(&out));
     }
@@ -228,4 +219,51 @@ fn what_failed_leaves_nothing_behind() {
     let figure = s.tool("report", "figure --kind reliability lineage -q --out new").assert();
     refused(figure, "metrics.reliability is missing");
     assert_eq!(count(s.path()), before, "report");
+}
+
+/// Sends SIGTERM to a tool that waits, and asserts that it ends soon.
+fn ends(mut tool: std::process::Child, what: &str) {
+    let kill = std::process::Command::new("kill").args(["-TERM", &tool.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let begun = std::time::Instant::now();
+    while tool.try_wait().unwrap().is_none() && begun.elapsed().as_secs() < 20 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // It is no error if the tool has ended.
+    let _ = tool.kill();
+    assert_eq!(tool.wait().unwrap().code(), Some(130), "{what}");
+}
+
+#[test]
+fn a_signal_ends_a_tool_that_waits_after_its_first_result() {
+    use std::io::{BufRead, BufReader, Write};
+    let s = trained();
+    let eval = |args: &str| {
+        let mut eval = s.command(cargo_bin("eval"));
+        eval.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        eval.args(args.split_whitespace()).spawn().unwrap()
+    };
+    // For another checkpoint on stdin, which stays open.
+    let mut waiting = eval("-q");
+    let mut stdin = waiting.stdin.take().unwrap();
+    stdin.write_all(&fs::read(s.join("run/manifest.json")).unwrap()).unwrap();
+    let mut first = String::new();
+    BufReader::new(waiting.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("\"kind\":\"metrics\""), "{first}");
+    ends(waiting, "stdin");
+    // For the lock of the second result.
+    copy_dir(&s.join("run"), &s.join("run2"));
+    let second = s.one("eval", "run2 -q --dry-run");
+    let dir = Path::new(second["path"].as_str().unwrap()).parent().unwrap();
+    fs::create_dir_all(dir).unwrap();
+    let lock = fs::File::create(dir.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let mut waiting = eval("run run2 --force");
+    let mut said = BufReader::new(waiting.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("waiting for it") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it does not wait");
+    }
+    ends(waiting, "a lock");
 }

@@ -53,8 +53,7 @@ fn tensorboard_reads_what_the_log_says() {
     fs::write(s.join("without").join(EVENTS), "a thesis").unwrap();
     for more in ["", "--force"] {
         let args = format!("{short} --tensorboard --out without {more}");
-        let said = s.tool("train", &args).assert().code(2).get_output().stderr.clone();
-        assert!(String::from_utf8(said).unwrap().contains("was not made by train"));
+        assert!(s.said("train", &args, 2).contains("was not made by train"));
         assert_eq!(fs::read_to_string(s.join("without").join(EVENTS)).unwrap(), "a thesis");
     }
     fs::remove_file(s.join("without").join(EVENTS)).unwrap();

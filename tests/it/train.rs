@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use remix::simd::Isa;
 use serde_json::Value;
 
-use crate::common::{DATA, Sandbox, edit, flip, refused, with_data};
+use crate::common::{DATA, Sandbox, edit, flip, refused, timeless, with_data};
 
 /// A short training that uses every random stream.
 const SHORT: &str = "data --method remix-drs --arch resnet20 --batch-size 32 -q";
@@ -23,13 +23,7 @@ fn bytes(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut all: BTreeMap<_, _> = ["last.safetensors", "best.safetensors", "state.safetensors"]
         .map(|name| (name.to_owned(), read(name)))
         .into();
-    let text = String::from_utf8(read("log.jsonl")).unwrap();
-    let lines = text.lines().map(|line| {
-        let mut v: Value = serde_json::from_str(line).unwrap();
-        v.as_object_mut().unwrap().retain(|name, _| name != "seconds" && name != "images_per_second");
-        format!("{v}\n")
-    });
-    all.insert("log".into(), lines.collect::<String>().into_bytes());
+    all.insert("log".into(), timeless(&String::from_utf8(read("log.jsonl")).unwrap()).into());
     all
 }
 
@@ -145,28 +139,32 @@ fn an_interrupted_run_says_so_and_goes_on() {
     let s = with_data();
     let run = format!("{SHORT} --epochs 6");
     s.one("train", &format!("{run} --out whole"));
-    let child = spawn(&s, &format!("{run} --out stopped"));
-    started(&s.join("stopped"));
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{message}");
-    assert!(message.contains("interrupted; run the same command again"), "{message}");
-    assert!(output.stdout.is_empty() && !s.join("stopped/manifest.json").exists());
+    // Ctrl-C sends SIGINT; a scheduler ends a job with SIGTERM.
+    for signal in ["-INT", "-TERM"] {
+        let stopped = format!("stopped{signal}");
+        let dir = s.join(&stopped);
+        let child = spawn(&s, &format!("{run} --out {stopped}"));
+        started(&dir);
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(130), "{message}");
+        assert!(message.contains("interrupted; run the same command again"), "{message}");
+        assert!(output.stdout.is_empty() && !dir.join("manifest.json").exists());
 
-    let explained = s.tool("train", &format!("{run} --seed 3 --out stopped --explain")).assert().success();
-    let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
-    assert!(
-        text.contains("an unfinished result") && text.contains("params.seed: 0 there, 3 requested"),
-        "{text}"
-    );
-    refused(
-        s.tool("train", &format!("{run} --seed 3 --out stopped")).assert(),
-        "an unfinished run of another experiment (differs in seed;",
-    );
-    s.one("train", &format!("{run} --out stopped"));
-    assert!(differing(&bytes(&s.join("whole")), &bytes(&s.join("stopped"))).is_empty());
+        let text = s.said("train", &format!("{run} --seed 3 --out {stopped} --explain"), 0);
+        assert!(
+            text.contains("an unfinished result") && text.contains("params.seed: 0 there, 3 requested"),
+            "{text}"
+        );
+        refused(
+            s.tool("train", &format!("{run} --seed 3 --out {stopped}")).assert(),
+            "an unfinished run of another experiment (differs in seed;",
+        );
+        s.one("train", &format!("{run} --out {stopped}"));
+        assert!(differing(&bytes(&s.join("whole")), &bytes(&dir)).is_empty());
+    }
 }
 
 /// Returns when each file of some results was last changed.
@@ -217,13 +215,9 @@ fn asking_without_doing() {
     let made = s.one("train", &run);
     assert_eq!((&planned["key"], &planned["params"]), (&made["key"], &made["params"]));
     s.tool("train", &format!("{run} --verify")).assert().code(0);
-    let both = s.tool("train", &format!("{run} --verify --dry-run")).assert().code(2);
-    let said = String::from_utf8_lossy(&both.get_output().stderr).into_owned();
+    let said = s.said("train", &format!("{run} --verify --dry-run"), 2);
     assert!(said.contains("'--verify' cannot be used with '--dry-run'"), "{said}");
-    let explained = |run: &str| {
-        let output = s.tool("train", &format!("{run} --explain")).assert().success().get_output().clone();
-        String::from_utf8(output.stderr).unwrap()
-    };
+    let explained = |run: &str| s.said("train", &format!("{run} --explain"), 0);
     assert!(explained(&run).contains("nothing to do"));
     for (name, advice) in [("best", "run train --force again"), ("last", "run train again")] {
         let file = s.join(format!("run/{name}.safetensors"));
@@ -232,8 +226,7 @@ fn asking_without_doing() {
         assert!(text.contains("missing") && text.contains(advice) && !text.contains("nothing"), "{text}");
         fs::rename(s.join("kept"), &file).unwrap();
     }
-    let explained = s.tool("train", &format!("{run} --lr 0.2 --explain")).assert().success();
-    let text = String::from_utf8(explained.get_output().stderr.clone()).unwrap();
+    let text = explained(&format!("{run} --lr 0.2"));
     assert!(text.contains("params.lr: 0.1 there, 0.2 requested") && !text.contains("epochs"), "{text}");
 
     // Another experiment is refused this directory unless --force is given.
@@ -324,8 +317,7 @@ fn force_works_again_even_where_another_process_was_first() {
 fn runs_side_by_side_are_for_gpus() {
     let s = with_data();
     let args = format!("{SHORT} --epochs 1 --seeds 0-1 --parallel 4 --device cpu --out runs");
-    let output = s.tool("train", &args).assert().success().get_output().clone();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = s.said("train", &args, 0);
     assert!(said.contains("warning: --parallel 4: does nothing on the CPU"), "{said}");
 }
 
@@ -358,8 +350,7 @@ fn a_damaged_file_is_restored_or_refused_but_never_published() {
         } else {
             flip(&path);
         }
-        let output = s.tool("train", &run).assert().code(2).get_output().clone();
-        let text = String::from_utf8(output.stderr).unwrap();
+        let text = s.said("train", &run, 2);
         assert!(text.contains(&why), "{name}: {text}");
         assert!(s.join("run/manifest.json").exists(), "{name}: what is sound stays usable");
         fs::write(&path, bytes_before).unwrap();
@@ -416,9 +407,7 @@ fn a_state_that_is_gone_is_missed() {
     let whole = bytes(&s.join("run"));
     fs::remove_file(s.join("run/state.safetensors")).unwrap();
     fs::remove_file(s.join("run/manifest.json")).unwrap();
-    let again =
-        s.tool("train", &format!("{} --epochs 3 --out run", SHORT.replace(" -q", ""))).assert().success();
-    let said = String::from_utf8_lossy(&again.get_output().stderr).into_owned();
+    let said = s.said("train", &format!("{} --epochs 3 --out run", SHORT.replace(" -q", "")), 0);
     assert!(said.contains("state.safetensors: is missing, so 3 epochs are lost"), "{said}");
     assert!(differing(&whole, &bytes(&s.join("run"))).is_empty());
 }

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use super::source::Source;
 use super::{for_each_image, for_each_image_of_two, mask};
 use crate::simd::value::Value;
-use crate::tensor::{read_as, with_value, write_parts};
+use crate::tensor::{read_as, with_value};
 
 /// Which images of a batch are mixed, and how.
 #[derive(Clone, Copy, Debug)]
@@ -27,23 +27,14 @@ pub fn forward(pairs: Pairs, source: Source, out: &Tensor, mixed: &Tensor) -> Re
     let (batch, len) = (pairs.partner.len(), image_len(mixed)?);
     with_value!(out, T => {
         let lent = source.read::<T>()?;
-        write_parts(&[out], |parts| {
-            let image = |n: usize, out: &mut [T]| lent.slices().fill(n, width, channels, out);
-            for_each_image(batch, parts[0], len, image);
-            Ok(())
-        })?;
+        for_each_image(batch, out, len, |n, out: &mut [T]| lent.slices().fill(n, width, channels, out))?;
         let out = read_as::<T>(out)?;
-        write_parts(&[mixed], |parts| {
-            let image = |n: usize, mixed: &mut [T]| {
-                let (own, other) = (&out[n * len..], &out[pairs.partner[n] as usize * len..]);
-                let l = pairs.lambda[n];
-                for (mixed, (own, other)) in mixed.iter_mut().zip(own.iter().zip(other)) {
-                    // `T::from_f32` would be half's own function for bf16.
-                    *mixed = Value::from_f32(l * own.to_f32() + (1.0 - l) * other.to_f32());
-                }
-            };
-            for_each_image(batch, parts[0], len, image);
-            Ok(())
+        for_each_image(batch, mixed, len, |n, mixed: &mut [T]| {
+            let (own, other) = (&out[n * len..], &out[pairs.partner[n] as usize * len..]);
+            let l = pairs.lambda[n];
+            for (mixed, (own, other)) in mixed.iter_mut().zip(own.iter().zip(other)) {
+                *mixed = T::rounded(l * own.to_f32() + (1.0 - l) * other.to_f32());
+            }
         })
     })
 }
@@ -72,17 +63,14 @@ pub fn backward(
     }
     with_value!(dz, T => {
         let (g, out, y) = (read_as::<T>(g)?, read_as::<T>(out)?, read_as::<T>(y)?);
-        write_parts(&[dz, sums], |parts| {
-            let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
-                let (at, m) = (n * len..(n + 1) * len, mixed_into[n]);
-                let (own, other) = (pairs.lambda[n], 1.0 - pairs.lambda[m]);
-                let grads = g[at.clone()].iter().zip(&g[m * len..]);
-                let grads = grads.map(|(g, h)| own * g.to_f32() + other * h.to_f32());
-                mask(grads, &out[at.clone()], &y[at], dz, sums);
-            };
-            for_each_image_of_two(mixed_into.len(), [parts[0], parts[1]], [len, 2 * channels], image);
-            Ok(())
-        })
+        let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
+            let (at, m) = (n * len..(n + 1) * len, mixed_into[n]);
+            let (own, other) = (pairs.lambda[n], 1.0 - pairs.lambda[m]);
+            let grads = g[at.clone()].iter().zip(&g[m * len..]);
+            let grads = grads.map(|(g, h)| own * g.to_f32() + other * h.to_f32());
+            mask(grads, &out[at.clone()], &y[at], dz, sums);
+        };
+        for_each_image_of_two(mixed_into.len(), [dz, sums], [len, 2 * channels], image)
     })
 }
 

@@ -13,7 +13,7 @@ use self::kernel::{PANEL, Product, Update, from_panels, tile_columns, tile_rows,
 use super::head::{Loss, d_logits, inverse_norm};
 use crate::backend::Rates;
 use crate::methods::loss::{ClassifierKind, Criterion, SCALE, Targets};
-use crate::simd::{self, Isa};
+use crate::simd;
 use crate::tensor::Parts;
 
 /// A classifier with its SGD state.
@@ -127,7 +127,7 @@ impl Linear {
         let out = Parts::new(out);
         self.weight.value.par_chunks_exact(features * PANEL).enumerate().for_each(|(number, panel)| {
             let first_class = number * PANEL;
-            simd::run(Isa::get(), Product { x, n, features, panel, out, first_class, stride: padded });
+            simd::run(Product { x, n, features, panel, out, first_class, stride: padded });
         });
     }
 
@@ -245,7 +245,7 @@ impl Linear {
                     bias.iter_mut().zip(row).for_each(|(sum, g)| *sum += g);
                 }
                 let gradients = &*own;
-                simd::run(Isa::get(), Update { x, gradients, weight, velocity, along, rates });
+                simd::run(Update { x, gradients, weight, velocity, along, rates });
                 bias
             })
             .collect();

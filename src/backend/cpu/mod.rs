@@ -21,10 +21,11 @@ pub mod source;
 
 use std::ops::Range;
 
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::simd::value::Value;
-use crate::tensor::Parts;
+use crate::tensor::write_parts;
 
 /// Number of images per task. It is fixed because the order of summation depends on it.
 pub const CHUNK: usize = 8;
@@ -49,35 +50,42 @@ pub fn for_each_chunk(batch: usize, f: impl Fn(usize) + Sync + Send) {
     (0..chunks(batch)).into_par_iter().with_max_len(1).for_each(f);
 }
 
-/// Runs `f(n, part)` for every image of a batch, on all threads; `part` is the image's part of a buffer that
+/// Runs `f(n, part)` for every image of a batch, on all threads; `part` is the image's part of a tensor that
 /// holds `len` values per image.
 fn for_each_image<T: Value>(
     batch: usize,
-    buffer: Parts,
+    tensor: &Tensor,
     len: usize,
     f: impl Fn(usize, &mut [T]) + Sync + Send,
-) {
-    for_each_chunk(batch, |chunk| {
-        for n in chunk_range(chunk, batch) {
-            // SAFETY: the parts of different images do not overlap, and each image is processed once.
-            f(n, unsafe { buffer.part(n * len..(n + 1) * len) });
-        }
-    });
+) -> Result<()> {
+    write_parts(&[tensor], |parts| {
+        for_each_chunk(batch, |chunk| {
+            for n in chunk_range(chunk, batch) {
+                // SAFETY: the parts of different images do not overlap, and each image is processed once.
+                f(n, unsafe { parts[0].part(n * len..(n + 1) * len) });
+            }
+        })
+    })
 }
 
-/// Runs `f(n, a, b)` like [`for_each_image`]; `a` and `b` are the image's parts of two different buffers that
+/// Runs `f(n, a, b)` like [`for_each_image`]; `a` and `b` are the image's parts of two different tensors that
 /// hold `lens` values per image.
 fn for_each_image_of_two<A: Value, B: Value>(
     batch: usize,
-    [a, b]: [Parts; 2],
+    tensors: [&Tensor; 2],
     lens: [usize; 2],
     f: impl Fn(usize, &mut [A], &mut [B]) + Sync + Send,
-) {
-    for_each_image(batch, a, lens[0], |n, a: &mut [A]| {
-        // SAFETY: the parts of different images and of different buffers do not overlap, and each image is
-        // processed once.
-        f(n, a, unsafe { b.part(n * lens[1]..(n + 1) * lens[1]) });
-    });
+) -> Result<()> {
+    write_parts(&tensors, |parts| {
+        for_each_chunk(batch, |chunk| {
+            for n in chunk_range(chunk, batch) {
+                let [a, b] = lens.map(|len| n * len..(n + 1) * len);
+                // SAFETY: the parts of different images and of different tensors do not overlap, and each
+                // image is processed once.
+                unsafe { f(n, parts[0].part(a), parts[1].part(b)) };
+            }
+        })
+    })
 }
 
 /// Computes `dz = (values > 0) · grads` for one image, and `Σ dz` and `Σ dz·y` by channel in `sums`, (2, C).
@@ -95,7 +103,7 @@ fn mask<T: Value>(
     for (dz, (values, y)) in dz.chunks_exact_mut(channels).zip(pixels) {
         for (c, grad) in (0..channels).zip(&mut grads) {
             let grad = if values[c].to_f32() > 0.0 { grad } else { 0.0 };
-            dz[c] = T::from_f32(grad);
+            dz[c] = T::rounded(grad);
             sum[c] += grad;
             product[c] += grad * y[c].to_f32();
         }

@@ -43,42 +43,23 @@ impl Neighbours {
 
     /// Returns the logits (N, classes) of features (N, `len`): the logarithm of the votes for each class.
     /// Each class gets one extra vote with a cosine of −1, so that the logarithm of zero is never taken; this
-    /// does not change the ranking.
+    /// does not change the ranking. If the features are those of the voters (`are_voters`), the logits of
+    /// each are computed without its own vote.
     ///
     /// # Errors
     /// Returns [`Interrupted`] after a signal.
-    pub fn logits(&self, x: &[f32]) -> Result<Vec<f32>, Interrupted> {
-        self.vote(x, |_| None)
-    }
-
-    /// Returns the logits of the voters themselves from their features, each computed without the voter's own
-    /// vote.
-    ///
-    /// # Errors
-    /// Returns [`Interrupted`] after a signal.
-    pub fn logits_of_voters(&self, x: &[f32]) -> Result<Vec<f32>, Interrupted> {
-        self.vote(x, Some)
-    }
-
-    /// Returns the logits of rows; `without(row)` is the voter to leave out for that row.
-    fn vote(
-        &self,
-        x: &[f32],
-        without: impl Fn(usize) -> Option<usize> + Sync,
-    ) -> Result<Vec<f32>, Interrupted> {
+    pub fn logits(&self, x: &[f32], are_voters: bool) -> Result<Vec<f32>, Interrupted> {
         let mut out = vec![0.0; x.len() / self.len * self.classes];
         let passes = x.chunks(IMAGES_PER_PASS * self.len).zip(out.chunks_mut(IMAGES_PER_PASS * self.classes));
         for (pass, (x, out)) in passes.enumerate() {
-            if interrupt::requested() {
-                return Err(Interrupted);
-            }
+            interrupt::check()?;
             let products = self.products.logits(x);
             let rows = x.par_chunks_exact(self.len).zip(products.par_chunks_exact(self.labels.len()));
             let rows = rows.zip(out.par_chunks_exact_mut(self.classes)).enumerate();
             rows.for_each(|(n, ((x, products), out))| {
                 let scale = inverse_norm(x);
                 let cosines: Vec<f32> = products.iter().map(|p| p * scale).collect();
-                self.votes(&cosines, without(pass * IMAGES_PER_PASS + n), out);
+                self.votes(&cosines, are_voters.then_some(pass * IMAGES_PER_PASS + n), out);
             });
         }
         Ok(out)
@@ -122,7 +103,7 @@ mod tests {
         let labels: Vec<u32> = floats(&truth["labels"]).into_iter().map(|l| l as u32).collect();
         let (train, x) = (floats(&truth["train"]), floats(&truth["x"]));
         let len = train.len() / labels.len();
-        let logits = |x: &[f32]| Neighbours::new(&train, &labels, len, 4, 5).logits(x).expect("votes");
+        let logits = |x: &[f32]| Neighbours::new(&train, &labels, len, 4, 5).logits(x, false).expect("votes");
         let expected = floats(&truth["logits"]);
         for_each_isa(|isa| {
             let found = logits(&x);
@@ -151,8 +132,8 @@ mod tests {
             let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
             row.iter().map(|x| x / length).collect()
         };
-        for (found, itself) in [(voters.logits(&x), true), (voters.logits_of_voters(&x), false)] {
-            let found = found.expect("votes");
+        for itself in [true, false] {
+            let found = voters.logits(&x, !itself).expect("votes");
             for (i, z) in found.chunks_exact(classes).enumerate() {
                 let own = unit(i);
                 let cosine = |j: usize| own.iter().zip(unit(j)).map(|(a, b)| a * b).sum::<f64>();
@@ -172,12 +153,12 @@ mod tests {
     fn a_voter_has_no_vote_for_itself() {
         let train = [1.0, 0.0, 1.0, 0.1, 0.0, 1.0];
         let voters = Neighbours::new(&train, &[0, 1, 1], 2, 2, 1);
-        let all = voters.logits_of_voters(&train).expect("votes");
+        let all = voters.logits(&train, true).expect("votes");
         let best: Vec<bool> = all.chunks_exact(2).map(|z| z[1] > z[0]).collect();
         // Other than itself, the nearest voter of the first has class 1, and that of the second class 0.
         assert_eq!(best, [true, false, true]);
         // With its own vote, the second voter is its own nearest neighbour.
-        let own = voters.logits(&train).expect("votes");
+        let own = voters.logits(&train, false).expect("votes");
         assert!(own[1] < own[0] && own[3] > own[2]);
     }
 }

@@ -110,7 +110,7 @@ impl Net {
                     stat: zeros(&[2, cout])?,
                     affine: zeros(&[2, cout])?,
                 },
-                y: images(output(geo))?,
+                y: images(geo.out_shape())?,
             })
         };
         let layers = plan.layers.iter().zip(params.slots()).map(layer).collect::<Result<Vec<_>>>()?;
@@ -229,15 +229,10 @@ impl Net {
     }
 
     /// Returns all layers, in the order of the parameters.
-    #[cfg(all(test, feature = "cuda"))]
+    #[cfg(test)]
     pub(crate) fn layers(&self) -> &[Layer] {
         &self.layers
     }
-}
-
-/// Returns the height, width and channels of a layer's output.
-fn output(geo: Geometry) -> [usize; 3] {
-    [geo.out_height(), geo.out_width(), geo.cout]
 }
 
 /// Returns the height, width and channels of each stored tensor: the input of each block, and the output of
@@ -247,7 +242,7 @@ fn stored(plan: &Plan) -> impl Iterator<Item = [usize; 3]> {
         let Geometry { height, width, cin, .. } = plan.stored(block);
         [height, width, cin]
     };
-    (0..plan.blocks.len()).map(input).chain([output(plan.top_layer())])
+    (0..plan.blocks.len()).map(input).chain([plan.top_layer().out_shape()])
 }
 
 /// The forward and backward pass of a batch.

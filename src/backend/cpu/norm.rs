@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::for_each_image;
 use crate::net::{EPS, MOMENTUM};
 use crate::simd::value::Value;
-use crate::tensor::{read, read_as, with_value, write, write_parts};
+use crate::tensor::{read, read_as, with_value, write};
 
 /// Ratio of a channel's mean to √(σ² + ε) above which its sums are taken again. An image's sums are off by
 /// about one part in a million, so up to here the variance is off by about one part in ten thousand.
@@ -109,7 +109,6 @@ impl Norm {
                 running[c] = moved(running[c], mean);
                 running[channels + c] = moved(running[channels + c], unbiased);
             }
-            Ok(())
         })?;
         self.take(&moments)
     }
@@ -135,7 +134,6 @@ impl Norm {
                 stat[c] = *mean as f32;
                 stat[channels + c] = (1.0 / (var + EPS).sqrt()) as f32;
             }
-            Ok(())
         })?;
         let (stat, gamma_beta) = (read(&self.stat)?, read(&self.gamma_beta)?);
         write(&self.affine, |affine| {
@@ -144,7 +142,6 @@ impl Norm {
                 affine[c] = scale;
                 affine[channels + c] = gamma_beta[channels + c] - stat[c] * scale;
             }
-            Ok(())
         })
     }
 
@@ -191,7 +188,6 @@ impl Norm {
                 out[c] = gamma as f32;
                 out[channels + c] = beta as f32;
             }
-            Ok(())
         })?;
         write(coef, |coef| {
             for c in 0..channels {
@@ -203,7 +199,6 @@ impl Norm {
                 coef[channels + c] = -slope as f32;
                 coef[2 * channels + c] = (slope * mean - scale * d_beta / count as f64) as f32;
             }
-            Ok(())
         })
     }
 }
@@ -216,21 +211,17 @@ impl Norm {
 pub fn sums(batch: usize, len: usize, channels: usize, dz: &Tensor, y: &Tensor, sums: &Tensor) -> Result<()> {
     with_value!(y, T => {
         let (dz, y) = (read_as::<T>(dz)?, read_as::<T>(y)?);
-        write_parts(&[sums], |parts| {
-            let image = |n: usize, sums: &mut [f32]| {
-                sums.fill(0.0);
-                let (sum, product) = sums.split_at_mut(channels);
-                let at = n * len..(n + 1) * len;
-                let rows = dz[at.clone()].chunks_exact(channels).zip(y[at].chunks_exact(channels));
-                for (dz, y) in rows {
-                    for c in 0..channels {
-                        sum[c] += dz[c].to_f32();
-                        product[c] += dz[c].to_f32() * y[c].to_f32();
-                    }
+        for_each_image(batch, sums, 2 * channels, |n, sums: &mut [f32]| {
+            sums.fill(0.0);
+            let (sum, product) = sums.split_at_mut(channels);
+            let at = n * len..(n + 1) * len;
+            let rows = dz[at.clone()].chunks_exact(channels).zip(y[at].chunks_exact(channels));
+            for (dz, y) in rows {
+                for c in 0..channels {
+                    sum[c] += dz[c].to_f32();
+                    product[c] += dz[c].to_f32() * y[c].to_f32();
                 }
-            };
-            for_each_image(batch, parts[0], 2 * channels, image);
-            Ok(())
+            }
         })
     })
 }

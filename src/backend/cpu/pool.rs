@@ -21,18 +21,15 @@ pub fn mean(batch: usize, source: Source, out: &Tensor, features: &Tensor) -> Re
     let (len, pixels) = (height * width * channels, (height * width) as f32);
     with_value!(out, T => {
         let lent = source.read::<T>()?;
-        write_parts(&[out, features], |parts| {
-            let image = |n: usize, out: &mut [T], mean: &mut [f32]| {
-                lent.slices().fill(n, width, channels, out);
-                mean.fill(0.0);
-                for out in out.chunks_exact(channels) {
-                    mean.iter_mut().zip(out).for_each(|(mean, out)| *mean += out.to_f32());
-                }
-                mean.iter_mut().for_each(|m| *m /= pixels);
-            };
-            for_each_image_of_two(batch, [parts[0], parts[1]], [len, channels], image);
-            Ok(())
-        })
+        let image = |n: usize, out: &mut [T], mean: &mut [f32]| {
+            lent.slices().fill(n, width, channels, out);
+            mean.fill(0.0);
+            for out in out.chunks_exact(channels) {
+                mean.iter_mut().zip(out).for_each(|(mean, out)| *mean += out.to_f32());
+            }
+            mean.iter_mut().for_each(|m| *m /= pixels);
+        };
+        for_each_image_of_two(batch, [out, features], [len, channels], image)
     })
 }
 
@@ -59,15 +56,12 @@ pub fn mean_backward(
         let (out, y) = (read_as::<T>(out)?, read_as::<T>(y)?);
         let len = y.len() / room;
         let pixels = (len / channels) as f32;
-        write_parts(&[dz, sums], |parts| {
-            let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
-                let at = n * len..(n + 1) * len;
-                let d = d_features[n * channels..].iter().map(|d| d / pixels).take(channels).cycle();
-                mask(d, &out[at.clone()], &y[at], dz, sums);
-            };
-            for_each_image_of_two(batch, [parts[0], parts[1]], [len, 2 * channels], image);
-            Ok(())
-        })
+        let image = |n: usize, dz: &mut [T], sums: &mut [f32]| {
+            let at = n * len..(n + 1) * len;
+            let d = d_features[n * channels..].iter().map(|d| d / pixels).take(channels).cycle();
+            mask(d, &out[at.clone()], &y[at], dz, sums);
+        };
+        for_each_image_of_two(batch, [dz, sums], [len, 2 * channels], image)
     })
 }
 
@@ -131,8 +125,7 @@ pub fn max(batch: usize, source: Source, y: &Tensor, out: &Tensor) -> Result<()>
                         });
                     }
                 }
-            });
-            Ok(())
+            })
         })
     })
 }
@@ -191,8 +184,7 @@ pub fn max_backward(
                     };
                     mask(grads.iter().copied(), &values, &y[n * len..(n + 1) * len], dz, sums);
                 }
-            });
-            Ok(())
+            })
         })
     })
 }

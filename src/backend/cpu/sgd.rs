@@ -35,8 +35,7 @@ pub fn step(params: &Tensor, grads: &Tensor, velocity: &Tensor, rates: Rates) ->
                     for ((p, v), g) in p.iter_mut().zip(v).zip(g) {
                         rates.step(p, v, *g);
                     }
-                });
-            Ok(())
+                })
         })
-    })
+    })?
 }

@@ -86,56 +86,41 @@ impl<T: Value> Reading<'_, T> {
 /// Converts a value to `T`, or returns 0 if it is negative; NaN stays NaN.
 #[inline(always)]
 pub fn relu<T: Value>(sum: f32) -> T {
-    T::from_f32(if sum < 0.0 { 0.0 } else { sum })
+    T::rounded(if sum < 0.0 { 0.0 } else { sum })
 }
 
 impl<T: Value> Slices<'_, T> {
     /// Writes the values of one image, of `width` columns and `channels` channels, pixel by pixel.
     pub fn fill(&self, image: usize, width: usize, channels: usize, out: &mut [T]) {
         let len = out.len();
-        let pixels = out.chunks_exact_mut(channels).enumerate();
         let (of, shortcut) = match self {
             Input::Plain(x) => return out.copy_from_slice(x.image(image)),
             Input::Normed { of, shortcut } => (of, shortcut),
         };
         let y = &of.y[image * len..(image + 1) * len];
         let (scale, shift) = of.affine.split_at(channels);
-        match shortcut {
-            Shortcut::None => {
-                for (n, out) in pixels {
-                    let y = &y[n * channels..];
-                    (0..channels).for_each(|c| out[c] = relu(y[c].to_f32() * scale[c] + shift[c]));
+        for (n, (out, y)) in out.chunks_exact_mut(channels).zip(y.chunks_exact(channels)).enumerate() {
+            let norm = |c: usize| y[c].to_f32() * scale[c] + shift[c];
+            match shortcut {
+                Shortcut::None => (0..channels).for_each(|c| out[c] = relu(norm(c))),
+                Shortcut::Identity(x) => {
+                    let x = &x.image(image)[n * channels..];
+                    (0..channels).for_each(|c| out[c] = relu(norm(c) + x[c].to_f32()));
                 }
-            }
-            Shortcut::Identity(x) => {
-                let x = x.image(image);
-                for (n, out) in pixels {
-                    let (y, x) = (&y[n * channels..], &x[n * channels..]);
-                    for c in 0..channels {
-                        out[c] = relu(y[c].to_f32() * scale[c] + shift[c] + x[c].to_f32());
-                    }
-                }
-            }
-            Shortcut::Padded(x) => {
-                let ([_, wide, narrow], x) = (x.size, x.image(image));
-                let front = (channels - narrow) / 2;
-                for (n, out) in pixels {
-                    let y = &y[n * channels..];
+                Shortcut::Padded(x) => {
+                    let ([_, wide, narrow], x) = (x.size, x.image(image));
+                    let front = (channels - narrow) / 2;
                     let x = &x[(2 * (n / width) * wide + 2 * (n % width)) * narrow..][..narrow];
-                    for c in 0..channels {
+                    for (c, out) in out.iter_mut().enumerate() {
                         let x = c.checked_sub(front).and_then(|c| x.get(c)).map_or(0.0, |x| x.to_f32());
-                        out[c] = relu(y[c].to_f32() * scale[c] + shift[c] + x);
+                        *out = relu(norm(c) + x);
                     }
                 }
-            }
-            Shortcut::Projected(p) => {
-                let (p, (p_scale, p_shift)) = (&p.y[image * len..], p.affine.split_at(channels));
-                for (n, out) in pixels {
-                    let (y, p) = (&y[n * channels..], &p[n * channels..]);
-                    for c in 0..channels {
-                        let x = p[c].to_f32() * p_scale[c] + p_shift[c];
-                        out[c] = relu(y[c].to_f32() * scale[c] + shift[c] + x);
-                    }
+                Shortcut::Projected(p) => {
+                    let (scale, shift) = p.affine.split_at(channels);
+                    let p = &p.y[image * len + n * channels..];
+                    let p = |c: usize| p[c].to_f32() * scale[c] + shift[c];
+                    (0..channels).for_each(|c| out[c] = relu(norm(c) + p(c)));
                 }
             }
         }

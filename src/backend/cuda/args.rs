@@ -15,8 +15,6 @@ pub unsafe trait Plain: Copy + Send + Sync + 'static {}
 // SAFETY: a number.
 unsafe impl Plain for u8 {}
 // SAFETY: a number.
-unsafe impl Plain for u16 {}
-// SAFETY: a number.
 unsafe impl Plain for u32 {}
 // SAFETY: a number.
 unsafe impl Plain for u64 {}
@@ -26,15 +24,6 @@ unsafe impl Plain for i32 {}
 unsafe impl Plain for f32 {}
 // SAFETY: a number.
 unsafe impl Plain for f64 {}
-
-/// The argument struct of a kernel.
-pub trait Args: Plain {
-    /// Returns the bytes of the struct.
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: the struct consists of numbers, and where there would be padding, it has a named field.
-        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
-    }
-}
 
 /// The Rust type of a field: a pointer is an address.
 macro_rules! rust {
@@ -70,7 +59,8 @@ macro_rules! structs {
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default)]
         pub struct $name { $($(#[$field_doc])* pub $field: rust!($type)),* }
-        // SAFETY: the fields are numbers and structs of numbers.
+        // SAFETY: the fields are numbers and structs of numbers. There is a named field wherever there would be
+        // padding.
         unsafe impl Plain for $name {})*
 
         fn declare_structs(text: &mut String) {
@@ -319,14 +309,6 @@ structs! {
     }
 }
 
-impl Args for LoadArgs {}
-impl Args for ForwardArgs {}
-impl Args for BackwardArgs {}
-impl Args for HeadArgs {}
-impl Args for BlendArgs {}
-impl Args for StepArgs {}
-impl Args for FoldArgs {}
-
 /// Declares constants, and a function that writes their declarations for the kernels.
 macro_rules! numbers {
     ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
@@ -354,6 +336,8 @@ numbers! {
     IN_PLACE = 1;
     /// Residual of [`BackwardArgs`]: the gradient of a block's output through the shortcut [`PADDED`].
     THROUGH_PADDED = 2;
+    /// Number of copies of the sums of a batch norm, to which the blocks add their parts in turn.
+    COPIES = 4;
 }
 
 /// Returns the declarations for the source of the kernels: types, constants and structs. Sizes of tiles are

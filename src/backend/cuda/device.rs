@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 pub use self::memory::Memory;
-use super::args::Args;
+use super::args::Plain;
 use super::driver::{Driver, Handle};
 #[cfg(test)]
 use super::emulator::{Emulator, Recorded};
@@ -152,13 +152,13 @@ impl Device {
     /// Launches a kernel over `grid` blocks with `shared` bytes of dynamic shared memory each.
     ///
     /// # Safety
-    /// The caller must ensure that the arguments are addresses of live memory of this device, as large as the
-    /// sizes passed to the kernel require. While launches are recorded, this applies to each launch of the
-    /// graph.
+    /// The caller must ensure that `args` is the struct that the kernel takes, with addresses of live memory
+    /// of this device, as large as the sizes passed to the kernel require. While launches are recorded, this
+    /// applies to each launch of the graph.
     ///
     /// # Errors
     /// Returns an error if a call of the driver fails.
-    pub unsafe fn launch<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
+    pub unsafe fn launch<A: Plain>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
         let mut times = self.0.times.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(times) = &mut *times else {
             // SAFETY: the caller's contract.
@@ -175,13 +175,23 @@ impl Device {
         Ok(())
     }
 
-    unsafe fn launch_once<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
+    unsafe fn launch_once<A: Plain>(
+        &self,
+        kernel: usize,
+        grid: usize,
+        shared: usize,
+        args: &A,
+    ) -> Result<()> {
         match &self.0.backend {
             // SAFETY: the caller's contract.
             Backend::Gpu(gpu) => unsafe { gpu.launch(kernel, grid, shared, args) },
             #[cfg(test)]
             Backend::Emulated(emulator) => {
-                emulator.launch(NAMES[kernel], grid, shared, args.bytes());
+                // SAFETY: the bytes are those of a live value of a type without padding.
+                let bytes = unsafe {
+                    std::slice::from_raw_parts(std::ptr::from_ref(args).cast::<u8>(), size_of::<A>())
+                };
+                emulator.launch(NAMES[kernel], grid, shared, bytes);
                 Ok(())
             }
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_void};
 
-use super::args::Args;
+use super::args::Plain;
 use super::driver::{self, Driver, Handle, LaunchConfig, OVERLAP};
 use super::kernels::NAMES;
 use super::nvrtc::Nvrtc;
@@ -124,28 +124,32 @@ impl Gpu {
         Ok(())
     }
 
+    /// Makes this GPU's context the current one of the calling thread.
+    fn make_current(&self) -> Result<()> {
+        // SAFETY: the context is live.
+        self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.set_current)(self.context) })
+    }
+
     /// Calls a function of the driver with this GPU's stream, in this GPU's context.
     ///
     /// # Safety
     /// The contract of the driver's function applies.
     pub unsafe fn call(&self, name: &'static str, f: impl FnOnce(&Driver, Handle) -> i32) -> Result<()> {
-        // SAFETY: the context is live.
-        self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.set_current)(self.context) })?;
+        self.make_current()?;
         self.driver.check(name, f(self.driver, self.stream))
     }
 
     /// Allocates memory with all bits zero; the device already has `bytes_in_use`.
     pub fn zeros(&self, bytes: usize, bytes_in_use: usize) -> Result<u64> {
-        let mut found = Ok(0);
-        // SAFETY: the context is live, and the memory has the size that is cleared.
-        unsafe {
-            self.call("cuMemAlloc", |d, _| {
-                found = d.allocate(bytes, bytes_in_use);
-                0
-            })?;
-            let at = found?;
-            self.call("cuMemsetD8Async", |d, stream| (d.fill)(at, 0, bytes.max(1), stream)).map(|()| at)
+        self.make_current()?;
+        let at = self.driver.allocate(bytes, bytes_in_use)?;
+        // SAFETY: the memory has the size that is cleared.
+        let status = unsafe { (self.driver.fill)(at, 0, bytes.max(1), self.stream) };
+        if status != 0 {
+            // SAFETY: nothing uses the memory.
+            unsafe { (self.driver.free)(at) };
         }
+        self.driver.check("cuMemsetD8Async", status).map(|()| at)
     }
 
     /// Returns the number of bytes of memory that are free.
@@ -160,7 +164,7 @@ impl Gpu {
     ///
     /// # Safety
     /// The contract of [`super::Device::launch`] applies.
-    pub unsafe fn launch<A: Args>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
+    pub unsafe fn launch<A: Plain>(&self, kernel: usize, grid: usize, shared: usize, args: &A) -> Result<()> {
         let mut list = [std::ptr::from_ref(args).cast_mut().cast::<c_void>()];
         let (function, none) = (self.functions[kernel], std::ptr::null_mut());
         let config = LaunchConfig {

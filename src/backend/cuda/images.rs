@@ -44,9 +44,9 @@ pub fn send(memory: &Memory<u8>, split: &Split, images: Range<usize>) -> super::
 ///
 /// # Panics
 /// Panics if the images do not have three channels.
-pub fn flat(levels: &Levels) -> Vec<f32> {
+pub fn flat(levels: &Levels) -> &[f32] {
     assert_eq!(levels.len(), 3, "the kernels take images of three channels");
-    levels.iter().flatten().copied().collect()
+    levels.as_flattened()
 }
 
 /// Encodes an augmentation for the loader.

@@ -1,7 +1,5 @@
 //! Inference on a GPU: runs a whole split through a network, with the running statistics of batch norm.
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use super::args::Row;
@@ -9,10 +7,9 @@ use super::device::{Device, Graph};
 use super::images::{fit, flat, send, units_per_transfer, view};
 use super::net::{DeviceNet, Feed, Segments};
 use crate::backend::{Inference, Levels};
-use crate::data::Info;
 use crate::data::shard::Split;
-use crate::metrics::argmax;
-use crate::net::{Network, Params, files};
+use crate::metrics;
+use crate::net::Params;
 
 /// Number of images that go through the network together.
 pub const BATCH: usize = 512;
@@ -21,7 +18,6 @@ pub const BATCH: usize = 512;
 pub struct Evaluator {
     full: Option<Graph>,
     rest: Option<Graph>,
-    /// The network, whose parameters have no values at first.
     net: DeviceNet,
     /// The segments of `net`.
     segments: Segments,
@@ -35,12 +31,12 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Creates a network with the layout of `params` on the device, and records the passes over a split, of
-    /// `batch` images each. If the split `fits` in the device's memory, its images are kept there.
+    /// Copies a network to the device, and records the passes over a split, of `batch` images each. If the
+    /// split `fits` in the device's memory, its images are kept there.
     ///
     /// # Errors
     /// Returns an error if the kernels do not support the network or the sizes, if there is not enough
-    /// memory, or if a call of the driver fails.
+    /// memory, if candle cannot read a tensor, or if a call of the driver fails.
     pub fn new(
         device: &Device,
         params: &Params,
@@ -48,10 +44,11 @@ impl Evaluator {
         levels: &Levels,
         batch: usize,
         fits: bool,
-    ) -> super::Result<Evaluator> {
+    ) -> Result<Evaluator> {
         let (images, classes, feature_len) = (split.len(), params.classes(), params.network().features());
         let batch = batch.min(images);
         let net = DeviceNet::new(device, params, None, split.shape(), batch)?;
+        net.take(params)?;
         let segments = net.segments(1)?;
         let len: usize = split.shape().iter().product();
         let on_device = if fits { images } else { images.min(batch * units_per_transfer(batch * len)) };
@@ -64,7 +61,7 @@ impl Evaluator {
             pixels: device.zeros(on_device * len)?,
             plan: device.upload(&plan)?,
             step: device.zeros(1)?,
-            levels: device.upload(&flat(levels))?,
+            levels: device.upload(flat(levels))?,
             features: device.zeros(images * feature_len)?,
             logits: device.zeros(images * classes)?,
         };
@@ -79,14 +76,6 @@ impl Evaluator {
         let full = record(if images >= batch { batch } else { 0 })?;
         let rest = record(images % batch)?;
         Ok(Evaluator { full, rest, net, segments, feed, on_device, images, batch, classes, feature_len })
-    }
-
-    /// Copies the parameters and running statistics of a network from the host.
-    ///
-    /// # Errors
-    /// Returns an error if candle cannot read a tensor, or if a call of the driver fails.
-    pub fn take(&self, params: &Params) -> Result<()> {
-        self.net.take(params)
     }
 
     /// Copies the parameters and running statistics of a network in training.
@@ -140,29 +129,18 @@ impl Evaluator {
     /// # Errors
     /// Returns an error if a call of the driver or an earlier kernel failed.
     pub fn top1(&self, split: &Split) -> super::Result<f64> {
-        let logits = self.logits()?;
-        let rows = logits.chunks_exact(self.classes);
-        let right = rows.enumerate().filter(|(n, z)| argmax(z) == split.label(*n)).count();
-        Ok(100.0 * right as f64 / split.len() as f64)
+        Ok(metrics::top1(&self.logits()?, split.labels(), self.classes))
     }
 }
 
-/// Runs the weights of a file over a split on a GPU, in f32, like [`crate::backend::cpu::infer::infer`].
+/// Computes the logits and features of all images of a split on a GPU, like
+/// [`crate::backend::cpu::infer::Folded::run`].
 ///
 /// # Errors
-/// Returns an error if the weights cannot be read or do not fit the network, or if the GPU cannot run it.
-pub fn infer(
-    device: &Device,
-    weights: &Path,
-    network: &Network,
-    split: &Split,
-    info: &Info,
-    levels: &Levels,
-) -> Result<Inference> {
-    let params = files::open_for(weights, network, info.classes)?;
-    let evaluator = Evaluator::new(device, &params, split, levels, BATCH, fit(device, &[split])?)?;
-    evaluator.take(&params)?;
+/// Returns an error if the GPU cannot run the network.
+pub fn infer(device: &Device, params: &Params, split: &Split, levels: &Levels) -> Result<Inference> {
+    let evaluator = Evaluator::new(device, params, split, levels, BATCH, fit(device, &[split])?)?;
     evaluator.run(split)?;
     let (logits, features) = (evaluator.logits()?, evaluator.features()?);
-    Ok(Inference { logits, features, classes: params.classes(), feature_len: network.features() })
+    Ok(Inference { logits, features, classes: params.classes(), feature_len: params.network().features() })
 }

@@ -25,8 +25,6 @@ mod tests;
 mod tiles;
 pub mod trainer;
 
-use std::path::PathBuf;
-
 /// The reason why a GPU cannot be used. The message says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -120,14 +118,6 @@ pub enum Error {
         /// The function that failed.
         call: &'static str,
         /// The driver's message.
-        text: String,
-    },
-    /// The cache of compiled kernels cannot be written.
-    #[error("{}: {text}", .path.display())]
-    Cache {
-        /// The path of the file.
-        path: PathBuf,
-        /// The reason.
         text: String,
     },
 }

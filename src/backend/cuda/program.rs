@@ -3,9 +3,9 @@
 use std::fs;
 use std::io::{BufWriter, Write};
 
+use super::Result;
 use super::kernels::source;
 use super::nvrtc::Nvrtc;
-use super::{Error, Result};
 use crate::backend::Precision;
 use crate::manifest::hash::cache_dir;
 use crate::manifest::store::write_atomic;
@@ -46,7 +46,7 @@ pub fn cached(precision: Precision, arch: &str) -> Result<Vec<u8>> {
         let hash = *blake3::hash(&compiled).as_bytes();
         let write = |f: &mut BufWriter<&fs::File>| f.write_all(&compiled).and_then(|()| f.write_all(&hash));
         if let Err(text) = kept.and_then(|()| write_atomic(&file, write).map_err(|e| e.to_string())) {
-            log::debug!("{}", Error::Cache { path: file, text });
+            log::debug!("{}: {text}", file.display());
         }
     }
     Ok(compiled)

@@ -1,7 +1,6 @@
 //! How a convolution is divided into tiles, of which a thread block takes one or, for the weight gradient,
 //! several. The sizes are the first parameters to tune on a GPU; `kernels/conv.cu` takes them from here.
 
-use crate::backend::Precision;
 use crate::net::Geometry;
 
 /// Threads per block, in all kernels.
@@ -60,11 +59,6 @@ pub fn padded(geo: Geometry) -> usize {
 /// Returns the number of rows of a tile of at most `pixels` pixels, but at least one row.
 fn rows(pixels: usize, width: usize, height: usize) -> usize {
     (pixels / width).clamp(1, height)
-}
-
-/// Returns the size of an activation in bytes.
-pub fn bytes_of(precision: Precision) -> usize {
-    if precision == Precision::Bf16 { 2 } else { 4 }
 }
 
 /// The dimensions of the launches of a layer.

@@ -24,8 +24,8 @@ pub struct Trainer {
     full: Option<Steps>,
     /// The last step of an epoch, if it is smaller.
     rest: Option<Steps>,
-    evaluators: Vec<Evaluator>,
-    net: DeviceNet,
+    pub(super) evaluators: Vec<Evaluator>,
+    pub(super) net: DeviceNet,
     feed: Feed,
     training: TrainingFeed,
     /// The number of steps whose images are on the device at a time; `None` if all images are kept there.
@@ -52,7 +52,7 @@ pub struct Images<'a> {
     pub judged: &'a [&'a Split],
     /// The normalised values of the images' bytes.
     pub levels: &'a Levels,
-    /// Whether the host changes the images, so that those of each step are passed to [`Trainer::stream`].
+    /// Whether the host changes the images, so that those of each step are passed to [`Trainer::epoch`].
     /// Otherwise the images are kept on the device if they fit.
     pub streamed: bool,
 }
@@ -117,7 +117,7 @@ impl Trainer {
             pixels: device.zeros(images_on_device * image_len)?,
             plan: device.zeros(images)?,
             step: device.zeros(1)?,
-            levels: device.upload(&flat(levels))?,
+            levels: device.upload(flat(levels))?,
             features: device.zeros(batch * params.network().features())?,
             logits: device.zeros(batch * classes)?,
         };
@@ -138,7 +138,7 @@ impl Trainer {
         let in_f32 = device.in_f32()?;
         let fits = fit(device, judged)?;
         let evaluator = |split: &&Split| Evaluator::new(&in_f32, params, split, levels, BATCH, fits);
-        let evaluators = judged.iter().map(evaluator).collect::<super::Result<_>>()?;
+        let evaluators = judged.iter().map(evaluator).collect::<Result<_>>()?;
         Ok(Trainer {
             full,
             rest,
@@ -165,36 +165,18 @@ impl Trainer {
     /// Runs one epoch; returns the loss and the number of correct predictions of each step. `plan` makes the
     /// plan of an epoch up to the `last`. While the GPU works, the next epoch is planned.
     ///
+    /// If images come from the host, `images` makes those of some steps, in the order of the plan's rows,
+    /// while the GPU works on the steps before; the index of a row is then the position of its image among
+    /// those of [`Trainer::steps_on_device`] steps. Otherwise `images` is not called.
+    ///
     /// # Errors
     /// Returns an error if a call of the driver fails, or [`Interrupted`] after a signal.
     ///
     /// # Panics
-    /// Panics if the images come from the host, or if a plan does not fit the run: it must have a row for
-    /// each image and a mix point for each step; images, labels and mix points must exist; and the partners
-    /// of a step must be a permutation of its images.
+    /// Panics if a plan does not fit the run: it must have a row for each image and a mix point for each
+    /// step; images, labels and mix points must exist; and the partners of a step must be a permutation of
+    /// its images. Also panics if `images` does not make all images of the steps.
     pub fn epoch(
-        &mut self,
-        plan: impl Fn(u32) -> Planned,
-        epoch: u32,
-        last: u32,
-        rates: Rates,
-    ) -> Result<Vec<[f64; 2]>> {
-        assert!(self.steps_on_device.is_none(), "the images come from the host");
-        self.stream(plan, |_| vec![], epoch, last, rates)
-    }
-
-    /// Runs one epoch like [`Trainer::epoch`], with images that come from the host: `images` makes those of
-    /// some steps, in the order of the plan's rows. The index of a row is the position of its image among
-    /// those of [`Trainer::steps_on_device`] steps. The images are made while the GPU works on the steps
-    /// before.
-    ///
-    /// # Errors
-    /// Returns an error like [`Trainer::epoch`].
-    ///
-    /// # Panics
-    /// Panics if a plan does not fit the run, like [`Trainer::epoch`], or if `images` does not make all
-    /// images of the steps.
-    pub fn stream(
         &mut self,
         plan: impl Fn(u32) -> Planned,
         images: impl Fn(Range<usize>) -> Vec<u8>,
@@ -271,7 +253,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Returns an error if a call of the driver or a kernel failed.
-    pub fn top1(&mut self, judged: &[&Split]) -> Result<Vec<f64>> {
+    pub fn top1(&self, judged: &[&Split]) -> Result<Vec<f64>> {
         // The evaluators may have a stream of their own, which does not wait for this one.
         self.device.wait()?;
         for (evaluator, split) in self.evaluators.iter().zip(judged) {
@@ -336,32 +318,5 @@ impl Trainer {
     /// Returns an error if a call of the driver or a kernel failed.
     pub fn give(&self, params: &Params) -> Result<()> {
         self.net.give(params)
-    }
-
-    /// Returns the raw outputs of a layer in the last step, for its first `images` images.
-    ///
-    /// # Errors
-    /// Returns an error if a call of the driver or a kernel failed.
-    #[cfg(test)]
-    pub fn raw(&self, layer: usize, images: usize) -> super::Result<Vec<f32>> {
-        self.net.raw(layer, images)
-    }
-
-    /// Returns the logits of the first judged split.
-    ///
-    /// # Errors
-    /// Returns an error if a call of the driver or a kernel failed.
-    #[cfg(test)]
-    pub fn judged_logits(&self) -> super::Result<Vec<f32>> {
-        self.evaluators[0].logits()
-    }
-
-    /// Returns the gradients of the last step, in the layout of the parameters.
-    ///
-    /// # Errors
-    /// Returns an error if a call of the driver or a kernel failed.
-    #[cfg(test)]
-    pub fn grads(&self) -> super::Result<Vec<f32>> {
-        self.net.grads.read(0, self.net.grads.count())
     }
 }

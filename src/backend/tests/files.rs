@@ -1,6 +1,6 @@
 //! Tests that networks are saved and loaded, and that weights of other networks are refused.
 
-use super::{SHAPE, network, pixels, zeros};
+use super::{SHAPE, image_of, network, pixels, zeros};
 use crate::backend::cpu::infer::{BATCH, Folded};
 use crate::methods::loss::{LDAM, Loss};
 use crate::net::files::{StateDict, open, save};
@@ -44,9 +44,7 @@ fn a_normalised_classifier_is_saved_as_in_the_code_of_ldam() {
     // The logits of inference are 30 times the cosines between the weights and the features.
     let state = params.state_dict().expect("names");
     let folded = Folded::new(&params, SHAPE).expect("folded");
-    let pixels = pixels();
-    let out = folded.forward(8, BATCH, |n, x| x.copy_from_slice(&pixels[n * x.len()..(n + 1) * x.len()]));
-    let out = out.expect("inference");
+    let out = folded.forward(8, BATCH, image_of(&pixels())).expect("inference");
     let weight = &state["linear.weight"].data;
     for (z, f) in out.logits.chunks_exact(10).zip(out.features.chunks_exact(64)) {
         let length = f.iter().map(|f| f * f).sum::<f32>().sqrt();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
-use super::{tensor, uniform, zeros};
+use super::{filled, image_of, probed, uniform};
 use crate::backend::cpu::infer::{BATCH, Folded};
 use crate::backend::cpu::net::Net;
 use crate::methods::loss::{Criterion, Targets};
@@ -50,12 +50,7 @@ fn torchvisions_networks_match_pytorch_at_all_sizes() {
     let mut wrong = vec![];
     for Case { arch, height, width, logits, train_logits, loss, gradients } in &zoo.cases {
         let (what, len) = (format!("{arch} at {height}×{width}"), height * width * 3);
-        let params = zeros(arch);
-        let mut dict = params.state_dict().expect("names");
-        for (name, v) in &mut dict {
-            *v = tensor(name, &v.shape);
-        }
-        params.load(&dict).expect("all there");
+        let params = filled(arch);
         let name = format!("pixels.{height}x{width}");
         let pixel = |at: usize| {
             let (n, row_col, channel) = (at / len, at / 3 % (height * width), at % 3);
@@ -63,8 +58,7 @@ fn torchvisions_networks_match_pytorch_at_all_sizes() {
         };
         let pixels: Vec<f32> = (0..images * len).map(pixel).collect();
         let folded = Folded::new(&params, [*height, *width, 3]).expect("folded");
-        let out = folded.forward(images, BATCH, |n, x| x.copy_from_slice(&pixels[n * len..(n + 1) * len]));
-        let out = out.expect("inference");
+        let out = folded.forward(images, BATCH, image_of(&pixels)).expect("inference");
         let off = share(&out.logits, logits);
         assert!(off < 1e-5, "{what}: logits are {off:.1e} off");
         let Some(loss) = loss else { continue };
@@ -80,12 +74,10 @@ fn torchvisions_networks_match_pytorch_at_all_sizes() {
         // Some gradients are zero but for rounding: those of a bias followed by nothing but batch norm.
         let least = 1e-4 * gradients.values().fold(0.0, |m: f64, g| m.max(g[0]));
         for (name, found) in net.params.named(net.grads()).expect("names") {
-            let [length, product] = gradients[&name];
-            let values = || found.data.iter().map(|&x| f64::from(x));
-            let own = values().map(|x| x * x).sum::<f64>().sqrt();
-            let probed: f64 =
-                values().enumerate().map(|(i, x)| x * (f64::from(uniform("probe", i)) - 0.5)).sum();
-            let off = (own - length).abs().max((probed - product).abs()) / length.max(least);
+            let [length, product] = probed(&found.data);
+            let [true_length, true_product] = gradients[&name];
+            let error = (length - true_length).abs().max((product - true_product).abs());
+            let off = error / true_length.max(least);
             // Rounding may flip the sign of the input of a ReLU.
             if off > 1e-3 {
                 wrong.push(format!("{what}: the gradient of {name} is {off:.1e} off"));

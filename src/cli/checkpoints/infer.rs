@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::{Choice, Subject, Weights};
-use crate::backend::cpu::infer::{self, Folded};
+use crate::backend::cpu::infer::Folded;
 use crate::backend::cpu::linear::Linear;
 use crate::backend::cpu::neighbours::Neighbours;
 use crate::backend::device::Device;
-use crate::backend::{Inference, levels};
+use crate::backend::{Inference, Precision, cuda, levels};
 use crate::cli::terminal;
 use crate::data::features::Features;
 use crate::data::shard::Split;
@@ -45,16 +45,17 @@ impl Subject {
         let mut run = Object::new();
         let waiting =
             terminal::note(&format!("{} {} images through {}", split.len(), flags.split, self.name));
-        let out = match Device::find_for(device, &network, &[(split.shape(), self.info.classes)])? {
+        let device = Device::find_for(device, &network, &[(split.shape(), self.info.classes)])?;
+        let params = open_for(&weights, &network, self.info.classes)?;
+        let out = match device {
             Device::Cpu => {
                 run.insert("instruction_set".into(), f32::isa().name().into());
-                infer::infer(&weights, &network, &split, &self.info, &levels, flags.batch_size as usize)?
+                Folded::new(&params, split.shape())?.run(&split, &levels, flags.batch_size as usize)?
             }
-            #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
-                let device = crate::backend::cuda::Device::open(index, crate::train::config::Precision::F32)?;
+                let device = cuda::Device::open(index, Precision::F32)?;
                 run.insert("device".into(), device.describe().into());
-                crate::backend::cuda::infer::infer(&device, &weights, &network, &split, &self.info, &levels)?
+                cuda::infer::infer(&device, &params, &split, &levels)?
             }
         };
         drop(waiting);
@@ -129,10 +130,8 @@ impl Subject {
                 fits(len)?;
                 let voters = Neighbours::new(&rows, &labels, len, classes, neighbours);
                 // An image has no vote for itself.
-                match features.all() == rows && features.labels() == labels {
-                    true => (len, voters.logits_of_voters(&rows)?),
-                    false => (len, voters.logits(features.all())?),
-                }
+                let are_voters = features.all() == rows && features.labels() == labels;
+                (len, voters.logits(features.all(), are_voters)?)
             }
             _ => {
                 let params = open_for(weights, &self.arch.network(), classes)?;

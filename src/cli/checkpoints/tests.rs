@@ -35,3 +35,12 @@ fn only_one_checkpoint_goes_into_out() {
     let e = check_out(Some(Path::new("x")), 2).expect_err("refused").to_string();
     assert!(e.starts_with("--out x: is for one checkpoint, but 2 were given"), "{e}");
 }
+
+#[test]
+fn a_gpu_is_refused_where_it_would_do_nothing() {
+    for (device, kind) in [("auto", Kind::Embedding), ("cpu", Kind::Embedding), ("cuda", Kind::Dataset)] {
+        assert!(check_device(device, kind).is_ok(), "{device} {kind:?}");
+    }
+    let e = check_device("cuda:1", Kind::Embedding).expect_err("refused").to_string();
+    assert_eq!(e, "--device cuda:1: a classifier on features is computed on the CPU; omit --device");
+}

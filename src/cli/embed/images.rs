@@ -9,12 +9,13 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{FEATURES, Flags, only_on_cpu, produced, safetensors_of};
+use super::{FEATURES, Flags, TOP, encode, produced};
 use crate::backend::cpu::infer::{self, Folded};
 use crate::backend::{Inference, levels};
 use crate::cli::checkpoints::check_out;
+use crate::cli::files::{check_skipped, hash_files};
 use crate::cli::models::{Model, models};
-use crate::cli::{CheckFailed, hash_files, run_plan, terminal};
+use crate::cli::{only_on_cpu, run_plan, terminal};
 use crate::data::files::Reading;
 use crate::data::files::decode::{self, MAX_PIXELS, is_image};
 use crate::data::files::tree::{LIST, Tree};
@@ -22,9 +23,9 @@ use crate::data::listing::PassedOver;
 use crate::data::listing::folder::{self, LINE_BREAK, NOT_UTF8};
 use crate::data::shard::centre_rows;
 use crate::data::{CHANNELS, Error, Normalise, Unreadable, names_id};
-use crate::interrupt::{self, Interrupted};
+use crate::interrupt;
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
-use crate::manifest::{Input, Kind, Object, in_utf8, key, store};
+use crate::manifest::{Input, Kind, Object, in_utf8, key, object, store};
 use crate::metrics;
 use crate::net::files;
 use crate::simd::value::Value as _;
@@ -50,35 +51,22 @@ struct Found {
 /// Predicts the images that `--images` names, with each checkpoint.
 ///
 /// # Errors
-/// Returns an error if there are no images or no checkpoint or if the work fails, and [`CheckFailed`] if some
-/// images cannot be read.
+/// Returns an error if there are no images or no checkpoint or if the work fails, and
+/// [`CheckFailed`](crate::cli::CheckFailed) if some images cannot be read.
 pub fn run(flags: &Flags, images: &Path) -> Result<()> {
-    only_on_cpu(flags, "--images")?;
-    if images == Path::new("-") && flags.input.checkpoints.is_empty() {
+    only_on_cpu(&flags.common.device, "--images")?;
+    let checkpoints = &flags.input.checkpoints;
+    let is_stdin_taken = checkpoints.is_empty() || checkpoints.iter().any(|path| path.as_os_str() == "-");
+    if images == Path::new("-") && is_stdin_taken {
         bail!("--images -: paths are read from stdin, so the checkpoint must be an argument");
     }
     let models = models(&flags.input, "embed")?;
     check_out(flags.common.out.as_deref(), models.len())?;
     let found = find(images)?;
-    let (mut skipped, mut first) = (0, None);
-    for model in &models {
-        let m = run_plan(&plan(model, flags, &found), &flags.common, |w| work(w, model, flags, &found))?;
-        let listed = m.metrics.get("skipped").and_then(Value::as_array);
-        skipped += listed.map_or(0, Vec::len);
-        let text = |one: &Value, name: &str| one[name].as_str().unwrap_or_default().to_owned();
-        first = first.or(listed.and_then(|all| all.first()).map(|one| [text(one, "path"), text(one, "why")]));
-    }
-    let [path, why] = first.unwrap_or_default();
-    ensure!(
-        skipped == 0,
-        CheckFailed(format!(
-            "{skipped} image{} could not be read, such as {path:?}: {why}; metrics.skipped of the \
-             manifest lists {}",
-            if skipped == 1 { "" } else { "s" },
-            if skipped == 1 { "it" } else { "them" }
-        ))
-    );
-    Ok(())
+    let predicted = |model: &Model| {
+        run_plan(&plan(model, flags, &found), &flags.common, |w| work(w, model, flags, &found))
+    };
+    check_skipped(&models.iter().map(predicted).collect::<Result<Vec<_>>>()?)
 }
 
 /// Finds the images of a directory, of a file of paths or of stdin, or a single image.
@@ -156,19 +144,20 @@ fn paths_of(list: &[u8]) -> (Vec<String>, Vec<[String; 2]>) {
 }
 
 fn plan(model: &Model, flags: &Flags, found: &Found) -> Plan {
-    let mut params = Object::new();
-    params.insert("which".into(), model.which.clone().into());
-    params.insert("arch".into(), model.arch.to_string().into());
-    params.insert("preprocess".into(), json!(model.preprocess));
+    let mut params = object(json!({
+        "which": model.which,
+        "arch": model.arch.to_string(),
+        "preprocess": model.preprocess,
+    }));
     if model.normalise != Normalise::CIFAR {
         params.insert("mean".into(), json!(model.normalise.mean));
         params.insert("std".into(), json!(model.normalise.std));
     }
-    params.insert("top".into(), json!(flags.top));
+    params.insert("top".into(), json!(flags.top.unwrap_or(TOP)));
     // There may be many names, and they are in the result, so a hash of them suffices.
     params.insert("class_names".into(), names_id(&model.class_names).into());
-    if flags.max_pixels != MAX_PIXELS {
-        params.insert("max_pixels".into(), flags.max_pixels.into());
+    if let Some(most) = flags.max_pixels.filter(|most| *most != MAX_PIXELS) {
+        params.insert("max_pixels".into(), most.into());
     }
     if !found.unlisted.is_empty() {
         params.insert("unlisted".into(), json!(found.unlisted));
@@ -209,22 +198,21 @@ fn work(writer: &Writer, model: &Model, flags: &Flags, found: &Found) -> Result<
         features: rows(&out.features, out.feature_len, &kept),
         ..out
     };
-    let predicted = metrics::predictions(&out.logits, kept.len(), out.classes)?;
-    let index = |&n: &usize| found.tree.row(&found.paths[n]).expect("the tree has all paths") as u32;
-    let index: Vec<u32> = kept.iter().map(index).collect();
-    let features = safetensors_of(&out, &predicted, &index, None)?;
+    let mut numbers = object(json!({
+        "images": kept.len(),
+        "classes": out.classes,
+        "feature_len": out.feature_len,
+        "class_names": model.class_names,
+    }));
     let paths: Vec<&str> = kept.iter().map(|&n| &*found.paths[n]).collect();
-    let table = table(&out, &paths, &model.class_names, flags.top as usize)?;
+    let table = table(&out, &paths, &model.class_names, flags.top.unwrap_or(TOP) as usize)?;
+    let index = |&n: &usize| found.tree.row(&found.paths[n]).expect("the tree has all paths") as u32;
+    let features = encode(out, kept.iter().map(index).collect(), None)?;
     writer.withdraw()?;
     let files = [(FEATURES, features), (PREDICTIONS, table), (LIST, found.tree.lines().into_bytes())];
     for (name, bytes) in files {
         write_atomic(&writer.dir().join(name), |f| f.write_all(&bytes))?;
     }
-    let mut numbers = Object::new();
-    numbers.insert("images".into(), kept.len().into());
-    numbers.insert("classes".into(), out.classes.into());
-    numbers.insert("feature_len".into(), out.feature_len.into());
-    numbers.insert("class_names".into(), json!(model.class_names));
     let read = skipped.iter().map(|(n, why)| (&found.paths[*n], &**why));
     let unlisted = found.unlisted.iter().map(|[path, why]| (path, &**why));
     let skipped: Vec<Value> =
@@ -246,7 +234,8 @@ fn work(writer: &Writer, model: &Model, flags: &Flags, found: &Found) -> Result<
 /// with the reasons.
 fn predict(model: &Model, flags: &Flags, found: &Found) -> Result<(Inference, Vec<(usize, String)>)> {
     let params = files::open_for(&model.weights, &model.arch.network(), model.class_names.len())?;
-    let reading = Reading { preprocess: model.preprocess, max_pixels: flags.max_pixels };
+    let max_pixels = flags.max_pixels.unwrap_or(MAX_PIXELS);
+    let reading = Reading { preprocess: model.preprocess, max_pixels };
     let (size, stored) = (model.preprocess.size, model.preprocess.stored());
     let net = Folded::new(&params, [size, size, CHANNELS])?;
     let levels = levels(&model.normalise.mean, &model.normalise.std);
@@ -271,11 +260,9 @@ fn predict(model: &Model, flags: &Flags, found: &Found) -> Result<(Inference, Ve
         }
         progress.step();
     };
-    let out = net.forward(found.paths.len(), infer::BATCH.min(flags.input.batch_size as usize), image)?;
+    let out = net.forward(found.paths.len(), flags.input.batch_size as usize, image)?;
     drop(progress);
-    if interrupt::requested() {
-        return Err(Interrupted.into());
-    }
+    interrupt::check()?;
     let mut broken = broken.into_inner().expect("no thread panicked");
     broken.sort_unstable_by_key(|(n, _)| *n);
     if let Some((n, why)) = broken.iter().find(|(_, why)| matches!(why, Unreadable::Changed)) {

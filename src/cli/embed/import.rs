@@ -10,16 +10,15 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::npy::NpzTensors;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
-use super::{Flags, SEMANTICS, floats, only_on_cpu};
-use crate::cli::{run_plan, safe_name};
+use super::{Flags, SEMANTICS};
+use crate::cli::{only_on_cpu, run_plan, safe_name};
 use crate::data::features;
 use crate::data::imbalance::count;
 use crate::data::listing::{SPLITS, names_of};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
-use crate::manifest::{Input, Kind, Object, key};
+use crate::manifest::{Input, Kind, Object, key, object};
 use crate::net::Arch;
 
 /// The files that `--import` names for a split: one with all arrays, or one for each array.
@@ -94,21 +93,22 @@ pub fn run(flags: &Flags) -> Result<()> {
     let splits = read(&flags.import)?;
     let classes = classes(flags, &splits)?;
     let plan = plan(flags, &splits, &classes)?;
-    let mut numbers = Object::new();
-    numbers.insert("classes".into(), classes.names.len().into());
-    numbers.insert("class_names".into(), json!(classes.names));
-    numbers.insert("cls_num_list".into(), json!(classes.counts));
-    // There are no image channels to normalise, so these values change nothing.
-    numbers.insert("mean".into(), json!([0.0, 0.0, 0.0]));
-    numbers.insert("std".into(), json!([1.0, 1.0, 1.0]));
-    numbers.insert("feature_len".into(), splits[0].1.width.into());
-    run_plan(&plan, &flags.common, |writer| work(writer, &splits, numbers.clone()))?;
+    let numbers = object(json!({
+        "classes": classes.names.len(),
+        "class_names": classes.names,
+        "cls_num_list": classes.counts,
+        // There are no image channels to normalise, so these values change nothing.
+        "mean": [0.0, 0.0, 0.0],
+        "std": [1.0, 1.0, 1.0],
+        "feature_len": splits[0].1.width,
+    }));
+    run_plan(&plan, &flags.common, |writer| work(writer, &splits, numbers))?;
     Ok(())
 }
 
 /// Refuses checkpoints, a name that nobody can read, and missing or repeated splits.
 fn check_flags(flags: &Flags) -> Result<()> {
-    only_on_cpu(flags, "--import")?;
+    only_on_cpu(&flags.common.device, "--import")?;
     ensure!(
         flags.input.checkpoints.is_empty(),
         "--import: takes finished features and no checkpoint; omit {}",
@@ -189,11 +189,12 @@ fn classes(flags: &Flags, splits: &[Split]) -> Result<Classes> {
 fn plan(flags: &Flags, splits: &[Split], classes: &Classes) -> Result<Plan> {
     const UNNAMED: &str = "imported";
     let name = flags.name.as_deref().unwrap_or(UNNAMED);
-    let mut params = Object::new();
-    params.insert("dataset".into(), name.into());
-    params.insert("imb_type".into(), "none".into());
-    params.insert("splits".into(), splits.iter().map(|(import, _)| import.split).collect());
-    params.insert("arch".into(), Arch::Features(splits[0].1.width).to_string().into());
+    let mut params = object(json!({
+        "dataset": name,
+        "imb_type": "none",
+        "splits": splits.iter().map(|(import, _)| import.split).collect::<Vec<_>>(),
+        "arch": Arch::Features(splits[0].1.width).to_string(),
+    }));
     if flags.class_names.is_some() {
         params.insert("class_names".into(), crate::data::names_id(&classes.names).into());
     }
@@ -218,18 +219,17 @@ fn plan(flags: &Flags, splits: &[Split], classes: &Classes) -> Result<Plan> {
 
 fn work(writer: &Writer, splits: &[Split], mut numbers: Object) -> Result<Done> {
     let files: Vec<String> = splits.iter().map(|(import, _)| features::file(import.split)).collect();
-    writer.begin(&files.iter().map(String::as_str).collect::<Vec<_>>())?;
+    writer.begin(&files)?;
     writer.withdraw()?;
     let mut outputs = vec![];
     for ((import, rows), name) in splits.iter().zip(files) {
         let (n, width) = (rows.labels.len(), rows.width);
-        let values = floats(&import.features(n, width).with_context(|| import.to_string())?);
-        let labels: Vec<u8> = rows.labels.iter().flat_map(|l| i64::from(*l).to_le_bytes()).collect();
-        let ids: Vec<u8> = rows.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let values = import.features(n, width).with_context(|| import.to_string())?;
+        let labels: Vec<i64> = rows.labels.iter().map(|&label| label.into()).collect();
         let tensors = [
-            ("features", TensorView::new(Dtype::F32, vec![n, width], &values)?),
-            ("labels", TensorView::new(Dtype::I64, vec![n], &labels)?),
-            ("source_index", TensorView::new(Dtype::U32, vec![n], &ids)?),
+            ("features", Tensor::from_vec(values, (n, width), &Device::Cpu)?),
+            ("labels", Tensor::from_vec(labels, n, &Device::Cpu)?),
+            ("source_index", Tensor::from_slice(&rows.ids, n, &Device::Cpu)?),
         ];
         let bytes = safetensors::serialize(tensors, None)?;
         write_atomic(&writer.dir().join(&name), |f| f.write_all(&bytes))?;

@@ -5,13 +5,13 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::safetensors::load_buffer;
+use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{FEATURES, floats, produced};
+use super::{FEATURES, produced};
 use crate::cli::whole_number;
 use crate::manifest::store::{Done, Writer, write_atomic};
 use crate::manifest::{Manifest, Object};
@@ -119,12 +119,13 @@ pub(super) fn work(writer: &Writer, features: &Manifest, chosen: Chosen) -> Resu
     let path = features.checked("features")?.swap_remove(0);
     let at = || path.display().to_string();
     let bytes = fs::read(&path).with_context(at)?;
-    let file = SafeTensors::deserialize(&bytes).with_context(at)?;
-    let tensor = file.tensor("features").with_context(at)?;
-    let (Dtype::F32, &[_, width @ 1..=usize::MAX]) = (tensor.dtype(), tensor.shape()) else {
-        bail!("{}: features is {:?}, not F32 (N, D); run embed with --force", at(), tensor.shape());
+    let mut tensors = load_buffer(&bytes, &Device::Cpu).with_context(at)?;
+    drop(bytes);
+    let tensor = tensors.get("features").with_context(|| format!("{}: has no features", at()))?;
+    let (DType::F32, &[_, width @ 1..=usize::MAX]) = (tensor.dtype(), tensor.dims()) else {
+        bail!("{}: features is {:?}, not F32 (N, D); run embed with --force", at(), tensor.dims());
     };
-    let values: Vec<f32> = tensor.data().as_chunks().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
+    let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
     let rows = Rows::new(&values, width)?;
 
     let started = Instant::now();
@@ -142,7 +143,7 @@ pub(super) fn work(writer: &Writer, features: &Manifest, chosen: Chosen) -> Resu
                 started.elapsed().as_secs_f64()
             );
             metrics.insert("kl_divergence".into(), json!(map.kl_divergence));
-            floats(map.projection.as_flattened())
+            map.projection.into_flattened()
         }
         Chosen::Pca => {
             let found = pca::pca(rows, 2)?;
@@ -152,13 +153,12 @@ pub(super) fn work(writer: &Writer, features: &Manifest, chosen: Chosen) -> Resu
                 100.0 * found.explained[1]
             );
             metrics.insert("explained_variance_ratio".into(), json!(found.explained));
-            floats(&found.projection.iter().map(|&x| x as f32).collect::<Vec<_>>())
+            found.projection.into_iter().map(|x| x as f32).collect()
         }
     };
     let seconds = started.elapsed().as_secs_f64();
 
-    let mut tensors = file.tensors();
-    tensors.push(("projection".into(), TensorView::new(Dtype::F32, vec![rows.len(), 2], &projection)?));
+    tensors.insert("projection".into(), Tensor::from_vec(projection, (rows.len(), 2), &Device::Cpu)?);
     let bytes = safetensors::serialize(tensors, None)?;
     writer.withdraw()?;
     write_atomic(&writer.dir().join(FEATURES), |f| f.write_all(&bytes))?;

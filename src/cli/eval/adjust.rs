@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::checkpoints::Subject;
 use crate::cli::sweep::{Range, Sweep};
-use crate::manifest::{Input, Object, key, object};
+use crate::manifest::{Input, Kind, Object, key, object};
 use crate::methods::adjust::{adjusted, offsets};
 use crate::metrics::{self, Metrics};
 
@@ -58,7 +58,9 @@ impl FromStr for Tau {
         if text == "auto" {
             return Ok(Tau::Auto);
         }
-        let value = text.parse().ok().filter(|v: &f64| v.is_finite() && v.abs() <= 100.0);
+        // The sum turns -0 into 0, so that the key does not depend on it.
+        let value = text.parse().ok().map(|v: f64| v + 0.0);
+        let value = value.filter(|v| v.is_finite() && v.abs() <= 100.0);
         value.map(Tau::Fixed).ok_or_else(|| "expected auto or a number from -100 to 100, such as 1".into())
     }
 }
@@ -116,7 +118,7 @@ impl Adjust {
             Some(Tau::Auto) if !has_val => bail!(
                 "--adjust auto: chooses the value on the validation split, but the data set has none; give a \
                  value, or make a validation split with {}",
-                if subject.is_features() {
+                if subject.dataset.kind == Kind::Embedding {
                     "embed --splits train,val,test"
                 } else {
                     "mk-imbalance --val-fraction"
@@ -284,12 +286,7 @@ fn warn_of_absent_classes(labels: &[u32], classes: usize) {
 
 /// Returns the value with the highest score; of equal scores, the first one's.
 fn best(scores: &[(f64, f64)]) -> Option<f64> {
-    let mut best: Option<(f64, f64)> = None;
-    for &(value, score) in scores {
-        if best.is_none_or(|(_, most)| score > most) {
-            best = Some((value, score));
-        }
-    }
+    let best = scores.iter().copied().reduce(|best, s| if s.1 > best.1 { s } else { best });
     best.map(|(value, _)| value)
 }
 
@@ -323,6 +320,8 @@ mod tests {
     fn tau_is_a_number_or_auto() {
         assert_eq!("auto".parse(), Ok(Tau::Auto));
         assert_eq!("-0.5".parse(), Ok(Tau::Fixed(-0.5)));
+        let text = |tau: &str| format!("{:?}", tau.parse::<Tau>());
+        assert_eq!(text("-0"), text("0"), "they are the same key");
         for bad in ["", "x", "nan", "inf", "1e3"] {
             assert!(bad.parse::<Tau>().is_err(), "{bad}");
         }

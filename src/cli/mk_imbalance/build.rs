@@ -15,7 +15,7 @@ use crate::cli::terminal;
 use crate::data::files::tree::LIST;
 use crate::data::shard::{Broken, Chosen, Written};
 use crate::data::{self, Images, Normalise, Unreadable, imbalance, listing, synthetic};
-use crate::interrupt::{self, Interrupted};
+use crate::interrupt;
 use crate::manifest::Object;
 use crate::manifest::store::{Done, Produced, Writer, rename, write_atomic};
 
@@ -60,7 +60,7 @@ fn prepare<'a>(flags: &Flags, origin: &'a Origin) -> Result<Prepared<'a>> {
     };
     let data::Source { class_names, train, test } = source;
     let (classes, profile) = (class_names.len(), flags.profile());
-    let draw = imbalance::draw(train.labels(), classes, profile, flags.val_fraction, flags.rand_number)?;
+    let draw = imbalance::draw(train.labels(), classes, profile, flags.val_fraction, flags.rand_number())?;
     let (train, test) = (Arc::new(train), Arc::new(test));
     let all_test = all(&*test);
     let splits: Vec<Selection> =
@@ -122,9 +122,7 @@ fn write(splits: &[Chosen], staging: &Path, shard_bytes: usize, classes: usize) 
     let write = |c: &Chosen| c.write(staging, shard_bytes, classes, &|| progress.step());
     let written: Vec<Written> = splits.iter().map(write).collect::<Result<_, _>>()?;
     drop(progress);
-    if interrupt::requested() {
-        return Err(Interrupted.into());
-    }
+    interrupt::check()?;
     Ok(written)
 }
 
@@ -144,7 +142,7 @@ fn check(flags: &Flags, class_names: &[String], splits: &[Chosen], written: &[Wr
         return Err(data::Error::Changed { count, all, first }.into());
     }
     let remedy = broken.iter().find_map(|b| b.why.remedy());
-    if !broken.is_empty() && flags.on_error == OnError::Fail {
+    if !broken.is_empty() && flags.on_error() == OnError::Fail {
         let listed: Vec<String> = broken.iter().map(|b| format!("{}: {}", b.name, b.why)).collect();
         let (count, first) = (broken.len(), listing::some(&listed));
         return Err(data::Error::Broken { count, all, first, remedy }.into());

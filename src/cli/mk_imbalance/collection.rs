@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::flags::{self, Flags, Name};
-use crate::cli::{hash_files, safe_name};
+use crate::cli::files::hash_files;
+use crate::cli::safe_name;
 use crate::data::files::{Files, Reading, tree::Tree};
 use crate::data::imbalance::{self, Draw};
 use crate::data::listing::{self, Entry, Listing, Order, SPLITS, folder, layouts, list, some};
@@ -115,9 +116,9 @@ impl Collection {
         if let Some(most) = flags.max_per_class {
             set("max_per_class", json!(most));
         }
-        if flags.on_error == super::flags::OnError::Skip {
+        if flags.on_error() == super::flags::OnError::Skip {
             set("on_error", json!("skip"));
-            set("max_pixels", json!(flags.max_pixels));
+            set("max_pixels", json!(self.reading.max_pixels));
         }
     }
 
@@ -276,11 +277,11 @@ fn cut(listing: &mut Listing, flags: &Flags) -> Result<[bool; 3]> {
 fn draw(listing: &Listing, flags: &Flags) -> Result<Draw> {
     let labels: Vec<u32> = listing.splits[0].iter().map(|e| e.label).collect();
     let most = flags.max_per_class.map(|n| n as usize);
-    let classes = listing.class_names.len();
-    let draw = imbalance::draw_unbalanced(&labels, classes, flags.profile(), most, flags.rand_number)?;
-    let available = imbalance::count(&labels, classes);
-    let wanted = imbalance::wanted(&available, flags.profile(), most)?;
-    let is_none = flags.profile() == imbalance::Profile::None;
+    let profile = flags.profile();
+    let available = imbalance::count(&labels, listing.class_names.len());
+    let wanted = imbalance::wanted(&available, profile, most)?;
+    let draw = imbalance::draw_unbalanced(&labels, &available, &wanted, profile, flags.rand_number());
+    let is_none = profile == imbalance::Profile::None;
     let short = wanted.iter().zip(&available).enumerate().filter(|(_, (n, have))| n > have && !is_none);
     let short: Vec<String> =
         short.map(|(label, (n, have))| format!("{} ({have} of {n})", listing.class_names[label])).collect();

@@ -103,14 +103,13 @@ pub struct Flags {
     #[arg(long, help_heading = IMAGES)]
     pub drop_empty: bool,
 
-    /// What to do about images that cannot be read: fail, or skip and list them in the manifest
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "fail", help_heading = IMAGES)]
-    pub on_error: OnError,
+    /// What to do about images that cannot be read: fail, or skip and list them in the manifest [default: fail]
+    #[arg(long, value_name = "WHAT", value_enum, help_heading = IMAGES)]
+    pub on_error: Option<OnError>,
 
-    /// Refuse images with more pixels than this
-    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, help_heading = IMAGES)]
-    #[arg(value_parser = whole_number::<u64>(1, u64::MAX))]
-    pub max_pixels: u64,
+    /// Refuse images with more pixels than this [default: 178956970]
+    #[arg(long, value_name = "N", help_heading = IMAGES, value_parser = whole_number::<u64>(1, u64::MAX))]
+    pub max_pixels: Option<u64>,
 
     /// Profile of the class sizes [default: exp for CIFAR and synthetic, none for image files]
     #[arg(long, value_enum, value_name = "TYPE")]
@@ -124,9 +123,9 @@ pub struct Flags {
     #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1, u64::MAX))]
     pub max_per_class: Option<u32>,
 
-    /// Seed for the choice of images, as numpy.random.seed(N) in the reference code
-    #[arg(long, value_name = "N", default_value_t = 0, visible_alias = "seed")]
-    pub rand_number: u32,
+    /// Seed for the choice of images, as numpy.random.seed(N) in the reference code [default: 0]
+    #[arg(long, value_name = "N", visible_alias = "seed")]
+    pub rand_number: Option<u32>,
 
     /// Share of the classes that are small, rounded up to a whole number of classes (--imb-type step)
     /// [default: 0.5]
@@ -255,6 +254,15 @@ impl Flags {
                 self.minority_fraction.is_some() && self.imb_type() != ImbType::Step,
                 "--imb-type step",
             ),
+            (
+                "rand-number",
+                self.rand_number.is_some() && !self.is_drawn(),
+                if files {
+                    "--imb-type exp or step, or --max-per-class"
+                } else {
+                    "--imb-type exp or step, or --val-fraction"
+                },
+            ),
             ("train-per-class", self.train_per_class.is_some() && !synthetic, "--dataset synthetic"),
             ("test-per-class", self.test_per_class.is_some() && !synthetic, "--dataset synthetic"),
             ("train-list", self.train_list.is_some() && !list, "--dataset list"),
@@ -271,8 +279,8 @@ impl Flags {
             ("class-names", self.class_names.is_some() && !files, image_files),
             ("drop-empty", self.drop_empty && !files, image_files),
             ("max-per-class", self.max_per_class.is_some() && !files, image_files),
-            ("on-error skip", self.on_error == OnError::Skip && !files, image_files),
-            ("max-pixels", self.max_pixels != MAX_PIXELS && !files, image_files),
+            ("on-error", self.on_error.is_some() && !files, image_files),
+            ("max-pixels", self.max_pixels.is_some() && !files, image_files),
         ];
         if let Some((flag, _, needs)) = idle.iter().find(|(_, idle, _)| *idle) {
             bail!("--{flag}: does nothing here; it needs {needs}");
@@ -316,6 +324,23 @@ impl Flags {
         self.minority_fraction.unwrap_or(0.5)
     }
 
+    /// Returns the seed for the choice of images.
+    pub fn rand_number(&self) -> u32 {
+        self.rand_number.unwrap_or(0)
+    }
+
+    /// Returns whether images are drawn with that seed, and not all taken in file order. The hold-out of image
+    /// files has a seed of its own.
+    pub fn is_drawn(&self) -> bool {
+        let is_held_out = self.val_fraction > 0.0 && !self.dataset.is_files();
+        self.imb_type() != ImbType::None || self.max_per_class.is_some() || is_held_out
+    }
+
+    /// Returns what to do about images that cannot be read.
+    pub fn on_error(&self) -> OnError {
+        self.on_error.unwrap_or(OnError::Fail)
+    }
+
     /// Returns the profile.
     pub fn profile(&self) -> Profile {
         let ratio = self.ratio();
@@ -354,7 +379,7 @@ impl Flags {
         }
         let (size, resize) = (size as usize, self.resize.map(|n| n as usize));
         let preprocess = Preprocess { size, resize, squash: self.squash };
-        Ok(Reading { preprocess, max_pixels: self.max_pixels })
+        Ok(Reading { preprocess, max_pixels: self.max_pixels.unwrap_or(MAX_PIXELS) })
     }
 }
 
@@ -396,26 +421,4 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_take_suffixes() {
-        assert_eq!(parse_bytes("64M"), Ok(64 << 20));
-        assert_eq!(parse_bytes("4096"), Ok(4096));
-        assert_eq!(parse_bytes("8k"), Ok(8192));
-        for bad in ["", "M", "1.5M", "-1", "64MB", "99999999999999999999", "18446744073709551615G", "6µ"] {
-            assert!(parse_bytes(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn normalisation_is_named_or_given() {
-        assert_eq!(normalise("imagenet"), Ok(Normalisation::By(Normalise::IMAGENET)));
-        let given = Normalise { mean: [0.0, 0.5, 1.0], std: [1.0, 2.0, 0.5] };
-        assert_eq!(normalise("0,0.5,1; 1,2,.5"), Ok(Normalisation::By(given)));
-        for bad in ["", "0,0,0", "0,0,0;1,1", "0,0,0;1,1,0", "0,0,0;1,1,-1", "0,0,nan;1,1,1", "Imagenet"] {
-            assert!(normalise(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

@@ -16,7 +16,8 @@ use crate::report::one_line;
 /// cut so that they differ; each loss function has a panel; byte-identical runs count once. 3: projections
 /// that differ are told apart. 4: names state the schedule that each run had. 5: classes without test images
 /// have no bar and are in no mean, names with fewer settings come first, and sweeps and t-SNE have other titles.
-const SEMANTICS: u32 = 5;
+/// 6: names state no settings that a run does not have.
+const SEMANTICS: u32 = 6;
 
 pub(super) const EXAMPLES: &str = "Examples:
   embed runs/mixup-*/ runs/remix-*/ --project tsne | report figure --kind tsne -o figures/figure1.svg
@@ -87,7 +88,7 @@ pub(super) fn run(flags: &FigureFlags, common: &Common) -> Result<()> {
     };
     if flags.files.is_empty() {
         params.insert("files".into(), vec![format!("{}.svg", kind.name())].into());
-        let plan = plan(SEMANTICS, params, inputs, kind.name(), common)?;
+        let plan = plan(SEMANTICS, params, inputs, kind.name(), common);
         return super::make_file(&plan, common, "svg", |name| render("svg", name));
     }
     for (file, format) in flags.files.iter().zip(formats) {

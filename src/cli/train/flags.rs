@@ -377,7 +377,7 @@ impl Flags {
 }
 
 /// Flags that do nothing with a classifier that is computed without training.
-const OF_TRAINING: [&str; 15] = [
+const OF_TRAINING: [&str; 16] = [
     "epochs",
     "lr",
     "batch-size",
@@ -393,6 +393,7 @@ const OF_TRAINING: [&str; 15] = [
     "nesterov",
     "weight-decay",
     "warmup",
+    "select",
 ];
 
 /// The names of the flags that were given, as opposed to those that have their default value.

@@ -81,14 +81,8 @@ fn run(
     state.into_inner().unwrap_or_else(PoisonError::into_inner).failed.map_or(Ok(()), Err)
 }
 
-#[cfg(feature = "cuda")]
 fn is_want_of_memory(e: &Error) -> bool {
     matches!(e.downcast_ref(), Some(crate::backend::cuda::Error::Memory { .. }))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn is_want_of_memory(_: &Error) -> bool {
-    false
 }
 
 #[cfg(test)]
@@ -174,7 +168,6 @@ mod tests {
         assert_eq!((e.to_string().as_str(), tries.into_inner()), (NO_ROOM, 1));
     }
 
-    #[cfg(feature = "cuda")]
     #[test]
     fn a_want_of_memory_is_known_by_its_error() {
         let memory = crate::backend::cuda::Error::Memory { held: 0, needed: 1, free: 0 };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::numpy::{Object, Value};
 use super::{Dataset, Form, official};
-use crate::data::{Error, Images, PIXELS, Planes, tensors};
+use crate::data::{Error, Images, PIXELS, Planes, imbalance, tensors};
 use crate::pickle;
 
 /// Maximum size of a Python file; the largest official one has 155 MB.
@@ -15,8 +15,7 @@ const MAX_NAMES: u64 = 1 << 16;
 
 /// Checks that every class has the same number of images, because the profiles are defined on balanced data.
 pub(super) fn balanced(images: &Planes, classes: usize) -> Result<(), String> {
-    let mut counts = vec![0; classes];
-    images.labels().iter().for_each(|&l| counts[l as usize] += 1);
+    let counts = imbalance::count(images.labels(), classes);
     let each = images.len() / classes;
     match counts.iter().position(|&n| n != each) {
         Some(k) => Err(format!("has {} images of class {k}, but the official one has {each}", counts[k])),

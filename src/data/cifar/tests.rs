@@ -259,6 +259,28 @@ fn errors_name_what_is_missing() {
 }
 
 #[test]
+fn sets_that_are_not_whole_are_refused() {
+    let root = tempfile::tempdir().expect("a directory");
+    let form = &SMALL10.forms[0];
+    let dir = unpacked(root.path(), &SMALL10, form);
+    // Image 1 of the third file had label 5.
+    let file = dir.join("data_batch_3.bin");
+    let mut bytes = fs::read(&file).expect("read");
+    bytes[PIXELS + 1] = 4;
+    fs::write(&file, bytes).expect("written");
+    let e = message(SMALL10, &dir);
+    assert!(e.contains("the training set has 11 images of class 4, but the official one has 10"), "{e}");
+    // An archive without its second file.
+    fs::remove_file(dir.join("data_batch_2.bin")).expect("removed");
+    let archive = root.path().join("part.tar");
+    let mut tar = tar::Builder::new(fs::File::create(&archive).expect("made"));
+    tar.append_dir_all(form.directory, &dir).expect("appended");
+    tar.finish().expect("finished");
+    let e = message(SMALL10, &archive);
+    assert!(e.contains("the member cifar-10-batches-bin/data_batch_2.bin is missing"), "{e}");
+}
+
+#[test]
 fn repacked_archives_are_read() {
     let root = tempfile::tempdir().expect("a directory");
     for form in SMALL10.forms {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::shard::centre;
 use crate::data::{CHANNELS, SIDE};
-use crate::simd::{self, Isa, Task, Vector};
+use crate::simd::{self, Task, Vector};
 
 /// How images are turned into squares of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +127,7 @@ fn to_byte(sum: i32) -> u8 {
 
 /// Resizes `pixels`, rows of `width` RGB pixels, to `out`, (rows, columns, 3).
 fn resize(pixels: &[u8], width: usize, columns: &Axis, rows: &Axis, out: &mut [u8]) {
-    simd::run(Isa::get(), Resize { pixels, width, columns, rows, out });
+    simd::run(Resize { pixels, width, columns, rows, out });
 }
 
 struct Resize<'a> {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Component, Path};
 
+use super::folder::LINE_BREAK;
 use super::{Entry, Listing, number, repeated, some};
 use crate::data::Error;
 
@@ -19,6 +20,11 @@ const LABELS: [&str; 5] = ["label", "class", "category", "target", "class_name"]
 /// A line: a path, and the text of its label if there is one.
 type Line = (String, Option<String>);
 
+/// Returns whether the label of a line is a number.
+fn has_number((_, label): &Line) -> bool {
+    label.as_ref().is_some_and(|label| label.parse::<i128>().is_ok())
+}
+
 /// Reads lists of the training, validation and test images.
 ///
 /// # Errors
@@ -30,8 +36,7 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
     let read: Vec<List> =
         given().map(|(split, list)| Ok((split, list, lines(list, root)?))).collect::<Result<_, Error>>()?;
     let all = || read.iter().flat_map(|(.., lines)| lines);
-    let is_number = |label: &String| label.parse::<i128>().is_ok();
-    let numbered = all().all(|(_, label)| label.as_ref().is_some_and(is_number));
+    let numbered = all().all(has_number);
     // Names of classes: the label, or the first directory if there is no label.
     let name = |(path, label): &Line| match label {
         Some(label) => label.clone(),
@@ -94,9 +99,7 @@ type List<'a> = (usize, &'a Path, Vec<Line>);
 /// Refuses labels that are numbers in one list and directories in another: nothing says which number a
 /// directory has.
 fn refuse_numbers_beside_directories(lists: &[List]) -> Result<(), Error> {
-    let is_number = |label: &String| label.parse::<i128>().is_ok();
-    let numbered =
-        lists.iter().find(|(.., lines)| lines.iter().any(|(_, label)| label.as_ref().is_some_and(is_number)));
+    let numbered = lists.iter().find(|(.., lines)| lines.iter().any(has_number));
     let unlabelled =
         lists.iter().find(|(.., lines)| !lines.is_empty() && lines.iter().all(|(_, label)| label.is_none()));
     if let (Some((_, with, _)), Some((_, without, _))) = (numbered, unlabelled) {
@@ -302,7 +305,7 @@ impl Resolver {
     /// Replaces each path by that of an existing file.
     ///
     /// # Errors
-    /// Returns an error if files do not exist, or if a path leads out of the directory.
+    /// Returns an error if files do not exist, or if a path leads out of the directory or has a line break.
     pub fn check(&mut self, root: &Path, list: &Path, entries: &mut [Entry]) -> Result<(), Error> {
         let mut missing = vec![];
         for entry in entries.iter_mut() {
@@ -319,6 +322,9 @@ impl Resolver {
             };
             // Normalise the path, so that no file is listed twice under different spellings.
             let path = parts.join("/");
+            if path.contains(['\n', '\r']) {
+                return Err(Error::Listing { path: list.to_owned(), why: format!("{path:?} {LINE_BREAK}") });
+            }
             match self.find(root, &path) {
                 Some(found) => entry.path = found,
                 None => missing.push(path),

@@ -15,7 +15,7 @@ use crate::manifest::{Error, hash};
 pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     kill_point();
     fs::rename(from, to).map_err(Error::io(from))?;
-    hash::sync_dir(to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    hash::sync_dir(parent(to))
 }
 
 /// Removes a file. A file that does not exist is not an error.
@@ -37,7 +37,7 @@ pub fn write_atomic(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<(), Error> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = parent(path);
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let tmp = tempfile::Builder::new()
         .prefix(&temporary(name))
@@ -59,6 +59,11 @@ pub fn write_atomic(
 /// Returns the prefix of the names of a file's temporary files.
 pub(super) fn temporary(name: &str) -> String {
     format!("{TEMPORARY}{name}-")
+}
+
+/// Returns the directory that a file is in; for a bare file name, that is `.`.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes a path absolute and removes `.` and `..`, by name only: nothing needs to exist.

@@ -172,6 +172,12 @@ fn plan_cannot_remove_files_outside_its_directory() {
 }
 
 #[test]
+fn bare_file_name_is_in_the_current_directory() {
+    let parents = ["manifest.json", "./m.json", "runs/m.json", "/m.json"].map(|p| parent(Path::new(p)));
+    assert_eq!(parents, [".", ".", "runs", "/"].map(Path::new));
+}
+
+#[test]
 fn relative_paths() {
     let r = |a: &str, b: &str| file::relative(Path::new(a), Path::new(b)).display().to_string();
     assert_eq!(r("/x/data/m.json", "/x/runs/a"), "../../data/m.json");

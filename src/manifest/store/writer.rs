@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::file::{absolute, relative, remove};
-use super::{FILES, Lock, PLAN, Plan, STATE, TEMPORARY, write_json};
+use super::{FILES, Lock, PLAN, Plan, STATE, TEMPORARY, flag, write_json};
 use crate::manifest::{Error, FILE, Manifest, Object, Output, for_each_path, hash, in_utf8, key};
 
 /// A claimed output directory.
@@ -107,7 +107,11 @@ impl Writer {
         let own = [self.plan.name(FILE), self.plan.name(PLAN)];
         let first = files.iter().chain(&own).map(String::as_str).find(foreign);
         match first.map(|name| self.plan.dir.join(name)) {
-            Some(path) => Err(Error::InTheWay { path, own, tool: self.plan.kind.tool() }),
+            Some(path) => {
+                let tool = self.plan.kind.tool();
+                let why = format!("{}, or choose another {}", in_the_way(&path, &own, tool), flag(tool));
+                Err(Error::Refused { path, why })
+            }
             None => Ok(owned),
         }
     }
@@ -167,6 +171,20 @@ impl Writer {
         m.path = path;
         Ok(m)
     }
+}
+
+/// Returns what is wrong with a file at the path of a tool's output, and what to do besides choosing another
+/// path. `own` are the names of the manifest and the plan of the result.
+fn in_the_way(path: &Path, own: &[String; 2], tool: &str) -> String {
+    if path.is_dir() {
+        return "is a directory; move it away".into();
+    }
+    let [manifest, plan] = own;
+    let why = match path.ends_with(manifest) || path.ends_with(plan) {
+        true => format!("is not a manifest that {tool} can read"),
+        false => format!("no readable {manifest} or {plan} lists it"),
+    };
+    format!("{why}, so {tool} does not replace it; move it away")
 }
 
 impl Drop for Writer {

@@ -10,42 +10,10 @@ fn each(kind: &'static MixKind, alpha: f64) -> Mix {
     Mix::new(kind).with("alpha", alpha).with_word("lambda_per", "sample")
 }
 
-/// The paper's cases, one after the other, in the order of the text.
-fn transcription(lambda: f64, n_i: f64, n_j: f64, kappa: f64, tau: f64) -> f64 {
-    let mut lambda_y = lambda;
-    let mut decided = false;
-    if n_i / n_j >= kappa && lambda < tau {
-        lambda_y = 0.0;
-        decided = true;
-    }
-    if !decided && n_i / n_j <= 1.0 / kappa && 1.0 - lambda < tau {
-        lambda_y = 1.0;
-    }
-    lambda_y
-}
-
+/// 1 − λ is ¾ in f32 here, but less in f64.
 #[test]
-fn lambda_y_follows_the_paper_on_every_boundary() {
-    // Powers of two make the quotients in the transcription exact, so that equality is tested exactly.
-    let counts = [1, 2, 4, 8, 64, 512, 4096, 4097, 4095];
-    let lambdas =
-        [0.0f32, 1e-30, 0.125, 0.25, 0.25f32.next_down(), 0.25f32.next_up(), 0.5, 0.5f32.next_down()]
-            .into_iter()
-            .chain([0.5f32.next_up(), 0.75, 0.75f32.next_up(), 0.75f32.next_down(), 1.0f32.next_down(), 1.0]);
-    let mut seen = [0u32; 3];
-    for lambda in lambdas {
-        for (n_i, n_j) in counts.iter().flat_map(|&i| counts.iter().map(move |&j| (i, j))) {
-            for kappa in [1.0, 2.0, 4.0, 8.0] {
-                for tau in [0.0, 0.25, 0.5, 0.75, 1.0] {
-                    let got = remix(kappa, tau).lambda_y(lambda, n_i, n_j);
-                    let want = transcription(f64::from(lambda), n_i as f64, n_j as f64, kappa, tau);
-                    assert_eq!(f64::from(got), want, "λ {lambda} n {n_i} {n_j} κ {kappa} τ {tau}");
-                    seen[if got == lambda { 2 } else { got as usize }] += 1;
-                }
-            }
-        }
-    }
-    assert!(seen.iter().all(|&n| n > 500), "every case is met: {seen:?}");
+fn lambda_is_compared_with_tau_in_f64() {
+    assert_eq!(remix(3.0, 0.75).lambda_y(0.25f32.next_up(), 1, 3), 1.0);
 }
 
 #[test]
@@ -95,19 +63,6 @@ fn draws_are_pinned() {
     };
     assert_eq!(draw(1.0), [0.38086307, 0.70061684, 0.9315945]);
     assert_eq!(draw(0.2), [5.2100194e-7, 0.7582576, 0.4805201]);
-}
-
-#[test]
-fn patches_match_the_papers_code() {
-    // rand_bbox of clovaai/CutMix-PyTorch by hand: 32·√(1−λ) rounded down, half of it rounded down, clipped.
-    let patch = |lambda, row, col| Patch::around(lambda, [row, col], [32, 32]);
-    let expected = |top, bottom, left, right| Patch { top, bottom, left, right };
-    assert_eq!(patch(0.75, 16, 16), expected(8, 24, 8, 24));
-    assert_eq!(patch(0.75, 3, 30), expected(0, 11, 22, 32));
-    assert_eq!(patch(0.5, 0, 31), expected(0, 11, 20, 32), "32·0.707 = 22.6: 22, 11");
-    assert_eq!(patch(1.0, 5, 5).area(), 0);
-    assert_eq!(patch(0.0, 16, 16), expected(0, 32, 0, 32));
-    assert_eq!(Patch::around(0.75, [2, 5], [4, 12]), expected(1, 3, 2, 8), "images need not be square");
 }
 
 #[test]

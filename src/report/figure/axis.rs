@@ -66,7 +66,7 @@ pub fn widest<'a>(names: impl Iterator<Item = &'a str>) -> f64 {
 pub fn slanted(svg: &mut Svg, ends: &[(f64, f64)], names: &[&str]) {
     // To the left, a name takes (its length plus its height, descenders included) / √2.
     let room = |i: usize| (ends[i].0 * SQRT_2 - 1.5 * SMALL).min(LONGEST);
-    for ((x, y), name) in ends.iter().zip(fit_all(names, SMALL, false, room)) {
+    for ((x, y), name) in ends.iter().zip(fit_all(names, room)) {
         svg.text(*x, *y, &name, TEXT.small().end().turned(-45.0));
     }
 }
@@ -139,7 +139,7 @@ pub fn legend(svg: &mut Svg, x: f64, y: f64, room: f64, entries: &[(Mark, &str)]
         Mark::Numbered(..) => 11.5,
     };
     let names: Vec<&str> = entries.iter().map(|(_, name)| *name).collect();
-    let cut = fit_all(&names, SMALL, false, |i| room - lead(&entries[i].0));
+    let cut = fit_all(&names, |i| room - lead(&entries[i].0));
     let lines: Vec<Vec<String>> = entries
         .iter()
         .zip(cut)

@@ -8,7 +8,7 @@ use super::axis::{Axes, Mark, labels, legend, margin, slanted, ticks, whole, wid
 use super::palette::method;
 use super::svg::{GRID, INK, SMALL, Style, Svg, TEXT};
 use super::text::{CAP, width};
-use super::{Classes, Error, MOST, Manifest, axis, class_label, foreign, path_of};
+use super::{Classes, Error, MOST, Manifest, NAMED, axis, foreign, path_of};
 use crate::manifest::Input;
 use crate::report::column::{Column, column_of};
 use crate::report::experiment::images_of;
@@ -152,7 +152,7 @@ fn steps(svg: &mut Svg, axes: &Axes, scale: &[f64], sets: &[Set]) {
 fn class_axis(svg: &mut Svg, axes: &Axes, sets: &[Set]) -> f64 {
     let base = axes.y + axes.h;
     let names: BTreeSet<&Vec<String>> = sets.iter().map(|s| &s.classes.names).collect();
-    let shown = names.first().filter(|all| names.len() == 1 && class_label(0, all).is_some());
+    let shown = names.first().filter(|all| names.len() == 1 && all.len() <= NAMED);
     let bottom = match shown {
         Some(all) => {
             let widest = widest(all.iter().map(String::as_str));

@@ -15,7 +15,7 @@ use super::axis::{LONGEST, heading, slanted, ticks, widest};
 use super::palette::blues;
 use super::svg::{GRID, INK, SMALL, Svg, TEXT, num};
 use super::text::{fit_all, width};
-use super::{Classes, Error, Manifest, class_label, foreign, list, path_of};
+use super::{Classes, Error, Manifest, NAMED, foreign, list, path_of};
 use crate::metrics::Cell;
 use crate::report::experiment::Experiment;
 use crate::report::series::{count, series};
@@ -59,7 +59,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     }
     let share = shares(&found, n)?;
 
-    let (few, named) = (n <= NUMBERS, class_label(0, &names).is_some());
+    let (few, named) = (n <= NUMBERS, n <= NAMED);
     let widest = widest(names.iter().map(String::as_str));
     let left = if named { 11.0 + widest + 3.0 } else { 25.0 };
     let side = page - left - 3.0;
@@ -82,7 +82,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
     if named {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let middle = |k: usize| cell * (k as f64 + 0.5);
-        for (k, name) in fit_all(&names, SMALL, false, |_| LONGEST).iter().enumerate() {
+        for (k, name) in fit_all(&names, |_| LONGEST).iter().enumerate() {
             svg.text(left - 3.0, top + middle(k) + 2.2, name, TEXT.small().end());
         }
         let ends: Vec<_> = (0..n).map(|k| (left + middle(k) + 3.0, bottom + 6.0)).collect();

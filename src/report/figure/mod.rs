@@ -19,13 +19,16 @@ mod tsne;
 
 use serde_json::Value;
 
-use super::Error;
 use super::experiment::{Experiment, path_of};
 use super::series::{Series, series};
+use super::{Error, foreign};
 use crate::manifest::{self, Manifest};
 
 /// The most methods or data sets in one drawing: each needs its own colour.
 const MOST: usize = palette::METHODS.len();
+
+/// The most classes whose names are written along an axis; the names of more would run into each other.
+const NAMED: usize = 20;
 
 /// A kind of figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -184,16 +187,6 @@ impl Classes {
 /// Returns a list from a manifest's metrics, if every item is valid.
 fn list<T>(m: &Manifest, name: &str, item: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
     m.metrics.get(name)?.as_array()?.iter().map(item).collect()
-}
-
-fn foreign(m: &Manifest, why: &str) -> Error {
-    Error::Foreign { path: path_of(m), why: why.into(), tool: m.kind.tool() }
-}
-
-/// Returns the label of a class on the class axis, or `None` if there are more than twenty classes, whose
-/// labels would run into each other.
-fn class_label(k: usize, names: &[String]) -> Option<&str> {
-    (names.len() <= 20).then(|| names[k].as_str())
 }
 
 #[cfg(test)]

@@ -137,12 +137,11 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
         let line = values.iter().map(|v| at(false, *v, &|metrics: &Object| metrics.get(metric)?.as_f64()));
         line.collect::<Option<Vec<f64>>>().unwrap_or_default()
     });
-    let scores: Option<Vec<f64>> = values.iter().map(|v| at(true, *v, &over_classes)).collect();
-    let best = scores.map(|scores| {
-        let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        values[scores.iter().position(|score| *score == best).unwrap_or(0)]
-    });
-    let checkpoint = found[first].inputs.iter().find(|i| i.role == "checkpoint");
+    let scores: Option<Vec<(f64, f64)>> =
+        values.iter().map(|v| Some((*v, at(true, *v, &over_classes)?))).collect();
+    let best = scores.and_then(|all| all.into_iter().reduce(|best, s| if s.1 > best.1 { s } else { best }));
+    let best = best.map(|(value, _)| value);
+    let checkpoint = found[first].input("checkpoint");
     let classifier = checkpoint.and_then(|c| c.params.get("classifier")?["name"].as_str());
     let label = title(&of[first].method) + &classifier.map_or_else(String::new, |name| format!(" ({name})"));
     Ok((label, Sweep { flag: flag(name), values, lines, best }))
@@ -165,7 +164,7 @@ fn differing<T: PartialEq>(all: &[BTreeMap<String, T>], first: usize) -> Vec<Str
 /// others, and the logit adjustment.
 fn params(m: &Manifest) -> (BTreeMap<String, f64>, BTreeMap<String, Value>) {
     let (mut numbers, mut others) = (BTreeMap::new(), BTreeMap::new());
-    if let Some(checkpoint) = m.inputs.iter().find(|i| i.role == "checkpoint") {
+    if let Some(checkpoint) = m.input("checkpoint") {
         checkpoint.params.iter().for_each(|(name, value)| flatten(name, value, &mut others));
         numbers = others.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect();
         others.retain(|_, value| !value.is_number());

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use skrifa::instance::{LocationRef, Size};
 use skrifa::{FontRef, MetadataProvider};
 
+use super::svg::SMALL;
 use crate::report::series::number_equals;
 
 /// The font of all figures, followed by fonts with the same widths.
@@ -61,14 +62,19 @@ pub fn width(text: &str, size: f64, bold: bool) -> f64 {
     size * text.chars().map(|c| font.width(c)).sum::<f64>()
 }
 
+/// Returns the width of a text in the small upright font, in which names are cut.
+fn small(text: &str) -> f64 {
+    width(text, SMALL, false)
+}
+
 /// Returns the text, or as much of its beginning as fits with an ellipsis.
-pub fn fit(text: &str, size: f64, bold: bool, room: f64) -> String {
-    if width(text, size, bold) <= room {
+pub fn fit(text: &str, room: f64) -> String {
+    if small(text) <= room {
         return text.to_owned();
     }
     let mut short = String::new();
     for c in text.chars() {
-        if width(&format!("{short}{c}…"), size, bold) > room {
+        if small(&format!("{short}{c}…")) > room {
             break;
         }
         short.push(c);
@@ -77,15 +83,15 @@ pub fn fit(text: &str, size: f64, bold: bool, room: f64) -> String {
 }
 
 /// Returns the text, or as much of its beginning and end as fits with an ellipsis in between.
-fn fit_ends(text: &str, size: f64, bold: bool, room: f64) -> String {
+fn fit_ends(text: &str, room: f64) -> String {
     let all: Vec<char> = text.chars().collect();
     let cut = |kept: usize| -> String {
         // If the number is odd, the end gets one character more, because names often begin alike.
         let (head, tail) = (kept / 2, kept - kept / 2);
         all[..head].iter().chain(&['…']).chain(&all[all.len() - tail..]).collect()
     };
-    let fits = |kept: &usize| width(&cut(*kept), size, bold) <= room;
-    match width(text, size, bold) <= room {
+    let fits = |kept: &usize| small(&cut(*kept)) <= room;
+    match small(text) <= room {
         true => text.to_owned(),
         false => cut((0..all.len()).rev().find(fits).unwrap_or(0)),
     }
@@ -94,14 +100,14 @@ fn fit_ends(text: &str, size: f64, bold: bool, room: f64) -> String {
 /// Cuts names that stand beside each other in a drawing so that each fits its room and no two look the same.
 /// Names are cut at the end; if that makes two look the same, in the middle; and if they still do, they are
 /// numbered.
-pub fn fit_all(names: &[&str], size: f64, bold: bool, room: impl Fn(usize) -> f64) -> Vec<String> {
+pub fn fit_all(names: &[&str], room: impl Fn(usize) -> f64) -> Vec<String> {
     let alike = |all: &[String]| all.iter().collect::<BTreeSet<_>>().len() < all.len();
-    let cut = |how: fn(&str, f64, bool, f64) -> String, less: f64| -> Vec<String> {
-        names.iter().enumerate().map(|(i, name)| how(name, size, bold, room(i) - less)).collect()
+    let cut = |how: fn(&str, f64) -> String, less: f64| -> Vec<String> {
+        names.iter().enumerate().map(|(i, name)| how(name, room(i) - less)).collect()
     };
     let found = [fit, fit_ends].into_iter().map(|how| cut(how, 0.0)).find(|all| !alike(all));
     found.unwrap_or_else(|| {
-        let mut all = cut(fit_ends, width(&format!(" #{}", names.len()), size, bold));
+        let mut all = cut(fit_ends, small(&format!(" #{}", names.len())));
         number_equals(all.iter_mut().collect());
         all
     })
@@ -166,14 +172,14 @@ mod tests {
 
     #[test]
     fn long_names_are_cut() {
-        assert_eq!(fit("airplane", 7.0, false, 100.0), "airplane");
-        let cut = fit("Remix-DRW (recipe paper)", 7.0, false, 40.0);
-        assert!(cut.ends_with('…') && width(&cut, 7.0, false) <= 40.0, "{cut}");
+        assert_eq!(fit("airplane", 100.0), "airplane");
+        let cut = fit("Remix-DRW (recipe paper)", 40.0);
+        assert!(cut.ends_with('…') && small(&cut) <= 40.0, "{cut}");
     }
 
     #[test]
     fn cut_names_stay_unique() {
-        let cut = |names: &[&str]| fit_all(names, 7.0, false, |_| 40.0);
+        let cut = |names: &[&str]| fit_all(names, |_| 40.0);
         assert_eq!(cut(&["cat", "dog"]), ["cat", "dog"]);
         let all = ["a very long name of a class", "another name that is long"];
         assert!(cut(&all).iter().all(|n| n.ends_with('…')), "{:?}", cut(&all));
@@ -183,7 +189,7 @@ mod tests {
             ["the same", "the same"],
         ] {
             let found = cut(&alike);
-            assert!(found[0] != found[1] && found.iter().all(|n| width(n, 7.0, false) <= 40.0), "{found:?}");
+            assert!(found[0] != found[1] && found.iter().all(|n| small(n) <= 40.0), "{found:?}");
         }
     }
 

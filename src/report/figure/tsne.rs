@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::axis::{HEADING, Mark, legend};
 use super::palette::{MAX_CLASSES, class, viridis};
-use super::svg::{INK, SIZE, SMALL, Style, Svg, TEXT, num};
+use super::svg::{INK, SIZE, Style, Svg, TEXT, num};
 use super::text::{fit, wrap};
 use super::{Error, Manifest, foreign, list, path_of};
 use crate::report::experiment::Experiment;
@@ -118,7 +118,7 @@ fn key(svg: &mut Svg, y: f64, width: f64, names: &[String]) -> f64 {
         let t = f64::from(step) / 63.0;
         svg.rect(bar.1 + bar.0 * f64::from(step) / 64.0, y + 2.0, bar.0 / 64.0 + 0.2, 5.0, &viridis(t));
     }
-    let end = |k: usize| fit(&format!("{k} {}", names[k]), SMALL, false, bar.1 - 6.0);
+    let end = |k: usize| fit(&format!("{k} {}", names[k]), bar.1 - 6.0);
     svg.text(bar.1 - 3.0, y + 7.0, &end(0), TEXT.small().end());
     svg.text(bar.1 + bar.0 + 3.0, y + 7.0, &end(n - 1), TEXT.small());
     10.0
@@ -241,9 +241,8 @@ fn class_names(found: &[&Manifest]) -> Result<Vec<String>, Error> {
 
 /// Returns the name of the projection.
 fn axis_name(m: &Manifest) -> &'static str {
-    let said = m.params.get("project").or_else(|| m.params.get("projection"));
-    let method = said.and_then(|p| p.get("method").unwrap_or(p).as_str()).unwrap_or("tsne");
-    if method == "pca" { "PCA" } else { "t-SNE" }
+    let method = m.params.get("project").and_then(|p| p["method"].as_str());
+    if method == Some("pca") { "PCA" } else { "t-SNE" }
 }
 
 /// Reads the projection, scaled to the unit square with its aspect ratio kept, and the classes.
@@ -270,22 +269,16 @@ fn read(m: &Manifest, title: String, classes: usize) -> Result<Model, Error> {
             projection.shape()
         )));
     }
-    let flat: Vec<f64> = projection
-        .data()
-        .chunks_exact(4)
-        .map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
-        .collect();
+    let values = projection.data().as_chunks().0;
+    let flat: Vec<f64> = values.iter().map(|word| f64::from(f32::from_le_bytes(*word))).collect();
     if let Some(i) = flat.iter().position(|v| !v.is_finite()) {
         return Err(bad(format!("projection of image {} is not finite; make it again with embed", i / 2)));
     }
     let class = |name: &str| -> Result<Vec<usize>, Error> {
         let t = file.tensor(name).ok().filter(|t| t.dtype() == Dtype::I64 && t.shape() == [n]);
         let t = t.ok_or_else(|| bad(format!("{name} is not I64 ({n}); make it again with embed")))?;
-        let all = t.data().chunks_exact(8).map(|b| {
-            let value = i64::from_le_bytes(b.try_into().expect("eight bytes"));
-            usize::try_from(value).ok().filter(|k| *k < classes)
-        });
-        all.collect::<Option<_>>().ok_or_else(|| {
+        let index = |word: &[u8; 8]| usize::try_from(i64::from_le_bytes(*word)).ok().filter(|&k| k < classes);
+        t.data().as_chunks().0.iter().map(index).collect::<Option<_>>().ok_or_else(|| {
             bad(format!("{name} contains a value that is not a class; make it again with embed"))
         })
     };

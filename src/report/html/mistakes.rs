@@ -15,7 +15,7 @@ use crate::report::Error;
 use crate::report::experiment::Experiment;
 use crate::report::figure::png;
 use crate::report::record::Record;
-use crate::report::series::{apart, series};
+use crate::report::series::{apart, series_anywhere};
 
 /// The number of pictures per evaluation: up to 50 with at most two evaluations, up to 12 with more.
 const SHOWN: [(usize, usize); 2] = [(2, 50), (usize::MAX, 12)];
@@ -123,20 +123,14 @@ fn pictures(sources: &Sources, m: &Manifest, most: usize) -> Result<Option<Vec<M
 fn headings(of: &[&Experiment]) -> Vec<String> {
     // Labels must not depend on the training set and the epoch, because headings state these anyway.
     let run = |(i, e): (u64, &&Experiment)| {
-        let mut run = Experiment {
-            column: of[0].column.clone(),
-            which: of[0].which.clone(),
-            images: None,
-            // Otherwise evaluations of the same weights would count once.
-            seed: Some(i),
-            ..(*e).clone()
-        };
+        // With the same seed, evaluations of the same weights would count once.
+        let mut run = Experiment { seed: Some(i), ..(*e).clone() };
         run.settings.remove("select");
         run
     };
     let runs: Vec<Experiment> = (0..).zip(of).map(run).collect();
     let mut all = vec![String::new(); of.len()];
-    for group in series(&runs.iter().collect::<Vec<_>>()) {
+    for group in series_anywhere(&runs.iter().collect::<Vec<_>>()) {
         for &i in &group.members {
             let same = group.members.iter().copied().filter(|&n| of[n].column == of[i].column);
             let same: Vec<usize> = same.collect();
@@ -234,5 +228,10 @@ mod tests {
         let step = Column { imb_type: "step".into(), ..experiment().column };
         let all = [run(1, "last", "1"), Experiment { seed: Some(1), column: step, ..run(1, "last", "2") }];
         assert_eq!(of(&all), [erm, "CIFAR-10, step 100: ERM, seed 1"]);
+        let dataset = "synthetic".into();
+        let mut synthetic = run(1, "last", "2");
+        synthetic.column = Column { dataset, ..experiment().column };
+        synthetic.settings.insert("train_per_class".into(), 50.into());
+        assert_eq!(of(&[run(1, "last", "1"), synthetic]), [erm, "Synthetic, exp 100: ERM, seed 0"]);
     }
 }

@@ -10,7 +10,7 @@ use super::sortable;
 use crate::manifest::Manifest;
 use crate::manifest::compare::flatten;
 use crate::report::experiment::Experiment;
-use crate::report::series::series;
+use crate::report::series::series_anywhere;
 
 /// Settings that the tables already show, in their columns or by being separate tables.
 const IN_THE_TABLES: [&str; 4] = ["data dataset", "data imb_type", "data imb_ratio", "eval which"];
@@ -47,22 +47,13 @@ pub(super) fn section(manifests: &[&Manifest], of: &[&Experiment]) -> Markup {
 
 /// Returns a table with a row per method and the settings in which the runs differ.
 fn by_method(all: &[BTreeMap<String, Value>], differing: &[&String], of: &[&Experiment]) -> Markup {
-    let anywhere: Vec<Experiment> = of
-        .iter()
-        .map(|e| Experiment {
-            column: of[0].column.clone(),
-            which: of[0].which.clone(),
-            images: None,
-            ..(*e).clone()
-        })
-        .collect();
     let rows = html! {
-        @for group in series(&anywhere.iter().collect::<Vec<_>>()) {
+        @for group in series_anywhere(of) {
             tr {
                 td { (group.label) }
                 td { (seeds(group.members.iter().map(|&i| of[i]))) }
                 @for name in differing {
-                    td { (all[group.members[0]].get(*name).map_or("—".into(), show)) }
+                    td { (values(group.members.iter().map(|&i| all[i].get(*name)))) }
                 }
             }
         }
@@ -75,6 +66,12 @@ fn by_method(all: &[BTreeMap<String, Value>], differing: &[&String], of: &[&Expe
 fn seeds<'a>(of: impl Iterator<Item = &'a Experiment>) -> String {
     let seeds: BTreeSet<u64> = of.filter_map(|e| e.seed).collect();
     seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the values that a setting has in the runs of a row.
+fn values<'a>(of: impl Iterator<Item = Option<&'a Value>>) -> String {
+    let all: BTreeSet<String> = of.map(|value| value.map_or("—".into(), show)).collect();
+    all.into_iter().collect::<Vec<_>>().join("; ")
 }
 
 /// Returns the settings of the training, its data set and the evaluation, without the seed, which only tells
@@ -98,4 +95,22 @@ fn settings(m: &Manifest) -> BTreeMap<String, Value> {
 
 fn show(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string().replace(',', ", "), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::column::Column;
+    use crate::report::experiment::tests::experiment;
+
+    #[test]
+    fn row_states_the_settings_of_all_its_runs() {
+        let mut step = experiment();
+        step.column = Column { imb_type: "step".into(), ..experiment().column };
+        step.settings.insert("minority_fraction".into(), 0.1.into());
+        let name = "data minority_fraction".to_owned();
+        let all = [BTreeMap::new(), [(name.clone(), 0.1.into())].into_iter().collect()];
+        let table = by_method(&all, &[&name], &[&experiment(), &step]).into_string();
+        assert!(table.contains("<td>Remix</td><td>0</td><td>0.1; —</td>"), "{table}");
+    }
 }

@@ -8,7 +8,7 @@ use super::super::experiment::tests::experiment;
 use super::*;
 
 /// Arranges evaluations beside the committed values.
-fn tables(records: &[Record]) -> Vec<Table<'static>> {
+fn tables(records: &[Record]) -> Vec<Table<'_>> {
     static PUBLISHED: LazyLock<Published> = LazyLock::new(Published::committed);
     super::tables(records, &PUBLISHED)
 }
@@ -117,11 +117,12 @@ fn settings_without_a_standard_are_shown_only_if_they_vary() {
     let with = |swa| json!({"arch": "resnet32", "swa": swa, "ema": 0.1});
     let a = record("erm", EXP100, 0, 70.0, with(true));
     let b = record("erm", EXP100, 1, 71.0, with(false));
-    let t = &tables(&[a.clone(), b])[0];
+    let both = [a, b];
+    let t = &tables(&both)[0];
     let variants: Vec<_> = t.rows.iter().map(|r| r.variant.as_str()).collect();
     assert_eq!(variants, ["swa false", "swa true"]);
     assert_eq!(t.common, ["ema 0.1"]);
-    let t = &tables(&[a])[0];
+    let t = &tables(&both[..1])[0];
     assert_eq!((t.rows[0].variant.as_str(), t.common.join(", ")), ("", "ema 0.1, swa true".into()));
 }
 

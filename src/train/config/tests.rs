@@ -62,10 +62,12 @@ fn invalid_values_are_refused_with_the_name_of_their_flag() {
         ("lr", &|c| c.lr = f64::NAN),
         ("lr", &|c| c.lr = 1e300),
         ("momentum", &|c| c.momentum = 1.0),
+        ("momentum", &|c| c.momentum = 0.999_999_99),
         ("momentum", &|c| c.momentum = f64::NAN),
         ("weight-decay", &|c| c.weight_decay = -1e-4),
         ("weight-decay", &|c| c.weight_decay = -0.0),
         ("weight-decay", &|c| c.weight_decay = f64::INFINITY),
+        ("weight-decay", &|c| c.weight_decay = 1e39),
         ("milestones", &|c| c.milestones = vec![0, 10]),
         ("milestones", &|c| c.milestones = vec![20, 10]),
         ("milestones", &|c| c.milestones = vec![]),
@@ -105,11 +107,4 @@ fn invalid_values_are_refused_with_the_name_of_their_flag() {
     let mut c = config("remix-rw");
     c.milestones = vec![];
     c.validate().expect("sound");
-}
-
-#[test]
-fn deferred_rules_start_at_the_last_milestone() {
-    assert_eq!(config("remix-drs").rule_from(), 225);
-    assert_eq!(config("drw").rule_from(), 225);
-    assert_eq!(config("rw").rule_from(), 1);
 }

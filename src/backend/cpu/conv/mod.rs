@@ -19,9 +19,8 @@ use super::chunks;
 use super::source::{Source, View};
 use crate::backend::Residual;
 use crate::net::Geometry;
-use crate::simd::Isa;
 use crate::simd::value::Value;
-use crate::tensor::{Lent, read, read_as, with_value, write_parts};
+use crate::tensor::{Lent, read, read_as, with_value, write, write_parts, zeros};
 use kernel::winograd;
 
 impl Geometry {
@@ -74,10 +73,9 @@ impl Forward<'_> {
 
     fn run_as<T: Value>(&self, work: &Work) -> Result<()> {
         let Forward { geo, batch, out, sums, .. } = *self;
-        let isa = T::isa();
-        let winograd = winograd::fits(geo, isa, 2);
+        let winograd = winograd::fits(geo, T::isa(), 2);
         let lent = self.source.read::<T>()?;
-        let weight = work.arrange::<T>(isa, self.weight, geo.cin, &[geo.taps()], geo, winograd)?;
+        let weight = work.arrange::<T>(self.weight, geo.cin, &[geo.taps()], geo, winograd)?;
         let written = [out, sums, self.store.unwrap_or(out)];
         write_parts(&written[..2 + usize::from(self.store.is_some())], |parts| {
             let op = kernel::Forward {
@@ -90,8 +88,7 @@ impl Forward<'_> {
                 sums: parts[1],
                 store: parts.get(2).copied(),
             };
-            op.run(isa);
-            Ok(())
+            op.run()
         })
     }
 }
@@ -150,15 +147,11 @@ impl Backward<'_> {
         let Backward { geo, batch, .. } = *self;
         let lent = self.source.read::<T>()?;
         let (dz, y, coef) = (read_as::<T>(self.dz)?, read_as::<T>(self.y)?, read(self.coef)?);
-        let isa = T::isa();
-        let winograd = winograd::fits(geo, isa, 2);
+        let winograd = winograd::fits(geo, T::isa(), 2);
         let flipped = if self.input.is_some() {
             let weight = read(self.weight)?;
-            crate::tensor::write(&work.flipped, |flipped| {
-                kernel::flip(geo, &weight, flipped);
-                Ok(())
-            })?;
-            work.arrange::<T>(isa, &work.flipped, geo.cout, &kernel::walks(geo), geo, winograd)?
+            write(&work.flipped, |flipped| kernel::flip(geo, &weight, flipped))?;
+            work.arrange::<T>(&work.flipped, geo.cout, &kernel::walks(geo), geo, winograd)?
         } else {
             read(&work.flipped)?
         };
@@ -190,35 +183,28 @@ impl Backward<'_> {
                     in_place: matches!(&self.input, Some(InputGrad { residual: Residual::InPlace, .. })),
                 }),
             };
-            op.run(isa);
-            Ok(())
+            op.run()
         })?;
         drop(flipped);
         let partial = read(&work.partial)?;
         let len = kernel::grad_len(geo, winograd);
         let sum = |total: &mut [f32]| {
             if kernel::by_blocks(geo) {
-                kernel::weight_grad::<T>(
-                    isa,
-                    kernel::Panels::new::<T>(geo, winograd, batch),
-                    &partial,
-                    total,
-                );
+                kernel::weight_grad::<T>(kernel::Panels::new::<T>(geo, winograd, batch), &partial, total);
             } else {
                 super::add_up(total, &partial[..chunks(batch) * len]);
             }
         };
-        crate::tensor::write(self.dw, |dw| {
+        write(self.dw, |dw| {
             if !winograd {
                 sum(dw);
                 return Ok(());
             }
-            crate::tensor::write(&work.arranged, |du| {
+            write(&work.arranged, |du| {
                 sum(&mut du[..len]);
-                winograd::restore_weight(isa, du, dw);
-                Ok(())
+                winograd::restore_weight(du, dw);
             })
-        })
+        })?
     }
 }
 
@@ -239,11 +225,7 @@ impl Work {
     /// Returns an error if a tensor cannot be allocated.
     pub fn new(layers: &[Geometry], batch: usize) -> Result<Self> {
         let [partial, flipped, arranged] = Work::lens(layers, batch);
-        Ok(Work {
-            partial: crate::tensor::zeros(&[partial])?,
-            flipped: crate::tensor::zeros(&[flipped])?,
-            arranged: crate::tensor::zeros(&[arranged])?,
-        })
+        Ok(Work { partial: zeros(&[partial])?, flipped: zeros(&[flipped])?, arranged: zeros(&[arranged])? })
     }
 
     /// Returns the number of floats in the work space of some layers.
@@ -264,7 +246,6 @@ impl Work {
     /// of `taps` is the number of taps of one walk; a tap has `rows` rows.
     fn arrange<'a, T: Value>(
         &'a self,
-        isa: Isa,
         weight: &'a Tensor,
         rows: usize,
         taps: &[usize],
@@ -277,14 +258,13 @@ impl Work {
             // The weights are a single panel.
             return Ok(lent);
         }
-        crate::tensor::write(&self.arranged, |arranged| {
+        write(&self.arranged, |arranged| {
             let weight = &lent[..geo.weight_len()];
             if winograd {
-                winograd::transform_weight::<T, winograd::F2x2, 4, 2>(isa, weight, cols, arranged);
+                winograd::transform_weight::<T, winograd::F2x2, 4, 2>(weight, cols, arranged);
             } else {
-                kernel::panels::<T>(isa, weight, rows, taps, arranged);
+                kernel::panels::<T>(weight, rows, taps, arranged);
             }
-            Ok(())
         })?;
         read(&self.arranged)
     }

@@ -103,15 +103,13 @@ impl Head {
                     (sample[0], sample[1]) = (loss, right);
                 }
                 classifier.d_features([features, scales, z, dz], df);
-            });
-            Ok(())
+            })
         })?;
         let (z, dz) = (read(&self.logits)?, read(&self.d_logits)?);
         write(d_linear, |d| {
             let (dw, db) = d.split_at_mut(classes * len);
             let rows = dw.par_chunks_exact_mut(len).zip(db).enumerate();
-            rows.for_each(|(k, (dw, db))| classifier.d_row(k, [features, &scales, &z, &dz], dw, db));
-            Ok(())
+            rows.for_each(|(k, (dw, db))| classifier.d_row(k, [features, &scales, &z, &dz], dw, db))
         })?;
         let samples = read(&self.samples)?;
         let sum = |at: usize| samples[..2 * batch].iter().skip(at).step_by(2).map(|&x| f64::from(x)).sum();

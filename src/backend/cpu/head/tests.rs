@@ -17,11 +17,7 @@ fn random(len: usize, seed: u64) -> Vec<f32> {
 
 fn filled(shape: &[usize], values: &[f32]) -> Tensor {
     let t = zeros(shape).expect("a tensor");
-    write(&t, |t| {
-        t.copy_from_slice(values);
-        Ok(())
-    })
-    .expect("written");
+    write(&t, |t| t.copy_from_slice(values)).expect("written");
     t
 }
 

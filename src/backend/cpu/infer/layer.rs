@@ -4,7 +4,7 @@ use crate::backend::cpu::conv::kernel::walk::{Pixel, Sink};
 use crate::backend::cpu::conv::kernel::winograd::{self, F4x4};
 use crate::backend::cpu::conv::kernel::{convolve, panels};
 use crate::net::{EPS, Geometry};
-use crate::simd::{Isa, Task, Vector};
+use crate::simd::{Task, Vector};
 use crate::tensor::Aligned;
 
 /// A convolution with its batch norm folded in.
@@ -19,7 +19,6 @@ pub(super) struct Conv {
 impl Conv {
     /// Folds a batch norm with γ, β, mean and variance into a weight (kernel, kernel, cin, cout).
     pub fn new(
-        isa: Isa,
         geo: Geometry,
         mut weight: Vec<f32>,
         [gamma, beta, mean, var]: [&[f32]; 4],
@@ -33,9 +32,9 @@ impl Conv {
         }
         let mut kept = Aligned::new(if winograd { 36 * cin * cout } else { weight.len() });
         if winograd {
-            winograd::transform_weight::<f32, F4x4, 6, 4>(isa, &weight, cout, &mut kept);
+            winograd::transform_weight::<f32, F4x4, 6, 4>(&weight, cout, &mut kept);
         } else {
-            panels::<f32>(isa, &weight, cin, &[geo.taps()], &mut kept);
+            panels::<f32>(&weight, cin, &[geo.taps()], &mut kept);
         }
         let bias = (0..cout).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale[c]) as f32).collect();
         Conv { geo, weight: kept, winograd, bias }
@@ -119,13 +118,8 @@ impl Sink for Finish<'_> {
     }
 }
 
-/// Sets the halo of a layer's output to zero.
-pub(super) fn clear_halo_out(geo: Geometry, image: &mut [f32]) {
-    clear_halo(geo.out_height(), geo.out_width(), geo.cout, image);
-}
-
 /// Sets the halo of an image to zero.
-pub(super) fn clear_halo(height: usize, width: usize, channels: usize, image: &mut [f32]) {
+pub(super) fn clear_halo([height, width, channels]: [usize; 3], image: &mut [f32]) {
     let row = (width + 2) * channels;
     image[..row + channels].fill(0.0);
     for pixels in image[channels..][row..].chunks_exact_mut(row).take(height) {
@@ -169,7 +163,7 @@ pub(super) fn padded_shortcut(first: Geometry, last: Geometry, x: &[f32], out: &
 /// output of `height`×`width`.
 pub(super) fn max_pool(stem: Geometry, [height, width]: [usize; 2], x: &[f32], out: &mut [f32]) {
     let c = stem.cout;
-    clear_halo(height, width, c, out);
+    clear_halo([height, width, c], out);
     let (from, to) = ((stem.out_width() + 2) * c, (width + 2) * c);
     for (row, out) in out[to..].chunks_exact_mut(to).take(height).enumerate() {
         for (col, out) in out[c..].chunks_exact_mut(c).take(width).enumerate() {

@@ -4,8 +4,6 @@
 mod layer;
 mod pass;
 
-use std::path::Path;
-
 use anyhow::{Error, Result};
 use rayon::prelude::*;
 
@@ -14,33 +12,13 @@ use crate::backend::cpu::conv::kernel::winograd;
 use crate::backend::cpu::conv::kernel::with_scratch;
 use crate::backend::cpu::head::Classifier;
 use crate::backend::{Engine, Inference, Levels, Plan};
-use crate::data::Info;
 use crate::data::shard::Split;
 use crate::interrupt::{self, Interrupted};
-use crate::net::{ClassifierKind, Geometry, Network, Params, files};
-use crate::simd::Isa;
+use crate::net::{ClassifierKind, Geometry, Params};
+use crate::simd::value::Value;
 use crate::tensor::read;
 use layer::Conv;
 use pass::{Pass, Space};
-
-/// Runs a network with the weights of a file over a split, without augmentation; `levels` are the normalised
-/// values of the bytes. Each thread takes `batch` images at a time through the network; the result does not
-/// depend on `batch`.
-///
-/// # Errors
-/// Returns an error if the file cannot be read, if its weights are of another architecture or number of
-/// classes, or if there is no engine for the network or the images, and [`Interrupted`] after a signal.
-pub fn infer(
-    weights: &Path,
-    network: &Network,
-    split: &Split,
-    info: &Info,
-    levels: &Levels,
-    batch: usize,
-) -> Result<Inference> {
-    let params = files::open_for(weights, network, info.classes)?;
-    Ok(Folded::new(&params, split.shape())?.run(split, levels, batch)?)
-}
 
 /// Normalises rows of pixels, (H, W, C).
 pub fn normalise<'a>(rows: impl Iterator<Item = &'a [u8]>, levels: &Levels, out: &mut [f32]) {
@@ -58,7 +36,6 @@ pub struct Folded {
     kind: ClassifierKind,
     classes: usize,
     feature_len: usize,
-    isa: Isa,
 }
 
 /// Images that a thread takes at a time, which is also the most that share a layer's weights.
@@ -77,17 +54,16 @@ impl Folded {
     /// Returns an error if there is no engine for the network or the images, or if the parameters cannot be
     /// read.
     pub fn new(params: &Params, shape: [usize; 3]) -> Result<Self> {
-        let isa = Isa::get().for_floats();
         let network = params.network();
         let plan = Plan::new(network, shape).map_err(Error::msg)?;
         let (values, running) = (read(&params.values)?, read(&params.running)?);
         let fold = |(layer, &geo): (usize, &Geometry)| -> Conv {
-            let winograd = layer > 0 && winograd::fits(geo, isa, 4);
+            let winograd = layer > 0 && winograd::fits(geo, f32::isa(), 4);
             let (slot, cout) = (params.slots()[layer], geo.cout);
             let (gamma, beta) = values[slot.gamma_beta..][..2 * cout].split_at(cout);
             let (mean, var) = running[slot.running..][..2 * cout].split_at(cout);
             let weight = values[slot.weight..][..geo.weight_len()].to_vec();
-            Conv::new(isa, geo, weight, [gamma, beta, mean, var], winograd)
+            Conv::new(geo, weight, [gamma, beta, mean, var], winograd)
         };
         let (classes, len) = (params.classes(), network.features());
         let (weight, bias) = values[params.classifier()..][..params.classifier_len()].split_at(classes * len);
@@ -98,12 +74,12 @@ impl Folded {
             kind: network.classifier.kind,
             classes,
             feature_len: len,
-            isa,
         })
     }
 
-    /// Computes the logits and features of all images of a split; a thread takes `batch` images at a time,
-    /// and `levels` are the normalised values of the bytes.
+    /// Computes the logits and features of all images of a split, without augmentation; `levels` are the
+    /// normalised values of the bytes. A thread takes `batch` images at a time through the network, but no
+    /// more than [`BATCH`]; the result does not depend on `batch`.
     ///
     /// # Errors
     /// Returns [`Interrupted`] after a signal.
@@ -123,16 +99,14 @@ impl Folded {
         image: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Inference, Interrupted> {
         let (classes, len) = (self.classes, self.feature_len);
-        let batch = batch.clamp(1, n.max(1));
+        let space = Space::new(self, batch.min(n));
+        let batch = space.images;
         let (mut z, mut f) = (vec![0.0; n * classes], vec![0.0; n * len]);
         let (weight, bias) = (&self.linear.0[..], &self.linear.1[..]);
         let classifier = Classifier::new(weight, bias, self.kind);
         let rows = z.par_chunks_mut(batch * classes).zip(f.par_chunks_mut(batch * len)).enumerate();
-        let space = Space::new(self, batch);
         rows.try_for_each(|(at, (z, features))| {
-            if interrupt::requested() {
-                return Err(Interrupted);
-            }
+            interrupt::check()?;
             let count = batch.min(n - at * batch);
             with_scratch(space.len(), |scratch| {
                 let image = |n: usize, pixels: &mut [f32]| image(at * batch + n, pixels);
@@ -166,5 +140,18 @@ impl Folded {
             });
         }
         pass.by_groups(count, count, |pass| pass.head(backend::output(plan, blocks), 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Arch;
+
+    #[test]
+    fn larger_batches_take_no_more_memory() {
+        let params = Params::new(&Arch::RESNET32.network(), 10).expect("memory");
+        let net = Folded::new(&params, [32, 32, 3]).expect("folded");
+        assert_eq!(Space::new(&net, 5000).len(), Space::new(&net, BATCH).len());
     }
 }

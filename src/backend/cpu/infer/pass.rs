@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::ops::Range;
 
-use super::Folded;
-use super::layer::{Conv, Layer, clear_halo_out, copy_into_halo, halo_width, max_pool, padded_shortcut};
+use super::layer::{Conv, Layer, clear_halo, copy_into_halo, halo_width, max_pool, padded_shortcut};
+use super::{BATCH, Folded};
 use crate::backend::cpu::conv::kernel::winograd::{self, F4x4};
 use crate::backend::{Engine, Gradient, Shortcut, Source, Stored};
 use crate::net::Geometry;
@@ -15,14 +15,18 @@ use crate::simd::run;
 /// what [`winograd`] needs.
 #[derive(Clone, Copy)]
 pub(super) struct Space {
-    images: usize,
+    /// Number of images in the group.
+    pub images: usize,
     /// Floats of one activation.
     activation: usize,
     winograd: usize,
 }
 
 impl Space {
+    /// Returns the layout for groups of `images` images, but no more than [`BATCH`]: more images would share
+    /// nothing more.
     pub fn new(net: &Folded, images: usize) -> Self {
+        let images = images.clamp(1, BATCH);
         let largest = |c: &Conv| {
             let Geometry { height, width, cin, cout, .. } = c.geo;
             // Images lie inside the halo that the stem needs, all other activations inside a halo of one
@@ -112,9 +116,9 @@ impl<'a> Pass<'a> {
         *halos = [None; 4];
         let parts = [space.of(roles.mid[0], near), space.of(roles.x, images.clone()), space.work()];
         let [x, out, work] = disjoint(scratch, parts);
-        clear_halo_out(geo, out);
+        clear_halo(geo.out_shape(), out);
         let (halo, step) = (halo_width(geo), space.activation);
-        run(self.net.isa, Layer { conv, halo, x, out, step, add: false, relu: true, work });
+        run(Layer { conv, halo, x, out, step, add: false, relu: true, work });
     }
 
     /// Calls `f` for `count` images, `group` at a time.
@@ -169,15 +173,15 @@ impl Engine for Pass<'_> {
             _ => (space.of(roles.mid[turn], near), true),
         };
         let [x, out, work] = disjoint(scratch, [from, to, space.work()]);
-        let size = Some([geo.out_height(), geo.out_width(), geo.cout]);
-        if is_projection || (is_inside && halos[roles.mid[turn]] != size) {
-            out.chunks_exact_mut(space.activation).for_each(|out| clear_halo_out(geo, out));
+        let size = geo.out_shape();
+        if is_projection || (is_inside && halos[roles.mid[turn]] != Some(size)) {
+            out.chunks_exact_mut(space.activation).for_each(|out| clear_halo(size, out));
         }
         if is_inside {
-            halos[roles.mid[turn]] = size;
+            halos[roles.mid[turn]] = Some(size);
         }
         let (step, add, relu) = (space.activation, is_last, !is_projection);
-        run(self.net.isa, Layer { conv, halo: 1, x, out, step, add, relu, work });
+        run(Layer { conv, halo: 1, x, out, step, add, relu, work });
         if is_last && !is_identity {
             std::mem::swap(&mut roles.x, &mut roles.y);
         }

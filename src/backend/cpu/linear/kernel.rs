@@ -18,7 +18,7 @@ const NARROW_ROWS: usize = 6;
 /// Returns whether the instruction set in use has 32 vector registers, as [`Vector::WIDE`] says inside a
 /// task.
 fn is_wide() -> bool {
-    Isa::get().for_floats().is_wide()
+    Isa::get().is_wide()
 }
 
 /// Converts (classes, features) to (panel, feature, class), with zeros for the classes that pad the last

@@ -4,7 +4,7 @@ use super::*;
 use crate::methods::adjust::{adjusted, offsets};
 use crate::methods::classifier::{means, nearest, tau_normed};
 use crate::methods::loss::{CE, LAS, Loss as Function};
-use crate::simd::{for_each_isa, forced};
+use crate::simd::{Isa, for_each_isa, forced};
 
 const FEATURES: usize = 13;
 

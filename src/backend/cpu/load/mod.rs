@@ -6,7 +6,7 @@ use super::for_each_image;
 use crate::backend::Levels;
 use crate::methods::mix::Patch;
 use crate::simd::value::Value;
-use crate::tensor::{with_value, write_parts};
+use crate::tensor::with_value;
 
 /// One augmented image: pixel `(row, col)` is pixel `(row + dy, col' + dx)` of the stored image, black
 /// outside it, where `col'` is `col`, mirrored if `flip` is set.
@@ -69,7 +69,7 @@ pub fn forward<'a>(
 ) -> Result<()> {
     let [height, width, channels] = shape;
     let black = vec![0u8; channels];
-    with_value!(x, T => write_parts(&[x], |parts| {
+    with_value!(x, T => {
         let image = |n: usize, x: &mut [T]| {
             let (a, b) = (view(n), view(partner[n] as usize));
             for (at, x) in x.chunks_exact_mut(channels).enumerate() {
@@ -80,23 +80,21 @@ pub fn forward<'a>(
                     _ => 1.0,
                 };
                 let first = a.pixel(width, row, col).unwrap_or(&black);
-                // In the following, `T::from_f32` would be half's own function for bf16.
                 if l == 1.0 {
                     for c in 0..channels {
-                        x[c] = Value::from_f32(levels[c][usize::from(first[c])]);
+                        x[c] = T::rounded(levels[c][usize::from(first[c])]);
                     }
                     continue;
                 }
                 let second = b.pixel(width, row, col).unwrap_or(&black);
                 for c in 0..channels {
                     let (first, second) = (usize::from(first[c]), usize::from(second[c]));
-                    x[c] = Value::from_f32(l * levels[c][first] + (1.0 - l) * levels[c][second]);
+                    x[c] = T::rounded(l * levels[c][first] + (1.0 - l) * levels[c][second]);
                 }
             }
         };
-        for_each_image(lambda.len(), parts[0], height * width * channels, image);
-        Ok(())
-    }))
+        for_each_image(lambda.len(), x, height * width * channels, image)
+    })
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ __device__ void blend_backward(const BlendArgs& a) {
     add_threads<C>(first, second, reinterpret_cast<float*>(memory), a.norm.d_sums);
 }
 
-KERNEL(blend_16, BlendArgs, 2, blend_forward<16>(a))
-KERNEL(blend_32, BlendArgs, 2, blend_forward<32>(a))
-KERNEL(unblend_16, BlendArgs, 2, blend_backward<16>(a))
-KERNEL(unblend_32, BlendArgs, 2, blend_backward<32>(a))
+KERNEL(blend_16, BlendArgs, blend_forward<16>(a))
+KERNEL(blend_32, BlendArgs, blend_forward<32>(a))
+KERNEL(unblend_16, BlendArgs, blend_backward<16>(a))
+KERNEL(unblend_32, BlendArgs, blend_backward<32>(a))

@@ -215,7 +215,6 @@ __device__ inline bool last_block(u32* counter, u32 blocks) {
 // Two sums over a batch for each of C channels. Blocks add their parts as integers, in two limbs, so the
 // order in which they do so makes no difference. Several copies keep the blocks from waiting for each other.
 // The layout is (COPIES, 2, 2C), then (2C) counts of parts that are NaN or too large.
-constexpr int COPIES = 4;
 constexpr float HIGH = 0x1p-14f, LOW = 0x1p-57f;
 // The limit for the magnitude of a sum.
 constexpr float MAX_SUM = 0x1p48f;

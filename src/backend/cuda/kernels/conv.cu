@@ -607,9 +607,9 @@ __device__ void conv_backward(const BackwardArgs& a) {
     else if constexpr (CS == CI) input_gradient<CI, CO, S>(a, blockIdx.x - a.weight_blocks, coef);
 }
 
-#define CONV(NAME, CI, CS, CO, S)                                          \
-    KERNEL(forward_##NAME, ForwardArgs, 2, (conv_forward<CI, CS, CO, S>(a)))    \
-    KERNEL(backward_##NAME, BackwardArgs, 2, (conv_backward<CI, CS, CO, S>(a)))
+#define CONV(NAME, CI, CS, CO, S)                                         \
+    KERNEL(forward_##NAME, ForwardArgs, (conv_forward<CI, CS, CO, S>(a))) \
+    KERNEL(backward_##NAME, BackwardArgs, (conv_backward<CI, CS, CO, S>(a)))
 
 CONV(3_16_1, 16, 4, 16, 1)
 CONV(16_16_1, 16, 16, 16, 1)

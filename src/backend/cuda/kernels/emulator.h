@@ -258,7 +258,7 @@ extern "C" int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned
 }
 
 #define DYNAMIC_SHARED(NAME) unsigned char* NAME = emu::shared
-#define KERNEL(NAME, ARGS, BLOCKS, CALL)                \
+#define KERNEL(NAME, ARGS, CALL)                        \
     extern "C" void remix_##NAME(const void* pointer) { \
         const ARGS& a = *(const ARGS*)pointer;          \
         CALL;                                           \

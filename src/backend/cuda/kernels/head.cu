@@ -210,4 +210,4 @@ __device__ void head(const HeadArgs& a) {
     if (threadIdx.x == 0) *a.step += 1;
 }
 
-KERNEL(head, HeadArgs, 2, head(a))
+KERNEL(head, HeadArgs, head(a))

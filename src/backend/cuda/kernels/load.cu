@@ -34,4 +34,4 @@ __device__ void load_images(const LoadArgs& a) {
     store4(a.x + (size_t)at * 4, v);
 }
 
-KERNEL(load, LoadArgs, 2, load_images(a))
+KERNEL(load, LoadArgs, load_images(a))

@@ -76,7 +76,7 @@ __device__ void step(const StepArgs& a) {
     if (s.backward) s.backward[weight_index((8 - tap) * s.cout + co, ci, s.cin)] = to_real(p);
 }
 
-KERNEL(step, StepArgs, 2, step(a))
+KERNEL(step, StepArgs, step(a))
 
 __device__ void fold(const FoldArgs& a) {
     wait_for_previous_kernel();
@@ -88,4 +88,4 @@ __device__ void fold(const FoldArgs& a) {
     norm.affine[channels + c] = (float)(norm.gamma_beta[channels + c] - norm.running[c] * scale);
 }
 
-KERNEL(fold, FoldArgs, 2, fold(a))
+KERNEL(fold, FoldArgs, fold(a))

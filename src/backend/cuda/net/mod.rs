@@ -7,14 +7,14 @@ mod passes;
 
 use std::sync::Arc;
 
-use super::args::{Norm, Row, Segment};
+use super::args::{COPIES, Norm, Row, Segment};
 use super::device::{Device, Memory};
 use super::kernels::{FORWARD, MAX_BLOCKS, NAMES};
-use super::tiles::THREADS;
-use super::tiles::{SCRATCH, Tiles, bytes_of, padded};
+use super::tiles::{SCRATCH, THREADS, Tiles, padded};
 use super::{Error, Result};
 use crate::backend::Plan;
 use crate::methods::loss::Criterion;
+use crate::net::params::Slot;
 use crate::net::{ClassifierKind, Conv, Geometry, Network, Params, Shortcut};
 use crate::tensor::{read, write};
 
@@ -22,9 +22,9 @@ use crate::tensor::{read, write};
 const FEATURES: usize = 64;
 
 /// Returns how many integers the sums of a batch norm take in `common.cu`: for each of two sums per channel,
-/// two limbs in four copies, and a count.
+/// two limbs in [`COPIES`] copies, and a count.
 fn sums_of(channels: usize) -> usize {
-    (2 * 4 + 1) * 2 * channels
+    (2 * COPIES as usize + 1) * 2 * channels
 }
 
 /// A convolution with its batch norm.
@@ -191,75 +191,29 @@ impl DeviceNet {
         shape: [usize; 3],
         batch: usize,
     ) -> Result<DeviceNet> {
-        let [height, width, _] = shape;
         let (host, trains) = (params, criterion.is_some());
         let network = host.network();
         let plan = Plan::new(network, shape).map_err(Error::Network)?;
         supports(network, shape, host.classes()).map_err(Error::Size)?;
-        let bytes = bytes_of(device.precision());
+        let bytes = device.precision().dtype().size_in_bytes();
         let reals = |len: usize| device.zeros::<u8>(len * bytes);
         // Memory that only training needs is empty if the network does not train.
         let trained = |len: usize| if trains { len } else { 0 };
-        let longest = plan.layers.iter().map(Geometry::out_len).max().unwrap_or(0);
-        let len_of = |own: usize| if trains { own } else { longest };
         let len = host.values.elem_count();
         let params = device.zeros::<f32>(len)?;
         let grads = device.zeros::<f32>(trained(len))?;
         let running = device.zeros(host.running.elem_count())?;
         let sums = device.zeros(plan.layers.iter().map(|geo| 2 * sums_of(geo.cout)).sum())?;
-        let (mut layers, mut sums_at) = (Vec::<Layer>::new(), 0);
-        for ((slot, conv), &geo) in host.slots().iter().zip(network.convs()).zip(&plan.layers) {
-            let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes, device.shared_for_two_blocks()));
-            let shared = tiles.forward_shared.max(trained(tiles.backward_shared));
-            let blocks = tiles.forward_blocks.max(trained(tiles.weight_blocks + tiles.input_blocks));
-            if blocks > MAX_BLOCKS || batch * geo.out_len() > i32::MAX as usize {
-                return Err(Error::Size(format!(
-                    "batches of {batch} images of the shape {shape:?} are too large for the GPU's kernels (a smaller \
-                     --batch-size may help)"
-                )));
-            }
-            if shared > device.max_shared() {
-                let (has, n) = (device.max_shared(), &conv.name);
-                return Err(Error::Size(format!(
-                    "layer {n} needs {shared} bytes of shared memory, but a block has only {has}"
-                )));
-            }
-            let own = device.zeros::<f32>(4 * c)?;
-            let norm = Norm {
-                gamma_beta: params.at(slot.gamma_beta),
-                stat: own.at(0),
-                affine: own.at(2 * c),
-                running: running.at(slot.running),
-                d_gamma_beta: grads.at(trained(slot.gamma_beta)),
-                sums: sums.at(sums_at),
-                d_sums: sums.at(sums_at + sums_of(c)),
-            };
-            let kind = kernel_of(conv)
-                .ok_or_else(|| Error::Size(format!("the GPU has no kernel for {}", conv.name)))?;
-            sums_at += 2 * sums_of(c);
-            // Inference reads a raw output only in the next layer, and the input of a block's first layer
-            // again in the next block.
-            let (y, x) = match layers.len() {
-                n @ 5.. if !trains => (layers[n - 2].y.clone(), layers[n - 4].x.clone()),
-                n => {
-                    let x = if n == 0 { height * width * 4 } else { len_of(geo.in_len()) };
-                    (Arc::new(reals(batch * len_of(geo.out_len()))?), Arc::new(reals(batch * x)?))
-                }
-            };
-            layers.push(Layer {
-                geo,
-                kind,
-                y,
-                x,
-                _channels: own,
-                norm,
-                weight: reals(9 * padded(geo) * c)?,
-                flipped: if trains && kind != 0 { Some(reals(geo.weight_len())?) } else { None },
-                parts: device.zeros(trained(tiles.groups * 9 * padded(geo) * c))?,
-                weight_at: slot.weight,
-                gamma_beta_at: slot.gamma_beta,
-            });
-        }
+        let norm = |slot: &Slot, channels: usize, own: &Memory<f32>, sums_at: usize| Norm {
+            gamma_beta: params.at(slot.gamma_beta),
+            stat: own.at(0),
+            affine: own.at(2 * channels),
+            running: running.at(slot.running),
+            d_gamma_beta: grads.at(trained(slot.gamma_beta)),
+            sums: sums.at(sums_at),
+            d_sums: sums.at(sums_at + sums_of(channels)),
+        };
+        let layers = Self::layers(device, host, &plan, batch, trains, norm)?;
         let table: Vec<Norm> = layers.iter().map(|l| l.norm).collect();
         let channels: Vec<i32> = layers.iter().map(|l| l.geo.cout as i32).collect();
         let gradients =
@@ -297,6 +251,71 @@ impl DeviceNet {
             running,
             layers,
         })
+    }
+
+    /// Allocates the layers of a network for batches of up to `batch` images. `norm` makes the batch norm of
+    /// a layer from its slot, its number of channels, its own memory, and the position of its sums among
+    /// those of all layers.
+    fn layers(
+        device: &Device,
+        params: &Params,
+        plan: &Plan,
+        batch: usize,
+        trains: bool,
+        norm: impl Fn(&Slot, usize, &Memory<f32>, usize) -> Norm,
+    ) -> Result<Vec<Layer>> {
+        let bytes = device.precision().dtype().size_in_bytes();
+        let reals = |len: usize| device.zeros::<u8>(len * bytes);
+        let trained = |len: usize| if trains { len } else { 0 };
+        let longest = plan.layers.iter().map(Geometry::out_len).max().unwrap_or(0);
+        let len_of = |own: usize| if trains { own } else { longest };
+        let (mut layers, mut sums_at) = (Vec::<Layer>::new(), 0);
+        for ((slot, conv), &geo) in params.slots().iter().zip(params.network().convs()).zip(&plan.layers) {
+            let (c, tiles) = (geo.cout, Tiles::new(geo, batch, bytes, device.shared_for_two_blocks()));
+            let shared = tiles.forward_shared.max(trained(tiles.backward_shared));
+            let blocks = tiles.forward_blocks.max(trained(tiles.weight_blocks + tiles.input_blocks));
+            if blocks > MAX_BLOCKS || batch * geo.out_len() > i32::MAX as usize {
+                let stem = plan.layers[0];
+                return Err(Error::Size(format!(
+                    "batches of {batch} images of {}×{} pixels are too large for the GPU's kernels; a \
+                     smaller --batch-size may help",
+                    stem.height, stem.width
+                )));
+            }
+            if shared > device.max_shared() {
+                let (has, n) = (device.max_shared(), &conv.name);
+                return Err(Error::Size(format!(
+                    "layer {n} needs {shared} bytes of shared memory, but a block has only {has}"
+                )));
+            }
+            let own = device.zeros::<f32>(4 * c)?;
+            let norm = norm(slot, c, &own, sums_at);
+            sums_at += 2 * sums_of(c);
+            let kind = kernel_of(conv).expect("`supports` has found a kernel for each convolution");
+            // Inference reads a raw output only in the next layer, and the input of a block's first layer
+            // again in the next block.
+            let (y, x) = match layers.len() {
+                n @ 5.. if !trains => (layers[n - 2].y.clone(), layers[n - 4].x.clone()),
+                n => {
+                    let x = if n == 0 { geo.height * geo.width * 4 } else { len_of(geo.in_len()) };
+                    (Arc::new(reals(batch * len_of(geo.out_len()))?), Arc::new(reals(batch * x)?))
+                }
+            };
+            layers.push(Layer {
+                geo,
+                kind,
+                y,
+                x,
+                _channels: own,
+                norm,
+                weight: reals(9 * padded(geo) * c)?,
+                flipped: if trains && kind != 0 { Some(reals(geo.weight_len())?) } else { None },
+                parts: device.zeros(trained(tiles.groups * 9 * padded(geo) * c))?,
+                weight_at: slot.weight,
+                gamma_beta_at: slot.gamma_beta,
+            });
+        }
+        Ok(layers)
     }
 
     /// Copies parameters, velocities and running statistics from the host.
@@ -341,18 +360,15 @@ impl DeviceNet {
         ];
         for (to, from) in all {
             let from = from.read(0, from.count())?;
-            write(to, |to| {
-                to.copy_from_slice(&from);
-                Ok(())
-            })?;
+            write(to, |to| to.copy_from_slice(&from))?;
         }
         Ok(())
     }
 
     /// Returns the tiles of a layer for some images.
     fn tiles(&self, geo: Geometry, images: usize) -> Tiles {
-        let (device, bytes) = (&self.device, bytes_of(self.device.precision()));
-        Tiles::new(geo, images, bytes, device.shared_for_two_blocks())
+        let bytes = self.device.precision().dtype().size_in_bytes();
+        Tiles::new(geo, images, bytes, self.device.shared_for_two_blocks())
     }
 
     /// Returns the raw outputs of a layer for the first `images` images.
@@ -362,7 +378,7 @@ impl DeviceNet {
     #[cfg(test)]
     pub fn raw(&self, layer: usize, images: usize) -> Result<Vec<f32>> {
         let Layer { geo, y, .. } = &self.layers[layer];
-        let bytes = bytes_of(self.device.precision());
+        let bytes = self.device.precision().dtype().size_in_bytes();
         let raw = y.read(0, images * geo.out_len() * bytes)?;
         // A bf16 is the upper half of an f32.
         let value = |b: &[u8]| match *b {

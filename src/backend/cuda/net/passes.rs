@@ -9,12 +9,8 @@ use crate::backend::cuda::args::{
 };
 use crate::backend::cuda::device::Memory;
 use crate::backend::cuda::kernels::{BACKWARD, BLEND, FOLD, FORWARD, HEAD, LOAD, STEP, UNBLEND};
-use crate::backend::cuda::tiles::SCRATCH;
-use crate::backend::cuda::tiles::THREADS;
-use crate::backend::{
-    self, Engine, Gradient as Buffer, Input, InputGrad, Mixed, Residual, Shortcut, Source as From, Stored,
-    Training,
-};
+use crate::backend::cuda::tiles::{SCRATCH, THREADS};
+use crate::backend::{self, Engine, Input, InputGrad, Mixed, Residual, Shortcut, Stored, Training};
 
 impl DeviceNet {
     /// Copies the weights into the kernels' layout; with `rates`, takes the step of SGD first.
@@ -134,11 +130,11 @@ impl Pass<'_> {
         self.net.layers[self.net.plan.blocks[block].first].x.at(0)
     }
 
-    fn gradient(&self, gradient: Buffer) -> u64 {
+    fn gradient(&self, gradient: backend::Gradient) -> u64 {
         self.net.gradients[gradient].at(0)
     }
 
-    fn source(&self, input: From) -> Source {
+    fn source(&self, input: backend::Source) -> Source {
         let net = self.net;
         let of = |address: u64, height: usize, width: usize| Source {
             y: address,
@@ -186,7 +182,7 @@ impl Pass<'_> {
 impl Engine for Pass<'_> {
     type Error = crate::backend::cuda::Error;
 
-    fn conv(&self, n: usize, input: From, store: Option<usize>) -> Result<()> {
+    fn conv(&self, n: usize, input: backend::Source, store: Option<usize>) -> Result<()> {
         let (net, layer) = (self.net, &self.net.layers[n]);
         let tiles = net.tiles(layer.geo, self.images);
         // The backward pass expects every input that is computed from a raw output to be stored with its
@@ -209,11 +205,11 @@ impl Engine for Pass<'_> {
         unsafe { net.device.launch(FORWARD + layer.kind, tiles.forward_blocks, tiles.forward_shared, &args) }
     }
 
-    fn pool(&self, _: From) -> Result<()> {
+    fn pool(&self, _: backend::Source) -> Result<()> {
         unreachable!("`supports` refuses networks with a max-pool")
     }
 
-    fn head(&self, input: From, dz: Buffer) -> Result<()> {
+    fn head(&self, input: backend::Source, dz: backend::Gradient) -> Result<()> {
         let (net, feed) = (self.net, self.feed);
         let args = HeadArgs {
             source: self.source(input),
@@ -246,14 +242,14 @@ impl Engine for Pass<'_> {
 }
 
 impl Training for Pass<'_> {
-    fn mix(&self, mixed: Mixed, _: From) -> Result<()> {
+    fn mix(&self, mixed: Mixed, _: backend::Source) -> Result<()> {
         let args = self.blend(mixed);
         // SAFETY: `blend` uses the network's own memory and the feed, for which the contract of `load` was
         // upheld.
         unsafe { self.net.device.launch(BLEND + self.mix_point - 1, self.images, 0, &args) }
     }
 
-    fn grad(&self, n: usize, _: From, dz: Buffer, to: Option<InputGrad>) -> Result<()> {
+    fn grad(&self, n: usize, _: backend::Source, dz: backend::Gradient, to: Option<InputGrad>) -> Result<()> {
         let net = self.net;
         let Layer { geo, kind, y, x, norm, flipped, parts, .. } = &net.layers[n];
         let tiles = net.tiles(*geo, self.images);
@@ -295,14 +291,14 @@ impl Training for Pass<'_> {
         unsafe { net.device.launch(BACKWARD + kind, blocks, tiles.backward_shared, &args) }
     }
 
-    fn unmix(&self, mixed: Mixed, from: Buffer, to: Buffer) -> Result<()> {
+    fn unmix(&self, mixed: Mixed, from: backend::Gradient, to: backend::Gradient) -> Result<()> {
         let args = BlendArgs { gradient: self.gradient(from), dz: self.gradient(to), ..self.blend(mixed) };
         // SAFETY: the gradients are in the network's own memory. `blend` uses this memory and the feed, for
         // which the contract of `load` was upheld.
         unsafe { self.net.device.launch(UNBLEND + self.mix_point - 1, self.images, SCRATCH * 4, &args) }
     }
 
-    fn unpool(&self, _: From, _: Buffer, _: Buffer) -> Result<()> {
+    fn unpool(&self, _: backend::Source, _: backend::Gradient, _: backend::Gradient) -> Result<()> {
         unreachable!("`supports` refuses networks with a max-pool")
     }
 }

@@ -81,7 +81,7 @@ fn a_resumed_training_has_the_same_bits() {
         let net = network(&config, &data);
         net.params.resume(&half).expect("resumed");
         let mut trainer = trainer(&device, &config, &data, &net);
-        trainer.epoch(|e| rows(&plan(&config, &data), e, None), 2, 2, RATES).expect("an epoch");
+        trainer.epoch(|e| rows(&plan(&config, &data), e, None), |_| vec![], 2, 2, RATES).expect("an epoch");
         trainer.give(&net.params).expect("given");
         assert_eq!(net.params.training_state().expect("a state"), whole);
     }

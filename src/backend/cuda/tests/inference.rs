@@ -2,10 +2,10 @@
 
 use super::setup::*;
 use crate::backend::cpu::infer::Folded;
-use crate::backend::cuda::infer::{self, Evaluator};
+use crate::backend::cuda::infer::{Evaluator, infer};
 use crate::backend::levels;
-use crate::data::Info;
-use crate::net::{Arch, files};
+use crate::backend::tests::relative_error;
+use crate::metrics::top1;
 use crate::train::config::Precision;
 use crate::train::engine::rows;
 
@@ -17,36 +17,22 @@ fn inference_is_the_cpus() {
         let (state, _) = train(&device, &config, &data, 1);
         let net = network(&config, &data);
         net.params.resume(&state).expect("resumed");
-        let dict = net.params.state_dict().expect("weights");
-        let file = data.dir.path().join("w.safetensors");
-        files::save(&file, &dict, 3, None).expect("saved");
-        let info = Info::of(&data.manifest).expect("a data set");
         let levels = levels(&config.mean, &config.std);
-        let found = infer::infer(&device, &file, &config.arch.network(), &data.test, &info, &levels)
-            .expect("inference");
+        let found = infer(&device, &net.params, &data.test, &levels).expect("inference");
         let folded = Folded::new(&net.params, data.test.shape()).expect("a network");
         let truth = folded.run(&data.test, &levels, 4).expect("inference");
-        assert!(distance(&found.features, &truth.features) < 1e-5);
-        assert!(distance(&found.logits, &truth.logits) < 1e-5);
+        assert!(relative_error(&found.features, &truth.features) < 1e-5);
+        assert!(relative_error(&found.logits, &truth.logits) < 1e-5);
         for fits in [true, false] {
             let batches = Evaluator::new(&device, &net.params, &data.test, &levels, 2, fits);
             let batches = batches.expect("an evaluator");
-            batches.take(&net.params).expect("taken");
             batches.run(&data.test).expect("inference");
             let logits = batches.logits().expect("logits");
             assert_eq!(logits, found.logits, "in batches of 2 and one of 1, all on the device: {fits}");
         }
-        let mut trainer = trainer(&device, &config, &data, &net);
-        let right = (0..9).filter(|&n| {
-            crate::metrics::argmax(&truth.logits[n * CLASSES..][..CLASSES]) == data.test.label(n)
-        });
-        assert_eq!(trainer.top1(&[&data.test]).expect("accuracy"), [100.0 * right.count() as f64 / 9.0]);
-        let other = infer::infer(&device, &file, &Arch::RESNET32.network(), &data.test, &info, &levels)
-            .expect_err("too deep");
-        assert!(
-            format!("{other:#}").contains("resnet20") || format!("{other:#}").contains("no tensor"),
-            "{other:#}"
-        );
+        let trainer = trainer(&device, &config, &data, &net);
+        let right = top1(&truth.logits, data.test.labels(), CLASSES);
+        assert_eq!(trainer.top1(&[&data.test]).expect("accuracy"), [right]);
     }
 }
 
@@ -57,12 +43,12 @@ fn a_training_in_bf16_is_judged_in_f32() {
         let (data, config) = (Data::new([16, 16, 3], 11, 9), config(Precision::Bf16, 4));
         let net = network(&config, &data);
         let mut trainer = trainer(&device, &config, &data, &net);
-        trainer.epoch(|e| rows(&plan(&config, &data), e, None), 1, 1, RATES).expect("an epoch");
+        trainer.epoch(|e| rows(&plan(&config, &data), e, None), |_| vec![], 1, 1, RATES).expect("an epoch");
         trainer.top1(&[&data.test]).expect("accuracy");
         trainer.give(&net.params).expect("given");
         let folded = Folded::new(&net.params, data.test.shape()).expect("a network");
         let truth = folded.run(&data.test, &levels(&config.mean, &config.std), 4).expect("inference");
-        let apart = distance(&trainer.judged_logits().expect("logits"), &truth.logits);
+        let apart = relative_error(&trainer.evaluators[0].logits().expect("logits"), &truth.logits);
         assert!(apart < 1e-5, "{}: {apart:.1e}", device.describe());
     }
 }

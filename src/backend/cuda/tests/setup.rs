@@ -42,10 +42,10 @@ pub fn emulated(device: &Device) -> bool {
 
 /// A data set of noise, with splits `train` and `test` of images (height, width, 3).
 pub struct Data {
-    pub dir: TempDir,
     pub manifest: Manifest,
     pub train: Split,
     pub test: Split,
+    _dir: TempDir,
 }
 
 impl Data {
@@ -88,7 +88,7 @@ impl Data {
         let metrics = metrics.as_object().cloned().expect("an object");
         let manifest = w.publish(outputs, metrics, Object::new()).expect("published");
         let open = |split| Split::open(&manifest, split).expect("a split");
-        Data { train: open("train"), test: open("test"), manifest, dir }
+        Data { train: open("train"), test: open("test"), manifest, _dir: dir }
     }
 }
 
@@ -141,14 +141,8 @@ pub fn move_from_relus(net: &Net) {
                 *beta = if ends_block || c % 2 == 0 { 2.0 } else { -2.0 };
             }
         }
-        Ok(())
     })
     .expect("written");
-}
-
-/// ‖found − truth‖ / ‖truth‖.
-pub fn distance(found: &[f32], truth: &[f32]) -> f64 {
-    apart(found, truth) / length(truth).max(1e-15)
 }
 
 fn length(values: &[f32]) -> f64 {
@@ -190,7 +184,7 @@ pub fn epoch(trainer: &mut Trainer, plan: &Plan, data: &Data, epoch: u32) -> Vec
     let held = trainer.steps_on_device().map(|steps| Held { steps, crops });
     let of = plan.epoch(epoch);
     let images = |steps| images(&data.train, &of, steps);
-    trainer.stream(|e| rows(plan, e, held), images, epoch, epoch, RATES).expect("an epoch")
+    trainer.epoch(|e| rows(plan, e, held), images, epoch, epoch, RATES).expect("an epoch")
 }
 
 /// Trains on a device for some epochs, and returns the state and the losses.
@@ -228,12 +222,9 @@ pub fn on(device: &Device, config: &Config, data: &Data, net: &Net) -> (f64, f64
     let plan = plan(config, data);
     let losses = epoch(&mut trainer, &plan, data, 1);
     trainer.give(&net.params).expect("given");
-    let found = trainer.grads().expect("gradients");
-    let keep = |grads: &mut [f32]| {
-        grads.copy_from_slice(&found);
-        Ok(())
-    };
-    crate::tensor::write(net.grads(), keep).expect("written");
+    let grads = &trainer.net.grads;
+    let found = grads.read(0, grads.count()).expect("gradients");
+    crate::tensor::write(net.grads(), |grads| grads.copy_from_slice(&found)).expect("written");
     let loss = losses.iter().enumerate().map(|(step, l)| l[0] * plan.images(step) as f64).sum();
     (loss, losses.iter().map(|l| l[1]).sum())
 }

@@ -212,7 +212,8 @@ fn refusals_say_what_to_do() {
 /// Flags do nothing with a computed classifier even if their values are the defaults.
 #[test]
 fn idle_flags_are_refused_whatever_their_value() {
-    for flag in ["--method erm", "-m erm", "--momentum 0.9", "--warmup 0", "--seed 0", "--batch-size 128"] {
+    let given = ["--method erm", "-m erm", "--momentum 0.9", "--warmup 0", "--seed 0", "--batch-size 128"];
+    for flag in given.into_iter().chain(["--select last"]) {
         let text = refused(&format!("--classifier ncm {flag}"));
         assert!(text.contains("does nothing with this classifier"), "{flag}: {text}");
     }

@@ -6,17 +6,18 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::input_grad::{DirectInputGrad, Grad};
+use super::forward::{Direct, Winograd};
+use super::input_grad::{Grad, StridedInputGrad};
 use super::weight_grad::WeightGrad;
 use super::wide::Panels;
-use super::winograd::{self, F2x2};
+use super::winograd;
 use super::{Prefetcher, by_blocks, fill_input, row_of, spread, together, with_scratch};
 use crate::backend::Input;
 use crate::backend::cpu::source::{Slices, View};
 use crate::backend::cpu::{chunk_range, chunks, for_each_chunk, images};
 use crate::net::Geometry;
 use crate::simd::value::Value;
-use crate::simd::{Isa, Task, Vector, finish};
+use crate::simd::{Task, Vector, finish};
 use crate::tensor::Parts;
 
 /// Returns the number of floats of a weight gradient while it is summed.
@@ -61,7 +62,7 @@ pub(in crate::backend::cpu::conv) struct InputGrad<'a, T> {
 }
 
 impl<'a, T: Value> Backward<'a, T> {
-    pub fn run(&self, isa: Isa) {
+    pub fn run(&self) {
         let geo = self.geo;
         for_each_chunk(self.batch, |chunk| {
             let range = chunk_range(chunk, self.batch);
@@ -81,7 +82,7 @@ impl<'a, T: Value> Backward<'a, T> {
                 Space::<T>::paired_len(geo, together)
             };
             let len = together * (geo.padded_in::<T>() + geo.padded_out::<T>()) + work;
-            with_scratch(len, |scratch| self.chunk(isa, range, dw, input, scratch));
+            with_scratch(len, |scratch| self.chunk(range, dw, input, scratch));
         });
     }
 
@@ -89,7 +90,6 @@ impl<'a, T: Value> Backward<'a, T> {
     /// grows much faster than the size of a function.
     fn chunk(
         &self,
-        isa: Isa,
         chunk: Range<usize>,
         dw: &mut [f32],
         mut input: Option<(&mut [T], &mut [f32], InputGrad<'a, T>)>,
@@ -104,28 +104,32 @@ impl<'a, T: Value> Backward<'a, T> {
         for first in chunk.clone().step_by(together) {
             let range = first..chunk.end.min(first + together);
             let space = &mut space;
-            T::run(isa, Fill { op: self, range: range.clone(), space });
+            T::run(Fill { op: self, range: range.clone(), space });
             let fresh = first == chunk.start;
-            T::run(isa, WeightGrad { op: self, range: range.clone(), fresh, space, dw });
+            T::run(WeightGrad { op: self, range: range.clone(), fresh, space, dw });
             let Some(input) = &mut input else { continue };
             let (images, weight) = (range.len(), self.flipped);
             let a = T::unpack(space.a).as_ptr();
             match geo.stride {
-                1 if self.winograd => {
-                    let sink = self.sink(&chunk, range, a, input);
-                    T::run(isa, WinogradInputGrad { geo, images, space, weight, sink });
-                }
                 1 => {
+                    // A convolution of the output gradient, which has as many pixels as the input.
+                    let geo = Geometry { cin: geo.cout, cout: geo.cin, ..geo };
                     let sink = self.sink::<1>(&chunk, range, a, input);
-                    T::run(isa, DirectInputGrad { geo, images, g: space.g, weight, sink });
+                    if self.winograd {
+                        let (x, work) = (T::unpack(space.g), &mut *space.work);
+                        T::run(Winograd { geo, images, x, weight, work, sink });
+                    } else {
+                        let x = &*space.g;
+                        T::run(Direct::<T, _> { geo, images, x, weight, sink, _type: PhantomData });
+                    }
                 }
                 _ => {
-                    let sink = self.sink::<2>(&chunk, range, a, input);
-                    T::run(isa, DirectInputGrad { geo, images, g: space.g, weight, sink });
+                    let sink = self.sink(&chunk, range, a, input);
+                    T::run(StridedInputGrad { geo, images, g: space.g, weight, sink });
                 }
             }
         }
-        finish(isa);
+        finish();
     }
 
     /// Returns the sink for the input gradients of the images in `range`, whose inputs inside halos are at
@@ -198,31 +202,6 @@ impl<T: Value> Task for Fill<'_, '_, T> {
                 fill_input::<V, T>(geo, &self.op.source, image, T::unpack(a), None);
                 fill_grad::<V, T>(self.op, image, T::unpack(g));
             }
-        }
-    }
-}
-
-/// The task that computes the input gradients of some images by Winograd's algorithm.
-struct WinogradInputGrad<'a, 'b, T> {
-    geo: Geometry,
-    images: usize,
-    space: &'a mut Space<'b, T>,
-    weight: &'a [f32],
-    sink: Grad<'a, T, 1>,
-}
-
-impl<T: Value> Task for WinogradInputGrad<'_, '_, T> {
-    #[inline(always)]
-    unsafe fn run<V: Vector>(mut self) {
-        assert!(V::WINOGRAD);
-        let back = Geometry { cin: self.geo.cout, cout: self.geo.cin, ..self.geo };
-        let (g, u) = (T::unpack(self.space.g).as_ptr(), self.weight.as_ptr());
-        let step = self.geo.padded_out::<T>() * T::PACK;
-        let work = &mut *self.space.work;
-        // SAFETY: the caller's contract; the scratch memory holds the images with their halos, and the sink
-        // has room for as many.
-        unsafe {
-            winograd::forward::<V, T, _, F2x2, 4, 2>(back, self.images, g, step, u, work, &mut self.sink);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The forward pass of a chunk of images.
+//! The forward pass of a chunk of images, and the convolutions that it shares with the input gradient.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::tile::correlate;
@@ -11,7 +12,7 @@ use crate::backend::cpu::{chunk_range, for_each_chunk, images};
 use crate::backend::{Input, Shortcut};
 use crate::net::Geometry;
 use crate::simd::value::Value;
-use crate::simd::{Isa, Task, Vector, finish};
+use crate::simd::{Task, Vector, finish};
 use crate::tensor::Parts;
 
 pub(in crate::backend::cpu::conv) struct Forward<'a, T> {
@@ -27,7 +28,7 @@ pub(in crate::backend::cpu::conv) struct Forward<'a, T> {
 }
 
 impl<T: Value> Forward<'_, T> {
-    pub fn run(&self, isa: Isa) {
+    pub fn run(&self) {
         let geo = self.geo;
         for_each_chunk(self.batch, |chunk| {
             let range = chunk_range(chunk, self.batch);
@@ -42,7 +43,7 @@ impl<T: Value> Forward<'_, T> {
             let together = self.together();
             let work = if self.winograd { winograd::scratch_len::<F2x2, 4, 2>(geo, together) } else { 0 };
             let len = together * geo.padded_in::<T>() + work;
-            with_scratch(len, |scratch| self.chunk(isa, range, out, sums, store, scratch));
+            with_scratch(len, |scratch| self.chunk(range, out, sums, store, scratch));
         });
     }
 
@@ -50,7 +51,6 @@ impl<T: Value> Forward<'_, T> {
     /// much faster than the size of a function.
     fn chunk(
         &self,
-        isa: Isa,
         chunk: Range<usize>,
         out: &mut [T],
         sums: &mut [f32],
@@ -66,7 +66,7 @@ impl<T: Value> Forward<'_, T> {
             let range = first..chunk.end.min(first + together);
             let (n, count) = (first - chunk.start, range.len());
             let store = store.as_deref_mut().map(|s| &mut s[images(&(n..n + count), geo.in_len())]);
-            T::run(isa, Fill { op: self, range: range.clone(), a, store });
+            T::run(Fill { op: self, range: range.clone(), a, store });
             let sink = Stats {
                 out: out[n * geo.out_len()..].as_mut_ptr(),
                 sums: sums[n * 2 * geo.cout..].as_mut_ptr(),
@@ -75,12 +75,12 @@ impl<T: Value> Forward<'_, T> {
             };
             let weight = self.weight;
             if self.winograd {
-                T::run(isa, Winograd { geo, images: count, a, weight, work, sink });
+                T::run(Winograd { geo, images: count, x: T::unpack(a), weight, work, sink });
             } else {
-                T::run(isa, Direct { geo, images: count, a, weight, sink });
+                T::run(Direct::<T, _> { geo, images: count, x: a, weight, sink, _type: PhantomData });
             }
         }
-        finish(isa);
+        finish();
     }
 }
 
@@ -134,55 +134,46 @@ impl<T: Value> Task for Fill<'_, T> {
     }
 }
 
-/// The task that computes the outputs of some images by Winograd's algorithm.
-struct Winograd<'a, T> {
-    geo: Geometry,
-    images: usize,
-    a: &'a mut [f32],
-    weight: &'a [f32],
-    work: &'a mut [f32],
-    sink: Stats<T>,
+/// The task that convolves some images `x`, which lie inside halos, by Winograd's algorithm.
+pub(super) struct Winograd<'a, T, S> {
+    pub geo: Geometry,
+    pub images: usize,
+    pub x: &'a [T],
+    pub weight: &'a [f32],
+    pub work: &'a mut [f32],
+    pub sink: S,
 }
 
-impl<T: Value> Task for Winograd<'_, T> {
+impl<T: Value, S: Sink> Task for Winograd<'_, T, S> {
     #[inline(always)]
-    unsafe fn run<V: Vector>(mut self) {
+    unsafe fn run<V: Vector>(self) {
         assert!(V::WINOGRAD);
-        let (a, u) = (T::unpack(self.a).as_ptr(), self.weight.as_ptr());
-        let step = self.geo.padded_in::<T>() * T::PACK;
+        let Winograd { geo, images, x, weight, work, mut sink } = self;
+        let (x, step, u) = (x.as_ptr(), geo.padded_in::<T>() * T::PACK, weight.as_ptr());
         // SAFETY: the caller's contract; the scratch memory holds the images with their halos, and the sink
         // has room for as many.
-        unsafe {
-            winograd::forward::<V, T, _, F2x2, 4, 2>(
-                self.geo,
-                self.images,
-                a,
-                step,
-                u,
-                self.work,
-                &mut self.sink,
-            );
-        }
+        unsafe { winograd::forward::<V, T, _, F2x2, 4, 2>(geo, images, x, step, u, work, &mut sink) };
     }
 }
 
-/// The task that computes the outputs of some images without Winograd's algorithm.
-struct Direct<'a, T> {
-    geo: Geometry,
-    images: usize,
-    a: &'a [f32],
-    weight: &'a [f32],
-    sink: Stats<T>,
+/// The task that convolves some images `x`, which lie inside halos, without Winograd's algorithm.
+pub(super) struct Direct<'a, T, S> {
+    pub geo: Geometry,
+    pub images: usize,
+    pub x: &'a [f32],
+    pub weight: &'a [f32],
+    pub sink: S,
+    pub _type: PhantomData<T>,
 }
 
-impl<T: Value> Task for Direct<'_, T> {
+impl<T: Value, S: Sink> Task for Direct<'_, T, S> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Direct { geo, images, a, weight, mut sink } = self;
+        let Direct { geo, images, x, weight, mut sink, .. } = self;
         let (step, halo) = (geo.padded_in::<T>(), geo.padding());
         // SAFETY: the caller's contract; the scratch memory holds the images with their halos, and the sink
         // has room for as many.
-        unsafe { convolve::<V, T, _>(geo, images, a, step, halo, weight, &mut sink) };
+        unsafe { convolve::<V, T, _>(geo, images, x, step, halo, weight, &mut sink) };
     }
 }
 

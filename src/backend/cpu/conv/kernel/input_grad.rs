@@ -1,5 +1,6 @@
-//! The input gradient: a correlation of the output gradient with the flipped weights. With stride 2 it is
-//! four correlations, one for each parity of row and column.
+//! The input gradient: a correlation of the output gradient with the flipped weights. With stride 1 it is a
+//! convolution like that of [`super::forward`]; with stride 2 it is four correlations, one for each parity of
+//! row and column.
 
 use rayon::prelude::*;
 
@@ -11,8 +12,7 @@ use crate::net::Geometry;
 use crate::simd::value::Value;
 use crate::simd::{Task, Vector};
 
-/// Writes the weights of the input gradient in the order in which [`DirectInputGrad`] reads them,
-/// each tap transposed.
+/// Writes the weights in the order in which the input gradient reads them, each tap transposed.
 pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped: &mut [f32]) {
     let Geometry { kernel, stride, cin, cout, .. } = geo;
     assert!(weight.len() >= geo.weight_len() && flipped.len() >= geo.weight_len());
@@ -37,7 +37,7 @@ pub(in crate::backend::cpu::conv) fn flip(geo: Geometry, weight: &[f32], flipped
     });
 }
 
-/// Returns the number of taps of each correlation of [`DirectInputGrad`], one for each of [`PARITIES`] with
+/// Returns the number of taps of each correlation of the input gradient, one for each of [`PARITIES`] with
 /// stride 2.
 pub(in crate::backend::cpu::conv) fn walks(geo: Geometry) -> Vec<usize> {
     if geo.stride == 1 {
@@ -62,51 +62,43 @@ fn taps_of(kernel: usize, parity: usize) -> &'static [usize] {
     }
 }
 
-/// The task that computes the input gradients of some images without Winograd's algorithm, from their output
-/// gradients `g` inside halos.
-pub(super) struct DirectInputGrad<'a, T, const STRIDE: usize> {
+/// The task that computes the input gradients of some images with stride 2, from their output gradients `g`
+/// inside halos.
+pub(super) struct StridedInputGrad<'a, T> {
     pub geo: Geometry,
     pub images: usize,
     pub g: &'a [f32],
     pub weight: &'a [f32],
-    pub sink: Grad<'a, T, STRIDE>,
+    pub sink: Grad<'a, T, 2>,
 }
 
-impl<T: Value, const STRIDE: usize> Task for DirectInputGrad<'_, T, STRIDE> {
+impl<T: Value> Task for StridedInputGrad<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let DirectInputGrad { images, g, mut weight, mut sink, .. } = self;
-        let geo = Geometry { stride: STRIDE, ..self.geo };
-        let pixel = T::lanes(geo.cout);
-        let halo = geo.padding();
+        let StridedInputGrad { geo, images, g, mut weight, mut sink } = self;
+        let (pixel, halo) = (T::lanes(geo.cout), geo.padding());
         let row = (geo.out_width() + 2 * halo) * pixel;
         let step = geo.padded_out::<T>();
-        assert!(geo.kernel <= 3 && g.len() >= images * step);
-        let (first, parities) = match STRIDE {
-            1 => (0, &PARITIES[..1]),
-            _ => (halo * (row + pixel), &PARITIES[..]),
-        };
-        let taps = |parity| if STRIDE == 1 { geo.kernel } else { taps_of(geo.kernel, parity).len() };
-        for &(a, b) in parities {
-            let (rows, cols) = (taps(a), taps(b));
-            let runs: [Run; 3] = std::array::from_fn(|kh| Run { offset: kh * row, len: cols * pixel });
-            let mut walk = Walk {
+        assert!(geo.kernel <= 3 && geo.stride == 2 && g.len() >= images * step);
+        for (a, b) in PARITIES {
+            let (rows, cols) = (taps_of(geo.kernel, a).len(), taps_of(geo.kernel, b).len());
+            let runs: [Run; 2] = std::array::from_fn(|kh| Run { offset: kh * row, len: cols * pixel });
+            let walk = Walk {
                 images,
                 image_step: step,
-                rows: (geo.height + STRIDE - 1 - a) / STRIDE,
-                cols: (geo.width + STRIDE - 1 - b) / STRIDE,
+                rows: (geo.height + 1 - a) / 2,
+                cols: (geo.width + 1 - b) / 2,
                 row_step: row,
                 col_step: pixel,
                 runs: if cols > 0 { &runs[..rows] } else { &[] },
             };
-            if halo == 0 && STRIDE == 1 {
-                // Without gaps between the rows, all pixels form a single row.
-                (walk.rows, walk.cols) = (1, walk.rows * walk.cols);
-            }
-            sink.parity = if STRIDE == 1 { (0, 0) } else { (a, b) };
+            sink.parity = (a, b);
             let (taps, rest) = weight.split_at(rows * cols * pixel * geo.cin);
             // SAFETY: the caller's contract; `g` has a halo, so every tap of every pixel is inside it.
-            unsafe { correlate::<V, T, _>(g.as_ptr().add(first), walk, taps.as_ptr(), geo.cin, &mut sink) };
+            unsafe {
+                let x = g.as_ptr().add(halo * (row + pixel));
+                correlate::<V, T, _>(x, walk, taps.as_ptr(), geo.cin, &mut sink);
+            }
             weight = rest;
         }
     }

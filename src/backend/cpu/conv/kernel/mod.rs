@@ -32,7 +32,7 @@ use crate::backend::cpu::source::{Slices, Values, View, relu};
 use crate::backend::{Input, Shortcut};
 use crate::net::Geometry;
 use crate::simd::value::Value;
-use crate::simd::{Isa, Task, Vector, prefetch};
+use crate::simd::{Task, Vector, prefetch};
 use crate::tensor::Aligned;
 use walk::PANEL;
 
@@ -133,7 +133,7 @@ impl<const N: usize> Prefetcher<N> {
 /// Arranges weights (taps, rows, columns) for [`tile::correlate`], for one walk per element of `taps`, over
 /// that many taps: in panels of [`PANEL`] columns, (panels, the walk's taps, rows, columns of the panel). In
 /// bf16, two neighbouring rows of a tap share lanes.
-pub(crate) fn panels<T: Value>(isa: Isa, weight: &[f32], rows: usize, taps: &[usize], out: &mut [f32]) {
+pub(crate) fn panels<T: Value>(weight: &[f32], rows: usize, taps: &[usize], out: &mut [f32]) {
     let all: usize = taps.iter().sum();
     let cols = weight.len() / all / rows;
     assert!(out.len() >= all * T::lanes(rows) * cols);
@@ -143,7 +143,7 @@ pub(crate) fn panels<T: Value>(isa: Isa, weight: &[f32], rows: usize, taps: &[us
         let (panels, rest) = out.split_at_mut(taps * T::lanes(rows) * cols);
         let panels = panels.par_chunks_mut(taps * T::lanes(rows) * PANEL).enumerate();
         panels.for_each(|(n, panel)| {
-            T::run(isa, FillPanel::<T> { walk, rows, cols, first: n * PANEL, panel, _type: PhantomData });
+            T::run(FillPanel::<T> { walk, rows, cols, first: n * PANEL, panel, _type: PhantomData });
         });
         (weight, out) = (other, rest);
     }
@@ -221,19 +221,18 @@ unsafe fn fill_input<V: Vector, T: Value>(
         let at = image * geo.in_len() + row * width;
         match source {
             Input::Plain(x) => a.copy_from_slice(&x.values[at..at + width]),
-            Input::Normed { of: Values { y, affine }, shortcut } => {
-                let y = &y[at..at + width];
+            Input::Normed { of, shortcut } => {
+                let (y, c) = (Values { y: &of.y[at..at + width], ..*of }, geo.cin);
                 // SAFETY: the caller's contract; the rows consist of whole pixels.
                 unsafe {
                     match shortcut {
-                        Shortcut::None => norm_row::<V, T, false>(y, affine, geo.cin, &[], a),
+                        Shortcut::None => norm_row::<V, T, NOTHING>(y, y, c, a),
                         Shortcut::Identity(x) => {
-                            norm_row::<V, T, true>(y, affine, geo.cin, &x.values[at..at + width], a)
+                            norm_row::<V, T, VALUES>(y, Values { y: &x.values[at..at + width], ..y }, c, a)
                         }
-                        Shortcut::Padded(x) => norm_row_padded(geo.cin, y, affine, x, (image, row), a),
+                        Shortcut::Padded(x) => norm_row_padded(c, y, x, (image, row), a),
                         Shortcut::Projected(p) => {
-                            let p = Values { y: &p.y[at..at + width], ..*p };
-                            norm_row_projected::<V, T>(Values { y, affine }, p, geo.cin, a)
+                            norm_row::<V, T, RAW>(y, Values { y: &p.y[at..at + width], ..*p }, c, a)
                         }
                     }
                 }
@@ -267,27 +266,30 @@ fn spread<T: Value>(row: &mut [T], channels: usize) {
     }
 }
 
-/// Computes `a = relu(y·scale + shift [+ x])` for a row of pixels.
+/// Nothing is added to a row before its ReLU.
+const NOTHING: u8 = 0;
+/// The values of an identity shortcut are added.
+const VALUES: u8 = 1;
+/// The raw output of a shortcut's projection is added, with its batch norm.
+const RAW: u8 = 2;
+
+/// Computes `a = relu(y·scale + shift [+ x [·scale' + shift']])` for a row of pixels.
 ///
 /// # Safety
 /// The machine must have the instruction set of `V`, and `a` must consist of whole pixels of `c` values.
 #[inline(always)]
-unsafe fn norm_row<V: Vector, T: Value, const ADD: bool>(
-    y: &[T],
-    affine: &[f32],
-    c: usize,
-    x: &[T],
-    a: &mut [T],
-) {
-    assert!(y.len() == a.len() && (!ADD || x.len() == a.len()) && affine.len() >= 2 * c);
+unsafe fn norm_row<V: Vector, T: Value, const ADDED: u8>(y: Values<T>, x: Values<T>, c: usize, a: &mut [T]) {
+    assert!(y.y.len() == a.len() && y.affine.len() >= 2 * c);
+    assert!(ADDED == NOTHING || x.y.len() == a.len());
+    assert!(ADDED != RAW || x.affine.len() >= 2 * c);
     let whole = c / V::LANES * V::LANES;
-    // SAFETY: the caller's contract; by the assertion, all slices hold the channels from `channel` on.
+    // SAFETY: the caller's contract; by the assertions, all slices hold the channels from `channel` on.
     unsafe {
         for channel in (0..whole).step_by(V::LANES) {
-            norm::<V, T, ADD>(y, affine, c, x, a, channel);
+            norm::<V, T, ADDED>(y, x, c, a, channel);
         }
         for channel in whole..c {
-            norm::<f32, T, ADD>(y, affine, c, x, a, channel);
+            norm::<f32, T, ADDED>(y, x, c, a, channel);
         }
     }
 }
@@ -298,57 +300,9 @@ unsafe fn norm_row<V: Vector, T: Value, const ADD: bool>(
 /// The same as for [`norm_row`]; the slices must have the lengths that it asserts, and `channel` must be the
 /// first of a whole vector of channels.
 #[inline(always)]
-unsafe fn norm<V: Vector, T: Value, const ADD: bool>(
-    y: &[T],
-    affine: &[f32],
-    c: usize,
-    x: &[T],
-    a: &mut [T],
-    channel: usize,
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let scale = V::load(affine.as_ptr().add(channel));
-        let shift = V::load(affine.as_ptr().add(c + channel));
-        for at in (channel..a.len()).step_by(c) {
-            let mut v = shift.fma(T::load::<V>(y.as_ptr().add(at)), scale);
-            if ADD {
-                v = v.add(T::load(x.as_ptr().add(at)));
-            }
-            T::store(v.relu(), a.as_mut_ptr().add(at));
-        }
-    }
-}
-
-/// Computes `a = relu(y·scale + shift + p·scale' + shift')` for a row of pixels, where `p` is the raw output
-/// of the shortcut's projection.
-///
-/// # Safety
-/// The same as for [`norm_row`].
-#[inline(always)]
-unsafe fn norm_row_projected<V: Vector, T: Value>(y: Values<T>, p: Values<T>, c: usize, a: &mut [T]) {
-    assert!(y.y.len() == a.len() && p.y.len() == a.len() && y.affine.len().min(p.affine.len()) >= 2 * c);
-    let whole = c / V::LANES * V::LANES;
-    // SAFETY: the caller's contract; by the assertion, all slices hold the channels from `channel` on.
-    unsafe {
-        for channel in (0..whole).step_by(V::LANES) {
-            norm_projected::<V, T>(y, p, c, a, channel);
-        }
-        for channel in whole..c {
-            norm_projected::<f32, T>(y, p, c, a, channel);
-        }
-    }
-}
-
-/// Computes one vector of channels of [`norm_row_projected`], for all pixels of the row.
-///
-/// # Safety
-/// The same as for [`norm_row_projected`]; the slices must have the lengths that it asserts, and `channel`
-/// must be the first of a whole vector of channels.
-#[inline(always)]
-unsafe fn norm_projected<V: Vector, T: Value>(
+unsafe fn norm<V: Vector, T: Value, const ADDED: u8>(
     y: Values<T>,
-    p: Values<T>,
+    x: Values<T>,
     c: usize,
     a: &mut [T],
     channel: usize,
@@ -357,12 +311,20 @@ unsafe fn norm_projected<V: Vector, T: Value>(
     unsafe {
         let (scale, shift) =
             (V::load(y.affine.as_ptr().add(channel)), V::load(y.affine.as_ptr().add(c + channel)));
-        let (p_scale, p_shift) =
-            (V::load(p.affine.as_ptr().add(channel)), V::load(p.affine.as_ptr().add(c + channel)));
+        let (mut x_scale, mut x_shift) = (scale, shift);
+        if ADDED == RAW {
+            x_scale = V::load(x.affine.as_ptr().add(channel));
+            x_shift = V::load(x.affine.as_ptr().add(c + channel));
+        }
         for at in (channel..a.len()).step_by(c) {
-            let v = shift.fma(T::load::<V>(y.y.as_ptr().add(at)), scale);
-            let x = p_shift.fma(T::load::<V>(p.y.as_ptr().add(at)), p_scale);
-            T::store(v.add(x).relu(), a.as_mut_ptr().add(at));
+            let mut v = shift.fma(T::load::<V>(y.y.as_ptr().add(at)), scale);
+            if ADDED == VALUES {
+                v = v.add(T::load(x.y.as_ptr().add(at)));
+            }
+            if ADDED == RAW {
+                v = v.add(x_shift.fma(T::load::<V>(x.y.as_ptr().add(at)), x_scale));
+            }
+            T::store(v.relu(), a.as_mut_ptr().add(at));
         }
     }
 }
@@ -372,8 +334,7 @@ unsafe fn norm_projected<V: Vector, T: Value>(
 #[inline(always)]
 fn norm_row_padded<T: Value>(
     c: usize,
-    y: &[T],
-    affine: &[f32],
+    Values { y, affine }: Values<T>,
     x: &View<T>,
     (image, row): (usize, usize),
     a: &mut [T],

@@ -128,7 +128,7 @@ unsafe fn keep_panel<V: Vector>(image: &[f32], all: usize, first: usize, panel: 
 
 /// Computes the weight gradient from everything that [`Panels::keep`] has stored: (kernel, kernel, cin,
 /// cout), or in the layout of [`super::winograd`].
-pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f32]) {
+pub fn weight_grad<T: Value>(panels: Panels, kept: &[f32], dw: &mut [f32]) {
     let geo = panels.geo;
     if panels.images == 0 {
         return dw.fill(0.0);
@@ -143,7 +143,7 @@ pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f
         let (row, cin, cout) =
             (n / outs / ins, block(n / outs % ins, cin, geo.cin), block(n % outs, cout, geo.cout));
         let sums = if panels.winograd { 4 } else { geo.taps() } * cin.len() * cout.len();
-        let work = match isa {
+        let work = match T::isa() {
             _ if panels.winograd => {
                 let tiles = tile_rows(geo) * geo.width / 2;
                 tiles * 4 * cin.len() + 4 * pitch(tiles * PANEL)
@@ -153,8 +153,8 @@ pub fn weight_grad<T: Value>(isa: Isa, panels: Panels, kept: &[f32], dw: &mut [f
         };
         with_scratch(sums + work, |scratch| {
             let (sums, work) = scratch.split_at_mut(sums);
-            T::run(isa, Block::<T> { panels, kept, row, cin, cout, sums, work, dw, _type: PhantomData });
-            finish(isa);
+            T::run(Block::<T> { panels, kept, row, cin, cout, sums, work, dw, _type: PhantomData });
+            finish();
         });
     });
 }

@@ -81,9 +81,9 @@ fn large_tiles_match_plain_loops() {
             });
             let (weight, bias) = (read(&weight).expect("weights"), read(&bias).expect("a bias"));
             let mut u = vec![f32::NAN; 36 * cin * cout];
-            winograd::transform_weight::<f32, F4x4, 6, 4>(isa, &weight, cout, &mut u);
+            winograd::transform_weight::<f32, F4x4, 6, 4>(&weight, cout, &mut u);
             let mut out = vec![f32::NAN; truth.len()];
-            run(isa, Forward(geo, batch, &padded, &u, Keep { geo, out: &mut out, bias: &bias }));
+            run(Forward(geo, batch, &padded, &u, Keep { geo, out: &mut out, bias: &bias }));
             let out = Tensor::new(out, &Device::Cpu).expect("a tensor");
             assert_close(&format!("{isa:?} {batch} {geo:?}"), &out, &truth, 5e-5);
         }

@@ -8,7 +8,7 @@ use setup::*;
 
 use super::*;
 use crate::backend::{Input, Shortcut};
-use crate::simd::{for_each_isa, forced};
+use crate::simd::{Isa, for_each_isa, forced};
 use crate::tensor::zeros_of;
 
 #[test]

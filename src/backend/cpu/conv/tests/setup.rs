@@ -188,11 +188,7 @@ pub fn taps(geo: Geometry, batch: usize, mut f: impl FnMut(usize, [usize; 2], us
 pub fn used_work(geo: Geometry, batch: usize) -> Work {
     let work = Work::new(&[geo], batch).expect("work space");
     for t in [&work.partial, &work.flipped, &work.arranged] {
-        write(t, |values| {
-            values.fill(f32::NAN);
-            Ok(())
-        })
-        .expect("a tensor");
+        write(t, |values| values.fill(f32::NAN)).expect("a tensor");
     }
     work
 }

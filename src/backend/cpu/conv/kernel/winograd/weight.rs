@@ -8,21 +8,20 @@ use std::marker::PhantomData;
 use super::form::{Form, weight_transposed};
 use super::planes::{column, store_components};
 use crate::simd::value::Value;
-use crate::simd::{Isa, Task, Vector, run};
+use crate::simd::{Task, Vector, run};
 
 /// Computes `u = G w Gᵀ`: from (3, 3, rows, cols) to (rows of components, cols / vector, parts of a row of
 /// components, rows, components of a part, vector). In bf16, the values are rounded to bf16, and two rows
 /// share lanes.
 pub fn transform_weight<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize>(
-    isa: Isa,
     w: &[f32],
     cols: usize,
     u: &mut [f32],
 ) {
     if T::PACK == 1 {
-        T::run(isa, Transform::<T, F, IN, OUT, 1>(w, cols, u, PhantomData));
+        T::run(Transform::<T, F, IN, OUT, 1>(w, cols, u, PhantomData));
     } else {
-        T::run(isa, Transform::<T, F, IN, OUT, 2>(w, cols, u, PhantomData));
+        T::run(Transform::<T, F, IN, OUT, 2>(w, cols, u, PhantomData));
     }
 }
 
@@ -79,7 +78,7 @@ impl<T: Value, F: Form<IN, OUT>, const IN: usize, const OUT: usize, const N: usi
 }
 
 /// Computes `dw = Gᵀ du G`: from (16, rows, cols) to (3, 3, rows, cols).
-pub fn restore_weight(isa: Isa, du: &[f32], dw: &mut [f32]) {
+pub fn restore_weight(du: &[f32], dw: &mut [f32]) {
     struct Restore<'a>(&'a [f32], &'a mut [f32]);
     impl Task for Restore<'_> {
         #[inline(always)]
@@ -111,5 +110,5 @@ pub fn restore_weight(isa: Isa, du: &[f32], dw: &mut [f32]) {
             }
         }
     }
-    run(isa, Restore(du, dw));
+    run(Restore(du, dw));
 }
