@@ -184,7 +184,7 @@ results-figure1: ## Figure 1 from the Mixup and Remix networks of docs/results, 
 	    | "$(B)/report" figure --kind tsne -o figures/results-figure1.svg -o figures/results-figure1.png >/dev/null
 
 .PHONY: results
-results: build ## Write the tables of docs/results, and the README's table and figure, from committed evaluations
+results: build ## Write the tables of docs/results, and the README's table and figure, from committed evaluations and logs
 	scripts/results-page "$(B)/report"
 
 .PHONY: queue

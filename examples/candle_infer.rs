@@ -42,7 +42,10 @@ fn main() -> Result<()> {
     let net = ResNet::new(&arch.network().with_classifier(kind), classes, weights)?;
 
     // `mk-imbalance --resize` stores larger images, of which evaluation sees the centre.
-    ensure!(dataset["metrics"]["crop"].is_null(), "the data set has larger images, which are not cut here");
+    ensure!(
+        dataset["metrics"]["crop"].is_null(),
+        "the images are larger than the network's input (mk-imbalance --resize), and this example does not crop them"
+    );
     let three = |name: &str| -> Result<Tensor> {
         let values: Vec<f32> = serde_json::from_value(params[name].clone())?;
         Ok(Tensor::from_vec(values, (1, 3, 1, 1), &device)?)

@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-/// Number of results that are being made. The order of its changes and those of [`REQUESTED`] matters: a signal
-/// either ends the process, or is seen by the next call of [`requested`].
+/// Number of results that are being made. This and [`REQUESTED`] are accessed in one total order (`SeqCst`), so
+/// that a signal either ends the process or is seen by the next call of [`requested`].
 static WORKING: AtomicUsize = AtomicUsize::new(0);
 /// Whether a signal has arrived.
 static REQUESTED: AtomicBool = AtomicBool::new(false);

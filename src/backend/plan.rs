@@ -205,12 +205,14 @@ pub fn check(network: &Network) -> Result<(), String> {
     }
     for block in network.blocks() {
         let n = block.convs.len();
-        let first_name = block.convs.first().map_or("nothing", |conv| &conv.name);
         if !(2..=3).contains(&n) {
+            let first =
+                block.convs.first().map_or_else(String::new, |c| format!(", which begins with {}", c.name));
             return Err(format!(
-                "{name} has a block of {n} convolutions, which begins with {first_name}; engines support two or three"
+                "{name} has a block of {n} convolutions{first}; engines support two or three"
             ));
         }
+        let first_name = &block.convs[0].name;
         let last = &block.convs[n - 1];
         let mut inner = channels;
         for conv in &block.convs {

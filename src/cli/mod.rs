@@ -77,8 +77,8 @@ pub struct Common {
     pub quiet: bool,
 
     /// Print more details
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    #[arg(short, long, global = true, overrides_with = "verbose")]
+    pub verbose: bool,
 }
 
 /// Version and git commit, for `--version`.
@@ -121,7 +121,7 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     let c = common(&args);
     let level = match (c.quiet, c.verbose) {
         (true, _) => log::LevelFilter::Warn,
-        (_, 0) => log::LevelFilter::Info,
+        (_, false) => log::LevelFilter::Info,
         _ => log::LevelFilter::Debug,
     };
     env_logger::Builder::new()

@@ -91,7 +91,7 @@ fn metrics(m: &Manifest) -> String {
 }
 
 fn embedding(m: &Manifest) -> String {
-    // Splits that are a data set are listed; images of no data set belong to none.
+    // The features of a data set are counted by split; new images (--images) belong to no split.
     let images = match (m.metrics.get("images"), m.params.get("split").and_then(Value::as_str)) {
         (None, _) => splits(&m.metrics),
         (Some(count), None) => count.to_string(),

@@ -270,7 +270,13 @@ impl Params {
             return Some("that of the file is of a different kind than the loss needs");
         }
         let own = if self.is_cosine() { [features, self.classes] } else { [self.classes, features] };
-        (weight.shape != own).then_some("that of the file has a different number of classes or features")
+        match weight.shape == own {
+            true => None,
+            false if weight.shape.get(usize::from(self.is_cosine())) == Some(&self.classes) => {
+                Some("that of the file has a different number of features")
+            }
+            false => Some("that of the file has a different number of classes"),
+        }
     }
 
     /// Returns everything that a resumed training needs: [`Params::state_dict`], and the velocities with the

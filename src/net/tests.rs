@@ -74,10 +74,8 @@ fn the_reason_why_a_classifier_does_not_fit_is_right() {
         params.other_classifier(&dict)
     };
     assert_eq!(reason([3, 64]), None);
-    for shape in [[4, 64], [3, 128]] {
-        let said = reason(shape).expect("another shape");
-        assert_eq!(said, "that of the file has a different number of classes or features", "{shape:?}");
-    }
+    assert_eq!(reason([4, 64]), Some("that of the file has a different number of classes"));
+    assert_eq!(reason([3, 128]), Some("that of the file has a different number of features"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! numbers come from `published.json`.
 //!
 //! Tables are made from metrics manifests alone; some figures also open the files that their manifests list.
-//! They are returned; printing and writing them is up to the tools.
+//! Reports are returned; the tools print and write them.
 
 mod column;
 pub mod csv;
@@ -69,7 +69,7 @@ pub enum Error {
     },
 }
 
-/// Returns the error for a manifest that lacks something, which its tool would write.
+/// Returns the error for a manifest that lacks something that its tool writes.
 fn foreign(m: &Manifest, why: &str) -> Error {
     Error::Foreign { path: path_of(m), why: why.into(), tool: m.kind.tool() }
 }

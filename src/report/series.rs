@@ -39,7 +39,7 @@ pub(super) fn series(all: &[&Experiment]) -> Vec<Series> {
     grouped(all, true)
 }
 
-/// Groups experiments like [`series`], but whatever their training set and epoch, which no label states.
+/// Groups experiments like [`series`], but regardless of training set and epoch, which the labels do not state.
 pub(super) fn series_anywhere(all: &[&Experiment]) -> Vec<Series> {
     grouped(all, false)
 }
@@ -67,7 +67,7 @@ fn grouped(all: &[&Experiment], by_place: bool) -> Vec<Series> {
         if OF_SOME_DATASETS.contains(&name) {
             return of_datasets.contains(&of_dataset(e, name));
         }
-        // Only the best epoch is selected, and all evaluations of it state by what.
+        // Only the best epoch is selected, and all evaluations of it state on which split.
         name != "select" && (is_training(e) || e.file.is_none() && of_classifiers.contains(name))
     };
     let has_own_schedule = |e: &Experiment| {

@@ -29,8 +29,8 @@ fn the_page_of_the_command_line_is_current() {
     let mut page = "# Command line\n\nWhat each tool prints for `--help`. This page is made by\n\
                     `REMIX_BLESS=1 cargo test --release --test it command_line`.\n"
         .to_owned();
-    // The page gives the common options of subcommands once, for the tool. In full, they are those of
-    // `mk-imbalance`.
+    // Subcommands repeat the common options in the words of `mk-imbalance`. The page states them once, for
+    // the tool.
     let full = help("mk-imbalance", None);
     let [start, end] =
         ["\nCommon options:\n", "\nExamples:\n"].map(|head| full.find(head).expect("a heading"));

@@ -1,5 +1,5 @@
 //! Tests unusual paths and streams: names that are not UTF-8, pipes given as files, byte-order marks, a full
-//! stdout.
+//! stdout, and signals to a tool that waits.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -82,7 +82,8 @@ fn for_each_image_of_two<A: Value, B: Value>(
                 let [a, b] = lens.map(|len| n * len..(n + 1) * len);
                 // SAFETY: the parts of different images and of different tensors do not overlap, and each
                 // image is processed once.
-                unsafe { f(n, parts[0].part(a), parts[1].part(b)) };
+                let (a, b) = unsafe { (parts[0].part(a), parts[1].part(b)) };
+                f(n, a, b);
             }
         })
     })

@@ -137,7 +137,7 @@ impl Evaluator {
 /// [`crate::backend::cpu::infer::Folded::run`].
 ///
 /// # Errors
-/// Returns an error if the GPU cannot run the network.
+/// Returns an error like [`Evaluator::new`], or if an earlier kernel failed.
 pub fn infer(device: &Device, params: &Params, split: &Split, levels: &Levels) -> Result<Inference> {
     let evaluator = Evaluator::new(device, params, split, levels, BATCH, fit(device, &[split])?)?;
     evaluator.run(split)?;

@@ -15,7 +15,7 @@ fn inconsistent_descriptions_are_refused_with_the_layers_name() {
     };
     assert!(change(|n| n.stages.clear()).contains("no blocks"));
     assert!(change(|n| n.stages[0][0].convs.truncate(1)).contains("a block of 1 convolutions"));
-    assert!(change(|n| n.stages[0][0].convs.clear()).contains("0 convolutions, which begins with nothing"));
+    assert!(change(|n| n.stages[0][0].convs.clear()).contains("a block of 0 convolutions; engines"));
     assert!(change(|n| n.stages[0][0].shortcut = Shortcut::Padded).contains("layer1.0.conv1"));
     assert!(change(|n| n.stages[1][0].shortcut = Shortcut::Identity).contains("layer2.0.conv1"));
     assert!(change(|n| n.stages[1][1].convs[1].cout = 64).contains("layer2.1.conv1"));

@@ -1,7 +1,7 @@
 //! The backward pass of a chunk of images.
 //!
-//! The weight gradient is summed over the chunk by [`WeightGrad`]; the input gradient is in
-//! [`super::input_grad`].
+//! The weight gradient is summed over the chunk by [`WeightGrad`]. The input gradient is computed by the tasks
+//! of [`super::forward`], or with stride 2 by [`StridedInputGrad`]; in both cases [`Grad`] completes it.
 
 use std::marker::PhantomData;
 use std::ops::Range;
