@@ -32,10 +32,10 @@ pub fn check_skipped(results: &[Manifest]) -> Result<()> {
     let Some(first) = skipped.first() else { return Ok(()) };
     let text = |name: &str| first[name].as_str().unwrap_or_default();
     let (n, path, why) = (skipped.len(), text("path"), text("why"));
-    let (s, them) = if n == 1 { ("", "it") } else { ("s", "them") };
+    let (s, were, them) = if n == 1 { ("", "was", "it") } else { ("s", "were", "them") };
     Err(CheckFailed(format!(
-        "{n} image{s} could not be read, such as {path:?}: {why}; metrics.skipped of the manifest lists \
-         {them}"
+        "{n} image{s} could not be read and {were} left out, such as {path:?}: {why}; metrics.skipped of the \
+         manifest lists {them}"
     ))
     .into())
 }

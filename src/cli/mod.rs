@@ -339,7 +339,10 @@ pub fn make_or_reuse(
     let path = plan.path();
     let waiting =
         || log::info!("{}: another process is computing this result; waiting for it", path.display());
-    match plan.claim(common.force, waiting)? {
+    let claim = plan.claim(common.force, waiting);
+    // A signal also ends the waiting.
+    interrupt::check()?;
+    match claim? {
         Claim::Done(m) => {
             log::debug!("{}: already done", path.display());
             Ok(*m)

@@ -12,8 +12,14 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind::{AlreadyExists, NotFound};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::Error;
+use crate::interrupt;
+
+/// Time between two tries of a lock that another process holds.
+const POLL: Duration = Duration::from_millis(50);
 
 /// File name of the lock of a directory.
 pub const LOCK: &str = ".lock";
@@ -73,18 +79,24 @@ impl Lock {
                     return Err(Error::io(own.map_or(path.to_owned(), |file| dir.join(file)))(e));
                 }
             };
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    waiting.take().into_iter().for_each(|tell| tell());
-                    file.lock().map_err(Error::io(&path))?;
-                }
-                Err(TryLockError::Error(error)) => {
-                    let why = format!(
-                        "cannot be locked ({error}), but locks keep two processes from writing the same \
-                         result; choose an --out on a file system that supports locks, such as a local disk"
-                    );
-                    return Err(Error::Refused { path, why });
+            loop {
+                match file.try_lock() {
+                    Ok(()) => break,
+                    Err(TryLockError::WouldBlock) => {
+                        waiting.take().into_iter().for_each(|tell| tell());
+                        // While another result is being made, a signal does not end the process.
+                        if interrupt::requested() {
+                            return Err(Error::refused(path, "interrupted while waiting for it"));
+                        }
+                        thread::sleep(POLL);
+                    }
+                    Err(TryLockError::Error(error)) => {
+                        let why = format!(
+                            "cannot be locked ({error}), but locks keep two processes from writing the same \
+                             result; choose an --out on a file system that supports locks, such as a local disk"
+                        );
+                        return Err(Error::Refused { path, why });
+                    }
                 }
             }
             if is_at(&file, &path) {

@@ -65,7 +65,9 @@ fn grouped(all: &[&Experiment], by_place: bool) -> Vec<Series> {
             return true;
         }
         if OF_SOME_DATASETS.contains(&name) {
-            return of_datasets.contains(&of_dataset(e, name));
+            // Without a profile, a subset is drawn only for some settings, which then state the number.
+            let is_drawn = name != "rand_number" || e.column.imb_type != "none";
+            return is_drawn && of_datasets.contains(&of_dataset(e, name));
         }
         // Only the best epoch is selected, and all evaluations of it state on which split.
         name != "select" && (is_training(e) || e.file.is_none() && of_classifiers.contains(name))
@@ -311,8 +313,13 @@ mod tests {
         assert_eq!(labels(&all), ["ERM (exp 100)", "ERM (step 100)", "ERM (all images)"]);
         let found = series_anywhere(&all.iter().collect::<Vec<_>>());
         assert_eq!(found, [Series { label: "ERM".into(), members: vec![0, 1, 2] }]);
+        // Without a profile, only the run with a validation split has a random number.
+        let split = [("val_fraction", 0.2), ("rand_number", 5.0)];
+        let all = [on("cifar10", "none", &[]), on("cifar10", "none", &split)];
+        assert_eq!(labels(&all), ["ERM (val-fraction 0)", "ERM (rand-number 5, val-fraction 0.2)"]);
+        let all = [on("cifar10", "step", &[("minority_fraction", 0.1)])];
         // Another step profile may be of a version that did not state its fraction.
-        let all = [all[1].clone(), on("cifar10", "step", &[])];
+        let all = [all[0].clone(), on("cifar10", "step", &[])];
         assert_eq!(labels(&all), ["ERM (minority-fraction 0.5)", "ERM (minority-fraction 0.1)"]);
         // The last epoch was not selected.
         let mut best = Experiment { which: "best".into(), ..on("cifar10", "exp", &[]) };

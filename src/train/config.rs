@@ -284,10 +284,10 @@ impl Config {
         // The step computes in f32, where 0.99999999 is 1, and 1e39 is infinite.
         let momentum = not_negative(self.momentum) && (self.momentum as f32) < 1.0;
         check(momentum, "momentum", &self.momentum, "must be at least 0 and, rounded to f32, below 1")?;
-        let nesterov = !self.nesterov || self.momentum > 0.0;
+        let nesterov = !self.nesterov || (self.momentum as f32) > 0.0;
         check(nesterov, "nesterov --momentum", &self.momentum, "Nesterov momentum must be above 0")?;
         let decay = not_negative(self.weight_decay) && (self.weight_decay as f32).is_finite();
-        let why = "must be 0 or a positive number, such as 0.0002";
+        let why = "must be 0 or a positive number below 3.4e38, such as 0.0002";
         check(decay, "weight-decay", &self.weight_decay, why)
     }
 

@@ -140,7 +140,7 @@ fn from_folders_to_predictions() {
     assert_eq!(m["metrics"]["skipped"].as_array().unwrap().len(), 2);
     assert!(
         String::from_utf8_lossy(&output.stderr)
-            .contains("2 images could not be read, such as \"nowhere.png\"")
+            .contains("2 images could not be read and were left out, such as \"nowhere.png\"")
     );
 }
 

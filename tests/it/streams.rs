@@ -238,32 +238,35 @@ fn ends(mut tool: std::process::Child, what: &str) {
 fn a_signal_ends_a_tool_that_waits_after_its_first_result() {
     use std::io::{BufRead, BufReader, Write};
     let s = trained();
-    let eval = |args: &str| {
-        let mut eval = s.command(cargo_bin("eval"));
-        eval.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        eval.args(args.split_whitespace()).spawn().unwrap()
+    let start = |tool: &str, args: &str| {
+        let mut started = s.command(cargo_bin(tool));
+        started.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        started.args(args.split_whitespace()).spawn().unwrap()
     };
     // For another checkpoint on stdin, which stays open.
-    let mut waiting = eval("-q");
+    let mut waiting = start("eval", "-q");
     let mut stdin = waiting.stdin.take().unwrap();
     stdin.write_all(&fs::read(s.join("run/manifest.json")).unwrap()).unwrap();
     let mut first = String::new();
     BufReader::new(waiting.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
     assert!(first.contains("\"kind\":\"metrics\""), "{first}");
     ends(waiting, "stdin");
-    // For the lock of the second result.
+    // For the lock of the second result, and for that of the features that a projection needs.
     copy_dir(&s.join("run"), &s.join("run2"));
-    let second = s.one("eval", "run2 -q --dry-run");
-    let dir = Path::new(second["path"].as_str().unwrap()).parent().unwrap();
-    fs::create_dir_all(dir).unwrap();
-    let lock = fs::File::create(dir.join(".lock")).unwrap();
-    lock.lock().unwrap();
-    let mut waiting = eval("run run2 --force");
-    let mut said = BufReader::new(waiting.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("waiting for it") {
-        line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "it does not wait");
+    for (tool, locked, args) in [("eval", "run2", "run run2 --force"), ("embed", "run", "run --project pca")]
+    {
+        let planned = s.one(tool, &format!("{locked} -q --dry-run"));
+        let dir = Path::new(planned["path"].as_str().unwrap()).parent().unwrap();
+        fs::create_dir_all(dir).unwrap();
+        let lock = fs::File::create(dir.join(".lock")).unwrap();
+        lock.lock().unwrap();
+        let mut waiting = start(tool, args);
+        let mut said = BufReader::new(waiting.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("waiting for it") {
+            line.clear();
+            assert!(said.read_line(&mut line).unwrap() > 0, "it does not wait");
+        }
+        ends(waiting, "a lock");
     }
-    ends(waiting, "a lock");
 }

@@ -164,8 +164,16 @@ impl Adjust {
         if let Some(name) = &self.prior_name {
             params.insert("test_prior".into(), name.as_str().into());
         }
-        if let Some(Range { first, last, step }) = self.sweep {
-            params.insert("sweep".into(), json!({"adjust": [first, last, step]}));
+        if let Some(range) = self.sweep {
+            let Range { first, last, step } = range;
+            let mut sweep = json!({"adjust": [first, last, step]});
+            // Earlier versions rounded to the decimals of the step alone, also the first value.
+            let decimals = (6.0 - step.log10()).ceil().clamp(0.0, 300.0) as usize;
+            let values = range.values();
+            if values.iter().any(|value| format!("{value:.decimals$}").parse::<f64>() != Ok(*value)) {
+                sweep["values"] = json!(values);
+            }
+            params.insert("sweep".into(), sweep);
         }
         inputs.extend(self.inputs.iter().cloned());
     }
