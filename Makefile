@@ -124,7 +124,8 @@ ARM64 := CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU
 check-neon: ## Run the CPU engine's tests for aarch64 in QEMU; needs aarch64-linux-gnu-gcc, qemu-aarch64 and the Rust target
 	$(ARM64)_LINKER=aarch64-linux-gnu-gcc $(ARM64)_RUSTFLAGS='-C target-feature=+crt-static' $(ARM64)_RUNNER=qemu-aarch64 \
 	    CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc $(CARGO) test --release --locked --lib \
-	    --target aarch64-unknown-linux-gnu -- --nocapture backend:: net:: nn:: project:: simd:: tensor:: --skip backend::cuda
+	    --target aarch64-unknown-linux-gnu -- --nocapture --skip backend::cuda \
+	    backend:: net:: nn:: project:: simd:: tensor::
 
 .PHONY: bench-cuda
 bench-cuda: build ## Measure the CUDA engine on a GPU, and PyTorch with TORCH=venv/bin/python, as Markdown
@@ -184,7 +185,7 @@ results-figure1: ## Figure 1 from the Mixup and Remix networks of docs/results, 
 	    | "$(B)/report" figure --kind tsne -o figures/results-figure1.svg -o figures/results-figure1.png >/dev/null
 
 .PHONY: results
-results: build ## Write the tables of docs/results, and the README's table and figure, from committed evaluations and logs
+results: build ## Write the tables of docs/results, and the README's table and figure, from committed results
 	scripts/results-page "$(B)/report"
 
 .PHONY: queue
@@ -245,7 +246,8 @@ $(runs): | tried
 endif
 
 # The evaluations of all runs: of the last epoch, then of the best one.
-judged = "$(B)/eval" --split $(SPLIT) $(runs:$(OUT)/%=%); "$(B)/eval" --split $(SPLIT) --checkpoint best $(runs:$(OUT)/%=%)
+judged = "$(B)/eval" --split $(SPLIT) $(runs:$(OUT)/%=%); \
+    "$(B)/eval" --split $(SPLIT) --checkpoint best $(runs:$(OUT)/%=%)
 
 ifeq ($(GOAL),jobs)
 .PHONY: table page tsne

@@ -77,14 +77,14 @@ impl From<Setting> for Value {
 pub enum Domain {
     /// A number.
     Number {
-        /// Placeholder of the number in `--help`.
+        /// Name of the number in `--help`.
         symbol: &'static str,
         /// Returns whether a number is allowed.
         check: fn(f64) -> bool,
         /// Message that says which numbers are allowed.
         why: &'static str,
     },
-    /// One of several words, each with its meaning; the first field is the placeholder in `--help`.
+    /// One of several words, each with its meaning; `--help` shows the first field as the name of the value.
     OneOf(&'static str, &'static [(&'static str, &'static str)]),
 }
 

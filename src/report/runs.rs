@@ -268,7 +268,8 @@ pub fn csv(all: &[Run]) -> String {
             run.dir.display().to_string(),
         ]
     };
-    let header = "method,settings,dataset,imb_type,imb_ratio,seed,epochs_done,epochs,last_top1,best_top1,state,directory";
+    let header = "method,settings,dataset,imb_type,imb_ratio,seed,epochs_done,epochs,last_top1,\
+                  best_top1,state,directory";
     records(header, all.iter().zip(settings).map(row))
 }
 

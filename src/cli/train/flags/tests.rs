@@ -58,7 +58,8 @@ fn spellings_of_one_experiment_have_equal_params() {
         ("--recipe cinic10", "--recipe paper --arch resnet18-cifar"),
         (
             "--recipe imagenet-lt",
-            "--arch resnet50 --epochs 90 --batch-size 512 --lr 0.2 --weight-decay 5e-4 --schedule cosine --augment resized-crop-flip --color-jitter 0.4",
+            "--arch resnet50 --epochs 90 --batch-size 512 --lr 0.2 --weight-decay 5e-4 \
+             --schedule cosine --augment resized-crop-flip --color-jitter 0.4",
         ),
         ("--recipe imagenet-lt --epochs 30", "--recipe places-lt"),
         (
