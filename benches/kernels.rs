@@ -32,7 +32,10 @@ use remix::tensor::zeros_of;
 const IMAGES: usize = 128;
 const DTYPES: [(&str, DType); 2] = [("f32", DType::F32), ("bf16", DType::BF16)];
 
-/// Rounds of sixteen independent multiply-adds, enough to hide the latency, or of four products of AMX tiles.
+/// The number of sums in [`Peak`]: enough to hide the latency, and few enough for sixteen registers.
+const SUMS: usize = 12;
+
+/// Rounds of independent multiply-adds, one for each of [`SUMS`], or of four products of AMX tiles.
 struct Peak<T>(u64, PhantomData<T>);
 
 impl<T: Value> Task for Peak<T> {
@@ -45,7 +48,7 @@ impl<T: Value> Task for Peak<T> {
                 return tiles(self.0);
             }
             let (a, b) = (V::splat(black_box(1.0)), V::splat(black_box(1e-9)));
-            let mut acc = [V::splat(0.0); 16];
+            let mut acc = [V::splat(0.0); SUMS];
             for _ in 0..self.0 {
                 for x in &mut acc {
                     *x = T::multiply_add(*x, a, b);
@@ -87,7 +90,7 @@ fn flops<T: Value>() -> u64 {
         Isa::Avx2 => 8,
         Isa::Neon | Isa::Portable => 4,
     };
-    16 * lanes * 2 * T::PACK as u64
+    (SUMS * lanes * 2 * T::PACK) as u64
 }
 
 fn peak(c: &mut Criterion) {

@@ -28,9 +28,9 @@ impl Isa {
         matches!(self, Isa::Amx | Isa::Avx512 | Isa::Neon)
     }
 
-    /// Returns whether there are kernels for Winograd's algorithm ([`Vector::WINOGRAD`]).
+    /// Returns whether to use Winograd's algorithm ([`Vector::WINOGRAD`]).
     pub fn has_winograd(self) -> bool {
-        matches!(self, Isa::Avx512 | Isa::Neon)
+        matches!(self, Isa::Avx512 | Isa::Avx2 | Isa::Neon)
     }
 
     /// Returns the set to use for computations in `f32`: AVX-512 instead of AMX, whose tiles have no `f32`

@@ -31,9 +31,9 @@ pub unsafe trait Vector: Copy {
     const WIDE: bool;
     /// Whether the machine also has AMX tiles for bf16.
     const TILES: bool = false;
-    /// Whether there are kernels for Winograd's algorithm: not beside AMX, whose multiplications are so fast
-    /// that the algorithm's transforms cost more than they save.
-    const WINOGRAD: bool = Self::WIDE && !Self::TILES;
+    /// Whether to use Winograd's algorithm: with at least eight lanes or 32 registers, but not beside AMX, whose
+    /// multiplications are so fast that the algorithm's transforms cost more than they save.
+    const WINOGRAD: bool = (Self::WIDE || Self::LANES >= 8) && !Self::TILES;
     /// Returns a vector with `x` in all lanes.
     unsafe fn splat(x: f32) -> Self;
     /// Reads `LANES` values.

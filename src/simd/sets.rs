@@ -234,11 +234,69 @@ pub mod x86 {
         }
     });
     vector!(
-        /// A register of AVX2.
-        Avx2, __m256, 8, false,
-        _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps,
-        fma: |c, a, b| _mm256_fmadd_ps(a, b, c),
-        positive: |x, m| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(m, _mm256_setzero_ps()), x));
+    /// A register of AVX2.
+    Avx2, __m256, 8, false,
+    _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps,
+    fma: |c, a, b| _mm256_fmadd_ps(a, b, c),
+    positive: |x, m| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(m, _mm256_setzero_ps()), x),
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+        }
+    },
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16) {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let rounded = _mm256_srli_epi32::<16>(round(self.0));
+            let (low, high) = (_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
+            _mm_storeu_si128(p.cast(), _mm_packus_epi32(low, high));
+        }
+    },
+    #[inline(always)]
+    unsafe fn pair(low: Self, high: Self) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let low = _mm256_srli_epi32::<16>(round(low.0));
+            Self(_mm256_castsi256_ps(_mm256_blend_epi16::<0b1010_1010>(low, round(high.0))))
+        }
+    },
+    #[inline(always)]
+    unsafe fn dot(self, a: Self, b: Self) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let ([a0, a1], [b0, b1]) = (unpair(a.0), unpair(b.0));
+            Self(_mm256_fmadd_ps(a1, b1, _mm256_fmadd_ps(a0, b0, self.0)))
+        }
+    });
+
+    /// Rounds to bf16, ties to even, in the upper halves of the lanes; the lower halves are left over. NaN
+    /// stays NaN.
+    #[inline(always)]
+    unsafe fn round(x: __m256) -> __m256i {
+        // SAFETY: the caller has AVX2.
+        unsafe {
+            let bits = _mm256_castps_si256(x);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+            _mm256_blendv_epi8(up, _mm256_set1_epi32(0x7fc0_0000), nan)
+        }
+    }
+
+    /// Splits pairs of bf16 into vectors of their first and of their second values.
+    #[inline(always)]
+    unsafe fn unpair(pairs: __m256) -> [__m256; 2] {
+        // SAFETY: the caller has AVX2.
+        unsafe {
+            let pairs = _mm256_castps_si256(pairs);
+            let high = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(high)]
+        }
+    }
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -127,3 +127,77 @@ macro_rules! value {
 
 value!(f32, F32, 1, Isa::get().for_floats(), run, load, store, stream, fma);
 value!(bf16, BF16, 2, Isa::get().for_pairs(), run_pairs, load_bf16, store_bf16, store_bf16, dot);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, stream};
+    use crate::simd::{MAX_LANES, for_each_isa};
+    use rand::Rng;
+
+    /// A task that stores values as bf16, loads them again, makes pairs of each with its negative, and
+    /// multiplies the pairs with pairs of 2 and 3.
+    struct Convert<'a> {
+        values: &'a [f32],
+        stored: &'a mut [bf16],
+        loaded: &'a mut [f32],
+        pairs: &'a mut [f32],
+        dots: &'a mut [f32],
+    }
+
+    impl Task for Convert<'_> {
+        #[inline(always)]
+        unsafe fn run<V: Vector>(self) {
+            for at in (0..self.values.len()).step_by(V::LANES) {
+                // SAFETY: the caller's contract; all slices have the same length, a multiple of all `LANES`.
+                unsafe {
+                    let v = V::load(self.values.as_ptr().add(at));
+                    v.store_bf16(self.stored.as_mut_ptr().add(at));
+                    V::load_bf16(self.stored.as_ptr().add(at)).store(self.loaded.as_mut_ptr().add(at));
+                    let pairs = V::pair(v, V::splat(0.0).sub(v));
+                    pairs.store(self.pairs.as_mut_ptr().add(at));
+                    let factors = V::pair(V::splat(2.0), V::splat(3.0));
+                    V::splat(1.0).dot(pairs, factors).store(self.dots.as_mut_ptr().add(at));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_of_every_instruction_set_is_that_of_half() {
+        let mut rng = stream(0, Purpose::Init, 0, 0);
+        let mut values = vec![0.0, 1.0, -1.5, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX, f32::MIN];
+        // Ties go to the even neighbour, and values beside ties to the nearest one.
+        for bits in [0x3f80_8000, 0x3f81_8000, 0x3f80_7fff, 0x3f80_8001, 0xbf81_7fff, 0xbf81_8001_u32] {
+            values.push(f32::from_bits(bits));
+        }
+        values.resize_with(64 * MAX_LANES, || rng.random_range(-1e3..1e3));
+        let bits = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+        for_each_isa(|isa| {
+            let n = values.len();
+            let mut stored = vec![bf16::ZERO; n];
+            let (mut loaded, mut pairs, mut dots) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
+            bf16::run(Convert {
+                values: &values,
+                stored: &mut stored,
+                loaded: &mut loaded,
+                pairs: &mut pairs,
+                dots: &mut dots,
+            });
+            for (i, &x) in values.iter().enumerate() {
+                let (low, high) = (bf16::from_f32(x).to_f32(), bf16::from_f32(0.0 - x).to_f32());
+                let what = format!("{isa:?} {x:e}");
+                assert_eq!(bits(stored[i].to_f32()), bits(low), "stored: {what}");
+                assert_eq!(bits(loaded[i]), bits(low), "loaded: {what}");
+                let halves = [pairs[i].to_bits() << 16, pairs[i].to_bits() & 0xffff_0000];
+                assert_eq!(halves.map(|b| bits(f32::from_bits(b))), [low, high].map(bits), "pair: {what}");
+                let (dot, near) = (1.0 + 2.0 * low + 3.0 * high, 1e-6 * (1.0 + 6.0 * low.abs()));
+                assert!(
+                    bits(dots[i]) == bits(dot) || (dots[i] - dot).abs() <= near,
+                    "dot: {what}: {}",
+                    dots[i]
+                );
+            }
+        });
+    }
+}

@@ -37,7 +37,7 @@ use crate::simd::value::Value;
 use crate::simd::{Isa, Vector, stores_are_slow};
 use planes::finish;
 pub use planes::{transform_grad, transform_input};
-use product::{Sizes, products};
+use product::{Sizes, products, products_by_component};
 
 /// Returns whether a layer's sizes suit tiles of `out`×`out`: the image must consist of whole tiles, of which
 /// some make up rows of eight pixels, and channels must be whole vectors. Rows of four pixels suffice if the
@@ -140,15 +140,20 @@ pub unsafe fn forward<V, T, S, F, const IN: usize, const OUT: usize>(
                         let v = v.as_mut_ptr().add((row - first) * per_row * IN * lanes);
                         transform_input::<V, T, F, IN, OUT, 1>(geo, x, row % rows, pass, step, v);
                     }
-                    for (i, v) in component_rows.iter().zip(v.chunks_exact(step)) {
-                        products::<V, T, S, F, IN, OUT>(size, *i, v.as_ptr(), u, m.as_mut_ptr(), sink);
+                    for (&i, v) in component_rows.iter().zip(v.chunks_exact(step)) {
+                        let (v, m) = (v.as_ptr(), m.as_mut_ptr());
+                        if V::WIDE {
+                            products::<V, T, S, F, IN, OUT>(size, i, v, u, m, sink);
+                        } else {
+                            products_by_component::<V, T, S, F, IN, OUT>(size, i, v, u, m, sink);
+                        }
                     }
                 }
                 for row in first..last {
                     let m = m.as_ptr().add((row - first) * per_row * OUT * geo.cout);
                     let (image, row) = (row / rows, row % rows);
                     match OUT {
-                        2 if geo.width.is_multiple_of(8) => {
+                        2 if V::WIDE && geo.width.is_multiple_of(8) => {
                             finish::<V, S, F, IN, OUT, 8>(geo, m, image, row, m_row, sink);
                         }
                         _ => finish::<V, S, F, IN, OUT, 4>(geo, m, image, row, m_row, sink),

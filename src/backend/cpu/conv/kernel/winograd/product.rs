@@ -3,7 +3,8 @@
 //! A register tile holds a whole row of components (F(2×2)), or half of a row for twice as many tiles
 //! (F(4×4), except where stores are slow). This way the first half of the output transform happens in
 //! registers, and only half (F(2×2)) or two thirds (F(4×4)) of the values that would otherwise be stored and
-//! read again remain.
+//! read again remain. With 16 registers ([`products_by_component`]), a register tile is one component of two
+//! vectors of channels, and the row is collected in the first-level cache.
 
 // Indices match those of the formulas.
 #![allow(clippy::needless_range_loop)]
@@ -152,24 +153,152 @@ unsafe fn register_tile<
             (v, u) = (v.add(1), u.add(F::PART_LEN * V::LANES));
         }
         for p in 0..P {
-            let m = m.add(p * OUT * cout);
-            let mut sums = [V::splat(0.0); OUT];
-            if lane + FROM > 0 {
-                sums = column::<V, f32, OUT>(m, cout);
+            add_row::<V, F, IN, OUT, FROM, TO>(acc[p], lane, m.add(p * OUT * cout), cout);
+        }
+    }
+}
+
+/// Computes the same as [`products`] where there are only 16 registers, and for an even number of vectors of
+/// channels: one component at a time, for two vectors of channels of some tiles.
+///
+/// # Safety
+/// The same as for [`products`].
+#[inline(always)]
+pub unsafe fn products_by_component<V, T, S, F, const IN: usize, const OUT: usize>(
+    size: Sizes,
+    i: usize,
+    v: *const f32,
+    u: *const f32,
+    m: *mut f32,
+    sink: &S,
+) where
+    V: Vector,
+    T: Value,
+    S: Sink,
+    F: Form<IN, OUT>,
+{
+    let blocks = size.cout / V::LANES;
+    assert!(blocks.is_multiple_of(2));
+    for block in (0..blocks).step_by(2) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut start = [V::splat(0.0); 2];
+            if i == 1 {
+                start = [sink.start(block * V::LANES), sink.start((block + 1) * V::LANES)];
             }
-            for part in FROM..TO.min(IN / F::PART_LEN) {
-                let before = sums;
-                sums = F::output_part(part, acc[p], sums);
-                // Part 0 starts new sums; add those of the preceding lanes.
-                if part == 0 && lane > 0 {
-                    for (sum, before) in sums.iter_mut().zip(before) {
-                        *sum = before.add(*sum);
+            let u = u.add((i * blocks + block) * size.lanes * IN * V::LANES);
+            let m = m.add(i * size.m_row + block * V::LANES);
+            for first in (0..size.lanes).step_by(LANES_PER_PASS) {
+                let mut tile = 0;
+                while tile < size.tiles {
+                    let (v, m) = (v.add(tile * IN * size.lanes), m.add(tile * OUT * size.cout));
+                    let left = size.tiles - tile;
+                    // In bf16 the halves of the pairs need registers of their own.
+                    if left >= 6 && T::PACK == 1 {
+                        component_tile::<V, T, F, IN, OUT, 6>(size, first, start, v, u, m);
+                        tile += 6;
+                    } else if left >= 4 {
+                        component_tile::<V, T, F, IN, OUT, 4>(size, first, start, v, u, m);
+                        tile += 4;
+                    } else {
+                        component_tile::<V, T, F, IN, OUT, 2>(size, first, start, v, u, m);
+                        tile += 2;
                     }
                 }
             }
-            for (x, sum) in sums.into_iter().enumerate() {
-                sum.store(m.add(x * cout));
+        }
+    }
+}
+
+/// Computes [`products_by_component`] for two vectors of channels, at most [`LANES_PER_PASS`] lanes from
+/// `lane` on and `P` tiles.
+///
+/// # Safety
+/// The same as for [`products_by_component`], of which this must be a part.
+#[inline(always)]
+unsafe fn component_tile<V, T, F, const IN: usize, const OUT: usize, const P: usize>(
+    Sizes { lanes, cout, .. }: Sizes,
+    lane: usize,
+    start: [V; 2],
+    v: *const f32,
+    u: *const f32,
+    m: *mut f32,
+) where
+    V: Vector,
+    T: Value,
+    F: Form<IN, OUT>,
+{
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut rows = [[[V::splat(0.0); IN]; 2]; P];
+        for j in 0..IN {
+            let (part, offset) = (j / F::PART_LEN, j % F::PART_LEN);
+            let mut acc = [[V::splat(0.0); 2]; P];
+            if lane == 0 && j == 1 {
+                acc = [start; P];
             }
+            let mut v = v.add(j * lanes + lane);
+            let mut u = u.add(((part * lanes + lane) * F::PART_LEN + offset) * V::LANES);
+            for _ in lane..lanes.min(lane + LANES_PER_PASS) {
+                v = opaque(v);
+                let weights = [V::load(u), V::load(u.add(lanes * IN * V::LANES))];
+                for p in 0..P {
+                    let x = V::splat(*v.add(p * IN * lanes));
+                    for q in 0..2 {
+                        acc[p][q] = T::multiply_add(acc[p][q], x, weights[q]);
+                    }
+                }
+                (v, u) = (v.add(1), u.add(F::PART_LEN * V::LANES));
+            }
+            for p in 0..P {
+                for q in 0..2 {
+                    rows[p][q][j] = acc[p][q];
+                }
+            }
+        }
+        for p in 0..P {
+            for q in 0..2 {
+                let m = m.add(p * OUT * cout + q * V::LANES);
+                add_row::<V, F, IN, OUT, 0, IN>(rows[p][q], lane, m, cout);
+            }
+        }
+    }
+}
+
+/// Computes the contribution to `m` of the parts `FROM..TO` of a row of components, as far as they exist, and
+/// adds it to those of the parts and lanes before.
+///
+/// # Safety
+/// The caller must uphold the contract of [`Vector`]; `m` must be valid for `OUT` vectors, `cout` floats
+/// apart.
+#[inline(always)]
+unsafe fn add_row<V, F, const IN: usize, const OUT: usize, const FROM: usize, const TO: usize>(
+    row: [V; IN],
+    lane: usize,
+    m: *mut f32,
+    cout: usize,
+) where
+    V: Vector,
+    F: Form<IN, OUT>,
+{
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums = [V::splat(0.0); OUT];
+        if lane + FROM > 0 {
+            sums = column::<V, f32, OUT>(m, cout);
+        }
+        for part in FROM..TO.min(IN / F::PART_LEN) {
+            let before = sums;
+            sums = F::output_part(part, row, sums);
+            // Part 0 starts new sums; add those of the preceding lanes.
+            if part == 0 && lane > 0 {
+                for (sum, before) in sums.iter_mut().zip(before) {
+                    *sum = before.add(*sum);
+                }
+            }
+        }
+        for (x, sum) in sums.into_iter().enumerate() {
+            sum.store(m.add(x * cout));
         }
     }
 }
@@ -194,33 +323,31 @@ mod tests {
     }
 
     #[test]
-    fn half_rows_and_whole_rows_give_the_same_bits() {
+    fn all_register_tiles_give_the_same_bits() {
         let mut rng = stream(0, Purpose::Init, 0, 0);
         let mut random = |len| -> Vec<f32> { (0..len).map(|_| uniform(&mut rng) as f32 - 0.5).collect() };
-        // More lanes than `LANES_PER_PASS`, and numbers of tiles that leave a remainder in both cases.
-        for (lanes, cout, tiles) in [(16, 3, 8), (150, 2, 14), (64, 1, 2)] {
+        // More lanes than `LANES_PER_PASS`, and numbers of tiles that leave a remainder in all cases.
+        for (lanes, cout, tiles) in [(16, 4, 8), (150, 2, 14), (64, 6, 2)] {
             let (v, u) = (random(tiles * 6 * lanes), random(6 * 6 * lanes * cout));
-            let found = [false, true].map(|whole| {
+            let compute = |by_component: bool, whole: bool| {
                 let m_row = tiles * 4 * cout;
                 let mut m = vec![f32::NAN; 6 * m_row];
                 let size = Sizes { tiles, lanes, cout, m_row, whole };
+                let of = if by_component {
+                    products_by_component::<f32, f32, Half, F4x4, 6, 4>
+                } else {
+                    products::<f32, f32, Half, F4x4, 6, 4>
+                };
                 for i in 0..6 {
                     // SAFETY: the slices hold what the sizes say.
-                    unsafe {
-                        products::<f32, f32, Half, F4x4, 6, 4>(
-                            size,
-                            i,
-                            v.as_ptr(),
-                            u.as_ptr(),
-                            m.as_mut_ptr(),
-                            &Half,
-                        );
-                    }
+                    unsafe { of(size, i, v.as_ptr(), u.as_ptr(), m.as_mut_ptr(), &Half) };
                 }
                 m.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
-            });
-            assert!(found[0] == found[1], "{lanes} lanes, {tiles} tiles");
-            assert!(found[0].iter().all(|x| f32::from_bits(*x).is_finite()));
+            };
+            let halves = compute(false, false);
+            assert!(halves.iter().all(|x| f32::from_bits(*x).is_finite()));
+            assert!(halves == compute(false, true), "{lanes} lanes, {tiles} tiles, whole rows");
+            assert!(halves == compute(true, false), "{lanes} lanes, {tiles} tiles, by component");
         }
     }
 }
