@@ -104,7 +104,7 @@ def steps(arch, batch, rates, modes, turns):
         ratios = [
             mine[arch, ours] / max(r for m, r in theirs.items() if m.startswith(kind))
             for mine, theirs in turns
-            if theirs
+            if any(m.startswith(kind) for m in theirs)
         ]
         print(f"| {ours} | {rate:.4g} | {roofline} | {candle} | {beside} | {spread(ratios)} |")
     for mode, rate in modes.items():
@@ -135,8 +135,13 @@ def main():
         """The results of both sides in each turn, and the medians of each side."""
         peer = [args.torch, script, "--threads", str(args.threads), *theirs]
         turns = [(ours(filter, *flags), pytorch(*peer) if args.torch else {}) for _ in range(args.turns)]
+        # A slow mode of PyTorch may be left out in one turn and not in another.
         return turns, *(
-            {key: statistics.median(t[side][key] for t in turns) for key in turns[0][side]} for side in (0, 1)
+            {
+                key: statistics.median(t[side][key] for t in turns if key in t[side])
+                for key in {key: None for t in turns for key in t[side]}
+            }
+            for side in (0, 1)
         )
 
     if not args.steps:

@@ -8,7 +8,8 @@
 A step consists of forward, cross-entropy, backward, and SGD with momentum and weight decay, on a batch that is already
 on the device. Modes take turns, so that a change in the speed of the machine affects all of them. Prints one JSON
 line for each mode (median, quartiles and fastest of all repeats; on a busy machine only the fastest is meaningful),
-then one that names the fastest mode of each precision for training and for inference.
+then one that names the fastest mode of each precision for training and for inference. Modes that need longer than
+--limit for one run are left out, such as bf16 on a processor without instructions for it.
 """
 
 import argparse
@@ -35,6 +36,7 @@ class Mode:
             *["graph"] * graph,
         ])  # fmt: skip
         self.train, self.bf16, self.device, self.graph = train, bf16, args.device, graph
+        self.compiled = compiled
         layout = torch.channels_last if channels_last else torch.contiguous_format
         torch.manual_seed(0)
         model = NETWORKS[args.arch]() if args.arch in NETWORKS else resnet_s(args.arch)
@@ -95,6 +97,17 @@ class Mode:
         self.run().backward()
         return self.sgd.step()
 
+    def warm_up(self, runs, limit):
+        """Runs the mode without timing it; returns whether no run took longer than `limit` seconds. The first run of a
+        compiled mode may, because it compiles."""
+        for n in range(runs):
+            start = time.perf_counter()
+            self.once()
+            synchronize(self.device)
+            if time.perf_counter() - start > limit and (n > 0 or not self.compiled):
+                return False
+        return True
+
     def time(self, repeats):
         for _ in range(repeats):
             synchronize(self.device)
@@ -119,6 +132,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=4, help="number of turns of each mode [default: 4]")
     parser.add_argument("--repeats", type=int, default=4, help="timed runs per turn [default: 4]")
     parser.add_argument("--warmup", type=int, default=3, help="runs before the first timed one [default: 3]")
+    parser.add_argument(
+        "--limit", type=float, default=30, help="leave out modes with longer runs, in seconds [default: 30]"
+    )
     parser.add_argument("--compile", action="store_true", help="also time torch.compile of channels_last")
     parser.add_argument(
         "--graph",
@@ -151,9 +167,8 @@ def main():
         modes += [Mode(args, *kind, graph=True) for kind in kinds if kind[0] and kind[2]]
     if args.loop:
         modes.append(Mode(args, True, False, False, loop=True))
-    for mode in modes:
-        for _ in range(args.warmup):
-            mode.once()
+    slow = [mode.name for mode in modes if not mode.warm_up(args.warmup, args.limit)]
+    modes = [mode for mode in modes if mode.name not in slow]
     for _ in range(args.rounds):
         for mode in modes:
             mode.time(args.repeats)
@@ -175,7 +190,7 @@ def main():
         if name is None:
             continue
         best[kind] = {"mode": name, "images_per_second": round(rate[name], 1)}
-    print(json.dumps({"best": best}))
+    print(json.dumps({"best": best, "left_out": slow}))
 
 
 if __name__ == "__main__":
