@@ -20,7 +20,7 @@ use crate::metrics::{self, Confusion};
 /// Version of the numbers; raised when the same weights and images would give others. 2: with reliability. 3:
 /// the NLL keeps its precision, and weights that are not exactly the network's are refused. 4: with the most
 /// confident mistakes. 5: with the worst class, and the harmonic and the geometric mean of the classes.
-const SEMANTICS: u32 = 5;
+const SEMANTICS: u32 = 6;
 
 /// Maximum number of classes whose confusion matrix is in the manifest; with more classes, [`CONFUSION`] has
 /// the counts that are not 0.

@@ -31,7 +31,7 @@ use crate::manifest::{self, Kind, Manifest, hash, source};
 use crate::methods::classifier::Classifier;
 use crate::methods::mix::Partner;
 use crate::train::config::{Config, Select};
-use crate::train::{Event, FILES, Job, LOG, SECOND_STAGE, SEMANTICS, STATE, tensorboard};
+use crate::train::{Event, FILES, Job, LOG, RAND_AUGMENT, SECOND_STAGE, SEMANTICS, STATE, tensorboard};
 
 /// Runs the tool.
 pub fn main() -> ExitCode {
@@ -132,7 +132,11 @@ impl<'a> Run<'a> {
             }
         }
         let splits: &[&str] = if needs_val { &["train", "val", "test"] } else { &["train", "test"] };
-        let version = if config.classifier.is_some() { SECOND_STAGE } else { SEMANTICS };
+        let version = match config.classifier {
+            Some(_) => SECOND_STAGE,
+            None if config.rand_augment.is_some() => RAND_AUGMENT,
+            None => SEMANTICS,
+        };
         let plan = plan(flags, &config, dataset, init, version, splits)?;
         if let Some(init) = init {
             init.check(config.arch, &plan.dir)?;

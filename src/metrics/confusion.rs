@@ -94,6 +94,12 @@ pub(super) fn shots(per_class: &[Option<f64>], cls_num_list: &[usize]) -> [Optio
     groups.map(|g| (!g.is_empty()).then(|| g.iter().sum::<f64>() / g.len() as f64))
 }
 
+/// Returns the mean recall, in percent, over the classes that have images.
+pub(super) fn balanced_accuracy(per_class: &[Option<f64>]) -> f64 {
+    let recalls = || per_class.iter().flatten();
+    recalls().sum::<f64>() / recalls().count() as f64
+}
+
 /// Returns the smallest recall, and the harmonic and the geometric mean of the recalls, over the classes that
 /// have images. A class with recall 0 makes all three 0.
 pub(super) fn low_means(per_class: &[Option<f64>]) -> [f64; 3] {
@@ -142,6 +148,13 @@ mod tests {
         assert!((harmonic - 39.416_058_394_160_58).abs() < 1e-9, "{harmonic}");
         assert!((geometric - 44.814_047_465_571_65).abs() < 1e-9, "{geometric}");
         assert_eq!(low_means(&[Some(90.0), Some(0.0)]), [0.0; 3]);
+    }
+
+    #[test]
+    fn each_class_counts_the_same_in_balanced_accuracy() {
+        // 100 * sklearn.metrics.balanced_accuracy_score([0, 0, 0, 0, 2], [0, 0, 0, 2, 2]) == 87.5
+        let confusion = Confusion::count(&[0, 0, 0, 0, 2], &[0, 0, 0, 2, 2], 3);
+        assert_eq!(balanced_accuracy(&recalls(&confusion)), 87.5);
     }
 
     #[test]

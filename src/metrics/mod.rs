@@ -34,6 +34,8 @@ pub struct Metrics {
     /// Mean recall, percent, of the classes with fewer than [`FEW`] training images; `None` if there are
     /// none.
     pub few: Option<f64>,
+    /// Mean of the classes' recalls, percent; equals scikit-learn's `balanced_accuracy_score`.
+    pub balanced_accuracy: f64,
     /// The smallest recall of a class, percent.
     pub worst_class: f64,
     /// Harmonic mean of the classes' recalls, percent; 0 if any class has recall 0.
@@ -120,6 +122,7 @@ pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Resul
     let confusion = Confusion::count(labels, &predicted, classes);
     let per_class = confusion::recalls(&confusion);
     let [many, medium, few] = confusion::shots(&per_class, cls_num_list);
+    let balanced_accuracy = confusion::balanced_accuracy(&per_class);
     let [worst_class, harmonic_mean, geometric_mean] = confusion::low_means(&per_class);
     let Calibration { nll, ece, bins } = calibration::calibration(logits, labels, &predicted, classes);
     let hits = |k| {
@@ -135,6 +138,7 @@ pub fn evaluate(logits: &[f32], labels: &[u32], cls_num_list: &[usize]) -> Resul
         many,
         medium,
         few,
+        balanced_accuracy,
         worst_class,
         harmonic_mean,
         geometric_mean,

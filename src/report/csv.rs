@@ -11,7 +11,7 @@ use super::table::Table;
 
 /// The header line.
 const HEADER: &str = "table,dataset,checkpoint,method,variant,imb_type,imb_ratio,n,seeds,mean,std,paper,\
-    paper_source,paper_schedule,difference,starting_report,top5,many,medium,few,macro_f1,nll,ece";
+    paper_source,paper_schedule,difference,starting_report,top5,balanced_accuracy,many,medium,few,macro_f1,nll,ece";
 
 /// Returns all cells of all tables as CSV.
 pub fn write(tables: &[Table]) -> String {

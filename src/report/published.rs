@@ -13,6 +13,7 @@ use super::settings::{milestones_in_words, same, standard, words};
 use super::telling::options;
 use super::{plural, title};
 use crate::manifest::json_fault;
+use crate::methods::presets::preset;
 use crate::train::schedule::Origin;
 
 /// The committed file.
@@ -81,7 +82,7 @@ impl Published {
 
     /// Returns all published values for a run's setting, if its schedule is one of the published schedules.
     fn values<'a>(&'a self, run: &Experiment, column: &str) -> impl Iterator<Item = Beside<'a>> {
-        let schedule = Schedule::of(run).filter(|s| self.tables.iter().any(|t| t.schedule == *s));
+        let schedule = Schedule::of(run).filter(|s| self.tables.iter().any(|t| t.schedule.is_of(run, s)));
         let name = method(&run.method, &run.options);
         self.tables.iter().filter_map(move |table| {
             let schedule = schedule.as_ref().filter(|_| table.fits(run))?;
@@ -96,7 +97,7 @@ impl Published {
                 // Round to the number of decimals printed in the sources.
                 Unit::Error => ((100.0 - value) * 100.0).round() / 100.0,
             };
-            Some(Beside { value, table, same_schedule: table.schedule == *schedule })
+            Some(Beside { value, table, same_schedule: table.schedule.is_of(run, schedule) })
         })
     }
 
@@ -112,7 +113,8 @@ impl Published {
             return any.then(|| Missing::Nobody(format!("value for {}", run.column.heading())));
         }
         let schedule = Schedule::of(run);
-        let is_known = self.tables.iter().any(|t| Some(&t.schedule) == schedule.as_ref());
+        let is_known =
+            schedule.as_ref().is_some_and(|s| self.tables.iter().any(|t| t.schedule.is_of(run, s)));
         let departures = |t: &Table| {
             let mut all = t.departures(run);
             let told = schedule.as_ref().filter(|_| !is_known).map(Schedule::words);
@@ -178,6 +180,9 @@ pub struct Schedule {
     /// Number of epochs of linear warm-up.
     #[serde(default)]
     pub warmup: u32,
+    /// The first epoch of a deferred rule; the last milestone if it is not given.
+    #[serde(default)]
+    pub rule_from: Option<u32>,
 }
 
 impl Schedule {
@@ -191,13 +196,23 @@ impl Schedule {
             Some(chosen) => serde_json::from_value(chosen.clone()).ok()?,
             None => serde_json::from_value::<Origin>(setting("recipe")?).ok()?.milestones(epochs),
         };
-        Some(Schedule { epochs, milestones, warmup: number("warmup")? })
+        let rule_from = run.settings.get("rule_from").and_then(|v| u32::try_from(v.as_u64()?).ok());
+        Some(Schedule { epochs, milestones, warmup: number("warmup")?, rule_from })
+    }
+
+    /// Returns whether a run has this schedule, and begins its rule where the published runs began theirs.
+    fn is_of(&self, run: &Experiment, schedule: &Schedule) -> bool {
+        let deferred = preset(&run.method).is_ok_and(|method| method.rule.kind.deferred);
+        let rate = |s: &Schedule| (s.epochs, s.milestones.clone(), s.warmup);
+        let begins = |s: &Schedule| s.rule_from.or(s.milestones.last().copied());
+        rate(self) == rate(schedule) && (!deferred || begins(self) == begins(schedule))
     }
 
     /// Describes the schedule: `300 epochs, milestones 150 and 250` or `1 epoch, no milestones`.
     pub fn words(&self) -> String {
         let warmup = if self.warmup > 0 { format!(", warm-up {}", self.warmup) } else { String::new() };
-        format!("{}{warmup}, {}", plural(self.epochs, "epoch"), milestones_in_words(&self.milestones))
+        let rule = self.rule_from.map_or(String::new(), |epoch| format!(", a deferred rule from {epoch}"));
+        format!("{}{warmup}, {}{rule}", plural(self.epochs, "epoch"), milestones_in_words(&self.milestones))
     }
 }
 
@@ -276,7 +291,8 @@ impl Table {
     fn departures(&self, run: &Experiment) -> Vec<String> {
         let own = |name| run.settings.get(name).or_else(|| standard(name));
         let open = |name: &str| {
-            ["arch", "batch_size", "epochs", "milestones", "recipe", "warmup", "precision"].contains(&name)
+            ["arch", "batch_size", "epochs", "milestones", "recipe", "rule_from", "warmup", "precision"]
+                .contains(&name)
                 || self.open.iter().any(|o| o == name)
         };
         let mut all = Vec::new();
@@ -314,7 +330,7 @@ mod tests {
     #[test]
     fn schedules_in_words() {
         let words = |epochs, milestones: &[u32], warmup| {
-            Schedule { epochs, milestones: milestones.to_vec(), warmup }.words()
+            Schedule { epochs, milestones: milestones.to_vec(), warmup, rule_from: None }.words()
         };
         assert_eq!(words(300, &[150, 250], 0), "300 epochs, milestones 150 and 250");
         assert_eq!(words(90, &[30, 60, 80], 0), "90 epochs, milestones 30, 60 and 80");
@@ -357,8 +373,12 @@ mod tests {
         assert_eq!(value(json!({"recipe": "paper"})), Some((76.57, true)));
         assert_eq!(value(json!({"milestones": [150, 250]})), Some((76.57, true)));
         assert_eq!(value(json!({"recipe": "seed"})), Some((76.57, false)));
-        let own = json!({"epochs": 200, "warmup": 5, "milestones": [161, 161]});
-        assert_eq!(value(own), Some((77.03, true)));
+        let own = |rule_from| json!({"epochs": 200, "warmup": 5, "milestones": [161, 161, 181, 181], "rule_from": rule_from});
+        assert_eq!(value(own(json!(161))), Some((77.03, true)));
+        assert_eq!(value(own(Value::Null)), None, "its rule would begin at 181");
+        let erm = json!({"epochs": 200, "warmup": 5, "milestones": [161, 161, 181, 181]});
+        let erm = all.beside(&run("erm", "", erm), "cifar10/exp/100").expect("a value");
+        assert_eq!((erm.value, erm.same_schedule), (70.36, true));
         for other in
             [json!({"epochs": 10}), json!({"recipe": "cosine"}), json!({"warmup": 5}), json!({"lr": 0.05})]
         {
@@ -377,6 +397,7 @@ mod tests {
         assert_eq!(value("focal", "gamma=1.0"), Some(63.91));
         assert_eq!(value("focal", "gamma=1"), Some(63.91));
         assert_eq!(value("focal", ""), None);
+        assert!(!beside("focal", "gamma=1").expect("a value").is_comparable(), "copied from the LDAM paper");
         assert_eq!(value("remix-rw", "rw_norm=batch-size"), Some(68.74));
         assert_eq!(value("remix-rw", "beta=0.999,rw_norm=batch-size"), None);
         let tau = |options| beside("remix-drw", options).expect("a value");

@@ -16,9 +16,13 @@ pub struct Other {
     pub decimals: usize,
 }
 
+/// The name of the balanced accuracy, which equals top-1 if all classes of the split have equally many images.
+pub const BALANCED: &str = "balanced_accuracy";
+
 /// The metrics that are shown for every cell that has them.
-pub const OTHERS: [Other; 7] = [
+pub const OTHERS: [Other; 8] = [
     Other { name: "top5", title: "top-5", decimals: 2 },
+    Other { name: BALANCED, title: "balanced", decimals: 2 },
     Other { name: "many", title: "many", decimals: 2 },
     Other { name: "medium", title: "medium", decimals: 2 },
     Other { name: "few", title: "few", decimals: 2 },

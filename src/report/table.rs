@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::column::{Column, dataset_title};
 use super::experiment::{Experiment, disambiguated, order, representatives};
+use super::plural;
 use super::published::{Beside, Missing, Published};
-use super::record::{OTHERS, Record};
+use super::record::{BALANCED, OTHERS, Record};
 use super::series::{count, mean_std};
 use super::telling::{departures, telling, variant};
 
@@ -111,9 +112,29 @@ impl Cell<'_> {
         Some(self.mean()? - self.paper.filter(Beside::is_comparable)?.value)
     }
 
-    /// Describes the number of runs: `3`; if seeds repeat, `3 runs of 2 seeds`.
+    /// Describes the number of runs: `3`; if seeds repeat, `3 runs of 2 seeds`; if several classifiers were
+    /// trained on the features of a network, `10 runs of 2 networks`.
     pub fn count(&self) -> String {
-        count(&self.seeds())
+        let seeds = self.seeds();
+        let of_networks: Option<BTreeSet<u64>> = self.values.iter().map(|v| v.of.network_seed).collect();
+        match of_networks {
+            Some(networks) if networks.len() < seeds.iter().collect::<BTreeSet<_>>().len() => {
+                format!("{} runs of {}", self.values.len(), plural(networks.len(), "network"))
+            }
+            _ => count(&seeds),
+        }
+    }
+
+    /// Returns the accuracies of independent trainings, in percent. Runs of one seed, which differ by rounding
+    /// alone, and classifiers on the features of one network are not independent; they count as their mean.
+    pub fn independent(&self) -> Vec<f64> {
+        let mut groups: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+        for v in &self.values {
+            let seed = v.of.network_seed.or(v.of.seed);
+            // Nothing is known of weights without a seed, so each counts.
+            groups.entry((seed, seed.is_none().then_some(&v.of.weights))).or_default().push(v.top1);
+        }
+        groups.values().map(|all| mean_std(all).0).collect()
     }
 
     /// Returns whether every run has a seed of its own or is the only one.
@@ -149,7 +170,9 @@ impl<'a> Table<'a> {
     pub fn statistics(&self) -> &'static str {
         match self.cells().all(Cell::is_one_run_a_seed) {
             true => "mean ± standard deviation over seeds (number of seeds)",
-            false => "mean ± standard deviation over runs (number of runs, and of seeds where they differ)",
+            false => {
+                "mean ± standard deviation over runs (number of runs, and of seeds or networks where they differ)"
+            }
         }
     }
 
@@ -167,9 +190,14 @@ impl<'a> Table<'a> {
         self.rows.iter().flat_map(|r| &r.cells)
     }
 
-    /// Returns the metrics other than top-1 that some cell of a column has, as indices into [`OTHERS`].
+    /// Returns the metrics other than top-1 that some cell of a column has, as indices into [`OTHERS`], without
+    /// balanced accuracy where it is top-1 accuracy everywhere.
     pub fn others(&self, column: usize) -> Vec<usize> {
-        (0..OTHERS.len()).filter(|&n| self.rows.iter().any(|r| r.cells[column].other(n).is_some())).collect()
+        let is_told = |cell: &Cell, n| {
+            let same = |(value, _): (f64, _)| cell.mean().is_some_and(|top1| (value - top1).abs() < 1e-6);
+            cell.other(n).is_some_and(|value| OTHERS[n].name != BALANCED || !same(value))
+        };
+        (0..OTHERS.len()).filter(|&n| self.rows.iter().any(|r| is_told(&r.cells[column], n))).collect()
     }
 
     /// Returns the title: `CIFAR-10, last epoch (Table 1 of the reproduction report)`.

@@ -92,7 +92,7 @@ fn rand_augment(magnitude: u8, [height, width]: [usize; 2], rng: &mut ChaCha8Rng
         8 => Op::Contrast(factor),
         9 => Op::Sharpness(factor),
         10 => Op::Posterize(8 - (f64::from(magnitude) / (30.0 / 4.0)).round_ties_even() as u8),
-        11 => Op::Solarize((255.0 * (1.0 - share)).ceil() as u8),
+        11 => Op::Solarize((255 * u32::from(30 - magnitude)).div_ceil(30) as u8),
         12 => Op::AutoContrast,
         _ => Op::Equalize,
     })

@@ -121,8 +121,8 @@ pub struct Config {
     pub recipe: Origin,
     /// Epochs, counted from 1 and ascending, at which the learning rate falls to a tenth.
     pub milestones: Vec<u32>,
-    /// The first epoch of a deferred rule, if it is not the last milestone: along a cosine, and in runs so
-    /// short that the recipe's last milestone does not lower the rate.
+    /// The first epoch of a deferred rule, if it is not the last milestone: where it was chosen, along a cosine,
+    /// and in runs so short that the recipe's last milestone does not lower the rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule_from: Option<u32>,
     /// Epochs of linear warm-up; 0 for none.
@@ -303,8 +303,11 @@ impl Config {
             let why = "a cosine schedule has no milestones; omit them, or use --schedule step";
             check(self.milestones.is_empty() || self.rule.kind.deferred, "milestones", &list, why)?;
         }
+        if let Some(from) = self.rule_from {
+            check(from <= self.epochs, "rule-from", &from, "must be one of the epochs")?;
+        }
         let why = "a deferred rule starts at the last milestone, which must be one of the epochs; \
-                   choose such a milestone, or use --rule rs or rw";
+                   choose such a milestone, or --rule-from EPOCH, or use --rule rs or rw";
         check(self.rule_from() <= self.epochs, "milestones", &list, why)
     }
 

@@ -52,6 +52,11 @@ use start::Start;
 /// third epoch.
 pub const SEMANTICS: u32 = 2;
 
+/// Version of the meaning of `train` with RandAugment.
+///
+/// 3: Solarize inverts the pixels that torchvision's inverts at all magnitudes.
+pub const RAND_AUGMENT: u32 = 3;
+
 /// Version of the meaning of `train` for classifiers on features.
 ///
 /// 3: nearest class means are computed from centred features, which keeps their precision; the state of LWS

@@ -17,7 +17,7 @@ use crate::report::one_line;
 /// that differ are told apart. 4: names state the schedule that each run had. 5: classes without test images
 /// have no bar and are in no mean, names with fewer settings come first, and sweeps and t-SNE have other titles.
 /// 6: names state no settings that a run does not have.
-const SEMANTICS: u32 = 6;
+const SEMANTICS: u32 = 7;
 
 pub(super) const EXAMPLES: &str = "Examples:
   embed runs/mixup-*/ runs/remix-*/ --project tsne | report figure --kind tsne -o figures/figure1.svg

@@ -15,7 +15,7 @@ use crate::report::html;
 /// figures; 5: its markup; 6: captions state the epoch, and mistakes are in the order of the tables, under
 /// headings that name the run; 7: as version 5 of the figures and 6 of the tables; 8: as version 6 of the
 /// figures, and rows of settings state those of all their runs.
-const SEMANTICS: u32 = 8;
+const SEMANTICS: u32 = 9;
 
 /// The kinds of manifests that a page is made of; the first one is required.
 const KINDS: [Kind; 4] = [Kind::Metrics, Kind::Checkpoint, Kind::Embedding, Kind::Dataset];

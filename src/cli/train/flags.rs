@@ -73,8 +73,7 @@ pub struct Flags {
     #[arg(long, value_name = "LOSS", help_heading = "Method", value_parser = names::<LossKind>())]
     pub loss: Option<String>,
 
-    /// Re-sampling (rs), re-weighting (rw), or either from the last milestone on (drs, drw; with --schedule
-    /// cosine, from the last of --milestones, or from where the recipe's last one would be)
+    /// Re-sampling (rs), re-weighting (rw), or either from --rule-from on (drs, drw)
     #[arg(long, value_name = "RULE", help_heading = "Method", value_parser = names::<RuleKind>())]
     pub rule: Option<String>,
 
@@ -140,6 +139,11 @@ pub struct Flags {
     /// constant [default: the recipe's]
     #[arg(long, value_name = "EPOCHS", help_heading = "Recipe")]
     pub milestones: Option<Milestones>,
+
+    /// First epoch of a deferred rule (drs, drw), counted from 1 [default: the last of --milestones, or where
+    /// the recipe's last one is or, along a cosine, would be]
+    #[arg(long, value_name = "EPOCH", value_parser = whole_number::<u32>(1, u64::MAX), help_heading = "Recipe")]
+    pub rule_from: Option<u32>,
 
     /// Number of warm-up epochs, over which the learning rate rises linearly
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Recipe")]
@@ -269,6 +273,17 @@ impl Flags {
             // A deferred rule begins at the last of them.
             config.rule_from = None;
         }
+        if let Some(epoch) = self.rule_from {
+            if !config.rule.kind.deferred {
+                bail!(
+                    "--rule-from {epoch}: does nothing here; it needs --rule drs or drw, or a method with one"
+                );
+            }
+            if epoch != config.rule_from() {
+                config.recipe = Origin::Custom;
+                config.rule_from = Some(epoch).filter(|epoch| config.milestones.last() != Some(epoch));
+            }
+        }
         config.validate()?;
         let seeds = self.seeds.as_ref().map_or(&[self.seed][..], |Seeds(list)| list).to_vec();
         Ok(seeds.into_iter().map(|seed| Config { seed, ..config.clone() }).collect())
@@ -377,12 +392,13 @@ impl Flags {
 }
 
 /// Flags that do nothing with a classifier that is computed without training.
-const OF_TRAINING: [&str; 16] = [
+const OF_TRAINING: [&str; 17] = [
     "epochs",
     "lr",
     "batch-size",
     "schedule",
     "milestones",
+    "rule-from",
     "method",
     "mix",
     "loss",

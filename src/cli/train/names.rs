@@ -83,24 +83,17 @@ fn directory_name(config: &Config, dataset: &Manifest, key: &str) -> String {
     let defaults = defaults.params();
     let method = preset_name(&params);
     let options = method.split_once('(').map_or("", |(_, options)| options.trim_end_matches(')'));
-    // The milestones follow from the recipe, unless it is a custom one.
-    let follows = if config.recipe == Origin::Custom { "recipe" } else { "milestones" };
+    // The milestones follow from the recipe, unless it is a custom one, and the first epoch of a deferred rule
+    // from either.
+    let follows: &[&str] = match config.recipe {
+        Origin::Custom if !config.milestones.is_empty() => &["recipe"],
+        Origin::Custom => &["recipe", "rule_from"],
+        _ => &["milestones", "rule_from"],
+    };
     // The normalisation is the data set's.
-    let others = [
-        "mix",
-        "loss",
-        "rule",
-        "arch",
-        "seed",
-        "rule_from",
-        "mean",
-        "std",
-        "preprocess",
-        "class_names",
-        "classifier",
-        follows,
-    ];
-    let is_told = |name: &str| !others.contains(&name);
+    let others =
+        ["mix", "loss", "rule", "arch", "seed", "mean", "std", "preprocess", "class_names", "classifier"];
+    let is_told = |name: &str| !others.contains(&name) && !follows.contains(&name);
     let own = params.iter().filter(|(n, v)| is_told(n) && defaults.get(*n) != Some(v));
     // Features are described by their network, so their settings are left out.
     let is_features = dataset.kind == Kind::Embedding;

@@ -5,7 +5,7 @@ use super::patch::anywhere;
 use super::{ALPHA, Blend, LAMBDA_PER, Labels, MixKind, Partner};
 use crate::methods::choice::{Domain, Entry, MethodOption, Setting};
 
-/// CMO with the probability from its code. Unlike the code, it also mixes in the first and the last three
+/// CMO with the probability from its code. Unlike the code, it also mixes in the first four and the last three
 /// epochs.
 pub static CMO: MixKind = MixKind {
     entry: Entry {

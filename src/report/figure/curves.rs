@@ -60,12 +60,14 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
         let axes = Axes { x: left, y: y + 5.0 + named, w: page - left - 6.0, h: 78.0, xs, ys: range(panel) };
         axes.left(&mut svg, &ticks_of(panel), "");
         svg.text(6.0, axes.y + axes.h / 2.0, FIELDS[panel.field].1, TEXT.middle().turned(-90.0));
-        for &m in milestones.iter().filter(|m| **m > 1.0 && **m < xs.1) {
+        for fall in milestones.chunk_by(|a, b| a == b).filter(|all| all[0] > 1.0 && all[0] < xs.1) {
+            let m = fall[0];
             let (x, bottom) = axes.at(m, axes.ys.0);
             svg.line((x, axes.y), (x, bottom), MUTED, 0.5, "1 1.5");
             // Milestones that are close together share a label.
             if number == 0 && x - labelled > 26.0 {
-                svg.text(x, axes.y - 2.0, "lr ÷ 10", TEXT.small().middle().fill(MUTED));
+                let factor = 10_u64.saturating_pow(fall.len() as u32);
+                svg.text(x, axes.y - 2.0, &format!("lr ÷ {factor}"), TEXT.small().middle().fill(MUTED));
                 labelled = x;
             }
         }

@@ -9,6 +9,7 @@ use super::lineage::row;
 use crate::report::markdown::{common, notes, other, paper, row_name};
 use crate::report::published::Published;
 use crate::report::record::OTHERS;
+use crate::report::series::mean_std;
 use crate::report::table::{Cell, Part, Table};
 use crate::report::{signed, two};
 
@@ -153,11 +154,12 @@ fn reproduced(cell: &Cell, tell: bool) -> Markup {
     }
 }
 
-/// Returns the difference from the published value in standard errors of our mean, if there are at least two
-/// runs.
+/// Returns the difference from the published value in standard errors of our mean. There is none for fewer
+/// than two independent runs, or if they all have the same accuracy, which says nothing about their scatter.
 fn standard_errors(cell: &Cell) -> Option<f64> {
-    let error = cell.std()? / (cell.values.len() as f64).sqrt();
-    Some(cell.difference()?.abs() / error.max(f64::MIN_POSITIVE))
+    let runs = cell.independent();
+    let error = mean_std(&runs).1.filter(|std| *std > 1e-9)? / (runs.len() as f64).sqrt();
+    Some(cell.difference()?.abs() / error)
 }
 
 fn is_far(cell: &Cell) -> bool {
@@ -205,7 +207,7 @@ fn differences(t: &Table) -> Markup {
 fn judged(cells: &[&Cell]) -> String {
     let count = |keep: &dyn Fn(&Cell) -> bool| cells.iter().filter(|c| keep(c)).count();
     let judged = count(&|c| standard_errors(c).is_some());
-    let single = count(&|c| c.difference().is_some() && c.std().is_none());
+    let unknown = count(&|c| c.difference().is_some() && standard_errors(c).is_none());
     let schedule = count(&|c| c.mean().is_some() && c.paper.is_some() && c.difference().is_none());
     let other = count(&|c| c.mean().is_some() && c.paper.is_none());
     let mut text = match (judged, count(&is_far)) {
@@ -213,8 +215,10 @@ fn judged(cells: &[&Cell]) -> String {
         (judged, 0) => format!("None of the {judged} cells that can be judged."),
         (judged, far) => format!("{far} of the {judged} cells that can be judged."),
     };
-    if single > 0 {
-        text += &format!(" Cells with one run, which have no standard error: {single}.");
+    if unknown > 0 {
+        text += &format!(
+            " Without a standard error, for lack of two networks with different accuracies: {unknown}."
+        );
     }
     if schedule > 0 {
         text += &format!(
@@ -225,12 +229,12 @@ fn judged(cells: &[&Cell]) -> String {
         text += &format!(" Without a published value in their setting: {other}.");
     }
     if judged > 0 {
-        text +=
-            " The standard error is that of our mean, s/√n; the scatter of the published means is not known.";
+        text += " The standard error is that of our mean, s/√n over independent networks (runs of one seed and \
+             classifiers on one network count as their mean); the scatter of the published means is not known.";
         let judged = cells.iter().filter(|c| standard_errors(c).is_some());
-        let runs: BTreeSet<usize> = judged.map(|c| c.values.len()).collect();
+        let runs: BTreeSet<usize> = judged.map(|c| c.independent().len()).collect();
         let chances: Vec<String> =
-            runs.iter().map(|&n| format!("{:.0} % of cells of {n} runs", 100.0 * by_chance(n))).collect();
+            runs.iter().map(|&n| format!("{:.0} % of cells of {n} networks", 100.0 * by_chance(n))).collect();
         text += &format!(
             " By chance alone, the difference exceeds two standard errors in {}.",
             chances.join(", ")
@@ -242,13 +246,10 @@ fn judged(cells: &[&Cell]) -> String {
 /// Describes how far a cell is from its published value:
 /// `70.57 ± 0.45 (n = 3) is 1.29 below 71.86: 5.0 standard errors.`
 fn difference(cell: &Cell) -> String {
-    let errors = match standard_errors(cell) {
-        Some(e) if e < 1000.0 => format!("{e:.1}"),
-        _ => "over 1000".into(),
-    };
+    let errors = standard_errors(cell).unwrap_or_default();
     let d = cell.difference().unwrap_or_default();
     format!(
-        "{} ± {} (n = {}) is {:.2} {} {}: {errors} standard errors.",
+        "{} ± {} (n = {}) is {:.2} {} {}: {errors:.1} standard errors.",
         two(cell.mean()),
         two(cell.std()),
         cell.count(),

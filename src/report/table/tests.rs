@@ -113,6 +113,39 @@ fn runs_are_counted_by_weights_not_by_seed() {
 }
 
 #[test]
+fn what_shares_a_network_or_a_seed_counts_once() {
+    let run = |network, seed, top1| {
+        let mut r = record("rs", EXP100, seed, top1, plain());
+        r.of.network_seed = network;
+        r.of.weights = format!("{network:?} {seed} {top1}");
+        r
+    };
+    let of_two = [(0, 0, 70.0), (0, 1, 71.0), (1, 0, 74.0), (1, 1, 76.0)];
+    let records = of_two.map(|(network, seed, top1)| run(Some(network), seed, top1));
+    let t = &tables(&records)[0];
+    let cell = &t.rows[0].cells[0];
+    assert_eq!((cell.count(), cell.independent()), ("4 runs of 2 networks".into(), vec![70.5, 75.0]));
+    assert!(t.statistics().contains("networks where they differ"));
+    let records = [0, 1].map(|network| run(Some(network), network, 70.0));
+    assert_eq!(tables(&records)[0].rows[0].cells[0].count(), "2");
+    let records = [(0, 70.0), (0, 72.0), (1, 75.0)].map(|(seed, top1)| run(None, seed, top1));
+    let t = &tables(&records)[0];
+    let cell = &t.rows[0].cells[0];
+    assert_eq!((cell.count(), cell.independent()), ("3 runs of 2 seeds".into(), vec![71.0, 75.0]));
+}
+
+#[test]
+fn balanced_accuracy_is_shown_where_it_is_not_top1() {
+    let balanced = OTHERS.iter().position(|o| o.name == BALANCED).expect("a number");
+    let shown = |value| {
+        let mut r = record("erm", EXP100, 0, 70.0, plain());
+        r.others[balanced] = value;
+        tables(&[r])[0].others(0)
+    };
+    assert_eq!([None, Some(70.0 + 1e-9), Some(66.0)].map(shown), [vec![], vec![], vec![balanced]]);
+}
+
+#[test]
 fn settings_without_a_standard_are_shown_only_if_they_vary() {
     let with = |swa| json!({"arch": "resnet32", "swa": swa, "ema": 0.1});
     let a = record("erm", EXP100, 0, 70.0, with(true));

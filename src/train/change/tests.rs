@@ -61,6 +61,22 @@ fn colours_vary_in_their_ranges_and_in_any_order() {
 }
 
 #[test]
+fn solarize_inverts_what_torchvisions_inverts() {
+    // The lowest value that torchvision.transforms.functional.solarize changes with the thresholds of
+    // RandAugment(num_magnitude_bins=31)._augmentation_space(31, (32, 32)).
+    let lowest = [
+        255, 247, 238, 230, 221, 213, 204, 196, 187, 179, 170, 162, 153, 145, 136, 128, 119, 111, 102, 94,
+        85, 77, 68, 60, 51, 43, 34, 26, 17, 9, 0,
+    ];
+    for (magnitude, lowest) in (0..).zip(lowest) {
+        let config = Config { rand_augment: Some([1, magnitude]), ..config() };
+        let mut drawn = (0..200).flat_map(|n| drawn(&config, n)).filter(|op| matches!(op, Op::Solarize(_)));
+        let first = drawn.next().expect("one of fourteen operations");
+        assert_eq!(first, Op::Solarize(lowest), "{magnitude}");
+    }
+}
+
+#[test]
 fn rand_augment_has_fourteen_operations() {
     let config = Config { rand_augment: Some([1, 15]), ..config() };
     let mut kinds = std::collections::BTreeMap::<String, usize>::new();

@@ -151,6 +151,26 @@ fn a_deferred_rule_begins_in_short_runs_as_in_long_ones() {
     assert!(params("--rule rw --epochs 1").get("rule_from").is_none(), "at once is at once");
 }
 
+/// LDAM's code lowers the rate once more, 20 epochs after its rule begins.
+#[test]
+fn a_deferred_rule_begins_where_it_is_told() {
+    let of = |line: &str| flags(line).configs().map(|mut all| all.remove(0)).map_err(|e| e.to_string());
+    let ldam = "--method ldam-drw --epochs 200 --milestones 161,161,181,181";
+    let config = of(&format!("{ldam} --rule-from 161")).expect("sound");
+    assert_eq!((config.recipe, config.rule_from()), (Origin::Custom, 161));
+    assert!((config.lr_at(181) - 1e-5).abs() < 1e-11, "{}", config.lr_at(181));
+    assert_eq!(of(&format!("{ldam} --rule-from 181")), of(ldam), "the default has one key");
+    let at_a_milestone = of("--rule drw --rule-from 150").expect("sound");
+    assert_eq!((at_a_milestone.recipe, at_a_milestone.rule_from()), (Origin::Custom, 150));
+    assert_eq!(of("--rule drw --rule-from 225"), of("--rule drw"));
+    assert!(of("--rule drw --schedule cosine --rule-from 7").is_ok_and(|config| config.rule_from() == 7));
+    assert!(of("--rule drw --milestones none --rule-from 7").is_ok_and(|config| config.rule_from() == 7));
+    let wrong = of("--rule drw --epochs 5 --rule-from 6").expect_err("too late");
+    assert!(wrong.contains("--rule-from 6: must be one of the epochs"), "{wrong}");
+    let wrong = of("--rule rw --rule-from 6").expect_err("at once");
+    assert!(wrong.contains("it needs --rule drs or drw"), "{wrong}");
+}
+
 #[test]
 fn options_show_in_the_name() {
     let name = |line| preset_name(params(line).as_object().expect("an object"));
