@@ -350,14 +350,7 @@ fn subject(
 
 /// Reads the manifest of a data set, of images or of features.
 pub(super) fn dataset_at(path: &Path, tool: &'static str) -> Result<Manifest> {
-    one_at(path, tool, Kind::Dataset).or_else(|e| match e.downcast_ref() {
-        Some(manifest::Error::WrongKind { found: "embedding", .. }) => one_at(path, tool, Kind::Embedding),
-        _ => Err(e),
-    })
-}
-
-fn one_at(path: &Path, tool: &'static str, kind: Kind) -> Result<Manifest> {
-    let found = source::read_all(&[path.to_owned()], tool, kind)?;
+    let found = source::read_kinds(&[path.to_owned()], tool, &[Kind::Dataset, Kind::Embedding])?;
     let [m] = <[Manifest; 1]>::try_from(found)
         .map_err(|all| anyhow!("{}: holds {} manifests, not one", path.display(), all.len()))?;
     Ok(m)

@@ -247,7 +247,6 @@ fn extract_splits(
 ) -> Result<Done> {
     let files: Vec<String> = splits.iter().map(|split| features::file(split)).collect();
     writer.begin(&files)?;
-    writer.withdraw()?;
     let mut numbers = Object::new();
     let copied = OF_IMAGES.iter().filter_map(|name| subject.dataset.metrics.get_key_value(*name));
     numbers.extend(copied.map(|(name, value)| (name.clone(), value.clone())));
@@ -272,6 +271,7 @@ fn extract_splits(
         numbers.insert(role.into(), images.into());
         numbers.insert("feature_len".into(), out.feature_len.into());
         let bytes = encode(out, rows.source_index, Some(&rows.labels))?;
+        writer.withdraw()?;
         write_atomic(&writer.dir().join(&name), |f| f.write_all(&bytes))?;
         run = computed;
         outputs.push(Produced { role, name, rows: Some(rows.labels.len() as u64) });
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn checkpoints_and_paths_cannot_both_come_from_stdin() {
-        for line in ["--images -", "- --images -", "run - --images -"] {
+        for line in ["--images -", "- --images -", "run - --images -", "run --images - --data -"] {
             let text = run(flags(line).expect("sound flags")).expect_err("refused").to_string();
             assert!(text.starts_with("--images -: paths are read from stdin"), "{line}: {text}");
         }

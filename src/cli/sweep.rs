@@ -1,7 +1,5 @@
 //! `--sweep FLAG=FIRST:LAST:STEP`: the values that a flag takes in turn.
 
-use std::str::FromStr;
-
 /// Maximum number of values of a sweep.
 const MOST: f64 = 1000.0;
 
@@ -43,11 +41,16 @@ impl Range {
     }
 }
 
-impl FromStr for Sweep {
-    type Err = String;
+impl Sweep {
+    /// Makes a parser. `example` is a sweep that the tool takes, for messages.
+    pub fn parser(
+        example: &'static str,
+    ) -> impl Fn(&str) -> Result<Sweep, String> + Clone + Send + Sync + 'static {
+        move |text| Sweep::parse(text, example)
+    }
 
-    fn from_str(text: &str) -> Result<Sweep, String> {
-        let wrong = || "expected FLAG=FIRST:LAST:STEP, such as lr=0.05:0.2:0.05".to_owned();
+    fn parse(text: &str, example: &str) -> Result<Sweep, String> {
+        let wrong = || format!("expected FLAG=FIRST:LAST:STEP, such as {example}");
         let (flag, values) = text.split_once('=').ok_or_else(wrong)?;
         let number = |text: &str| text.parse::<f64>().map(|v| v + 0.0);
         let values: Vec<f64> =
@@ -72,7 +75,8 @@ mod tests {
 
     #[test]
     fn ranges_have_both_ends() {
-        let values = |text: &str| text.parse::<Sweep>().map(|s| s.range.values());
+        let parse = Sweep::parser("lr=0.05:0.2:0.05");
+        let values = |text: &str| parse(text).map(|s| s.range.values());
         assert_eq!(values("adjust=0:0.3:0.1"), Ok(vec![0.0, 0.1, 0.2, 0.3]));
         assert_eq!(values("--lr=1:1:0.5"), Ok(vec![1.0]));
         assert_eq!(values("x=-1:1.2:1"), Ok(vec![-1.0, 0.0, 1.0]));
@@ -83,9 +87,10 @@ mod tests {
         assert_eq!(format!("{:?}", values("x=-0:1:1")), "Ok([0.0, 1.0])");
         let bad = ["", "adjust", "adjust=0:1", "adjust=1:0:0.1", "adjust=0:1:0", "adjust=0:1:1e-9", "=0:1:1"];
         for text in bad.into_iter().chain(["adjust=0:1:-1", "adjust=0:nan:1", "adjust=0:1:nan"]) {
-            assert!(text.parse::<Sweep>().is_err(), "{text}");
+            assert!(parse(text).is_err(), "{text}");
         }
-        let why = |text: &str| text.parse::<Sweep>().expect_err("refused");
+        let why = |text: &str| parse(text).expect_err("refused");
+        assert_eq!(why("adjust"), "expected FLAG=FIRST:LAST:STEP, such as lr=0.05:0.2:0.05");
         assert!(why("adjust=1:0:0.1").contains("LAST must not be below FIRST"));
         assert!(why("adjust=0:1:nan").contains("STEP must be above 0"));
         assert!(why("adjust=0:1:1e-9").contains("more than 1000 values"));

@@ -52,15 +52,17 @@ fn run(flags: Flags) -> Result<()> {
             .context("features can only train a classifier; add --classifier linear, or another one"),
         e => e.into(),
     })?;
-    all.iter().try_for_each(|flags| train(flags, &datasets))
+    // The weights are read once for all values of a sweep, because they may come from stdin.
+    let init = |path: &Path| {
+        let which = all[0].init_checkpoint.as_deref();
+        Init::of(path, which).with_context(|| format!("--init {}", path.display()))
+    };
+    let init = all[0].init.as_deref().map(init).transpose()?;
+    all.iter().try_for_each(|flags| train(flags, &datasets, init.as_ref()))
 }
 
 /// Trains on all data sets with each seed.
-fn train(flags: &Flags, datasets: &[Manifest]) -> Result<()> {
-    let init = |path: &Path| {
-        Init::of(path, flags.init_checkpoint.as_deref()).with_context(|| format!("--init {}", path.display()))
-    };
-    let init = flags.init.as_deref().map(init).transpose()?;
+fn train(flags: &Flags, datasets: &[Manifest], init: Option<&Init>) -> Result<()> {
     let configs = flags.configs()?;
     let device = device(flags, &configs[0], datasets)?;
     warn_of_milestones(&configs[0]);
@@ -70,7 +72,7 @@ fn train(flags: &Flags, datasets: &[Manifest]) -> Result<()> {
     let mut runs = Vec::new();
     for dataset in datasets {
         for config in &configs {
-            runs.push(Run::new(flags, config, dataset, init.as_ref())?);
+            runs.push(Run::new(flags, config, dataset, init)?);
         }
     }
     let several = datasets.len() > 1;
@@ -110,6 +112,8 @@ struct Run<'a> {
     dataset: &'a Manifest,
     init: Option<Init>,
     plan: Plan,
+    /// The version of `train` that computes it.
+    version: u32,
 }
 
 impl<'a> Run<'a> {
@@ -123,25 +127,25 @@ impl<'a> Run<'a> {
         let needs_val = needs_val(config, select, dataset)?;
         let config = Config { arch, select: Some(select).filter(|s| *s != usual), ..config.clone() };
         let config = completed(config, dataset, init)?;
-        // An unfinished run of version 1 continues under its key of version 1, and is found by that key once
-        // it is finished. That version always selected by the test split.
-        if select == usual && !flags.common.force && init.is_none() && config.classifier.is_none() {
-            let plan = plan(flags, &config, dataset, None, 1, &["train", "test"])?;
-            if is_begun(&plan) {
-                return Ok(Run { config, select: Select::Test, dataset, init: None, plan });
-            }
-        }
-        let splits: &[&str] = if needs_val { &["train", "val", "test"] } else { &["train", "test"] };
         let version = match config.classifier {
             Some(_) => SECOND_STAGE,
             None if config.rand_augment.is_some() => RAND_AUGMENT,
             None => SEMANTICS,
         };
+        // An unfinished run of version 1 continues under its key of version 1, and is found by that key once
+        // it is finished. That version always selected by the test split.
+        if select == usual && !flags.common.force && init.is_none() && config.classifier.is_none() {
+            let plan = plan(flags, &config, dataset, None, 1, &["train", "test"])?;
+            if is_begun(&plan) {
+                return Ok(Run { config, select: Select::Test, dataset, init: None, plan, version });
+            }
+        }
+        let splits: &[&str] = if needs_val { &["train", "val", "test"] } else { &["train", "test"] };
         let plan = plan(flags, &config, dataset, init, version, splits)?;
         if let Some(init) = init {
             init.check(config.arch, &plan.dir)?;
         }
-        Ok(Run { config, select, dataset, init: init.cloned(), plan })
+        Ok(Run { config, select, dataset, init: init.cloned(), plan, version })
     }
 }
 
@@ -288,9 +292,10 @@ fn work(writer: &Writer, run: &Run, flags: &Flags, device: Device, mut progress:
     let dir = writer.dir();
     let mut failed = None;
     let begun_by = writer.plan().semantics;
-    if begun_by < SEMANTICS {
+    if begun_by < run.version {
         log::warn!(
-            "this run was begun by version {begun_by} of train, which rounds differently; the remaining epochs are computed by version {SEMANTICS}"
+            "this run was begun by version {begun_by} of train, which rounds differently; the remaining epochs are computed by version {}",
+            run.version
         );
     }
     let Run { config, select, dataset, init, .. } = run;
@@ -306,8 +311,8 @@ fn work(writer: &Writer, run: &Run, flags: &Flags, device: Device, mut progress:
         log::warn!("{e:#}; the event file is written again at the end of the run");
     }
     progress.done(&done.metrics);
-    if begun_by < SEMANTICS {
-        done.run.insert(FINISHED_BY.into(), SEMANTICS.into());
+    if begun_by < run.version {
+        done.run.insert(FINISHED_BY.into(), run.version.into());
     }
     Ok(done)
 }

@@ -186,7 +186,8 @@ impl Manifest {
         self.path.as_deref().and_then(Path::parent).ok_or_else(|| {
             let kind = self.kind.name();
             let why = format!(
-                "a {kind} manifest that does not say where its files are; pass its path as an argument instead"
+                "the directory of this {kind} manifest cannot be found, or holds another result now; pass its \
+                 path as an argument instead"
             );
             Error::refused("stdin", why)
         })

@@ -4,14 +4,18 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
-use super::{Error, FILE, Kind, Manifest, SCHEMA, in_utf8, json_fault};
+use super::{Error, FILE, Kind, Manifest, SCHEMA, in_utf8, json_fault, key};
 
 /// Maximum size in bytes of a file of manifests. Anything longer, such as `/dev/zero` or an archive, is
 /// refused.
 const MOST: u64 = 1 << 28;
+
+/// Whether stdin has been read. Whoever reads it again finds it empty, whatever was piped in.
+static IS_STDIN_READ: AtomicBool = AtomicBool::new(false);
 
 /// Reads the manifests of all arguments. No argument means stdin, and so does `-`; a directory means the
 /// manifest in it.
@@ -59,9 +63,12 @@ pub fn read_stdin(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item = 
         }
         _ => "pipe eval into this tool, or pass manifest.json files",
     };
+    let is_read = IS_STDIN_READ.swap(true, Ordering::Relaxed);
     // A terminal counts as empty: nobody types manifests.
-    let stdin: Box<dyn BufRead> =
-        if io::stdin().is_terminal() { Box::new(io::empty()) } else { Box::new(io::stdin().lock()) };
+    let stdin: Box<dyn BufRead> = match is_read || io::stdin().is_terminal() {
+        true => Box::new(io::empty()),
+        false => Box::new(io::stdin().lock()),
+    };
     let values = serde_json::Deserializer::from_reader(BomStripper::new(stdin)).into_iter();
     let found = values.map(move |value| {
         let mut m = parse(value, Path::new("stdin"))?;
@@ -69,7 +76,13 @@ pub fn read_stdin(tool: &'static str, kinds: Vec<Kind>) -> impl Iterator<Item = 
         of_kind(m, tool, &kinds)
     });
     let mut found = found.peekable();
-    let none = || Err(empty("stdin", hint));
+    let none = || match is_read {
+        true => {
+            let why = "is given twice, by `-` or by naming no file; give it once";
+            Err(Error::refused("stdin", why))
+        }
+        false => Err(empty("stdin", hint)),
+    };
     let none = found.peek().is_none().then(none);
     none.into_iter().chain(found)
 }
@@ -198,20 +211,23 @@ impl<R: BufRead> Read for BomStripper<R> {
 }
 
 /// Finds the file of a manifest that came without a path. Manifests printed by a tool state their `path`. One
-/// that was printed by `cat` is looked for in the directory where it was published, first by its absolute
-/// path, then relative to the current directory.
+/// that was printed by `cat` is looked for in the directory where it was published, first relative to the
+/// current directory, which may be in a copy of the tree, then by its absolute path. The manifest there must
+/// be the same: the directory may hold another result by now, even one with the same key.
 fn locate(m: &mut Manifest) {
     if m.path.is_some() {
         return;
     }
     let text = |name| m.run.get(name).and_then(Value::as_str).map(PathBuf::from);
     let Some(out) = text("out") else { return };
-    let absolute = text("cwd").map(|cwd| cwd.join(&out));
-    m.path = [absolute, Some(out)].into_iter().flatten().map(|dir| dir.join(FILE)).find(|file| {
+    let places = [std::env::current_dir().ok(), text("cwd")];
+    // Earlier versions did not write the digest, so it is computed.
+    let digest = key::digest(m);
+    m.path = places.into_iter().flatten().map(|from| from.join(&out).join(FILE)).find(|file| {
         fs::read_to_string(file)
             .ok()
             .and_then(|t| serde_json::from_str::<Manifest>(&t).ok())
-            .is_some_and(|there| there.key == m.key)
+            .is_some_and(|there| key::digest(&there) == digest)
     });
 }
 

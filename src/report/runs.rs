@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -56,7 +57,7 @@ pub struct Run {
 }
 
 /// Finds the trainings in directories and their subdirectories, sorted by data, method and settings. Also
-/// returns an error for each training that cannot be listed.
+/// returns an error for each training that cannot be listed, and for each directory that cannot be searched.
 ///
 /// # Errors
 /// Returns an error if a directory does not exist.
@@ -101,16 +102,23 @@ struct Search {
 impl Search {
     /// Looks into a directory and, up to a depth, into those inside.
     fn visit(&mut self, dir: &Path, depth: usize) {
+        let listed: io::Result<Vec<fs::DirEntry>> = fs::read_dir(dir).and_then(|all| all.collect());
+        let (inside, unread) = match listed {
+            Ok(inside) => (inside, None),
+            Err(e) => (vec![], Some(e)),
+        };
         if self.visited.insert(dir.canonicalize().unwrap_or_else(|_| dir.to_owned())) {
             match training(dir) {
-                Ok(run) => self.found.extend(run),
+                Ok(Some(run)) => self.found.push(run),
+                Ok(None) => {
+                    let wrong = unread.map(|e| Error::Manifest(manifest::Error::io(dir)(e)));
+                    self.wrong.extend(wrong);
+                }
                 Err(e) => self.wrong.push(e),
             }
         }
         let Some(depth) = depth.checked_sub(1) else { return };
-        // A directory that cannot be read holds no trainings that could be listed.
-        let inside = fs::read_dir(dir).into_iter().flatten().flatten();
-        for entry in inside.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        for entry in inside.into_iter().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
             self.visit(&entry.path(), depth);
         }
     }
@@ -120,8 +128,12 @@ impl Search {
 fn training(dir: &Path) -> Result<Option<Run>, Error> {
     let read = |name: &str| {
         let path = dir.join(name);
-        if !path.is_file() {
-            return Ok(None);
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => {}
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Manifest(manifest::Error::io(path)(e)));
+            }
+            _ => return Ok(None),
         }
         let all = source::read_file(&path)?;
         Ok::<_, Error>(all.into_iter().next().filter(|m| m.kind == Kind::Checkpoint))

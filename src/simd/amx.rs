@@ -41,7 +41,7 @@ fn permitted() -> bool {
     unsafe {
         asm!(
             "syscall",
-            inout("rax") status, in("rdi") 0x1023, in("rsi") 18, out("rcx") _, out("r11") _,
+            inout("rax") status, in("rdi") 0x1023_u64, in("rsi") 18_u64, out("rcx") _, out("r11") _,
             options(nostack)
         );
     }

@@ -208,6 +208,12 @@ fn check(ok: bool, flag: &str, value: &dyn fmt::Display, why: &str) -> Result<()
     if ok { Ok(()) } else { Err(Error::new(flag, value, why)) }
 }
 
+/// Writes a number as people do: with an exponent if it is very large or very small.
+fn shown(x: f64) -> String {
+    let is_short = x == 0.0 || (1e-6..1e16).contains(&x.abs());
+    if is_short { x.to_string() } else { format!("{x:e}") }
+}
+
 /// Returns whether a number is finite and not below zero. Negative zero is refused, because it would give
 /// another key.
 fn not_negative(x: f64) -> bool {
@@ -280,15 +286,18 @@ impl Config {
         let why = format!("must be between 1 and {MAX_BATCH_SIZE}");
         check(batch, "batch-size", &self.batch_size, &why)?;
         let lr = self.lr > 0.0 && (self.lr as f32).is_normal();
-        check(lr, "lr", &self.lr, "must be a positive number, such as 0.1")?;
+        let why = "must be a positive number from 1.2e-38 to 3.4e38, such as 0.1";
+        check(lr, "lr", &shown(self.lr), why)?;
         // The step computes in f32, where 0.99999999 is 1, and 1e39 is infinite.
         let momentum = not_negative(self.momentum) && (self.momentum as f32) < 1.0;
-        check(momentum, "momentum", &self.momentum, "must be at least 0 and, rounded to f32, below 1")?;
+        let why = "must be at least 0 and, rounded to f32, below 1";
+        check(momentum, "momentum", &shown(self.momentum), why)?;
         let nesterov = !self.nesterov || (self.momentum as f32) > 0.0;
-        check(nesterov, "nesterov --momentum", &self.momentum, "Nesterov momentum must be above 0")?;
+        let why = "Nesterov momentum must be above 0";
+        check(nesterov, "nesterov --momentum", &shown(self.momentum), why)?;
         let decay = not_negative(self.weight_decay) && (self.weight_decay as f32).is_finite();
         let why = "must be 0 or a positive number below 3.4e38, such as 0.0002";
-        check(decay, "weight-decay", &self.weight_decay, why)
+        check(decay, "weight-decay", &shown(self.weight_decay), why)
     }
 
     /// Checks the number of epochs, and what begins at one of them.
@@ -318,7 +327,7 @@ impl Config {
         let is_cropped = self.crop_padding.is_none() || self.augment == Augment::CropFlip;
         check(is_cropped, "crop-padding", &padding, "does nothing here; it needs --augment crop-flip")?;
         let jitter = self.color_jitter.unwrap_or_default();
-        let list = jitter.map(|x| x.to_string()).join(",");
+        let list = jitter.map(shown).join(",");
         let sound = jitter.iter().all(|x| not_negative(*x) && *x <= 1.0);
         check(sound, "color-jitter", &list, "each number must be between 0 and 1")?;
         let [operations, magnitude] = self.rand_augment.unwrap_or([1, 0]);
@@ -329,7 +338,7 @@ impl Config {
     fn check_method(&self) -> Result<(), Error> {
         let faults = [self.mix.fault(), self.loss.fault(), self.rule.fault()];
         match faults.into_iter().flatten().next() {
-            Some((option, value, why)) => Err(Error::new(&option.flag(), &value, why)),
+            Some((option, value, why)) => Err(Error::new(&option.flag(), &shown(value), why)),
             None => Ok(()),
         }
     }
@@ -350,7 +359,7 @@ impl Config {
                 check(neighbours > 0, "neighbours", &neighbours, "must be at least 1")
             }
             Classifier::TauNorm { tau_norm: Some(tau) } => {
-                check(not_negative(tau) && tau <= 10.0, "tau-norm", &tau, "must be between 0 and 10")
+                check(not_negative(tau) && tau <= 10.0, "tau-norm", &shown(tau), "must be between 0 and 10")
             }
             _ => Ok(()),
         }

@@ -2,7 +2,9 @@
 //! from, damaging them, and finding the real CIFAR files.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -100,7 +102,7 @@ impl Sandbox {
     pub fn terminal(&self, line: &str) -> Option<String> {
         let mut script = self.command("script");
         let Ok(output) = script.args(["-qec", line, "/dev/null"]).env("TERM", "xterm").output() else {
-            eprintln!("skipped: no script(1) to make a terminal with");
+            skipped("no script(1) to make a terminal with");
             return None;
         };
         let said = String::from_utf8(output.stdout).expect("UTF-8");
@@ -219,7 +221,7 @@ impl Disk {
         if run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&dir)) {
             return Some(Disk(dir));
         }
-        eprintln!("skipped: mounting a tmpfs is not permitted");
+        skipped("mounting a tmpfs is not permitted");
         None
     }
 
@@ -241,6 +243,13 @@ fn run(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
+/// Prints why the running test, or a part of it, is skipped. The test runner shows nothing that passing tests print by
+/// macros, so this writes to stderr itself.
+pub fn skipped(why: impl Display) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "skipped: {}: {why}", thread.name().unwrap_or("a test"));
+}
+
 /// Returns the official files of `cifar10` or `cifar100` in the `python` or the `binary` form: the directory
 /// or the archive in `$CIFAR_DIR`, or else in `data`, where `make data` puts the python form. If they are not
 /// there, it prints that the test is skipped and returns `None`, or fails if `$CIFAR_DIR` is set.
@@ -259,7 +268,7 @@ pub fn official(set: &str, form: &str) -> Option<PathBuf> {
         let get = if form == "python" { "make data" } else { "scripts/fetch-cifar --form binary" };
         let why = format!("neither {unpacked} nor {archive} is in {}", dir.display());
         assert!(given.is_none(), "{why}, the directory of CIFAR_DIR");
-        eprintln!("skipped: {why}; run {get}, or set CIFAR_DIR to a directory that has both forms");
+        skipped(format!("{why}; run {get}, or set CIFAR_DIR to a directory that has both forms"));
     }
     found
 }

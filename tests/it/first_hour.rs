@@ -6,8 +6,8 @@ use std::fs;
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
 
-use crate::common::{DATA, Sandbox, refused, with_data};
-use crate::fabricate::manifest;
+use crate::common::{DATA, Sandbox, refused, skipped, with_data};
+use crate::fabricate::{checkpoint, manifest};
 
 const TRAIN: &str = "data --arch resnet20 --batch-size 32";
 
@@ -121,6 +121,30 @@ fn runs_are_listed() {
         assert!(!help.contains(&format!("--{flag}")), "{help}");
         let asked = s.tool("report", &format!("runs --{flag} {value}")).assert();
         refused(asked, &format!("--{flag}: does nothing here"));
+    }
+}
+
+#[test]
+fn directories_that_may_not_be_searched_are_named() {
+    let s = with_data();
+    for (seed, dir) in (0..).zip(["open", "closed", "outer/inner"]) {
+        checkpoint(&s.join("runs").join(dir), &manifest(s.join("data")), seed);
+    }
+    // Root may search all directories unless it gives up this capability.
+    let out = s.bash(
+        "chmod 0 runs/closed; chmod 111 runs/outer
+         [ ! -r runs/closed ] || as='setpriv --bounding-set=-dac_override,-dac_read_search'
+         $as $B/report runs --format csv; code=$?; chmod 755 runs/closed runs/outer; exit $code",
+    );
+    let [listed, said] = [out.stdout, out.stderr].map(|text| String::from_utf8(text).unwrap());
+    if said.contains("setpriv") {
+        return skipped("root cannot give up capabilities here");
+    }
+    assert_eq!((out.status.code(), listed.lines().count()), (Some(0), 2), "{listed}{said}");
+    assert!(listed.contains("runs/open"), "{listed}");
+    for place in ["runs/closed/manifest.json", "runs/outer"] {
+        let warning = format!("warning: skipped: {place}: Permission denied");
+        assert_eq!(said.matches(&warning).count(), 1, "{place}: {said}");
     }
 }
 

@@ -10,13 +10,13 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::Sandbox;
+use crate::common::{Sandbox, skipped};
 
 /// Unpacks `NAME/ARCHIVE` of `$FOLDERS_DIR` into the sandbox. If the variable is not set, it prints that the
 /// test is skipped and returns `None`.
 fn unpacked(s: &Sandbox, name: &str, archive: &str) -> Option<PathBuf> {
     let Some(root) = std::env::var_os("FOLDERS_DIR").filter(|root| !root.is_empty()) else {
-        eprintln!("skipped: set FOLDERS_DIR to a directory that has {name}/{archive}");
+        skipped(format!("set FOLDERS_DIR to a directory that has {name}/{archive}"));
         return None;
     };
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(root).join(name).join(archive);

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::{Sandbox, edit, refused};
+use crate::common::{Sandbox, edit, refused, skipped};
 use crate::fabricate::{Evaluation, paper};
 use crate::figure_inputs::{COUNTS, checkpoint, dataset, embedding, evaluation};
 
@@ -71,7 +71,7 @@ fn numbers_and_what_is_far_from_the_paper() {
         "<p>2 of the 4 cells that can be judged.",
         "<li><b>ERM</b>, exp 100: 70.57 ± 0.45 (n = 3) is 1.29 below 71.86: 5.0 standard errors.</li>",
         "<li><b>Remix</b>, step 100: 70.87 ± 0.15 (n = 3) is 1.89 above 68.98:",
-        "Cells with one run, which have no standard error: 1.",
+        "Without a standard error, for lack of two networks with different accuracies: 1.",
         "All rows: recipe paper.</p>",
         "Training images of each class.",
         "(d) Remix, predicted",
@@ -209,8 +209,7 @@ fn a_real_browser_shows_and_sorts_it() {
     let found =
         Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/chromium")).output().expect("bash");
     if !found.status.success() {
-        eprintln!("skipped: no Chromium; scripts/chromium --install gets one");
-        return;
+        return skipped("no Chromium; scripts/chromium --install gets one");
     }
     let chromium = String::from_utf8(found.stdout).unwrap().trim().to_owned();
     let s = prepared();

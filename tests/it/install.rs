@@ -7,7 +7,7 @@ use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
 
-use crate::common::{Sandbox, make};
+use crate::common::{Sandbox, make, skipped};
 
 /// Runs `make GOAL` with the tools of this build, installing into `root`.
 fn run(goal: &str, root: &Path) {
@@ -38,7 +38,7 @@ fn has(program: &str) -> bool {
     let found = Command::new("bash").args(["-c", &format!("command -v {program}")]).output();
     let found = found.is_ok_and(|o| o.status.success());
     if !found {
-        eprintln!("skipped: {program} is not there");
+        skipped(format!("{program} is not there"));
     }
     found
 }

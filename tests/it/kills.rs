@@ -12,7 +12,7 @@ use std::process::Output;
 use remix::simd::Isa;
 use serde_json::Value;
 
-use crate::common::{Sandbox, copy_dir, timeless};
+use crate::common::{Sandbox, copy_dir, skipped, timeless};
 
 const DATA: &str = "--dataset synthetic --train-per-class 6 --test-per-class 1 --imb-ratio 3 -q";
 const TRAIN: &str = "data --method remix-drs --arch resnet20 --batch-size 16 --epochs 2 -q --device cpu";
@@ -182,7 +182,7 @@ fn a_training_goes_on_by_other_instructions_wherever_it_is_killed() {
     let sets: Vec<_> = Isa::available().iter().map(|isa| isa.for_floats().name()).collect();
     let (best, other) = (sets[0], sets[sets.len() - 1]);
     if best == other {
-        return println!("skipped: this machine has {best} alone");
+        return skipped(format!("this machine has {best} alone"));
     }
     let s = Sandbox::new();
     s.one("mk-imbalance", &format!("{DATA} --out data"));

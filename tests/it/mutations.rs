@@ -97,6 +97,12 @@ fn extreme(v: &mut Value, random: &mut Random) {
     }
 }
 
+/// Runs a tool on sound input, which it must accept: otherwise the mutations would test nothing.
+fn accepts(s: &Sandbox, tool: &str, args: &str) {
+    let output = s.tool(tool, args).write_stdin("").output().unwrap();
+    assert!(output.status.success(), "{tool} {args}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Runs a tool on mutated input; `what` names the case.
 fn holds(s: &Sandbox, tool: &str, args: &str, what: &str) {
     let output = s.tool(tool, args).timeout(Duration::from_secs(60)).write_stdin("").output().unwrap();
@@ -154,6 +160,12 @@ fn manifests() {
     ];
     for (file, readers) in readers {
         let sound = fs::read_to_string(s.join(file)).unwrap();
+        let args_of =
+            |args: &str| if args.contains("--out") { args.to_owned() } else { format!("{args} --out x") };
+        for &(tool, args) in readers {
+            accepts(&s, tool, &args_of(args));
+            let _ = fs::remove_dir_all(s.join("x"));
+        }
         for case in 0..4 * CASES {
             let mut random = Random::new(case);
             let kind = case % 4;
@@ -174,8 +186,7 @@ fn manifests() {
             };
             fs::write(s.join(file), &text).unwrap();
             for &(tool, args) in readers {
-                let args = if args.contains("--out") { args.to_owned() } else { format!("{args} --out x") };
-                holds(&s, tool, &args, &format!("{file}, case {case}"));
+                holds(&s, tool, &args_of(args), &format!("{file}, case {case}"));
                 let _ = fs::remove_dir_all(s.join("x"));
             }
         }
@@ -210,6 +221,9 @@ fn confusion_matrices_of_many_classes() {
 fn output(s: &Sandbox, dir: &str, name: &str, tool: &str, args: &str) {
     let (file, manifest) = (s.join(dir).join(name), s.join(dir).join("manifest.json"));
     let (sound, listed) = (fs::read(&file).unwrap(), fs::read(&manifest).unwrap());
+    let args = format!("{args} --out x");
+    accepts(s, tool, &args);
+    fs::remove_dir_all(s.join("x")).unwrap();
     for case in 0..2 * CASES {
         let mut random = Random::new(case);
         let mut bytes = damage(&sound, &mut random);
@@ -232,7 +246,7 @@ fn output(s: &Sandbox, dir: &str, name: &str, tool: &str, args: &str) {
         if case % 2 == 1 {
             list_anew(&s.join(dir), name);
         }
-        holds(s, tool, &format!("{args} --out x"), &format!("{name}, case {case}"));
+        holds(s, tool, &args, &format!("{name}, case {case}"));
         let _ = fs::remove_dir_all(s.join("x"));
         fs::write(&manifest, &listed).unwrap();
     }
@@ -245,6 +259,9 @@ fn what_a_training_goes_on_from() {
     let run = TRAIN.replace("--epochs 1", "--epochs 3 --tensorboard");
     let events = "events.out.tfevents.remix";
     s.killed_with(&["best.safetensors", events], &run, "half", 1);
+    copy_dir(&s.join("half"), &s.join("x"));
+    accepts(&s, "train", &format!("{run} --out x"));
+    fs::remove_dir_all(s.join("x")).unwrap();
     for name in ["state.safetensors", "best.safetensors", "log.jsonl", "plan.json", events] {
         let sound = fs::read(s.join("half").join(name)).unwrap();
         for case in 0..CASES {

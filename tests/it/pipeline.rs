@@ -9,7 +9,7 @@ use remix::simd::Isa;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use crate::common::{DATA, Sandbox, official, with_data};
+use crate::common::{DATA, Sandbox, edit, official, with_data};
 
 const TRAIN: &str = "--method remix --arch resnet20 --epochs 1 --batch-size 32";
 
@@ -80,6 +80,28 @@ fn a_moved_directory_is_found_by_its_argument() {
     let output = s.bash("cat b/runs/r/manifest.json | $B/eval -q");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("pass its path as an argument"));
+}
+
+/// The directory of the original, or of the copy, may hold another result by now, with the same key.
+#[test]
+fn a_piped_manifest_is_found_in_a_copy_of_its_tree() {
+    let s = Sandbox::new();
+    let made = s.bash(&format!(
+        "mkdir a && cd a && $B/mk-imbalance {DATA} -q --out data && $B/train data {TRAIN} -q --out r && cp -r ../a ../b"
+    ));
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let checkpoint = |line: &str| manifests(&s.bash(line))[0]["inputs"][0]["path"].clone();
+    assert_eq!(checkpoint("cd b && cat r/manifest.json | $B/eval -q --out m"), "../r/manifest.json");
+
+    let retrained = |tree: &str| edit(&s.join(tree).join("r"), |v| v["metrics"]["last_top1"] = json!(-1));
+    fs::copy(s.join("a/r/manifest.json"), s.join("old.json")).unwrap();
+    retrained("b");
+    assert_eq!(checkpoint("cd b && $B/eval -q --out m2 <../old.json"), "../../a/r/manifest.json");
+    retrained("a");
+    let output = s.bash("cd b && $B/eval -q --out m3 <../old.json");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("cannot be found, or holds another result now"), "{said}");
 }
 
 /// Runs `train` with stderr on a terminal and returns what it shows.

@@ -54,7 +54,7 @@ fn the_four_files() {
     let csv = read("table.csv");
     assert!(
         csv.contains(
-            "1,cifar10,last,remix,recipe paper,exp,100,3,3,75.10,1.01,75.36,paper,same,-0.26,75.05,,,,,,,\n"
+            "1,cifar10,last,remix,recipe paper,exp,100,3,3,75.10,1.01,75.36,paper,same,-0.26,75.05,,,,,,,,\n"
         ),
         "{csv}"
     );

@@ -371,6 +371,9 @@ fn a_sweep_trains_a_classifier_for_each_value() {
     let rates = s.run("train", "features --classifier linear --epochs 1 --sweep lr=0.1:0.2:0.1 -q --out lr");
     assert_eq!(rates.len(), 2);
     assert!(s.join("lr/lr-0.1/last.safetensors").exists() && s.join("lr/lr-0.2/last.safetensors").exists());
+    // Features are also taken from a pipe.
+    let piped = s.bash("cat features/manifest.json | $B/eval lr/lr-0.1 --data - -q");
+    assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));
     // A figure of their evaluations marks the value that is best on the validation split.
     let judged: String = found.iter().map(|m| format!("{m}\n")).collect();
     fs::write(s.join("runs.jsonl"), judged).unwrap();

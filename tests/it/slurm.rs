@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
 
-use crate::common::{Sandbox, make};
+use crate::common::{Sandbox, make, skipped};
 
 /// A cluster that is stopped at the end of the test.
 struct Cluster {
@@ -27,7 +27,7 @@ impl Cluster {
         }
         let why = String::from_utf8_lossy(&out.stderr).trim().to_owned();
         assert!(std::env::var_os("REMIX_REQUIRE_SLURM").is_none(), "{why}");
-        eprintln!("skipped: {why}");
+        skipped(why);
         None
     }
 

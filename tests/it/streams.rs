@@ -123,6 +123,31 @@ fn what_is_opened_is_read() {
 }
 
 #[test]
+fn stdin_is_read_once() {
+    let s = trained();
+    for line in [
+        "cat run/manifest.json | $B/eval - -",
+        "cat run/manifest.json | $B/embed run - -",
+        "cat data/manifest.json | $B/eval - --data -",
+        "cat data/manifest.json | $B/eval --data -",
+        "cat data/manifest.json | $B/train - - --dry-run",
+        "cat data/manifest.json | $B/train --init - --dry-run",
+        "cat m/manifest.json | $B/report table - -",
+        "cat m/manifest.json | $B/report figure --kind per-class - -",
+        "cat m/manifest.json | $B/report html - -",
+    ] {
+        let out = s.bash(line);
+        assert_eq!((out.status.code(), out.stdout.len()), (Some(2), 0), "{line}: {}", said(&out));
+        assert!(said(&out).contains("stdin: is given twice, by `-`"), "{line}: {}", said(&out));
+    }
+    // Each value of a sweep starts from the same checkpoint.
+    let sweep = "--arch resnet20 --epochs 1 --sweep lr=0.1:0.2:0.1 --dry-run";
+    let out = s.bash(&format!("cat run/manifest.json | $B/train data --init - {sweep}"));
+    let planned = String::from_utf8(out.stdout.clone()).unwrap().lines().count();
+    assert_eq!((out.status.code(), planned), (Some(0), 2), "{}", said(&out));
+}
+
+#[test]
 fn byte_order_marks_are_skipped() {
     let s = Sandbox::new();
     for seed in 0..2 {

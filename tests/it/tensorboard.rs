@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::Sandbox;
+use crate::common::{Sandbox, skipped};
 
 const EVENTS: &str = "events.out.tfevents.remix";
 
@@ -17,7 +17,7 @@ fn python() -> Option<String> {
     if found.is_ok_and(|o| o.status.success()) {
         return Some(python);
     }
-    eprintln!("skipped: {python} has no tensorboard package; set REMIX_PYTHON to a Python that has");
+    skipped(format!("{python} has no tensorboard package; set REMIX_PYTHON to a Python that has"));
     None
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use remix::simd::Isa;
 use serde_json::Value;
 
-use crate::common::{DATA, Sandbox, edit, flip, refused, timeless, with_data};
+use crate::common::{DATA, Sandbox, edit, flip, refused, skipped, timeless, with_data};
 
 /// A short training that uses every random stream.
 const SHORT: &str = "data --method remix-drs --arch resnet20 --batch-size 32 -q";
@@ -113,7 +113,7 @@ fn a_run_that_goes_on_by_other_instructions_says_so() {
     let sets: Vec<_> = Isa::available().iter().map(|isa| isa.for_floats().name()).collect();
     let (best, other) = (sets[0], sets[sets.len() - 1]);
     if best == other {
-        return println!("skipped: this machine has {best} alone");
+        return skipped(format!("this machine has {best} alone"));
     }
     let s = with_data();
     let run = format!("{SHORT} --epochs 40 --out run");

@@ -185,7 +185,7 @@ fn build(precision: Precision) -> Option<Library> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let version = Command::new(&compiler).arg("--version").output();
     if !version.is_ok_and(|v| v.status.success()) {
-        eprintln!("skipped: there is no C++ compiler ({compiler}) to emulate a GPU with");
+        super::tests::skipped(format!("there is no C++ compiler ({compiler}) to emulate a GPU with"));
         return None;
     }
     let dir = tempfile::tempdir().expect("a directory");

@@ -9,17 +9,27 @@ mod inference;
 mod setup;
 mod training;
 
+use std::fmt::Display;
+use std::io::Write;
+
 use super::device::usable;
 use super::kernels::NAMES;
 use super::nvrtc::Nvrtc;
 use super::{Error, program};
 use crate::backend::Precision;
 
+/// Prints why the running test, or a part of it, is skipped. The test runner shows nothing that passing tests print by
+/// macros, so this writes to stderr itself.
+pub(super) fn skipped(why: impl Display) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "skipped: {}: {why}", thread.name().unwrap_or("a test"));
+}
+
 #[test]
 fn every_kernel_compiles() {
     match Nvrtc::get() {
         Err(e) if std::env::var_os("REMIX_REQUIRE_NVRTC").is_some() => panic!("{e}"),
-        Err(e) => eprintln!("skipped: {e}"),
+        Err(e) => skipped(e),
         Ok(nvrtc) => {
             for (arch, precision) in ["sm_80", "sm_90", "sm_100"]
                 .into_iter()

@@ -56,9 +56,10 @@ struct Found {
 pub fn run(flags: &Flags, images: &Path) -> Result<()> {
     only_on_cpu(&flags.common.device, "--images")?;
     let checkpoints = &flags.input.checkpoints;
-    let is_stdin_taken = checkpoints.is_empty() || checkpoints.iter().any(|path| path.as_os_str() == "-");
+    let mut inputs = checkpoints.iter().chain(&flags.input.data);
+    let is_stdin_taken = checkpoints.is_empty() || inputs.any(|path| path.as_os_str() == "-");
     if images == Path::new("-") && is_stdin_taken {
-        bail!("--images -: paths are read from stdin, so the checkpoint must be an argument");
+        bail!("--images -: paths are read from stdin, so neither checkpoints nor --data can be");
     }
     let models = models(&flags.input, "embed")?;
     check_out(flags.common.out.as_deref(), models.len())?;

@@ -220,7 +220,6 @@ fn plan(flags: &Flags, splits: &[Split], classes: &Classes) -> Result<Plan> {
 fn work(writer: &Writer, splits: &[Split], mut numbers: Object) -> Result<Done> {
     let files: Vec<String> = splits.iter().map(|(import, _)| features::file(import.split)).collect();
     writer.begin(&files)?;
-    writer.withdraw()?;
     let mut outputs = vec![];
     for ((import, rows), name) in splits.iter().zip(files) {
         let (n, width) = (rows.labels.len(), rows.width);
@@ -232,6 +231,7 @@ fn work(writer: &Writer, splits: &[Split], mut numbers: Object) -> Result<Done> 
             ("source_index", Tensor::from_slice(&rows.ids, n, &Device::Cpu)?),
         ];
         let bytes = safetensors::serialize(tensors, None)?;
+        writer.withdraw()?;
         write_atomic(&writer.dir().join(&name), |f| f.write_all(&bytes))?;
         numbers.insert(import.split.into(), n.into());
         outputs.push(Produced { role: import.split, name, rows: Some(n as u64) });

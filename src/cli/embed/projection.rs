@@ -75,7 +75,7 @@ impl Projection {
             let Tsne { perplexity, early_exaggeration, .. } = tsne;
             ensure!(
                 perplexity >= 1.0 && perplexity.is_finite(),
-                "--perplexity {perplexity}: must be at least 1, such as 30"
+                "--perplexity {perplexity}: must be at least 1 and finite, such as 30"
             );
             ensure!(
                 (1.0..=1e3).contains(&early_exaggeration),

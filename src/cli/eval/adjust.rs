@@ -38,7 +38,7 @@ pub struct Flags {
     /// Evaluate with a range of values of --adjust, such as adjust=0:2:0.1; metrics.sweep has the accuracies,
     /// which `report figure --kind sweep` draws, and the value that is best on the validation split, if there
     /// is one
-    #[arg(long, value_name = "FLAG=FIRST:LAST:STEP")]
+    #[arg(long, value_name = "FLAG=FIRST:LAST:STEP", value_parser = Sweep::parser("adjust=0:2:0.1"))]
     pub sweep: Option<Sweep>,
 }
 
@@ -322,7 +322,10 @@ fn prior(path: &Path, classes: usize) -> Result<Vec<f64>> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::eval;
 
     #[test]
     fn tau_is_a_number_or_auto() {
@@ -334,6 +337,14 @@ mod tests {
             assert!(bad.parse::<Tau>().is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn the_example_of_a_sweep_is_one_that_eval_takes() {
+        let sweep = |text| eval::Flags::try_parse_from(["eval", "--sweep", text]);
+        let text = sweep("adjust=0:1").expect_err("it has no step").to_string();
+        assert!(text.contains("such as adjust=0:2:0.1") && sweep("adjust=0:2:0.1").is_ok(), "{text}");
+    }
+
     #[test]
     fn the_first_of_the_best_values_is_chosen() {
         assert_eq!(best(&[(0.0, 1.0), (0.5, 3.0), (1.0, 3.0), (1.5, 2.0)]), Some(0.5));

@@ -147,6 +147,7 @@ pub struct Flags {
 
     /// Number of warm-up epochs, over which the learning rate rises linearly
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Recipe")]
+    #[arg(value_parser = whole_number::<u32>(0, u64::MAX))]
     pub warmup: u32,
 
     /// Precision of the network's arithmetic
@@ -221,10 +222,12 @@ pub struct Flags {
     /// Train once for each value of a flag that takes a number, such as tau-norm=0:1:0.1; with --out DIR the
     /// runs are in DIR/FLAG-VALUE
     #[arg(long, value_name = "FLAG=FIRST:LAST:STEP", help_heading = "Seeds and files")]
+    #[arg(value_parser = Sweep::parser("lr=0.05:0.2:0.05"))]
     pub sweep: Option<Sweep>,
 
     /// Seed for the initial weights, batches, crops and mixing
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Seeds and files")]
+    #[arg(value_parser = whole_number::<u64>(0, u64::MAX))]
     pub seed: u64,
 
     /// Several runs, one per seed, such as 0-4 or 0-4,7; with --out DIR they are in DIR/seed-N
@@ -321,7 +324,8 @@ impl Flags {
     /// `args` are the arguments of the command line.
     ///
     /// # Errors
-    /// Returns an error if the swept flag does not exist, is given as well, or does not take such values.
+    /// Returns an error if the swept flag does not exist, is given as well, does not take such values, or
+    /// changes nothing in what is trained.
     pub fn swept(self, args: impl Iterator<Item = OsString>) -> Result<Vec<Flags>> {
         let Some(Sweep { flag, range }) = &self.sweep else { return Ok(vec![self]) };
         if self.given.has(flag) {
@@ -343,7 +347,13 @@ impl Flags {
             flags.common.out = flags.common.out.map(|out| out.join(format!("{flag}-{value}")));
             Ok(flags)
         };
-        range.values().into_iter().map(of).collect()
+        let all = range.values().into_iter().map(of).collect::<Result<Vec<Flags>>>()?;
+        if let [first, second, ..] = &all[..]
+            && first.configs()? == second.configs()?
+        {
+            bail!("--sweep {flag}: --{flag} is not a numeric setting of the training, such as lr");
+        }
+        Ok(all)
     }
 
     /// Returns the classifier on features, if one is asked for.

@@ -8,7 +8,7 @@ use super::TEMPORARY;
 use crate::interrupt::kill_point;
 use crate::manifest::{Error, hash};
 
-/// Renames a file within its directory, and flushes the directory.
+/// Renames a file, and flushes the directory that it is then in.
 ///
 /// # Errors
 /// Returns an error if the file cannot be renamed, or if the directory cannot be flushed.

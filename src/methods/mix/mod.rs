@@ -110,7 +110,7 @@ const KAPPA: MethodOption = MethodOption::new(
     Domain::Number {
         symbol: "K",
         check: |kappa| kappa >= 1.0 && kappa.is_finite(),
-        why: "must be at least 1",
+        why: "must be at least 1 and finite",
     },
 );
 

@@ -2,8 +2,16 @@
 //! fit.
 //!
 //! Arimo has the metrics of Arial and Helvetica (and of Liberation Sans), one of which is on nearly every
-//! machine, so that an SVG looks the same where Arimo itself is not installed. The files contain only the
-//! characters that figures use; `fonts/OFL.txt` is their licence.
+//! machine, so that an SVG looks the same where Arimo itself is not installed. The files contain the Latin,
+//! Greek and Cyrillic letters of Europe's languages and the symbols of figures. fontTools made them from
+//! version 1.33:
+//!
+//! ```text
+//! pyftsubset Arimo-Regular.ttf --no-hinting --layout-features=kern --unicodes=U+20-7E,U+A0-17F,U+218-21B,\
+//! U+386-3CE,U+400-45F,U+490,U+491,U+2013,U+2014,U+2018-201A,U+201C-201E,U+2026,U+2212,U+2264,U+2265
+//! ```
+//!
+//! `fonts/OFL.txt` is their licence.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -207,7 +215,7 @@ mod tests {
     #[test]
     fn characters_without_a_glyph_are_found() {
         let mut svg = super::super::svg::Svg::new(10.0);
-        svg.text(0.0, 0.0, "Δ <猫> −1 é", super::super::svg::TEXT);
+        svg.text(0.0, 0.0, "Δ <猫> −1 é Ørsted Łódź Ștefan Ψυχή Ґанок", super::super::svg::TEXT);
         assert_eq!(missing(&svg.finish(5.0, "犬")).into_iter().collect::<String>(), "猫");
     }
 }

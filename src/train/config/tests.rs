@@ -61,6 +61,7 @@ fn invalid_values_are_refused_with_the_name_of_their_flag() {
         ("lr", &|c| c.lr = -0.1),
         ("lr", &|c| c.lr = f64::NAN),
         ("lr", &|c| c.lr = 1e300),
+        ("lr", &|c| c.lr = 1e-40),
         ("momentum", &|c| c.momentum = 1.0),
         ("momentum", &|c| c.momentum = 0.999_999_99),
         ("momentum", &|c| c.momentum = f64::NAN),

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::backend::cpu::net::Net;
 use crate::backend::cuda::device::{Device, usable};
+use crate::backend::cuda::tests::skipped;
 use crate::backend::cuda::trainer::{Images, Trainer};
 use crate::backend::{Rates, levels};
 use crate::data::Info;
@@ -31,7 +32,7 @@ pub fn devices(precision: Precision) -> Vec<Device> {
     match usable(0) {
         Ok(()) => all.push(Device::open(0, precision).expect("a GPU")),
         Err(e) if std::env::var_os("REMIX_REQUIRE_GPU").is_some() => panic!("{e}"),
-        Err(e) => eprintln!("skipped on a GPU: {e}"),
+        Err(e) => skipped(format!("on a GPU: {e}")),
     }
     all
 }

@@ -205,8 +205,16 @@ fn refusals_say_what_to_do() {
         ("--batch-size 0", "expected a whole number from 1 to 65536"),
         ("--lr -0.1", "--lr -0.1: must be a positive number"),
         ("--lr nan", "--lr NaN: must be a positive number"),
+        ("--lr 1e-40", "--lr 1e-40: must be a positive number from 1.2e-38 to 3.4e38, such as 0.1"),
+        ("--weight-decay 1e300", "--weight-decay 1e300: must be 0 or a positive number below 3.4e38"),
+        ("--warmup -1", "expected a whole number of at least 0"),
+        ("--warmup 5000000000", "the number is too large"),
+        ("--seed -1", "expected a whole number of at least 0"),
+        ("--sweep lr=1:2", "expected FLAG=FIRST:LAST:STEP, such as lr=0.05:0.2:0.05"),
         ("--method remix --tau 1.5", "--tau 1.5: must be between 0 (no Remix) and 1"),
         ("--method remix --kappa 0.5", "--kappa 0.5: must be at least 1"),
+        ("--method remix --kappa inf", "--kappa inf: must be at least 1 and finite"),
+        ("--method remix --alpha 1e-320", "--alpha 1e-320: must be between 0.001 and 1000"),
         ("--rule drw --milestones none", "a deferred rule starts at the last milestone"),
         ("--rule drw --milestones 400", "a deferred rule starts at the last milestone"),
         ("--milestones 5,x", "\"x\" is not an epoch"),
@@ -261,6 +269,10 @@ fn sweeps_set_a_flag() {
     assert!(why("--sweep lr=0:1:1 --lr 1").contains("--lr is given as well"));
     assert!(why("--sweep sweep=0:1:1").contains("--sweep is given as well"));
     assert!(why("--sweep colour=0:1:1").contains("train has no flag --colour"));
+    for flag in ["threads", "parallel", "out", "init"] {
+        let text = why(&format!("--sweep {flag}=1:2:1"));
+        assert!(text.contains("is not a numeric setting of the training"), "{flag}: {text}");
+    }
     // A value that is the default is not the same as no value.
     assert!(why("--sweep momentum=0:0.8:0.1 --momentum 0.9").contains("--momentum is given as well"));
 }
