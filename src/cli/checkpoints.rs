@@ -16,8 +16,7 @@ use serde_json::json;
 pub use self::infer::Rows;
 use super::generate::architectures;
 use super::trained::{Trained, normalise};
-use super::{Common, only_on_cpu, whole_number};
-use crate::backend::cpu::infer::BATCH;
+use super::{Common, only_on_cpu};
 use crate::data::{self, Normalise, features};
 use crate::interrupt;
 use crate::manifest::{self, FILE, Input, Kind, Manifest, Object, key, source, store};
@@ -52,11 +51,6 @@ pub struct Choice {
     /// Architecture of bare weights, such as resnet32 or resnet50 (checkpoints record theirs)
     #[arg(long, value_name = "ARCH", add = ArgValueCandidates::new(architectures))]
     pub arch: Option<Arch>,
-
-    /// Number of images that a CPU thread runs through the network at a time; numbers above 8 count as 8, and
-    /// the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = BATCH as u32, value_parser = whole_number::<u32>(1, u64::MAX))]
-    pub batch_size: u32,
 }
 
 /// Weights with the data set to run them on.

@@ -86,7 +86,7 @@ pub struct Flags {
     /// and, optionally, `ids` (N). A file written by numpy.save has only one of them, so list all:
     /// train=features.npy,labels.npy or train=features.npy,labels.npy,ids.npy.
     #[arg(long, value_name = "SPLIT=FILE[,LABELS[,IDS]]")]
-    #[arg(conflicts_with_all = ["split", "splits", "project", "images", "data", "arch", "checkpoint", "batch_size"])]
+    #[arg(conflicts_with_all = ["split", "splits", "project", "images", "data", "arch", "checkpoint"])]
     pub import: Vec<Import>,
 
     /// With --import: file with the names of the classes in the order of their labels, one per line
@@ -259,7 +259,7 @@ fn extract_splits(
         let (mut rows, mut out, computed) = subject.infer(&choice, device, true)?;
         let images = rows.labels.len();
         if let (Some(passes), "train") = (flags.passes, role) {
-            for pass in subject.augmented(passes, flags.input.batch_size as usize)? {
+            for pass in subject.augmented(passes)? {
                 let pass = pass?;
                 out.logits.extend(pass.logits);
                 out.features.extend(pass.features);
@@ -316,7 +316,7 @@ mod tests {
     fn flags_that_would_do_nothing_are_refused() {
         let import = "--import train=a.npz --import test=b.npz";
         flags(import).expect("sound flags");
-        for useless in ["--checkpoint best", "--batch-size 4", "--data d", "--split val"] {
+        for useless in ["--checkpoint best", "--data d", "--split val"] {
             let text = flags(&format!("{import} {useless}")).expect_err("refused").to_string();
             assert!(text.contains("cannot be used with"), "{useless}: {text}");
         }

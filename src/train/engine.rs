@@ -186,7 +186,7 @@ impl<'a> Engine<'a> {
             On::Cpu(net, Images { train, judged, levels }) => {
                 let net = Folded::new(&net.params, train.shape())?;
                 let of = |split: &&Split| -> Result<f64> {
-                    let out = net.run(split, levels, infer::BATCH)?;
+                    let out = net.run(split, levels)?;
                     Ok(metrics::top1(&out.logits, split.labels(), out.classes))
                 };
                 judged.iter().map(of).collect()
@@ -317,11 +317,10 @@ pub fn augmented(
     train: &Split,
     levels: &Levels,
     plan: &EpochPlan,
-    batch: usize,
 ) -> Result<Inference, Interrupted> {
     let mut samples: Vec<Sample> = (0..plan.steps()).flat_map(|step| plan.step(step).samples).collect();
     samples.sort_unstable_by_key(|sample| sample.index);
-    net.forward(samples.len(), batch, |n, pixels| {
+    net.forward(samples.len(), infer::BATCH, |n, pixels| {
         let changed = Changed::of(train, &samples[n]);
         changed.view(samples[n].flip).write(train.shape()[1], levels, pixels);
     })

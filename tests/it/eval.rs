@@ -70,7 +70,7 @@ fn lineage_and_key_name_only_what_was_used() {
         assert!(Path::new(path).is_relative() && file.parent().unwrap().join(path).exists(), "{path}");
     }
     let key = |args: &str| s.one("eval", &format!("--dry-run {args}"))["key"].clone();
-    assert_eq!(key("run --batch-size 3 --threads 1"), m["key"]);
+    assert_eq!(key("run --threads 1"), m["key"]);
     assert_ne!(key("run --checkpoint best"), m["key"]);
     assert_ne!(key("run --split train"), m["key"]);
 }
@@ -148,7 +148,7 @@ fn embeddings_are_the_same_bytes_every_time() {
         s.one("embed", &format!("run --out {out} -q {more}"));
         fs::read(s.join(out).join("features.safetensors")).unwrap()
     };
-    assert_eq!(read("a", "--threads 1"), read("b", "--threads 2 --batch-size 7"));
+    assert_eq!(read("a", "--threads 1"), read("b", "--threads 2"));
     s.one("embed", "run --out a --verify -q");
     fs::File::options().append(true).open(s.join("a/features.safetensors")).unwrap().write_all(b"x").unwrap();
     s.tool("embed", "run --out a --verify -q").assert().code(1);

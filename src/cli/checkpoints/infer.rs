@@ -50,7 +50,7 @@ impl Subject {
         let out = match device {
             Device::Cpu => {
                 run.insert("instruction_set".into(), f32::isa().name().into());
-                Folded::new(&params, split.shape())?.run(&split, &levels, flags.batch_size as usize)?
+                Folded::new(&params, split.shape())?.run(&split, &levels)?
             }
             Device::Cuda(index) => {
                 let device = cuda::Device::open(index, Precision::F32)?;
@@ -77,11 +77,7 @@ impl Subject {
     /// # Errors
     /// Fails under the same conditions as [`Subject::infer`], or if the checkpoint was trained without
     /// augmentation.
-    pub fn augmented(
-        &self,
-        passes: u32,
-        batch: usize,
-    ) -> Result<impl Iterator<Item = Result<Inference, Interrupted>>> {
+    pub fn augmented(&self, passes: u32) -> Result<impl Iterator<Item = Result<Inference, Interrupted>>> {
         let trained = match &self.weights {
             Weights::Checkpoint(m) => serde_json::from_value(serde_json::Value::Object(m.params.clone()))
                 .with_context(|| format!("{}: params", self.name))?,
@@ -102,7 +98,7 @@ impl Subject {
         let name = self.name.clone();
         Ok((1..=passes).map(move |pass| {
             let _waiting = terminal::note(&format!("augmented pass {pass} of {passes} through {name}"));
-            engine::augmented(&net, &split, &levels, &plan.epoch(pass), batch)
+            engine::augmented(&net, &split, &levels, &plan.epoch(pass))
         }))
     }
 

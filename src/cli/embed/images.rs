@@ -261,7 +261,7 @@ fn predict(model: &Model, flags: &Flags, found: &Found) -> Result<(Inference, Ve
         }
         progress.step();
     };
-    let out = net.forward(found.paths.len(), flags.input.batch_size as usize, image)?;
+    let out = net.forward(found.paths.len(), infer::BATCH, image)?;
     drop(progress);
     interrupt::check()?;
     let mut broken = broken.into_inner().expect("no thread panicked");

@@ -78,17 +78,17 @@ impl Folded {
     }
 
     /// Computes the logits and features of all images of a split, without augmentation; `levels` are the
-    /// normalised values of the bytes. A thread takes `batch` images at a time through the network, but no
-    /// more than [`BATCH`]; the result does not depend on `batch`.
+    /// normalised values of the bytes.
     ///
     /// # Errors
     /// Returns [`Interrupted`] after a signal.
-    pub fn run(&self, split: &Split, levels: &Levels, batch: usize) -> Result<Inference, Interrupted> {
-        self.forward(split.len(), batch, |n, pixels| normalise(split.rows(n), levels, pixels))
+    pub fn run(&self, split: &Split, levels: &Levels) -> Result<Inference, Interrupted> {
+        self.forward(split.len(), BATCH, |n, pixels| normalise(split.rows(n), levels, pixels))
     }
 
     /// Computes the logits and features of `n` images; `image(i, pixels)` writes the normalised pixels of
-    /// image `i`, (H, W, C).
+    /// image `i`, (H, W, C). A thread takes `batch` images at a time through the network, but no more than
+    /// [`BATCH`]; the result does not depend on it.
     ///
     /// # Errors
     /// Returns [`Interrupted`] after a signal.

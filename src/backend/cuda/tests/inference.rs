@@ -20,7 +20,7 @@ fn inference_is_the_cpus() {
         let levels = levels(&config.mean, &config.std);
         let found = infer(&device, &net.params, &data.test, &levels).expect("inference");
         let folded = Folded::new(&net.params, data.test.shape()).expect("a network");
-        let truth = folded.run(&data.test, &levels, 4).expect("inference");
+        let truth = folded.run(&data.test, &levels).expect("inference");
         assert!(relative_error(&found.features, &truth.features) < 1e-5);
         assert!(relative_error(&found.logits, &truth.logits) < 1e-5);
         for fits in [true, false] {
@@ -47,7 +47,7 @@ fn a_training_in_bf16_is_judged_in_f32() {
         trainer.top1(&[&data.test]).expect("accuracy");
         trainer.give(&net.params).expect("given");
         let folded = Folded::new(&net.params, data.test.shape()).expect("a network");
-        let truth = folded.run(&data.test, &levels(&config.mean, &config.std), 4).expect("inference");
+        let truth = folded.run(&data.test, &levels(&config.mean, &config.std)).expect("inference");
         let apart = relative_error(&trainer.evaluators[0].logits().expect("logits"), &truth.logits);
         assert!(apart < 1e-5, "{}: {apart:.1e}", device.describe());
     }
