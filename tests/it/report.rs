@@ -58,7 +58,7 @@ fn the_four_files() {
         ),
         "{csv}"
     );
-    let missing = "1,cifar10,last,remix,recipe paper,exp,10,0,0,,,88.15,paper,same,,89.16,,,,,,,\n";
+    let missing = "1,cifar10,last,remix,recipe paper,exp,10,0,0,,,88.15,paper,same,,89.16,,,,,,,,\n";
     assert!(csv.contains(missing), "{csv}");
     assert_eq!(csv.lines().count(), 1 + 4 + 1);
 
