@@ -83,7 +83,8 @@ pub enum Command {
     ///
     /// Looks for finished and unfinished runs in directories and their subdirectories, and prints one line
     /// for each on stdout: method, settings, seed, finished epochs, and accuracy on the test split after the
-    /// last and after the best epoch. Settings that all runs share are printed once. Nothing is written.
+    /// last and after the best epoch. Settings that all runs share are printed once, except classifiers on
+    /// features. Nothing is written.
     #[command(after_help = runs::EXAMPLES, args = runs::refused())]
     Runs(RunsFlags),
 }

@@ -111,7 +111,7 @@ pub fn counts(
         )));
     }
     let n_max = each - held;
-    let reason = format!("each class has {n_max} training images");
+    let reason = format!("each class has {}", training_images(n_max));
     Ok((cls_num_list(profile, classes, n_max, &reason)?, held))
 }
 
@@ -166,10 +166,15 @@ pub fn wanted(
         Some(most) => (most, format!("--max-per-class is {most}")),
         None => {
             let largest = available.iter().copied().max().unwrap_or(0);
-            (largest, format!("the largest class has {largest} training images"))
+            (largest, format!("the largest class has {}", training_images(largest)))
         }
     };
     cls_num_list(profile, available.len(), n_max, &reason)
+}
+
+/// Formats a number of training images.
+fn training_images(n: usize) -> String {
+    format!("{n} training image{}", if n == 1 { "" } else { "s" })
 }
 
 /// Returns the number of images of each class.
@@ -292,6 +297,8 @@ mod tests {
         assert!(message(step(10.0, 1.0), 500).contains("--minority-fraction 1"));
         assert!(message(step(10.0, f64::NAN), 500).contains("--minority-fraction NaN"));
         assert_eq!(sizes(exp(5000.0), 5000)[9], 1);
+        let one = wanted(&[1, 1], exp(2.0), None).expect_err("refused").to_string();
+        assert!(one.ends_with("has 1 training image, so the largest usable ratio is 1"), "{one}");
         let wanted = |most| wanted(&[25, 21, 5], exp(100.0), most).expect_err("refused").to_string();
         let reason = "the largest class has 25 training images, so the largest usable ratio is 25";
         assert!(wanted(None).contains(reason), "{}", wanted(None));

@@ -175,6 +175,16 @@ impl Input {
         let blake3 = hash::file(&path)?;
         Ok(Input::new(role, path, blake3))
     }
+
+    /// Creates an input of a file whose content has been read. A pipe cannot be read again to be hashed.
+    ///
+    /// # Errors
+    /// Returns an error if the path is not UTF-8.
+    pub fn of_content(role: &str, file: &Path, content: &[u8]) -> Result<Input, Error> {
+        let path = store::absolute(file);
+        in_utf8(&path)?;
+        Ok(Input::new(role, path, blake3::hash(content).to_hex().to_string()))
+    }
 }
 
 impl Manifest {

@@ -33,7 +33,7 @@ fn one(t: &Table, published: &Published) -> String {
     }
     text += "\nMethod";
     for k in 0..t.columns.len() {
-        text += " & ours";
+        text += " & reproduced";
         for part in t.parts(k) {
             text += &format!(" & {}", escape(part.title()));
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::experiment::{Experiment, disambiguated, order, representatives};
-use super::settings::{departs, standard, words};
+use super::settings::{ALWAYS, departs, standard, words};
 use super::telling::options;
 use super::{one_line, plural, title};
 use crate::manifest::key;
@@ -16,7 +16,7 @@ use crate::manifest::key;
 const SCHEDULE: [&str; 3] = ["recipe", "milestones", "rule_from"];
 
 /// Settings of the evaluation.
-const EVALUATION: [&str; 3] = ["split", "adjust", "test_prior"];
+pub(super) const EVALUATION: [&str; 4] = ["split", "adjust", "test_prior", "evaluated on"];
 
 /// Settings that only some data sets have: those with a step profile, those of which something is drawn, image
 /// files without a test split of their own, and the synthetic set.
@@ -26,7 +26,8 @@ const OF_SOME_DATASETS: [&str; 6] =
 /// The runs of one method in one setting.
 #[derive(Debug, PartialEq)]
 pub(super) struct Series {
-    /// The method and the settings that differ between groups: `Remix`, `Remix (tau 0.3, step 10)`.
+    /// The method, the settings that differ between groups, and those in [`ALWAYS`]: `Remix`,
+    /// `Remix (tau 0.3, step 10)`, `ERM (NCM)`.
     pub label: String,
     /// Indices of the runs, by seed.
     pub members: Vec<usize>,
@@ -89,14 +90,15 @@ fn grouped(all: &[&Experiment], by_place: bool) -> Vec<Series> {
         let known = runs.iter().filter(|(_, e)| is_known(e, name));
         known.map(|(_, e)| value(e, name)).collect::<BTreeSet<_>>().len() > 1
     };
-    let differing: Vec<&String> = names.into_iter().filter(differs).collect();
-    let settings = |e: &Experiment| -> Vec<String> { differing.iter().filter_map(|n| value(e, n)).collect() };
+    let departs_in = |e: &Experiment, name: &str| e.settings.get(name).is_some_and(|v| departs(name, v));
+    let is_always_told =
+        |name: &&String| ALWAYS.contains(&name.as_str()) && runs.iter().any(|(_, e)| departs_in(e, name));
+    let told: Vec<&String> = names.into_iter().filter(|name| is_always_told(name) || differs(name)).collect();
+    let settings = |e: &Experiment| -> Vec<String> { told.iter().filter_map(|n| value(e, n)).collect() };
 
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for &(i, e) in &runs {
-        let departing =
-            differing.iter().filter(|name| e.settings.get(**name).is_some_and(|v| departs(name, v)));
-        let departures = options(e).count() + departing.count();
+        let departures = options(e).count() + told.iter().filter(|name| departs_in(e, name)).count();
         // A classifier on imported features may have no setting that tells it from one on a network's features.
         let place = by_place.then_some((&e.column, &e.which, !is_training(e)));
         let key = (order(&e.method), &e.method, place, departures, &e.options, settings(e));
@@ -340,10 +342,32 @@ mod tests {
         };
         assert_eq!(labels(&[experiment("erm", "", "100", 0, 10), classifier(None)]), ["ERM", "ERM (NCM)"]);
         // They are averaged neither with each other if their settings differ, nor with a second stage.
-        assert_eq!(labels(&[classifier(None), classifier(Some(3))]), ["ERM", "ERM (passes 3)"]);
+        let found = labels(&[classifier(None), classifier(Some(3))]);
+        assert_eq!(found, ["ERM (NCM)", "ERM (passes 3, NCM)"]);
         let mut second_stage = classifier(None);
         second_stage.settings.insert("epochs".into(), 10.into());
-        assert_eq!(labels(&[second_stage, classifier(None)]), ["ERM #1", "ERM #2"]);
+        assert_eq!(labels(&[second_stage, classifier(None)]), ["ERM (NCM) #1", "ERM (NCM) #2"]);
+    }
+
+    #[test]
+    fn classifiers_and_corrections_are_in_each_label() {
+        let with = |name: &str, value: Value| {
+            let mut e = experiment("erm", "", "100", 0, 10);
+            e.settings.insert("split".into(), "val".into());
+            e.settings.insert(name.into(), value);
+            e
+        };
+        for (name, value, label) in [
+            ("second_stage", "20-NN".into(), "ERM (20-NN)"),
+            ("adjust", 1.0.into(), "ERM (adjust 1)"),
+            ("adjust", "auto".into(), "ERM (adjust auto)"),
+            ("test_prior", "train".into(), "ERM (test-prior train)"),
+            ("test_prior", "uniform".into(), "ERM"),
+        ] {
+            let e = with(name, value);
+            assert_eq!(series(&[&e])[0].label, label);
+            assert_eq!(series_anywhere(&[&e, &e])[0].label, label);
+        }
     }
 
     #[test]

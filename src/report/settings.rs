@@ -16,6 +16,10 @@ pub(super) const PROJECTION: &str = "projection";
 /// The name of the setting that describes a classifier on features.
 pub(super) const SECOND_STAGE: &str = "second_stage";
 
+/// Settings that each row of a table and each label of a figure states, even if all runs share them: the
+/// classifier on features, and how logits are corrected. Without them the method's name would be wrong.
+pub(super) const ALWAYS: [&str; 3] = [SECOND_STAGE, "adjust", "test_prior"];
+
 /// The standard values of settings: what the tools do by default. Only departures from them are reported.
 /// Settings without a standard value are reported where they vary.
 static STANDARD: LazyLock<Object> = LazyLock::new(|| {

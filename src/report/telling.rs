@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::experiment::Experiment;
-use super::settings::{departs, standard, words};
+use super::settings::{ALWAYS, departs, standard, words};
 
 /// The settings that a table states, for all rows together or row by row.
 pub(super) struct Telling {
     /// Settings with one value in all records, if that is not the standard value, in words. They are stated
-    /// once and in no row.
+    /// once and in no row; those in [`ALWAYS`] are stated in each row instead.
     pub common: Vec<String>,
     /// Settings without a standard value that rows must state, because otherwise rows that are not averaged
     /// together would look the same.
@@ -27,7 +27,8 @@ pub(super) fn telling(records: &[&Experiment]) -> Telling {
         for r in records {
             per_method.entry(&r.method).or_default().insert(r.settings.contains_key(name));
         }
-        if values.len() == 1 && records.iter().all(|r| r.settings.contains_key(name)) {
+        let is_shared = values.len() == 1 && records.iter().all(|r| r.settings.contains_key(name));
+        if is_shared && !ALWAYS.contains(&name.as_str()) {
             telling.common.extend(values.into_iter().filter(|_| departs(name, &records[0].settings[name])));
             telling.shared.insert(name.clone());
         } else if standard(name).is_none()
@@ -58,6 +59,14 @@ pub(super) fn departures(r: &Experiment, telling: &Telling) -> Vec<String> {
 fn in_words(r: &Experiment, tell: impl Fn(&str) -> bool) -> Vec<String> {
     let told = r.settings.iter().filter(|(name, value)| tell(name) && departs(name, value));
     options(r).chain(told.map(|(name, value)| words(name, value))).collect()
+}
+
+/// Returns the settings in [`ALWAYS`] that differ from the standard, in words.
+pub(super) fn always(r: &Experiment) -> impl Iterator<Item = String> {
+    ALWAYS.into_iter().filter_map(move |name| {
+        let value = r.settings.get(name)?;
+        departs(name, value).then(|| words(name, value))
+    })
 }
 
 /// Returns the options of the method that differ from the preset's, in words and named like their flags.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Sandbox, edit, refused};
 use crate::fabricate::Evaluation;
-use crate::figure_inputs::{COUNTS, checkpoint, dataset, embedding, evaluation};
+use crate::figure_inputs::{COUNTS, checkpoint, dataset, embedding, evaluation, sweep};
 
 /// Makes inputs of every kind for two methods, one of them with two seeds.
 fn prepared() -> Sandbox {
@@ -37,6 +37,10 @@ fn prepared() -> Sandbox {
     });
     evaluation(&s.join("m/long"), &Evaluation::default());
     edit(&s.join("m/long"), |v| v["metrics"]["class_names"][0] = json!("<&\u{1}".repeat(100)));
+    for (name, best) in [("first", 0.0), ("last", 1.0)] {
+        evaluation(&s.join(format!("m/{name}")), &Evaluation::default());
+        sweep(&s.join(format!("m/{name}")), best);
+    }
     dataset(&s.join("d/exp"), "exp", &COUNTS);
     dataset(&s.join("d/step"), "step", &[5000, 5000, 5000, 5000, 5000, 50, 50, 50, 50, 50]);
     dataset(&s.join("d/many"), "exp", &(0..100).map(|k| 500 - 4 * k).collect::<Vec<_>>());
@@ -50,7 +54,7 @@ fn drawn(s: &Sandbox, args: &str, out: &str) -> String {
 }
 
 /// Each kind with its inputs.
-const ALL: [(&str, &str); 13] = [
+const ALL: [(&str, &str); 15] = [
     ("figure1", "e/mixup e/remix"),
     ("figure1", "e/remix"),
     ("confusion", "m/remix0 m/remix1"),
@@ -64,6 +68,8 @@ const ALL: [(&str, &str); 13] = [
     ("curves", "c/mixup0 c/remix0 c/remix1"),
     ("curves", "c/ldam c/remix0 c/remix1"),
     ("reliability", "m/mixup0 m/remix0 m/remix1"),
+    ("sweep", "m/first"),
+    ("sweep", "m/last"),
 ];
 
 fn parse(svg: &str) -> usvg::Tree {
@@ -189,6 +195,25 @@ fn legends_state_the_schedule_that_each_run_had() {
     let svg = drawn(&s, "--kind curves custom paper --width 6.9", "f");
     let wanted = "Remix (4 epochs, milestones 1 and 2), Remix (8 epochs, recipe paper)";
     assert!(svg.contains(wanted), "{:?}", said(&svg));
+}
+
+#[test]
+fn classifiers_and_corrections_are_named() {
+    let s = prepared();
+    edit(&s.join("m/remix0"), |v| v["params"]["adjust"] = json!(1.0));
+    let svg = drawn(&s, "--kind confusion m/remix0", "f");
+    assert!(svg.contains(">Remix (adjust 1)<"), "{:?}", said(&svg));
+    edit(&s.join("c/remix0"), |v| v["params"]["classifier"] = json!({"name": "ncm"}));
+    let svg = drawn(&s, "--kind curves c/remix0", "g");
+    assert!(svg.contains(">Remix (NCM)<"), "{:?}", said(&svg));
+}
+
+#[test]
+fn sweeps_state_a_split_other_than_the_test_images() {
+    let s = prepared();
+    assert!(drawn(&s, "--kind sweep m/first", "f").contains(">accuracy (%)<"));
+    edit(&s.join("m/first"), |v| v["params"]["split"] = json!("val"));
+    assert!(drawn(&s, "--kind sweep m/first", "g").contains(">val accuracy (%)<"));
 }
 
 #[test]

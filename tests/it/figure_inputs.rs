@@ -44,6 +44,15 @@ pub fn evaluation(dir: &Path, e: &Evaluation) {
     });
 }
 
+/// Adds to an evaluation what `eval --sweep adjust=0:1:0.5` measures, and the value that is best on the
+/// validation split.
+pub fn sweep(dir: &Path, best: f64) {
+    let row =
+        |v: f64| json!({"value": v, "top1": 70.0 + v, "many": 90.0 - v, "medium": 75.0, "few": 50.0 + v});
+    let rows = [0.0, 0.5, 1.0].map(row);
+    edit(dir, |v| v["metrics"]["sweep"] = json!({"flag": "adjust", "rows": rows, "best_on_val": best}));
+}
+
 fn publish(plan: Plan, name: &str, role: &'static str, bytes: &[u8], metrics: Value) {
     let Claim::Work(w) = plan.claim(true, || ()).unwrap() else { panic!("forced") };
     write_atomic(&plan.dir.join(name), |f| std::io::Write::write_all(f, bytes)).unwrap();

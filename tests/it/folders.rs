@@ -128,6 +128,7 @@ fn from_folders_to_predictions() {
     fs::copy(s.join("photos/ant/001.jpg"), s.join("new/good.jpg")).unwrap();
     fs::write(s.join("new/bad.jpg"), "text").unwrap();
     fs::write(s.join("new/two\nlines.jpg"), "text").unwrap();
+    save(&s.join("new/.thumbnails/good.jpg"), &picture(0, 0, 9, 9));
     let output = s.tool("embed", &format!("{run} --images new")).assert().code(1).get_output().clone();
     let m: Value = serde_json::from_slice(&output.stdout).unwrap();
     let skipped = |n: usize| m["metrics"]["skipped"][n]["path"].as_str().unwrap().to_owned();
@@ -278,7 +279,9 @@ fn published_layouts() {
 fn what_is_wrong_with_files_is_said_in_a_line() {
     let s = Sandbox::new();
     let run = |flags: &str| s.tool("mk-imbalance", &format!("-q --dataset folder --size 8 {flags}")).assert();
-    refused(run("--data nowhere"), "there is no such directory");
+    refused(run("--data nowhere"), "nowhere: there is no such directory; --data must be");
+    fs::write(s.join("photo.png"), "").unwrap();
+    refused(run("--data photo.png"), "photo.png: is a file, no directory; --data must be");
     fs::create_dir(s.join("empty")).unwrap();
     refused(run("--data empty"), "no classes");
     tree(&s.join("one"), &[("a", 3)]);
@@ -298,6 +301,17 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     refused(run("--data gap --drop-empty --imb-ratio 10"), "--imb-ratio: does nothing here");
     refused(run("--data gap --drop-empty --train-list x"), "--train-list: does nothing here");
     refused(run("--data gap --drop-empty --resize 8"), "must be larger than --size 8");
+    for (flags, why) in [
+        ("--test-fraction 0", "--test-fraction 0: must be above 0 and below 1"),
+        ("--test-fraction 1", "--test-fraction 1: must be above 0 and below 1"),
+        ("--val-fraction -0.1", "--val-fraction -0.1: must be at least 0 and below 1"),
+        ("--val-fraction 1", "--val-fraction 1: must be at least 0 and below 1"),
+        ("--val-fraction 0.99", "--val-fraction 0.99 and --test-fraction 0.2: must add up to less than 1"),
+        ("--class-order none", "--class-order none: is not lexical, natural or frequency, and there is no"),
+        ("--class-order gap", "--class-order: gap: Is a directory"),
+    ] {
+        refused(run(&format!("--data gap --drop-empty {flags}")), why);
+    }
 
     tree(&s.join("bad"), &[("a", 6), ("b", 6)]);
     fs::write(s.join("bad/a/text.jpg"), "not an image").unwrap();
@@ -306,7 +320,7 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
     save(&s.join("bad/b/one.png"), &picture(1, 1, 1, 1));
     refused(
         run("--data bad --test-fraction 0.01"),
-        "3 of 15 images cannot be read: a/text.jpg: is not an image in a supported format, b/one.png: has 1×1 pixels, too few for an image, b/torn.jpg: the JPEG is truncated; repair or remove them",
+        "3 of 15 images cannot be read: a/text.jpg: is not an image in a supported format; b/one.png: has 1×1 pixels, too few for an image; b/torn.jpg: the JPEG is truncated; repair or remove them",
     );
     let skip = "-q --dataset folder --size 8 --data bad --on-error skip";
     let output = s.tool("mk-imbalance", skip).assert().code(1).get_output().clone();
@@ -345,6 +359,9 @@ fn what_is_wrong_with_files_is_said_in_a_line() {
         said.contains("2 classes too small to have images in every split") && said.contains("b, c"),
         "{said}"
     );
+    tree(&s.join("few"), &[("a", 1), ("b", 2)]);
+    let said = s.said("mk-imbalance", "--dataset folder --size 8 --data few", 0);
+    assert!(said.contains("1 of the 3 images is held out for it"), "{said}");
     for split in ["train", "test"] {
         tree(&s.join(format!("both/{split}")), &[("a", 3), ("b", 3)]);
     }
@@ -393,10 +410,12 @@ fn files_that_are_passed_over_are_reported() {
     tree(&s.join("im"), &[("a", 6), ("b", 6), ("c", 4)]);
     save(&s.join("flat/1.png"), &picture(0, 1, 9, 9));
     fs::write(s.join("flat/x.HEIC"), "").unwrap();
+    fs::create_dir(s.join("im/.git")).unwrap();
     // A file that is not regular, although its name is that of an image.
     let _socket = std::os::unix::net::UnixListener::bind(s.join("im/a/socket.jpg")).unwrap();
     let said = s.said("mk-imbalance", "--dataset folder --data im --size 8", 0);
     assert!(said.contains("skipped 1 image that is not a regular file: a/socket.jpg"), "{said}");
+    assert!(said.contains("skipped 1 hidden directory or image: im/.git"), "{said}");
     let said = s.said("mk-imbalance", "--dataset folder --data flat --size 8", 2);
     assert!(said.contains("left out 1 image outside the class directories: flat/1.png"), "{said}");
     assert!(said.contains("skipped 1 file whose name is not that of an image: 1 .HEIC"), "{said}");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Sandbox, edit, refused, skipped};
 use crate::fabricate::{Evaluation, paper};
-use crate::figure_inputs::{COUNTS, checkpoint, dataset, embedding, evaluation};
+use crate::figure_inputs::{COUNTS, checkpoint, dataset, embedding, evaluation, sweep};
 
 /// Makes a small Table 1: two methods, two columns and three seeds, one run of them with both epochs.
 fn prepared() -> Sandbox {
@@ -154,12 +154,60 @@ fn captions_state_the_epoch_and_no_deviations_of_a_single_seed() {
 }
 
 #[test]
+fn trainings_count_once_however_they_are_evaluated() {
+    let s = Sandbox::new();
+    for seed in [0, 1] {
+        for (name, which) in [("last", "last"), ("val", "last"), ("adjusted", "last"), ("best", "best")] {
+            let dir = s.join(format!("{name}{seed}"));
+            evaluation(&dir, &Evaluation { seed, which, ..Evaluation::default() });
+            edit(&dir, |v| match name {
+                "val" => v["params"]["split"] = json!("val"),
+                "adjusted" => v["params"]["adjust"] = json!(1.0),
+                _ => {}
+            });
+        }
+    }
+    s.one("report", "html last0 last1 val0 val1 adjusted0 adjusted1 best0 best1 -o all.html -q");
+    let page = fs::read_to_string(s.join("all.html")).unwrap();
+    assert!(page.contains("8 evaluations of 2 runs on 1 training set"));
+    // The correction is in the table and in the lineage also where it is that of all evaluations.
+    s.one("report", "html adjusted0 adjusted1 -o adjusted.html -q");
+    let page = fs::read_to_string(s.join("adjusted.html")).unwrap();
+    let (before, lineage) = page.split_once("<h3>Numbers</h3>").unwrap();
+    let name = "<td>Remix (adjust 1)</td>";
+    assert!(before.contains(name) && lineage.contains(name) && !before.contains("All rows: adjust"));
+}
+
+#[test]
+fn sweeps_are_drawn() {
+    let s = Sandbox::new();
+    for (name, lr) in [("a", 0.05), ("b", 0.1), ("c", 0.2), ("swept", 0.1)] {
+        evaluation(&s.join(name), &Evaluation { with: json!({"lr": lr}), ..Evaluation::default() });
+    }
+    sweep(&s.join("swept"), 0.5);
+    let page = |inputs: &str| {
+        s.one("report", &format!("html {inputs} -o page.html -q"));
+        fs::read_to_string(s.join("page.html")).unwrap()
+    };
+    let [by_lr, by_tau] = ["lr", "adjust"].map(|flag| format!("Accuracy after the last epoch by --{flag},"));
+    let all = page("a b c swept");
+    assert!(all.contains(&by_lr) && all.contains(&by_tau));
+    assert!(all.contains("3 evaluations of 3 runs"), "the sweep has the weights of another evaluation");
+    let two = page("a b swept");
+    assert!(!two.contains(&by_lr) && two.contains(&by_tau), "two values are no sweep");
+}
+
+#[test]
 fn titles_are_text() {
     let s = prepared();
     let mut tool = s.tool("report", "html m/0 -o p/a.html -q --title");
     tool.arg("<script>alert(1)</script>").assert().success();
     let page = fs::read_to_string(s.join("p/a.html")).unwrap();
     assert!(page.contains("&lt;script&gt;alert") && !page.contains("<script>alert"));
+    for title in ["", " "] {
+        let mut tool = s.tool("report", "html m/0 -o p/b.html -q --title");
+        refused(tool.arg(title).assert(), &format!("--title {title:?}: is empty; give a heading"));
+    }
 }
 
 #[test]

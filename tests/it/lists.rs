@@ -61,6 +61,16 @@ fn lists_of_all_dialects() {
         s.tool("mk-imbalance", "-q --dataset list --data easy --train-list missing.txt --size 8").assert(),
         "7 of 7 files are not in easy: train/airfield/0 y.png, ",
     );
+    fs::write(s.join("gone.txt"), "train/airfield/0 x.png 0\ntrain/airfield/9 x.png 0\n").unwrap();
+    refused(
+        s.tool("mk-imbalance", "-q --dataset list --data easy --train-list gone.txt --size 8").assert(),
+        "1 of 2 files is not in easy: train/airfield/9 x.png;",
+    );
+    fs::write(s.join("some.txt"), "train/airfield/0 x.png 0\ntrain/airfield/1 x.png\n").unwrap();
+    refused(
+        s.tool("mk-imbalance", "-q --dataset list --data easy --train-list some.txt --size 8").assert(),
+        "some.txt: has lines with a label (1) and without (1), such as \"train/airfield/1 x.png\"; give all",
+    );
     fs::write(s.join("twice.txt"), "train/airfield/0 x.png 0\ntrain/airfield/0 x.png 1\n").unwrap();
     refused(
         s.tool("mk-imbalance", "-q --dataset list --data easy --train-list twice.txt --size 8").assert(),
@@ -98,6 +108,11 @@ fn lists_of_all_dialects() {
     refused(
         s.tool("mk-imbalance", "-q --dataset list --data easy --train-list broken.csv --size 8").assert(),
         "broken.csv: \"train/airfield/0\\n x.png\" has a line break in its name, which lists of files cannot",
+    );
+    fs::write(s.join("tab.txt"), "train/airfield/0 x.png\tairfield\n").unwrap();
+    refused(
+        s.tool("mk-imbalance", "-q --dataset list --data easy --train-list tab.txt --size 8").assert(),
+        "tab.txt: \"train/airfield/0 x.png\\tairfield\" has a tab in its name, which lists of files cannot",
     );
     fs::write(s.join("out.txt"), "../one.txt 0\n").unwrap();
     refused(
@@ -139,6 +154,32 @@ fn lists_name_files_in_one_way() {
         made("a/0.png 0\na//0.png 1\nb/./0.png 1\nb/0.png 1\n", "-q"),
         "2 paths occur more than once: a/0.png, b/0.png",
     );
+}
+
+/// A pipe cannot be read again to hash it.
+#[test]
+fn lists_from_pipes_have_the_keys_of_their_content() {
+    let s = Sandbox::new();
+    tree(&s.join("im"), &[("a", 2), ("b", 2)]);
+    let key = |flags: &str, file: &str| {
+        let output = s.bash(&format!("$B/mk-imbalance -q --data im --size 8 --dry-run {flags} {file}"));
+        assert!(output.status.success(), "{flags}: {}", String::from_utf8_lossy(&output.stderr));
+        let m: Value = serde_json::from_slice(&output.stdout).unwrap();
+        m["key"].as_str().unwrap().to_owned()
+    };
+    let lines = |[a, b]: [usize; 2]| format!("a/000.png {a}\na/001.jpg {a}\nb/000.png {b}\nb/001.jpg {b}\n");
+    let [list, other_list] = [[0, 1], [1, 0]].map(lines);
+    for (flags, content, other) in [
+        ("--dataset folder --class-order", "a\nb\n", "b\na\n"),
+        ("--dataset folder --class-names", "x\ny\n", "y\nx\n"),
+        ("--dataset list --train-list", &*list, &*other_list),
+    ] {
+        for (name, text) in [("content", content), ("other", other)] {
+            fs::write(s.join(name), text).unwrap();
+        }
+        assert_eq!(key(flags, "<(cat content)"), key(flags, "content"), "{flags}");
+        assert_ne!(key(flags, "<(cat content)"), key(flags, "<(cat other)"), "{flags}");
+    }
 }
 
 #[test]

@@ -160,8 +160,10 @@ fn absurd_flags_are_refused() {
     );
     // clap's own messages have more than one line.
     for (flags, why) in [
-        ("--rand-number 4294967296", "'4294967296' for '--rand-number <N>': 4294967296 is not in"),
-        ("--seed=-1", "'-1' for '--rand-number <N>': -1 is not in"),
+        ("--rand-number 4294967296", "'4294967296' for '--rand-number <N>': expected a whole number from 0"),
+        ("--seed=-1", "'-1' for '--rand-number <N>': expected a whole number from 0 to 4294967295"),
+        ("--split-seed -1", "'-1' for '--split-seed <N>': expected a whole number from 0 to 4294967295"),
+        ("--shard-bytes 99999999999999999999", "for '--shard-bytes <BYTES>': the number is too large"),
     ] {
         let said = s.said("mk-imbalance", &format!("{SMALL} {flags}"), 2);
         assert!(said.contains(why), "{flags}: {said}");

@@ -65,6 +65,7 @@ fn the_four_files() {
     let tex = read("table.tex");
     assert!(tex.contains("Remix & $75.10 \\pm 1.01$ (3) & 75.36 & $-0.26$ & 75.05 & -- & 88.15"), "{tex}");
     assert_eq!(tex.matches('{').count(), tex.matches('}').count(), "{tex}");
+    assert!(tex.contains("\nMethod & reproduced & paper & "), "{tex}");
     // A row has as many fields as there are columns declared.
     let fields = tex.lines().find(|l| l.starts_with("Remix")).unwrap().matches(" & ").count();
     assert!(tex.contains(&format!("\\begin{{tabular}}{{l{}}}", "r".repeat(fields))), "{tex}");

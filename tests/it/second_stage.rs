@@ -201,7 +201,7 @@ fn nearest_neighbours_classify_features_alone() {
     }
     assert!(compared > test.len() / 2, "{compared} of {}", test.len());
     fs::write(s.join("m.json"), judged.to_string()).unwrap();
-    assert!(s.printed("report", "table m.json --format md").contains("3-NN"));
+    assert!(s.printed("report", "table m.json --format md").contains(" (3-NN) |"));
     let alone = "a kNN classifier can only classify features";
     assert!(s.said("eval", "knn --data data --device cpu -q", 2).contains(alone));
     fs::write(s.join("list"), "x.png\n").unwrap();
@@ -326,6 +326,9 @@ fn logits_are_adjusted_by_the_classes_shares() {
     let recall = |k: usize| other["metrics"]["per_class"][k].as_f64().unwrap();
     let weighted: f64 = (0..10).map(|k| recall(k) * (k + 1) as f64 / 55.0).sum();
     assert!((other["metrics"]["prior_top1"].as_f64().unwrap() - weighted).abs() < 1e-9);
+    let piped = s.bash("$B/eval net --device cpu -q --dry-run --adjust 1 --test-prior <(cat prior.txt)");
+    let piped: Value = serde_json::from_slice(&piped.stdout).unwrap();
+    assert_eq!(piped["key"], other["key"], "the key is that of the content");
     // The best value of a range on the validation split, and its curve.
     let auto = found("--adjust auto");
     assert!(auto["metrics"]["adjust"].as_f64().is_some_and(|tau| (0.0..=3.0).contains(&tau)));
@@ -386,6 +389,16 @@ fn a_sweep_trains_a_classifier_for_each_value() {
         let svg = fs::read_to_string(s.join(format!("{split}.svg"))).unwrap();
         assert!(svg.contains("tau-norm") && svg.contains("best on val") == (split == "val"), "{split}");
     }
+    s.tool("report", "html m.jsonl -o page.html -q").assert().success();
+    let page = fs::read_to_string(s.join("page.html")).unwrap();
+    assert!(page.contains("6 evaluations of 3 runs") && page.contains("by --tau-norm,"));
+    let on_train = s.run("eval", "runs.jsonl --split train -q");
+    lines.extend(on_train.iter().map(|m| format!("{m}\n")));
+    fs::write(s.join("m.jsonl"), &lines).unwrap();
+    refused(
+        s.tool("report", "figure m.jsonl --kind sweep -o x.svg -q").assert(),
+        "the evaluations are on the test and on the training split",
+    );
     let others = s.run("eval", "lr/lr-0.1 lr/lr-0.1 -q");
     fs::write(s.join("m.jsonl"), others.iter().map(|m| format!("{m}\n")).collect::<String>()).unwrap();
     let same = s.tool("report", "figure m.jsonl --kind sweep -o x.svg -q").assert();

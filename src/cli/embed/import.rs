@@ -16,7 +16,7 @@ use super::{Flags, SEMANTICS};
 use crate::cli::{only_on_cpu, run_plan, safe_name};
 use crate::data::features;
 use crate::data::imbalance::count;
-use crate::data::listing::{SPLITS, names_of};
+use crate::data::listing::{self, SPLITS, names_of};
 use crate::manifest::store::{Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{Input, Kind, Object, key, object};
 use crate::net::Arch;
@@ -171,8 +171,8 @@ fn classes(flags: &Flags, splits: &[Split]) -> Result<Classes> {
         if let Some(row) = own.labels.iter().position(|label| *label as usize >= classes) {
             let label = own.labels[row];
             bail!(
-                "{import}: `labels` has {label} in row {row}, but train has {classes} classes, numbered \
-                 from 0"
+                "{import}: `labels` has {label} in row {row}, but train has {}, numbered from 0",
+                listing::classes(classes)
             );
         }
     }

@@ -140,8 +140,11 @@ impl Adjust {
             Some("train") => (Some(counts.iter().map(|&n| n as f64 / all).collect()), Some("train".into())),
             Some(file) => {
                 let path = Path::new(file);
-                let prior = prior(path, counts.len()).with_context(|| format!("--test-prior {file}"))?;
-                let input = Input::of_file("test-prior", path)?;
+                let told = || format!("--test-prior {file}");
+                let why = "is neither uniform nor train, and cannot be read as a file";
+                let text = fs::read_to_string(path).context(why).with_context(told)?;
+                let prior = prior(&text, counts.len()).with_context(told)?;
+                let input = Input::of_content("test-prior", path, text.as_bytes())?;
                 let name = format!("file {}", key::short(&input.blake3));
                 inputs.push(input);
                 (Some(prior), Some(name))
@@ -306,10 +309,8 @@ fn numbers_of(m: &Metrics) -> Object {
     }))
 }
 
-/// Reads the shares of the classes from a file: one number per line, in any unit.
-fn prior(path: &Path, classes: usize) -> Result<Vec<f64>> {
-    let text =
-        fs::read_to_string(path).context("is neither uniform nor train, and cannot be read as a file")?;
+/// Returns the shares of the classes in the text of a file: one number per line, in any unit.
+fn prior(text: &str, classes: usize) -> Result<Vec<f64>> {
     let number = |(n, line): (usize, &str)| -> Result<f64> {
         let value = line.trim().parse().ok().filter(|v: &f64| v.is_finite() && *v > 0.0);
         value.with_context(|| format!("line {} is not a positive number", n + 1))

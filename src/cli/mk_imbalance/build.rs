@@ -144,7 +144,7 @@ fn check(flags: &Flags, class_names: &[String], splits: &[Chosen], written: &[Wr
     let remedy = broken.iter().find_map(|b| b.why.remedy());
     if !broken.is_empty() && flags.on_error() == OnError::Fail {
         let listed: Vec<String> = broken.iter().map(|b| format!("{}: {}", b.name, b.why)).collect();
-        let (count, first) = (broken.len(), listing::some(&listed));
+        let (count, first) = (broken.len(), listing::some_texts(&listed));
         return Err(data::Error::Broken { count, all, first, remedy }.into());
     }
     if let Some(label) = written[0].counts.iter().position(|n| *n == 0) {

@@ -2,7 +2,7 @@
 //! any of them is decoded.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::cli::files::hash_files;
 use crate::cli::safe_name;
 use crate::data::files::{Files, Reading, tree::Tree};
 use crate::data::imbalance::{self, Draw};
-use crate::data::listing::{self, Entry, Listing, Order, SPLITS, folder, layouts, list, some};
+use crate::data::listing::{self, Cut, Entry, Listing, Order, Read, SPLITS, folder, layouts, list, some};
 use crate::manifest::{Input, Object, in_utf8, store};
 
 /// The files of a data set, and which of them are its images.
@@ -29,8 +29,8 @@ pub struct Collection {
     pub official: Option<bool>,
     /// Which splits were cut from the training images.
     cut: [bool; 3],
-    /// Role and path of other files whose content affects the result.
-    read: Vec<(&'static str, PathBuf)>,
+    /// Other files whose content affects the result.
+    read: Vec<Read>,
 }
 
 impl Collection {
@@ -42,10 +42,8 @@ impl Collection {
         let reading = flags.reading()?;
         let root = flags.data.as_deref().context("--data PATH is required: the directory of the images")?;
         if !root.is_dir() {
-            bail!(
-                "{}: there is no such directory; --data must be the directory of the images",
-                root.display()
-            );
+            let why = if root.exists() { "is a file, no directory" } else { "there is no such directory" };
+            bail!("{}: {why}; --data must be the directory of the images", root.display());
         }
         let mut listing = read_listing(flags, root)?;
         // Before any error that these notices may explain.
@@ -77,13 +75,15 @@ impl Collection {
     /// Returns the inputs of the data set: all images as one, and each other file that affects the result.
     ///
     /// # Errors
-    /// Returns an error if a path is not UTF-8, or if a file cannot be read.
+    /// Returns an error if a path is not UTF-8.
     pub fn inputs(&self) -> Result<Vec<Input>> {
         let path = store::absolute(&self.listing.root);
         in_utf8(&path)?;
         let mut inputs = vec![Input::new("images", path, self.tree.blake3())];
-        for (role, path) in &self.read {
-            inputs.push(Input::of_file(role, path)?);
+        for Read { role, path, blake3 } in &self.read {
+            let path = store::absolute(path);
+            in_utf8(&path)?;
+            inputs.push(Input::new(role, path, blake3.clone()));
         }
         Ok(inputs)
     }
@@ -100,7 +100,7 @@ impl Collection {
             set("squash", json!(true));
         }
         if let Some(order) = flags.class_order.as_deref().filter(|order| *order != "lexical") {
-            let is_file = self.read.iter().any(|(role, _)| *role == "class-order");
+            let is_file = self.read.iter().any(|file| file.role == "class-order");
             set("class_order", json!(if is_file { "file" } else { order }));
         }
         if flags.drop_empty {
@@ -169,36 +169,30 @@ fn read_listing(flags: &Flags, root: &Path) -> Result<Listing> {
 }
 
 /// Numbers the classes as `--class-order` asks, and adds its file to those that were `read`.
-fn order_classes(
-    listing: &mut Listing,
-    flags: &Flags,
-    read: &mut Vec<(&'static str, PathBuf)>,
-) -> Result<()> {
+fn order_classes(listing: &mut Listing, flags: &Flags, read: &mut Vec<Read>) -> Result<()> {
     let order = match flags.class_order.as_deref() {
         None => return Ok(()),
         Some("lexical") => Order::Lexical,
         Some("natural") => Order::Natural,
         Some("frequency") => Order::Frequency,
-        Some(file) if !Path::new(file).is_file() => {
+        Some(file) if !Path::new(file).exists() => {
             bail!("--class-order {file}: is not lexical, natural or frequency, and there is no such file")
         }
         Some(file) => {
-            read.push(("class-order", file.into()));
-            Order::Names(listing::names_of(Path::new(file)).context("--class-order")?)
+            let (names, file) =
+                listing::read_names("class-order", Path::new(file)).context("--class-order")?;
+            read.push(file);
+            Order::Names(names)
         }
     };
     Ok(listing.order(&order)?)
 }
 
 /// Gives the classes the names of `--class-names`, and adds its file to those that were `read`.
-fn rename_classes(
-    listing: &mut Listing,
-    flags: &Flags,
-    read: &mut Vec<(&'static str, PathBuf)>,
-) -> Result<()> {
+fn rename_classes(listing: &mut Listing, flags: &Flags, read: &mut Vec<Read>) -> Result<()> {
     let Some(file) = &flags.class_names else { return Ok(()) };
-    read.push(("class-names", file.clone()));
-    let names = listing::names_of(file).context("--class-names")?;
+    let (names, named) = listing::read_names("class-names", file).context("--class-names")?;
+    read.push(named);
     let mut sorted = [listing.class_names.clone(), names.clone()];
     sorted.iter_mut().for_each(|names| names.sort_unstable());
     if sorted[0] == sorted[1] && names != listing.class_names {
@@ -242,21 +236,22 @@ fn cut(listing: &mut Listing, flags: &Flags) -> Result<[bool; 3]> {
     if flags.split_seed.is_some() && !cuts.contains(&true) {
         bail!("--split-seed: does nothing here; no split is drawn");
     }
-    let share = flags.val_fraction + if cuts[2] { flags.cut().test } else { 0.0 };
-    if share >= 1.0 {
-        bail!("--val-fraction {}: no images would be left to train on", flags.val_fraction);
+    let Cut { test, val, .. } = flags.cut();
+    if cuts[2] && val + test >= 1.0 {
+        bail!(
+            "--val-fraction {val} and --test-fraction {test}: must add up to less than 1, so that images are \
+             left to train on"
+        );
     }
     let before = listing.splits[0].len();
     let small = listing.cut(flags.cut());
-    for split in [2, 1].into_iter().filter(|split| cuts[*split] && before > 0) {
+    // Nothing can be held out of a single image; an error explains that better.
+    for split in [2, 1].into_iter().filter(|split| cuts[*split] && before > 1) {
         let (name, n) = (SPLITS[split], listing.splits[split].len());
-        let (flag, share) = if split == 2 {
-            ("--test-fraction", flags.cut().test)
-        } else {
-            ("--val-fraction", flags.cut().val)
-        };
+        let are = if n == 1 { "is" } else { "are" };
+        let (flag, share) = if split == 2 { ("--test-fraction", test) } else { ("--val-fraction", val) };
         log::info!(
-            "there is no {name} split: {n} of the {before} images are held out for it, by class ({flag} {share})"
+            "there is no {name} split: {n} of the {before} images {are} held out for it, by class ({flag} {share})"
         );
     }
     if !small.is_empty() {

@@ -1,5 +1,6 @@
 //! The flags of `mk-imbalance`, and what they mean together.
 
+use std::num::IntErrorKind;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -87,6 +88,7 @@ pub struct Flags {
 
     /// Seed for the choice of held-out images [default: 0]
     #[arg(long, value_name = "N", help_heading = IMAGES)]
+    #[arg(value_parser = whole_number::<u32>(0, u32::MAX.into()))]
     pub split_seed: Option<u32>,
 
     /// How classes are numbered: lexical (as torchvision's ImageFolder), natural (10 after 2), frequency
@@ -125,6 +127,7 @@ pub struct Flags {
 
     /// Seed for the choice of images, as numpy.random.seed(N) in the reference code [default: 0]
     #[arg(long, value_name = "N", visible_alias = "seed")]
+    #[arg(value_parser = whole_number::<u32>(0, u32::MAX.into()))]
     pub rand_number: Option<u32>,
 
     /// Share of the classes that are small, rounded up to a whole number of classes (--imb-type step)
@@ -236,7 +239,7 @@ impl Flags {
     ///
     /// # Errors
     /// Returns an error if a flag belongs to another data set or profile, if a required flag is missing, or
-    /// if a share is not between 0 and 1.
+    /// if a share is out of its range.
     pub fn check(&self) -> Result<()> {
         let synthetic = self.dataset == Name::Synthetic;
         let (files, list) = (self.dataset.is_files(), self.dataset == Name::List);
@@ -297,13 +300,12 @@ impl Flags {
                  train2018.json"
             );
         }
-        for (flag, share) in
-            [("test-fraction", self.test_fraction.unwrap_or(0.2)), ("val-fraction", self.val_fraction)]
-        {
-            let least = if flag == "test-fraction" { f64::MIN_POSITIVE } else { 0.0 };
-            if files && !(least..1.0).contains(&share) {
-                bail!("--{flag} {share}: must be between 0 and 1");
-            }
+        let Cut { test, val, .. } = self.cut();
+        if files && !(test > 0.0 && test < 1.0) {
+            bail!("--test-fraction {test}: must be above 0 and below 1");
+        }
+        if files && !(0.0..1.0).contains(&val) {
+            bail!("--val-fraction {val}: must be at least 0 and below 1");
         }
         Ok(())
     }
@@ -416,8 +418,13 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
         _ => (text, 1u64),
     };
-    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
-    bytes.ok_or_else(|| "expected a number of bytes, such as 67108864 or 64M".into())
+    match digits.parse::<u64>().map(|n| n.checked_mul(unit)) {
+        Ok(Some(bytes)) => Ok(bytes),
+        Err(e) if *e.kind() != IntErrorKind::PosOverflow => {
+            Err("expected a number of bytes, such as 67108864 or 64M".into())
+        }
+        _ => Err("the number is too large".into()),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::{plan, unique};
@@ -47,6 +47,11 @@ pub struct HtmlFlags {
 }
 
 pub(super) fn run(flags: &HtmlFlags, common: &Common) -> Result<()> {
+    ensure!(
+        !flags.title.trim().is_empty(),
+        "--title {:?}: is empty; give a heading, or omit --title",
+        flags.title
+    );
     super::only_files(flags.file.as_slice(), common)?;
     if let Some(file) = &flags.file {
         super::format_of(file, &["html"])?;

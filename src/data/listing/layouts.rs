@@ -1,14 +1,13 @@
 //! The layouts of published data sets: CINIC-10, Tiny-ImageNet-200, iNaturalist 2018.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::BufReader;
+use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::list::{MOST, Resolver};
-use super::{Entry, Listing, folder, number};
+use super::{Entry, Listing, Read, folder, number};
 use crate::data::Error;
 use crate::manifest::json_fault;
 
@@ -46,8 +45,7 @@ pub fn tiny_imagenet(root: &Path) -> Result<Listing, Error> {
                    val/val_annotations.txt";
         return Err(listing.fail(why.into()));
     }
-    let mut names = folder::directories(&train, &mut listing.passed_over)?;
-    names.sort_unstable();
+    let names = folder::directories(&train, &mut listing.passed_over)?;
     for (label, name) in (0..).zip(&names) {
         let files = folder::images(root, &format!("train/{name}"), &mut listing.passed_over, Err)?;
         listing.splits[0].extend(files.into_iter().map(|path| Entry { path, label }));
@@ -71,7 +69,7 @@ pub fn tiny_imagenet(root: &Path) -> Result<Listing, Error> {
     // Sort by class, as with folders; within a class, keep the order of the file.
     listing.splits[1].sort_by_key(|entry| entry.label);
     Resolver::default().check(root, &annotations, &mut listing.splits[1])?;
-    listing.read.push(("list", annotations));
+    listing.read.push(Read::new("list", &annotations, text.as_bytes()));
     listing.class_names = names;
     Ok(listing)
 }
@@ -114,8 +112,8 @@ pub fn inaturalist(root: &Path, files: [Option<&Path>; 2]) -> Result<Listing, Er
     let mut resolver = Resolver::default();
     for (split, file) in files.into_iter().enumerate().filter_map(|(n, file)| Some((n, file?))) {
         let bad = |why: String| Error::Listing { path: file.to_owned(), why };
-        let opened = File::open(file).map_err(Error::io(file))?;
-        let coco: Coco = serde_json::from_reader(BufReader::new(opened)).map_err(|e| {
+        let bytes = fs::read(file).map_err(Error::io(file))?;
+        let coco: Coco = serde_json::from_slice(&bytes).map_err(|e| {
             let why = json_fault(&e);
             bad(format!("is not a JSON file of images, annotations and categories: {why}"))
         })?;
@@ -146,7 +144,7 @@ pub fn inaturalist(root: &Path, files: [Option<&Path>; 2]) -> Result<Listing, Er
                 )));
             }
         }
-        listing.read.push(("list", file.to_owned()));
+        listing.read.push(Read::new("list", file, &bytes));
     }
     let labels = listing.splits.iter().flatten().map(|e| e.label).chain(names.keys().copied());
     let most = labels.max().map_or(0, |label| label as usize + 1);

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Component, Path};
 
-use super::folder::LINE_BREAK;
-use super::{Entry, Listing, number, repeated, some};
+use super::folder::unlistable;
+use super::{Entry, Listing, Read, number, repeated, some};
 use crate::data::Error;
 
 /// Columns of a CSV file that may hold paths.
@@ -33,8 +33,12 @@ fn has_number((_, label): &Line) -> bool {
 pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
     let mut listing = Listing { root: root.to_owned(), ..Listing::default() };
     let given = || lists.into_iter().enumerate().filter_map(|(split, list)| Some((split, list?)));
-    let read: Vec<List> =
-        given().map(|(split, list)| Ok((split, list, lines(list, root)?))).collect::<Result<_, Error>>()?;
+    let mut read: Vec<List> = vec![];
+    for (split, list) in given() {
+        let bytes = fs::read(list).map_err(Error::io(list))?;
+        listing.read.push(Read::new("list", list, &bytes));
+        read.push((split, list, lines(list, bytes, root)?));
+    }
     let all = || read.iter().flat_map(|(.., lines)| lines);
     let numbered = all().all(has_number);
     // Names of classes: the label, or the first directory if there is no label.
@@ -55,8 +59,7 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
         if with != 0 && with != lines.len() {
             let at = lines.iter().position(|(_, label)| label.is_none()).unwrap_or(0);
             return Err(bad(format!(
-                "{} lines have a label, but {} have none, such as {:?}",
-                with,
+                "has lines with a label ({with}) and without ({}), such as {:?}; give all lines a label, or none",
                 lines.len() - with,
                 lines[at].0
             )));
@@ -80,7 +83,6 @@ pub fn read(root: &Path, lists: [Option<&Path>; 3]) -> Result<Listing, Error> {
             listing.splits[*split].push(Entry { path: line.0.clone(), label });
         }
         resolver.check(root, list, &mut listing.splits[*split])?;
-        listing.read.push(("list", (*list).to_owned()));
     }
     refuse_repeats(&listing, given())?;
     listing.is_numbered = numbered;
@@ -202,18 +204,25 @@ fn directory(path: &str) -> Option<&str> {
 }
 
 /// Reads the lines of a list. Absolute paths into the directory are made relative to it.
-fn lines(list: &Path, root: &Path) -> Result<Vec<Line>, Error> {
+fn lines(list: &Path, bytes: Vec<u8>, root: &Path) -> Result<Vec<Line>, Error> {
     let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     let below = |(path, label): Line| -> Line {
         let inside = Path::new(&path).strip_prefix(&root).ok().and_then(Path::to_str);
         (inside.map(str::to_owned).unwrap_or(path), label)
     };
-    Ok(lines_of(list)?.into_iter().map(below).collect())
+    let lines: Vec<Line> = lines_of(list, bytes)?.into_iter().map(below).collect();
+    if let Some((path, _)) = lines.iter().find(|(path, _)| path.contains('\t')) {
+        let why = format!(
+            "{path:?} has a tab in its name, which lists of files cannot contain; rename it or, if the tab \
+             separates columns, separate them by commas below the line path,label"
+        );
+        return Err(Error::Listing { path: list.to_owned(), why });
+    }
+    Ok(lines)
 }
 
-fn lines_of(list: &Path) -> Result<Vec<Line>, Error> {
+fn lines_of(list: &Path, bytes: Vec<u8>) -> Result<Vec<Line>, Error> {
     let bad = |why: String| Error::Listing { path: list.to_owned(), why };
-    let bytes = fs::read(list).map_err(Error::io(list))?;
     let text = String::from_utf8(bytes).map_err(|_| bad("is not UTF-8 text; save it as UTF-8".into()))?;
     let text = text.trim_start_matches('\u{feff}');
     let first = text.lines().next().unwrap_or_default();
@@ -305,7 +314,8 @@ impl Resolver {
     /// Replaces each path by that of an existing file.
     ///
     /// # Errors
-    /// Returns an error if files do not exist, or if a path leads out of the directory or has a line break.
+    /// Returns an error if files do not exist, or if a path leads out of the directory or has a line break or
+    /// a tab.
     pub fn check(&mut self, root: &Path, list: &Path, entries: &mut [Entry]) -> Result<(), Error> {
         let mut missing = vec![];
         for entry in entries.iter_mut() {
@@ -322,8 +332,8 @@ impl Resolver {
             };
             // Normalise the path, so that no file is listed twice under different spellings.
             let path = parts.join("/");
-            if path.contains(['\n', '\r']) {
-                return Err(Error::Listing { path: list.to_owned(), why: format!("{path:?} {LINE_BREAK}") });
+            if let Some(why) = unlistable(&path) {
+                return Err(Error::Listing { path: list.to_owned(), why: format!("{path:?} {why}") });
             }
             match self.find(root, &path) {
                 Some(found) => entry.path = found,
@@ -334,9 +344,10 @@ impl Resolver {
             return Ok(());
         }
         let why = format!(
-            "{} of {} files are not in {}: {}; give --data the directory that the paths are relative to",
+            "{} of {} files {} not in {}: {}; give --data the directory that the paths are relative to",
             missing.len(),
             entries.len(),
+            if missing.len() == 1 { "is" } else { "are" },
             root.display(),
             some(&missing)
         );

@@ -7,11 +7,11 @@ pub mod list;
 mod order;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rand_mt::Mt;
 
-pub use self::order::{Order, names_of};
+pub use self::order::{Order, names_of, read_names};
 use super::Error;
 use super::imbalance::shuffle;
 
@@ -36,12 +36,29 @@ pub struct Listing {
     pub class_names: Vec<String>,
     /// Training, validation and test images; the latter two may be empty.
     pub splits: [Vec<Entry>; 3],
-    /// Other files whose content matters, namely lists: role in the manifest, and path.
-    pub read: Vec<(&'static str, PathBuf)>,
+    /// Other files whose content matters, namely lists.
+    pub read: Vec<Read>,
     /// Whether the source itself numbers the classes.
     pub is_numbered: bool,
     /// Files that are not among the images.
     pub passed_over: PassedOver,
+}
+
+/// A file that is no image, but whose content matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Role in the manifest.
+    pub role: &'static str,
+    /// Path, as it was given.
+    pub path: PathBuf,
+    /// Hash of the content that was read. A pipe cannot be read again to hash it.
+    pub blake3: String,
+}
+
+impl Read {
+    fn new(role: &'static str, path: &Path, content: &[u8]) -> Read {
+        Read { role, path: path.to_owned(), blake3: blake3::hash(content).to_hex().to_string() }
+    }
 }
 
 /// Files in the directories that are not among the images.
@@ -53,6 +70,8 @@ pub struct PassedOver {
     pub misplaced: Vec<String>,
     /// Pipes, sockets and devices with the names of images.
     pub irregular: Vec<String>,
+    /// Hidden directories, and hidden files with the names of images.
+    pub hidden: Vec<String>,
 }
 
 impl PassedOver {
@@ -78,6 +97,11 @@ impl PassedOver {
                 "images outside the class directories"
             };
             all.push(format!("left out {n} {what}: {}", some(&self.misplaced)));
+        }
+        if !self.hidden.is_empty() {
+            let n = self.hidden.len();
+            let what = if n == 1 { "hidden directory or image" } else { "hidden directories and images" };
+            all.push(format!("skipped {n} {what}: {}", some(&self.hidden)));
         }
         let n: usize = self.others.values().sum();
         if n > 0 {
@@ -225,10 +249,19 @@ pub fn classes(n: usize) -> String {
 
 /// Returns the first five of some names, and how many more there are.
 pub fn some(names: &[impl AsRef<str>]) -> String {
+    first_five(names, ", ", " and ")
+}
+
+/// Like [`some`], for texts that may contain commas.
+pub fn some_texts(texts: &[impl AsRef<str>]) -> String {
+    first_five(texts, "; ", "; and ")
+}
+
+fn first_five(names: &[impl AsRef<str>], between: &str, before_more: &str) -> String {
     let first: Vec<&str> = names.iter().take(5).map(AsRef::as_ref).collect();
     let more = names.len().saturating_sub(first.len());
-    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{tail}", first.join(", "))
+    let tail = if more > 0 { format!("{before_more}{more} more") } else { String::new() };
+    format!("{}{tail}", first.join(between))
 }
 
 /// Returns a message if paths occur more than once.
@@ -263,6 +296,14 @@ mod tests {
             listing.splits[0].extend((0..*count).map(entry));
         }
         listing
+    }
+
+    #[test]
+    fn lists_in_messages_end_after_five() {
+        let texts = ["a, b", "c", "d", "e", "f", "g"];
+        assert_eq!(some_texts(&texts[..2]), "a, b; c");
+        assert_eq!(some_texts(&texts), "a, b; c; d; e; f; and 1 more");
+        assert_eq!(some(&texts), "a, b, c, d, e, f and 1 more");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::{Listing, some};
+use super::{Listing, Read, classes, some};
 use crate::data::Error;
 
 /// The order in which classes are numbered.
@@ -102,6 +102,8 @@ impl Listing {
     /// Returns an error if there are too few or too many names, or if a name occurs twice.
     pub fn rename(&mut self, names: Vec<String>) -> Result<(), Error> {
         let (found, wanted) = (self.class_names.len(), names.len());
+        let s = if wanted == 1 { "" } else { "s" };
+        let differ = format!("--class-names: {}, but {wanted} name{s}", classes(found));
         if self.is_numbered && wanted > found {
             // Classes at the end of the numbering may have no images.
             self.class_names.resize(wanted, String::new());
@@ -109,11 +111,9 @@ impl Listing {
             let beyond = self.splits.iter().flatten().find(|e| e.label as usize >= wanted);
             let example =
                 beyond.map_or(String::new(), |e| format!(", such as label {} of {}", e.label, e.path));
-            return Err(self.fail(format!(
-                "--class-names: {found} classes, but {wanted} names; classes are left without a name{example}"
-            )));
+            return Err(self.fail(format!("{differ}; classes are left without a name{example}")));
         } else if found < wanted {
-            return Err(self.fail(format!("--class-names: {found} classes, but {wanted} names")));
+            return Err(self.fail(differ));
         }
         unique(&names).map_err(|name| self.fail(format!("--class-names: {name:?} occurs twice")))?;
         self.class_names = names;
@@ -159,13 +159,22 @@ fn natural(a: &str, b: &str) -> Ordering {
 /// # Errors
 /// Returns an error if the file cannot be read, has no names, or has an empty line between names.
 pub fn names_of(path: &Path) -> Result<Vec<String>, Error> {
+    read_names("class-names", path).map(|(names, _)| names)
+}
+
+/// Reads a file like [`names_of`], and also returns what was read, with the role of the file.
+///
+/// # Errors
+/// Returns the errors of [`names_of`].
+pub fn read_names(role: &'static str, path: &Path) -> Result<(Vec<String>, Read), Error> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let read = Read::new(role, path, text.as_bytes());
     let text = text.trim_start_matches('\u{feff}').trim_end();
     let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     match names.iter().position(String::is_empty) {
         _ if text.is_empty() => Err(Error::Listing { path: path.into(), why: "has no names".into() }),
         Some(at) => Err(Error::Listing { path: path.into(), why: format!("line {} has no name", at + 1) }),
-        None => Ok(names),
+        None => Ok((names, read)),
     }
 }
 
@@ -195,5 +204,7 @@ mod tests {
         let twice = Order::Names(["b", "a", "d", "a"].map(String::from).to_vec());
         let error = l.order(&twice).expect_err("a occurs twice").to_string();
         assert!(error.ends_with("must list each class once; more than once: a"), "{error}");
+        let error = l.rename(vec!["x".into()]).expect_err("too few").to_string();
+        assert!(error.contains("--class-names: 3 classes, but 1 name; classes are left"), "{error}");
     }
 }

@@ -40,8 +40,7 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
         let values = panel.groups.iter().flat_map(|&n| &runs[n]).flat_map(|r| &r[panel.field]);
         let (lo, hi) =
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
-        let pad = ((hi - lo) * 0.04).max(hi.abs() * 0.02).max(1e-6);
-        (lo - pad, hi + pad)
+        limits(panel.field, lo, hi)
     };
     let ticks_of = |panel: &Panel| ticks(range(panel).0, range(panel).1, 6);
     let left = panels.iter().map(|p| margin(&ticks_of(p))).fold(0.0, f64::max);
@@ -87,6 +86,14 @@ pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result
         }
     }
     Ok(svg.finish(y + 21.0, &format!("Training loss and test accuracy by epoch: {}", names.join(", "))))
+}
+
+/// Returns the limits of the axis of a field whose values are between `lo` and `hi`: somewhat more, but no
+/// accuracies below 0 or above 100, and no negative losses.
+fn limits(field: usize, lo: f64, hi: f64) -> (f64, f64) {
+    let (least, most) = [(0.005, f64::INFINITY), (0.5, 100.0)][field];
+    let pad = ((hi - lo) * 0.04).max(hi.abs() * 0.02).max(least);
+    ((lo - pad).max(lo.min(0.0)), (hi + pad).min(hi.max(most)))
 }
 
 /// Returns a panel for each loss function of the groups, and one for the accuracy of all groups.
@@ -169,6 +176,17 @@ fn read(m: &Manifest) -> Result<Run, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn axes_of_constant_values_have_sensible_limits() {
+        assert_eq!(limits(1, 0.0, 0.0), (0.0, 0.5));
+        assert_eq!(limits(1, 10.0, 10.0), (9.5, 10.5));
+        assert_eq!(limits(1, 100.0, 100.0), (98.0, 100.0));
+        assert_eq!(limits(1, 0.0, 100.0), (0.0, 100.0));
+        assert_eq!(limits(1, 20.0, 70.0), (18.0, 72.0));
+        assert_eq!(limits(0, 0.0, 0.0), (0.0, 0.005));
+        assert_eq!(limits(0, 1.0, 3.5), (0.9, 3.6));
+    }
 
     #[test]
     fn each_loss_function_has_a_panel() {

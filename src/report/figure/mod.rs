@@ -13,7 +13,7 @@ mod per_class;
 pub(crate) mod png;
 mod reliability;
 mod svg;
-mod sweep;
+pub(super) mod sweep;
 pub mod text;
 mod tsne;
 

@@ -3,23 +3,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::axis::{Axes, Mark, heading, legend, margin, ticks};
 use super::palette::method;
-use super::svg::{MUTED, Svg, TEXT};
+use super::svg::{MUTED, SMALL, Svg, TEXT};
+use super::text::width;
 use super::{Error, Manifest, foreign, path_of};
 use crate::manifest::Object;
 use crate::manifest::compare::flatten;
-use crate::report::experiment::Experiment;
+use crate::report::experiment::{Experiment, order, representatives};
 use crate::report::series::series;
+use crate::report::settings::{departs, words};
 use crate::report::title;
 
 /// The metrics that are drawn, with their names in the legend.
 const LINES: [(&str, &str); 4] = [("top1", "all"), ("many", "many"), ("medium", "medium"), ("few", "few")];
 
+/// The text at the value that is best on the validation split.
+const BEST: &str = "best on val";
+
+/// Settings that follow from the number of epochs, so that they may differ with it.
+const OF_EPOCHS: [&str; 2] = ["milestones", "recipe"];
+
 /// Accuracy by the value of a flag.
 struct Sweep {
+    /// The split that was evaluated.
+    split: String,
     flag: String,
     values: Vec<f64>,
     /// The accuracies by value, for each of [`LINES`]; empty if there are no such classes.
@@ -28,13 +38,55 @@ struct Sweep {
 }
 
 pub(super) fn draw(found: &[&Manifest], of: &[&Experiment], page: f64) -> Result<String, Error> {
+    let (title, sweep) = combined(found, of)?;
+    Ok(paint(&title, &sweep, page))
+}
+
+/// Draws all sweeps among evaluations of one training set and epoch, and returns each with its flag: those of
+/// `eval --sweep`, and those of the runs of one method and classifier that differ in one number. (Runs with
+/// only two values of it were hardly meant as a sweep.)
+pub(in crate::report) fn all(found: &[(&Manifest, &Experiment)], page: f64) -> Vec<(String, String)> {
+    let mut groups: BTreeMap<_, (Vec<&Manifest>, Vec<&Experiment>)> = BTreeMap::new();
+    for &(m, e) in found {
+        let is_swept = m.metrics.contains_key("sweep");
+        let alike = if is_swept {
+            json!([m.params.get("sweep"), e.options, e.settings])
+        } else {
+            let (_, mut others) = params(m);
+            others.retain(|name, _| !OF_EPOCHS.contains(&name.as_str()));
+            json!([others, of_evaluation(e), split(m) == "train"])
+        };
+        let key = (order(&e.method), &e.method, is_swept, alike.to_string());
+        let (manifests, of) = groups.entry(key).or_default();
+        manifests.push(m);
+        of.push(e);
+    }
+    let drawn = groups.into_iter().filter_map(|((_, _, is_swept, _), (found, of))| {
+        let (title, sweep) = combined(&found, &of).ok()?;
+        let is_meant = is_swept || sweep.values.len() > 2;
+        is_meant.then(|| (sweep.flag.clone(), paint(&title, &sweep, page)))
+    });
+    drawn.collect()
+}
+
+/// Returns the sweep that evaluations make up together, with its title.
+fn combined(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sweep), Error> {
     let (label, sweep) = match found.iter().any(|m| m.metrics.contains_key("sweep")) {
         true => in_evaluations(found, of)?,
         false => across_evaluations(found, of)?,
     };
     let column = &of[0].column;
-    let title = format!("{label}, {}, {}", column.title(), column.heading());
-    Ok(paint(&title, &sweep, page))
+    Ok((format!("{label}, {}, {}", column.title(), column.heading()), sweep))
+}
+
+/// Returns the split that was evaluated.
+fn split(m: &Manifest) -> &str {
+    m.params.get("split").and_then(Value::as_str).unwrap_or("test")
+}
+
+/// Returns the settings of an evaluation, other than its split, that runs of one sweep share.
+fn of_evaluation(e: &Experiment) -> [Option<&Value>; 2] {
+    ["evaluated on", "test_prior"].map(|name| e.settings.get(name))
 }
 
 fn fail(why: String) -> Error {
@@ -63,7 +115,8 @@ fn in_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sw
         if all.is_empty() { vec![] } else { (0..values.len()).map(at).collect() }
     });
     let best = best.filter(|best| sweeps.iter().all(|s| s.best == Some(*best)));
-    let sweep = Sweep { flag: flag.clone(), values: values.clone(), lines, best };
+    let split = sweeps[0].split.clone();
+    let sweep = Sweep { split, flag: flag.clone(), values: values.clone(), lines, best };
     Ok((groups[0].label.clone(), sweep))
 }
 
@@ -73,9 +126,12 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Combines evaluations of runs that differ in one number besides their seeds. If there are evaluations on
-/// the validation split as well, the value that is best there is marked.
+/// the validation split as well, the value that is best there is marked. Byte-identical runs count once.
 fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String, Sweep), Error> {
-    let on_val = |m: &Manifest| m.params.get("split").is_some_and(|split| split == "val");
+    let one_each = representatives(of);
+    let distinct = (0..of.len()).filter(|&i| one_each[i] == i);
+    let (found, of): (Vec<&Manifest>, Vec<&Experiment>) = distinct.map(|i| (found[i], of[i])).unzip();
+    let on_val = |m: &Manifest| split(m) == "val";
     let judged: Vec<usize> = (0..found.len()).filter(|&i| !on_val(found[i])).collect();
     let Some(&first) = judged.first() else {
         return Err(fail(
@@ -85,10 +141,15 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
     let same = |i: &usize| {
         let (own, e) = (of[first], of[*i]);
         (&own.method, &own.column, &own.which) == (&e.method, &e.column, &e.which)
+            && of_evaluation(own) == of_evaluation(e)
     };
     let all: Vec<usize> = (0..found.len()).collect();
     if !all.iter().all(same) {
         return Err(fail("shows one method on one data set; give the evaluations of one".into()));
+    }
+    if judged.iter().any(|&i| split(found[i]) != split(found[first])) {
+        let why = "the evaluations are on the test and on the training split; give those on one of them";
+        return Err(fail(why.into()));
     }
     let (numbers, others): (Vec<_>, Vec<_>) = found.iter().map(|m| params(m)).unzip();
     let swept = differing(&numbers, first);
@@ -103,8 +164,7 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
             }
         }));
     };
-    // Settings that follow from the number of epochs may differ with it.
-    let follows = |other: &String| name == "epochs" && ["milestones", "recipe"].contains(&&**other);
+    let follows = |other: &String| name == "epochs" && OF_EPOCHS.contains(&other.as_str());
     if let Some(other) = differing(&others, first).into_iter().find(|other| !follows(other)) {
         let why = format!(
             "the runs differ in {} and in {}; give runs that differ in one setting",
@@ -143,8 +203,16 @@ fn across_evaluations(found: &[&Manifest], of: &[&Experiment]) -> Result<(String
     let best = best.map(|(value, _)| value);
     let checkpoint = found[first].input("checkpoint");
     let classifier = checkpoint.and_then(|c| c.params.get("classifier")?["name"].as_str());
-    let label = title(&of[first].method) + &classifier.map_or_else(String::new, |name| format!(" ({name})"));
-    Ok((label, Sweep { flag: flag(name), values, lines, best }))
+    let corrections = ["adjust", "test_prior"].into_iter().filter(|n| *n != name.as_str());
+    let corrections = corrections.filter_map(|n| Some((n, of[first].settings.get(n)?)));
+    let corrections = corrections.filter(|(n, v)| departs(n, v)).map(|(n, v)| words(n, v));
+    let parts: Vec<String> = classifier.map(str::to_owned).into_iter().chain(corrections).collect();
+    let mut label = title(&of[first].method);
+    if !parts.is_empty() {
+        label += &format!(" ({})", parts.join(", "));
+    }
+    let split = split(found[first]).to_owned();
+    Ok((label, Sweep { split, flag: flag(name), values, lines, best }))
 }
 
 /// Returns the flag that sets a numeric param.
@@ -184,7 +252,7 @@ fn params(m: &Manifest) -> (BTreeMap<String, f64>, BTreeMap<String, Value>) {
 }
 
 fn paint(title: &str, sweep: &Sweep, page: f64) -> String {
-    let Sweep { flag, values, lines, best } = sweep;
+    let Sweep { split, flag, values, lines, best } = sweep;
     let lines: Vec<(usize, &Vec<f64>)> =
         lines.iter().enumerate().filter(|(_, line)| !line.is_empty()).collect();
     let ys = ticks(0.0, 100.0, 6);
@@ -197,11 +265,15 @@ fn paint(title: &str, sweep: &Sweep, page: f64) -> String {
     let (lo, hi) = (values[0], values[values.len() - 1]);
     let xs = if hi > lo { (lo, hi) } else { (lo - 0.5, hi + 0.5) };
     let axes = Axes { x: left, y: top, w: page - left - 6.0, h: 100.0, xs, ys: (0.0, 100.0) };
-    axes.left(&mut svg, &ys, "accuracy (%)");
+    let of_split = if split == "test" { String::new() } else { format!("{split} ") };
+    axes.left(&mut svg, &ys, &format!("{of_split}accuracy (%)"));
     if let Some(best) = best {
         let (x, base) = axes.at(*best, 0.0);
         svg.line((x, axes.y), (x, base), MUTED, 0.6, "1 1.5");
-        svg.text(x, axes.y - 2.0, "best on val", TEXT.small().middle().fill(MUTED));
+        // At the first and the last value, the text would leave the axes.
+        let half = width(BEST, SMALL, false) / 2.0;
+        let middle = x.clamp(axes.x + half, axes.x + axes.w - half);
+        svg.text(middle, axes.y - 2.0, BEST, TEXT.small().middle().fill(MUTED));
     }
     for (n, line) in &lines {
         let (colour, dash) = method(*n);
@@ -221,6 +293,7 @@ fn read(m: &Manifest) -> Result<Sweep, Error> {
     let rows = sweep["rows"].as_array().filter(|rows| !rows.is_empty()).ok_or_else(lacks)?;
     let column = |name: &str| rows.iter().map(|row| row[name].as_f64()).collect::<Option<Vec<f64>>>();
     Ok(Sweep {
+        split: split(m).to_owned(),
         flag: sweep["flag"].as_str().ok_or_else(lacks)?.to_owned(),
         values: column("value").ok_or_else(lacks)?,
         lines: LINES.map(|(name, _)| column(name).unwrap_or_default()),

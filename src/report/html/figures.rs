@@ -10,7 +10,7 @@ use crate::manifest::{Input, Manifest};
 use crate::report::Error;
 use crate::report::column::Column;
 use crate::report::experiment::{Experiment, representatives};
-use crate::report::figure::{Kind, class_counts, confusion};
+use crate::report::figure::{Kind, class_counts, confusion, sweep};
 use crate::report::record::Record;
 use crate::report::series::series;
 use crate::report::settings::{PROJECTION, words};
@@ -21,12 +21,13 @@ const WIDTH: f64 = 3.3 * 72.0;
 /// The most methods in one figure; more are spread over several.
 const MOST: usize = 6;
 
-/// Returns the section. `metrics` are the manifests of the records; `checkpoints` and `embeddings` are the
-/// experiments of the corresponding sources.
+/// Returns the section. `metrics` are the manifests of the records; `given` are all evaluations, also several
+/// of the same weights; `checkpoints` and `embeddings` are the experiments of the corresponding sources.
 pub(super) fn section(
     sources: &Sources,
     metrics: &[&Manifest],
     records: &[Record],
+    given: &[(&Manifest, &Experiment)],
     checkpoints: &[Experiment],
     embeddings: &[Experiment],
 ) -> Result<Markup, Error> {
@@ -38,10 +39,10 @@ pub(super) fn section(
     let maps = by_column(&sources.embeddings, embeddings);
 
     // Class counts are part of the key, because a validation split takes images away.
+    let counts_of = |m: &Manifest| m.metrics.get("cls_num_list").map_or(String::new(), Value::to_string);
     let mut columns: BTreeMap<(&Column, String), Vec<usize>> = BTreeMap::new();
     for (i, r) in records.iter().enumerate() {
-        let counts = metrics[i].metrics.get("cls_num_list").map_or(String::new(), |c| c.to_string());
-        columns.entry((&r.of.column, counts)).or_default().push(i);
+        columns.entry((&r.of.column, counts_of(metrics[i]))).or_default().push(i);
     }
     for column in curves.keys().chain(maps.keys()).copied() {
         if !columns.keys().any(|(c, _)| *c == column) {
@@ -50,7 +51,7 @@ pub(super) fn section(
     }
     let mut drawn = BTreeSet::new();
     let mut parts = vec![];
-    for ((column, _), indices) in columns {
+    for ((column, of_classes), indices) in columns {
         // Show the last epoch, because it was not chosen on the test images; show another one only if it is
         // missing.
         let which =
@@ -68,6 +69,11 @@ pub(super) fn section(
             shown.extend(curves.get(column).map_or(Ok(vec![]), |found| training_curves(found))?);
             shown.extend(maps.get(column).map_or(Ok(vec![]), |found| projections(found))?);
         }
+        let is_here = |m: &Manifest, of: &Experiment| {
+            of.column == *column && Some(of.which.as_str()) == which && counts_of(m) == of_classes
+        };
+        let here: Vec<_> = given.iter().copied().filter(|(m, of)| is_here(m, of)).collect();
+        shown.extend(sweeps(&here, &epoch));
         shown.extend(confusion_matrices(&chosen, &epoch)?);
         if !shown.is_empty() {
             parts.push(html! {
@@ -132,6 +138,14 @@ fn projections(found: &[(&Manifest, &Experiment)]) -> Result<Vec<Markup>, Error>
         Ok(figure(&Kind::Tsne.draw_as(&part, &of, WIDTH)?, &caption))
     };
     pairs.map(draw).collect()
+}
+
+/// Draws the sweeps among evaluations.
+fn sweeps(found: &[(&Manifest, &Experiment)], epoch: &str) -> Vec<Markup> {
+    let caption = |flag: &str| {
+        format!("Accuracy{epoch} by --{flag}, of all classes and of those with many, medium and few images.")
+    };
+    sweep::all(found, WIDTH).iter().map(|(flag, svg)| figure(svg, &caption(flag))).collect()
 }
 
 /// Draws one matrix per method, over all its seeds.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Sources, in_order, sortable};
 use crate::manifest::{Input, Manifest, Object, key};
 use crate::report::record::Record;
-use crate::report::telling::options;
+use crate::report::telling::{always, options};
 use crate::report::title;
 
 /// Everything that the page's numbers come from, each item once.
@@ -87,9 +87,9 @@ pub(super) fn row(content: &str) -> String {
 
 fn line(r: &Record, input: &Input) -> Markup {
     let mut method = title(&r.of.method);
-    let options: Vec<String> = options(&r.of).collect();
-    if !options.is_empty() {
-        method += &format!(" ({})", options.join(", "));
+    let parts: Vec<String> = options(&r.of).chain(always(&r.of)).collect();
+    if !parts.is_empty() {
+        method += &format!(" ({})", parts.join(", "));
     }
     let checkpoint = input.inputs.iter().find(|i| i.role == "checkpoint");
     let dataset = checkpoint.and_then(|c| c.inputs.iter().find(|i| i.role == "dataset"));

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde_json::Value;
 
 use super::Error;
 use super::column::Column;
@@ -22,6 +23,7 @@ use super::figure::experiments;
 use super::figure::text::{BOLD, REGULAR};
 use super::published::Published;
 use super::record::Record;
+use super::series::EVALUATION;
 use super::settings::words;
 use super::{plural, table};
 use crate::manifest::{Input, Kind, Manifest};
@@ -98,6 +100,8 @@ pub fn write(sources: &Sources, title: &str, published: &Published) -> Result<St
     let [checkpoints, embeddings]: [Vec<Experiment>; 2] =
         [&checkpoints, &embeddings].map(|found| told.by_ref().take(found.len()).collect());
     let tables = table::tables(&records, published);
+    let given: Vec<(&Manifest, &Experiment)> =
+        sources.metrics.iter().zip(&records).map(|((_, m), r)| (*m, &r.of)).collect();
     // Outside the tables, too, each run counts once.
     let one_each = representatives(&records.iter().map(|r| &r.of).collect::<Vec<_>>());
     let shown: Vec<usize> = (0..records.len()).filter(|&i| one_each[i] == i).collect();
@@ -121,7 +125,7 @@ pub fn write(sources: &Sources, title: &str, published: &Published) -> Result<St
                 main {
                     (intro(title, &records, &tables, mistakes.is_some()))
                     @for (n, t) in tables.iter().enumerate() { (tables::section(t, n, published)) }
-                    (figures::section(sources, &manifests, &records, &checkpoints, &embeddings)?)
+                    (figures::section(sources, &manifests, &records, &given, &checkpoints, &embeddings)?)
                     @if let Some(mistakes) = mistakes { (mistakes) }
                     (settings::section(&manifests, &of))
                     (lineage.section(&records))
@@ -145,12 +149,21 @@ fn in_order(records: &[Record]) -> Vec<usize> {
     all
 }
 
-/// Returns what tells runs apart on the page. Another way to select the best epoch does not make another run.
-fn run(of: &Experiment) -> (&Column, &str, &str, Vec<String>, Option<u64>, Option<&str>) {
+/// What tells trainings apart on the page: training set, method and options, settings, seed and device.
+type Run<'a> = (&'a Column, &'a str, &'a str, Vec<String>, Option<u64>, Option<&'a str>);
+
+/// Returns the training that was evaluated, and the settings of the evaluation. How the best epoch was
+/// selected is in neither.
+fn run(of: &Experiment) -> (Run<'_>, Vec<String>) {
     let settings = of.settings.iter().filter(|(name, _)| *name != "select");
-    let settings = settings.map(|(name, v)| words(name, v)).collect();
+    let (evaluation, training): (Vec<_>, Vec<_>) =
+        settings.partition(|(name, _)| EVALUATION.contains(&name.as_str()));
+    let in_words = |settings: Vec<(&String, &Value)>| -> Vec<String> {
+        settings.into_iter().map(|(name, v)| words(name, v)).collect()
+    };
     let (method, options) = (of.method.as_str(), of.options.as_str());
-    (&of.column, method, options, settings, of.seed, of.computed_by.as_deref())
+    let training = in_words(training);
+    ((&of.column, method, options, training, of.seed, of.computed_by.as_deref()), in_words(evaluation))
 }
 
 /// Returns a font as a rule of the style sheet.
@@ -175,12 +188,13 @@ fn sortable(heads: &[&str], rows: Markup) -> Markup {
 
 fn intro(title: &str, records: &[Record], tables: &[table::Table], has_mistakes: bool) -> Markup {
     // Several runs with one seed and device differ only in their weights, and so do the last and the best
-    // epoch of one run. Runs are therefore counted per epoch, and the maximum is taken.
-    let mut runs: BTreeMap<_, BTreeMap<&str, usize>> = BTreeMap::new();
+    // epoch of one run. Weights are therefore counted per epoch, and the maximum is taken.
+    let mut runs: BTreeMap<_, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
     for Record { of, .. } in records {
-        *runs.entry(run(of)).or_default().entry(&of.which).or_default() += 1;
+        let (training, _) = run(of);
+        runs.entry(training).or_default().entry(&of.which).or_default().insert(&of.weights);
     }
-    let runs: usize = runs.values().filter_map(|epochs| epochs.values().max()).sum();
+    let runs: usize = runs.values().filter_map(|epochs| epochs.values().map(BTreeSet::len).max()).sum();
     let sets: BTreeSet<_> = records.iter().map(|r| &r.of.column).collect();
     html! {
         header {

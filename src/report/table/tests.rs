@@ -88,6 +88,17 @@ fn settings_of_all_rows_are_stated_once() {
 }
 
 #[test]
+fn rows_name_the_classifier_and_the_correction_that_they_share() {
+    let of = || json!({"arch": "resnet20", "second_stage": "20-NN", "adjust": 1.0, "test_prior": "uniform"});
+    let records = [0, 1].map(|seed| record("erm", EXP100, seed, 50.0, of()));
+    let t = &tables(&records)[0];
+    assert_eq!((t.rows.len(), t.common.as_slice()), (1, &["resnet20".to_owned()][..]));
+    let row = &t.rows[0];
+    let wanted = ("adjust 1, 20-NN", "adjust 1, resnet20, 20-NN");
+    assert_eq!((row.variant.as_str(), row.departures.as_str()), wanted);
+}
+
+#[test]
 fn runs_are_counted_by_weights_not_by_seed() {
     let run = |seed, top1, by: &str, weights: &str, semantics| {
         let mut r = record("remix-rw", EXP100, seed, top1, plain());
