@@ -183,8 +183,8 @@ pub(super) fn notes(t: &Table, published: &Published) -> Vec<String> {
     }
     if (0..t.columns.len()).any(|k| !t.others(k).is_empty()) {
         notes.push(
-            "top-5, and many, medium and few (the mean over classes with > 100, 20 to 100 and < 20 training \
-             images), are accuracies in percent; macro-F1 and ECE (15 bins) are fractions, NLL is in nats."
+            "top-5, balanced (the mean over all classes), and many, medium and few (over classes with > 100, 20 to 100 \
+             and < 20 training images) are accuracies in percent; macro-F1 and ECE (15 bins) are fractions, NLL is in nats."
                 .into(),
         );
     }
