@@ -5,6 +5,7 @@
 //! `--force`.
 
 pub mod flags;
+mod given;
 mod init;
 mod names;
 mod options;

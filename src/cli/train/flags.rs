@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use clap::Parser;
 use clap::error::ErrorKind;
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser};
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 
+use super::given::GivenFlags;
 use super::options::{Given, names};
 use super::values::{ClassifierName, Jitter, Milestones, RandAugment, Seeds, TauNorm, methods};
 use crate::cli::generate::architectures;
@@ -421,41 +421,6 @@ const OF_TRAINING: [&str; 17] = [
     "warmup",
     "select",
 ];
-
-/// The names of the flags that were given, as opposed to those that have their default value.
-#[derive(Debug)]
-struct GivenFlags(Vec<String>);
-
-impl GivenFlags {
-    fn has(&self, flag: &str) -> bool {
-        self.0.iter().any(|given| given == flag)
-    }
-}
-
-impl Args for GivenFlags {
-    fn augment_args(command: Command) -> Command {
-        command
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        command
-    }
-}
-
-impl FromArgMatches for GivenFlags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<GivenFlags, clap::Error> {
-        let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-        let flags = Flags::command();
-        let given = flags.get_arguments().filter(|arg| matches.ids().any(|id| id == arg.get_id()));
-        let given = given.filter(|arg| is_given(arg.get_id().as_str()));
-        Ok(GivenFlags(given.filter_map(|arg| Some(arg.get_long()?.to_owned())).collect()))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = GivenFlags::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
 
 #[cfg(test)]
 mod tests;
