@@ -34,19 +34,17 @@ fn a_few_epochs_are_far_above_chance() {
     }
 }
 
+/// With the builds and seeds that were tried, Remix-DRW is 20 to 30 points ahead.
 #[test]
 fn remix_drw_serves_the_rare_classes() {
     let s = Sandbox::new();
-    let data = "--dataset synthetic --train-per-class 500 --test-per-class 50 --imb-ratio 20 -q";
+    let data = "--dataset synthetic --train-per-class 300 --test-per-class 50 --imb-ratio 20 -q";
     s.one("mk-imbalance", &format!("{data} --out data"));
-    let of = |method: &str| -> Vec<f64> {
-        s.run(
-            "train",
-            &format!("data {SHORT} --method {method} --epochs 12 --milestones 7 --seeds 0-2 --out {method}"),
-        );
-        (0..3).map(|seed| rare(&s.one("eval", &format!("{method}/seed-{seed} -q")))).collect()
+    let of = |method: &str| {
+        let schedule = "--epochs 8 --milestones 5";
+        s.one("train", &format!("data {SHORT} --method {method} {schedule} --out {method}"));
+        rare(&s.one("eval", &format!("{method} -q")))
     };
     let (erm, drw) = (of("erm"), of("remix-drw"));
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / 3.0;
-    assert!(mean(&drw) > mean(&erm) + 5.0, "the five rarest classes: Remix-DRW {drw:?} %, ERM {erm:?} %");
+    assert!(drw > erm + 5.0, "the five rarest classes: Remix-DRW {drw} %, ERM {erm} %");
 }

@@ -5,8 +5,9 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::RefCell;
 use std::ffi::{CString, c_void};
 use std::fs;
+use std::num::NonZero;
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use libloading::Library;
 
@@ -39,7 +40,7 @@ struct Written {
 
 /// The compiled kernels of one type of activations.
 pub struct Emulator {
-    kernels: &'static Library,
+    copies: &'static [Kernels],
     /// Whether threads and blocks run last to first, and a kernel starts before the previous one has run.
     hostile: bool,
     recording: RefCell<Option<Recorded>>,
@@ -49,8 +50,15 @@ pub struct Emulator {
     written: RefCell<Vec<Written>>,
 }
 
+/// A copy of the library of kernels. Its fibers and shared memory are static variables, so it runs one kernel at
+/// a time.
+struct Kernels {
+    library: Library,
+    running: Mutex<()>,
+}
+
 // SAFETY: in the tests, an emulator and what shares it (memory, graphs) are used by one thread at a time, and
-// launches, which also use static variables of the library, take a lock.
+// launches, which also use static variables of a library, take its lock.
 unsafe impl Send for Emulator {}
 // SAFETY: as above.
 unsafe impl Sync for Emulator {}
@@ -58,17 +66,14 @@ unsafe impl Sync for Emulator {}
 /// Recorded launches: kernel, grid, shared memory, arguments.
 pub type Recorded = Vec<(&'static str, usize, usize, Vec<u8>)>;
 
-/// Serialises launches: the fibers and the shared memory are static variables of the library.
-static RUNNING: Mutex<()> = Mutex::new(());
-
 impl Emulator {
     /// Compiles the kernels; returns `None` if there is no C++ compiler.
     pub fn new(precision: Precision, hostile: bool) -> Option<Emulator> {
-        static LIBRARIES: [OnceLock<Option<Library>>; 2] = [OnceLock::new(), OnceLock::new()];
-        let kernels =
+        static LIBRARIES: [OnceLock<Option<Vec<Kernels>>>; 2] = [OnceLock::new(), OnceLock::new()];
+        let copies =
             LIBRARIES[usize::from(precision == Precision::Bf16)].get_or_init(|| build(precision)).as_ref()?;
         Some(Emulator {
-            kernels,
+            copies,
             hostile,
             recording: RefCell::new(None),
             memory: RefCell::default(),
@@ -85,7 +90,7 @@ impl Emulator {
     pub fn size(&self, kernel: &str) -> usize {
         let name = kernel.replacen("remix", "size", 1);
         // SAFETY: the library has such a number for each kernel.
-        unsafe { **self.kernels.get::<*const usize>(name.as_bytes()).expect("a size") }
+        unsafe { **self.copies[0].library.get::<*const usize>(name.as_bytes()).expect("a size") }
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -124,19 +129,19 @@ impl Emulator {
         assert_eq!(self.size(kernel), args.len(), "{kernel}: the struct is another in args.rs");
         assert!(shared <= MAX_SHARED, "{kernel}: {shared} bytes of shared memory");
         let name = CString::new(kernel).expect("a name");
-        // A test that panics while it holds the lock leaves nothing invalid behind.
-        let _running = RUNNING.lock().unwrap_or_else(|e| e.into_inner());
         let mut written = self.written.borrow_mut();
         let before = self.contents();
+        let (library, running) = self.idle();
         // SAFETY: the functions have these types and the arguments have this size; the memory that was
         // written is still allocated.
         let status = unsafe {
-            let run = self.kernels.get::<Launch>(b"remix_launch\0").expect("the emulator");
-            let f = self.kernels.get::<Kernel>(name.as_bytes_with_nul()).expect("the kernel");
+            let run = library.get::<Launch>(b"remix_launch\0").expect("the emulator");
+            let f = library.get::<Kernel>(name.as_bytes_with_nul()).expect("the kernel");
             let (args, reverse) = (args.as_ptr().cast(), i32::from(self.hostile));
             let (early, len) = (written.as_mut_ptr(), written.len());
             run(*f, grid as u32, THREADS as u32, shared as u32, args, reverse, early, len)
         };
+        drop(running);
         let wrong = match status {
             0 => None,
             1 => Some("too much shared memory is asked for"),
@@ -153,6 +158,15 @@ impl Emulator {
                 }
             }
         }
+    }
+
+    /// Returns a copy of the library that runs no kernel, and the lock that keeps it so.
+    fn idle(&self) -> (&Library, MutexGuard<'_, ()>) {
+        let idle = self.copies.iter().find_map(|copy| Some((&copy.library, copy.running.try_lock().ok()?)));
+        idle.unwrap_or_else(|| {
+            let Kernels { library, running } = &self.copies[0];
+            (library, running.lock().expect("no launch panics"))
+        })
     }
 
     /// Returns a copy of all memory if the next kernel must know what this one wrote. The last bytes of a
@@ -181,7 +195,8 @@ impl Emulator {
     }
 }
 
-fn build(precision: Precision) -> Option<Library> {
+/// Compiles the kernels, and loads a copy of the library for each test that the test runner runs at a time.
+fn build(precision: Precision) -> Option<Vec<Kernels>> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let version = Command::new(&compiler).arg("--version").output();
     if !version.is_ok_and(|v| v.status.success()) {
@@ -191,9 +206,16 @@ fn build(precision: Precision) -> Option<Library> {
     let dir = tempfile::tempdir().expect("a directory");
     let (code, library) = (dir.path().join("kernels.cc"), dir.path().join("kernels.so"));
     fs::write(&code, source(HEADER, precision)).expect("written");
-    let flags = ["-std=c++17", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-w"];
+    let flags =
+        ["-std=c++17", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-w"];
     let out = Command::new(&compiler).args(flags).arg("-o").args([&library, &code]).output().expect("run");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    // SAFETY: the library's initialisers do nothing.
-    Some(unsafe { Library::new(&library) }.expect("a library"))
+    let tests = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let copies = (0..tests).map(|n| {
+        let copy = library.with_extension(format!("{n}.so"));
+        fs::copy(&library, &copy).expect("copied");
+        // SAFETY: the library's initialisers do nothing.
+        Kernels { library: unsafe { Library::new(&copy) }.expect("a library"), running: Mutex::new(()) }
+    });
+    Some(copies.collect())
 }

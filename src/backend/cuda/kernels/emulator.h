@@ -17,6 +17,8 @@
 #include <ucontext.h>
 
 #define REMIX_EMULATOR 1
+// All else is hidden: the linker would merge the shared memory of templates with that of other copies of the library.
+#define EXPORTED extern "C" __attribute__((visibility("default")))
 #define __device__
 #define __forceinline__ inline
 #define __shared__ static
@@ -112,10 +114,13 @@ static void wait_for_previous_kernel() {
     wait(block, threads);
 }
 
+// A fiber serves all blocks one after another, because making one takes two system calls.
 static void entry() {
-    body(arguments);
-    fibers[threadIdx.x].done = true;
-    _longjmp(scheduler, 1);
+    for (;;) {
+        body(arguments);
+        fibers[threadIdx.x].done = true;
+        yield();
+    }
 }
 
 static void resume(unsigned thread) {
@@ -138,7 +143,7 @@ static void resume(unsigned thread) {
 static int run_block() {
     memset(shared, 0xff, asked + GUARD);
     if (waited) exchange();
-    for (unsigned i = 0; i < threads; i++) fibers[i].started = fibers[i].done = false, fibers[i].waits = nullptr;
+    for (unsigned i = 0; i < threads; i++) fibers[i].done = false, fibers[i].waits = nullptr;
     for (bool any = true; any;) {
         any = false;
         for (unsigned first = 0; first < threads; first += LANES) {
@@ -154,8 +159,14 @@ static int run_block() {
             }
         }
     }
+    unsigned waiting = 0;
     for (unsigned i = 0; i < threads; i++) {
-        if (!fibers[i].done) return 2;
+        if (!fibers[i].done) fibers[i].started = false, waiting++;
+    }
+    if (waiting) {
+        block.arrived = 0;
+        for (Warp& warp : warps) warp.barrier.arrived = 0;
+        return 2;
     }
     for (unsigned i = asked; i < asked + GUARD; i++) {
         if (shared[i] != 0xff) return 3;
@@ -236,7 +247,7 @@ static inline int max(int a, int b) { return a > b ? a : b; }
 
 // Runs a grid after a kernel that wrote `written`. Returns 1 if more shared memory is asked for than there is
 // or the number of threads is not supported, and otherwise the result of `run_block`.
-extern "C" int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned threads, unsigned shared, const void* args, int reverse,
+EXPORTED int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned threads, unsigned shared, const void* args, int reverse,
                             emu::Written* written, size_t written_len) {
     if (shared > sizeof emu::shared - emu::GUARD || threads > emu::MAX_THREADS || threads % emu::LANES) return 1;
     if (!emu::stacks) emu::stacks = (char*)malloc((size_t)emu::MAX_THREADS * emu::STACK);
@@ -258,9 +269,9 @@ extern "C" int remix_launch(void (*kernel)(const void*), unsigned grid, unsigned
 }
 
 #define DYNAMIC_SHARED(NAME) unsigned char* NAME = emu::shared
-#define KERNEL(NAME, ARGS, CALL)                        \
-    extern "C" void remix_##NAME(const void* pointer) { \
-        const ARGS& a = *(const ARGS*)pointer;          \
-        CALL;                                           \
-    }                                                   \
-    extern "C" const size_t size_##NAME = sizeof(ARGS);
+#define KERNEL(NAME, ARGS, CALL)                      \
+    EXPORTED void remix_##NAME(const void* pointer) { \
+        const ARGS& a = *(const ARGS*)pointer;        \
+        CALL;                                         \
+    }                                                 \
+    EXPORTED const size_t size_##NAME = sizeof(ARGS);
