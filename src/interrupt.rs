@@ -20,7 +20,7 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// The error of work that stopped because of a signal: exit code 130.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted; run the same command again to continue")]
+#[error("interrupted; run the same command again to finish")]
 pub struct Interrupted;
 
 /// Installs the signal handlers for SIGINT and SIGTERM. A second signal ends the process at once. SIGXFSZ is

@@ -230,7 +230,7 @@ fn checkpoint(m: Manifest, flags: &Choice, given: Option<&Manifest>, tool: &'sta
 fn own_dataset(dir: &Path, trained: &Input, tool: &'static str) -> Result<Manifest> {
     let file = dir.join(FILE);
     let here = file.display();
-    let path = store::absolute(&dir.join(&trained.path));
+    let path = store::beside(dir, &trained.path);
     let maker = if trained.params.contains_key("splits") { "embed" } else { "mk-imbalance" };
     let hint = || {
         format!(

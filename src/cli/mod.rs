@@ -21,6 +21,7 @@ use std::io::{self, ErrorKind, Write};
 use std::num::IntErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Error, Result, anyhow, ensure};
@@ -32,7 +33,7 @@ use crate::backend::device::{Device, is_known};
 use crate::interrupt::{self, Interrupted};
 use crate::manifest::compare::{self, Difference, Part};
 use crate::manifest::store::{Claim, Done, Plan, Writer};
-use crate::manifest::{Manifest, Object, hash, object, store};
+use crate::manifest::{Manifest, Object, hash, object, source, store};
 use crate::methods::presets;
 use crate::simd::Isa;
 
@@ -84,6 +85,13 @@ pub struct Common {
 /// Version and git commit, for `--version`.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (git ", env!("REMIX_GIT_COMMIT"), ")");
 
+/// Whether `--verify` found a result that is missing or damaged: exit code 1, once all have been checked.
+static IS_UNVERIFIED: AtomicBool = AtomicBool::new(false);
+
+/// The error of clap for a tool that was called without a command: its text is the help.
+const MISSING_COMMAND: clap::error::ErrorKind =
+    clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+
 /// The error of a requested check that fails: exit code 1.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -104,10 +112,13 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     let parsed = command.try_get_matches().and_then(|mut m| A::from_arg_matches_mut(&mut m));
     let args = match parsed {
         Ok(args) => args,
+        Err(e) if e.kind() == MISSING_COMMAND => {
+            let _ = e.print();
+            return ExitCode::from(2);
+        }
         Err(e) if e.use_stderr() => {
-            // clap's text has several lines (usage, tip), which are kept.
-            let _ =
-                write!(io::stderr(), "{}", in_plain_words(&without_misleading_tips(e).render().to_string()));
+            let e = without_misleading_tips(e);
+            let _ = writeln!(io::stderr(), "{called}: {}; see {called} --help", flags_fault(&e));
             return ExitCode::from(2);
         }
         // The help or the version was asked for.
@@ -139,9 +150,20 @@ pub fn main<A: Parser>(tool: &'static str, common: fn(&A) -> &Common, run: fn(A)
     interrupt::install();
     match check_device(&c.device).and_then(|()| run(args)) {
         Ok(()) if interrupt::requested() => ExitCode::from(130),
+        Ok(()) if IS_UNVERIFIED.load(Ordering::Relaxed) => ExitCode::from(1),
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => failure(called, &e),
     }
+}
+
+/// Returns what clap says about the flags, in one line.
+pub(crate) fn flags_fault(e: &clap::Error) -> String {
+    let text = in_plain_words(&e.render().to_string());
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let is_usage = |part: &&str| part.starts_with("Usage:") || part.starts_with("For more information");
+    let parts = text.split("\n\n").map(str::trim).filter(|part| !part.is_empty() && !is_usage(part));
+    let in_a_line = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
+    parts.map(in_a_line).collect::<Vec<_>>().join("; ")
 }
 
 /// Removes misleading tips from clap's message about a flag: to write an unknown flag after `--`, or to use
@@ -166,7 +188,7 @@ fn without_misleading_tips(mut e: clap::Error) -> clap::Error {
 }
 
 /// Replaces the standard library's reasons why a value is not a number, at the end of a line of clap's text.
-pub(crate) fn in_plain_words(text: &str) -> String {
+fn in_plain_words(text: &str) -> String {
     const WHOLE: &str = "expected a whole number, 0 or more";
     const REASONS: [(&str, &str); 5] = [
         ("invalid digit found in string", WHOLE),
@@ -219,9 +241,9 @@ fn negative_values(arg: Arg) -> Arg {
     if takes_value { arg.allow_negative_numbers(true) } else { arg }
 }
 
-/// Hides `--device` and accepts only its default, for tools that never compute on a GPU.
-fn only_auto(device: Arg) -> Arg {
-    device.hide(true).value_parser(["auto"])
+/// Hides `--device` and accepts no GPU, for tools that never compute on one.
+fn only_cpu(device: Arg) -> Arg {
+    device.hide(true).value_parser(["auto", "cpu"])
 }
 
 fn device(name: &str) -> Result<String, &'static str> {
@@ -295,7 +317,7 @@ fn stdout_error(e: io::Error) -> Error {
 /// the metrics, and the additions to `run`.
 ///
 /// # Errors
-/// Returns an error if the work or the file system fails, and [`CheckFailed`] from `--verify`.
+/// Returns an error if the work or the file system fails.
 pub fn run_plan(
     plan: &Plan,
     common: &Common,
@@ -305,7 +327,7 @@ pub fn run_plan(
     let planned = plan.manifest();
     if common.explain {
         // A closed stderr is not an error.
-        let _ = writeln!(io::stderr(), "{}", plan.explain());
+        let _ = writeln!(io::stderr(), "{}: {}", plan.kind.tool(), plan.explain());
         return Ok(planned);
     }
     if common.dry_run {
@@ -350,8 +372,10 @@ pub fn make_or_reuse(
         Claim::Work(writer) => {
             let _working = interrupt::working();
             // Many errors already begin with a path: that of an input (absolute) or one inside the result.
-            let begins_with_path =
-                |text: String| text.starts_with('/') || text.starts_with(&*path.to_string_lossy());
+            let begins_with_path = |text: String| {
+                let text = text.trim_start_matches("./");
+                text.starts_with('/') || text.starts_with(path.to_string_lossy().trim_start_matches("./"))
+            };
             let done = work(&writer).map_err(|e| match begins_with_path(e.to_string()) {
                 true => e,
                 false => e.context(path.display().to_string()),
@@ -363,18 +387,19 @@ pub fn make_or_reuse(
     }
 }
 
+/// Checks a finished result and prints its manifest. What is wrong with it is logged, and does not keep the results
+/// after it from being checked.
 fn verify(plan: &Plan) -> Result<Manifest> {
+    let m = match intact(plan) {
+        Ok(m) => m,
+        Err(why) => {
+            log::error!("{why}");
+            IS_UNVERIFIED.store(true, Ordering::Relaxed);
+            return Ok(plan.manifest());
+        }
+    };
     let path = plan.path();
     let path = path.display();
-    let Some(m) = plan.existing() else {
-        return Err(CheckFailed(format!("{path}: there is no finished result here")).into());
-    };
-    if m.key != plan.key() {
-        return Err(CheckFailed(format!("{path}: holds another result; --explain shows what differs")).into());
-    }
-    if let Some(e) = m.damage(hash::file_now) {
-        return Err(CheckFailed(e.to_string()).into());
-    }
     match m.outputs.len() {
         0 => log::info!("{path}: intact; the result is the manifest alone"),
         1 => log::info!("{path}: intact, including its file"),
@@ -382,6 +407,23 @@ fn verify(plan: &Plan) -> Result<Manifest> {
     }
     print(&m)?;
     Ok(m)
+}
+
+/// Returns the finished result of a plan, or why it is none.
+fn intact(plan: &Plan) -> Result<Manifest, String> {
+    let path = plan.path();
+    let path = path.display();
+    let Some(m) = plan.existing() else {
+        let file = plan.manifest_path();
+        return Err(match source::read_file(&file) {
+            Err(e) if file.exists() => e.to_string(),
+            _ => format!("{path}: there is no finished result here"),
+        });
+    };
+    if m.key != plan.key() {
+        return Err(format!("{path}: holds another result; --explain shows what differs"));
+    }
+    m.damage(hash::file_now).map_or(Ok(m), |e| Err(e.to_string()))
 }
 
 /// Names the parts in which the keys of two results differ, each once. Of a part with another name, such as

@@ -21,7 +21,7 @@ pub fn class_names(m: &Manifest) -> Result<Option<Vec<String>>> {
         return Ok(Some(names));
     }
     let dataset = m.input("dataset").context("the checkpoint does not say what it was trained on")?;
-    let path = store::absolute(&m.dir()?.join(&dataset.path));
+    let path = store::beside(m.dir()?, &dataset.path);
     let names = dataset_at(&path, "train").and_then(|d| Ok(data::Info::of(&d)?.class_names));
     Ok(names
         .inspect_err(|e| {

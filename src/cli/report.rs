@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, Subcommand};
 
-use super::{Common, VERSION, negative_values, only_auto, terminal};
+use super::{Common, VERSION, negative_values, only_cpu, terminal};
 use crate::manifest::store::{self, Done, Plan, Produced, Writer, write_atomic};
 use crate::manifest::{self, Input, Kind, Manifest, Object, key};
 use crate::report::experiment::{Experiment, longer_names};
@@ -28,7 +28,7 @@ pub use table::TableFlags;
 /// Make tables, figures and pages
 #[derive(Parser, Debug)]
 #[command(name = "report", version = VERSION)]
-#[command(mut_subcommands(|command| command.mut_args(negative_values)), mut_arg("device", only_auto))]
+#[command(mut_subcommands(|command| command.mut_args(negative_values)), mut_arg("device", only_cpu))]
 pub struct Flags {
     /// What to make.
     #[command(subcommand)]

@@ -92,6 +92,7 @@ fn advice(error: &std::io::Error) -> &'static str {
 pub(crate) fn json_fault(error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
+    let text = text.replace("unknown variant", "unknown value");
     let why = text.rsplit_once(" at line ").filter(|_| line > 0).map_or(&*text, |(why, _)| why);
     // These are limits of the parser: the text is JSON nevertheless.
     let is_limit = ["number out of range", "recursion limit exceeded"].contains(&why);

@@ -59,6 +59,15 @@ impl Kind {
         }
     }
 
+    /// Returns the name used in sentences about such a result.
+    pub(crate) fn noun(self) -> &'static str {
+        match self {
+            Kind::Dataset => "data set",
+            Kind::Metrics => "evaluation",
+            _ => self.name(),
+        }
+    }
+
     /// Returns the tool that makes manifests of this kind.
     pub fn tool(self) -> &'static str {
         match self {
@@ -132,6 +141,9 @@ pub struct Input {
     /// Inputs of the input's manifest, up to the official files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<Input>,
+    /// Fields that this version does not know; they survive a round trip.
+    #[serde(flatten)]
+    pub extra: Object,
 }
 
 /// One file of a result.
@@ -149,6 +161,9 @@ pub struct Output {
     /// Number of images, lines or table rows, if that is meaningful.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
+    /// Fields that this version does not know; they survive a round trip.
+    #[serde(flatten)]
+    pub extra: Object,
 }
 
 impl Input {
@@ -162,6 +177,7 @@ impl Input {
             params: Object::new(),
             facts: Object::new(),
             inputs: vec![],
+            extra: Object::new(),
         }
     }
 
@@ -233,7 +249,7 @@ impl Manifest {
         }
         let dir = self.dir()?;
         let mut inputs = self.inputs.clone();
-        for_each_path(&mut inputs, &mut |path| *path = dir.join(&*path));
+        for_each_path(&mut inputs, &mut |path| *path = store::beside(dir, path));
         Ok(Input {
             role: role.to_owned(),
             key: Some(self.key.clone()),
@@ -242,6 +258,7 @@ impl Manifest {
             params: self.params.clone(),
             facts: self.facts(),
             inputs,
+            extra: Object::new(),
         })
     }
 

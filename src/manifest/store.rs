@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use self::file::temporary;
-pub use self::file::{absolute, parent, remove, rename, write_atomic};
+pub use self::file::{absolute, beside, parent, remove, rename, write_atomic};
 pub use self::writer::{Done, Produced, Writer};
 use super::error::article;
 pub use super::lock::LOCK;
@@ -92,7 +92,7 @@ impl Plan {
         self.file.as_ref().map_or_else(|| what.to_owned(), |file| format!("{file}.{what}"))
     }
 
-    fn manifest_path(&self) -> PathBuf {
+    pub(crate) fn manifest_path(&self) -> PathBuf {
         self.dir.join(self.name(FILE))
     }
 
@@ -239,7 +239,7 @@ impl Plan {
         if let Some(e) =
             self.existing().filter(|m| m.key == self.key() && !force).and_then(|m| m.damage(hash::file))
         {
-            log::warn!("{}; making the result again", e.without_remedy());
+            log::warn!("{}; restoring the result", e.without_remedy());
         }
         // A plan with only the lock beside it is from a run that failed before it made a file.
         let begun = || match self.file {
@@ -248,11 +248,11 @@ impl Plan {
         };
         let there = self.existing().or_else(|| self.unfinished().filter(|_| begun()));
         if let Some(other) = there.filter(|m| m.kind != self.kind) {
-            let (found, wanted) = (other.kind.name(), self.kind.name());
+            let (found, wanted) = (other.kind.noun(), self.kind.noun());
             let why = format!(
                 "already holds {} {found}, which the new {wanted} would replace; choose another {}",
                 article(found),
-                flag(wanted)
+                flag(self.kind.name())
             );
             return Err(Error::Refused { path: self.path(), why });
         }

@@ -86,13 +86,13 @@ impl Experiment {
         let which = m.params.get("which").and_then(Value::as_str).map(str::to_owned);
         let which = which.ok_or_else(|| bad("params.which is missing"))?;
         let path = path_of(m);
-        let file = path.parent().unwrap_or(Path::new("")).join(&checkpoint.path);
+        let file = store::beside(path.parent().unwrap_or(Path::new("")), &checkpoint.path);
         let of = Lineage {
             own: &checkpoint.params,
             inputs: &checkpoint.inputs,
             facts: &checkpoint.facts,
             weights: checkpoint.blake3.clone(),
-            file: (which == "file").then(|| store::absolute(&file)),
+            file: (which == "file").then_some(file),
             evaluated,
             which,
             params: &m.params,

@@ -255,7 +255,7 @@ pub(super) fn missing_in_words(all: &BTreeSet<Missing>) -> Vec<String> {
     }
     sentences.extend(departures.iter().map(|(from, by)| {
         let by = by.join("; with ");
-        format!("Published values are not shown beside runs with {by}, because they are for {from}.")
+        format!("Published values are not shown beside runs with {by}, because they are for {from} and otherwise the usual settings.")
     }));
     sentences
 }

@@ -69,7 +69,7 @@ pub fn input(m: &Manifest, roles: &[&str]) -> Input {
     let path = path_of(m);
     let mut inputs = m.inputs.clone();
     if let Some(dir) = path.parent() {
-        crate::manifest::for_each_path(&mut inputs, &mut |p| *p = store::absolute(&dir.join(&*p)));
+        crate::manifest::for_each_path(&mut inputs, &mut |p| *p = store::beside(dir, p));
     }
     let mut content = json!({"params": m.params, "metrics": m.metrics, "inputs": lineage(&m.inputs)});
     let used: Vec<&Output> = m.outputs.iter().filter(|o| roles.contains(&o.role.as_str())).collect();

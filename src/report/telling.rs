@@ -51,7 +51,10 @@ pub(super) fn variant(r: &Experiment, telling: &Telling) -> String {
 
 /// Describes the same departure by departure, including what all rows share, for records that are read alone.
 pub(super) fn departures(r: &Experiment, telling: &Telling) -> Vec<String> {
-    in_words(r, |name| standard(name).is_some() || telling.varying.contains(name))
+    let is_told = |name: &str| {
+        standard(name).is_some() || telling.varying.contains(name) || telling.shared.contains(name)
+    };
+    in_words(r, is_told)
 }
 
 /// Describes the options that differ from the preset's, and the settings accepted by `tell` that differ from

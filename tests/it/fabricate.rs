@@ -111,8 +111,8 @@ impl Evaluation<'_> {
             path: dir.join("../elsewhere/manifest.json"),
             blake3: hash(format!("{role} {params:?} {}", self.which)),
             params,
-            facts: Object::new(),
             inputs,
+            ..Input::new("", "".into(), "".into())
         };
         let dataset = input("dataset", &key, data.as_object().unwrap().clone(), vec![]);
         let params = params(self.method, self.seed, self.with.clone());

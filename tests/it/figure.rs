@@ -333,7 +333,7 @@ fn files_share_a_directory() {
     let sound = fs::read(s.join("fig/counts.svg")).unwrap();
     fs::write(s.join("fig/counts.svg"), "damaged").unwrap();
     let said = s.said("report", "figure --kind class-counts d/exp -o fig/counts.svg -q", 0);
-    assert!(said.contains("changed or damaged; making the result again") && !said.contains("run "), "{said}");
+    assert!(said.contains("changed or damaged; restoring the result") && !said.contains("run "), "{said}");
     assert!(fs::read(s.join("fig/counts.svg")).unwrap() == sound);
     // Files that were not made by report are kept.
     fs::write(s.join("fig/mine.svg"), "mine").unwrap();

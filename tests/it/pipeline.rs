@@ -82,6 +82,34 @@ fn a_moved_directory_is_found_by_its_argument() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("pass its path as an argument"));
 }
 
+/// On clusters, `runs` is often a link to another disk, at another depth.
+#[test]
+fn results_behind_a_link_are_used_like_others() {
+    let s = with_data();
+    fs::create_dir_all(s.join("far/away/disk")).unwrap();
+    std::os::unix::fs::symlink("far/away/disk", s.join("runs")).unwrap();
+    let output = s.bash(&format!("$B/train data {TRAIN} -q --out runs/r | $B/eval -q --out piped"));
+    let piped = manifests(&output).remove(0);
+    let run = fs::canonicalize(s.join("runs/r/manifest.json")).unwrap();
+    assert_eq!(piped["inputs"][0]["path"], relative_to(&s, &run));
+    std::os::unix::fs::symlink("runs/r", s.join("last")).unwrap();
+    for from in ["runs/r", "last", "far/away/disk/r", "runs/r/manifest.json"] {
+        assert_eq!(s.one("eval", &format!("{from} -q --out again"))["key"], piped["key"], "{from}");
+    }
+    // Features behind the link lead on to the network, and through it to the data set.
+    s.one("embed", "runs/r --splits train,test -q --out runs/f");
+    let ncm = s.one("train", "runs/f --classifier ncm -q --out ncm");
+    assert_eq!(s.one("eval", "ncm -q")["params"]["split"], "test");
+    assert!(ncm["inputs"][0]["inputs"].as_array().unwrap().len() > 1);
+    assert!(s.said("report", "table again --format json -o t.json", 0).contains("t.json"));
+}
+
+/// Returns the path as it is written in a manifest of a result in `DIR` of the sandbox.
+fn relative_to(s: &Sandbox, path: &Path) -> String {
+    let root = fs::canonicalize(s.path()).unwrap();
+    Path::new("..").join(path.strip_prefix(root).unwrap()).display().to_string()
+}
+
 /// The directory of the original, or of the copy, may hold another result by now, with the same key.
 #[test]
 fn a_piped_manifest_is_found_in_a_copy_of_its_tree() {

@@ -217,6 +217,14 @@ fn asking_without_doing() {
     s.tool("train", &format!("{run} --verify")).assert().code(0);
     let said = s.said("train", &format!("{run} --verify --dry-run"), 2);
     assert!(said.contains("'--verify' cannot be used with '--dry-run'"), "{said}");
+    // What is wrong with one result does not keep the others from being checked.
+    s.one("train", &format!("{SHORT} --epochs 1 --seed 1 --out all/seed-1"));
+    let all = s.tool("train", &format!("{SHORT} --epochs 1 --seeds 0-2 --out all --verify")).assert().code(1);
+    let (manifests, said) = (&all.get_output().stdout, String::from_utf8_lossy(&all.get_output().stderr));
+    assert_eq!(manifests.iter().filter(|byte| **byte == b'\n').count(), 1);
+    for missing in ["all/seed-0", "all/seed-2"] {
+        assert!(said.contains(&format!("train: {missing}: there is no finished result here\n")), "{said}");
+    }
     let explained = |run: &str| s.said("train", &format!("{run} --explain"), 0);
     assert!(explained(&run).contains("nothing to do"));
     for (name, advice) in [("best", "run train --force again"), ("last", "run train again")] {

@@ -206,8 +206,7 @@ fn build(precision: Precision) -> Option<Vec<Kernels>> {
     let dir = tempfile::tempdir().expect("a directory");
     let (code, library) = (dir.path().join("kernels.cc"), dir.path().join("kernels.so"));
     fs::write(&code, source(HEADER, precision)).expect("written");
-    let flags =
-        ["-std=c++17", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-w"];
+    let flags = ["-std=c++17", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-w"];
     let out = Command::new(&compiler).args(flags).arg("-o").args([&library, &code]).output().expect("run");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let tests = std::thread::available_parallelism().map_or(1, NonZero::get);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 
-use crate::cli::{Common, VERSION, negative_values, only_auto, whole_number};
+use crate::cli::{Common, VERSION, negative_values, only_cpu, whole_number};
 use crate::data::Normalise;
 use crate::data::files::decode::MAX_PIXELS;
 use crate::data::files::{Preprocess, Reading};
@@ -23,7 +23,7 @@ use crate::data::listing::Cut;
 /// stdout, ready for train.
 #[derive(Parser, Debug)]
 #[command(name = "mk-imbalance", version = VERSION, after_help = EXAMPLES)]
-#[command(mut_args(negative_values), mut_arg("device", only_auto))]
+#[command(mut_args(negative_values), mut_arg("device", only_cpu))]
 pub struct Flags {
     /// Data set to start from
     #[arg(long, value_enum, value_name = "SET")]

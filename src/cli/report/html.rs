@@ -14,8 +14,8 @@ use crate::report::html;
 /// Version of the page; raised when the same inputs would give another one. 2 to 4: changes of its tables and
 /// figures; 5: its markup; 6: captions state the epoch, and mistakes are in the order of the tables, under
 /// headings that name the run; 7: as version 5 of the figures and 6 of the tables; 8: as version 6 of the
-/// figures, and rows of settings state those of all their runs.
-const SEMANTICS: u32 = 9;
+/// figures, and rows of settings state those of all their runs; 9: sweeps; 10: as version 8 of the tables.
+const SEMANTICS: u32 = 10;
 
 /// The kinds of manifests that a page is made of; the first one is required.
 const KINDS: [Kind; 4] = [Kind::Metrics, Kind::Checkpoint, Kind::Embedding, Kind::Dataset];

@@ -20,8 +20,9 @@ use crate::report::{csv, json, latex, markdown};
 /// what computed them, settings that all rows share are above the table, and differences are only from
 /// published values of the same schedule. 3: no empty columns, and the reasons why published values are
 /// missing. 4: these reasons in one sentence. 5: other words in titles and notes, and milestones in words.
-/// 6: rows with fewer departures from the usual settings come first.
-const SEMANTICS: u32 = 7;
+/// 6: rows with fewer departures from the usual settings come first. 7: standard errors over independent networks,
+/// and doubtful published values. 8: all settings in the CSV and the JSON.
+const SEMANTICS: u32 = 8;
 
 pub(super) const EXAMPLES: &str = "Examples:
   cat metrics/*/manifest.json | report table

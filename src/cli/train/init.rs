@@ -137,7 +137,7 @@ pub fn network_of(features: &Manifest) -> Result<(Arch, Option<Init>)> {
         return Ok((arch, None));
     }
     let checkpoint = features.input("checkpoint").with_context(|| format!("{here}: names no checkpoint"))?;
-    let path = store::absolute(&features.dir()?.join(&checkpoint.path));
+    let path = store::beside(features.dir()?, &checkpoint.path);
     let which = text("which").filter(|which| *which != "file");
     let hint = || format!("{here}: its network cannot be read; make the features again with embed --splits");
     // The classes are those of the features, so the checkpoint's are not needed.

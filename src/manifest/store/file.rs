@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::TEMPORARY;
 use crate::interrupt::kill_point;
-use crate::manifest::{Error, hash};
+use crate::manifest::{Error, hash, in_utf8};
 
 /// Renames a file, and flushes the directory that it is then in.
 ///
@@ -79,6 +79,13 @@ pub fn absolute(path: &Path) -> PathBuf {
         }
     }
     clean
+}
+
+/// Returns the absolute path of what a file in the directory `dir` names as `path`. Links in `dir` are followed first,
+/// because the system resolves a `..` only after following them, unless they lead to a path that JSON cannot hold.
+pub fn beside(dir: &Path, path: &Path) -> PathBuf {
+    let real = dir.canonicalize().ok().filter(|real| in_utf8(real).is_ok());
+    absolute(&real.unwrap_or_else(|| dir.to_owned()).join(path))
 }
 
 /// Returns `path` relative to the directory `from`. Both must be absolute.

@@ -81,7 +81,7 @@ fn results_of_other_tools_are_never_replaced() {
     let other = Plan { kind: Kind::Metrics, ..plan(dir.path(), 2) };
     for force in [false, true] {
         let e = other.claim(force, || ()).err().expect("refused").to_string();
-        assert!(e.contains("holds a dataset"), "{e}");
+        assert!(e.contains("holds a data set"), "{e}");
     }
     assert!(plan(dir.path(), 1).done().is_some(), "intact");
 }

@@ -143,6 +143,7 @@ impl Writer {
                 blake3: hash::file(&path)?,
                 path: o.name.into(),
                 rows: o.rows,
+                extra: Object::new(),
             });
         }
         let is_output = |name: &&String| m.outputs.iter().any(|o| o.path == Path::new(name));
