@@ -11,19 +11,13 @@
 pub mod cpu;
 pub mod cuda;
 pub mod device;
-mod inference;
 mod input;
-mod levels;
 mod plan;
-mod precision;
-mod rates;
+mod values;
 
-pub use inference::Inference;
 pub use input::{Input, Shortcut, Source, Stored};
-pub use levels::{Levels, levels};
 pub use plan::{Block, Mixed, Plan, check};
-pub use precision::Precision;
-pub use rates::Rates;
+pub use values::{Inference, Levels, Precision, Rates, levels};
 
 /// The index of a gradient buffer in [`Plan::gradients`].
 pub type Gradient = usize;

@@ -327,7 +327,7 @@ fn subject(
         Weights::File(_) => info.normalise.unwrap_or(Normalise::CIFAR),
         Weights::Checkpoint(m) => {
             let at = || checkpoint.path.display().to_string();
-            Trained::of(m).with_context(at)?.compare(&info, &name)?;
+            Trained::of(m).with_context(at)?.compare(&info, &at())?;
             normalise(&checkpoint.params).with_context(at)?
         }
     };

@@ -97,6 +97,8 @@ fn escape(text: &str) -> String {
             'Δ' => out += "$\\Delta$",
             '−' => out += "$-$",
             '—' => out += "--",
+            // LaTeX makes dashes of consecutive hyphens.
+            '-' if out.ends_with('-') => out += "{}-",
             '<' | '>' => out.extend(['$', c, '$']),
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
             c => out.push(c),
@@ -114,6 +116,7 @@ mod tests {
         assert_eq!(escape("rw_norm 50%"), "rw\\_norm 50\\%");
         assert_eq!(escape("a\\b"), "a\\textbackslash{}b");
         assert_eq!(escape("Δ: †, —"), "$\\Delta$: $^\\dagger$, --");
+        assert_eq!(escape("a---b"), "a-{}-{}-b");
         assert_eq!(escape("a\n\n[b] <c>\u{1b}"), "a  {[}b{]} $<$c$>$?");
     }
 }

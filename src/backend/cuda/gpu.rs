@@ -187,14 +187,17 @@ impl Gpu {
     /// Records the launches of a closure as an executable graph.
     pub fn record(&self, launches: impl FnOnce() -> Result<()>) -> Result<Handle> {
         let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: each call writes a handle; the graph is destroyed once it is instantiated.
+        // SAFETY: each call writes a handle; the graph is destroyed, whether it could be instantiated or not.
         unsafe {
             self.call("cuStreamBeginCapture", |d, stream| (d.begin_capture)(stream, driver::THREAD_LOCAL))?;
             let done = launches();
             let ended = self.call("cuStreamEndCapture", |d, stream| (d.end_capture)(stream, &raw mut graph));
-            done.and(ended)?;
-            let made = self.call("cuGraphInstantiate", |d, _| (d.instantiate)(&raw mut exec, graph, 0));
-            let _ = self.call("cuGraphDestroy", |d, _| (d.graph_destroy)(graph));
+            let made = done.and(ended).and_then(|()| {
+                self.call("cuGraphInstantiate", |d, _| (d.instantiate)(&raw mut exec, graph, 0))
+            });
+            if !graph.is_null() {
+                let _ = self.call("cuGraphDestroy", |d, _| (d.graph_destroy)(graph));
+            }
             made.map(|()| exec)
         }
     }
