@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-
 use super::experiment::{Experiment, disambiguated, order, representatives};
 use super::settings::{ALWAYS, departs, standard, words};
 use super::telling::options;
@@ -50,51 +48,10 @@ fn grouped(all: &[&Experiment], by_place: bool) -> Vec<Series> {
     let one_each = representatives(&all.iter().collect::<Vec<_>>());
     let runs: Vec<(usize, &Experiment)> =
         all.iter().enumerate().filter(|(i, _)| one_each[*i] == *i).collect();
-    let names: BTreeSet<&String> = all.iter().flat_map(|e| e.settings.keys()).collect();
-    let of_datasets: BTreeSet<_> =
-        all.iter().flat_map(|e| e.settings.keys().map(move |name| of_dataset(e, name))).collect();
-    // Every training states its epochs; a classifier on imported features does not.
-    let is_training = |e: &Experiment| e.settings.contains_key("epochs");
-    let classifiers = all.iter().filter(|e| e.file.is_none() && !is_training(e));
-    let of_classifiers: BTreeSet<&str> =
-        classifiers.flat_map(|e| e.settings.keys()).map(String::as_str).collect();
-    // Whether a run has a setting, even if its manifest does not state it. How a bare file was trained is not
-    // known, unlike how it was evaluated.
-    let is_known = |e: &Experiment, name: &String| {
-        let name = name.as_str();
-        if e.settings.contains_key(name) || EVALUATION.contains(&name) {
-            return true;
-        }
-        if OF_SOME_DATASETS.contains(&name) {
-            // Without a profile, a subset is drawn only for some settings, which then state the number.
-            let is_drawn = name != "rand_number" || e.column.imb_type != "none";
-            return is_drawn && of_datasets.contains(&of_dataset(e, name));
-        }
-        // Only the best epoch is selected, and all evaluations of it state on which split.
-        name != "select" && (is_training(e) || e.file.is_none() && of_classifiers.contains(name))
-    };
-    let has_own_schedule = |e: &Experiment| {
-        let recipe = e.settings.get("recipe");
-        e.settings.contains_key("milestones") || recipe.is_some_and(|recipe| departs("recipe", recipe))
-    };
-    let schedules_differ = runs.iter().any(|(_, e)| has_own_schedule(e));
-    let has_default = |name: &String| !(schedules_differ && SCHEDULE.contains(&name.as_str()));
-    // A setting that a manifest does not state has its standard value, so that older manifests go with newer
-    // ones.
-    let value = |e: &Experiment, name: &String| -> Option<String> {
-        let default = || standard(name).filter(|_| is_known(e, name) && has_default(name));
-        e.settings.get(name).or_else(default).filter(|v| !v.is_null()).map(|v: &Value| words(name, v))
-    };
-    // What is not known of a run differs from nothing: its method or its data set tells it from the others.
-    let differs = |name: &&String| {
-        let known = runs.iter().filter(|(_, e)| is_known(e, name));
-        known.map(|(_, e)| value(e, name)).collect::<BTreeSet<_>>().len() > 1
-    };
-    let departs_in = |e: &Experiment, name: &str| e.settings.get(name).is_some_and(|v| departs(name, v));
-    let is_always_told =
-        |name: &&String| ALWAYS.contains(&name.as_str()) && runs.iter().any(|(_, e)| departs_in(e, name));
-    let told: Vec<&String> = names.into_iter().filter(|name| is_always_told(name) || differs(name)).collect();
-    let settings = |e: &Experiment| -> Vec<String> { told.iter().filter_map(|n| value(e, n)).collect() };
+    let known = Known::of(&all, &runs);
+    let told = told(&known, &runs);
+    let settings =
+        |e: &Experiment| -> Vec<String> { told.iter().filter_map(|n| known.value(e, n)).collect() };
 
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for &(i, e) in &runs {
@@ -104,25 +61,12 @@ fn grouped(all: &[&Experiment], by_place: bool) -> Vec<Series> {
         let key = (order(&e.method), &e.method, place, departures, &e.options, settings(e));
         groups.entry(key).or_default().push(i);
     }
-    let placed: &[Experiment] = if by_place { &all } else { &[] };
-    let columns: BTreeSet<_> = placed.iter().map(|e| &e.column).collect();
-    let datasets: BTreeSet<_> = placed.iter().map(|e| &e.column.dataset).collect();
-    let epochs: BTreeSet<_> = placed.iter().map(|e| &e.which).collect();
+    let place = Place::of(if by_place { &all } else { &[] });
     let group = |mut members: Vec<usize>| {
         let run = |i: usize| (all[i].seed, &all[i].computed_by, &all[i].weights);
         members.sort_by(|&a, &b| run(a).cmp(&run(b)));
         let e = &all[members[0]];
-        let mut parts: Vec<String> = options(e).collect();
-        parts.extend(settings(e));
-        if datasets.len() > 1 {
-            parts.push(e.column.title().to_owned());
-        }
-        if columns.len() > 1 {
-            parts.push(e.column.heading());
-        }
-        if epochs.len() > 1 {
-            parts.push(format!("{} epoch", e.which));
-        }
+        let parts: Vec<String> = options(e).chain(settings(e)).chain(place.parts(e)).collect();
         let mut label = title(&e.method);
         if !parts.is_empty() {
             label += &format!(" ({})", parts.join(", "));
@@ -132,6 +76,104 @@ fn grouped(all: &[&Experiment], by_place: bool) -> Vec<Series> {
     let mut groups: Vec<Series> = groups.into_values().map(group).collect();
     number_equals(groups.iter_mut().map(|g| &mut g.label).collect());
     groups
+}
+
+/// Returns whether a run is a training: a classifier on imported features states no epochs.
+fn is_training(e: &Experiment) -> bool {
+    e.settings.contains_key("epochs")
+}
+
+/// Returns whether a run states a setting that departs from the usual one.
+fn departs_in(e: &Experiment, name: &str) -> bool {
+    e.settings.get(name).is_some_and(|value| departs(name, value))
+}
+
+/// Returns the settings that labels state: those in which runs differ, and those in [`ALWAYS`]. What is not known of a
+/// run differs from nothing: its method or its data set tells it from the others.
+fn told<'a>(known: &Known<'a>, runs: &[(usize, &Experiment)]) -> Vec<&'a str> {
+    let differs = |name: &str| {
+        let runs = runs.iter().filter(|(_, e)| known.has(e, name));
+        runs.map(|(_, e)| known.value(e, name)).collect::<BTreeSet<_>>().len() > 1
+    };
+    let is_always_told = |name: &str| ALWAYS.contains(&name) && runs.iter().any(|(_, e)| departs_in(e, name));
+    known.names.iter().copied().filter(|name| is_always_told(name) || differs(name)).collect()
+}
+
+/// What is known of the settings of some runs, beyond what each run states.
+struct Known<'a> {
+    /// All settings that a run states.
+    names: BTreeSet<&'a str>,
+    /// The settings of data sets, each with what determines whether a data set has it.
+    of_datasets: BTreeSet<[&'a str; 3]>,
+    /// The settings of classifiers on imported features.
+    of_classifiers: BTreeSet<&'a str>,
+    /// Whether a run has milestones or a recipe of its own.
+    schedules_differ: bool,
+}
+
+impl<'a> Known<'a> {
+    fn of(all: &'a [Experiment], runs: &[(usize, &Experiment)]) -> Known<'a> {
+        let names = |e: &'a Experiment| e.settings.keys().map(String::as_str);
+        let has_own_schedule =
+            |e: &Experiment| e.settings.contains_key("milestones") || departs_in(e, "recipe");
+        let is_classifier = |e: &&Experiment| e.file.is_none() && !is_training(e);
+        Known {
+            names: all.iter().flat_map(names).collect(),
+            of_datasets: all.iter().flat_map(|e| names(e).map(move |name| of_dataset(e, name))).collect(),
+            of_classifiers: all.iter().filter(is_classifier).flat_map(names).collect(),
+            schedules_differ: runs.iter().any(|(_, e)| has_own_schedule(e)),
+        }
+    }
+
+    /// Returns whether a run has a setting, even if its manifest does not state it. How a bare file was trained is not
+    /// known, unlike how it was evaluated.
+    fn has(&self, e: &Experiment, name: &str) -> bool {
+        if e.settings.contains_key(name) || EVALUATION.contains(&name) {
+            return true;
+        }
+        if OF_SOME_DATASETS.contains(&name) {
+            // Without a profile, a subset is drawn only for some settings, which then state the number.
+            let is_drawn = name != "rand_number" || e.column.imb_type != "none";
+            return is_drawn && self.of_datasets.contains(&of_dataset(e, name));
+        }
+        // Only the best epoch is selected, and all evaluations of it state on which split.
+        name != "select" && (is_training(e) || e.file.is_none() && self.of_classifiers.contains(name))
+    }
+
+    /// Returns a setting of a run in words. One that its manifest does not state has its standard value, so that older
+    /// manifests go with newer ones.
+    fn value(&self, e: &Experiment, name: &str) -> Option<String> {
+        let has_standard = !(self.schedules_differ && SCHEDULE.contains(&name));
+        let usual = || standard(name).filter(|_| has_standard && self.has(e, name));
+        e.settings.get(name).or_else(usual).filter(|v| !v.is_null()).map(|v| words(name, v))
+    }
+}
+
+/// What the labels of some runs state of their training sets and epochs: where there are several.
+struct Place {
+    datasets: bool,
+    columns: bool,
+    epochs: bool,
+}
+
+impl Place {
+    fn of(all: &[Experiment]) -> Place {
+        fn several<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
+            values.next().is_some_and(|first| values.any(|other| other != first))
+        }
+        Place {
+            datasets: several(all.iter().map(|e| &e.column.dataset)),
+            columns: several(all.iter().map(|e| &e.column)),
+            epochs: several(all.iter().map(|e| &e.which)),
+        }
+    }
+
+    fn parts(&self, e: &Experiment) -> impl Iterator<Item = String> {
+        let dataset = self.datasets.then(|| e.column.title().to_owned());
+        let column = self.columns.then(|| e.column.heading());
+        let epoch = self.epochs.then(|| format!("{} epoch", e.which));
+        dataset.into_iter().chain(column).chain(epoch)
+    }
 }
 
 /// Returns a setting of a data set together with what determines whether the data set has it.
@@ -194,6 +236,8 @@ pub(super) fn mean_std(values: &[f64]) -> (f64, Option<f64>) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::super::column::Column;
     use super::super::experiment::tests::experiment as plain;
     use super::*;
