@@ -53,7 +53,7 @@ pub struct Emulator {
 /// A copy of the library of kernels. Its fibers and shared memory are static variables, so it runs one kernel at
 /// a time.
 struct Kernels {
-    library: Library,
+    loaded: Library,
     running: Mutex<()>,
 }
 
@@ -90,7 +90,7 @@ impl Emulator {
     pub fn size(&self, kernel: &str) -> usize {
         let name = kernel.replacen("remix", "size", 1);
         // SAFETY: the library has such a number for each kernel.
-        unsafe { **self.copies[0].library.get::<*const usize>(name.as_bytes()).expect("a size") }
+        unsafe { **self.copies[0].loaded.get::<*const usize>(name.as_bytes()).expect("a size") }
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -162,10 +162,10 @@ impl Emulator {
 
     /// Returns a copy of the library that runs no kernel, and the lock that keeps it so.
     fn idle(&self) -> (&Library, MutexGuard<'_, ()>) {
-        let idle = self.copies.iter().find_map(|copy| Some((&copy.library, copy.running.try_lock().ok()?)));
+        let idle = self.copies.iter().find_map(|copy| Some((&copy.loaded, copy.running.try_lock().ok()?)));
         idle.unwrap_or_else(|| {
-            let Kernels { library, running } = &self.copies[0];
-            (library, running.lock().expect("no launch panics"))
+            let Kernels { loaded, running } = &self.copies[0];
+            (loaded, running.lock().expect("no launch panics"))
         })
     }
 
@@ -214,7 +214,7 @@ fn build(precision: Precision) -> Option<Vec<Kernels>> {
         let copy = library.with_extension(format!("{n}.so"));
         fs::copy(&library, &copy).expect("copied");
         // SAFETY: the library's initialisers do nothing.
-        Kernels { library: unsafe { Library::new(&copy) }.expect("a library"), running: Mutex::new(()) }
+        Kernels { loaded: unsafe { Library::new(&copy) }.expect("a library"), running: Mutex::new(()) }
     });
     Some(copies.collect())
 }

@@ -14,7 +14,8 @@ use super::options::{Given, names};
 use super::values::{ClassifierName, Jitter, Milestones, RandAugment, Seeds, TauNorm, methods};
 use crate::cli::generate::architectures;
 use crate::cli::sweep::Sweep;
-use crate::cli::{Common, VERSION, flags_fault, negative_values, whole_number};
+use crate::cli::usage::flags_fault;
+use crate::cli::{Common, VERSION, negative_values, whole_number};
 use crate::methods::choice::{Choice, Kind, Setting};
 use crate::methods::classifier::Classifier;
 use crate::methods::loss::LossKind;
@@ -340,7 +341,7 @@ impl Flags {
                 if e.kind() == ErrorKind::UnknownArgument {
                     return anyhow::anyhow!("--sweep {flag}: train has no flag --{flag}");
                 }
-                anyhow::anyhow!("--sweep {flag}={value}: {}", flags_fault(&e))
+                anyhow::anyhow!("--sweep {flag}={value}: {}", flags_fault(e))
             })?;
             flags.common.out = flags.common.out.map(|out| out.join(format!("{flag}-{value}")));
             Ok(flags)
